@@ -502,14 +502,20 @@ def test_the_effort_is_balanced_unless_set_and_below_what_the_user_sets(recipe: 
     assert resolve_config(recipes.load(recipe), own, assignments=["train.effort=fast"]).train.effort == "fast"
 
 
-def test_an_unknown_effort_is_refused_and_efforts_are_only_of_recipes() -> None:
+def test_a_file_that_began_as_a_recipe_keeps_its_efforts() -> None:
+    own = tomllib.loads(recipes.text("transfer"))
+    for effort, stages in EFFORTS.items():
+        config_value = resolve_config({"recipe": "auto"}, own, assignments=[f"train.effort={effort}"])
+        assert [(stage.name, stage.unfreeze) for stage in config_value.train.stages] == stages
+
+
+def test_an_unknown_effort_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.effort cannot be 'fastt'\. Did you mean 'fast'"):
         resolve_config(recipes.load("transfer"), assignments=["train.effort=fastt"])
-    for efforts in (3, {"fast": 3}):
-        with pytest.raises(ConfigError, match="There is no setting 'efforts"):
-            resolve_config({}, {"efforts": efforts})
     with pytest.raises(ConfigError, match="There is no setting 'efforts'"):
         resolve_config({"efforts": 3})
+    with pytest.raises(ConfigError, match=r"efforts\.fast must be a table of settings"):
+        resolve_config({"efforts": {"fast": 3}}, assignments=["train.effort=fast"])
 
 
 def test_merge_leaves_its_arguments() -> None:

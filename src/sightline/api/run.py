@@ -40,6 +40,7 @@ def train(
     *,
     recipe: str = "auto",
     effort: str | None = None,
+    time_limit: str | None = None,
     out: str | Path | None = None,
     config: str | Path | None = None,
     set: Settings = (),
@@ -72,6 +73,8 @@ def train(
         recipe: The name of a recipe; ``auto`` chooses one that suits the images.
         effort: How much training time to spend on accuracy, with a transfer recipe: ``"fast"`` trains the head alone,
             ``"balanced"``, the default, also the last layers, and ``"best"`` the whole network, on augmented images.
+        time_limit: The time that the training may take in all, such as ``"10m"``, ``"90s"`` or ``"1h30m"``. The epochs
+            that do not fit are left out, and the result says what more time would probably bring.
         out: The run directory, by default ``runs/<recipe>-<data>-<n>``. It must not exist or be empty, unless it is a
             complete run with the same settings, which is then evaluated again, or `force` is true.
         config: A TOML file of settings that override the recipe's.
@@ -117,6 +120,7 @@ def train(
     """
     shortcuts = {
         "train.effort": effort,
+        "train.time_limit": time_limit,
         "model.name": model,
         "model.weights": None if weights is None else str(weights),
         "train.optimizer.learning_rate": learning_rate,

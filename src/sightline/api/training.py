@@ -15,6 +15,7 @@ from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Split
 from sightline.distributed.cluster import ClusterSpec
+from sightline.errors import UsageError
 from sightline.inference.results import ThresholdRequest
 from sightline.runs import existing_run, host_session
 from sightline.runs.directory import RunDirectory, check_writable, next_path
@@ -58,7 +59,10 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     shortcuts = {"train.epochs": epochs, "train.batch_size": batch_size, "seed": seed}
     assignments = [*(f"{key}={value}" for key, value in shortcuts.items() if value is not None), *set]
     request = host_session.with_jax_backend(TrainRequest.create(sources, recipe, config, assignments), hosts)
-    requested_device = request.merge_layers().device  # fail on invalid settings before reading any image
+    requested = request.merge_layers()  # fail on invalid settings before reading any image
+    if hosts is not None and requested.train.time_limit:
+        raise UsageError("A time limit holds for a single host: leave out --time-limit, or --hosts.")
+    requested_device = requested.device
     backend.tune_malloc(requested_device.backend)  # before the first thread
     run_path = Path(out) if out is not None else None
     with interrupt.raise_on_sigterm(), host_session.open_session(hosts, requested_device, callback) as session:

@@ -9,6 +9,7 @@ import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_error, print_json, print_line
 from sightline.cli.sources import Allow, Column, Sources
+from sightline.config.durations import format_duration
 from sightline.errors import plural
 from sightline.training.result import SplitMetrics, TrainResult
 
@@ -33,6 +34,13 @@ def train(
         typer.Option(
             metavar="fast|balanced|best",
             help="Training time to spend on accuracy, with a transfer recipe; default balanced.",
+        ),
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Finish within this time, e.g. 10m, 90s or 1h30m: epochs that do not fit are left out.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/<recipe>-<data>-<n>.")] = None,
@@ -83,10 +91,11 @@ def train(
 
     with ProgressDisplay() as display:
         result = train_run(
-            data, recipe=recipe, effort=effort, out=out, config=config, set=set or (), model=model, weights=weights,
-            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, patch=patch, column=column,
-            allow=allow or (), cache=not no_cache, deterministic=deterministic, devices=devices, track=track,
-            hosts=hosts, coordinator=coordinator, rank=rank, force=force, callback=display,
+            data, recipe=recipe, effort=effort, time_limit=time_limit, out=out, config=config, set=set or (),
+            model=model, weights=weights, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            patch=patch, column=column, allow=allow or (), cache=not no_cache, deterministic=deterministic,
+            devices=devices, track=track, hosts=hosts, coordinator=coordinator, rank=rank, force=force,
+            callback=display,
         ).result  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())
@@ -124,6 +133,9 @@ def print_result(result: TrainResult) -> None:
         f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"
     )
+    if limit := result.details.get("time"):
+        used = format_duration(limit["seconds"])
+        print_line(f"time limit {format_duration(limit['limit'])}, of which {used} were used. {limit['outlook']}")
     print_line(f"run        {result.run}")
     print_line(f"figures    {Path(result.run) / 'figures'}")
 

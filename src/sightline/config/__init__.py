@@ -74,9 +74,8 @@ def resolve_config(
     """
     values: dict[str, Any] = {}
     assignments = list(assignments)
-    if layers:
-        layers = (recipes.apply_effort(layers[0], recipes.find_effort(layers, assignments)), *layers[1:])
-    for layer in layers:
+    effort = recipes.find_effort(layers, assignments)
+    for layer in [recipes.apply_effort(layer, effort) for layer in layers]:
         values = parse.merge_tables(values, copy.deepcopy(layer))  # assignments modify nested values in place
     for expression in assignments:
         parse.apply_assignment(values, expression)

@@ -36,7 +36,9 @@ def load(name: str) -> dict[str, Any]:
 
 
 def apply_effort(recipe: Mapping[str, Any], effort: Any) -> dict[str, Any]:
-    """Return the settings of a recipe with one of its efforts, None for the default one; that of others has no effect.
+    """Return the settings of a recipe with one of its efforts, None for the default one; those of others are left out.
+
+    Any table of settings will do; one without efforts is returned as it is.
 
     >>> recipe = {"train": {"epochs": 5}, "efforts": {"balanced": {}, "fast": {"train": {"epochs": 1}}}}
     >>> apply_effort(recipe, "fast"), apply_effort(recipe, None)["train"]["effort"]
@@ -47,9 +49,10 @@ def apply_effort(recipe: Mapping[str, Any], effort: Any) -> dict[str, Any]:
         return dict(recipe)
     settings = {key: value for key, value in recipe.items() if key != EFFORTS}
     effort = DEFAULT_EFFORT if effort is None else effort
-    own = efforts.get(effort) if isinstance(effort, str) else None  # anything else is refused with the other settings
-    merged = parse.merge_tables(settings, own) if isinstance(own, Mapping) else settings
-    return parse.merge_tables(merged, {"train": {"effort": effort}})
+    own = efforts.get(effort, {}) if isinstance(effort, str) else {}  # what else it is, is refused as a setting
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"{EFFORTS}.{effort} must be a table of settings.")
+    return parse.merge_tables(parse.merge_tables(settings, own), {"train": {"effort": effort}})
 
 
 def find_effort(layers: Iterable[Mapping[str, Any]], assignments: Iterable[str]) -> Any:

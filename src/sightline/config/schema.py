@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sightline.config.augmentation import AugmentConfig
+from sightline.config.durations import check_time_limit
 from sightline.config.parse import setting
 from sightline.config.split_groups import parse_group_rule
 from sightline.errors import ConfigError
@@ -264,6 +265,12 @@ class TrainConfig:
         None,
         "training time to spend on accuracy, for recipes that distinguish it (transfer); fast: the head alone; "
         "balanced: then the last layers; best: the whole network, on augmented images; unset: balanced",
+    )
+    time_limit: str = setting(
+        "",
+        "wall-clock time for the whole run, such as 90s, 10m or 1h30m; the epochs that do not fit are left out; "
+        "empty: none",
+        check=check_time_limit,
     )
     loss: Literal["cross_entropy", "focal", "binary"] = setting(
         "cross_entropy",

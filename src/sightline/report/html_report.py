@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.config import RunConfig
+from sightline.config.durations import format_duration
 from sightline.data.types import SPLITS
 from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
@@ -166,6 +167,7 @@ def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 HELPERS = {
     "chosen_threshold": choose_threshold,
     "describe_run": describe_run,
+    "format_duration": format_duration,
     "max_errors": MAX_ERRORS,
     "max_classes": MAX_CLASSES,
     "max_label_issues": MAX_LABEL_ISSUES,

@@ -25,6 +25,7 @@ from sightline.tasks.protocol import find_task
 from sightline.training import loop
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.loop import FitResult
+from sightline.training.time_budget import TimeBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,14 @@ def fit_network(
     callback: Callback,
     checkpoint: Checkpoint | None,
     checkpoint_dir: Path | None = None,
+    budget: TimeBudget | None = None,
 ) -> FitResult:
     """Train `network` in place, from `checkpoint` if there is one; see `training.loop.fit`."""
     data = prepared.data
     with network.distribution.scope():
         return loop.fit(
             network.network, data.subset("train"), data.subset("validation"), prepared.config, callback,
-            checkpoint_dir=checkpoint_dir, resume_from=checkpoint,
+            checkpoint_dir=checkpoint_dir, resume_from=checkpoint, budget=budget,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.runs import environment, extension, host_session, network_setup, preflight, tracked_run
+from sightline.runs import environment, extension, host_session, network_setup, preflight, time_limit, tracked_run
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
 from sightline.runs.failures import record_interruption
@@ -31,6 +31,7 @@ from sightline.training import interrupt
 from sightline.training.loop import FitResult
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 from sightline.training.state import load_latest, read_history
+from sightline.training.time_budget import TimeBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """The trained network as a float32 Keras model on one device, and what training returned."""
+    """The trained network as a float32 Keras model on one device, what training returned, and its time limit if any."""
 
     model: object
     result: FitResult
+    budget: TimeBudget | None = None
 
 
 WriteReport = Callable[[RunDirectory, FinalModel], object]
@@ -151,9 +153,10 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork
     checkpoint = session.broadcast_checkpoint(checkpoint)
     network = network_setup.build_distributed_network(prepared)
     callback = CallbackList(job.callback, record_epoch)
+    budget = time_limit.open_budget(run, network, prepared, job.start_time)
     try:
         with extension.name_checkpoints_in_errors(run), session.disconnecting():
-            result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints)
+            result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints, budget)
     except (Interrupted, DivergedError) as error:
         if history:
             run.write_model(network.to_single_device_model(), prepared.data.classes, prepared.preprocess)
@@ -163,7 +166,10 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork
             f"{error} The last checkpoint and the best weights are saved: "
             f"`sightline resume {run.path}` continues from there."
         ) from None
-    return FittedNetwork(network.to_single_device_model(), result)
+    finally:
+        if budget is not None:
+            budget.save()
+    return FittedNetwork(network.to_single_device_model(), result, budget)
 
 
 def complete(
@@ -194,6 +200,8 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
         evaluation = evaluations.get(split)
         return None if evaluation is None else SplitMetrics(evaluation.accuracy, evaluation.loss, evaluation.count)
 
+    budget, history = fitted.budget, fitted.result.history
+    time_info = {"time": time_limit.describe_time(budget, prepared.config, history, best_epoch)} if budget else {}
     return TrainResult(
         run=str(job.run.path),
         model=prepared.config.model.name,
@@ -218,5 +226,6 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
             "cache_hit": data.cache_hit,
             "leaked": {split: value.summarize().get("leaked") for split, value in evaluations.items()},
             "untested_classes": {split: list(value.untested_classes) for split, value in evaluations.items()},
+            **time_info,
         },
     )

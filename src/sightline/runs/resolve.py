@@ -101,7 +101,7 @@ def merge_recipe(request: TrainRequest, facts: DataFacts, machine: Machine) -> t
     config = request.merge_layers(*base)
     if unsolved := steps.list_unsolved(config):
         config = request.merge_layers(*base, unsolved=unsolved)
-    if choice is not None and config.train.effort and recipes.EFFORTS not in base[0]:
+    if choice is not None and config.train.effort and not request.has_efforts and recipes.EFFORTS not in base[0]:
         choice = replace(choice, reason=f"{choice.reason}; it trains in one way only, so the effort has no effect")
         config = replace(config, train=replace(config.train, effort=None))
     return request.with_relative_paths(config), choice

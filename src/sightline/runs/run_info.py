@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from sightline import jsonio
-from sightline.training.result import SplitMetrics, TrainingMetrics
+from sightline.training.result import SplitMetrics, TimeRecord, TrainingMetrics
 
 
 class LeakageCounts(TypedDict, total=False):
@@ -16,6 +16,14 @@ class LeakageCounts(TypedDict, total=False):
     count: int
     identical: int
     near_duplicates: int
+
+
+class TimeInfo(TypedDict):
+    """The time limit of a run and the time that it took, in seconds, and what more time would probably bring."""
+
+    limit: float
+    seconds: float
+    outlook: str
 
 
 class ResultInfo(TypedDict, total=False):
@@ -41,6 +49,7 @@ class ResultInfo(TypedDict, total=False):
     skipped: int
     leaked: Mapping[str, LeakageCounts | None] | None
     untested_classes: Mapping[str, list[str]]
+    time: TimeInfo
 
 
 ExtensionInfo = TypedDict("ExtensionInfo", {"from": int, "to": int, "stage_epochs_before": int, "stage_epochs": int})
@@ -75,6 +84,7 @@ class RunInfo(TypedDict, total=False):
     request: Mapping[str, Any]
     resumed: int
     extensions: list[ExtensionInfo]
+    time: TimeRecord
     result: ResultInfo
     findings: list[FindingInfo]
     recipe_choice: RecipeChoiceInfo | None

@@ -66,12 +66,17 @@ class TrainRequest:
         find_task(config.model.task)
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
-        if config.train.effort and self.recipe != "auto" and recipes.EFFORTS not in self.layers[0]:
+        if config.train.effort and self.recipe != "auto" and not self.has_efforts:
             raise ConfigError(
                 f"train.effort is {config.train.effort}, but the recipe {self.recipe} trains in one way only: leave it "
                 "out, or use --recipe transfer."
             )
         return config
+
+    @property
+    def has_efforts(self) -> bool:
+        """Whether the recipe, or the file of the user, has efforts to choose from."""
+        return any(recipes.EFFORTS in layer for layer in self.layers)
 
     def is_set_by_user(self, key: str) -> bool:
         """Return whether the user, not the recipe, set the dotted `key`."""

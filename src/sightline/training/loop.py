@@ -8,19 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
-from sightline.callbacks import Callback, EpochRecord, Progress, no_progress
+from sightline.callbacks import Callback, EpochRecord, Progress
 from sightline.config import RunConfig, StageConfig
+from sightline.config.stage_epochs import count_epochs
 from sightline.data.batches import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.distributed import cluster, devices
 from sightline.errors import DivergedError, Interrupted, ModelError
-from sightline.inference.runner import choose_batch_size, run_subset
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
 from sightline.training import checkpoints, linear_head
@@ -29,8 +27,9 @@ from sightline.training.divergence import LossLimit
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
 from sightline.training.schedules import compute_plateau_factor
-from sightline.training.stage_run import StagePreparer, StageRun
+from sightline.training.stage_run import StagePreparer, StageRun, predict_logits, run_step, set_epochs
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
+from sightline.training.time_budget import StageDeadline, TimeBudget, measure_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class FitResult:
     validation_logits: NDArray[np.float32] | None
 
 
-def fit(
+def fit(  # noqa: PLR0913  # keyword arguments
     network: Network,
     train: Subset,
     validation: Subset,
@@ -56,14 +55,15 @@ def fit(
     objective: Objective | None = None,
     checkpoint_dir: Path | None = None,
     resume_from: Checkpoint | None = None,
+    budget: TimeBudget | None = None,
 ) -> FitResult:
     """Train `network` in place on `train`; evaluate it on `validation` (which may be empty) after every epoch.
 
     Stages that train on pixels minimize `objective`, by default the loss of the labels. Checkpoints are written to
     `checkpoint_dir` as configured in ``[train]``. `resume_from` is the checkpoint to resume from; the final weights
-    match those of an uninterrupted run bit for bit. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is
-    written first) and `DivergedError` at the first loss that is NaN or above `divergence.LossLimit`; in both cases the
-    model holds the best weights so far, if there are any.
+    match those of an uninterrupted run bit for bit. `budget` limits the epochs to those that there is time for. Raises
+    `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is
+    NaN or above `divergence.LossLimit`; in both cases the model holds the best weights so far, if there are any.
     """
     limit = LossLimit.from_network(network)
     state, optimizer_arrays = unpack_state(resume_from, network) if resume_from else (TrainingState(), {})
@@ -75,16 +75,29 @@ def fit(
     with catch_stop_signals(cluster.make_any_host()) as stop:
         try:
             for number in range(state.stage, len(stage_configs)):
+                last = number == len(stage_configs) - 1
                 try:
-                    stage_run = stage_preparer.prepare_stage(number, _make_stoppable_progress(callback, stop), callback)
+                    prepare = partial(
+                        stage_preparer.prepare_stage, number, _make_stoppable_progress(callback, stop), callback
+                    )
+                    stage_run = (
+                        prepare()
+                        if budget is None
+                        else _prepare_within(budget, prepare, number, state, config, callback)
+                    )
                 except Interrupted:
                     if state.stage and state.at_stage_start:  # else the existing checkpoint holds at least as much
                         checkpoint_manager.save(pack_state(state, network, None))
                     raise
+                if stage_run is None:  # no time is left for it
+                    if last:
+                        checkpoint_manager.save(pack_state(state, network, None))
+                    state.end_stage()
+                    continue
                 if optimizer_arrays:
                     checkpoints.restore_variables(stage_run.training_model.optimizer, optimizer_arrays)
                     optimizer_arrays = {}
-                _run_stage(stage_run, state, callback, stop, checkpoint_manager, last=number == len(stage_configs) - 1)
+                _run_stage(stage_run, state, callback, stop, checkpoint_manager, budget, last=last)
         except (Interrupted, DivergedError):
             if state.best_arrays:
                 checkpoints.restore_variables(network.model, state.best_arrays)
@@ -96,6 +109,37 @@ def fit(
     seconds = sum(r.seconds for r in state.history)
     num_images = sum(r.seconds * r.images_per_second for r in state.history)
     return FitResult(tuple(state.history), state.best, num_images / seconds if seconds else 0.0, logits)
+
+
+def _prepare_within(
+    budget: TimeBudget,
+    prepare: Callable[[], StageRun],
+    number: int,
+    state: TrainingState,
+    config: RunConfig,
+    callback: Callback,
+) -> StageRun | None:
+    """Prepare a stage with the epochs that fit into the `budget`; None if none does.
+
+    A stage that is solved is not limited, and neither is the first epoch of a run: without it, there is no model.
+    """
+    stage = config.train.stages[number] if config.train.stages else StageConfig("training")
+    configured, plan = count_epochs(config.train, stage), budget.find_plan(number)
+    if stage.is_solved or not configured:
+        return prepare()
+    prepared: list[StageRun] = []
+
+    def measure() -> tuple[float, float]:
+        prepared.append(prepare())
+        return measure_epoch(prepared[0], state.epoch_number)
+
+    if plan is None:
+        plan = budget.plan_stage(number, configured, measure, required=int(state.best is None))
+        callback.on_message(budget.describe(plan, stage.name))
+    if not plan.epochs:
+        return None
+    stage_run = prepared[0] if prepared else prepare()
+    return stage_run if plan.epochs == configured else set_epochs(stage_run, plan.epochs)
 
 
 def _make_stoppable_progress(callback: Callback, stop: StopRequest) -> Progress:
@@ -112,6 +156,7 @@ def _run_stage(
     callback: Callback,
     stop: StopRequest,
     checkpoint_manager: CheckpointManager,
+    budget: TimeBudget | None,
     *,
     last: bool,
 ) -> None:
@@ -120,18 +165,20 @@ def _run_stage(
     def make_checkpoint() -> Checkpoint:
         return pack_state(state, stage_run.network, stage_run.training_model.optimizer)
 
-    steps = math.ceil(len(stage_run.train) / stage_run.batch_size)
+    deadline = StageDeadline(budget, state.stage, lambda: checkpoint_manager.save(make_checkpoint()))
+    steps = stage_run.steps
     callback.on_stage_begin(stage_run.stage.name, stage_run.epochs, steps)
     all_arrays = checkpoints.copy_variables(stage_run.network.model)  # copying all of them after each epoch took 0.1 s
     early_stop = stage_run.config.train.early_stopping
     if state.step > steps:
         raise ModelError(f"The checkpoint is from other data: it is at step {state.step} of an epoch of {steps}.")
-    while state.epoch < stage_run.epochs and not (early_stop.patience and state.since_best >= early_stop.patience):
+    while _has_next_epoch(stage_run, state, deadline):
         plateau_factor = compute_plateau_factor(stage_run.config.train.schedule, state.history[state.stage_start :])
         try:
             record, logits = _run_epoch(
-                stage_run, state, plateau_factor, callback, stop, lambda: checkpoint_manager.after_step(make_checkpoint)
-            )
+                stage_run, state, plateau_factor, callback, stop, deadline,
+                lambda: checkpoint_manager.after_step(make_checkpoint),
+            )  # fmt: skip
         except Interrupted:
             checkpoint_manager.save(make_checkpoint())
             raise
@@ -156,12 +203,21 @@ def _run_stage(
     state.end_stage()
 
 
+def _has_next_epoch(stage_run: StageRun, state: TrainingState, deadline: StageDeadline) -> bool:
+    """Return whether the stage goes on; an epoch that has begun does, and so does the first of a run."""
+    patience = stage_run.config.train.early_stopping.patience
+    if state.epoch >= stage_run.epochs or (patience and state.since_best >= patience):
+        return False
+    return state.best is None or bool(state.step) or deadline.has_time_for_epoch()
+
+
 def _run_epoch(
     stage_run: StageRun,
     state: TrainingState,
     plateau_factor: float,
     callback: Callback,
     stop: StopRequest,
+    deadline: StageDeadline,
     after_step: Callable[[], None],
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
     """Run the remaining steps of an epoch, or the solver of its stage, then validate."""
@@ -171,7 +227,7 @@ def _run_epoch(
         _solve_head(stage_run, state, callback, stop)
     else:
         rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
-        _run_steps(stage_run, state, plateau_factor, callback, stop, after_step)
+        _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
     val_loss = val_accuracy = logits = None
     if len(stage_run.validation):
 
@@ -214,9 +270,10 @@ def _run_steps(
     plateau_factor: float,
     callback: Callback,
     stop: StopRequest,
+    deadline: StageDeadline,
     after_step: Callable[[], None],
 ) -> None:
-    """Run the remaining steps of an epoch."""
+    """Run the remaining steps of an epoch; those after the first one only before the `deadline`."""
     count, number = len(stage_run.train), state.epoch_number
     order = epoch_order(count, stage_run.config.seed, number)
     augment_params = None if stage_run.objective.augmentation is None else stage_run.objective.sample_params(number)
@@ -229,12 +286,14 @@ def _run_steps(
         stage_run.train, local_rows.stop - local_rows.start, rows[:, local_rows].ravel(), state.step
     ):
         step = state.step
+        if step and deadline.is_over():
+            break
         stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
         rate = stage_run.training_model.optimizer.learning_rate = plateau_factor * stage_run.rate_at(
             state.epoch * steps + step
         )
         num_real = min(stage_run.batch_size, count - step * stage_run.batch_size)
-        loss, accuracy = _run_step(stage_run, number, batch.pixels, rows[step], augment_params, num_real)
+        loss, accuracy = run_step(stage_run, number, batch.pixels, rows[step], augment_params, num_real)
         if stage_run.limit.is_exceeded(loss):
             where = f"step {step + 1} of epoch {number}"
             raise stage_run.limit.make_error(loss, where, rate, _get_paths(stage_run, rows[step][:num_real]))
@@ -252,44 +311,6 @@ def _run_steps(
 
 def _get_paths(stage_run: StageRun, positions: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(stage_run.train.paths[int(i)] for i in positions)
-
-
-def _run_step(
-    stage_run: StageRun,
-    epoch: int,
-    pixels: NDArray[Any],
-    rows: NDArray[np.int64],
-    augment_params: NDArray[np.float32] | None,
-    num_real: int,
-) -> tuple[float, float]:
-    """Run one step and return the mean loss and accuracy over the first `num_real` images of the batch.
-
-    `rows` int64 [n] are the positions of the global batch, `pixels` the images of it that this host loads. Rows beyond
-    `num_real` are padding, since another batch size would be recompiled (12 s for MobileNetV2 on two cores). They have
-    weight 0 in loss and gradient, but do count in layers that normalize over the batch.
-    """
-    local_rows = devices.get_local_rows(len(rows))
-    params = None if augment_params is None else augment_params[rows]
-    inputs: Any = pixels if params is None else [pixels, params[local_rows]]
-    targets = stage_run.objective.compute_targets(rows, epoch, params)
-    weights = np.zeros(len(rows), np.float32)
-    weights[:num_real] = len(rows) / num_real
-    logs = stage_run.train_step(inputs, targets[local_rows], weights[local_rows])
-    return metrics.nonnegative_loss(float(logs["loss"])), float(logs["categorical_accuracy"])
-
-
-def predict_logits(
-    model: Any, subset: Subset, step_size: int = 0, progress: Progress = no_progress
-) -> NDArray[np.float32]:
-    """Return the logits of a subset: float32 [N, K].
-
-    Batches are at least as large as those of a training step, `step_size`, for which there is enough memory.
-    """
-    size = max(step_size, choose_batch_size(subset.pixels.shape[1:]))
-    logits: NDArray[np.float32] = run_subset(
-        partial(devices.predict_on_batch, model), subset, batch_size=size, progress=progress
-    )
-    return logits
 
 
 def _is_better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:

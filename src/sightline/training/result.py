@@ -1,4 +1,4 @@
-"""What a training returns."""
+"""What a training returns, and what it records of its time."""
 
 from __future__ import annotations
 
@@ -66,3 +66,31 @@ class TrainResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, and the `details` beside them, as JSON values."""
         return jsonio.fields_to_dict(self, skip=["details"]) | dict(self.details)
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """How many of the `configured` epochs of a stage fit, and the seconds of one, `validation` included.
+
+    The seconds are None if there was no time to measure them.
+    """
+
+    configured: int
+    epochs: int
+    seconds: float | None
+    validation: float
+
+
+@dataclass(slots=True)
+class TimeRecord:
+    """What a run with a time limit has measured and decided so far, in seconds; stored in ``run.json``.
+
+    `elapsed` is the time of all sessions of the run, `finishing` the estimated time from the end of training to that of
+    the run. `stages` are the plans by the number of the stage. `stopped` says that training ended before the planned
+    epochs.
+    """
+
+    elapsed: float = 0.0
+    finishing: float = 0.0
+    stages: dict[str, StagePlan] = field(default_factory=dict)
+    stopped: bool = False

@@ -1,18 +1,23 @@
-"""Prepare the stages of a training run, and the features of frozen layers that they share."""
+"""Prepare the stages of a training run, and the features of frozen layers that they share; run a step of one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from sightline import backend
-from sightline.callbacks import Callback, Progress
-from sightline.config import RunConfig, StageConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, metrics
+from sightline.callbacks import Callback, Progress, no_progress
+from sightline.config import RunConfig, StageConfig, TrainConfig
 from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import devices
+from sightline.inference.runner import choose_batch_size, run_subset
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
 from sightline.training import linear_head, stages
@@ -35,11 +40,17 @@ class StageRun:
     train: Subset
     validation: Subset
     objective: Objective
+    base_rate: float
     rate_at: Callable[[int], float]
     epochs: int
     batch_size: int
     train_step: devices.TrainStep
     limit: LossLimit
+
+    @property
+    def steps(self) -> int:
+        """The number of steps in an epoch."""
+        return math.ceil(len(self.train) / self.batch_size)
 
 
 class StagePreparer:
@@ -111,33 +122,76 @@ def _prepare_stage(
         train, validation = features.train, features.validation
         objective = task.make_objective(config, train, num_classes, None)
         logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
-    epochs = count_epochs(config.train, stage)
     batch_size = stage.batch_size or config.train.batch_size
     base_rate = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
     batch_size, base_rate = devices.scale_batch_and_rate(config.device, batch_size, base_rate)
     batch_size = devices.limit_batch_size(batch_size, len(train))
-    steps = epochs * math.ceil(len(train) / batch_size)
-    rate_at = build_schedule(config.train.schedule, base_rate, steps)
-    ema_decay = 0.0 if stage.is_solved else limit_decay(config.train.ema_decay, steps)
+    epochs = count_epochs(config.train, stage)
+    rate_at, train_step = _compile_stage(
+        config.train, stage, training_model, objective, base_rate, epochs * math.ceil(len(train) / batch_size)
+    )
+    return StageRun(
+        config, stage, network, training_model, logits_model, train, validation, objective, base_rate, rate_at, epochs,
+        batch_size, train_step, limit,
+    )  # fmt: skip
+
+
+def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
+    """Return `stage_run` with this number of epochs, which its schedule and its moving average then span."""
+    rate_at, train_step = _compile_stage(
+        stage_run.config.train, stage_run.stage, stage_run.training_model, stage_run.objective, stage_run.base_rate,
+        epochs * stage_run.steps,
+    )  # fmt: skip
+    return replace(stage_run, epochs=epochs, rate_at=rate_at, train_step=train_step)
+
+
+def _compile_stage(
+    config: TrainConfig, stage: StageConfig, training_model: Any, objective: Objective, base_rate: float, steps: int
+) -> tuple[Callable[[int], float], devices.TrainStep]:
+    """Compile the model that is trained for so many `steps`; return the learning rate of each and the step."""
+    ema_decay = 0.0 if stage.is_solved else limit_decay(config.ema_decay, steps)
     training_model.compile(
-        optimizer=build_optimizer(config.train.optimizer, base_rate, ema_decay),
+        optimizer=build_optimizer(config.optimizer, base_rate, ema_decay),
         loss=objective.build_loss(),
         weighted_metrics=[objective.build_accuracy()],
     )
     training_model.optimizer.build(training_model.trainable_variables)  # so that a checkpoint can be restored into it
-    train_step = devices.make_train_step(training_model)
-    return StageRun(
-        config,
-        stage,
-        network,
-        training_model,
-        logits_model,
-        train,
-        validation,
-        objective,
-        rate_at,
-        epochs,
-        batch_size,
-        train_step,
-        limit,
+    return build_schedule(config.schedule, base_rate, steps), devices.make_train_step(training_model)
+
+
+def run_step(
+    stage_run: StageRun,
+    epoch: int,
+    pixels: NDArray[Any],
+    rows: NDArray[np.int64],
+    augment_params: NDArray[np.float32] | None,
+    num_real: int,
+) -> tuple[float, float]:
+    """Run one step and return the mean loss and accuracy over the first `num_real` images of the batch.
+
+    `rows` int64 [n] are the positions of the global batch, `pixels` the images of it that this host loads. Rows beyond
+    `num_real` are padding, since another batch size would be recompiled (12 s for MobileNetV2 on two cores). They have
+    weight 0 in loss and gradient, but do count in layers that normalize over the batch.
+    """
+    local_rows = devices.get_local_rows(len(rows))
+    params = None if augment_params is None else augment_params[rows]
+    inputs: Any = pixels if params is None else [pixels, params[local_rows]]
+    targets = stage_run.objective.compute_targets(rows, epoch, params)
+    weights = np.zeros(len(rows), np.float32)
+    weights[:num_real] = len(rows) / num_real
+    logs = stage_run.train_step(inputs, targets[local_rows], weights[local_rows])
+    return metrics.nonnegative_loss(float(logs["loss"])), float(logs["categorical_accuracy"])
+
+
+def predict_logits(
+    model: Any, subset: Subset, step_size: int = 0, progress: Progress = no_progress
+) -> NDArray[np.float32]:
+    """Return the logits of a subset: float32 [N, K].
+
+    Batches are at least as large as those of a training step, `step_size`, for which there is enough memory.
+    """
+    size = max(step_size, choose_batch_size(subset.pixels.shape[1:]))
+    logits: NDArray[np.float32] = run_subset(
+        partial(devices.predict_on_batch, model), subset, batch_size=size, progress=progress
     )
+    return logits

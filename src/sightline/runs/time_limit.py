@@ -1,0 +1,125 @@
+"""The time limit of a run: its budget, what is recorded of it, and what more time would probably bring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sightline import jsonio
+from sightline.callbacks import EpochRecord
+from sightline.config import RunConfig, StageConfig
+from sightline.config.durations import format_duration, parse_duration
+from sightline.errors import plural
+from sightline.runs import finalize
+from sightline.runs.directory import RunDirectory
+from sightline.runs.network_setup import DistributedNetwork, PreparedRun
+from sightline.training.result import TimeRecord
+from sightline.training.time_budget import TimeBudget
+
+MORE_SECONDS = 600.0  # "another ten minutes"
+TRIAL_IMAGES = 32  # images that the exported file is timed on
+PAGE_SECONDS = 6.0  # metrics, heat maps, figures and report of a small run, on two idle cores
+PAGE_EXPORTS = 8.0  # the same as a multiple of the time of the export, which a busy machine prolongs too
+
+
+def open_budget(
+    run: RunDirectory, network: DistributedNetwork, prepared: PreparedRun, start_time: float
+) -> TimeBudget | None:
+    """Return the budget of a run, None without a limit; `start_time` is that of this session, by `time.perf_counter`.
+
+    An extension of a complete run (``resume --epochs``) is not limited.
+    """
+    info, limit = run.info, prepared.config.train.time_limit
+    if not limit or info.get("extensions"):
+        return None
+    return TimeBudget(
+        parse_duration(limit),
+        jsonio.build(TimeRecord, info.get("time", {}), f"{run.path / 'run.json'}: the time"),
+        lambda record: run.update(time=asdict(record)),
+        lambda: measure_finishing(network, prepared),
+        time.monotonic() - (time.perf_counter() - start_time),
+    )
+
+
+def measure_finishing(network: DistributedNetwork, prepared: PreparedRun) -> float:
+    """Return the estimated seconds from the end of training to that of the run.
+
+    The export is done as at the end, and the exported file is timed on some images.
+    """
+    started = time.perf_counter()
+    model, data = network.to_single_device_model(), prepared.data
+    _, predictor = finalize.export_onnx(model, data.classes, prepared.preprocess, prepared.config.device.threads)
+    export_seconds = time.perf_counter() - started
+    counts = data.counts()
+    count = counts["validation"] + counts["test"]
+    images = data.subset("validation" if counts["validation"] else "train")
+    pixels = images.take(slice(0, TRIAL_IMAGES))
+    predictor.probabilities(pixels)  # the first call allocates
+    started = time.perf_counter()
+    predictor.probabilities(pixels)
+    seconds_per_image = (time.perf_counter() - started) / len(pixels)
+    return export_seconds + count * seconds_per_image + max(PAGE_SECONDS, PAGE_EXPORTS * export_seconds)
+
+
+def describe_time(
+    budget: TimeBudget, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
+) -> dict[str, Any]:
+    """Return what a run says of its time limit: the limit and the time so far in seconds, and the outlook."""
+    return {
+        "limit": budget.limit,
+        "seconds": budget.elapsed,
+        "outlook": describe_outlook(budget.record, config, history, best),
+    }
+
+
+def describe_outlook(
+    record: TimeRecord, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
+) -> str:
+    """Return what another ten minutes would probably bring, by the epochs of the run, in a sentence or two."""
+    stages = config.train.stages or (StageConfig("training"),)
+    for number, plan in sorted(record.stages.items()):
+        name = stages[int(number)].name
+        count = sum(epoch.stage == name for epoch in history)
+        if count == plan.configured:
+            continue
+        if plan.seconds is not None and plan.seconds > MORE_SECONDS:
+            return (
+                f"{plural(count, 'epoch')} of {plan.configured} of the stage {name} ran, and another ten minutes would "
+                f"not do for one more: it takes about {format_duration(plan.seconds)}."
+            )
+        fitting = None if plan.seconds is None else min(int(MORE_SECONDS // plan.seconds), plan.configured - count)
+        if not count:
+            epochs = plural(plan.configured, "epoch")
+            return (
+                f"The stage {name} was not reached. Another ten minutes would allow "
+                f"{'' if fitting is None else f'{fitting} of '}its {epochs}; what they would bring is unknown, as none "
+                "has run."
+            )
+        return _describe_trend(config, history, best, f"{plural(fitting or 1, 'more epoch')} of {name}")
+    if len(history) < 2:
+        advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
+        return f"All epochs fit into the limit{advice}. What more would bring is unknown: one epoch has no trend."
+    return _describe_trend(config, history, best, "")
+
+
+def _describe_trend(config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None, epochs: str) -> str:
+    """Return whether the monitored metric was still improving; `epochs` are those left out, "" if all ran."""
+    monitor = config.train.early_stopping.monitor
+    metric = monitor if monitor.startswith("val_") else "val_accuracy"
+    values = [getattr(epoch, metric) for epoch in history]
+    if best is None or any(value is None for value in values):
+        return "What another ten minutes would bring is unknown: there is no validation split to tell."
+    since = len(history) - best.epoch
+    if since:
+        last = "the last epoch" if since == 1 else f"the last {since} epochs"
+        return f"Another ten minutes would probably bring little: {last} did not improve on epoch {best.epoch}."
+    if len(history) < 2:
+        return f"Another ten minutes would allow {epochs}. What they would bring is unknown: one epoch has no trend."
+    name = {"val_accuracy": "accuracy", "val_loss": "loss"}[metric]
+    earlier = max(values[:-1]) if name == "accuracy" else min(values[:-1])
+    trend = f"the validation {name} was still improving, from {earlier:.4f} to {values[-1]:.4f} in the last epoch"
+    if epochs:
+        return f"Another ten minutes would allow {epochs} and probably bring more, how much is unknown: {trend}."
+    return f"All epochs fit into the limit, and {trend}: more --epochs would probably bring more, how much is unknown."

@@ -1,0 +1,178 @@
+"""A limit on the time of a run: how many epochs fit, and when to stop.
+
+Time decides the number of epochs alone. The decision is made once for each stage, before its first step, from steps
+that are timed and undone, so the learning-rate schedule spans the epochs that will run. It is recorded, so a resumed
+run has the same schedule. If steps become slower, the stage ends early, and what was trained of the epoch is validated.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sightline.config.durations import format_duration
+from sightline.data.batches import epoch_order, iterate_batches
+from sightline.errors import plural
+from sightline.inference.runner import choose_batch_size
+from sightline.training import checkpoints
+from sightline.training.result import StagePlan, TimeRecord
+from sightline.training.stage_run import StageRun, predict_logits, run_step
+
+PLANNED_FRACTION = 0.95  # of the limit, so that steps may become a little slower
+LAST_FRACTION = 1.05  # of the limit, when training ends at the latest
+TRIAL_STEPS = 3  # timed steps of a stage, after a first one that compiles
+RECORD_SECONDS = 10.0  # between records of the elapsed time within an epoch
+
+
+class TimeBudget:
+    """The time limit of a run in seconds, `record`, and when this session began on the monotonic clock.
+
+    `save` is called with the record whenever it changes. `measure_finishing` returns the estimated time in seconds to
+    finish the run after its training.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        record: TimeRecord,
+        save: Callable[[TimeRecord], None],
+        measure_finishing: Callable[[], float],
+        session_start: float,
+    ) -> None:
+        self.limit, self.record = limit, record
+        self._save, self._measure_finishing = save, measure_finishing
+        self._started = session_start - record.elapsed
+        self._saved_at = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since the run was started, without those between its sessions."""
+        return time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Record the elapsed time and all decisions."""
+        self.record.elapsed, self._saved_at = self.elapsed, time.monotonic()
+        self._save(self.record)
+
+    def find_plan(self, number: int) -> StagePlan | None:
+        """Return what was planned for stage `number`; None before `plan_stage`."""
+        return self.record.stages.get(str(number))
+
+    def plan_stage(
+        self, number: int, configured: int, measure_epoch: Callable[[], tuple[float, float]], *, required: int
+    ) -> StagePlan:
+        """Plan and record how many of the `configured` epochs of stage `number` fit, at least `required`.
+
+        `measure_epoch` returns the seconds of the steps of an epoch and of its validation; it is not called if no time
+        is left for any.
+        """
+        record, epochs, seconds, validation = self.record, required, None, 0.0
+        record.finishing = record.finishing or self._measure_finishing()
+        if required or self._find_available(PLANNED_FRACTION) > 0:
+            training, validation = measure_epoch()
+            seconds = training + validation
+            epochs = max(required, math.floor(max(self._find_available(PLANNED_FRACTION), 0) / seconds))
+        plan = StagePlan(configured, min(configured, epochs), seconds, validation)
+        record.stages[str(number)] = plan
+        self.save()
+        return plan
+
+    def describe(self, plan: StagePlan, name: str) -> str:
+        """Return the plan of the stage `name` in a sentence."""
+        rate = "" if plan.seconds is None else f"an epoch takes about {format_duration(plan.seconds)}, "
+        return (
+            f"{name}: {plan.epochs} of {plural(plan.configured, 'epoch')} fit into the time limit: "
+            f"{format_duration(self.elapsed)} of {format_duration(self.limit)} have passed, {rate}"
+            f"finishing about {format_duration(self.record.finishing)}"
+        )
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Return whether work of this many seconds leaves enough time to finish; nothing does once training stopped."""
+        if time.monotonic() - self._saved_at >= RECORD_SECONDS:
+            self.save()
+        return not self.record.stopped and seconds <= self._find_available(LAST_FRACTION)
+
+    def stop(self) -> None:
+        """Record that training ends early."""
+        self.record.stopped = True
+        self.save()
+
+    def _find_available(self, fraction: float) -> float:
+        return fraction * self.limit - self.elapsed - self.record.finishing
+
+
+@dataclass(frozen=True, slots=True)
+class StageDeadline:
+    """The end of the time for stage `number`; without a `budget` there is none.
+
+    `save_checkpoint` is called before training is recorded as stopped, so that a resumed run does not repeat it.
+    """
+
+    budget: TimeBudget | None
+    number: int
+    save_checkpoint: Callable[[], None]
+
+    def has_time_for_epoch(self) -> bool:
+        """Return whether half of another epoch, or more, leaves enough time to finish; if not, training has stopped."""
+        plan = self._plan
+        return not self._stop_without(plan.seconds / 2 if plan is not None and plan.seconds else 0.0)
+
+    def is_over(self) -> bool:
+        """Return whether there is just time to validate and to finish; if so, training has stopped."""
+        plan = self._plan
+        return self._stop_without(plan.validation if plan is not None else 0.0)
+
+    @property
+    def _plan(self) -> StagePlan | None:
+        return None if self.budget is None else self.budget.find_plan(self.number)
+
+    def _stop_without(self, seconds: float) -> bool:
+        if self.budget is None or self.budget.has_time_for(seconds):
+            return False
+        if not self.budget.record.stopped:
+            self.save_checkpoint()
+            self.budget.stop()
+        return True
+
+
+def measure_epoch(stage_run: StageRun, epoch: int) -> tuple[float, float]:
+    """Return the seconds of the steps of an epoch and of its validation, from a few steps whose effect is undone."""
+    optimizer, model = stage_run.training_model.optimizer, stage_run.network.model
+    saved = checkpoints.copy_variables(model), checkpoints.copy_variables(optimizer)
+    try:
+        step_seconds = _time_steps(stage_run, epoch)
+    finally:
+        checkpoints.restore_variables(model, saved[0])
+        checkpoints.restore_variables(optimizer, saved[1])
+    return step_seconds * stage_run.steps, _time_validation(stage_run)
+
+
+def _time_steps(stage_run: StageRun, epoch: int) -> float:
+    """Return the mean time of a step; the first one, which compiles, does not count."""
+    size, objective = stage_run.batch_size, stage_run.objective
+    params = None if objective.augmentation is None else objective.sample_params(epoch)
+    count = 1 + TRIAL_STEPS
+    rows = np.resize(epoch_order(len(stage_run.train), stage_run.config.seed, epoch), count * size).reshape(count, size)
+    stage_run.training_model.optimizer.learning_rate = stage_run.rate_at(0)
+    started = 0.0
+    for step, batch in enumerate(iterate_batches(stage_run.train, size, rows.ravel())):
+        if step == 1:
+            started = time.perf_counter()
+        run_step(stage_run, epoch, batch.pixels, rows[step], params, size)
+    return (time.perf_counter() - started) / TRIAL_STEPS
+
+
+def _time_validation(stage_run: StageRun) -> float:
+    """Return the time that validating takes, from one batch of it."""
+    if not len(stage_run.validation):
+        return 0.0
+    size = max(stage_run.batch_size, choose_batch_size(stage_run.validation.pixels.shape[1:]))
+    subset = stage_run.validation.head(min(len(stage_run.validation), size))
+    predict_logits(stage_run.logits_model, subset, stage_run.batch_size)  # compiles
+    started = time.perf_counter()
+    predict_logits(stage_run.logits_model, subset, stage_run.batch_size)
+    return (time.perf_counter() - started) * len(stage_run.validation) / len(subset)

@@ -1,0 +1,74 @@
+"""What a run with a time limit says of more time, by its epochs alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from sightline.callbacks import EpochRecord
+from sightline.config import recipes, resolve_config
+from sightline.runs.time_limit import describe_outlook
+from sightline.training.result import StagePlan, TimeRecord
+
+TRANSFER = resolve_config(recipes.load("transfer"))
+QUICK = resolve_config(recipes.load("quick"))  # its stage is called training, and it monitors the loss
+
+
+def make_history(*accuracies: float | None, stages: tuple[str, ...] = ("head",)) -> list[EpochRecord]:
+    """Return epochs of these validation accuracies, in these stages; all others are in the last."""
+    names = [*stages, *stages[-1:] * len(accuracies)]
+    return [
+        EpochRecord(i + 1, names[i], 0.5, 0.8, None if a is None else 1 - a, a, 0.1, 9.0, 30.0)
+        for i, a in enumerate(accuracies)
+    ]
+
+
+def make_record(configured: int, epochs: int, seconds: float | None = 60.0, number: str = "1") -> TimeRecord:
+    return TimeRecord(stages={number: StagePlan(configured, epochs, seconds, 1.0)})
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (make_record(4, 0), "fine-tune was not reached. Another ten minutes would allow 4 of its 4 epochs; what they"),
+        (make_record(40, 0), "would allow 10 of its 40 epochs; what they would bring is unknown, as none has run."),
+        (make_record(4, 0, None), "would allow its 4 epochs; what they would bring is unknown, as none has run."),
+        (make_record(4, 0, 900), "would not do for one more: it takes about 15m."),
+    ],
+)
+def test_nothing_is_promised_of_a_stage_that_was_not_reached(record: TimeRecord, expected: str) -> None:
+    history = make_history(0.7)
+    assert expected in describe_outlook(record, TRANSFER, history, history[0])
+
+
+@pytest.mark.parametrize(
+    ("record", "accuracies", "best", "expected"),
+    [
+        (make_record(8, 2), (0.7, 0.72, 0.75), 3, "allow 6 more epochs of fine-tune and probably bring more, how much"),
+        (make_record(8, 2), (0.7, 0.72, 0.75), 3, "was still improving, from 0.7200 to 0.7500 in the last epoch."),
+        (make_record(8, 2), (0.7, 0.6, 0.65), 1, "probably bring little: the last 2 epochs did not improve on"),
+        (make_record(2, 2), (0.7, 0.8, 0.75), 2, "probably bring little: the last epoch did not improve on epoch 2."),
+        (make_record(2, 2), (0.7, 0.7, 0.9), 3, "more --epochs would probably bring more, how much is unknown."),
+        (make_record(8, 2), (None, None, None), 3, "is unknown: there is no validation split to tell."),
+    ],
+)  # fmt: skip
+def test_the_trend_of_the_last_epochs_is_said(
+    record: TimeRecord, accuracies: tuple[float | None, ...], best: int, expected: str
+) -> None:
+    history = make_history(*accuracies, stages=("head", "fine-tune"))
+    assert expected in describe_outlook(record, TRANSFER, history, history[best - 1])
+
+
+def test_it_follows_the_metric_that_selects_the_epoch() -> None:
+    history = make_history(0.5, 0.6, stages=("training",))
+    text = describe_outlook(make_record(20, 2, number="0"), QUICK, history, history[-1])
+    assert "would allow 10 more epochs of training" in text
+    assert "the validation loss was still improving, from 0.5000 to 0.4000 in the last epoch" in text
+
+
+def test_one_epoch_has_no_trend() -> None:
+    fast = resolve_config(recipes.load("transfer"), assignments=["train.effort=fast"])
+    history = make_history(0.7)
+    text = describe_outlook(TimeRecord(), fast, history, history[0])
+    assert "; --effort balanced would fine-tune the network. What more would bring is unknown: one epoch has" in text
+    text = describe_outlook(make_record(20, 1, number="0"), QUICK, make_history(0.7, stages=("training",)), history[0])
+    assert text.endswith("What they would bring is unknown: one epoch has no trend.")

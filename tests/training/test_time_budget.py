@@ -1,0 +1,207 @@
+"""A time limit decides how many epochs run, before a stage begins; a clock of the test tells the time."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from networks import make_plan, random_images
+from sightline.callbacks import Callback
+from sightline.config import (
+    AugmentConfig,
+    EarlyStoppingConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    StageConfig,
+    TrainConfig,
+)
+from sightline.config.durations import format_duration, parse_duration
+from sightline.data.types import Subset
+from sightline.errors import ConfigError, Interrupted
+from sightline.models.build import Network, build_model
+from sightline.models.describe import weights_sha256
+from sightline.training import loop, stage_run, state, time_budget
+from sightline.training.loop import FitResult, fit
+from sightline.training.result import TimeRecord
+from sightline.training.time_budget import TimeBudget
+
+STEPS = 4  # in an epoch
+FINISHING = 3.0  # seconds
+
+
+def make_subset(count: int, seed: int = 0) -> Subset:
+    labels = (np.arange(count) % 3).astype(np.int32)
+    return Subset(random_images(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
+
+
+TRAIN, VALIDATION = make_subset(8 * STEPS), make_subset(9, 1)
+CONFIG = RunConfig(
+    augment=AugmentConfig(horizontal_flip=True),
+    train=TrainConfig(
+        epochs=10, batch_size=8, checkpoint_minutes=0, optimizer=OptimizerConfig("adam", 1e-3), ema_decay=0.9,
+        schedule=ScheduleConfig("cosine"), early_stopping=EarlyStoppingConfig(monitor="loss"),
+    ),
+)  # fmt: skip
+TWO_STAGES = replace(
+    CONFIG,
+    augment=AugmentConfig(),
+    train=replace(
+        CONFIG.train,
+        stages=(StageConfig("head", unfreeze=0, solver="logistic"), StageConfig("all", unfreeze=-1, epochs=10)),
+    ),
+)
+
+
+class Clock:
+    """Tells the time of the test: each training step takes `step_seconds`, everything else none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.step_seconds, self.num_steps = 100.0, 1.0, 0
+        clock = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        monkeypatch.setattr(time_budget, "time", clock)
+        for module in (loop, time_budget):
+            monkeypatch.setattr(module, "run_step", self._run_step)
+
+    def _run_step(self, *arguments: Any) -> tuple[float, float]:
+        self.num_steps += 1
+        self.now += self.step_seconds
+        return stage_run.run_step(*arguments)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Journal:
+    """What a run has recorded of its time; `budget` begins a session."""
+
+    def __init__(self) -> None:
+        self.record = TimeRecord()
+
+    def budget(self, limit: float, start: float) -> TimeBudget:
+        return TimeBudget(limit, copy.deepcopy(self.record), self._save, lambda: FINISHING, start)
+
+    def _save(self, record: TimeRecord) -> None:
+        self.record = copy.deepcopy(record)
+
+
+def build_network() -> Network:
+    return build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=()))
+
+
+def train(config: RunConfig, budget: TimeBudget | None, **options: Any) -> tuple[Network, FitResult]:
+    network = build_network()
+    return network, fit(
+        network, TRAIN, VALIDATION, config, options.pop("callback", Callback()), budget=budget, **options
+    )
+
+
+def test_the_epochs_that_fit_have_a_whole_schedule(clock: Clock) -> None:
+    journal = Journal()
+    network, result = train(CONFIG, journal.budget(30, clock.now))
+    # of 30 s, 5% are kept in reserve, 3 are for finishing and 4 went into timing steps: 21.5 s for epochs of 4
+    assert len(result.history) == 5
+    assert journal.record.stages["0"].epochs == 5
+    assert (clock.num_steps, journal.record.stopped) == (4 + 5 * STEPS, False)
+    shortened = replace(CONFIG, train=replace(CONFIG.train, epochs=5))
+    expected, of_five = train(shortened, None)
+    assert weights_sha256(network.model) == weights_sha256(expected.model), "timing steps changes nothing"
+    assert [epoch.learning_rate for epoch in result.history] == [epoch.learning_rate for epoch in of_five.history]
+
+
+def test_enough_time_changes_nothing(clock: Clock) -> None:
+    config = replace(CONFIG, train=replace(CONFIG.train, epochs=2))
+    limited, _ = train(config, Journal().budget(1000, clock.now))
+    assert weights_sha256(limited.model) == weights_sha256(train(config, None)[0].model)
+
+
+@pytest.mark.parametrize(("slower", "epochs"), [(1.1, 5), (1.6, 4), (4.0, 2)])
+def test_slower_steps_end_training_in_time(slower: float, epochs: int, clock: Clock, tmp_path: Path) -> None:
+    journal = Journal()
+    budget = journal.budget(30, clock.now)
+    start = clock.now
+
+    class Slower(Callback):
+        def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
+            clock.step_seconds = slower
+
+    _, result = train(CONFIG, budget, callback=Slower(), checkpoint_dir=tmp_path)
+    assert len(result.history) == epochs
+    assert journal.record.stopped == (slower > 1.1)
+    assert clock.now - start + FINISHING <= 1.1 * 30 + slower, "at most 10% more, and the step that was under way"
+    assert result.best is not None
+
+
+def test_the_first_epoch_ends_early_too_and_leaves_a_model(clock: Clock, tmp_path: Path) -> None:
+    journal = Journal()
+    _, result = train(CONFIG, journal.budget(6, clock.now), checkpoint_dir=tmp_path)
+    assert len(result.history) == 1, "without one epoch, there is no model"
+    assert clock.num_steps == 4 + 1
+    assert journal.record.stopped
+
+
+def test_a_stage_without_time_is_left_out_and_a_solved_one_is_not(clock: Clock, tmp_path: Path) -> None:
+    journal = Journal()
+    messages: list[str] = []
+
+    class Messages(Callback):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    budget = journal.budget(2, clock.now)
+    _, result = train(TWO_STAGES, budget, callback=Messages(), checkpoint_dir=tmp_path)
+    assert [epoch.stage for epoch in result.history] == ["head"]
+    assert (clock.num_steps, journal.record.stages["1"].epochs) == (0, 0)
+    assert messages == ["all: 0 of 10 epochs fit into the time limit: 0s of 2s have passed, finishing about 3s"]
+    saved = state.load_latest(tmp_path)
+    assert saved is not None
+    assert (saved.state["stage"], len(saved.state["history"])) == (1, 1), "from which the run can be extended"
+
+
+@pytest.mark.parametrize("at_step", [6, 17])
+def test_a_resumed_run_keeps_its_plan_and_the_time_of_its_sessions(at_step: int, clock: Clock, tmp_path: Path) -> None:
+    expected, _ = train(CONFIG, Journal().budget(30, clock.now))
+    journal, seen = Journal(), 0
+    config = replace(CONFIG, train=replace(CONFIG.train, checkpoint_steps=1))
+
+    class Interrupting(Callback):
+        def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == at_step:
+                raise Interrupted("Stopped.")
+
+    budget = journal.budget(30, clock.now)
+    with pytest.raises(Interrupted):
+        train(config, budget, callback=Interrupting(), checkpoint_dir=tmp_path)
+    budget.save()
+    clock.now += 1000  # between the sessions
+    resumed, result = train(
+        config, journal.budget(30, clock.now), checkpoint_dir=tmp_path, resume_from=state.load_latest(tmp_path)
+    )
+    assert len(result.history) == 5
+    assert weights_sha256(resumed.model) == weights_sha256(expected.model)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5h", 1800), (" 2m5s ", 125)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "soon", "10m5", "-5m", "0s", "5m1h", "m", "1d", "1e3s"])
+def test_other_text_is_not_a_duration(text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^train\.time_limit cannot be .*: expected a duration such as 90s, 10m or 1h30m\.$"
+    ):
+        parse_duration(text)
