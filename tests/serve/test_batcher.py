@@ -17,6 +17,7 @@ from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.batcher import Batcher
+from sightline.serve.limits import Limits
 
 
 def png(level: int) -> bytes:
@@ -71,7 +72,11 @@ def test_images_that_wait_share_a_batch() -> None:
 
 def test_an_image_that_cannot_be_read_does_not_reach_the_model() -> None:
     async def ask() -> Prediction:
-        return await Batcher(Classifier(BlockingPredictor())).predict(b"nothing")
+        batcher = Batcher(Classifier(BlockingPredictor()))
+        try:
+            return await batcher.predict(b"nothing")
+        finally:
+            batcher.close()
 
     assert asyncio.run(ask()).error is not None
 
@@ -81,6 +86,48 @@ def test_an_error_is_reported_to_its_batch_alone() -> None:
     results = predict_concurrently(predictor, [png(0), png(250), png(20)])
     assert isinstance(results[0], RuntimeError)
     assert [getattr(answer, "label", None) for answer in results[1:]] == ["light", "dark"]
+
+
+def test_a_client_that_left_is_dropped_from_the_queue() -> None:
+    predictor = BlockingPredictor()
+
+    async def ask() -> None:
+        batcher = Batcher(Classifier(predictor))
+        work = asyncio.create_task(batcher.run())
+        requests = [asyncio.create_task(batcher.predict(png(9)))]
+        while not predictor.sizes:  # noqa: ASYNC110  # what is seen of it from outside
+            await asyncio.sleep(0.001)
+        requests += [asyncio.create_task(batcher.predict(png(9))) for _ in range(3)]
+        while batcher._queue.qsize() < 3:  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0.001)
+        for request in requests[1:3]:
+            request.cancel()
+        await asyncio.wait(requests[1:3])
+        predictor.go.set()
+        assert (await requests[3]).label == "dark"
+        work.cancel()
+        batcher.close()
+
+    asyncio.run(ask())
+    assert predictor.sizes == [1, 1]
+
+
+def test_a_model_that_takes_too_long_fails_its_batch_and_then_goes_on() -> None:
+    predictor = BlockingPredictor()
+
+    async def ask() -> None:
+        batcher = Batcher(Classifier(predictor), Limits(model=0.1))
+        work = asyncio.create_task(batcher.run())
+        with pytest.raises(TimeoutError, match=r"more than 0\.1 seconds"):
+            await batcher.predict(png(9))
+        assert batcher.stalled
+        predictor.go.set()
+        assert (await batcher.predict(png(9))).label == "dark"
+        assert not batcher.stalled
+        work.cancel()
+        batcher.close()
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("count", [129, 300])

@@ -23,7 +23,15 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 
 from sightline.preprocessing.array_hints import suggest_conversion
 from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format
-from sightline.preprocessing.spec import SCHEMA_VERSION, Box, PreprocessingSpec, Resize, decode_preview, inspect_image
+from sightline.preprocessing.spec import (
+    SCHEMA_VERSION,
+    Box,
+    PreprocessingSpec,
+    Resize,
+    decode_preview,
+    inspect_image,
+    use_large_image_lock,
+)
 
 __all__ = [
     "FORMATS",
@@ -36,4 +44,5 @@ __all__ = [
     "detect_format",
     "inspect_image",
     "suggest_conversion",
+    "use_large_image_lock",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
@@ -40,7 +40,13 @@ _TRANSPOSE_NAMES = (
     "ROTATE_90",
 )
 _TRANSPOSES = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TRANSPOSE_NAMES, start=2)}
-_LARGE_IMAGE_LOCK = threading.Lock()
+_large_image_lock: AbstractContextManager[Any] = threading.Lock()
+
+
+def use_large_image_lock(lock: AbstractContextManager[Any]) -> None:
+    """Decode images above `LARGE_PIXELS` under `lock`: one that several processes share, in place of this process's."""
+    global _large_image_lock  # noqa: PLW0603  # process-wide, as memory is
+    _large_image_lock = lock
 
 
 def inspect_image(data: ImageBytes, page: int = 1, max_megapixels: int = 50) -> ImageHeader:
@@ -125,7 +131,7 @@ class PreprocessingSpec:
         full_size = image.size
         size, pixel_count = self._set_draft_scale(image, min_scale, mode)
         formats.check_pixel_count(*full_size, pixel_count, self.max_megapixels)
-        with _LARGE_IMAGE_LOCK if pixel_count > LARGE_PIXELS else nullcontext():
+        with _large_image_lock if pixel_count > LARGE_PIXELS else nullcontext():
             is_color = self.value_range is not None and formats.has_high_bit_depth_color(image)
             low_bytes = formats.open_low_bytes(data, self.page, image, self.max_megapixels) if is_color else None
             return self._convert_and_resize(
@@ -150,7 +156,7 @@ class PreprocessingSpec:
             formats.check_pixel_count(*image.size, image.width * image.height, self.max_megapixels)
             if not formats.has_high_bit_depth(image):
                 return None
-            with _LARGE_IMAGE_LOCK if image.width * image.height > LARGE_PIXELS else nullcontext():
+            with _large_image_lock if image.width * image.height > LARGE_PIXELS else nullcontext():
                 low_bytes = formats.open_low_bytes(data, self.page, image, self.max_megapixels)
                 image.load()
                 values = bit_depth.get_high_bit_depth_samples(image, low_bytes)

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import process
 from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference import stream
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
+from sightline.serve.decoding import DecoderPool
+from sightline.serve.limits import Limits
 
 MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
@@ -23,16 +24,19 @@ _PendingImage = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]"]
 class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
-    Images are decoded in threads as they arrive. The model runs in its own thread, on all images that arrived during
-    the previous batch, at most `choose_batch_size`; a single image never waits for others.
+    Images are decoded in processes of their own as they arrive. The model runs in its own thread, on all images that
+    arrived during the previous batch, at most `choose_batch_size`; a single image never waits for others. A request
+    that is cancelled leaves the queue.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, limits: Limits | None = None) -> None:
         self._classifier = classifier
         self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
         self._size = choose_batch_size(classifier.preprocess.shape)
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
-        self._decoders = ThreadPoolExecutor(process.count_cores(), "decode")
+        self._limits = limits or Limits()
+        self._decoders = DecoderPool(classifier.preprocess, seconds=self._limits.decode)
+        self._stalled = False
         self._model = ThreadPoolExecutor(1, "model")
 
     @property
@@ -40,40 +44,64 @@ class Batcher:
         """Whether the queue is full, so that another image should be rejected."""
         return self._queue.full()
 
-    async def predict(self, content: bytes) -> Prediction:
-        """Return the prediction for one encoded image; if it cannot be read, one with its `error`."""
-        loop = asyncio.get_running_loop()
+    @property
+    def stalled(self) -> bool:
+        """Whether the model has been running for longer than its limit, so that nothing can be predicted."""
+        return self._stalled
+
+    async def warm_up(self) -> None:
+        """Start what decodes, so that the first images do not wait for it."""
+        await self._decoders.warm_up()
+
+    async def predict(self, content: bytes | bytearray) -> Prediction:
+        """Return the prediction for one encoded image; if it cannot be read, one with its `error`.
+
+        Raises TimeoutError if the model exceeds its limit.
+        """
         try:
-            pixels = await loop.run_in_executor(self._decoders, self._classifier.preprocess.decode, content)
+            pixels = await self._decoders.decode(content)
         except ImageError as error:
             return Prediction("", error=str(error))
-        future: asyncio.Future[Prediction] = loop.create_future()
+        future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         await self._queue.put((pixels, future))
         return await future
 
     async def run(self) -> None:
         """Process batches until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
             while len(batch) < self._size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            try:
-                predictions = await loop.run_in_executor(
-                    self._model, self._predict_batch, [pixels for pixels, _ in batch]
-                )
-            except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+            batch = [(pixels, future) for pixels, future in batch if not future.done()]  # done: the client left
+            if not batch:
                 continue
-            for (_, future), prediction in zip(batch, predictions, strict=True):
-                if not future.done():  # done if the client disconnected
+            futures = [future for _, future in batch]
+            try:
+                predictions = await self._run_model([pixels for pixels, _ in batch], futures)
+            except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
+                _fail(futures, error)
+                continue
+            for future, prediction in zip(futures, predictions, strict=True):
+                if not future.done():
                     future.set_result(prediction)
 
+    async def _run_model(
+        self, pixels: list[NDArray[np.uint8]], futures: list[asyncio.Future[Prediction]]
+    ) -> list[Prediction]:
+        """Return the predictions for a batch; the futures of a late one fail, but its thread is awaited."""
+        work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels)
+        done, _ = await asyncio.wait([work], timeout=self._limits.model)
+        if not done:
+            self._stalled = True
+            _fail(futures, TimeoutError(f"The model took more than {self._limits.model:g} seconds."))
+        try:
+            return await work
+        finally:
+            self._stalled = False
+
     def close(self) -> None:
-        """Shut the threads down."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        """End the processes and threads."""
+        self._decoders.close()
         self._model.shutdown(wait=False, cancel_futures=True)
 
     def _predict_batch(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
@@ -82,3 +110,9 @@ class Batcher:
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
             interpret=self._interpret,
         )  # fmt: skip
+
+
+def _fail(futures: list[asyncio.Future[Prediction]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

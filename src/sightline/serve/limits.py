@@ -1,0 +1,29 @@
+"""What requests may cost: the limits of a server, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MEGABYTE = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may take, and how many may be in flight; what is beyond is refused before its body is read.
+
+    A request is in flight from its last header to the end of its response. `connections` counts open sockets, idle
+    ones included, and is lowered to what the process may open.
+
+    Times are in seconds: `header` from the first byte, or from the connection, if nothing arrives; `body` from the last
+    header; `decode` for one image in its process; `model` for one batch; `request` from the last header to the end of
+    the response.
+    """
+
+    requests: int = 256
+    body_bytes: int = 512 * MEGABYTE  # of all bodies in flight
+    connections: int = 1000
+    header: float = 10
+    body: float = 60
+    decode: float = 10
+    model: float = 30
+    request: float = 120

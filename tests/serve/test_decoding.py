@@ -1,0 +1,170 @@
+"""Images are decoded in other processes, to the same pixels, and a process that takes too long is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hostile_images import many_scans, png
+from sightline.errors import ImageError
+from sightline.preprocessing import PreprocessingSpec
+from sightline.serve import decoding
+from sightline.serve.decoding import DecoderPool
+from synthetic_images import encode_png
+
+SPEC = PreprocessingSpec(8, 8)
+# A decoder whose code is replaced in its own process alone, in the place of one that a hostile image keeps busy.
+PATCHED_CHILD = (
+    "import os, pickle, signal, sys, time; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from sightline.preprocessing import PreprocessingSpec; from sightline.serve.decoding import main; "
+    "decode = PreprocessingSpec.decode; "
+    "PreprocessingSpec.decode = lambda spec, data: ({body}); main()"
+)
+
+
+@asynccontextmanager
+async def open_pool(seconds: float = 60, count: int = 1, spec: PreprocessingSpec = SPEC) -> AsyncIterator[DecoderPool]:
+    pool = DecoderPool(spec, seconds=seconds, count=count)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def run_with_pool(use: Callable[[DecoderPool], Awaitable[None]], seconds: float = 60, count: int = 1) -> None:
+    async def run() -> None:
+        async with open_pool(seconds, count) as pool:
+            await use(pool)
+
+    asyncio.run(run())
+
+
+def patch_child(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Replace what a child does with bytes that no decoder knows; others are decoded as ever."""
+    body = f"({body}) if bytes(data) == b'hostile' else decode(spec, data)"
+    monkeypatch.setattr(decoding, "CHILD_CODE", PATCHED_CHILD.replace("{body}", body))
+
+
+def test_pixels_and_refusals_are_those_of_the_decoder() -> None:
+    large = png(3000, 3000)  # more than LARGE_PIXELS
+
+    async def use(pool: DecoderPool) -> None:
+        for image in (encode_png(), large):
+            np.testing.assert_array_equal(await pool.decode(image), SPEC.decode(image))
+        for image in (b"", b"no image", encode_png()[:40], many_scans(64, 400)):
+            with pytest.raises(ImageError) as expected:
+                SPEC.decode(image)
+            with pytest.raises(ImageError) as error:
+                await pool.decode(image)
+            assert str(error.value) == str(expected.value)
+
+    run_with_pool(use)
+
+
+def test_an_image_that_takes_too_long_costs_its_process_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "time.sleep(1000)")
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        with pytest.raises(ImageError, match=r"decoding takes more than 0\.2 seconds"):
+            await pool.decode(b"hostile")
+        np.testing.assert_array_equal(await pool.decode(encode_png()), SPEC.decode(encode_png()))
+
+    run_with_pool(use, seconds=0.2)
+
+
+def test_an_image_that_ends_its_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "os.kill(os.getpid(), signal.SIGSEGV)" if os.name == "posix" else "os._exit(3)")
+
+    async def use(pool: DecoderPool) -> None:
+        with pytest.raises(ImageError, match="decoding ended its process"):
+            await pool.decode(b"hostile")
+        np.testing.assert_array_equal(await pool.decode(encode_png()), SPEC.decode(encode_png()))
+
+    run_with_pool(use)
+
+
+def test_a_fault_of_the_decoder_is_not_one_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "1 / 0")
+
+    async def use(pool: DecoderPool) -> None:
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            await pool.decode(b"hostile")
+        await pool.decode(encode_png())
+
+    run_with_pool(use)
+
+
+def test_a_process_that_ended_while_idle_is_replaced() -> None:
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        (decoder,) = pool._running
+        assert decoder._child is not None
+        decoder._child.kill()
+        decoder._child.wait()
+        await pool.decode(encode_png())
+
+    run_with_pool(use)
+
+
+def test_a_request_that_is_cancelled_while_it_waits_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "time.sleep(0.3)")
+
+    async def use(pool: DecoderPool) -> None:
+        first = asyncio.create_task(pool.decode(b"hostile"))
+        waiting = [asyncio.create_task(pool.decode(b"hostile")) for _ in range(1000)]
+        await asyncio.sleep(0)
+        for request in waiting:
+            request.cancel()
+        first.cancel()  # its image is decoded to the end; nobody waits for it
+        assert (await pool.decode(encode_png())).shape == (8, 8, 3)  # and not 1000 times 0.3 s later
+
+    run_with_pool(use)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc exists on Linux only")
+def test_closing_ends_all_processes_even_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "time.sleep(1000)")
+    numbers: list[int] = []
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        numbers.extend(decoder._child.pid for decoder in pool._running if decoder._child is not None)
+        request = asyncio.create_task(pool.decode(b"hostile"))
+        await asyncio.sleep(0.05)
+        pool.close()
+        with pytest.raises(ImageError, match=f"signal {signal.SIGKILL.value}"):
+            await request
+
+    run_with_pool(use, count=2)
+    assert len(numbers) == 2
+    assert not any(Path(f"/proc/{number}").exists() for number in numbers)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And the time that one waits for another is not counted."""
+    hold = (
+        "def decode_large(spec):\n"
+        "    with module._large_image_lock:\n"
+        f"        os.mkdir({str(tmp_path / 'busy')!r})\n"  # fails if another one is at it
+        "        time.sleep(0.3)\n"
+        f"        os.rmdir({str(tmp_path / 'busy')!r})\n"
+        "    return decode(spec, PNG)\n"
+    )
+    patch_child(monkeypatch, "decode_large(spec)")
+    prepare = f"from sightline.preprocessing import spec as module; PNG = {encode_png()!r}; exec({hold!r}); main()"
+    monkeypatch.setattr(decoding, "CHILD_CODE", decoding.CHILD_CODE.replace("main()", prepare))
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        await asyncio.gather(*(pool.decode(b"hostile") for _ in range(3)))
+
+    run_with_pool(use, seconds=0.7, count=3)
