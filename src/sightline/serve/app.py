@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,7 +15,9 @@ from starlette.routing import Route
 from sightline.api import Classifier
 from sightline.errors import SightlineError
 from sightline.inference.predictor import NOT_FINITE_REASON
+from sightline.serve import open_inference
 from sightline.serve.batcher import Batcher
+from sightline.serve.served_model import ServedModel
 
 DEFAULT_TOP = 5
 BODY_SECONDS = 120.0  # within which a client must send an image
@@ -24,14 +25,17 @@ MAX_BODY_BYTES = 1 << 30  # bytes of all images that are being sent or wait to b
 MAX_DIGITS = 20  # of a number in a query: Python refuses to convert more than 4,300
 
 
-def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
+def create_app(classifier: Classifier, *, max_bytes: int, name: str | None = None) -> Starlette:
     """Return an ASGI application that accepts images of up to `max_bytes` bytes.
 
     ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes the bytes of
-    an image as its body and returns what ``sightline predict`` prints as JSON, without the path. Errors are
-    ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415 (form data)
-    or 503 (too many requests waiting).
+    an image as its body and returns what ``sightline predict`` prints as JSON, without the path, and which model it is
+    from. Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
+
+    Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
+    (form data) or 503 (too many requests waiting).
     """
+    served = ServedModel.from_classifier(classifier, name)
     batcher = Batcher(classifier)
     uploads = _Uploads(max_bytes, max(max_bytes, MAX_BODY_BYTES))
 
@@ -39,16 +43,21 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def model(_request: Request) -> JSONResponse:
-        return JSONResponse(_describe_model(classifier))
+        return JSONResponse(served.describe())
+
+    @asynccontextmanager
+    async def read_body(request: Request) -> AsyncIterator[bytes]:
+        if batcher.busy:
+            raise _busy()
+        async with uploads.receive(request) as body:
+            yield body
 
     async def predict(request: Request) -> JSONResponse:
         top = _parse_top(request, len(classifier.classes))
         if request.headers.get("content-type", "").strip().lower().startswith("multipart/"):
             curl = f"curl --data-binary @photo.jpg {_describe_url(request)}"
             raise HTTPException(415, f"Send the bytes of the image as the body, not as form data: {curl}")
-        if batcher.busy:
-            raise _busy()
-        async with uploads.receive(request) as body:
+        async with read_body(request) as body:
             prediction = await batcher.predict(body)
         if prediction.error == NOT_FINITE_REASON:
             raise HTTPException(500, f"There is no prediction: {prediction.error}.")
@@ -56,7 +65,7 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
             raise HTTPException(400, f"The image cannot be read: {prediction.error}.")
         content = prediction.to_dict()
         del content["path"]
-        return JSONResponse(content | {"top": content["top"][:top]})
+        return JSONResponse(content | {"top": content["top"][:top], "model": served.identity})
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -74,6 +83,7 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
             Route("/health", health),
             Route("/model", model),
             Route("/predict", predict, methods=["POST"]),
+            *open_inference.make_routes(served, batcher, read_body, lambda: True),
         ],
         exception_handlers={
             HTTPException: _error_response,
@@ -148,22 +158,3 @@ def _busy() -> HTTPException:
 async def _ignore_disconnect(_request: Request, _error: Exception) -> Response:
     """Answer a client that left before its image was sent: nobody reads it, and it is not an error of the server."""
     return Response(status_code=400)
-
-
-def _describe_model(classifier: Classifier) -> dict[str, Any]:
-    manifest = classifier.manifest
-    manifest_fields = (
-        "model",
-        "recipe",
-        "precision",
-        "parameters",
-        "weights_sha256",
-        "temperature",
-        "metrics",
-        "version",
-    )
-    return {
-        "classes": list(classifier.classes),
-        "preprocess": classifier.preprocess.to_dict(),
-        **({} if manifest is None else {name: getattr(manifest, name) for name in manifest_fields}),
-    }

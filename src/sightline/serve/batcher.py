@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,9 +63,23 @@ class Batcher:
             pixels = await self._decoders.decode(content)
         except ImageError as error:
             return Prediction("", error=str(error))
+        return await self.predict_pixels(pixels)
+
+    async def predict_pixels(self, pixels: NDArray[np.uint8]) -> Prediction:
+        """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`."""
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         await self._queue.put((pixels, future))
         return await future
+
+    async def predict_all(self, images: Sequence[bytes | bytearray] | NDArray[np.uint8]) -> list[Prediction]:
+        """Return the predictions for encoded images or pixels [N, H, W, C]; at most a batch of them waits at a time."""
+        limit = asyncio.Semaphore(self._size)
+
+        async def predict(image: bytes | bytearray | NDArray[np.uint8]) -> Prediction:
+            async with limit:
+                return await (self.predict_pixels(image) if isinstance(image, np.ndarray) else self.predict(image))
+
+        return await asyncio.gather(*map(predict, images))
 
     async def run(self) -> None:
         """Process batches until cancelled."""

@@ -12,11 +12,18 @@ from sightline.errors import UsageError, require
 
 
 def serve(
-    model: Path | str, host: str = "127.0.0.1", port: int = 8000, *, max_bytes: int, say: Callable[[str], None]
+    model: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    max_bytes: int,
+    say: Callable[[str], None],
+    name: str | None = None,
 ) -> None:
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``) until a signal stops the server.
 
-    Images may have up to `max_bytes` bytes. `say` is called with the URL; port 0 selects a free port. Raises
+    Images may have up to `max_bytes` bytes. `say` is called with the URL; port 0 selects a free port. `name` is that of
+    the model for clients, by default that of its run or file. Raises
     `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, `MissingExtraError` if the
     packages of the extra are not installed.
     """
@@ -38,7 +45,8 @@ def serve(
                 f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host or --port."
             ) from error
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        server = uvicorn.Server(uvicorn.Config(create_app(classifier, max_bytes=max_bytes), log_level="warning"))
+        app = create_app(classifier, max_bytes=max_bytes, name=name)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:  # re-raised by uvicorn after pending requests are finished

@@ -1,0 +1,313 @@
+"""The Open Inference Protocol, version 2, over HTTP: the one of KServe, Triton, MLServer and their clients.
+
+A model has two inputs, of which a request gives one: `pixels` UINT8 [N, H, W, C], images of the size of the model, and
+`image` BYTES [N], encoded files. The outputs are those of `predict`. Triton's extensions for binary tensor data, with
+its raw requests, and for classification are supported.
+Source: https://github.com/kserve/open-inference-protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from importlib.metadata import version as get_version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sightline import jsonio
+from sightline.inference.predictor import NOT_FINITE_REASON
+from sightline.inference.results import Prediction
+from sightline.serve.batcher import Batcher
+from sightline.serve.served_model import ServedModel
+from sightline.serve.tensors import (
+    BYTES,
+    Tensor,
+    read_binary_files,
+    read_binary_pixels,
+    read_json_files,
+    read_json_pixels,
+    read_shape,
+)
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+EXTENSIONS = ("binary_tensor_data", "classification")
+MAX_IMAGES = 1024  # of a request
+_REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
+
+Images = Sequence[bytes | bytearray] | NDArray[np.uint8]
+BodyReader = Callable[[Request], AbstractAsyncContextManager[bytes | bytearray]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """An output that a client asks for; `classes`: as that many texts ``probability:index:label`` instead."""
+
+    name: str
+    is_binary: bool = False
+    classes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request to classify `images`: files, or pixels uint8 [N, H, W, C]. Without `outputs`, all are returned."""
+
+    images: Images
+    id: str | None = None
+    outputs: tuple[OutputRequest, ...] = ()
+    is_binary: bool = False
+
+
+class InferenceModel:
+    """A served model in the terms of the protocol: `inputs` and `outputs` are datatypes and shapes by name."""
+
+    def __init__(self, served: ServedModel) -> None:
+        classifier = served.classifier
+        self.served = served
+        self.inputs = {"pixels": ("UINT8", [-1, *classifier.preprocess.shape]), "image": (BYTES, [-1])}
+        self.outputs = {"probabilities": ("FP32", [-1, len(classifier.classes)]), "label": (BYTES, [-1])}
+        if classifier.thresholds is not None:
+            self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
+            if classifier.thresholds.conformal_quantile is not None:
+                self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
+
+    def describe(self) -> dict[str, Any]:
+        """Return the metadata of the model."""
+        manifest = self.served.classifier.manifest
+        return {
+            "name": self.served.name,
+            "versions": [self.served.version],
+            "platform": "keras" if manifest is None else "sightline_bundle",
+            "inputs": _describe_tensors(self.inputs),
+            "outputs": _describe_tensors(self.outputs),
+        }
+
+    def check_address(self, request: Request) -> None:
+        """Raise 404 if the path of `request` names another model or version."""
+        name, version = request.path_params["model"], request.path_params.get("version")
+        if name != self.served.name:
+            raise HTTPException(404, f"There is no model {name[:80]!r}: this server has {self.served.name!r}.")
+        if version not in {None, self.served.version}:
+            raise HTTPException(
+                404, f"There is no version {version[:80]!r} of {name!r}: this server has {self.served.version!r}."
+            )
+
+    def parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
+        """Return the request in `body`, whose JSON takes `header_length` bytes, or all; raises `HTTPException`."""
+        if header_length == 0:  # a raw binary request: the body is the one element of an input
+            return InferRequest([body])
+        size = len(body) if header_length is None else header_length
+        if size > len(body):
+            raise HTTPException(400, f"{HEADER_LENGTH} is {size}, but the body has {len(body)} bytes.")
+        try:
+            content = jsonio.loads(bytes(body[:size]))
+        except ValueError as error:
+            raise HTTPException(400, f"The request is not JSON: {error}.") from None
+        if not isinstance(content, dict):
+            raise HTTPException(400, "The request is not a JSON object.")
+        request_id, parameters = content.get("id"), _read_parameters(content, "the request")
+        if not isinstance(request_id, str | None):
+            raise HTTPException(400, "The id of the request is not a string.")
+        images = self._parse_images(content.get("inputs"), memoryview(body)[size:])
+        is_binary = _read_flag(parameters, "binary_data_output", default=False)
+        return InferRequest(images, request_id, self._parse_outputs(content.get("outputs"), is_binary), is_binary)
+
+    def _parse_images(self, inputs: Any, binary: memoryview) -> Images:
+        names = " or ".join(map(repr, self.inputs))
+        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+            raise HTTPException(400, f"A request has one input, {names}, in the list 'inputs'.")
+        name = inputs[0].get("name")
+        if not isinstance(name, str) or name not in self.inputs:
+            raise HTTPException(400, f"There is no input {str(name)[:80]!r}: expected {names}.")
+        try:
+            return self._read_images(name, inputs[0], binary)
+        except ValueError as error:
+            raise HTTPException(400, f"The input {name!r} is invalid: {error}.") from None
+
+    def _read_images(self, name: str, spec: Mapping[str, Any], binary: memoryview) -> Images:
+        datatype, expected = self.inputs[name]
+        if spec.get("datatype") != datatype:
+            raise ValueError(f"its datatype is {str(spec.get('datatype'))[:80]!r}, expected {datatype!r}")
+        shape = read_shape(spec, expected)
+        if shape[0] > MAX_IMAGES:
+            raise ValueError(f"it has {shape[0]} images, and a request has at most {MAX_IMAGES}")
+        size = _read_parameters(spec, f"the input {name!r}").get("binary_data_size")
+        if size is None:
+            if len(binary):
+                raise ValueError("there is binary data after the JSON, but no parameter 'binary_data_size'")
+            if name == "image":
+                return read_json_files(spec.get("data"), shape[0])
+            return read_json_pixels(spec.get("data"), shape)
+        if type(size) is not int or size != len(binary):
+            raise ValueError(
+                f"its 'binary_data_size' is {str(size)[:80]}, but {len(binary)} bytes follow the JSON, whose length is "
+                f"the header {HEADER_LENGTH}"
+            )
+        return read_binary_files(binary, shape[0]) if name == "image" else read_binary_pixels(binary, shape)
+
+    def _parse_outputs(self, outputs: Any, is_binary: bool) -> tuple[OutputRequest, ...]:  # noqa: FBT001  # the default
+        if not isinstance(outputs, list | None) or not all(isinstance(spec, dict) for spec in outputs or ()):
+            raise HTTPException(400, "The field 'outputs' is not a list of objects.")
+        requests = []
+        for spec in outputs or ():
+            name = spec.get("name")
+            if not isinstance(name, str) or name not in self.outputs:
+                names = ", ".join(map(repr, self.outputs))
+                raise HTTPException(400, f"There is no output {str(name)[:80]!r}: expected one of {names}.")
+            parameters = _read_parameters(spec, f"the output {name!r}")
+            classes = parameters.get("classification")
+            if classes is not None and (type(classes) is not int or classes < 1 or name != "probabilities"):
+                raise HTTPException(
+                    400, "The parameter 'classification' is the number of classes, at least 1, for 'probabilities'."
+                )
+            requests.append(OutputRequest(name, _read_flag(parameters, "binary_data", default=is_binary), classes))
+        return tuple(requests)
+
+    def compute_output(self, request: OutputRequest, predictions: Sequence[Prediction]) -> Tensor:
+        """Return one output of N predictions."""
+        classes, count = self.served.classifier.classes, len(predictions)
+        if request.name == "probabilities":
+            probabilities = self._collect_probabilities(predictions)
+            if request.classes is None:
+                return Tensor.from_array(request.name, "FP32", probabilities)
+            order = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.classes]
+            texts = [f"{float(probabilities[n, k])}:{k}:{classes[k]}" for n in range(count) for k in order[n]]
+            return Tensor(request.name, BYTES, order.shape, texts)
+        if request.name == "label":
+            return Tensor(request.name, BYTES, (count,), [str(prediction.label) for prediction in predictions])
+        decisions = [prediction.decision for prediction in predictions if prediction.decision is not None]
+        if request.name == "decision":
+            return Tensor(request.name, BYTES, (count,), [decision.decision for decision in decisions])
+        if request.name == "ood_score":
+            return Tensor.from_array("ood_score", "FP64", np.array([decision.ood_score for decision in decisions]))
+        in_sets = np.array([[label in (decision.set or ()) for label in classes] for decision in decisions])
+        return Tensor.from_array(request.name, "BOOL", in_sets)
+
+    def _collect_probabilities(self, predictions: Sequence[Prediction]) -> NDArray[np.float32]:
+        column = {label: k for k, label in enumerate(self.served.classifier.classes)}
+        probabilities = np.zeros((len(predictions), len(column)), np.float32)
+        for row, prediction in zip(probabilities, predictions, strict=True):
+            for candidate in prediction.top:
+                row[column[candidate.label]] = candidate.probability
+        return probabilities
+
+    def respond(self, request: InferRequest, predictions: Sequence[Prediction]) -> Response:
+        """Return the response with the outputs asked for; raises `HTTPException` if there is no prediction."""
+        _check_predictions(predictions)
+        requested = request.outputs or tuple(OutputRequest(name, request.is_binary) for name in self.outputs)
+        outputs, binary = [], bytearray()
+        for output in requested:
+            tensor = self.compute_output(output, predictions)
+            if output.is_binary:
+                content = tensor.to_binary()
+                outputs.append(tensor.describe() | {"parameters": {"binary_data_size": len(content)}})
+                binary += content
+            else:
+                outputs.append(tensor.describe() | {"data": tensor.to_json()})
+        answer = {
+            "model_name": self.served.name,
+            "model_version": self.served.version,
+            **({} if request.id is None else {"id": request.id}),
+            "parameters": {"weights_sha256": self.served.weights_sha256},
+            "outputs": outputs,
+        }
+        if not any(output.is_binary for output in requested):
+            return JSONResponse(answer)
+        head = jsonio.encode_text(jsonio.dumps(answer))
+        return Response(head + binary, 200, {HEADER_LENGTH: str(len(head))}, "application/octet-stream")
+
+
+def make_routes(
+    served: ServedModel, batcher: Batcher, read_body: BodyReader, is_ready: Callable[[], bool]
+) -> list[Route]:
+    """Return the routes below ``/v2``; `read_body` admits and limits what clients send."""
+    model = InferenceModel(served)
+
+    async def describe_server(_request: Request) -> JSONResponse:
+        return JSONResponse({"name": "sightline", "version": get_version("sightline"), "extensions": EXTENSIONS})
+
+    async def live(_request: Request) -> JSONResponse:
+        return JSONResponse({"live": True})
+
+    async def ready(_request: Request) -> JSONResponse:
+        is_up = is_ready()
+        return JSONResponse({"live": True, "ready": is_up}, 200 if is_up else 503)
+
+    async def model_ready(request: Request) -> JSONResponse:
+        model.check_address(request)
+        is_up = is_ready()
+        return JSONResponse({"name": served.name, "ready": is_up}, 200 if is_up else 503)
+
+    async def describe_model(request: Request) -> JSONResponse:
+        model.check_address(request)
+        return JSONResponse(model.describe())
+
+    async def infer(request: Request) -> Response:
+        model.check_address(request)
+        header_length = _parse_header_length(request)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise HTTPException(415, "The body is compressed: send it without Content-Encoding.")
+        async with read_body(request) as body:
+            parsed = await asyncio.to_thread(model.parse, body, header_length)
+            predictions = await batcher.predict_all(parsed.images)
+        return await asyncio.to_thread(model.respond, parsed, predictions)
+
+    routes = [
+        Route("/v2", describe_server),
+        Route("/v2/", describe_server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+    ]
+    for address in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes += [
+            Route(address, describe_model),
+            Route(f"{address}/ready", model_ready),
+            Route(f"{address}/infer", infer, methods=["POST"]),
+        ]
+    return routes
+
+
+def _describe_tensors(tensors: Mapping[str, tuple[str, list[int]]]) -> list[dict[str, Any]]:
+    return [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in tensors.items()]
+
+
+def _parse_header_length(request: Request) -> int | None:
+    text = request.headers.get(HEADER_LENGTH)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 20:
+        raise HTTPException(400, f"{HEADER_LENGTH} is {text[:20]!r}: expected the bytes of the JSON in the body.")
+    return int(text)
+
+
+def _read_parameters(spec: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    parameters = spec.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise HTTPException(400, f"The parameters of {where} are not a JSON object.")
+    for name in _REFUSED_PARAMETERS:
+        if name in parameters:
+            raise HTTPException(501, f"This server has no {name.replace('_', ' ')}s: leave the parameter {name!r} out.")
+    return parameters
+
+
+def _read_flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise HTTPException(400, f"The parameter {name!r} is {str(value)[:80]!r}, expected true or false.")
+    return value
+
+
+def _check_predictions(predictions: Sequence[Prediction]) -> None:
+    """Raise 400 or 500 for the first image without a prediction."""
+    for number, prediction in enumerate(predictions):
+        if prediction.error == NOT_FINITE_REASON:
+            raise HTTPException(500, f"There is no prediction for image {number}: {prediction.error}.")
+        if prediction.error is not None:
+            raise HTTPException(400, f"Image {number} cannot be read: {prediction.error}.")

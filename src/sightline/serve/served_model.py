@@ -1,0 +1,75 @@
+"""What a server says about its model: the name, version and weights that identify it, and its description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sightline.api import Classifier
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.models.describe import weights_sha256
+
+VERSION_DIGITS = 12
+UNNAMED = "model"  # also the name of the files and folders of every model, which says nothing about this one
+_GENERIC_NAMES = {UNNAMED, "bundle"}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A classifier under the name by which clients ask for it."""
+
+    classifier: Classifier
+    name: str
+
+    @classmethod
+    def from_classifier(cls, classifier: Classifier, name: str | None = None) -> ServedModel:
+        """Return the model under `name`, by default that of its run, file or folder: ``cats`` for ``runs/cats``."""
+        return cls(classifier, name or _choose_name(classifier.path))
+
+    @cached_property
+    def weights_sha256(self) -> str | None:
+        """The hash of the weights, as the manifest and `sightline models` state it; None for a model in memory."""
+        manifest, predictor = self.classifier.manifest, self.classifier.predictor
+        if manifest is not None:
+            return manifest.weights_sha256 or None
+        return weights_sha256(predictor.model) if isinstance(predictor, KerasPredictor) else None
+
+    @cached_property
+    def version(self) -> str:
+        """The first digits of the hash of the weights: another training is another version. ``1`` without a hash."""
+        return (self.weights_sha256 or "1")[:VERSION_DIGITS]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The fields that every answer carries: name, version and hash of the weights."""
+        return {"name": self.name, "version": self.version, "weights_sha256": self.weights_sha256}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``GET /model`` answers: the classes in order, the preprocessing, and what the manifest states."""
+        classifier, manifest = self.classifier, self.classifier.manifest
+        manifest_fields = (
+            "model",
+            "recipe",
+            "precision",
+            "parameters",
+            "weights_sha256",
+            "temperature",
+            "metrics",
+            "version",
+        )
+        return {
+            "classes": list(classifier.classes),
+            "preprocess": classifier.preprocess.to_dict(),
+            **({} if manifest is None else {name: getattr(manifest, name) for name in manifest_fields}),
+        }
+
+
+def _choose_name(path: Path | None) -> str:
+    """Return the name of a run, bundle, zip, file or exported folder; that of its folder if it has a generic one."""
+    for candidate in [] if path is None else [path.absolute(), *path.absolute().parents]:
+        name = candidate.stem if candidate.is_file() else candidate.name
+        if name and name not in _GENERIC_NAMES:
+            return name
+    return UNNAMED
