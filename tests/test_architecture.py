@@ -73,6 +73,7 @@ PUBLIC_NAMES = {
     "UsageError",
     "__version__",
     "describe",
+    "learning_curve",
     "load",
     "register_augmentation",
     "register_exporter",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sightline.api.dataset import Dataset
     from sightline.api.description import describe
     from sightline.api.evaluation import Evaluation
+    from sightline.api.learning_curve import learning_curve
     from sightline.api.loading import load
     from sightline.api.run import Run, train
     from sightline.callbacks import Callback
@@ -62,6 +63,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "describe",
+    "learning_curve",
     "load",
     "register_augmentation",
     "register_exporter",
@@ -81,6 +83,7 @@ _HOMES = {
     "Prediction": "sightline.inference.results",
     "Run": "sightline.api.run",
     "describe": "sightline.api.description",
+    "learning_curve": "sightline.api.learning_curve",
     "load": "sightline.api.loading",
     "register_augmentation": "sightline.training.augment.augmentation",
     "register_exporter": "sightline.inference.exporters",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.models import OptionInfo
 
-from sightline import Classifier, Dataset, Run, cli, describe, sweep, train
+from sightline import Classifier, Dataset, Run, cli, describe, learning_curve, sweep, train
 
 TWINS: dict[str, Callable[..., Any]] = {
     "train": train,
@@ -27,6 +27,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "model_card": Classifier.model_card,
     "doctor": Dataset.check,
     "preview": Dataset.preview,
+    "learning_curve": learning_curve,
     "sweep": sweep,
     "describe": describe,
 }

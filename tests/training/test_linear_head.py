@@ -64,6 +64,24 @@ def test_it_is_the_solution_of_scikit_learn(classes: int, penalty: float, monkey
     assert head.accuracy == pytest.approx((logits.argmax(1) == train.labels).mean())
 
 
+@pytest.mark.parametrize("penalty", [1.0, 0.01])
+def test_with_fewer_images_than_features_it_is_the_same_solution(
+    penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_head, "DEFAULT_PENALTY", penalty)
+    rng = np.random.default_rng(0)
+    labels = (np.arange(24) % 3).astype(np.int32)
+    values = (rng.normal(0, 1, (24, 60)) + labels[:, None] + 5).astype(np.float32)
+    train = Subset(values, np.arange(24), labels, tuple(map(str, range(24))))
+    others = (rng.normal(0, 1, (50, 60)) + rng.integers(0, 3, (50, 1)) + 5).astype(np.float32)
+    head = fit_linear_head(TASK, train, EMPTY, 3)
+    mean, std = values.mean(0), values.std(0)
+    theirs = LogisticRegression(C=1 / (penalty * 24), tol=1e-8, max_iter=5000).fit((values - mean) / std, labels)
+    expected = theirs.predict_proba((others - mean) / std)
+    np.testing.assert_allclose(metrics.softmax(head.compute_logits(others)), expected, atol=2e-3)
+    assert head.accuracy == (head.compute_logits(values).argmax(1) == labels).mean()
+
+
 def test_two_classes_have_opposite_weights() -> None:
     head = fit_linear_head(TASK, draw_features(100, 2), EMPTY, 2)
     np.testing.assert_allclose(head.kernel[:, 0], -head.kernel[:, 1], atol=1e-4)

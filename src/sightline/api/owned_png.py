@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from sightline import _io
+from sightline.errors import OutputError, UsageError
 
 SOFTWARE_TAG = "Sightline"
 
@@ -19,6 +20,16 @@ def is_owned_png(path: Path) -> bool:
             return image.info.get("Software") == SOFTWARE_TAG
     except (OSError, SyntaxError, ValueError):
         return False
+
+
+def check_output(path: Path, option: str) -> None:
+    """Raise `UsageError` or `OutputError` before any work if a figure cannot be written to the path after `option`."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"The figure is a PNG file: give {option} a name that ends with .png, not {path}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
+    if path.exists() and not is_owned_png(path):
+        raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with {option}.")
 
 
 def save_owned_png(path: Path, png: bytes) -> None:

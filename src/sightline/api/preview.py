@@ -16,7 +16,7 @@ from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.types import Index
-from sightline.errors import DataError, ImageError, OutputError, UsageError
+from sightline.errors import DataError, ImageError, UsageError
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report import plotting
 from sightline.report.image_grid import plot_grid
@@ -83,7 +83,7 @@ def preview_images(
         if out is not None
         else Path(f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
     )
-    _check_output(path)
+    owned_png.check_output(path, "--out")
     num_images = count or (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT)
     if augmented:
         rows = _augment_rows(index, _resolve_training_settings(request, index, callback), num_images, seed)
@@ -177,13 +177,3 @@ def _augment_rows(index: Index, config: RunConfig, count: int, seed: int) -> lis
 
 def _format_label_weights(classes: Sequence[str], weights: NDArray[np.float32]) -> str:
     return "\n".join(f"{weights[k]:.2f} {classes[k]}" for k in np.argsort(-weights)[:2] if weights[k] >= 0.005)
-
-
-def _check_output(path: Path) -> None:
-    """Raise before any work if the figure cannot be written to `path`."""
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"The figure is a PNG file: give --out a name that ends with .png, not {path}.")
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
-    if path.exists() and not owned_png.is_owned_png(path):
-        raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with --out.")

@@ -22,6 +22,7 @@ from sightline.cli import (
     evaluate,
     explain,
     export,
+    learning_curve,
     model_card,
     models,
     predict,
@@ -53,8 +54,8 @@ app = typer.Typer(
 
 for function in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, embed.embed, similar.similar,
-    report.report, explain.explain,
-    doctor.doctor, export.export, compress.compress, model_card.model_card, serve.serve, sweep.sweep, compare.compare,
+    report.report, explain.explain, doctor.doctor, learning_curve.learning_curve, export.export, compress.compress,
+    model_card.model_card, serve.serve, sweep.sweep, compare.compare,
     describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     name = function.__name__.replace("_", "-")

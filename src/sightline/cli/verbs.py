@@ -21,6 +21,7 @@ VERBS = {
     "report": ("Write the HTML report of a run again.", "report runs/cats"),
     "explain": ("Show which regions of images support a class.", "explain runs/cats new/1.jpg --class dog"),
     "doctor": ("Check a data set for problems before training.", "doctor photos/ --write-fixes fixes.jsonl"),
+    "learning-curve": ("Predict what more labels would bring.", "learning-curve photos/ --more 200"),
     "export": ("Export a model to another format, and compare the two.", "export runs/cats --to onnx --precision int8"),
     "compress": ("Compress a model without losing accuracy.", "compress runs/cats --max-size 2MB"),
     "model-card": ("Write a model card into a run's bundle.", "model-card runs/cats"),

@@ -6,7 +6,7 @@ learning rate, number of epochs or order of images to choose; the penalty is cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,13 +111,10 @@ def fit_linear_head(
     Both subsets hold features float32 [N, F]. `weights` are those of `Task.compute_weights`. Without validation images,
     the penalty is `DEFAULT_PENALTY`. `check_stop` is called in every iteration, and what it raises ends the fit.
     """
-    problem = _Problem(task, train, num_classes, weights, check_stop)
     if not len(validation):
-        return problem.solve(DEFAULT_PENALTY, None)
+        return next(iter_heads(task, train, num_classes, weights, check_stop, (DEFAULT_PENALTY,)))
     best, best_loss, since_best = None, np.inf, 0
-    head = None
-    for penalty in PENALTIES:
-        head = problem.solve(penalty, head)
+    for head in iter_heads(task, train, num_classes, weights, check_stop):
         slices = iterate_slices(len(validation), CHUNK_ROWS)
         logits = np.concatenate([head.compute_logits(validation.take(rows)) for rows in slices])
         loss = task.score(logits, validation.labels).loss
@@ -131,8 +128,24 @@ def fit_linear_head(
     return best
 
 
+def iter_heads(
+    task: Task,
+    train: Subset,
+    num_classes: int,
+    weights: NDArray[np.float32] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+    penalties: Sequence[float] = PENALTIES,
+) -> Iterator[LinearHead]:
+    """Yield the optimum for each penalty, searched from that of the penalty before it."""
+    return map(_Problem(task, train, num_classes, weights, check_stop).solve, penalties)
+
+
 class _Problem:
-    """The regression on standardized features, which are never copied: their scale is moved into the weights."""
+    """The regression on standardized features, which are never copied: their scale is moved into the weights.
+
+    The solution is a combination of the images' features, so if there are fewer images than features, it is searched
+    in the coordinates of an orthonormal basis of them, `self._basis`. The penalty is the same in any such basis.
+    """
 
     def __init__(
         self,
@@ -149,22 +162,34 @@ class _Problem:
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
         self._mean, self._std = mean, np.where(std > 1e-3 * std.max(initial=0), std, 1.0)  # constants are not scaled
+        self._basis: NDArray[np.float64] | None = None
+        if len(train) < len(mean):
+            self._change_basis()
+        self._theta = np.zeros((len(self._mean) + 1, num_classes))
+
+    def _change_basis(self) -> None:
+        """Replace the features by their coordinates in a basis, whose mean is zero and whose scale is one."""
+        basis, coordinates = np.linalg.qr(((self._train.take(slice(None)) - self._mean) / self._std).T)
+        self._basis, self._plain_mean = basis / self._std[:, None], self._mean
+        count = len(self._train)
+        self._train = Subset(coordinates.T.astype(np.float32), np.arange(count), self._train.labels, self._train.paths)
+        self._mean, self._std = np.zeros(count), np.ones(count)
 
     def _iter_features(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         return ((rows, self._train.take(rows)) for rows in iterate_slices(len(self._train), CHUNK_ROWS))
 
-    def solve(self, penalty: float, start: LinearHead | None) -> LinearHead:
-        """Return the optimum for a penalty, searched from `start`."""
+    def solve(self, penalty: float) -> LinearHead:
+        """Return the optimum for a penalty, searched from the last one."""
         from scipy.optimize import minimize  # comes with scikit-learn
 
-        theta = np.zeros((len(self._mean) + 1, self._num_classes))
-        if start is not None:
-            theta[:-1] = start.kernel * self._std[:, None]
-            theta[-1] = start.bias + self._mean @ start.kernel
         options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-5}
-        solution = minimize(self._evaluate, theta.ravel(), (penalty,), "L-BFGS-B", jac=True, options=options)
+        solution = minimize(self._evaluate, self._theta.ravel(), (penalty,), "L-BFGS-B", jac=True, options=options)
+        self._theta = solution.x.reshape(self._theta.shape)
         kernel, bias = self._split(solution.x)
         loss, _, _, accuracy = self._sum_over_rows(kernel, bias)
+        if self._basis is not None:
+            kernel = (self._basis @ kernel).astype(np.float32)
+            bias = (bias - self._plain_mean @ kernel).astype(np.float32)
         return LinearHead(kernel, bias, penalty, loss, accuracy)
 
     def _split(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

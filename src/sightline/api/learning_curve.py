@@ -1,0 +1,251 @@
+"""`learning_curve`: accuracy against the number of labels, and what more labels would bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline import backend
+from sightline.api import owned_png
+from sightline.api.dataset import Dataset
+from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.record_list import build_frame, format_html_table, format_text_table
+from sightline.callbacks import Callback
+from sightline.config import StageConfig
+from sightline.data.dataset import DecodedDataset
+from sightline.data.indexing import Sources
+from sightline.data.types import Subset
+from sightline.errors import UsageError, plural
+from sightline.evaluation.learning_curve import CHECKED_FACTOR, TASK, LabelGain, LearningCurve, measure_learning_curve
+from sightline.models import registry
+from sightline.progress import show_progress
+from sightline.report import plotting
+from sightline.report.learning_curve_plot import plot_learning_curve
+from sightline.runs import network_setup
+from sightline.runs.facts import THIS_MACHINE, DataFacts
+from sightline.runs.network_setup import PreparedRun
+from sightline.runs.resolve import apply_steps, resolve_request
+from sightline.runs.steps import SMALL_SIDE, choose_device, choose_value_range, choose_weights
+from sightline.runs.train_request import TrainRequest
+from sightline.tasks.protocol import find_task
+from sightline.training import stages
+
+HEAD = StageConfig("head", unfreeze=0)
+FEW_IMAGES = 10  # different images of a class; with fewer, the curve says so
+VISIBLE_GAIN = 0.0005  # a gain that is written as 0.1 points
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LearningCurveReport:
+    """The learning curve of a data set, which a notebook shows as a table.
+
+    Attributes:
+        name: The data set.
+        network: The network whose features the heads were trained on.
+        curve: The measured points, the fitted power law, and the predicted gains.
+        notes: What limits the statements, one sentence each.
+        figure: The path of the figure, None without one.
+    """
+
+    name: str
+    network: str
+    curve: LearningCurve
+    notes: tuple[str, ...] = ()
+    figure: str | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each measured and each predicted point, with the columns of ``--format csv``."""
+        measured = [
+            self._row("measured", point.labels, point.accuracy)
+            | {"low": point.interval.low, "high": point.interval.high, "more": None}
+            for point in self.curve.points
+        ]
+        predicted = [
+            self._row("predicted", gain.labels, gain.accuracy)
+            | {"low": None, "high": None, "more": gain.more}
+            | {"gain": gain.gain, "gain_low": gain.interval.low, "gain_high": gain.interval.high}
+            for gain in self.curve.gains
+        ]
+        return measured + predicted
+
+    def _row(self, kind: str, labels: int, accuracy: float) -> dict[str, Any]:
+        per_class = labels / self.curve.num_classes
+        return {"kind": kind, "labels": labels, "labels_per_class": per_class, "accuracy": accuracy}
+
+    def to_frame(self) -> Any:
+        """Return the rows as a pandas DataFrame; raises `MissingExtraError` without pandas."""
+        return build_frame(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``learning-curve --format json``."""
+        return (
+            {"name": self.name, "network": self.network}
+            | self.curve.to_dict()
+            | {"notes": list(self.notes), "figure": self.figure}
+        )
+
+    def list_sentences(self) -> Iterator[str]:
+        """Yield what the curve says about more labels, a sentence each, and what it cannot say."""
+        law = self.curve.law
+        if law is not None:
+            yield f"error = {law.asymptote:.3f} + {law.scale:.3g} x labels^-{law.exponent:.2f}"
+        yield from (_describe_gain(gain, self.curve.labels) for gain in self.curve.gains)
+        if self.curve.no_gain_reason is not None:
+            yield self.curve.no_gain_reason
+        yield from self.notes
+
+    def __repr__(self) -> str:
+        return "\n".join([self._describe(), format_text_table(self.rows), *self.list_sentences()])
+
+    def _describe(self) -> str:
+        return f"{self.name}: heads on features of {self.network}, {plural(self.curve.held_out, 'held-out image')}"
+
+    def _repr_html_(self) -> str:
+        return format_html_table(self.rows, title=f"{self._describe()}. {'. '.join(self.list_sentences())}.")
+
+
+def _describe_gain(gain: LabelGain, labels: int) -> str:
+    low, high = (100 * end for end in gain.interval)
+    text = f"{gain.more:,} more labels would bring about {100 * gain.gain:+.1f} points ({low:.1f} to {high:.1f})"
+    if gain.interval.low < VISIBLE_GAIN:
+        text += ": whether they would help cannot be said"
+    if gain.labels > CHECKED_FACTOR * labels:
+        text += "; predictions this far were not checked"
+    return text
+
+
+def learning_curve(
+    data: Dataset | Sources,
+    *,
+    more: Sequence[int] = (),
+    recipe: str = "transfer",
+    figure: str | Path | None = None,
+    seed: int = 0,
+    patch: str | Path | None = None,
+    column: Settings | None = None,
+    allow: Sequence[str] = (),
+    set: Settings = (),
+    cache: bool = True,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+) -> LearningCurveReport:
+    """Measure how the accuracy grows with the number of labels, and predict what more labels would bring.
+
+    Heads are trained on the features of a pretrained network, on growing subsets of the images, and evaluated on images
+    that they were not trained on: those of the validation and test splits if the source states them, else every image
+    once, a tenth at a time. A power law is fitted to the errors (see the [guide](learning-curve.md)).
+
+    Args:
+        data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
+        more: Numbers of additional labels to predict the gain of; by default a quarter of the present ones, and as
+            many again.
+        recipe: The recipe whose pretrained network computes the features.
+        figure: A PNG file to write.
+        seed: Chooses the images of the subsets.
+        patch: A file of data fixes to apply, as written by [`Dataset.check`][sightline.Dataset.check].
+        column: The columns of a table, as in ``{"label": "breed"}``.
+        allow: Kinds of data errors to accept, such as ``"split-leakage"``.
+        set: Settings of how images are read and grouped and of the network, as in ``{"split.group": "folder"}``.
+        cache: Whether to keep decoded images and features on disk.
+        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        callback: Receives the progress events in place of the display.
+
+    Returns:
+        The measured and the predicted accuracies, with intervals.
+
+    Raises:
+        DataError: If there are too few images, or they cannot be used.
+        UsageError: If the recipe has no pretrained network.
+        OutputError: If the figure cannot be written.
+
+    Example:
+        ```python
+        curve = sl.learning_curve("photos/", more=[200])
+        print(curve)
+        ```
+    """
+    if any(count < 1 for count in more):
+        raise UsageError(f"more is a number of additional labels, at least 1, not {min(more)}.")
+    if figure is not None:
+        plotting.check_packages()
+        owned_png.check_output(Path(figure), "--figure")
+    dataset = Dataset.wrap(data)
+    shortcuts = {"data.patch": None if patch is None else str(patch), "data.cache": None if cache else False}
+    assignments = [
+        *dataset.settings,
+        *to_assignments({key: value for key, value in shortcuts.items() if value is not None}),
+        *to_assignments(set),
+        *data_assignments(column, allow),
+    ]
+    with show_progress(progress, callback) as display:
+        request = TrainRequest.create(dataset.sources, recipe, None, [*assignments, f"seed={seed}"])
+        backend.tune_malloc(request.merge_layers().device.backend)  # before the first thread
+        report = _measure(request, dataset.sources, more, display)
+    if figure is not None:
+        owned_png.save_owned_png(Path(figure), plot_learning_curve(report.curve, report.name))
+        report = replace(report, figure=str(figure))
+    return report
+
+
+def _measure(request: TrainRequest, sources: Sources, more: Sequence[int], callback: Callback) -> LearningCurveReport:
+    prepared, facts = prepare_images(request, sources, callback)
+    data = prepared.data
+    held_out = np.array([image.split not in (None, "train") for image in data.images])
+    curve = measure_learning_curve(
+        compute_features(prepared, callback), data.groups or [image.sha256 for image in data.images],
+        held_out if held_out.any() else None, more=more, seed=prepared.config.seed,
+        threads=prepared.config.device.threads or None, progress=callback.on_progress,
+    )  # fmt: skip
+    return LearningCurveReport(data.name, prepared.config.model.name, curve, tuple(_list_notes(data, facts)))
+
+
+def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) -> tuple[PreparedRun, DataFacts]:
+    """Index, check and decode the images as `train` does, and specify the pretrained network."""
+    inputs = resolve_request(request, sources, callback)
+    facts = DataFacts.from_index(inputs.index, find_task(inputs.config.model.task), callback.on_progress)
+    steps = (choose_device, choose_weights, choose_value_range)
+    config = apply_steps(inputs.config, steps, facts, THIS_MACHINE, callback)
+    if config.model.task != TASK:
+        raise UsageError(f"A learning curve counts errors of images with one class each, not of {config.model.task}.")
+    if config.model.weights == "none":
+        raise UsageError(
+            f"The recipe {config.recipe} trains {config.model.name} from random weights, and a learning curve takes "
+            "the features of a pretrained network: use --recipe transfer."
+        )
+    return network_setup.prepare_inputs(replace(inputs, config=config), callback.on_progress), facts
+
+
+def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
+    """Return the features float32 [N, F] of all images, in their order, from the cache if it has them."""
+    data = prepared.data
+    images = Subset(data.pixels, data.rows, data.labels, tuple(image.path for image in data.images))
+    network = network_setup.build_network(prepared.spec, data)
+    features = stages.extract_features(
+        network, [HEAD], images, images.head(0), prepared.config, callback.on_progress, callback.on_message
+    )
+    if features is None or features.train.pixels.ndim != 2:
+        raise UsageError(
+            f"{registry.get_entry(prepared.config.model.name).name} has a head of several layers, and a learning curve "
+            "takes a network with a linear head, such as --recipe transfer."
+        )
+    return features.train
+
+
+def _list_notes(data: DecodedDataset, facts: DataFacts) -> Iterator[str]:
+    if facts.median_side <= SMALL_SIDE:
+        yield (
+            f"the images have about {facts.median_side} pixels: `sightline train` trains a small network from scratch, "
+            "whose curve differs"
+        )
+    different = {label: len({i.sha256 for i in data.images if i.label == label}) for label in data.classes}
+    smallest = min(different, key=lambda label: different[label])
+    if different[smallest] < FEW_IMAGES:
+        yield (
+            f"class {smallest!r} has only {plural(different[smallest], 'different image')}: how well it would be "
+            "learned with more cannot be said"
+        )

@@ -1,0 +1,79 @@
+"""`sightline learning-curve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import Cell, ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.sources import Allow, Column, Sources
+
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
+    from sightline.api.learning_curve import LearningCurveReport
+
+CSV_COLUMNS = (
+    "kind", "labels", "labels_per_class", "accuracy", "low", "high", "more", "gain", "gain_low", "gain_high",
+)  # fmt: skip
+
+
+def learning_curve(
+    data: Sources,
+    more: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Number of additional labels to predict the gain of; repeatable; default: a quarter of the present "
+            "ones, and as many again.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="The recipe whose pretrained network computes the features.")
+    ] = "transfer",
+    figure: Annotated[Path | None, typer.Option(help="Plot the curve to this PNG file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random subsets.")] = 0,
+    patch: Annotated[str | None, typer.Option(metavar="PATCH.jsonl", help="Apply these data fixes first.")] = None,
+    column: Column = None,
+    allow: Allow = None,
+    set: Annotated[  # noqa: A002  # the option's own name
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Set one setting, e.g. split.group=folder; repeatable."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images and features.")] = False,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per measured or predicted point.")
+    ] = TableFormat.text,
+) -> None:
+    """Measure the accuracy against the number of labels, and predict what more labels would bring."""
+    from sightline.api.learning_curve import learning_curve as measure
+
+    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+        report = measure(
+            data, more=more or (), recipe=recipe, figure=figure, seed=seed, patch=patch, column=column,
+            allow=allow or (), set=set or (), cache=not no_cache, callback=display,
+        )  # fmt: skip
+    if output_format == TableFormat.json:
+        print_json(report.to_dict())
+    elif output_format == TableFormat.csv:
+        print_csv(CSV_COLUMNS, [[row.get(name) for name in CSV_COLUMNS] for row in report.rows])
+    else:
+        print_curve(report)
+
+
+def print_curve(report: LearningCurveReport) -> None:
+    """Print the measured points as a table, then what the curve says about more labels."""
+    rows: list[list[Cell]] = [
+        [
+            f"{point.labels:,}", f"{point.labels / report.curve.num_classes:,.0f}", f"{point.accuracy:.4f}",
+            f"{point.interval.low:.4f} to {point.interval.high:.4f}",
+        ]
+        for point in report.curve.points
+    ]  # fmt: skip
+    columns = ["labels", "per class", "accuracy", "95% interval"]
+    print_table(columns, rows, right=columns[:3])
+    print_line()
+    for sentence in report.list_sentences():
+        print_line(sentence)
+    if report.figure is not None:
+        print_line(f"figure     {report.figure}")

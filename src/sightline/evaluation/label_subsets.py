@@ -1,0 +1,104 @@
+"""Subsets of labeled images for a learning curve: growing, nested and stratified, with the images that are held out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError, plural
+from sightline.seeding import make_generator
+
+REPEATS = 10  # without splits of the source, also the number of folds
+SIZE_RATIO = math.sqrt(2)  # of the number of labels of two neighboring points
+MIN_SIZE, MIN_SIZES, MAX_SIZES = 4, 4, 9  # labels per class of the smallest subset; points of a curve
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One repeat: the images to train on, in the order in which subsets take them, and those that are held out."""
+
+    pool: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def draw_partitions(
+    labels: NDArray[np.int32], units: NDArray[np.int64], held_out: NDArray[np.bool_] | None, seed: int
+) -> list[Partition]:
+    """Return the repeats: folds of the images if `held_out` is None, else orders of the images not held out.
+
+    Images to train on that share a unit with one that is always held out are left out.
+    """
+    everything = np.arange(len(labels))
+    if held_out is None:
+        order = _order_stratified(everything, labels, units, seed, "folds")
+        folds = _assign_folds(order, labels, units)
+        pairs = [(everything[folds != fold], everything[folds == fold]) for fold in range(REPEATS)]
+    else:
+        pool = everything[~np.isin(units, units[held_out])]
+        pairs = [(pool, everything[held_out])] * REPEATS
+    return [
+        Partition(_order_stratified(pool, labels, units, seed, f"pool {number}"), test)
+        for number, (pool, test) in enumerate(pairs)
+        if len(test)
+    ]
+
+
+def _order_stratified(
+    images: NDArray[np.int64], labels: NDArray[np.int32], units: NDArray[np.int64], seed: int, name: str
+) -> NDArray[np.int64]:
+    """Return the images in a random order whose every start has about the fractions of the classes, unit by unit.
+
+    The first unit of each class comes first, so that every class is in every subset.
+    """
+    rng = make_generator(seed, "learning curve", name)
+    shuffled = rng.permutation(images)
+    members: dict[int, list[int]] = {}
+    for image in shuffled.tolist():
+        members.setdefault(int(units[image]), []).append(image)
+    by_class: dict[int, list[int]] = {}
+    for unit, unit_images in members.items():
+        by_class.setdefault(int(np.bincount(labels[unit_images]).argmax()), []).append(unit)
+    positions = {
+        unit: 0.0 if number == 0 else (number + rng.random()) / len(class_units)
+        for _, class_units in sorted(by_class.items())
+        for number, unit in enumerate(class_units)
+    }
+    ordered = sorted(members, key=lambda unit: (positions[unit], unit))
+    return np.array([image for unit in ordered for image in members[unit]], np.int64)
+
+
+def _assign_folds(order: NDArray[np.int64], labels: NDArray[np.int32], units: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the fold of each image: its units go in turn to the fold that has the fewest images of their class."""
+    num_classes = int(labels.max()) + 1
+    counts = np.zeros((REPEATS, num_classes))
+    folds = np.empty(len(labels), np.int64)
+    members: dict[int, list[int]] = {}
+    for image in order.tolist():
+        members.setdefault(int(units[image]), []).append(image)
+    for unit_images in members.values():
+        in_unit = np.bincount(labels[unit_images], minlength=num_classes)
+        most = int(in_unit.argmax())
+        fold = int(np.lexsort((counts.sum(1), counts[:, most]))[0])
+        counts[fold] += in_unit
+        folds[unit_images] = fold
+    return folds
+
+
+def list_sizes(largest: int, num_classes: int) -> tuple[int, ...]:
+    """Return the numbers of labels to train with, ascending; raises `DataError` if there are too few for a curve.
+
+    >>> list_sizes(100, 2)
+    (9, 12, 18, 25, 35, 50, 71, 100)
+    """
+    sizes = [round(largest / SIZE_RATIO**number) for number in range(MAX_SIZES)]
+    sizes = [size for size in sizes if size >= MIN_SIZE * num_classes]
+    if len(sizes) < MIN_SIZES:
+        needed = math.ceil(MIN_SIZE * SIZE_RATIO ** (MIN_SIZES - 1) / (1 - 1 / REPEATS))
+        raise DataError(
+            f"There are too few images for a learning curve: {plural(largest, 'image')} to train on in "
+            f"{plural(num_classes, 'class', 'classes')}. Label at least {needed} of each class, and run this again."
+        )
+    return tuple(sizes[::-1])

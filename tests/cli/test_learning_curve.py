@@ -1,0 +1,37 @@
+"""`sightline learning-curve` as a user sees it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from command import Command
+
+SMALL = ("--set", "input.height=32")
+
+
+def test_what_cannot_be_said_is_said(sightline: Command, colors: Path) -> None:
+    result = sightline("learning-curve", colors, *SMALL)
+    assert result.code == 0
+    header, first, *_ = result.out.splitlines()
+    assert header.split() == ["labels", "per", "class", "accuracy", "95%", "interval"]
+    assert first.split()[:2] == ["13", "4"]
+    assert re.search(r"with \d errors? on 120 held-out images there is no curve to predict from", result.out)
+    assert "the images have about 32 pixels" in result.out
+    table = sightline("learning-curve", colors, *SMALL, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(table.out)))
+    assert [row["kind"] for row in rows] == ["measured"] * len(rows)
+    assert (rows[-1]["labels"], rows[-1]["gain"]) == ("108", "")
+    assert float(rows[-1]["low"]) < float(rows[-1]["accuracy"])
+    assert table.err == ""
+
+
+@pytest.mark.parametrize("options", [("--more", "0"), ("--recipe", "nothing"), ("--figure", "curve.svg")])
+def test_bad_options_end_with_2(sightline: Command, colors: Path, options: tuple[str, str]) -> None:
+    result = sightline("learning-curve", colors, *options)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: ")

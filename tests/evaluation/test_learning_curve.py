@@ -1,0 +1,168 @@
+"""Learning curves hold groups together, and what they predict is what hidden labels bring."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hidden_labels import check_coverage, make_subset
+from sightline.data.types import Subset
+from sightline.errors import DataError
+from sightline.evaluation.label_subsets import REPEATS, draw_partitions, list_sizes
+from sightline.evaluation.learning_curve import LearningCurve, measure_learning_curve
+from sightline.report.learning_curve_plot import plot_learning_curve
+from sightline.tasks.protocol import Task, find_task
+from sightline.training import linear_head
+from sightline.training.linear_head import fit_linear_head
+
+CLASSES = 3
+
+
+def draw_features(count: int, seed: int, noise: float = 1.4) -> Subset:
+    """Return features float32 [N, 30] of classes that overlap: with all labels of the world some errors remain."""
+    centers = np.random.default_rng(7).normal(0, 1, (CLASSES, 30)) / math.sqrt(3)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    return make_subset((centers[labels] + noise * rng.normal(0, 1, (count, 30))).astype(np.float32), labels)
+
+
+def measure(features: Subset, **options: Any) -> LearningCurve:
+    return measure_learning_curve(features, features.paths, **options)
+
+
+@pytest.fixture(scope="module")
+def curve() -> LearningCurve:
+    return measure(draw_features(220, 0), more=[40, 198])
+
+
+def test_points_are_accuracies_of_growing_subsets(curve: LearningCurve) -> None:
+    assert [point.labels for point in curve.points] == list(list_sizes(198, CLASSES))
+    assert curve.held_out == 220, "every image is held out once"
+    accuracies = [point.accuracy for point in curve.points]
+    assert accuracies[0] < accuracies[-1] - 0.05
+    assert all(point.interval.low < point.accuracy < point.interval.high for point in curve.points)
+    train, test = draw_features(198, 1), draw_features(4000, 2)
+    head = fit_linear_head(find_task("single_label"), train, test.head(500), CLASSES)
+    expected = float((head.compute_logits(test.pixels).argmax(1) == test.labels).mean())
+    assert curve.points[-1].interval.low < expected < curve.points[-1].interval.high
+
+
+def test_gains_rise_with_the_labels_and_have_intervals(curve: LearningCurve) -> None:
+    few, many = curve.gains
+    assert (few.more, few.labels, many.labels) == (40, 238, 396)
+    assert 0 <= few.gain <= many.gain
+    assert few.interval.low <= few.gain <= few.interval.high <= many.interval.high
+    assert curve.no_gain_reason is None
+    assert curve.to_dict()["gains"][0]["gain"] == few.gain
+
+
+def test_the_same_seed_gives_the_same_curve_in_any_number_of_threads() -> None:
+    features = draw_features(60, 3)
+    first, again, other = (measure(features, seed=seed, threads=t) for seed, t in ((1, 1), (1, 3), (2, 1)))
+    assert first.to_dict() == again.to_dict()
+    assert first.to_dict() != other.to_dict()
+
+
+def test_progress_ends_at_the_total() -> None:
+    events: list[tuple[str, int, int]] = []
+    measure(draw_features(60, 3), progress=lambda *event: events.append(event))
+    assert max(events)[1] == max(events)[2] == len(events)
+
+
+def test_without_enough_errors_nothing_is_predicted() -> None:
+    curve = measure(draw_features(120, 0, noise=0.05))
+    assert (curve.errors, curve.gains, curve.law) == (0, (), None)
+    assert curve.no_gain_reason == (
+        "with 0 errors on 120 held-out images there is no curve to predict from, which takes 10; more labels can bring "
+        "at most 3.1 points"
+    )
+    assert curve.points[-1].interval.low == pytest.approx(1 - 0.031, abs=1e-3)
+
+
+def test_too_few_images_are_an_error_that_states_how_many_it_takes() -> None:
+    with pytest.raises(DataError, match=r"13 images to train on in 3 classes\. Label at least 13 of each class"):
+        measure(draw_features(15, 0))
+
+
+def test_both_figures_are_drawn(curve: LearningCurve) -> None:
+    without_law = measure(draw_features(60, 0, noise=0.05))
+    pages = [plot_learning_curve(curve, "beans"), plot_learning_curve(without_law)]
+    assert all(page.startswith(b"\x89PNG") for page in pages)
+    assert len(pages[0]) > len(pages[1]), "it has the law and the prediction as well"
+
+
+# Subsets and held-out images
+
+
+def draw_units(count: int, seed: int = 0) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return labels of a rare and of two frequent classes, and units of one to five images, mostly of one class."""
+    rng = np.random.default_rng(seed)
+    units = np.sort(rng.integers(0, count // 3, count)).astype(np.int64)
+    labels = rng.choice(CLASSES, count // 3, p=[0.1, 0.4, 0.5])[units].astype(np.int32)
+    return np.where(rng.random(count) < 0.05, 2, labels).astype(np.int32), units
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_image_is_held_out_once_and_never_beside_its_group(seed: int) -> None:
+    labels, units = draw_units(300, seed)
+    partitions = draw_partitions(labels, units, None, seed)
+    assert len(partitions) == REPEATS
+    assert sorted(np.concatenate([p.held_out for p in partitions])) == list(range(300))
+    for partition in partitions:
+        assert not set(units[partition.pool]) & set(units[partition.held_out])
+        assert sorted([*partition.pool, *partition.held_out]) == list(range(300))
+        assert 20 <= len(partition.held_out) <= 40
+        rare = [(labels[p.held_out] == 0).sum() for p in partitions]
+        assert max(rare) <= 12
+
+
+def test_subsets_are_stratified_and_begin_with_every_class() -> None:
+    labels, units = draw_units(300)
+    pool = draw_partitions(labels, np.arange(300), None, 0)[0].pool
+    assert set(labels[pool[:CLASSES]]) == set(range(CLASSES))
+    for size in (30, 90, 200):
+        counts = Counter(labels[pool[:size]].tolist())
+        for label in range(CLASSES):
+            assert abs(counts[label] - size * (labels[pool] == label).mean()) <= 2
+    grouped = draw_partitions(labels, units, None, 0)[0].pool
+    changes = (np.diff(units[grouped]) != 0).sum() + 1
+    assert changes == len(set(units[grouped])), "a group stands together"
+
+
+def test_given_splits_are_kept_and_leaking_images_are_not_trained_on() -> None:
+    labels, units = draw_units(200)
+    held_out = np.arange(200) % 4 == 0
+    partitions = draw_partitions(labels, units, held_out, 0)
+    assert all(set(p.held_out) == set(np.flatnonzero(held_out)) for p in partitions)
+    assert all(not set(units[p.pool]) & set(units[held_out]) for p in partitions)
+    assert len({tuple(p.pool) for p in partitions}) == REPEATS, "each repeat has an order of its own"
+
+
+def test_all_training_images_of_a_given_split_are_trained_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = draw_features(200, 0)
+    sizes: list[int] = []
+    solve = linear_head.iter_heads
+
+    def record(task: Task, train: Subset, *arguments: Any) -> Any:
+        sizes.append(len(train))
+        return solve(task, train, *arguments)
+
+    monkeypatch.setattr(linear_head, "iter_heads", record)
+    curve = measure(features, held_out=np.arange(200) >= 120)
+    counts = Counter(sizes)
+    assert counts.pop(120) == 1
+    assert set(counts.values()) == {REPEATS}
+    assert curve.held_out == 80
+    assert curve.points[-1].labels == 120
+
+
+# What is predicted from half of a set is what the other half brings
+
+
+def test_the_predicted_interval_holds_what_as_many_labels_again_bring() -> None:
+    assert check_coverage(draw_features(2000, 11), 80, seed=0)
