@@ -75,6 +75,8 @@ PUBLIC_NAMES = {
     "describe",
     "learning_curve",
     "load",
+    "pull",
+    "push",
     "register_augmentation",
     "register_exporter",
     "register_layer",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sightline.api.dataset import Dataset
     from sightline.api.description import describe
     from sightline.api.evaluation import Evaluation
+    from sightline.api.hub import pull, push
     from sightline.api.learning_curve import learning_curve
     from sightline.api.loading import load
     from sightline.api.run import Run, train
@@ -65,6 +66,8 @@ __all__ = [
     "describe",
     "learning_curve",
     "load",
+    "pull",
+    "push",
     "register_augmentation",
     "register_exporter",
     "register_layer",
@@ -85,6 +88,8 @@ _HOMES = {
     "describe": "sightline.api.description",
     "learning_curve": "sightline.api.learning_curve",
     "load": "sightline.api.loading",
+    "pull": "sightline.api.hub",
+    "push": "sightline.api.hub",
     "register_augmentation": "sightline.training.augment.augmentation",
     "register_exporter": "sightline.inference.exporters",
     "register_layer": "sightline.models.layers",

@@ -128,6 +128,7 @@ def suggest(name: str, valid: Iterable[str], prefix: str = "") -> str:
 EXTRAS = {
     "ai_edge_litert": ("ai-edge-litert", "export"),
     "cleanlab": ("cleanlab", "labels"),
+    "huggingface_hub": ("huggingface-hub", "hub"),
     "keras": ("keras", "train"),
     "matplotlib": ("matplotlib", "train"),
     "mlflow": ("mlflow-skinny", "mlflow"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.models import OptionInfo
 
-from sightline import Classifier, Dataset, Run, cli, describe, learning_curve, sweep, train
+from sightline import Classifier, Dataset, Run, cli, describe, learning_curve, pull, push, sweep, train
 
 TWINS: dict[str, Callable[..., Any]] = {
     "train": train,
@@ -25,6 +25,8 @@ TWINS: dict[str, Callable[..., Any]] = {
     "export": Classifier.export,
     "compress": Classifier.compress,
     "model_card": Classifier.model_card,
+    "push": push,
+    "pull": pull,
     "doctor": Dataset.check,
     "preview": Dataset.preview,
     "learning_curve": learning_curve,

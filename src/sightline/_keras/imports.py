@@ -1,4 +1,4 @@
-"""Import Keras, TensorFlow, ONNX Runtime, OpenVINO, MLflow and wandb quietly, without telemetry: no other module does.
+"""Import Keras, TensorFlow, ONNX Runtime, OpenVINO and others quietly and without telemetry: no other module does.
 
 After an import, only variables of `ENVIRONMENT` have changed: ``sys.modules``, ``sys.meta_path``, warning filters and
 standard error are as they were, and everything that Keras offers works.
@@ -27,6 +27,7 @@ from sightline.escaping import printable
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "which GPUs to use, if `device.gpus` says so; read when a backend first looks for GPUs",
     "CUBLAS_WORKSPACE_CONFIG": "deterministic matrix products, if `device.deterministic` is set; read by cuBLAS",
+    "HF_HUB_DISABLE_TELEMETRY": "no telemetry; huggingface_hub reads it on import",
     "MLFLOW_DISABLE_TELEMETRY": "no telemetry; MLflow reads it on import",
     "ORT_DISABLE_TELEMETRY": "no telemetry; ONNX Runtime 1.31 reads it on import and again in each new session",
     "TF_CPP_MIN_LOG_LEVEL": "no notes of TensorFlow's C++ code, which it writes until the process ends",
@@ -110,6 +111,15 @@ def import_openvino() -> Any:
         if hides_telemetry:
             del sys.modules[telemetry]
     return package
+
+
+def import_huggingface_hub(purpose: str) -> Any:
+    """Import and return huggingface_hub without its telemetry.
+
+    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    """
+    set_variable("HF_HUB_DISABLE_TELEMETRY", "1")
+    return require("huggingface_hub", purpose)
 
 
 def import_mlflow(purpose: str) -> Any:

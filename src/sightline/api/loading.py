@@ -82,6 +82,8 @@ def _make_bundle_classifier(
 def explain_not_a_model(path: Path) -> str:
     """Return the message for a path that is not a model: what it is, and what to give instead."""
     if not path.exists():
+        if str(path).startswith("hf:"):
+            return f"{path} is a model on the Hugging Face Hub: `sightline pull {path} FOLDER` downloads it."
         if named.is_named(str(path)):
             return f"{path} is a data set, not a model: `sightline train {path}` trains a model on it."
         return f"There is no model {path}: expected {MODEL_KINDS}."

@@ -27,6 +27,8 @@ from sightline.cli import (
     models,
     predict,
     preview,
+    pull,
+    push,
     recipes,
     report,
     resume,
@@ -55,7 +57,7 @@ app = typer.Typer(
 for function in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, embed.embed, similar.similar,
     report.report, explain.explain, doctor.doctor, learning_curve.learning_curve, export.export, compress.compress,
-    model_card.model_card, serve.serve, sweep.sweep, compare.compare,
+    model_card.model_card, push.push, pull.pull, serve.serve, sweep.sweep, compare.compare,
     describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     name = function.__name__.replace("_", "-")

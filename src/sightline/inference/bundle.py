@@ -121,7 +121,7 @@ def write_folder(bundle: Bundle, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as temporary:
             new_folder = Path(temporary, "bundle")
-            for name, content in _to_files(bundle).items():
+            for name, content in to_files(bundle).items():
                 path = new_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
@@ -135,11 +135,12 @@ def write_folder(bundle: Bundle, folder: Path) -> None:
 def write_zip(bundle: Bundle, file: Any) -> None:
     """Write a bundle as a zip to a path or an open file; equal bundles give equal bytes."""
     with zipfile.ZipFile(file, "w") as archive:
-        for name, content in _to_files(bundle).items():
+        for name, content in to_files(bundle).items():
             archive.writestr(zipfile.ZipInfo(name), content)
 
 
-def _to_files(bundle: Bundle) -> dict[str, bytes]:
+def to_files(bundle: Bundle) -> dict[str, bytes]:
+    """Return the contents of all files of a bundle by name; ``manifest.json`` has the hashes of the others."""
     contents = {MODEL_FILE: bundle.model, **bundle.files}
     hashes = {name: _sha256(content) for name, content in sorted(contents.items())}
     values = bundle.manifest.to_dict() | {"files": hashes}
@@ -251,20 +252,27 @@ def _read_embedded_manifest(model: bytes) -> Manifest:
     return manifest
 
 
-def _read_verified(read: Callable[[str], bytes]) -> Bundle:
-    values = _parse_json(read(MANIFEST_FILE), MANIFEST_FILE)
+def is_bundle_file(name: str) -> bool:
+    """Return whether a file of this name may belong to a bundle, besides its ``manifest.json``."""
+    return name in {MODEL_FILE, CARD_FILE} or any(p.fullmatch(name) for p in (REFERENCE_FILE, _PLOT_FILE))
+
+
+def parse_file_list(manifest: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the fields of a ``manifest.json``, and the sha256 of each file that it lists; raises `ModelError`."""
+    values = _parse_json(manifest, MANIFEST_FILE)
     hashes = values.pop("files", None) if isinstance(values, dict) else None
     if not isinstance(hashes, dict) or MODEL_FILE not in hashes:
         raise ModelError(f"{MANIFEST_FILE} lists no files, or not {MODEL_FILE}")
+    if foreign := [name for name in hashes if not is_bundle_file(name)]:
+        raise ModelError(f"{MANIFEST_FILE} lists {foreign[0]!r}, which is not a file of a bundle")
+    return values, hashes
+
+
+def _read_verified(read: Callable[[str], bytes]) -> Bundle:
+    values, hashes = parse_file_list(read(MANIFEST_FILE))
     manifest = Manifest.from_dict(values)
     contents, size = {}, 0
     for name, expected in hashes.items():
-        if (
-            name not in {MODEL_FILE, CARD_FILE}
-            and not REFERENCE_FILE.fullmatch(name)
-            and not _PLOT_FILE.fullmatch(name)
-        ):
-            raise ModelError(f"{MANIFEST_FILE} lists {name!r}, which is not a file of a bundle")
         contents[name] = read(name)
         size += len(contents[name])
         if size > MAX_BUNDLE_BYTES:

@@ -17,16 +17,28 @@ from sightline.report import sentences
 NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
 
 
-def render_card(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
-    """Return the card of a bundle; `run` is the content of ``run.json``, `figures` names PNG files in the bundle."""
-    return "\n\n".join([_header(manifest), *_body(manifest, run, figures)]) + "\n"
+def render_card(
+    manifest: Manifest,
+    run: Mapping[str, Any],
+    figures: Sequence[str] = (),
+    *,
+    license_id: str = "other",
+    repository: str = "",
+) -> str:
+    """Return the card of a bundle.
+
+    `run` is the content of ``run.json``, empty without one, and `figures` names PNG files in the bundle. `license_id`
+    is one of Hugging Face's, and `repository` where the bundle is pulled from, such as ``hf:user/name``.
+    """
+    body = _body(manifest, run, figures, repository)
+    return "\n\n".join([_header(manifest, license_id), *body]) + "\n"
 
 
-def _header(manifest: Manifest) -> str:
+def _header(manifest: Manifest, license_id: str) -> str:
     """Return the YAML between its two lines; each value is JSON, which YAML contains."""
     data = str(manifest.data.get("name", "unknown"))
     values = {
-        "license": "other",
+        "license": license_id,
         "library_name": "sightline",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "onnx", "sightline", manifest.model],
@@ -54,7 +66,9 @@ def _header(manifest: Manifest) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], repository: str) -> list[str]:
+    folder = repository.rpartition("/")[2] or "."
+    pull = f"sightline pull {repository} {folder}\n" if repository else ""
     size, count = manifest.preprocess, len(manifest.classes)
     color = "grayscale" if size.channels == 1 else "RGB"
     return [
@@ -83,11 +97,13 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) ->
         (
             f"uint8 {color} images, {size.height} high and {size.width} wide, `resize={size.resize}` with "
             f"`interpolation={size.interpolation}`, antialiased. Scaling, mean and channel order are inside "
-            "`model.onnx`. `reference/` has reference examples, whose pixels and probabilities are in `manifest.json`."
+            "`model.onnx`."
+            + " `reference/` has reference examples, whose pixels and probabilities are in `manifest.json`."
+            * bool(manifest.reference_examples)
         ),
         "## How to use it",
-        "```sh\nsightline predict . image.jpg\n```",
-        '```python\nimport sightline\n\nprint(sightline.load(".").predict("image.jpg")[0].label)\n```',
+        f"```sh\n{pull}sightline predict {folder} image.jpg\n```",
+        f'```python\nimport sightline\n\nprint(sightline.load("{folder}").predict("image.jpg")[0].label)\n```',
         "## Training",
         _training_section(manifest, run),
     ]
@@ -136,9 +152,8 @@ def _training_section(manifest: Manifest, run: Mapping[str, Any]) -> str:
     )
     seed, backend = (_escape_markdown(run.get(key, "unknown")) for key in ("seed", "backend"))
     platform = _escape_markdown(run.get("platform", ""))
-    lines = [
-        f"- seed {seed}, backend {backend}, {platform}",
-        f"- {versions}",
+    lines = [f"- seed {seed}, backend {backend}, {platform}", f"- {versions}"] if run else []
+    lines += [
         f"- weights `{manifest.weights_sha256}`, graph `{manifest.graph_sha256}`",
     ]
     lines += [

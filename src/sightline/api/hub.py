@@ -1,0 +1,329 @@
+"""`push` and `pull`: bundles on the Hugging Face Hub, through its own library, logins and settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sightline._keras.imports import import_huggingface_hub
+from sightline.api.classifier import Classifier
+from sightline.api.loading import load
+from sightline.api.run import Run
+from sightline.callbacks import Callback
+from sightline.errors import ModelError, OutputError, SightlineError, UsageError, first_line, plural, require
+from sightline.inference import bundle
+from sightline.inference.bundle import CARD_FILE, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_MANIFEST_BYTES, Bundle
+from sightline.progress import show_progress
+from sightline.report import model_card
+from sightline.runs.directory import RunDirectory
+from sightline.runs.failures import explain_missing_bundle
+
+PURPOSE = "The Hugging Face Hub"
+MAX_FILES = 200  # of a bundle; it has at most 100 reference examples
+_ADDRESS = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,200}))?", re.ASCII)
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
+
+
+class HubAddress(NamedTuple):
+    """A model on the Hub: ``user/name``, and a branch, tag or commit of it, None for the newest."""
+
+    repository: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> HubAddress:
+        """Parse ``hf:USER/NAME`` or ``hf:USER/NAME@REVISION``; raises `UsageError`."""
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise UsageError(f"{text!r} is not a model on the Hub: expected hf:USER/NAME or hf:USER/NAME@REVISION.")
+        return cls(match[1], match[2])
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What was uploaded, or with ``dry_run`` would be.
+
+    Attributes:
+        repository: The model on the Hub, such as ``"user/name"``.
+        url: Its address.
+        files: The size of each file in bytes, by name.
+        license: The license that the model card states.
+        public: Whether everybody may see it; None if it was not looked up.
+        commit: The hash of the new commit; None if nothing was sent.
+    """
+
+    repository: str
+    url: str
+    files: Mapping[str, int]
+    license: str
+    public: bool | None
+    commit: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-compatible values."""
+        return {
+            "repository": self.repository, "url": self.url, "files": dict(self.files), "license": self.license,
+            "public": self.public, "commit": self.commit,
+        }  # fmt: skip
+
+
+def push(
+    model: Classifier | Run | str | Path,
+    target: str,
+    *,
+    license: str | None = None,  # noqa: A002  # the option's own name
+    public: bool = False,
+    include_images: bool = False,
+    dry_run: bool = False,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+) -> PushResult:
+    """Upload the bundle of a model to the Hugging Face Hub, with a model card.
+
+    A new model on the Hub is private, and the reference examples, which are images of the data set, stay here, unless
+    you say otherwise. The login is that of huggingface_hub: ``hf auth login``, or the variable ``HF_TOKEN``.
+
+    Args:
+        model: A run that has a bundle, a bundle, or the path of either.
+        target: The model on the Hub, as ``"hf:USER/NAME"``; it is created if it does not exist.
+        license: The license for the model card, such as ``"apache-2.0"`` or ``"cc-by-4.0"``; by default ``"other"``.
+        public: Whether a new model may be seen by everybody; needed, too, for one that is public already.
+        include_images: Whether to upload the reference examples, by which whoever loads the bundle verifies it.
+        dry_run: Whether to return what would be uploaded, without connecting to anything.
+        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        callback: Receives the progress events in place of the display.
+
+    Returns:
+        The files with their sizes, and the commit.
+
+    Raises:
+        UsageError: If the target or the license is not valid, or the target is public and `public` is false.
+        ModelError: If the model has no bundle.
+        OutputError: If the Hub cannot be reached, or does not accept the upload.
+        MissingExtraError: If huggingface_hub is not installed.
+
+    Example:
+        ```python
+        sl.push("runs/cats", "hf:me/cats", license="apache-2.0", dry_run=True).files
+        ```
+    """
+    address = HubAddress.parse(target)
+    if address.revision is not None:
+        raise UsageError(f"A push goes to the main branch: give hf:{address.repository} without @{address.revision}.")
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise UsageError(f"{license!r} is not a license identifier of the Hub: expected one such as apache-2.0 or mit.")
+    files = _prepare_files(model, address.repository, license or "other", include_images=include_images)
+    sizes = {name: len(content) for name, content in files.items()}
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    planned = PushResult(address.repository, f"{endpoint}/{address.repository}", sizes, license or "other", None, None)
+    if dry_run:
+        return planned
+    with show_progress(progress, callback) as display, _open_hub(address.repository, OutputError) as hub:
+        display.on_message(
+            f"uploading {plural(len(sizes), 'file')}, {sum(sizes.values()) / 1e6:.1f} MB: {', '.join(sizes)}"
+        )
+        is_public, old_files = hub.create_if_missing(address.repository, public=public)
+        commit = hub.commit(address.repository, files, old_files)
+    return replace(planned, public=is_public, commit=commit)
+
+
+def _prepare_files(
+    model: Classifier | Run | str | Path, repository: str, license_id: str, *, include_images: bool
+) -> dict[str, bytes]:
+    """Return the files to upload by name.
+
+    The card and its figures are not in the manifest: they may be edited on the Hub.
+    """
+    path = model.path if isinstance(model, Classifier | Run) else Path(model)
+    classifier = model if isinstance(model, Classifier) else load(path or Path())
+    run = classifier.run
+    if run is not None and run.bundle is None:
+        raise ModelError(f"The run {run.path} has no bundle to upload: {explain_missing_bundle(run)}.")
+    bundle_path = run.bundle if run is not None else path
+    if bundle_path is None or not bundle.is_bundle(bundle_path):
+        raise ModelError(f"{path} is not a bundle: give a run, or a bundle (a folder, .zip or .onnx file).")
+    whole = bundle.read(bundle_path)
+    figures = {name: content for name, content in whole.files.items() if name.startswith("figures/")}
+    if run is not None and (confusion := run.read_figure("confusion.png")) is not None:
+        figures["figures/confusion.png"] = confusion
+    kept = {
+        name: content
+        for name, content in whole.files.items()
+        if name != CARD_FILE and name not in figures and (include_images or not name.startswith("reference/"))
+    }
+    manifest = whole.manifest if include_images else replace(whole.manifest, reference_examples=())
+    uploaded = bundle.make(manifest, whole.model, kept)
+    card = _render_card(uploaded, run, tuple(figures), license_id, repository)
+    return {**bundle.to_files(uploaded), CARD_FILE: card.encode(), **figures}
+
+
+def _render_card(
+    uploaded: Bundle, run: RunDirectory | None, figures: tuple[str, ...], license_id: str, repository: str
+) -> str:
+    info = {} if run is None else run.info
+    try:
+        return model_card.render_card(
+            uploaded.manifest, info, figures, license_id=license_id, repository=f"hf:{repository}"
+        )
+    except KeyError as error:
+        raise ModelError(
+            f"The manifest of the bundle lacks {error}, which the model card needs: export it again."
+        ) from error
+
+
+def pull(
+    source: str, dest: str | Path, *, progress: bool | None = None, callback: Callback | None = None
+) -> Classifier:
+    """Download a bundle from the Hugging Face Hub, and verify it before any of it is opened or put in place.
+
+    Args:
+        source: The model on the Hub, as ``"hf:USER/NAME"``, or ``"hf:USER/NAME@REVISION"`` for a branch, tag or commit.
+        dest: The folder to write the bundle to, which must be empty or not exist.
+        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        callback: Receives the progress events in place of the display.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        UsageError: If the source is not valid.
+        ModelError: If there is no such model, the Hub cannot be reached, or the files are not a valid bundle.
+        OutputError: If `dest` cannot be written.
+        MissingExtraError: If huggingface_hub is not installed.
+
+    Example:
+        ```python
+        clf = sl.pull("hf:me/cats", "cats")
+        ```
+    """
+    address, folder = HubAddress.parse(source), Path(dest)
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise OutputError(f"{folder} exists already: choose another folder.")
+    with (
+        show_progress(progress, callback) as display,
+        _open_hub(address.repository, ModelError) as hub,
+        _make_folder(folder) as temporary,
+    ):
+        commit, sizes = hub.list_files(address)
+        display.on_message(f"hf:{address.repository} at commit {commit}")
+        _check_size(MANIFEST_FILE, sizes, MAX_MANIFEST_BYTES)
+        manifest = hub.download(address.repository, MANIFEST_FILE, commit, temporary)
+        names = bundle.parse_file_list(manifest.read_bytes())[1]
+        if len(names) > MAX_FILES:
+            raise ModelError(f"{source} cannot be used: its manifest lists more than {MAX_FILES} files.")
+        total = sum(_check_size(name, sizes, bundle.MAX_MODEL_BYTES) for name in names)
+        if total > MAX_BUNDLE_BYTES:
+            raise ModelError(f"{source} cannot be used: its files have more than {MAX_BUNDLE_BYTES >> 30} GB.")
+        for number, name in enumerate(names):
+            display.on_progress("downloading", number, len(names))
+            hub.download(address.repository, name, commit, temporary)
+        verified, _ = bundle.load(temporary)
+        bundle.write_folder(verified, folder)
+    return load(folder)
+
+
+def _check_size(name: str, sizes: Mapping[str, int | None], limit: int) -> int:
+    """Return the size that the Hub states; raises `ModelError` if the file is missing or larger than `limit`."""
+    size = sizes.get(name)
+    if size is None:
+        raise ModelError(
+            f"The model has no file {name}: it was not made by `sightline push`, or is damaged. Try another revision."
+        )
+    if size > limit:
+        raise ModelError(f"The model cannot be used: {name} has {size:,} bytes, more than {limit:,}.")
+    return size
+
+
+@contextmanager
+def _make_folder(dest: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `dest`; raises `OutputError`."""
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".part-", dir=dest.parent)
+    except OSError as error:
+        raise OutputError(f"{dest} cannot be written: {error.strerror or error}.") from error
+    with temporary as folder:
+        yield Path(folder)
+
+
+class _Hub:
+    """The calls of huggingface_hub that are needed here; it finds the login by itself."""
+
+    def __init__(self, library: Any, errors: Any) -> None:
+        self._library, self._errors = library, errors
+        self._api = library.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="sightline")
+
+    def create_if_missing(self, repository: str, *, public: bool) -> tuple[bool, list[str]]:
+        """Return whether a model is public, and its files; raises `UsageError` if it is and `public` is false."""
+        try:
+            info = self._api.model_info(repository)
+        except self._errors.GatedRepoError:
+            raise
+        except self._errors.RepositoryNotFoundError:
+            self._api.create_repo(repository, private=not public)
+            return public, []
+        if not info.private and not public:
+            raise UsageError(
+                f"hf:{repository} is public, so everybody could see the model: add --public if that is meant."
+            )
+        return not info.private, [file.rfilename for file in info.siblings or ()]
+
+    def commit(self, repository: str, files: Mapping[str, bytes], old_files: list[str]) -> str:
+        """Upload files in one commit, remove those of an earlier bundle, and return the hash of the commit."""
+        library = self._library
+        operations = [library.CommitOperationAdd(name, content) for name, content in files.items()]
+        stale = [name for name in old_files if bundle.is_bundle_file(name) and name not in files]
+        operations += [library.CommitOperationDelete(name) for name in stale]
+        return str(self._api.create_commit(repository, operations, commit_message="Upload a Sightline bundle").oid)
+
+    def list_files(self, address: HubAddress) -> tuple[str, dict[str, int | None]]:
+        """Return the hash of the commit, and the size of each file."""
+        info = self._api.model_info(address.repository, revision=address.revision, files_metadata=True)
+        return str(info.sha), {file.rfilename: file.size for file in info.siblings or ()}
+
+    def download(self, repository: str, name: str, commit: str, folder: Path) -> Path:
+        """Download a file below `folder`, past the cache, and return its path."""
+        return Path(self._api.hf_hub_download(repository, name, revision=commit, local_dir=folder))
+
+
+@contextmanager
+def _open_hub(repository: str, error_type: type[SightlineError]) -> Iterator[_Hub]:
+    """Yield the Hub, without progress bars of its own; what it raises in the block becomes one sentence."""
+    library = import_huggingface_hub(PURPOSE)
+    errors, utils = require("huggingface_hub.errors", PURPOSE), require("huggingface_hub.utils", PURPOSE)
+    shows_bars = not utils.are_progress_bars_disabled()
+    if shows_bars:
+        utils.disable_progress_bars()
+    try:
+        yield _Hub(library, errors)
+    except SightlineError:
+        raise
+    except Exception as error:
+        raise error_type(_explain(error, errors, repository)) from error
+    finally:
+        if shows_bars:
+            utils.enable_progress_bars()
+
+
+def _explain(error: Exception, errors: Any, repository: str) -> str:
+    """Return a sentence for an error of huggingface_hub: what happened, and what to do."""
+    login = "`hf auth login`, or the variable HF_TOKEN, logs you in"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return f"hf:{repository} is gated: ask for access on its page on the Hub."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"hf:{repository} has no such revision: give a branch, a tag or a commit."
+    if isinstance(error, errors.LocalTokenNotFoundError) or status in {401, 403}:
+        return f"You are not logged in to the Hub, or may not write to hf:{repository}: {login}."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"There is no model hf:{repository} that you may see: check its name; {login}."
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "The Hub was not contacted, as HF_HUB_OFFLINE is set: unset it."
+    reason = first_line(error)[:200].rstrip(".")
+    return f"The Hub cannot be reached or did not accept the request for hf:{repository}: {reason}. Try again later."

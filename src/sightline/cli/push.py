@@ -1,0 +1,47 @@
+"""`sightline push`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
+
+
+def push(
+    model: Annotated[str, typer.Argument(help="A run that has a bundle, or a bundle.")],
+    target: Annotated[str, typer.Argument(metavar="hf:USER/NAME", help="The model on the Hub; created if missing.")],
+    license: Annotated[  # noqa: A002  # the option's own name
+        str | None, typer.Option(metavar="ID", help="License for the model card, e.g. apache-2.0; default other.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody see it; needed for a model that is public already.")
+    ] = False,
+    include_images: Annotated[
+        bool, typer.Option("--include-images", help="Also upload the reference examples: images of the data set.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded, and send nothing.")] = False,
+    output_format: FormatOption = OutputFormat.text,
+) -> None:
+    """Upload a bundle to the Hugging Face Hub, with a model card; private and without images by default.
+
+    The login is that of huggingface_hub: `hf auth login`, or the variable HF_TOKEN.
+    """
+    from sightline.api.hub import push as run
+
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+        result = run(
+            model, target, license=license, public=public, include_images=include_images, dry_run=dry_run,
+            callback=display,
+        )  # fmt: skip
+    if output_format == OutputFormat.json:
+        print_json(result.to_dict())
+        return
+    print_table(["file", "bytes"], [[name, f"{size:,}"] for name, size in result.files.items()], right=["bytes"])
+    if result.license == "other":
+        print_line("license    other: state one with --license, so that people know what they may do")
+    if result.commit is None:
+        print_line(f"dry run    nothing was sent to {result.url}")
+    else:
+        print_line(f"uploaded   {result.url} ({'public' if result.public else 'private'}), commit {result.commit}")
