@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -201,7 +203,7 @@ def replace_model(repository: Repository) -> None:
     edit_manifest(lambda values: values["files"].update({"model.onnx": digest}))(repository)
 
 
-FAULTS: dict[str, tuple[Callable[[Repository], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Repository], object], str]] = {
     "a changed model": (change_model, "model.onnx was changed"),
     "another graph": (replace_model, "cannot be used"),
     "changed classes": (edit_manifest(lambda v: v.update(classes=["a", "b", "c"])), "differ"),
@@ -236,6 +238,12 @@ def test_a_size_beyond_the_limit_is_refused_before_the_download(
         sl.pull(f"hf:{NAME}", tmp_path / "x")
     assert not any("resolve" in request and "model.onnx" in request for request in hub.requests)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pulling_needs_nothing_that_trains() -> None:
+    blocked = ("keras", "tensorflow", "jax", "torch", "sklearn", "matplotlib", "onnx", "tomlkit", "sightline.api.training")
+    code = f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\nimport sightline\nsightline.pull"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_run_without_a_bundle_is_not_pushed(run: Path, hub: Hub, tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline._keras.imports import import_huggingface_hub
 from sightline.api.classifier import Classifier
 from sightline.api.loading import load
-from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.errors import ModelError, OutputError, SightlineError, UsageError, first_line, plural, require
 from sightline.inference import bundle
@@ -23,6 +22,9 @@ from sightline.progress import show_progress
 from sightline.report import model_card
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_missing_bundle
+
+if TYPE_CHECKING:  # annotations only: a bundle is pulled without what trains
+    from sightline.api.run import Run
 
 PURPOSE = "The Hugging Face Hub"
 MAX_FILES = 200  # of a bundle; it has at most 100 reference examples
@@ -140,7 +142,7 @@ def _prepare_files(
 
     The card and its figures are not in the manifest: they may be edited on the Hub.
     """
-    path = model.path if isinstance(model, Classifier | Run) else Path(model)
+    path = Path(model) if isinstance(model, str | Path) else model.path
     classifier = model if isinstance(model, Classifier) else load(path or Path())
     run = classifier.run
     if run is not None and run.bundle is None:
@@ -152,13 +154,13 @@ def _prepare_files(
     figures = {name: content for name, content in whole.files.items() if name.startswith("figures/")}
     if run is not None and (confusion := run.read_figure("confusion.png")) is not None:
         figures["figures/confusion.png"] = confusion
-    kept = {
+    included = {
         name: content
         for name, content in whole.files.items()
         if name != CARD_FILE and name not in figures and (include_images or not name.startswith("reference/"))
     }
     manifest = whole.manifest if include_images else replace(whole.manifest, reference_examples=())
-    uploaded = bundle.make(manifest, whole.model, kept)
+    uploaded = bundle.make(manifest, whole.model, included)
     card = _render_card(uploaded, run, tuple(figures), license_id, repository)
     return {**bundle.to_files(uploaded), CARD_FILE: card.encode(), **figures}
 
@@ -214,7 +216,7 @@ def pull(
         display.on_message(f"hf:{address.repository} at commit {commit}")
         _check_size(MANIFEST_FILE, sizes, MAX_MANIFEST_BYTES)
         manifest = hub.download(address.repository, MANIFEST_FILE, commit, temporary)
-        names = bundle.parse_file_list(manifest.read_bytes())[1]
+        _, names = bundle.parse_manifest(manifest.read_bytes())
         if len(names) > MAX_FILES:
             raise ModelError(f"{source} cannot be used: its manifest lists more than {MAX_FILES} files.")
         total = sum(_check_size(name, sizes, bundle.MAX_MODEL_BYTES) for name in names)

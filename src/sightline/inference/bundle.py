@@ -257,20 +257,20 @@ def is_bundle_file(name: str) -> bool:
     return name in {MODEL_FILE, CARD_FILE} or any(p.fullmatch(name) for p in (REFERENCE_FILE, _PLOT_FILE))
 
 
-def parse_file_list(manifest: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the fields of a ``manifest.json``, and the sha256 of each file that it lists; raises `ModelError`."""
-    values = _parse_json(manifest, MANIFEST_FILE)
+def parse_manifest(content: bytes) -> tuple[Manifest, dict[str, str]]:
+    """Return the manifest in a ``manifest.json``, and the sha256 of each file that it lists; raises `ModelError`."""
+    values = _parse_json(content, MANIFEST_FILE)
     hashes = values.pop("files", None) if isinstance(values, dict) else None
     if not isinstance(hashes, dict) or MODEL_FILE not in hashes:
         raise ModelError(f"{MANIFEST_FILE} lists no files, or not {MODEL_FILE}")
+    manifest = Manifest.from_dict(values)
     if foreign := [name for name in hashes if not is_bundle_file(name)]:
         raise ModelError(f"{MANIFEST_FILE} lists {foreign[0]!r}, which is not a file of a bundle")
-    return values, hashes
+    return manifest, hashes
 
 
 def _read_verified(read: Callable[[str], bytes]) -> Bundle:
-    values, hashes = parse_file_list(read(MANIFEST_FILE))
-    manifest = Manifest.from_dict(values)
+    manifest, hashes = parse_manifest(read(MANIFEST_FILE))
     contents, size = {}, 0
     for name, expected in hashes.items():
         contents[name] = read(name)
