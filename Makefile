@@ -34,7 +34,7 @@ demo: $(VENV)/installed ## train, evaluate and predict on drawn images
 test: $(VENV)/installed ## run the tests, less the slow ones
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: $(VENV)/installed ## run the slow tests only
+test-slow: $(VENV)/installed .venv-clients/installed ## run the slow tests only
 	@$(BIN)/pytest -m slow $(ARGS)
 
 test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backends and formats on JAX, PyTorch and TensorFlow
@@ -86,11 +86,13 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 	@mv $(VENV)/new.lock requirements-backends.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group fuzz \
 		--custom-compile-command "make lock" $(ARGS) --output-file requirements-fuzz.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group clients \
+		--custom-compile-command "make lock" $(ARGS) --output-file requirements-clients.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group docs \
 		--custom-compile-command "make lock" $(ARGS) --output-file requirements-docs.lock
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) $(BACKENDS) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(BACKENDS) .venv-clients .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Two stamps: a changed lock rebuilds .venv (minutes), a changed pyproject.toml only installs the project (seconds).
@@ -120,6 +122,13 @@ $(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
 
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock
 	@$(PIP) install --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+# An environment of its own: clients of the server, whose packages contradict those of $(VENV).
+.venv-clients/installed: requirements-clients.lock
+	@echo "Creating .venv-clients from requirements-clients.lock (about a minute, once) ..."
+	@$(PYTHON) -m venv --clear .venv-clients
+	@.venv-clients/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-clients.lock
 	@touch $@
 
 # An environment of its own, which needs no framework: mkdocstrings reads the sources.

@@ -17,6 +17,8 @@ from sightline import process
 from sightline.data.sources.split_names import SPLIT_NAMES
 from synthetic_images import HostileFolder, ImageFolder, draw_classes, draw_hostile
 
+collect_ignore = ["serve/protocol_clients.py"]  # a script for another environment
+
 settings.register_profile("sightline", deadline=None)  # slow machines must not fail tests
 settings.load_profile("sightline")
 

@@ -17,6 +17,7 @@ from sightline.errors import SightlineError
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.serve import open_inference
 from sightline.serve.batcher import Batcher
+from sightline.serve.openapi import build_openapi
 from sightline.serve.served_model import ServedModel
 
 DEFAULT_TOP = 5
@@ -38,12 +39,6 @@ def create_app(classifier: Classifier, *, max_bytes: int, name: str | None = Non
     served = ServedModel.from_classifier(classifier, name)
     batcher = Batcher(classifier)
     uploads = _Uploads(max_bytes, max(max_bytes, MAX_BODY_BYTES))
-
-    async def health(_request: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok"})
-
-    async def model(_request: Request) -> JSONResponse:
-        return JSONResponse(served.describe())
 
     @asynccontextmanager
     async def read_body(request: Request) -> AsyncIterator[bytes]:
@@ -80,8 +75,7 @@ def create_app(classifier: Classifier, *, max_bytes: int, name: str | None = Non
 
     return Starlette(
         routes=[
-            Route("/health", health),
-            Route("/model", model),
+            *_make_description_routes(served),
             Route("/predict", predict, methods=["POST"]),
             *open_inference.make_routes(served, batcher, read_body, lambda: True),
         ],
@@ -93,6 +87,19 @@ def create_app(classifier: Classifier, *, max_bytes: int, name: str | None = Non
         },
         lifespan=lifespan,
     )
+
+
+def _make_description_routes(served: ServedModel) -> list[Route]:
+    async def health(_request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def model(_request: Request) -> JSONResponse:
+        return JSONResponse(served.describe())
+
+    async def openapi(_request: Request) -> JSONResponse:
+        return JSONResponse(build_openapi(served))
+
+    return [Route("/health", health), Route("/model", model), Route("/openapi.json", openapi)]
 
 
 async def _error_response(_request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,188 @@
+"""The description of the HTTP API in OpenAPI 3.1, which ``GET /openapi.json`` returns."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as get_version
+from typing import Any
+
+from sightline.serve.served_model import ServedModel
+
+_STRING = {"type": "string"}
+_NUMBER = {"type": "number"}
+_HASH = {"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}
+_BOOLEAN = {"type": "boolean"}
+_DATATYPES = ("BOOL", "FP32", "FP64")
+
+
+def build_openapi(served: ServedModel) -> dict[str, Any]:
+    """Return the description for a model, which is the only one that its paths may name."""
+    model = [_path_parameter("model", served.name)]
+    version = [*model, _path_parameter("version", served.version)]
+    paths: dict[str, Any] = {
+        "/health": {"get": _operation("Whether the model is loaded.", _object(status=_STRING))},
+        "/model": {"get": _operation("The classes, the preprocessing and the metrics of the model.", _MODEL)},
+        "/predict": {"post": _predict(len(served.classifier.classes))},
+        "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
+        "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
+        "/v2/health/live": {"get": _operation("Whether the server runs.", _object(live=_BOOLEAN))},
+        "/v2/health/ready": {"get": _operation("Whether the server is ready.", _READY, not_ready=_READY)},
+    }
+    for address, parameters in (
+        ("/v2/models/{model}", model),
+        ("/v2/models/{model}/versions/{version}", version),
+    ):
+        options: dict[str, Any] = {"parameters": parameters, "errors": (404,)}
+        ready = _object(name=_STRING, ready=_BOOLEAN)
+        paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
+        paths[f"{address}/ready"] = {"get": _operation("Whether it is ready.", ready, not_ready=ready, **options)}
+        paths[f"{address}/infer"] = {"post": _infer(parameters)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Sightline",
+            "version": get_version("sightline"),
+            "description": "Predictions of an image classifier.",
+        },
+        "paths": paths,
+    }
+
+
+def _object(required: tuple[str, ...] | None = None, **properties: Any) -> dict[str, Any]:
+    """Return the schema of an object; by default all of its `properties` are required."""
+    names = list(properties) if required is None else list(required)
+    return {"type": "object", "properties": properties, "required": names}
+
+
+def _list(items: Any, **limits: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **limits}
+
+
+_ERROR = _object(error=_STRING)
+_ERRORS = {
+    400: "The request is invalid, or an image cannot be read.",
+    404: "There is no such model or version.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than the server accepts.",
+    415: "The content type or encoding is not supported.",
+    500: "The model failed.",
+    501: "An extension of the protocol that the server does not have.",
+    503: "Too many requests are waiting.",
+}
+_MODEL = _object(classes=_list(_STRING), preprocess={"type": "object"})
+_SERVER = _object(name=_STRING, version=_STRING, extensions=_list(_STRING))
+_READY = _object(live=_BOOLEAN, ready=_BOOLEAN)
+_SHAPE = _list({"type": "integer"})
+_TENSOR = _object(name=_STRING, datatype=_STRING, shape=_SHAPE)
+_METADATA = _object(
+    name=_STRING, versions=_list(_STRING), platform=_STRING, inputs=_list(_TENSOR), outputs=_list(_TENSOR)
+)
+_PREDICTION = _object(
+    ("label", "probability", "top", "model"),
+    label=_STRING,
+    probability=_NUMBER,
+    top=_list(_object(label=_STRING, probability=_NUMBER), minItems=1),
+    decision={"enum": ["class", "set", "abstain"]},
+    set={"type": ["array", "null"], "items": _STRING},
+    ood_score=_NUMBER,
+    model=_object(name=_STRING, version=_STRING, weights_sha256=_HASH),
+)
+_INPUT_PARAMETERS = _object((), binary_data_size={"type": "integer", "minimum": 0})
+_INFER_REQUEST = _object(
+    ("inputs",),
+    id=_STRING,
+    parameters=_object((), binary_data_output=_BOOLEAN),
+    inputs=_list(
+        _object(
+            ("name", "datatype", "shape"),
+            name={"enum": ["pixels", "image"]},
+            datatype={"enum": ["UINT8", "BYTES"]},
+            shape=_list({"type": "integer", "minimum": 1}, minItems=1, maxItems=4),
+            parameters=_INPUT_PARAMETERS,
+            data={"type": "array", "description": "Integers from 0 to 255, flat or nested; or base64 of image files."},
+        ),
+        minItems=1,
+        maxItems=1,
+    ),
+    outputs=_list(
+        _object(
+            ("name",),
+            name={"enum": ["probabilities", "label", "decision", "ood_score", "set"]},
+            parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),
+        )
+    ),
+)
+_INFER_RESPONSE = _object(
+    ("model_name", "model_version", "outputs"),
+    model_name=_STRING,
+    model_version=_STRING,
+    id=_STRING,
+    parameters={"type": "object"},
+    outputs=_list(
+        _object(
+            ("name", "datatype", "shape"),
+            name=_STRING,
+            datatype={"enum": [*_DATATYPES, "BYTES"]},
+            shape=_SHAPE,
+            data={"type": "array"},
+        )
+    ),
+)
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _response(description: str, content: Any) -> dict[str, Any]:
+    return {"description": description, "content": content}
+
+
+def _errors(*statuses: int) -> dict[str, Any]:
+    return {str(status): _response(_ERRORS[status], _json(_ERROR)) for status in statuses}
+
+
+def _path_parameter(name: str, value: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"enum": [value]}}
+
+
+def _operation(
+    summary: str, schema: Any, *, parameters: Any = (), errors: tuple[int, ...] = (), not_ready: Any = None
+) -> dict[str, Any]:
+    """Return a GET operation that answers JSON of `schema`; with status 503 of `not_ready`."""
+    unready = {} if not_ready is None else {"503": _response("It is not ready.", _json(not_ready))}
+    return {
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {"200": _response("Success.", _json(schema)), **_errors(*errors), **unready},
+    }
+
+
+def _predict(classes: int) -> dict[str, Any]:
+    top = {"type": "integer", "minimum": 1, "default": 5}
+    return {
+        "summary": "The prediction for one image.",
+        "parameters": [
+            {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
+        ],
+        "requestBody": {"required": True, "content": _BINARY, "description": "The bytes of an image file."},
+        "responses": {
+            "200": _response("The prediction.", _json(_PREDICTION)),
+            **_errors(400, 408, 413, 415, 500, 503),
+        },
+    }
+
+
+def _infer(parameters: list[Any]) -> dict[str, Any]:
+    length = {"type": "integer", "minimum": 0}
+    header = {"name": "Inference-Header-Content-Length", "in": "header", "schema": length}
+    description = "The bytes of the JSON, which binary data follows; 0 for a body that is one image file."
+    return {
+        "summary": "The outputs for one or more images.",
+        "parameters": [*parameters, header | {"description": description}],
+        "requestBody": {"required": True, "content": _json(_INFER_REQUEST) | _BINARY},
+        "responses": {
+            "200": _response("The outputs.", _json(_INFER_RESPONSE) | _BINARY),
+            **_errors(400, 404, 408, 413, 415, 500, 501, 503),
+        },
+    }
