@@ -149,7 +149,10 @@ FORMS: dict[str, Callable[[], bytes]] = {  # each larger than the memory that it
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc/PID/clear_refs exists on Linux only")
 @pytest.mark.parametrize("form", FORMS)
 def test_form_data_of_many_parts_is_refused_without_reading_it(server: Server, form: str) -> None:
-    """In memory that does not grow with the body, which is read to its end so that the client gets the answer."""
+    """In memory that does not grow with the body, which is read to its end so that the client gets the answer.
+
+    Its length is not stated, as it would be refused for that.
+    """
     status_file = Path(f"/proc/{server.process.pid}/status")
 
     def read_peak() -> int:
@@ -160,7 +163,8 @@ def test_form_data_of_many_parts_is_refused_without_reading_it(server: Server, f
     Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # the peak is the present size from here on
     before = read_peak()
     head = HEAD.replace(b"Connection: close\r\n", b"Content-Type: multipart/form-data; boundary=x\r\n")
-    received = exchange(server, [head + b"Content-Length: %d\r\n\r\n" % len(body), body])
+    head += b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body)
+    received = exchange(server, [head, body, b"\r\n0\r\n\r\n"])
     assert received.startswith(b"HTTP/1.1 415 "), received[:200]
     assert b"--data-binary" in received
     assert read_peak() - before < 16 << 10

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
+from sightline.serve.limits import Limits
 from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
@@ -73,35 +74,33 @@ def test_an_answer_that_is_not_a_number_is_the_servers_fault_not_the_images() ->
     assert status == 400
 
 
-def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sightline.serve import app as module
-
-    monkeypatch.setattr(module, "BODY_SECONDS", 0.5)
+def test_a_body_that_never_ends_is_given_up() -> None:
+    from sightline.serve.app import create_app
 
     async def stall() -> AsyncIterator[bytes]:
         yield encode_png()[:10]
         await asyncio.Event().wait()
 
     async def exchange() -> list[Answer]:
-        app = module.create_app(Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=1 << 20)
+        classifier = Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)))
+        app = create_app(classifier, max_bytes=1 << 20, limits=Limits(body=0.5))
         async with app.router.lifespan_context(app):
             return [await post(app, stall()), await post(app, send_all(encode_png()))]
 
     (status, answer), (later, _) = asyncio.run(exchange())
-    assert (status, answer) == (408, {"error": "The image did not arrive within 0.5 seconds."})
+    assert (status, answer) == (408, {"error": "The body did not arrive within 0.5 seconds."})
     assert later == 200
 
 
-def test_all_bodies_together_are_limited_and_make_room_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sightline.serve import app as module
+def test_all_bodies_together_are_limited_and_make_room_when_they_end() -> None:
+    from sightline.serve.app import create_app
 
     image = encode_png()
-    monkeypatch.setattr(module, "MAX_BODY_BYTES", 2 * len(image) - 1)
+    limits = Limits(body_bytes=2 * len(image) - 1)
 
     async def exchange() -> list[Answer]:
-        app = module.create_app(
-            Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=len(image) + 1
-        )
+        classifier = Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)))
+        app = create_app(classifier, max_bytes=len(image) + 1, limits=limits)
         arrived, go_on = asyncio.Event(), asyncio.Event()
 
         async def pause() -> AsyncIterator[bytes]:

@@ -9,8 +9,7 @@ Source: https://github.com/kserve/open-inference-protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as get_version
 from typing import Any
@@ -43,7 +42,7 @@ MAX_IMAGES = 1024  # of a request
 _REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
 
 Images = Sequence[bytes | bytearray] | NDArray[np.uint8]
-BodyReader = Callable[[Request], AbstractAsyncContextManager[bytes | bytearray]]
+BodyReader = Callable[[Request], Awaitable[bytes | bytearray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +226,7 @@ class InferenceModel:
 def make_routes(
     served: ServedModel, batcher: Batcher, read_body: BodyReader, is_ready: Callable[[], bool]
 ) -> list[Route]:
-    """Return the routes below ``/v2``; `read_body` admits and limits what clients send."""
+    """Return the routes below ``/v2``; `read_body` returns what a client sends."""
     model = InferenceModel(served)
 
     async def describe_server(_request: Request) -> JSONResponse:
@@ -254,9 +253,8 @@ def make_routes(
         header_length = _parse_header_length(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise HTTPException(415, "The body is compressed: send it without Content-Encoding.")
-        async with read_body(request) as body:
-            parsed = await asyncio.to_thread(model.parse, body, header_length)
-            predictions = await batcher.predict_all(parsed.images)
+        parsed = await asyncio.to_thread(model.parse, await read_body(request), header_length)
+        predictions = await batcher.predict_all(parsed.images)
         return await asyncio.to_thread(model.respond, parsed, predictions)
 
     routes = [

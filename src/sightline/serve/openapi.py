@@ -19,7 +19,7 @@ def build_openapi(served: ServedModel) -> dict[str, Any]:
     model = [_path_parameter("model", served.name)]
     version = [*model, _path_parameter("version", served.version)]
     paths: dict[str, Any] = {
-        "/health": {"get": _operation("Whether the model is loaded.", _object(status=_STRING))},
+        "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/model": {"get": _operation("The classes, the preprocessing and the metrics of the model.", _MODEL)},
         "/predict": {"post": _predict(len(served.classifier.classes))},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
@@ -66,10 +66,11 @@ _ERRORS = {
     415: "The content type or encoding is not supported.",
     500: "The model failed.",
     501: "An extension of the protocol that the server does not have.",
-    503: "Too many requests are waiting.",
+    503: "Too many requests are in flight, the answer takes too long, or the server is stopping.",
 }
 _MODEL = _object(classes=_list(_STRING), preprocess={"type": "object"})
 _SERVER = _object(name=_STRING, version=_STRING, extensions=_list(_STRING))
+_HEALTH = _object(status={"enum": ["ok", "stalled", "stopping"]})
 _READY = _object(live=_BOOLEAN, ready=_BOOLEAN)
 _SHAPE = _list({"type": "integer"})
 _TENSOR = _object(name=_STRING, datatype=_STRING, shape=_SHAPE)

@@ -1,0 +1,212 @@
+"""Admission: what a request may take is checked before its body is read, and kept to until its response is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sightline.serve.limits import Limits
+
+RETRY = {"Retry-After": "1"}
+CLOSE = (b"connection", b"close")
+MAX_DIGITS = 20  # of a number in a request: Python refuses to convert more than 4,300
+UNCOUNTED_METHODS = {"GET", "HEAD", "OPTIONS"}  # answered even when nothing else is, as probes must be
+
+
+class Admission:
+    """How many requests and bytes are in flight, and whether more may be; bodies may have up to `max_bytes` bytes.
+
+    Attributes:
+        limits: What is allowed.
+        max_bytes: Of one body.
+        requests: The number of requests in flight, without those of `UNCOUNTED_METHODS`.
+        bytes: The bytes of their bodies: stated, or arrived if no length was stated.
+        draining: Whether the server is about to stop, so that it refuses new requests.
+    """
+
+    def __init__(self, max_bytes: int, limits: Limits) -> None:
+        self.limits, self.max_bytes = limits, max_bytes
+        self.requests = self.bytes = 0
+        self.draining = False
+
+    def check(self, method: str, length: int | None) -> None:
+        """Raise the HTTPException that refuses a request with a body of `length` bytes (None: not stated), if any."""
+        if length is not None and length > self.max_bytes:
+            raise self.refuse_size()
+        if method in UNCOUNTED_METHODS:
+            return
+        if self.draining:
+            raise HTTPException(503, "The server is stopping: ask another one, or try again in a moment.", RETRY)
+        if self.requests >= self.limits.requests or not self.has_room(length or 0):
+            raise refuse_busy()
+
+    def has_room(self, size: int) -> bool:
+        """Return whether `size` more bytes may be in flight."""
+        return self.bytes + size <= max(self.limits.body_bytes, self.max_bytes)
+
+    def refuse_size(self) -> HTTPException:
+        """Return the error for a body that is too large."""
+        return HTTPException(413, f"The body has more than {self.max_bytes} bytes, the maximum of this server.")
+
+
+class AdmissionMiddleware:
+    """Admits requests to `app`, counts them, limits their bodies and time, and cancels them if the client leaves."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app, self._admission = app, admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(self._admission, scope, receive, send)
+        try:
+            length = exchange.read_length()
+            self._admission.check(scope["method"], length)
+        except HTTPException as refusal:
+            await exchange.respond(refusal)
+            return
+        with exchange.count(length):
+            await exchange.run(self._app)
+
+
+class _Exchange:
+    """A request and its response, with the `receive` and `send` that the application gets."""
+
+    def __init__(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None:
+        self._admission, self._limits = admission, admission.limits
+        self._scope, self._receive, self._send = scope, receive, send
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._has_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in self._headers
+        )
+        self._complete = self._started = self._ended = False  # body received, response started and ended
+        self._size = self._counted = 0  # bytes of the body that arrived, and that are counted
+        self._start = asyncio.get_running_loop().time()
+        self._expects_body = self._has_body or scope["method"] not in UNCOUNTED_METHODS
+        seconds = self._limits.body if self._expects_body else self._limits.request  # of the body, then of the request
+        self._deadline = asyncio.timeout_at(self._start + seconds)
+        self._disconnected = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    def read_length(self) -> int | None:
+        """Return the stated length of the body, None if none is; raises HTTPException if it is ambiguous."""
+        lengths = [value for name, value in self._headers if name == b"content-length"]
+        if not lengths:
+            return None
+        if any(name == b"transfer-encoding" for name, _ in self._headers):  # RFC 9112, 6.1: an attempt at smuggling
+            raise HTTPException(400, "The request has both Content-Length and Transfer-Encoding: send one of them.")
+        if len(set(lengths)) > 1 or not lengths[0].isdigit():
+            raise HTTPException(400, "Content-Length is not one number.")
+        if len(lengths[0]) > MAX_DIGITS:
+            raise self._admission.refuse_size()
+        return int(lengths[0])
+
+    @contextmanager
+    def count(self, length: int | None) -> Iterator[None]:
+        """Count the request as in flight, unless it takes nothing."""
+        number = int(self._scope["method"] not in UNCOUNTED_METHODS)
+        self._counted = number * (length or 0)
+        self._admission.requests += number
+        self._admission.bytes += self._counted
+        try:
+            yield
+        finally:
+            self._admission.requests -= number
+            self._admission.bytes -= self._counted
+
+    async def run(self, app: ASGIApp) -> None:
+        """Run the application until it has answered, the client leaves, or the time is up."""
+        try:
+            async with self._deadline:
+                await app(self._scope, self.receive, self.send)
+        except TimeoutError:
+            if not self._deadline.expired():
+                raise
+            if not self._started and not self._disconnected.is_set():
+                await self.respond(self._refuse_late())
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+
+    def _refuse_late(self) -> HTTPException:
+        if self._expects_body and not self._complete:
+            return HTTPException(408, f"The body did not arrive within {self._limits.body:g} seconds.")
+        return HTTPException(503, f"The answer takes more than {self._limits.request:g} seconds.", RETRY)
+
+    async def respond(self, error: HTTPException) -> None:
+        """Send an error."""
+        await make_error_response(error)(self._scope, self._receive, self.send)
+
+    async def receive(self) -> Message:
+        """Return the next message of the client; raises HTTPException when the body exceeds a limit."""
+        if self._complete:
+            await self._disconnected.wait()
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._take(len(message.get("body", b"")))
+            if not message.get("more_body", False):
+                self._complete = True
+                self._reschedule(self._start + self._limits.request)
+                self._watch = asyncio.create_task(self._wait_for_disconnect())
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a message to the client; the connection is closed if the rest of the body is not wanted."""
+        if message["type"] == "http.response.start":
+            self._started = True
+            if (self._has_body and not self._complete) or self._admission.draining:
+                message = {**message, "headers": [*message.get("headers", []), CLOSE]}
+        elif message["type"] == "http.response.body":
+            self._ended = not message.get("more_body", False)
+        await self._send(message)
+
+    def _take(self, size: int) -> None:
+        """Count `size` bytes of the body."""
+        self._size += size
+        if self._size > self._admission.max_bytes:
+            raise self._admission.refuse_size()
+        if (more := self._size - self._counted) > 0:
+            if not self._admission.has_room(more):
+                raise refuse_busy()
+            self._counted += more
+            self._admission.bytes += more
+
+    async def _wait_for_disconnect(self) -> None:
+        """Cancel what runs when the client leaves after its body has arrived."""
+        if (await self._receive())["type"] == "http.disconnect" and not self._ended:
+            self._disconnected.set()
+            self._reschedule(asyncio.get_running_loop().time())
+
+    def _reschedule(self, when: float) -> None:
+        if not self._deadline.expired():
+            self._deadline.reschedule(when)
+
+
+async def read_body(request: Request) -> bytearray:
+    """Return the body of a request, at least one byte."""
+    body = bytearray()  # not a list of chunks: a client may send a byte at a time
+    async for chunk in request.stream():
+        body += chunk
+    if not body:
+        raise HTTPException(400, "The request has no body: send the bytes of an image.")
+    return body
+
+
+def refuse_busy() -> HTTPException:
+    """Return the error for a request that must wait until others have ended."""
+    return HTTPException(503, "Too many images are waiting: try again in a moment.", RETRY)
+
+
+def make_error_response(error: HTTPException) -> JSONResponse:
+    """Return the response that states an error."""
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
