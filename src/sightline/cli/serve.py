@@ -15,8 +15,26 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; default: that of its run.")] = None,
     max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="Maximum size of an uploaded image.")] = 32,
+    max_inflight_mb: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Maximum size of all bodies in flight; beyond it, 503.")
+    ] = 512,
+    max_requests: Annotated[int, typer.Option(min=1, help="Maximum requests in flight; beyond it, 503.")] = 256,
+    decode_timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time to decode one image.")
+    ] = 10,
+    request_timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time from the header to the end of the response.")
+    ] = 120,
+    grace: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
+    ] = 10,
 ) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM."""
+    from sightline.serve.limits import MEGABYTE, Limits
     from sightline.serve.server import serve as run
 
-    run(model, host, port, max_bytes=max_upload_mb * 10**6, say=print_line, name=name)
+    limits = Limits(
+        requests=max_requests, body_bytes=max_inflight_mb * MEGABYTE, decode=decode_timeout, request=request_timeout
+    )
+    max_bytes = max_upload_mb * MEGABYTE
+    run(model, host, port, max_bytes=max_bytes, say=print_line, name=name, limits=limits, grace=grace)

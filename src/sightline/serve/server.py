@@ -9,6 +9,9 @@ from pathlib import Path
 
 from sightline import api
 from sightline.errors import UsageError, require
+from sightline.serve.limits import Limits
+
+DEFAULT_GRACE = 10.0
 
 
 def serve(
@@ -19,35 +22,41 @@ def serve(
     max_bytes: int,
     say: Callable[[str], None],
     name: str | None = None,
+    limits: Limits | None = None,
+    grace: float = DEFAULT_GRACE,
 ) -> None:
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``) until a signal stops the server.
 
-    Images may have up to `max_bytes` bytes. `say` is called with the URL; port 0 selects a free port. `name` is that of
-    the model for clients, by default that of its run or file. Raises
-    `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, `MissingExtraError` if the
-    packages of the extra are not installed.
+    Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `say` is called with the
+    URL; port 0 selects a free port. `name` is that of the model for clients, by default that of its run or file.
+
+    At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
+    flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
+
+    Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, `MissingExtraError` if
+    the packages of the extra are not installed.
     """
     require("starlette", "Serving")
-    uvicorn = require("uvicorn", "Serving")
+    require("uvicorn", "Serving")
     from sightline.serve.app import create_app
+    from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
 
+    limits = limits or Limits()
     classifier = api.load(model)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    with Listener(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
-            listener.listen()  # connections wait from now on until the server starts
+            listener.listen(BACKLOG)  # connections wait from now on until the server starts
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(
                 f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host or --port."
             ) from error
+        listener.limit = limit_connections(limits.connections)
+        listener.keep_spare()
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        app = create_app(classifier, max_bytes=max_bytes, name=name)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:  # re-raised by uvicorn after pending requests are finished
-            return
+        app = create_app(classifier, max_bytes=max_bytes, name=name, limits=limits, warm_up=True)
+        Server(app, limits, grace).run(sockets=[listener])

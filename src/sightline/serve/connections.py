@@ -1,0 +1,322 @@
+"""What uvicorn leaves open: how many connections there are, how long each may take, how it is closed, how to stop.
+
+Checked against uvicorn 0.35 to 0.54; the extra `serve` has an upper bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, cast
+
+import h11
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from sightline import jsonio, process
+from sightline.serve.limits import Limits
+
+BACKLOG = 2048  # connections that wait to be accepted
+END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
+POLL_SECONDS = 0.02
+LINGER_SECONDS = 10.0  # after the end of a response, for the rest of a body that nobody reads, and for a slow reader
+RESERVED_FILES = 32  # that the process opens besides connections
+FILES_PER_CORE = 8  # of the process that decodes for each
+NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def _make_answer(status: str, reason: str, extra: str = "") -> bytes:
+    body = jsonio.dumps({"error": reason})
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{extra}"
+    return f"{head}Connection: close\r\n\r\n{body}".encode()
+
+
+FULL = _make_answer("503 Service Unavailable", "Too many connections: try again in a moment.", "Retry-After: 1\r\n")
+
+
+class Listener(socket.socket):
+    """A listening socket that answers connections beyond `limit` with 503 and closes them.
+
+    Without a limit, a process that may open no more files cannot accept, and asyncio logs that thousands of times.
+    """
+
+    limit = 1
+    open_count = 0
+    _spare: int | None = None  # a file that is given up to accept one connection more, and close it
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept the next connection that there is room for; raises BlockingIOError if there is none."""
+        while True:
+            try:
+                accepted, address = super().accept()
+            except OSError as error:
+                if error.errno not in NO_FILES or self._spare is None:
+                    raise
+                os.close(self._spare)
+                self._spare = None
+                with suppress(OSError):
+                    super().accept()[0].close()
+                self.keep_spare()
+                raise BlockingIOError from None
+            if self.open_count < self.limit:
+                self.open_count += 1
+                return _Accepted(self, accepted), address
+            _refuse(accepted)
+
+    def keep_spare(self) -> None:
+        """Open the spare file."""
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close the socket and the spare file."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        super().close()
+
+
+class _Accepted(socket.socket):
+    """A connection that is counted until it is closed."""
+
+    def __init__(self, listener: Listener, accepted: socket.socket) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        self._listener: Listener | None = listener
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._listener is not None:
+            self._listener.open_count -= 1
+            self._listener = None
+        super().close()
+
+
+def _refuse(accepted: socket.socket) -> None:
+    with accepted, suppress(OSError):
+        accepted.settimeout(0)
+        accepted.send(FULL)
+        accepted.shutdown(socket.SHUT_WR)
+        while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
+            pass
+
+
+def limit_connections(maximum: int) -> int:
+    """Return how many connections may be open: `maximum`, or fewer if this process may open fewer files.
+
+    In the command line's own process, the soft limit of files is raised to the hard one first.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return maximum
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if process.is_claimed() and soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return maximum
+    return max(1, min(maximum, soft - RESERVED_FILES - FILES_PER_CORE * process.count_cores()))
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, with a deadline for each header, each exchange and each close.
+
+    uvicorn limits only the time between two requests, and closes a connection at once: a client that still sends its
+    body then loses the answer. `limits` is set in a subclass of each server.
+    """
+
+    limits = Limits()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._raw: asyncio.Transport | None = None
+        self._is_closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed: object = None  # what the timer is for
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Start the time for the first header."""
+        self._raw = transport
+        super().connection_made(cast("asyncio.Transport", _ClosingTransport(transport, self)))
+        self._start_timer("header", self.limits.header, self._refuse_header)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what arrives, unless the connection is closing."""
+        if not self._is_closing:
+            super().data_received(data)
+            self._update_timer()
+
+    def on_response_complete(self) -> None:
+        """Stop the time of the exchange."""
+        super().on_response_complete()
+        self._update_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection after its response, as the server stops."""
+        if self._is_closing:
+            self.abort()
+        else:
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP, in place of uvicorn's plain text."""
+        assert self._raw is not None
+        if (cycle := self._running_cycle) is None or not cycle.response_started:
+            self._raw.write(_make_answer("400 Bad Request", msg))
+        self.close()
+
+    def abort(self) -> None:
+        """Close the connection now; what is not sent is lost."""
+        if self._raw is not None:
+            self._raw.abort()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection takes no more requests."""
+        return self._is_closing or self._raw is None or self._raw.is_closing()
+
+    @property
+    def _running_cycle(self) -> RequestResponseCycle | None:
+        cycle: RequestResponseCycle | None = self.cycle
+        return None if cycle is None or cycle.response_complete else cycle
+
+    def close(self) -> None:
+        """Close the connection when the client has got what was sent; called by uvicorn through its transport."""
+        if self.is_closing:
+            return
+        assert self._raw is not None
+        self._is_closing = True
+        self._start_timer("close", LINGER_SECONDS, self.abort)
+        if (cycle := self._running_cycle) is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if (
+            self.conn.their_state in {h11.SEND_BODY, h11.ERROR} or self.conn.trailing_data[0]
+        ):  # the client is sending: read on, to no purpose
+            self._raw.resume_reading()
+            if self._raw.can_write_eof():
+                self._raw.write_eof()
+        else:
+            self._raw.close()
+
+    def _update_timer(self) -> None:
+        if self.is_closing:
+            return
+        if (cycle := self._running_cycle) is not None:
+            self._start_timer(cycle, self.limits.request + LINGER_SECONDS, self.abort)
+        elif self._timed == "header" or self.conn.trailing_data[0]:
+            self._start_timer("header", self.limits.header, self._refuse_header)
+        else:  # idle; uvicorn closes it
+            self._stop_timer()
+
+    def _start_timer(self, timed: object, seconds: float, act: Callable[[], None]) -> None:
+        """Call `act` in `seconds`, unless the timer already runs for the same."""
+        if self._timed is not timed:
+            self._stop_timer()
+            self._timed, self._timer = timed, self.loop.call_later(seconds, act)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timed = self._timer = None
+
+    def _refuse_header(self) -> None:
+        assert self._raw is not None
+        if self.conn.trailing_data[0]:
+            reason = f"The header of the request did not arrive within {self.limits.header:g} seconds."
+            self._raw.write(_make_answer("408 Request Timeout", reason))
+        self.close()
+
+
+class _ClosingTransport:
+    """The transport of a connection, which is closed as `Connection.close` does."""
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self._transport, self._connection = transport, connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def is_closing(self) -> bool:
+        return self._connection.is_closing
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which stops within `grace` seconds of a signal, whatever clients do, and then exits with 0.
+
+    `app.state.admission` is told that the server stops, and says what is in flight.
+    """
+
+    def __init__(self, app: Starlette, limits: Limits, grace: float) -> None:
+        connection = type("LimitedConnection", (Connection,), {"limits": limits})
+        config = uvicorn.Config(
+            app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        super().__init__(config)
+        self._admission, self._grace = app.state.admission, grace
+        self._stop_time: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop, or stop at once at a second signal.
+
+        uvicorn would raise the signal again at the end, so that the exit code is not 0.
+        """
+        del sig, frame
+        if self._stop_time is not None:
+            self._stop_time = time.monotonic()
+            return
+        self._stop_time = time.monotonic() + self._grace
+        self._admission.draining = True
+        if process.is_claimed():
+            threading.Thread(target=_exit_after, args=(self._grace,), name="exit", daemon=True).start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to shut down: when nothing is in flight, or when the time is up."""
+        if self._stop_time is not None:
+            self.should_exit = not self._admission.requests or self._remaining <= 0
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is idle, wait for the responses that are being sent, and abort the rest."""
+        connections = self.server_state.connections
+        for connection in list(connections):
+            connection.shutdown()
+        while connections and self._remaining > 0:  # noqa: ASYNC110  # uvicorn has no event for it
+            await asyncio.sleep(POLL_SECONDS)
+        for connection in list(connections):
+            assert isinstance(connection, Connection)
+            connection.abort()
+        await asyncio.sleep(POLL_SECONDS)  # their requests see that the clients have left
+        await super().shutdown(sockets)
+
+    @property
+    def _remaining(self) -> float:
+        """The seconds until everything is aborted."""
+        return 0 if self._stop_time is None else self._stop_time - END_SECONDS - time.monotonic()
+
+
+def _exit_after(seconds: float) -> None:
+    """End this process with exit code 0 after `seconds`, if it has not ended: a thread may run a model without end."""
+    time.sleep(seconds)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,292 @@
+"""Slow, silent and hostile clients of a real socket, and how the server stops while they are there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+from sightline.api import Classifier
+from sightline.inference.predictor import FakePredictor
+from sightline.preprocessing import PreprocessingSpec
+from sightline.serve import connections
+from sightline.serve.app import create_app
+from sightline.serve.connections import Listener, Server, limit_connections
+from sightline.serve.limits import Limits
+from synthetic_images import encode_png
+
+IMAGE = encode_png()
+POST = b"POST /predict HTTP/1.1\r\nHost: test\r\n"
+
+
+class GatedPredictor(FakePredictor):
+    """Waits in each batch while its gate is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(("dark", "light"), PreprocessingSpec(8, 8, 3))
+        self.gate, self.sizes = threading.Event(), list[int]()
+        self.gate.set()
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.sizes.append(len(pixels))
+        assert self.gate.wait(30)
+        return super().probabilities(pixels)
+
+
+class RunningServer:
+    """A server in a thread of this process."""
+
+    def __init__(self, limits: Limits | None = None, grace: float = 10, connections: int = 100) -> None:
+        self.predictor = GatedPredictor()
+        self.listener = Listener(socket.AF_INET, socket.SOCK_STREAM)
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen()
+        self.listener.limit = connections
+        self.port = self.listener.getsockname()[1]
+        limits = limits or Limits()
+        self.app = create_app(Classifier(self.predictor), max_bytes=1 << 20, limits=limits)
+        self.server = Server(self.app, limits, grace)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        assert self.ask(b"GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")[0] == 200
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.predictor.gate.set()
+        self.stop()
+        self.thread.join(30)
+        self.listener.close()
+
+    def stop(self) -> None:
+        self.server.handle_exit(15, None)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def ask(self, content: bytes) -> tuple[int, Any]:
+        """Send `content` on a new connection and return the status and the answer."""
+        with self.connect() as client:
+            client.sendall(content)
+            return parse(read_all(client))
+
+    def predict(self) -> tuple[int, Any]:
+        return self.ask(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
+
+    def wait_until(self, condition: str) -> None:
+        """Wait until an expression of `admission` or `predictor` holds."""
+        names = {"admission": self.app.state.admission, "predictor": self.predictor, "listener": self.listener}
+        end = time.monotonic() + 20
+        while not eval(condition, {"len": len}, names):  # noqa: S307  # expressions of this file
+            assert time.monotonic() < end, condition
+            time.sleep(0.005)
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while data := client.recv(1 << 16):
+            received += data
+    return received
+
+
+def parse(received: bytes) -> tuple[int, Any]:
+    """Return the status and the answer, of which there must be exactly one."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 "), received
+    assert b"connection: close" in head.lower(), received
+    return int(head.split()[1]), json.loads(body)
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    with RunningServer() as running:
+        yield running
+
+
+def test_a_header_must_arrive_in_time_on_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 0.5)  # after which a client that goes on sending is cut off
+    with RunningServer(Limits(header=0.3)) as server:
+        with server.connect() as silent, server.connect() as slow, server.connect() as second:
+            slow.sendall(b"GET /health HT")
+            second.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+            while not second.recv(1 << 16).endswith(b"}"):
+                pass
+            dripping = threading.Thread(target=drip, args=(second, b"GET /health HTTP/1.1\r\nX: " + b"y" * 1000))
+            dripping.start()
+            status, answer = parse(read_all(slow))
+            assert (status, answer["error"]) == (408, "The header of the request did not arrive within 0.3 seconds.")
+            assert parse(read_all(second))[0] == 408
+            assert read_all(silent) == b""  # it asked for nothing
+            dripping.join()
+        server.wait_until("listener.open_count == 0")
+
+
+def drip(client: socket.socket, content: bytes) -> None:
+    with contextlib.suppress(OSError):
+        for i in range(len(content)):
+            client.send(content[i : i + 1])
+            time.sleep(0.02)
+
+
+def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
+    with RunningServer(connections=3) as server:
+        server.wait_until("listener.open_count == 0")
+        waiting = [server.connect() for _ in range(3)]
+        server.wait_until("listener.open_count == 3")
+        for _ in range(20):
+            status, answer = server.ask(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert (status, answer["error"]) == (503, "Too many connections: try again in a moment.")
+        waiting.pop().close()
+        server.wait_until("listener.open_count == 2")
+        assert server.predict()[0] == 200
+        for client in waiting:
+            client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc exists on Linux only")
+def test_files_run_out_without_a_word(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """The limit of connections is above that of files here; the one file in reserve refuses them."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with RunningServer(connections=10_000) as server:
+        server.listener.keep_spare()
+        assert server.predict()[0] == 200
+        clients = [socket.socket() for _ in range(20)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 5, hard))
+        try:
+            for client in clients:
+                client.connect(("127.0.0.1", server.port))
+            refused = [read_all(client) for client in clients[-5:]]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for client in clients:
+                client.close()
+        assert refused == [b""] * 5
+        assert server.predict()[0] == 200
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_still_sends_gets_the_refusal(server: RunningServer) -> None:
+    """Closing at once would reset its connection, and it would lose the answer."""
+    body = bytes(8 << 20)
+    head = POST + b"Connection: close\r\nContent-Length: %d\r\n" % len(body)
+    with server.connect() as client:
+        client.sendall(head + b"\r\n")
+        first = client.recv(12)
+        assert first == b"HTTP/1.1 413"  # before any of the body was sent
+        client.sendall(body)
+        assert parse(first + read_all(client))[0] == 413
+    status, answer = server.ask(head + b"Expect: 100-continue\r\n\r\n")
+    assert status == 413  # and not 100
+    assert "1048576 bytes" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00 TLS?\r\n\r\n", 400),
+        (POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (POST + b"Content-Type: Multipart/Form-data; boundary=x\r\nContent-Length: 900\r\n\r\n", 415),
+        (POST.replace(b"predict", b"predict?top=" + b"9" * 5000) + b"Content-Length: 1\r\n\r\n", 400),
+    ],
+    ids=["not HTTP", "two framings", "not a chunk", "a form in capitals", "5,000 digits"],
+)
+def test_a_bad_request_gets_one_answer_in_json(server: RunningServer, content: bytes, status: int) -> None:
+    answer = server.ask(content)
+    assert answer[0] == status
+    assert answer[1]["error"]
+    assert server.predict()[0] == 200
+
+
+def test_a_client_that_hangs_up_leaves_the_queue_in_silence(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.predictor.gate.clear()
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE
+    with server.connect() as first:
+        first.sendall(request)
+        server.wait_until("len(predictor.sizes) == 1")
+        for size in (len(request), len(request) - 5):  # after its body, and in the middle of it
+            with server.connect() as client:
+                client.sendall(request[:size])
+                server.wait_until("admission.requests == 2")
+            server.wait_until("admission.requests == 1")
+        server.predictor.gate.set()
+        assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert server.predict()[0] == 200
+    assert server.predictor.sizes == [1, 1]
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
+
+
+def test_it_is_first_unready_then_answers_what_it_has_and_then_stops(server: RunningServer) -> None:
+    server.predictor.gate.clear()
+    with server.connect() as client:
+        client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
+        server.wait_until("len(predictor.sizes) == 1")
+        server.stop()
+        assert server.ask(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n") == (503, {"status": "stopping"})
+        assert server.ask(b"GET /v2/health/ready HTTP/1.1\r\nHost: test\r\n\r\n")[0] == 503
+        assert server.predict()[0] == 503
+        server.predictor.gate.set()
+        assert parse(read_all(client))[0] == 200
+    server.thread.join(10)
+    assert not server.thread.is_alive()
+
+
+def test_it_stops_in_time_whatever_clients_do(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with RunningServer(grace=1.5) as server, contextlib.ExitStack() as stack:
+        contents = [
+            b"",
+            b"GET /hea",
+            POST + b"Content-Length: 100\r\n\r\nhalf",
+            POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+            POST + b"Content-Length: 99999999\r\n\r\n",
+        ]
+        for content in contents:
+            stack.enter_context(server.connect()).sendall(content)
+        server.wait_until("admission.requests == 2")
+        start = time.monotonic()
+        server.stop()
+        server.thread.join(20)
+        assert time.monotonic() - start < 5  # 1.5 on an idle machine
+        assert not server.thread.is_alive()
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
+
+
+def test_a_second_signal_stops_it_at_once() -> None:
+    with RunningServer(grace=1000) as server, server.connect() as client:
+        client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
+        server.wait_until("admission.requests == 1")
+        server.stop()
+        server.stop()
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_connections_are_fewer_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _number: (128, 128))
+    assert 1 <= limit_connections(1000) < 128 - 32
+    assert limit_connections(5) == 5
