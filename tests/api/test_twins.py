@@ -21,6 +21,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "predict": Classifier.predict,
     "embed": Classifier.embed,
     "similar": Classifier.similar,
+    "add_class": Classifier.add_class,
     "explain": Classifier.explain,
     "export": Classifier.export,
     "compress": Classifier.compress,

@@ -14,9 +14,12 @@ from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.errors import ModelError, UsageError
+from sightline.inference.embeddings import Embeddings
+from sightline.inference.stream import InputItem
 from sightline.progress import show_progress
 
 if TYPE_CHECKING:  # each is imported by the method that needs it
+    from sightline.api.added_class import AddedClass
     from sightline.api.compression import CompressionResult
     from sightline.api.evaluation import Evaluation
     from sightline.api.export import ExportResult
@@ -274,6 +277,61 @@ class Classifier(ImageModel):
                 self.model_path, data=list_data(data, column, set), out=out,
                 budget=build_budget(max_drop, max_size, max_latency, max_params),
                 methods=[name.strip() for name in methods if name.strip()], epochs=epochs, callback=display,
+            )  # fmt: skip
+
+    def add_class(
+        self,
+        name: str,
+        images: ImageLike | Iterable[ImageLike | InputItem],
+        *,
+        reference: Dataset | Sources | Embeddings | None = None,
+        out: str | Path | None = None,
+        force: bool = False,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> AddedClass:
+        """Write a model with one more class, from a few images of it, in seconds.
+
+        The last layer gets one more row, a logistic regression of the new class against the others; all else, and with
+        it the logits of the other classes, stays as it is. The result is a bundle that every command takes.
+
+        Args:
+            name: The new class, which becomes the last one.
+            images: At least two images of it, better five or more, as for `predict`.
+            reference: Labeled images of the other classes, or their embeddings, for a model without its run. By
+                default the run's own images.
+            out: The bundle to write: a folder, or a ``.zip`` or ``.onnx`` file; by default ``with-<name>`` in the run.
+            force: Whether to replace a bundle at `out`.
+            set: As for `predict`.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            Where the bundle is, how many of the new images are recognized by a model that was fitted without them, and
+            the accuracy on the test split of the other classes, before and after.
+
+        Raises:
+            UsageError: If there is such a class already, or `reference` or `out` is needed.
+            DataError: If there are too few images that can be read, or `reference` does not fit the model.
+            ModelError: If the last layer of the model has no output for each class.
+            MissingImagesError: If images of the run are missing or changed.
+            OutputError: If `out` exists or cannot be written.
+
+        Example:
+            ```python
+            added = clf.add_class("fox", "foxes/")
+            print(added.recalled, "of", added.count, added.accuracy)
+            sl.load(added.path).predict("new.jpg")
+            ```
+        """
+        from sightline.api.added_class import add_class
+
+        with show_progress(progress, callback) as display:
+            return add_class(
+                self, name, list(self._list_items(images, set)),
+                reference=None if reference is None else self._iter_labeled(reference, set),
+                out=None if out is None else Path(out), force=force, callback=display,
             )  # fmt: skip
 
     def model_card(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from sightline.errors import DataError, ModelError, OutputError, UsageError, che
 from sightline.export import keras_to_onnx, quantize
 from sightline.inference import bundle, exported_folder, parity, runner
 from sightline.inference.bundle import Bundle
+from sightline.inference.embeddings import ADDED_CLASS
 from sightline.inference.exporters import EXPORTERS, Exporter, ExportInput
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import TOLERANCES, Parity, Tolerance
@@ -195,6 +195,8 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
 
 def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
     """Return the Keras model that `compress` saved next to a bundle; None if there is none."""
+    if any(step.get("step") == ADDED_CLASS for step in manifest.lineage):  # inside its run, whose model it is not
+        return None
     for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
         if path.is_dir() and manifest.precision == "float32" and file.is_file():
             predictor = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
@@ -348,19 +350,8 @@ class _ExportJob:
         if not parity_result.is_within(self.tolerance):
             return parity_result, False
         final_bundle = bundle.make(replace(loaded.manifest, parity=parity_result.to_dict()), graph, loaded.files)
-        self._install_bundle(final_bundle)
+        bundle.write(final_bundle, self.target)
         return parity_result, True
-
-    def _install_bundle(self, new_bundle: Bundle) -> None:
-        suffix = self.target.suffix.lower()
-        if suffix == ".onnx":
-            _io.write_atomic(self.target, new_bundle.model)
-        elif suffix == ".zip":
-            packed = io.BytesIO()
-            bundle.write_zip(new_bundle, packed)
-            _io.write_atomic(self.target, packed.getvalue())
-        else:
-            bundle.write_folder(new_bundle, self.target)
 
     def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
         folder, exporter = temp_dir / "made", self.exporter

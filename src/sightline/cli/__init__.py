@@ -12,6 +12,7 @@ import typer
 
 from sightline import process
 from sightline.cli import (
+    add_class,
     compare,
     compress,
     demo,
@@ -56,6 +57,7 @@ app = typer.Typer(
 
 for function in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, embed.embed, similar.similar,
+    add_class.add_class,
     report.report, explain.explain, doctor.doctor, learning_curve.learning_curve, export.export, compress.compress,
     model_card.model_card, push.push, pull.pull, serve.serve, sweep.sweep, compare.compare,
     describe.describe, preview.preview, models.models, recipes.recipes, env.env,

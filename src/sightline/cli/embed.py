@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sightline.cli.output import print_line
-from sightline.cli.predict import Images, Model
+from sightline.cli.predict import Images, Model, list_images
 from sightline.cli.sources import FileLimit
-from sightline.cli.streams import read_stdin
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -38,14 +35,10 @@ def embed(
     Exits with 1 if an image could not be read; its row says why.
     """
     from sightline import api
-    from sightline.inference import embedding_files, stream
+    from sightline.inference import embedding_files
 
     embedding_files.check_output(out)
-    items: Iterator[InputItem] | list[str] = images
-    if not labeled:
-        limits = stream.parse_file_limits(set or ())
-        paths = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
-        items = chain(stream.take_first(paths), paths)  # report a wrong path before loading the model
+    items: Iterator[InputItem] | list[str] = images if labeled else list_images(images, set)
     classifier = api.load(model)
     count, failed = embedding_files.write(out, classifier.iter_embeddings(items, labeled=labeled, set=set or ()))
     rest = f", {failed} of them failed" if failed else ""

@@ -20,6 +20,7 @@ from sightline.escaping import TextFile, printable
 from sightline.inference.results import Decision, Prediction
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
+    from sightline.inference.stream import InputItem
     from sightline.report.prediction_writer import RowFormat
 
 Model = Annotated[
@@ -69,7 +70,6 @@ def predict(
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
     from sightline import api
-    from sightline.inference import stream
     from sightline.report.prediction_writer import RowFormat
 
     chosen_format = _choose_format(output_format, out)
@@ -79,9 +79,7 @@ def predict(
         )
     if out is not None:
         _check_output(out)
-    limits = stream.parse_file_limits(set or ())
-    items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
-    first = stream.take_first(items)  # report a wrong path or an empty folder before loading the model
+    items = list_images(images, set)
     classifier = api.load(model)
     if knn is not None and reference is not None:
         classifier = classifier.with_neighbors(reference, knn=knn, set=set or ())
@@ -92,7 +90,7 @@ def predict(
         shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None, raw_csv
     )
     requested_count = count if probabilities else shown_count
-    predictions = classifier.iter_predictions(chain(first, items), top=requested_count)
+    predictions = classifier.iter_predictions(items, top=requested_count)
     if chosen_format == TableFormat.text:
         failed = _count_errors(_print_rows(predictions))[1]
     elif out is None:
@@ -101,6 +99,15 @@ def predict(
         failed = _write_file(predictions, layout, chosen_format, out)
     if failed:
         raise typer.Exit(1)
+
+
+def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
+    """Return the images that the arguments refer to; raises for a wrong path at once, before a model is loaded."""
+    from sightline.inference import stream
+
+    limits = stream.parse_file_limits(settings or ())
+    items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
+    return chain(stream.take_first(items), items)
 
 
 def _print_unreadable(files: Sequence[tuple[str, str]]) -> None:

@@ -18,6 +18,7 @@ VERBS = {
     "predict": ("Classify images.", "predict runs/cats new/ --format csv > predictions.csv"),
     "embed": ("Compute the embeddings of images.", "embed imagenet photos/ --out photos.parquet"),
     "similar": ("Find the most similar images.", "similar imagenet new/1.jpg photos/"),
+    "add-class": ("Add a class from a few images, without training.", "add-class runs/cats fox foxes/"),
     "report": ("Write the HTML report of a run again.", "report runs/cats"),
     "explain": ("Show which regions of images support a class.", "explain runs/cats new/1.jpg --class dog"),
     "doctor": ("Check a data set for problems before training.", "doctor photos/ --write-fixes fixes.jsonl"),

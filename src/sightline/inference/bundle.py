@@ -87,20 +87,15 @@ def update_manifest_file(path: Path, **changes: Any) -> None:
     or contains other files, which would be lost.
     """
     old = read(path)
-    if foreign_files := _list_foreign_files(path, old):
+    if foreign_files := list_foreign_files(path, old):
         raise OutputError(
             f"{path} contains {foreign_files[0]}, which is not part of the bundle: move it elsewhere first."
         )
     updated = update_manifest(old, **changes)
-    if path.is_dir():
-        write_folder(updated, path)
-    elif path.suffix.lower() == ".zip":
-        _io.write_atomic(path, lambda aside: write_zip(updated, aside))
-    else:
-        _io.write_atomic(path, updated.model)
+    write(updated, path)
 
 
-def _list_foreign_files(path: Path, bundle: Bundle) -> list[str]:
+def list_foreign_files(path: Path, bundle: Bundle) -> list[str]:
     """Return the files in a folder or zip that do not belong to the bundle."""
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
@@ -130,6 +125,17 @@ def write_folder(bundle: Bundle, folder: Path) -> None:
             new_folder.rename(folder)
     except OSError as error:
         raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
+
+
+def write(bundle: Bundle, path: Path) -> None:
+    """Write a bundle as a ``.zip``, as a lone ``.onnx`` file, or else as a folder, atomically; raises `OutputError`."""
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix == ".onnx":
+        _io.write_atomic(path, bundle.model)
+    elif suffix == ".zip":
+        _io.write_atomic(path, lambda aside: write_zip(bundle, aside))
+    else:
+        write_folder(bundle, path)
 
 
 def write_zip(bundle: Bundle, file: Any) -> None:

@@ -120,7 +120,7 @@ def find_feature_weights(manifest: Manifest) -> str:
     weights = manifest.weights_sha256 or manifest.graph_sha256
     for step in reversed(manifest.lineage):
         original: Mapping[str, Any] = step
-        if original.get("method") != ADDED_CLASS or not isinstance(original.get("weights_sha256"), str):
+        if original.get("step") != ADDED_CLASS or not isinstance(original.get("weights_sha256"), str):
             break
         weights = original["weights_sha256"]
     return weights

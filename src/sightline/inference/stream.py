@@ -148,7 +148,7 @@ def predict(
     batches = predict_images(
         predictor,
         items,
-        partial(_decode_item, predictor.preprocess),
+        partial(decode_item, predictor.preprocess),
         _get_pixels,
         all_outputs=thresholds is not None,
         batch_size=batch_size,
@@ -167,7 +167,7 @@ def embed(
     An image that cannot be read, or whose features are not finite, has a row of NaN and a reason.
     """
     batches = predict_images(
-        predictor, items, partial(_decode_item, predictor.preprocess), _get_pixels, all_outputs=True, threads=threads
+        predictor, items, partial(decode_item, predictor.preprocess), _get_pixels, all_outputs=True, threads=threads
     )
     size = 0
     with closing(batches):
@@ -214,7 +214,8 @@ def _get_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.uint8]:
+def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.uint8]:
+    """Read an item and decode it; raises `ImageError` if that fails, `UsageError` for what is not an image."""
     content = item.read()
     if isinstance(content, bytes | bytearray | memoryview):
         return preprocess.decode(content)

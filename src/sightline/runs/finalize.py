@@ -253,13 +253,13 @@ def _choose_reference_examples(
         label = int(data.labels[i])
         class_files = by_class.get(label, [])
         if len(class_files) < CANDIDATES_PER_CLASS and (class_files or len(by_class) < count):
-            by_class[label] = [*class_files, (i, _encode_image(index.read(index_by_hash[data.images[i].sha256])))]
+            by_class[label] = [*class_files, (i, encode_image(index.read(index_by_hash[data.images[i].sha256])))]
     ranked = [sorted(files_of_class, key=lambda pair: len(pair[1])) for _, files_of_class in sorted(by_class.items())]
     ordered = [
         candidates[turn] for turn in range(CANDIDATES_PER_CLASS) for candidates in ranked if turn < len(candidates)
     ][:count]
     decoded = [
-        (i, predictor.preprocess.decode(encoded), _to_portable_file(predictor, encoded)) for i, encoded in ordered
+        (i, predictor.preprocess.decode(encoded), to_portable_file(predictor, encoded)) for i, encoded in ordered
     ]
     examples, files = [], {}
     for number, (i, pixels, (stored, suffix)) in enumerate(decoded):
@@ -270,14 +270,14 @@ def _choose_reference_examples(
     return tuple(examples), files
 
 
-def _to_portable_file(predictor: OnnxPredictor, encoded: bytes) -> tuple[bytes, str]:
+def to_portable_file(predictor: OnnxPredictor, encoded: bytes) -> tuple[bytes, str]:
     """Return a file and its suffix; HEIF becomes PNG, because a bundle must load without pillow-heif."""
     if inspect_image(encoded).format == "HEIF":
-        return _encode_image(predictor.preprocess.decode(encoded)), "png"
+        return encode_image(predictor.preprocess.decode(encoded)), "png"
     return encoded, inspect_image(encoded).format.lower()
 
 
-def _encode_image(content: Any) -> bytes:
+def encode_image(content: Any) -> bytes:
     """Return an image's encoded bytes; pixels in memory are encoded as PNG."""
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
