@@ -20,7 +20,6 @@ from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.tta import FlipTTA
-from sightline.models.describe import weights_sha256
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
@@ -75,6 +74,8 @@ class LoadedModel:
             return identify_manifest(self.manifest)
         if self.run is None or not isinstance(self.predictor, KerasPredictor):
             raise ModelError("This classifier was not loaded from a file: use sightline.load.")
+        from sightline.models.describe import weights_sha256  # not for a bundle, which needs no network
+
         weights = weights_sha256(self.predictor.model)
         return identify_model(self.run.config.model.name, weights, "float32", self.predictor.preprocess)
 
