@@ -167,6 +167,8 @@ def _read_bundle(classifier: Classifier) -> Bundle:
     bundle_path = path if run is None else run.bundle
     assert bundle_path is not None, "checked above"
     source = bundle.read(bundle_path)
+    if source.manifest.task != "single_label":
+        raise ModelError(f"{path} has the task {source.manifest.task}: a class can be added to single_label alone.")
     if source.manifest.precision != "float32":
         raise ModelError(
             f"{path} is stored in {source.manifest.precision}: add the class to the float32 model, and export that."
