@@ -28,7 +28,7 @@ help: ## show this list
 
 setup: $(VENV)/installed ## create .venv from requirements.lock
 
-demo: $(VENV)/installed ## train, evaluate and predict on drawn images
+demo: $(VENV)/installed ## fine-tune on drawn images, evaluate, predict and report, in under a minute
 	@$(BIN)/sightline demo $(ARGS)
 
 test: $(VENV)/installed ## run the tests, less the slow ones

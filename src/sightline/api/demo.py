@@ -17,10 +17,8 @@ NEW_SEED = 1  # training images are generated with seed 0
 
 
 def demo_train(images: str, *, out: Path | None, epochs: int | None, callback: Callback) -> TrainResult:
-    """Train the ``quick`` recipe on generated coffee beans."""
-    path = out or next_path(Path("runs"), "demo")
-    assignments = ["train.epochs=10"] if epochs is None else [f"train.epochs={epochs}"]
-    return train(images, recipe="quick", set=assignments, out=path, callback=callback)
+    """Train on generated coffee beans as `train` does by default: from ImageNet weights, where they are installed."""
+    return train(images, epochs=epochs, out=out or next_path(Path("runs"), "demo"), callback=callback)
 
 
 def draw_demo_images(folder: Path, count: int, size: int = 224) -> list[Path]:
