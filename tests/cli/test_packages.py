@@ -12,7 +12,7 @@ from command import Command
 
 WORK = (
     "sightline.runs.network_setup.build_dataset", "sightline.api.compression.load",
-    "sightline.api.evaluation._OutputReader", "sightline.api.preview._decode_images",
+    "sightline.api.ood_evaluation.OutputReader", "sightline.api.preview._decode_images",
     "sightline.sweeps.runner.prepare_folder",
 )  # fmt: skip
 """The functions with which the work of the commands begins."""

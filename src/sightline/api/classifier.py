@@ -154,7 +154,8 @@ class Classifier(ImageModel):
             print(ev.metrics["macro_f1"], ev.errors)
             ```
         """
-        from sightline.api.evaluation import AllowedImages, evaluate_fully
+        from sightline.api.evaluation import evaluate_fully
+        from sightline.api.ood_evaluation import AllowedImages
         from sightline.inference.results import ThresholdRequest
 
         if tta not in (None, "flip"):

@@ -134,6 +134,11 @@ def compress(
     selected_methods = _check_methods(methods)
     run = RunDirectory.open(Path(model))
     config = run.config
+    if find_task(config.model.task).targets.allows_several:
+        raise UsageError(
+            f"{run.path} is a multi-label classifier, which cannot be compressed yet: export it instead, as in "
+            f"`sightline export {run.path} --precision int8`."
+        )
     environment.check_packages(config)
     environment.start_backend(config.device)
     predictor = load(run.path, engine="keras").predictor

@@ -19,6 +19,7 @@ from sightline.models.describe import ModelDescription, describe_model
 from sightline.report import diagram, lr_plot
 from sightline.runs.directory import RunDirectory
 from sightline.runs.steps import SMALL_SIDE
+from sightline.tasks.protocol import find_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,8 @@ def describe_target(target: DescribeTarget, *, size: str | None = None, classes:
 
 def _model_spec(model: ModelConfig, height: int, width: int, channels: int, classes: int) -> ModelSpec:
     pixels = (127.5, 64.0)  # placeholder mean and std, which affect no shape
-    return ModelSpec(model, height, width, channels, classes, pixel_stats=pixels)
+    activation = find_task(model.task).activation
+    return ModelSpec(model, height, width, channels, classes, pixel_stats=pixels, activation=activation)
 
 
 def _parse_input_size(config: RunConfig, default_side: int, size_text: str | None) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +13,27 @@ from numpy.typing import NDArray
 from sightline import _io
 from sightline.api.classifier import Classifier
 from sightline.api.label_issues import find_label_issues
+from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
 from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
-from sightline.data.dataset import decode_images
 from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
-from sightline.data.types import LabeledSubset, Split, Subset
-from sightline.errors import DataError, MissingImagesError, UsageError, plural
+from sightline.data.types import LabeledSubset, Split
+from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood, report
 from sightline.evaluation.label_issues import LabelIssue
-from sightline.evaluation.ood import OODResult
+from sightline.evaluation.multi_label import MultiLabelResult, list_predictions
 from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.evaluation.results import EvaluationResult, Metric
-from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
 from sightline.runs import run_images
+from sightline.runs.finalize import Report, Result
 from sightline.runs.labeled_images import LabeledImages
-from sightline.seeding import make_generator
-
-
-@dataclass(frozen=True, slots=True)
-class AllowedImages:
-    """What an evaluation accepts beyond the default: `training` images, or a split with `missing` images."""
-
-    training: bool = False
-    missing: bool = False
-
-
-DEFAULT_ALLOWED = AllowedImages()
-MAX_OOD_IMAGES = 1000  # maximum OOD images; they estimate an AUROC to about 0.01
 
 
 class Evaluation:
@@ -62,12 +48,10 @@ class Evaluation:
         tta_views: The number of views of each image that its prediction is the mean of.
     """
 
-    def __init__(
-        self, report: EvaluationReport, label_issues: Sequence[LabelIssue] | None = None, tta_views: int = 1
-    ) -> None:
+    def __init__(self, report: Report, label_issues: Sequence[LabelIssue] | None = None, tta_views: int = 1) -> None:
         self.report = report
         self.tta_views = tta_views
-        self.result: EvaluationResult = report.evaluation
+        self.result: Result = report.evaluation
         self.label_issues = None if label_issues is None else RecordList(label_issues, asdict)
 
     @property
@@ -80,7 +64,10 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The fraction of images whose most probable class is the true one, in [0, 1]."""
+        """The fraction of images whose most probable class is the true one, in [0, 1].
+
+        With several labels per image, the fraction of right decisions, one for each image and class.
+        """
         return self.result.accuracy
 
     @property
@@ -95,8 +82,20 @@ class Evaluation:
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """The number of images by true class (rows) and predicted class (columns), int64 [K, K]."""
-        return self.result.confusion
+        """The number of images by true class (rows) and predicted class (columns), int64 [K, K].
+
+        Raises `UsageError` for a multi-label classifier, which has none.
+        """
+        return self._single_label_result.confusion
+
+    @property
+    def _single_label_result(self) -> EvaluationResult:
+        if isinstance(self.result, EvaluationResult):
+            return self.result
+        raise UsageError(
+            "Images with several labels have no confusion matrix: see `report.errors.confused_pairs` and "
+            "`result.per_class`."
+        )
 
     @property
     def thresholds(self) -> Thresholds | None:
@@ -106,6 +105,8 @@ class Evaluation:
     @property
     def targets_met(self) -> bool:
         """Whether there are thresholds that reach all requested targets."""
+        if not isinstance(self.report, EvaluationReport):
+            return True
         threshold, binary = self.report.threshold, self.report.binary
         points = () if binary is None else binary.operating_points
         missed = threshold is not None and threshold.confidence is None
@@ -115,6 +116,8 @@ class Evaluation:
     def predictions(self) -> RecordList[dict[str, Any]]:
         """The path, true class, predicted class and its probability of each image, in the order of evaluation."""
         result = self.result
+        if isinstance(result, MultiLabelResult):
+            return RecordList(list_predictions(result, self.thresholds), dict)
         predicted = result.probabilities.argmax(1)
         rows = zip(result.paths, result.labels.tolist(), predicted.tolist(), strict=True)
         return RecordList(
@@ -135,7 +138,7 @@ class Evaluation:
     def errors(self) -> RecordList[dict[str, Any]]:
         """The predictions that are wrong, the most confident first."""
         wrong = [row for row in self.predictions if not row["correct"]]
-        return RecordList(sorted(wrong, key=lambda row: -row["probability"]), dict)
+        return RecordList(sorted(wrong, key=lambda row: -(row["probability"] or 0)), dict)
 
     def to_frame(self) -> Any:
         """Return the predictions as a pandas DataFrame.
@@ -169,7 +172,7 @@ class Evaluation:
         Raises:
             MissingExtraError: If matplotlib is not installed.
         """
-        figure = run_plots.plot_confusion(self.result, self.split, percentages=percentages)
+        figure = run_plots.plot_confusion(self._single_label_result, self.split, percentages=percentages)
         if out is not None:
             _io.write_atomic(Path(out), figure.png, "Choose another file with `out`.")
         return figure
@@ -221,6 +224,10 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
             "leave it out."
         )
     if label_issues is not None:
+        if "label-issues" not in classifier.task.sections:
+            raise UsageError(
+                "--find-label-issues works for single-label classifiers, not yet for a multi-label one: leave it out."
+            )
         issues.check_packages()  # before the evaluation, not after it
     report = evaluate_model(
         classifier.with_flip_tta() if tta else classifier, sources, split=split, threshold_request=threshold_request,
@@ -244,7 +251,7 @@ def evaluate_model(
     allowed: AllowedImages = DEFAULT_ALLOWED,
     cache: bool = True,
     progress: Progress = no_progress,
-) -> EvaluationReport:
+) -> Report:
     """Evaluate a classifier as `Classifier.evaluate` does, and how far its predictions can be trusted.
 
     `threshold_request` thresholds are fitted on the validation split: the run's or, for a bundle, zip or file, which
@@ -259,7 +266,12 @@ def evaluate_model(
     threshold_request = replace(
         threshold_request, positive=threshold_request.positive or _configured_positive(classifier)
     )
-    report.check_request(threshold_request, classifier.classes)
+    classifier.task.check_request(threshold_request, classifier.classes)
+    if ood_sources is not None and "abstention" not in classifier.task.sections:
+        raise UsageError(
+            "--ood measures how a single-label classifier detects unusual images, which a multi-label classifier does "
+            "not do yet: leave it out."
+        )
     if threshold_request and classifier.run is None and classifier.path is not None:
         check_not_in_run(classifier.path)
     if ood_sources is not None and classifier.run is not None:  # its training images may be known
@@ -273,7 +285,7 @@ def evaluate_model(
         if labeled_images.is_own or classifier.run is None
         else classifier.labeled_images(progress=progress)
     )
-    output_reader = _OutputReader(classifier, own_images, allowed, progress, cache=cache)
+    output_reader = OutputReader(classifier, own_images, allowed, progress, cache=cache)
     labeled = labeled_images.load(split, include_training=allowed.training, allow_missing=allowed.missing, cache=cache)
     outputs = collect_outputs(classifier.predictor, labeled.subset, progress)
     split_name = labeled.split or "other"
@@ -290,12 +302,13 @@ def evaluate_model(
         thresholds, threshold = report.fit_thresholds(
             validation_outputs, threshold_request, thresholds, classifier.classes
         )
-    result: EvaluationReport = classifier.task.evaluate(
+    result: Report = classifier.task.evaluate(
         classifier.classes, outputs, labeled, split_name, validation_outputs, thresholds, threshold_request
     )
-    result = replace(result, threshold=threshold)
-    if ood_sources is not None:
-        result = replace(result, ood=_evaluate_ood(output_reader, outputs, result, ood_sources))
+    if isinstance(result, EvaluationReport):
+        result = replace(result, threshold=threshold)
+        if ood_sources is not None:
+            result = replace(result, ood=evaluate_ood(output_reader, outputs, result, ood_sources))
     _save_results(classifier, result, labeled, save_thresholds=bool(threshold_request))
     return result
 
@@ -327,67 +340,7 @@ def _no_validation_message(classifier: Classifier) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _OutputReader:
-    """Runs a classifier on images other than the evaluated ones: other splits of `labeled_images`, OOD images."""
-
-    classifier: Classifier
-    labeled_images: LabeledImages
-    allowed: AllowedImages
-    progress: Progress
-    cache: bool
-
-    def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:
-        """Return the model outputs for a split; None if it is not available.
-
-        `strict`: raise if some of its images are missing, instead of returning None.
-        """
-        try:
-            samples = self.labeled_images.load(
-                split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
-            ).subset
-        except MissingImagesError:
-            if strict and not self.allowed.missing:
-                raise
-            return None
-        except DataError:
-            return None
-        return (
-            collect_outputs(self.classifier.predictor, samples, self.progress, f"the {split} split")
-            if len(samples)
-            else None
-        )
-
-
-def _evaluate_ood(
-    reader: _OutputReader, outputs: ModelOutputs, result: EvaluationReport, sources: Sources
-) -> OODResult:
-    """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded."""
-    index = make_index(sources, reader.progress)
-    run = reader.classifier.source_run
-    run_hashes = set() if run is None else {row.sha256 for row in run.read_data() or ()}
-    indices = [i for i, image in enumerate(index.images) if image.sha256 not in run_hashes]
-    if not indices:
-        raise DataError(f"All {len(index.images):,} images of {index.name} belong to the run: give others with --ood.")
-    note = f"{len(index.images) - len(indices)} images that belong to the run were excluded."
-    note = "" if len(indices) == len(index.images) else note
-    if len(indices) > MAX_OOD_IMAGES:
-        sampled = np.sort(make_generator(0, "ood").permutation(len(indices))[:MAX_OOD_IMAGES]).tolist()
-        indices = [indices[i] for i in sampled]
-    predictor = reader.classifier.predictor
-    decoded = decode_images(index.select(indices), predictor.preprocess, keep=reader.cache, progress=reader.progress)
-    count = len(decoded.rows)
-    samples = Subset(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
-    ood_outputs = collect_outputs(predictor, samples, reader.progress, "OOD images").outputs
-    ood_result = report.evaluate_ood(
-        outputs, ood_outputs, reader.collect_outputs("train"), index.name, result.thresholds
-    )
-    return replace(ood_result, note=" ".join(filter(None, (ood_result.note, note))))
-
-
-def _save_results(
-    classifier: Classifier, result: EvaluationReport, labeled: LabeledSubset, *, save_thresholds: bool
-) -> None:
+def _save_results(classifier: Classifier, result: Report, labeled: LabeledSubset, *, save_thresholds: bool) -> None:
     if save_thresholds and result.thresholds is not None:
         classifier.save_thresholds(result.thresholds)
     run = classifier.run

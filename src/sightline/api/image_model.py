@@ -148,6 +148,8 @@ class ImageModel(LoadedModel):
         Raises:
             DataError: If the labels do not fit the images or the classes.
         """
+        if self.task.targets.allows_several:
+            raise UsageError("The accuracy of images with several labels has no one meaning: use evaluate.")
         predicted = self.predict_proba(images).argmax(1)
         labels = to_class_indices(y, self.classes, len(predicted))
         return float(np.mean(predicted == labels))

@@ -138,7 +138,7 @@ class LoadedModel:
 
     def with_flip_tta(self) -> Self:
         """Return a copy that averages over each image and its mirror image, at twice the cost."""
-        flipped = type(self)(FlipTTA(self.predictor), self.run, self.manifest, self.path)
+        flipped = type(self)(FlipTTA(self.predictor, self.task.activate), self.run, self.manifest, self.path)
         flipped.thresholds, flipped.trained_on = self.thresholds, self.trained_on
         return flipped
 

@@ -14,17 +14,19 @@ from sightline.runs.run_report import find_reported_split, read_report
 
 if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
     from sightline.data.types import Split, Subset
+    from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.report import EvaluationReport
     from sightline.runs.finalize import FinalModel
 
 
 def write_first_report(run: RunDirectory, final: FinalModel) -> None:
     """Draw the figures of a run whose final model has just been evaluated, and write its report."""
+    from sightline.evaluation.report import EvaluationReport
     from sightline.report import evaluation_plots, run_plots
 
     if history := run.read_history():
         run.write_figure("curves", run_plots.plot_curves(history, html_report.describe_run(run.config)).files)
-    if final.last_report is not None:
+    if isinstance(final.last_report, EvaluationReport):
         figures = evaluation_plots.plot_main(final.last_report)
         run.write_figures({name: figure.files for name, figure in figures.items()})
     _write_page(run)
@@ -41,12 +43,16 @@ def rebuild_report(path: Path) -> Path:
     return _write_page(run)
 
 
-def save_evaluation(run: RunDirectory, split: Split, report: EvaluationReport, samples: Subset) -> None:
+def save_evaluation(
+    run: RunDirectory, split: Split, report: EvaluationReport | MultiLabelReport, samples: Subset
+) -> None:
     """Save the evaluation of a split of a run, whose images are `samples`, with its figures, and refresh the report."""
+    from sightline.evaluation.report import EvaluationReport
     from sightline.report import evaluation_plots
 
     run.write_evaluation(split, report.evaluation, report.to_dict())
-    run.write_figures({name: figure.files for name, figure in evaluation_plots.plot_all(report, samples).items()})
+    if isinstance(report, EvaluationReport):
+        run.write_figures({name: figure.files for name, figure in evaluation_plots.plot_all(report, samples).items()})
     if split == find_reported_split(run.info.get("result")):
         write_error_images(run, report.errors.most_confident_errors, samples)
     refresh_report(run)

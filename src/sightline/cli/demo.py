@@ -9,6 +9,7 @@ import typer
 
 from sightline.cli import evaluate, train
 from sightline.cli.output import ProgressDisplay, print_line
+from sightline.evaluation.results import EvaluationResult
 
 # Drawn, since the photographs in installed packages are no data set: two in scikit-learn and one in matplotlib. Larger
 # than `auto` takes for icons, so that it starts from ImageNet weights.
@@ -33,7 +34,9 @@ def demo(
     print_line()
     print_line(("2. Evaluate", "bold"), " on the held-out test images")
     classifier = api.load(result.run)
-    evaluate.print_evaluation(classifier.evaluate().result, "test", "sightline evaluate --format json prints all")
+    evaluation = classifier.evaluate().result
+    assert isinstance(evaluation, EvaluationResult)
+    evaluate.print_evaluation(evaluation, "test", "sightline evaluate --format json prints all")
     print_line()
     print_line(("3. Predict", "bold"), " on four new images")
     for path in api.draw_demo_images(Path(result.run) / "new", NEW_IMAGES):

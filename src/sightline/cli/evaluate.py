@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.intervals import Interval
+
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
+    from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult
 
 
 class TestTimeAugmentation(StrEnum):
@@ -99,11 +102,15 @@ def evaluate(
             coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else "flip",
             include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip
+    from sightline.evaluation.multi_label import MultiLabelReport
+
     report = evaluation.report
     if output_format == TableFormat.json:
         print_json(evaluation.to_dict())
     elif output_format == TableFormat.csv:
         print_metrics_csv(report.evaluation)
+    elif isinstance(report, MultiLabelReport):
+        print_multi_label(report)
     else:
         if tta is not None:
             print_line("flip test-time augmentation: mean over each image and its mirror image")
@@ -170,7 +177,41 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
 
 
-def print_metrics_csv(evaluation: EvaluationResult) -> None:
+def print_multi_label(report: MultiLabelReport) -> None:
+    """Print the metrics of images with several labels, each class, and what is confused."""
+    from sightline.report import sentences
+
+    evaluation, classes = report.evaluation, len(report.evaluation.classes)
+    print_line(
+        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
+    )
+    if untested := sentences.describe_untested(
+        evaluation.untested_classes, classes, sentences.describe_split(report.split)
+    ):
+        print_line(untested)
+    for caution in sentences.list_cautions(evaluation.to_dict()):
+        print_line(caution)
+    print_line()
+    rows = [[name.replace("_", " "), *_metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
+    print_table(["metric", "value", "95% interval", ""], rows)
+    print_line()
+    columns = ["class", "average precision", "AUROC", "precision", "recall", "F1", "threshold", "images"]
+    cells = [
+        [
+            c.label, _format_number(c.average_precision.value), _format_number(c.auroc.value),
+            _format_number(c.precision), _format_number(c.recall), _format_number(c.f1), f"{c.threshold:.3f}",
+            str(c.support),
+        ]
+        for c in evaluation.per_class
+    ]  # fmt: skip
+    print_table(columns, cells, right=columns[1:], rest="--format json has all classes")
+    if pairs := report.errors.confused_pairs:
+        text = ", ".join(f"{p.predicted} predicted where {p.label} is missed ({p.count})" for p in pairs[:3])
+        print_line()
+        print_line(f"most confused: {text}")
+
+
+def print_metrics_csv(evaluation: EvaluationResult | MultiLabelResult) -> None:
     """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
     rows = [
         [name, metric.value, *(metric.interval or (None, None)), evaluation.count, metric.note]

@@ -86,10 +86,14 @@ def predict(
         _print_unreadable(getattr(classifier.predictor, "unreadable", ()))
     count = len(classifier.classes)
     shown_count = min(count, top or (1 if chosen_format == TableFormat.csv else TOP))
+    has_several = classifier.task.targets.allows_several
+    if has_several and chosen_format == TableFormat.csv:
+        shown_count = 1  # the label column has all predicted classes
     layout = RowFormat(
-        shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None, raw_csv
-    )
-    requested_count = count if probabilities else shown_count
+        shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None and not has_several,
+        raw_csv,
+    )  # fmt: skip
+    requested_count = count if probabilities or has_several else shown_count
     predictions = classifier.iter_predictions(items, top=requested_count)
     if chosen_format == TableFormat.text:
         failed = _count_errors(_print_rows(predictions))[1]
@@ -193,6 +197,10 @@ def _print_rows(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
         name = f"{name:<{width}}  "
         if p.error is not None:
             print_line(name, (p.error, "red"))
+        elif p.labels is not None:
+            chosen = [f"{c.label} {c.probability:.3f}" for c in p.top if c.label in p.labels]
+            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label not in p.labels)
+            print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"))
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
             decision = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -118,7 +119,8 @@ def print_result(result: TrainResult) -> None:
 
     for name, metrics in (("validation", result.validation), ("test", result.test)):
         if metrics is not None:
-            print_line(f"{name:<11}{_format_metrics(metrics)}")
+            headline = result.details.get("metrics", {}).get(name)
+            print_line(f"{name:<11}{_format_headline(headline, metrics) if headline else _format_metrics(metrics)}")
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
                 print_line(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])
@@ -138,6 +140,11 @@ def print_result(result: TrainResult) -> None:
         print_line(f"time limit {format_duration(limit['limit'])}, of which {used} were used. {limit['outlook']}")
     print_line(f"run        {result.run}")
     print_line(f"figures    {Path(result.run) / 'figures'}")
+
+
+def _format_headline(headline: Mapping[str, float | None], metrics: SplitMetrics) -> str:
+    values = [f"{key.replace('_', ' ')} {value:.4f}" for key, value in headline.items() if value is not None]
+    return f"{', '.join(values)} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
 
 
 def _format_metrics(metrics: SplitMetrics) -> str:

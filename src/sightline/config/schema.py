@@ -139,7 +139,9 @@ class InputConfig:
 class ModelConfig:
     """The network architecture and its initial weights."""
 
-    task: str = setting("single_label", "what is learned from the label of an image; single_label: one class")
+    task: str = setting(
+        "single_label", "what is learned; single_label: one class per image, multi_label: any number of classes"
+    )
     name: str = setting("auto", "a model listed by `sightline models`, or auto")
     weights: str = setting(
         "auto",

@@ -155,7 +155,15 @@ def build_dataset(
 
 
 def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
-    """Raise `DataError` for problems known before decoding: a single class, or a class without readable images."""
+    """Raise `DataError` for problems known before decoding.
+
+    These are a single class, a class without readable images, and images with several labels where each needs one.
+    """
+    if index.several_labels and not targets.allows_several:
+        raise DataError(
+            f"{index.several_labels}. Train a multi-label classifier with --set model.task=multi_label, or name "
+            "another column with --column label=NAME."
+        )
     _check_and_list_classes(index.images, index.unreadable, index.name, targets)
 
 

@@ -97,6 +97,7 @@ def build_index(
     return Index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
+        next((listing.several_labels for listing in listings if listing.several_labels), ""),
     )  # fmt: skip
 
 

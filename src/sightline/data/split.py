@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
+from sightline.data.iterative_stratification import stratify_iteratively
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ConfigError, plural
@@ -69,10 +70,10 @@ def assign_splits(
     their class, get the same split, unless the source gives them different ones.
 
     With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the loans described at
-    the top of this file; with ``mode="stratified"`` the fractions are exact in each class (as far as groups allow), but
-    adding images may move any other. In both modes a class with at least as many units as there are splits is in every
-    split, a class of two units is in train and validation, and every class is in train. If units contain several
-    classes, only the last of these is guaranteed.
+    the top of this file; with ``mode="stratified"`` the fractions are exact in each class (as far as groups allow;
+    images with several classes are stratified iteratively), but adding images may move any other. In both modes a class
+    with at least as many units as there are splits is in every split, a class of two units is in train and validation,
+    and every class is in train. If units contain several classes, only the last of these is guaranteed.
 
     Raises `ConfigError` if the fractions leave nothing to train on.
     """
@@ -81,7 +82,9 @@ def assign_splits(
     names = _unit_names(images, groups)
     classes = [targets.list_classes(p.label) for p in images]
     units = _build_units(classes, splits, names, seed)
-    if config.mode == "stratified":
+    if config.mode == "stratified" and targets.allows_several:
+        _assign_iteratively(units, validation, test)
+    elif config.mode == "stratified":
         for members in _group_by_majority_class(units).values():
             _assign_stratified(members, validation, test)
     else:
@@ -168,6 +171,14 @@ def _assign_stratified(units: Sequence[_Unit], validation: float, test: float) -
         middle = assigned + len(unit.members) / 2
         unit.split = "train" if middle < num_train else "validation" if middle < num_train + num_validation else "test"
         assigned += len(unit.members)
+
+
+def _assign_iteratively(units: Sequence[_Unit], validation: float, test: float) -> None:
+    """Assign splits so that each has its fraction of every class of images with several."""
+    fractions = (1 - validation - test, validation, test)
+    subsets = stratify_iteratively([len(unit.members) for unit in units], [unit.classes for unit in units], fractions)
+    for unit, subset in zip(units, subsets, strict=True):
+        unit.split = SPLITS[subset]
 
 
 def _required_splits(num_units: int, target_splits: tuple[Split, ...]) -> tuple[Split, ...]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+SEPARATOR = ";"
+"""Between the classes in the label of an image that has several."""
+
 
 class Targets(Protocol):
     """How a task reads labels. An `ImageRecord` holds a label as text, the same in every file that records it."""
+
+    @property
+    def allows_several(self) -> bool:
+        """Whether an image may have several classes, or none."""
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes that a label names."""
@@ -21,6 +28,8 @@ class Targets(Protocol):
 
 class ClassTargets:
     """A label is the name of one class; targets are class indices, int32 [N]."""
+
+    allows_several = False
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the label itself."""
@@ -36,4 +45,39 @@ class ClassTargets:
         return np.array([index[label] for label in labels], np.int32)
 
 
-CLASS_TARGETS = ClassTargets()
+class LabelSetTargets:
+    """A label is the names of any number of classes, sorted, joined by `SEPARATOR`; targets are uint8 [N, K]."""
+
+    allows_several = True
+
+    def list_classes(self, label: str) -> tuple[str, ...]:
+        """Return the classes; none for an empty label.
+
+        >>> LabelSetTargets().list_classes("car;tree"), LabelSetTargets().list_classes("")
+        (('car', 'tree'), ())
+        """
+        return tuple(name for name in label.split(SEPARATOR) if name)
+
+    def encode(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.uint8]:
+        """Return 1 for each of `classes` that a label names, else 0: uint8 [N, K].
+
+        >>> LabelSetTargets().encode(["b", "", "a;b"], ["a", "b"]).tolist()
+        [[0, 1], [0, 0], [1, 1]]
+        """
+        index = {name: k for k, name in enumerate(classes)}
+        targets = np.zeros((len(labels), len(classes)), np.uint8)
+        for row, label in zip(targets, labels, strict=True):
+            row[[index[name] for name in self.list_classes(label)]] = 1
+        return targets
+
+
+CLASS_TARGETS, LABEL_SETS = ClassTargets(), LabelSetTargets()
+
+
+def join_classes(names: Iterable[str]) -> str:
+    """Return the label of an image that has these classes, as `LabelSetTargets` reads it.
+
+    >>> join_classes(["tree", "car", "tree"])
+    'car;tree'
+    """
+    return SEPARATOR.join(sorted(set(names)))

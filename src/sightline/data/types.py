@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
     import numpy as np
     from numpy.typing import NDArray
 
+    from sightline.data.targets import Targets
+
 
 Split = Literal["train", "validation", "test"]
 
@@ -62,7 +64,8 @@ class Index:
 
     `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `skipped`
     counts files that are not images (``Thumbs.db``, notes, hidden files); `other_files` names them. `empty_classes`
-    names the class folders without images or rejects. `notes` say how the source was read and what was left out.
+    names the class folders without images or rejects. `notes` say how the source was read and what was left
+    out. `several_labels` tells which image has several labels; "" if each has one.
     """
 
     name: str
@@ -73,6 +76,14 @@ class Index:
     other_files: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()
     notes: tuple[SourceNote, ...] = ()
+    several_labels: str = ""
+
+    @property
+    def targets(self) -> Targets:
+        """How the labels of the source are written."""
+        from sightline.data.targets import CLASS_TARGETS, LABEL_SETS
+
+        return LABEL_SETS if self.several_labels else CLASS_TARGETS
 
     def select(self, positions: Sequence[int]) -> Index:
         """Return the index of only the images at `positions`, in that order."""

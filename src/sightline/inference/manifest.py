@@ -29,6 +29,11 @@ def _is_name(value: Any) -> bool:
     return type(value) is str and value != "" and jsonio.is_encodable(value)
 
 
+class _MetricFields(TypedDict):
+    value: float | None
+    interval: tuple[float, float] | None
+
+
 class _SplitMetrics(TypedDict, total=False):
     """The metrics of a split."""
 
@@ -38,6 +43,9 @@ class _SplitMetrics(TypedDict, total=False):
     count: int
     untested_classes: list[str]
     leaked: Mapping[str, Any] | None
+    mean_average_precision: _MetricFields
+    micro_f1: _MetricFields
+    macro_f1: _MetricFields
 
 
 class _ParityFields(TypedDict, total=False):
@@ -124,8 +132,11 @@ class Manifest:
         check_thresholds(thresholds, self.classes)
         for example in self.reference_examples:
             is_valid = len(example.probabilities) == len(self.classes) and _SHA256.fullmatch(example.pixels_sha256)
-            if not is_valid or not REFERENCE_FILE.fullmatch(example.file) or example.label not in self.classes:
+            if not is_valid or not REFERENCE_FILE.fullmatch(example.file) or not self._knows(example.label):
                 raise ModelError(f"the manifest's reference example {example.file!r} is invalid")
+
+    def _knows(self, label: str) -> bool:
+        return self.task != "single_label" or label in self.classes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, with the schema version."""

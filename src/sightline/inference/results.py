@@ -39,6 +39,8 @@ class Thresholds:
         positive: The positive one of two classes.
         positive_threshold: The smallest probability with which `positive` is predicted. It excludes a confidence and
             prediction sets.
+        labels: The smallest probability with which each class is predicted, where an image may have several.
+        label_target: What `labels` were chosen for: the highest F1 of each class.
     """
 
     count: int
@@ -54,10 +56,13 @@ class Thresholds:
     target_rate: float | None = None
     positive: str | None = None
     positive_threshold: float | None = None
+    labels: Mapping[str, float] | None = None
+    label_target: Literal["f1"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values, those of several labels only if there are any."""
+        values = asdict(self)
+        return values if self.labels is not None else {k: v for k, v in values.items() if not k.startswith("label")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
@@ -65,10 +70,18 @@ class Thresholds:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown or "count" not in values:
             raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
+        labels = values.get("labels")
+        if labels is not None and not (isinstance(labels, Mapping) and all(map(_is_fraction, labels.values()))):
+            raise ValueError(f"labels cannot be {labels!r}")
         for name, value in values.items():
-            allowed = {"conformal": ("lac",), "ood": ("energy",), "rate": (None, "sensitivity", "specificity")}.get(
-                name
-            )
+            if name == "labels":
+                continue
+            allowed = {
+                "conformal": ("lac",),
+                "ood": ("energy",),
+                "rate": (None, "sensitivity", "specificity"),
+                "label_target": (None, "f1"),
+            }.get(name)
             kind = str if name == "positive" else int | float
             fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
             if (value not in allowed) if allowed else not fits:
@@ -76,6 +89,10 @@ class Thresholds:
         if len({values.get(name) is None for name in ("rate", "target_rate", "positive", "positive_threshold")}) > 1:
             raise ValueError("rate, target_rate, positive and positive_threshold must be given together")
         return cls(**values)
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +160,8 @@ class Prediction:
         error: Why there is no prediction; None if there is one.
         decision: What the thresholds of the model decide: to return the class, to return a set of classes, or to
             abstain. None for a model without thresholds.
+        labels: The predicted classes of a multi-label model, the most probable first; None for any other model. `label`
+            has them as a manifest does, sorted and joined by ``;``, and `probability` is the smallest of theirs.
     """
 
     path: str
@@ -151,10 +170,11 @@ class Prediction:
     top: tuple[ClassProbability, ...] = ()
     error: str | None = None
     decision: Decision | None = None
+    labels: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        fields = jsonio.fields_to_dict(self, skip=["error", "decision"])
+        fields = jsonio.fields_to_dict(self, skip=["error", "decision", *(["labels"] if self.labels is None else [])])
         return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,10 +13,12 @@ from sightline.preprocessing import PreprocessingSpec
 
 
 class FlipTTA:
-    """Averages the logits of an image and its horizontal mirror image."""
+    """Averages the logits of an image and its horizontal mirror image; `activate` turns them into probabilities."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+    def __init__(
+        self, predictor: Predictor, activate: Callable[[NDArray[np.float32]], NDArray[np.float32]] = metrics.softmax
+    ) -> None:
+        self.predictor, self._activate = predictor, activate
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -37,4 +41,4 @@ class FlipTTA:
         half = np.float32(0.5)
         logits: NDArray[np.float32] = half * (original.logits + mirrored.logits)
         features: NDArray[np.float32] = half * (original.features + mirrored.features)
-        return Outputs(metrics.softmax(logits).astype(np.float32), logits, features)
+        return Outputs(self._activate(logits).astype(np.float32), logits, features)

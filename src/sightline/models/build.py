@@ -16,17 +16,17 @@ from sightline._keras.process_state import seed_new_layers
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import pretrained, registry
-from sightline.models.entry import HeadSpec, ModelEntry, Normalize
+from sightline.models.entry import Activation, HeadSpec, ModelEntry, Normalize
 from sightline.models.head import LOGITS, apply_head
 from sightline.models.initializers import initialize_weights
 from sightline.models.layers import is_kernel
-from sightline.preprocessing import LUMA
 from sightline.seeding import derive_seed
 
 NORMALIZE_LAYER = "normalize"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts color to grayscale
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class ModelSpec:
     """Everything that determines a model's graph and initial weights.
 
     `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
-    `weights` is the file to load pretrained weights from, None for random weights.
+    `weights` is the file to load pretrained weights from, None for random weights. `activation` is that of the task.
     """
 
     config: ModelConfig
@@ -47,6 +47,7 @@ class ModelSpec:
     l2: float = 0.0
     pixel_stats: tuple[float, float] | None = None
     weights: Path | None = None
+    activation: Activation = "softmax"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,9 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         x = _apply_backbone(x, entry, spec.config)
         backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
         is_sigmoid = spec.config.head == "sigmoid"
-        outputs = apply_head(x, _resolve_head(spec.config, entry), spec.classes, is_sigmoid=is_sigmoid)
+        outputs = apply_head(
+            x, _resolve_head(spec.config, entry), spec.classes, is_sigmoid=is_sigmoid, activation=spec.activation
+        )
         return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
 
 

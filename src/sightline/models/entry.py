@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "lite", "raw", "standardize"]
 Pooling = Literal["average", "max", "flatten"]
+Activation = Literal["softmax", "sigmoid"]
 Init = Literal["auto", "gaussian", "he", "glorot"]
 
 

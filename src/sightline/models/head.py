@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sightline import backend
-from sightline.models.entry import HeadSpec
+from sightline.models.entry import Activation, HeadSpec
 
 PROBABILITIES, LOGITS, FEATURES = OUTPUTS = ("probabilities", "logits", "features")
 """The outputs of every model; the layers of the first and the last have the same names."""
@@ -22,8 +22,14 @@ FLOAT32_LAYERS = (FEATURES, DENSE_LAYER, ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYE
 """The layers that compute in float32, whatever the precision of the model."""
 
 
-def apply_head(x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool) -> dict[str, Any]:
-    """Return the symbolic outputs, by the names in `OUTPUTS`, for the feature maps `x`; see `models.build.Network`."""
+def apply_head(
+    x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool, activation: Activation = "softmax"
+) -> dict[str, Any]:
+    """Return the symbolic outputs, by the names in `OUTPUTS`, for the feature maps `x`; see `models.build.Network`.
+
+    `is_sigmoid`: two classes share one unit. `activation` turns the logits into probabilities, which sum to 1 over the
+    classes ("softmax") or are independent of each other ("sigmoid").
+    """
     keras = backend.keras()
     layers = keras.layers
     pooling = {
@@ -46,5 +52,8 @@ def apply_head(x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool) -> dic
         padded = layers.ZeroPadding1D((1, 0), name=TWO_CLASSES_LAYER, dtype="float32")(row)
         logits = layers.Flatten(name=PAIR_LAYER, dtype="float32")(padded)
     logits = layers.Rescaling(1.0, name=TEMPERATURE_LAYER, dtype="float32")(logits)
-    probabilities = layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
+    if activation == "sigmoid":
+        probabilities = layers.Activation("sigmoid", name=PROBABILITIES, dtype="float32")(logits)
+    else:
+        probabilities = layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
     return {PROBABILITIES: probabilities, LOGITS: logits, FEATURES: features}

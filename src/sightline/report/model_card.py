@@ -15,6 +15,11 @@ from sightline.inference.manifest import Manifest
 from sightline.report import sentences
 
 NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
+LABEL_NAMES = {
+    "mean_average_precision": "Mean average precision",
+    "micro_f1": "Micro F1",
+    "macro_f1": "Macro F1",
+}
 
 
 def render_card(
@@ -43,7 +48,7 @@ def _header(manifest: Manifest, license_id: str) -> str:
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "onnx", "sightline", manifest.model],
         "datasets": [data],
-        "metrics": ["accuracy"],
+        "metrics": list(LABEL_NAMES) if _has_several_labels(manifest) else ["accuracy"],
         "model-index": [
             {
                 "name": manifest.model,
@@ -51,9 +56,7 @@ def _header(manifest: Manifest, license_id: str) -> str:
                     {
                         "task": {"type": "image-classification", "name": "Image classification"},
                         "dataset": {"name": data, "type": data, "split": split},
-                        "metrics": [
-                            {"type": key, "name": NAMES[key], "value": metrics[key]} for key in NAMES if key in metrics
-                        ],
+                        "metrics": _list_results(metrics),
                     }
                     for split, metrics in manifest.metrics.items()
                 ],
@@ -64,6 +67,27 @@ def _header(manifest: Manifest, license_id: str) -> str:
         del values["model-index"]
     lines = [f"{key}: {printable(jsonio.dumps(value))}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---"])
+
+
+def _has_several_labels(manifest: Manifest) -> bool:
+    return manifest.task == "multi_label"
+
+
+def _describe_scope(manifest: Manifest) -> str:
+    count = len(manifest.classes)
+    if _has_several_labels(manifest):
+        return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
+    return (
+        f"It classifies images like its training images into the {count} classes above. It always predicts one of "
+        "them, even for an image of something else."
+    )
+
+
+def _list_results(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the metrics of a split as Hugging Face's index has them."""
+    if labels := [key for key in LABEL_NAMES if key in metrics]:
+        return [{"type": key, "name": LABEL_NAMES[key], "value": metrics[key]["value"]} for key in labels]
+    return [{"type": key, "name": NAMES[key], "value": metrics[key]} for key in NAMES if key in metrics]
 
 
 def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], repository: str) -> list[str]:
@@ -83,8 +107,7 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
         "\n".join(f"{number}. {_escape_markdown(label)}" for number, label in enumerate(manifest.classes)),
         "## Intended use and limits",
         (
-            f"It classifies images like its training images into the {count} classes above. It always predicts one of "
-            "them, even for an image of something else. The metrics below are for images from the same source; other "
+            f"{_describe_scope(manifest)} The metrics below are for images from the same source; other "
             "light, cameras, backgrounds or subjects may reduce accuracy. Its probabilities are "
             f"{'calibrated by temperature scaling' if manifest.temperature != 1 else 'not calibrated'}."
         ),
@@ -112,14 +135,7 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
 def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if not manifest.metrics:
         return ["This file was not evaluated."]
-    lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
-    for split, metrics in manifest.metrics.items():
-        low, high = metrics["accuracy_interval"]
-        lines.append(
-            f"| {_escape_markdown(split)} | {metrics['count']} | {metrics['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
-            f"{metrics['loss']:.4f} |"
-        )
-    out = ["\n".join(lines)]
+    out = ["\n".join(_label_table(manifest) if _has_several_labels(manifest) else _accuracy_table(manifest))]
     for split, metrics in manifest.metrics.items():
         names = metrics.get("untested_classes", [])
         if missing := sentences.describe_untested(names, len(manifest.classes), f"the {split} split"):
@@ -133,6 +149,28 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
             f"{manifest.parity['top1_agreement']:.2%}."
         )
     return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
+
+
+def _accuracy_table(manifest: Manifest) -> list[str]:
+    lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
+    for split, metrics in manifest.metrics.items():
+        low, high = metrics["accuracy_interval"]
+        lines.append(
+            f"| {_escape_markdown(split)} | {metrics['count']} | {metrics['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
+            f"{metrics['loss']:.4f} |"
+        )
+    return lines
+
+
+def _label_table(manifest: Manifest) -> list[str]:
+    lines = ["| split | images | metric | value | 95% interval |", "|---|---|---|---|---|"]
+    for split, metrics in manifest.metrics.items():
+        for key, name in LABEL_NAMES.items():
+            value, interval = metrics[key]["value"], metrics[key]["interval"]
+            number = "not defined" if value is None else f"{value:.4f}"
+            ends = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+            lines.append(f"| {_escape_markdown(split)} | {metrics['count']} | {name} | {number} | {ends} |")
+    return lines
 
 
 def _data_section(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,9 @@ class RowFormat:
             empty = [""] * (len(self.column_names()) - 2)
             return [self._text(prediction.path), *empty, self._text(prediction.error)]
         ranked = [cell for c in prediction.top[: self.top] for cell in (self._text(c.label), f"{c.probability:.6f}")]
+        if prediction.labels is not None:
+            probability = "" if prediction.probability is None else f"{prediction.probability:.6f}"
+            ranked[:2] = [self._text(prediction.label or ""), probability]
         decision_cells: list[str] = []
         if self.decisions and prediction.decision is not None:
             decision = prediction.decision

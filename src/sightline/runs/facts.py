@@ -137,8 +137,9 @@ class ThisMachine:
         assert size.width is not None
         assert size.channels is not None
         spec = ModelSpec(
-            config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0)
-        )
+            config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0),
+            activation=find_task(config.model.task).activation,
+        )  # fmt: skip
         return precision.choose_precision(spec, config, facts.num_images)
 
 

@@ -19,6 +19,7 @@ from sightline.data.checks import leakage
 from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, Split
+from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult
 from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.evaluation.results import EvaluationResult
 from sightline.export import keras_to_onnx
@@ -27,7 +28,7 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
 from sightline.inference.predictor import ModelOutputs, Predictor
-from sightline.inference.results import ThresholdRequest
+from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model, weights_sha256
@@ -40,6 +41,8 @@ from sightline.tasks.protocol import Task, find_task
 from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
+Report = EvaluationReport | MultiLabelReport
+Result = EvaluationResult | MultiLabelResult
 CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become reference examples
 
 
@@ -50,8 +53,8 @@ class FinalModel:
     `no_bundle_reason` says why there is no bundle; None if there is one.
     """
 
-    evaluations: Mapping[Split, EvaluationResult]
-    last_report: EvaluationReport | None
+    evaluations: Mapping[Split, Result]
+    last_report: Report | None
     no_bundle_reason: str | None
     temperature: float
 
@@ -80,24 +83,31 @@ def finalize(
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
-    leaks = run.read_leaks()
-    reports = {split: _evaluate_split(run, prepared, split, outputs_by_split, leaks) for split in outputs_by_split}
+    held_out, leaks = outputs_by_split.get("validation"), run.read_leaks()
+    thresholds = None if held_out is None else task.fit_thresholds(classes, held_out)
+    if thresholds is not None:
+        run.write_thresholds(thresholds)
+    reports = {
+        split: _evaluate_split(run, prepared, split, outputs_by_split, leaks, thresholds) for split in outputs_by_split
+    }
     evaluations = {split: report.evaluation for split, report in reports.items()}
     if no_bundle_reason is None:
         run.write_bundle(
             build_bundle(
                 model, graph, predictor, data, prepared.index, config,
                 model=config.model.name, temperature=temperature, parity=agreement.to_dict(),
-                metrics=metrics_by_split(evaluations),
+                metrics=metrics_by_split(evaluations), thresholds=thresholds and thresholds.to_dict(),
             )
         )  # fmt: skip
     run_report.write_network(run, describe_model(model, config.model.name))
     report_images.write_leak_images(run, leaks, data)
     split = run_report.find_reported_split(reports)
-    if split is not None:
-        errors = reports[split].errors.most_confident_errors
-        report_images.write_error_images(run, errors, data.subset(split), keras_predictor)
-    return FinalModel(evaluations, None if split is None else reports[split], no_bundle_reason, temperature)
+    report = None if split is None else reports[split]
+    if split is not None and report is not None:
+        errors = report.errors.most_confident_errors
+        one_class = isinstance(report, EvaluationReport)  # a heat map is evidence for the one that is predicted
+        report_images.write_error_images(run, errors, data.subset(split), keras_predictor if one_class else None)
+    return FinalModel(evaluations, report, no_bundle_reason, temperature)
 
 
 def _evaluate_split(
@@ -106,11 +116,12 @@ def _evaluate_split(
     split: Split,
     outputs_by_split: Mapping[Split, ModelOutputs],
     leaks: Sequence[Leak],
-) -> EvaluationReport:
+    thresholds: Thresholds | None,
+) -> Report:
     labeled = replace(prepared.data.labeled_subset(split), leaked=leakage.leaked_contents(leaks, split))
-    report: EvaluationReport = find_task(prepared.config.model.task).evaluate(
+    report: Report = find_task(prepared.config.model.task).evaluate(
         prepared.data.classes, outputs_by_split[split], labeled, split,
-        outputs_by_split.get("validation"),
+        outputs_by_split.get("validation"), thresholds,
         threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
     )  # fmt: skip
     run.write_evaluation(split, report.evaluation, report.to_dict())
@@ -237,7 +248,7 @@ def build_bundle(
     return bundle.make(manifest, graph, files)
 
 
-def metrics_by_split(evaluations: Mapping[Split, EvaluationResult]) -> dict[str, Any]:
+def metrics_by_split(evaluations: Mapping[Split, Result]) -> dict[str, Any]:
     """Return the metrics of each split in the form of the manifest."""
     return {split: value.summarize() for split, value in evaluations.items()}
 
@@ -248,9 +259,9 @@ def _choose_reference_examples(
     """Choose the smallest validation (else training) file of each class, then the next ones."""
     index_by_hash = {p.sha256: i for i, p in enumerate(index.images)}
     split: Split = "validation" if "validation" in data.splits else "train"
-    by_class: dict[int, list[tuple[int, bytes]]] = {}
+    by_class: dict[str, list[tuple[int, bytes]]] = {}
     for i in map(int, np.flatnonzero(np.array(data.splits) == split)):
-        label = int(data.labels[i])
+        label = data.images[i].label
         class_files = by_class.get(label, [])
         if len(class_files) < CANDIDATES_PER_CLASS and (class_files or len(by_class) < count):
             by_class[label] = [*class_files, (i, encode_image(index.read(index_by_hash[data.images[i].sha256])))]

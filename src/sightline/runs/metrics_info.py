@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
 from sightline.evaluation.conformal import SetCoverage
+from sightline.evaluation.multi_label_metrics import LabelMetrics
 from sightline.evaluation.report import CalibrationReport, DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.evaluation.selective import SelectiveResult
@@ -161,9 +162,47 @@ class MetricsInfo(TypedDict):
     validation: ShiftInfo | None
 
 
+class LabelPairInfo(TypedDict):
+    """Two classes, and how often the second is predicted where the first is missed."""
+
+    label: str
+    predicted: str
+    count: int
+
+
+class LabelErrorsInfo(TypedDict):
+    """The images to look at."""
+
+    count: int
+    most_confident_errors: list[ErrorInfo]
+    confused_pairs: list[LabelPairInfo]
+
+
+class MultiLabelInfo(TypedDict):
+    """The content of ``metrics.json``, as `MultiLabelReport.to_dict` returns it."""
+
+    task: Literal["multi_label"]
+    split: str
+    accuracy: float
+    accuracy_interval: Interval
+    loss: float
+    count: int
+    classes: list[str]
+    untested_classes: list[str]
+    per_class: list[LabelMetrics]
+    metrics: Mapping[str, Metric]
+    leaked: LeakedInfo | None
+    errors: LabelErrorsInfo
+    thresholds: Thresholds | None
+
+
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read and validate a ``metrics.json``, all fields of which are set; raises `ModelError`, naming the file."""
-    values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, jsonio.read_object(path), str(path)))
+    read = jsonio.read_object(path)
+    if read.get("task") == "multi_label":
+        labels: dict[str, Any] = jsonio.to_plain(jsonio.build(MultiLabelInfo, read, str(path)))
+        return labels
+    values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, read, str(path)))
     curves = [values["risk_coverage"]]
     if binary := values["binary"]:
         curves += [binary["roc"], binary["precision_recall"]]

@@ -99,7 +99,7 @@ def build_model_spec(config: RunConfig, data: DecodedDataset, start: Path | None
         mean_and_std = _mean_and_deviation(data)
     return ModelSpec(
         config.model, height, width, channels, len(data.classes), config.seed,
-        config.train.precision, config.train.l2, mean_and_std, start,
+        config.train.precision, config.train.l2, mean_and_std, start, find_task(config.model.task).activation,
     )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.checks import leakage
@@ -16,12 +17,13 @@ from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
+from sightline.evaluation.multi_label import SUMMARY, MultiLabelResult
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import environment, extension, host_session, network_setup, preflight, time_limit, tracked_run
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
 from sightline.runs.failures import record_interruption
-from sightline.runs.finalize import FinalModel, finalize
+from sightline.runs.finalize import FinalModel, Result, finalize
 from sightline.runs.host_session import HostSession
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.resolve import RunInputs, complete_settings
@@ -193,6 +195,16 @@ def complete(
     return result
 
 
+def _list_headlines(evaluations: Mapping[Split, Result]) -> dict[str, Any]:
+    """Return the metrics that a run with several labels per image states first, by split; nothing for another run."""
+    headlines = {
+        split: {name: value.metrics[name].value for name in SUMMARY}
+        for split, value in evaluations.items()
+        if isinstance(value, MultiLabelResult)
+    }
+    return {"metrics": headlines} if headlines else {}
+
+
 def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel) -> TrainResult:
     data, evaluations, best_epoch = prepared.data, final.evaluations, fitted.result.best
 
@@ -227,5 +239,6 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
             "leaked": {split: value.summarize().get("leaked") for split, value in evaluations.items()},
             "untested_classes": {split: list(value.untested_classes) for split, value in evaluations.items()},
             **time_info,
+            **_list_headlines(evaluations),
         },
     )

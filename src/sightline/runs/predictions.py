@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.errors import UsageError
 from sightline.evaluation.results import LabeledPredictions
 
 
 def parse_predictions(arrays: Mapping[str, NDArray[Any]]) -> LabeledPredictions:
     """Build `LabeledPredictions` from the arrays of ``predictions.npz``; raises `KeyError` or `ValueError`."""
     paths, labels, probabilities, classes = (arrays[n] for n in ("paths", "labels", "probabilities", "classes"))
+    if labels.ndim == 2:
+        raise UsageError("These predictions have several labels for each image, which cannot be compared yet.")
     expected_arrays = (("paths", paths, "U", 1), ("labels", labels, "i", 1), ("probabilities", probabilities, "f", 2))
     for name, array, kind, ndim in (*expected_arrays, ("classes", classes, "U", 1)):
         if array.dtype.kind != kind or array.ndim != ndim:

@@ -63,7 +63,7 @@ class TrainRequest:
         """
         recorded_name = [{"recipe": self.recipe}] if base else []
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
-        find_task(config.model.task)
+        find_task(config.model.task).check_settings(config)
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
         if config.train.effort and self.recipe != "auto" and not self.has_efforts:

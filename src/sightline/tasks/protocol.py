@@ -7,7 +7,7 @@ modules of this package, which is in a higher layer: the registry imports them b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -20,9 +20,10 @@ from sightline.data.types import LabeledSubset, Subset
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
-BUILT_IN = ("single_label",)
+BUILT_IN = ("single_label", "multi_label")
 """The tasks of this package, each in the module of its name."""
 
 
@@ -83,8 +84,18 @@ class Task(ABC):
     name: str
     targets: ClassVar[Targets]
     """How labels are read and encoded."""
+    activation: ClassVar[Activation]
+    """How the network turns logits into probabilities."""
     sections: ClassVar[tuple[str, ...]]
     """The sections of a run's report that depend on the task, by the names in its template."""
+
+    def check_settings(self, config: RunConfig) -> None:
+        """Raise `UsageError` for settings that do not apply to the task; by default for none."""
+        del config
+
+    def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
+        """Raise `UsageError` for thresholds that an evaluation cannot fit; by default for none."""
+        del request, classes
 
     @abstractmethod
     def make_objective(
@@ -111,6 +122,11 @@ class Task(ABC):
     @abstractmethod
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:
         """Return the temperature that calibrates at least one logit; None if the images do not determine it."""
+
+    def fit_thresholds(self, classes: tuple[str, ...], outputs: ModelOutputs) -> Thresholds | None:
+        """Return the thresholds that every model has, fitted on validation images; by default none."""
+        del classes, outputs
+        return None
 
     @abstractmethod
     def interpret(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,10 +86,15 @@ class SingleLabel(Task):
     """One class for each image."""
 
     targets = CLASS_TARGETS
+    activation = "softmax"
     sections = (
         "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
         "errors", "label-issues",
     )  # fmt: skip
+
+    def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
+        """Raise `UsageError` if a target is outside (0, 1), or does not fit the classes."""
+        report.check_request(request, classes)
 
     def make_objective(
         self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None

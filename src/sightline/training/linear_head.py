@@ -158,6 +158,8 @@ class _Problem:
         self._task, self._train, self._num_classes, self._check_stop = task, train, num_classes, check_stop
         weights64 = np.ones((len(train), 1)) if weights is None else weights.astype(np.float64)
         self._weights = weights64 / weights64.sum() * weights64.shape[1]
+        first_loss = task.differentiate_loss(np.zeros((1, num_classes)), train.labels[:1]).losses
+        self._num_terms = first_loss.shape[1]  # of the loss of an image, which the optimum is for the sum of
         moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for _, x in self._iter_features()]
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
@@ -190,7 +192,7 @@ class _Problem:
         if self._basis is not None:
             kernel = (self._basis @ kernel).astype(np.float32)
             bias = (bias - self._plain_mean @ kernel).astype(np.float32)
-        return LinearHead(kernel, bias, penalty, loss, accuracy)
+        return LinearHead(kernel, bias, penalty, loss / self._num_terms, accuracy)
 
     def _split(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the kernel and bias for plain features of the parameters for standardized ones."""

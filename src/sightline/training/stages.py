@@ -212,7 +212,7 @@ def _extract_subset(
         cached = feature_cache.load_features(cache_key, config.device.threads or None)
         if cached is not None:
             advance(len(cached))
-            return _make_subset(cached, np.tile(subset.labels, views), subset.paths * views)
+            return _make_subset(cached, np.concatenate([subset.labels] * views), subset.paths * views)
     values = _allocate_features((len(subset) * views, *shape))
     augment_model = _build_augment_model(subset, augment_config) if augment_config else None
     with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
@@ -233,7 +233,7 @@ def _extract_subset(
                 advance(stop - start)
         if cache_key is not None:
             feature_cache.save_features(cache_key, values)
-    return _make_subset(values, np.tile(subset.labels, views), subset.paths * views)
+    return _make_subset(values, np.concatenate([subset.labels] * views), subset.paths * views)
 
 
 def _build_augment_model(subset: Subset, config: AugmentConfig) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from sightline.callbacks import Progress, no_progress
-from sightline.data.checks import class_names, duplicates, group_candidates, image_quality, remarks
+from sightline.data.checks import class_names, duplicates, group_candidates, image_quality, label_sets, remarks
 from sightline.data.checks.duplicates import Duplicates
 from sightline.data.checks.finding import ALLOWABLE_ERRORS, SEVERITIES, Finding
 from sightline.data.checks.image_stats import DatasetStats, compute_image_stats
@@ -80,6 +80,7 @@ def _index_findings(index: Index) -> list[Finding]:
     return [
         *remarks.remark_findings(index),
         *class_names.class_findings(index),
+        *label_sets.label_set_findings(index),
         *group_candidates.find_group_findings(index),
     ]
 
@@ -93,7 +94,7 @@ def _explain_allow(finding: Finding) -> Finding:
 
 
 def _build_audit(index: Index, findings: list[Finding]) -> Audit:
-    classes = dict(sorted(Counter(p.label for p in index.images).items()))
+    classes = dict(sorted(Counter(name for p in index.images for name in index.targets.list_classes(p.label)).items()))
     findings = [_explain_allow(f) for f in findings]
     ordered = sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
     counts = Counter(p.split for p in index.images)

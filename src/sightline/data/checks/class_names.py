@@ -16,11 +16,12 @@ MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test i
 
 def class_findings(index: Index) -> list[Finding]:
     """Return the findings that need only the paths and labels of an index."""
-    counts = Counter(p.label for p in index.images if p.split in (None, "train"))
+    rows = [(p, index.targets.list_classes(p.label)) for p in index.images]
+    counts = Counter(name for p, names in rows if p.split in (None, "train") for name in names)
     return [
         *_empty_classes(index),
-        *_single_class(sorted({p.label for p in index.images})),
-        *_missing_classes(index.images, counts),
+        *_single_class(sorted({name for _, names in rows for name in names})),
+        *_missing_classes(rows, counts),
         *_class_balance(counts),
         *_similar_names(index),
         *_numeric_names(sorted(counts)),
@@ -44,11 +45,11 @@ def _single_class(classes: Sequence[str]) -> list[Finding]:
     )  # fmt: skip
 
 
-def _missing_classes(images: Sequence[ImageRecord], counts: Counter[str]) -> list[Finding]:
+def _missing_classes(rows: Sequence[tuple[ImageRecord, tuple[str, ...]]], counts: Counter[str]) -> list[Finding]:
     classes_by_split: dict[str, set[str]] = defaultdict(set)
-    for p in images:
+    for p, names in rows:
         if p.split is not None:
-            classes_by_split[p.split].add(p.label)
+            classes_by_split[p.split].update(names)
     splits = [split for split in SPLITS if split in classes_by_split]
     unknown = (
         sorted({label for labels in classes_by_split.values() for label in labels} - set(counts))
@@ -56,13 +57,13 @@ def _missing_classes(images: Sequence[ImageRecord], counts: Counter[str]) -> lis
         else []
     )
     missing = [(label, name) for name in splits for label in sorted(set(counts) - classes_by_split[name])]
-    names = [*unknown, *(label for label, _ in missing)]
+    labels = [*unknown, *(label for label, _ in missing)]
     reasons = [*("not in the training split" for _ in unknown), *(f"not in the {name} split" for _, name in missing)]
     return image_finding(
         "missing-classes", "error" if unknown else "warning",
         ("class is missing from a split", "classes are missing from a split"),
         "A class absent from training cannot be predicted, and one absent from the test split is not evaluated: add "
-        "images of it to that split, or remove it from the others.", names, reasons,
+        "images of it to that split, or remove it from the others.", labels, reasons,
     )  # fmt: skip
 
 
@@ -110,8 +111,8 @@ def normalize_class_name(label: str) -> str:
 def find_similar_names(index: Index) -> list[list[str]]:
     """Return groups of class names that differ only in case, spaces, dashes or underscores."""
     groups: dict[str, set[str]] = defaultdict(set)
-    for p in index.images:
-        groups[normalize_class_name(p.label)].add(p.label)
+    for name in {name for p in index.images for name in index.targets.list_classes(p.label)}:
+        groups[normalize_class_name(name)].add(name)
     return [sorted(names) for _, names in sorted(groups.items()) if len(names) > 1]
 
 

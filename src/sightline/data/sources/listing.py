@@ -37,6 +37,8 @@ class SourceListing:
 
     `classes` are its class folders, one for each split that has it. `unlabeled` are images left out for lack of a
     label, such as those of a test folder without class folders. `notes` become findings about the source.
+    `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
+    reads them; "" if each has one.
     """
 
     items: list[SourceItem]
@@ -45,6 +47,7 @@ class SourceListing:
     classes: list[ClassFolder] = field(default_factory=list)
     unlabeled: list[str] = field(default_factory=list)
     notes: list[SourceNote] = field(default_factory=list)
+    several_labels: str = ""
 
     @property
     def num_skipped(self) -> int:

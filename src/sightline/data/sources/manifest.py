@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,21 +15,18 @@ from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.label_sets import LabelSets, find_label_sets, read_rows_as_labels
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import parse_split, parse_split_name
 from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, build_table, normalize_name, read_table
 from sightline.data.storage import FileStore, FolderStore, read_untrusted_file
+from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, plural
 
 DEFAULTS = DataConfig()
 MAX_CONFLICT_FRACTION = (
-    0.01  # fraction of files with conflicting rows above which they are taken for several labels per image
-)
-_PLURAL_COLUMNS = {"labels", "tags", "classes", "categories"}
-_MULTI_LABEL_ADVICE = (
-    "Several labels per image (multi-label classification) are not supported yet: give one class per image, or name "
-    "another column with --column label=NAME."
+    0.01  # fraction of files with conflicting rows above which each row is taken for one of several labels
 )
 
 
@@ -42,8 +39,8 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     """Read a manifest: a table with a column of image files, one of labels, and optionally one of splits.
 
     Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label or with a missing file are
-    left out and reported. Raises `DataError` for a table that cannot be parsed, that gives an image several labels, or
-    none of whose files exists.
+    left out and reported; in a table that gives images several labels, a row without one is an image that has none.
+    Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
     """
     finder = _open_root(path.parent, str(path), options)
     return list_from_table(_read_content(path, options), str(path), finder, options)
@@ -148,8 +145,7 @@ def list_from_table(
 def _list_rows(
     table: Table, columns: Columns, finder: FileFinder, prefix: str = "", *, by_folder: bool = False
 ) -> SourceListing:
-    _check_single_label(table, columns)
-    listing = _RowReader(table, columns, finder, prefix, by_folder).to_listing()
+    listing = _RowReader(table, columns, finder, prefix, by_folder, find_label_sets(table, columns)).to_listing()
     if not listing.items:
         raise DataError(_no_items_message(table, columns, listing, finder))
     return listing
@@ -164,18 +160,21 @@ class _RowReader:
     finder: FileFinder
     prefix: str
     by_folder: bool
+    label_sets: LabelSets | None
 
     def to_listing(self) -> SourceListing:
-        """Return an entry for each file; raises `DataError` if too many files have rows with different labels."""
-        listing = SourceListing([])
+        """Return an entry for each file, which has the labels of all its rows if there may be several."""
+        listing = SourceListing([], several_labels=self.label_sets.evidence if self.label_sets else "")
         are_integers = (
             _are_integers_written_as_floats(row.get_text(self.columns.label) for row in self.table.rows)
             if self.columns.label
             else False
         )
         first_rows: dict[str, tuple[int, str]] = {}
+        positions: dict[str, int] = {}
+        conflicts: list[tuple[Row, str]] = []
         for row in self.table.rows:
-            label = _to_single_label(self.columns.read_label(row))
+            label = self._read_label(row)
             label = label.partition(".")[0] if are_integers else label
             key = self.finder.find(row.get_text(self.columns.path))
             problem = self._find_problem(row, label, key, first_rows)
@@ -185,30 +184,37 @@ class _RowReader:
                 display_path = self._display_path(row, key) or place
                 listing.notes.append(SourceNote(kind, display_path, place))
                 listing.unusable.append(UnreadableImage(display_path, reason, label if kind == "missing-files" else ""))
+                conflicts += [(row, display_path)] if kind == "conflicting-rows" else []
             elif key is not None and key not in first_rows:  # an equal row is a repetition
-                listing.items.append(self._to_item(row, label, key))
                 first_rows[key] = row.line, label
-        conflicts = [r for r in listing.notes if r.kind == "conflicting-rows"]
+                positions[key] = len(listing.items)
+                listing.items.append(self._to_item(row, label, key))
+            elif key is not None and self.label_sets:
+                item = listing.items[positions[key]]
+                label = join_classes([*LABEL_SETS.list_classes(item.label), *LABEL_SETS.list_classes(label)])
+                listing.items[positions[key]] = replace(item, label=label)
         if len(conflicts) > MAX_CONFLICT_FRACTION * len(first_rows):
-            raise DataError(
-                f"{self.table.name}, {conflicts[0].reason}: an earlier row gives {conflicts[0].path} a different label "
-                f"({plural(len(conflicts), 'such row')} in total). {_MULTI_LABEL_ADVICE}"
-            )
+            return replace(self, label_sets=read_rows_as_labels(self.table, self.columns, *conflicts[0])).to_listing()
         return listing
+
+    def _read_label(self, row: Row) -> str:
+        if self.label_sets:
+            return self.label_sets.read_label(row)
+        return _to_single_label(self.columns.read_label(row))
 
     def _find_problem(
         self, row: Row, label: str, key: str | None, first_rows: dict[str, tuple[int, str]]
     ) -> tuple[str, str] | None:
         """Return the kind and the reason if a row is left out."""
         place = f"{self.table.describe_row(row.line)} of {self.table.name}"
-        if not label:
+        if not label and not self.label_sets:
             return "empty-labels", f"{place} has no label"
         if not row.get_text(self.columns.path):
             return "empty-labels", f"{place} has no file"
         if key is None:
             return "missing-files", f"the file is missing ({place})"
         line, other = first_rows.get(key, (0, label))
-        if other == label:
+        if other == label or self.label_sets:
             return None
         return "conflicting-rows", f"{place} has a different label than {self.table.describe_row(line)}"
 
@@ -272,41 +278,6 @@ def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, labele
     for folder, paths in sorted(folders.items()):
         listing.unlabeled.extend(paths)
         listing.notes.append(SourceNote("unlabeled-folders", prefix + folder, plural(len(paths), "image")))
-
-
-def _check_single_label(table: Table, columns: Columns) -> None:
-    """Raise `DataError` if images have several labels: in a list, in one cell, or in one-hot columns."""
-    for row in table.rows:
-        label = columns.read_label(row)
-        if isinstance(label, tuple) and len(label) > 1:
-            raise DataError(_multiple_labels_message(table, row, columns, ", ".join(label)))
-    if columns.one_hot:
-        return
-    cells = [row.get_text(columns.label) for row in table.rows]
-    for separator in ";|,":
-        multi_label_rows = [row for row, cell in zip(table.rows, cells, strict=True) if separator in cell]
-        if multi_label_rows and _has_multiple_labels(cells, separator, columns.label):
-            raise DataError(
-                _multiple_labels_message(
-                    table, multi_label_rows[0], columns, multi_label_rows[0].get_text(columns.label)
-                )
-            )
-
-
-def _has_multiple_labels(cells: Sequence[str], separator: str, column: str) -> bool:
-    """Return whether cells hold several labels: the same ones recur in other combinations."""
-    distinct = {cell for cell in cells if cell}
-    joined = {cell for cell in distinct if separator in cell}
-    pieces = {piece.strip() for cell in joined for piece in cell.split(separator)} - {""}
-    if len(pieces | (distinct - joined)) < len(distinct):
-        return True
-    return separator != "," and (bool(pieces & distinct) or column.strip().lower() in _PLURAL_COLUMNS)
-
-
-def _multiple_labels_message(table: Table, row: Row, columns: Columns, labels: str) -> str:
-    cell_description = f"column {columns.label!r} gives" if columns.label else "the one-hot columns give"
-    place = f"{table.name}, {table.describe_row(row.line)}"
-    return f"{place}: {cell_description} {row.get_text(columns.path)} several labels ({labels}). {_MULTI_LABEL_ADVICE}"
 
 
 def _no_items_message(table: Table, columns: Columns, listing: SourceListing, finder: FileFinder) -> str:

@@ -1,0 +1,89 @@
+"""Outputs of a classifier on images other than the evaluated ones: other splits, out-of-distribution images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sightline.api.classifier import Classifier
+from sightline.callbacks import Progress
+from sightline.data.dataset import decode_images
+from sightline.data.indexing import Sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.types import Split, Subset
+from sightline.errors import DataError, MissingImagesError
+from sightline.evaluation import report
+from sightline.evaluation.ood import OODResult
+from sightline.evaluation.report import EvaluationReport, collect_outputs
+from sightline.inference.predictor import ModelOutputs
+from sightline.runs.labeled_images import LabeledImages
+from sightline.seeding import make_generator
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedImages:
+    """What an evaluation accepts beyond the default: `training` images, or a split with `missing` images."""
+
+    training: bool = False
+    missing: bool = False
+
+
+DEFAULT_ALLOWED = AllowedImages()
+MAX_OOD_IMAGES = 1000  # maximum OOD images; they estimate an AUROC to about 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReader:
+    """Runs a classifier on images other than the evaluated ones: other splits of `labeled_images`, OOD images."""
+
+    classifier: Classifier
+    labeled_images: LabeledImages
+    allowed: AllowedImages
+    progress: Progress
+    cache: bool
+
+    def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:
+        """Return the model outputs for a split; None if it is not available.
+
+        `strict`: raise if some of its images are missing, instead of returning None.
+        """
+        try:
+            samples = self.labeled_images.load(
+                split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
+            ).subset
+        except MissingImagesError:
+            if strict and not self.allowed.missing:
+                raise
+            return None
+        except DataError:
+            return None
+        return (
+            collect_outputs(self.classifier.predictor, samples, self.progress, f"the {split} split")
+            if len(samples)
+            else None
+        )
+
+
+def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, result: EvaluationReport, sources: Sources) -> OODResult:
+    """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded."""
+    index = make_index(sources, reader.progress)
+    run = reader.classifier.source_run
+    run_hashes = set() if run is None else {row.sha256 for row in run.read_data() or ()}
+    indices = [i for i, image in enumerate(index.images) if image.sha256 not in run_hashes]
+    if not indices:
+        raise DataError(f"All {len(index.images):,} images of {index.name} belong to the run: give others with --ood.")
+    note = f"{len(index.images) - len(indices)} images that belong to the run were excluded."
+    note = "" if len(indices) == len(index.images) else note
+    if len(indices) > MAX_OOD_IMAGES:
+        sampled = np.sort(make_generator(0, "ood").permutation(len(indices))[:MAX_OOD_IMAGES]).tolist()
+        indices = [indices[i] for i in sampled]
+    predictor = reader.classifier.predictor
+    decoded = decode_images(index.select(indices), predictor.preprocess, keep=reader.cache, progress=reader.progress)
+    count = len(decoded.rows)
+    samples = Subset(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
+    ood_outputs = collect_outputs(predictor, samples, reader.progress, "OOD images").outputs
+    ood_result = report.evaluate_ood(
+        outputs, ood_outputs, reader.collect_outputs("train"), index.name, result.thresholds
+    )
+    return replace(ood_result, note=" ".join(filter(None, (ood_result.note, note))))

@@ -1,0 +1,100 @@
+"""Tables that give an image several labels: recognize them, and read the classes of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sightline import jsonio
+from sightline.data.sources.columns import Columns
+from sightline.data.sources.file_labels import normalize_label
+from sightline.data.sources.table import Row, Table
+from sightline.data.targets import SEPARATOR, join_classes
+from sightline.errors import DataError
+
+_PLURAL_COLUMNS = {"labels", "tags", "classes", "categories"}
+_CELL_SEPARATORS = (";", "|", ",", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSets:
+    """How the rows of a table give an image several labels; `evidence` is a sentence about the first that does.
+
+    `separator` is that of the names in one cell, "" if a row has a list, one column for each class, or one class of
+    several rows.
+    """
+
+    table: Table
+    columns: Columns
+    evidence: str
+    separator: str = ""
+
+    def read_label(self, row: Row) -> str:
+        """Return the label of a row, as `LabelSetTargets` reads it."""
+        label = self.columns.read_label(row)
+        if isinstance(label, str):
+            listed = _parse_list(label)
+            label = listed if listed is not None else tuple(label.split(self.separator) if self.separator else [label])
+        names = [name for name in map(normalize_label, label) if name]
+        for name in names:
+            if SEPARATOR in name:
+                raise DataError(
+                    f"{self.table.name}, {self.table.describe_row(row.line)}: the class name {name!r} contains "
+                    f"{SEPARATOR!r}, which separates the labels of an image: rename the class."
+                )
+        return join_classes(names)
+
+
+def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
+    """Return how `table` gives images several labels: as lists, in one cell, or in one column for each class.
+
+    None if it gives each image one. A cell such as ``a;b`` holds two labels if its parts recur in other cells, or if
+    the column is called labels or tags; one such as ``a b`` needs both.
+    """
+    for row in table.rows:
+        label = columns.read_label(row)
+        if isinstance(label, str):
+            label = _parse_list(label) or ()
+        if len(label) > 1:
+            return LabelSets(table, columns, _describe(table, row, columns, ", ".join(label)))
+    if columns.one_hot:
+        return None
+    cells = [row.get_text(columns.label) for row in table.rows]
+    for separator in _CELL_SEPARATORS:
+        first = next((row for row, cell in zip(table.rows, cells, strict=True) if separator in cell), None)
+        if first is not None and _has_several_labels(cells, separator, columns.label):
+            return LabelSets(table, columns, _describe(table, first, columns, first.get_text(columns.label)), separator)
+    return None
+
+
+def read_rows_as_labels(table: Table, columns: Columns, row: Row, path: str) -> LabelSets:
+    """Return label sets for a table with one row for each label of an image; `row` is the second one of `path`."""
+    place = f"{table.name}, {table.describe_row(row.line)}"
+    return LabelSets(table, columns, f"{place}: an earlier row gives {path} another label")
+
+
+def _parse_list(text: str) -> tuple[str, ...] | None:
+    """Return the names in a JSON list, None for any other text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        values = jsonio.loads(text)
+    except ValueError:
+        return None
+    return tuple(map(str, values)) if all(isinstance(value, str | int) for value in values) else None
+
+
+def _has_several_labels(cells: Sequence[str], separator: str, column: str) -> bool:
+    distinct = {cell for cell in cells if cell}
+    joined = {cell for cell in distinct if separator in cell}
+    pieces = {piece.strip() for cell in joined for piece in cell.split(separator)} - {""}
+    is_plural = column.strip().lower() in _PLURAL_COLUMNS
+    if len(pieces | (distinct - joined)) < len(distinct):
+        return is_plural or separator != " "
+    return separator not in ", " and (bool(pieces & distinct) or is_plural)
+
+
+def _describe(table: Table, row: Row, columns: Columns, labels: str) -> str:
+    giver = f"column {columns.label!r} gives" if columns.label else "the one-hot columns give"
+    place = f"{table.name}, {table.describe_row(row.line)}"
+    return f"{place}: {giver} {row.get_text(columns.path)} several labels ({labels})"

@@ -1,0 +1,243 @@
+"""Multi-label classification: each image has any number of classes, also none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.config import AugmentConfig, RunConfig
+from sightline.data.targets import LABEL_SETS, join_classes
+from sightline.data.types import LabeledSubset, Subset
+from sightline.distributed import devices
+from sightline.errors import UsageError
+from sightline.evaluation import multi_label
+from sightline.evaluation.multi_label import MultiLabelReport, fit_label_thresholds, list_thresholds
+from sightline.inference.parity import Parity
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
+from sightline.tasks.protocol import LossGradient, Score, Task, register_task
+from sightline.training.augment import pipeline
+from sightline.training.optimizers import make_loss
+
+FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
+TIE_MARGIN = 1e-4  # a distance of a probability from one half that float32 may reverse
+MIN_IMAGES = 50  # validation images; fewer do not determine a temperature
+MAX_TEMPERATURE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSetObjective:
+    """Binary cross-entropy, or focal loss, of each class, as ``train.loss`` says; the mean over the classes.
+
+    `positive_weights` float32 [K] multiply the loss of the images that have a class; None for 1.
+    """
+
+    config: RunConfig
+    train: Subset
+    augmentation: AugmentConfig | None
+    positive_weights: NDArray[np.float32] | None
+
+    def sample_params(self, epoch: int) -> NDArray[np.float32]:
+        """Sample the parameters of an epoch from the run's seed."""
+        config = self.augmentation or AugmentConfig()
+        return pipeline.sample_params(config, len(self.train), self.train.pixels.shape[1:3], self.config.seed, epoch)
+
+    def compute_targets(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,  # noqa: ARG002  # labels are the same in each
+        params: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Return how far each class applies, float32 [n, K]: of mixed images, as far as they hold its images."""
+        smoothing = np.float32(self.config.train.label_smoothing)
+        targets = self.train.labels[rows].astype(np.float32) * (1 - smoothing) + smoothing / 2
+        if self.augmentation is None or params is None:
+            return targets
+        slice_pairs = (np.split(values, devices.count_slices()) for values in (targets, params))
+        return np.concatenate(
+            [pipeline.mix_labels(self.augmentation, *slices) for slices in zip(*slice_pairs, strict=True)]
+        )
+
+    def build_loss(self) -> Any:
+        """Return the loss of ``train.loss``; ``binary`` is the same as ``cross_entropy`` here."""
+        ops, is_focal = backend.keras().ops, self.config.train.loss == "focal"
+        weights = 1.0 if self.positive_weights is None else self.positive_weights
+
+        def binary_loss(targets: Any, logits: Any) -> Any:
+            positive, negative = ops.softplus(-logits) * weights, ops.softplus(logits)
+            if is_focal:
+                p = ops.sigmoid(logits)
+                positive = FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * positive
+                negative = (1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * negative
+            return ops.mean(targets * positive + (1 - targets) * negative, axis=-1)
+
+        return make_loss(binary_loss, "binary_cross_entropy")
+
+    def build_accuracy(self) -> Any:
+        """Return the fraction of the classes that are decided correctly at a probability of one half."""
+        ops = backend.keras().ops
+
+        def categorical_accuracy(targets: Any, logits: Any) -> Any:  # the name that the loop reads
+            return ops.mean(ops.cast(ops.equal(targets >= 0.5, logits >= 0), "float32"), axis=-1)
+
+        return categorical_accuracy
+
+
+@register_task("multi_label")
+class MultiLabel(Task):
+    """Any number of classes for each image."""
+
+    targets = LABEL_SETS
+    activation = "sigmoid"
+    sections = ("label-metrics", "label-classes", "label-errors")
+
+    def check_settings(self, config: RunConfig) -> None:
+        """Raise `UsageError` for a head or thresholds of another task."""
+        if config.model.head != "softmax":
+            raise UsageError(
+                f"model.head is {config.model.head}, which is for single-label classification: leave it out, since "
+                "model.task=multi_label has one sigmoid for each class."
+            )
+        if config.evaluation.positive_class:
+            raise UsageError(
+                "evaluation.positive_class is for single-label classification with two classes: leave it out."
+            )
+
+    def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
+        """Raise `UsageError` for any target: each class has a threshold of its own."""
+        del classes
+        if request or request.positive or request.rates:
+            raise UsageError(
+                "Targets of precision, sensitivity, specificity and coverage, and a positive class, are for "
+                "single-label classification: leave them out. Each class of this model has a threshold of its own."
+            )
+
+    def make_objective(
+        self,
+        config: RunConfig,
+        train: Subset,
+        num_classes: int,  # noqa: ARG002  # labels have as many columns
+        augmentation: AugmentConfig | None,
+    ) -> LabelSetObjective:
+        """Return the loss of ``train.loss`` against the classes of each image."""
+        if augmentation is not None and not pipeline.is_enabled(augmentation):
+            augmentation = None
+        return LabelSetObjective(
+            config, train, augmentation, _weigh_positives(train.labels, config.train.class_weights)
+        )
+
+    def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
+        """Return the mean binary cross-entropy, and the fraction of decisions at one half that are right."""
+        gradient = self.differentiate_loss(logits.astype(np.float64), labels)
+        return Score(float(gradient.losses.mean()), float(gradient.correct.mean()))
+
+    def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.uint8]) -> LossGradient:
+        """Return the binary cross-entropy of each class."""
+        losses = np.logaddexp(0, logits) - labels * logits
+        residuals = _sigmoid(logits) - labels
+        return LossGradient(losses, residuals, ((logits >= 0) == labels.astype(bool)).mean(1))
+
+    def compute_weights(
+        self,
+        labels: NDArray[np.uint8],
+        num_classes: int,  # noqa: ARG002  # labels have as many columns
+        mode: str,
+    ) -> NDArray[np.float32] | None:
+        """Return the weight of each image for each class, float32 [N, K]: more for those that have a rare one."""
+        weights = _weigh_positives(labels, mode)
+        return None if weights is None else np.where(labels.astype(bool), weights, np.float32(1)).astype(np.float32)
+
+    def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sigmoid."""
+        return _sigmoid(logits.astype(np.float64)).astype(np.float32)
+
+    def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
+        """Return the temperature of least binary cross-entropy; None if there are too few images.
+
+        The cross-entropy is convex in 1 / T, so its slope has one root, which is found by bisection.
+        """
+        if len(labels) < MIN_IMAGES:
+            return None
+        z = logits.astype(np.float64)
+        low, high = 1 / MAX_TEMPERATURE, MAX_TEMPERATURE
+        for _ in range(60):
+            middle = (low + high) / 2
+            slope = float((z * (_sigmoid(middle * z) - labels)).mean())
+            low, high = (middle, high) if slope < 0 else (low, middle)
+        value = 2 / (low + high)
+        return value if 1.01 / MAX_TEMPERATURE < value < 0.99 * MAX_TEMPERATURE else None
+
+    def fit_thresholds(self, classes: tuple[str, ...], outputs: ModelOutputs) -> Thresholds | None:
+        """Return the threshold of each class with the highest F1 on the validation images."""
+        labels = outputs.labels.astype(bool)
+        chosen = fit_label_thresholds(classes, outputs.outputs.probabilities, labels)
+        return Thresholds(len(labels), labels=chosen, label_target="f1")
+
+    def interpret(
+        self,
+        path: str,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,  # noqa: ARG002  # probabilities decide
+        classes: tuple[str, ...],
+        *,
+        top: int,
+        thresholds: Thresholds | None,
+    ) -> Prediction:
+        """Return the classes that reach their thresholds, the most probable first."""
+        order = np.argsort(-probabilities, kind="stable")
+        reached = probabilities >= list_thresholds(thresholds, classes)
+        labels = tuple(classes[i] for i in order if reached[i])
+        candidates = tuple(ClassProbability(classes[i], float(probabilities[i])) for i in order[:top])
+        lowest = float(probabilities[reached].min()) if labels else None
+        return Prediction(path, join_classes(labels), lowest, candidates, labels=labels)
+
+    def compare(
+        self,
+        first: NDArray[np.floating[Any]],
+        second: NDArray[np.floating[Any]],
+        labels: NDArray[np.uint8] | None = None,
+        size: int = 0,
+    ) -> Parity:
+        """Compare the probabilities, and the decisions at one half except those that rounding may reverse."""
+        differences = np.abs(first.astype(np.float64) - second)
+        clear = np.abs(first.astype(np.float64) - 0.5) > TIE_MARGIN
+        agrees = ((first >= 0.5) == (second >= 0.5))[clear]
+        change = None
+        if labels is not None and len(labels):
+            true = labels.astype(bool)
+            change = float(((second >= 0.5) == true).mean() - ((first >= 0.5) == true).mean())
+        return Parity(
+            len(first), float(differences.max(initial=0)), float(differences.mean()) if differences.size else 0.0,
+            float(agrees.mean()) if len(agrees) else 1.0, change, None, size,
+        )  # fmt: skip
+
+    def evaluate(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        labeled: LabeledSubset,
+        split: str,
+        validation_outputs: ModelOutputs | None,  # noqa: ARG002  # thresholds are fitted on them, and given
+        thresholds: Thresholds | None = None,
+        threshold_request: ThresholdRequest = NO_THRESHOLDS,  # noqa: ARG002  # none, see `check_request`
+    ) -> MultiLabelReport:
+        """Return average precision, F1 and calibration of each class and of all, and the images to look at."""
+        return multi_label.build_report(classes, outputs.outputs.probabilities, labeled, split, thresholds)
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _weigh_positives(labels: NDArray[Any], mode: str) -> NDArray[np.float32] | None:
+    """Return how much more an image with each class counts than one without it, float32 [K]; None for equally."""
+    if mode == "none":
+        return None
+    positives = labels.sum(0, dtype=np.int64)
+    ratios: NDArray[np.float32] = (np.maximum(len(labels) - positives, 1) / np.maximum(positives, 1)).astype(np.float32)
+    return ratios

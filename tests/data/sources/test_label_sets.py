@@ -1,0 +1,104 @@
+"""Tables that give images several labels: in a cell, in columns, in lists and in rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sightline.config import SplitConfig
+from sightline.data.checks.audit import quick_audit
+from sightline.data.dataset import build_dataset, check_classes
+from sightline.data.indexing import build_index
+from sightline.data.sources.manifest import read_manifest
+from sightline.data.targets import LABEL_SETS
+from sightline.errors import DataError
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode_png, write_files
+
+
+def write_table(folder: Path, text: str, name: str = "list.csv", count: int = 4) -> Path:
+    write_files(folder, {f"{i}.png": encode_png(i) for i in range(1, count + 1)})
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    return {item.path: item.label for item in read_manifest(path).items}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,labels\n1.png,tree;car\n2.png,tree\n3.png,\n",
+        "path,label\n1.png,tree|car\n2.png,tree\n3.png,\n",
+        'path,label\n1.png,"tree, car"\n2.png,tree\n3.png,\n4.png,"car, tree"\n',
+        "path,tags\n1.png,car tree\n2.png,tree\n3.png,\n4.png,car\n",
+        'path,label\n1.png,"[""tree"", ""car""]"\n2.png,"[""tree""]"\n3.png,[]\n',
+        "path,car,tree\n1.png,1,1\n2.png,0,1\n3.png,0,0\n",
+        "path,label\n1.png,tree\n1.png,car\n2.png,tree\n",
+    ],
+    ids=["semicolons", "bars", "commas", "spaces", "list", "columns", "rows"],
+)
+def test_an_image_has_all_of_its_labels(tmp_path: Path, text: str) -> None:
+    labels = read_labels(write_table(tmp_path, text))
+    assert (labels["1.png"], labels["2.png"]) == ("car;tree", "tree")
+    assert labels.get("3.png", "") == "", "an image without labels is one"
+    assert ("3.png" in labels) == ("3.png" in text)
+    assert "1.png" in read_manifest(tmp_path / "list.csv").several_labels
+
+
+def test_lists_in_json_and_coco(tmp_path: Path) -> None:
+    rows = [{"path": "1.png", "label": ["tree", "car"]}, {"path": "2.png", "label": []}]
+    assert read_labels(write_table(tmp_path, json.dumps(rows), "list.json")) == {"1.png": "car;tree", "2.png": ""}
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in (1, 2)],
+        "annotations": [{"image_id": 1, "category_id": k} for k in (1, 2, 1)],
+        "categories": [{"id": 1, "name": "tree"}, {"id": 2, "name": "car"}],
+    }
+    assert read_labels(write_table(tmp_path, json.dumps(coco), "coco.json")) == {"1.png": "car;tree", "2.png": ""}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\n1.png,red car\n2.png,blue car\n3.png,red tree\n4.png,blue tree\n",
+        'path,label\n1.png,"Terrier, Irish"\n2.png,"Terrier, Scottish"\n',
+        "path,label\n1.png,a;b\n2.png,c\n",
+    ],
+)
+def test_a_name_of_several_words_is_one_label(tmp_path: Path, text: str) -> None:
+    listing = read_manifest(write_table(tmp_path, text))
+    assert listing.several_labels == ""
+    assert all(item.label in text for item in listing.items)
+
+
+def test_a_class_name_with_the_separator_is_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path, json.dumps([{"path": "1.png", "label": ["a;b", "c"]}]), "list.json")
+    with pytest.raises(DataError, match=r"entry 1: the class name 'a;b' contains ';', which separates the labels"):
+        read_manifest(path)
+
+
+def test_a_classifier_of_one_label_refuses_several(tmp_path: Path) -> None:
+    index = build_index(write_table(tmp_path, "path,labels\n1.png,tree;car\n2.png,tree\n3.png,car\n4.png,\n"))
+    with pytest.raises(
+        DataError, match=r"column 'labels' gives 1.png several labels \(tree;car\)\. Train a multi-label"
+    ):
+        check_classes(index)
+    check_classes(index, LABEL_SETS)
+    split = SplitConfig(validation=0.0, test=0.0)
+    data = build_dataset(index, PreprocessingSpec(8, 8), split, 0, targets=LABEL_SETS, keep=False)
+    assert data.classes == ("car", "tree")
+    assert data.labels.tolist() == [[1, 1], [0, 1], [1, 0], [0, 0]]
+
+
+def test_the_real_labels_of_scenes_are_counted(shared: Path) -> None:
+    audit = quick_audit(build_index(shared / "data" / "camvid" / "labels.csv"))
+    assert audit.count == 468
+    assert set(audit.classes) == {"bicyclist", "car", "fence", "pavement", "pedestrian", "pole", "sign", "tree"}
+    findings = {finding.kind: finding for finding in audit.findings}
+    assert findings["several-labels"].count == 466
+    assert "pavement and tree" in findings["co-occurrence"].paths
+    assert "fence" in findings["labels-never-alone"].paths

@@ -1,0 +1,129 @@
+"""Metrics of several labels per image, compared with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+
+from sightline.data.types import LabeledSubset, Subset
+from sightline.errors import DataError
+from sightline.evaluation.multi_label import build_report, fit_label_thresholds
+from sightline.evaluation.multi_label_metrics import (
+    compute_class_metrics,
+    compute_coverage,
+    compute_label_metrics,
+    compute_ranking_losses,
+)
+
+CLASSES = tuple("abcd")
+HALF = np.full(4, 0.5)
+
+
+def draw(count: int = 80, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return probabilities with ties, and labels; one image has none, and one has all."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((count, 4)) < (0.6, 0.4, 0.3, 0.15)
+    labels[0], labels[1] = False, True
+    probabilities = (0.05 + 0.3 * labels + 0.6 * rng.random((count, 4))).round(2).astype(np.float32)
+    return probabilities, labels
+
+
+def test_the_metrics_are_those_of_scikit_learn() -> None:
+    p, y = draw()
+    predicted, values = p >= 0.5, {name: m.value for name, m in compute_label_metrics(p, y, HALF).items()}
+    expected = {
+        "mean_average_precision": reference.average_precision_score(y, p, average="macro"),
+        "micro_average_precision": reference.average_precision_score(y, p, average="micro"),
+        "auroc": reference.roc_auc_score(y, p, average="macro"),
+        "micro_auroc": reference.roc_auc_score(y, p, average="micro"),
+        "example_f1": reference.f1_score(y, predicted, average="samples", zero_division=1),
+        "hamming_loss": reference.hamming_loss(y, predicted),
+        "ranking_loss": reference.label_ranking_loss(y, p),
+        "coverage_error": reference.coverage_error(y, p),
+        "subset_accuracy": reference.accuracy_score(y, predicted),
+        "log_loss": np.mean([reference.log_loss(y[:, k], p[:, k].astype(np.float64)) for k in range(4)]),
+    }
+    for how in ("micro", "macro"):
+        expected[f"{how}_f1"] = reference.f1_score(y, predicted, average=how)
+        expected[f"{how}_precision"] = reference.precision_score(y, predicted, average=how)
+        expected[f"{how}_recall"] = reference.recall_score(y, predicted, average=how)
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value, abs=1e-6), name
+    assert set(values) == {*expected, "calibration_error"}
+
+
+def test_each_interval_holds_its_value_and_narrows_with_more_images() -> None:
+    few, many = (compute_label_metrics(*draw(count), HALF) for count in (60, 600))
+    for name in set(many) - {"calibration_error"}:
+        metric, other = many[name], few[name]
+        assert metric.value is not None
+        assert metric.interval is not None, name
+        assert other.interval is not None
+        assert metric.interval.low <= metric.value <= metric.interval.high
+        assert metric.interval.high - metric.interval.low < 0.6 * (other.interval.high - other.interval.low), name
+
+
+def test_the_metrics_of_a_class_are_those_of_scikit_learn() -> None:
+    p, y = draw()
+    for k, row in enumerate(compute_class_metrics(CLASSES, p, y, np.array([0.3, 0.4, 0.5, 0.6]))):
+        predicted = p[:, k] >= row.threshold
+        assert row.precision == pytest.approx(reference.precision_score(y[:, k], predicted))
+        assert row.recall == pytest.approx(reference.recall_score(y[:, k], predicted))
+        assert row.f1 == pytest.approx(reference.f1_score(y[:, k], predicted))
+        assert row.average_precision.value == pytest.approx(reference.average_precision_score(y[:, k], p[:, k]))
+        assert row.auroc.value == pytest.approx(reference.roc_auc_score(y[:, k], p[:, k]))
+        assert row.support == y[:, k].sum()
+
+
+def test_a_class_without_images_is_left_out_of_the_means() -> None:
+    p, y = draw()
+    y[:, 3] = False
+    values = compute_label_metrics(p, y, HALF)
+    expected = np.mean([reference.average_precision_score(y[:, k], p[:, k]) for k in range(3)])
+    assert values["mean_average_precision"].value == pytest.approx(expected)
+    assert values["mean_average_precision"].classes == 3
+    row = compute_class_metrics(CLASSES, p, y, HALF)[3]
+    assert (row.recall, row.f1, row.auroc.value) == (None, None, None)
+    assert row.average_precision.note == "no image has the class"
+
+
+def test_images_with_all_classes_or_none_have_no_wrong_order() -> None:
+    p, y = draw()
+    losses, depths = compute_ranking_losses(p.astype(np.float64), y), compute_coverage(p.astype(np.float64), y)
+    assert (losses[0], losses[1], depths[0], depths[1]) == (0, 0, 0, 4)
+
+
+def test_no_threshold_has_a_higher_f1() -> None:
+    p, y = draw(200)
+    chosen = fit_label_thresholds(CLASSES, p, y)
+    for k, label in enumerate(CLASSES):
+        best = max(reference.f1_score(y[:, k], p[:, k] >= cut, zero_division=0) for cut in np.linspace(0, 1, 201))
+        assert reference.f1_score(y[:, k], p[:, k] >= chosen[label]) == pytest.approx(best)
+    y[:, 0] = False
+    assert fit_label_thresholds(CLASSES, p, y)["a"] == 0.5
+
+
+def label_images(y: NDArray[np.bool_]) -> LabeledSubset:
+    paths = tuple(map(str, range(len(y))))
+    subset = Subset(np.zeros((len(y), 1, 1, 3), np.uint8), np.arange(len(y)), y.astype(np.uint8), paths)
+    return LabeledSubset(subset, (), ())
+
+
+def test_a_report_names_what_is_missed_and_predicted_in_its_place() -> None:
+    y = np.array([[1, 0], [1, 0], [0, 1]], bool)
+    p = np.array([[0.1, 0.9], [0.2, 0.8], [0.1, 0.7]], np.float32)
+    report = build_report(("cat", "dog"), p, label_images(y), "test", None)
+    pair = report.errors.confused_pairs[0]
+    assert (pair.label, pair.predicted, pair.count) == ("cat", "dog", 2)
+    first = report.errors.most_confident_errors[0]
+    assert (first.label, first.predicted, first.path) == ("cat", "dog", "0")
+    assert report.errors.count == 2
+    assert report.evaluation.accuracy == pytest.approx(2 / 6)
+
+
+def test_probabilities_that_are_none_are_refused() -> None:
+    y = np.ones((2, 2), bool)
+    with pytest.raises(DataError, match="not between 0 and 1, first for 1"):
+        build_report(("a", "b"), np.array([[0, 1], [0, np.nan]], np.float32), label_images(y), "test", None)

@@ -1,0 +1,327 @@
+"""Several labels per image, from a manifest to the report, the bundle, predictions and exports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
+
+import sightline as sl
+from sightline import api, backend, jsonio
+from sightline.cli import app
+from sightline.config import AugmentConfig, RunConfig, resolve_config
+from sightline.data.types import Subset
+from sightline.errors import DataError, ModelError, UsageError
+from sightline.inference.results import Thresholds
+from sightline.runs.directory import RunDirectory
+from sightline.tasks.multi_label import LabelSetObjective
+from sightline.tasks.protocol import find_task
+from sightline.training.augment import pipeline
+from sightline.training.linear_head import DEFAULT_PENALTY, fit_linear_head
+from synthetic_images import encode
+
+TASK = find_task("multi_label")
+COLORS = ("blue", "green", "red")
+SETTINGS = [
+    "model.task=multi_label", "model.name=cifar10-simple", "train.epochs=12", "train.track=[]", "train.batch_size=16",
+    "split.mode=stratified", "augment.horizontal_flip=true",
+]  # fmt: skip
+
+
+def draw_colors(seed: int, colors: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return noise with a bright square of each color that is shown."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 60, (32, 32, 3)).astype(np.uint8)
+    for channel, has in zip((2, 1, 0), colors, strict=True):
+        if has:
+            y, x = rng.integers(0, 20, 2)
+            pixels[y : y + 12, x : x + 12, channel] += 180
+    return pixels
+
+
+def write_data(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write images and their manifest; about an eighth of the images shows nothing."""
+    colors = np.random.default_rng(seed).random((count, 3)) < 0.5
+    lines = ["path,labels,scene"]
+    for i, row in enumerate(colors):
+        (folder / f"{i}.png").write_bytes(encode(Image.fromarray(draw_colors(1000 * seed + i, row))))
+        lines.append(f"{i}.png,{';'.join(c for c, has in zip(COLORS, row, strict=True) if has)},{i // 4}")
+    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("colors"), 160)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    result = api.train(data, recipe="quick", set=SETTINGS, out=path)
+    assert result.bundle is not None
+    return path
+
+
+def test_a_run_learns_to_tell_what_an_image_shows(run: Path) -> None:
+    values = jsonio.read_object(run / "eval" / "test" / "metrics.json")
+    assert values["task"] == "multi_label"
+    assert values["metrics"]["mean_average_precision"]["value"] > 0.9
+    assert values["metrics"]["micro_f1"]["value"] > 0.8
+    assert RunDirectory.open(run).result["metrics"]["test"]["micro_f1"] == values["metrics"]["micro_f1"]["value"]
+
+
+def test_the_bundle_holds_the_task_and_a_threshold_of_each_class(run: Path) -> None:
+    manifest = jsonio.read_object(run / "bundle" / "manifest.json")
+    assert manifest["task"] == "multi_label"
+    assert manifest["thresholds"]["label_target"] == "f1"
+    assert set(manifest["thresholds"]["labels"]) == set(COLORS)
+    assert len(manifest["reference_examples"]) == 4
+    assert RunDirectory.open(run).read_thresholds() == Thresholds.from_dict(manifest["thresholds"])
+
+
+def test_a_prediction_lists_the_classes_above_their_thresholds(run: Path, data: Path) -> None:
+    classifier = sl.load(run / "bundle")
+    probabilities = classifier.predict_proba(data.parent / "0.png")[0]
+    prediction = classifier.predict(data.parent / "0.png")[0]
+    assert classifier.thresholds is not None
+    cuts = classifier.thresholds.labels
+    assert cuts is not None
+    assert prediction.labels is not None
+    expected = {c for c, p in zip(classifier.classes, probabilities, strict=True) if p >= cuts[c]}
+    assert set(prediction.labels) == expected
+    assert prediction.label == ";".join(sorted(expected))
+    assert probabilities.sum() != pytest.approx(1, abs=1e-3), "the probabilities of classes are independent"
+    ranked = sorted(zip(classifier.classes, probabilities.tolist(), strict=True), key=lambda at: -at[1])
+    assert [(c.label, pytest.approx(c.probability, abs=1e-6)) for c in prediction.top] == ranked
+
+
+def test_the_command_prints_labels_in_every_format(run: Path, data: Path) -> None:
+    arguments = ["predict", str(run), str(data.parent / "0.png")]
+    row = json.loads(CliRunner().invoke(app, [*arguments, "--format", "json"]).stdout)
+    assert row["label"] == ";".join(sorted(row["labels"]))
+    table = CliRunner().invoke(app, [*arguments, "--format", "csv", "--probabilities"]).stdout
+    (cells,) = csv.DictReader(io.StringIO(table))
+    assert cells["label"] == row["label"]
+    assert {name for name in cells if name.startswith("probability:")} == {f"probability:{c}" for c in COLORS}
+    text = CliRunner().invoke(app, arguments).stdout
+    assert all(label in text for label in COLORS)
+
+
+def test_an_evaluation_is_that_of_the_run(run: Path) -> None:
+    evaluation = sl.load(run).evaluate()
+    values = jsonio.read_object(run / "eval" / "test" / "metrics.json")
+    assert evaluation.metrics["macro_f1"].value == pytest.approx(values["metrics"]["macro_f1"]["value"])
+    assert evaluation.targets_met
+    predictions = evaluation.predictions
+    assert len(evaluation.errors) == sum(row["predicted"] != row["label"] for row in predictions)
+    with pytest.raises(UsageError, match="several labels have no confusion matrix"):
+        evaluation.confusion  # noqa: B018  # a property
+    printed = CliRunner().invoke(app, ["evaluate", str(run)]).stdout
+    assert "mean average precision" in printed
+    table = CliRunner().invoke(app, ["evaluate", str(run), "--format", "csv"]).stdout
+    assert "subset_accuracy," in table
+
+
+def test_a_bundle_is_evaluated_on_other_images(run: Path, tmp_path: Path) -> None:
+    evaluation = sl.load(run / "bundle").evaluate(write_data(tmp_path, 40, seed=7))
+    metric = evaluation.metrics["mean_average_precision"]
+    assert metric.value is not None
+    assert metric.value > 0.9
+    assert metric.interval is not None
+
+
+def test_unknown_classes_are_refused(run: Path, tmp_path: Path) -> None:
+    manifest = write_data(tmp_path, 8, seed=7)
+    manifest.write_text("path,labels\n0.png,red;cyan\n1.png,red\n", encoding="utf-8")
+    with pytest.raises(DataError, match="has the class 'cyan', which the model does not know"):
+        sl.load(run / "bundle").evaluate(manifest)
+
+
+def test_an_export_agrees_with_the_model(run: Path, tmp_path: Path) -> None:
+    exported = sl.load(run).export(tmp_path / "half.onnx", precision="float16")
+    assert exported.accepted
+    assert exported.parity.max_difference < 0.05
+    assert sl.load(tmp_path / "half.onnx").task is TASK
+
+
+def test_the_report_shows_each_class_and_no_confusion_matrix(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'id="label-classes"' in page
+    assert "Mean average precision" in page
+    assert all(f'<td class="name">{color}</td>' in page for color in COLORS)
+    assert 'id="confusion"' not in page
+    assert 'id="abstention"' not in page
+    card = CliRunner().invoke(app, ["model-card", str(run)])
+    assert card.exit_code == 0
+    assert "any number of them, also none" in (run / "bundle" / "README.md").read_text(encoding="utf-8")
+
+
+def test_flipped_views_are_averaged(run: Path) -> None:
+    plain, flipped = (sl.load(run).evaluate(tta=tta).result.probabilities for tta in (None, "flip"))
+    assert np.abs(plain - flipped).max() > 0
+    assert ((flipped >= 0) & (flipped <= 1)).all()
+    assert not np.allclose(flipped.sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_precision": 0.9}, "are for single-label classification: leave them out"),
+        ({"positive": "red"}, "are for single-label classification: leave them out"),
+        ({"ood": "beans:8@32"}, "--ood measures how a single-label classifier"),
+        ({"find_label_issues": "patch.jsonl"}, "--find-label-issues works for single-label classifiers"),
+    ],
+)
+def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sl.load(run).evaluate(**options)  # type: ignore[arg-type]
+
+
+def test_compression_comparison_and_score_are_refused(run: Path, data: Path) -> None:
+    with pytest.raises(UsageError, match="is a multi-label classifier, which cannot be compressed yet"):
+        sl.load(run).compress()
+    with pytest.raises(UsageError, match="several labels for each image, which cannot be compared yet"):
+        RunDirectory.open(run).read_predictions("test")
+    with pytest.raises(UsageError, match="use evaluate"):
+        sl.load(run).score(data.parent / "0.png", ["red"])
+
+
+def test_one_label_each_needs_one_label_each(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"several labels \(.*\)\. Train a multi-label classifier with --set"):
+        api.train(data, recipe="quick", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.head=sigmoid", "model.head is sigmoid, which is for single-label classification"),
+        ("evaluation.positive_class=red", "evaluation.positive_class is for single-label classification"),
+    ],
+)
+def test_settings_for_one_label_are_refused(data: Path, tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        api.train(data, recipe="quick", set=["model.task=multi_label", setting], out=tmp_path / "run")
+
+
+# The parts.
+
+
+def draw_features(count: int, seed: int = 0) -> Subset:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 6)).astype(np.float32)
+    labels = (features[:, :3] + rng.normal(size=(count, 3)) > 0.3).astype(np.uint8)
+    return Subset(features, np.arange(count), labels, ("",) * count)
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3)).astype(np.uint8)
+    gradient = TASK.differentiate_loss(logits, labels)
+    moved = TASK.differentiate_loss(logits + 1e-6, labels)
+    np.testing.assert_allclose((moved.losses - gradient.losses) / 1e-6, gradient.residuals, atol=1e-5)
+    loss, accuracy = TASK.score(logits.astype(np.float32), labels)
+    assert gradient.losses.mean() == pytest.approx(loss, rel=1e-6)
+    assert accuracy == np.mean((logits >= 0) == labels)
+
+
+@pytest.mark.parametrize("mode", ["none", "balanced"])
+def test_a_solved_head_is_a_logistic_regression_for_each_class(mode: str) -> None:
+    train = draw_features(300)
+    weights = TASK.compute_weights(train.labels, 3, mode)
+    head = fit_linear_head(TASK, train, draw_features(0), 3, weights)
+    scale = 300 if weights is None else weights.sum() / 3
+    for k in range(3):
+        sample_weight = None if weights is None else weights[:, k]
+        std = train.pixels.std(0)
+        reference = LogisticRegression(C=1 / (DEFAULT_PENALTY * scale), tol=1e-8, max_iter=1000)
+        reference.fit(train.pixels / std, train.labels[:, k], sample_weight)
+        np.testing.assert_allclose(head.kernel[:, k], reference.coef_[0] / std, atol=2e-3)
+    assert head.loss == pytest.approx(TASK.score(head.compute_logits(train.pixels), train.labels).loss, rel=0.2)
+
+
+def make_objective(*settings: str, augmentation: AugmentConfig | None = None) -> LabelSetObjective:
+    config: RunConfig = resolve_config(assignments=["model.task=multi_label", *settings])
+    objective = TASK.make_objective(config, draw_features(40), 3, augmentation)
+    assert isinstance(objective, LabelSetObjective)
+    return objective
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_the_losses_are_those_of_keras(loss: str) -> None:
+    losses, rng = backend.keras().losses, np.random.default_rng(0)
+    targets, logits = rng.integers(0, 2, (6, 3)).astype(np.float32), rng.normal(size=(6, 3)).astype(np.float32)
+    expected = (
+        losses.BinaryFocalCrossentropy(from_logits=True, apply_class_balancing=True)
+        if loss == "focal"
+        else losses.BinaryCrossentropy(from_logits=True)
+    )(targets, logits)
+    actual = make_objective(f"train.loss={loss}").build_loss()(targets, logits)
+    assert float(actual) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_rare_classes_weigh_more() -> None:
+    objective = make_objective("train.class_weights=balanced")
+    frequency = objective.train.labels.mean(0)
+    assert objective.positive_weights is not None
+    np.testing.assert_allclose(objective.positive_weights, (1 - frequency) / frequency, rtol=1e-5)
+    ones, zeros = np.ones((1, 3), np.float32), np.zeros((1, 3), np.float32)
+    loss = objective.build_loss()
+    assert float(loss(ones, zeros)) == pytest.approx(np.log(2) * objective.positive_weights.mean(), rel=1e-5)
+    assert float(loss(zeros, zeros)) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_smoothed_and_mixed_targets() -> None:
+    rows = np.arange(8)
+    plain = make_objective().compute_targets(rows, 1, None)
+    assert set(np.unique(plain)) == {0, 1}
+    smoothed = make_objective("train.label_smoothing=0.2").compute_targets(rows, 1, None)
+    np.testing.assert_allclose(smoothed, 0.1 + 0.8 * plain, rtol=1e-6)
+    augmentation = AugmentConfig(mixup=1.0)
+    objective = make_objective(augmentation=augmentation)
+    params = pipeline.sample_params(augmentation, 8, (8, 8), 0, 1)
+    mixed = objective.compute_targets(rows, 1, params)
+    np.testing.assert_allclose(mixed, pipeline.mix_labels(augmentation, plain, params))
+    assert ((mixed > 0) & (mixed < 1)).any()
+
+
+def test_a_temperature_undoes_a_scale() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4000, 3))
+    labels = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+    assert TASK.fit_temperature((3 * logits).astype(np.float32), labels) == pytest.approx(3, rel=0.05)
+    assert TASK.fit_temperature(logits[:10].astype(np.float32), labels[:10]) is None
+
+
+def test_two_forms_disagree_where_a_decision_does() -> None:
+    first = np.array([[0.9, 0.2], [0.50001, 0.1]], np.float32)
+    second = np.array([[0.4, 0.2], [0.49999, 0.1]], np.float32)
+    parity = TASK.compare(first, second, np.array([[1, 0], [1, 0]], np.uint8))
+    assert parity.top1_agreement == pytest.approx(2 / 3), "one of four decisions is too close to count"
+    assert parity.max_difference == pytest.approx(0.5)
+    assert parity.accuracy_change == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("labels", [{"a": 1.5}, {"a": "x"}, ["a"], {"a": True}])
+def test_damaged_thresholds_are_refused(labels: object) -> None:
+    with pytest.raises(ValueError, match="labels cannot be"):
+        Thresholds.from_dict({"count": 3, "labels": labels, "label_target": "f1"})
+
+
+def test_a_damaged_metrics_file_is_named_in_the_page(run: Path, tmp_path: Path) -> None:
+    from sightline.runs.metrics_info import read_metrics
+
+    values = jsonio.read_object(run / "eval" / "test" / "metrics.json")
+    del values["errors"]["count"]
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"metrics\.json"):
+        read_metrics(path)
