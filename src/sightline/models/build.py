@@ -20,13 +20,13 @@ from sightline.models.entry import Activation, HeadSpec, ModelEntry, Normalize
 from sightline.models.head import LOGITS, apply_head
 from sightline.models.initializers import initialize_weights
 from sightline.models.layers import is_kernel
+from sightline.preprocessing import LUMA
 from sightline.seeding import derive_seed
 
 NORMALIZE_LAYER = "normalize"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts color to grayscale
 
 
 @dataclass(frozen=True, slots=True)

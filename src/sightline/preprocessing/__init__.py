@@ -24,6 +24,7 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 from sightline.preprocessing.array_hints import suggest_conversion
 from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format
 from sightline.preprocessing.spec import (
+    LUMA,
     SCHEMA_VERSION,
     Box,
     PreprocessingSpec,
@@ -35,6 +36,7 @@ from sightline.preprocessing.spec import (
 
 __all__ = [
     "FORMATS",
+    "LUMA",
     "SCHEMA_VERSION",
     "Box",
     "ImageHeader",

@@ -25,6 +25,8 @@ MAX_SIDE = 4096  # of the output
 MAX_MEGAPIXELS = 4000  # the most that a spec may allow
 LARGE_PIXELS = 8_000_000  # images above this decode one at a time, so that memory stays bounded under many threads
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts color to grayscale
+
 Resize = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "nearest"]
 Size: TypeAlias = tuple[float, float]  # width, height, in pixels

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.config import AugmentConfig
-from sightline.models.build import LUMA
+from sightline.preprocessing import LUMA
 from sightline.training.augment.augmentation import Augmentation, per_image, register_augmentation
 
 
