@@ -239,7 +239,7 @@ def test_an_effort_that_does_not_exist_or_has_no_effect_is_refused(
 @pytest.mark.parametrize(("effort", "stages"), [("fast", ["head"]), ("best", ["head", "fine-tune"])])
 def test_an_effort_decides_what_is_trained(effort: str, stages: list[str], sightline: Command, tmp_path: Path) -> None:
     data = draw_classes(tmp_path / "data", {"red": (200, 40, 40), "green": (40, 200, 40)}, 20, size=80)
-    small = ("--set", "input.height=64", "--epochs", 2)
+    small = ("--set", "input.height=64", "--epochs", 2, "--set", "train.early_stopping.monitor=val_loss")
     result = sightline("train", data, "--effort", effort, *small, "--out", tmp_path / "r", "--format", "json")
     assert result.code == 0, result.err
     run = face.Run(tmp_path / "r")
@@ -257,7 +257,8 @@ def test_auto_is_pretrained_without_a_home_or_a_network(
     data = draw_classes(tmp_path / "data", {"red": (200, 40, 40), "green": (40, 200, 40)}, 20, size=80)
     result = sightline("train", data, "--out", tmp_path / "r", "--epochs", 2, "--format", "json")
     assert result.code == 0, result.err
-    assert (result.json["model"], result.json["epochs"]) == ("efficientnet-lite0", 2)
+    assert (result.json["model"], result.json["epochs"]) == ("efficientnet-lite0", 1)
+    assert "fine-tune: left out, as every validation image is classified correctly already" in result.err
     assert result.json["test"]["accuracy"] == 1
     assert "EfficientNet-Lite0 with the installed ImageNet weights" in result.err
     assert (tmp_path / "r" / "bundle" / "model.onnx").is_file(), "the file gives the outputs of the model"

@@ -31,7 +31,7 @@ def make_record(configured: int, epochs: int, seconds: float | None = 60.0, numb
     [
         (make_record(4, 0), "fine-tune was not reached. Another ten minutes would allow 4 of its 4 epochs; what they"),
         (make_record(40, 0), "would allow 10 of its 40 epochs; what they would bring is unknown, as none has run."),
-        (make_record(4, 0, None), "would allow its 4 epochs; what they would bring is unknown, as none has run."),
+        (make_record(4, 0, None), "how many of its 4 epochs they would allow, and what these would bring, is unknown"),
         (make_record(4, 0, 900), "would not do for one more: it takes about 15m."),
     ],
 )
@@ -63,6 +63,11 @@ def test_it_follows_the_metric_that_selects_the_epoch() -> None:
     text = describe_outlook(make_record(20, 2, number="0"), QUICK, history, history[-1])
     assert "would allow 10 more epochs of training" in text
     assert "the validation loss was still improving, from 0.5000 to 0.4000 in the last epoch" in text
+
+
+def test_nothing_is_better_than_perfect() -> None:
+    history = make_history(1.0)
+    assert "would bring little: every validation image" in describe_outlook(TimeRecord(), TRANSFER, history, history[0])
 
 
 def test_one_epoch_has_no_trend() -> None:

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from networks import make_plan, random_images
 from sightline import backend, metrics
 from sightline.callbacks import Callback, EpochRecord
-from sightline.config import RunConfig, StageConfig, TrainConfig
+from sightline.config import EarlyStoppingConfig, RunConfig, StageConfig, TrainConfig
 from sightline.data.types import Subset
 from sightline.errors import Interrupted, UsageError
 from sightline.models.build import Network, build_model
@@ -165,6 +165,18 @@ def test_it_is_one_epoch_of_the_head_alone() -> None:
     assert {path.split("/")[-2] for path in changed} == {DENSE_LAYER}
     assert result.best == record
     assert record.learning_rate is None, "it takes no steps"
+
+
+def test_no_stage_follows_where_none_could_be_better() -> None:
+    side, labels = make_plan("squeezenet").height, (np.arange(12) % 3).astype(np.int32)
+    colors = np.broadcast_to(np.eye(3, dtype=np.uint8)[labels][:, None, None] * 255, (12, side, side, 3))
+    images = Subset(np.ascontiguousarray(colors), np.arange(12), labels, tuple(f"{i}.png" for i in range(12)))
+    stages_of_both = (SOLVED, StageConfig("fine-tune", unfreeze=4, epochs=1, learning_rate=1e-3))
+    for monitor, expected in (("val_accuracy", ["head"]), ("val_loss", ["head", "fine-tune"])):
+        config = make_config(*stages_of_both, early_stopping=EarlyStoppingConfig(monitor=monitor))  # type: ignore[arg-type]
+        result = fit(build_network(), images, images, config, Callback())
+        assert result.history[0].val_accuracy == 1
+        assert [record.stage for record in result.history] == expected
 
 
 def test_a_killed_run_continues_behind_it(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from sightline.errors import plural
 from sightline.runs import finalize
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import DistributedNetwork, PreparedRun
-from sightline.training.result import TimeRecord
+from sightline.training.result import StagePlan, TimeRecord
 from sightline.training.time_budget import TimeBudget
 
 MORE_SECONDS = 600.0  # "another ten minutes"
 TRIAL_IMAGES = 32  # images that the exported file is timed on
 PAGE_SECONDS = 6.0  # metrics, heat maps, figures and report of a small run, on two idle cores
-PAGE_EXPORTS = 8.0  # the same as a multiple of the time of the export, which a busy machine prolongs too
+PAGE_EXPORTS = 20.0  # the same as a multiple of the time of the export, which a busy machine prolongs too
 
 
 def open_budget(
@@ -78,6 +78,8 @@ def describe_outlook(
     record: TimeRecord, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
 ) -> str:
     """Return what another ten minutes would probably bring, by the epochs of the run, in a sentence or two."""
+    if best is not None and best.val_accuracy == 1 and config.train.early_stopping.monitor == "val_accuracy":
+        return "Another ten minutes would bring little: every validation image is classified correctly."
     stages = config.train.stages or (StageConfig("training"),)
     for number, plan in sorted(record.stages.items()):
         name = stages[int(number)].name
@@ -89,19 +91,28 @@ def describe_outlook(
                 f"{plural(count, 'epoch')} of {plan.configured} of the stage {name} ran, and another ten minutes would "
                 f"not do for one more: it takes about {format_duration(plan.seconds)}."
             )
-        fitting = None if plan.seconds is None else min(int(MORE_SECONDS // plan.seconds), plan.configured - count)
         if not count:
-            epochs = plural(plan.configured, "epoch")
-            return (
-                f"The stage {name} was not reached. Another ten minutes would allow "
-                f"{'' if fitting is None else f'{fitting} of '}its {epochs}; what they would bring is unknown, as none "
-                "has run."
-            )
-        return _describe_trend(config, history, best, f"{plural(fitting or 1, 'more epoch')} of {name}")
+            return _describe_unreached(name, plan)
+        fitting = 1 if plan.seconds is None else min(int(MORE_SECONDS // plan.seconds), plan.configured - count)
+        return _describe_trend(config, history, best, f"{plural(fitting, 'more epoch')} of {name}")
     if len(history) < 2:
         advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
         return f"All epochs fit into the limit{advice}. What more would bring is unknown: one epoch has no trend."
     return _describe_trend(config, history, best, "")
+
+
+def _describe_unreached(name: str, plan: StagePlan) -> str:
+    epochs = plural(plan.configured, "epoch")
+    if plan.seconds is None:
+        return (
+            f"The stage {name} was not reached. Another ten minutes would begin it; how many of its {epochs} they "
+            "would allow, and what these would bring, is unknown, as none has run."
+        )
+    fitting = min(int(MORE_SECONDS // plan.seconds), plan.configured)
+    return (
+        f"The stage {name} was not reached. Another ten minutes would allow {fitting} of its {epochs}; what they would "
+        "bring is unknown, as none has run."
+    )
 
 
 def _describe_trend(config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None, epochs: str) -> str:

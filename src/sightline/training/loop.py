@@ -76,22 +76,16 @@ def fit(  # noqa: PLR0913  # keyword arguments
         try:
             for number in range(state.stage, len(stage_configs)):
                 last = number == len(stage_configs) - 1
+                progress = _make_stoppable_progress(callback, stop)
+                prepare = partial(stage_preparer.prepare_stage, number, progress, callback)
                 try:
-                    prepare = partial(
-                        stage_preparer.prepare_stage, number, _make_stoppable_progress(callback, stop), callback
-                    )
-                    stage_run = (
-                        prepare()
-                        if budget is None
-                        else _prepare_within(budget, prepare, number, state, config, callback)
-                    )
+                    stage_run = _prepare_stage(prepare, stage_configs[number], number, state, config, callback, budget)
                 except Interrupted:
                     if state.stage and state.at_stage_start:  # else the existing checkpoint holds at least as much
                         checkpoint_manager.save(pack_state(state, network, None))
                     raise
-                if stage_run is None:  # no time is left for it
-                    if last:
-                        checkpoint_manager.save(pack_state(state, network, None))
+                if stage_run is None:
+                    checkpoint_manager.save(pack_state(state, network, None))  # from which the run can be extended
                     state.end_stage()
                     continue
                 if optimizer_arrays:
@@ -111,22 +105,33 @@ def fit(  # noqa: PLR0913  # keyword arguments
     return FitResult(tuple(state.history), state.best, num_images / seconds if seconds else 0.0, logits)
 
 
-def _prepare_within(
-    budget: TimeBudget,
+def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
+    """Return whether the next stage cannot end with other weights: the best epoch has a perfect validation accuracy."""
+    early_stop = config.train.early_stopping
+    is_decisive = early_stop.restore_best_weights and early_stop.monitor == "val_accuracy"
+    return is_decisive and state.at_stage_start and state.best is not None and state.best.val_accuracy == 1
+
+
+def _prepare_stage(
     prepare: Callable[[], StageRun],
+    stage: StageConfig,
     number: int,
     state: TrainingState,
     config: RunConfig,
     callback: Callback,
+    budget: TimeBudget | None,
 ) -> StageRun | None:
-    """Prepare a stage with the epochs that fit into the `budget`; None if none does.
+    """Prepare a stage with the epochs that fit into the `budget`; None if it is left out.
 
     A stage that is solved is not limited, and neither is the first epoch of a run: without it, there is no model.
     """
-    stage = config.train.stages[number] if config.train.stages else StageConfig("training")
-    configured, plan = count_epochs(config.train, stage), budget.find_plan(number)
-    if stage.is_solved or not configured:
+    if _is_perfect(state, config):
+        callback.on_message(f"{stage.name}: left out, as every validation image is classified correctly already")
+        return None
+    configured = count_epochs(config.train, stage)
+    if budget is None or stage.is_solved or not configured:
         return prepare()
+    plan = budget.find_plan(number)
     prepared: list[StageRun] = []
 
     def measure() -> tuple[float, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from sightline.training.stage_run import StageRun, predict_logits, run_step
 
 PLANNED_FRACTION = 0.95  # of the limit, so that steps may become a little slower
 LAST_FRACTION = 1.05  # of the limit, when training ends at the latest
-TRIAL_STEPS = 3  # timed steps of a stage, after a first one that compiles
+TRIAL_STEPS, TRIAL_SECONDS = 3, 1.0  # at least so many steps, for so long, are timed, after a first one that compiles
 RECORD_SECONDS = 10.0  # between records of the elapsed time within an epoch
 
 
@@ -155,15 +156,19 @@ def _time_steps(stage_run: StageRun, epoch: int) -> float:
     """Return the mean time of a step; the first one, which compiles, does not count."""
     size, objective = stage_run.batch_size, stage_run.objective
     params = None if objective.augmentation is None else objective.sample_params(epoch)
-    count = 1 + TRIAL_STEPS
+    count = 1 + max(TRIAL_STEPS, stage_run.steps)
     rows = np.resize(epoch_order(len(stage_run.train), stage_run.config.seed, epoch), count * size).reshape(count, size)
     stage_run.training_model.optimizer.learning_rate = stage_run.rate_at(0)
-    started = 0.0
-    for step, batch in enumerate(iterate_batches(stage_run.train, size, rows.ravel())):
-        if step == 1:
-            started = time.perf_counter()
-        run_step(stage_run, epoch, batch.pixels, rows[step], params, size)
-    return (time.perf_counter() - started) / TRIAL_STEPS
+    started = seconds = 0.0
+    step = 0
+    with closing(iterate_batches(stage_run.train, size, rows.ravel())) as batches:
+        for step, batch in enumerate(batches):
+            run_step(stage_run, epoch, batch.pixels, rows[step], params, size)
+            started = started if step else time.perf_counter()
+            seconds = time.perf_counter() - started
+            if step >= TRIAL_STEPS and seconds >= TRIAL_SECONDS:
+                break
+    return seconds / step
 
 
 def _time_validation(stage_run: StageRun) -> float:
