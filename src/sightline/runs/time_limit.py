@@ -12,6 +12,7 @@ from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, StageConfig
 from sightline.config.durations import format_duration, parse_duration
 from sightline.errors import plural
+from sightline.inference import runner
 from sightline.runs import finalize
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import DistributedNetwork, PreparedRun
@@ -19,7 +20,8 @@ from sightline.training.result import StagePlan, TimeRecord
 from sightline.training.time_budget import TimeBudget
 
 MORE_SECONDS = 600.0  # "another ten minutes"
-TRIAL_IMAGES = 32  # images that the exported file is timed on
+TRIAL_IMAGES = 64  # images that the exported file is timed on
+RESERVE = 1.2  # the estimated time to finish is multiplied by this
 PAGE_SECONDS = 6.0  # metrics, heat maps, figures and report of a small run, on two idle cores
 PAGE_EXPORTS = 20.0  # the same as a multiple of the time of the export, which a busy machine prolongs too
 
@@ -54,13 +56,12 @@ def measure_finishing(network: DistributedNetwork, prepared: PreparedRun) -> flo
     export_seconds = time.perf_counter() - started
     counts = data.counts()
     count = counts["validation"] + counts["test"]
-    images = data.subset("validation" if counts["validation"] else "train")
-    pixels = images.take(slice(0, TRIAL_IMAGES))
-    predictor.probabilities(pixels)  # the first call allocates
+    images = data.subset("validation" if counts["validation"] else "train").head(TRIAL_IMAGES)
+    runner.predict_probabilities(predictor, images.head(1))  # the first call allocates
     started = time.perf_counter()
-    predictor.probabilities(pixels)
-    seconds_per_image = (time.perf_counter() - started) / len(pixels)
-    return export_seconds + count * seconds_per_image + max(PAGE_SECONDS, PAGE_EXPORTS * export_seconds)
+    runner.predict_probabilities(predictor, images)
+    evaluation_seconds = (time.perf_counter() - started) / max(len(images), 1) * count
+    return RESERVE * (export_seconds + evaluation_seconds + max(PAGE_SECONDS, PAGE_EXPORTS * export_seconds))
 
 
 def describe_time(
