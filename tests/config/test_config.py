@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from sightline import config
 from sightline.config import RunConfig, StageConfig, parse, recipes, resolve_config, to_dict
+from sightline.config.durations import format_duration
 from sightline.config.stage_epochs import count_epochs
 from sightline.errors import ConfigError, MissingExtraError
 from sightline.models.registry import ENTRIES
@@ -31,6 +32,7 @@ CHECKED = {  # values of settings with a rule of their own, by field
     "encoding": st.sampled_from(["", "big5", "shift_jis", "UTF-8"]),
     "group": st.sampled_from(["none", "near_duplicates", "folder", r"pattern:(?P<group>\w+)_"])
     | TEXT.filter(str.strip).map(lambda column: f"column:{column}"),
+    "time_limit": st.just("") | st.integers(1, 10**6).map(format_duration),
 }
 
 
