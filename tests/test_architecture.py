@@ -83,6 +83,7 @@ PUBLIC_NAMES = {
     "register_metric",
     "register_model",
     "register_source",
+    "register_task",
     "sweep",
     "train",
 }

@@ -10,8 +10,9 @@ import pytest
 
 import sightline as sl
 from sightline import api, backend
-from sightline.config import load_config
+from sightline.config import RunConfig, load_config
 from sightline.data.indexing import build_index
+from sightline.data.types import Subset
 from sightline.errors import ModelError, UsageError
 from sightline.evaluation import scoring
 from sightline.export import keras_to_onnx
@@ -20,6 +21,7 @@ from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import registry
 from sightline.models.layers import LAYER_TYPES
 from sightline.report.diagram_blocks import group_layers
+from sightline.tasks.protocol import TASKS, find_task
 from sightline.training.augment import pipeline
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -129,6 +131,26 @@ def test_the_source_is_listed_by_its_name() -> None:
     index = build_index("squares:40")
     assert [image.label for image in index.images[:3]] == ["left", "right", "left"]
     assert len(index.images) == 40
+
+
+def test_the_task_spreads_labels_over_neighboring_grades(tmp_path: Path) -> None:
+    exec(compile(EXAMPLES["task"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
+    try:
+        task = find_task("graded")
+        labels = np.array([0, 2], np.int32)
+        train = Subset(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2), labels, ("", ""))
+        targets = task.make_objective(RunConfig(), train, 4, None).compute_targets(np.arange(2), 1, None)
+        np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
+        assert targets.argmax(1).tolist() == [0, 2]
+        assert targets[1, 1] == pytest.approx(targets[1, 3])
+        assert targets[1, 1] > targets[1, 0] > 0
+        settings = ["model.task=graded", "model.name=cifar10-simple", "train.epochs=1", "train.track=[]"]
+        api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
+        assert api.load(tmp_path / "run" / "bundle").task is task
+    finally:
+        del TASKS._entries["graded"]
+    with pytest.raises(UsageError, match="There is no task 'graded'"):
+        _ = api.load(tmp_path / "run" / "bundle").task
 
 
 def test_an_unknown_augmentation_is_refused_before_any_image_is_read(tmp_path: Path) -> None:

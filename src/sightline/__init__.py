@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sightline.models.layers import register_layer
     from sightline.models.registry import register_model
     from sightline.sweeps import sweep
+    from sightline.tasks.protocol import register_task
     from sightline.training.augment.augmentation import register_augmentation
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "register_metric",
     "register_model",
     "register_source",
+    "register_task",
     "sweep",
     "train",
 ]
@@ -96,6 +98,7 @@ _HOMES = {
     "register_metric": "sightline.evaluation.scoring",
     "register_model": "sightline.models.registry",
     "register_source": "sightline.data.sources.named",
+    "register_task": "sightline.tasks.protocol",
     "sweep": "sightline.sweeps",
     "train": "sightline.api.run",
 }

@@ -24,7 +24,7 @@ from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood, report
 from sightline.evaluation.label_issues import LabelIssue
-from sightline.evaluation.multi_label import MultiLabelResult, list_predictions
+from sightline.evaluation.multi_label import MultiLabelResult, Report, Result, list_predictions
 from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
@@ -32,7 +32,6 @@ from sightline.inference.tta import FlipTTA
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
 from sightline.runs import run_images
-from sightline.runs.finalize import Report, Result
 from sightline.runs.labeled_images import LabeledImages
 
 

@@ -15,7 +15,8 @@ from sightline.data.types import LabeledSubset, MissingImages, Subset, TrainingO
 from sightline.errors import DataError
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_class_metrics, compute_label_metrics
-from sightline.evaluation.results import Metric
+from sightline.evaluation.report import EvaluationReport
+from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
@@ -141,6 +142,12 @@ class MultiLabelReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
         return {"task": "multi_label"} | self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
+
+
+Result = EvaluationResult | MultiLabelResult
+"""The metrics of any task."""
+Report = EvaluationReport | MultiLabelReport
+"""The evaluation of any task."""
 
 
 def build_report(

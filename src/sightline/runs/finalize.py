@@ -19,9 +19,8 @@ from sightline.data.checks import leakage
 from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, Split
-from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult
+from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.report import EvaluationReport, collect_outputs
-from sightline.evaluation.results import EvaluationResult
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, runner
 from sightline.inference.bundle import Bundle
@@ -41,8 +40,6 @@ from sightline.tasks.protocol import Task, find_task
 from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
-Report = EvaluationReport | MultiLabelReport
-Result = EvaluationResult | MultiLabelResult
 CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become reference examples
 
 

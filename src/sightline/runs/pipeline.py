@@ -17,13 +17,13 @@ from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
-from sightline.evaluation.multi_label import SUMMARY, MultiLabelResult
+from sightline.evaluation.multi_label import SUMMARY, MultiLabelResult, Result
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import environment, extension, host_session, network_setup, preflight, time_limit, tracked_run
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
 from sightline.runs.failures import record_interruption
-from sightline.runs.finalize import FinalModel, Result, finalize
+from sightline.runs.finalize import FinalModel, finalize
 from sightline.runs.host_session import HostSession
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.resolve import RunInputs, complete_settings
