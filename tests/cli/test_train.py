@@ -93,6 +93,11 @@ def test_event_files_can_be_read_by_tensorboard(trained: tuple[Path, dict[str, A
     tags = events.Tags()["tensors"]
     assert {"loss/train", "loss/validation", "accuracy/train", "accuracy/validation", "learning_rate"} <= set(tags)
     assert [e.step for e in events.Tensors("loss/train")] == [1, 2]
+    final = {
+        name: events.Tensors(f"test/accuracy{name}")[-1].tensor_proto.float_val[0] for name in ("", "_low", "_high")
+    }
+    assert final[""] == pytest.approx(trained[1]["test"]["accuracy"])
+    assert final["_low"] < final[""] <= final["_high"]
 
 
 def test_it_learns(sightline: Command, colors: Path, tmp_path: Path) -> None:
