@@ -139,10 +139,10 @@ class InputConfig:
 class ModelConfig:
     """The network architecture and its initial weights."""
 
+    name: str = setting("auto", "a model listed by `sightline models`, or auto")
     task: str = setting(
         "single_label", "what is learned; single_label: one class per image, multi_label: any number of classes"
     )
-    name: str = setting("auto", "a model listed by `sightline models`, or auto")
     weights: str = setting(
         "auto",
         "none (random), imagenet, the path of a weights file, or auto: imagenet if the weights are available locally",
