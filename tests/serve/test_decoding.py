@@ -149,8 +149,9 @@ def test_closing_ends_all_processes_even_busy_ones(monkeypatch: pytest.MonkeyPat
     assert not any(Path(f"/proc/{number}").exists() for number in numbers)
 
 
-def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And the time that one waits for another is not counted."""
+def test_large_images_are_decoded_one_at_a_time_and_leave_room_for_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     hold = (
         "def decode_large(spec):\n"
         "    with module._large_image_lock:\n"
@@ -165,6 +166,12 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch,
 
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()
-        await asyncio.gather(*(pool.decode(b"hostile") for _ in range(3)))
+        large = [asyncio.create_task(pool.decode(b"hostile")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        large.pop().cancel()
+        large.pop(0).cancel()  # it is decoded to its end before the next
+        await pool.decode(encode_png())
+        assert not any(task.done() and not task.cancelled() for task in large)
+        await asyncio.gather(*large)
 
-    run_with_pool(use, seconds=0.7, count=3)
+    run_with_pool(use, seconds=60, count=2)

@@ -8,7 +8,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -29,24 +28,24 @@ KILL_SECONDS = 0.1  # between looks at a process that is being killed
 BYTES_PER_PIXEL = 64  # of the address space that decoding may take, beyond the first GiB
 
 _READY, _PIXELS, _REFUSED, _FAULT, _LARGE = b"R", b"P", b"E", b"F", b"L"
-_LENGTH = struct.Struct("<Q")
+_HEADER, _LENGTH = struct.Struct("<?Q"), struct.Struct("<Q")
 
 
 class DecoderPool:
     """Decodes with `preprocess` in up to `count` processes (default: one per core), each image within `seconds`.
 
     For one event loop. A process starts when it is first needed, and again after it was killed. Images above
-    `preprocessing.LARGE_PIXELS` are decoded one at a time, whatever the number of processes.
+    `preprocessing.LARGE_PIXELS` are decoded one at a time, so that their memory is bounded, and so that they leave the
+    other processes to other images; there are at least two.
     """
 
     def __init__(self, preprocess: PreprocessingSpec, *, seconds: float, count: int | None = None) -> None:
         self._preprocess, self._seconds = preprocess, seconds
-        self._count = count or process.count_cores()
-        self._free = asyncio.Semaphore(self._count)
+        self._count = count or max(2, process.count_cores())
+        self._free, self._free_for_large = asyncio.Semaphore(self._count), asyncio.Semaphore(1)
         self._threads = ThreadPoolExecutor(self._count, "decode")  # each waits for the answer of one process
         self._idle: list[_Decoder] = []
         self._running: set[_Decoder] = set()
-        self._large_image_lock = threading.Lock()
         self._closed = False
 
     async def warm_up(self) -> None:
@@ -64,8 +63,17 @@ class DecoderPool:
         """
         await self._free.acquire()  # a request that is cancelled here is never decoded
         outcome = await asyncio.shield(asyncio.ensure_future(self._decode(content)))
+        if outcome is None:
+            await self._free_for_large.acquire()
+            try:
+                await self._free.acquire()
+            except asyncio.CancelledError:
+                self._free_for_large.release()
+                raise
+            outcome = await asyncio.shield(asyncio.ensure_future(self._decode_large(content)))
         if isinstance(outcome, Exception):
             raise outcome
+        assert outcome is not None
         return outcome
 
     def close(self) -> None:
@@ -77,14 +85,16 @@ class DecoderPool:
             decoder.reap()  # the threads of the others do
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _decode(self, content: bytes | bytearray) -> NDArray[np.uint8] | Exception:
-        """Return the pixels or the error of one image, and free its process; runs to its end."""
+    async def _decode(self, content: bytes | bytearray, *, large: bool = False) -> NDArray[np.uint8] | Exception | None:
+        """Return the pixels or the error of one image, None if it is a large one, and free its process.
+
+        Runs to its end, even if nobody waits for it.
+        """
         decoder = self._idle.pop() if self._idle else self._take()
+        decoder.extend()  # before its thread sets the time of the image
         try:
-            loop = asyncio.get_running_loop()
-            pixels: NDArray[np.uint8] = await self._watch(
-                decoder, loop.run_in_executor(self._threads, decoder.decode, content)
-            )
+            work = asyncio.get_running_loop().run_in_executor(self._threads, decoder.decode, content, large)
+            pixels: NDArray[np.uint8] | None = await self._watch(decoder, work)
         except Exception as error:  # noqa: BLE001  # raised in the request
             return error
         else:
@@ -96,15 +106,21 @@ class DecoderPool:
                 self._running.discard(decoder)
             self._free.release()
 
+    async def _decode_large(self, content: bytes | bytearray) -> NDArray[np.uint8] | Exception | None:
+        try:
+            return await self._decode(content, large=True)
+        finally:
+            self._free_for_large.release()
+
     def _take(self) -> _Decoder:
-        decoder = _Decoder(self._preprocess, self._seconds, self._large_image_lock)
+        decoder = _Decoder(self._preprocess, self._seconds)
         self._running.add(decoder)
         return decoder
 
     async def _watch(self, decoder: _Decoder, work: asyncio.Future[Any]) -> Any:
         """Wait for `work` of a decoder, and kill its process when it is overdue."""
         while not work.done():
-            await asyncio.wait([work], timeout=decoder.remaining or KILL_SECONDS)
+            await asyncio.wait([work], timeout=min(decoder.remaining, self._seconds) or KILL_SECONDS)
             if self._closed or (not work.done() and decoder.remaining <= 0):
                 decoder.kill()
         return work.result()
@@ -113,11 +129,11 @@ class DecoderPool:
 class _Decoder:
     """One process; `start` and `decode` block, and are called in one thread at a time."""
 
-    def __init__(self, preprocess: PreprocessingSpec, seconds: float, large_image_lock: threading.Lock) -> None:
-        self._preprocess, self._seconds, self._large_image_lock = preprocess, seconds, large_image_lock
+    def __init__(self, preprocess: PreprocessingSpec, seconds: float) -> None:
+        self._preprocess, self._seconds = preprocess, seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._killed = False
-        self._deadline: float | None = None  # None while it waits for another large image
+        self._deadline = time.monotonic() + START_SECONDS
 
     @property
     def is_alive(self) -> bool:
@@ -126,8 +142,11 @@ class _Decoder:
     @property
     def remaining(self) -> float:
         """The seconds until the process is overdue."""
-        deadline = self._deadline
-        return self._seconds if deadline is None else max(0.0, deadline - time.monotonic())
+        return max(0.0, self._deadline - time.monotonic())
+
+    def extend(self) -> None:
+        """Allow the time of a start."""
+        self._deadline = time.monotonic() + START_SECONDS
 
     def kill(self) -> None:
         """Kill the process, so that the thread that waits for it goes on."""
@@ -137,7 +156,7 @@ class _Decoder:
 
     def start(self) -> None:
         """Start the process and wait until it is ready."""
-        self._deadline = time.monotonic() + START_SECONDS
+        self.extend()
         self._child = subprocess.Popen(
             [sys.executable, "-c", CHILD_CODE],
             stdin=subprocess.PIPE,
@@ -152,31 +171,28 @@ class _Decoder:
             self._read(1)
         except (OSError, EOFError):
             raise RuntimeError(f"A process for decoding did not start ({self.reap()}).") from None
-        self._deadline = None
 
-    def decode(self, content: bytes | bytearray) -> NDArray[np.uint8]:
-        """Return the pixels uint8 [H, W, C]."""
+    def decode(self, content: bytes | bytearray, large: bool) -> NDArray[np.uint8] | None:  # noqa: FBT001  # for a thread
+        """Return the pixels uint8 [H, W, C], None for a large image unless `large` allows it."""
         if not self.is_alive:
             if self._child is not None:  # it ended while it was idle
                 self.reap()
             self.start()
         self._deadline = time.monotonic() + self._seconds
         try:
-            return self._exchange(content)
+            return self._exchange(content, large=large)
         except (OSError, EOFError):
             overdue, reason = self.remaining <= 0, self.reap()
             if overdue:
                 raise ImageError(f"decoding takes more than {self._seconds:g} seconds") from None
             raise ImageError(f"decoding ended its process ({reason})") from None
-        finally:
-            self._deadline = None
 
-    def _exchange(self, content: bytes | bytearray) -> NDArray[np.uint8]:
-        self._write(_LENGTH.pack(len(content)))
+    def _exchange(self, content: bytes | bytearray, *, large: bool) -> NDArray[np.uint8] | None:
+        self._write(_HEADER.pack(large, len(content)))
         self._write(content)
         kind = bytes(self._read(1))
         if kind == _LARGE:
-            kind = self._decode_alone()
+            return None
         if kind == _PIXELS:
             shape = self._preprocess.shape
             return np.frombuffer(self._read(shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape)
@@ -184,14 +200,6 @@ class _Decoder:
         if kind == _REFUSED:
             raise ImageError(message)
         raise RuntimeError(f"Internal error while decoding: {message}")
-
-    def _decode_alone(self) -> bytes:
-        """Let the process go on as the only one with a large image, and return the kind of its answer."""
-        self._deadline = None
-        with self._large_image_lock:
-            self._deadline = time.monotonic() + self._seconds
-            self._write(_LARGE)
-            return bytes(self._read(1))
 
     def _write(self, data: bytes | bytearray) -> None:
         assert self._child is not None
@@ -239,32 +247,43 @@ def main() -> None:
     os.dup2(2, 1)
     preprocess: PreprocessingSpec = pickle.load(requests)  # noqa: S301  # from the process that started this one
     _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
-    use_large_image_lock(_Permit(requests, answers))
+    permit = _Permit()
+    use_large_image_lock(permit)
     answers.write(_READY)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            content = _read_exactly(requests, _LENGTH.unpack(_read_exactly(requests, _LENGTH.size))[0])
-            try:
-                kind, answer = _PIXELS, preprocess.decode(bytes(content)).tobytes()
-            except ImageError as error:
-                kind, answer = _REFUSED, str(error).encode()
-            except Exception as error:  # noqa: BLE001  # reported by the server
-                kind, answer = _FAULT, repr(error).encode()
-            remaining = memoryview(kind + (answer if kind == _PIXELS else _LENGTH.pack(len(answer)) + answer))
+            permit.is_given, size = _HEADER.unpack(_read_exactly(requests, _HEADER.size))
+            kind, answer = _decode(preprocess, bytes(_read_exactly(requests, size)))
+            remaining = memoryview(kind + answer)
             while remaining:
                 remaining = remaining[answers.write(remaining) :]
 
 
-class _Permit(AbstractContextManager[None]):
-    """The lock of large images, held by the server: entered when it permits, released with the answer."""
+def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes]:
+    """Return the kind of the answer, and its content."""
+    try:
+        return _PIXELS, preprocess.decode(content).tobytes()
+    except _LargeImage:
+        return _LARGE, b""
+    except ImageError as error:
+        kind, message = _REFUSED, str(error).encode()
+    except Exception as error:  # noqa: BLE001  # reported by the server
+        kind, message = _FAULT, repr(error).encode()
+    return kind, _LENGTH.pack(len(message)) + message
 
-    def __init__(self, requests: IO[bytes], answers: IO[bytes]) -> None:
-        self._requests, self._answers = requests, answers
+
+class _LargeImage(BaseException):
+    """Decoding met a large image that it may not decode now; not an Exception, as those are about the image."""
+
+
+class _Permit(AbstractContextManager[None]):
+    """Takes the place of the lock of large images: entered only when the server permits."""
+
+    is_given = False
 
     def __enter__(self) -> None:
-        self._answers.write(_LARGE)
-        if _read_exactly(self._requests, 1) != _LARGE:
-            raise EOFError
+        if not self.is_given:
+            raise _LargeImage
 
     def __exit__(self, *_: object) -> None:
         return None
