@@ -167,9 +167,10 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Close the connection after its response, as the server stops."""
-        if self._is_closing:
-            self.abort()
+        """Close the connection after its response, as the server stops; at once, if it has been sent."""
+        if self._running_cycle is None:
+            assert self._raw is not None
+            self._raw.close()  # sends what is written, and reads no more
         else:
             super().shutdown()
 
@@ -297,6 +298,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close what is idle, wait for the responses that are being sent, and abort the rest."""
+        for server in self.servers:
+            server.close()
         connections = self.server_state.connections
         for connection in list(connections):
             connection.shutdown()

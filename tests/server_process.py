@@ -1,0 +1,57 @@
+"""A server as its clients see it: a separate process, with requests over a socket."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+
+class Server:
+    """`sightline serve` with these arguments, or `script`, after the shell command `prepare`.
+
+    It is killed at the end if it still runs.
+    """
+
+    def __init__(self, *arguments: object, prepare: str = "", script: Path | None = None) -> None:
+        command = [sys.executable, "-m", "sightline", "serve", *map(str, arguments), "--port", "0"]
+        if script:
+            command = [sys.executable, str(script)]
+        if prepare:
+            command = ["sh", "-c", f'{prepare}; exec "$@"', "sh", *command]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def connect(self) -> socket.socket:
+        """Open a connection."""
+        host, port = self.address.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=60)
+
+    def request(
+        self, path: str, body: bytes | None = None, kind: str = "image/png", timeout: float = 30
+    ) -> tuple[int, Any]:
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})  # noqa: S310  # our own server
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
