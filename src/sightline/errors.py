@@ -136,6 +136,7 @@ EXTRAS = {
     "openvino": ("openvino", "export"),
     "optuna": ("optuna", "sweep"),
     "pandas": ("pandas", "pandas"),
+    "prometheus_client": ("prometheus-client", "serve"),
     "pyarrow": ("pyarrow", "parquet"),
     "safetensors": ("safetensors", "export"),
     "sklearn": ("scikit-learn", "train"),

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sightline.cli.output import print_line
+
+
+class LogFormat(Enum):
+    """How the access log is written."""
+
+    text = "text"
+    json = "json"
 
 
 def serve(
@@ -28,6 +37,19 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
     ] = 10,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the token that requests need; or set the variable SIGHTLINE_TOKEN."),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name that requests may be addressed to; repeatable; default: any.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="An origin of web pages that may use the server; repeatable.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Log each request to standard error, as text or JSON.")
+    ] = None,
 ) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM."""
     from sightline.serve.limits import MEGABYTE, Limits
@@ -37,4 +59,8 @@ def serve(
         requests=max_requests, body_bytes=max_inflight_mb * MEGABYTE, decode=decode_timeout, request=request_timeout
     )
     max_bytes = max_upload_mb * MEGABYTE
-    run(model, host, port, max_bytes=max_bytes, say=print_line, name=name, limits=limits, grace=grace)
+    run(
+        model, host, port, max_bytes=max_bytes, say=print_line, name=name, limits=limits, grace=grace,
+        token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
+        log_format=None if log_format is None else log_format.value,
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from sightline.errors import SightlineError
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
 from sightline.serve import open_inference
+from sightline.serve.access import Access
 from sightline.serve.admission import (
     MAX_DIGITS,
     RETRY,
@@ -29,6 +30,8 @@ from sightline.serve.admission import (
 )
 from sightline.serve.batcher import Batcher
 from sightline.serve.limits import Limits
+from sightline.serve.metrics import Metrics
+from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
 from sightline.serve.served_model import ServedModel
 
@@ -42,6 +45,8 @@ def create_app(
     name: str | None = None,
     limits: Limits | None = None,
     warm_up: bool = False,
+    access: Access | None = None,
+    log_format: LogFormat | None = None,
 ) -> Starlette:
     """Return an ASGI application that accepts bodies of up to `max_bytes` bytes, within `limits`.
 
@@ -49,16 +54,20 @@ def create_app(
     an image as its body and returns what ``sightline predict`` prints as JSON, without the path, and which model it is
     from. Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
 
-    With `warm_up`, it starts what decodes images before the first request. ``app.state.admission`` is the `Admission`
-    that counts what is in flight.
+    ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
+    logged to standard error. With `warm_up`, it starts what decodes images before the first request.
+    ``app.state.admission`` is the `Admission` that counts what is in flight.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
     (form data) or 503 (too many requests in flight, too slow, or stopping).
     """
     limits = limits or Limits()
     served = ServedModel.from_classifier(classifier, name)
-    batcher = Batcher(classifier, limits)
+    metrics = Metrics(served)
+    batcher = Batcher(classifier, limits, metrics)
     admission = Admission(max_bytes, limits)
+    metrics.watch_admission(admission)
+    access = access or Access()
 
     def get_status() -> str:
         return "stopping" if admission.draining else "stalled" if batcher.stalled else "ok"
@@ -94,7 +103,8 @@ def create_app(
 
     app = Starlette(
         routes=[
-            *_make_description_routes(served, get_status),
+            *_make_description_routes(served, get_status, is_secured=access.token is not None),
+            metrics.make_route(),
             Route("/predict", predict, methods=["POST"]),
             *open_inference.make_routes(served, batcher, receive, lambda: get_status() == "ok"),
         ],
@@ -105,14 +115,18 @@ def create_app(
             ClientDisconnect: _ignore_disconnect,
             500: _error_response,
         },
-        middleware=[Middleware(AdmissionMiddleware, admission)],
+        middleware=[
+            Middleware(ObservingMiddleware, metrics, log_format and make_log(log_format)),
+            Middleware(AdmissionMiddleware, admission),
+            *access.make_middleware(),
+        ],
         lifespan=lifespan,
     )
     app.state.admission = admission
     return app
 
 
-def _make_description_routes(served: ServedModel, get_status: Callable[[], str]) -> list[Route]:
+def _make_description_routes(served: ServedModel, get_status: Callable[[], str], *, is_secured: bool) -> list[Route]:
     async def health(_request: Request) -> JSONResponse:
         status = get_status()
         return JSONResponse({"status": status}, 200 if status == "ok" else 503)
@@ -121,7 +135,7 @@ def _make_description_routes(served: ServedModel, get_status: Callable[[], str])
         return JSONResponse(served.describe())
 
     async def openapi(_request: Request) -> JSONResponse:
-        return JSONResponse(build_openapi(served))
+        return JSONResponse(build_openapi(served, is_secured=is_secured))
 
     return [Route("/health", health), Route("/model", model), Route("/openapi.json", openapi)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,10 +17,12 @@ from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
+from sightline.serve.metrics import Metrics
+from sightline.serve.served_model import ServedModel
 
 MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
-_PendingImage = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]"]
+_PendingImage = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]", float]  # and since when it waits
 
 
 class Batcher:
@@ -30,8 +33,9 @@ class Batcher:
     that is cancelled leaves the queue.
     """
 
-    def __init__(self, classifier: Classifier, limits: Limits | None = None) -> None:
+    def __init__(self, classifier: Classifier, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
         self._classifier = classifier
+        self._metrics = metrics or Metrics(ServedModel.from_classifier(classifier))
         self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
         self._size = choose_batch_size(classifier.preprocess.shape)
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
@@ -60,15 +64,17 @@ class Batcher:
         Raises TimeoutError if the model exceeds its limit.
         """
         try:
-            pixels = await self._decoders.decode(content)
+            with self._metrics.decode_seconds.time():
+                pixels = await self._decoders.decode(content)
         except ImageError as error:
+            self._metrics.count_unreadable()
             return Prediction("", error=str(error))
         return await self.predict_pixels(pixels)
 
     async def predict_pixels(self, pixels: NDArray[np.uint8]) -> Prediction:
         """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`."""
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        await self._queue.put((pixels, future))
+        await self._queue.put((pixels, future, time.perf_counter()))
         return await future
 
     async def predict_all(self, images: Sequence[bytes | bytearray] | NDArray[np.uint8]) -> list[Prediction]:
@@ -87,16 +93,20 @@ class Batcher:
             batch = [await self._queue.get()]
             while len(batch) < self._size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            batch = [(pixels, future) for pixels, future in batch if not future.done()]  # done: the client left
+            batch = [image for image in batch if not image[1].done()]  # done: the client left
             if not batch:
                 continue
-            futures = [future for _, future in batch]
+            futures = [future for _, future, _ in batch]
+            self._metrics.start_batch([start for _, _, start in batch])
             try:
-                predictions = await self._run_model([pixels for pixels, _ in batch], futures)
+                with self._metrics.model_seconds.time():
+                    predictions = await self._run_model([pixels for pixels, _, _ in batch], futures)
             except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
+                self._metrics.count_failed(len(batch))
                 _fail(futures, error)
                 continue
             for future, prediction in zip(futures, predictions, strict=True):
+                self._metrics.count_prediction(prediction)
                 if not future.done():
                     future.set_result(prediction)
 

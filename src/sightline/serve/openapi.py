@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version as get_version
 from typing import Any
 
+from sightline.serve.access import OPEN_PATHS
 from sightline.serve.served_model import ServedModel
 
 _STRING = {"type": "string"}
@@ -14,14 +15,18 @@ _BOOLEAN = {"type": "boolean"}
 _DATATYPES = ("BOOL", "FP32", "FP64")
 
 
-def build_openapi(served: ServedModel) -> dict[str, Any]:
-    """Return the description for a model, which is the only one that its paths may name."""
+def build_openapi(served: ServedModel, *, is_secured: bool = False) -> dict[str, Any]:
+    """Return the description for a model, which is the only one that its paths may name.
+
+    With `is_secured`, all paths but those of probes need a bearer token.
+    """
     model = [_path_parameter("model", served.name)]
     version = [*model, _path_parameter("version", served.version)]
     paths: dict[str, Any] = {
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/model": {"get": _operation("The classes, the preprocessing and the metrics of the model.", _MODEL)},
         "/predict": {"post": _predict(len(served.classifier.classes))},
+        "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
         "/v2/health/live": {"get": _operation("Whether the server runs.", _object(live=_BOOLEAN))},
@@ -36,6 +41,11 @@ def build_openapi(served: ServedModel) -> dict[str, Any]:
         paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
         paths[f"{address}/ready"] = {"get": _operation("Whether it is ready.", ready, not_ready=ready, **options)}
         paths[f"{address}/infer"] = {"post": _infer(parameters)}
+    for path, methods in paths.items():
+        for operation in methods.values():
+            if is_secured and path not in OPEN_PATHS:
+                operation["security"] = [{"token": []}]
+                operation["responses"] |= _errors(401)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -44,6 +54,7 @@ def build_openapi(served: ServedModel) -> dict[str, Any]:
             "description": "Predictions of an image classifier.",
         },
         "paths": paths,
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}} if is_secured else {}},
     }
 
 
@@ -60,6 +71,7 @@ def _list(items: Any, **limits: Any) -> dict[str, Any]:
 _ERROR = _object(error=_STRING)
 _ERRORS = {
     400: "The request is invalid, or an image cannot be read.",
+    401: "The request needs the token of this server.",
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server accepts.",
@@ -137,6 +149,14 @@ def _json(schema: Any) -> dict[str, Any]:
 
 def _response(description: str, content: Any) -> dict[str, Any]:
     return {"description": description, "content": content}
+
+
+def _metrics() -> dict[str, Any]:
+    content = {kind: {"schema": _STRING} for kind in ("text/plain", "application/openmetrics-text")}
+    return {
+        "summary": "The metrics of the server, for Prometheus.",
+        "responses": {"200": _response("The metrics.", content)},
+    }
 
 
 def _errors(*statuses: int) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from sightline import api
 from sightline.errors import UsageError, require
@@ -14,7 +15,7 @@ from sightline.serve.limits import Limits
 DEFAULT_GRACE = 10.0
 
 
-def serve(
+def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
     model: Path | str,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -24,24 +25,34 @@ def serve(
     name: str | None = None,
     limits: Limits | None = None,
     grace: float = DEFAULT_GRACE,
+    token_file: Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+    cors_origins: Sequence[str] = (),
+    log_format: Literal["text", "json"] | None = None,
 ) -> None:
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``) until a signal stops the server.
 
     Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `say` is called with the
     URL; port 0 selects a free port. `name` is that of the model for clients, by default that of its run or file.
 
+    Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
+    among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
+    logged to standard error.
+
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
 
-    Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, `MissingExtraError` if
-    the packages of the extra are not installed.
+    Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound or the token not be
+    read, `MissingExtraError` if the packages of the extra are not installed.
     """
-    require("starlette", "Serving")
-    require("uvicorn", "Serving")
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        require(package, "Serving")
+    from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
 
     limits = limits or Limits()
+    access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
     classifier = api.load(model)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with Listener(family, socket.SOCK_STREAM) as listener:
@@ -58,5 +69,13 @@ def serve(
         listener.limit = limit_connections(limits.connections)
         listener.keep_spare()
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        app = create_app(classifier, max_bytes=max_bytes, name=name, limits=limits, warm_up=True)
+        app = create_app(
+            classifier,
+            max_bytes=max_bytes,
+            name=name,
+            limits=limits,
+            warm_up=True,
+            access=access,
+            log_format=log_format,
+        )
         Server(app, limits, grace).run(sockets=[listener])

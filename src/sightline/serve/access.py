@@ -1,0 +1,115 @@
+"""Who may use a server: a bearer token, the host names that it answers to, and the web pages that may call it."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sightline.errors import UsageError
+from sightline.serve.admission import make_error_response
+
+TOKEN_VARIABLE = "SIGHTLINE_TOKEN"  # noqa: S105  # the name of a variable
+MAX_TOKEN_BYTES = 4096
+OPEN_PATHS = {"/health", "/v2/health/live", "/v2/health/ready"}  # of probes, which have no token
+EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use a server.
+
+    Attributes:
+        token: What a request must state as ``Authorization: Bearer TOKEN``, except to `OPEN_PATHS`; None: nothing.
+        hosts: The names, without port, of which a request must state one as its ``Host``; none: any. It protects a
+            server on a private address from web pages whose own name was made to point there.
+        origins: The origins of web pages whose scripts may use the server, such as ``https://example.org``, or ``*``.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def make_middleware(self) -> list[Middleware]:
+        """Return what enforces it."""
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=self.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+        checks = Middleware(AccessMiddleware, self)
+        return [*([cors] if self.origins else []), *([checks] if self.token or self.hosts else [])]
+
+    def check(self, path: str, headers: Headers) -> None:
+        """Raise the HTTPException that refuses a request, if any."""
+        if self.hosts and _strip_port(headers.get("host", "")) not in {host.lower() for host in self.hosts}:
+            raise HTTPException(400, "The Host header is not a name of this server.")
+        if self.token is None or path in OPEN_PATHS:
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(token.strip().encode("latin-1"), self.token.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            raise HTTPException(
+                401, "The request needs the token of this server: Authorization: Bearer TOKEN.",
+                {"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+
+class AccessMiddleware:
+    """Refuses requests that `access` does not allow, before their bodies are read."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            try:
+                self._access.check(scope["path"], Headers(scope=scope))
+            except HTTPException as refusal:
+                await make_error_response(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def read_token(path: Path | None) -> str | None:
+    """Return the token in the file `path`, else that of the environment variable `SIGHTLINE_TOKEN`, else None.
+
+    Raises `UsageError` if the file cannot be read, or the token is empty or not printable ASCII without spaces.
+    """
+    if path is None:
+        text, where = os.environ.get(TOKEN_VARIABLE), f"The variable {TOKEN_VARIABLE}"
+        if text is None:
+            return None
+    else:
+        where = f"The token file {path}"
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_TOKEN_BYTES + 1).decode("latin-1")
+        except OSError as error:
+            raise UsageError(f"{where} cannot be read: {error.strerror or error}.") from error
+    token = text.strip()
+    if not token or len(text) > MAX_TOKEN_BYTES or not all("!" <= character <= "~" for character in token):
+        raise UsageError(
+            f"{where} has no token: expected one word of printable ASCII, as `openssl rand -hex 32` writes."
+        )
+    return token
+
+
+def _strip_port(host: str) -> str:
+    """Return the name or address in a Host header, in lower case.
+
+    >>> [_strip_port(host) for host in ("Example.org:8000", "[::1]:80", "10.0.0.1")]
+    ['example.org', '[::1]', '10.0.0.1']
+    """
+    end = host.find("]") + 1 if host.startswith("[") else host.rfind(":")
+    return (host if end <= 0 else host[:end]).lower()

@@ -1,0 +1,111 @@
+"""What a server says about requests: an id for each, a line in the access log, and the metrics."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sightline import jsonio
+from sightline.serve.metrics import Metrics
+
+REQUEST_ID = "X-Request-ID"
+CLIENT_LEFT = 499  # the status, as nginx logs it, of a request whose client left before its response
+LogFormat = Literal["text", "json"]
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class ObservingMiddleware:
+    """Gives each request an id, measures it, and logs it with `log`, if there is one.
+
+    The id is the client's `X-Request-ID`, if it has up to 128 letters, digits and ``.-_``, else a random one; the
+    response carries it.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._app, self._metrics, self._log = app, metrics, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status, size = time.perf_counter(), CLIENT_LEFT, 0
+        request_id = read_request_id(scope)
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_observed)
+        finally:
+            seconds = time.perf_counter() - start
+            self._metrics.count_request(name_endpoint(scope["path"]), status, seconds)
+            if self._log is not None:
+                client = scope.get("client")
+                self._log(
+                    {
+                        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                        "request_id": request_id,
+                        "client": client[0] if client else None,
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "status": status,
+                        "seconds": round(seconds, 6),
+                        "bytes": size,
+                    }
+                )
+
+
+def read_request_id(scope: Scope) -> str:
+    """Return the id that the client gave the request, or a new one."""
+    text = Headers(scope=scope).get(REQUEST_ID, "")
+    return text if _ID.fullmatch(text) else uuid.uuid4().hex
+
+
+def name_endpoint(path: str) -> str:
+    """Return which kind of request has this path: the label of metrics, whose values must be few.
+
+    >>> name_endpoint("/v2/models/cats/infer"), name_endpoint("/wp-login.php")
+    ('infer', 'other')
+    """
+    if path == "/predict":
+        return "predict"
+    return "infer" if path.startswith("/v2/models/") and path.endswith("/infer") else "other"
+
+
+def format_entry(entry: dict[str, Any], log_format: LogFormat) -> str:
+    r"""Return a line of the access log; text from clients is quoted, so that it cannot forge a line.
+
+    >>> entry = {"time": "12:00", "request_id": "7", "client": "::1", "method": "GET", "path": "/a\n", "status": 200}
+    >>> format_entry(entry | {"seconds": 0.5, "bytes": 3}, "text")
+    '12:00 ::1 "GET /a\\n" 200 3 0.500 s 7'
+    """
+    if log_format == "json":
+        return jsonio.dumps(entry)
+    request = jsonio.dumps(f"{entry['method']} {entry['path']}")
+    head = f"{entry['time']} {entry['client']} {request} {entry['status']} {entry['bytes']}"
+    return f"{head} {entry['seconds']:.3f} s {entry['request_id']}"
+
+
+def make_log(log_format: LogFormat) -> Callable[[dict[str, Any]], None]:
+    """Return a function that writes an entry to standard error, in one piece."""
+
+    def log(entry: dict[str, Any]) -> None:
+        line = jsonio.encode_text(format_entry(entry, log_format) + "\n").decode()
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+    return log

@@ -1,0 +1,220 @@
+"""What operators of a server rely on: metrics, ids and logs of requests, and who is let in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from sightline.api import Classifier
+from sightline.errors import UsageError
+from sightline.inference.predictor import FakePredictor
+from sightline.inference.results import Thresholds
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode_png
+
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+TOKEN = "correct-horse"  # noqa: S105  # of this test alone
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+class Request(NamedTuple):
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = {}
+    method: str = ""
+
+
+def send(*requests: Request, **options: Any) -> list[Answer]:
+    """Send requests, one after the other, to a server with `options` of `create_app`, and return the answers."""
+    from sightline.serve.app import create_app
+
+    classifier = Classifier(FakePredictor(("dark", "light"), PreprocessingSpec(8, 8)))
+    classifier.thresholds = Thresholds(9, coverage=0.9, conformal_quantile=0.5, ood_limit=1.5)
+
+    async def exchange() -> list[Answer]:
+        app = create_app(classifier, max_bytes=1 << 20, name="shades", **options)
+        async with app.router.lifespan_context(app):
+            return [await call(app, request) for request in requests]
+
+    return asyncio.run(exchange())
+
+
+async def call(app: Any, request: Request) -> Answer:
+    messages: list[Any] = []
+    bodies = iter([request.body or b""])
+
+    async def receive() -> dict[str, Any]:
+        body = next(bodies, None)
+        if body is None:  # the client waits for the response
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def take(message: Any) -> None:
+        messages.append(message)
+
+    scope = {
+        "type": "http", "method": request.method or ("GET" if request.body is None else "POST"), "path": request.path,
+        "query_string": b"key=secret", "scheme": "http", "http_version": "1.1", "server": ("test", 80),
+        "client": ("10.0.0.7", 1), "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in request.headers.items()],
+    }  # fmt: skip
+    await app(scope, receive, take)
+    headers = {name.decode().lower(): value.decode() for name, value in messages[0]["headers"]}
+    return Answer(
+        messages[0]["status"], headers, b"".join(message.get("body", b"") for message in messages[1:]).decode()
+    )
+
+
+def read_metric(text: str, name: str, **labels: str) -> float:
+    """Return the sample of a metric whose labels include `labels`."""
+    for line in text.splitlines():
+        match = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+        if match and all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
+            return float(match[2])
+    pytest.fail(f"{name} {labels} is not among the metrics")
+
+
+def test_metrics_count_what_happened() -> None:
+    images = [encode_png(0, 0), encode_png(1, 3), b"not an image"]
+    requests = [Request("/predict", image) for image in images]
+    *_, answer = send(*requests, Request("/v2/models/shades/infer", b"{}"), Request("/nowhere"), Request("/metrics"))
+    text = answer.body
+    assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert read_metric(text, "sightline_requests_total", model="shades", endpoint="predict", code="200") == 2
+    assert read_metric(text, "sightline_requests_total", endpoint="predict", code="400") == 1
+    assert read_metric(text, "sightline_requests_total", endpoint="infer", code="400") == 1
+    assert read_metric(text, "sightline_requests_total", endpoint="other", code="404") == 1
+    assert read_metric(text, "sightline_request_seconds_count", endpoint="predict") == 3
+    assert read_metric(text, "sightline_images_total", outcome="predicted") == 2
+    assert read_metric(text, "sightline_images_total", outcome="unreadable") == 1
+    assert (
+        sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("sightline_decisions_total")) == 2
+    )
+    assert read_metric(text, "sightline_batch_size_sum", model="shades") == 2
+    for name in ("queue_seconds", "model_seconds", "ood_score"):
+        assert read_metric(text, f"sightline_{name}_count", model="shades") == 2
+    assert read_metric(text, "sightline_decode_seconds_count", model="shades") == 3
+    assert read_metric(text, "sightline_requests_in_flight") == 0
+    assert read_metric(text, "sightline_model_info", model="shades", version="1") == 1
+    assert read_metric(text, "sightline_ood_limit", model="shades") == 1.5
+    assert 'endpoint="/nowhere"' not in text
+
+
+def test_a_request_keeps_its_id_or_gets_one() -> None:
+    ids = ["trace-7.a_B", "x" * 129, "a b", ""]
+    answers = send(*(Request("/health", headers={"X-Request-ID": text}) for text in ids), Request("/nowhere"))
+    assert answers[0].headers["x-request-id"] == "trace-7.a_B"
+    others = [answer.headers["x-request-id"] for answer in answers[1:]]
+    assert all(re.fullmatch("[0-9a-f]{32}", text) for text in others)
+    assert len(set(others)) == len(others)
+
+
+def test_requests_are_logged_without_what_clients_must_not_forge(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = '/x\n10.0.0.9 "GET /admin"'
+    (answer, _) = send(Request("/predict", encode_png()), Request(forged), log_format="json")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first["request_id"] == answer.headers["x-request-id"]
+    assert {name: first[name] for name in ("client", "method", "path", "status", "bytes")} == {
+        "client": "10.0.0.7", "method": "POST", "path": "/predict", "status": 200, "bytes": len(answer.body)
+    }  # fmt: skip
+    assert first["seconds"] > 0
+    assert (second["path"], second["status"]) == (forged, 404)
+    send(Request(forged), log_format="text")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r'\S+ 10\.0\.0\.7 "GET /x\\n10\.0\.0\.9 \\"GET /admin\\"" 404 ', line)
+    send(Request("/health"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_token_is_needed_where_there_is_one() -> None:
+    from sightline.serve.access import Access
+
+    access = Access(TOKEN)
+    assert TOKEN not in repr(access)
+    headers = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}]
+    refused = send(
+        *(Request("/predict", encode_png(), header) for header in headers),
+        Request("/metrics"), Request("/model"), Request("/v2"), access=access,
+    )  # fmt: skip
+    assert [answer.status for answer in refused] == [401] * 7
+    assert {answer.headers["www-authenticate"] for answer in refused} == {"Bearer"}
+    assert "Authorization: Bearer TOKEN" in json.loads(refused[0].body)["error"]
+    right = {"Authorization": f"bearer {TOKEN}"}
+    accepted = send(
+        Request("/predict", encode_png(), right), Request("/metrics", headers=right), Request("/health"),
+        Request("/v2/health/live"), Request("/v2/health/ready"), access=access,
+    )  # fmt: skip
+    assert [answer.status for answer in accepted] == [200] * 5
+    description = json.loads(send(Request("/openapi.json", headers=right), access=access)[0].body)
+    assert "401" in description["paths"]["/predict"]["post"]["responses"]
+    assert "security" not in description["paths"]["/health"]["get"]
+
+
+def test_other_hosts_are_refused() -> None:
+    from sightline.serve.access import Access
+
+    hosts = [
+        "classify.example.org",
+        "CLASSIFY.example.org:8000",
+        "[::1]:80",
+        "evil.example.org",
+        "",
+        "x:classify.example.org",
+    ]
+    answers = send(
+        *(Request("/model", headers={"Host": host}) for host in hosts),
+        access=Access(hosts=("classify.example.org", "[::1]")),
+    )
+    assert [answer.status for answer in answers] == [200, 200, 200, 400, 400, 400]
+
+
+def test_pages_of_the_stated_origins_may_call() -> None:
+    from sightline.serve.access import Access
+
+    access = Access(TOKEN, origins=("https://app.example.org",))
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "Authorization"}
+    good, bad = {"Origin": "https://app.example.org"}, {"Origin": "https://evil.example.org"}
+    answers = send(
+        Request("/predict", headers=preflight | good, method="OPTIONS"),
+        Request("/predict", headers=preflight | bad, method="OPTIONS"),
+        Request("/model", headers={"Authorization": f"Bearer {TOKEN}"} | good),
+        Request("/model", headers={"Authorization": f"Bearer {TOKEN}"} | bad),
+        access=access,
+    )
+    allowed = [answer.headers.get("access-control-allow-origin") for answer in answers]
+    assert allowed == ["https://app.example.org", None, "https://app.example.org", None]
+    assert [answer.status for answer in answers] == [200, 400, 200, 200]
+    assert "x-request-id" in answers[2].headers["access-control-expose-headers"].lower()
+
+
+def test_tokens_are_read_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.serve.access import read_token
+
+    monkeypatch.delenv("SIGHTLINE_TOKEN", raising=False)
+    assert read_token(None) is None
+    monkeypatch.setenv("SIGHTLINE_TOKEN", "from-the-environment")
+    assert read_token(None) == "from-the-environment"
+    path = tmp_path / "token"
+    path.write_text(f"{TOKEN}\n")
+    assert read_token(path) == TOKEN
+    for content in ("", "  \n", "two words", "ünprintable", "x" * 5000):
+        path.write_text(content)
+        with pytest.raises(UsageError, match="has no token"):
+            read_token(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_token(tmp_path / "none")
+    monkeypatch.setenv("SIGHTLINE_TOKEN", "")
+    with pytest.raises(UsageError, match="SIGHTLINE_TOKEN has no token"):
+        read_token(None)
