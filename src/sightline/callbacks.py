@@ -27,6 +27,7 @@ class EpochRecord:
         learning_rate: The learning rate of the last step; None for an epoch that is solved, which has none.
         seconds: The time that the epoch took.
         images_per_second: The speed of its training steps.
+        penalty: The L2 penalty of a head that was solved; None for an epoch of steps.
     """
 
     epoch: int
@@ -38,6 +39,7 @@ class EpochRecord:
     learning_rate: float | None
     seconds: float
     images_per_second: float
+    penalty: float | None = None
 
 
 class Callback:

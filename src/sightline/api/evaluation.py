@@ -25,13 +25,13 @@ from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood, report
 from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.multi_label import MultiLabelResult, Report, Result, list_predictions
-from sightline.evaluation.report import EvaluationReport, collect_outputs
+from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
-from sightline.runs import run_images
+from sightline.runs import folds, run_images
 from sightline.runs.labeled_images import LabeledImages
 
 
@@ -71,7 +71,7 @@ class Evaluation:
 
     @property
     def split(self) -> str:
-        """The split that was evaluated: train, validation or test; ``other`` for images without splits."""
+        """The evaluated split: train, validation or test; ``out-of-fold`` with folds, ``other`` without splits."""
         return self.report.split
 
     @property
@@ -182,6 +182,8 @@ class Evaluation:
 
     def _describe(self) -> str:
         images = plural(self.result.count, "image")
+        if self.split == folds.OUT_OF_FOLD:
+            return f"{images}, each by a model that was not trained on it"
         return images if self.split == "other" else f"the {self.split} split, {images}"
 
     def _metric_rows(self) -> list[dict[str, Any]]:
@@ -285,9 +287,9 @@ def evaluate_model(
         else classifier.labeled_images(progress=progress)
     )
     output_reader = OutputReader(classifier, own_images, allowed, progress, cache=cache)
-    labeled = labeled_images.load(split, include_training=allowed.training, allow_missing=allowed.missing, cache=cache)
-    outputs = collect_outputs(classifier.predictor, labeled.subset, progress)
+    labeled, outputs = output_reader.load(labeled_images, split)
     split_name = labeled.split or "other"
+    is_out_of_fold = split_name == "validation" and output_reader.is_folded
     is_validation = split_name == "validation" or (classifier.run is None and split == "validation")
     validation_outputs = (
         outputs
@@ -302,7 +304,13 @@ def evaluate_model(
             validation_outputs, threshold_request, thresholds, classifier.classes
         )
     result: Report = classifier.task.evaluate(
-        classifier.classes, outputs, labeled, split_name, validation_outputs, thresholds, threshold_request
+        classifier.classes,
+        outputs,
+        labeled,
+        folds.OUT_OF_FOLD if is_out_of_fold else split_name,
+        validation_outputs,
+        thresholds,
+        threshold_request,
     )
     if isinstance(result, EvaluationReport):
         result = replace(result, threshold=threshold)

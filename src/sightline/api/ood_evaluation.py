@@ -11,12 +11,14 @@ from sightline.callbacks import Progress
 from sightline.data.dataset import decode_images
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.types import Split, Subset
-from sightline.errors import DataError, MissingImagesError
+from sightline.data.types import LabeledSubset, Split, Subset
+from sightline.errors import DataError, MissingImagesError, UsageError
 from sightline.evaluation import report
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.inference.predictor import ModelOutputs
+from sightline.inference.tta import FlipTTA
+from sightline.runs import folds
 from sightline.runs.labeled_images import LabeledImages
 from sightline.seeding import make_generator
 
@@ -43,12 +45,44 @@ class OutputReader:
     progress: Progress
     cache: bool
 
+    def load(self, images: LabeledImages, split: Split | None) -> tuple[LabeledSubset, ModelOutputs]:
+        """Return the images of a split and the outputs for them; those of a run with folds are its out-of-fold ones."""
+        if images.is_own and self.is_folded and (split == "validation" or (split is None and not self._has_test)):
+            return self._load_out_of_fold()
+        labeled = images.load(
+            split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
+        )
+        return labeled, collect_outputs(self.classifier.predictor, labeled.subset, self.progress)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether out-of-fold predictions take the place of those for validation images."""
+        run = self.classifier.run
+        return run is not None and folds.is_folded(run.config)
+
+    @property
+    def _has_test(self) -> bool:
+        run = self.classifier.run
+        return run is not None and any(row.split == "test" for row in run.read_data() or ())
+
+    def _load_out_of_fold(self) -> tuple[LabeledSubset, ModelOutputs]:
+        run = self.classifier.run
+        assert run is not None
+        if isinstance(self.classifier.predictor, FlipTTA):
+            raise UsageError("--tta does not apply to out-of-fold predictions, which are stored: leave it out.")
+        labeled = self.labeled_images.load("train", allow_missing=self.allowed.missing, cache=self.cache)
+        leaked = folds.find_leaked_contents(run, run.config.split.folds)
+        labeled = replace(labeled, split="validation", leaked=leaked)
+        return labeled, folds.read_outputs(run, labeled.subset.paths, labeled.subset.labels)
+
     def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:
         """Return the model outputs for a split; None if it is not available.
 
         `strict`: raise if some of its images are missing, instead of returning None.
         """
         try:
+            if split == "validation" and self.is_folded:
+                return self._load_out_of_fold()[1]
             samples = self.labeled_images.load(
                 split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
             ).subset

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sightline import backend
+from sightline.api import folds
 from sightline.api.report_writer import write_first_report
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig
@@ -16,6 +18,7 @@ from sightline.errors import ModelError, UsageError
 from sightline.runs import environment, existing_run, extension, host_session
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import INPUT_ERRORS, record_failure
+from sightline.runs.folds import select_images
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request, restore_inputs
 from sightline.runs.train_request import TrainRequest
@@ -77,21 +80,26 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
         if run.has_config:
             _check_environment(info, run, callback)
         with record_failure(run, new=False):
-            return run_pipeline(job, _restore(run, info, sources, callback), write_first_report)
+            inputs, request = _restore(run, info, sources, callback)
+            folds.train_folds(job, inputs, request, request.resolve_sources(sources))
+            return run_pipeline(job, inputs, write_first_report)
     except INPUT_ERRORS:
         extension.withdraw_extension(run)
         raise
 
 
-def _restore(run: RunDirectory, info: dict[str, Any], sources: Sources | None, callback: Callback) -> RunInputs:
+def _restore(
+    run: RunDirectory, info: dict[str, Any], sources: Sources | None, callback: Callback
+) -> tuple[RunInputs, TrainRequest]:
     """Return the recorded settings and the images; a run that has not recorded its settings yet chooses them."""
     run.remove_partial_files()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     request = TrainRequest.from_dict(info["request"], str(run.path / "run.json"))
     if not run.has_config:
-        return resolve_request(request, request.resolve_sources(sources), callback)
+        inputs = resolve_request(request, request.resolve_sources(sources), callback)
+        return replace(inputs, index=select_images(inputs.index, inputs.config.split)), request
     extension.apply_extension(run)
-    return restore_inputs(run.config, request, sources, run.patch, callback)
+    return restore_inputs(run.config, request, sources, run.patch, callback), request
 
 
 def _check_environment(info: dict[str, Any], run: RunDirectory, callback: Callback) -> None:

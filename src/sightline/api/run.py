@@ -41,6 +41,7 @@ def train(
     recipe: str = "auto",
     effort: str | None = None,
     time_limit: str | None = None,
+    folds: int | None = None,
     out: str | Path | None = None,
     config: str | Path | None = None,
     set: Settings = (),
@@ -75,6 +76,8 @@ def train(
             ``"balanced"``, the default, also the last layers, and ``"best"`` the whole network, on augmented images.
         time_limit: The time that the training may take in all, such as ``"10m"``, ``"90s"`` or ``"1h30m"``. The epochs
             that do not fit are left out, and the result says what more time would probably bring.
+        folds: The number of folds of a cross-validation: each image is predicted by a model that was not trained on its
+            fold, which gives metrics over all images, and then the final model is trained on all of them.
         out: The run directory, by default ``runs/<recipe>-<data>-<n>``. It must not exist or be empty, unless it is a
             complete run with the same settings, which is then evaluated again, or `force` is true.
         config: A TOML file of settings that override the recipe's.
@@ -121,6 +124,7 @@ def train(
     shortcuts = {
         "train.effort": effort,
         "train.time_limit": time_limit,
+        "split.folds": folds,
         "model.name": model,
         "model.weights": None if weights is None else str(weights),
         "train.optimizer.learning_rate": learning_rate,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sightline import _io, backend
+from sightline.api import folds
 from sightline.api.evaluation import evaluate_model
 from sightline.api.loading import load
 from sightline.api.report_writer import write_first_report
@@ -62,6 +63,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     requested = request.merge_layers()  # fail on invalid settings before reading any image
     if hosts is not None and requested.train.time_limit:
         raise UsageError("A time limit holds for a single host: leave out --time-limit, or --hosts.")
+    folds.check_settings(requested, has_hosts=hosts is not None)
     requested_device = requested.device
     backend.tune_malloc(requested_device.backend)  # before the first thread
     run_path = Path(out) if out is not None else None
@@ -83,6 +85,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
         with run.lock(), record_failure(run, new=True):
             job = Job(run, callback, start_time, session)
             inputs = inputs or resolve_request(request, sources, callback)
+            folds.train_folds(job, inputs, request, sources)
             return run_pipeline(job, inputs, write_first_report)
 
 

@@ -44,6 +44,16 @@ def train(
             help="Finish within this time, e.g. 10m, 90s or 1h30m: epochs that do not fit are left out.",
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=20,
+            metavar="K",
+            help="Cross-validate with this many folds: predict each image without having trained on it, then train on "
+            "all of them.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/<recipe>-<data>-<n>.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings that override the recipe's.")] = None,
     set: Annotated[  # noqa: A002
@@ -92,7 +102,8 @@ def train(
 
     with ProgressDisplay() as display:
         result = train_run(
-            data, recipe=recipe, effort=effort, time_limit=time_limit, out=out, config=config, set=set or (),
+            data, recipe=recipe, effort=effort, time_limit=time_limit, folds=folds, out=out, config=config,
+            set=set or (),
             model=model, weights=weights, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             patch=patch, column=column, allow=allow or (), cache=not no_cache, deterministic=deterministic,
             devices=devices, track=track, hosts=hosts, coordinator=coordinator, rank=rank, force=force,
@@ -119,8 +130,10 @@ def print_result(result: TrainResult) -> None:
 
     for name, metrics in (("validation", result.validation), ("test", result.test)):
         if metrics is not None:
+            title = "out-of-fold" if name == "validation" and "folds" in result.details else name
             headline = result.details.get("metrics", {}).get(name)
-            print_line(f"{name:<11}{_format_headline(headline, metrics) if headline else _format_metrics(metrics)}")
+            text = _format_headline(headline, metrics) if headline else _format_metrics(metrics)
+            print_line(f"{title:<11}{' ' * (title == 'out-of-fold')}{text}")
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
                 print_line(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])

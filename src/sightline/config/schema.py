@@ -98,6 +98,13 @@ class SplitConfig:
         "group, or the one named group)",
         check=parse_group_rule,
     )
+    folds: int = setting(
+        0,
+        "number of folds of a cross-validation, from 2; 0: none. All images outside a given test split are in one",
+        0,
+        20,
+    )
+    fold: int | None = setting(None, "recorded by `train --folds`: the fold that a run holds out; do not set it", 0, 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +230,12 @@ class EarlyStoppingConfig:
     )
     patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
     min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)
+    epoch: int | None = setting(
+        None,
+        "stop after this epoch of the run and use its weights, as `train --folds` does in the end; unset: never",
+        1,
+        MAX_EPOCHS,
+    )
     restore_best_weights: bool = setting(True, "at the end, restore the weights of the best epoch")
 
 
@@ -244,6 +257,9 @@ class StageConfig:
         "gradient: epochs of steps of the optimizer; logistic: with unfreeze=0, the optimum of a linear head, as one "
         "epoch: logistic regression with an L2 penalty that is chosen on the validation split; auto: logistic where "
         "the head and the loss allow it",
+    )
+    penalty: float | None = setting(
+        None, "L2 penalty of a solved head; unset: chosen on the validation split, or 0.1 without one", 0
     )
     views: int = setting(
         1, "with frozen layers: number of augmented versions of each image whose features are cached", 1, 64

@@ -77,11 +77,18 @@ def assign_splits(
 
     Raises `ConfigError` if the fractions leave nothing to train on.
     """
-    validation, test = _split_fractions(images, config)
-    splits: list[Split] = [p.split or "train" for p in images]
+    if config.folds:
+        splits: list[Split] = ["test" if p.split == "test" else "train" for p in images]
+    else:
+        splits = [p.split or "train" for p in images]
     names = _unit_names(images, groups)
     classes = [targets.list_classes(p.label) for p in images]
     units = _build_units(classes, splits, names, seed)
+    if config.folds:
+        return _build_assignment(
+            images, classes, _assign_fold(units, splits, config, seed), names, groups, _describe_folds(units, config)
+        )
+    validation, test = _split_fractions(images, config)
     if config.mode == "stratified" and targets.allows_several:
         _assign_iteratively(units, validation, test)
     elif config.mode == "stratified":
@@ -151,6 +158,54 @@ def _split_at(position: float, validation: float, test: float) -> Split:
     if position < 1 - validation - test:
         return "train"
     return "validation" if position < 1 - test else "test"
+
+
+def _assign_fold(units: Sequence[_Unit], splits: list[Split], config: SplitConfig, seed: int) -> list[Split]:
+    """Return the splits of the run that holds out ``split.fold`` as its test split; without a fold, all are trained on.
+
+    The fold of a unit depends on its name and the seed alone, or in the stratified mode on the other units of its
+    class; which of the others are validation images depends on their names, whatever the fold.
+    """
+    if config.fold is None:
+        return splits
+    folds = _list_folds(units, config)
+    others = [unit for unit in units if folds[unit.name] != config.fold]
+    for unit in units:
+        unit.split = "test" if folds[unit.name] == config.fold else "train"
+    for unit in others:
+        position = derive_seed(seed, "split", "fold", unit.name) / 2.0**64
+        unit.split = "validation" if position < config.validation else "train"
+    _lend_to_missing(others, ("train", "validation"), seed)
+    for unit in units:
+        for i in unit.members:
+            splits[i] = unit.split
+    return splits
+
+
+def _list_folds(units: Sequence[_Unit], config: SplitConfig) -> dict[str, int]:
+    """Return the fold of each unit, by name."""
+    if config.mode == "hash":
+        return {unit.name: int(unit.position * config.folds) for unit in units}
+    folds = {}
+    for number, members in enumerate(_group_by_majority_class(units).values()):
+        count, assigned = sum(len(unit.members) for unit in members), 0
+        for unit in members:
+            middle = assigned + len(unit.members) / 2
+            folds[unit.name] = (int(middle * config.folds / count) + number) % config.folds  # the last ones differ
+            assigned += len(unit.members)
+    return folds
+
+
+def _describe_folds(units: Sequence[_Unit], config: SplitConfig) -> list[str]:
+    """Return notes on the classes that a fold cannot learn, since all of their images are in it."""
+    folds = _list_folds(units, config)
+    alone = [
+        label for label, members in _group_by_class(units).items() if len({folds[unit.name] for unit in members}) == 1
+    ]
+    if not alone:
+        return []
+    verb = "are" if len(alone) > 1 else "is"
+    return [f"{_describe_classes(alone)} {verb} in one fold only, whose model does not learn it"]
 
 
 def _group_by_majority_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:

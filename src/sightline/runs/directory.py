@@ -12,6 +12,7 @@
     checkpoints/     training state; for a complete run the last one, unless train.keep_last_checkpoint is false
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
+    folds/<k>/       with split.folds, the run that holds out fold k
     thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
     label_issues.jsonl  likely label errors, worst first, once `evaluate --find-label-issues` searched for them
     bundle/          the deployable model, see `inference.bundle`

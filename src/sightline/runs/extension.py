@@ -44,6 +44,11 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
         return
     if epochs < completed:
         raise UsageError(f"{run.path} has already trained for {completed} epochs: give --epochs a larger number.")
+    if run.config.split.folds:
+        raise UsageError(
+            f"The epochs of {run.path} are those that its folds found to be best: to change them, train it again with "
+            f"--epochs {epochs} and --force."
+        )
     last_checkpoint = state.load_latest(run.checkpoints, callback.on_message)
     if last_checkpoint is None or len(last_checkpoint.state["history"]) != completed:
         raise ModelError(

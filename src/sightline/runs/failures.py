@@ -19,6 +19,8 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.runs.directory import RunDirectory
+from sightline.runs.existing_run import is_run
+from sightline.runs.folds import get_fold_path
 
 INPUT_ERRORS = (DataError, MissingExtraError, ModelError, UsageError)  # errors in the input; nothing was trained yet
 
@@ -33,7 +35,7 @@ def record_failure(run: RunDirectory, *, new: bool) -> Iterator[None]:
         yield
     except BaseException as caught:
         error = _translate_error(caught, run)
-        if new and isinstance(error, INPUT_ERRORS) and not (run.has_model or run.checkpoints.exists()):
+        if new and isinstance(error, INPUT_ERRORS) and not _has_trained(run):
             shutil.rmtree(run.path, ignore_errors=True)
         else:
             with suppress(OutputError):  # the disk may be full, which is then the error being raised
@@ -41,6 +43,10 @@ def record_failure(run: RunDirectory, *, new: bool) -> Iterator[None]:
         if error is caught:
             raise
         raise error from None if isinstance(error, Interrupted) else caught
+
+
+def _has_trained(run: RunDirectory) -> bool:
+    return run.has_model or run.checkpoints.exists() or is_run(get_fold_path(run, 0))
 
 
 def record_interruption(run: RunDirectory) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -16,9 +16,8 @@ from sightline import backend
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
-from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import SPLITS, Index, Split
+from sightline.data.types import SPLITS, Index, LabeledSubset, Split
 from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.export import keras_to_onnx
@@ -33,7 +32,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model, weights_sha256
 from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec, inspect_image
-from sightline.runs import report_images, run_report
+from sightline.runs import folds, report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
 from sightline.tasks.protocol import Task, find_task
@@ -67,8 +66,12 @@ def finalize(
     config, data, classes, preprocess = prepared.config, prepared.data, prepared.data.classes, prepared.preprocess
     task = find_task(config.model.task)
     run.clear_results()
-    logits = validation_logits(model, data, fit_result.validation_logits, config.train.precision)
-    labels = data.subset("validation").labels
+    labeled = _label_held_out(run, data, config)
+    labels = labeled["validation"].subset.labels
+    if folds.is_folded(config):
+        logits = folds.collect_logits(run, config.split.folds, labeled["validation"].subset.paths, classes)
+    else:
+        logits = validation_logits(model, data, fit_result.validation_logits, config.train.precision)
     temperature = (calibrate_temperature(task, model, logits, labels) if config.bundle.calibrate else None) or 1.0
     run.write_model(model, classes, preprocess)
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
@@ -80,12 +83,17 @@ def finalize(
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
-    held_out, leaks = outputs_by_split.get("validation"), run.read_leaks()
+    if folds.is_folded(config):
+        outputs_by_split = {
+            "validation": folds.make_outputs(logits / np.float32(temperature), labels), **outputs_by_split
+        }  # fmt: skip
+    held_out = outputs_by_split.get("validation")
     thresholds = None if held_out is None else task.fit_thresholds(classes, held_out)
     if thresholds is not None:
         run.write_thresholds(thresholds)
     reports = {
-        split: _evaluate_split(run, prepared, split, outputs_by_split, leaks, thresholds) for split in outputs_by_split
+        split: _evaluate_split(run, prepared, split, outputs_by_split, labeled[split], thresholds)
+        for split in outputs_by_split
     }
     evaluations = {split: report.evaluation for split, report in reports.items()}
     if no_bundle_reason is None:
@@ -93,18 +101,30 @@ def finalize(
             build_bundle(
                 model, graph, predictor, data, prepared.index, config,
                 model=config.model.name, temperature=temperature, parity=agreement.to_dict(),
-                metrics=metrics_by_split(evaluations), thresholds=thresholds and thresholds.to_dict(),
+                metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )
         )  # fmt: skip
     run_report.write_network(run, describe_model(model, config.model.name))
-    report_images.write_leak_images(run, leaks, data)
+    report_images.write_leak_images(run, run.read_leaks(), data)
     split = run_report.find_reported_split(reports)
     report = None if split is None else reports[split]
     if split is not None and report is not None:
         errors = report.errors.most_confident_errors
         one_class = isinstance(report, EvaluationReport)  # a heat map is evidence for the one that is predicted
-        report_images.write_error_images(run, errors, data.subset(split), keras_predictor if one_class else None)
+        report_images.write_error_images(run, errors, labeled[split].subset, keras_predictor if one_class else None)
     return FinalModel(evaluations, report, no_bundle_reason, temperature)
+
+
+def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) -> dict[Split, LabeledSubset]:
+    """Return the validation and test images; with folds, all training images take the place of validation images."""
+    leaks = run.read_leaks()
+    labeled: dict[Split, LabeledSubset] = {
+        split: replace(data.labeled_subset(split), leaked=leakage.leaked_contents(leaks, split)) for split in SPLITS[1:]
+    }
+    if folds.is_folded(config):
+        leaked = folds.find_leaked_contents(run, config.split.folds)
+        labeled["validation"] = replace(data.labeled_subset("train"), split="validation", leaked=leaked)
+    return labeled
 
 
 def _evaluate_split(
@@ -112,12 +132,12 @@ def _evaluate_split(
     prepared: PreparedRun,
     split: Split,
     outputs_by_split: Mapping[Split, ModelOutputs],
-    leaks: Sequence[Leak],
+    labeled: LabeledSubset,
     thresholds: Thresholds | None,
 ) -> Report:
-    labeled = replace(prepared.data.labeled_subset(split), leaked=leakage.leaked_contents(leaks, split))
+    name = folds.OUT_OF_FOLD if split == "validation" and folds.is_folded(prepared.config) else split
     report: Report = find_task(prepared.config.model.task).evaluate(
-        prepared.data.classes, outputs_by_split[split], labeled, split,
+        prepared.data.classes, outputs_by_split[split], labeled, name,
         outputs_by_split.get("validation"), thresholds,
         threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
     )  # fmt: skip
@@ -245,9 +265,10 @@ def build_bundle(
     return bundle.make(manifest, graph, files)
 
 
-def metrics_by_split(evaluations: Mapping[Split, Result]) -> dict[str, Any]:
-    """Return the metrics of each split in the form of the manifest."""
-    return {split: value.summarize() for split, value in evaluations.items()}
+def metrics_by_split(evaluations: Mapping[Split, Result], config: RunConfig) -> dict[str, Any]:
+    """Return the metrics of each split in the form of the manifest; with folds, those out of fold by that name."""
+    names = {"validation": folds.OUT_OF_FOLD} if folds.is_folded(config) else {}
+    return {names.get(split, split): value.summarize() for split, value in evaluations.items()}
 
 
 def _choose_reference_examples(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sightline.callbacks import Callback, CallbackList, EpochRecord
+from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
@@ -19,7 +21,16 @@ from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.evaluation.multi_label import SUMMARY, MultiLabelResult, Result
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.runs import environment, extension, host_session, network_setup, preflight, time_limit, tracked_run
+from sightline.runs import (
+    environment,
+    extension,
+    folds,
+    host_session,
+    network_setup,
+    preflight,
+    time_limit,
+    tracked_run,
+)
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
 from sightline.runs.failures import record_interruption
@@ -65,7 +76,7 @@ def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> Trai
     `write_report` is called at the end, before the run is complete: reports are rendered in a higher layer.
     """
     resolved = resolve(job, inputs)
-    prepared = prepare(job, resolved)
+    prepared = prepare(job, replace(resolved, config=folds.apply_choices(job.run, resolved.config)))
     with (
         interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),
         tracked_run.open_trackers(prepared.config, job.callback) as trackers,
@@ -109,7 +120,11 @@ def prepare(job: Job, inputs: RunInputs) -> PreparedRun:
         data.pixels, data.rows, [image.sha256 for image in data.images], config.device.threads
     )
     leaks = leakage.find_leaks(data, None if small_images is None else small_images.find_groups())
-    for note in [*_describe_data(data), *preflight.describe_leakage(leaks, data, config)]:
+    for note in [
+        *_describe_data(data),
+        *_mention_folds(data, config),
+        *preflight.describe_leakage(leaks, data, config),
+    ]:
         callback.on_message(note)
     run.write_data(data)
     run.write_leakage(leaks, small_images and small_images.select(leakage.training_contents(data)))
@@ -129,6 +144,16 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     if data.skipped:
         notes.append(f"{plural(data.skipped, 'file')} skipped that are not images")
     return [*notes, *data.notes]
+
+
+def _mention_folds(data: DecodedDataset, config: RunConfig) -> list[str]:
+    """Return a sentence on folds if they would help: few images, of which the source states no test split."""
+    counts = Counter(image.label for image in data.images)
+    label = min(counts, key=lambda label: counts[label])
+    if config.split.folds or counts[label] >= folds.FEW_IMAGES or any(image.split for image in data.images):
+        return []
+    few = f"class {label!r} has only {plural(counts[label], 'image')}"
+    return [f"{few}: with --folds 5, the metrics are over all images, and all of them are trained on"]
 
 
 def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork:
@@ -231,6 +256,7 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
         bundle=None if final.no_bundle_reason else str(job.run.path / "bundle"),
         no_bundle_reason=final.no_bundle_reason,
         details={
+            **({"folds": prepared.config.split.folds} if folds.is_folded(prepared.config) else {}),
             "best_epoch": best_epoch.epoch if best_epoch else None,
             "temperature": final.temperature,
             "unreadable": len(data.unreadable),

@@ -26,6 +26,7 @@ from sightline.evaluation.binary import check_positive_class
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import environment, preflight, steps
 from sightline.runs.facts import THIS_MACHINE, DataFacts, Machine, build_decoding_spec
+from sightline.runs.folds import select_images
 from sightline.runs.steps import RecipeChoice, Step
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
@@ -85,7 +86,7 @@ def restore_inputs(
     environment.start_backend(config.device)
     threads = config.device.threads or None
     index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
-    index = load_and_apply_patch(index, patch)
+    index = select_images(load_and_apply_patch(index, patch), config.split)
     check_classes(index, find_task(config.model.task).targets)
     return RunInputs(config, index)
 

@@ -85,14 +85,25 @@ def check_settings(network: Network, config: RunConfig) -> None:
 
 
 def train_head(
-    model: Any, train: Subset, validation: Subset, config: RunConfig, check_stop: Callable[[], None]
+    model: Any,
+    train: Subset,
+    validation: Subset,
+    config: RunConfig,
+    check_stop: Callable[[], None],
+    penalty: float | None = None,
 ) -> LinearHead:
-    """Fit the head of `model` to features, set its weights, and return it. Every host must call it."""
+    """Fit the head of `model` to features, set its weights, and return it. Every host must call it.
+
+    `penalty` is that of the head; without it, the validation split chooses one.
+    """
     layer = model.get_layer(DENSE_LAYER)
     num_classes = int(layer.bias.shape[0])
     task = find_task(config.model.task)
     weights = task.compute_weights(train.labels, num_classes, config.train.class_weights)
-    head = fit_linear_head(task, train, validation, num_classes, weights, check_stop)
+    if penalty is None:
+        head = fit_linear_head(task, train, validation, num_classes, weights, check_stop)
+    else:
+        head = next(iter_heads(task, train, num_classes, weights, check_stop, (penalty,)))
     for variable, values in ((layer.kernel, head.kernel), (layer.bias, head.bias)):
         backend.assign(variable, cluster.broadcast_array(values))
     return head

@@ -125,6 +125,8 @@ def _prepare_stage(
 
     A stage that is solved is not limited, and neither is the first epoch of a run: without it, there is no model.
     """
+    if state.history and _is_last_epoch(config, state.history[-1]):
+        return None
     if _is_perfect(state, config):
         callback.on_message(f"{stage.name}: left out, as every validation image is classified correctly already")
         return None
@@ -188,7 +190,9 @@ def _run_stage(
             checkpoint_manager.save(make_checkpoint())
             raise
         state.end_epoch(record)
-        if _is_better(record, state.best, early_stop.monitor, early_stop.min_delta):
+        if _is_last_epoch(stage_run.config, record) or _is_better(
+            record, state.best, early_stop.monitor, early_stop.min_delta
+        ):
             state.best, state.since_best = record, 0
             with swap_in_ema(stage_run.training_model):
                 state.best_arrays = all_arrays | checkpoints.copy_variables(
@@ -211,6 +215,8 @@ def _run_stage(
 def _has_next_epoch(stage_run: StageRun, state: TrainingState, deadline: StageDeadline) -> bool:
     """Return whether the stage goes on; an epoch that has begun does, and so does the first of a run."""
     patience = stage_run.config.train.early_stopping.patience
+    if state.history and _is_last_epoch(stage_run.config, state.history[-1]):
+        return False
     if state.epoch >= stage_run.epochs or (patience and state.since_best >= patience):
         return False
     return state.best is None or bool(state.step) or deadline.has_time_for_epoch()
@@ -229,9 +235,9 @@ def _run_epoch(
     number, steps = state.epoch_number, math.ceil(len(stage_run.train) / stage_run.batch_size)
     if stage_run.stage.is_solved:
         rate: float | None = None
-        _solve_head(stage_run, state, callback, stop)
+        penalty = _solve_head(stage_run, state, callback, stop)
     else:
-        rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
+        rate, penalty = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1), None
         _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
     val_loss = val_accuracy = logits = None
     if len(stage_run.validation):
@@ -250,23 +256,31 @@ def _run_epoch(
             raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, last)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
     speed = state.num_images / state.seconds
-    return EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed), logits
+    record = EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed, penalty)
+    return record, logits
 
 
-def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> None:
+def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> float:
+    """Solve the head, and return its penalty."""
     started, count, number = time.perf_counter(), len(stage_run.train), state.epoch_number
 
     def check_stop() -> None:
         stop.check(f"while solving the head in epoch {number}")
 
     head = linear_head.train_head(
-        stage_run.network.model, stage_run.train, stage_run.validation, stage_run.config, check_stop
+        stage_run.network.model,
+        stage_run.train,
+        stage_run.validation,
+        stage_run.config,
+        check_stop,
+        stage_run.stage.penalty,
     )
     state.add(count, head.loss, head.accuracy)
     state.seconds = time.perf_counter() - started
     callback.on_step_end(
         number, math.ceil(count / stage_run.batch_size), head.loss, head.accuracy, count / state.seconds
     )
+    return head.penalty
 
 
 def _run_steps(
@@ -316,6 +330,11 @@ def _run_steps(
 
 def _get_paths(stage_run: StageRun, positions: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(stage_run.train.paths[int(i)] for i in positions)
+
+
+def _is_last_epoch(config: RunConfig, record: EpochRecord) -> bool:
+    """Return whether the settings name this epoch as the one whose weights are used."""
+    return config.train.early_stopping.epoch is not None and record.epoch >= config.train.early_stopping.epoch
 
 
 def _is_better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:

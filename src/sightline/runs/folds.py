@@ -1,0 +1,129 @@
+"""Cross-validation of a run: a run below it for each fold, and their predictions for the images that they held out.
+
+The run itself trains on all images, so nothing is left to choose its epoch, the penalty of its head and its temperature
+with. The epoch and the penalty are medians of those of the folds. Temperature, thresholds and metrics come from the
+out-of-fold predictions, which take the place of a validation split.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.callbacks import EpochRecord
+from sightline.config import RunConfig, SplitConfig
+from sightline.data.checks import leakage
+from sightline.data.checks.leakage import LeakKind
+from sightline.data.types import Index
+from sightline.errors import ModelError
+from sightline.evaluation.results import LabeledPredictions
+from sightline.inference.predictor import ModelOutputs, Outputs
+from sightline.runs.directory import RunDirectory
+
+FOLDER = "folds"
+OUT_OF_FOLD = "out-of-fold"  # what an evaluation of these predictions is called; they are stored as validation
+FEW_IMAGES = 100  # of a class; with fewer, `train` says that there are folds
+TINY = 1e-30  # for the logarithm of a probability of zero
+
+
+def is_folded(config: RunConfig) -> bool:
+    """Return whether a run trains on all images, after a run for each fold."""
+    return bool(config.split.folds) and config.split.fold is None
+
+
+def get_fold_path(run: RunDirectory, fold: int) -> Path:
+    """Return the directory of the run that holds out `fold`."""
+    return run.path / FOLDER / str(fold)
+
+
+def select_images(index: Index, config: SplitConfig) -> Index:
+    """Return the images of a fold's run: those of a test split of the source are in no fold."""
+    if config.fold is None or not any(image.split == "test" for image in index.images):
+        return index
+    return index.select([i for i, image in enumerate(index.images) if image.split != "test"])
+
+
+def apply_choices(run: RunDirectory, config: RunConfig) -> RunConfig:
+    """Return the settings with which the final model is trained: the median best epoch and penalties of the folds."""
+    if not is_folded(config):
+        return config
+    histories, epochs = [], []
+    for fold in range(config.split.folds):
+        fold_run = RunDirectory.open(get_fold_path(run, fold))
+        histories.append(fold_run.read_history())
+        epochs.append(fold_run.result.get("best_epoch"))
+    known = [epoch for epoch in epochs if epoch is not None]
+    early_stopping = replace(
+        config.train.early_stopping, epoch=statistics.median_low(known) if known else None
+    )  # fmt: skip
+    stages = tuple(
+        replace(stage, penalty=_find_median_penalty(histories, stage.name)) if stage.is_solved else stage
+        for stage in config.train.stages
+    )
+    return replace(config, train=replace(config.train, early_stopping=early_stopping, stages=stages))
+
+
+def _find_median_penalty(histories: Sequence[Sequence[EpochRecord]], stage: str) -> float | None:
+    penalties = [r.penalty for history in histories for r in history if r.stage == stage and r.penalty is not None]
+    return statistics.median_low(penalties) if penalties else None
+
+
+def collect_logits(
+    run: RunDirectory, folds: int, paths: Sequence[str], classes: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Return the logits float32 [N, K] of the images at `paths`, each by the model that held it out, at temperature 1.
+
+    The logits of an image are known up to a constant, which changes no probability.
+    """
+    logits: dict[str, NDArray[np.float32]] = {}
+    for fold in range(folds):
+        fold_run = RunDirectory.open(get_fold_path(run, fold))
+        predictions = fold_run.read_predictions("test")
+        if predictions is None:
+            continue  # a fold without images
+        temperature = float(fold_run.result["temperature"])
+        values = temperature * _to_logits(_sort_classes(predictions, classes, fold_run))
+        logits |= dict(zip(predictions.paths, values, strict=True))
+    missing = next((path for path in paths if path not in logits), None)
+    if missing is not None:
+        raise ModelError(f"No fold of {run.path} predicted {missing}: train the run again with --force.")
+    return np.stack([logits[path] for path in paths])
+
+
+def find_leaked_contents(run: RunDirectory, folds: int) -> dict[str, LeakKind]:
+    """Return the contents that were predicted by a model that was trained on the same or a nearly identical image."""
+    leaked: dict[str, LeakKind] = {}
+    for fold in range(folds):
+        leaked |= leakage.leaked_contents(RunDirectory.open(get_fold_path(run, fold)).read_leaks(), "test")
+    return leaked
+
+
+def _sort_classes(predictions: LabeledPredictions, classes: tuple[str, ...], run: RunDirectory) -> NDArray[np.float32]:
+    if predictions.classes != classes:
+        raise ModelError(f"{run.path} has other classes than the run that it is a fold of: train again with --force.")
+    return predictions.probabilities
+
+
+def _to_logits(probabilities: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(np.log(np.maximum(probabilities, TINY)), np.float32)
+
+
+def make_outputs(logits: NDArray[np.float32], labels: NDArray[Any]) -> ModelOutputs:
+    """Return logits float32 [N, K] as the outputs of a model, without features: float32 [N, 0]."""
+    return ModelOutputs(Outputs(metrics.softmax(logits), logits, np.zeros((len(logits), 0), np.float32)), labels)
+
+
+def read_outputs(run: RunDirectory, paths: Sequence[str], labels: NDArray[Any]) -> ModelOutputs:
+    """Return the calibrated out-of-fold outputs for the images at `paths`, as stored in the run."""
+    predictions = run.read_predictions("validation")
+    rows = {} if predictions is None else {path: number for number, path in enumerate(predictions.paths)}
+    if predictions is None or not all(path in rows for path in paths):
+        raise ModelError(f"The out-of-fold predictions of {run.path} are missing or incomplete: train it with --force.")
+    return make_outputs(_to_logits(predictions.probabilities[[rows[path] for path in paths]]), labels)
