@@ -13,7 +13,11 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "backend", ["tensorflow", *(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))]
+    "backend",
+    [
+        pytest.param("tensorflow", marks=pytest.mark.slow),  # what most other tests do
+        *(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch")),
+    ],
 )
 def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(backend) is None:

@@ -45,9 +45,8 @@ def test_every_block_of_the_page_runs(
     assert "95% interval" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "methods", ['"float16"', pytest.param("", marks=pytest.mark.slow)], ids=["quick", "as printed"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("methods", ['"float16"', ""], ids=["quick", "as printed"])
 def test_the_quickstart_runs_on_photographs(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:

@@ -34,6 +34,7 @@ def drop_listed(changes: dict[str, Any]) -> dict[str, Any]:
     return {name: values for name, values in changes.items() if name.removeprefix("environ ") not in ENVIRONMENT}
 
 
+@pytest.mark.slow
 def test_only_the_listed_variables_change(tmp_path: Path) -> None:
     """By a training, loading, a prediction and an evaluation, where settings are not the default."""
     assert drop_listed(run("configured", tmp_path)) == {}
@@ -49,6 +50,7 @@ def test_a_new_process_is_changed_by_the_frameworks_alone(tmp_path: Path) -> Non
     assert "environ KERAS_BACKEND" not in ours
 
 
+@pytest.mark.slow
 def test_all_of_keras_works_afterwards(tmp_path: Path) -> None:
     assert run("wrappers", tmp_path) == {"predicted": 3}
     with Image.open(tmp_path / "gallery.png") as image:

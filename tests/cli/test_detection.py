@@ -50,6 +50,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     return payload
 
 
+@pytest.mark.slow
 def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
     sightline: Command, run: Path, split_folders: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightl
     assert "average precision of 'good'" in nothing.out
 
 
+@pytest.mark.slow
 def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     sightline: Command, run: Path, split_folders: Path
 ) -> None:

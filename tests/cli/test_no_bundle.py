@@ -32,6 +32,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_train_says_why(refused: Path, sightline: Command) -> None:
     reasons = []
     for arguments in (TRAIN, ("resume", refused)):  # both find it complete

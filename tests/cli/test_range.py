@@ -39,6 +39,7 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     sightline: Command, microscope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_what_is_allowed_stays_allowed_when_a_run_goes_on(sightline: Command, tm
     assert sorted(RunDirectory.open(out).read_model_spec()[0]) == ["test", "train"]
 
 
+@pytest.mark.slow
 def test_columns_of_a_manifest_are_named_for_every_command(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +101,7 @@ def test_columns_of_a_manifest_are_named_for_every_command(
     assert "name some, or leave these options out" in sightline("evaluate", out, *COLUMNS).err
 
 
+@pytest.mark.slow
 def test_a_sweep_reads_its_images_as_configured(sightline: Command, tmp_path: Path) -> None:
     source = write_files(
         tmp_path / "data",

@@ -120,6 +120,7 @@ def test_bad_input_gets_one_clear_message(sightline: Command, colors: Path, spac
             assert word in result.err
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_every_trial_fails_says_so(
     sightline: Command, colors: Path, space: Path, tmp_path: Path
 ) -> None:

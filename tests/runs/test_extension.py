@@ -81,6 +81,7 @@ def read_history_rows(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in free} for row in rows]
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, TrainResult]) -> None:
     """Augmentation, dropout, order, Adam's moments and the best epoch included; and all that was made of it is new."""
     saved_checkpoints = list((short / "checkpoints").glob("*.npz"))
@@ -156,6 +157,7 @@ def test_the_state_can_be_left_out(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: Path) -> None:
     """Two stages, the last on a cosine and ended early: it goes on where the longer cosine is at that epoch."""
     (tmp_path / "stages.toml").write_text(
