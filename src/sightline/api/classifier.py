@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sightline.api.dataset import Dataset, list_data
-from sightline.api.image_model import ImageModel
-from sightline.api.images import ImageLike, explanation_row
+from sightline.api.image_model import ImageModel, iter_labeled
+from sightline.api.images import ImageLike, explanation_row, list_items
 from sightline.api.options import Settings, parse_split
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
@@ -79,7 +79,7 @@ class Classifier(ImageModel):
         """
         from sightline.api.explanation import explain
 
-        items = list(self._list_items(images, set))
+        items = list(list_items(images, self.preprocess.channels, set))
         folder = None if out is None else Path(out)
         predictor = self.explanation_predictor(method)
         with show_progress(progress, callback) as display:
@@ -330,8 +330,8 @@ class Classifier(ImageModel):
 
         with show_progress(progress, callback) as display:
             return add_class(
-                self, name, list(self._list_items(images, set)),
-                reference=None if reference is None else self._iter_labeled(reference, set),
+                self, name, list(list_items(images, self.preprocess.channels, set)),
+                reference=None if reference is None else iter_labeled(self, reference, set),
                 out=None if out is None else Path(out), force=force, callback=display,
             )  # fmt: skip
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.api.dataset import Dataset
-from sightline.api.images import ImageLike, list_labeled_items, prediction_row, split_images, to_class_indices
+from sightline.api.images import ImageLike, list_items, list_labeled_items, prediction_row, to_class_indices
 from sightline.api.loaded_model import LoadedModel
-from sightline.api.options import Settings, to_assignments
+from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
@@ -94,17 +94,11 @@ class ImageModel(LoadedModel):
         """
         if top < 1:
             raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
-        items = self._list_items(images, set)
+        items = list_items(images, self.preprocess.channels, set)
         return stream.predict(
             self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds,
             interpret=self.task.interpret,
         )  # fmt: skip
-
-    def _list_items(self, images: Any, settings: Settings, *, labeled: bool = False) -> Iterator[stream.InputItem]:
-        limits = stream.parse_file_limits(to_assignments(settings))
-        if labeled or isinstance(images, Dataset):
-            return list_labeled_items(Dataset.wrap(images, set=settings))
-        return stream.make_items(split_images(images, self.preprocess.channels), limits)
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
         """Return the probabilities of all classes, as scikit-learn's classifiers do.
@@ -120,7 +114,7 @@ class ImageModel(LoadedModel):
             DataError: If an image cannot be read; `predict` states its error instead.
             UsageError: For what is not an image.
         """
-        items = self._list_items(images, set)
+        items = list_items(images, self.preprocess.channels, set)
         column = {label: k for k, label in enumerate(self.classes)}
         rows = []
         for prediction in stream.predict(self.predictor, items, top=len(column), interpret=self.task.interpret):
@@ -199,7 +193,11 @@ class ImageModel(LoadedModel):
             labeled: As for `embed`.
             set: As for `predict`.
         """
-        return stream.embed(self.predictor, self._list_items(images, set, labeled=labeled), self.feature_model_id)
+        if labeled or isinstance(images, Dataset):
+            items = list_labeled_items(cast("Dataset | Sources", images), set)
+        else:
+            items = list_items(images, self.preprocess.channels, set)
+        return stream.embed(self.predictor, items, self.feature_model_id)
 
     def similar(
         self,
@@ -268,14 +266,9 @@ class ImageModel(LoadedModel):
             clf.with_neighbors("labeled/", knn=5).predict("new.jpg")
             ```
         """
-        model = type(self)(KnnPredictor(self.predictor, self._iter_labeled(reference, set), knn), path=self.path)
+        model = type(self)(KnnPredictor(self.predictor, iter_labeled(self, reference, set), knn), path=self.path)
         model.feature_model_id = self.feature_model_id
         return model
-
-    def _iter_labeled(self, reference: Any, settings: Settings) -> Iterator[Embeddings]:
-        if isinstance(reference, Embeddings) or _is_embeddings_path(reference):
-            return self._iter_searched(reference, settings)
-        return self.iter_embeddings(reference, labeled=True, set=settings)
 
     def _iter_searched(self, data: Any, settings: Settings) -> Iterator[Embeddings]:
         """Return the embeddings of `data`; raises `DataError` at once if they are those of another model."""
@@ -283,11 +276,27 @@ class ImageModel(LoadedModel):
             check_same_model("data", data.model, self.feature_model_id)
             return iter([data])
         if _is_embeddings_path(data):
-            file = embedding_files.open_file(Path(data))
-            check_same_model(str(data), file.model, self.feature_model_id)
-            return file.iterate()
-        items = self._list_items(data, settings)
+            return _iter_file(self, Path(data))
+        if isinstance(data, Dataset):
+            return self.iter_embeddings(data, set=settings)
+        items = list_items(data, self.preprocess.channels, settings)
         return stream.embed(self.predictor, chain(stream.take_first(items), items), self.feature_model_id)
+
+
+def iter_labeled(model: ImageModel, reference: Any, settings: Settings) -> Iterator[Embeddings]:
+    """Return the embeddings of labeled images; raises `DataError` at once if they are those of another model."""
+    if isinstance(reference, Embeddings):
+        check_same_model("reference", reference.model, model.feature_model_id)
+        return iter([reference])
+    if _is_embeddings_path(reference):
+        return _iter_file(model, Path(reference))
+    return model.iter_embeddings(reference, labeled=True, set=settings)
+
+
+def _iter_file(model: ImageModel, path: Path) -> Iterator[Embeddings]:
+    file = embedding_files.open_file(path)
+    check_same_model(str(path), file.model, model.feature_model_id)
+    return file.iterate()
 
 
 def _is_embeddings_path(value: Any) -> bool:

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.api.dataset import Dataset
+from sightline.api.options import Settings, to_assignments
+from sightline.data.indexing import Sources
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
-from sightline.inference.stream import InputItem
+from sightline.inference.stream import InputItem, make_items, parse_file_limits
 
 ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image
 """A path (a file, a folder or a glob), an encoded image, a binary file, uint8 pixels or a Pillow image."""
@@ -43,9 +45,16 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
     return map(_read_image, images)
 
 
-def list_labeled_items(data: Dataset) -> Iterator[InputItem]:
+def list_items(
+    images: ImageLike | Iterable[ImageLike | InputItem], channels: int, settings: Settings
+) -> Iterator[InputItem]:
+    """Return one or several images as a model of `channels` channels reads them; raises as `split_images` does."""
+    return make_items(split_images(images, channels), parse_file_limits(to_assignments(settings)))
+
+
+def list_labeled_items(data: Dataset | Sources, settings: Settings) -> Iterator[InputItem]:
     """Yield the images of `data` with their labels, then its unreadable files, whose reading raises their reason."""
-    index = data.index
+    index = Dataset.wrap(data, set=settings).index
     for position, image in enumerate(index.images):
         yield InputItem(image.path, partial(index.read, position), image.label)
     for file in index.unreadable:
