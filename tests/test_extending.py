@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import sightline as sl
 from sightline import api, backend
 from sightline.config import RunConfig, load_config
 from sightline.data.indexing import build_index
+from sightline.data.sources.named import SOURCES
 from sightline.data.types import Subset
 from sightline.errors import ModelError, UsageError
 from sightline.evaluation import scoring
@@ -20,12 +23,25 @@ from sightline.inference.exporters import EXPORTERS
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import registry
 from sightline.models.layers import LAYER_TYPES
+from sightline.plugins import Registry
 from sightline.report.diagram_blocks import group_layers
 from sightline.tasks.protocol import TASKS, find_task
 from sightline.training.augment import pipeline
+from sightline.training.augment.augmentation import AUGMENTATIONS
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = {name: code for name, code in re.findall(r'```\w+ title="([\w ]+)"\n(.*?)```', PAGE, re.DOTALL)}  # noqa: C416
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_registries() -> Iterator[None]:
+    """Forget what the examples register, of which other modules of tests must see nothing."""
+    changed: list[Registry[Any]] = [registry.ENTRIES, AUGMENTATIONS, SOURCES]
+    known = [(entries, set(entries.registered_names)) for entries in changed]
+    yield
+    for entries, names in known:
+        for name in set(entries.registered_names) - names:
+            del entries._entries[name]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
