@@ -352,6 +352,7 @@ def test_without_the_arrays_a_sentence_says_what_is_missing(run: sl.Run, beans: 
         clf.evaluate(set={"data.class_level": 2})
 
 
+@pytest.mark.slow
 def test_a_run_on_arrays_is_trained_further(run: sl.Run, beans: sl.Dataset, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "b")
     longer = sl.Run(tmp_path / "b", data=beans).resume(epochs=3)

@@ -85,7 +85,9 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], Any], tuple[str, ...]]]
 """Of each command: its arguments, the rows in its JSON, and columns that must be there."""
 
 
-@pytest.mark.parametrize("verb", TABLES)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=pytest.mark.slow if verb == "sweep" else ()) for verb in TABLES]
+)
 def test_the_csv_agrees_with_the_json(
     sightline: Command,
     places: dict[str, Path],

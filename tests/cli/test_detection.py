@@ -68,6 +68,7 @@ def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
     assert (other["positive"], other["sensitivity"]) == ("dent", stored["specificity"])
 
 
+@pytest.mark.slow
 def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightline: Command, run: Path) -> None:
     arguments = ("evaluate", run, "--positive", "dent", "--target-sensitivity", "0.6", "--target-specificity", "0.6")
     result = sightline(*arguments, "--format", "json")

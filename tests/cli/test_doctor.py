@@ -125,6 +125,7 @@ def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Comman
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     sightline: Command, sick: Path, clean: Path, tmp_path: Path
 ) -> None:

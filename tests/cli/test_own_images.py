@@ -167,6 +167,7 @@ def test_near_duplicates_are_kept_with_the_run_and_not_found_again(
     assert "smaller.jpg" in (project_copy / "run" / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_every_command_finds_the_images_from_another_folder(
     sightline: Command, project_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_folder_that_is_not_a_run_has_no_report(sightline: Command, run: Path,
     assert "not a run" in result.err
 
 
+@pytest.mark.slow
 def test_thresholds_reach_page_bundle_and_predictions(sightline: Command, colors: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
     options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "4")

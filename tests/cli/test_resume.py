@@ -69,6 +69,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
     return LazyOutcomes()
 
 
+@pytest.mark.slow
 def test_killed_while_training_and_while_evaluating(untouched: Any, tmp_path: Path) -> None:
     where = make_place(tmp_path)
     assert run_and_kill(where, train("scratch", where), MOMENTS["second epoch"]).killed
@@ -145,6 +146,7 @@ there.{name} = {name}
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_the_disk(untouched: Any, tmp_path: Path) -> None:
     """Limit files to 20 kB while later checkpoints are written: the first one stays and is used."""
     where = make_place(tmp_path)
@@ -284,6 +286,7 @@ def test_too_little_memory_names_what_to_lower(
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_the_demand_for_determinism_changes_no_bit(untouched: Any, tmp_path: Path) -> None:
     where = make_place(tmp_path)
     ended = run_and_kill(where, (*train("scratch", where), "--deterministic"))
@@ -304,6 +307,7 @@ sightline.train("beans:100@32", recipe="quick", out=sys.argv[1], callback=Reside
 """
 
 
+@pytest.mark.slow
 def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
     """A leak of one copy of the weights (17 MB) per epoch would add over 150 MB between the second and the last epoch.
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline import jsonio
 from sightline.config import RunConfig, flatten_config
 from sightline.data.recorded_images import describe_difference
 from sightline.errors import OutputError
 from sightline.runs.directory import RunDirectory
-from sightline.runs.resolve import RunInputs
 from sightline.training.result import TrainResult
+
+if TYPE_CHECKING:  # it imports what builds networks, and `is_run` is for those who load a bundle
+    from sightline.runs.resolve import RunInputs
 
 IGNORED_SETTINGS = {  # settings that do not affect the trained weights
     "evaluation.positive_class",
