@@ -1,6 +1,6 @@
 """What uvicorn leaves open: how many connections there are, how long each may take, how it is closed, how to stop.
 
-Checked against uvicorn 0.35 to 0.54; the extra `serve` has an upper bound.
+Checked with uvicorn 0.54; the extra `serve` has an upper bound.
 """
 
 from __future__ import annotations
