@@ -119,6 +119,12 @@ def test_rate_is_never_negative_and_never_above_the_base(
     assert math.isfinite(rate_at(max(steps - 1, 0)))
 
 
+def test_one_cycle_without_a_decay_is_zero_beyond_its_end() -> None:
+    rate_at = build_schedule(ScheduleConfig("one_cycle", rise_fraction=0.5), 1.0, 10)
+    assert rate_at(10) == pytest.approx(0.1)
+    assert rate_at(11) == 0
+
+
 @given(CONFIGS, st.integers(1, 500))
 def test_rate_warms_up_then_decays(config: ScheduleConfig, steps: int) -> None:
     rates = [build_schedule(config, 1.0, steps)(s) for s in range(steps)]

@@ -59,6 +59,13 @@ def fit_new_class(
     return NewClassFit(kernel, bias, penalty, folds, is_recalled)
 
 
+def _multiply(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the product of a finite matrix and vector; OpenBLAS was seen to raise the flag for NaN without one."""
+    with np.errstate(invalid="ignore"):
+        product: NDArray[np.float32] = first @ second
+    return product
+
+
 class _Problem:
     """The regression on standardized features; the rows of the new class come first."""
 
@@ -120,7 +127,7 @@ class _Problem:
         return kernel.astype(np.float32), float(theta[-1] - self._mean @ kernel)
 
     def _compute_logits(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
-        logits: NDArray[np.float64] = self._x @ theta[:-1].astype(np.float32) + theta[-1]
+        logits: NDArray[np.float64] = _multiply(self._x, theta[:-1].astype(np.float32)) + theta[-1]
         return logits
 
     def _minimize(
@@ -132,7 +139,7 @@ class _Problem:
             logits = self._compute_logits(theta)
             probabilities = np.exp(-np.logaddexp(0, -(logits + self._offsets)))
             residuals = weights * (probabilities - self._is_new)
-            kernel_gradient = residuals.astype(np.float32) @ self._x + penalty * theta[:-1]
+            kernel_gradient = _multiply(residuals.astype(np.float32), self._x) + penalty * theta[:-1]
             gradient = np.append(kernel_gradient, residuals.sum())
             return float(weights @ self._losses(logits)) + penalty / 2 * float(theta[:-1] @ theta[:-1]), gradient
 

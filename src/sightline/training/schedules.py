@@ -45,7 +45,9 @@ def _compute_fraction(config: ScheduleConfig, step: int, decay_steps: int) -> fl
             cycle_end = 2 * config.rise_fraction * decay_steps
             if step <= cycle_end:
                 return _triangle_fraction(config, 2 * step / cycle_end)
-            return _triangle_fraction(config, 0) * max(decay_steps - step, 0) / (decay_steps - cycle_end)
+            if step >= decay_steps:
+                return 0.0
+            return _triangle_fraction(config, 0) * (decay_steps - step) / (decay_steps - cycle_end)
     return 1.0
 
 
