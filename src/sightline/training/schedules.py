@@ -45,9 +45,8 @@ def _compute_fraction(config: ScheduleConfig, step: int, decay_steps: int) -> fl
             cycle_end = 2 * config.rise_fraction * decay_steps
             if step <= cycle_end:
                 return _triangle_fraction(config, 2 * step / cycle_end)
-            if step >= decay_steps:
-                return 0.0
-            return _triangle_fraction(config, 0) * (decay_steps - step) / (decay_steps - cycle_end)
+            remaining = 0.0 if step >= decay_steps else (decay_steps - step) / (decay_steps - cycle_end)
+            return _triangle_fraction(config, 0) * remaining
     return 1.0
 
 
