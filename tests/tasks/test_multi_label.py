@@ -155,6 +155,7 @@ def test_an_export_agrees_with_the_model(run: Path, tmp_path: Path) -> None:
 
 def test_the_report_shows_each_class_and_no_confusion_matrix(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
+    assert "set model.task=multi_label" not in page, "which this run has"
     assert 'id="label-classes"' in page
     assert "Mean average precision" in page
     assert all(f'<td class="name">{color}</td>' in page for color in COLORS)

@@ -10,6 +10,7 @@ from sightline.data.types import Index
 from sightline.errors import plural
 
 MAX_PAIRS = 10
+SEVERAL_LABELS = "several-labels"
 
 
 def label_set_findings(index: Index) -> list[Finding]:
@@ -25,7 +26,7 @@ def _count_labels(index: Index, sets: list[tuple[str, ...]]) -> list[Finding]:
     mean = sum(map(len, sets)) / max(len(sets), 1)
     unlabeled = [image.path for image, names in zip(index.images, sets, strict=True) if not names]
     several_labels = Finding(
-        "several-labels", "note", several,
+        SEVERAL_LABELS, "note", several,
         f"{'image has' if several == 1 else 'images have'} several labels, {mean:.1f} on average",
         "Train a multi-label classifier with --set model.task=multi_label.",
     )  # fmt: skip
