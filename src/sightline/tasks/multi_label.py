@@ -13,15 +13,14 @@ from sightline import backend
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import LabeledSubset, Subset
-from sightline.distributed import devices
 from sightline.errors import UsageError
 from sightline.evaluation import multi_label
 from sightline.evaluation.multi_label import MultiLabelReport, fit_label_thresholds, list_thresholds
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
+from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import LossGradient, Score, Task, register_task
-from sightline.training.augment import pipeline
 from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
@@ -31,21 +30,13 @@ MAX_TEMPERATURE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class LabelSetObjective:
+class LabelSetObjective(AugmentedObjective):
     """Binary cross-entropy, or focal loss, of each class, as ``train.loss`` says; the mean over the classes.
 
     `positive_weights` float32 [K] multiply the loss of the images that have a class; None for 1.
     """
 
-    config: RunConfig
-    train: Subset
-    augmentation: AugmentConfig | None
     positive_weights: NDArray[np.float32] | None
-
-    def sample_params(self, epoch: int) -> NDArray[np.float32]:
-        """Sample the parameters of an epoch from the run's seed."""
-        config = self.augmentation or AugmentConfig()
-        return pipeline.sample_params(config, len(self.train), self.train.pixels.shape[1:3], self.config.seed, epoch)
 
     def compute_targets(
         self,
@@ -56,12 +47,7 @@ class LabelSetObjective:
         """Return how far each class applies, float32 [n, K]: of mixed images, as far as they hold its images."""
         smoothing = np.float32(self.config.train.label_smoothing)
         targets = self.train.labels[rows].astype(np.float32) * (1 - smoothing) + smoothing / 2
-        if self.augmentation is None or params is None:
-            return targets
-        slice_pairs = (np.split(values, devices.count_slices()) for values in (targets, params))
-        return np.concatenate(
-            [pipeline.mix_labels(self.augmentation, *slices) for slices in zip(*slice_pairs, strict=True)]
-        )
+        return self.mix_targets(targets, params)
 
     def build_loss(self) -> Any:
         """Return the loss of ``train.loss``; ``binary`` is the same as ``cross_entropy`` here."""
@@ -125,11 +111,8 @@ class MultiLabel(Task):
         augmentation: AugmentConfig | None,
     ) -> LabelSetObjective:
         """Return the loss of ``train.loss`` against the classes of each image."""
-        if augmentation is not None and not pipeline.is_enabled(augmentation):
-            augmentation = None
-        return LabelSetObjective(
-            config, train, augmentation, _weigh_positives(train.labels, config.train.class_weights)
-        )
+        weights = _weigh_positives(train.labels, config.train.class_weights)
+        return LabelSetObjective(config, train, drop_disabled(augmentation), weights)
 
     def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
         """Return the mean binary cross-entropy, and the fraction of decisions at one half that are right."""

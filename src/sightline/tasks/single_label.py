@@ -13,26 +13,22 @@ from sightline import metrics
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import CLASS_TARGETS
 from sightline.data.types import LabeledSubset, Subset
-from sightline.distributed import devices
 from sightline.evaluation import calibration, report
 from sightline.evaluation.report import EvaluationReport
 from sightline.inference import decisions, parity
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import LossGradient, Score, Task, register_task
-from sightline.training.augment import pipeline
 from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(AugmentedObjective):
     """The loss of ``train.loss`` against the labels of `train`, with smoothing, class weights and mixing of images."""
 
-    config: RunConfig
-    train: Subset
     num_classes: int
-    augmentation: AugmentConfig | None
     class_weights: NDArray[np.float32] | None
 
     @classmethod
@@ -43,16 +39,8 @@ class Classification:
 
         An `augmentation` that changes nothing is left out.
         """
-        if augmentation is not None and not pipeline.is_enabled(augmentation):
-            augmentation = None
         weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
-        return cls(config, train, num_classes, augmentation, weights)
-
-    def sample_params(self, epoch: int) -> NDArray[np.float32]:
-        """Sample the parameters of an epoch from the run's seed."""
-        assert self.augmentation is not None
-        size = self.train.pixels.shape[1:3]
-        return pipeline.sample_params(self.augmentation, len(self.train), size, self.config.seed, epoch)
+        return cls(config, train, drop_disabled(augmentation), num_classes, weights)
 
     def compute_targets(
         self,
@@ -65,12 +53,7 @@ class Classification:
         soft_labels = smooth_labels(labels, self.num_classes, self.config.train.label_smoothing)
         if self.class_weights is not None:
             soft_labels *= self.class_weights[labels, None]  # the loss is linear in them; the accuracy is not weighted
-        if self.augmentation is None or params is None:
-            return soft_labels
-        slice_pairs = (np.split(values, devices.count_slices()) for values in (soft_labels, params))
-        return np.concatenate(
-            [pipeline.mix_labels(self.augmentation, *slices) for slices in zip(*slice_pairs, strict=True)]
-        )
+        return self.mix_targets(soft_labels, params)
 
     def build_loss(self) -> Any:
         """Return the loss of ``train.loss``."""
