@@ -89,7 +89,7 @@ def test_clients_of_the_open_inference_protocol_get_the_answers_of_predict(
     assert results["triton"]["error"] == "Image 0 cannot be read: not an image."
 
 
-def test_the_server_is_as_its_openapi_describes(clients: Path, served: tuple[str, Classifier]) -> None:
+def test_the_server_is_as_its_openapi_describes(clients: Path, served: tuple[str, Classifier], tmp_path: Path) -> None:
     """Schemathesis draws requests, valid and invalid ones, and compares the answers with the description.
 
     No schema says which bytes are an image, so bodies that the description allows may still be refused.
@@ -97,6 +97,6 @@ def test_the_server_is_as_its_openapi_describes(clients: Path, served: tuple[str
     options = ["--max-examples=50", "--seed=1", "--no-color", "--exclude-checks=positive_data_acceptance"]
     completed = subprocess.run(
         [clients / "schemathesis", "run", f"{served[0]}/openapi.json", *options],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, cwd=tmp_path,  # it writes .schemathesis there
     )  # fmt: skip
     assert completed.returncode == 0, completed.stdout[-8000:]
