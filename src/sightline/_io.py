@@ -209,18 +209,23 @@ def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
 
 
 def load_array(file: IO[bytes]) -> NDArray[Any]:
-    """Return the array of an ``.npy`` file; raises `ValueError` unless the file size matches the stated shape.
-
-    NumPy would allocate memory for any stated shape before reading. Nothing is unpickled.
-    """
+    """Return the array of an ``.npy`` file; raises `ValueError` as `check_array_size` does. Nothing is unpickled."""
     import numpy as np
 
+    check_array_size(file)
+    array: NDArray[Any] = np.load(file, allow_pickle=False)
+    return array
+
+
+def check_array_size(file: IO[bytes]) -> None:
+    """Raise `ValueError` unless the size of an ``.npy`` file matches the stated shape; the file is then at its start.
+
+    NumPy would allocate memory for any stated shape before reading.
+    """
     size = _stated_size(file)
     left = file.seek(0, os.SEEK_END) - file.seek(0)
     if not 0 <= left - size <= _NPY_HEADER:
         raise ValueError(f"its header states {size:,} bytes of data, but it has {left:,}")
-    array: NDArray[Any] = np.load(file, allow_pickle=False)
-    return array
 
 
 def _stated_size(file: IO[bytes]) -> int:

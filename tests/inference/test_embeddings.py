@@ -16,14 +16,24 @@ from PIL import Image
 
 from sightline.errors import DataError, MissingExtraError, OutputError, UsageError
 from sightline.inference import embedding_files, nearest, stream
-from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
+from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings, regroup
 from sightline.inference.predictor import NOT_FINITE_REASON, FakePredictor, Outputs
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode
 
 MODEL = "fake@" + 64 * "a"
 SUFFIXES = (".parquet", ".npy", ".csv")
-ODD_PATHS = ("=1+1.png", "'=x", "line\nfeed.png", 'quote",.png', "café/ü.png", "plain.png", "-2.png")
+ODD_PATHS = (
+    "=1+1.png",
+    "'=x",
+    "''-y",
+    "'quoted'",
+    "line\nfeed.png",
+    'quote",.png',
+    "café/ü.png",
+    "plain.png",
+    "-2.png",
+)
 
 
 def make_embeddings(count: int, size: int = 5, seed: int = 0, prefix: str = "") -> Embeddings:
@@ -86,13 +96,7 @@ def test_a_file_is_read_as_it_was_written(suffix: str, tmp_path: Path, monkeypat
     path, embeddings = tmp_path / f"e{suffix}", make_embeddings(29)
     batches = [embeddings.select(np.arange(start, min(start + 3, 29))) for start in range(0, 29, 3)]
     assert embedding_files.write(path, batches) == (29, 4)
-    back = read(path)
-    if suffix == ".csv":  # there, a name that looks like an escaped formula cannot be told from one
-        embeddings = Embeddings(
-            embeddings.vectors, tuple(p.replace("'=", "=") for p in embeddings.paths), embeddings.labels,
-            embeddings.errors, MODEL,
-        )  # fmt: skip
-    assert_equal(back, embeddings)
+    assert_equal(read(path), embeddings)
     assert embeddings.save(path) == path, "an own file is replaced"
     assert not list(tmp_path.glob(".part-*"))
     assert embedding_files.has_embeddings(path)
@@ -110,10 +114,36 @@ def test_other_tools_read_the_files(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["path"][0] for row in rows[:2]] == ["'", "'"], "no spreadsheet takes a name for a formula"
     assert rows[0]["label"] == "'@cat"
+    assert rows[3]["path"] == "'quoted'"
     assert [float(rows[0][f"feature_{k}"]) for k in range(5)] == pytest.approx(embeddings.vectors[0].tolist())
     table = embeddings.to_frame()
     assert list(table.columns) == ["path", "label", "error", *(f"feature_{k}" for k in range(5))]
     assert repr(embeddings) == "Embeddings(8 x 5 of fake, 1 without one)"
+
+
+def test_the_name_of_a_model_is_no_formula_either(tmp_path: Path) -> None:
+    embeddings = Embeddings(np.ones((1, 2), np.float32), ("a.png",), (None,), (None,), "=cmd|' /C calc'!A0@f")
+    path = embeddings.save(tmp_path / "e.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["model"] == "'=cmd|' /C calc'!A0@f"
+    assert_equal(read(path), embeddings)
+
+
+def test_rows_are_regrouped_into_parts_of_one_size() -> None:
+    embeddings = make_embeddings(23)
+    batches = [embeddings.select(np.arange(start, stop)) for start, stop in ((0, 1), (1, 2), (2, 3), (3, 20), (20, 23))]
+    parts = list(regroup(batches, 3))
+    assert [len(part) for part in parts] == [3, 3, 3, 3, 3, 3, 5]
+    assert_equal(join_embeddings(parts, 0, MODEL), embeddings)
+    assert [len(part) for part in regroup([embeddings.select(np.arange(0))], 3)] == [0]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_error_of_the_reader_of_the_rows_is_not_a_damaged_file(suffix: str, tmp_path: Path) -> None:
+    batches = embedding_files.open_file(make_embeddings(3).save(tmp_path / f"e{suffix}")).iterate()
+    next(batches)
+    with pytest.raises(ValueError, match=r"^my own$"):
+        batches.throw(ValueError("my own"))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -178,11 +208,24 @@ def test_a_damaged_file_is_an_error_of_one_sentence(suffix: str, tmp_path: Path)
             assert rows < 40
 
 
+def test_a_damaged_header_is_an_error_of_one_sentence(tmp_path: Path) -> None:
+    path = make_embeddings(9).save(tmp_path / "e.npy")
+    content = path.read_bytes()
+    assert b"{'descr':" in content
+    for header in (b"{'descr:\0", b"{'descr'(", b"{'dexcr':"):
+        path.write_bytes(content.replace(b"{'descr':", header))
+        with pytest.raises(DataError, match=r"e\.npy cannot be read: "):
+            read(path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
         (b'"schema": 1', b'"schema": 2', "another schema than 1"),
         (b'{"path": "plain.png"', b'{"pth": "plain.png"', "path"),
+        (b'{"path": "plain.png"', b'{"path": 5', "it holds 5 in place of a path"),
+        (b'{"path": "plain.png", "label": null', b'{"path": "plain.png", "label": []', "in place of a label"),
+        (b'{"path": "plain.png", "label": null, "error": null}\n', b"[]\n", "a row lacks its path"),
         (b'{"path": "plain.png", "label": null, "error": null}\n', b"", "another number"),
     ],
 )
@@ -196,6 +239,23 @@ def test_rows_that_do_not_fit_are_refused(old: bytes, new: bytes, reason: str, t
     rows.unlink()
     with pytest.raises(DataError, match=r"there is no .*e\.npy\.jsonl with its paths"):
         read(path)
+
+
+def test_parquet_of_other_columns_is_refused(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(make_embeddings(3).save(tmp_path / "e.parquet"))
+    numbers = pyarrow.array([1, 2, 3])
+    paths = pyarrow.array(["a", None, "c"])
+    for name, column, reason in (
+        ("path", numbers, "it has other columns"),
+        ("embedding", numbers, "it has other columns"),
+        ("path", paths, "it holds None in place of a path"),
+    ):
+        parquet.write_table(
+            table.set_column(table.column_names.index(name), name, column), tmp_path / "e.parquet", compression="none"
+        )
+        with pytest.raises(DataError, match=reason):
+            read(tmp_path / "e.parquet")
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -240,12 +300,30 @@ def test_an_image_is_not_similar_to_itself_but_to_its_copy(tmp_path: Path, monke
     assert [(row.path, row.similarity) for row in search(query, [data], 9)] == [("copy.png", 1.0), ("b.png", 0.0)]
 
 
+def test_images_without_a_path_are_all_compared() -> None:
+    data = Embeddings(np.eye(2, dtype=np.float32), ("[0]", "[1]"), (None,) * 2, (None,) * 2, MODEL)
+    results = search(data.select(np.arange(1)), [data], 9)
+    assert [(row.image, row.path, row.similarity) for row in results] == [("[0]", "[0]", 1.0), ("[0]", "[1]", 0.0)]
+
+
 def test_images_to_search_that_cannot_be_read_are_reported() -> None:
     data, messages = make_embeddings(8, prefix="data/"), list[str]()
     nearest.find_similar(data.select(np.arange(1)), [data], 1, messages.append)
     assert messages == ["1 of 8 images to compare with cannot be read, e.g. data/6.png: it is truncated"]
     with pytest.raises(DataError, match=r"None of the 1 image to compare with can be read, e\.g\. data/6\.png: it is"):
         search(data, [data.select(np.array([6]))], 1)
+
+
+def test_one_large_value_is_compared_in_parts() -> None:
+    rows, queries = 4 * nearest.ROWS, make_embeddings(100, 4, prefix="q/")
+    data = Embeddings(np.ones((rows, 4), np.float32), ("x",) * rows, (None,) * rows, (None,) * rows, MODEL)
+    tracemalloc.start()
+    try:
+        search(queries, [data], 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(queries) * rows * 4 / 2, "half of all similarities"
 
 
 def test_a_search_holds_a_part_of_the_rows_in_memory() -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,10 @@ from sightline.errors import (
     require,
 )
 from sightline.escaping import CsvWriter, escape_formula
-from sightline.inference.embeddings import Embeddings, join_embeddings, name_features
+from sightline.inference.embeddings import ROWS, Embeddings, name_features, regroup
 
 SUFFIXES = (".parquet", ".npy", ".csv")
 TEXTS = ("path", "label", "error")
-ROWS = 4096  # read or written at once: 20 MB of 1,280 features
 SCHEMA = 1
 _HEADER = (*TEXTS, "model")  # of every CSV file, first
 _METADATA_KEY = b"sightline.embeddings"
@@ -95,20 +94,8 @@ def write(path: Path, batches: Iterable[Embeddings]) -> tuple[int, int]:
         return batch
 
     writer = {".parquet": _write_parquet, ".npy": _write_npy, ".csv": _write_csv}[path.suffix.lower()]
-    writer(path, map(count, _regroup(iter(batches))))
+    writer(path, map(count, regroup(batches, ROWS)))
     return counts[0], counts[1]
-
-
-def _regroup(batches: Iterator[Embeddings]) -> Iterator[Embeddings]:
-    """Join small batches, of which a file would have a thousand times as many parts as it needs."""
-    waiting: list[Embeddings] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= ROWS:
-            yield join_embeddings(waiting, 0, batch.model)
-            waiting = []
-    if waiting:
-        yield join_embeddings(waiting, 0, waiting[0].model)
 
 
 def _encode(text: str | None) -> str | None:
@@ -121,11 +108,9 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
 
     def fill(aside: Path) -> None:
         first = next(batches)
-        size = first.vectors.shape[1]
-        text = pyarrow.string()
-        fields = [*((name, text) for name in TEXTS), ("embedding", pyarrow.list_(pyarrow.float32(), size))]
+        size, text = first.vectors.shape[1], pyarrow.string()
         metadata = {_METADATA_KEY: jsonio.dumps({"schema": SCHEMA, "model": first.model})}
-        schema = pyarrow.schema(fields, metadata)
+        schema = _make_parquet_schema(size).with_metadata(metadata)
         with parquet.ParquetWriter(str(aside), schema) as writer:
             for batch in _chain(first, batches):
                 values = pyarrow.array(np.ascontiguousarray(batch.vectors).reshape(-1))
@@ -134,6 +119,12 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
                 writer.write_batch(pyarrow.record_batch(columns, schema=schema))
 
     _io.write_atomic(path, fill)
+
+
+def _make_parquet_schema(size: int) -> Any:
+    pyarrow = require("pyarrow", "The format Parquet")
+    fields = [(name, pyarrow.string()) for name in TEXTS]
+    return pyarrow.schema([*fields, ("embedding", pyarrow.list_(pyarrow.float32(), size))])
 
 
 def _chain(first: Embeddings, rest: Iterator[Embeddings]) -> Iterator[Embeddings]:
@@ -191,9 +182,9 @@ def _write_csv(path: Path, batches: Iterator[Embeddings]) -> None:
                     writer.write_row([*_HEADER, *name_features(batch.vectors.shape[1])])
                 for i in range(len(batch)):
                     error = batch.errors[i]
-                    texts = [escape_formula(text or "") for text in (batch.paths[i], batch.labels[i], error)]
+                    texts = [_escape(text or "") for text in (batch.paths[i], batch.labels[i], error, batch.model)]
                     cells = [f"{value:.9g}" for value in batch.vectors[i].tolist()]
-                    writer.write_row([*texts, batch.model, *(cells if error is None else [""] * len(cells))])
+                    writer.write_row([*texts, *(cells if error is None else [""] * len(cells))])
             file.flush()
             os.fsync(file.fileno())
 
@@ -227,22 +218,38 @@ def _explain_errors(path: Path) -> Iterator[None]:
     """Turn what the readers raise for a damaged file into a `DataError` that names it."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, csv.Error, ModelError) as error:
+    except (OSError, ValueError, NotImplementedError, csv.Error, ModelError) as error:
         reason = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
         raise DataError(f"{path} cannot be read: {reason}. Write it again with `sightline embed`.") from error
 
 
-def _guard(path: Path, batches: Callable[[], Iterator[Embeddings]]) -> Callable[[], Iterator[Embeddings]]:
-    """Return `batches` with its rows checked and its errors explained."""
+Batches = Generator[Embeddings, None, None]
 
-    def iterate() -> Iterator[Embeddings]:
-        with _explain_errors(path):
-            for batch in batches():
-                if not np.isfinite(batch.vectors[batch.is_valid]).all():
-                    raise ValueError("it holds NaN or infinity")
+
+def _guard(path: Path, read: Callable[[], Batches]) -> Callable[[], Batches]:
+    """Return `read` with its rows checked and its errors explained; those of its caller stay as they are."""
+
+    def iterate() -> Batches:
+        with closing(read()) as batches:
+            while True:
+                with _explain_errors(path):
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    _check_rows(batch)
                 yield batch
 
     return iterate
+
+
+def _check_rows(batch: Embeddings) -> None:
+    """Raise `ValueError` for rows that no file has that was written here."""
+    for name, texts in zip(TEXTS, batch.texts, strict=True):
+        for text in texts:
+            if not isinstance(text, str) and (name == "path" or text is not None):
+                raise ValueError(f"it holds {text!r} in place of a {name}")
+    if not np.isfinite(batch.vectors[batch.is_valid]).all():
+        raise ValueError("it holds NaN or infinity")
 
 
 def _parse_model(text: str | bytes) -> str:
@@ -256,31 +263,36 @@ def _parse_model(text: str | bytes) -> str:
 def _open_parquet(path: Path) -> EmbeddingsFile:
     parquet = require("pyarrow.parquet", "Reading Parquet")
 
-    def iterate() -> Iterator[Embeddings]:
+    def iterate() -> Batches:
         with parquet.ParquetFile(str(path)) as file:
             for batch in file.iter_batches(ROWS):
                 rows = batch.column("embedding")
-                vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+                vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), size)
                 paths, labels, errors = (tuple(batch.column(name).to_pylist()) for name in TEXTS)
                 yield Embeddings(vectors.astype(np.float32, copy=False), paths, labels, errors, model)
 
     with parquet.ParquetFile(str(path)) as file:
-        model = _parse_model((file.schema_arrow.metadata or {}).get(_METADATA_KEY, b"{}"))
+        schema = file.schema_arrow
+        model = _parse_model((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    size = getattr(schema.field("embedding").type, "list_size", 0) if "embedding" in schema.names else 0
+    if schema.remove_metadata() != _make_parquet_schema(size):
+        raise ValueError("it has other columns than path, label, error and embedding, or of other types")
     return EmbeddingsFile(path, model, _guard(path, iterate))
 
 
 def _open_npy(path: Path) -> EmbeddingsFile:
-    with _io.open_regular(path):  # not a pipe
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    with _io.open_regular(path) as file:
+        _io.check_array_size(file)
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         raise ValueError(f"it is {vectors.dtype} {list(vectors.shape)}, expected float32 [N, D]")
 
-    def iterate() -> Iterator[Embeddings]:
+    def iterate() -> Batches:
         with _io.open_regular(_rows_path(path)) as file:
             lines = _iter_lines(file)
-            next(lines)
+            next(lines, None)
             for start in range(0, len(vectors), ROWS):
-                rows = [jsonio.loads(line) for line in islice(lines, ROWS)]
+                rows = [_parse_texts(line) for line in islice(lines, ROWS)]
                 paths, labels, errors = (tuple(row[name] for row in rows) for name in TEXTS)
                 batch = np.array(vectors[start : start + ROWS])
                 if len(batch) != len(rows):
@@ -296,16 +308,24 @@ def _open_npy(path: Path) -> EmbeddingsFile:
     return EmbeddingsFile(path, model, _guard(path, iterate))
 
 
+def _parse_texts(line: bytes) -> dict[str, Any]:
+    """Return the texts of a row by name."""
+    row = jsonio.loads(line)
+    if not isinstance(row, dict) or not row.keys() >= {*TEXTS}:
+        raise ValueError("a row lacks its path, label or error")
+    return row
+
+
 def _iter_lines(file: IO[bytes]) -> Iterator[bytes]:
     while line := file.readline(_MAX_LINE):
         yield line
 
 
 def _open_csv(path: Path) -> EmbeddingsFile:
-    def iterate() -> Iterator[Embeddings]:
+    def iterate() -> Batches:
         with _io.open_regular(path) as file:
             lines = csv.reader(line.decode() for line in _iter_lines(file))
-            size = len(next(lines)) - len(_HEADER)
+            size = len(next(lines, [])) - len(_HEADER)
             while rows := [_parse_row(cells, size) for cells in islice(lines, ROWS)]:
                 paths, labels, errors, models, vectors = zip(*rows, strict=True)
                 if {*models} != {model}:
@@ -315,7 +335,7 @@ def _open_csv(path: Path) -> EmbeddingsFile:
     with _io.open_regular(path) as file:
         rows = csv.reader(line.decode() for line in _iter_lines(file))
         next(rows)
-        model = next(rows, ["", "", "", ""])[_HEADER.index("model")]
+        _, _, _, model, *_ = map(_unescape, next(rows, [""] * len(_HEADER)))
     return EmbeddingsFile(path, model, _guard(path, iterate))
 
 
@@ -324,9 +344,18 @@ def _parse_row(cells: list[str], size: int) -> tuple[str, str | None, str | None
     if len(values) != size:
         raise ValueError(f"the row of {path!r} has {plural(len(values), 'feature')}, not {size}")
     vector = np.full(size, np.nan, np.float32) if error else np.array(values, np.float32)
-    return _unescape(path), _unescape(label) or None, _unescape(error) or None, model, vector
+    return _unescape(path), _unescape(label) or None, _unescape(error) or None, _unescape(model), vector
+
+
+def _escape(text: str) -> str:
+    """Return the text with one more apostrophe if it is a formula, or one after apostrophes: `_unescape` tells."""
+    return f"'{text}" if _is_formula(text.lstrip("'")) else text
 
 
 def _unescape(text: str) -> str:
-    """Return the text without the apostrophe of `escape_formula`."""
-    return text[1:] if text.startswith("'") and escape_formula(text[1:]) == text else text
+    """Return the text that `_escape` was given."""
+    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+
+
+def _is_formula(text: str) -> bool:
+    return escape_formula(text) != text

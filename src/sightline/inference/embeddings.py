@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sightline.errors import DataError, require
 from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
 
+ROWS = 4096  # read, written or compared at once: 20 MB of 1,280 features
 ADDED_CLASS = "add-class"
 """The step in the lineage of a bundle that added a class, which changes the last layer but no feature."""
 
@@ -102,6 +103,28 @@ def join_embeddings(batches: Sequence[Embeddings], size: int, model: str) -> Emb
         tuple(value for batch in batches for value in getattr(batch, name)) for name in ("paths", "labels", "errors")
     )
     return Embeddings(vectors, paths, labels, errors, model)
+
+
+def split_rows(embeddings: Embeddings, rows: int = ROWS) -> Iterator[Embeddings]:
+    """Yield the rows of one value in parts of at most `rows`; without any row, itself."""
+    if len(embeddings) <= rows:
+        yield embeddings
+        return
+    for start in range(0, len(embeddings), rows):
+        yield embeddings.select(np.arange(start, min(start + rows, len(embeddings))))
+
+
+def regroup(batches: Iterable[Embeddings], rows: int = ROWS) -> Iterator[Embeddings]:
+    """Yield the rows of all batches in parts of about `rows`: large ones are split, and small ones joined."""
+    waiting: list[Embeddings] = []
+    for batch in batches:
+        for part in split_rows(batch, rows):
+            waiting.append(part)
+            if sum(map(len, waiting)) >= rows:
+                yield waiting[0] if len(waiting) == 1 else join_embeddings(waiting, 0, part.model)
+                waiting = []
+    if waiting:
+        yield join_embeddings(waiting, 0, waiting[0].model)
 
 
 def identify_model(name: str, weights_sha256: str, precision: str, preprocess: PreprocessingSpec) -> str:

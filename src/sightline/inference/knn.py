@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import DataError, UsageError, plural
-from sightline.inference.embeddings import Embeddings
+from sightline.inference.embeddings import Embeddings, regroup
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.predictor import Outputs, Predictor
 from sightline.preprocessing import PreprocessingSpec
@@ -37,7 +37,7 @@ class KnnPredictor:
         self.unreadable: list[tuple[str, str]] = []
         self._rows: list[NDArray[np.float32]] = []
         labels: list[str] = []
-        for batch in reference:
+        for batch in regroup(reference):
             texts = zip(batch.paths, batch.errors, strict=True)
             self.unreadable += [(path, error) for path, error in texts if error is not None]
             rows = batch.select(batch.is_valid)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import DataError, plural
-from sightline.inference.embeddings import Embeddings
+from sightline.inference.embeddings import ROWS, Embeddings, split_rows
 
-ROWS = 4096  # rows compared at once, with up to as many queries: 64 MB of similarities
+_POSITION = re.compile(r"\[\d+\]")  # in place of the path, of an image that came without one
 
 Key = TypeVar("Key")
 
@@ -64,7 +66,7 @@ class NearestRows(Generic[Key]):
 
     def add(self, rows: NDArray[np.float32], keys: Sequence[Key], skip: Sequence[Sequence[int]] | None = None) -> None:
         """Compare rows float32 [n, D] of length 1; `skip` lists the positions of rows to leave out for each query."""
-        for start in range(0, len(self._queries), ROWS):
+        for start in range(0, len(self._queries), ROWS):  # of as many rows: 64 MB of similarities
             similarities = self._queries[start : start + ROWS] @ rows.T
             for i, row in enumerate(similarities, start):
                 if skip is not None:
@@ -81,27 +83,36 @@ class NearestRows(Generic[Key]):
         self.similarities[query], self.keys[query] = values[order], [all_keys[i] for i in order]
 
 
+def _identify_file(path: str) -> str | None:
+    """Return the absolute path; None for an image that is no file, as ``[0]`` of two calls are two images."""
+    if _POSITION.fullmatch(path):
+        return None
+    return os.path.abspath(path)  # noqa: PTH100  # a million times as fast as resolving
+
+
 def find_similar(
     queries: Embeddings, batches: Iterable[Embeddings], count: int, on_message: Callable[[str], None]
 ) -> list[SimilarImage]:
     """Return the `count` images of `batches` that are nearest to each image of `queries`, best first.
 
-    An image is not compared with itself: the same path. `on_message` receives how many images of `batches` have no
-    embedding; raises `DataError` if none has one.
+    An image is not compared with itself: the file of the same path. `on_message` receives how many images of `batches`
+    have no embedding; raises `DataError` if none has one.
     """
     valid = queries.select(queries.is_valid)
-    own_paths = [os.path.abspath(path) for path in valid.paths]  # noqa: PTH100  # a million times as fast as resolving
+    own_files = [_identify_file(path) for path in valid.paths]
     nearest: NearestRows[str] = NearestRows(valid.vectors, count)
     total = failed = 0
     reason = ""
-    for batch in batches:
+    for batch in chain.from_iterable(map(split_rows, batches)):
         rows = batch.select(batch.is_valid)
         total, failed = total + len(rows), failed + len(batch) - len(rows)
         reason = reason or next((f"{p}: {e}" for p, e in zip(batch.paths, batch.errors, strict=True) if e), "")
         positions: dict[str, list[int]] = {}
-        for position, path in enumerate(rows.paths):
-            positions.setdefault(os.path.abspath(path), []).append(position)  # noqa: PTH100
-        nearest.add(normalize_rows(rows.vectors), rows.paths, [positions.get(path, []) for path in own_paths])
+        for position, file in enumerate(map(_identify_file, rows.paths)):
+            if file is not None:
+                positions.setdefault(file, []).append(position)
+        skip: list[list[int]] = [[] if file is None else positions.get(file, []) for file in own_files]
+        nearest.add(normalize_rows(rows.vectors), rows.paths, skip)
     if not total:
         raise DataError(f"None of the {plural(failed, 'image')} to compare with can be read, e.g. {reason}.")
     if failed:
