@@ -212,7 +212,7 @@ class ImageModel(LoadedModel):
         """Find the images that are most similar to each image, by the cosine similarity of their embeddings.
 
         All images of `data` are compared, in parts, so that a million of them fit in memory. An image is not compared
-        with itself.
+        with itself, the file of the same path.
 
         Args:
             images: As for `predict`: one image or several.

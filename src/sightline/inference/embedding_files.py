@@ -248,7 +248,7 @@ def _check_rows(batch: Embeddings) -> None:
         for text in texts:
             if not isinstance(text, str) and (name == "path" or text is not None):
                 raise ValueError(f"it holds {text!r} in place of a {name}")
-    if not np.isfinite(batch.vectors[batch.is_valid]).all():
+    if not np.isfinite(batch.vectors).all(axis=1)[batch.is_valid].all():
         raise ValueError("it holds NaN or infinity")
 
 

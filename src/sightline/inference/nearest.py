@@ -47,8 +47,9 @@ class SimilarImage:
 
 def normalize_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return float32 [N, D] with rows of length 1; a row of zeros stays, so that its similarity to any other is 0."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    normalized: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]  # without a float64 copy
+    normalized = np.empty_like(vectors)
+    np.divide(vectors, np.where(lengths > 0, lengths, 1), out=normalized, casting="same_kind")
     return normalized
 
 
