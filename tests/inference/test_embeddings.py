@@ -16,7 +16,7 @@ from PIL import Image
 
 from sightline.errors import DataError, MissingExtraError, OutputError, UsageError
 from sightline.inference import embedding_files, nearest, stream
-from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings, regroup
+from sightline.inference.embeddings import ROWS, Embeddings, check_same_model, join_embeddings, regroup
 from sightline.inference.predictor import NOT_FINITE_REASON, FakePredictor, Outputs
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode
@@ -166,7 +166,7 @@ def test_other_files_are_not_replaced(suffix: str, tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     def fail_late() -> Iterator[Embeddings]:
-        yield make_embeddings(embedding_files.ROWS, size=1)
+        yield make_embeddings(ROWS, size=1)
         raise DataError("the disk was removed")
 
     for suffix in SUFFIXES:
@@ -315,7 +315,7 @@ def test_images_to_search_that_cannot_be_read_are_reported() -> None:
 
 
 def test_one_large_value_is_compared_in_parts() -> None:
-    rows, queries = 4 * nearest.ROWS, make_embeddings(100, 4, prefix="q/")
+    rows, queries = 4 * ROWS, make_embeddings(100, 4, prefix="q/")
     data = Embeddings(np.ones((rows, 4), np.float32), ("x",) * rows, (None,) * rows, (None,) * rows, MODEL)
     tracemalloc.start()
     try:

@@ -42,6 +42,8 @@ _HEADER = (*TEXTS, "model")  # of every CSV file, first
 _METADATA_KEY = b"sightline.embeddings"
 _MAX_LINE = 1 << 24  # bytes of a line of CSV
 
+Batches = Generator[Embeddings, None, None]
+
 
 def check_output(path: Path) -> None:
     """Raise `UsageError` for a suffix without a format, `MissingExtraError` without the package of a format.
@@ -197,7 +199,7 @@ class EmbeddingsFile:
 
     path: Path
     model: str
-    iterate: Callable[[], Iterator[Embeddings]]
+    iterate: Callable[[], Batches]
 
 
 def open_file(path: Path) -> EmbeddingsFile:
@@ -223,9 +225,6 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {reason}. Write it again with `sightline embed`.") from error
 
 
-Batches = Generator[Embeddings, None, None]
-
-
 def _guard(path: Path, read: Callable[[], Batches]) -> Callable[[], Batches]:
     """Return `read` with its rows checked and its errors explained; those of its caller stay as they are."""
 
@@ -248,7 +247,7 @@ def _check_rows(batch: Embeddings) -> None:
         for text in texts:
             if not isinstance(text, str) and (name == "path" or text is not None):
                 raise ValueError(f"it holds {text!r} in place of a {name}")
-    if not np.isfinite(batch.vectors).all(axis=1)[batch.is_valid].all():
+    if not np.isfinite(batch.vectors).all(where=batch.is_valid[:, None]):
         raise ValueError("it holds NaN or infinity")
 
 
