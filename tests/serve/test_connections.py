@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import socket
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +17,8 @@ from typing import Any, Self
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -28,6 +32,7 @@ from sightline.serve.connections import Listener, Server, limit_connections
 from sightline.serve.limits import Limits
 from synthetic_images import encode_png
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 IMAGE = encode_png()
 POST = b"POST /predict HTTP/1.1\r\nHost: test\r\n"
 
@@ -290,3 +295,15 @@ def test_connections_are_fewer_than_files(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(resource, "getrlimit", lambda _number: (128, 128))
     assert 1 <= limit_connections(1000) < 128 - 32
     assert limit_connections(5) == 5
+
+
+def test_the_release_of_uvicorn_was_checked_and_pip_installs_no_other() -> None:
+    checked = Version(connections.CHECKED_VERSION)
+    assert Version(importlib.metadata.version("uvicorn")).release[:2] <= checked.release
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))
+    lines = [*project["project"]["optional-dependencies"]["serve"], *project["dependency-groups"]["dev"]]
+    specifiers = [r.specifier for r in map(Requirement, lines) if r.name == "uvicorn"]
+    assert len(specifiers) == 2
+    for specifier in specifiers:
+        assert f"{checked}.9" in specifier
+        assert f"{checked.major}.{checked.minor + 1}" not in specifier

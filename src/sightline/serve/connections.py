@@ -1,6 +1,7 @@
 """What uvicorn leaves open: how many connections there are, how long each may take, how it is closed, how to stop.
 
-Checked with uvicorn 0.54; the extra `serve` has an upper bound.
+It relies on parts of uvicorn that a release may change without notice: `CHECKED_VERSION` and the upper bound in
+``pyproject.toml`` are raised together, after ``tests/serve`` and ``tests/cli/test_serve*.py`` have passed with it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from sightline import jsonio, process
 from sightline.serve.limits import Limits
 
+CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was checked with
 BACKLOG = 2048  # connections that wait to be accepted
 END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
 POLL_SECONDS = 0.02
