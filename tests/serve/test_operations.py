@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sightline.api import Classifier
 from sightline.errors import UsageError
@@ -36,11 +39,20 @@ class Request(NamedTuple):
     method: str = ""
 
 
-def send(*requests: Request, **options: Any) -> list[Answer]:
+class ModelFault(Exception):
+    pass
+
+
+class FailingPredictor(FakePredictor):
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise ModelFault("out of memory")
+
+
+def send(*requests: Request, model: type[FakePredictor] = FakePredictor, **options: Any) -> list[Answer]:
     """Send requests, one after the other, to a server with `options` of `create_app`, and return the answers."""
     from sightline.serve.app import create_app
 
-    classifier = Classifier(FakePredictor(("dark", "light"), PreprocessingSpec(8, 8)))
+    classifier = Classifier(model(("dark", "light"), PreprocessingSpec(8, 8)))
     classifier.thresholds = Thresholds(9, coverage=0.9, conformal_quantile=0.5, ood_limit=1.5)
 
     async def exchange() -> list[Answer]:
@@ -70,7 +82,8 @@ async def call(app: Any, request: Request) -> Answer:
         "client": ("10.0.0.7", 1), "root_path": "",
         "headers": [(name.lower().encode(), value.encode()) for name, value in request.headers.items()],
     }  # fmt: skip
-    await app(scope, receive, take)
+    with contextlib.suppress(ModelFault):  # raised again for what runs the application, which logs it
+        await app(scope, receive, take)
     headers = {name.decode().lower(): value.decode() for name, value in messages[0]["headers"]}
     return Answer(
         messages[0]["status"], headers, b"".join(message.get("body", b"") for message in messages[1:]).decode()
@@ -110,6 +123,16 @@ def test_metrics_count_what_happened() -> None:
     assert read_metric(text, "sightline_model_info", model="shades", version="1") == 1
     assert read_metric(text, "sightline_ood_limit", model="shades") == 1.5
     assert 'endpoint="/nowhere"' not in text
+
+
+def test_a_request_that_fails_is_observed_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    request = Request("/predict", encode_png(), {"X-Request-ID": "7"})
+    failed, metrics = send(request, Request("/metrics"), model=FailingPredictor, log_format="json")
+    assert (failed.status, json.loads(failed.body)) == (500, {"error": "out of memory"})
+    assert failed.headers["x-request-id"] == "7"
+    assert json.loads(capsys.readouterr().err.splitlines()[0])["status"] == 500
+    assert read_metric(metrics.body, "sightline_requests_total", endpoint="predict", code="500") == 1
+    assert read_metric(metrics.body, "sightline_images_total", outcome="failed") == 1
 
 
 def test_a_request_keeps_its_id_or_gets_one() -> None:
@@ -197,6 +220,20 @@ def test_pages_of_the_stated_origins_may_call() -> None:
     assert allowed == ["https://app.example.org", None, "https://app.example.org", None]
     assert [answer.status for answer in answers] == [200, 400, 200, 200]
     assert "x-request-id" in answers[2].headers["access-control-expose-headers"].lower()
+
+
+def test_pages_may_read_why_they_were_refused() -> None:
+    from sightline.serve.access import Access
+
+    page, token = {"Origin": "https://app.example.org"}, {"Authorization": f"Bearer {TOKEN}"}
+    answers = send(
+        Request("/predict", b"x", page | token | {"Content-Length": str(2 << 20)}),
+        Request("/predict", b"x", page),
+        Request("/predict", encode_png(), page | token),
+        access=Access(TOKEN, origins=("https://app.example.org",)), model=FailingPredictor,
+    )  # fmt: skip
+    assert [answer.status for answer in answers] == [413, 401, 500]
+    assert {answer.headers.get("access-control-allow-origin") for answer in answers} == {"https://app.example.org"}
 
 
 def test_tokens_are_read_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,8 @@ class Access:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
 
-    def make_middleware(self) -> list[Middleware]:
-        """Return what enforces it."""
+    def make_cors_middleware(self) -> list[Middleware]:
+        """Return what lets web pages of `origins` read all answers, refusals included."""
         cors = Middleware(
             CORSMiddleware,
             allow_origins=self.origins,
@@ -46,8 +46,11 @@ class Access:
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-        checks = Middleware(AccessMiddleware, self)
-        return [*([cors] if self.origins else []), *([checks] if self.token or self.hosts else [])]
+        return [cors] if self.origins else []
+
+    def make_checks_middleware(self) -> list[Middleware]:
+        """Return what refuses requests without the token, or to another host."""
+        return [Middleware(AccessMiddleware, self)] if self.token or self.hosts else []
 
     def check(self, path: str, headers: Headers) -> None:
         """Raise the HTTPException that refuses a request, if any."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -113,12 +114,13 @@ def create_app(
             SightlineError: _error_response,
             TimeoutError: _error_response,
             ClientDisconnect: _ignore_disconnect,
-            500: _error_response,
         },
         middleware=[
             Middleware(ObservingMiddleware, metrics, log_format and make_log(log_format)),
+            *access.make_cors_middleware(),
             Middleware(AdmissionMiddleware, admission),
-            *access.make_middleware(),
+            *access.make_checks_middleware(),
+            Middleware(ServerErrorMiddleware, handler=_error_response),  # inside, so that the others see its answer
         ],
         lifespan=lifespan,
     )
