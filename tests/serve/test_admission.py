@@ -18,8 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sightline.serve.admission import Admission, AdmissionMiddleware, make_error_response, read_body
+from sightline.serve.admission import Admission, AdmissionMiddleware, read_body
 from sightline.serve.limits import Limits
+from sightline.serve.responses import make_error_response
 
 DISCONNECT = {"type": "http.disconnect"}
 Headers = list[tuple[bytes, bytes]]

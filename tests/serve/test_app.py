@@ -67,7 +67,10 @@ def post_image(predictor: FakePredictor, body: bytes) -> Answer:
 
 def test_an_answer_that_is_not_a_number_is_the_servers_fault_not_the_images() -> None:
     status, answer = post_image(NanPredictor(("a", "b"), PreprocessingSpec(8, 8)), encode_png())
-    assert (status, answer) == (500, {"error": "There is no prediction: the model's answer is not a finite number."})
+    assert (status, answer) == (
+        500,
+        {"error": "There is no prediction for the image: the model's answer is not a finite number."},
+    )
     status, answer = post_image(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)), encode_png())
     assert (status, answer["label"]) == (200, "a")
     status, answer = post_image(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)), b"no image")

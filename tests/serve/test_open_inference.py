@@ -300,12 +300,21 @@ def test_damaged_binary_data_is_explained(binary: bytes, words: str) -> None:
         (INFER, {HEADER: "9" * 5000}, 400, "expected the bytes of the JSON"),
         (INFER, {HEADER: "3"}, 400, "but the body has 2 bytes"),
         (INFER, {"Content-Encoding": "gzip"}, 415, "without Content-Encoding"),
+        ("/predict", {"Content-Encoding": "gzip"}, 415, "without Content-Encoding"),
+        ("/predict", {"Content-Encoding": "Identity"}, 400, "not an image"),
     ],
 )
 def test_bad_addresses_and_headers_are_explained(path: str, headers: dict[str, str], status: int, words: str) -> None:
     (answer,) = send((path, b"{}", headers))
     assert answer.status == status
     assert words in answer.json["error"]
+
+
+def test_an_id_comes_back_even_if_it_is_no_text() -> None:
+    for outputs in ([{"name": "label"}], [{"name": "label", "parameters": {"binary_data": True}}]):
+        answer = infer({"id": "\ud800", "inputs": [FILE_INPUT | {"data": JSON_FILES}], "outputs": outputs})
+        assert answer.status == 200
+        assert json.JSONDecoder().raw_decode(answer.body.decode(errors="replace"))[0]["id"] == "\ud800"
 
 
 def test_the_limit_of_bytes_is_that_of_predict() -> None:

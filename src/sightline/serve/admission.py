@@ -8,12 +8,11 @@ from contextlib import contextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.serve.limits import Limits
+from sightline.serve.responses import RETRY, make_error_response, refuse_busy
 
-RETRY = {"Retry-After": "1"}
 CLOSE = (b"connection", b"close")
 MAX_DIGITS = 20  # of a number in a request: Python refuses to convert more than 4,300
 UNCOUNTED_METHODS = {"GET", "HEAD", "OPTIONS"}  # answered even when nothing else is, as probes must be
@@ -193,20 +192,12 @@ class _Exchange:
 
 
 async def read_body(request: Request) -> bytearray:
-    """Return the body of a request, at least one byte."""
+    """Return the body of a request, at least one byte; one that is compressed is refused before it is read."""
+    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise HTTPException(415, "The body is compressed: send it without Content-Encoding.")
     body = bytearray()  # not a list of chunks: a client may send a byte at a time
     async for chunk in request.stream():
         body += chunk
     if not body:
         raise HTTPException(400, "The request has no body: send the bytes of an image.")
     return body
-
-
-def refuse_busy() -> HTTPException:
-    """Return the error for a request that must wait until others have ended."""
-    return HTTPException(503, "Too many images are waiting: try again in a moment.", RETRY)
-
-
-def make_error_response(error: HTTPException) -> JSONResponse:
-    """Return the response that states an error."""
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)

@@ -11,29 +11,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline.api import Classifier
 from sightline.errors import SightlineError
-from sightline.inference.predictor import NOT_FINITE_REASON
-from sightline.inference.results import Prediction
 from sightline.serve import open_inference
 from sightline.serve.access import Access
-from sightline.serve.admission import (
-    MAX_DIGITS,
-    RETRY,
-    Admission,
-    AdmissionMiddleware,
-    make_error_response,
-    read_body,
-    refuse_busy,
-)
+from sightline.serve.admission import MAX_DIGITS, Admission, AdmissionMiddleware, read_body
 from sightline.serve.batcher import Batcher
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
+from sightline.serve.responses import RETRY, JSONResponse, check_prediction, make_error_response, refuse_busy
 from sightline.serve.served_model import ServedModel
 
 DEFAULT_TOP = 5
@@ -84,7 +75,7 @@ def create_app(
             curl = f"curl --data-binary @photo.jpg {_describe_url(request)}"
             raise HTTPException(415, f"Send the bytes of the image as the body, not as form data: {curl}")
         prediction = await batcher.predict(await receive(request))
-        _check_prediction(prediction)
+        check_prediction(prediction)
         content = prediction.to_dict()
         del content["path"]
         return JSONResponse(content | {"top": content["top"][:top], "model": served.identity})
@@ -157,13 +148,6 @@ def _parse_top(request: Request, classes: int) -> int:
             400, f"top is {text[:MAX_DIGITS]!r}: expected the number of classes to return, 1 to {classes}."
         )
     return int(text)
-
-
-def _check_prediction(prediction: Prediction) -> None:
-    if prediction.error == NOT_FINITE_REASON:
-        raise HTTPException(500, f"There is no prediction: {prediction.error}.")
-    if prediction.error is not None:
-        raise HTTPException(400, f"The image cannot be read: {prediction.error}.")
 
 
 def _describe_url(request: Request) -> str:

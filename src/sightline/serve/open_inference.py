@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import jsonio
-from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
+from sightline.serve.admission import MAX_DIGITS
 from sightline.serve.batcher import Batcher
+from sightline.serve.responses import JSONResponse, check_prediction
 from sightline.serve.served_model import ServedModel
 from sightline.serve.tensors import (
     BYTES,
@@ -106,7 +107,7 @@ class InferenceModel:
         if size > len(body):
             raise HTTPException(400, f"{HEADER_LENGTH} is {size}, but the body has {len(body)} bytes.")
         try:
-            content = jsonio.loads(bytes(body[:size]))
+            content = jsonio.loads(bytes(memoryview(body)[:size]))
         except ValueError as error:
             raise HTTPException(400, f"The request is not JSON: {error}.") from None
         if not isinstance(content, dict):
@@ -199,7 +200,8 @@ class InferenceModel:
 
     def respond(self, request: InferRequest, predictions: Sequence[Prediction]) -> Response:
         """Return the response with the outputs asked for; raises `HTTPException` if there is no prediction."""
-        _check_predictions(predictions)
+        for number, prediction in enumerate(predictions):
+            check_prediction(prediction, f"image {number}")
         requested = request.outputs or tuple(OutputRequest(name, request.is_binary) for name in self.outputs)
         outputs, binary = [], bytearray()
         for output in requested:
@@ -219,7 +221,7 @@ class InferenceModel:
         }
         if not any(output.is_binary for output in requested):
             return JSONResponse(answer)
-        head = jsonio.encode_text(jsonio.dumps(answer))
+        head = bytes(JSONResponse(answer).body)
         return Response(head + binary, 200, {HEADER_LENGTH: str(len(head))}, "application/octet-stream")
 
 
@@ -251,8 +253,6 @@ def make_routes(
     async def infer(request: Request) -> Response:
         model.check_address(request)
         header_length = _parse_header_length(request)
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise HTTPException(415, "The body is compressed: send it without Content-Encoding.")
         parsed = await asyncio.to_thread(model.parse, await read_body(request), header_length)
         predictions = await batcher.predict_all(parsed.images)
         return await asyncio.to_thread(model.respond, parsed, predictions)
@@ -280,8 +280,10 @@ def _parse_header_length(request: Request) -> int | None:
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
         return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 20:
-        raise HTTPException(400, f"{HEADER_LENGTH} is {text[:20]!r}: expected the bytes of the JSON in the body.")
+    if not text.isascii() or not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise HTTPException(
+            400, f"{HEADER_LENGTH} is {text[:MAX_DIGITS]!r}: expected the bytes of the JSON in the body."
+        )
     return int(text)
 
 
@@ -300,12 +302,3 @@ def _read_flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bo
     if not isinstance(value, bool):
         raise HTTPException(400, f"The parameter {name!r} is {str(value)[:80]!r}, expected true or false.")
     return value
-
-
-def _check_predictions(predictions: Sequence[Prediction]) -> None:
-    """Raise 400 or 500 for the first image without a prediction."""
-    for number, prediction in enumerate(predictions):
-        if prediction.error == NOT_FINITE_REASON:
-            raise HTTPException(500, f"There is no prediction for image {number}: {prediction.error}.")
-        if prediction.error is not None:
-            raise HTTPException(400, f"Image {number} cannot be read: {prediction.error}.")

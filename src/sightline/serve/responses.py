@@ -1,0 +1,42 @@
+"""What the server answers: JSON, and errors as ``{"error": message}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from sightline import jsonio
+from sightline.inference.predictor import NOT_FINITE_REASON
+from sightline.inference.results import Prediction
+
+RETRY = {"Retry-After": "1"}
+
+
+class JSONResponse(Response):
+    """Strict JSON of any value, where Starlette's fails for lone surrogates, which clients may send."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return jsonio.encode_text(jsonio.dumps(content, separators=(",", ":")))
+
+
+def make_error_response(error: HTTPException) -> JSONResponse:
+    """Return the response that states an error."""
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def refuse_busy() -> HTTPException:
+    """Return the error for a request that must wait until others have ended."""
+    return HTTPException(503, "Too many images are waiting: try again in a moment.", RETRY)
+
+
+def check_prediction(prediction: Prediction, image: str = "the image") -> None:
+    """Raise 500 if the model has no answer, and 400 if `image` cannot be read."""
+    if prediction.error == NOT_FINITE_REASON:
+        raise HTTPException(500, f"There is no prediction for {image}: {prediction.error}.")
+    if prediction.error is not None:
+        raise HTTPException(400, f"{image.capitalize()} cannot be read: {prediction.error}.")
