@@ -130,6 +130,23 @@ def test_a_model_that_takes_too_long_fails_its_batch_and_then_goes_on() -> None:
     asyncio.run(ask())
 
 
+def test_the_rest_of_a_request_that_failed_is_given_up() -> None:
+    predictor = BlockingPredictor()
+    predictor.go.set()
+
+    async def ask() -> None:
+        batcher = Batcher(Classifier(predictor))
+        work = asyncio.create_task(batcher.run())
+        with pytest.raises(RuntimeError, match="black"):
+            await batcher.predict_all(np.zeros((1000, 8, 8, 3), np.uint8))
+        assert (await batcher.predict(png(9))).label == "dark"
+        work.cancel()
+        batcher.close()
+
+    asyncio.run(ask())
+    assert sum(predictor.sizes) < 500
+
+
 @pytest.mark.parametrize("count", [129, 300])
 def test_no_batch_is_larger_than_suits(count: int) -> None:
     predictor = BlockingPredictor()

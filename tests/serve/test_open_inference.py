@@ -202,6 +202,24 @@ def test_a_model_without_thresholds_makes_no_decisions() -> None:
     assert list(answer.outputs) == ["probabilities", "label"]
 
 
+@pytest.mark.parametrize("least", [0.4, 0.99])
+def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
+    classifier = make_classifier(thresholds=False)
+    classifier._task_name = "multi_label"
+    classifier.thresholds = Thresholds(9, labels=dict.fromkeys(classifier.classes, least), label_target="f1")
+    expected = classifier.predict(FILES)
+    answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
+    assert list(answer.outputs) == ["probabilities", "label", "labels"]
+    assert answer.outputs["label"]["data"] == [one.label for one in expected]
+    assert (answer.outputs["labels"]["datatype"], answer.outputs["labels"]["shape"]) == ("BOOL", [3, 3])
+    assert answer.outputs["labels"]["data"] == [
+        label in (one.labels or ()) for one in expected for label in classifier.classes
+    ]
+    assert any(answer.outputs["labels"]["data"]) == (least < 0.9)
+    (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
+    assert answer.json["labels"] == list(expected[0].labels or ())
+
+
 def test_servers_and_models_are_described() -> None:
     version = send(("/v2/models/animals", None, {}))[0].json["versions"][0]
     paths = [

@@ -78,14 +78,22 @@ class Batcher:
         return await future
 
     async def predict_all(self, images: Sequence[bytes | bytearray] | NDArray[np.uint8]) -> list[Prediction]:
-        """Return the predictions for encoded images or pixels [N, H, W, C]; at most a batch of them waits at a time."""
+        """Return the predictions for encoded images or pixels [N, H, W, C]; at most a batch of them waits at a time.
+
+        If one of them fails, the others are given up.
+        """
         limit = asyncio.Semaphore(self._size)
 
         async def predict(image: bytes | bytearray | NDArray[np.uint8]) -> Prediction:
             async with limit:
                 return await (self.predict_pixels(image) if isinstance(image, np.ndarray) else self.predict(image))
 
-        return await asyncio.gather(*map(predict, images))
+        tasks = [asyncio.create_task(predict(image)) for image in images]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def run(self) -> None:
         """Process batches until cancelled."""

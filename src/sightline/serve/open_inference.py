@@ -9,7 +9,7 @@ Source: https://github.com/kserve/open-inference-protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as get_version
 from typing import Any
@@ -73,7 +73,9 @@ class InferenceModel:
         self.served = served
         self.inputs = {"pixels": ("UINT8", [-1, *classifier.preprocess.shape]), "image": (BYTES, [-1])}
         self.outputs = {"probabilities": ("FP32", [-1, len(classifier.classes)]), "label": (BYTES, [-1])}
-        if classifier.thresholds is not None:
+        if classifier.task.targets.allows_several:
+            self.outputs["labels"] = ("BOOL", [-1, len(classifier.classes)])
+        elif classifier.thresholds is not None:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:
                 self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
@@ -172,23 +174,38 @@ class InferenceModel:
 
     def compute_output(self, request: OutputRequest, predictions: Sequence[Prediction]) -> Tensor:
         """Return one output of N predictions."""
-        classes, count = self.served.classifier.classes, len(predictions)
+        count = len(predictions)
         if request.name == "probabilities":
-            probabilities = self._collect_probabilities(predictions)
-            if request.classes is None:
-                return Tensor.from_array(request.name, "FP32", probabilities)
-            order = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.classes]
-            texts = [f"{float(probabilities[n, k])}:{k}:{classes[k]}" for n in range(count) for k in order[n]]
-            return Tensor(request.name, BYTES, order.shape, texts)
+            return self._compute_probabilities(request, predictions)
         if request.name == "label":
             return Tensor(request.name, BYTES, (count,), [str(prediction.label) for prediction in predictions])
+        if request.name == "labels":
+            return self._mark_classes(request.name, [prediction.labels for prediction in predictions])
         decisions = [prediction.decision for prediction in predictions if prediction.decision is not None]
         if request.name == "decision":
             return Tensor(request.name, BYTES, (count,), [decision.decision for decision in decisions])
         if request.name == "ood_score":
             return Tensor.from_array("ood_score", "FP64", np.array([decision.ood_score for decision in decisions]))
-        in_sets = np.array([[label in (decision.set or ()) for label in classes] for decision in decisions])
-        return Tensor.from_array(request.name, "BOOL", in_sets)
+        return self._mark_classes(request.name, [decision.set for decision in decisions])
+
+    def _mark_classes(self, name: str, sets: Sequence[Collection[str] | None]) -> Tensor:
+        """Return which classes are in each of N sets."""
+        classes = self.served.classifier.classes
+        return Tensor.from_array(
+            name, "BOOL", np.array([[label in (chosen or ()) for label in classes] for chosen in sets])
+        )
+
+    def _compute_probabilities(self, request: OutputRequest, predictions: Sequence[Prediction]) -> Tensor:
+        classes, probabilities = self.served.classifier.classes, self._collect_probabilities(predictions)
+        if request.classes is None:
+            return Tensor.from_array(request.name, "FP32", probabilities)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : request.classes]
+        texts = [
+            f"{float(row[k])}:{k}:{classes[k]}"
+            for row, indices in zip(probabilities, order, strict=True)
+            for k in indices
+        ]
+        return Tensor(request.name, BYTES, order.shape, texts)
 
     def _collect_probabilities(self, predictions: Sequence[Prediction]) -> NDArray[np.float32]:
         column = {label: k for k, label in enumerate(self.served.classifier.classes)}

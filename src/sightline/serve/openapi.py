@@ -92,7 +92,8 @@ _METADATA = _object(
 _PREDICTION = _object(
     ("label", "probability", "top", "model"),
     label=_STRING,
-    probability=_NUMBER,
+    probability={"type": ["number", "null"]},
+    labels=_list(_STRING),
     top=_list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     decision={"enum": ["class", "set", "abstain"]},
     set={"type": ["array", "null"], "items": _STRING},
@@ -119,7 +120,7 @@ _INFER_REQUEST = _object(
     outputs=_list(
         _object(
             ("name",),
-            name={"enum": ["probabilities", "label", "decision", "ood_score", "set"]},
+            name={"enum": ["probabilities", "label", "labels", "decision", "ood_score", "set"]},
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),
         )
     ),
