@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import struct
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sightline.api import Classifier
+from sightline.errors import UsageError
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
@@ -218,6 +220,17 @@ def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
     assert any(answer.outputs["labels"]["data"]) == (least < 0.9)
     (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
     assert answer.json["labels"] == list(expected[0].labels or ())
+
+
+def test_a_model_has_a_name_that_an_address_can_hold(tmp_path: Path) -> None:
+    from sightline.serve.served_model import ServedModel
+
+    classifier = make_classifier()
+    for name in ("", "a/b", "caf\udce9", "two\nlines"):
+        with pytest.raises(UsageError, match="expected printable characters"):
+            ServedModel.from_classifier(classifier, name)
+    classifier.path = tmp_path / "caf\udce9" / "bundle"  # a name that is no UTF-8
+    assert ServedModel.from_classifier(classifier).name == r"caf\udce9"
 
 
 def test_servers_and_models_are_described() -> None:

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import print_line
+from sightline.serve.limits import DEFAULT_GRACE, MEGABYTE, Limits
+
+_DEFAULTS = Limits()
 
 
 class LogFormat(Enum):
@@ -26,17 +29,19 @@ def serve(
     max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="Maximum size of an uploaded image.")] = 32,
     max_inflight_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of all bodies in flight; beyond it, 503.")
-    ] = 512,
-    max_requests: Annotated[int, typer.Option(min=1, help="Maximum requests in flight; beyond it, 503.")] = 256,
+    ] = _DEFAULTS.body_bytes // MEGABYTE,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Maximum requests in flight; beyond it, 503.")
+    ] = _DEFAULTS.requests,
     decode_timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time to decode one image.")
-    ] = 10,
+    ] = _DEFAULTS.decode,
     request_timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time from the header to the end of the response.")
-    ] = 120,
+    ] = _DEFAULTS.request,
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
-    ] = 10,
+    ] = DEFAULT_GRACE,
     token_file: Annotated[
         Path | None,
         typer.Option(help="A file with the token that requests need; or set the variable SIGHTLINE_TOKEN."),
@@ -52,7 +57,6 @@ def serve(
     ] = None,
 ) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM."""
-    from sightline.serve.limits import MEGABYTE, Limits
     from sightline.serve.server import serve as run
 
     limits = Limits(

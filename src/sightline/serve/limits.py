@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MEGABYTE = 10**6
+DEFAULT_GRACE: float = 10  # seconds for what is in flight after a signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.api import Classifier
+from sightline.errors import UsageError
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import weights_sha256
 
@@ -25,7 +26,12 @@ class ServedModel:
 
     @classmethod
     def from_classifier(cls, classifier: Classifier, name: str | None = None) -> ServedModel:
-        """Return the model under `name`, by default that of its run, file or folder: ``cats`` for ``runs/cats``."""
+        """Return the model under `name`, by default that of its run, file or folder: ``cats`` for ``runs/cats``.
+
+        Raises `UsageError` for a name that cannot stand in an address.
+        """
+        if name is not None and (not name or "/" in name or not name.isprintable()):
+            raise UsageError(f"The name of the model is {name!r}: expected printable characters, without '/'.")
         return cls(classifier, name or _choose_name(classifier.path))
 
     @cached_property
@@ -71,5 +77,5 @@ def _choose_name(path: Path | None) -> str:
     for candidate in [] if path is None else [path.absolute(), *path.absolute().parents]:
         name = candidate.stem if candidate.is_file() else candidate.name
         if name and name not in _GENERIC_NAMES:
-            return name
+            return name.encode(errors="backslashreplace").decode()  # a file system allows what is no text
     return UNNAMED

@@ -10,9 +10,7 @@ from typing import Literal
 
 from sightline import api
 from sightline.errors import UsageError, require
-from sightline.serve.limits import Limits
-
-DEFAULT_GRACE = 10.0
+from sightline.serve.limits import DEFAULT_GRACE, Limits
 
 
 def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
@@ -42,8 +40,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
 
-    Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound or the token not be
-    read, `MissingExtraError` if the packages of the extra are not installed.
+    Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, the token not be read
+    or the name not stand in an address, `MissingExtraError` if the packages of the extra are not installed.
     """
     for package in ("starlette", "uvicorn", "prometheus_client"):
         require(package, "Serving")
@@ -68,7 +66,6 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             ) from error
         listener.limit = limit_connections(limits.connections)
         listener.keep_spare()
-        say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         app = create_app(
             classifier,
             max_bytes=max_bytes,
@@ -78,4 +75,5 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             access=access,
             log_format=log_format,
         )
+        say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         Server(app, limits, grace).run(sockets=[listener])
