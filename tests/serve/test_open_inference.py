@@ -341,7 +341,7 @@ def test_bad_addresses_and_headers_are_explained(path: str, headers: dict[str, s
     assert words in answer.json["error"]
 
 
-def test_an_id_comes_back_even_if_it_is_no_text() -> None:
+def test_an_id_comes_back_even_with_a_lone_surrogate() -> None:
     for outputs in ([{"name": "label"}], [{"name": "label", "parameters": {"binary_data": True}}]):
         answer = infer({"id": "\ud800", "inputs": [FILE_INPUT | {"data": JSON_FILES}], "outputs": outputs})
         assert answer.status == 200
