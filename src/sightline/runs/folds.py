@@ -8,6 +8,7 @@ out-of-fold predictions, which take the place of a validation split.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.checks import leakage
 from sightline.data.checks.leakage import LeakKind
-from sightline.data.types import Index
-from sightline.errors import ModelError
+from sightline.data.types import ImageRecord, Index
+from sightline.errors import ModelError, plural
+from sightline.evaluation.learning_curve import TASK
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.runs.directory import RunDirectory
@@ -36,6 +38,23 @@ TINY = 1e-30  # for the logarithm of a probability of zero
 def is_folded(config: RunConfig) -> bool:
     """Return whether a run trains on all images, after a run for each fold."""
     return bool(config.split.folds) and config.split.fold is None
+
+
+def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]:
+    """Return a sentence on folds if they can be used and would help: few images, and no split stated by the source."""
+    if (
+        config.split.folds
+        or config.model.task != TASK
+        or config.train.time_limit
+        or any(image.split for image in images)
+    ):
+        return []
+    counts = Counter(image.label for image in images)
+    label = min(counts, key=lambda label: counts[label])
+    if counts[label] >= FEW_IMAGES:
+        return []
+    few = f"class {label!r} has only {plural(counts[label], 'image')}"
+    return [f"{few}: with --folds 5, the metrics are over all images, and all of them are trained on"]
 
 
 def get_fold_path(run: RunDirectory, fold: int) -> Path:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sightline.callbacks import Callback, CallbackList, EpochRecord
-from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
@@ -122,7 +120,7 @@ def prepare(job: Job, inputs: RunInputs) -> PreparedRun:
     leaks = leakage.find_leaks(data, None if small_images is None else small_images.find_groups())
     for note in [
         *_describe_data(data),
-        *_mention_folds(data, config),
+        *folds.mention_folds(data.images, config),
         *preflight.describe_leakage(leaks, data, config),
     ]:
         callback.on_message(note)
@@ -144,16 +142,6 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     if data.skipped:
         notes.append(f"{plural(data.skipped, 'file')} skipped that are not images")
     return [*notes, *data.notes]
-
-
-def _mention_folds(data: DecodedDataset, config: RunConfig) -> list[str]:
-    """Return a sentence on folds if they would help: few images, of which the source states no test split."""
-    counts = Counter(image.label for image in data.images)
-    label = min(counts, key=lambda label: counts[label])
-    if config.split.folds or counts[label] >= folds.FEW_IMAGES or any(image.split for image in data.images):
-        return []
-    few = f"class {label!r} has only {plural(counts[label], 'image')}"
-    return [f"{few}: with --folds 5, the metrics are over all images, and all of them are trained on"]
 
 
 def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork:
