@@ -9,9 +9,9 @@ from sklearn import metrics as reference
 
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError
+from sightline.evaluation import multi_label_metrics
 from sightline.evaluation.multi_label import build_report, fit_label_thresholds
 from sightline.evaluation.multi_label_metrics import (
-    compute_class_metrics,
     compute_coverage,
     compute_label_metrics,
     compute_ranking_losses,
@@ -32,7 +32,7 @@ def draw(count: int = 80, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[n
 
 def test_the_metrics_are_those_of_scikit_learn() -> None:
     p, y = draw()
-    predicted, values = p >= 0.5, {name: m.value for name, m in compute_label_metrics(p, y, HALF).items()}
+    predicted, values = p >= 0.5, {name: m.value for name, m in compute_label_metrics(CLASSES, p, y, HALF)[0].items()}
     expected = {
         "mean_average_precision": reference.average_precision_score(y, p, average="macro"),
         "micro_average_precision": reference.average_precision_score(y, p, average="micro"),
@@ -55,7 +55,7 @@ def test_the_metrics_are_those_of_scikit_learn() -> None:
 
 
 def test_each_interval_holds_its_value_and_narrows_with_more_images() -> None:
-    few, many = (compute_label_metrics(*draw(count), HALF) for count in (60, 600))
+    few, many = (compute_label_metrics(CLASSES, *draw(count), HALF)[0] for count in (60, 600))
     for name in set(many) - {"calibration_error"}:
         metric, other = many[name], few[name]
         assert metric.value is not None
@@ -67,7 +67,7 @@ def test_each_interval_holds_its_value_and_narrows_with_more_images() -> None:
 
 def test_the_metrics_of_a_class_are_those_of_scikit_learn() -> None:
     p, y = draw()
-    for k, row in enumerate(compute_class_metrics(CLASSES, p, y, np.array([0.3, 0.4, 0.5, 0.6]))):
+    for k, row in enumerate(compute_label_metrics(CLASSES, p, y, np.array([0.3, 0.4, 0.5, 0.6]))[1]):
         predicted = p[:, k] >= row.threshold
         assert row.precision == pytest.approx(reference.precision_score(y[:, k], predicted))
         assert row.recall == pytest.approx(reference.recall_score(y[:, k], predicted))
@@ -80,13 +80,37 @@ def test_the_metrics_of_a_class_are_those_of_scikit_learn() -> None:
 def test_a_class_without_images_is_left_out_of_the_means() -> None:
     p, y = draw()
     y[:, 3] = False
-    values = compute_label_metrics(p, y, HALF)
+    values, per_class = compute_label_metrics(CLASSES, p, y, HALF)
     expected = np.mean([reference.average_precision_score(y[:, k], p[:, k]) for k in range(3)])
     assert values["mean_average_precision"].value == pytest.approx(expected)
     assert values["mean_average_precision"].classes == 3
-    row = compute_class_metrics(CLASSES, p, y, HALF)[3]
+    row = per_class[3]
     assert (row.recall, row.f1, row.auroc.value) == (None, None, None)
     assert row.average_precision.note == "no image has the class"
+
+
+def test_a_class_that_all_images_have_is_ranked_perfectly_and_has_no_auroc() -> None:
+    p, y = draw()
+    y[:, 0] = True
+    values, per_class = compute_label_metrics(CLASSES, p, y, HALF)
+    expected = reference.average_precision_score(y, p, average="macro")
+    assert values["mean_average_precision"].value == pytest.approx(expected)
+    assert (values["mean_average_precision"].classes, values["auroc"].classes) == (4, 3)
+    assert (per_class[0].average_precision.value, per_class[0].auroc.value) == (1, None)
+    assert per_class[0].auroc.note == "all images have the class"
+    y[:] = [True, True, False, False]
+    values, _ = compute_label_metrics(CLASSES, p, y, HALF)
+    assert values["auroc"].note == "every class has all images or none"
+    assert values["micro_auroc"].value == pytest.approx(reference.roc_auc_score(y, p, average="micro"))
+
+
+def test_too_many_pairs_have_no_interval_but_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, y = draw()
+    monkeypatch.setattr(multi_label_metrics, "MAX_PAIRS", 4 * len(y) - 1)
+    values, per_class = compute_label_metrics(CLASSES, p, y, HALF)
+    for metric in (values["mean_average_precision"], values["micro_auroc"], per_class[1].auroc):
+        assert metric.value is not None
+        assert (metric.interval, metric.note) == (None, "no interval: 4 classes of 80 images would take too long")
 
 
 def test_images_with_all_classes_or_none_have_no_wrong_order() -> None:
@@ -103,6 +127,14 @@ def test_no_threshold_has_a_higher_f1() -> None:
         assert reference.f1_score(y[:, k], p[:, k] >= chosen[label]) == pytest.approx(best)
     y[:, 0] = False
     assert fit_label_thresholds(CLASSES, p, y)["a"] == 0.5
+
+
+@pytest.mark.parametrize("lowest", [0.1, 0.0])
+def test_a_threshold_may_be_below_all_probabilities(lowest: float) -> None:
+    p = np.array([[lowest], [0.3], [0.4]], np.float32)
+    cut = fit_label_thresholds(("a",), p, np.ones((3, 1), bool))["a"]
+    assert 0 <= cut < 0.05 + 1e-6
+    assert (p >= cut).all()
 
 
 def label_images(y: NDArray[np.bool_]) -> LabeledSubset:

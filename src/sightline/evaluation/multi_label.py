@@ -14,7 +14,7 @@ from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, MissingImages, Subset, TrainingOverlap, UnreadableImage
 from sightline.errors import DataError
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
-from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_class_metrics, compute_label_metrics
+from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.inference.results import Thresholds
@@ -192,7 +192,8 @@ def fit_label_thresholds(
 ) -> dict[str, float]:
     """Return the threshold of each class with the highest F1 on these images; the default for a class without any.
 
-    A threshold lies halfway between two probabilities. Of equally good ones it is the nearest to the default.
+    A threshold lies halfway between two probabilities, or between the lowest one and 0. Of equally good ones it is the
+    nearest to the default.
     """
     return {label: _fit_f1(probabilities[:, k].astype(np.float64), labels[:, k]) for k, label in enumerate(classes)}
 
@@ -201,7 +202,7 @@ def _fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     support = int(positive.sum())
     if not support:
         return DEFAULT_THRESHOLD
-    values = np.unique(scores)
+    values = np.append(0.0, np.unique(scores))  # below the lowest, the class is predicted for every image
     cuts = np.append(DEFAULT_THRESHOLD, (values[1:] + values[:-1]) / 2)
     ordered, ordered_positive = np.sort(scores), np.sort(scores[positive])
     predicted = len(scores) - np.searchsorted(ordered, cuts)
@@ -220,7 +221,7 @@ def _evaluate(
 ) -> MultiLabelResult:
     _check_probabilities(probabilities, samples.paths)
     labels = samples.labels.astype(bool)
-    metrics = compute_label_metrics(probabilities, labels, cuts)
+    metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts)
     decisions, right = labels.size, int(((probabilities >= cuts) == labels).sum())
     return MultiLabelResult(
         classes=classes,
@@ -228,7 +229,7 @@ def _evaluate(
         accuracy_interval=_accuracy_interval(metrics["hamming_loss"], right, decisions),
         loss=metrics["log_loss"].value or 0.0,
         count=len(samples),
-        per_class=compute_class_metrics(classes, probabilities, labels, cuts),
+        per_class=per_class,
         unreadable=tuple(unreadable),
         paths=samples.paths,
         labels=labels,

@@ -15,9 +15,11 @@ from sightline import intervals, metrics
 from sightline.evaluation import bootstrap
 from sightline.evaluation.calibration import BINS, bin_indices
 from sightline.evaluation.results import Metric
-from sightline.evaluation.scoring import ONE_IMAGE_NOTE
+from sightline.evaluation.scoring import ONE_IMAGE_NOTE, mean_over_classes
 from sightline.intervals import Interval
 
+MAX_PAIRS = 500_000  # of an image and a class; with more, ranking 200 resamples would take a minute
+MAX_WEIGHTS = 4_000_000  # of pairs in memory at once
 NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
@@ -48,65 +50,101 @@ class LabelMetrics:
 
 
 def compute_label_metrics(
-    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], thresholds: NDArray[np.float64], seed: int = 0
-) -> dict[str, Metric]:
-    """Return all metrics over all classes by name; a class is predicted from its threshold in `thresholds` [K] on."""
-    count = len(labels)
-    if not count:
-        return dict.fromkeys(NAMES, NO_IMAGES)
-    predicted = probabilities >= thresholds
-    hits = int((predicted == labels).all(1).sum())
-    return {
-        **_rank_all(probabilities, labels, seed),
-        **_count_all(predicted, labels, seed),
-        **_average_examples(probabilities, predicted, labels, seed),
-        "subset_accuracy": Metric(hits / count, intervals.wilson_interval(hits, count)),
-        "calibration_error": Metric(
-            float(np.mean([compute_calibration_error(p, y) for p, y in zip(probabilities.T, labels.T, strict=True)])),
-            note="mean over the classes; it has no interval",
-        ),
-    }
-
-
-def compute_class_metrics(
     classes: tuple[str, ...],
     probabilities: NDArray[np.float32],
     labels: NDArray[np.bool_],
     thresholds: NDArray[np.float64],
     seed: int = 0,
-) -> tuple[LabelMetrics, ...]:
-    """Return the metrics of each class."""
-    predicted = probabilities >= thresholds
-    rows = []
-    for k, label in enumerate(classes):
-        p, y, chosen = probabilities[:, k], labels[:, k], predicted[:, k]
-        hits, support, total = int((chosen & y).sum()), int(y.sum()), int(chosen.sum())
-        average_precision, auroc = _rank_class(p, y, seed, label)
-        rows.append(
-            LabelMetrics(
-                label, support, len(y), float(thresholds[k]),
-                hits / total if total else None, intervals.wilson_interval(hits, total) if total else None,
-                hits / support if support else None, intervals.wilson_interval(hits, support) if support else None,
-                2 * hits / (support + total) if support else None,
-                average_precision, auroc, compute_calibration_error(p, y),
-            )
-        )  # fmt: skip
-    return tuple(rows)
+) -> tuple[dict[str, Metric], tuple[LabelMetrics, ...]]:
+    """Return the metrics over all classes by name, and those of each class, which is predicted from its threshold on.
 
-
-def _rank_class(p: NDArray[np.float32], y: NDArray[np.bool_], seed: int, label: str) -> tuple[Metric, Metric]:
-    """Return the average precision and the AUROC of one class."""
-    if not y.any() or y.all():
-        note = "no image has the class" if not y.any() else "all images have the class"
-        return Metric(1.0 if y.any() else None, note=note), Metric(None, note=note)
-    scores, count = p.astype(np.float64), len(y)
-    auroc, average = (float(v[0]) for v in metrics.auroc_and_ap(scores, y, np.ones((1, count))))
-    number = bootstrap.count_resamples(count) or bootstrap.MIN_RESAMPLES
-    resampled = np.concatenate(
-        [metrics.auroc_and_ap(scores, y, w) for w in bootstrap.draw_weights(count, number, seed, f"label {label}")],
-        axis=1,
+    `thresholds` are float64 [K].
+    """
+    count, predicted = len(labels), probabilities >= thresholds
+    ranked, ranked_classes = _rank(probabilities, labels, seed)
+    per_class = tuple(
+        _measure_class(label, float(cut), p, y, chosen, pair)
+        for label, cut, p, y, chosen, pair in zip(
+            classes, thresholds, probabilities.T, labels.T, predicted.T, ranked_classes, strict=True
+        )
     )
-    return bootstrap.make_metric(average, resampled[1]), bootstrap.make_metric(auroc, resampled[0])
+    if not count:
+        return dict.fromkeys(NAMES, NO_IMAGES), per_class
+    hits = int((predicted == labels).all(1).sum())
+    return {
+        **ranked,
+        **_count_all(predicted, labels, seed),
+        **_average_examples(probabilities, predicted, labels, seed),
+        "subset_accuracy": Metric(hits / count, intervals.wilson_interval(hits, count)),
+        "calibration_error": Metric(
+            float(np.mean([row.calibration_error for row in per_class])),
+            note="mean over the classes; it has no interval",
+        ),
+    }, per_class
+
+
+def _measure_class(
+    label: str,
+    threshold: float,
+    p: NDArray[np.float32],
+    y: NDArray[np.bool_],
+    predicted: NDArray[np.bool_],
+    ranked: tuple[Metric, Metric],
+) -> LabelMetrics:
+    hits, support, total = int((predicted & y).sum()), int(y.sum()), int(predicted.sum())
+    return LabelMetrics(
+        label, support, len(y), threshold,
+        hits / total if total else None, intervals.wilson_interval(hits, total) if total else None,
+        hits / support if support else None, intervals.wilson_interval(hits, support) if support else None,
+        2 * hits / (support + total) if support else None,
+        *ranked, compute_calibration_error(p, y),
+    )  # fmt: skip
+
+
+def _rank(
+    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], seed: int
+) -> tuple[dict[str, Metric], list[tuple[Metric, Metric]]]:
+    """Return average precision and AUROC: the metrics `RANKED` over all classes, and both of each class.
+
+    All have the same resamples of the images, since ranking them takes longest.
+    """
+    count, classes = labels.shape
+    scores, supports = probabilities.astype(np.float64), labels.sum(0)
+
+    def rank(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return AUROC and average precision for R resamples, [K + 2, 2, R]: each class, their mean, and all pairs."""
+        each = np.array([metrics.auroc_and_ap(scores[:, k], labels[:, k], weights) for k in range(classes)])
+        parts = np.array_split(weights, min(1 + weights.size * classes // MAX_WEIGHTS, len(weights)))
+        pairs = [metrics.auroc_and_ap(scores.ravel(), labels.ravel(), np.repeat(w, classes, axis=1)) for w in parts]
+        return np.concatenate([each, [mean_over_classes(each), np.concatenate(pairs, axis=1)]])
+
+    values = rank(np.ones((1, count)))[:, :, 0]
+    note, resampled = "", np.empty((classes + 2, 2, 0))
+    if count < 2:
+        note = ONE_IMAGE_NOTE
+    elif count * classes > MAX_PAIRS:
+        note = f"no interval: {classes} classes of {count} images would take too long"
+    else:
+        number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
+        resampled = np.concatenate([rank(w) for w in bootstrap.draw_weights(count, number, seed, "ranking")], axis=2)
+
+    def make(row: int, column: int, undefined: str, included: int | None = None) -> Metric:
+        value = float(values[row, column])
+        if np.isnan(value):
+            return Metric(None, None, undefined, included)
+        if note:
+            return Metric(value, None, note, included)
+        return bootstrap.make_metric(value, resampled[row, column], included)
+
+    neither, uniform = "no image has a class", "every class has all images or none"
+    mean_of, mean_of_both = int((supports > 0).sum()), int(((supports > 0) & (supports < count)).sum())
+    overall = (
+        make(-2, 1, neither, mean_of), make(-1, 1, neither),
+        make(-2, 0, uniform, mean_of_both), make(-1, 0, "every image has all classes or none has any"),
+    )  # fmt: skip
+    reasons = [f"{'all images have' if support else 'no image has'} the class" for support in supports]
+    each_class = [(make(k, 1, reason), make(k, 0, reason)) for k, reason in enumerate(reasons)]
+    return dict(zip(RANKED, overall, strict=True)), each_class
 
 
 def compute_calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
@@ -120,41 +158,6 @@ def compute_calibration_error(probabilities: NDArray[np.float32], labels: NDArra
     number = bin_indices(p)
     gaps = np.bincount(number, p, BINS) - np.bincount(number, labels.astype(np.float64), BINS)
     return float(np.abs(gaps).sum() / len(labels))
-
-
-def _rank_all(probabilities: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) -> dict[str, Metric]:
-    """Return average precision and AUROC: the mean over the classes, and over all pairs of an image and a class."""
-    count, classes = labels.shape
-    scores = probabilities.astype(np.float64)
-    present = np.flatnonzero(labels.any(0) & ~labels.all(0))
-    if not len(present):
-        return dict.fromkeys(RANKED, Metric(None, note="every class has all images or none", classes=0))
-
-    def rank(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the four metrics for R resamples of the images, [4, R]."""
-        each = np.array([metrics.auroc_and_ap(scores[:, k], labels[:, k], weights) for k in present])
-        auroc, average = _mean_of_finite(each[:, 0]), _mean_of_finite(each[:, 1])
-        micro = metrics.auroc_and_ap(scores.ravel(), labels.ravel(), np.repeat(weights, classes, axis=1))
-        return np.stack([average, micro[1], auroc, micro[0]])
-
-    values = rank(np.ones((1, count)))[:, 0]
-    number = bootstrap.count_resamples(count, 2 * classes)
-    if not number or count < 2:
-        note = ONE_IMAGE_NOTE if count < 2 else f"no interval: {classes} classes of {count} images would take too long"
-        return {n: Metric(float(v), None, note, len(present)) for n, v in zip(RANKED, values, strict=True)}
-    resampled = np.concatenate([rank(w) for w in bootstrap.draw_weights(count, number, seed, "ranking")], axis=1)
-    return {
-        name: bootstrap.make_metric(float(value), row, None if name.startswith("micro") else len(present))
-        for name, value, row in zip(RANKED, values, resampled, strict=True)
-    }
-
-
-def _mean_of_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the rows of `values` [M, R] that are finite: classes that a resample holds."""
-    finite = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(finite, values, 0).sum(0) / finite.sum(0)
-    return mean
 
 
 def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], seed: int) -> dict[str, Metric]:

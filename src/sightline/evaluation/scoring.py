@@ -186,7 +186,7 @@ def _ranking_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int3
         note = f"no interval: {len(present)} classes of {count} images would take too long"
         return {name: Metric(float(v), None, note, len(present)) for name, v in zip(RANKINGS, values, strict=True)}
     resampled = np.concatenate([
-        _mean_over_classes([_rank_class(probabilities, labels, k, w) for k in present])
+        mean_over_classes(np.array([_rank_class(probabilities, labels, k, w) for k in present]))
         for w in bootstrap.draw_weights(count, number, seed, "ranking")
     ], axis=1)  # fmt: skip
     auroc, average = (
@@ -203,10 +203,9 @@ def _rank_class(
     return np.array(metrics.auroc_and_ap(probabilities[:, k].astype(np.float64), labels == k, w))
 
 
-def _mean_over_classes(per_class_values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the mean over the classes that are in a resample."""
-    stacked = np.array(per_class_values)  # [classes, 2, R]
-    good = np.isfinite(stacked)
+def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the classes [classes, ..., R] that are in a resample; the others are NaN."""
+    good = np.isfinite(per_class_values)
     with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(good, stacked, 0).sum(0) / good.sum(0)
+        mean: NDArray[np.float64] = np.where(good, per_class_values, 0).sum(0) / good.sum(0)
     return mean
