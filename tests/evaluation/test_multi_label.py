@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from sightline.data.types import LabeledSubset, Subset
+from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
 from sightline.evaluation import multi_label_metrics
 from sightline.evaluation.multi_label import build_report, fit_label_thresholds
@@ -153,6 +155,23 @@ def test_a_report_names_what_is_missed_and_predicted_in_its_place() -> None:
     assert (first.label, first.predicted, first.path) == ("cat", "dog", "0")
     assert report.errors.count == 2
     assert report.evaluation.accuracy == pytest.approx(2 / 6)
+
+
+def test_metrics_without_images_of_an_earlier_split() -> None:
+    p, y = draw(40)
+    images = tuple(ImageRecord(str(i), f"{i:064x}", "", None, 1, 1) for i in range(40))
+    leaked = {images[3].sha256: "identical", images[5].sha256: "near_duplicates"}
+    report = build_report(CLASSES, p, replace(label_images(y), images=images, leaked=leaked), "test", None)
+    assert report.evaluation.leaked is not None
+    values = report.to_dict()["leaked"]
+    clean = [i for i in range(40) if i not in (3, 5)]
+    expected = compute_label_metrics(CLASSES, p[clean], y[clean], HALF)[0]
+    assert (values["count"], values["identical"], values["near_duplicates"], values["images"]) == (2, 1, 1, ["3", "5"])
+    assert values["without_leaked"]["count"] == 38
+    for name, metric in values["without_leaked"]["metrics"].items():
+        assert metric["value"] == expected[name].value, name
+    summary = report.evaluation.summarize()
+    assert summary["leaked"]["without_leaked"]["micro_f1"]["value"] == expected["micro_f1"].value
 
 
 def test_probabilities_that_are_none_are_refused() -> None:

@@ -26,8 +26,9 @@ def evaluation(classes: int, name: str = "class {}", count: int = 100) -> Evalua
     names = tuple(name.format(i) for i in range(classes))
     nothing = np.zeros((0, classes), np.float32)
     return EvaluationResult(
-        names, 0.9, Interval(0.8, 0.95), 0.4, int(matrix.sum()), (), matrix, (), (), np.zeros(0, np.int32), nothing, 1.0
-    )
+        names, 0.9, Interval(0.8, 0.95), 0.4, int(matrix.sum()), (), (), (), np.zeros(0, np.int32), nothing, 1.0,
+        confusion=matrix,
+    )  # fmt: skip
 
 
 def open_png(figures_drawn: RenderedFigure) -> Image.Image:

@@ -33,9 +33,9 @@ HISTORY = (
 )
 
 EVALUATION = EvaluationResult(
-    ("ä", "b"), 0.75, Interval(0.5, 0.9), 0.5, 2, (ClassMetrics("ä", 1.0, 0.5, 0.5, 2),), np.eye(2, dtype=np.int64),
+    ("ä", "b"), 0.75, Interval(0.5, 0.9), 0.5, 2, (ClassMetrics("ä", 1.0, 0.5, 0.5, 2),),
     (UnreadableImage("x.png", "truncated", "b"),), ("ä 1.png", "2.png"), np.array([0, 1], np.int32),
-    np.array([[0.5, 0.5], [0.25, 0.75]], np.float32), 1.5,
+    np.array([[0.5, 0.5], [0.25, 0.75]], np.float32), 1.5, confusion=np.eye(2, dtype=np.int64),
 )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,105 +12,30 @@ from numpy.typing import NDArray
 
 from sightline import intervals, jsonio
 from sightline.data.targets import join_classes
-from sightline.data.types import LabeledSubset, MissingImages, Subset, TrainingOverlap, UnreadableImage
+from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
+from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.report import EvaluationReport
-from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.evaluation.results import EvaluationResult, Metric, TaskResult
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
 DEFAULT_THRESHOLD = 0.5
 MAX_PAIRS = 10
-SUMMARY = ("mean_average_precision", "micro_f1", "macro_f1")
-"""The metrics that a run states first."""
 
 
 @dataclass(frozen=True, slots=True)
-class LeakedLabels:
-    """Evaluated images that are in an earlier split too; `without_leaked` is the evaluation without them, if any."""
-
-    identical: int
-    near_duplicates: int
-    paths: tuple[str, ...]
-    without_leaked: MultiLabelResult | None
-
-    def summarize(self) -> dict[str, Any]:
-        """Return the counts, and the main metrics without these images, as JSON values."""
-        other = self.without_leaked
-        return {
-            "count": len(self.paths),
-            "identical": self.identical,
-            "near_duplicates": self.near_duplicates,
-            "without_leaked": None if other is None else other.summarize(),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts, the paths, and the metrics without these images, as JSON values."""
-        return self.summarize() | {"images": list(self.paths)}
-
-
-@dataclass(frozen=True, slots=True)
-class MultiLabelResult:
+class MultiLabelResult(TaskResult):
     """The metrics of a multi-label classifier on labeled images.
 
-    `labels` bool [N, K] are the classes of each image, `probabilities` float32 [N, K]. `accuracy` is the fraction of
-    the N * K decisions that are right, `loss` the mean binary cross-entropy. `metrics` has all metrics by name.
+    `labels` bool [N, K] are the classes of each image. `accuracy` is the fraction of the N * K decisions that are
+    right, `loss` the mean binary cross-entropy.
     """
 
-    classes: tuple[str, ...]
-    accuracy: float
-    accuracy_interval: Interval
-    loss: float
-    count: int
     per_class: tuple[LabelMetrics, ...]
-    unreadable: tuple[UnreadableImage, ...]
-    paths: tuple[str, ...]
-    labels: NDArray[np.bool_]
-    probabilities: NDArray[np.float32]
-    seconds: float
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    leaked: LeakedLabels | None = None
-    missing: MissingImages | None = None
-    added: int = 0
-    overlap: TrainingOverlap | None = None
-
-    @property
-    def untested_classes(self) -> tuple[str, ...]:
-        """The classes without any evaluated image."""
-        return tuple(c.label for c in self.per_class if not c.support)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the metrics as JSON values, without the arrays of each image."""
-        return {
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "loss": self.loss,
-            "count": self.count,
-            "classes": list(self.classes),
-            "untested_classes": list(self.untested_classes),
-            "per_class": jsonio.to_plain(self.per_class),
-            "unreadable": [{"path": image.path, "reason": image.reason} for image in self.unreadable],
-            "seconds": self.seconds,
-            "metrics": jsonio.to_plain(self.metrics),
-            "leaked": jsonio.to_plain(self.leaked),
-            "missing": jsonio.to_plain(self.missing),
-            "added": self.added,
-            "training_images": jsonio.to_plain(self.overlap),
-        }
-
-    def summarize(self) -> dict[str, Any]:
-        """Return the few metrics that a run and a bundle keep of each split, as JSON values."""
-        summary: dict[str, Any] = {
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "loss": self.loss,
-            "count": self.count,
-            "untested_classes": list(self.untested_classes),
-        }
-        summary |= {name: jsonio.to_plain(self.metrics[name]) for name in SUMMARY}
-        return summary if self.leaked is None else summary | {"leaked": self.leaked.summarize()}
+    headlines = ("mean_average_precision", "micro_f1", "macro_f1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +85,11 @@ def build_report(
 ) -> MultiLabelReport:
     """Return the evaluation of `probabilities` float32 [N, K] for the images `labeled`."""
     cuts = list_thresholds(thresholds, classes)
-    evaluation = _evaluate(classes, probabilities, labeled.subset, cuts, labeled.unreadable)
-    evaluation = replace(
-        evaluation, leaked=_find_leaked(evaluation, labeled, cuts), missing=labeled.missing, added=labeled.added,
-        overlap=labeled.overlap,
-    )  # fmt: skip
+    evaluation = add_leakage(
+        _evaluate(classes, cuts, probabilities, labeled.subset, labeled.unreadable),
+        labeled,
+        partial(_evaluate, classes, cuts),
+    )
     return MultiLabelReport(evaluation, split, _find_errors(evaluation, cuts), thresholds)
 
 
@@ -214,9 +140,9 @@ def _fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
 
 def _evaluate(
     classes: tuple[str, ...],
+    cuts: NDArray[np.float64],
     probabilities: NDArray[np.float32],
     samples: Subset,
-    cuts: NDArray[np.float64],
     unreadable: Sequence[UnreadableImage] = (),
 ) -> MultiLabelResult:
     _check_probabilities(probabilities, samples.paths)
@@ -254,21 +180,6 @@ def _check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, .
             f"first for {paths[invalid[0]]}: the weights are damaged or training diverged; train the model "
             "again."
         )
-
-
-def _find_leaked(
-    evaluation: MultiLabelResult, labeled: LabeledSubset, cuts: NDArray[np.float64]
-) -> LeakedLabels | None:
-    kinds = [labeled.leaked.get(image.sha256) for image in labeled.images]
-    if not any(kinds):
-        return None
-    clean = np.array([i for i, kind in enumerate(kinds) if kind is None], np.int64)
-    without = None
-    if len(clean):
-        samples = labeled.subset.select(clean)
-        without = _evaluate(evaluation.classes, evaluation.probabilities[clean], samples, cuts)
-    paths = tuple(image.path for image, kind in zip(labeled.images, kinds, strict=True) if kind)
-    return LeakedLabels(kinds.count("identical"), kinds.count("near_duplicates"), paths, without)
 
 
 def _find_errors(evaluation: MultiLabelResult, cuts: NDArray[np.float64]) -> LabelErrors:

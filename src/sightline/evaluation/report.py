@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def build_report(
     evaluation = add_leakage(
         compute_evaluation(classes, outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable),
         labeled,
+        partial(compute_evaluation, classes),
     )
     confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
     return EvaluationReport(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sightline import jsonio
 from sightline.data.types import MissingImages, TrainingOverlap, UnreadableImage
@@ -67,12 +67,12 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """The metrics of a classifier on labeled images.
+class TaskResult:
+    """What the evaluation of any task returns: its metrics on labeled images.
 
-    `confusion` is int64 [K, K], true classes in rows; `probabilities` float32 [N, K]; `labels` int32 [N]. `metrics`
-    holds all other metrics by name, such as ``macro_f1`` and ``auroc``; see `sightline.evaluation.scoring`. `leaked`
-    and the fields after it relate the images to those of the run, see `LabeledSubset`.
+    `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` holds all metrics by name
+    that have no field of their own. `leaked` and the fields after it relate the images to those of the run, see
+    `LabeledSubset`.
     """
 
     classes: tuple[str, ...]
@@ -80,11 +80,10 @@ class EvaluationResult:
     accuracy_interval: Interval
     loss: float
     count: int
-    per_class: tuple[ClassMetrics, ...]
-    confusion: NDArray[np.int64]
+    per_class: tuple[Any, ...]
     unreadable: tuple[UnreadableImage, ...]
     paths: tuple[str, ...]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]
     probabilities: NDArray[np.float32]
     seconds: float
     metrics: Mapping[str, Metric] = field(default_factory=dict)
@@ -93,6 +92,9 @@ class EvaluationResult:
     added: int = 0
     overlap: TrainingOverlap | None = None
 
+    headlines: ClassVar[tuple[str, ...]] = ()
+    """The `metrics` that a run states first, besides the accuracy."""
+
     @property
     def untested_classes(self) -> tuple[str, ...]:
         """The classes without any evaluated image."""
@@ -100,8 +102,6 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON values, without the arrays of each image."""
-        from sightline.metrics import most_confused_pairs
-
         return {
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.accuracy_interval),
@@ -110,14 +110,9 @@ class EvaluationResult:
             "classes": list(self.classes),
             "untested_classes": list(self.untested_classes),
             "per_class": jsonio.to_plain(self.per_class),
-            "confusion": self.confusion.tolist(),
             "unreadable": [{"path": image.path, "reason": image.reason} for image in self.unreadable],
             "seconds": self.seconds,
             "metrics": jsonio.to_plain(self.metrics),
-            "most_confused": [
-                {"label": self.classes[i], "predicted": self.classes[j], "count": count}
-                for i, j, count in most_confused_pairs(self.confusion)
-            ],
             "leaked": jsonio.to_plain(self.leaked),
             "missing": jsonio.to_plain(self.missing),
             "added": self.added,
@@ -132,8 +127,32 @@ class EvaluationResult:
             "loss": self.loss,
             "count": self.count,
             "untested_classes": list(self.untested_classes),
-        }
+        } | {name: jsonio.to_plain(self.metrics[name]) for name in self.headlines}
         return summary if self.leaked is None else summary | {"leaked": self.leaked.summarize()}
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult(TaskResult):
+    """The metrics of a classifier on images with one label each, `labels` int32 [N].
+
+    `confusion` is int64 [K, K], true classes in rows. The `metrics`, such as ``macro_f1`` and ``auroc``, are those of
+    `sightline.evaluation.scoring`.
+    """
+
+    per_class: tuple[ClassMetrics, ...]
+    confusion: NDArray[np.int64] = field(kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics as JSON values, without the arrays of each image."""
+        from sightline.metrics import most_confused_pairs
+
+        return TaskResult.to_dict(self) | {
+            "confusion": self.confusion.tolist(),
+            "most_confused": [
+                {"label": self.classes[i], "predicted": self.classes[j], "count": count}
+                for i, j, count in most_confused_pairs(self.confusion)
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +165,7 @@ class LeakedImages:
     identical: int
     near_duplicates: int
     paths: tuple[str, ...]
-    without_leaked: EvaluationResult | None
+    without_leaked: TaskResult | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, the paths, and the metrics without these images, as JSON values."""

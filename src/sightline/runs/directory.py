@@ -49,8 +49,7 @@ from sightline.data.recorded_images import ImageRow
 from sightline.data.types import UnreadableImage
 from sightline.errors import ModelError, OutputError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.evaluation.multi_label import MultiLabelResult
-from sightline.evaluation.results import EvaluationResult, LabeledPredictions
+from sightline.evaluation.results import LabeledPredictions, TaskResult
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.results import Thresholds
@@ -269,9 +268,7 @@ class RunDirectory:
         """Save the bundle, replacing an existing one."""
         bundle.write_folder(new_bundle, self.path / "bundle")
 
-    def write_evaluation(
-        self, split: str, evaluation: EvaluationResult | MultiLabelResult, metrics: Mapping[str, Any] | None = None
-    ) -> None:
+    def write_evaluation(self, split: str, evaluation: TaskResult, metrics: Mapping[str, Any] | None = None) -> None:
         """Save metrics and probabilities of one split; `metrics` is that of the whole report, if there is one."""
         self._write_json(f"eval/{split}/metrics.json", metrics or evaluation.to_dict())
 

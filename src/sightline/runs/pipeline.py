@@ -17,7 +17,7 @@ from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
-from sightline.evaluation.multi_label import SUMMARY, MultiLabelResult, Result
+from sightline.evaluation.multi_label import Result
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import (
     environment,
@@ -209,11 +209,11 @@ def complete(
 
 
 def _list_headlines(evaluations: Mapping[Split, Result]) -> dict[str, Any]:
-    """Return the metrics that a run with several labels per image states first, by split; nothing for another run."""
+    """Return the metrics that a run states first, by split; nothing if that is the accuracy alone."""
     headlines = {
-        split: {name: value.metrics[name].value for name in SUMMARY}
+        split: {name: value.metrics[name].value for name in value.headlines}
         for split, value in evaluations.items()
-        if isinstance(value, MultiLabelResult)
+        if value.headlines
     }
     return {"metrics": headlines} if headlines else {}
 

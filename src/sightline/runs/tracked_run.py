@@ -10,8 +10,7 @@ from typing import Any
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import RunConfig, flatten_config
 from sightline.errors import Interrupted
-from sightline.evaluation.multi_label import MultiLabelResult
-from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.evaluation.results import Metric, TaskResult
 from sightline.runs.directory import RunDirectory
 from sightline.tracking.tracker import Status, TrackedRun, TrackerList, make_tracker
 
@@ -43,7 +42,7 @@ def start_trackers(trackers: TrackerList, run: RunDirectory, config: RunConfig, 
         run.update(tracked_ids={**ids, **new_ids})
 
 
-def list_result_metrics(evaluations: Mapping[Any, EvaluationResult | MultiLabelResult]) -> dict[str, float]:
+def list_result_metrics(evaluations: Mapping[Any, TaskResult]) -> dict[str, float]:
     """Return the metrics of each split, as ``test/accuracy``, and the limits of their intervals, as ``..._low``."""
     values: dict[str, float] = {}
     for split, evaluation in evaluations.items():
