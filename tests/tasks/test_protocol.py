@@ -22,9 +22,8 @@ def test_a_task_is_found_by_its_name(name: str) -> None:
 
 
 def test_an_unknown_task_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
-    find_task("single_label")
-    with pytest.raises(UsageError, match=r"^There is no task 'single-label'\. Did you mean 'single_label'\?$"):
-        api.train(tmp_path / "missing", set=["model.task=single-label"], out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"^There is no task 'multi-label'\. Did you mean 'multi_label'\?$"):
+        api.train(tmp_path / "missing", set=["model.task=multi-label"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

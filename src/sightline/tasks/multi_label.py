@@ -161,11 +161,11 @@ class MultiLabel(Task):
         chosen = fit_label_thresholds(classes, outputs.outputs.probabilities, labels)
         return Thresholds(len(labels), labels=chosen, label_target="f1")
 
+    @staticmethod
     def interpret(
-        self,
         path: str,
         probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,  # noqa: ARG002  # probabilities decide
+        logits: NDArray[np.float32] | None,  # noqa: ARG004  # probabilities decide
         classes: tuple[str, ...],
         *,
         top: int,

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import Targets
 from sightline.data.types import LabeledSubset, Subset
+from sightline.inference.decisions import Interpreter
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
-from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
@@ -128,18 +129,10 @@ class Task(ABC):
         del classes, outputs
         return None
 
+    @property
     @abstractmethod
-    def interpret(
-        self,
-        path: str,
-        probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
-        classes: tuple[str, ...],
-        *,
-        top: int,
-        thresholds: Thresholds | None,
-    ) -> Prediction:
-        """Return the prediction for the outputs of one image; see `inference.decisions.Interpreter`."""
+    def interpret(self) -> Interpreter:
+        """What turns the outputs for one image into its prediction; a method with these parameters is one."""
 
     @abstractmethod
     def compare(
@@ -194,6 +187,6 @@ def register_task(name: str) -> Callable[[T], T]:
 
 def find_task(name: str) -> Task:
     """Return the task of a name; raises `UsageError`, with a suggestion, if there is none."""
-    if name in BUILT_IN:
-        import_module(f"sightline.tasks.{name}")
+    for built_in in (name,) if name in BUILT_IN else BUILT_IN:  # an unknown name may be meant for any of them
+        import_module(f"sightline.tasks.{built_in}")
     return TASKS.find(name)

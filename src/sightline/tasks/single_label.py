@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from sightline.evaluation.report import EvaluationReport
 from sightline.inference import decisions, parity
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
-from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import LossGradient, Score, Task, register_task
 from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
@@ -34,7 +34,7 @@ class Classification(AugmentedObjective):
     @classmethod
     def from_config(
         cls, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
-    ) -> Classification:
+    ) -> Self:
         """Return the objective for the labels of `train`, the class weights computed as ``train.class_weights`` says.
 
         An `augmentation` that changes nothing is left out.
@@ -74,6 +74,7 @@ class SingleLabel(Task):
         "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
         "errors", "label-issues",
     )  # fmt: skip
+    interpret = staticmethod(decisions.predict_class)
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
         """Raise `UsageError` if a target is outside (0, 1), or does not fit the classes."""
@@ -114,19 +115,6 @@ class SingleLabel(Task):
         """Return the temperature of least cross-entropy; None if there are too few images or errors."""
         temperature = calibration.fit_temperature(logits, labels)
         return None if temperature.note else temperature.value
-
-    def interpret(
-        self,
-        path: str,
-        probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
-        classes: tuple[str, ...],
-        *,
-        top: int,
-        thresholds: Thresholds | None,
-    ) -> Prediction:
-        """Return the most probable classes, and the decision of the thresholds."""
-        return decisions.predict_class(path, probabilities, logits, classes, top=top, thresholds=thresholds)
 
     def compare(
         self,
