@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ SPEC = PreprocessingSpec(8, 8)
 # A decoder whose code is replaced in its own process alone, in the place of one that a hostile image keeps busy.
 PATCHED_CHILD = (
     "import os, pickle, signal, sys, time; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from sightline.preprocessing import PreprocessingSpec; from sightline.serve.decoding import main; "
+    "from sightline.preprocessing import PreprocessingSpec; from sightline.serve.decoder_process import main; "
     "decode = PreprocessingSpec.decode; "
     "PreprocessingSpec.decode = lambda spec, data: ({body}); main()"
 )
@@ -175,3 +176,10 @@ def test_large_images_are_decoded_one_at_a_time_and_leave_room_for_others(
         await asyncio.gather(*large)
 
     run_with_pool(use, seconds=60, count=2)
+
+
+def test_a_process_does_not_import_what_a_server_needs() -> None:
+    code = (
+        "import sys; import sightline.serve.decoder_process; print(sorted({'asyncio', 'starlette'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

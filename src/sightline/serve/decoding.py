@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
-import struct
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
-from typing import IO, Any
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process
 from sightline.errors import ImageError
-from sightline.preprocessing import PreprocessingSpec, use_large_image_lock
+from sightline.preprocessing import PreprocessingSpec
+from sightline.serve.decoder_process import HEADER, LARGE, LENGTH, PIXELS, REFUSED, read_exactly
 
 CHILD_CODE = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from sightline.serve.decoding import main; main()"
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from sightline.serve.decoder_process import main; main()"
 )
 START_SECONDS = 60.0  # within which a new process must be ready
 KILL_SECONDS = 0.1  # between looks at a process that is being killed
-BYTES_PER_PIXEL = 64  # of the address space that decoding may take, beyond the first GiB
-
-_READY, _PIXELS, _REFUSED, _FAULT, _LARGE = b"R", b"P", b"E", b"F", b"L"
-_HEADER, _LENGTH = struct.Struct("<?Q"), struct.Struct("<Q")
 
 
 class DecoderPool:
@@ -188,16 +184,16 @@ class _Decoder:
             raise ImageError(f"decoding ended its process ({reason})") from None
 
     def _exchange(self, content: bytes | bytearray, *, large: bool) -> NDArray[np.uint8] | None:
-        self._write(_HEADER.pack(large, len(content)))
+        self._write(HEADER.pack(large, len(content)))
         self._write(content)
         kind = bytes(self._read(1))
-        if kind == _LARGE:
+        if kind == LARGE:
             return None
-        if kind == _PIXELS:
+        if kind == PIXELS:
             shape = self._preprocess.shape
             return np.frombuffer(self._read(shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape)
-        message = self._read(_LENGTH.unpack(self._read(_LENGTH.size))[0]).decode()
-        if kind == _REFUSED:
+        message = self._read(LENGTH.unpack(self._read(LENGTH.size))[0]).decode()
+        if kind == REFUSED:
             raise ImageError(message)
         raise RuntimeError(f"Internal error while decoding: {message}")
 
@@ -211,7 +207,7 @@ class _Decoder:
     def _read(self, count: int) -> bytearray:
         assert self._child is not None
         assert self._child.stdout is not None
-        return _read_exactly(self._child.stdout, count)
+        return read_exactly(self._child.stdout, count)
 
     def reap(self) -> str:
         """End the process and return how it ended."""
@@ -224,75 +220,3 @@ class _Decoder:
             assert stream is not None
             stream.close()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _read_exactly(stream: IO[bytes], count: int) -> bytearray:
-    """Read `count` bytes; raises EOFError if there are fewer."""
-    content, done = bytearray(count), 0
-    view = memoryview(content)
-    while done < count:
-        size = stream.readinto(view[done:])  # type: ignore[attr-defined]  # of raw and buffered streams alike
-        if not size:
-            raise EOFError
-        done += size
-    return content
-
-
-# ---- in the child ----------------------------------------------------------------------------------------------------
-
-
-def main() -> None:
-    """Decode images from standard input until it ends."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", 0)
-    os.dup2(2, 1)
-    preprocess: PreprocessingSpec = pickle.load(requests)  # noqa: S301  # from the process that started this one
-    _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
-    permit = _Permit()
-    use_large_image_lock(permit)
-    answers.write(_READY)
-    with suppress(EOFError, BrokenPipeError):
-        while True:
-            permit.is_given, size = _HEADER.unpack(_read_exactly(requests, _HEADER.size))
-            kind, answer = _decode(preprocess, bytes(_read_exactly(requests, size)))
-            remaining = memoryview(kind + answer)
-            while remaining:
-                remaining = remaining[answers.write(remaining) :]
-
-
-def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes]:
-    """Return the kind of the answer, and its content."""
-    try:
-        return _PIXELS, preprocess.decode(content).tobytes()
-    except _LargeImage:
-        return _LARGE, b""
-    except ImageError as error:
-        kind, message = _REFUSED, str(error).encode()
-    except Exception as error:  # noqa: BLE001  # reported by the server
-        kind, message = _FAULT, repr(error).encode()
-    return kind, _LENGTH.pack(len(message)) + message
-
-
-class _LargeImage(BaseException):
-    """Decoding met a large image that it may not decode now; not an Exception, as those are about the image."""
-
-
-class _Permit(AbstractContextManager[None]):
-    """Takes the place of the lock of large images: entered only when the server permits."""
-
-    is_given = False
-
-    def __enter__(self) -> None:
-        if not self.is_given:
-            raise _LargeImage
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def _limit_memory(size: int) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    with suppress(ValueError, OSError):  # above the limit of this process, which then holds
-        resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -1,0 +1,92 @@
+"""What runs in each process of `decoding.DecoderPool`, and how the two sides speak; it imports little, to start soon.
+
+A request is `HEADER`, whether a large image may be decoded and the size of its file, and the file. The answer is one
+byte: `PIXELS`, which its pixels follow; `LARGE`, for a large image that may not be decoded now; or `REFUSED`, for an
+image that cannot be read, or `FAULT`, each before a message after its `LENGTH`. A new process says `READY`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+from contextlib import AbstractContextManager, suppress
+from typing import IO
+
+from sightline.errors import ImageError
+from sightline.preprocessing import PreprocessingSpec, use_large_image_lock
+
+BYTES_PER_PIXEL = 64  # of the address space that decoding may take, beyond the first GiB
+
+READY, PIXELS, REFUSED, FAULT, LARGE = b"R", b"P", b"E", b"F", b"L"
+HEADER, LENGTH = struct.Struct("<?Q"), struct.Struct("<Q")
+
+
+def main() -> None:
+    """Decode images from standard input until it ends."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", 0)
+    os.dup2(2, 1)
+    preprocess: PreprocessingSpec = pickle.load(requests)  # noqa: S301  # from the process that started this one
+    _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
+    permit = _Permit()
+    use_large_image_lock(permit)
+    answers.write(READY)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            permit.is_given, size = HEADER.unpack(read_exactly(requests, HEADER.size))
+            kind, answer = _decode(preprocess, bytes(read_exactly(requests, size)))
+            remaining = memoryview(kind + answer)
+            while remaining:
+                remaining = remaining[answers.write(remaining) :]
+
+
+def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes]:
+    """Return the kind of the answer, and its content."""
+    try:
+        return PIXELS, preprocess.decode(content).tobytes()
+    except _LargeImage:
+        return LARGE, b""
+    except ImageError as error:
+        kind, message = REFUSED, str(error).encode()
+    except Exception as error:  # noqa: BLE001  # reported by the server
+        kind, message = FAULT, repr(error).encode()
+    return kind, LENGTH.pack(len(message)) + message
+
+
+class _LargeImage(BaseException):
+    """Decoding met a large image that it may not decode now; not an Exception, as those are about the image."""
+
+
+class _Permit(AbstractContextManager[None]):
+    """Takes the place of the lock of large images: entered only when the server permits."""
+
+    is_given = False
+
+    def __enter__(self) -> None:
+        if not self.is_given:
+            raise _LargeImage
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _limit_memory(size: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with suppress(ValueError, OSError):  # above the limit of this process, which then holds
+        resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def read_exactly(stream: IO[bytes], count: int) -> bytearray:
+    """Read `count` bytes; raises EOFError if there are fewer."""
+    content, done = bytearray(count), 0
+    view = memoryview(content)
+    while done < count:
+        size = stream.readinto(view[done:])  # type: ignore[attr-defined]  # of raw and buffered streams alike
+        if not size:
+            raise EOFError
+        done += size
+    return content
