@@ -58,6 +58,13 @@ def test_the_trend_of_the_last_epochs_is_said(
     assert expected in describe_outlook(record, TRANSFER, history, history[best - 1])
 
 
+def test_a_last_epoch_that_ended_early_did_not_fit() -> None:
+    record, history = make_record(2, 2), make_history(0.7, 0.7, 0.9, stages=("head", "fine-tune"))
+    record.stopped = True
+    text = describe_outlook(record, TRANSFER, history, history[-1])
+    assert text.startswith("The limit ended the last epoch early, and the validation accuracy was still improving")
+
+
 def test_it_follows_the_metric_that_selects_the_epoch() -> None:
     history = make_history(0.5, 0.6, stages=("training",))
     text = describe_outlook(make_record(20, 2, number="0"), QUICK, history, history[-1])

@@ -158,6 +158,20 @@ def test_best_weights_are_whole_whatever_was_frozen(plans: list[tuple[int, float
     assert weights_sha256(network.model) == callback.hashes[result.best.epoch if restore else 2 * len(plans)]
 
 
+def test_a_named_epoch_is_reached_whatever_came_before() -> None:
+    """The first stage is perfect on validation, and the settings name an epoch of the second."""
+    stages = (StageConfig("solved", unfreeze=0, solver="logistic"), StageConfig("named", epochs=3))
+    validation = make_subset([0, 1, 2])
+    for epoch, expected in ((None, ["solved"]), (3, ["solved", "named", "named"])):
+        early_stopping = EarlyStoppingConfig(monitor="val_accuracy", epoch=epoch)
+        config = make_config(stages=stages, early_stopping=early_stopping)
+        network = build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=()))
+        result = fit(network, validation, validation, config, Callback())
+        assert result.history[0].val_accuracy == 1
+        assert [record.stage for record in result.history] == expected
+        assert result.best == result.history[-1]
+
+
 # Rates
 
 

@@ -96,10 +96,11 @@ def describe_outlook(
             return _describe_unreached(name, plan)
         fitting = 1 if plan.seconds is None else min(int(MORE_SECONDS // plan.seconds), plan.configured - count)
         return _describe_trend(config, history, best, f"{plural(fitting, 'more epoch')} of {name}")
+    ending = "The limit ended the last epoch early" if record.stopped else "All epochs fit into the limit"
     if len(history) < 2:
         advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
-        return f"All epochs fit into the limit{advice}. What more would bring is unknown: one epoch has no trend."
-    return _describe_trend(config, history, best, "")
+        return f"{ending}{advice}. What more would bring is unknown: one epoch has no trend."
+    return _describe_trend(config, history, best, "", ending)
 
 
 def _describe_unreached(name: str, plan: StagePlan) -> str:
@@ -116,8 +117,13 @@ def _describe_unreached(name: str, plan: StagePlan) -> str:
     )
 
 
-def _describe_trend(config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None, epochs: str) -> str:
-    """Return whether the monitored metric was still improving; `epochs` are those left out, "" if all ran."""
+def _describe_trend(
+    config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None, epochs: str, ending: str = ""
+) -> str:
+    """Return whether the monitored metric was still improving.
+
+    `epochs` are those left out; "" if all began, and `ending` says how they ended.
+    """
     monitor = config.train.early_stopping.monitor
     metric = monitor if monitor.startswith("val_") else "val_accuracy"
     values = [getattr(epoch, metric) for epoch in history]
@@ -134,4 +140,4 @@ def _describe_trend(config: RunConfig, history: Sequence[EpochRecord], best: Epo
     trend = f"the validation {name} was still improving, from {earlier:.4f} to {values[-1]:.4f} in the last epoch"
     if epochs:
         return f"Another ten minutes would allow {epochs} and probably bring more, how much is unknown: {trend}."
-    return f"All epochs fit into the limit, and {trend}: more --epochs would probably bring more, how much is unknown."
+    return f"{ending}, and {trend}: more --epochs would probably bring more, how much is unknown."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ def fit(  # noqa: PLR0913  # keyword arguments
 def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
     """Return whether the next stage cannot end with other weights: the best epoch has a perfect validation accuracy."""
     early_stop = config.train.early_stopping
-    is_decisive = early_stop.restore_best_weights and early_stop.monitor == "val_accuracy"
+    is_decisive = early_stop.restore_best_weights and early_stop.monitor == "val_accuracy" and early_stop.epoch is None
     return is_decisive and state.at_stage_start and state.best is not None and state.best.val_accuracy == 1
 
 
@@ -232,13 +231,15 @@ def _run_epoch(
     after_step: Callable[[], None],
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
     """Run the remaining steps of an epoch, or the solver of its stage, then validate."""
-    number, steps = state.epoch_number, math.ceil(len(stage_run.train) / stage_run.batch_size)
+    number = state.epoch_number
+    rate = penalty = None
+    last_batch = slice(0)
     if stage_run.stage.is_solved:
-        rate: float | None = None
         penalty = _solve_head(stage_run, state, callback, stop)
     else:
-        rate, penalty = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1), None
         _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
+        rate = plateau_factor * stage_run.rate_at(state.epoch * stage_run.steps + state.step - 1)
+        last_batch = slice((state.step - 1) * stage_run.batch_size, state.step * stage_run.batch_size)
     val_loss = val_accuracy = logits = None
     if len(stage_run.validation):
 
@@ -252,8 +253,8 @@ def _run_epoch(
         val_loss, val_accuracy = cluster.broadcast_array(np.array(score)).tolist()  # the same on every host
         if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
             order = epoch_order(len(stage_run.train), stage_run.config.seed, number)
-            last = _get_paths(stage_run, order[(steps - 1) * stage_run.batch_size :])
-            raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, last)
+            paths = _get_paths(stage_run, order[last_batch])
+            raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, paths)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
     speed = state.num_images / state.seconds
     record = EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed, penalty)
@@ -277,9 +278,7 @@ def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, s
     )
     state.add(count, head.loss, head.accuracy)
     state.seconds = time.perf_counter() - started
-    callback.on_step_end(
-        number, math.ceil(count / stage_run.batch_size), head.loss, head.accuracy, count / state.seconds
-    )
+    callback.on_step_end(number, stage_run.steps, head.loss, head.accuracy, count / state.seconds)
     return head.penalty
 
 
@@ -297,7 +296,7 @@ def _run_steps(
     order = epoch_order(count, stage_run.config.seed, number)
     augment_params = None if stage_run.objective.augmentation is None else stage_run.objective.sample_params(number)
     started = time.perf_counter() - state.seconds
-    steps = math.ceil(count / stage_run.batch_size)
+    steps = stage_run.steps
     order = np.resize(order, steps * stage_run.batch_size)  # the last batch is padded with the first rows, at weight 0
     rows = order.reshape(steps, stage_run.batch_size)
     local_rows = devices.get_local_rows(stage_run.batch_size)
