@@ -123,6 +123,26 @@ def test_enough_time_changes_nothing(clock: Clock) -> None:
     assert weights_sha256(limited.model) == weights_sha256(train(config, None)[0].model)
 
 
+def test_a_shorter_stage_is_compiled_again_only_for_another_average(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[int] = []
+    plain = stage_run._compile_stage
+
+    def count(*arguments: Any) -> Any:
+        compiled.append(arguments[-1])
+        return plain(*arguments)
+
+    monkeypatch.setattr(stage_run, "_compile_stage", count)
+    config = replace(CONFIG, train=replace(CONFIG.train, ema_decay=0.0))
+    network, result = train(config, Journal().budget(30, clock.now))
+    assert (len(result.history), compiled) == (5, [10 * STEPS])
+    expected, _ = train(replace(config, train=replace(config.train, epochs=5)), None)
+    assert weights_sha256(network.model) == weights_sha256(expected.model)
+    train(CONFIG, Journal().budget(30, clock.now))
+    assert compiled[2:] == [10 * STEPS, 5 * STEPS]
+
+
 @pytest.mark.parametrize(("slower", "epochs"), [(1.1, 5), (1.6, 4), (4.0, 2)])
 def test_slower_steps_end_training_in_time(slower: float, epochs: int, clock: Clock, tmp_path: Path) -> None:
     journal = Journal()
@@ -145,6 +165,7 @@ def test_the_first_epoch_ends_early_too_and_leaves_a_model(clock: Clock, tmp_pat
     _, result = train(CONFIG, journal.budget(6, clock.now), checkpoint_dir=tmp_path)
     assert len(result.history) == 1, "without one epoch, there is no model"
     assert clock.num_steps == 4 + 1
+    assert result.history[0].learning_rate == CONFIG.train.optimizer.learning_rate, "that of the step that ran"
     assert journal.record.stopped
 
 

@@ -127,9 +127,9 @@ def _prepare_stage(
     batch_size, base_rate = devices.scale_batch_and_rate(config.device, batch_size, base_rate)
     batch_size = devices.limit_batch_size(batch_size, len(train))
     epochs = count_epochs(config.train, stage)
-    rate_at, train_step = _compile_stage(
-        config.train, stage, training_model, objective, base_rate, epochs * math.ceil(len(train) / batch_size)
-    )
+    steps = epochs * math.ceil(len(train) / batch_size)
+    rate_at = build_schedule(config.train.schedule, base_rate, steps)
+    train_step = _compile_stage(config.train, stage, training_model, objective, base_rate, steps)
     return StageRun(
         config, stage, network, training_model, logits_model, train, validation, objective, base_rate, rate_at, epochs,
         batch_size, train_step, limit,
@@ -137,18 +137,23 @@ def _prepare_stage(
 
 
 def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
-    """Return `stage_run` with this number of epochs, which its schedule and its moving average then span."""
-    rate_at, train_step = _compile_stage(
-        stage_run.config.train, stage_run.stage, stage_run.training_model, stage_run.objective, stage_run.base_rate,
-        epochs * stage_run.steps,
-    )  # fmt: skip
+    """Return `stage_run` with this number of epochs, which its schedule and its moving average then span.
+
+    Only another decay of the average is compiled again: that takes longer than many steps.
+    """
+    config, steps = stage_run.config.train, epochs * stage_run.steps
+    rate_at, train_step = build_schedule(config.schedule, stage_run.base_rate, steps), stage_run.train_step
+    if limit_decay(config.ema_decay, steps) != limit_decay(config.ema_decay, stage_run.epochs * stage_run.steps):
+        train_step = _compile_stage(
+            config, stage_run.stage, stage_run.training_model, stage_run.objective, stage_run.base_rate, steps
+        )
     return replace(stage_run, epochs=epochs, rate_at=rate_at, train_step=train_step)
 
 
 def _compile_stage(
     config: TrainConfig, stage: StageConfig, training_model: Any, objective: Objective, base_rate: float, steps: int
-) -> tuple[Callable[[int], float], devices.TrainStep]:
-    """Compile the model that is trained for so many `steps`; return the learning rate of each and the step."""
+) -> devices.TrainStep:
+    """Compile the model that is trained for so many `steps`, and return the step."""
     ema_decay = 0.0 if stage.is_solved else limit_decay(config.ema_decay, steps)
     training_model.compile(
         optimizer=build_optimizer(config.optimizer, base_rate, ema_decay),
@@ -156,7 +161,7 @@ def _compile_stage(
         weighted_metrics=[objective.build_accuracy()],
     )
     training_model.optimizer.build(training_model.trainable_variables)  # so that a checkpoint can be restored into it
-    return build_schedule(config.schedule, base_rate, steps), devices.make_train_step(training_model)
+    return devices.make_train_step(training_model)
 
 
 def run_step(
