@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from networks import RUNS, build_network, make_plan, random_images
 from sightline import backend
 from sightline.callbacks import no_progress
-from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.config import AugmentConfig, RunConfig, SplitConfig, StageConfig
 from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.models.build import Network, build_model
@@ -240,6 +240,30 @@ def extract_features(
     )
     assert features is not None
     return features
+
+
+def test_folds_share_the_features_of_all_images(own_cache: Path) -> None:
+    """A fold trains on images that another one holds out; the final model trains on all of them."""
+    built_network, images = build_network("fashion-cnn"), make_subset(40, 8)
+    group = [StageConfig(unfreeze=0, views=2)]
+    config = RunConfig(split=SplitConfig(folds=2), augment=AUGMENT_CONFIG)
+    first, second = np.arange(20), np.arange(20, 40)
+    extracted = []
+    for rows, validation_rows in ((first[:16], first[16:]), (second[:16], second[16:]), (np.arange(40), first[:0])):
+        train, validation = images.select(rows), images.select(validation_rows)
+        features = stages.extract_features(built_network, group, train, validation, config, no_progress)
+        assert features is not None
+        assert len(list(own_cache.iterdir())) == 1, "computed once"
+        assert features.train.paths == train.paths * 2
+        np.testing.assert_array_equal(features.train.labels, np.tile(train.labels, 2))
+        np.testing.assert_array_equal(features.validation.labels, validation.labels)
+        extracted.append(features)
+    everything = extracted[2].train.take(slice(None)).reshape(2, 40, -1)
+    expected = run_model(build_model_to(built_network, extracted[2].tensor), images.take(slice(None)))
+    np.testing.assert_allclose(everything[0], expected.reshape(40, -1), atol=1e-4)
+    for fold, rows in ((extracted[0], first), (extracted[1], second)):
+        np.testing.assert_array_equal(fold.train.take(slice(None)).reshape(2, 16, -1), everything[:, rows[:16]])
+        np.testing.assert_array_equal(fold.validation.take(slice(None)).reshape(4, -1), everything[0, rows[16:]])
 
 
 def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,11 @@ def feature_key(samples: Subset, *provenance: bytes | str | int | None) -> str:
     return digest.hexdigest()[:32]
 
 
+def has_room(size: int) -> bool:
+    """Return whether the limit of the cache leaves room for features of `size` bytes."""
+    return size * LIMIT_DIVISOR <= cache.size_limit()
+
+
 def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
     """Return the features cached under `name`, memory-mapped; None if there are none or they are damaged."""
     target = cache.cache_folder() / name
@@ -66,11 +71,7 @@ def resumable_features(
     the cache, or while another process computes the same features.
     """
     with ExitStack() as stack:
-        file = (
-            _open_partial(name, stack)
-            if name is not None and array.nbytes * LIMIT_DIVISOR <= cache.size_limit()
-            else None
-        )
+        file = _open_partial(name, stack) if name is not None and has_room(array.nbytes) else None
         if file is None:
             yield 0, lambda _start, _stop: None
             return
@@ -121,7 +122,7 @@ def _restore_rows(file: IO[bytes], array: NDArray[np.float32]) -> int:
 def save_features(name: str, array: NDArray[np.float32]) -> None:
     """Save `array` under `name`, if the disk and the cache limit have room for it."""
     root = cache.cache_folder()
-    if array.nbytes * LIMIT_DIVISOR > cache.size_limit():
+    if not has_room(array.nbytes):
         return
     temporary: Path | None = None
     with suppress(OSError):

@@ -126,18 +126,42 @@ def extract_features(
     frozen = _make_layers(network.model.input, tensor, train, config, notify)
     shape = tuple(tensor.shape[1:])
     views = max(stage.views for stage in group) if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
+    shared = _find_shared_images(train, validation, config)
+    if frozen.cache_key is None or not feature_cache.has_room(4 * math.prod((len(shared) * views, *shape))):
+        shared = shared.head(0)
     done = 0
-    total = len(train) * views + len(validation)
+    total = len(shared) * views or len(train) * views + len(validation)
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         progress("features of the frozen layers", done, total)
 
-    validation_features = _extract_subset(frozen, shape, validation, 1, config, advance)
+    if len(shared):
+        train_values = validation_values = _compute_features(frozen, shape, shared, views, config, advance)
+        rows = train.rows, validation.rows
+    else:
+        validation_values = _compute_features(frozen, shape, validation, 1, config, advance)
+        train_values = _compute_features(frozen, shape, train, views, config, advance)
+        rows = np.arange(len(train)), np.arange(len(validation))
+    view_rows = [rows[0] + view * (len(train_values) // views) for view in range(views)]
+    labels = np.concatenate([train.labels] * views)
     return StageFeatures(
-        tensor, _extract_subset(frozen, shape, train, views, config, advance), validation_features, views
+        tensor,
+        Subset(train_values, np.concatenate(view_rows), labels, train.paths * views),
+        Subset(validation_values, rows[1], validation.labels, validation.paths),
+        views,
     )
+
+
+def _find_shared_images(train: Subset, validation: Subset, config: RunConfig) -> Subset:
+    """Return all decoded images, without labels, if the runs of several folds share their features; else none.
+
+    A fold trains on images that another one holds out, so that only the features of all of them can be reused.
+    """
+    is_shared = config.split.folds and config.data.cache and train.pixels is validation.pixels
+    count = len(train.pixels) if is_shared else 0
+    return Subset(train.pixels, np.arange(count), np.zeros(count, np.int32), ("",) * count)
 
 
 def advance_features(
@@ -188,18 +212,18 @@ def _run_layers(
     for rows in iterate_slices(len(subset), BATCH_SIZE):
         values[rows] = intermediate.run(subset.take(rows))
         advance(rows.stop - rows.start)
-    return _make_subset(values, subset.labels, subset.paths)
+    return Subset(values, np.arange(len(values)), subset.labels, subset.paths)
 
 
-def _extract_subset(
+def _compute_features(
     frozen: FrozenLayers,
     shape: tuple[int, ...],
     subset: Subset,
     views: int,
     config: RunConfig,
     advance: Callable[[int], None],
-) -> Subset:
-    """Return the features of `views` copies of each image, from the cache if it has them.
+) -> NDArray[np.float32]:
+    """Return the features of `views` copies of each image, view by view, from the cache if it has them.
 
     Copy 0 is the original image; the others are augmented, each with the parameters of a separate epoch. Copies are not
     mixed with each other, so that each keeps its own label.
@@ -212,7 +236,7 @@ def _extract_subset(
         cached = feature_cache.load_features(cache_key, config.device.threads or None)
         if cached is not None:
             advance(len(cached))
-            return _make_subset(cached, np.concatenate([subset.labels] * views), subset.paths * views)
+            return cached
     values = _allocate_features((len(subset) * views, *shape))
     augment_model = _build_augment_model(subset, augment_config) if augment_config else None
     with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
@@ -233,7 +257,7 @@ def _extract_subset(
                 advance(stop - start)
         if cache_key is not None:
             feature_cache.save_features(cache_key, values)
-    return _make_subset(values, np.concatenate([subset.labels] * views), subset.paths * views)
+    return values
 
 
 def _build_augment_model(subset: Subset, config: AugmentConfig) -> Any:
@@ -255,10 +279,6 @@ def _allocate_features(shape: tuple[int, ...]) -> NDArray[np.float32]:
             f"The features of the frozen layers need {size / 2**30:.1f} GiB in {tempfile.gettempdir()} and cannot be "
             f"written: {error.strerror or error}. Free some space, or set TMPDIR to another folder."
         ) from error
-
-
-def _make_subset(values: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Subset:
-    return Subset(values, np.arange(len(values)), labels, paths)
 
 
 def add_augmentation(model: Any, config: AugmentConfig) -> Any:
