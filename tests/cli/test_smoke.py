@@ -56,9 +56,23 @@ def test_an_unreadable_file_is_a_row_and_sets_the_exit_code(
     table = sightline("predict", run, good, bad)
     assert table.code == 1
     assert "图.png" in table.out
+    assert table.out.splitlines()[1].startswith(f"{bad}{' ' * (len(' image 图') + 3)}"), "a sign as wide as two letters"
     rows = list(csv.DictReader(io.StringIO(sightline("predict", run, good, bad, "--format", "csv").out)))
     assert rows[0]["label"] in {"blue", "green", "red"}
     assert (rows[1]["label"], rows[1]["error"]) == ("", result.lines[1]["error"])
+
+
+@pytest.mark.parametrize("aligned", [3, 1])
+def test_the_columns_of_the_text_align(
+    sightline: Command, run: Path, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aligned: int
+) -> None:
+    monkeypatch.setattr("sightline.cli.predict.MAX_ALIGNED", aligned)
+    monkeypatch.chdir(tmp_path)
+    for name in ("1.png", "a-much-longer-name.png", "3.png"):
+        shutil.copy(next((colors / "blue").iterdir()), name)
+    rows = sightline("predict", run, "1.png", "a-much-longer-name.png", "3.png").out.splitlines()
+    starts = [len(row) - len(row.split(maxsplit=1)[1]) for row in rows]
+    assert starts == ([24] * 3 if aligned == 3 else [14, 24, 24]), "a long list is printed without waiting for its end"
 
 
 def test_a_nan_prediction_is_a_row_and_sets_the_exit_code(

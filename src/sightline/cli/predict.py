@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.cells import cell_len
 
 from sightline._io import open_regular
 from sightline.cli.output import TableFormat, print_line, results_stream
@@ -30,6 +31,8 @@ Model = Annotated[
     ),
 ]
 Images = Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")]
+MIN_WIDTH = 12  # of the column of paths in text
+MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so that their columns align
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
 
 
@@ -94,9 +97,10 @@ def predict(
         raw_csv,
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
+    width, items = _measure_paths(items) if chosen_format == TableFormat.text else (MIN_WIDTH, items)
     predictions = classifier.iter_predictions(items, top=requested_count)
     if chosen_format == TableFormat.text:
-        failed = _count_errors(_print_rows(predictions))[1]
+        failed = _count_errors(_print_rows(predictions, width))[1]
     elif out is None:
         failed = _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
     else:
@@ -188,13 +192,18 @@ def _write_file(predictions: Iterator[Prediction], layout: RowFormat, output_for
     return errors
 
 
-def _print_rows(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """Print each row as soon as it is known, with the path column as wide as the longest path so far."""
-    width = 12
+def _measure_paths(items: Iterator[InputItem]) -> tuple[int, Iterator[InputItem]]:
+    """Return the width of the column of paths, and all items; of more than `MAX_ALIGNED`, the first are measured."""
+    first = list(islice(items, MAX_ALIGNED))
+    return max([MIN_WIDTH, *(cell_len(printable(item.path)) for item in first)]), chain(first, items)
+
+
+def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Prediction]:
+    """Print each row as soon as it is known, with the path column of `width`, or as wide as the longest path so far."""
     for p in predictions:
         name = printable(p.path)
-        width = max(width, len(name))
-        name = f"{name:<{width}}  "
+        width = max(width, cell_len(name))
+        name += " " * (width - cell_len(name) + 2)
         if p.error is not None:
             print_line(name, (p.error, "red"))
         elif p.labels is not None:
