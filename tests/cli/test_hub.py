@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -163,8 +164,12 @@ def test_without_a_login_the_message_says_how(
     sightline: Command, hub: Hub, repository: Repository, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    for arguments in (("push", run, "hf:me/other"), ("pull", f"hf:{NAME}", tmp_path / "x")):
+    for arguments, words in (
+        (("push", run, "hf:me/other"), "You are not logged in to the Hub"),
+        (("pull", f"hf:{NAME}", tmp_path / "x"), f"There is no model hf:{NAME} that you may see"),
+    ):
         result = sightline(*arguments)
+        assert words in " ".join(result.err.split())
         assert result.code == 2
         assert "`hf auth login`" in result.err
     assert repository.files
@@ -227,7 +232,55 @@ def test_a_bundle_that_was_changed_is_refused_and_nothing_is_written(
     result = sightline("pull", f"hf:{NAME}", tmp_path / "x")
     assert result.code == 2, result.out
     assert words in " ".join(result.err.split())
+    assert ".part-" not in result.err, "the temporary folder says nothing to the user"
     assert list(tmp_path.iterdir()) == []
+
+
+class Interloper(sl.Callback):
+    """Does something else during the download."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        self.act()
+
+
+def test_an_error_of_the_caller_is_not_blamed_on_the_hub(repository: Repository, run: Path, tmp_path: Path) -> None:
+    class Faulty(sl.Callback):
+        def on_message(self, text: str) -> None:
+            raise ZeroDivisionError(text)
+
+    with pytest.raises(ZeroDivisionError, match="at commit"):
+        sl.pull(f"hf:{NAME}", tmp_path / "x", callback=Faulty())
+    with pytest.raises(ZeroDivisionError, match="uploading"):
+        sl.push(run, f"hf:{NAME}", callback=Faulty())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_not_blamed_on_the_hub(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "hf_hub_download", fail)
+    with pytest.raises(
+        sl.ModelError, match=r"^The files of hf:me/colors cannot be .* on this disk: No space left on device"
+    ):
+        sl.pull(f"hf:{NAME}", tmp_path / "x")
+
+
+def test_what_was_put_there_during_the_download_stays(repository: Repository, tmp_path: Path) -> None:
+    place = tmp_path / "x"
+
+    def act() -> None:
+        place.mkdir(exist_ok=True)
+        (place / "mine.txt").write_text("mine", encoding="utf-8")
+
+    with pytest.raises(sl.OutputError, match="exists already"):
+        sl.pull(f"hf:{NAME}", place, callback=Interloper(act))
+    assert list_files(tmp_path) == {"x/mine.txt"}
 
 
 def test_a_size_beyond_the_limit_is_refused_before_the_download(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # annotations only: a bundle is pulled without what trains
 
 PURPOSE = "The Hugging Face Hub"
 MAX_FILES = 200  # of a bundle; it has at most 100 reference examples
+DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS}
 _ADDRESS = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,200}))?", re.ASCII)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
 
@@ -126,7 +128,7 @@ def push(
     planned = PushResult(address.repository, f"{endpoint}/{address.repository}", sizes, license or "other", None, None)
     if dry_run:
         return planned
-    with show_progress(progress, callback) as display, _open_hub(address.repository, OutputError) as hub:
+    with show_progress(progress, callback) as display, _open_hub(OutputError) as hub:
         display.on_message(
             f"uploading {plural(len(sizes), 'file')}, {sum(sizes.values()) / 1e6:.1f} MB: {', '.join(sizes)}"
         )
@@ -205,18 +207,18 @@ def pull(
         ```
     """
     address, folder = HubAddress.parse(source), Path(dest)
-    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
-        raise OutputError(f"{folder} exists already: choose another folder.")
+    _check_free(folder)
     with (
         show_progress(progress, callback) as display,
-        _open_hub(address.repository, ModelError) as hub,
+        _open_hub(ModelError) as hub,
         _make_folder(folder) as temporary,
     ):
         commit, sizes = hub.list_files(address)
         display.on_message(f"hf:{address.repository} at commit {commit}")
         _check_size(MANIFEST_FILE, sizes, MAX_MANIFEST_BYTES)
         manifest = hub.download(address.repository, MANIFEST_FILE, commit, temporary)
-        _, names = bundle.parse_manifest(manifest.read_bytes())
+        with _name_source(source, temporary):
+            _, names = bundle.parse_manifest(manifest.read_bytes())
         if len(names) > MAX_FILES:
             raise ModelError(f"{source} cannot be used: its manifest lists more than {MAX_FILES} files.")
         total = sum(_check_size(name, sizes, bundle.MAX_MODEL_BYTES) for name in names)
@@ -225,9 +227,27 @@ def pull(
         for number, name in enumerate(names):
             display.on_progress("downloading", number, len(names))
             hub.download(address.repository, name, commit, temporary)
-        verified, _ = bundle.load(temporary)
+        with _name_source(source, temporary):
+            verified, predictor = bundle.load(temporary)
+        _check_free(folder)  # again: what was put there since would be replaced
         bundle.write_folder(verified, folder)
-    return load(folder)
+    return Classifier(predictor, manifest=verified.manifest, path=folder)
+
+
+def _check_free(folder: Path) -> None:
+    """Raise `OutputError` unless a folder is empty or does not exist."""
+    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+        raise OutputError(f"{folder} exists already: choose another folder.")
+
+
+@contextmanager
+def _name_source(source: str, temporary: Path) -> Iterator[None]:
+    """Name the model on the Hub in errors about its content, instead of the temporary folder or nothing."""
+    try:
+        yield
+    except ModelError as error:
+        text = str(error).replace(str(temporary), source)
+        raise ModelError(text if source in text else f"The model {source} cannot be used: {text}.") from error
 
 
 def _check_size(name: str, sizes: Mapping[str, int | None], limit: int) -> int:
@@ -257,19 +277,28 @@ def _make_folder(dest: Path) -> Iterator[Path]:
 class _Hub:
     """The calls of huggingface_hub that are needed here; it finds the login by itself."""
 
-    def __init__(self, library: Any, errors: Any) -> None:
-        self._library, self._errors = library, errors
+    def __init__(self, library: Any, errors: Any, error_type: type[SightlineError]) -> None:
+        self._library, self._errors, self._error_type = library, errors, error_type
         self._api = library.HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="sightline")
+
+    @contextmanager
+    def _explain_errors(self, repository: str) -> Iterator[None]:
+        """Turn what the library raises in the block, for whatever is wrong, into one sentence."""
+        try:
+            yield
+        except Exception as error:
+            raise self._error_type(_explain(error, self._errors, repository)) from error
 
     def create_if_missing(self, repository: str, *, public: bool) -> tuple[bool, list[str]]:
         """Return whether a model is public, and its files; raises `UsageError` if it is and `public` is false."""
-        try:
-            info = self._api.model_info(repository)
-        except self._errors.GatedRepoError:
-            raise
-        except self._errors.RepositoryNotFoundError:
-            self._api.create_repo(repository, private=not public)
-            return public, []
+        with self._explain_errors(repository):
+            try:
+                info = self._api.model_info(repository)
+            except self._errors.GatedRepoError:
+                raise
+            except self._errors.RepositoryNotFoundError:
+                self._api.create_repo(repository, private=not public)
+                return public, []
         if not info.private and not public:
             raise UsageError(
                 f"hf:{repository} is public, so everybody could see the model: add --public if that is meant."
@@ -282,32 +311,31 @@ class _Hub:
         operations = [library.CommitOperationAdd(name, content) for name, content in files.items()]
         stale = [name for name in old_files if bundle.is_bundle_file(name) and name not in files]
         operations += [library.CommitOperationDelete(name) for name in stale]
-        return str(self._api.create_commit(repository, operations, commit_message="Upload a Sightline bundle").oid)
+        with self._explain_errors(repository):
+            return str(self._api.create_commit(repository, operations, commit_message="Upload a Sightline bundle").oid)
 
     def list_files(self, address: HubAddress) -> tuple[str, dict[str, int | None]]:
         """Return the hash of the commit, and the size of each file."""
-        info = self._api.model_info(address.repository, revision=address.revision, files_metadata=True)
+        with self._explain_errors(address.repository):
+            info = self._api.model_info(address.repository, revision=address.revision, files_metadata=True)
         return str(info.sha), {file.rfilename: file.size for file in info.siblings or ()}
 
     def download(self, repository: str, name: str, commit: str, folder: Path) -> Path:
         """Download a file below `folder`, past the cache, and return its path."""
-        return Path(self._api.hf_hub_download(repository, name, revision=commit, local_dir=folder))
+        with self._explain_errors(repository):
+            return Path(self._api.hf_hub_download(repository, name, revision=commit, local_dir=folder))
 
 
 @contextmanager
-def _open_hub(repository: str, error_type: type[SightlineError]) -> Iterator[_Hub]:
-    """Yield the Hub, without progress bars of its own; what it raises in the block becomes one sentence."""
+def _open_hub(error_type: type[SightlineError]) -> Iterator[_Hub]:
+    """Yield the Hub, without progress bars of its own; its errors are of `error_type`, each one sentence."""
     library = import_huggingface_hub(PURPOSE)
     errors, utils = require("huggingface_hub.errors", PURPOSE), require("huggingface_hub.utils", PURPOSE)
     shows_bars = not utils.are_progress_bars_disabled()
     if shows_bars:
         utils.disable_progress_bars()
     try:
-        yield _Hub(library, errors)
-    except SightlineError:
-        raise
-    except Exception as error:
-        raise error_type(_explain(error, errors, repository)) from error
+        yield _Hub(library, errors, error_type)
     finally:
         if shows_bars:
             utils.enable_progress_bars()
@@ -321,11 +349,13 @@ def _explain(error: Exception, errors: Any, repository: str) -> str:
         return f"hf:{repository} is gated: ask for access on its page on the Hub."
     if isinstance(error, errors.RevisionNotFoundError):
         return f"hf:{repository} has no such revision: give a branch, a tag or a commit."
-    if isinstance(error, errors.LocalTokenNotFoundError) or status in {401, 403}:
-        return f"You are not logged in to the Hub, or may not write to hf:{repository}: {login}."
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"There is no model hf:{repository} that you may see: check its name; {login}."
+    if isinstance(error, errors.LocalTokenNotFoundError) or status in {401, 403}:
+        return f"You are not logged in to the Hub, or your login may not do this with hf:{repository}: {login}."
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "The Hub was not contacted, as HF_HUB_OFFLINE is set: unset it."
-    reason = first_line(error)[:200].rstrip(".")
-    return f"The Hub cannot be reached or did not accept the request for hf:{repository}: {reason}. Try again later."
+    fault, reason = f"The Hub cannot be reached or did not accept the request for hf:{repository}", first_line(error)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        fault, reason = f"The files of hf:{repository} cannot be read or written on this disk", str(error.strerror)
+    return f"{fault}: {reason[:200].rstrip('.')}. Try again later."
