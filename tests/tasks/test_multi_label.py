@@ -20,7 +20,9 @@ from sightline.cli import app
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError
+from sightline.inference.decisions import check_thresholds
 from sightline.inference.results import Thresholds
+from sightline.report import templates
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.multi_label import LabelSetObjective
 from sightline.tasks.protocol import find_task
@@ -315,6 +317,23 @@ def test_two_forms_disagree_where_a_decision_does() -> None:
 def test_damaged_thresholds_are_refused(labels: object) -> None:
     with pytest.raises(ValueError, match="labels cannot be"):
         Thresholds.from_dict({"count": 3, "labels": labels, "label_target": "f1"})
+
+
+def test_thresholds_of_other_classes_are_refused() -> None:
+    with pytest.raises(
+        ModelError, match="its thresholds are for 1 class, expected the 2 of the model: only one of the"
+    ):
+        check_thresholds(Thresholds(3, labels={"a": 0.5}, label_target="f1"), ("a", "b"))
+    check_thresholds(Thresholds(3, labels={"b": 0.5, "a": 0.5}, label_target="f1"), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [(None, "one half, since there are no validation images"), ({"labels": {"a": 0.4}}, "which has the highest F1")],
+)
+def test_the_page_says_where_the_thresholds_come_from(thresholds: object, words: str) -> None:
+    page = templates.make_environment().get_template("multi_label.html.j2").module
+    assert words in page.classes({"per_class": [], "thresholds": thresholds}, 40, "metrics.json")  # type: ignore[attr-defined]
 
 
 def test_a_damaged_metrics_file_is_named_in_the_page(run: Path, tmp_path: Path) -> None:

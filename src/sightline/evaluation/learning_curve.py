@@ -165,22 +165,20 @@ def measure_errors(
         for number, partition in enumerate(partitions)
         if not (number and size == len(partition.pool) and np.array_equal(np.sort(partition.pool), first_pool))
     ]
-    done = 0
 
     def run(job: tuple[int, int]) -> NDArray[np.bool_]:
-        nonlocal done
         number, size = job
         partition = partitions[number]
         halves = make_generator(seed, "learning curve", "halves", number).permutation(int(units.max()) + 1) % 2 == 1
         train, test = features.select(partition.pool[:size]), features.select(partition.held_out)
-        wrong = _find_errors(train, test, halves[units[partition.held_out]], num_classes)
-        done += 1
-        progress("learning curve", done, len(jobs))
-        return wrong
+        return _find_errors(train, test, halves[units[partition.held_out]], num_classes)
 
+    results: dict[tuple[int, int], NDArray[np.bool_]] = {}
     with _one_thread_each(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
         try:
-            results = dict(zip(jobs, pool.map(run, jobs), strict=True))
+            for job, wrong_images in zip(jobs, pool.map(run, jobs), strict=True):
+                results[job] = wrong_images
+                progress("learning curve", len(results), len(jobs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -208,15 +206,13 @@ def _find_errors(train: Subset, test: Subset, second_half: NDArray[np.bool_], nu
     everything = np.ones(len(test), bool)
     halves = [~second_half, second_half] if 0 < second_half.sum() < len(second_half) else [everything, everything]
     best_losses, best_wrong = np.full(2, np.inf), [np.zeros(len(test), bool)] * 2
-    since_best = 0
-    for head in linear_head.iter_heads(find_task(TASK), train, num_classes):
-        logits = head.compute_logits(test.take(slice(None)))
-        logits -= logits.max(1, keepdims=True)
-        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(test)), test.labels]
+    since_best, task, features = 0, find_task(TASK), test.take(slice(None))
+    for head in linear_head.iter_heads(task, train, num_classes):
+        losses, _, correct = task.differentiate_loss(head.compute_logits(features).astype(np.float64), test.labels)
         since_best += 1
         for number, half in enumerate(halves):
             if (loss := float(losses[half].mean())) < best_losses[number]:
-                best_losses[number], best_wrong[number] = loss, logits.argmax(1) != test.labels
+                best_losses[number], best_wrong[number] = loss, correct == 0
                 since_best = 0
         if since_best == linear_head.PATIENCE:
             break

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import ModelError
+from sightline.errors import ModelError, plural
 from sightline.inference.results import ClassProbability, Decision, Prediction, Thresholds
 
 
@@ -125,6 +125,12 @@ def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
         raise ModelError(
             f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
             f"model; it has {len(classes)}: {', '.join(classes[:8])}"
+        )
+    if thresholds.labels is not None and set(thresholds.labels) != set(classes):
+        other = min(set(thresholds.labels) ^ set(classes))
+        raise ModelError(
+            f"its thresholds are for {plural(len(thresholds.labels), 'class', 'classes')}, expected the {len(classes)} "
+            f"of the model: only one of the two has {other!r}"
         )
 
 

@@ -13,6 +13,7 @@ from sightline.errors import plural
 from sightline.escaping import printable
 from sightline.inference.manifest import Manifest
 from sightline.report import sentences
+from sightline.tasks.protocol import find_task
 
 NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
 LABEL_NAMES = {
@@ -70,7 +71,7 @@ def _header(manifest: Manifest, license_id: str) -> str:
 
 
 def _has_several_labels(manifest: Manifest) -> bool:
-    return manifest.task == "multi_label"
+    return find_task(manifest.task).targets.allows_several
 
 
 def _describe_scope(manifest: Manifest) -> str:
