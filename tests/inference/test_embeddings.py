@@ -121,7 +121,7 @@ def test_other_tools_read_the_files(tmp_path: Path) -> None:
     assert repr(embeddings) == "Embeddings(8 x 5 of fake, 1 without one)"
 
 
-def test_the_name_of_a_model_is_no_formula_either(tmp_path: Path) -> None:
+def test_the_name_of_a_model_is_escaped_too(tmp_path: Path) -> None:
     embeddings = Embeddings(np.ones((1, 2), np.float32), ("a.png",), (None,), (None,), "=cmd|' /C calc'!A0@f")
     path = embeddings.save(tmp_path / "e.csv")
     with path.open(newline="", encoding="utf-8") as file:
@@ -129,13 +129,13 @@ def test_the_name_of_a_model_is_no_formula_either(tmp_path: Path) -> None:
     assert_equal(read(path), embeddings)
 
 
-def test_rows_are_regrouped_into_parts_of_one_size() -> None:
+def test_rows_are_regrouped_into_blocks_of_one_size() -> None:
     embeddings = make_embeddings(23)
     batches = [embeddings.select(np.arange(start, stop)) for start, stop in ((0, 1), (1, 2), (2, 3), (3, 20), (20, 23))]
-    parts = list(regroup(batches, 3))
-    assert [len(part) for part in parts] == [3, 3, 3, 3, 3, 3, 5]
-    assert_equal(join_embeddings(parts, 0, MODEL), embeddings)
-    assert [len(part) for part in regroup([embeddings.select(np.arange(0))], 3)] == [0]
+    blocks = list(regroup(batches, 3))
+    assert [len(block) for block in blocks] == [3, 3, 3, 3, 3, 3, 5]
+    assert_equal(join_embeddings(blocks, 0, MODEL), embeddings)
+    assert [len(block) for block in regroup([embeddings.select(np.arange(0))], 3)] == [0]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -314,7 +314,7 @@ def test_images_to_search_that_cannot_be_read_are_reported() -> None:
         search(data, [data.select(np.array([6]))], 1)
 
 
-def test_one_large_value_is_compared_in_parts() -> None:
+def test_one_large_value_is_compared_in_blocks() -> None:
     rows, queries = 4 * ROWS, make_embeddings(100, 4, prefix="q/")
     data = Embeddings(np.ones((rows, 4), np.float32), ("x",) * rows, (None,) * rows, (None,) * rows, MODEL)
     tracemalloc.start()

@@ -10,7 +10,6 @@ from sightline.callbacks import Callback
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.errors import Interrupted, UsageError
-from sightline.evaluation.learning_curve import TASK
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
 from sightline.runs.existing_run import is_run
@@ -30,7 +29,7 @@ def check_settings(config: RunConfig, *, has_hosts: bool) -> None:
         )
     if not count:
         return
-    if config.model.task != TASK:
+    if config.model.task != "single_label":
         raise UsageError(f"--folds is for images with one class each, not for {config.model.task}: leave it out.")
     reasons = {"--hosts": has_hosts, "--time-limit": bool(config.train.time_limit)}
     for option, applies in reasons.items():

@@ -115,13 +115,13 @@ def split_rows(embeddings: Embeddings, rows: int = ROWS) -> Iterator[Embeddings]
 
 
 def regroup(batches: Iterable[Embeddings], rows: int = ROWS) -> Iterator[Embeddings]:
-    """Yield the rows of all batches in parts of about `rows`: large ones are split, and small ones joined."""
+    """Yield the rows of all batches in blocks of about `rows`: large ones are split, and small ones joined."""
     waiting: list[Embeddings] = []
     for batch in batches:
-        for part in split_rows(batch, rows):
-            waiting.append(part)
+        for block in split_rows(batch, rows):
+            waiting.append(block)
             if sum(map(len, waiting)) >= rows:
-                yield waiting[0] if len(waiting) == 1 else join_embeddings(waiting, 0, part.model)
+                yield waiting[0] if len(waiting) == 1 else join_embeddings(waiting, 0, block.model)
                 waiting = []
     if waiting:
         yield join_embeddings(waiting, 0, waiting[0].model)

@@ -24,7 +24,6 @@ from sightline.data.checks import leakage
 from sightline.data.checks.leakage import LeakKind
 from sightline.data.types import ImageRecord, Index
 from sightline.errors import ModelError, plural
-from sightline.evaluation.learning_curve import TASK
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.runs.directory import RunDirectory
@@ -44,7 +43,7 @@ def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]
     """Return a sentence on folds if they can be used and would help: few images, and no split stated by the source."""
     if (
         config.split.folds
-        or config.model.task != TASK
+        or config.model.task != "single_label"
         or config.train.time_limit
         or any(image.split for image in images)
     ):
