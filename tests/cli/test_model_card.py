@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with pre-commit, without types
+import yaml
 
 from command import Command
 from sightline.inference import bundle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -26,8 +27,10 @@ from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
 from sightline.serve.responses import RETRY, JSONResponse, check_prediction, make_error_response, refuse_busy
 from sightline.serve.served_model import ServedModel
+from sightline.serve.tracing import Tracing
 
 DEFAULT_TOP = 5
+_LOG = logging.getLogger(__name__)
 
 
 def create_app(
@@ -39,6 +42,7 @@ def create_app(
     warm_up: bool = False,
     access: Access | None = None,
     log_format: LogFormat | None = None,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """Return an ASGI application that accepts bodies of up to `max_bytes` bytes, within `limits`.
 
@@ -47,8 +51,8 @@ def create_app(
     from. Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
-    logged to standard error. With `warm_up`, it starts what decodes images before the first request.
-    ``app.state.admission`` is the `Admission` that counts what is in flight.
+    logged to standard error; with `tracing`, it is traced. With `warm_up`, it starts what decodes images before the
+    first request. ``app.state.admission`` is the `Admission` that counts what is in flight.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
     (form data) or 503 (too many requests in flight, too slow, or stopping).
@@ -56,7 +60,7 @@ def create_app(
     limits = limits or Limits()
     served = ServedModel.from_classifier(classifier, name)
     metrics = Metrics(served)
-    batcher = Batcher(classifier, limits, metrics)
+    batcher = Batcher(classifier, limits, metrics, tracing)
     admission = Admission(max_bytes, limits)
     metrics.watch_admission(admission)
     access = access or Access()
@@ -86,12 +90,16 @@ def create_app(
         try:
             if warm_up:
                 await batcher.warm_up()
+            _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
             yield
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
             batcher.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
+            _LOG.info("The server has stopped.")
 
     app = Starlette(
         routes=[
@@ -107,7 +115,7 @@ def create_app(
             ClientDisconnect: _ignore_disconnect,
         },
         middleware=[
-            Middleware(ObservingMiddleware, metrics, log_format and make_log(log_format)),
+            Middleware(ObservingMiddleware, metrics, log_format and make_log(log_format), tracing),
             *access.make_cors_middleware(),
             Middleware(AdmissionMiddleware, admission),
             *access.make_checks_middleware(),

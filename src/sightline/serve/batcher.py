@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,20 @@ from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.served_model import ServedModel
+from sightline.serve.tracing import Tracing, trace_step
 
 MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
-_PendingImage = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]", float]  # and since when it waits
+
+@dataclass(slots=True, eq=False)
+class _PendingImage:
+    """An image that waits for its prediction; times are in seconds of `time.perf_counter`."""
+
+    pixels: NDArray[np.uint8]
+    future: asyncio.Future[Prediction]
+    arrival: float = field(default_factory=time.perf_counter)
+    start: float | None = None  # of its batch
+    batch_size: int = 0
 
 
 class Batcher:
@@ -33,8 +44,14 @@ class Batcher:
     that is cancelled leaves the queue.
     """
 
-    def __init__(self, classifier: Classifier, limits: Limits | None = None, metrics: Metrics | None = None) -> None:
-        self._classifier = classifier
+    def __init__(
+        self,
+        classifier: Classifier,
+        limits: Limits | None = None,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._classifier, self._tracing = classifier, tracing
         self._metrics = metrics or Metrics(ServedModel.from_classifier(classifier))
         self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
         self._size = choose_batch_size(classifier.preprocess.shape)
@@ -64,7 +81,7 @@ class Batcher:
         Raises TimeoutError if the model exceeds its limit.
         """
         try:
-            with self._metrics.decode_seconds.time():
+            with self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
                 pixels = await self._decoders.decode(content)
         except ImageError as error:
             self._metrics.count_unreadable()
@@ -74,8 +91,16 @@ class Batcher:
     async def predict_pixels(self, pixels: NDArray[np.uint8]) -> Prediction:
         """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`."""
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        await self._queue.put((pixels, future, time.perf_counter()))
-        return await future
+        image = _PendingImage(pixels, future)
+        try:
+            await self._queue.put(image)
+            return await future
+        finally:
+            if self._tracing is not None:
+                now = time.perf_counter()
+                self._tracing.record("queue", image.arrival, image.start or now)
+                if image.start is not None:
+                    self._tracing.record("model", image.start, now, **{"sightline.batch_size": image.batch_size})
 
     async def predict_all(self, images: Sequence[bytes | bytearray] | NDArray[np.uint8]) -> list[Prediction]:
         """Return the predictions for encoded images or pixels [N, H, W, C]; at most a batch of them waits at a time.
@@ -101,14 +126,16 @@ class Batcher:
             batch = [await self._queue.get()]
             while len(batch) < self._size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            batch = [image for image in batch if not image[1].done()]  # done: the client left
+            batch = [image for image in batch if not image.future.done()]  # done: the client left
             if not batch:
                 continue
-            futures = [future for _, future, _ in batch]
-            self._metrics.start_batch([start for _, _, start in batch])
+            futures = [image.future for image in batch]
+            for image in batch:
+                image.start, image.batch_size = time.perf_counter(), len(batch)
+            self._metrics.start_batch([image.arrival for image in batch])
             try:
                 with self._metrics.model_seconds.time():
-                    predictions = await self._run_model([pixels for pixels, _, _ in batch], futures)
+                    predictions = await self._run_model([image.pixels for image in batch], futures)
             except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
                 self._metrics.count_failed(len(batch))
                 _fail(futures, error)

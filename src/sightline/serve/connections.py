@@ -265,14 +265,15 @@ class _ClosingTransport:
 class Server(uvicorn.Server):
     """uvicorn's server, which stops within `grace` seconds of a signal, whatever clients do, and then exits with 0.
 
-    `app.state.admission` is told that the server stops, and says what is in flight.
+    `app.state.admission` is told that the server stops, and says what is in flight. `log_config` replaces uvicorn's
+    settings of logging.
     """
 
-    def __init__(self, app: Starlette, limits: Limits, grace: float) -> None:
+    def __init__(self, app: Starlette, limits: Limits, grace: float, log_config: dict[str, Any] | None = None) -> None:
         connection = type("LimitedConnection", (Connection,), {"limits": limits})
         config = uvicorn.Config(
             app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=1, log_config=log_config or uvicorn.config.LOGGING_CONFIG,
         )  # fmt: skip
         super().__init__(config)
         self._admission, self._grace = app.state.admission, grace

@@ -1,12 +1,15 @@
-"""What a server says about requests: an id for each, a line in the access log, and the metrics."""
+"""What a server says about requests: an id for each, a line in the access log, metrics and traces."""
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,59 +17,83 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline import jsonio
+from sightline.serve.admission import UNCOUNTED_METHODS
 from sightline.serve.metrics import Metrics
+from sightline.serve.tracing import Tracing
 
 REQUEST_ID = "X-Request-ID"
 CLIENT_LEFT = 499  # the status, as nginx logs it, of a request whose client left before its response
 LogFormat = Literal["text", "json"]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_IDS: ContextVar[dict[str, str]] = ContextVar("request_ids", default={})  # noqa: B039  # never changed in place
 
 
 class ObservingMiddleware:
-    """Gives each request an id, measures it, and logs it with `log`, if there is one.
+    """Gives each request an id, measures it, and logs it with `log` and traces it with `tracing`, if there are any.
 
     The id is the client's `X-Request-ID`, if it has up to 128 letters, digits and ``.-_``, else a random one; the
-    response carries it.
+    response carries it. Requests of `UNCOUNTED_METHODS`, probes above all, are not traced.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: Callable[[dict[str, Any]], None] | None = None) -> None:
-        self._app, self._metrics, self._log = app, metrics, log
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log: Callable[[dict[str, Any]], None] | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._app, self._metrics, self._log, self._tracing = app, metrics, log, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status, size = time.perf_counter(), CLIENT_LEFT, 0
-        request_id = read_request_id(scope)
+        endpoint, request_id = name_endpoint(scope["path"]), read_request_id(scope)
+        tracing = None if scope["method"] in UNCOUNTED_METHODS else self._tracing
+        with nullcontext() if tracing is None else tracing.trace_request(scope, endpoint, request_id):
+            ids = {"request_id": request_id, **({} if tracing is None else tracing.get_ids())}
+            _REQUEST_IDS.set(ids)  # not reset: what ran the application may log what it raised
+            start, status, size = time.perf_counter(), CLIENT_LEFT, 0
 
-        async def send_observed(message: Message) -> None:
-            nonlocal status, size
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
-            size += len(message.get("body", b""))
-            await send(message)
+            async def send_observed(message: Message) -> None:
+                nonlocal status, size
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                size += len(message.get("body", b""))
+                await send(message)
 
-        try:
-            await self._app(scope, receive, send_observed)
-        finally:
-            seconds = time.perf_counter() - start
-            self._metrics.count_request(name_endpoint(scope["path"]), status, seconds)
-            if self._log is not None:
-                client = scope.get("client")
-                self._log(
-                    {
-                        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                        "request_id": request_id,
-                        "client": client[0] if client else None,
-                        "method": scope["method"],
-                        "path": scope["path"],
-                        "status": status,
-                        "seconds": round(seconds, 6),
-                        "bytes": size,
-                    }
-                )
+            try:
+                await self._app(scope, receive, send_observed)
+            finally:
+                seconds = time.perf_counter() - start
+                self._metrics.count_request(endpoint, status, seconds)
+                if tracing is not None:
+                    tracing.set_status(status)
+                if self._log is not None:
+                    self._log(_describe_request(scope, ids, status, seconds, size))
+
+
+def _describe_request(scope: Scope, ids: dict[str, str], status: int, seconds: float, size: int) -> dict[str, Any]:
+    """Return the entry of the access log for a request."""
+    client = scope.get("client")
+    return {
+        "time": _format_time(time.time()),
+        "level": "info",
+        "message": "request",
+        **ids,
+        "client": client[0] if client else None,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "seconds": round(seconds, 6),
+        "bytes": size,
+    }
+
+
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def read_request_id(scope: Scope) -> str:
@@ -109,3 +136,38 @@ def make_log(log_format: LogFormat) -> Callable[[dict[str, Any]], None]:
         sys.stderr.flush()
 
     return log
+
+
+class JSONFormatter(logging.Formatter):
+    """Writes what a server logs besides requests, such as an error with its traceback, as one line of JSON.
+
+    It has the fields of the access log that it can have: ``time``, ``level``, ``message``, and the ids of the request.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        entry = {
+            "time": _format_time(record.created),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "logger": record.name,
+            **_REQUEST_IDS.get(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return jsonio.encode_text(jsonio.dumps(entry)).decode()
+
+
+def make_log_config() -> dict[str, Any]:
+    """Return the settings, for `logging.config.dictConfig`, by which all logs of the process are lines of JSON."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": JSONFormatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {
+            "sightline": {"level": "INFO"},
+            **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.access")},
+        },
+    }

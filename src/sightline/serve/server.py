@@ -35,7 +35,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
 
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
-    logged to standard error.
+    logged to standard error; with "json", so is everything else. Requests are traced if OpenTelemetry is installed and
+    the variables ``OTEL_*`` ask for it, see `tracing.start_tracing`.
 
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
@@ -48,6 +49,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
+    from sightline.serve.observing import make_log_config
+    from sightline.serve.tracing import start_tracing
 
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
@@ -74,6 +77,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             warm_up=True,
             access=access,
             log_format=log_format,
+            tracing=start_tracing(),
         )
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        Server(app, limits, grace).run(sockets=[listener])
+        Server(app, limits, grace, make_log_config() if log_format == "json" else None).run(sockets=[listener])
