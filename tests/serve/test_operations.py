@@ -6,10 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from asgi_client import FailingPredictor, Request, send
 from sightline.errors import UsageError
+from sightline.inference.feature_log import FeatureLog, read_log
+from sightline.inference.predictor import FakePredictor
+from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
@@ -182,3 +186,20 @@ def test_tokens_are_read_from_a_file_or_the_environment(tmp_path: Path, monkeypa
     monkeypatch.setenv("SIGHTLINE_TOKEN", "")
     with pytest.raises(UsageError, match="SIGHTLINE_TOKEN has no token"):
         read_token(None)
+
+
+def test_the_features_of_each_image_are_logged_with_the_id_of_its_answer(tmp_path: Path) -> None:
+    log = FeatureLog(tmp_path / "shades.log", "shades@0", ("dark", "light"), 1 << 20)
+    files = [encode_png(seed) for seed in range(2)]
+    requests = [Request("/predict", file) for file in files]
+    *answers, _unreadable, scrape = send(
+        *requests, Request("/predict", b"nothing"), Request("/metrics"), feature_log=log
+    )
+    log.close()
+    (images,) = read_log(tmp_path / "shades.log", "shades@0", ("dark", "light"), lambda _: None)
+    assert [json.loads(answer.body)["log_id"] for answer in answers] == list(images.ids)
+    spec = PreprocessingSpec(8, 8)
+    outputs = FakePredictor(("dark", "light"), spec).outputs(np.stack([spec.decode(file) for file in files]))
+    np.testing.assert_allclose(images.features, outputs.features, rtol=1e-3)
+    assert np.array_equal(images.probabilities, outputs.probabilities)
+    assert 'sightline_feature_log_dropped_images{model="shades"} 0.0' in scrape.body

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import print_line
-from sightline.serve.limits import DEFAULT_GRACE, MEGABYTE, Limits
+from sightline.serve.limits import DEFAULT_GRACE, LOG_BYTES, MEGABYTE, Limits
 
 _DEFAULTS = Limits()
 
@@ -55,6 +55,13 @@ def serve(
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Log each request to standard error, as text or JSON.")
     ] = None,
+    log_features: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Log the features and probabilities of each image."),
+    ] = None,
+    log_features_mb: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Maximum size of that log; the oldest images are dropped.")
+    ] = LOG_BYTES // MEGABYTE,
 ) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM."""
     from sightline.serve.server import serve as run
@@ -67,4 +74,5 @@ def serve(
         model, host, port, max_bytes=max_bytes, say=print_line, name=name, limits=limits, grace=grace,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
         log_format=None if log_format is None else log_format.value,
+        log_features=log_features, log_features_bytes=log_features_mb * MEGABYTE,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from sightline.data.storage import LIMITS, FolderStore, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
+from sightline.inference.feature_log import FeatureLog
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
@@ -203,11 +204,28 @@ def predict_pixels(
     top: int,
     thresholds: Thresholds | None,
     interpret: Interpreter = predict_class,
+    log: FeatureLog | None = None,
 ) -> list[Prediction]:
-    """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path."""
+    """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
+
+    With a `log`, the features and probabilities of each are added to it, and its path is its id there.
+    """
     decoded = [ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images]
-    batch = predict_decoded(predictor, decoded, _get_pixels, all_outputs=thresholds is not None, size=len(images))
+    all_outputs = thresholds is not None or log is not None
+    batch = predict_decoded(predictor, decoded, _get_pixels, all_outputs=all_outputs, size=len(images))
+    if log is not None:
+        batch = [_log_image(log, image) for image in batch]
     return list(_make_predictions(predictor, batch, top, thresholds, interpret))
+
+
+def _log_image(
+    log: FeatureLog, image: ImageOutputs[InputItem, NDArray[np.uint8]]
+) -> ImageOutputs[InputItem, NDArray[np.uint8]]:
+    """Log what was computed for an image, unless it failed, and return it with its id as its path."""
+    if image.features is None or image.probabilities is None or not np.isfinite(image.features).all():
+        return image
+    image_id = log.add(image.features, image.probabilities)
+    return replace(image, item=replace(image.item, path=image_id))
 
 
 def _get_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from sightline.api import Classifier
 from sightline.errors import SightlineError
+from sightline.inference.feature_log import FeatureLog
 from sightline.serve import open_inference
 from sightline.serve.access import Access
 from sightline.serve.admission import MAX_DIGITS, Admission, AdmissionMiddleware, read_body
@@ -43,6 +44,7 @@ def create_app(
     access: Access | None = None,
     log_format: LogFormat | None = None,
     tracing: Tracing | None = None,
+    feature_log: FeatureLog | None = None,
 ) -> Starlette:
     """Return an ASGI application that accepts bodies of up to `max_bytes` bytes, within `limits`.
 
@@ -51,8 +53,9 @@ def create_app(
     from. Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
-    logged to standard error; with `tracing`, it is traced. With `warm_up`, it starts what decodes images before the
-    first request. ``app.state.admission`` is the `Admission` that counts what is in flight.
+    logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_log`,
+    and ``log_id`` in its answer is its id there. With `warm_up`, it starts what decodes images before the first
+    request. ``app.state.admission`` is the `Admission` that counts what is in flight.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
     (form data) or 503 (too many requests in flight, too slow, or stopping).
@@ -60,9 +63,11 @@ def create_app(
     limits = limits or Limits()
     served = ServedModel.from_classifier(classifier, name)
     metrics = Metrics(served)
-    batcher = Batcher(classifier, limits, metrics, tracing)
+    batcher = Batcher(classifier, limits, metrics, tracing, feature_log)
     admission = Admission(max_bytes, limits)
     metrics.watch_admission(admission)
+    if feature_log is not None:
+        metrics.watch_feature_log(feature_log)
     access = access or Access()
 
     def get_status() -> str:
@@ -81,7 +86,8 @@ def create_app(
         prediction = await batcher.predict(await receive(request))
         check_prediction(prediction)
         content = prediction.to_dict()
-        del content["path"]
+        log_id = content.pop("path")
+        content |= {"log_id": log_id} if log_id else {}
         return JSONResponse(content | {"top": content["top"][:top], "model": served.identity})
 
     @asynccontextmanager

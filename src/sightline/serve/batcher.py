@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference import stream
+from sightline.inference.feature_log import FeatureLog
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.serve.decoding import DecoderPool
@@ -50,8 +51,9 @@ class Batcher:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
+        log: FeatureLog | None = None,
     ) -> None:
-        self._classifier, self._tracing = classifier, tracing
+        self._classifier, self._tracing, self._log = classifier, tracing, log
         self._metrics = metrics or Metrics(ServedModel.from_classifier(classifier))
         self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
         self._size = choose_batch_size(classifier.preprocess.shape)
@@ -168,7 +170,7 @@ class Batcher:
         classifier = self._classifier
         return stream.predict_pixels(
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
-            interpret=self._interpret,
+            interpret=self._interpret, log=self._log,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sightline.inference.feature_log import FeatureLog
 from sightline.inference.results import Prediction
 from sightline.serve.admission import Admission
 from sightline.serve.served_model import ServedModel
@@ -75,6 +76,14 @@ class Metrics:
             ("body_bytes_in_flight", "Bytes of the bodies of requests in flight.", lambda: admission.bytes),
         ):
             Gauge(f"sightline_{name}", text, registry=self.registry).set_function(read)
+
+    def watch_feature_log(self, log: FeatureLog) -> None:
+        """Show how many images are missing from the log of features."""
+        gauge = Gauge(
+            "sightline_feature_log_dropped_images", "Images that could not be written to the log of features.",
+            ["model"], registry=self.registry,
+        )  # fmt: skip
+        gauge.labels(self._name).set_function(lambda: log.dropped)
 
     def count_request(self, endpoint: str, status: int, seconds: float) -> None:
         """Count one request; `endpoint` is predict, infer or other."""

@@ -98,6 +98,7 @@ _PREDICTION = _object(
     decision={"enum": ["class", "set", "abstain"]},
     set={"type": ["array", "null"], "items": _STRING},
     ood_score=_NUMBER,
+    log_id=_STRING,
     model=_object(name=_STRING, version=_STRING, weights_sha256=_HASH),
 )
 _INPUT_PARAMETERS = _object((), binary_data_size={"type": "integer", "minimum": 0})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 from sightline import api
 from sightline.errors import UsageError, require
-from sightline.serve.limits import DEFAULT_GRACE, Limits
+from sightline.inference.feature_log import FeatureLog
+from sightline.serve.limits import DEFAULT_GRACE, LOG_BYTES, Limits
 
 
 def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
@@ -27,6 +29,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     allowed_hosts: Sequence[str] = (),
     cors_origins: Sequence[str] = (),
     log_format: Literal["text", "json"] | None = None,
+    log_features: Path | None = None,
+    log_features_bytes: int = LOG_BYTES,
 ) -> None:
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``) until a signal stops the server.
 
@@ -36,13 +40,16 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
     logged to standard error; with "json", so is everything else. Requests are traced if OpenTelemetry is installed and
-    the variables ``OTEL_*`` ask for it, see `tracing.start_tracing`.
+    the variables ``OTEL_*`` ask for it, see `tracing.start_tracing`. What was computed for each image is logged to the
+    file `log_features`, which takes at most `log_features_bytes` bytes with its older files; see
+    `inference.feature_log`.
 
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
 
     Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, the token not be read
-    or the name not stand in an address, `MissingExtraError` if the packages of the extra are not installed.
+    or the name not stand in an address, `MissingExtraError` if the packages of the extra are not installed,
+    `OutputError` if the log of features cannot be written.
     """
     for package in ("starlette", "uvicorn", "prometheus_client"):
         require(package, "Serving")
@@ -56,7 +63,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
     classifier = api.load(model)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with Listener(family, socket.SOCK_STREAM) as listener:
+    with ExitStack() as stack, Listener(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -69,6 +76,10 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             ) from error
         listener.limit = limit_connections(limits.connections)
         listener.keep_spare()
+        feature_log = None
+        if log_features is not None:
+            feature_log = FeatureLog(log_features, classifier.feature_model_id, classifier.classes, log_features_bytes)
+            stack.callback(feature_log.close)
         app = create_app(
             classifier,
             max_bytes=max_bytes,
@@ -78,6 +89,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             access=access,
             log_format=log_format,
             tracing=start_tracing(),
+            feature_log=feature_log,
         )
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         Server(app, limits, grace, make_log_config() if log_format == "json" else None).run(sockets=[listener])

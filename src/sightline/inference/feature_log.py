@@ -1,0 +1,348 @@
+"""A log of what a server computed: the features and probabilities of each image, without anything of the image.
+
+    FILE      the newest images; FILE.1, FILE.2, ...: older ones. Each is JSON lines in UTF-8.
+
+The first line of a file states the model, each other line holds one image; numbers are little endian, in base64:
+
+    {"schema": 1, "log": "features", "model": "...", "classes": ["cat", "dog"]}
+    {"id": "9f0c...", "time": "2026-11-26T21:52:19Z", "features": "<float16 [F]>", "probabilities": "<float32 [K]>"}
+
+An id is random. A last line without an end is one that was not written completely.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BufferedReader
+from itertools import count, islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io, jsonio
+from sightline.errors import DataError, ModelError, OutputError, first_line
+from sightline.inference.embeddings import ROWS, check_same_model
+
+SCHEMA = 1
+FILES = 4  # of a log: the oldest quarter is dropped at a time
+MAX_WAITING = 4096  # images that wait to be written; more are dropped
+MAX_LINE = 1 << 24  # bytes
+OWNER_ONLY = 0o600  # a part of what an image shows can be restored from its features
+_START = b'{"schema": '
+_FEATURES, _PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
+
+
+def round_features(features: NDArray[Any]) -> NDArray[np.float32]:
+    """Return features as a log holds them: rounded to float16, as float32 of the same shape."""
+    limit = float(np.finfo(np.float16).max)
+    rounded: NDArray[np.float32] = np.clip(features, -limit, limit).astype(np.float16).astype(np.float32)
+    return rounded
+
+
+@dataclass(frozen=True, slots=True)
+class LogHeader:
+    """The first line of a file: the id of the model, see `inference.embeddings`, and its classes."""
+
+    model: str
+    classes: tuple[str, ...]
+    schema: int = SCHEMA
+    log: Literal["features"] = "features"
+
+    def to_line(self) -> bytes:
+        """Return the line."""
+        return _format_object(self, "schema", "log", "model", "classes")
+
+    @classmethod
+    def from_line(cls, line: bytes) -> LogHeader:
+        """Return the header that a line states; raises `ValueError` or `ModelError` if it is not one."""
+        if not line.startswith(_START) or not line.endswith(b"\n"):
+            raise ValueError("its first line does not state that it is a log of features")
+        header = jsonio.build(cls, jsonio.loads(line), "its first line")
+        if header.schema != SCHEMA:
+            raise ValueError(f"it has schema {header.schema}, and this version reads schema {SCHEMA} only")
+        return header
+
+
+@dataclass(frozen=True, slots=True)
+class _LogLine:
+    """The line of an image: its id, the time of its prediction, and its features and probabilities in base64."""
+
+    id: str
+    time: str
+    features: str
+    probabilities: str
+
+
+def _format_object(value: Any, *names: str) -> bytes:
+    return jsonio.encode_text(jsonio.dumps({name: getattr(value, name) for name in names}) + "\n")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoggedImages:
+    """Images of a log, in order: `features` float32 [N, F], `probabilities` float32 [N, K], ids and times (UTC)."""
+
+    ids: tuple[str, ...]
+    times: tuple[str, ...]
+    features: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class FeatureLog:
+    """Writes a log in a thread of its own: `add` never waits, not even for a disk.
+
+    The files take at most `max_bytes` bytes; beyond that, the oldest quarter is dropped. What cannot be written, for
+    instance because the disk is full, is dropped too, and `dropped` counts it. A log of another model moves on to
+    ``FILE.1``. One process at a time may write a log.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: str,
+        classes: Sequence[str],
+        max_bytes: int,
+        on_error: Callable[[str], None] | None = None,
+    ) -> None:
+        """`model` is the id of the model; `on_error` receives the first of a series of errors (default: logs it).
+
+        Raises `OutputError` if a file of the log is not one that was written here, or cannot be written.
+        """
+        self.path, self.dropped = path, 0
+        self._header, self._file_bytes = LogHeader(model, tuple(classes)), max_bytes // FILES
+        self._on_error, self._is_failing = on_error or logging.getLogger(__name__).error, False
+        self._queue: queue.Queue[tuple[str, NDArray[Any], NDArray[Any]] | None] = queue.Queue(MAX_WAITING)
+        with ExitStack() as stack:
+            stack.enter_context(_io.hold_lock(path.with_name(f"{path.name}.lock"), f"The log {path}"))
+            self._file = self._open()
+            self._lock = stack.pop_all()
+        self._thread = threading.Thread(target=self._run, name="feature log", daemon=True)
+        self._thread.start()
+
+    def add(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> str:
+        """Log the features [F] and probabilities [K] of one image, and return its id."""
+        image_id = secrets.token_hex(8)
+        try:
+            self._queue.put_nowait((image_id, features, probabilities))
+        except queue.Full:
+            self.dropped += 1
+        return image_id
+
+    def close(self) -> None:
+        """Write what waits, and release the files."""
+        self._queue.put(None)
+        self._thread.join()
+        self._file.close()
+        self._lock.close()
+
+    def _run(self) -> None:
+        while (image := self._queue.get()) is not None:
+            try:
+                self._write(_format_line(*image))
+                self._is_failing = False
+            except OSError as error:
+                self.dropped += 1
+                if not self._is_failing:
+                    self._on_error(f"{self.path} cannot be written: {error.strerror or error}. Images are not logged.")
+                self._is_failing = True
+
+    def _write(self, line: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        if end + len(line) > self._file_bytes and end > len(self._header.to_line()):
+            self._rotate()
+            end = os.fstat(self._file.fileno()).st_size
+        _append(self._file, line, end)
+
+    def _open(self) -> IO[bytes]:
+        """Open the log for writing at its end; raises `OutputError`."""
+        path = self.path
+        try:
+            for path in list_files(self.path):
+                with _io.open_regular(path) as file:
+                    header = _read_header(file)
+                if path == self.path and header not in (None, self._header):
+                    _shift(self.path)
+            return self._create_or_continue()
+        except (ValueError, ModelError) as error:
+            reason = first_line(error).rstrip(".")
+            raise OutputError(f"{path} exists and is not a log of features ({reason}): name another file.") from error
+        except OSError as error:
+            raise OutputError(
+                f"The log {self.path} cannot be written: {error.strerror or error}. Check its folder and its "
+                "permissions, or name another file."
+            ) from error
+
+    def _create_or_continue(self) -> IO[bytes]:
+        file = _io.open_in_place(self.path, new=True)
+        try:
+            if not os.fstat(file.fileno()).st_size:
+                if hasattr(os, "fchmod"):
+                    os.fchmod(file.fileno(), OWNER_ONLY)
+                _append(file, self._header.to_line(), 0)
+            else:
+                _cut_incomplete_line(file)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _rotate(self) -> None:
+        """Start a new file; on an error, the old one stays the one that is written to, if it still can be."""
+        _shift(self.path)
+        old, self._file = self._file, self._create_or_continue()
+        old.close()
+
+
+def _format_line(image_id: str, features: NDArray[Any], probabilities: NDArray[Any]) -> bytes:
+    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    encoded = _encode(round_features(features).astype(_FEATURES)), _encode(probabilities.astype(_PROBABILITIES))
+    return _format_object(_LogLine(image_id, time, *encoded), "id", "time", "features", "probabilities")
+
+
+def _encode(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _append(file: IO[bytes], line: bytes, end: int) -> None:
+    """Write a line at `end`, wholly or not at all."""
+    descriptor, written = file.fileno(), 0
+    try:
+        os.lseek(descriptor, end, os.SEEK_SET)
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, end)
+        raise
+
+
+def _cut_incomplete_line(file: IO[bytes]) -> None:
+    """Remove what a killed process had begun to write after the last complete line."""
+    end = file.seek(0, os.SEEK_END)
+    tail = b""
+    start = end
+    while start and b"\n" not in tail:
+        start = max(0, start - MAX_LINE)
+        file.seek(start)
+        tail = file.read(end - start)
+    if not tail.endswith(b"\n"):
+        file.truncate(start + tail.rfind(b"\n") + 1)
+
+
+def _number(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}") if number else path
+
+
+def _shift(path: Path) -> None:
+    """Rename FILE to FILE.1, FILE.1 to FILE.2, and so on; the last one is replaced."""
+    for number in range(FILES - 1, 0, -1):
+        with suppress(FileNotFoundError):
+            _number(path, number - 1).replace(_number(path, number))
+
+
+def list_files(path: Path) -> list[Path]:
+    """Return the files of the log that exist, the newest first."""
+    return [file for number in range(FILES) if os.path.lexists(file := _number(path, number))]
+
+
+def _read_header(file: BufferedReader) -> LogHeader | None:
+    """Return the header of a file; None for an empty one, which was just created."""
+    line = file.readline(MAX_LINE)
+    return LogHeader.from_line(line) if line else None
+
+
+def read_log(
+    path: Path, model: str, classes: Sequence[str], on_message: Callable[[str], None]
+) -> Iterator[LoggedImages]:
+    """Yield the images of the model with the id `model`, the oldest first, in batches; also while they are written.
+
+    `on_message` receives how many files of other models were left out. Raises `DataError` if it is not a log, is
+    damaged, or has no image of this model.
+    """
+    with ExitStack() as stack:
+        files: list[tuple[Path, BufferedReader]] = []
+        others: list[LogHeader] = []
+        inodes = set()
+        file_path = path
+        try:
+            for file_path in list_files(path) or [path]:
+                file = stack.enter_context(_io.open_regular(file_path))
+                state = os.fstat(file.fileno())
+                if (identity := (state.st_dev, state.st_ino)) in inodes:  # it was renamed in between
+                    continue
+                inodes.add(identity)
+                header = _read_header(file)
+                if header == LogHeader(model, tuple(classes)):
+                    files.append((file_path, file))
+                elif header is not None:
+                    others.append(header)
+        except (OSError, ValueError, ModelError) as error:
+            reason = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
+            raise DataError(
+                f"{file_path} cannot be read as a log of features: {reason}. `sightline serve MODEL --log-features "
+                "FILE` writes one."
+            ) from error
+        if not files and others:
+            if all(header.model != model for header in others):
+                check_same_model(str(path), others[0].model, model)
+            raise DataError(f"{path} is the log of a model with other classes: give the model that was served.")
+        if others:
+            on_message(f"{len(others)} of the files of {path} are of another model and were left out")
+        for file_path, file in reversed(files):
+            yield from _read_images(file_path, file, len(classes))
+
+
+def _read_images(path: Path, file: BufferedReader, classes: int) -> Iterator[LoggedImages]:
+    lines = _iter_lines(path, file)
+    size = None
+    while batch := [_parse_line(path, number, line, classes) for number, line in islice(lines, ROWS)]:
+        ids, times, features, probabilities = zip(*batch, strict=True)
+        sizes = {len(row) for row in features} | ({size} if size else set())
+        if len(sizes) > 1:
+            raise DataError(f"{path} is damaged: its images have {' and '.join(map(str, sorted(sizes)))} features.")
+        size = sizes.pop()
+        yield LoggedImages(ids, times, np.stack(features), np.stack(probabilities))
+
+
+def _iter_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
+    for number in count(2):
+        line = file.readline(MAX_LINE)
+        if not line.endswith(b"\n"):  # the last one is still being written
+            if len(line) == MAX_LINE:
+                raise DataError(f"{path} is damaged: line {number} is longer than {MAX_LINE:,} bytes.")
+            return
+        yield number, line
+
+
+def _parse_line(
+    path: Path, number: int, line: bytes, classes: int
+) -> tuple[str, str, NDArray[np.float32], NDArray[np.float32]]:
+    try:
+        values = jsonio.build(_LogLine, jsonio.loads(line), "it")
+        features, probabilities = _decode(values.features, _FEATURES), _decode(values.probabilities, _PROBABILITIES)
+        is_valid = len(features) and len(probabilities) == classes
+        if not is_valid or not np.isfinite(features).all() or not np.isfinite(probabilities).all():
+            reason = (
+                f"{len(features)} features and {len(probabilities)} probabilities, or NaN; expected {classes} classes"
+            )
+            raise ValueError(reason)  # noqa: TRY301  # as its parts raise
+    except (ValueError, ModelError) as error:
+        raise DataError(f"{path} is damaged: line {number}: {first_line(error)}") from error
+    return values.id, values.time, features, probabilities
+
+
+def _decode(text: str, dtype: np.dtype[Any]) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype).astype(np.float32)

@@ -1,0 +1,189 @@
+"""The log of features: what it holds, how it is bounded, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sightline.errors import DataError, OutputError
+from sightline.inference import feature_log
+from sightline.inference.feature_log import FILES, FeatureLog, LoggedImages, list_files, read_log
+
+MODEL, CLASSES = "net@" + 64 * "a", ("cat", "dog")
+Open = Callable[..., FeatureLog]
+
+
+@pytest.fixture
+def open_log(tmp_path: Path) -> Iterator[Open]:
+    logs: list[FeatureLog] = []
+
+    def open_one(model: str = MODEL, max_bytes: int = 1 << 20, path: Path = tmp_path / "cats.log") -> FeatureLog:
+        logs.append(FeatureLog(path, model, CLASSES, max_bytes, on_error=lambda _: None))
+        return logs[-1]
+
+    yield open_one
+    for log in logs:
+        if log._thread.is_alive():
+            log.close()
+
+
+def draw(count: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    first = rng.random(count, np.float32)
+    return rng.normal(size=(count, 24)).astype(np.float32), np.stack([first, 1 - first], 1)
+
+
+def add_all(log: FeatureLog, count: int, seed: int = 0) -> list[str]:
+    """Log some images, without more of them waiting than may wait, and close the log."""
+    ids = []
+    for features, probabilities in zip(*draw(count, seed), strict=True):
+        ids.append(log.add(features, probabilities))
+    log.close()
+    return ids
+
+
+def read(path: Path, model: str = MODEL) -> LoggedImages:
+    batches = list(read_log(path, model, CLASSES, lambda _: None))
+    return LoggedImages(
+        tuple(i for b in batches for i in b.ids), tuple(t for b in batches for t in b.times),
+        np.concatenate([b.features for b in batches]), np.concatenate([b.probabilities for b in batches]),
+    )  # fmt: skip
+
+
+def test_a_log_returns_what_was_added_over_several_openings(open_log: Open, tmp_path: Path) -> None:
+    ids = add_all(open_log(), 5) + add_all(open_log(), 3, seed=1)
+    images = read(tmp_path / "cats.log")
+    expected = [np.concatenate(arrays) for arrays in zip(draw(5), draw(3, seed=1), strict=True)]
+    assert list(images.ids) == ids
+    np.testing.assert_allclose(images.features, expected[0], rtol=1e-3)
+    assert np.array_equal(images.probabilities, expected[1])
+    if os.name == "posix":
+        assert (tmp_path / "cats.log").stat().st_mode & 0o077 == 0
+    entry = json.loads((tmp_path / "cats.log").read_text().splitlines()[1])
+    assert set(entry) == {"id", "time", "features", "probabilities"}
+
+
+def test_the_files_of_a_log_are_bounded_and_the_newest_images_stay(open_log: Open, tmp_path: Path) -> None:
+    limit = 20_000
+    ids = add_all(open_log(max_bytes=limit), 400)
+    files = list_files(tmp_path / "cats.log")
+    assert len(files) == FILES
+    assert sum(file.stat().st_size for file in files) <= limit
+    newest = read(tmp_path / "cats.log").ids
+    assert 60 < len(newest) < 400
+    assert list(newest) == ids[-len(newest) :]
+
+
+def test_a_reader_skips_the_line_that_is_being_written_and_a_writer_removes_it(open_log: Open, tmp_path: Path) -> None:
+    path = tmp_path / "cats.log"
+    ids = add_all(open_log(), 2)
+    with path.open("ab") as file:
+        file.write(b'{"id": "0')
+    assert list(read(path).ids) == ids
+    ids += add_all(open_log(), 1)
+    assert list(read(path).ids) == ids
+
+
+def test_a_log_of_another_model_moves_on_and_is_left_out(open_log: Open, tmp_path: Path) -> None:
+    path = tmp_path / "cats.log"
+    old, other = add_all(open_log(), 2), "net@" + 64 * "b"
+    new = add_all(open_log(other), 3)
+    assert list(read(path, other).ids) == new
+    assert list(read(path).ids) == old
+    with pytest.raises(DataError, match="of another model"):
+        list(read_log(path, "net@" + 64 * "c", CLASSES, lambda _: None))
+    with pytest.raises(DataError, match="other classes"):
+        list(read_log(path, MODEL, ("cat", "fox"), lambda _: None))
+
+
+def test_files_that_are_not_its_own_are_refused(open_log: Open, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("hello\n")
+    with pytest.raises(OutputError, match=r"notes.txt exists and is not a log of features"):
+        open_log(path=notes)
+    (tmp_path / "cats.log.2").write_text('{"schema": 1, "log": "other"}\n')
+    with pytest.raises(OutputError, match=r"cats.log.2 exists and is not a log of features"):
+        open_log()
+    (tmp_path / "link.log").symlink_to(tmp_path / "target.log")
+    with pytest.raises(OutputError, match=r"link.log cannot be written"):
+        open_log(path=tmp_path / "link.log")
+    assert notes.read_text() == "hello\n"
+    assert not (tmp_path / "target.log").exists()
+
+
+def test_a_log_has_one_writer(open_log: Open) -> None:
+    open_log()
+    with pytest.raises(OutputError, match="in use"):
+        open_log()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"[]\n", "line 3"),
+        (b'{"id": 3, "time": "", "features": "", "probabilities": ""}\n', "id"),
+        (b'{"id": "a", "time": "b", "features": "AAA", "probabilities": "AAAA"}\n', "line 3"),
+        (b'{"id": "a", "time": "b", "features": "AAA=", "probabilities": "AAAAAA=="}\n', "1 probabilities"),
+        (b'{"id": "a", "time": "b", "features": "AH4=", "probabilities": "AAAAAAAAAAA="}\n', "NaN"),
+        (b'{"id": "a", "time": "b", "features": "AAA=", "probabilities": "AAAAAAAAAAA="}\n', "1 and 24 features"),
+    ],
+)
+def test_a_damaged_line_is_named(open_log: Open, tmp_path: Path, line: bytes, words: str) -> None:
+    add_all(open_log(), 1)
+    with (tmp_path / "cats.log").open("ab") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=words):
+        read(tmp_path / "cats.log")
+
+
+def test_adding_never_waits_and_counts_what_it_drops(
+    open_log: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_log, "MAX_WAITING", 2)
+    disk = threading.Event()
+    append = feature_log._append
+
+    def append_slowly(*arguments: object) -> None:
+        assert disk.wait(30)
+        append(*arguments)  # type: ignore[arg-type]
+
+    log = open_log()
+    monkeypatch.setattr(feature_log, "_append", append_slowly)
+    for features, probabilities in zip(*draw(10), strict=True):
+        log.add(features, probabilities)
+    assert log.dropped >= 7
+    disk.set()
+    log.close()
+    assert len(read(tmp_path / "cats.log")) == 10 - log.dropped
+
+
+def test_a_full_disk_costs_images_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[str] = []
+    log = FeatureLog(tmp_path / "cats.log", MODEL, CLASSES, 1 << 20, on_error=messages.append)
+    write, calls = os.write, 0
+
+    def write_half(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            return write(descriptor, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write_half)
+    for features, probabilities in zip(*draw(3), strict=True):
+        log.add(features, probabilities)
+    log._queue.put(None)
+    log._thread.join()
+    monkeypatch.undo()
+    log.close()
+    assert (log.dropped, len(messages)) == (3, 1)
+    assert "No space left" in messages[0]
+    ids = add_all(FeatureLog(tmp_path / "cats.log", MODEL, CLASSES, 1 << 20), 2)
+    assert list(read(tmp_path / "cats.log").ids) == ids
