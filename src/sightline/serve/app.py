@@ -34,7 +34,7 @@ DEFAULT_TOP = 5
 _LOG = logging.getLogger(__name__)
 
 
-def create_app(
+def create_app(  # noqa: PLR0913  # each one is a part of the server that can be left out
     classifier: Classifier,
     *,
     max_bytes: int,
