@@ -160,11 +160,20 @@ def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
     These are a single class, a class without readable images, and images with several labels where each needs one.
     """
     if index.several_labels and not targets.allows_several:
-        raise DataError(
-            f"{index.several_labels}. Train a multi-label classifier with --set model.task=multi_label, or name "
-            "another column with --column label=NAME."
-        )
+        raise DataError(f"{index.several_labels}. {_advise_task(index)}")
     _check_and_list_classes(index.images, index.unreadable, index.name, targets)
+
+
+def _advise_task(index: Index) -> str:
+    if any(image.mask for image in index.images):
+        return (
+            "Train a multi-label classifier of the classes in each image with --set model.task=multi_label; a model "
+            "of the class of each pixel cannot be trained yet."
+        )
+    return (
+        "Train a multi-label classifier with --set model.task=multi_label, or name another column with --column "
+        "label=NAME."
+    )
 
 
 def _check_and_list_classes(

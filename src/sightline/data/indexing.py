@@ -16,16 +16,18 @@ from sightline import jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig, LimitsConfig
 from sightline.data.archives import TarStore, ZipStore
+from sightline.data.masks import inspect_mask
 from sightline.data.sources import named
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
+from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
 from sightline.data.sources.idx import get_labels_path, is_idx, read_idx_files
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.manifest import find_label_table, is_table, list_from_table, read_label_table, read_manifest
+from sightline.data.sources.mask_folders import INVALID_MASKS, read_mask_folders
 from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.storage import FolderStore, GeneratedStore
-from sightline.data.types import ImageRecord, Index, SourceNote, UnreadableImage
+from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError, UsageError, plural
 
 DEFAULT_OPTIONS = DataConfig()
@@ -94,6 +96,7 @@ def build_index(
     nonempty_classes = {(e.label, e.split) for e, f in zip(entries, results, strict=True) if f is not None}
     empty = [c.path for listing in listings for c in listing.classes if (c.label, c.split) not in nonempty_classes]
     remarks = [remark for listing in listings for remark in listing.notes]
+    remarks += [SourceNote(INVALID_MASKS, r.path, r.reason) for r in results if isinstance(r, InvalidMask)]
     return Index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
@@ -211,6 +214,9 @@ def _list_files(
     """List a folder or archive, with labels from a table, from file names or from folders."""
     if options.labels:
         return read_label_table(_labels_file(options.labels, folder), store, options, prefix)
+    states_labels = options.label_pattern or options.class_level is not None or MASK_FOLDERS in options.allow_findings
+    if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
+        return listing
     if not options.label_pattern and options.class_level is None and is_flat(store):
         table = find_label_table(store, folder)
         if table is not None:
@@ -235,7 +241,7 @@ def _inspect_all(
     step = 256  # entries per task: small enough for progress, large enough for negligible overhead
     chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
     with ThreadPoolExecutor(threads or process.count_cores()) as pool:
-        for batch in pool.map(lambda chunk: [_inspect(e) for e in chunk], chunks):
+        for batch in pool.map(lambda chunk: [_inspect_mask(e, _inspect(e)) for e in chunk], chunks):
             results += batch
             progress("indexing", len(results), len(entries))
     return results
@@ -262,6 +268,20 @@ def _inspect(entry: SourceItem) -> ImageRecord | UnreadableImage | None:
         header.high_bit_depth,
         header.stated_range,
     )  # fmt: skip
+
+
+def _inspect_mask(
+    entry: SourceItem, image: ImageRecord | UnreadableImage | None
+) -> ImageRecord | UnreadableImage | None:
+    """Return the record of an image with its mask and the label that it has; unchanged if there is none."""
+    if entry.mask is None or not isinstance(image, ImageRecord):
+        return image
+    try:
+        content = bytes(entry.store.read(entry.mask.key, preprocessing.detect_format))
+        label = inspect_mask(content, (image.width, image.height), entry.mask.classes)
+    except ImageError as error:
+        return InvalidMask(entry.path, f"its mask {entry.mask.path} {error}")
+    return replace(image, label=label, mask=MaskRecord(entry.mask.path, _hash_content(content)))
 
 
 def _record_array(entry: SourceItem, pixels: NDArray[np.uint8]) -> ImageRecord:

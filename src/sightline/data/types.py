@@ -20,12 +20,20 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True)
+class MaskRecord:
+    """The mask of an image: its path, and the sha256 of its encoded bytes."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One readable image of a data source.
 
     `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `split` is
     the split that the source states, if any; `width` and `height` are as displayed; `high_bit_depth`: more than 8 bits
-    per sample.
+    per sample. The label of an image with a `mask` is the classes in it.
     """
 
     path: str
@@ -38,6 +46,7 @@ class ImageRecord:
     extra: Mapping[str, str] = field(default_factory=dict)
     high_bit_depth: bool = False
     stated_range: tuple[float, float] | None = None
+    mask: MaskRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,11 @@ class UnreadableImage:
     path: str
     reason: str
     label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidMask(UnreadableImage):
+    """An image that can be read, but whose mask cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

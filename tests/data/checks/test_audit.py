@@ -338,16 +338,6 @@ def test_what_stops_training_is_what_the_doctor_calls_an_error(tmp_path: Path) -
         preflight.raise_for_errors((), ("split-folder",))
 
 
-def test_real_scenes_with_masks_are_not_two_classes(shared: Path) -> None:
-    finding = quick_audit(build_index(shared / "data" / "camvid")).findings[0]
-    assert (finding.kind, finding.severity, finding.paths[:2]) == (
-        "mask-folders",
-        "error",
-        ("train/images", "train/masks"),
-    )
-    assert "Semantic segmentation is not supported." in finding.advice
-
-
 def test_real_flowers_hold_no_error(shared: Path) -> None:
     audit_result = quick_audit(build_index(shared / "data" / "flowers5"))
     kinds = {f.kind: f.severity for f in audit_result.findings}

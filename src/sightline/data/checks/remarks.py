@@ -49,8 +49,27 @@ REMARK_FINDINGS = {
         "error",
         "folder contains images or their masks, not a class",
         "folders contain images or their masks, not classes",
-        "Semantic segmentation is not supported. To classify the images, sort them into class folders, or provide a "
+        "To use the masks, write a table classes.csv beside these folders, with the columns value and name and a row "
+        "such as 0,sky for each value. To classify the images otherwise, sort them into class folders, or provide a "
         "table of labels for the folder of images.",
+    ),
+    "missing-masks": RemarkFinding(
+        "warning",
+        "image has no mask and is ignored",
+        "images have no mask and are ignored",
+        "Add a mask of the same name, such as masks/1.png for images/1.jpg, or remove them.",
+    ),
+    "invalid-masks": RemarkFinding(
+        "warning",
+        "image is ignored, since its mask cannot be used",
+        "images are ignored, since their masks cannot be used",
+        "Save each mask as an indexed or grayscale PNG of the size of its image, with values that classes.csv names.",
+    ),
+    "unused-masks": RemarkFinding(
+        "note",
+        "mask belongs to no image",
+        "masks belong to no image",
+        "Nothing to do, unless an image is missing or has another name.",
     ),
     "unlabeled-folders": RemarkFinding(
         "warning",

@@ -20,6 +20,7 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
         "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "labelid", "classid", "categoryid",
     ),
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold"),
+    "mask": ("mask", "maskpath", "maskfile", "maskname", "masks"),
 }  # fmt: skip
 KNOWN_COLUMNS = frozenset(name for names in _COLUMN_NAMES.values() for name in names)
 _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
@@ -27,12 +28,16 @@ _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column."""
+    """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column.
+
+    `mask` is the column of the files that hold the class of each pixel, in a table without labels.
+    """
 
     path: str
     label: str = ""
     split: str = ""
     one_hot: tuple[str, ...] = ()
+    mask: str = ""
 
     def read_label(self, row: Row) -> str | tuple[str, ...]:
         """Return the label of a row, or a tuple where the row has a list of labels."""
@@ -54,6 +59,8 @@ def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Col
     label = requested["label"] or _find_label_column(table, {path, split})
     if label:
         return Columns(path, label, split)
+    if mask := _first_or_empty(_find_by_name(table, "mask", {path, split})):
+        return Columns(path, "", split, mask=mask)
     one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
     if len(one_hot) < 2:
         raise DataError(_missing_column_message(table, "label"))

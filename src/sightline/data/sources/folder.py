@@ -24,8 +24,8 @@ NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL
 """Reasons for rejecting a file that can be read but has no class."""
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
-_IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
-_MASK_FOLDER_NAMES = {
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
+MASK_FOLDER_NAMES = {
     "masks",
     "mask",
     "labels",
@@ -213,7 +213,7 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
 def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
     """Yield a remark for each class folder if they look like the images and masks of a segmentation data set."""
     labels = {c.label.casefold() for c in listing.classes}
-    if labels & _IMAGE_FOLDERS and labels & _MASK_FOLDER_NAMES and labels <= _IMAGE_FOLDERS | _MASK_FOLDER_NAMES:
+    if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and labels <= IMAGE_FOLDERS | MASK_FOLDER_NAMES:
         yield from (SourceNote(MASK_FOLDERS, c.path, f"read as the class {c.label!r}") for c in listing.classes)
 
 

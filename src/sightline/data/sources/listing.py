@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sightline.data.storage import Store
 from sightline.data.types import SourceNote, Split, UnreadableImage
 
+if TYPE_CHECKING:  # it reads tables, which are listed here
+    from sightline.data.masks import MaskClasses
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """The mask of an image, not opened yet: a file of the same store, and what its values mean."""
+
+    key: str
+    path: str
+    classes: MaskClasses
+
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """A file or array that may be an image, not opened yet; `declared`: the source states that it is one."""
+    """A file or array that may be an image, not opened yet; `declared`: the source states that it is one.
+
+    An image with a `mask` has no `label` yet: the mask has it.
+    """
 
     store: Store
     key: str
@@ -20,6 +36,7 @@ class SourceItem:
     split: Split | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     declared: bool = False
+    mask: MaskFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sightline.config import DataConfig
+from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_columns
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.label_sets import LabelSets, find_label_sets, read_rows_as_labels
-from sightline.data.sources.listing import SourceItem, SourceListing
-from sightline.data.sources.split_names import parse_split, parse_split_name
+from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
+from sightline.data.sources.mask_folders import find_classes_file
+from sightline.data.sources.split_names import find_folder_split, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, build_table, normalize_name, read_table
 from sightline.data.storage import FileStore, FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
@@ -145,15 +147,30 @@ def list_from_table(
 def _list_rows(
     table: Table, columns: Columns, finder: FileFinder, prefix: str = "", *, by_folder: bool = False
 ) -> SourceListing:
-    listing = _RowReader(table, columns, finder, prefix, by_folder, find_label_sets(table, columns)).to_listing()
+    label_sets = None if columns.mask else find_label_sets(table, columns)
+    mask_classes = _read_mask_classes(table, finder) if columns.mask else None
+    listing = _RowReader(table, columns, finder, prefix, by_folder, label_sets, mask_classes).to_listing()
     if not listing.items:
         raise DataError(_no_items_message(table, columns, listing, finder))
     return listing
 
 
+def _read_mask_classes(table: Table, finder: FileFinder) -> MaskClasses:
+    content = find_classes_file(finder.store)
+    if content is None:
+        raise DataError(
+            f"{table.name} has masks, but {finder.store.name} has no classes.csv, which names their values: write one "
+            "with the columns value and name, and a row such as 0,sky for each value."
+        )
+    return read_mask_classes(*content)
+
+
 @dataclass(frozen=True, slots=True)
 class _RowReader:
-    """Converts the rows of a table to a listing; with `by_folder`, folders state the splits."""
+    """Converts the rows of a table to a listing; with `by_folder`, folders state the splits.
+
+    In a table with a column of masks, a row has the file of its mask in place of a label.
+    """
 
     table: Table
     columns: Columns
@@ -161,6 +178,7 @@ class _RowReader:
     prefix: str
     by_folder: bool
     label_sets: LabelSets | None
+    mask_classes: MaskClasses | None = None
 
     def to_listing(self) -> SourceListing:
         """Return an entry for each file, which has the labels of all its rows if there may be several."""
@@ -193,11 +211,15 @@ class _RowReader:
                 item = listing.items[positions[key]]
                 label = join_classes([*LABEL_SETS.list_classes(item.label), *LABEL_SETS.list_classes(label)])
                 listing.items[positions[key]] = replace(item, label=label)
+        if self.columns.mask and listing.items:
+            return replace(listing, several_labels=describe_masks(listing.items[0].path, len(listing.items)))
         if len(conflicts) > MAX_CONFLICT_FRACTION * len(first_rows):
             return replace(self, label_sets=read_rows_as_labels(self.table, self.columns, *conflicts[0])).to_listing()
         return listing
 
     def _read_label(self, row: Row) -> str:
+        if self.columns.mask:
+            return row.get_text(self.columns.mask)  # of which an image has one, too
         if self.label_sets:
             return self.label_sets.read_label(row)
         return _to_single_label(self.columns.read_label(row))
@@ -207,6 +229,8 @@ class _RowReader:
     ) -> tuple[str, str] | None:
         """Return the kind and the reason if a row is left out."""
         place = f"{self.table.describe_row(row.line)} of {self.table.name}"
+        if self.columns.mask and self.finder.find(label) is None:
+            return "missing-masks", f"its mask is missing ({place})" if label else f"{place} has no mask"
         if not label and not self.label_sets:
             return "empty-labels", f"{place} has no label"
         if not row.get_text(self.columns.path):
@@ -224,10 +248,16 @@ class _RowReader:
 
     def _to_item(self, row: Row, label: str, key: str) -> SourceItem:
         columns = self.columns
-        roles = {columns.path, columns.label, columns.split, *columns.one_hot}
-        split = _find_folder_split(key) if self.by_folder else _read_row_split(row, columns, self.table)
+        roles = {columns.path, columns.label, columns.split, columns.mask, *columns.one_hot}
+        split = find_folder_split(key) if self.by_folder else _read_row_split(row, columns, self.table)
         extra = {c: row.get_text(c) for c in row.cells if c not in roles}
-        return SourceItem(self.finder.store, key, self._display_path(row, key), label, split, extra, declared=True)
+        mask = None
+        if self.mask_classes is not None:
+            mask_key = self.finder.find(label) or label
+            label, mask = "", MaskFile(mask_key, self.prefix + mask_key, self.mask_classes)
+        return SourceItem(
+            self.finder.store, key, self._display_path(row, key), label, split, extra, declared=True, mask=mask
+        )
 
 
 def _to_single_label(label: str | tuple[str, ...]) -> str:
@@ -254,14 +284,6 @@ def _read_row_split(row: Row, columns: Columns, table: Table) -> Split | None:
             "is not the column of splits, name it with --column split=NAME."
         )
     return split
-
-
-def _find_folder_split(key: str) -> Split | None:
-    for folder in PurePosixPath(key).parts[:-1]:
-        name = parse_split_name(folder)
-        if name is not None and name.certain:
-            return name.split
-    return None
 
 
 def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, labeled: Collection[str]) -> None:

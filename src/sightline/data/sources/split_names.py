@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import SourceNote, Split
@@ -122,6 +123,16 @@ def parse_split(text: str) -> Split | None:
     """
     name = parse_split_name(text)
     return name.split if name is not None and name.certain else None
+
+
+def find_folder_split(key: str) -> Split | None:
+    """Return the split that the outermost folder of a path named as one states, or None.
+
+    >>> find_folder_split("camvid/val/images/1.jpg"), find_folder_split("train.jpg")
+    ('validation', None)
+    """
+    names = map(parse_split_name, PurePosixPath(key).parts[:-1])
+    return next((name.split for name in names if name is not None and name.certain), None)
 
 
 def suggest_split(name: str) -> str | None:

@@ -1,0 +1,110 @@
+"""Read images with masks: a folder of images beside one of masks, and a table that names the values of the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from sightline.data.masks import CLASSES_FILE, describe_masks, read_mask_classes
+from sightline.data.sources.filenames import is_image_name
+from sightline.data.sources.folder import IMAGE_FOLDERS, MASK_FOLDER_NAMES, list_visible
+from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
+from sightline.data.sources.split_names import find_folder_split
+from sightline.data.storage import FileStore, read_untrusted_file
+from sightline.data.types import SourceNote, UnreadableImage
+from sightline.errors import DataError, ImageError
+
+MISSING_MASKS, INVALID_MASKS, UNUSED_MASKS = "missing-masks", "invalid-masks", "unused-masks"
+_SUFFIXES = ("", "_mask", "_L", "_gt")
+"""What the name of a mask has after that of its image: CamVid's original release writes ``_L``."""
+
+PairKey = tuple[tuple[str, ...], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _RoledFile:
+    """A file in a folder of images or of masks; `pair` is equal for both files of a pair."""
+
+    key: str
+    role: Literal["image", "mask"]
+    pair: PairKey
+
+
+def read_mask_folders(store: FileStore, prefix: str = "", folder: Path | None = None) -> SourceListing | None:
+    """List the images of ``images/`` with their masks in ``masks/``, as a whole or in each split; None for no such.
+
+    Files are paired by name: ``images/1.jpg`` with ``masks/1.png`` or ``masks/1_mask.png``. ``classes.csv``, in the
+    store or beside `folder`, names the values of the masks; without it, masks have no meaning, and None is returned.
+    Folders named as splits may be above or below those two. Raises `DataError` for a table that cannot be used.
+    """
+    files = list(_find_roles(store))
+    images = {file.pair: file.key for file in files if file.role == "image"}
+    masks = {file.pair: file.key for file in files if file.role == "mask"}
+    pairs = {pair: candidate for pair in images if (candidate := _find_mask(pair, masks)) is not None}
+    if not pairs or (table := _find_classes(store, folder)) is None:
+        return None
+    classes = read_mask_classes(*table)
+    listing = SourceListing([])
+    for pair, key in images.items():
+        path = prefix + key
+        if pair in pairs:
+            mask_key = masks[pairs[pair]]
+            mask = MaskFile(mask_key, prefix + mask_key, classes)
+            listing.items.append(SourceItem(store, key, path, "", find_folder_split(key), mask=mask))
+        else:
+            listing.unusable.append(UnreadableImage(path, "has no mask"))
+            listing.notes.append(SourceNote(MISSING_MASKS, path))
+    unused = sorted(masks[pair] for pair in masks.keys() - set(pairs.values()))
+    listing.notes.extend(SourceNote(UNUSED_MASKS, prefix + key) for key in unused)
+    used, keys = {*images.values(), *masks.values(), table[1].removeprefix(f"{store.name}/")}, store.keys()
+    listing.skipped_files.extend(prefix + key for key in keys if key not in used)
+    return replace(listing, several_labels=describe_masks(listing.items[0].path, len(listing.items)))
+
+
+def _find_roles(store: FileStore) -> Iterator[_RoledFile]:
+    for key, parts in list_visible(store).items():
+        if not is_image_name(key):
+            continue
+        for depth, name in enumerate(parts[:-1]):
+            role = _get_role(name)
+            if role is not None:
+                others = (*parts[:depth], *parts[depth + 1 : -1])
+                yield _RoledFile(key, role, (others, PurePosixPath(parts[-1]).stem))
+                break
+
+
+def _get_role(folder: str) -> Literal["image", "mask"] | None:
+    if folder.casefold() in IMAGE_FOLDERS:
+        return "image"
+    return "mask" if folder.casefold() in MASK_FOLDER_NAMES else None
+
+
+def _find_mask(pair: PairKey, masks: dict[PairKey, str]) -> PairKey | None:
+    folders, stem = pair
+    candidates: list[PairKey] = [(folders, stem + suffix) for suffix in _SUFFIXES]
+    return next((candidate for candidate in candidates if candidate in masks), None)
+
+
+def find_classes_file(store: FileStore) -> tuple[bytes, str] | None:
+    """Return the content and the name of the table of classes that is highest in `store`, None if there is none."""
+    keys = [key for key in list_visible(store) if PurePosixPath(key).name.casefold() == CLASSES_FILE]
+    if not keys:
+        return None
+    key = min(keys, key=lambda name: (name.count("/"), name))
+    try:
+        content = store.read(key)
+    except ImageError as error:
+        raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
+    return bytes(content), f"{store.name}/{key}"
+
+
+def _find_classes(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
+    table = find_classes_file(store)
+    if table is None and folder is not None:
+        path = folder.resolve().parent / CLASSES_FILE
+        with suppress(ImageError):
+            return read_untrusted_file(path), str(path)
+    return table

@@ -1,0 +1,212 @@
+"""Images with masks: folders and tables, what is wrong with a mask, and the labels that masks give."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.config import DataConfig
+from sightline.data.checks.audit import Audit, quick_audit
+from sightline.data.dataset import check_classes
+from sightline.data.indexing import build_index
+from sightline.data.masks import MaskClasses, read_mask_classes
+from sightline.data.targets import LABEL_SETS
+from sightline.errors import DataError, ImageError
+from sightline.preprocessing.masks import decode_mask
+from synthetic_images import encode_png, write_files
+
+CLASSES = b"value,name\n0,sky\n1,road\n7,car\n11,void\n"
+
+
+def encode_mask(values: object, mode: str = "L", file_format: str = "PNG") -> bytes:
+    image = Image.fromarray(np.array(values, np.uint8))
+    if mode == "P":
+        image.putpalette([200, 10, 10] * 256)
+    elif mode != "L":
+        image = image.convert(mode)
+    file = io.BytesIO()
+    image.save(file, file_format)
+    return file.getvalue()
+
+
+def fill_mask(*values: int, size: int = 16) -> bytes:
+    """Return a mask with bands of `values`."""
+    return encode_mask(np.repeat(np.resize(values, size)[:, None], size, 1))
+
+
+def write_pairs(folder: Path, **files: bytes) -> Path:
+    write_files(
+        folder,
+        {
+            "classes.csv": CLASSES,
+            "images/a.png": encode_png(1), "masks/a.png": fill_mask(0, 1),
+            "images/b.png": encode_png(2), "masks/b.png": fill_mask(0, 7, 11),
+        }
+        | files,
+    )  # fmt: skip
+    return folder
+
+
+def read_labels(source: Path) -> dict[str, tuple[str, str | None]]:
+    return {image.path: (image.label, image.split) for image in build_index(source).images}
+
+
+def list_findings(audit: Audit) -> dict[str, tuple[str, ...]]:
+    return {finding.kind: finding.paths for finding in audit.findings}
+
+
+def test_the_label_of_an_image_is_the_classes_in_its_mask(tmp_path: Path) -> None:
+    index = build_index(write_pairs(tmp_path))
+    assert [(image.path, image.label) for image in index.images] == [
+        ("images/a.png", "road;sky"), ("images/b.png", "car;sky"),
+    ]  # fmt: skip
+    assert [image.mask.path for image in index.images if image.mask] == ["masks/a.png", "masks/b.png"]
+    assert (index.other_files, index.unreadable) == ((), ())
+    check_classes(index, LABEL_SETS)
+    with pytest.raises(
+        DataError, match=r"^images/a.png and 1 other have masks.* --set model.task=multi_label; a model"
+    ):
+        check_classes(index)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("train/images/a.png", "train/masks/a.png"),
+        ("images/train/a.png", "masks/train/a.png"),
+        ("set/train/JPEGImages/x/a.png", "set/train/GT/x/a_L.png"),
+        ("train/img/a.png", "train/annotations/a_mask.png"),
+    ],
+)
+def test_images_and_masks_are_paired_by_name_in_each_split(tmp_path: Path, image: str, mask: str) -> None:
+    val_image, val_mask = image.replace("train", "val"), mask.replace("train", "val")
+    files = {
+        "classes.csv": CLASSES, image: encode_png(1), mask: fill_mask(0),
+        val_image: encode_png(2), val_mask: fill_mask(1),
+    }  # fmt: skip
+    write_files(tmp_path / "scenes", files)
+    expected = {image: ("sky", "train"), val_image: ("road", "validation")}
+    assert read_labels(tmp_path / "scenes") == expected
+    with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert read_labels(tmp_path / "scenes.zip") == expected
+    if image.startswith("train/"):  # a split by itself finds the table beside it
+        assert list(read_labels(tmp_path / "scenes" / "train").values()) == [("sky", None)]
+
+
+def test_masks_that_cannot_be_used_are_findings_and_their_images_are_left_out(tmp_path: Path) -> None:
+    write_pairs(
+        tmp_path,
+        **{
+            "images/big.png": encode_png(3), "masks/big.png": fill_mask(0, size=20),
+            "images/odd.png": encode_png(4), "masks/odd.png": fill_mask(0, 5, 9),
+            "images/rgb.png": encode_png(5), "masks/rgb.png": encode_png(5),
+            "images/lossy.png": encode_png(6),
+            "masks/lossy.jpg": encode_mask(np.zeros((16, 16)), file_format="JPEG"),
+            "images/alone.png": encode_png(7), "masks/unused.png": fill_mask(0),
+        },
+    )  # fmt: skip
+    index = build_index(tmp_path)
+    reasons = {image.path: image.reason for image in index.unreadable}
+    assert len(index.images) == 2
+    assert reasons["images/big.png"] == "its mask masks/big.png is 20x20 pixels, and its image 16x16"
+    assert reasons["images/odd.png"] == "its mask masks/odd.png has the values 5, 9, which classes.csv does not name"
+    assert "pixels of mode RGB: expected an indexed or grayscale PNG" in reasons["images/rgb.png"]
+    assert "is JPEG, not PNG" in reasons["images/lossy.png"]
+    assert reasons["images/alone.png"] == "has no mask"
+    findings = list_findings(quick_audit(index))
+    assert set(findings["invalid-masks"]) == set(reasons) - {"images/alone.png"}
+    assert (findings["missing-masks"], findings["unused-masks"]) == (("images/alone.png",), ("masks/unused.png",))
+    assert "unreadable" not in findings
+
+
+def test_masks_without_a_table_of_classes_are_not_classes(tmp_path: Path) -> None:
+    (write_pairs(tmp_path) / "classes.csv").unlink()
+    finding = quick_audit(build_index(tmp_path)).findings[0]
+    assert (finding.kind, finding.severity) == ("mask-folders", "error")
+    assert "write a table classes.csv" in finding.advice
+
+
+def test_folders_that_the_user_reads_as_classes_stay_classes(tmp_path: Path) -> None:
+    index = build_index(write_pairs(tmp_path), options=DataConfig(allow_findings=("mask-folders",)))
+    assert {image.label for image in index.images} == {"images", "masks"}
+
+
+def test_a_table_names_the_mask_of_each_image(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    table = tmp_path / "scenes.csv"
+    table.write_text("image,mask,split,place\nimages/a.png,masks/a.png,train,x\nimages/b.png,masks/b.png,val,y\n")
+    index = build_index(table)
+    assert [(p.path, p.label, p.split, dict(p.extra)) for p in index.images] == [
+        ("images/a.png", "road;sky", "train", {"place": "x"}),
+        ("images/b.png", "car;sky", "validation", {"place": "y"}),
+    ]
+    table.write_text(
+        "image,mask\nimages/a.png,masks/a.png\nimages/b.png,\nimages/a.png,masks/b.png\nimages/b.png,no.png\n"
+    )
+    index = build_index(table)
+    findings = list_findings(quick_audit(index))
+    assert len(index.images) == 1
+    assert findings["missing-masks"] == ("images/b.png", "images/b.png")
+    assert findings["conflicting-rows"] == ("images/a.png",)
+    (tmp_path / "classes.csv").unlink()
+    with pytest.raises(DataError, match=r"has masks, but .* has no classes.csv.* such as 0,sky"):
+        build_index(table)
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_the_values_of_a_mask_are_those_of_its_file(mode: str) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    np.testing.assert_array_equal(decode_mask(encode_mask(values, mode)), values)
+
+
+def test_the_values_of_a_bit_mask_are_0_and_1() -> None:
+    np.testing.assert_array_equal(decode_mask(encode_mask([[0, 255]], "1")), [[0, 1]])
+
+
+@pytest.mark.parametrize("content", [fill_mask(0)[:45], b"", b"GIF89a"])
+def test_a_damaged_mask_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageError):
+        decode_mask(content)
+
+
+def test_void_pixels_have_no_class() -> None:
+    classes = read_mask_classes(CLASSES, "classes.csv")
+    assert classes == MaskClasses({0: "sky", 1: "road", 7: "car"}, frozenset({11, 255}))
+    assert classes.read_label(np.array([[11, 255]], np.uint8)) == ""
+    named = read_mask_classes(b"name;value\nbackground;0\nobject;255\n", "classes.csv")
+    assert named.read_label(np.array([[0, 255]], np.uint8)) == "background;object"
+    with pytest.raises(ImageError, match="has the value 3, which"):
+        named.read_label(np.array([[0, 3]], np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,label\n0,sky\n", "has the columns id, label: expected value and name"),
+        ("value,name\n0,sky\n300,road\n", "line 3: the value is '300', expected an integer from 0 to 255"),
+        ("value,name\n-1,sky\n", "the value is '-1'"),
+        ("value,name\n0,sky\n0,road\n", "line 3: the value 0 or the class 'road' occurs a second time"),
+        ("value,name\n0,sky\n1,sky\n", "the class 'sky' occurs a second time"),
+        ('value,name\n0,"a;b"\n', "the name is 'a;b', expected that of a class, without ';'"),
+        ("value,name\n0,\n", "the name is ''"),
+        ("value,name\n0,void\n", "names no class"),
+    ],
+)
+def test_a_table_of_classes_that_cannot_be_used(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message.replace("(", r"\(")):
+        read_mask_classes(text.encode(), "classes.csv")
+
+
+def test_real_scenes_have_the_classes_in_their_masks(shared: Path) -> None:
+    index = build_index(shared / "data" / "camvid")
+    audit = quick_audit(index)
+    assert (audit.count, audit.splits, audit.errors) == (468, {"train": 367, "validation": 101}, 0)
+    assert len(audit.classes) == 11
+    assert "void" not in audit.classes
