@@ -138,6 +138,7 @@ EXTRAS = {
     "pandas": ("pandas", "pandas"),
     "prometheus_client": ("prometheus-client", "serve"),
     "pyarrow": ("pyarrow", "parquet"),
+    "python_multipart": ("python-multipart", "serve"),
     "safetensors": ("safetensors", "export"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),

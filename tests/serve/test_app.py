@@ -145,21 +145,3 @@ def test_a_body_in_tiny_chunks_takes_no_more_memory() -> None:
         tracemalloc.stop()
     assert status == 400
     assert peak < 3 << 20  # a list of the chunks would take 6 MiB
-
-
-@pytest.mark.parametrize("kind", [b"multipart/form-data; boundary=x", b"Multipart/Mixed", b" MULTIPART/RELATED"])
-def test_form_data_is_refused_unread(kind: bytes) -> None:
-    from sightline.serve.app import create_app
-
-    async def unread() -> AsyncIterator[bytes]:
-        pytest.fail("the body was read")
-        yield b""
-
-    async def exchange() -> Answer:
-        app = create_app(Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=1 << 20)
-        async with app.router.lifespan_context(app):
-            return await post(app, unread(), [(b"content-type", kind), (b"host", b"test")])
-
-    status, answer = asyncio.run(exchange())
-    assert status == 415
-    assert "as the body, not as form data" in answer["error"]

@@ -209,10 +209,10 @@ def test_a_client_that_still_sends_gets_the_refusal(server: RunningServer) -> No
         (b"\x16\x03\x01\x02\x00 TLS?\r\n\r\n", 400),
         (POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (POST + b"Content-Type: Multipart/Form-data; boundary=x\r\nContent-Length: 900\r\n\r\n", 415),
+        (POST + b"Content-Type: Multipart/Mixed; boundary=x\r\nContent-Length: 900\r\n\r\n", 415),
         (POST.replace(b"predict", b"predict?top=" + b"9" * 5000) + b"Content-Length: 1\r\n\r\n", 400),
     ],
-    ids=["not HTTP", "two framings", "not a chunk", "a form in capitals", "5,000 digits"],
+    ids=["not HTTP", "two framings", "not a chunk", "another multipart", "5,000 digits"],
 )
 def test_a_bad_request_gets_one_answer_in_json(server: RunningServer, content: bytes, status: int) -> None:
     answer = server.ask(content)

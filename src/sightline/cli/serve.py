@@ -26,7 +26,9 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; default: that of its run.")] = None,
-    max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="Maximum size of an uploaded image.")] = 32,
+    max_upload_mb: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Maximum size of the body of a request.")
+    ] = 32,
     max_inflight_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of all bodies in flight; beyond it, 503.")
     ] = _DEFAULTS.body_bytes // MEGABYTE,

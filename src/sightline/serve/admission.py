@@ -191,10 +191,15 @@ class _Exchange:
             self._deadline.reschedule(when)
 
 
-async def read_body(request: Request) -> bytearray:
-    """Return the body of a request, at least one byte; one that is compressed is refused before it is read."""
+def check_encoding(request: Request) -> None:
+    """Raise 415 if the body of a request is compressed."""
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise HTTPException(415, "The body is compressed: send it without Content-Encoding.")
+
+
+async def read_body(request: Request) -> bytearray:
+    """Return the body of a request, at least one byte; one that is compressed is refused before it is read."""
+    check_encoding(request)
     body = bytearray()  # not a list of chunks: a client may send a byte at a time
     async for chunk in request.stream():
         body += chunk

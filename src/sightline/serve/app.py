@@ -1,4 +1,4 @@
-"""The HTTP API of a model: three endpoints, raw images in, JSON out."""
+"""The HTTP API of a model: images in, JSON out."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from starlette.routing import Route
 from sightline.api import Classifier
 from sightline.errors import SightlineError
 from sightline.inference.feature_log import FeatureLog
-from sightline.serve import open_inference
+from sightline.serve import open_inference, prediction
 from sightline.serve.access import Access
-from sightline.serve.admission import MAX_DIGITS, Admission, AdmissionMiddleware, read_body
+from sightline.serve.admission import Admission, AdmissionMiddleware, read_body
 from sightline.serve.batcher import Batcher
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
-from sightline.serve.responses import RETRY, JSONResponse, check_prediction, make_error_response, refuse_busy
+from sightline.serve.responses import RETRY, JSONResponse, make_error_response, refuse_busy
 from sightline.serve.served_model import ServedModel
 from sightline.serve.tracing import Tracing
 
-DEFAULT_TOP = 5
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,9 +47,9 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
 ) -> Starlette:
     """Return an ASGI application that accepts bodies of up to `max_bytes` bytes, within `limits`.
 
-    ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes the bytes of
-    an image as its body and returns what ``sightline predict`` prints as JSON, without the path, and which model it is
-    from. Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
+    ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes images in any
+    form of `uploads` and returns what ``sightline predict`` prints as JSON, and which model it is from.
+    Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
     logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_log`,
@@ -58,7 +57,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     request. ``app.state.admission`` is the `Admission` that counts what is in flight.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
-    (form data) or 503 (too many requests in flight, too slow, or stopping).
+    (compressed) or 503 (too many requests in flight, too slow, or stopping).
     """
     limits = limits or Limits()
     served = ServedModel.from_classifier(classifier, name)
@@ -73,22 +72,13 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     def get_status() -> str:
         return "stopping" if admission.draining else "stalled" if batcher.stalled else "ok"
 
-    async def receive(request: Request) -> bytearray:
+    def check_free() -> None:
         if batcher.busy or batcher.stalled:
             raise refuse_busy()
-        return await read_body(request)
 
-    async def predict(request: Request) -> JSONResponse:
-        top = _parse_top(request, len(classifier.classes))
-        if request.headers.get("content-type", "").strip().lower().startswith("multipart/"):
-            curl = f"curl --data-binary @photo.jpg {_describe_url(request)}"
-            raise HTTPException(415, f"Send the bytes of the image as the body, not as form data: {curl}")
-        prediction = await batcher.predict(await receive(request))
-        check_prediction(prediction)
-        content = prediction.to_dict()
-        log_id = content.pop("path")
-        content |= {"log_id": log_id} if log_id else {}
-        return JSONResponse(content | {"top": content["top"][:top], "model": served.identity})
+    async def receive(request: Request) -> bytearray:
+        check_free()
+        return await read_body(request)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -111,7 +101,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
         routes=[
             *_make_description_routes(served, get_status, is_secured=access.token is not None),
             metrics.make_route(),
-            Route("/predict", predict, methods=["POST"]),
+            *prediction.make_routes(served, batcher, check_free),
             *open_inference.make_routes(served, batcher, receive, lambda: get_status() == "ok"),
         ],
         exception_handlers={
@@ -153,22 +143,6 @@ async def _error_response(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, TimeoutError):
         return make_error_response(HTTPException(503, str(error), RETRY))
     return JSONResponse({"error": str(error)}, 500)
-
-
-def _parse_top(request: Request, classes: int) -> int:
-    text = request.query_params.get("top", str(DEFAULT_TOP))
-    if not text.isdecimal() or len(text) > MAX_DIGITS or not int(text):
-        raise HTTPException(
-            400, f"top is {text[:MAX_DIGITS]!r}: expected the number of classes to return, 1 to {classes}."
-        )
-    return int(text)
-
-
-def _describe_url(request: Request) -> str:
-    try:
-        return str(request.url.replace(query=""))
-    except ValueError:  # the client states the host
-        return request.scope["path"] or "/"
 
 
 async def _ignore_disconnect(_request: Request, _error: Exception) -> Response:

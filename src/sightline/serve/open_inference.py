@@ -25,6 +25,7 @@ from sightline import jsonio
 from sightline.inference.results import Prediction
 from sightline.serve.admission import MAX_DIGITS
 from sightline.serve.batcher import Batcher
+from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.responses import JSONResponse, check_prediction
 from sightline.serve.served_model import ServedModel
 from sightline.serve.tensors import (
@@ -39,7 +40,6 @@ from sightline.serve.tensors import (
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "classification")
-MAX_IMAGES = 1024  # of a request
 _REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
 
 Images = Sequence[bytes | bytearray] | NDArray[np.uint8]

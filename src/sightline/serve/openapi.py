@@ -6,6 +6,7 @@ from importlib.metadata import version as get_version
 from typing import Any
 
 from sightline.serve.access import OPEN_PATHS
+from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.served_model import ServedModel
 
 _STRING = {"type": "string"}
@@ -89,18 +90,40 @@ _TENSOR = _object(name=_STRING, datatype=_STRING, shape=_SHAPE)
 _METADATA = _object(
     name=_STRING, versions=_list(_STRING), platform=_STRING, inputs=_list(_TENSOR), outputs=_list(_TENSOR)
 )
-_PREDICTION = _object(
-    ("label", "probability", "top", "model"),
-    label=_STRING,
-    probability={"type": ["number", "null"]},
-    labels=_list(_STRING),
-    top=_list(_object(label=_STRING, probability=_NUMBER), minItems=1),
-    decision={"enum": ["class", "set", "abstain"]},
-    set={"type": ["array", "null"], "items": _STRING},
-    ood_score=_NUMBER,
-    log_id=_STRING,
-    model=_object(name=_STRING, version=_STRING, weights_sha256=_HASH),
+_IDENTITY = _object(name=_STRING, version=_STRING, weights_sha256=_HASH)
+_PREDICTION: dict[str, Any] = {
+    "label": _STRING,
+    "probability": {"type": ["number", "null"]},
+    "labels": _list(_STRING),
+    "top": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
+    "decision": {"enum": ["class", "set", "abstain"]},
+    "set": {"type": ["array", "null"], "items": _STRING},
+    "ood_score": _NUMBER,
+    "log_id": _STRING,
+}
+_PREDICTED = ("label", "probability", "top")
+_ONE_PREDICTION = _object((*_PREDICTED, "model"), **_PREDICTION, model=_IDENTITY)
+_PREDICTIONS = _object(
+    predictions=_list(
+        {
+            "oneOf": [
+                _object(_PREDICTED, path=_STRING, **_PREDICTION),
+                _object(("error",), path=_STRING, error=_STRING, log_id=_STRING),
+            ]
+        },
+        minItems=1,
+    ),
+    model=_IDENTITY,
 )
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_JSON_IMAGES = {
+    "oneOf": [
+        _object(image=_BASE64) | {"additionalProperties": False},
+        _object(images=_list(_BASE64, minItems=1, maxItems=MAX_IMAGES)) | {"additionalProperties": False},
+    ]
+}
+_FILES = _list({"type": "string", "contentMediaType": "application/octet-stream"}, minItems=1, maxItems=MAX_IMAGES)
+_FORM = _object(image=_FILES)
 _INPUT_PARAMETERS = _object((), binary_data_size={"type": "integer", "minimum": 0})
 _INFER_REQUEST = _object(
     ("inputs",),
@@ -184,13 +207,17 @@ def _operation(
 def _predict(classes: int) -> dict[str, Any]:
     top = {"type": "integer", "minimum": 1, "default": 5}
     return {
-        "summary": "The prediction for one image.",
+        "summary": "The predictions for one or more images; for a form or a list of images, as a list.",
         "parameters": [
             {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
         ],
-        "requestBody": {"required": True, "content": _BINARY, "description": "The bytes of an image file."},
+        "requestBody": {
+            "required": True,
+            "content": _BINARY | {"multipart/form-data": {"schema": _FORM}} | _json(_JSON_IMAGES),
+            "description": "The bytes of an image file, a form with files, or JSON with base64.",
+        },
         "responses": {
-            "200": _response("The prediction.", _json(_PREDICTION)),
+            "200": _response("The predictions.", _json({"oneOf": [_ONE_PREDICTION, _PREDICTIONS]})),
             **_errors(400, 408, 413, 415, 500, 503),
         },
     }

@@ -51,7 +51,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     or the name not stand in an address, `MissingExtraError` if the packages of the extra are not installed,
     `OutputError` if the log of features cannot be written.
     """
-    for package in ("starlette", "uvicorn", "prometheus_client"):
+    for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
     from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app

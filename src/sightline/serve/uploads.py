@@ -1,0 +1,104 @@
+"""The images of a request: the bytes of one as its body, a form with files, or JSON with base64."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from sightline import jsonio
+from sightline.serve.admission import check_encoding, read_body
+from sightline.serve.limits import MAX_IMAGES
+from sightline.serve.tensors import decode_base64
+
+FORM, JSON = "multipart/form-data", "application/json"
+EXAMPLE = "curl -F image=@photo.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """The images of a request.
+
+    Attributes:
+        files: The encoded images.
+        names: Their file names, as a form states them; None for images that come without.
+        is_list: Whether the client asks for a list of predictions, even if it has one element.
+    """
+
+    files: Sequence[bytes | bytearray]
+    names: Sequence[str] | None = None
+    is_list: bool = False
+
+    def get_single(self) -> bytes | bytearray:
+        """Return the only image; raises `HTTPException` if there are several."""
+        if len(self.files) != 1:
+            raise HTTPException(400, f"The request has {len(self.files)} images: send one.")
+        return self.files[0]
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which keeps files in memory: their size is limited, and there may be no disk to write to."""
+
+    spool_max_size = 0  # without limit
+
+
+async def read_upload(request: Request) -> Upload:
+    """Return the images of a request; raises `HTTPException` for a body that has none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == FORM:
+        return await _read_form(request)
+    if kind.startswith("multipart/"):
+        raise HTTPException(415, f"The body is {kind[:80]}: send the bytes of an image, or a form ({EXAMPLE}).")
+    body = await read_body(request)
+    return await asyncio.to_thread(_parse_json, body) if kind == JSON else Upload([body])
+
+
+async def _read_form(request: Request) -> Upload:
+    """Return the files of a form, whatever their fields are called."""
+    check_encoding(request)
+    parser = _FormParser(request.headers, request.stream(), max_files=MAX_IMAGES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"The form cannot be read: {error.message.rstrip('.')}.") from None
+    try:
+        files, names = [], []
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise HTTPException(
+                    400, f"The field {name[:80]!r} of the form is not a file: send files, as {EXAMPLE}."
+                )
+            files.append(await value.read())
+            names.append(value.filename or "")
+    finally:
+        await form.close()
+    if not files:
+        raise HTTPException(400, f"The form has no file: send at least one, as {EXAMPLE}.")
+    return Upload(files, names, is_list=True)
+
+
+def _parse_json(body: bytes | bytearray) -> Upload:
+    """Return the images of ``{"image": BASE64}`` or ``{"images": [BASE64, ...]}``."""
+    try:
+        content = jsonio.loads(bytes(body))
+    except ValueError as error:
+        raise HTTPException(400, f"The request is not JSON: {error}.") from None
+    if not isinstance(content, dict) or len(content) != 1 or not content.keys() <= {"image", "images"}:
+        raise HTTPException(400, "The request is not a JSON object with one field, 'image' or 'images'.")
+    is_list = "images" in content
+    texts: Any = content["images"] if is_list else [content["image"]]
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        expected = "a list of strings, each the base64 of an image file" if is_list else "the base64 of an image file"
+        raise HTTPException(400, f"The field {next(iter(content))!r} is not {expected}.")
+    if len(texts) > MAX_IMAGES:
+        raise HTTPException(400, f"The request has {len(texts)} images, and may have at most {MAX_IMAGES}.")
+    try:
+        return Upload([decode_base64(text, f"Image {i}") for i, text in enumerate(texts)], is_list=is_list)
+    except ValueError as error:
+        raise HTTPException(400, f"{error}.") from None
