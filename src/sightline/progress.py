@@ -28,6 +28,8 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+LINE_SECONDS = 60  # between two lines of a long task, where there are no bars
+
 StyledText = str | tuple[str, str]
 """A piece of a line: text, or a pair of text and rich style."""
 
@@ -36,6 +38,18 @@ def styled_line(*pieces: StyledText) -> Text:
     """Return one line of text, with control characters escaped and markup taken literally."""
     styled = (piece if isinstance(piece, tuple) else (piece, "") for piece in pieces)
     return Text.assemble(*((printable(text), style) for text, style in styled))
+
+
+def format_time_left(seconds: float) -> str:
+    """Return a duration as text.
+
+    >>> [format_time_left(seconds) for seconds in (7.2, 754, 93600)]
+    ['7 s', '13 min', '26 h 0 min']
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 @contextmanager
@@ -57,14 +71,18 @@ def show_progress(progress: bool | None = None, callback: Callback | None = None
 
 
 class ProgressDisplay(Callback):
-    """Shows progress on standard error: bars on a terminal, elsewhere one line per epoch and per slow task."""
+    """Shows progress on standard error: bars on a terminal, elsewhere one line per epoch and per slow task.
+
+    A task of more than a minute has a line each minute, with the time that is left at its speed so far.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = make_console(stderr=True)
         self._quiet = quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}  # when, and how much was done by then
+        self._line_times: dict[str, float] = {}
         self._epochs = self._steps = self._first_epoch = self._last_epoch = 0
 
     def __enter__(self) -> Self:
@@ -90,11 +108,17 @@ class ProgressDisplay(Callback):
         if self._bars is not None:
             self._advance(task, done, total, "")
             return
-        started = self._started.setdefault(task, time.perf_counter())
+        now = time.perf_counter()
+        started, first = self._started.setdefault(task, (now, done))
         if done >= total:
-            seconds = time.perf_counter() - self._started.pop(task, started)
-            if seconds > 2:  # shorter tasks are not worth a line
-                self.on_message(f"{task}: {total} in {seconds:.1f} s")
+            del self._started[task]
+            self._line_times.pop(task, None)
+            if now - started > 2:  # shorter tasks are not worth a line
+                self.on_message(f"{task}: {total} in {now - started:.1f} s")
+        elif now - self._line_times.get(task, started) >= LINE_SECONDS and done > first:
+            self._line_times[task] = now
+            seconds = (now - started) * (total - done) / (done - first)
+            self.on_message(f"{task}: {done:,} of {total:,}, {format_time_left(seconds)} left")
 
     def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
         self._epochs, self._steps, self._first_epoch = epochs, steps, self._last_epoch

@@ -55,7 +55,12 @@ OBJECTS = {
 OF_A_COMMAND = {"output_format", "raw_csv"}  # how a result is printed
 OF_A_CALL = {"progress", "callback"}
 NOT_SHARED = {  # and why
-    "predict": {"probabilities", "out"},  # predict_proba, to_frame().to_csv
+    "predict": {
+        "probabilities",
+        "out",
+        "shard",
+        "rows_per_part",
+    },  # predict_proba, to_frame().to_csv, write_predictions
     "embed": {"out"},  # Embeddings.save
     "doctor": {"strict"},  # the exit code: DoctorReport.errors
 }

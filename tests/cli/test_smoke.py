@@ -188,7 +188,7 @@ def test_out_writes_what_would_be_printed(
     ("name", "options", "words"),
     [
         ("labels.csv", (), "exists and is not a result of predict"),
-        ("out.xlsx", (), "should end with .csv or .jsonl"),
+        ("out.xlsx", (), "should end with .csv, .jsonl or .parquet"),
         ("out.csv", ("--format", "text"), "redirect the text"),
         ("folder.csv", (), "is a folder"),
         ("labels.csv/out.csv", (), "labels.csv"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self, cast
@@ -10,6 +12,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import jsonio
 from sightline.api.dataset import Dataset
 from sightline.api.images import ImageLike, list_items, list_labeled_items, prediction_row, to_class_indices
 from sightline.api.loaded_model import LoadedModel
@@ -22,7 +25,9 @@ from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.nearest import SimilarImage
+from sightline.inference.prediction_files import ROWS, PredictionFiles, PredictionFolder, PredictionFormat, Shard
 from sightline.inference.results import Prediction
+from sightline.inference.runner import choose_batch_size
 from sightline.preprocessing import PreprocessingSpec
 from sightline.progress import show_progress
 
@@ -98,6 +103,85 @@ class ImageModel(LoadedModel):
         return stream.predict(
             self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds,
             interpret=self.task.interpret,
+        )  # fmt: skip
+
+    def write_predictions(
+        self,
+        images: ImageLike | Iterable[ImageLike | stream.InputItem],
+        out: str | Path,
+        *,
+        top: int = 5,
+        probabilities: bool = False,
+        shard: str | None = None,
+        rows_per_part: int | None = None,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> PredictionFiles:
+        """Predict any number of images into a folder of Parquet files, which can be resumed and divided.
+
+        Each file is a part: the predictions of a number of consecutive images. It is written atomically, so that a
+        process that is killed at any time loses less than a part: the same call goes on where it stopped. Several
+        processes may write parts of one folder at once, each with its `shard`; the files do not depend on their
+        number. pandas, pyarrow, DuckDB and Spark read the folder as one table.
+
+        Args:
+            images: As for `predict`, in the same order each time; may be a generator. A folder is listed while its
+                images are predicted.
+            out: The folder to write, whose name ends with ``.parquet``.
+            top: The number of classes in each row, the most probable ones first.
+            probabilities: Whether each row has the probabilities of all classes, in the order of `classes`.
+            shard: ``"0/4"`` to ``"3/4"`` predict a fourth of the parts each; None predicts all.
+            rows_per_part: The number of images of a part, rounded up to whole batches; None is 1,024.
+            set: As for `predict`.
+            progress: Whether to show the progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress in place of the display.
+
+        Returns:
+            The numbers of images and of those that could not be read, and whether the parts of all shards are there.
+
+        Raises:
+            OutputError: If `out` is anything else, or was written by another model or with other options.
+            DataError: If a part that exists holds other images than those at its place in `images`.
+
+        Example:
+            ```python
+            clf.write_predictions("photos/", "labels.parquet")
+            ```
+        """
+        size = choose_batch_size(self.preprocess.shape)
+        rows = ROWS if rows_per_part is None else rows_per_part
+        form = self._prediction_format(top, -(-rows // size) * size, probabilities=probabilities)
+        folder = PredictionFolder(Path(out), form)
+        requested = len(self.classes) if probabilities or form.several_labels else form.top
+        count: Any = None
+        if isinstance(images, str | Path | list | tuple):  # can be listed a second time
+            count = stream.BackgroundCount(list_items(images, self.preprocess.channels, set))
+
+        def predict(items: Iterator[stream.InputItem]) -> Iterator[Prediction]:
+            return stream.predict(
+                self.predictor, items, top=requested, batch_size=size, thresholds=self.thresholds,
+                interpret=self.task.interpret,
+            )  # fmt: skip
+
+        with show_progress(progress, callback) as display, count or nullcontext():
+            items = list_items(images, self.preprocess.channels, set)
+            return folder.write(
+                items, predict, Shard.parse(shard), display.on_progress, lambda: getattr(count, "value", None)
+            )
+
+    def _prediction_format(self, top: int, rows: int, *, probabilities: bool) -> PredictionFormat:
+        """Return the format of the files of predictions; raises `UsageError` for numbers below 1."""
+        if top < 1 or rows < 1:
+            raise UsageError(f"top and rows_per_part are numbers of at least 1, not {top} and {rows}.")
+        thresholds = None if self.thresholds is None else self.thresholds.to_dict()
+        identity = [type(self.predictor).__name__, getattr(self.predictor, "sha256", None), thresholds]
+        digest = hashlib.sha256(jsonio.dumps([self.feature_model_id, *identity], sort_keys=True).encode())
+        has_several = self.task.targets.allows_several
+        return PredictionFormat(
+            f"{self.feature_model_id.rpartition('@')[0]}@{digest.hexdigest()}", self.classes, rows,
+            min(top, len(self.classes)), probabilities,
+            decisions=self.thresholds is not None and not has_several, several_labels=has_several,
         )  # fmt: skip
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:

@@ -21,6 +21,8 @@ from sightline.escaping import TextFile, printable
 from sightline.inference.results import Decision, Prediction
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
+    from sightline.api.image_model import ImageModel
+    from sightline.inference.prediction_files import PredictionFiles
     from sightline.inference.stream import InputItem
     from sightline.report.prediction_writer import RowFormat
 
@@ -56,7 +58,18 @@ def predict(
         bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write to this .csv or .jsonl file instead of standard output.")
+        Path | None,
+        typer.Option(
+            help="Write to this .csv or .jsonl file instead of standard output, or to this .parquet folder, which the "
+            "same command resumes."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Predict a part of the images into a .parquet folder: 0/N to N-1/N are all."),
+    ] = None,
+    rows_per_part: Annotated[
+        int | None, typer.Option(min=1, help="Images of each file in a .parquet folder; default: 1024.")
     ] = None,
     knn: Annotated[
         int | None,
@@ -72,21 +85,44 @@ def predict(
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
-    from sightline import api
-    from sightline.report.prediction_writer import RowFormat
-
-    chosen_format = _choose_format(output_format, out)
     if (knn is None) != (reference is None):
         raise UsageError(
             "--knn and --reference go together: the number of neighbors, and the images that they are from."
         )
-    if out is not None:
+    to_folder = _check_folder(out, output_format, shard, rows_per_part)
+    chosen_format = TableFormat.json if to_folder else _choose_format(output_format, out)
+    if out is not None and not to_folder:
         _check_output(out)
     items = list_images(images, set)
-    classifier = api.load(model)
-    if knn is not None and reference is not None:
-        classifier = classifier.with_neighbors(reference, knn=knn, set=set or ())
-        _print_unreadable(getattr(classifier.predictor, "unreadable", ()))
+    classifier = _load(model, knn, reference, set)
+    if out is not None and to_folder:
+        result = classifier.write_predictions(
+            items if "-" in images else images,  # standard input can be listed only once
+            out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part, set=set or (),
+            progress=True,
+        )  # fmt: skip
+        failed = _print_files(result, shard)
+    else:
+        failed = _write_rows(
+            classifier, items, chosen_format, out, top=top, probabilities=probabilities, raw_csv=raw_csv
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _write_rows(
+    classifier: ImageModel,
+    items: Iterator[InputItem],
+    chosen_format: TableFormat,
+    out: Path | None,
+    *,
+    top: int | None,
+    probabilities: bool,
+    raw_csv: bool,
+) -> int:
+    """Predict all `items`, and print the rows or write them to `out`; return the number of errors among them."""
+    from sightline.report.prediction_writer import RowFormat
+
     count = len(classifier.classes)
     shown_count = min(count, top or (1 if chosen_format == TableFormat.csv else TOP))
     has_several = classifier.task.targets.allows_several
@@ -100,13 +136,27 @@ def predict(
     width, items = _measure_paths(items) if chosen_format == TableFormat.text else (MIN_WIDTH, items)
     predictions = classifier.iter_predictions(items, top=requested_count)
     if chosen_format == TableFormat.text:
-        failed = _count_errors(_print_rows(predictions, width))[1]
-    elif out is None:
-        failed = _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
-    else:
-        failed = _write_file(predictions, layout, chosen_format, out)
-    if failed:
-        raise typer.Exit(1)
+        return _count_errors(_print_rows(predictions, width))[1]
+    if out is None:
+        return _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
+    return _write_file(predictions, layout, chosen_format, out)
+
+
+def _check_folder(
+    out: Path | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None
+) -> bool:
+    """Return whether `out` is a folder of Parquet files; raises for one that cannot be written, and wrong options."""
+    from sightline.inference import prediction_files
+
+    if out is None or out.suffix.lower() != prediction_files.SUFFIX:
+        if shard is not None or rows_per_part is not None:
+            raise UsageError("--shard and --rows-per-part are for a folder of Parquet files: give --out NAME.parquet.")
+        return False
+    if output_format is not None:
+        raise UsageError(f"--out {out} is a folder of Parquet files, so --format does not apply: leave it out.")
+    prediction_files.Shard.parse(shard)
+    prediction_files.check_output(out)
+    return True
 
 
 def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
@@ -116,6 +166,27 @@ def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterat
     limits = stream.parse_file_limits(settings or ())
     items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
     return chain(stream.take_first(items), items)
+
+
+def _load(model: str, knn: int | None, reference: str | None, settings: Sequence[str] | None) -> ImageModel:
+    """Return the classifier, by nearest neighbors if the options ask for it."""
+    from sightline import api
+
+    classifier = api.load(model)
+    if knn is None or reference is None:
+        return classifier
+    classifier = classifier.with_neighbors(reference, knn=knn, set=settings or ())
+    _print_unreadable(getattr(classifier.predictor, "unreadable", ()))
+    return classifier
+
+
+def _print_files(result: PredictionFiles, shard: str | None) -> int:
+    """Print what a folder of Parquet files holds; return the number of errors."""
+    whole = "" if shard is None else f" of {result.total:,}, shard {shard}"
+    unread = f", {result.failed} of them failed" if result.failed else ""
+    rest = "" if result.is_complete else "; other shards are not complete yet"
+    print_line(f"{plural(result.images, 'image')}{whole}{unread}: {result.path}{rest}", stderr=True)
+    return result.failed
 
 
 def _print_unreadable(files: Sequence[tuple[str, str]]) -> None:
@@ -136,7 +207,7 @@ def _choose_format(output_format: TableFormat | None, out: Path | None) -> Table
         return output_format
     by_suffix = {".csv": TableFormat.csv, ".jsonl": TableFormat.json, ".ndjson": TableFormat.json}
     if out.suffix.lower() not in by_suffix:
-        raise UsageError(f"--out {out} should end with .csv or .jsonl, or give --format csv or json as well.")
+        raise UsageError(f"--out {out} should end with .csv, .jsonl or .parquet, or give --format csv or json as well.")
     return by_suffix[out.suffix.lower()]
 
 

@@ -86,7 +86,7 @@ class FolderStore:
             raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
 
         for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
-            subfolders.sort()  # which of two links to a folder is followed must not depend on the disk order
+            subfolders.sort(key=_folder_key)  # which of two links to a folder is followed must not depend on the disk
             real = os.path.realpath(folder)
             if real in visited:
                 subfolders.clear()
@@ -96,6 +96,40 @@ class FolderStore:
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         return read_untrusted_file(self.root / key, self._limits, check)
+
+
+def iterate_files(root: Path) -> Iterator[str]:
+    """Yield the keys of a `FolderStore` in the same order, while only the names of one folder a level are in memory."""
+    visited: set[str] = set()
+    levels = [_list_names(root, "", visited)]
+    while levels:
+        name = levels[-1].pop() if levels[-1] else None
+        if name is None:
+            levels.pop()
+        elif name.endswith("/"):
+            levels.append(_list_names(root, name, visited))
+        else:
+            yield name
+
+
+def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
+    """Return the paths in `folder` in reverse order, those of folders with a ``/``; none if it was visited."""
+    real = os.path.realpath(root / folder)
+    if real in visited:
+        return []
+    visited.add(real)
+    try:
+        with os.scandir(root / folder) as entries:
+            names = [folder + (_folder_key(entry.name) if entry.is_dir() else entry.name) for entry in entries]
+    except OSError as error:
+        raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.") from error
+    names.sort(reverse=True)
+    return names
+
+
+def _folder_key(name: str) -> str:
+    """Return the name of a folder as it sorts in a path: ``a-b/c`` comes before ``a/c``."""
+    return f"{name}/"
 
 
 def read_untrusted_file(path: Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -56,6 +57,14 @@ class KnnPredictor:
         index = {label: k for k, label in enumerate(self._classes)}
         indices = np.array([index[label] for label in labels], np.int64)
         self._labels = np.split(indices, np.cumsum([len(rows) for rows in self._rows])[:-1])
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the reference and the number of neighbors: predictors of one model with it predict alike."""
+        digest = hashlib.sha256(repr((self._count, self._classes)).encode(errors="surrogatepass"))
+        for array in (*self._rows, *self._labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -148,12 +148,14 @@ def predict_images(
 ) -> Generator[list[ImageOutputs[Item, Decoded]], None, None]:
     """Yield the outputs of `items` in batches, in order.
 
+    Every call of the model has as many rows as the first batch, or `batch_size` if it is stated.
+
     `decode` runs in `threads` threads (default: one per core), at most `BATCHES_AHEAD` batches ahead; it raises
     `ImageError` for an image that cannot be read. `get_pixels` returns the uint8 pixels [H, W, C] of what it returned.
     """
     size = batch_size or choose_batch_size(predictor.preprocess.shape)
     tasks = (partial(_decode_or_explain, decode, item) for item in items)
-    first_size = 0
+    first_size = batch_size or 0
     with closing(load_ahead(tasks, threads or process.count_cores(), BATCHES_AHEAD * size)) as decoded:
         while batch := list(islice(decoded, size)):
             first_size = first_size or len(batch)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.storage import LIMITS, FolderStore, read_untrusted_file
+from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
@@ -73,11 +74,41 @@ def take_first(items: Iterator[InputItem]) -> list[InputItem]:
     return list(islice(items, 1))
 
 
+class BackgroundCount:
+    """Counts items in a background thread while the block runs.
+
+    `value` is None until all of them are counted, and stays None if that fails: whoever reads the items says why.
+    """
+
+    def __init__(self, items: Iterable[InputItem]) -> None:
+        self._items = items
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._count, name="count images", daemon=True)
+        self.value: int | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _count(self) -> None:
+        count = 0
+        with suppress(DataError):
+            for _ in self._items:
+                if self._stopped.is_set():
+                    return
+                count += 1
+            self.value = count
+
+
 def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images below a folder as indexing does: links are followed, other files are tried by content."""
     store = FolderStore(Path(folder), limits)
     empty = True
-    for key in store.keys():  # noqa: SIM118  # not a dict
+    for key in iterate_files(Path(folder)):
         if is_hidden(key) or not (is_image_name(key) or _is_image(store, key)):
             continue
         empty = False

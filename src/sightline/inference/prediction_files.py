@@ -1,0 +1,351 @@
+"""A folder of Parquet files of predictions: written part by part, resumable, and filled by any number of processes.
+
+    DEST.parquet/
+      _predictions.json       the model, the classes, the columns, the rows of a part; complete: the number of images
+      part-00000000.parquet   the predictions of the first images, in order
+      part-00000001.parquet   those of the next, and so on
+
+A part holds a fixed number of consecutive images, whichever process writes it, so the files are the same for any number
+of shards. It is written under a temporary name and renamed, and states a hash of its paths: a process skips the
+parts that exist, after it has compared their paths with its own list. pyarrow, pandas, DuckDB and Spark read the folder
+as one table; names that start with ``_`` or ``.`` are not part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sightline import _io, jsonio
+from sightline.callbacks import Progress, no_progress
+from sightline.errors import DataError, OutputError, UsageError, check_installed, plural, require
+from sightline.inference.results import Prediction
+from sightline.inference.stream import InputItem
+
+SCHEMA = 1
+ROWS = 1024
+"""The default number of images of a part."""
+SUFFIX = ".parquet"
+MANIFEST = "_predictions.json"
+_METADATA_KEY = b"sightline.predictions"
+_MAX_MANIFEST = 1 << 26  # bytes; 100,000 classes with long names
+_PART = re.compile(r"part-(\d{8,})\.parquet")
+_PURPOSE = "Writing Parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` processes that score the same images, by its `index` from 0; it writes every `count`-th part."""
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard:
+        """Return the shard that a text such as ``"0/4"`` states, None for all images; raises `UsageError`."""
+        if text is None:
+            return cls()
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+        if match is None or not int(match[1]) < int(match[2]):
+            raise UsageError(f"A shard is I/N, from 0/N to N-1/N, e.g. 0/4 for the first of four, not {text!r}.")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def has(self, number: int) -> bool:
+        """Whether this shard writes part `number`."""
+        return number % self.count == self.index
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionFormat:
+    """What the rows hold, and which model they are of.
+
+    `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
+    row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
+    `several_labels`, the predicted labels.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    rows: int = ROWS
+    top: int = 5
+    probabilities: bool = False
+    decisions: bool = False
+    several_labels: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"schema": SCHEMA, **jsonio.fields_to_dict(self)}
+
+    @property
+    def sha256(self) -> str:
+        """A hash of all fields, which each part states."""
+        return hashlib.sha256(jsonio.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionFiles:
+    """What a process has written, with what was there before.
+
+    Attributes:
+        path: The folder.
+        images: The number of images of this shard.
+        failed: The number of those that could not be read; their rows say why.
+        total: The number of images of all shards.
+        is_complete: Whether the parts of all shards are there.
+    """
+
+    path: Path
+    images: int
+    failed: int
+    total: int
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _PartFacts:
+    """The facts that a part states."""
+
+    images: int
+    failed: int
+    paths_sha256: str
+
+
+def check_output(path: Path) -> None:
+    """Raise `OutputError` if something exists at `path` that is not a folder of predictions.
+
+    Raises `MissingExtraError` without pyarrow.
+    """
+    check_installed("pyarrow", purpose=_PURPOSE)
+    if path.is_dir():
+        if not (path / MANIFEST).exists() and next(path.iterdir(), None) is not None:
+            raise OutputError(f"{path} is a folder without {MANIFEST}: name a new folder with --out.")
+    elif path.exists() or path.is_symlink():
+        raise OutputError(f"{path} is a file, but predictions in Parquet are a folder: name a new one with --out.")
+
+
+class PredictionFolder:
+    """The folder `path`, which is created, or continued if the same model wrote the same columns there.
+
+    Raises `OutputError` for anything else.
+    """
+
+    def __init__(self, path: Path, form: PredictionFormat) -> None:
+        check_output(path)
+        self.path, self._form, self._sha256 = path, form, form.sha256
+        if not (path / MANIFEST).exists():
+            self._write_manifest(None)
+        self._compare_manifest()
+        self._schema = _make_schema(form).with_metadata({_METADATA_KEY: b""})
+
+    def list_parts(self) -> set[int]:
+        """Return the numbers of the parts that exist."""
+        return {int(match[1]) for entry in os.scandir(self.path) if (match := _PART.fullmatch(entry.name))}
+
+    def write(
+        self,
+        items: Iterable[InputItem],
+        predict: Callable[[Iterator[InputItem]], Iterator[Prediction]],
+        shard: Shard,
+        progress: Progress = no_progress,
+        count: Callable[[], int | None] = lambda: None,
+    ) -> PredictionFiles:
+        """Write the missing parts of `shard`, of all `items` in order; `predict` yields a prediction for each item.
+
+        Items are taken, predicted and written in one stream, of which a part and a few batches are in memory. `count`
+        returns the number of all items once it is known, for the progress.
+
+        Raises `DataError` if a part holds other paths than the items at its place, `OutputError` if the disk is full.
+        """
+        totals = _Totals()
+        waiting: deque[tuple[int, int]] = deque()  # the number and the size of each part that is being predicted
+        predictions = predict(self._select(items, shard, waiting, totals))
+        total = _RemainingCount(self.list_parts(), shard, self._form.rows, count)
+        rows: list[Prediction] = []
+        for done, prediction in enumerate(predictions, start=1):
+            rows.append(prediction)
+            if len(rows) == waiting[0][1]:
+                number, _ = waiting.popleft()
+                totals.add(self._write_part(number, rows))
+                rows = []
+            if (known := total.get()) is not None:
+                progress("predicting", done, max(known, done))
+        is_complete = self._finish(totals.total)
+        return PredictionFiles(self.path, totals.images, totals.failed, totals.total, is_complete)
+
+    def _select(
+        self, items: Iterable[InputItem], shard: Shard, waiting: deque[tuple[int, int]], totals: _Totals
+    ) -> Iterator[InputItem]:
+        """Yield the items of the missing parts of `shard`; the others are compared with their parts, or counted."""
+        source, number = iter(items), 0
+        while block := list(islice(source, self._form.rows)):
+            totals.total += len(block)
+            if shard.has(number):
+                facts = self._read_part(number)
+                if facts is None:
+                    waiting.append((number, len(block)))
+                    yield from block
+                else:
+                    self._check_paths(number, block, facts)
+                    totals.add(facts)
+            number += 1
+
+    def _check_paths(self, number: int, block: Sequence[InputItem], facts: _PartFacts) -> None:
+        if facts.images != len(block) or facts.paths_sha256 != _hash_paths(item.path for item in block):
+            first = number * self._form.rows
+            raise DataError(
+                f"Images {first + 1:,} to {first + len(block):,}, from {block[0].path} on, are not those that "
+                f"{self._name(number)} holds: the list of images has changed since. Name a new folder with --out."
+            )
+
+    def _name(self, number: int) -> Path:
+        return self.path / f"part-{number:08}.parquet"
+
+    def _write_part(self, number: int, predictions: Sequence[Prediction]) -> _PartFacts:
+        pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
+        facts = _PartFacts(
+            len(predictions), sum(p.error is not None for p in predictions), _hash_paths(p.path for p in predictions)
+        )
+        values = {"schema": SCHEMA, "format": self._sha256, **jsonio.fields_to_dict(facts)}
+        schema = self._schema.with_metadata({_METADATA_KEY: jsonio.dumps(values)})
+        rows = [_make_row(prediction, self._form) for prediction in predictions]
+        table = pyarrow.Table.from_pylist(rows, schema=schema)
+
+        def fill(aside: Path) -> None:
+            with aside.open("xb") as file:
+                parquet.write_table(table, file)
+                file.flush()
+                os.fsync(file.fileno())
+
+        _io.write_atomic(self._name(number), fill, "Free some space, then run the same command again to go on.")
+        return facts
+
+    def _read_part(self, number: int) -> _PartFacts | None:
+        """Return the facts of a part; None if it is missing or damaged, as after a power failure.
+
+        Raises `OutputError` if it is one of another job.
+        """
+        pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
+        path = self._name(number)
+        try:
+            metadata = parquet.read_metadata(str(path))
+            values = jsonio.loads((metadata.schema.to_arrow_schema().metadata or {})[_METADATA_KEY])
+            facts = _PartFacts(int(values["images"]), int(values["failed"]), str(values["paths_sha256"]))
+            is_ours = values["format"] == self._sha256
+        except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+            return None
+        if not is_ours:
+            raise OutputError(f"{path} was written with another model or other options: name a new folder with --out.")
+        return facts if metadata.num_rows == facts.images else None
+
+    def _finish(self, total: int) -> bool:
+        """Complete the manifest if the parts of all `total` images are there, and tell whether they are."""
+        expected = set(range(-(-total // self._form.rows)))
+        numbers = self.list_parts()
+        if extra := numbers - expected:
+            raise DataError(
+                f"{self._name(min(extra))} is beyond the {plural(total, 'image')}: the list of images has become "
+                "shorter since it was written. Name a new folder with --out."
+            )
+        if numbers != expected:
+            return False
+        self._write_manifest(total)
+        return True
+
+    def _write_manifest(self, images: int | None) -> None:
+        status = "writing" if images is None else "complete"
+        values = {"kind": "sightline.predictions", **self._form.to_dict(), "images": images, "status": status}
+        _io.write_atomic(self.path / MANIFEST, jsonio.encode_text(jsonio.dumps(values, indent=2) + "\n"))
+
+    def _compare_manifest(self) -> None:
+        values = _read_manifest(self.path)
+        for name, value in self._form.to_dict().items():
+            if values.get(name) != jsonio.loads(jsonio.dumps(value)):
+                difference = "" if name in {"model", "classes"} else f" ({values.get(name)}, not {value})"
+                raise OutputError(
+                    f"{self.path} was written with another setting of {name}{difference}: give the same options, or "
+                    "name a new folder with --out."
+                )
+
+
+class _Totals:
+    """The numbers of all images, and of the images and failures of the parts of a shard."""
+
+    def __init__(self) -> None:
+        self.total = self.images = self.failed = 0
+
+    def add(self, facts: _PartFacts) -> None:
+        self.images += facts.images
+        self.failed += facts.failed
+
+
+class _RemainingCount:
+    """How many images a shard has to predict, once `count` returns the number of all."""
+
+    def __init__(self, parts: set[int], shard: Shard, rows: int, count: Callable[[], int | None]) -> None:
+        self._parts, self._shard, self._rows, self._count = parts, shard, rows, count
+        self._remaining: int | None = None
+
+    def get(self) -> int | None:
+        if self._remaining is None and (total := self._count()) is not None:
+            numbers = range(self._shard.index, -(-total // self._rows), self._shard.count)
+            self._remaining = sum(min(self._rows, total - n * self._rows) for n in numbers if n not in self._parts)
+        return self._remaining
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    path = folder / MANIFEST
+    try:
+        values = jsonio.loads(_io.read_regular(path, _MAX_MANIFEST))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read: {error}. Name a new folder with --out.") from error
+    if not isinstance(values, dict) or values.get("kind") != "sightline.predictions":
+        raise OutputError(f"{path} was not written by predict: name a new folder with --out.")
+    return values
+
+
+def _encode(text: str | None) -> str | None:
+    """Return text that is valid UTF-8: a file name need not be."""
+    return None if text is None else text.encode(errors="backslashreplace").decode()
+
+
+def _hash_paths(paths: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.encode(errors="surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _make_schema(form: PredictionFormat) -> Any:
+    pyarrow = require("pyarrow", _PURPOSE)
+    text, number = pyarrow.string(), pyarrow.float32()  # the outputs of a network are float32
+    fields = [("path", text), ("label", text), ("probability", number)]
+    fields.append(("top", pyarrow.list_(pyarrow.struct([("label", text), ("probability", number)]))))
+    if form.several_labels:
+        fields.append(("labels", pyarrow.list_(text)))
+    if form.decisions:
+        fields += [("decision", text), ("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
+    if form.probabilities:
+        fields.append(("probabilities", pyarrow.list_(number, len(form.classes))))
+    return pyarrow.schema([*fields, ("error", text)])
+
+
+def _make_row(prediction: Prediction, form: PredictionFormat) -> dict[str, Any]:
+    """Return the cells of a row by column; those that are missing are null."""
+    if prediction.error is not None:
+        return {"path": _encode(prediction.path), "error": _encode(prediction.error)}
+    row = prediction.to_dict() | {"path": _encode(prediction.path)}
+    if form.probabilities:
+        by_label = {c.label: c.probability for c in prediction.top}
+        row["probabilities"] = [by_label[label] for label in form.classes]
+    row["top"] = row["top"][: form.top]
+    return row

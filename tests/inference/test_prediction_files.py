@@ -1,0 +1,216 @@
+"""Folders of Parquet files of predictions: resumed, divided among shards, and never mixed with those of another job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
+import pytest
+from numpy.typing import NDArray
+
+from sightline import jsonio
+from sightline.errors import DataError, ImageError, OutputError, UsageError
+from sightline.inference import prediction_files, stream
+from sightline.inference.prediction_files import PredictionFiles, PredictionFolder, PredictionFormat, Shard
+from sightline.inference.predictor import FakePredictor
+from sightline.inference.results import Decision, Prediction
+from sightline.inference.stream import InputItem
+from sightline.preprocessing import PreprocessingSpec
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+CLASSES = ("black", "dark", "bright", "white")
+FORMAT = PredictionFormat("fake@0", CLASSES, rows=4, top=2)
+
+
+def make_items(count: int, reads: list[int] | None = None) -> Iterator[InputItem]:
+    """Yield items of every gray level in turn, every tenth of which cannot be read; `reads` records which are."""
+
+    def read(number: int) -> NDArray[np.uint8]:
+        if reads is not None:
+            reads.append(number)
+        if number % 10 == 9:
+            raise ImageError("empty")
+        return np.full((4, 4, 3), 60 * number % 256, np.uint8)
+
+    for number in range(count):
+        yield InputItem(f"{number:04}.png", lambda number=number: read(number))  # type: ignore[misc]
+
+
+def predict(items: Iterator[InputItem]) -> Iterator[Prediction]:
+    return stream.predict(FakePredictor(CLASSES, PreprocessingSpec(4, 4)), items, top=4, batch_size=2, threads=1)
+
+
+def write(
+    path: Path, items: Iterator[InputItem], shard: str | None = None, form: PredictionFormat = FORMAT, **options: Any
+) -> PredictionFiles:
+    return PredictionFolder(path, form).write(items, options.pop("predict", predict), Shard.parse(shard), **options)
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_the_rows_are_those_of_predict_in_order(tmp_path: Path) -> None:
+    result = write(tmp_path / "p.parquet", make_items(23))
+    assert result == PredictionFiles(tmp_path / "p.parquet", 23, 2, 23, is_complete=True)
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    for row, prediction in zip(rows, predict(make_items(23)), strict=True):
+        expected = prediction.to_dict()
+        if prediction.error is None:
+            expected["top"] = expected["top"][:2]
+        assert {name: value for name, value in row.items() if value is not None} == expected
+    assert sorted(read_files(tmp_path / "p.parquet")) == [
+        "_predictions.json", *(f"part-{number:08}.parquet" for number in range(6)),
+    ]  # fmt: skip
+    manifest = jsonio.loads((tmp_path / "p.parquet" / "_predictions.json").read_bytes())
+    assert (manifest["status"], manifest["images"], manifest["classes"]) == ("complete", 23, list(CLASSES))
+
+
+@pytest.mark.parametrize("count", [0, 1, 23, 24])
+@pytest.mark.parametrize("shards", [2, 3, 9])
+def test_the_union_of_the_shards_equals_the_whole(tmp_path: Path, count: int, shards: int) -> None:
+    write(tmp_path / "whole.parquet", make_items(count))
+    reads: list[int] = []
+    results = [
+        write(tmp_path / "shards.parquet", make_items(count, reads), f"{index}/{shards}")
+        for index in reversed(range(shards))
+    ]
+    assert read_files(tmp_path / "shards.parquet") == read_files(tmp_path / "whole.parquet")
+    assert sorted(reads) == list(range(count)), "no image is read twice"
+    assert sum(result.images for result in results) == count
+    assert {result.total for result in results} == {count}
+    assert results[-1].is_complete
+    if count > 8:
+        assert not results[0].is_complete
+
+
+@pytest.mark.parametrize("stop", [1, 5, 9, 10, 22])
+def test_a_killed_job_goes_on_and_scores_no_finished_part_again(tmp_path: Path, stop: int) -> None:
+    def predict_some(items: Iterator[InputItem]) -> Iterator[Prediction]:
+        for number, prediction in enumerate(predict(items)):
+            if number == stop:
+                raise KeyboardInterrupt
+            yield prediction
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "p.parquet", make_items(23), predict=predict_some)
+    written = stop - stop % 4
+    if written:
+        assert len(pq.read_table(tmp_path / "p.parquet")) == written
+    reads: list[int] = []
+    result = write(tmp_path / "p.parquet", make_items(23, reads))
+    assert sorted(reads) == list(range(written, 23))
+    assert (result.images, result.failed, result.is_complete) == (23, 2, True)
+    write(tmp_path / "whole.parquet", make_items(23))
+    assert read_files(tmp_path / "p.parquet") == read_files(tmp_path / "whole.parquet")
+
+
+def test_another_number_of_shards_may_go_on(tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet", make_items(23), "1/3")
+    reads: list[int] = []
+    write(tmp_path / "p.parquet", make_items(23, reads))
+    assert sorted(reads) == [n for n in range(23) if n // 4 % 3 != 1]
+
+
+def test_a_damaged_part_is_written_again(tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet", make_items(23))
+    before = read_files(tmp_path / "p.parquet")
+    (tmp_path / "p.parquet" / "part-00000001.parquet").write_bytes(before["part-00000001.parquet"][:-9])
+    (tmp_path / "p.parquet" / "part-00000002.parquet").write_bytes(b"")
+    reads: list[int] = []
+    assert write(tmp_path / "p.parquet", make_items(23, reads)).is_complete
+    assert sorted(reads) == list(range(4, 12))
+    assert read_files(tmp_path / "p.parquet") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda items: items[1:], lambda items: [items[0], *items], lambda items: items[:5]],
+    ids=["without the first", "with one more", "shorter"],
+)
+def test_another_list_of_images_is_refused(
+    tmp_path: Path, change: Callable[[list[InputItem]], list[InputItem]]
+) -> None:
+    write(tmp_path / "p.parquet", make_items(23))
+    before = read_files(tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="Name a new folder with --out"):
+        write(tmp_path / "p.parquet", iter(change(list(make_items(23)))))
+    assert read_files(tmp_path / "p.parquet") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("model", "fake@1"), ("classes", CLASSES[::-1]), ("rows", 8), ("top", 3), ("decisions", True)]
+)
+def test_another_model_and_other_options_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    write(tmp_path / "p.parquet", make_items(8), "0/2")
+    changed = replace(FORMAT, **{name: value})
+    with pytest.raises(OutputError, match=rf"another setting of {name}.*new folder with --out"):
+        write(tmp_path / "p.parquet", make_items(8), form=changed)
+    (tmp_path / "p.parquet" / "_predictions.json").unlink()  # as if two jobs had started at once
+    with pytest.raises(OutputError, match=r"without _predictions\.json"):
+        write(tmp_path / "p.parquet", make_items(8), form=changed)
+    PredictionFolder(tmp_path / "empty", changed)
+    (tmp_path / "empty" / "_predictions.json").rename(tmp_path / "p.parquet" / "_predictions.json")
+    with pytest.raises(OutputError, match="with another model or other options"):
+        write(tmp_path / "p.parquet", make_items(8), form=changed)
+
+
+def test_what_predict_did_not_write_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file.parquet").write_bytes(b"PAR1")
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "folder.parquet" / "part-0.parquet").write_bytes(b"PAR1")
+    (tmp_path / "json.parquet").mkdir()
+    (tmp_path / "json.parquet" / "_predictions.json").write_bytes(b'{"schema": 1}')
+    for name in ("file", "folder", "json"):
+        with pytest.raises(OutputError, match="--out"):
+            write(tmp_path / f"{name}.parquet", make_items(3))
+    assert (tmp_path / "file.parquet").read_bytes() == b"PAR1"
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/0", "0/4/2", ""])
+def test_a_shard_that_does_not_exist_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="from 0/N to N-1/N"):
+        Shard.parse(text)
+
+
+def test_few_images_are_taken_ahead_of_the_parts_that_are_written(tmp_path: Path) -> None:
+    taken = 0
+
+    def count_up() -> Iterator[InputItem]:
+        nonlocal taken
+        for item in make_items(100):
+            taken += 1
+            ahead = taken - 4 * len(list((tmp_path / "p.parquet").glob("part-*")))
+            assert ahead <= 4 + 4 * 2 + 4, "a part, four batches, and the next part"
+            yield item
+
+    write(tmp_path / "p.parquet", count_up())
+    assert taken == 100
+
+
+def test_the_progress_counts_what_this_process_has_to_predict(tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet", make_items(23), "0/2")
+    events: list[tuple[str, int, int]] = []
+    write(tmp_path / "p.parquet", make_items(23), progress=lambda *event: events.append(event), count=lambda: 23)
+    assert events == [("predicting", done, 11) for done in range(1, 12)]
+
+
+def test_all_columns(tmp_path: Path) -> None:
+    form = replace(FORMAT, probabilities=True, decisions=True, several_labels=True)
+    prediction = next(predict(make_items(1)))
+    full = replace(prediction, path="a\udcff.png", labels=("black",), decision=Decision("set", ("black", "dark"), -1.5))
+    write(tmp_path / "p.parquet", make_items(1), form=form, predict=lambda items: (full for _ in items))
+    (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert row["path"] == "a\\udcff.png"
+    assert (row["labels"], row["decision"], row["set"], row["ood_score"]) == (["black"], "set", ["black", "dark"], -1.5)
+    by_label = {candidate.label: candidate.probability for candidate in prediction.top}
+    assert row["probabilities"] == [by_label[name] for name in CLASSES]
+    assert len(row["top"]) == 2
+    schema = pq.read_schema(tmp_path / "p.parquet" / "part-00000000.parquet")
+    assert schema.field("probabilities").type.list_size == 4
+    assert prediction_files.MANIFEST.startswith("_"), "readers of data sets skip it"
