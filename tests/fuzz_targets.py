@@ -23,7 +23,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import onnx
 from PIL import Image
 
 import onnx_graphs
@@ -221,27 +220,12 @@ def archive_seeds() -> Iterator[bytes]:
 @cache
 def make_bundle() -> Bundle:
     """Return a bundle of a one-layer network, with a reference example."""
-    node = onnx.helper.make_node
-    nodes = [
-        node("Cast", ["pixels"], ["x"], to=onnx_graphs.FLOAT),
-        node("Flatten", ["x"], ["features"], axis=1),
-        node("MatMul", ["features", "w"], ["logits"]),
-        node("Softmax", ["logits"], ["probabilities"], axis=-1),
-    ]
-    value = onnx.helper.make_tensor_value_info
-    sizes = {"probabilities": 3, "logits": 3, "features": 192}
-    graph = onnx.helper.make_graph(
-        nodes, "g",
-        [value("pixels", onnx.TensorProto.UINT8, ["N", 8, 8, 3])],
-        [value(name, onnx_graphs.FLOAT, ["N", size]) for name, size in sizes.items()],
-        [onnx_graphs.float_weight("w", 192, 3)],
-    )  # fmt: skip
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = onnx_graphs.make_linear_classifier(np.full((192, 3), 0.01))
     pixels = SMALL.decode(encode_image())
     example = ReferenceExample("reference/0.png", "bee", bundle.hash_pixels(pixels), (1 / 3,) * 3)
     return bundle.make(
         Manifest("one-layer", CLASSES, SMALL, reference_examples=(example,), metrics={"test": {"accuracy": 0.5}}),
-        model.SerializeToString(), {"reference/0.png": encode_image()},
+        model, {"reference/0.png": encode_image()},
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from sightline.errors import ModelError
 from sightline.inference.runtimes import onnx as runtime
@@ -56,6 +57,25 @@ def make_file(
     start = node("Cast", ["pixels"], ["x"], to=FLOAT)
     graph = onnx.helper.make_graph([start, *nodes], "g", [pixels], [result], list(weights))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def make_linear_classifier(weights: NDArray[Any]) -> bytes:
+    """Return a classifier of 8x8 images with one layer of `weights` [192, K], as a bundle needs it."""
+    nodes = [
+        node("Cast", ["pixels"], ["x"], to=FLOAT),
+        node("Flatten", ["x"], ["features"], axis=1),
+        node("MatMul", ["features", "w"], ["logits"]),
+        node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    value, sizes = onnx.helper.make_tensor_value_info, {"probabilities": weights.shape[1], "logits": weights.shape[1]}
+    graph = onnx.helper.make_graph(
+        nodes, "g",
+        [value("pixels", onnx.TensorProto.UINT8, ["N", 8, 8, 3])],
+        [value(name, FLOAT, ["N", size]) for name, size in (sizes | {"features": 192}).items()],
+        [onnx.numpy_helper.from_array(weights.astype(np.float32), "w")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     return bytes(model.SerializeToString())
 
 

@@ -32,8 +32,8 @@ PATCHED_CHILD = (
 
 
 @asynccontextmanager
-async def open_pool(seconds: float = 60, count: int = 1, spec: PreprocessingSpec = SPEC) -> AsyncIterator[DecoderPool]:
-    pool = DecoderPool(spec, seconds=seconds, count=count)
+async def open_pool(seconds: float = 60, count: int = 1) -> AsyncIterator[DecoderPool]:
+    pool = DecoderPool(seconds=seconds, count=count)
     try:
         yield pool
     finally:
@@ -59,12 +59,12 @@ def test_pixels_and_refusals_are_those_of_the_decoder() -> None:
 
     async def use(pool: DecoderPool) -> None:
         for image in (encode_png(), large):
-            np.testing.assert_array_equal(await pool.decode(image), SPEC.decode(image))
+            np.testing.assert_array_equal(await pool.decode(image, SPEC), SPEC.decode(image))
         for image in (b"", b"no image", encode_png()[:40], many_scans(64, 400)):
             with pytest.raises(ImageError) as expected:
                 SPEC.decode(image)
             with pytest.raises(ImageError) as error:
-                await pool.decode(image)
+                await pool.decode(image, SPEC)
             assert str(error.value) == str(expected.value)
 
     run_with_pool(use)
@@ -76,8 +76,8 @@ def test_an_image_that_takes_too_long_costs_its_process_and_nothing_else(monkeyp
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()
         with pytest.raises(ImageError, match=r"decoding takes more than 0\.2 seconds"):
-            await pool.decode(b"hostile")
-        np.testing.assert_array_equal(await pool.decode(encode_png()), SPEC.decode(encode_png()))
+            await pool.decode(b"hostile", SPEC)
+        np.testing.assert_array_equal(await pool.decode(encode_png(), SPEC), SPEC.decode(encode_png()))
 
     run_with_pool(use, seconds=0.2)
 
@@ -87,8 +87,8 @@ def test_an_image_that_ends_its_process_is_refused(monkeypatch: pytest.MonkeyPat
 
     async def use(pool: DecoderPool) -> None:
         with pytest.raises(ImageError, match="decoding ended its process"):
-            await pool.decode(b"hostile")
-        np.testing.assert_array_equal(await pool.decode(encode_png()), SPEC.decode(encode_png()))
+            await pool.decode(b"hostile", SPEC)
+        np.testing.assert_array_equal(await pool.decode(encode_png(), SPEC), SPEC.decode(encode_png()))
 
     run_with_pool(use)
 
@@ -98,8 +98,8 @@ def test_a_fault_of_the_decoder_is_not_one_of_the_image(monkeypatch: pytest.Monk
 
     async def use(pool: DecoderPool) -> None:
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-            await pool.decode(b"hostile")
-        await pool.decode(encode_png())
+            await pool.decode(b"hostile", SPEC)
+        await pool.decode(encode_png(), SPEC)
 
     run_with_pool(use)
 
@@ -111,7 +111,7 @@ def test_a_process_that_ended_while_idle_is_replaced() -> None:
         assert decoder._child is not None
         decoder._child.kill()
         decoder._child.wait()
-        await pool.decode(encode_png())
+        await pool.decode(encode_png(), SPEC)
 
     run_with_pool(use)
 
@@ -120,13 +120,13 @@ def test_a_request_that_is_cancelled_while_it_waits_is_not_decoded(monkeypatch: 
     patch_child(monkeypatch, "time.sleep(0.3)")
 
     async def use(pool: DecoderPool) -> None:
-        first = asyncio.create_task(pool.decode(b"hostile"))
-        waiting = [asyncio.create_task(pool.decode(b"hostile")) for _ in range(1000)]
+        first = asyncio.create_task(pool.decode(b"hostile", SPEC))
+        waiting = [asyncio.create_task(pool.decode(b"hostile", SPEC)) for _ in range(1000)]
         await asyncio.sleep(0)
         for request in waiting:
             request.cancel()
         first.cancel()  # its image is decoded to the end; nobody waits for it
-        assert (await pool.decode(encode_png())).shape == (8, 8, 3)  # and not 1000 times 0.3 s later
+        assert (await pool.decode(encode_png(), SPEC)).shape == (8, 8, 3)  # and not 1000 times 0.3 s later
 
     run_with_pool(use)
 
@@ -139,7 +139,7 @@ def test_closing_ends_all_processes_even_busy_ones(monkeypatch: pytest.MonkeyPat
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()
         numbers.extend(decoder._child.pid for decoder in pool._running if decoder._child is not None)
-        request = asyncio.create_task(pool.decode(b"hostile"))
+        request = asyncio.create_task(pool.decode(b"hostile", SPEC))
         await asyncio.sleep(0.05)
         pool.close()
         with pytest.raises(ImageError, match=f"signal {signal.SIGKILL.value}"):
@@ -167,11 +167,11 @@ def test_large_images_are_decoded_one_at_a_time_and_leave_room_for_others(
 
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()
-        large = [asyncio.create_task(pool.decode(b"hostile")) for _ in range(4)]
+        large = [asyncio.create_task(pool.decode(b"hostile", SPEC)) for _ in range(4)]
         await asyncio.sleep(0.1)
         large.pop().cancel()
         large.pop(0).cancel()  # it is decoded to its end before the next
-        await pool.decode(encode_png())
+        await pool.decode(encode_png(), SPEC)
         assert not any(task.done() and not task.cancelled() for task in large)
         await asyncio.gather(*large)
 

@@ -32,7 +32,7 @@ def read_class_names() -> tuple[str, ...]:
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
 
-def load_or_build() -> tuple[Path, bundle.Bundle, OnnxPredictor]:
+def load_or_build(threads: int = 0) -> tuple[Path, bundle.Bundle, OnnxPredictor]:
     """Load the bundle of the classifier, a ``.onnx`` file in the cache that Keras builds on first use.
 
     Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed.
@@ -40,11 +40,11 @@ def load_or_build() -> tuple[Path, bundle.Bundle, OnnxPredictor]:
     path = cache.cache_folder() / f"imagenet-{_cache_key()}.onnx"
     if path.is_file() and _is_own(path):
         try:
-            return path, *bundle.load(path)
+            return path, *bundle.load(path, threads)
         except ModelError:  # damaged: built again
             pass
     _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
-    return path, *bundle.load(path)
+    return path, *bundle.load(path, threads)
 
 
 def _is_own(path: Path) -> bool:

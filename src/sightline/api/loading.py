@@ -25,7 +25,7 @@ MODEL_KINDS = (
 MAX_MODELS = 5  # models listed in a message
 
 
-def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
+def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0) -> Classifier:
     """Load a classifier from a run, a bundle or an exported file, and verify its files.
 
     Args:
@@ -34,6 +34,7 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
             EfficientNet-Lite0 with its published weights, a bundle that is built in the cache on first use.
         engine: ``onnx`` predicts with the bundle of a run, in ONNX Runtime, if it has one. ``keras`` predicts with
             its Keras model, which has gradients.
+        threads: The number of threads in which a bundle or an exported file computes; 0: one for each core.
 
     Returns:
         The classifier.
@@ -52,20 +53,20 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     if str(path) == IMAGENET and not path.exists():
         from sightline.api import imagenet  # which can build a network: no other model needs all that
 
-        path, loaded_bundle, predictor = imagenet.load_or_build()
+        path, loaded_bundle, predictor = imagenet.load_or_build(threads)
         return _make_bundle_classifier(path, loaded_bundle, predictor, engine)
     if (folder := exported_folder.find(path)) is not None:
         if engine == "keras":
             raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")
-        manifest, runner = exported_folder.load(folder)
+        manifest, runner = exported_folder.load(folder, threads)
         return Classifier(runner, manifest=manifest, path=folder)
     if bundle.is_bundle(path):
-        return _make_bundle_classifier(path, *bundle.load(path), engine)
+        return _make_bundle_classifier(path, *bundle.load(path, threads), engine)
     if not (path / "run.json").exists():
         raise ModelError(explain_not_a_model(path))
     run = RunDirectory.open(path)
     if engine == "onnx" and run.bundle is not None:
-        loaded_bundle, predictor = bundle.load(run.bundle)
+        loaded_bundle, predictor = bundle.load(run.bundle, threads)
         return Classifier(predictor, run, loaded_bundle.manifest, path)
     backend.tune_malloc()
     return Classifier(load_keras_predictor(run), run, path=path)
@@ -108,7 +109,7 @@ def _explain_folder(path: Path) -> str | None:
 
 
 def _explain_file(path: Path) -> str | None:
-    if _is_model(path.parent):
+    if is_model(path.parent):
         return f"{path} is a file of the model {path.parent}: give that folder."
     if is_image_name(path.name):
         return f"{path} is an image, not a model: the model comes first, then the images."
@@ -117,7 +118,7 @@ def _explain_file(path: Path) -> str | None:
 
 def _models_in(folder: Path) -> list[Path]:
     try:
-        return [path for path in sorted(folder.iterdir()) if _is_model(path)]
+        return [path for path in sorted(folder.iterdir()) if is_model(path)]
     except OSError:  # not readable
         return []
 
@@ -132,5 +133,6 @@ def _holds_images(folder: Path) -> bool:
         return False
 
 
-def _is_model(path: Path) -> bool:
+def is_model(path: Path) -> bool:
+    """Return whether `path` looks like a run, a bundle or an exported folder; its content is not verified."""
     return (path / "run.json").is_file() or bundle.is_bundle(path) or exported_folder.find(path) == path

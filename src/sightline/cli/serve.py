@@ -22,9 +22,14 @@ class LogFormat(Enum):
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
+    model: Annotated[
+        str | None, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 8000,
+    models: Annotated[
+        Path | None, typer.Option(help="Serve the models of a folder instead: NAME, or NAME/1, NAME/2 for versions.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; default: that of its run.")] = None,
     max_upload_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of the body of a request.")
@@ -41,6 +46,13 @@ def serve(
     request_timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time from the header to the end of the response.")
     ] = _DEFAULTS.request,
+    threads: Annotated[int, typer.Option(min=0, help="Threads in which a model computes; 0: one for each core.")] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Maximum images in a batch; default: by the size of the images.")
+    ] = None,
+    max_wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long an image waits for others to share its batch.")
+    ] = 0.0,
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
     ] = DEFAULT_GRACE,
@@ -73,7 +85,8 @@ def serve(
     )
     max_bytes = max_upload_mb * MEGABYTE
     run(
-        model, host, port, max_bytes=max_bytes, say=print_line, name=name, limits=limits, grace=grace,
+        model, host, port, max_bytes=max_bytes, say=print_line, models=models, name=name, limits=limits,
+        threads=threads, batch_size=batch_size, max_wait=max_wait, grace=grace,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
         log_format=None if log_format is None else log_format.value,
         log_features=log_features, log_features_bytes=log_features_mb * MEGABYTE,

@@ -1,11 +1,11 @@
-"""The HTTP API of a model: images in, JSON out."""
+"""The HTTP API of one or more models: images in, JSON out."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,13 +20,14 @@ from sightline.errors import SightlineError
 from sightline.inference.feature_log import FeatureLog
 from sightline.serve import open_inference, prediction
 from sightline.serve.access import Access
-from sightline.serve.admission import Admission, AdmissionMiddleware, read_body
-from sightline.serve.batcher import Batcher
+from sightline.serve.admission import Admission, AdmissionMiddleware
+from sightline.serve.batcher import Batching
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
-from sightline.serve.responses import RETRY, JSONResponse, make_error_response, refuse_busy
+from sightline.serve.responses import RETRY, JSONResponse, make_error_response
+from sightline.serve.running_models import MODEL_ADDRESSES, RunningModels
 from sightline.serve.served_model import ServedModel
 from sightline.serve.tracing import Tracing
 
@@ -34,22 +35,24 @@ _LOG = logging.getLogger(__name__)
 
 
 def create_app(  # noqa: PLR0913  # each one is a part of the server that can be left out
-    classifier: Classifier,
+    model: Classifier | Iterable[ServedModel],
     *,
     max_bytes: int,
     name: str | None = None,
     limits: Limits | None = None,
+    batching: Batching | None = None,
     warm_up: bool = False,
     access: Access | None = None,
     log_format: LogFormat | None = None,
     tracing: Tracing | None = None,
     feature_log: FeatureLog | None = None,
 ) -> Starlette:
-    """Return an ASGI application that accepts bodies of up to `max_bytes` bytes, within `limits`.
+    """Return an ASGI application for a classifier, or for several models, which accepts bodies of `max_bytes` bytes.
 
     ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes images in any
-    form of `uploads` and returns what ``sightline predict`` prints as JSON, and which model it is from.
-    Below ``/v2`` is the Open Inference Protocol, see `open_inference`, where the model is called `name`.
+    form of `uploads` and returns what ``sightline predict`` prints as JSON, and which model it is from. The same is
+    below ``/models/NAME`` and ``/models/NAME/versions/VERSION``, for each of several models. Below ``/v2`` is the Open
+    Inference Protocol, see `open_inference`. A classifier is called `name`.
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
     logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_log`,
@@ -60,49 +63,34 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     (compressed) or 503 (too many requests in flight, too slow, or stopping).
     """
     limits = limits or Limits()
-    served = ServedModel.from_classifier(classifier, name)
-    metrics = Metrics(served)
-    batcher = Batcher(classifier, limits, metrics, tracing, feature_log)
+    metrics = Metrics()
+    models = RunningModels(limits, batching or Batching(), metrics, tracing, feature_log)
+    models.put([ServedModel.from_classifier(model, name)] if isinstance(model, Classifier) else model)
     admission = Admission(max_bytes, limits)
     metrics.watch_admission(admission)
     if feature_log is not None:
         metrics.watch_feature_log(feature_log)
     access = access or Access()
 
-    def get_status() -> str:
-        return "stopping" if admission.draining else "stalled" if batcher.stalled else "ok"
-
-    def check_free() -> None:
-        if batcher.busy or batcher.stalled:
-            raise refuse_busy()
-
-    async def receive(request: Request) -> bytearray:
-        check_free()
-        return await read_body(request)
-
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(batcher.run())
         try:
-            if warm_up:
-                await batcher.warm_up()
-            _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
+            await models.start(warm_up=warm_up)
+            for served in models.served:
+                _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            batcher.close()
+            await models.close()
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
             _LOG.info("The server has stopped.")
 
     app = Starlette(
         routes=[
-            *_make_description_routes(served, get_status, is_secured=access.token is not None),
+            *_make_description_routes(models, lambda: admission.draining, is_secured=access.token is not None),
             metrics.make_route(),
-            *prediction.make_routes(served, batcher, check_free),
-            *open_inference.make_routes(served, batcher, receive, lambda: get_status() == "ok"),
+            *prediction.make_routes(models),
+            *open_inference.make_routes(models, lambda: admission.draining),
         ],
         exception_handlers={
             HTTPException: _error_response,
@@ -123,18 +111,28 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     return app
 
 
-def _make_description_routes(served: ServedModel, get_status: Callable[[], str], *, is_secured: bool) -> list[Route]:
+def _make_description_routes(
+    models: RunningModels, is_stopping: Callable[[], bool], *, is_secured: bool
+) -> list[Route]:
     async def health(_request: Request) -> JSONResponse:
-        status = get_status()
+        status = "stopping" if is_stopping() else "stalled" if models.is_stalled else "ok"
         return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
-    async def model(_request: Request) -> JSONResponse:
-        return JSONResponse(served.describe())
+    async def model(request: Request) -> JSONResponse:
+        return JSONResponse(models.find_requested(request).served.describe())
+
+    async def list_models(_request: Request) -> JSONResponse:
+        return JSONResponse({"models": [served.identity for served in models.served]})
 
     async def openapi(_request: Request) -> JSONResponse:
-        return JSONResponse(build_openapi(served, is_secured=is_secured))
+        return JSONResponse(build_openapi(models.served, is_secured=is_secured))
 
-    return [Route("/health", health), Route("/model", model), Route("/openapi.json", openapi)]
+    return [
+        Route("/health", health),
+        *(Route(address, model) for address in ("/model", *MODEL_ADDRESSES)),
+        Route("/models", list_models),
+        Route("/openapi.json", openapi),
+    ]
 
 
 async def _error_response(_request: Request, error: Exception) -> JSONResponse:

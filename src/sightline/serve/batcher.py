@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,8 +20,8 @@ from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
-from sightline.serve.metrics import Metrics
-from sightline.serve.served_model import ServedModel
+from sightline.serve.metrics import Metrics, ModelMetrics
+from sightline.serve.served_model import UNNAMED
 from sightline.serve.tracing import Tracing, trace_step
 
 MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
@@ -37,11 +38,22 @@ class _PendingImage:
     batch_size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How images share batches: up to `size` of them (None: `choose_batch_size`), the first of which waits for others.
+
+    `wait` is in seconds; 0: an image that arrives while the model is idle is classified at once.
+    """
+
+    size: int | None = None
+    wait: float = 0.0
+
+
 class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
-    Images are decoded in processes of their own as they arrive. The model runs in its own thread, on all images that
-    arrived during the previous batch, at most `choose_batch_size`; a single image never waits for others. A request
+    Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in its own
+    thread, on all images that arrived during the previous batch, and in the time that `batching` gives them. A request
     that is cancelled leaves the queue.
     """
 
@@ -49,17 +61,21 @@ class Batcher:
         self,
         classifier: Classifier,
         limits: Limits | None = None,
-        metrics: Metrics | None = None,
+        metrics: ModelMetrics | None = None,
         tracing: Tracing | None = None,
         log: FeatureLog | None = None,
+        *,
+        decoders: DecoderPool | None = None,
+        batching: Batching | None = None,
     ) -> None:
         self._classifier, self._tracing, self._log = classifier, tracing, log
-        self._metrics = metrics or Metrics(ServedModel.from_classifier(classifier))
+        self._metrics = metrics or Metrics().for_model(UNNAMED)
         self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
-        self._size = choose_batch_size(classifier.preprocess.shape)
+        batching = batching or Batching()
+        self._size, self._wait = batching.size or choose_batch_size(classifier.preprocess.shape), batching.wait
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
         self._limits = limits or Limits()
-        self._decoders = DecoderPool(classifier.preprocess, seconds=self._limits.decode)
+        self._decoders, self._owns_decoders = decoders or DecoderPool(seconds=self._limits.decode), decoders is None
         self._stalled = False
         self._model = ThreadPoolExecutor(1, "model")
 
@@ -74,8 +90,11 @@ class Batcher:
         return self._stalled
 
     async def warm_up(self) -> None:
-        """Start what decodes, so that the first images do not wait for it."""
+        """Start what decodes, and run the model once, so that the first images do not wait for either."""
         await self._decoders.warm_up()
+        blank = np.zeros(self._classifier.preprocess.shape, np.uint8)
+        for size in {1, self._size}:
+            await asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, [blank] * size)
 
     async def predict(self, content: bytes | bytearray) -> Prediction:
         """Return the prediction for one encoded image; if it cannot be read, one with its `error`.
@@ -84,7 +103,7 @@ class Batcher:
         """
         try:
             with self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
-                pixels = await self._decoders.decode(content)
+                pixels = await self._decoders.decode(content, self._classifier.preprocess)
         except ImageError as error:
             self._metrics.count_unreadable()
             return Prediction("", error=str(error))
@@ -126,6 +145,8 @@ class Batcher:
         """Process batches until cancelled."""
         while True:
             batch = [await self._queue.get()]
+            if self._wait:
+                await self._fill(batch)
             while len(batch) < self._size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             batch = [image for image in batch if not image.future.done()]  # done: the client left
@@ -147,6 +168,13 @@ class Batcher:
                 if not future.done():
                     future.set_result(prediction)
 
+    async def _fill(self, batch: list[_PendingImage]) -> None:
+        """Add the images that arrive until the first one has waited for its time, or the batch is full."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(batch[0].arrival + self._wait - time.perf_counter()):
+                while len(batch) < self._size:
+                    batch.append(await self._queue.get())
+
     async def _run_model(
         self, pixels: list[NDArray[np.uint8]], futures: list[asyncio.Future[Prediction]]
     ) -> list[Prediction]:
@@ -162,8 +190,9 @@ class Batcher:
             self._stalled = False
 
     def close(self) -> None:
-        """End the processes and threads."""
-        self._decoders.close()
+        """End the thread, and the processes if they are its own."""
+        if self._owns_decoders:
+            self._decoders.close()
         self._model.shutdown(wait=False, cancel_futures=True)
 
     def _predict_batch(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:

@@ -1,8 +1,9 @@
 """What runs in each process of `decoding.DecoderPool`, and how the two sides speak; it imports little, to start soon.
 
-A request is `HEADER`, whether a large image may be decoded and the size of its file, and the file. The answer is one
-byte: `PIXELS`, which its pixels follow; `LARGE`, for a large image that may not be decoded now; or `REFUSED`, for an
-image that cannot be read, or `FAULT`, each before a message after its `LENGTH`. A new process says `READY`.
+A request is `HEADER`: whether a large image may be decoded, and two sizes; then, of these sizes, the pickled
+`PreprocessingSpec`, and the file. The answer is one byte: `PIXELS`, which its pixels follow; `LARGE`, for a large image
+that may not be decoded now; or `REFUSED`, for an image that cannot be read, or `FAULT`, each before a message after its
+`LENGTH`. A new process says `READY`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pickle
 import struct
 import sys
 from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from typing import IO
 
 from sightline.errors import ImageError
@@ -20,25 +22,31 @@ from sightline.preprocessing import PreprocessingSpec, use_large_image_lock
 BYTES_PER_PIXEL = 64  # of the address space that decoding may take, beyond the first GiB
 
 READY, PIXELS, REFUSED, FAULT, LARGE = b"R", b"P", b"E", b"F", b"L"
-HEADER, LENGTH = struct.Struct("<?Q"), struct.Struct("<Q")
+HEADER, LENGTH = struct.Struct("<?QQ"), struct.Struct("<Q")
 
 
 def main() -> None:
     """Decode images from standard input until it ends."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)
-    preprocess: PreprocessingSpec = pickle.load(requests)  # noqa: S301  # from the process that started this one
-    _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
     permit = _Permit()
     use_large_image_lock(permit)
     answers.write(READY)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            permit.is_given, size = HEADER.unpack(read_exactly(requests, HEADER.size))
+            permit.is_given, spec_size, size = HEADER.unpack(read_exactly(requests, HEADER.size))
+            preprocess = _read_spec(bytes(read_exactly(requests, spec_size)))
+            _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
             kind, answer = _decode(preprocess, bytes(read_exactly(requests, size)))
             remaining = memoryview(kind + answer)
             while remaining:
                 remaining = remaining[answers.write(remaining) :]
+
+
+@lru_cache(16)
+def _read_spec(content: bytes) -> PreprocessingSpec:
+    spec: PreprocessingSpec = pickle.loads(content)  # noqa: S301  # from the process that started this one
+    return spec
 
 
 def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes]:

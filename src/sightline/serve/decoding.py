@@ -28,15 +28,15 @@ KILL_SECONDS = 0.1  # between looks at a process that is being killed
 
 
 class DecoderPool:
-    """Decodes with `preprocess` in up to `count` processes (default: one per core), each image within `seconds`.
+    """Decodes in up to `count` processes (default: one per core), each image within `seconds`.
 
-    For one event loop. A process starts when it is first needed, and again after it was killed. Images above
-    `preprocessing.LARGE_PIXELS` are decoded one at a time, so that their memory is bounded, and so that they leave the
-    other processes to other images; there are at least two.
+    For one event loop, and for all models of a server. A process starts when it is first needed, and again after it was
+    killed. Images above `preprocessing.LARGE_PIXELS` are decoded one at a time, so that their memory is bounded, and so
+    that they leave the other processes to other images; there are at least two.
     """
 
-    def __init__(self, preprocess: PreprocessingSpec, *, seconds: float, count: int | None = None) -> None:
-        self._preprocess, self._seconds = preprocess, seconds
+    def __init__(self, *, seconds: float, count: int | None = None) -> None:
+        self._seconds = seconds
         self._count = count or max(2, process.count_cores())
         self._free, self._free_for_large = asyncio.Semaphore(self._count), asyncio.Semaphore(1)
         self._threads = ThreadPoolExecutor(self._count, "decode")  # each waits for the answer of one process
@@ -51,14 +51,14 @@ class DecoderPool:
         await asyncio.gather(*(self._watch(d, loop.run_in_executor(self._threads, d.start)) for d in decoders))
         self._idle += decoders
 
-    async def decode(self, content: bytes | bytearray) -> NDArray[np.uint8]:
-        """Decode an encoded image to pixels uint8 [H, W, C].
+    async def decode(self, content: bytes | bytearray, preprocess: PreprocessingSpec) -> NDArray[np.uint8]:
+        """Decode an encoded image to pixels uint8 [H, W, C] of `preprocess`.
 
         Raises ImageError as `PreprocessingSpec.decode` does, for an image that takes too long, and for one that ended
         its process.
         """
         await self._free.acquire()  # a request that is cancelled here is never decoded
-        outcome = await asyncio.shield(asyncio.ensure_future(self._decode(content)))
+        outcome = await asyncio.shield(asyncio.ensure_future(self._decode(content, preprocess)))
         if outcome is None:
             await self._free_for_large.acquire()
             try:
@@ -66,7 +66,7 @@ class DecoderPool:
             except asyncio.CancelledError:
                 self._free_for_large.release()
                 raise
-            outcome = await asyncio.shield(asyncio.ensure_future(self._decode_large(content)))
+            outcome = await asyncio.shield(asyncio.ensure_future(self._decode_large(content, preprocess)))
         if isinstance(outcome, Exception):
             raise outcome
         assert outcome is not None
@@ -81,7 +81,9 @@ class DecoderPool:
             decoder.reap()  # the threads of the others do
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _decode(self, content: bytes | bytearray, *, large: bool = False) -> NDArray[np.uint8] | Exception | None:
+    async def _decode(
+        self, content: bytes | bytearray, preprocess: PreprocessingSpec, *, large: bool = False
+    ) -> NDArray[np.uint8] | Exception | None:
         """Return the pixels or the error of one image, None if it is a large one, and free its process.
 
         Runs to its end, even if nobody waits for it.
@@ -89,7 +91,7 @@ class DecoderPool:
         decoder = self._idle.pop() if self._idle else self._take()
         decoder.extend()  # before its thread sets the time of the image
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._threads, decoder.decode, content, large)
+            work = asyncio.get_running_loop().run_in_executor(self._threads, decoder.decode, content, preprocess, large)
             pixels: NDArray[np.uint8] | None = await self._watch(decoder, work)
         except Exception as error:  # noqa: BLE001  # raised in the request
             return error
@@ -102,14 +104,16 @@ class DecoderPool:
                 self._running.discard(decoder)
             self._free.release()
 
-    async def _decode_large(self, content: bytes | bytearray) -> NDArray[np.uint8] | Exception | None:
+    async def _decode_large(
+        self, content: bytes | bytearray, preprocess: PreprocessingSpec
+    ) -> NDArray[np.uint8] | Exception | None:
         try:
-            return await self._decode(content, large=True)
+            return await self._decode(content, preprocess, large=True)
         finally:
             self._free_for_large.release()
 
     def _take(self) -> _Decoder:
-        decoder = _Decoder(self._preprocess, self._seconds)
+        decoder = _Decoder(self._seconds)
         self._running.add(decoder)
         return decoder
 
@@ -125,8 +129,8 @@ class DecoderPool:
 class _Decoder:
     """One process; `start` and `decode` block, and are called in one thread at a time."""
 
-    def __init__(self, preprocess: PreprocessingSpec, seconds: float) -> None:
-        self._preprocess, self._seconds = preprocess, seconds
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._deadline = time.monotonic() + START_SECONDS
@@ -163,12 +167,17 @@ class _Decoder:
         if self._killed:  # in the meantime
             self._child.kill()
         try:
-            self._write(pickle.dumps(sys.path) + pickle.dumps(self._preprocess))
+            self._write(pickle.dumps(sys.path))
             self._read(1)
         except (OSError, EOFError):
             raise RuntimeError(f"A process for decoding did not start ({self.reap()}).") from None
 
-    def decode(self, content: bytes | bytearray, large: bool) -> NDArray[np.uint8] | None:  # noqa: FBT001  # for a thread
+    def decode(
+        self,
+        content: bytes | bytearray,
+        preprocess: PreprocessingSpec,
+        large: bool,  # noqa: FBT001  # for a thread
+    ) -> NDArray[np.uint8] | None:
         """Return the pixels uint8 [H, W, C], None for a large image unless `large` allows it."""
         if not self.is_alive:
             if self._child is not None:  # it ended while it was idle
@@ -176,21 +185,24 @@ class _Decoder:
             self.start()
         self._deadline = time.monotonic() + self._seconds
         try:
-            return self._exchange(content, large=large)
+            return self._exchange(content, preprocess, large=large)
         except (OSError, EOFError):
             overdue, reason = self.remaining <= 0, self.reap()
             if overdue:
                 raise ImageError(f"decoding takes more than {self._seconds:g} seconds") from None
             raise ImageError(f"decoding ended its process ({reason})") from None
 
-    def _exchange(self, content: bytes | bytearray, *, large: bool) -> NDArray[np.uint8] | None:
-        self._write(HEADER.pack(large, len(content)))
+    def _exchange(
+        self, content: bytes | bytearray, preprocess: PreprocessingSpec, *, large: bool
+    ) -> NDArray[np.uint8] | None:
+        spec = pickle.dumps(preprocess)
+        self._write(HEADER.pack(large, len(spec), len(content)) + spec)
         self._write(content)
         kind = bytes(self._read(1))
         if kind == LARGE:
             return None
         if kind == PIXELS:
-            shape = self._preprocess.shape
+            shape = preprocess.shape
             return np.frombuffer(self._read(shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape)
         message = self._read(LENGTH.unpack(self._read(LENGTH.size))[0]).decode()
         if kind == REFUSED:

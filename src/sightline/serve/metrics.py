@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -18,56 +19,61 @@ from sightline.serve.served_model import ServedModel
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_MODEL_PATH = re.compile(r"(?P<protocol>/v2)?/models/(?P<name>[^/]+)(/versions/[^/]+)?(/(?P<action>[^/]+))?/?")
 OOD_SCORES = (-50, -30, -20, -15, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 5)  # energies of logits
 
 
 class Metrics:
     """What a server counts and measures, each of its models by name; times are in seconds."""
 
-    def __init__(self, served: ServedModel) -> None:
-        name = served.name
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests = Counter(
-            "sightline_requests", "Requests by the status of their response.", ["model", "endpoint", "code"],
-            registry=self.registry,
+        self._names: list[str] = []
+        self._requests = self._counter(
+            "requests", "Requests by the status of their response; without a model: those that name none.", "endpoint",
+            "code",
         )  # fmt: skip
-        self._request_seconds = Histogram(
-            "sightline_request_seconds", "From the header of a request to the end of its response.",
-            ["model", "endpoint"], buckets=SECONDS, registry=self.registry,
-        )  # fmt: skip
-        self._images = Counter(
-            "sightline_images", "Images by outcome: predicted, unreadable or failed.", ["model", "outcome"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._decisions = Counter(
-            "sightline_decisions", "Predictions of a model with thresholds by decision: class, set or abstain.",
-            ["model", "decision"], registry=self.registry,
-        )  # fmt: skip
-        self._name = name
-        self.decode_seconds = self._histogram("decode_seconds", "Decoding one image, with the wait for a process.")
-        self._queue_seconds = self._histogram("queue_seconds", "An image's wait for the batch before it.")
-        self.model_seconds = self._histogram("model_seconds", "Computing one batch.")
-        self._batch_size = self._histogram("batch_size", "Images in a batch.", BATCH_SIZES)
-        self._ood_score = self._histogram(
-            "ood_score", "Out-of-distribution scores of a model with thresholds.", OOD_SCORES
+        self._request_seconds = self._histogram(
+            "request_seconds", "From the header of a request to the end of its response.", "endpoint"
         )
-        self._describe_model(served)
+        self.images = self._counter("images", "Images by outcome: predicted, unreadable or failed.", "outcome")
+        self.decisions = self._counter(
+            "decisions", "Predictions of a model with thresholds by decision: class, set or abstain.", "decision"
+        )
+        self.decode_seconds = self._histogram("decode_seconds", "Decoding one image, with the wait for a process.")
+        self.queue_seconds = self._histogram("queue_seconds", "An image's wait for the batch before it.")
+        self.model_seconds = self._histogram("model_seconds", "Computing one batch.")
+        self.batch_size = self._histogram("batch_size", "Images in a batch.", buckets=BATCH_SIZES)
+        self.ood_score = self._histogram(
+            "ood_score", "Out-of-distribution scores of a model with thresholds.", buckets=OOD_SCORES
+        )
+        self._info = self._gauge("model_info", "The versions of the models.", "version", "weights_sha256")
+        self._ood_limit = self._gauge("ood_limit", "The score above which an image is out of distribution.")
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
-        histogram = Histogram(f"sightline_{name}", text, ["model"], buckets=buckets, registry=self.registry)
-        return histogram.labels(self._name)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"sightline_{name}", text, ["model", *labels], registry=self.registry)
 
-    def _describe_model(self, served: ServedModel) -> None:
-        labels = {"model": served.name, "version": served.version, "weights_sha256": served.weights_sha256 or ""}
-        Gauge("sightline_model_info", "The model.", list(labels), registry=self.registry).labels(**labels).set(1)
-        thresholds = served.classifier.thresholds
-        if thresholds is not None and thresholds.ood_limit is not None:
-            limit = Gauge(
-                "sightline_ood_limit", "The score above which an image is out of distribution.", ["model"],
-                registry=self.registry,
-            )  # fmt: skip
-            limit.labels(served.name).set(thresholds.ood_limit)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"sightline_{name}", text, ["model", *labels], registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+        return Histogram(f"sightline_{name}", text, ["model", *labels], buckets=buckets, registry=self.registry)
+
+    def for_model(self, name: str) -> ModelMetrics:
+        """Return the metrics of one model, all versions of it together."""
+        return ModelMetrics(self, name)
+
+    def show_models(self, models: Sequence[ServedModel]) -> None:
+        """Show which models and versions there are now, the newest version of each last."""
+        self._names = list(dict.fromkeys(served.name for served in models))
+        self._info.clear()
+        self._ood_limit.clear()
+        for served in models:
+            self._info.labels(served.name, served.version, served.weights_sha256 or "").set(1)
+            thresholds = served.classifier.thresholds
+            if thresholds is not None and thresholds.ood_limit is not None:
+                self._ood_limit.labels(served.name).set(thresholds.ood_limit)
 
     def watch_admission(self, admission: Admission) -> None:
         """Show how much is in flight."""
@@ -78,17 +84,36 @@ class Metrics:
             Gauge(f"sightline_{name}", text, registry=self.registry).set_function(read)
 
     def watch_feature_log(self, log: FeatureLog) -> None:
-        """Show how many images are missing from the log of features."""
-        gauge = Gauge(
-            "sightline_feature_log_dropped_images", "Images that could not be written to the log of features.",
-            ["model"], registry=self.registry,
-        )  # fmt: skip
-        gauge.labels(self._name).set_function(lambda: log.dropped)
+        """Show how many images are missing from the log of features, that of the only model."""
+        gauge = self._gauge("feature_log_dropped_images", "Images that could not be written to the log of features.")
+        gauge.labels(*self._names).set_function(lambda: log.dropped)
 
-    def count_request(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count one request; `endpoint` is predict, infer or other."""
-        self._requests.labels(self._name, endpoint, str(status)).inc()
-        self._request_seconds.labels(self._name, endpoint).observe(seconds)
+    def count_request(self, path: str, status: int, seconds: float) -> None:
+        """Count one request by the model and the kind that its path names."""
+        labels = name_model(path, self._names), name_endpoint(path)
+        self._requests.labels(*labels, str(status)).inc()
+        self._request_seconds.labels(*labels).observe(seconds)
+
+    def make_route(self) -> Route:
+        """Return the route of ``/metrics``: as text, or in OpenMetrics if a client prefers that."""
+
+        async def metrics(request: Request) -> Response:
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+            return Response(encode(self.registry), headers={"Content-Type": content_type})
+
+        return Route("/metrics", metrics)
+
+
+class ModelMetrics:
+    """What is counted and measured for one model."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._metrics, self._name = metrics, name
+        self.decode_seconds = metrics.decode_seconds.labels(name)
+        self.model_seconds = metrics.model_seconds.labels(name)
+        self._queue_seconds = metrics.queue_seconds.labels(name)
+        self._batch_size = metrics.batch_size.labels(name)
+        self._ood_score = metrics.ood_score.labels(name)
 
     def start_batch(self, starts: Sequence[float]) -> None:
         """Measure a batch of images that have been waiting since `starts`, in seconds of `time.perf_counter`."""
@@ -99,24 +124,40 @@ class Metrics:
 
     def count_unreadable(self) -> None:
         """Count an image that cannot be read."""
-        self._images.labels(self._name, "unreadable").inc()
+        self._metrics.images.labels(self._name, "unreadable").inc()
 
     def count_failed(self, count: int) -> None:
         """Count the images of a batch that failed."""
-        self._images.labels(self._name, "failed").inc(count)
+        self._metrics.images.labels(self._name, "failed").inc(count)
 
     def count_prediction(self, prediction: Prediction) -> None:
         """Count the outcome for one image, and the decision if there is one."""
-        self._images.labels(self._name, "predicted" if prediction.error is None else "failed").inc()
+        outcome = "predicted" if prediction.error is None else "failed"
+        self._metrics.images.labels(self._name, outcome).inc()
         if prediction.decision is not None:
-            self._decisions.labels(self._name, prediction.decision.decision).inc()
+            self._metrics.decisions.labels(self._name, prediction.decision.decision).inc()
             self._ood_score.observe(prediction.decision.ood_score)
 
-    def make_route(self) -> Route:
-        """Return the route of ``/metrics``: as text, or in OpenMetrics if a client prefers that."""
 
-        async def metrics(request: Request) -> Response:
-            encode, content_type = choose_encoder(request.headers.get("accept", ""))
-            return Response(encode(self.registry), headers={"Content-Type": content_type})
+def name_endpoint(path: str) -> str:
+    """Return which kind of request has this path: the label of metrics, whose values must be few.
 
-        return Route("/metrics", metrics)
+    >>> name_endpoint("/v2/models/cats/infer"), name_endpoint("/models/cats/predict"), name_endpoint("/wp-login.php")
+    ('infer', 'predict', 'other')
+    """
+    match = _MODEL_PATH.fullmatch(path)
+    if path == "/predict" or (match and match["action"] == "predict"):
+        return "predict"
+    return "infer" if match and match["protocol"] and match["action"] == "infer" else "other"
+
+
+def name_model(path: str, names: Sequence[str]) -> str:
+    """Return which of the models `names` a path means: the only one, if there is one; empty: none of them.
+
+    >>> [name_model(path, ["cats", "dogs"]) for path in ("/v2/models/cats/infer", "/models/owls", "/predict")]
+    ['cats', '', '']
+    """
+    if len(names) == 1:
+        return names[0]
+    match = _MODEL_PATH.fullmatch(path)
+    return match["name"] if match and match["name"] in names else ""

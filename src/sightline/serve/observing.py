@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline import jsonio
 from sightline.serve.admission import UNCOUNTED_METHODS
-from sightline.serve.metrics import Metrics
+from sightline.serve.metrics import Metrics, name_endpoint
 from sightline.serve.tracing import Tracing
 
 REQUEST_ID = "X-Request-ID"
@@ -68,7 +68,7 @@ class ObservingMiddleware:
                 await self._app(scope, receive, send_observed)
             finally:
                 seconds = time.perf_counter() - start
-                self._metrics.count_request(endpoint, status, seconds)
+                self._metrics.count_request(scope["path"], status, seconds)
                 if tracing is not None:
                     tracing.set_status(status)
                 if self._log is not None:
@@ -100,17 +100,6 @@ def read_request_id(scope: Scope) -> str:
     """Return the id that the client gave the request, or a new one."""
     text = Headers(scope=scope).get(REQUEST_ID, "")
     return text if _ID.fullmatch(text) else uuid.uuid4().hex
-
-
-def name_endpoint(path: str) -> str:
-    """Return which kind of request has this path: the label of metrics, whose values must be few.
-
-    >>> name_endpoint("/v2/models/cats/infer"), name_endpoint("/wp-login.php")
-    ('infer', 'other')
-    """
-    if path == "/predict":
-        return "predict"
-    return "infer" if path.startswith("/v2/models/") and path.endswith("/infer") else "other"
 
 
 def format_entry(entry: dict[str, Any], log_format: LogFormat) -> str:

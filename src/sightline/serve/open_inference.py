@@ -9,7 +9,7 @@ Source: https://github.com/kserve/open-inference-protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as get_version
 from typing import Any
@@ -23,10 +23,10 @@ from starlette.routing import Route
 
 from sightline import jsonio
 from sightline.inference.results import Prediction
-from sightline.serve.admission import MAX_DIGITS
-from sightline.serve.batcher import Batcher
+from sightline.serve.admission import MAX_DIGITS, read_body
 from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.responses import JSONResponse, check_prediction
+from sightline.serve.running_models import MODEL_ADDRESSES, RunningModels
 from sightline.serve.served_model import ServedModel
 from sightline.serve.tensors import (
     BYTES,
@@ -43,7 +43,6 @@ EXTENSIONS = ("binary_tensor_data", "classification")
 _REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
 
 Images = Sequence[bytes | bytearray] | NDArray[np.uint8]
-BodyReader = Callable[[Request], Awaitable[bytes | bytearray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +79,16 @@ class InferenceModel:
             if classifier.thresholds.conformal_quantile is not None:
                 self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
 
-    def describe(self) -> dict[str, Any]:
-        """Return the metadata of the model."""
+    def describe(self, versions: Sequence[str]) -> dict[str, Any]:
+        """Return the metadata of the model, which has these versions."""
         manifest = self.served.classifier.manifest
         return {
             "name": self.served.name,
-            "versions": [self.served.version],
+            "versions": versions,
             "platform": "keras" if manifest is None else "sightline_bundle",
             "inputs": _describe_tensors(self.inputs),
             "outputs": _describe_tensors(self.outputs),
         }
-
-    def check_address(self, request: Request) -> None:
-        """Raise 404 if the path of `request` names another model or version."""
-        name, version = request.path_params["model"], request.path_params.get("version")
-        if name != self.served.name:
-            raise HTTPException(404, f"There is no model {name[:80]!r}: this server has {self.served.name!r}.")
-        if version not in {None, self.served.version}:
-            raise HTTPException(
-                404, f"There is no version {version[:80]!r} of {name!r}: this server has {self.served.version!r}."
-            )
 
     def parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         """Return the request in `body`, whose JSON takes `header_length` bytes, or all; raises `HTTPException`."""
@@ -242,11 +231,8 @@ class InferenceModel:
         return Response(head + binary, 200, {HEADER_LENGTH: str(len(head))}, "application/octet-stream")
 
 
-def make_routes(
-    served: ServedModel, batcher: Batcher, read_body: BodyReader, is_ready: Callable[[], bool]
-) -> list[Route]:
-    """Return the routes below ``/v2``; `read_body` returns what a client sends."""
-    model = InferenceModel(served)
+def make_routes(models: RunningModels, is_stopping: Callable[[], bool]) -> list[Route]:
+    """Return the routes below ``/v2``."""
 
     async def describe_server(_request: Request) -> JSONResponse:
         return JSONResponse({"name": "sightline", "version": get_version("sightline"), "extensions": EXTENSIONS})
@@ -255,24 +241,25 @@ def make_routes(
         return JSONResponse({"live": True})
 
     async def ready(_request: Request) -> JSONResponse:
-        is_up = is_ready()
+        is_up = not is_stopping() and not models.is_stalled
         return JSONResponse({"live": True, "ready": is_up}, 200 if is_up else 503)
 
     async def model_ready(request: Request) -> JSONResponse:
-        model.check_address(request)
-        is_up = is_ready()
-        return JSONResponse({"name": served.name, "ready": is_up}, 200 if is_up else 503)
+        running = models.find_requested(request)
+        is_up = not is_stopping() and not running.batcher.stalled
+        return JSONResponse({"name": running.served.name, "ready": is_up}, 200 if is_up else 503)
 
     async def describe_model(request: Request) -> JSONResponse:
-        model.check_address(request)
-        return JSONResponse(model.describe())
+        served = models.find_requested(request).served
+        return JSONResponse(InferenceModel(served).describe(models.list_versions(served.name)))
 
     async def infer(request: Request) -> Response:
-        model.check_address(request)
-        header_length = _parse_header_length(request)
-        parsed = await asyncio.to_thread(model.parse, await read_body(request), header_length)
-        predictions = await batcher.predict_all(parsed.images)
-        return await asyncio.to_thread(model.respond, parsed, predictions)
+        with models.find_requested(request).use() as running:
+            model, header_length = InferenceModel(running.served), _parse_header_length(request)
+            running.check_free()
+            parsed = await asyncio.to_thread(model.parse, await read_body(request), header_length)
+            predictions = await running.batcher.predict_all(parsed.images)
+            return await asyncio.to_thread(model.respond, parsed, predictions)
 
     routes = [
         Route("/v2", describe_server),
@@ -280,7 +267,7 @@ def make_routes(
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
     ]
-    for address in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+    for address in (f"/v2{address}" for address in MODEL_ADDRESSES):
         routes += [
             Route(address, describe_model),
             Route(f"{address}/ready", model_ready),

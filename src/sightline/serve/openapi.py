@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version as get_version
 from typing import Any
 
@@ -16,28 +17,32 @@ _BOOLEAN = {"type": "boolean"}
 _DATATYPES = ("BOOL", "FP32", "FP64")
 
 
-def build_openapi(served: ServedModel, *, is_secured: bool = False) -> dict[str, Any]:
-    """Return the description for a model, which is the only one that its paths may name.
+def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) -> dict[str, Any]:
+    """Return the description for models, which are the only ones that its paths may name.
 
     With `is_secured`, all paths but those of probes need a bearer token.
     """
-    model = [_path_parameter("model", served.name)]
-    version = [*model, _path_parameter("version", served.version)]
+    model = [_path_parameter("model", [served.name for served in models])]
+    version = [*model, _path_parameter("version", [served.version for served in models])]
+    several = (404,) if len({served.name for served in models}) > 1 else ()
+    classes = max(len(served.classifier.classes) for served in models)
     paths: dict[str, Any] = {
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
-        "/model": {"get": _operation("The classes, the preprocessing and the metrics of the model.", _MODEL)},
-        "/predict": {"post": _predict(len(served.classifier.classes))},
+        "/models": {"get": _operation("The models and their versions.", _MODELS)},
+        "/model": {"get": _operation(_MODEL_SUMMARY, _MODEL, errors=several)},
+        "/predict": {"post": _predict(classes, errors=several)},
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
         "/v2/health/live": {"get": _operation("Whether the server runs.", _object(live=_BOOLEAN))},
         "/v2/health/ready": {"get": _operation("Whether the server is ready.", _READY, not_ready=_READY)},
     }
-    for address, parameters in (
-        ("/v2/models/{model}", model),
-        ("/v2/models/{model}/versions/{version}", version),
-    ):
+    for suffix, parameters in (("", model), ("/versions/{version}", version)):
         options: dict[str, Any] = {"parameters": parameters, "errors": (404,)}
+        address = f"/models/{{model}}{suffix}"
+        paths[address] = {"get": _operation(_MODEL_SUMMARY, _MODEL, **options)}
+        paths[f"{address}/predict"] = {"post": _predict(classes, **options)}
+        address = f"/v2{address}"
         ready = _object(name=_STRING, ready=_BOOLEAN)
         paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
         paths[f"{address}/ready"] = {"get": _operation("Whether it is ready.", ready, not_ready=ready, **options)}
@@ -81,6 +86,9 @@ _ERRORS = {
     501: "An extension of the protocol that the server does not have.",
     503: "Too many requests are in flight, the answer takes too long, or the server is stopping.",
 }
+_MODEL_SUMMARY = "The classes, the preprocessing and the metrics of the model."
+_IDENTITY = _object(name=_STRING, version=_STRING, weights_sha256=_HASH)
+_MODELS = _object(models=_list(_IDENTITY))
 _MODEL = _object(classes=_list(_STRING), preprocess={"type": "object"})
 _SERVER = _object(name=_STRING, version=_STRING, extensions=_list(_STRING))
 _HEALTH = _object(status={"enum": ["ok", "stalled", "stopping"]})
@@ -90,7 +98,6 @@ _TENSOR = _object(name=_STRING, datatype=_STRING, shape=_SHAPE)
 _METADATA = _object(
     name=_STRING, versions=_list(_STRING), platform=_STRING, inputs=_list(_TENSOR), outputs=_list(_TENSOR)
 )
-_IDENTITY = _object(name=_STRING, version=_STRING, weights_sha256=_HASH)
 _PREDICTION: dict[str, Any] = {
     "label": _STRING,
     "probability": {"type": ["number", "null"]},
@@ -188,8 +195,8 @@ def _errors(*statuses: int) -> dict[str, Any]:
     return {str(status): _response(_ERRORS[status], _json(_ERROR)) for status in statuses}
 
 
-def _path_parameter(name: str, value: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"enum": [value]}}
+def _path_parameter(name: str, values: Sequence[str]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"enum": list(dict.fromkeys(values))}}
 
 
 def _operation(
@@ -204,12 +211,13 @@ def _operation(
     }
 
 
-def _predict(classes: int) -> dict[str, Any]:
+def _predict(classes: int, *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
     top = {"type": "integer", "minimum": 1, "default": 5}
     return {
         "summary": "The predictions for one or more images; for a form or a list of images, as a list.",
         "parameters": [
-            {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
+            *parameters,
+            {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."},
         ],
         "requestBody": {
             "required": True,
@@ -218,7 +226,7 @@ def _predict(classes: int) -> dict[str, Any]:
         },
         "responses": {
             "200": _response("The predictions.", _json({"oneOf": [_ONE_PREDICTION, _PREDICTIONS]})),
-            **_errors(400, 408, 413, 415, 500, 503),
+            **_errors(400, *errors, 408, 413, 415, 500, 503),
         },
     }
 

@@ -1,8 +1,7 @@
-"""``POST /predict``: the predictions for one or more images."""
+"""``POST /predict``, and the same below the addresses of models: the predictions for one or more images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,34 +11,39 @@ from starlette.routing import Route
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
 from sightline.serve.admission import MAX_DIGITS
-from sightline.serve.batcher import Batcher
 from sightline.serve.responses import JSONResponse, check_prediction
-from sightline.serve.served_model import ServedModel
+from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
 from sightline.serve.uploads import read_upload
 
 DEFAULT_TOP = 5
 
 
-def make_routes(served: ServedModel, batcher: Batcher, check_free: Callable[[], None]) -> list[Route]:
-    """Return the route; `check_free` raises the error of a request that must wait until others have ended."""
+def make_routes(models: RunningModels) -> list[Route]:
+    """Return the routes for the only model, and for each of several."""
 
     async def predict(request: Request) -> JSONResponse:
-        top = _parse_top(request, len(served.classifier.classes))
-        check_free()
-        upload = await read_upload(request)
-        if not upload.is_list:
-            prediction = await batcher.predict(upload.files[0])
-            check_prediction(prediction)
-            return JSONResponse(_describe(prediction, top) | {"model": served.identity})
-        described = []
-        for number, prediction in enumerate(await batcher.predict_all(upload.files)):
-            if prediction.error == NOT_FINITE_REASON:
-                check_prediction(prediction, f"image {number}")
-            path = {} if upload.names is None else {"path": upload.names[number]}
-            described.append(path | _describe(prediction, top))
-        return JSONResponse({"predictions": described, "model": served.identity})
+        with models.find_requested(request).use() as running:
+            return await _predict(request, running)
 
-    return [Route("/predict", predict, methods=["POST"])]
+    return [Route(f"{address}/predict", predict, methods=["POST"]) for address in ("", *MODEL_ADDRESSES)]
+
+
+async def _predict(request: Request, running: RunningModel) -> JSONResponse:
+    served, batcher = running.served, running.batcher
+    top = _parse_top(request, len(served.classifier.classes))
+    running.check_free()
+    upload = await read_upload(request)
+    if not upload.is_list:
+        prediction = await batcher.predict(upload.files[0])
+        check_prediction(prediction)
+        return JSONResponse(_describe(prediction, top) | {"model": served.identity})
+    described = []
+    for number, prediction in enumerate(await batcher.predict_all(upload.files)):
+        if prediction.error == NOT_FINITE_REASON:
+            check_prediction(prediction, f"image {number}")
+        path = {} if upload.names is None else {"path": upload.names[number]}
+        described.append(path | _describe(prediction, top))
+    return JSONResponse({"predictions": described, "model": served.identity})
 
 
 def _describe(prediction: Prediction, top: int) -> dict[str, Any]:

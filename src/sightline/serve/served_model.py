@@ -19,20 +19,26 @@ _GENERIC_NAMES = {UNNAMED, "bundle"}
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A classifier under the name by which clients ask for it."""
+    """A classifier under the name by which clients ask for it; `number` is the version that its folder states."""
 
     classifier: Classifier
     name: str
+    number: str | None = None
 
     @classmethod
-    def from_classifier(cls, classifier: Classifier, name: str | None = None) -> ServedModel:
+    def from_classifier(cls, classifier: Classifier, name: str | None = None, number: str | None = None) -> ServedModel:
         """Return the model under `name`, by default that of its run, file or folder: ``cats`` for ``runs/cats``.
 
         Raises `UsageError` for a name that cannot stand in an address.
         """
         if name is not None and (not name or "/" in name or not name.isprintable()):
             raise UsageError(f"The name of the model is {name!r}: expected printable characters, without '/'.")
-        return cls(classifier, name or _choose_name(classifier.path))
+        return cls(classifier, name or _choose_name(classifier.path), number)
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """The name, and the version that the folder states: a model with the same key takes the place of this one."""
+        return self.name, self.number
 
     @cached_property
     def weights_sha256(self) -> str | None:
@@ -44,8 +50,8 @@ class ServedModel:
 
     @cached_property
     def version(self) -> str:
-        """The first digits of the hash of the weights: another training is another version. ``1`` without a hash."""
-        return (self.weights_sha256 or "1")[:VERSION_DIGITS]
+        """The version of its folder, else the first digits of the hash of the weights; ``1`` without a hash."""
+        return self.number or (self.weights_sha256 or "1")[:VERSION_DIGITS]
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -7,23 +7,29 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sightline import api
 from sightline.errors import UsageError, require
 from sightline.inference.feature_log import FeatureLog
 from sightline.serve.limits import DEFAULT_GRACE, LOG_BYTES, Limits
 
+if TYPE_CHECKING:
+    from sightline.serve.model_folder import ModelEntry
+
 
 def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
-    model: Path | str,
+    model: Path | str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
     max_bytes: int,
     say: Callable[[str], None],
+    models: Path | None = None,
     name: str | None = None,
     limits: Limits | None = None,
+    threads: int = 0,
+    batch_size: int | None = None,
+    max_wait: float = 0.0,
     grace: float = DEFAULT_GRACE,
     token_file: Path | None = None,
     allowed_hosts: Sequence[str] = (),
@@ -32,10 +38,14 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     log_features: Path | None = None,
     log_features_bytes: int = LOG_BYTES,
 ) -> None:
-    """Serve `model` (a run, a bundle, its zip or its ``.onnx``) until a signal stops the server.
+    """Serve `model` (a run, a bundle, its zip or its ``.onnx``), or those of a folder, until a signal stops the server.
 
     Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `say` is called with the
     URL; port 0 selects a free port. `name` is that of the model for clients, by default that of its run or file.
+
+    `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
+    threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`), the
+    first of which waits for others at most `max_wait` seconds.
 
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
@@ -47,7 +57,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
 
-    Raises `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, the token not be read
+    Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token not be read
     or the name not stand in an address, `MissingExtraError` if the packages of the extra are not installed,
     `OutputError` if the log of features cannot be written.
     """
@@ -55,13 +65,17 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         require(package, "Serving")
     from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app
+    from sightline.serve.batcher import Batching
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
+    from sightline.serve.model_folder import load_all
     from sightline.serve.observing import make_log_config
     from sightline.serve.tracing import start_tracing
 
+    if models is not None and log_features is not None:
+        raise UsageError("A log of features is of one model: give the model itself, or leave --log-features out.")
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
-    classifier = api.load(model)
+    served = load_all(_list_models(model, models, name), threads)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack, Listener(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
@@ -78,13 +92,14 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         listener.keep_spare()
         feature_log = None
         if log_features is not None:
+            classifier = served[0].classifier
             feature_log = FeatureLog(log_features, classifier.feature_model_id, classifier.classes, log_features_bytes)
             stack.callback(feature_log.close)
         app = create_app(
-            classifier,
+            served,
             max_bytes=max_bytes,
-            name=name,
             limits=limits,
+            batching=Batching(batch_size, max_wait),
             warm_up=True,
             access=access,
             log_format=log_format,
@@ -93,3 +108,15 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         )
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         Server(app, limits, grace, make_log_config() if log_format == "json" else None).run(sockets=[listener])
+
+
+def _list_models(model: Path | str | None, folder: Path | None, name: str | None) -> list[ModelEntry]:
+    from sightline.serve.model_folder import ModelEntry, list_folder
+
+    if (model is None) == (folder is None):
+        raise UsageError("Give either one model, or a folder of models with --models.")
+    if folder is None:
+        return [ModelEntry(Path(model or ""), name)]
+    if name is not None:
+        raise UsageError("The models of --models are called as their folders and files: leave --name out.")
+    return list_folder(folder)

@@ -1,0 +1,93 @@
+"""Which models a server has on disk: one, or those of a folder with their versions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline import api
+from sightline.api.loading import is_model
+from sightline.errors import ModelError, SightlineError, UsageError
+from sightline.serve.served_model import ServedModel
+
+MODEL_SUFFIXES = {".zip", ".onnx"}
+IGNORED_NAMES = {"lost+found"}  # of a volume; hidden files and folders are ignored too
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model on disk; `name` None: that of its run or file; `number`: the version that its folder states."""
+
+    path: Path
+    name: str | None = None
+    number: str | None = None
+
+    def load(self, threads: int = 0) -> ServedModel:
+        """Load and verify the model; raises `ModelError`."""
+        return ServedModel.from_classifier(api.load(self.path, threads=threads), self.name, self.number)
+
+
+def list_folder(folder: Path) -> list[ModelEntry]:
+    """Return the models in a folder: ``NAME``, ``NAME.zip``, ``NAME.onnx``, or ``NAME/VERSION`` with whole numbers.
+
+    A folder that contains neither is an entry too, so that loading it says what is wrong. Raises `UsageError` if there
+    are none, or two of one name.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"The folder of models {folder} cannot be read: {error.strerror or error}.") from error
+    entries: dict[tuple[str, str | None], ModelEntry] = {}
+    for entry in (entry for path in paths if _may_be_model(path) for entry in _list_entries(path)):
+        assert entry.name is not None
+        other = entries.setdefault((entry.name, entry.number), entry)
+        if other is not entry:
+            raise UsageError(f"{other.path} and {entry.path} are models of the same name: rename one of them.")
+    if not entries:
+        raise UsageError(
+            f"There is no model in {folder}: expected runs or bundles in it, as NAME, NAME.zip, NAME.onnx or NAME/1."
+        )
+    return list(entries.values())
+
+
+def load_all(entries: list[ModelEntry], threads: int = 0) -> list[ServedModel]:
+    """Load all models; raises `ModelError` with a sentence for each that cannot be used."""
+    models, reasons = [], []
+    for entry in entries:
+        try:
+            models.append(entry.load(threads))
+        except SightlineError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise ModelError("\n".join(reasons))
+    return models
+
+
+def _may_be_model(path: Path) -> bool:
+    if path.name.startswith(".") or path.name in IGNORED_NAMES:
+        return False
+    return path.is_dir() or path.suffix.lower() in MODEL_SUFFIXES
+
+
+def _list_entries(path: Path) -> list[ModelEntry]:
+    name = _get_name(path)
+    if not path.is_dir() or is_model(path):
+        return [ModelEntry(path, name)]
+    versions = [child for child in sorted(path.iterdir()) if _VERSION.fullmatch(_get_name(child))]
+    return [ModelEntry(_find_model(child), name, _get_name(child)) for child in versions if _may_be_model(child)] or [
+        ModelEntry(path, name)
+    ]
+
+
+def _find_model(path: Path) -> Path:
+    """Return the one model in the folder of a version, as in ``1/model.onnx``; the folder itself if it is one."""
+    if path.is_dir() and not is_model(path):
+        models = [child for child in path.iterdir() if is_model(child)]
+        return models[0] if len(models) == 1 else path
+    return path
+
+
+def _get_name(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem

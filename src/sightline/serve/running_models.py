@@ -1,0 +1,188 @@
+"""The models of a server while they answer requests, by name and version; one is replaced while others run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from sightline.inference.feature_log import FeatureLog
+from sightline.serve.batcher import Batcher, Batching
+from sightline.serve.decoding import DecoderPool
+from sightline.serve.limits import Limits
+from sightline.serve.metrics import Metrics
+from sightline.serve.responses import refuse_busy
+from sightline.serve.served_model import ServedModel
+from sightline.serve.tracing import Tracing
+
+MODEL_ADDRESSES = ("/models/{model}", "/models/{model}/versions/{version}")  # see `RunningModels.find_requested`
+MAX_NAMES = 5  # of models or versions in a message
+
+Key = tuple[str, str | None]
+"""The name of a model, and the version that its folder states; None: its weights are the version."""
+
+
+class RunningModel:
+    """A served model with the batcher that computes its predictions, from `start` to `stop`."""
+
+    def __init__(self, served: ServedModel, batcher: Batcher) -> None:
+        self.served, self.batcher = served, batcher
+        self._uses = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, *, warm_up: bool) -> None:
+        """Begin to process batches; with `warm_up`, the model and what decodes for it have run before."""
+        if warm_up:
+            await self.batcher.warm_up()
+        self._task = asyncio.create_task(self.batcher.run())
+
+    @contextmanager
+    def use(self) -> Iterator[Self]:
+        """Keep the model running until a request has been answered."""
+        self._uses += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._uses -= 1
+            if not self._uses:
+                self._unused.set()
+
+    def check_free(self) -> None:
+        """Raise the `HTTPException` of a request that must wait until others have ended, before its body is read."""
+        if self.batcher.busy or self.batcher.stalled:
+            raise refuse_busy()
+
+    async def retire(self) -> None:
+        """Stop when no request uses the model."""
+        await self._unused.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self.batcher.close()
+
+
+class RunningModels:
+    """All models of a server, for one event loop; they share the processes that decode."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        batching: Batching,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+        feature_log: FeatureLog | None = None,
+    ) -> None:
+        self._limits, self._batching, self._metrics = limits, batching, metrics
+        self._tracing, self._feature_log = tracing, feature_log
+        self._decoders = DecoderPool(seconds=limits.decode)
+        self._models: dict[Key, RunningModel] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def create(self, served: ServedModel) -> RunningModel:
+        """Return what will answer for a model, not started."""
+        batcher = Batcher(
+            served.classifier, self._limits, self._metrics.for_model(served.name), self._tracing,
+            self._feature_log, decoders=self._decoders, batching=self._batching,
+        )  # fmt: skip
+        return RunningModel(served, batcher)
+
+    def put(self, models: Iterable[ServedModel]) -> None:
+        """Add models before `start`."""
+        self.update({served.key: self.create(served) for served in models})
+
+    async def start(self, *, warm_up: bool) -> None:
+        """Start all models."""
+        for model in self._models.values():
+            await model.start(warm_up=warm_up)
+
+    def update(self, started: Mapping[Key, RunningModel], removed: Iterable[Key] = ()) -> None:
+        """Put `started` models in the place of those of the same keys, and take `removed` ones away, in one step.
+
+        What was replaced stops when its last request has been answered.
+        """
+        removed = set(removed)
+        old = [model for key, model in self._models.items() if key in removed or key in started]
+        models = {key: model for key, model in self._models.items() if key not in removed} | dict(started)
+        self._models = dict(sorted(models.items(), key=lambda item: (item[0][0], int(item[0][1] or 0))))
+        for model in old:
+            task = asyncio.create_task(model.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        self._metrics.show_models([model.served for model in self._models.values()])
+
+    async def close(self) -> None:
+        """Stop all models at once, those that are being replaced too."""
+        for task in list(self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        for model in self._models.values():
+            await model.stop()
+        self._decoders.close()
+
+    @property
+    def served(self) -> list[ServedModel]:
+        """All models, sorted by name, and the versions of each from the oldest to the newest."""
+        return [model.served for model in self._models.values()]
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a model has been running for longer than its limit."""
+        return any(model.batcher.stalled for model in self._models.values())
+
+    def list_versions(self, name: str) -> list[str]:
+        """Return the versions of a model, from the oldest to the newest."""
+        return [served.version for served in self.served if served.name == name]
+
+    def find(self, name: str | None = None, version: str | None = None) -> RunningModel:
+        """Return a model: the only one if there is no `name`, and its newest version if there is no `version`.
+
+        Raises `HTTPException` 404 if there is none.
+        """
+        names = list(dict.fromkeys(served.name for served in self.served))
+        if name is None:
+            if len(names) > 1:
+                raise HTTPException(
+                    404, f"This server has several models: ask /models/NAME/..., where NAME is {_list(names, 'or')}."
+                )
+            (name,) = names
+        if name not in names:
+            raise HTTPException(404, f"There is no model {name[:80]!r}: this server has {_list(names, 'and')}.")
+        models = [model for model in self._models.values() if model.served.name == name]
+        if version is None:
+            return models[-1]
+        for model in models:
+            if model.served.version == version:
+                return model
+        versions = [model.served.version for model in models]
+        raise HTTPException(
+            404, f"There is no version {version[:80]!r} of {name!r}: this server has {_list(versions, 'and')}."
+        )
+
+    def find_requested(self, request: Request) -> RunningModel:
+        """Return the model that the address of a request names; raises `HTTPException` 404 if there is none."""
+        parameters: Mapping[str, Any] = request.path_params
+        return self.find(parameters.get("model"), parameters.get("version"))
+
+
+def _list(names: list[str], conjunction: str) -> str:
+    """Return names as a message lists them.
+
+    >>> _list(["cats", "dogs"], "or")
+    "'cats' or 'dogs'"
+    """
+    *first, last = [repr(name) for name in names[-MAX_NAMES:]]
+    if len(names) > MAX_NAMES:
+        first.insert(0, f"{len(names) - MAX_NAMES} others")
+    return f"{', '.join(first)} {conjunction} {last}" if first else last

@@ -1,0 +1,26 @@
+"""Bundles that take no training framework and no time: linear models of 8x8 pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import onnx_graphs
+from sightline.inference import bundle
+from sightline.inference.bundle import Bundle
+from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode_png
+
+SPEC = PreprocessingSpec(8, 8)
+
+
+def make_bundle(seed: int, classes: tuple[str, ...] = ("ant", "bee", "cat")) -> Bundle:
+    """Return a bundle whose weights, and so its predictions and its hash, are those of `seed`."""
+    graph = onnx_graphs.make_linear_classifier(np.random.default_rng(seed).normal(0, 1e-3, (192, len(classes))))
+    content = encode_png(seed)
+    pixels = SPEC.decode(content)
+    answer = tuple(map(float, OnnxPredictor(graph, classes, SPEC).probabilities(pixels[None])[0]))
+    example = ReferenceExample("reference/0.png", classes[0], bundle.hash_pixels(pixels), answer)
+    manifest = Manifest("linear", classes, SPEC, reference_examples=(example,), weights_sha256=f"{seed:064x}")
+    return bundle.make(manifest, graph, {example.file: content})
