@@ -84,6 +84,9 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
 		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
 	@mv $(VENV)/new.lock requirements-backends.lock
+	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
+		--extra serve --extra otel --constraint requirements.lock --custom-compile-command "make lock" \
+		$(ARGS) --output-file requirements-serve.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group fuzz \
 		--custom-compile-command "make lock" $(ARGS) --output-file requirements-fuzz.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group clients \
