@@ -12,7 +12,7 @@ from sklearn import metrics as reference
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
 from sightline.evaluation import multi_label_metrics
-from sightline.evaluation.multi_label import build_report, fit_label_thresholds
+from sightline.evaluation.multi_label import build_report
 from sightline.evaluation.multi_label_metrics import (
     compute_coverage,
     compute_label_metrics,
@@ -70,6 +70,7 @@ def test_each_interval_holds_its_value_and_narrows_with_more_images() -> None:
 def test_the_metrics_of_a_class_are_those_of_scikit_learn() -> None:
     p, y = draw()
     for k, row in enumerate(compute_label_metrics(CLASSES, p, y, np.array([0.3, 0.4, 0.5, 0.6]))[1]):
+        assert row.threshold is not None
         predicted = p[:, k] >= row.threshold
         assert row.precision == pytest.approx(reference.precision_score(y[:, k], predicted))
         assert row.recall == pytest.approx(reference.recall_score(y[:, k], predicted))
@@ -119,24 +120,6 @@ def test_images_with_all_classes_or_none_have_no_wrong_order() -> None:
     p, y = draw()
     losses, depths = compute_ranking_losses(p.astype(np.float64), y), compute_coverage(p.astype(np.float64), y)
     assert (losses[0], losses[1], depths[0], depths[1]) == (0, 0, 0, 4)
-
-
-def test_no_threshold_has_a_higher_f1() -> None:
-    p, y = draw(200)
-    chosen = fit_label_thresholds(CLASSES, p, y)
-    for k, label in enumerate(CLASSES):
-        best = max(reference.f1_score(y[:, k], p[:, k] >= cut, zero_division=0) for cut in np.linspace(0, 1, 201))
-        assert reference.f1_score(y[:, k], p[:, k] >= chosen[label]) == pytest.approx(best)
-    y[:, 0] = False
-    assert fit_label_thresholds(CLASSES, p, y)["a"] == 0.5
-
-
-@pytest.mark.parametrize("lowest", [0.1, 0.0])
-def test_a_threshold_may_be_below_all_probabilities(lowest: float) -> None:
-    p = np.array([[lowest], [0.3], [0.4]], np.float32)
-    cut = fit_label_thresholds(("a",), p, np.ones((3, 1), bool))["a"]
-    assert 0 <= cut < 0.05 + 1e-6
-    assert (p >= cut).all()
 
 
 def label_images(y: NDArray[np.bool_]) -> LabeledSubset:

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,7 +209,8 @@ def test_a_model_without_thresholds_makes_no_decisions() -> None:
 def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
     classifier = make_classifier(thresholds=False)
     classifier._task_name = "multi_label"
-    classifier.thresholds = Thresholds(9, labels=dict.fromkeys(classifier.classes, least), label_target="f1")
+    thresholds = Thresholds(9, labels=dict.fromkeys(classifier.classes, least), label_target="f1")
+    classifier.thresholds = thresholds
     expected = classifier.predict(FILES)
     answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
     assert list(answer.outputs) == ["probabilities", "label", "labels"]
@@ -220,6 +222,15 @@ def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
     assert any(answer.outputs["labels"]["data"]) == (least < 0.9)
     (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
     assert answer.json["labels"] == list(expected[0].labels or ())
+    never = dict.fromkeys(classifier.classes)
+    classifier.thresholds = replace(thresholds, absent=never, target_precision=0.9, target_fnr=0.1, set_threshold=0.2)
+    expected = classifier.predict(FILES)
+    answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
+    assert list(answer.outputs) == ["probabilities", "label", "labels", "undecided", "label_set"]
+    for name in ("undecided", "label_set"):
+        sets = [getattr(one, name) for one in expected]
+        assert any(sets)
+        assert answer.outputs[name]["data"] == [label in chosen for chosen in sets for label in classifier.classes]
 
 
 def test_a_model_has_a_name_that_an_address_can_hold(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ COLORS = ("blue", "green", "red")
 SETTINGS = [
     "model.task=multi_label", "model.name=cifar10-simple", "train.epochs=12", "train.track=[]", "train.batch_size=16",
     "split.mode=stratified", "augment.horizontal_flip=true",
+    "evaluation.target_fnr=0.2",
 ]  # fmt: skip
 
 
@@ -86,6 +89,8 @@ def test_the_bundle_holds_the_task_and_a_threshold_of_each_class(run: Path) -> N
     assert manifest["task"] == "multi_label"
     assert manifest["thresholds"]["label_target"] == "f1"
     assert set(manifest["thresholds"]["labels"]) == set(COLORS)
+    assert manifest["thresholds"]["target_fnr"] == 0.2
+    assert 0 < manifest["thresholds"]["set_threshold"] < 1
     assert len(manifest["reference_examples"]) == 4
     assert RunDirectory.open(run).read_thresholds() == Thresholds.from_dict(manifest["thresholds"])
 
@@ -148,6 +153,50 @@ def test_unknown_classes_are_refused(run: Path, tmp_path: Path) -> None:
         sl.load(run / "bundle").evaluate(manifest)
 
 
+def test_targets_are_fitted_saved_and_decide(run: Path, data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    options = ["--target-precision", "0.8", "--no-conservative", "--target-fnr", "0.25"]
+    printed = CliRunner().invoke(app, ["evaluate", str(copy), *options])
+    assert printed.exit_code == 0, printed.output
+    assert "label sets for a false-negative rate of 0.25: they miss" in printed.stdout
+    assert "thresholds for a precision of 0.8 of each class, chosen on" in printed.stdout
+    classifier = sl.load(copy / "bundle")
+    thresholds = classifier.thresholds
+    assert thresholds == sl.load(copy).thresholds
+    assert thresholds is not None
+    assert (thresholds.label_target, thresholds.target_precision, thresholds.target_fnr) == ("precision", 0.8, 0.25)
+    thresholds = replace(thresholds, absent=dict.fromkeys(COLORS, 0.0))  # or every class may be decided
+    classifier.thresholds = thresholds
+    image = data.parent / "0.png"
+    p = dict(zip(classifier.classes, classifier.predict_proba(image)[0].tolist(), strict=True))
+    prediction = classifier.predict(image)[0]
+    assert thresholds.labels is not None
+    assert thresholds.set_threshold is not None
+    assert set(prediction.labels or ()) == {c for c in COLORS if p[c] >= (thresholds.labels[c] or 0)}
+    assert set(prediction.undecided or ()) == {c for c in COLORS if 0 < p[c] < (thresholds.labels[c] or 2)}
+    assert set(prediction.label_set or ()) == {c for c in COLORS if p[c] >= thresholds.set_threshold}
+    assert set(prediction.to_dict()) >= {"labels", "undecided", "label_set"}
+    table = CliRunner().invoke(app, ["predict", str(copy), str(image), "--format", "csv"]).stdout
+    (cells,) = csv.DictReader(io.StringIO(table))
+    assert cells["label_set"] == ";".join(sorted(prediction.label_set or ()))
+    assert "undecided" in cells
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert 'id="label-abstention"' in page
+    assert "Decisions for a precision of 0.8" in page
+    assert "Label sets for a false-negative rate of 0.25" in page
+
+
+def test_a_target_that_no_threshold_is_known_to_reach_exits_with_1(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    printed = CliRunner().invoke(app, ["evaluate", str(copy), "--target-recall", "0.99"])
+    assert printed.exit_code == 1
+    assert "they are predicted for every image" in printed.stdout
+    assert sl.load(copy).predict_proba(draw_colors(1, np.zeros(3, bool))[None]).shape == (1, 3)
+    assert set(sl.load(copy).predict(draw_colors(1, np.zeros(3, bool)))[0].labels or ()) == set(COLORS)
+
+
 def test_an_export_agrees_with_the_model(run: Path, tmp_path: Path) -> None:
     exported = sl.load(run).export(tmp_path / "half.onnx", precision="float16")
     assert exported.accepted
@@ -163,6 +212,7 @@ def test_the_report_shows_each_class_and_no_confusion_matrix(run: Path) -> None:
     assert all(f'<td class="name">{color}</td>' in page for color in COLORS)
     assert 'id="confusion"' not in page
     assert 'id="abstention"' not in page
+    assert "Label sets for a false-negative rate of 0.2" in page
     card = CliRunner().invoke(app, ["model-card", str(run)])
     assert card.exit_code == 0
     assert "any number of them, also none" in (run / "bundle" / "README.md").read_text(encoding="utf-8")
@@ -178,8 +228,9 @@ def test_flipped_views_are_averaged(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_precision": 0.9}, "are for single-label classification: leave them out"),
-        ({"positive": "red"}, "are for single-label classification: leave them out"),
+        ({"coverage": 0.9}, "are for single-label classification: use --target-precision"),
+        ({"positive": "red"}, "are for single-label classification: use --target-precision"),
+        ({"target_precision": 0.9, "target_recall": 0.9}, "for --target-precision or for --target-recall"),
         ({"ood": "beans:8@32"}, "--ood measures how a single-label classifier"),
         ({"find_label_issues": "patch.jsonl"}, "--find-label-issues works for single-label classifiers"),
     ],
@@ -208,6 +259,11 @@ def test_one_label_each_needs_one_label_each(data: Path, tmp_path: Path) -> None
     [
         ("model.head=sigmoid", "model.head is sigmoid, which is for single-label classification"),
         ("evaluation.positive_class=red", "evaluation.positive_class is for single-label classification"),
+        (
+            "evaluation.coverage=0.9",
+            "evaluation.coverage is for single-label classification: set evaluation.target_fnr",
+        ),
+        ("evaluation.target_fnr=1", "evaluation.target_fnr must be between 0 and 1"),
     ],
 )
 def test_settings_for_one_label_are_refused(data: Path, tmp_path: Path, setting: str, message: str) -> None:
@@ -329,7 +385,12 @@ def test_thresholds_of_other_classes_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("thresholds", "words"),
-    [(None, "one half, since there are no validation images"), ({"labels": {"a": 0.4}}, "which has the highest F1")],
+    [
+        (None, "one half, since there are no validation images"),
+        (Thresholds(9, labels={"a": 0.4}, label_target="f1"), "which has the highest F1"),
+        (Thresholds(9, 0.95, labels={"a": 0.4}, label_target="precision"), "which has a precision of 0.95"),
+        (Thresholds(9, labels={"a": 0.4}, label_target="recall", target_recall=0.9), "which has a recall of 0.9"),
+    ],
 )
 def test_the_page_says_where_the_thresholds_come_from(thresholds: object, words: str) -> None:
     page = templates.make_environment().get_template("multi_label.html.j2").module

@@ -98,6 +98,8 @@ class Classifier(ImageModel):
         positive: str | None = None,
         target_sensitivity: float | None = None,
         target_specificity: float | None = None,
+        target_recall: float | None = None,
+        target_fnr: float | None = None,
         coverage: float | None = None,
         ood: Dataset | Sources | None = None,
         find_label_issues: str | Path | None = None,
@@ -121,12 +123,15 @@ class Classifier(ImageModel):
             split: train, validation or test. By default test, else validation for a run's own images; for other
                 `data`, their test split if they have splits, else all images.
             target_precision: Fit the confidence below which the model abstains, so that the precision of the others
-                reaches this, e.g. 0.99.
+                reaches this, e.g. 0.99. With several labels per image, it abstains from each class on its own.
             conservative: Whether thresholds reach their targets on new images with 95% confidence, not only on the
                 validation images.
             positive: The positive one of two classes, e.g. ``"defect"``.
             target_sensitivity: Fit the threshold of the positive class that reaches this sensitivity.
             target_specificity: Fit the threshold of the positive class that reaches this specificity.
+            target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
+            target_fnr: With several labels per image, fit conformal label sets that miss at most this fraction of the
+                labels of an image on average, e.g. 0.1.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
             find_label_issues: A patch file to write, with likely label errors of the run.
@@ -161,8 +166,9 @@ class Classifier(ImageModel):
         if tta not in (None, "flip"):
             raise UsageError(f"There is no test-time augmentation {tta!r}: use 'flip', or leave it out.")
         request = ThresholdRequest(
-            target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
-        )
+            target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity,
+            target_recall, target_fnr,
+        )  # fmt: skip
         with show_progress(progress, callback) as display:
             return evaluate_fully(
                 self, list_data(data, column, set),

@@ -22,7 +22,7 @@ from sightline.data.indexing import Sources
 from sightline.data.types import LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
-from sightline.evaluation import ood, report
+from sightline.evaluation import ood
 from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.multi_label import MultiLabelResult, Report, Result, list_predictions
 from sightline.evaluation.report import EvaluationReport
@@ -105,7 +105,7 @@ class Evaluation:
     def targets_met(self) -> bool:
         """Whether there are thresholds that reach all requested targets."""
         if not isinstance(self.report, EvaluationReport):
-            return True
+            return not self.report.unreached
         threshold, binary = self.report.threshold, self.report.binary
         points = () if binary is None else binary.operating_points
         missed = threshold is not None and threshold.confidence is None
@@ -296,12 +296,12 @@ def evaluate_model(
         if is_validation
         else output_reader.collect_outputs("validation", strict=bool(threshold_request) or labeled_images.is_own)
     )
-    thresholds, threshold = classifier.thresholds, None
+    thresholds = classifier.thresholds
     if threshold_request:
         if validation_outputs is None:
             raise DataError(_no_validation_message(classifier))
-        thresholds, threshold = report.fit_thresholds(
-            validation_outputs, threshold_request, thresholds, classifier.classes
+        thresholds = classifier.task.fit_thresholds(
+            classifier.classes, validation_outputs, threshold_request, thresholds
         )
     result: Report = classifier.task.evaluate(
         classifier.classes,
@@ -312,10 +312,8 @@ def evaluate_model(
         thresholds,
         threshold_request,
     )
-    if isinstance(result, EvaluationReport):
-        result = replace(result, threshold=threshold)
-        if ood_sources is not None:
-            result = replace(result, ood=evaluate_ood(output_reader, outputs, result, ood_sources))
+    if isinstance(result, EvaluationReport) and ood_sources is not None:
+        result = replace(result, ood=evaluate_ood(output_reader, outputs, result, ood_sources))
     _save_results(classifier, result, labeled, save_thresholds=bool(threshold_request))
     return result
 

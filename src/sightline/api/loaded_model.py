@@ -176,7 +176,7 @@ class LoadedModel:
             **stored,
             "classes": ", ".join(self.predictor.classes[:20]) + (", ..." if len(self.predictor.classes) > 20 else ""),
             "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
-            "abstains": "no" if thresholds is None else "yes, by thresholds of the validation split",
+            "abstains": "yes, by thresholds of the validation split" if thresholds and thresholds.abstains else "no",
         }
 
 

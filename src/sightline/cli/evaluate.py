@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli import evaluation_view
+from sightline.cli import evaluation_view, multi_label_view
+from sightline.cli.evaluation_view import format_interval, format_number, metric_cells
 from sightline.cli.output import (
     MAX_ROWS,
     ProgressDisplay,
@@ -20,11 +21,10 @@ from sightline.cli.output import (
 )
 from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
-from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
-from sightline.intervals import Interval
+from sightline.evaluation.results import ClassMetrics, EvaluationResult
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult
+    from sightline.evaluation.multi_label import MultiLabelResult
 
 
 class TestTimeAugmentation(StrEnum):
@@ -57,6 +57,14 @@ def evaluate(
     ] = None,
     target_specificity: Annotated[
         float | None, typer.Option(help="Choose the threshold that reaches this specificity on validation, e.g. 0.95.")
+    ] = None,
+    target_recall: Annotated[
+        float | None,
+        typer.Option(help="With several labels, choose the threshold of each class that reaches this recall."),
+    ] = None,
+    target_fnr: Annotated[
+        float | None,
+        typer.Option(help="With several labels, conformal label sets that miss at most this fraction, e.g. 0.1."),
     ] = None,
     coverage: Annotated[
         float | None, typer.Option(help="Conformal prediction sets with this coverage, e.g. 0.95.")
@@ -91,7 +99,7 @@ def evaluate(
 ) -> None:
     """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.
 
-    Exits with 1 if no threshold reaches a target precision, sensitivity or specificity.
+    Exits with 1 if no threshold reaches a target precision, sensitivity, specificity or recall.
     """
     from sightline import api
 
@@ -99,6 +107,7 @@ def evaluate(
         evaluation = api.load(model).evaluate(
             list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
+            target_recall=target_recall, target_fnr=target_fnr,
             coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else "flip",
             include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip
@@ -110,7 +119,7 @@ def evaluate(
     elif output_format == TableFormat.csv:
         print_metrics_csv(report.evaluation)
     elif isinstance(report, MultiLabelReport):
-        print_multi_label(report)
+        multi_label_view.print_report(report)
     else:
         if tta is not None:
             print_line("flip test-time augmentation: mean over each image and its mirror image")
@@ -147,7 +156,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(caution)
     print_line()
     others = [
-        [name.replace("_", " "), *_metric_cells(f, len(evaluation.classes))] for name, f in evaluation.metrics.items()
+        [name.replace("_", " "), *metric_cells(f, len(evaluation.classes))] for name, f in evaluation.metrics.items()
     ]
     print_table(["metric", "value", "95% interval", ""], others[1:])  # the first is accuracy
     print_line()
@@ -177,40 +186,6 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
 
 
-def print_multi_label(report: MultiLabelReport) -> None:
-    """Print the metrics of images with several labels, each class, and what is confused."""
-    from sightline.report import sentences
-
-    evaluation, classes = report.evaluation, len(report.evaluation.classes)
-    print_line(
-        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
-    )
-    if untested := sentences.describe_untested(
-        evaluation.untested_classes, classes, sentences.describe_split(report.split)
-    ):
-        print_line(untested)
-    for caution in sentences.list_cautions(evaluation.to_dict()):
-        print_line(caution)
-    print_line()
-    rows = [[name.replace("_", " "), *_metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
-    print_table(["metric", "value", "95% interval", ""], rows)
-    print_line()
-    columns = ["class", "average precision", "AUROC", "precision", "recall", "F1", "threshold", "images"]
-    cells = [
-        [
-            c.label, _format_number(c.average_precision.value), _format_number(c.auroc.value),
-            _format_number(c.precision), _format_number(c.recall), _format_number(c.f1), f"{c.threshold:.3f}",
-            str(c.support),
-        ]
-        for c in evaluation.per_class
-    ]  # fmt: skip
-    print_table(columns, cells, right=columns[1:], rest="--format json has all classes")
-    if pairs := report.errors.confused_pairs:
-        text = ", ".join(f"{p.predicted} predicted where {p.label} is missed ({p.count})" for p in pairs[:3])
-        print_line()
-        print_line(f"most confused: {text}")
-
-
 def print_metrics_csv(evaluation: EvaluationResult | MultiLabelResult) -> None:
     """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
     rows = [
@@ -221,29 +196,13 @@ def print_metrics_csv(evaluation: EvaluationResult | MultiLabelResult) -> None:
 
 
 def _row(c: ClassMetrics) -> list[str]:
-    precision, recall = _format_interval(c.precision_interval, 3), _format_interval(c.recall_interval, 3)
+    precision, recall = format_interval(c.precision_interval, 3), format_interval(c.recall_interval, 3)
     return [
         c.label,
-        _format_number(c.precision),
+        format_number(c.precision),
         precision,
-        _format_number(c.recall),
+        format_number(c.recall),
         recall,
-        _format_number(c.f1),
+        format_number(c.f1),
         str(c.support),
     ]
-
-
-def _format_number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _format_interval(interval: Interval | None, digits: int) -> str:
-    return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
-
-
-def _metric_cells(metric: Metric, classes: int) -> list[str]:
-    value = "" if metric.value is None else f"{metric.value:.4f}"
-    notes = [metric.note] if metric.note else []
-    if metric.classes is not None and 0 < metric.classes < classes:
-        notes.append(f"over {metric.classes:,} of {classes:,} classes")
-    return [value, _format_interval(metric.interval, 4), "; ".join(notes)]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.label_issues import LabelIssue
     from sightline.evaluation.report import EvaluationReport
     from sightline.evaluation.results import Metric
+    from sightline.intervals import Interval
 
 MAX_ROWS = 5  # rows shown of a list; the JSON holds all
 RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
@@ -59,7 +60,7 @@ def _print_detection(report: EvaluationReport) -> None:
     print_line(f"detection of {b.positive!r} ({b.rule}) among {b.positives} positive and {b.negatives} negative images")
     metrics = [(name, getattr(b.rates, key)) for key, name in RATES.items()]
     metrics.append((f"average precision of {b.positive!r}", b.average_precision))
-    print_table(["metric", "value", "95% interval", ""], [[name, *_metric_cells(f)] for name, f in metrics])
+    print_table(["metric", "value", "95% interval", ""], [[name, *metric_cells(f)] for name, f in metrics])
     for point in b.operating_points:
         for text in _operating_point_lines(point, b.positive):
             print_line(text)
@@ -80,10 +81,23 @@ def _describe_storage(report: EvaluationReport) -> str:
     return "not stored for `predict`"
 
 
-def _metric_cells(metric: Metric) -> list[str]:
-    ends = metric.interval
+def metric_cells(metric: Metric, classes: int = 0) -> list[str]:
+    """Return the cells of a metric: its value, interval and notes; `classes` is the number of all classes."""
     value = "" if metric.value is None else f"{metric.value:.4f}"
-    return [value, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", metric.note]
+    notes = [metric.note] if metric.note else []
+    if metric.classes is not None and 0 < metric.classes < classes:
+        notes.append(f"over {metric.classes:,} of {classes:,} classes")
+    return [value, format_interval(metric.interval, 4), "; ".join(notes)]
+
+
+def format_number(value: float | None) -> str:
+    """Return a number with three digits; nothing for one that is not defined."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def format_interval(interval: Interval | None, digits: int) -> str:
+    """Return both ends of an interval; nothing without one."""
+    return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
 def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str]:
@@ -104,7 +118,7 @@ def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str
     if point.rates is None:
         yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
         return
-    rates = [(name, _metric_cells(getattr(point.rates, key))) for key, name in RATES.items()]
+    rates = [(name, metric_cells(getattr(point.rates, key))) for key, name in RATES.items()]
     yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in rates)
     bound = "has no bound" if point.lower_bound is None else f"is at least {point.lower_bound:.4f} with 95% confidence"
     yield f"  target {'met' if point.met else 'not shown to be met'}: the {point.rate} {bound}"

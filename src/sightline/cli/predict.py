@@ -18,7 +18,7 @@ from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
-from sightline.inference.results import Decision, Prediction
+from sightline.inference.results import Decision, Prediction, Thresholds
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.image_model import ImageModel
@@ -130,7 +130,7 @@ def _write_rows(
         shown_count = 1  # the label column has all predicted classes
     layout = RowFormat(
         shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None and not has_several,
-        raw_csv,
+        raw_csv, _list_sets(classifier.thresholds),
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
     width, items = _measure_paths(items) if chosen_format == TableFormat.text else (MIN_WIDTH, items)
@@ -157,6 +157,14 @@ def _check_folder(
     prediction_files.Shard.parse(shard)
     prediction_files.check_output(out)
     return True
+
+
+def _list_sets(thresholds: Thresholds | None) -> tuple[str, ...]:
+    """Return the fields of predictions that hold sets of classes by these thresholds, besides the labels."""
+    if thresholds is None:
+        return ()
+    fields = {"undecided": thresholds.absent, "label_set": thresholds.set_threshold}
+    return tuple(name for name, threshold in fields.items() if threshold is not None)
 
 
 def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
@@ -280,7 +288,9 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
         elif p.labels is not None:
             chosen = [f"{c.label} {c.probability:.3f}" for c in p.top if c.label in p.labels]
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label not in p.labels)
-            print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"))
+            undecided = f"  undecided: {', '.join(p.undecided)}" if p.undecided else ""
+            label_set = "" if p.label_set is None else f"  set: {', '.join(p.label_set) or 'empty'}"
+            print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), undecided, label_set)
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
             decision = (

@@ -14,6 +14,7 @@ from typing import Any
 
 from sightline.config import parse, recipes, stage_epochs
 from sightline.config.augmentation import AugmentConfig, CustomAugmentConfig
+from sightline.config.evaluation import EvaluationConfig
 from sightline.config.parse import dump_toml, flatten_config, read_toml, to_dict
 from sightline.config.schema import (
     BundleConfig,
@@ -21,7 +22,6 @@ from sightline.config.schema import (
     DataConfig,
     DeviceConfig,
     EarlyStoppingConfig,
-    EvaluationConfig,
     InputConfig,
     LimitsConfig,
     ModelConfig,

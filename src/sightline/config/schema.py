@@ -7,6 +7,7 @@ from typing import Literal
 
 from sightline.config.augmentation import AugmentConfig
 from sightline.config.durations import check_time_limit
+from sightline.config.evaluation import EvaluationConfig
 from sightline.config.parse import setting
 from sightline.config.split_groups import parse_group_rule
 from sightline.errors import ConfigError
@@ -365,15 +366,6 @@ class BundleConfig:
         4, "number of reference examples, checked whenever the bundle is loaded; 0: none", 0, 100
     )
     calibrate: bool = setting(True, "temperature scaling, fitted on the validation split if it is large enough")
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationConfig:
-    """How the model is evaluated."""
-
-    positive_class: str = setting(
-        "", "positive class of a binary problem; empty: by name (defect, positive, ...), else the second class"
-    )
 
 
 @dataclass(frozen=True, slots=True)

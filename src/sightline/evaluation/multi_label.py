@@ -14,15 +14,17 @@ from sightline import intervals, jsonio
 from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
+from sightline.evaluation import risk_control
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
+from sightline.evaluation.label_thresholds import LabelDecisions, evaluate_decisions, list_thresholds
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric, TaskResult
+from sightline.evaluation.risk_control import LabelSetMetrics
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
-DEFAULT_THRESHOLD = 0.5
 MAX_PAIRS = 10
 
 
@@ -58,12 +60,19 @@ class LabelErrors:
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelReport:
-    """The evaluation of split `split`, with the images to look at, and the thresholds that decide."""
+    """The evaluation of split `split`, with the images to look at, and the thresholds that decide.
+
+    `decisions` and `label_sets` are those of thresholds that were fitted for a precision and a false-negative rate,
+    else None. `unreached` are the classes for which no threshold is known to reach the target that was requested.
+    """
 
     evaluation: MultiLabelResult
     split: str
     errors: LabelErrors
     thresholds: Thresholds | None = None
+    decisions: tuple[LabelDecisions, ...] | None = None
+    label_sets: LabelSetMetrics | None = None
+    unreached: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
@@ -82,6 +91,7 @@ def build_report(
     labeled: LabeledSubset,
     split: str,
     thresholds: Thresholds | None,
+    unreached: tuple[str, ...] = (),
 ) -> MultiLabelReport:
     """Return the evaluation of `probabilities` float32 [N, K] for the images `labeled`."""
     cuts = list_thresholds(thresholds, classes)
@@ -90,13 +100,15 @@ def build_report(
         labeled,
         partial(_evaluate, classes, cuts),
     )
-    return MultiLabelReport(evaluation, split, _find_errors(evaluation, cuts), thresholds)
-
-
-def list_thresholds(thresholds: Thresholds | None, classes: Sequence[str]) -> NDArray[np.float64]:
-    """Return the probability from which on each class is predicted, float64 [K]."""
-    chosen = {} if thresholds is None else thresholds.labels or {}
-    return np.array([chosen.get(label, DEFAULT_THRESHOLD) for label in classes])
+    return MultiLabelReport(
+        evaluation,
+        split,
+        _find_errors(evaluation, cuts),
+        thresholds,
+        evaluate_decisions(classes, probabilities, evaluation.labels, thresholds),
+        _evaluate_label_sets(evaluation, thresholds),
+        unreached,
+    )
 
 
 def list_predictions(result: MultiLabelResult, thresholds: Thresholds | None) -> Iterator[dict[str, Any]]:
@@ -113,29 +125,12 @@ def list_predictions(result: MultiLabelResult, thresholds: Thresholds | None) ->
         }
 
 
-def fit_label_thresholds(
-    classes: Sequence[str], probabilities: NDArray[np.float32], labels: NDArray[np.bool_]
-) -> dict[str, float]:
-    """Return the threshold of each class with the highest F1 on these images; the default for a class without any.
-
-    A threshold lies halfway between two probabilities, or between the lowest one and 0. Of equally good ones it is the
-    nearest to the default.
-    """
-    return {label: _fit_f1(probabilities[:, k].astype(np.float64), labels[:, k]) for k, label in enumerate(classes)}
-
-
-def _fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    support = int(positive.sum())
-    if not support:
-        return DEFAULT_THRESHOLD
-    values = np.append(0.0, np.unique(scores))  # below the lowest, the class is predicted for every image
-    cuts = np.append(DEFAULT_THRESHOLD, (values[1:] + values[:-1]) / 2)
-    ordered, ordered_positive = np.sort(scores), np.sort(scores[positive])
-    predicted = len(scores) - np.searchsorted(ordered, cuts)
-    hits = support - np.searchsorted(ordered_positive, cuts)
-    f1 = 2 * hits / (predicted + support)
-    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
-    return float(cuts[best[np.argmin(np.abs(cuts[best] - DEFAULT_THRESHOLD))]])
+def _evaluate_label_sets(evaluation: MultiLabelResult, thresholds: Thresholds | None) -> LabelSetMetrics | None:
+    if thresholds is None or thresholds.set_threshold is None or thresholds.target_fnr is None:
+        return None
+    return risk_control.evaluate_label_sets(
+        evaluation.probabilities, evaluation.labels, thresholds.set_threshold, thresholds.target_fnr
+    )
 
 
 def _evaluate(

@@ -29,7 +29,7 @@ NAMES = (*RANKED, *COUNTED, *AVERAGED, "subset_accuracy", "calibration_error")
 
 @dataclass(frozen=True, slots=True)
 class LabelMetrics:
-    """The metrics of one class: which images have it, as its probability and its `threshold` tell.
+    """The metrics of one class: which images have it, as its probability and its `threshold` (None: never) tell.
 
     `support` images of the `count` have the class. Precision and recall have Wilson's 95% intervals; None where they
     are not defined: precision if the class was never predicted, recall and F1 if no image has it.
@@ -38,7 +38,7 @@ class LabelMetrics:
     label: str
     support: int
     count: int
-    threshold: float
+    threshold: float | None
     precision: float | None
     precision_interval: Interval | None
     recall: float | None
@@ -58,7 +58,7 @@ def compute_label_metrics(
 ) -> tuple[dict[str, Metric], tuple[LabelMetrics, ...]]:
     """Return the metrics over all classes by name, and those of each class, which is predicted from its threshold on.
 
-    `thresholds` are float64 [K].
+    `thresholds` are float64 [K], infinity for a class that is never predicted.
     """
     count, predicted = len(labels), probabilities >= thresholds
     ranked, ranked_classes = _rank(probabilities, labels, seed)
@@ -93,7 +93,7 @@ def _measure_class(
 ) -> LabelMetrics:
     hits, support, total = int((predicted & y).sum()), int(y.sum()), int(predicted.sum())
     return LabelMetrics(
-        label, support, len(y), threshold,
+        label, support, len(y), threshold if np.isfinite(threshold) else None,
         hits / total if total else None, intervals.wilson_interval(hits, total) if total else None,
         hits / support if support else None, intervals.wilson_interval(hits, support) if support else None,
         2 * hits / (support + total) if support else None,

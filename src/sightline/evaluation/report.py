@@ -123,6 +123,7 @@ def build_report(
         errors=analyze_errors(evaluation),
         slices=slices.evaluate_slices(slices.image_properties(labeled.subset, labeled.images), correct),
         thresholds=thresholds,
+        threshold=_choose_threshold(validation_outputs, threshold_request),
         selective_check=evaluate_selective(outputs, validation_outputs),
         selective=None
         if thresholds is None
@@ -183,19 +184,25 @@ def fit_thresholds(
         old or Thresholds(0), count=len(p), ood_limit=limit, rate=None, target_rate=None, positive=None,
         positive_threshold=None,
     )  # fmt: skip
-    threshold = None
-    target, coverage = request.target_precision, request.coverage
-    if target is not None:
-        threshold = selective.choose_threshold(
-            p.max(1), p.argmax(1) == held_out.labels, target, conservative=request.conservative
-        )
+    threshold, coverage = _choose_threshold(held_out, request), request.coverage
+    if threshold is not None:
         new = replace(
-            new, target_precision=target, confidence=threshold.confidence, selective_coverage=threshold.coverage
+            new, target_precision=threshold.target, confidence=threshold.confidence,
+            selective_coverage=threshold.coverage,
         )  # fmt: skip
     if coverage is not None:
         quantile = conformal.fit_quantile(p, held_out.labels, coverage)
         new = replace(new, coverage=coverage, conformal_quantile=quantile)
     return new, threshold
+
+
+def _choose_threshold(held_out: ModelOutputs | None, request: ThresholdRequest) -> Threshold | None:
+    """Return the confidence for the target precision; None if there is no target, or no validation images."""
+    if held_out is None or request.target_precision is None:
+        return None
+    p = held_out.outputs.probabilities
+    correct = p.argmax(1) == held_out.labels
+    return selective.choose_threshold(p.max(1), correct, request.target_precision, conservative=request.conservative)
 
 
 def evaluate_decisions(
@@ -229,6 +236,11 @@ def evaluate_selective(evaluated: ModelOutputs, held_out: ModelOutputs | None) -
 
 def check_request(request: ThresholdRequest, classes: Sequence[str]) -> None:
     """Raise `UsageError` if a request does not fit the classes, or a target is outside (0, 1)."""
+    if request.recall is not None or request.fnr is not None:
+        raise UsageError(
+            "--target-recall and --target-fnr are for several labels per image: use --target-precision, "
+            "--target-sensitivity or --coverage."
+        )
     binary.check_positive_class(classes, request.positive)
     for rate, target in request.rates.items():
         if len(classes) != 2:

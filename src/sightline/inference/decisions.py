@@ -126,12 +126,13 @@ def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
             f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
             f"model; it has {len(classes)}: {', '.join(classes[:8])}"
         )
-    if thresholds.labels is not None and set(thresholds.labels) != set(classes):
-        other = min(set(thresholds.labels) ^ set(classes))
-        raise ModelError(
-            f"its thresholds are for {plural(len(thresholds.labels), 'class', 'classes')}, expected the {len(classes)} "
-            f"of the model: only one of the two has {other!r}"
-        )
+    for limits in (thresholds.labels, thresholds.absent):
+        if limits is not None and set(limits) != set(classes):
+            other = min(set(limits) ^ set(classes))
+            raise ModelError(
+                f"its thresholds are for {plural(len(limits), 'class', 'classes')}, expected the {len(classes)} of the "
+                f"model: only one of the two has {other!r}"
+            )
 
 
 def _decide_one(

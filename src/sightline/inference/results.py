@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sightline import jsonio
+
+if TYPE_CHECKING:  # a prediction needs no settings
+    from sightline.config import EvaluationConfig
 
 Rate = Literal["sensitivity", "specificity"]
 """What a threshold of the positive one of two classes is chosen for."""
@@ -39,8 +42,15 @@ class Thresholds:
         positive: The positive one of two classes.
         positive_threshold: The smallest probability with which `positive` is predicted. It excludes a confidence and
             prediction sets.
-        labels: The smallest probability with which each class is predicted, where an image may have several.
-        label_target: What `labels` were chosen for: the highest F1 of each class.
+        labels: The smallest probability with which each class is predicted, where an image may have several; None for
+            a class that is never predicted.
+        label_target: What `labels` were chosen for: the highest F1 of each class, `target_precision` or
+            `target_recall`.
+        absent: The largest probability with which each class is taken to be absent, to reach `target_precision`; None
+            for never. Between the two thresholds of a class the model abstains.
+        target_recall: The requested recall of each class.
+        target_fnr: The requested false-negative rate of label sets.
+        set_threshold: The smallest probability of a class in a label set, to reach `target_fnr`.
     """
 
     count: int
@@ -56,13 +66,22 @@ class Thresholds:
     target_rate: float | None = None
     positive: str | None = None
     positive_threshold: float | None = None
-    labels: Mapping[str, float] | None = None
-    label_target: Literal["f1"] | None = None
+    labels: Mapping[str, float | None] | None = None
+    label_target: Literal["f1", "precision", "recall"] | None = None
+    absent: Mapping[str, float | None] | None = None
+    target_recall: float | None = None
+    target_fnr: float | None = None
+    set_threshold: float | None = None
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the model abstains; one with several labels per image does so only with limits for absent ones."""
+        return self.labels is None or self.absent is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, those of several labels only if there are any."""
         values = asdict(self)
-        return values if self.labels is not None else {k: v for k, v in values.items() if not k.startswith("label")}
+        return values if self.labels is not None else {k: v for k, v in values.items() if k not in _OF_SEVERAL_LABELS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
@@ -70,17 +89,16 @@ class Thresholds:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown or "count" not in values:
             raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
-        labels = values.get("labels")
-        if labels is not None and not (isinstance(labels, Mapping) and all(map(_is_fraction, labels.values()))):
-            raise ValueError(f"labels cannot be {labels!r}")
         for name, value in values.items():
-            if name == "labels":
+            if name in {"labels", "absent"}:
+                if value is not None and not (isinstance(value, Mapping) and all(map(_is_fraction, value.values()))):
+                    raise ValueError(f"{name} cannot be {value!r}")
                 continue
             allowed = {
                 "conformal": ("lac",),
                 "ood": ("energy",),
                 "rate": (None, "sensitivity", "specificity"),
-                "label_target": (None, "f1"),
+                "label_target": (None, "f1", "precision", "recall"),
             }.get(name)
             kind = str if name == "positive" else int | float
             fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
@@ -91,8 +109,11 @@ class Thresholds:
         return cls(**values)
 
 
+_OF_SEVERAL_LABELS = {"labels", "label_target", "absent", "target_recall", "target_fnr", "set_threshold"}
+
+
 def _is_fraction(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,7 @@ class ThresholdRequest:
     """The targets of thresholds, as `evaluation.selective`, `conformal` and `binary` fit them.
 
     `positive` is the positive class of two; "" chooses it by name, see `evaluation.binary.choose_positive_class`.
+    `recall` and `fnr`, a false-negative rate, are those of several labels, see `evaluation.label_thresholds`.
     """
 
     target_precision: float | None = None
@@ -108,10 +130,21 @@ class ThresholdRequest:
     positive: str = ""
     sensitivity: float | None = None
     specificity: float | None = None
+    recall: float | None = None
+    fnr: float | None = None
+
+    @classmethod
+    def from_config(cls, config: EvaluationConfig) -> Self:
+        """Return the targets of the settings ``evaluation``."""
+        return cls(
+            config.target_precision, config.coverage, positive=config.positive_class, recall=config.target_recall,
+            fnr=config.target_fnr,
+        )  # fmt: skip
 
     def __bool__(self) -> bool:
         """Whether thresholds are to be saved with the model."""
-        return self.target_precision is not None or self.coverage is not None or self.saved_rate is not None
+        targets = (self.target_precision, self.coverage, self.saved_rate, self.recall, self.fnr)
+        return any(target is not None for target in targets)
 
     @property
     def saved_rate(self) -> Rate | None:
@@ -162,6 +195,10 @@ class Prediction:
             abstain. None for a model without thresholds.
         labels: The predicted classes of a multi-label model, the most probable first; None for any other model. `label`
             has them as a manifest does, sorted and joined by ``;``, and `probability` is the smallest of theirs.
+        undecided: The classes about which a multi-label model with a target precision abstains, the most probable
+            first; None without one.
+        label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
+            first; None without one.
     """
 
     path: str
@@ -171,10 +208,13 @@ class Prediction:
     error: str | None = None
     decision: Decision | None = None
     labels: tuple[str, ...] | None = None
+    undecided: tuple[str, ...] | None = None
+    label_set: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        fields = jsonio.fields_to_dict(self, skip=["error", "decision", *(["labels"] if self.labels is None else [])])
+        absent = [name for name in ("labels", "undecided", "label_set") if getattr(self, name) is None]
+        fields = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
         return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sightline import jsonio
+from sightline.data.targets import join_classes
 from sightline.escaping import CsvWriter, TextFile, escape_formula
 from sightline.inference.results import Prediction
 
@@ -16,7 +17,8 @@ HEADER = ("path", "label", "probability")  # of every CSV file, first
 class RowFormat:
     """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
 
-    With `decisions`, what to make of the answer, for a model that has thresholds. In CSV, text that a spreadsheet would
+    With `decisions`, what to make of the answer, for a model that has thresholds. `sets` are the fields of a prediction
+    with sets of classes that have a column each: undecided, label_set. In CSV, text that a spreadsheet would
     take for a formula gets an apostrophe, unless `raw`.
     """
 
@@ -24,12 +26,13 @@ class RowFormat:
     classes: tuple[str, ...] = ()
     decisions: bool = False
     raw: bool = False
+    sets: tuple[str, ...] = ()
 
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
         more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
         decided = ["decision", "set", "ood_score"] if self.decisions else []
-        return [*HEADER, *more, *decided, *(f"probability:{label}" for label in self.classes), "error"]
+        return [*HEADER, *more, *decided, *self.sets, *(f"probability:{label}" for label in self.classes), "error"]
 
     def csv_row(self, prediction: Prediction) -> list[str]:
         """Return a row of the CSV file; an image without an answer has its path and the reason."""
@@ -49,6 +52,7 @@ class RowFormat:
             self._text(prediction.path),
             *ranked,
             *decision_cells,
+            *(self._text(join_classes(getattr(prediction, name) or ())) for name in self.sets),
             *(f"{p:.7g}" for p in self._probabilities(prediction)),
             "",
         ]

@@ -88,7 +88,10 @@ def finalize(
             "validation": folds.make_outputs(logits / np.float32(temperature), labels), **outputs_by_split
         }  # fmt: skip
     held_out = outputs_by_split.get("validation")
-    thresholds = None if held_out is None else task.fit_thresholds(classes, held_out)
+    request = ThresholdRequest.from_config(config.evaluation)
+    if request and held_out is None:
+        callback.on_message("No thresholds are fitted for the targets of evaluation: there are no validation images.")
+    thresholds = None if held_out is None else task.fit_thresholds(classes, held_out, request)
     if thresholds is not None:
         run.write_thresholds(thresholds)
     reports = {
@@ -139,7 +142,7 @@ def _evaluate_split(
     report: Report = find_task(prepared.config.model.task).evaluate(
         prepared.data.classes, outputs_by_split[split], labeled, name,
         outputs_by_split.get("validation"), thresholds,
-        threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
+        threshold_request=ThresholdRequest.from_config(prepared.config.evaluation),
     )  # fmt: skip
     run.write_evaluation(split, report.evaluation, report.to_dict())
     return report

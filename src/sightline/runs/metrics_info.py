@@ -9,9 +9,11 @@ from typing import Any, Literal, TypedDict
 from sightline import jsonio
 from sightline.errors import ModelError
 from sightline.evaluation.conformal import SetCoverage
+from sightline.evaluation.label_thresholds import LabelDecisions
 from sightline.evaluation.multi_label_metrics import LabelMetrics
 from sightline.evaluation.report import CalibrationReport, DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
+from sightline.evaluation.risk_control import LabelSetMetrics
 from sightline.evaluation.selective import SelectiveResult
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.results import Rate, Thresholds
@@ -194,6 +196,9 @@ class MultiLabelInfo(TypedDict):
     leaked: LeakedInfo | None
     errors: LabelErrorsInfo
     thresholds: Thresholds | None
+    decisions: list[LabelDecisions] | None
+    label_sets: LabelSetMetrics | None
+    unreached: list[str]
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

@@ -73,7 +73,12 @@ class InferenceModel:
         self.inputs = {"pixels": ("UINT8", [-1, *classifier.preprocess.shape]), "image": (BYTES, [-1])}
         self.outputs = {"probabilities": ("FP32", [-1, len(classifier.classes)]), "label": (BYTES, [-1])}
         if classifier.task.targets.allows_several:
-            self.outputs["labels"] = ("BOOL", [-1, len(classifier.classes)])
+            thresholds, marks = classifier.thresholds, ("BOOL", [-1, len(classifier.classes)])
+            self.outputs["labels"] = marks
+            if thresholds is not None and thresholds.absent is not None:
+                self.outputs["undecided"] = marks
+            if thresholds is not None and thresholds.set_threshold is not None:
+                self.outputs["label_set"] = marks
         elif classifier.thresholds is not None:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:
@@ -168,8 +173,8 @@ class InferenceModel:
             return self._compute_probabilities(request, predictions)
         if request.name == "label":
             return Tensor(request.name, BYTES, (count,), [str(prediction.label) for prediction in predictions])
-        if request.name == "labels":
-            return self._mark_classes(request.name, [prediction.labels for prediction in predictions])
+        if request.name in {"labels", "undecided", "label_set"}:
+            return self._mark_classes(request.name, [getattr(prediction, request.name) for prediction in predictions])
         decisions = [prediction.decision for prediction in predictions if prediction.decision is not None]
         if request.name == "decision":
             return Tensor(request.name, BYTES, (count,), [decision.decision for decision in decisions])

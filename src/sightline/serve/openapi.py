@@ -102,6 +102,8 @@ _PREDICTION: dict[str, Any] = {
     "label": _STRING,
     "probability": {"type": ["number", "null"]},
     "labels": _list(_STRING),
+    "undecided": _list(_STRING),
+    "label_set": _list(_STRING),
     "top": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     "decision": {"enum": ["class", "set", "abstain"]},
     "set": {"type": ["array", "null"], "items": _STRING},
@@ -151,7 +153,9 @@ _INFER_REQUEST = _object(
     outputs=_list(
         _object(
             ("name",),
-            name={"enum": ["probabilities", "label", "labels", "decision", "ood_score", "set"]},
+            name={
+                "enum": ["probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"]
+            },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),
         )
     ),

@@ -14,13 +14,14 @@ from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import UsageError
-from sightline.evaluation import multi_label
-from sightline.evaluation.multi_label import MultiLabelReport, fit_label_thresholds, list_thresholds
+from sightline.evaluation import label_thresholds, multi_label
+from sightline.evaluation.label_thresholds import list_limits, list_thresholds, list_unreached
+from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
-from sightline.tasks.protocol import LossGradient, Score, Task, register_task
+from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
@@ -80,7 +81,7 @@ class MultiLabel(Task):
 
     targets = LABEL_SETS
     activation = "sigmoid"
-    sections = ("label-metrics", "label-classes", "label-errors")
+    sections = ("label-metrics", "label-classes", "label-abstention", "label-errors")
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for a head or thresholds of another task."""
@@ -93,15 +94,22 @@ class MultiLabel(Task):
             raise UsageError(
                 "evaluation.positive_class is for single-label classification with two classes: leave it out."
             )
+        targets = config.evaluation
+        if targets.coverage is not None:
+            raise UsageError(
+                "evaluation.coverage is for single-label classification: set evaluation.target_fnr for label sets."
+            )
+        if targets.target_precision is not None and targets.target_recall is not None:
+            raise UsageError(
+                "A class has one threshold, for evaluation.target_precision or for evaluation.target_recall: leave one "
+                "of them out."
+            )
+        check_targets(targets)
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
-        """Raise `UsageError` for any target: each class has a threshold of its own."""
+        """Raise `UsageError` for targets of other tasks."""
         del classes
-        if request or request.positive or request.rates:
-            raise UsageError(
-                "Targets of precision, sensitivity, specificity and coverage, and a positive class, are for "
-                "single-label classification: leave them out. Each class of this model has a threshold of its own."
-            )
+        label_thresholds.check_request(request)
 
     def make_objective(
         self,
@@ -155,11 +163,17 @@ class MultiLabel(Task):
         value = 2 / (low + high)
         return value if 1.01 / MAX_TEMPERATURE < value < 0.99 * MAX_TEMPERATURE else None
 
-    def fit_thresholds(self, classes: tuple[str, ...], outputs: ModelOutputs) -> Thresholds | None:
-        """Return the threshold of each class with the highest F1 on the validation images."""
-        labels = outputs.labels.astype(bool)
-        chosen = fit_label_thresholds(classes, outputs.outputs.probabilities, labels)
-        return Thresholds(len(labels), labels=chosen, label_target="f1")
+    def fit_thresholds(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        request: ThresholdRequest = NO_THRESHOLDS,
+        old: Thresholds | None = None,
+    ) -> Thresholds:
+        """Return a threshold of each class, for the highest F1 or the requested targets."""
+        return label_thresholds.fit_thresholds(
+            classes, outputs.outputs.probabilities, outputs.labels.astype(bool), request, old
+        )
 
     @staticmethod
     def interpret(
@@ -173,11 +187,22 @@ class MultiLabel(Task):
     ) -> Prediction:
         """Return the classes that reach their thresholds, the most probable first."""
         order = np.argsort(-probabilities, kind="stable")
-        reached = probabilities >= list_thresholds(thresholds, classes)
-        labels = tuple(classes[i] for i in order if reached[i])
-        candidates = tuple(ClassProbability(classes[i], float(probabilities[i])) for i in order[:top])
-        lowest = float(probabilities[reached].min()) if labels else None
-        return Prediction(path, join_classes(labels), lowest, candidates, labels=labels)
+
+        def name(chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+            return tuple(classes[i] for i in order if chosen[i])
+
+        reached, limits = probabilities >= list_thresholds(thresholds, classes), list_limits(thresholds, classes)
+        set_threshold = None if thresholds is None else thresholds.set_threshold
+        labels = name(reached)
+        return Prediction(
+            path,
+            join_classes(labels),
+            float(probabilities[reached].min()) if labels else None,
+            tuple(ClassProbability(classes[i], float(probabilities[i])) for i in order[:top]),
+            labels=labels,
+            undecided=None if limits is None else name(~reached & (probabilities > limits)),
+            label_set=None if set_threshold is None else name(probabilities >= np.float64(set_threshold)),
+        )
 
     def compare(
         self,
@@ -207,10 +232,11 @@ class MultiLabel(Task):
         split: str,
         validation_outputs: ModelOutputs | None,  # noqa: ARG002  # thresholds are fitted on them, and given
         thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,  # noqa: ARG002  # none, see `check_request`
+        threshold_request: ThresholdRequest = NO_THRESHOLDS,
     ) -> MultiLabelReport:
         """Return average precision, F1 and calibration of each class and of all, and the images to look at."""
-        return multi_label.build_report(classes, outputs.outputs.probabilities, labeled, split, thresholds)
+        unreached = list_unreached(thresholds) if threshold_request and thresholds is not None else ()
+        return multi_label.build_report(classes, outputs.outputs.probabilities, labeled, split, thresholds, unreached)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import AugmentConfig, RunConfig
+from sightline.config import AugmentConfig, EvaluationConfig, RunConfig
 from sightline.data.targets import Targets
 from sightline.data.types import LabeledSubset, Subset
+from sightline.errors import UsageError
 from sightline.inference.decisions import Interpreter
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
@@ -124,10 +125,19 @@ class Task(ABC):
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:
         """Return the temperature that calibrates at least one logit; None if the images do not determine it."""
 
-    def fit_thresholds(self, classes: tuple[str, ...], outputs: ModelOutputs) -> Thresholds | None:
-        """Return the thresholds that every model has, fitted on validation images; by default none."""
-        del classes, outputs
-        return None
+    def fit_thresholds(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        request: ThresholdRequest = NO_THRESHOLDS,
+        old: Thresholds | None = None,
+    ) -> Thresholds | None:
+        """Return the thresholds for `request`, fitted on validation images; by default `old`.
+
+        What it does not ask for stays as in `old`. Without a request they are those that every model has.
+        """
+        del classes, outputs, request
+        return old
 
     @property
     @abstractmethod
@@ -156,6 +166,13 @@ class Task(ABC):
         threshold_request: ThresholdRequest = NO_THRESHOLDS,
     ) -> Any:
         """Return the evaluation of `outputs` for the images `labeled`; see `evaluation.report.build_report`."""
+
+
+def check_targets(config: EvaluationConfig) -> None:
+    """Raise `UsageError` for a target of ``evaluation`` that is 0 or 1, which no images can show to be reached."""
+    for name in ("target_precision", "coverage", "target_recall", "target_fnr"):
+        if (value := getattr(config, name)) is not None and not 0 < value < 1:
+            raise UsageError(f"evaluation.{name} must be between 0 and 1, e.g. 0.9; got {value:g}.")
 
 
 TASKS: Registry[Task] = Registry("task")

@@ -13,6 +13,7 @@ from sightline import metrics
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import CLASS_TARGETS
 from sightline.data.types import LabeledSubset, Subset
+from sightline.errors import UsageError
 from sightline.evaluation import calibration, report
 from sightline.evaluation.report import EvaluationReport
 from sightline.inference import decisions, parity
@@ -20,7 +21,7 @@ from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
-from sightline.tasks.protocol import LossGradient, Score, Task, register_task
+from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
 
 
@@ -76,6 +77,17 @@ class SingleLabel(Task):
     )  # fmt: skip
     interpret = staticmethod(decisions.predict_class)
 
+    def check_settings(self, config: RunConfig) -> None:
+        """Raise `UsageError` for targets of several labels per image, and for those outside (0, 1)."""
+        targets = config.evaluation
+        if targets.target_recall is not None or targets.target_fnr is not None:
+            name = "target_recall" if targets.target_fnr is None else "target_fnr"
+            raise UsageError(
+                f"evaluation.{name} is for several labels per image: use evaluation.target_precision or "
+                "evaluation.coverage, or set model.task=multi_label."
+            )
+        check_targets(targets)
+
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
         """Raise `UsageError` if a target is outside (0, 1), or does not fit the classes."""
         report.check_request(request, classes)
@@ -115,6 +127,16 @@ class SingleLabel(Task):
         """Return the temperature of least cross-entropy; None if there are too few images or errors."""
         temperature = calibration.fit_temperature(logits, labels)
         return None if temperature.note else temperature.value
+
+    def fit_thresholds(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        request: ThresholdRequest = NO_THRESHOLDS,
+        old: Thresholds | None = None,
+    ) -> Thresholds | None:
+        """Return the requested thresholds, see `evaluation.report.fit_thresholds`."""
+        return report.fit_thresholds(outputs, request, old, classes)[0] if request else old
 
     def compare(
         self,

@@ -1,0 +1,100 @@
+"""Print the evaluation of images with several labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from sightline.cli.evaluation_view import format_interval, format_number, metric_cells
+from sightline.cli.output import print_line, print_table
+from sightline.errors import plural
+
+if TYPE_CHECKING:  # annotations only: importing it loads the image packages
+    from sightline.evaluation.label_thresholds import LabelDecisions
+    from sightline.evaluation.multi_label import MultiLabelReport
+    from sightline.evaluation.selective import SelectiveMetrics
+
+
+def print_report(report: MultiLabelReport) -> None:
+    """Print the metrics of images with several labels, each class, and what is confused."""
+    from sightline.report import sentences
+
+    evaluation, classes = report.evaluation, len(report.evaluation.classes)
+    print_line(
+        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
+    )
+    if untested := sentences.describe_untested(
+        evaluation.untested_classes, classes, sentences.describe_split(report.split)
+    ):
+        print_line(untested)
+    for caution in sentences.list_cautions(evaluation.to_dict()):
+        print_line(caution)
+    print_line()
+    rows = [[name.replace("_", " "), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
+    print_table(["metric", "value", "95% interval", ""], rows)
+    print_line()
+    columns = ["class", "average precision", "AUROC", "precision", "recall", "F1", "threshold", "images"]
+    cells = [
+        [
+            c.label, *map(format_number, (c.average_precision.value, c.auroc.value, c.precision, c.recall, c.f1)),
+            format_number(c.threshold) or "never", str(c.support),
+        ]
+        for c in evaluation.per_class
+    ]  # fmt: skip
+    print_table(columns, cells, right=columns[1:], rest="--format json has all classes")
+    for text in (*_threshold_lines(report), *_label_set_lines(report)):
+        print_line(text)
+    if report.decisions is not None:
+        _print_decisions(report.decisions)
+    if pairs := report.errors.confused_pairs:
+        text = ", ".join(f"{p.predicted} predicted where {p.label} is missed ({p.count})" for p in pairs[:3])
+        print_line()
+        print_line(f"most confused: {text}")
+
+
+def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:
+    """Yield what the thresholds were chosen for, if it is not the highest F1, and where that failed."""
+    t = report.thresholds
+    target = (
+        None if t is None else {"precision": t.target_precision, "recall": t.target_recall}.get(str(t.label_target))
+    )
+    if t is None or target is None:
+        return
+    images = plural(t.count, "validation image")
+    yield f"thresholds for a {t.label_target} of {target:g} of each class, chosen on {images}"
+    if report.split in {"validation", "out-of-fold"}:
+        yield "  they were chosen on these same images: evaluate on others for an unbiased value"
+    if report.unreached:
+        listed = ", ".join(report.unreached[:5]) + (", ..." if len(report.unreached) > 5 else "")
+        result = "never predicted" if t.label_target == "precision" else "predicted for every image"
+        yield (
+            f"  the validation images do not show that any threshold reaches the target for {listed}: "
+            f"{'it is' if len(report.unreached) == 1 else 'they are'} {result}; use more validation images, or "
+            "--no-conservative, which misses the target on new images about half of the time"
+        )
+
+
+def _label_set_lines(report: MultiLabelReport) -> Iterator[str]:
+    s = report.label_sets
+    if s is None:
+        return
+    value, ends, note = metric_cells(s.fnr)
+    yield (
+        f"label sets for a false-negative rate of {s.target:g}: they miss {value or 'nothing'} of the labels of an "
+        f"image ({ends or note}), {s.mean_size:.2f} classes on average, {s.empty_fraction:.1%} empty"
+    )
+
+
+def _print_decisions(decisions: Sequence[LabelDecisions]) -> None:
+    """Print how often each class is decided, and how precisely."""
+    print_line()
+    columns = ["class", "present", "precision", "95% interval", "absent", "precision", "95% interval", "undecided"]
+    rows = [[d.label, *_decision_cells(d.present), *_decision_cells(d.absent), f"{d.undecided:.1%}"] for d in decisions]
+    print_table(
+        columns, rows, right=["present", "precision", "absent", "undecided"], rest="--format json has all classes"
+    )
+
+
+def _decision_cells(metrics: SelectiveMetrics) -> list[str]:
+    ends = "" if metrics.interval is None else format_interval(metrics.interval, 3)
+    return [f"{metrics.coverage:.1%}", format_number(metrics.precision), ends]
