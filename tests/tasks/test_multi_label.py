@@ -197,6 +197,19 @@ def test_a_target_that_no_threshold_is_known_to_reach_exits_with_1(run: Path, tm
     assert set(sl.load(copy).predict(draw_colors(1, np.zeros(3, bool)))[0].labels or ()) == set(COLORS)
 
 
+@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
+def test_each_class_of_an_image_has_a_heat_map_of_its_own(run: Path, method: str) -> None:
+    pixels = draw_colors(11, np.array([True, False, True]))
+    classifier, heat = sl.load(run), {}
+    for label, channel in (("blue", 2), ("red", 0)):
+        (explanation,) = classifier.explain(pixels, method=method, label=label)
+        assert explanation.label == label
+        assert explanation.heat is not None
+        square = pixels[..., channel] > 150
+        heat[label] = explanation.heat[square].mean() - explanation.heat[~square].mean()
+    assert all(difference > 0.1 for difference in heat.values()), heat
+
+
 def test_an_export_agrees_with_the_model(run: Path, tmp_path: Path) -> None:
     exported = sl.load(run).export(tmp_path / "half.onnx", precision="float16")
     assert exported.accepted
@@ -271,6 +284,14 @@ def test_settings_for_one_label_are_refused(data: Path, tmp_path: Path, setting:
         api.train(data, recipe="quick", set=["model.task=multi_label", setting], out=tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "setting", ["train.loss=asymmetric", "augment.label_mixing=union", "evaluation.target_recall=0.9"]
+)
+def test_settings_for_several_labels_are_refused_for_one(data: Path, tmp_path: Path, setting: str) -> None:
+    with pytest.raises(UsageError, match=r"is for several labels per image: .*model\.task=multi_label"):
+        api.train(data, recipe="quick", set=[setting], out=tmp_path / "run")
+
+
 # The parts.
 
 
@@ -327,6 +348,19 @@ def test_the_losses_are_those_of_keras(loss: str) -> None:
     assert float(actual) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_the_asymmetric_loss_is_that_of_the_paper() -> None:
+    rng = np.random.default_rng(0)
+    targets, logits = rng.integers(0, 2, (6, 3)).astype(np.float32), rng.normal(0, 3, (6, 3)).astype(np.float32)
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    shifted = np.maximum(p - 0.05, 0)
+    expected = np.where(targets == 1, np.log(p), shifted**4 * np.log(1 - shifted))
+    loss = make_objective("train.loss=asymmetric").build_loss()
+    assert float(loss(targets, logits)) == pytest.approx(-expected.mean(), rel=1e-4)
+    zeros, low, high = np.zeros((1, 3), np.float32), np.full((1, 3), -3.5, np.float32), np.full((1, 3), 90, np.float32)
+    assert float(loss(zeros, low)) == 0, "below the margin"
+    assert 2 < float(loss(zeros, high)) < 3.1, "even a mislabeled image has a bounded loss"
+
+
 def test_rare_classes_weigh_more() -> None:
     objective = make_objective("train.class_weights=balanced")
     frequency = objective.train.labels.mean(0)
@@ -350,6 +384,9 @@ def test_smoothed_and_mixed_targets() -> None:
     mixed = objective.compute_targets(rows, 1, params)
     np.testing.assert_allclose(mixed, pipeline.mix_labels(augmentation, plain, params))
     assert ((mixed > 0) & (mixed < 1)).any()
+    united = make_objective(augmentation=replace(augmentation, label_mixing="union")).compute_targets(rows, 1, params)
+    assert set(np.unique(united)) == {0, 1}
+    assert (united >= np.floor(mixed)).all()
 
 
 def test_a_temperature_undoes_a_scale() -> None:

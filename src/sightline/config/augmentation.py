@@ -52,4 +52,9 @@ class AugmentConfig:
         0,
         100,
     )
+    label_mixing: Literal["proportional", "union"] = setting(
+        "proportional",
+        "labels of an image that mixup or CutMix made; proportional: of both images, as far as it shows them; union, "
+        "for several labels per image: all labels of both, except of one that makes up less than a tenth",
+    )
     custom: tuple[CustomAugmentConfig, ...] = setting((), "augmentations registered by other packages")

@@ -291,9 +291,10 @@ class TrainConfig:
         "empty: none",
         check=check_time_limit,
     )
-    loss: Literal["cross_entropy", "focal", "binary"] = setting(
+    loss: Literal["cross_entropy", "focal", "binary", "asymmetric"] = setting(
         "cross_entropy",
-        "focal: focus on hard examples; binary: binary cross-entropy of each class on the softmax outputs",
+        "focal: focus on hard examples; binary: binary cross-entropy of each class on the softmax outputs; asymmetric: "
+        "focus on the classes that an image has, for several labels per image",
     )
     label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", 0, 0.9)
     class_weights: Literal["none", "balanced"] = setting(

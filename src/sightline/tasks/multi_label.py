@@ -25,6 +25,7 @@ from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, r
 from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
+ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # Ben-Baruch et al., 2021, arXiv:2009.14119; for positives, gamma is 0
 TIE_MARGIN = 1e-4  # a distance of a probability from one half that float32 may reverse
 MIN_IMAGES = 50  # validation images; fewer do not determine a temperature
 MAX_TEMPERATURE = 20.0
@@ -32,7 +33,7 @@ MAX_TEMPERATURE = 20.0
 
 @dataclass(frozen=True, slots=True)
 class LabelSetObjective(AugmentedObjective):
-    """Binary cross-entropy, or focal loss, of each class, as ``train.loss`` says; the mean over the classes.
+    """Binary cross-entropy, focal or asymmetric loss of each class, as ``train.loss`` says; the mean over the classes.
 
     `positive_weights` float32 [K] multiply the loss of the images that have a class; None for 1.
     """
@@ -51,16 +52,23 @@ class LabelSetObjective(AugmentedObjective):
         return self.mix_targets(targets, params)
 
     def build_loss(self) -> Any:
-        """Return the loss of ``train.loss``; ``binary`` is the same as ``cross_entropy`` here."""
-        ops, is_focal = backend.keras().ops, self.config.train.loss == "focal"
+        """Return the loss of ``train.loss``; ``binary`` is the same as ``cross_entropy`` here.
+
+        The asymmetric loss leaves out a class that an image lacks if its probability is below a margin, and weighs it
+        less the lower the probability is, since most images lack most classes.
+        """
+        ops, kind = backend.keras().ops, self.config.train.loss
         weights = 1.0 if self.positive_weights is None else self.positive_weights
 
         def binary_loss(targets: Any, logits: Any) -> Any:
             positive, negative = ops.softplus(-logits) * weights, ops.softplus(logits)
-            if is_focal:
+            if kind == "focal":
                 p = ops.sigmoid(logits)
                 positive = FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * positive
                 negative = (1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * negative
+            elif kind == "asymmetric":
+                p = ops.relu(ops.sigmoid(logits) - ASYMMETRIC_MARGIN)
+                negative = -(p**ASYMMETRIC_GAMMA) * ops.log(1 - p)
             return ops.mean(targets * positive + (1 - targets) * negative, axis=-1)
 
         return make_loss(binary_loss, "binary_cross_entropy")

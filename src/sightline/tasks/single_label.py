@@ -78,7 +78,7 @@ class SingleLabel(Task):
     interpret = staticmethod(decisions.predict_class)
 
     def check_settings(self, config: RunConfig) -> None:
-        """Raise `UsageError` for targets of several labels per image, and for those outside (0, 1)."""
+        """Raise `UsageError` for settings of several labels per image, and for targets outside (0, 1)."""
         targets = config.evaluation
         if targets.target_recall is not None or targets.target_fnr is not None:
             name = "target_recall" if targets.target_fnr is None else "target_fnr"
@@ -87,6 +87,15 @@ class SingleLabel(Task):
                 "evaluation.coverage, or set model.task=multi_label."
             )
         check_targets(targets)
+        several = {
+            "train.loss=asymmetric": config.train.loss == "asymmetric",
+            "augment.label_mixing=union": config.augment.label_mixing == "union",
+        }
+        for setting, applies in several.items():
+            if applies:
+                raise UsageError(
+                    f"{setting} is for several labels per image: leave it out, or set model.task=multi_label."
+                )
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
         """Raise `UsageError` if a target is outside (0, 1), or does not fit the classes."""

@@ -100,6 +100,21 @@ def test_labels_keep_their_sum_and_weights(settings: dict[str, Any]) -> None:
     )
 
 
+def test_a_union_has_the_labels_of_both_images_unless_one_is_hardly_seen() -> None:
+    config = AugmentConfig(mixup=0.3, cutmix=1.0, label_mixing="union")
+    params = pipeline.sample_params(config, 400, (16, 16), 0, 1)
+    targets = np.random.default_rng(0).integers(0, 2, (400, 6)).astype(np.float32)
+    other, weights = np.roll(targets, 1, axis=0), params[:, 0]
+    united = pipeline.mix_labels(config, targets, params)
+    for rows, expected in (
+        (weights > 0.9, targets),
+        (weights < 0.1, other),
+        ((weights >= 0.1) & (weights <= 0.9), np.maximum(targets, other)),
+    ):
+        assert rows.sum() > 20
+        np.testing.assert_array_equal(united[rows], expected[rows])
+
+
 def test_without_mixing_labels_stay_as_they_are() -> None:
     soft_labels = smooth_labels(LABELS, 3, 0.1)
     config = AugmentConfig(horizontal_flip=True, rotation=20)

@@ -19,6 +19,7 @@ from sightline.training.augment.augmentation import Augmentation, register_augme
 from sightline.training.augment.random_erasing import compute_box_mask
 
 _LABEL_WEIGHT, _PIXEL_WEIGHT, _BOX = 0, 1, slice(2, 6)
+MIN_UNITED = 0.1  # of a mixed image: one that makes up less is hardly seen, so its labels would be wrong
 
 
 def is_mixing(config: AugmentConfig) -> bool:
@@ -72,6 +73,18 @@ def mix_labels(soft_labels: NDArray[np.float32], params: NDArray[np.float32]) ->
     """Return the soft labels [N, K] of a batch that `mix_images` mixes with the same parameters."""
     label_weight = params[:, _LABEL_WEIGHT, None]
     return label_weight * soft_labels + (1 - label_weight) * np.roll(soft_labels, 1, axis=0)
+
+
+def unite_labels(targets: NDArray[np.float32], params: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the union of the targets [N, K] of both images, for a batch that `mix_images` mixes.
+
+    An image that makes up less than `MIN_UNITED` of the mix adds none.
+    """
+    label_weight = params[:, _LABEL_WEIGHT, None]
+    own, other = targets, np.roll(targets, 1, axis=0)
+    united = np.where(label_weight > 1 - MIN_UNITED, own, np.where(label_weight < MIN_UNITED, other, 0))
+    both = (label_weight >= MIN_UNITED) & (label_weight <= 1 - MIN_UNITED)
+    return np.where(both, np.maximum(own, other), united).astype(np.float32)
 
 
 @register_augmentation("mixing")

@@ -101,4 +101,7 @@ def mix_labels(
 ) -> NDArray[np.float32]:
     """Return the soft labels [N, K] of a batch that is augmented with the parameters `params`."""
     columns = get_columns(config).get(mixup.Mixing.name)
-    return soft_labels if columns is None else mixup.mix_labels(soft_labels, params[:, columns])
+    if columns is None:
+        return soft_labels
+    mix = mixup.unite_labels if config.label_mixing == "union" else mixup.mix_labels
+    return mix(soft_labels, params[:, columns])
