@@ -132,7 +132,7 @@ def _lay_out(figure: Any, undrawable: Sequence[_UndrawableText]) -> Any:
     for words in undrawable:
         words.write(_placeholder)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # with "none", it would lay out again for each file, to no effect
     return figure.get_tightbbox().padded(MARGIN)
 
 
