@@ -9,23 +9,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import random
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from PIL import Image
 
-import onnx_graphs
+import fuzz_models
+from fuzz_inputs import CLASSES, SMALL, encode_image, scratch
 from sightline.callbacks import EpochRecord
 from sightline.config import dump_toml, resolve_config
 from sightline.data import label_patch
@@ -37,15 +35,12 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.manifest import list_from_table, read_manifest
 from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FolderStore
+from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import ConfigError, DataError, ImageError, ModelError
 from sightline.evaluation.report import build_report, fit_thresholds
-from sightline.inference import bundle
-from sightline.inference.bundle import Bundle
-from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import ThresholdRequest, Thresholds
-from sightline.inference.safety import onnx_file
 from sightline.models import keras_file
 from sightline.models.describe import LayerDescription, ModelDescription
 from sightline.preprocessing import PreprocessingSpec, decode_preview, detect_format, inspect_image
@@ -56,10 +51,6 @@ from sightline.runs.run_report import read_report
 from sightline.training import checkpoints
 from synthetic_images import encode
 
-MAX_INPUT = 1 << 16  # bytes per input
-CLASSES = ("ant", "bee", "猫")
-SMALL = PreprocessingSpec(8, 8)
-
 
 @dataclass(frozen=True)
 class Target:
@@ -67,74 +58,8 @@ class Target:
 
     check: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
-
-
-@cache
-def scratch() -> Path:
-    """Return a folder that is removed at exit."""
-    folder = tempfile.TemporaryDirectory(prefix="sightline-fuzz-")
-    _FOLDERS.append(folder)
-    return Path(folder.name)
-
-
-_FOLDERS: list[Any] = []
-
-
-def encode_image(number: int = 0, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (20, 16, 3), np.uint8)
-    return encode(Image.fromarray(pixels).convert(mode), kind, **options)
-
-
-# JSON, as random bytes are rarely valid JSON
-
-ODD_VALUES: tuple[Any, ...] = (
-    None,
-    True,
-    0,
-    -1,
-    0.5,
-    1e300,
-    1 << 63,
-    "",
-    "x",
-    "\ud800",
-    "../x",
-    [],
-    {},
-    [[]],
-    [None],
-    {"x": 1},
-    "9" * 400,
-)
-
-
-def alter_json(data: bytes, rng: random.Random) -> bytes | None:
-    """Replace, remove or rename a value somewhere in JSON or JSON lines; return None for anything else."""
-    start = 0 if data[:1] == b"{" else 1  # the byte that selects the file
-    lines = data[start:].splitlines() if data.count(b"\n{") else [data[start:]]
-    number = rng.randrange(len(lines))
-    try:
-        value = json.loads(lines[number])
-    except (ValueError, RecursionError):
-        return None
-    at = value
-    while isinstance(at, dict | list) and at:
-        key = rng.choice(list(at) if isinstance(at, dict) else range(len(at)))
-        inner = at[key]
-        if not isinstance(inner, dict | list) or not inner or rng.random() < 0.4:
-            how = rng.random()
-            if how < 0.6:
-                at[key] = rng.choice(ODD_VALUES)
-            elif how < 0.8 or isinstance(at, list):
-                del at[key]
-            else:
-                at[f"{key}s"] = at.pop(key)
-            break
-        at = inner
-    else:
-        value = rng.choice(ODD_VALUES)
-    lines[number] = json.dumps(value).encode()
-    return data[:start] + b"\n".join(lines)
+    megabytes: int = 1024
+    """The most memory of the process: more where TensorFlow is imported, which alone takes 612 MB."""
 
 
 # Decoder
@@ -214,79 +139,6 @@ def archive_seeds() -> Iterator[bytes]:
             yield stream.getvalue()
 
 
-# Bundles
-
-
-@cache
-def make_bundle() -> Bundle:
-    """Return a bundle of a one-layer network, with a reference example."""
-    model = onnx_graphs.make_linear_classifier(np.full((192, 3), 0.01))
-    pixels = SMALL.decode(encode_image())
-    example = ReferenceExample("reference/0.png", "bee", bundle.hash_pixels(pixels), (1 / 3,) * 3)
-    return bundle.make(
-        Manifest("one-layer", CLASSES, SMALL, reference_examples=(example,), metrics={"test": {"accuracy": 0.5}}),
-        model, {"reference/0.png": encode_image()},
-    )  # fmt: skip
-
-
-def read_bundle(data: bytes) -> None:
-    """Load a bundle from a zip, a JSON manifest, or an ONNX file whose hashes are made valid."""
-    for step in (_read_zip, _read_manifest, _read_onnx_file) if data[:1] in {b"P", b"{"} else (_read_onnx_file,):
-        with suppress(ModelError):
-            step(data)
-
-
-def _read_zip(data: bytes) -> None:
-    path = scratch() / "bundle.zip"
-    path.write_bytes(data)
-    bundle.load(path, 1)
-
-
-def _read_manifest(data: bytes) -> None:
-    folder = scratch() / "bundle"
-    bundle.write_folder(make_bundle(), folder)
-    with suppress(ModelError):
-        (folder / bundle.MANIFEST_FILE).write_bytes(data)
-        bundle.read(folder)
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        return
-    changed = Manifest.from_dict(values)
-    bundle.write_folder(bundle.make(changed, make_bundle().model, make_bundle().files), folder)
-    bundle.load(folder, 1)
-
-
-def _read_onnx_file(data: bytes) -> None:
-    path = scratch() / "lone.onnx"
-    path.write_bytes(data)
-    with suppress(ModelError):
-        bundle.load(path, 1)
-    with suppress(ModelError):
-        onnx_graphs.load_and_run(data)
-    about = replace(make_bundle().manifest, reference_examples=(), graph_sha256=onnx_file.hash_graph(data))
-    text = about.to_json()
-    path.write_bytes(
-        onnx_file.replace_metadata(
-            data, {bundle.MANIFEST_KEY: text, bundle.MANIFEST_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
-        )
-    )
-    bundle.load(path, 1)
-
-
-def bundle_seeds() -> Iterator[bytes]:
-    complete_bundle = make_bundle()
-    stream = io.BytesIO()
-    bundle.write_zip(complete_bundle, stream)
-    yield from (stream.getvalue(), complete_bundle.model, complete_bundle.manifest.to_json().encode())
-    yield onnx_file.replace_metadata(complete_bundle.model, {})
-    for seed in range(40):
-        yield onnx_graphs.random_graph(seed)
-    for make in onnx_graphs.HOSTILE.values():
-        if len(data := make()) <= MAX_INPUT:
-            yield data
-
-
 # Manifests
 
 
@@ -338,6 +190,48 @@ def manifest_seeds() -> Iterator[bytes]:
         yield from (bytes([TABLE_SUFFIXES.index(suffix)]) + text.encode() for text in contents)
     yield bytes([0]) + "\ufeffpath,label\n1.png,Käse\n".encode("utf-16")
     yield bytes([0]) + "path,label\n1.png,猫\n".encode("gbk")
+
+
+# Tables that give images several labels
+
+
+def read_several_labels(data: bytes) -> None:
+    """Index the images of a table and encode their labels; the first byte selects the file type."""
+    if not data:
+        return
+    path = make_labeled_folder() / f"list{TABLE_SUFFIXES[data[0] % len(TABLE_SUFFIXES)]}"
+    path.write_bytes(data[1:])
+    try:
+        with suppress(DataError):
+            index = build_index(path, threads=1, lenient=True)
+            labels = [image.label for image in index.images]
+            if index.several_labels:
+                names = [LABEL_SETS.list_classes(label) for label in labels]
+                assert [join_classes(row) for row in names] == labels
+                targets = LABEL_SETS.encode(labels, sorted({name for row in names for name in row}))
+                assert targets.sum(1).tolist() == list(map(len, names))
+    finally:
+        path.unlink()
+
+
+def several_labels_seeds() -> Iterator[bytes]:
+    rows = [{"path": "1.png", "labels": ["cat", "dog"]}, {"path": "2.png", "labels": []}]
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in (1, 2)],
+        "annotations": [{"image_id": i, "category_id": k} for i, k in ((1, 5), (1, 6), (1, 5), (2, 6))],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 6, "name": "dog"}],
+    }
+    texts = {
+        ".csv": ["path,label\n1.png,cat\n2.png,cat;dog\n", "path,tags\n1.png,cat dog\n2.png,dog\ncat/3.png,cat\n",
+                 "path,cat,dog,split\n1.png,1,1,train\n2.png,0,0,test\n",
+                 'path,label\n1.png,"[""a"", ""b""]"\n2.png,[]\n',
+                 "path,label\n1.png,cat\n1.png,dog\n2.png,dog\n"],
+        ".tsv": ["path\tlabels\n1.png\tcat|dog\n2.png\tdog\n"],
+        ".jsonl": ["\n".join(map(json.dumps, rows))],
+        ".json": [json.dumps(rows), json.dumps(coco)],
+    }  # fmt: skip
+    for suffix, contents in texts.items():
+        yield from (bytes([TABLE_SUFFIXES.index(suffix)]) + text.encode() for text in contents)
 
 
 # Runs
@@ -482,7 +376,11 @@ def run_seeds() -> Iterator[bytes]:
 TARGETS = {
     "decoder": Target(read_image, image_seeds),
     "archive": Target(read_archive, archive_seeds),
-    "bundle": Target(read_bundle, bundle_seeds),
+    "bundle": Target(fuzz_models.read_bundle, fuzz_models.bundle_seeds),
     "manifest": Target(read_table_manifest, manifest_seeds),
+    "labels": Target(read_several_labels, several_labels_seeds),
     "run": Target(read_run, run_seeds),
+    "embeddings": Target(fuzz_models.read_embeddings, fuzz_models.embeddings_seeds),
+    "safetensors": Target(fuzz_models.read_safetensors, fuzz_models.safetensors_seeds, 2048),
+    "hub": Target(fuzz_models.read_hub_model, fuzz_models.hub_seeds),
 }

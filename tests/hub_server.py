@@ -51,6 +51,8 @@ class Hub:
     lfs_bytes: int = 1000
     stated_sizes: dict[str, int] = field(default_factory=dict)
     """Sizes to state in place of the true ones, as a server that lies does."""
+    listing: bytes | None = None
+    """What to send for the listing of a model, whatever its files are."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,6 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, name: str, repository: Repository, revision: str) -> None:
         commit = repository.find(revision)
+        if self.hub.listing is not None:
+            self._write(200, self.hub.listing, {"Content-Type": "application/json"})
+            return
         if not commit:
             self._refuse(404, "RevisionNotFound")
             return
@@ -201,7 +206,7 @@ def run_hub() -> Iterator[Hub]:
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub})) as server:
         server.daemon_threads = True
         hub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
             yield hub

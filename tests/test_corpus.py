@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz_targets import MAX_INPUT, TARGETS
+from fuzz_inputs import MAX_INPUT
+from fuzz_targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUTS = sorted(path for path in CORPUS.rglob("*") if path.is_file())

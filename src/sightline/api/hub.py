@@ -315,10 +315,16 @@ class _Hub:
             return str(self._api.create_commit(repository, operations, commit_message="Upload a Sightline bundle").oid)
 
     def list_files(self, address: HubAddress) -> tuple[str, dict[str, int | None]]:
-        """Return the hash of the commit, and the size of each file."""
+        """Return the hash of the commit, and the size of each file; the library takes any JSON for them."""
         with self._explain_errors(address.repository):
             info = self._api.model_info(address.repository, revision=address.revision, files_metadata=True)
-        return str(info.sha), {file.rfilename: file.size for file in info.siblings or ()}
+        sizes = {file.rfilename: file.size for file in info.siblings or ()}
+        if not isinstance(info.sha, str) or not all(
+            isinstance(name, str) and (size is None or (type(size) is int and size >= 0))
+            for name, size in sizes.items()
+        ):
+            raise ModelError(f"The Hub's listing of hf:{address.repository} is damaged. Try again later.")
+        return info.sha, sizes
 
     def download(self, repository: str, name: str, commit: str, folder: Path) -> Path:
         """Download a file below `folder`, past the cache, and return its path."""
