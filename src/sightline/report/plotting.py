@@ -131,8 +131,9 @@ def _lay_out(figure: Any, undrawable: Sequence[_UndrawableText]) -> Any:
     """Place everything for good; return the box around it. Long names are never cut."""
     for words in undrawable:
         words.write(_placeholder)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # with "none", it would lay out again for each file, to no effect
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)  # else it would lay out again for each file, to no effect
     return figure.get_tightbbox().padded(MARGIN)
 
 
