@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from hostile_images import many_scans, png
+from hostile_clients import HEAD, SLOW_IMAGE, open_connections, read_memory
+from hostile_images import png
 from server_process import Server
 
 pytest.importorskip("starlette")
@@ -25,31 +23,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="/proc and ulimit are those of Linux"),
 ]
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\n"
-HALF_OPEN = (
-    b"",
-    b"GET /hea",
-    HEAD,
-    HEAD + b"Content-Length: 1000\r\n\r\nhalf",
-    HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n",
-)
-SLOW_IMAGE = b"P3\n1200 900\n255\n" + b"7 " * (1200 * 900 * 3)  # 6 MB of numbers as text, seconds of work
-
 
 @pytest.fixture
 def image(colors: Path) -> bytes:
     return next((colors / "red").iterdir()).read_bytes()
-
-
-@contextlib.contextmanager
-def open_connections(server: Server, count: int) -> Iterator[None]:
-    """Hold connections on which a request begins and does not end; the server may close some of them."""
-    with contextlib.ExitStack() as stack:
-        for i in range(count):
-            client = stack.enter_context(server.connect())
-            with contextlib.suppress(OSError):
-                client.sendall(HALF_OPEN[i % len(HALF_OPEN)])
-        yield
 
 
 def try_request(server: Server, path: str, body: bytes | None = None) -> int | None:
@@ -58,12 +35,6 @@ def try_request(server: Server, path: str, body: bytes | None = None) -> int | N
         return server.request(path, body)[0]
     except OSError:
         return None
-
-
-def read_memory(server: Server, field: str = "VmRSS") -> int:
-    """Return the memory of the server's process in bytes."""
-    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
 
 def test_half_open_connections_cost_neither_answers_nor_log_lines(trained: tuple[Path, Any], image: bytes) -> None:
@@ -180,47 +151,3 @@ with Listener(socket.AF_INET, socket.SOCK_STREAM) as listener:
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     Server(app, limits, 2).run(sockets=[listener])
 """
-
-
-def test_good_clients_are_answered_right_among_slow_and_hostile_ones(trained: tuple[Path, Any], colors: Path) -> None:
-    """For SIGHTLINE_SOAK seconds (default 20); memory stays flat, nothing is logged, and a signal still ends it."""
-    seconds = float(os.environ.get("SIGHTLINE_SOAK", "20"))
-    images = [path.read_bytes() for path in sorted(colors.rglob("*.png"))[::5]]
-    hostile = [SLOW_IMAGE, png(7000, 7000), many_scans(64, 400), b"no image", images[0][:50], bytes(40_000_000)]
-    end = time.monotonic() + seconds
-    with Server(trained[0], "--decode-timeout", 1) as server:
-        expected = [server.request("/predict", image)[1] for image in images]
-
-        def ask_well(seed: int) -> int:
-            choice, count = np.random.default_rng(seed), 0
-            while time.monotonic() < end:
-                number = choice.integers(len(images))
-                code, answer = server.request("/predict", images[number])
-                assert code == 200, answer
-                assert answer["label"] == expected[number]["label"]
-                assert answer["probability"] == pytest.approx(expected[number]["probability"], abs=1e-6)
-                count += 1
-            return count
-
-        def attack(seed: int) -> None:
-            choice = np.random.default_rng(seed)
-            while time.monotonic() < end:
-                with contextlib.suppress(OSError), server.connect() as client:
-                    body = hostile[choice.integers(len(hostile))]
-                    content = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-                    contents = [*HALF_OPEN, content, content, content[:-1]]
-                    client.sendall(contents[choice.integers(len(contents))])
-                    client.settimeout(float(choice.choice([0.01, 1.0])))  # some hang up before they are answered
-                    client.recv(1 << 16)
-
-        with ThreadPoolExecutor(12) as pool:
-            good = [pool.submit(ask_well, seed) for seed in range(4)]
-            bad = [pool.submit(attack, seed) for seed in range(8)]
-            time.sleep(seconds / 3)
-            early = read_memory(server)
-            for task in bad:
-                task.result()
-            assert all(task.result() > 10 for task in good)
-        assert read_memory(server) - early < 100 << 20
-        with open_connections(server, 20):
-            assert server.stop() == (0, "")

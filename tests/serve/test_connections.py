@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import socket
@@ -307,3 +308,20 @@ def test_the_release_of_uvicorn_was_checked_and_pip_installs_no_other() -> None:
     for specifier in specifiers:
         assert f"{checked}.9" in specifier
         assert f"{checked.major}.{checked.minor + 1}" not in specifier
+
+
+def test_a_connection_that_was_reset_meanwhile_is_not_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    with RunningServer() as server:
+        monkeypatch.setattr(connections._Accepted, "shutdown", fail, raising=False)
+        with server.connect() as client:
+            client.sendall(b"POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf")
+            read_all(client)
+        monkeypatch.undo()
+        assert server.predict()[0] == 200
+        server.wait_until("listener.open_count == 0")
+    assert capfd.readouterr().err == ""

@@ -213,7 +213,10 @@ class Connection(H11Protocol):
         ):  # the client is sending: read on, to no purpose
             self._raw.resume_reading()
             if self._raw.can_write_eof():
-                self._raw.write_eof()
+                try:
+                    self._raw.write_eof()
+                except OSError:  # the client has reset the connection
+                    self.abort()
         else:
             self._raw.close()
 

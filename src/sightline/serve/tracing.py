@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # an optional package
 EXPORTERS = "opentelemetry_traces_exporter"  # the group of entry points
 SWITCHES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-_ROUTES = {"predict": "/predict", "infer": "/v2/models/{model}/infer"}  # by endpoint; other paths may be anything
 
 
 class Tracing:
@@ -51,7 +50,7 @@ class Tracing:
             "sightline.request_id": request_id,
             **({"client.address": client[0]} if client else {}),
         }
-        if (route := _ROUTES.get(endpoint)) is not None:
+        if (route := _name_route(scope["path"], endpoint)) is not None:
             attributes["http.route"] = route
         with self._tracer.start_as_current_span(
             f"{method} {route}" if route else method,
@@ -89,6 +88,18 @@ class Tracing:
         """Send what is recorded and stop; blocks for as long as the exporter needs."""
         if self._owner:
             self._provider.shutdown()  # type: ignore[attr-defined]  # of the SDK's
+
+
+def _name_route(path: str, endpoint: str) -> str | None:
+    """Return the route of a request for predictions: a path whose values are few.
+
+    >>> _name_route("/v2/models/cats/versions/1/infer", "infer"), _name_route("/wp-login.php", "other")
+    ('/v2/models/{model}/versions/{version}/infer', None)
+    """
+    if endpoint == "other" or path == "/predict":
+        return path if endpoint == "predict" else None
+    prefix, version = "/v2" * (endpoint == "infer"), "/versions/{version}" * ("/versions/" in path)
+    return f"{prefix}/models/{{model}}{version}/{endpoint}"
 
 
 def trace_step(tracing: Tracing | None, name: str) -> AbstractContextManager[Any]:
