@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sightline.config import SplitConfig
 from sightline.data.indexing import build_index
 from sightline.data.split import SplitAssignment, assign_splits
+from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ConfigError
 from sightline.seeding import derive_seed
@@ -440,3 +441,22 @@ def test_the_order_decides_nothing_for_groups(
     assert Counter((images[i].label, images[i].sha256, splits[i]) for i in order) == Counter(
         (images[i].label, images[i].sha256, split) for i, split in zip(order, shuffled, strict=True)
     )
+
+
+def test_stratified_folds_have_every_label_of_an_image_in_proportion() -> None:
+    rng = random.Random(0)  # noqa: S311  # a test needs no secret
+    sets = [
+        [name for name, fraction in (("a", 0.5), ("b", 0.2), ("c", 0.1)) if rng.random() < fraction] for _ in range(300)
+    ]
+    images = [image_record(join_classes(names), i) for i, names in enumerate(sets)]
+    folds = [
+        {i for i, split in enumerate(assignment.splits) if split == "test"}
+        for assignment in (
+            assign_splits(images, SplitConfig(mode="stratified", folds=5, fold=k), 0, targets=LABEL_SETS)
+            for k in range(5)
+        )
+    ]
+    assert sorted(i for fold in folds for i in fold) == list(range(300)), "each image is in one fold"
+    for name in "abc":
+        counts = [sum(name in sets[i] for i in fold) for fold in folds]
+        assert max(counts) - min(counts) <= 1, name

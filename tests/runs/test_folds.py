@@ -17,7 +17,7 @@ from strategies import image_record
         ([], None, 100, 0),
         ([], "train", 40, 0),
         (["split.folds=5"], None, 40, 0),
-        (["model.task=multi_label"], None, 40, 0),
+        (["model.task=multi_label"], None, 40, 1),
         (["train.time_limit=10m"], None, 40, 0),
     ],
 )

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import sightline as sl
 from sightline import api, backend, jsonio
+from sightline.api.comparison import compare
 from sightline.cli import app
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.types import Subset
@@ -253,11 +254,12 @@ def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object],
         sl.load(run).evaluate(**options)  # type: ignore[arg-type]
 
 
-def test_compression_comparison_and_score_are_refused(run: Path, data: Path) -> None:
+def test_compression_comparison_and_score_are_refused(run: Path, data: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
     with pytest.raises(UsageError, match="is a multi-label classifier, which cannot be compressed yet"):
         sl.load(run).compress()
-    with pytest.raises(UsageError, match="several labels for each image, which cannot be compared yet"):
-        RunDirectory.open(run).read_predictions("test")
+    with pytest.raises(UsageError, match="several labels for each image cannot be compared yet"):
+        compare([run, other])
     with pytest.raises(UsageError, match="use evaluate"):
         sl.load(run).score(data.parent / "0.png", ["red"])
 
@@ -290,6 +292,33 @@ def test_settings_for_one_label_are_refused(data: Path, tmp_path: Path, setting:
 def test_settings_for_several_labels_are_refused_for_one(data: Path, tmp_path: Path, setting: str) -> None:
     with pytest.raises(UsageError, match=r"is for several labels per image: .*model\.task=multi_label"):
         api.train(data, recipe="quick", set=[setting], out=tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_folds_predict_every_image_and_choose_thresholds_and_temperature(data: Path, tmp_path: Path) -> None:
+    settings = [*SETTINGS, "train.epochs=1", "split.folds=2"]
+    result = api.train(data, recipe="quick", set=settings, out=tmp_path / "run")
+    assert result.bundle is not None
+    evaluation = sl.load(tmp_path / "run").evaluate()
+    assert evaluation.split == "out-of-fold"
+    assert sorted(row["path"] for row in evaluation.predictions) == sorted(f"{i}.png" for i in range(160))
+    folds = [RunDirectory.open(tmp_path / "run" / "folds" / str(k)) for k in range(2)]
+    own = dict(zip(evaluation.result.paths, TASK.deactivate(evaluation.result.probabilities), strict=True))
+    for fold in folds:
+        predictions = fold.read_predictions("test")
+        assert predictions is not None
+        assert len(predictions.paths) == pytest.approx(80, abs=2)
+        logits, expected = TASK.deactivate(predictions.probabilities), np.stack([own[p] for p in predictions.paths])
+        np.testing.assert_allclose(TASK.activate(logits), predictions.probabilities, atol=1e-6)
+        ratio = float((logits * expected).sum() / (logits * logits).sum())
+        np.testing.assert_allclose(ratio * logits, expected, atol=1e-3, err_msg="they differ by a temperature only")
+    assert evaluation.thresholds is not None
+    assert evaluation.thresholds.count == 160
+    balance = [
+        np.mean([row.label.split(";").count("red") for row in fold.read_data() or () if row.split == "test"])
+        for fold in folds
+    ]
+    assert balance[0] == pytest.approx(balance[1], abs=0.03), "folds are stratified by the labels"
 
 
 # The parts.
@@ -387,6 +416,12 @@ def test_smoothed_and_mixed_targets() -> None:
     united = make_objective(augmentation=replace(augmentation, label_mixing="union")).compute_targets(rows, 1, params)
     assert set(np.unique(united)) == {0, 1}
     assert (united >= np.floor(mixed)).all()
+
+
+def test_logits_are_restored_from_probabilities() -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (50, 3)).astype(np.float32)
+    np.testing.assert_allclose(TASK.deactivate(TASK.activate(logits)), logits, atol=2e-2)
+    assert np.isfinite(TASK.deactivate(np.array([[0, 1, 0.5]], np.float32))).all()
 
 
 def test_a_temperature_undoes_a_scale() -> None:

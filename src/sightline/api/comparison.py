@@ -155,6 +155,8 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
         baseline_predictions, other_predictions = (run.read_predictions(split) for run in runs)
         if baseline_predictions is None or other_predictions is None:
             continue
+        if baseline_predictions.labels.ndim == 2 or other_predictions.labels.ndim == 2:
+            raise UsageError("Runs with several labels for each image cannot be compared yet: compare their metrics.")
         baseline_correct, other_correct = _correct_by_image(runs, split, (baseline_predictions, other_predictions))
         common = [key for key in baseline_correct if key in other_correct]
         if not common:

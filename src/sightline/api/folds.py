@@ -17,6 +17,7 @@ from sightline.runs.failures import record_failure
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs
 from sightline.runs.train_request import TrainRequest
+from sightline.tasks.protocol import find_task
 
 
 def check_settings(config: RunConfig, *, has_hosts: bool) -> None:
@@ -29,8 +30,8 @@ def check_settings(config: RunConfig, *, has_hosts: bool) -> None:
         )
     if not count:
         return
-    if config.model.task != "single_label":
-        raise UsageError(f"--folds is for images with one class each, not for {config.model.task}: leave it out.")
+    if not find_task(config.model.task).supports_folds:
+        raise UsageError(f"--folds is not possible with model.task={config.model.task}: leave it out.")
     reasons = {"--hosts": has_hosts, "--time-limit": bool(config.train.time_limit)}
     for option, applies in reasons.items():
         if applies:

@@ -85,8 +85,14 @@ def assign_splits(
     classes = [targets.list_classes(p.label) for p in images]
     units = _build_units(classes, splits, names, seed)
     if config.folds:
+        folds = _list_folds(units, config, targets)
         return _build_assignment(
-            images, classes, _assign_fold(units, splits, config, seed), names, groups, _describe_folds(units, config)
+            images,
+            classes,
+            _assign_fold(units, splits, config, seed, folds),
+            names,
+            groups,
+            _describe_folds(units, folds),
         )
     validation, test = _split_fractions(images, config)
     if config.mode == "stratified" and targets.allows_several:
@@ -160,7 +166,9 @@ def _split_at(position: float, validation: float, test: float) -> Split:
     return "validation" if position < 1 - test else "test"
 
 
-def _assign_fold(units: Sequence[_Unit], splits: list[Split], config: SplitConfig, seed: int) -> list[Split]:
+def _assign_fold(
+    units: Sequence[_Unit], splits: list[Split], config: SplitConfig, seed: int, folds: Mapping[str, int]
+) -> list[Split]:
     """Return the splits of the run that holds out ``split.fold`` as its test split; without a fold, all are trained on.
 
     The fold of a unit depends on its name and the seed alone, or in the stratified mode on the other units of its
@@ -168,7 +176,6 @@ def _assign_fold(units: Sequence[_Unit], splits: list[Split], config: SplitConfi
     """
     if config.fold is None:
         return splits
-    folds = _list_folds(units, config)
     others = [unit for unit in units if folds[unit.name] != config.fold]
     for unit in units:
         unit.split = "test" if folds[unit.name] == config.fold else "train"
@@ -182,10 +189,13 @@ def _assign_fold(units: Sequence[_Unit], splits: list[Split], config: SplitConfi
     return splits
 
 
-def _list_folds(units: Sequence[_Unit], config: SplitConfig) -> dict[str, int]:
+def _list_folds(units: Sequence[_Unit], config: SplitConfig, targets: Targets) -> dict[str, int]:
     """Return the fold of each unit, by name."""
     if config.mode == "hash":
         return {unit.name: int(unit.position * config.folds) for unit in units}
+    if targets.allows_several:
+        subsets = _stratify(units, [1 / config.folds] * config.folds)
+        return {unit.name: subset for unit, subset in zip(units, subsets, strict=True)}
     folds = {}
     for number, members in enumerate(_group_by_majority_class(units).values()):
         count, assigned = sum(len(unit.members) for unit in members), 0
@@ -196,9 +206,8 @@ def _list_folds(units: Sequence[_Unit], config: SplitConfig) -> dict[str, int]:
     return folds
 
 
-def _describe_folds(units: Sequence[_Unit], config: SplitConfig) -> list[str]:
+def _describe_folds(units: Sequence[_Unit], folds: Mapping[str, int]) -> list[str]:
     """Return notes on the classes that a fold cannot learn, since all of their images are in it."""
-    folds = _list_folds(units, config)
     alone = [
         label for label, members in _group_by_class(units).items() if len({folds[unit.name] for unit in members}) == 1
     ]
@@ -231,9 +240,12 @@ def _assign_stratified(units: Sequence[_Unit], validation: float, test: float) -
 def _assign_iteratively(units: Sequence[_Unit], validation: float, test: float) -> None:
     """Assign splits so that each has its fraction of every class of images with several."""
     fractions = (1 - validation - test, validation, test)
-    subsets = stratify_iteratively([len(unit.members) for unit in units], [unit.classes for unit in units], fractions)
-    for unit, subset in zip(units, subsets, strict=True):
+    for unit, subset in zip(units, _stratify(units, fractions), strict=True):
         unit.split = SPLITS[subset]
+
+
+def _stratify(units: Sequence[_Unit], fractions: Sequence[float]) -> list[int]:
+    return stratify_iteratively([len(unit.members) for unit in units], [unit.classes for unit in units], fractions)
 
 
 def _required_splits(num_units: int, target_splits: tuple[Split, ...]) -> tuple[Split, ...]:

@@ -187,9 +187,12 @@ class LeakedImages:
 
 @dataclass(frozen=True, slots=True)
 class LabeledPredictions:
-    """Predictions for labeled images: `labels` int32 [N], `probabilities` float32 [N, K] of `classes`."""
+    """Predictions for labeled images: `probabilities` float32 [N, K] of `classes`, `labels` int32 [N].
+
+    With several labels per image, `labels` are bool [N, K].
+    """
 
     paths: tuple[str, ...]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]
     probabilities: NDArray[np.float32]
     classes: tuple[str, ...]

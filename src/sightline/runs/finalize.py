@@ -85,7 +85,7 @@ def finalize(
         outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
     if folds.is_folded(config):
         outputs_by_split = {
-            "validation": folds.make_outputs(logits / np.float32(temperature), labels), **outputs_by_split
+            "validation": folds.make_outputs(task, logits / np.float32(temperature), labels), **outputs_by_split
         }  # fmt: skip
     held_out = outputs_by_split.get("validation")
     request = ThresholdRequest.from_config(config.evaluation)

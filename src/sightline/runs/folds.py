@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.checks import leakage
@@ -27,11 +26,11 @@ from sightline.errors import ModelError, plural
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.runs.directory import RunDirectory
+from sightline.tasks.protocol import Task, find_task
 
 FOLDER = "folds"
 OUT_OF_FOLD = "out-of-fold"  # what an evaluation of these predictions is called; they are stored as validation
 FEW_IMAGES = 100  # of a class; with fewer, `train` says that there are folds
-TINY = 1e-30  # for the logarithm of a probability of zero
 
 
 def is_folded(config: RunConfig) -> bool:
@@ -41,14 +40,12 @@ def is_folded(config: RunConfig) -> bool:
 
 def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]:
     """Return a sentence on folds if they can be used and would help: few images, and no split stated by the source."""
-    if (
-        config.split.folds
-        or config.model.task != "single_label"
-        or config.train.time_limit
-        or any(image.split for image in images)
-    ):
+    task = find_task(config.model.task)
+    if config.split.folds or not task.supports_folds or config.train.time_limit or any(image.split for image in images):
         return []
-    counts = Counter(image.label for image in images)
+    counts = Counter(label for image in images for label in task.targets.list_classes(image.label))
+    if not counts:
+        return []
     label = min(counts, key=lambda label: counts[label])
     if counts[label] >= FEW_IMAGES:
         return []
@@ -98,8 +95,9 @@ def collect_logits(
 ) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the images at `paths`, each by the model that held it out, at temperature 1.
 
-    The logits of an image are known up to a constant, which changes no probability.
+    They are those of `Task.deactivate`.
     """
+    task = find_task(run.config.model.task)
     logits: dict[str, NDArray[np.float32]] = {}
     for fold in range(folds):
         fold_run = RunDirectory.open(get_fold_path(run, fold))
@@ -107,7 +105,7 @@ def collect_logits(
         if predictions is None:
             continue  # a fold without images
         temperature = float(fold_run.result["temperature"])
-        values = temperature * _to_logits(_sort_classes(predictions, classes, fold_run))
+        values = temperature * task.deactivate(_sort_classes(predictions, classes, fold_run))
         logits |= dict(zip(predictions.paths, values, strict=True))
     missing = next((path for path in paths if path not in logits), None)
     if missing is not None:
@@ -129,13 +127,9 @@ def _sort_classes(predictions: LabeledPredictions, classes: tuple[str, ...], run
     return predictions.probabilities
 
 
-def _to_logits(probabilities: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(np.log(np.maximum(probabilities, TINY)), np.float32)
-
-
-def make_outputs(logits: NDArray[np.float32], labels: NDArray[Any]) -> ModelOutputs:
+def make_outputs(task: Task, logits: NDArray[np.float32], labels: NDArray[Any]) -> ModelOutputs:
     """Return logits float32 [N, K] as the outputs of a model, without features: float32 [N, 0]."""
-    return ModelOutputs(Outputs(metrics.softmax(logits), logits, np.zeros((len(logits), 0), np.float32)), labels)
+    return ModelOutputs(Outputs(task.activate(logits), logits, np.zeros((len(logits), 0), np.float32)), labels)
 
 
 def read_outputs(run: RunDirectory, paths: Sequence[str], labels: NDArray[Any]) -> ModelOutputs:
@@ -144,4 +138,5 @@ def read_outputs(run: RunDirectory, paths: Sequence[str], labels: NDArray[Any]) 
     rows = {} if predictions is None else {path: number for number, path in enumerate(predictions.paths)}
     if predictions is None or not all(path in rows for path in paths):
         raise ModelError(f"The out-of-fold predictions of {run.path} are missing or incomplete: train it with --force.")
-    return make_outputs(_to_logits(predictions.probabilities[[rows[path] for path in paths]]), labels)
+    task = find_task(run.config.model.task)
+    return make_outputs(task, task.deactivate(predictions.probabilities[[rows[path] for path in paths]]), labels)

@@ -27,6 +27,7 @@ from sightline.training.optimizers import make_loss
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
 ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # Ben-Baruch et al., 2021, arXiv:2009.14119; for positives, gamma is 0
 TIE_MARGIN = 1e-4  # a distance of a probability from one half that float32 may reverse
+TINY, EPSILON = 1e-30, 2.0**-24  # distances of a float32 probability from 0 and 1
 MIN_IMAGES = 50  # validation images; fewer do not determine a temperature
 MAX_TEMPERATURE = 20.0
 
@@ -89,6 +90,7 @@ class MultiLabel(Task):
 
     targets = LABEL_SETS
     activation = "sigmoid"
+    supports_folds = True
     sections = ("label-metrics", "label-classes", "label-abstention", "label-errors")
 
     def check_settings(self, config: RunConfig) -> None:
@@ -154,6 +156,11 @@ class MultiLabel(Task):
     def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the sigmoid."""
         return _sigmoid(logits.astype(np.float64)).astype(np.float32)
+
+    def deactivate(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logit, at most 16.6: the next probability below 1."""
+        p = np.clip(probabilities.astype(np.float64), TINY, 1 - EPSILON)
+        return (np.log(p) - np.log1p(-p)).astype(np.float32)
 
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
         """Return the temperature of least binary cross-entropy; None if there are too few images.

@@ -90,6 +90,8 @@ class Task(ABC):
     """How the network turns logits into probabilities."""
     sections: ClassVar[tuple[str, ...]]
     """The sections of a run's report that depend on the task, by the names in its template."""
+    supports_folds: ClassVar[bool] = False
+    """Whether `train --folds` can train it, for which `deactivate` is defined."""
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that do not apply to the task; by default for none."""
@@ -120,6 +122,11 @@ class Task(ABC):
     @abstractmethod
     def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probabilities of logits, as the network computes them: float32 [N, K]."""
+
+    def deactivate(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits that have these probabilities, float32 [N, K]; by default not possible."""
+        del probabilities
+        raise NotImplementedError(f"The task {self.name} does not support folds.")
 
     @abstractmethod
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:

@@ -24,6 +24,8 @@ from sightline.tasks.augmented_objective import AugmentedObjective, drop_disable
 from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
 
+TINY = 1e-30  # for the logarithm of a probability of zero
+
 
 @dataclass(frozen=True, slots=True)
 class Classification(AugmentedObjective):
@@ -75,6 +77,7 @@ class SingleLabel(Task):
         "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
         "errors", "label-issues",
     )  # fmt: skip
+    supports_folds = True
     interpret = staticmethod(decisions.predict_class)
 
     def check_settings(self, config: RunConfig) -> None:
@@ -131,6 +134,10 @@ class SingleLabel(Task):
     def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the softmax."""
         return metrics.softmax(logits)
+
+    def deactivate(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logarithm: logits up to a constant, which changes no probability."""
+        return np.asarray(np.log(np.maximum(probabilities, TINY)), np.float32)
 
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
         """Return the temperature of least cross-entropy; None if there are too few images or errors."""
