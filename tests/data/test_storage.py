@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sightline.config import LimitsConfig
 from sightline.data.archives import TarStore, ZipStore, _decode_names
-from sightline.data.storage import ArrayStore, FileStore, FolderStore, GeneratedStore
+from sightline.data.storage import ArrayStore, FileStore, FolderStore, GeneratedStore, iterate_files
 from sightline.errors import DataError, ImageError
 from synthetic_images import draw_pixels, write_files, write_tar, write_zip
 
@@ -100,6 +100,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "root" / "cat" / "loop").symlink_to(tmp_path / "root")
     store = FolderStore(tmp_path / "root")
     assert list(store.keys()) == ["cat/2.png", "dog/1.png"]
+    assert list(iterate_files(tmp_path / "root")) == ["cat/2.png", "dog/1.png"]
     assert store.read("dog/1.png") == b"1"
 
 

@@ -32,7 +32,9 @@ Model = Annotated[
         help="A run, a bundle, its .zip or .onnx file, an exported folder, or imagenet, a pretrained classifier."
     ),
 ]
-Images = Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")]
+Images = Annotated[
+    list[str], typer.Argument(help="Files, folders, globs, archives, Parquet files, or - for standard input.")
+]
 MIN_WIDTH = 12  # of the column of paths in text
 MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so that their columns align
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # annotations only
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Folders with one subfolder per class, .zip or .tar archives of them, manifests, IDX files, or names "
-        "such as beans."
+        help="Folders with one subfolder per class, .zip or .tar archives of them, Parquet files, manifests, IDX "
+        "files, or names such as beans."
     ),
 ]
 Column = Annotated[

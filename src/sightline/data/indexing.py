@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from sightline import jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
-from sightline.config import DataConfig, LimitsConfig
+from sightline.config import DataConfig
 from sightline.data.archives import TarStore, ZipStore
+from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
+from sightline.data.image_tables import ImageTable
 from sightline.data.masks import inspect_mask
 from sightline.data.sources import named
 from sightline.data.sources.file_finder import FileFinder
@@ -23,15 +25,23 @@ from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
 from sightline.data.sources.idx import get_labels_path, is_idx, read_idx_files
 from sightline.data.sources.listing import SourceItem, SourceListing
-from sightline.data.sources.manifest import find_label_table, is_table, list_from_table, read_label_table, read_manifest
+from sightline.data.sources.manifest import (
+    find_label_table,
+    is_table,
+    list_from_table,
+    read_label_table,
+    read_manifest,
+    read_rows,
+)
 from sightline.data.sources.mask_folders import INVALID_MASKS, read_mask_folders
 from sightline.data.sources.split_names import assign_splits_by_source_name
+from sightline.data.sources.table_files import find_table_files, read_image_table, read_table_files
+from sightline.data.sources.webdataset import list_samples
 from sightline.data.storage import FolderStore, GeneratedStore
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError, UsageError, plural
 
 DEFAULT_OPTIONS = DataConfig()
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 Source = str | Path
 Sources = Source | SourceListing | Sequence[Source | SourceListing]
@@ -181,26 +191,41 @@ def list_source(
         )
     if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
         return read_idx_files(files, options.limits)
-    if (store := _open_store(path, options.limits)) is not None:
-        return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
+    if (store := _open_store(path, options)) is not None:
+        return _list_store(store, path, prefix, options, lenient=lenient)
     if is_table(path):
         return read_manifest(path, options)
     if is_idx(path):
         return read_idx_files([path], options.limits)
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
-        "a manifest (.csv, .tsv, .json, .jsonl), or idx files."
+        "a manifest (.csv, .tsv, .json, .jsonl), a .parquet or .arrow file with images, or idx files."
     )
 
 
-def _open_store(path: Path, limits: LimitsConfig) -> FolderStore | ZipStore | TarStore | None:
-    """Open a folder or an archive as a store; return None for anything else."""
-    name = path.name.lower()
+def _open_store(path: Path, options: DataConfig) -> FolderStore | ZipStore | TarStore | ImageTable | None:
+    """Open a folder, an archive or a table of images as a store; return None for anything else."""
     if path.is_dir():
-        return FolderStore(path, limits)
-    if name.endswith(".zip"):
-        return ZipStore(path, limits)
-    return TarStore(path, limits) if name.endswith(ARCHIVE_SUFFIXES) else None
+        return FolderStore(path, options.limits)
+    return open_container(path, options.limits, options.columns.path) if is_container(path.name) else None
+
+
+def _list_store(
+    store: FolderStore | ZipStore | TarStore | ImageTable,
+    path: Path,
+    prefix: str,
+    options: DataConfig,
+    *,
+    lenient: bool,
+) -> SourceListing:
+    """List an opened source, by the form of its content."""
+    if isinstance(store, ImageTable):
+        return read_image_table(store, str(path), options, prefix)
+    if isinstance(store, FolderStore) and (tables := find_table_files(store)):
+        return read_table_files(path, tables, options, prefix)
+    if isinstance(store, TarStore) and (samples := list_samples(store)):
+        return read_rows(samples, str(path), options, FileFinder(store), prefix)
+    return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
 
 
 def _list_files(

@@ -86,7 +86,7 @@ class FolderStore:
             raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
 
         for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
-            subfolders.sort(key=_folder_key)  # which of two links to a folder is followed must not depend on the disk
+            subfolders.sort()  # which of two links to a folder is followed must not depend on the disk order
             real = os.path.realpath(folder)
             if real in visited:
                 subfolders.clear()
@@ -120,16 +120,16 @@ def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
     visited.add(real)
     try:
         with os.scandir(root / folder) as entries:
-            names = [folder + (_folder_key(entry.name) if entry.is_dir() else entry.name) for entry in entries]
+            kinds = {entry.name: (entry.is_dir(), entry.is_symlink()) for entry in entries}
     except OSError as error:
         raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.") from error
+    subfolders = sorted(name for name, (is_folder, _) in kinds.items() if is_folder)
+    if any(kinds[name][1] for name in subfolders):  # of two links to a folder, the first by name is followed
+        subfolders = list({os.path.realpath(root / folder / name): name for name in reversed(subfolders)}.values())
+    names = [folder + name for name, (is_folder, _) in kinds.items() if not is_folder]
+    names += [f"{folder}{name}/" for name in subfolders]  # so that a-b/c comes before a/c, as the paths sort
     names.sort(reverse=True)
     return names
-
-
-def _folder_key(name: str) -> str:
-    """Return the name of a folder as it sorts in a path: ``a-b/c`` comes before ``a/c``."""
-    return f"{name}/"
 
 
 def read_untrusted_file(path: Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:

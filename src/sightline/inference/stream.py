@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.config import LimitsConfig, resolve_config
+from sightline.data.archives import TarStore, ZipStore
+from sightline.data.containers import is_container, open_container
+from sightline.data.image_tables import ImageTable
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
@@ -51,6 +54,7 @@ def expand_inputs(
 ) -> Iterator[InputItem]:
     """Yield the images that files, folders (all images below, sorted), globs and ``-`` (`stdin`) refer to.
 
+    Of an archive, or of a Parquet or Arrow file, its images; a folder may hold those in place of images.
     Standard input is the bytes of one image, or a list of paths, one per line. A path that does not exist is yielded
     too and becomes an unreadable row. Raises `DataError` for a folder without images or a glob without matches.
     """
@@ -65,6 +69,8 @@ def expand_inputs(
             if not matching_paths:
                 raise DataError(f"No file matches {text!r}.")
             yield from expand_inputs(matching_paths, limits=limits)
+        elif is_container(text) and Path(text).is_file():
+            yield from _list_container(text, limits)
         else:
             yield InputItem(text, partial(read_untrusted_file, Path(text), limits, detect_format))
 
@@ -114,10 +120,25 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
         empty = False
         yield InputItem(str(Path(folder, key)), partial(store.read, key, detect_format))
     if empty:
-        raise DataError(f"The folder {folder} contains no images.")
+        files = [str(Path(folder, key)) for key in iterate_files(Path(folder)) if is_container(key)]
+        if not files:
+            raise DataError(f"The folder {folder} contains no images.")
+        yield from expand_inputs(files, limits=limits)  # of archives or tables, as Hugging Face's datasets are
 
 
-def _is_image(store: FolderStore, key: str) -> bool:
+def _list_container(file: str, limits: LimitsConfig) -> Iterator[InputItem]:
+    """Yield the images in an archive or a table, as the paths of a folder with the name of the file."""
+    store = open_container(Path(file), limits)
+    empty = True
+    for key in store.keys():  # noqa: SIM118  # not a dict
+        if isinstance(store, ImageTable) or (not is_hidden(key) and (is_image_name(key) or _is_image(store, key))):
+            empty = False
+            yield InputItem(f"{file}/{key}", partial(store.read, key, detect_format))
+    if empty:
+        raise DataError(f"{file} contains no images.")
+
+
+def _is_image(store: FolderStore | ZipStore | TarStore, key: str) -> bool:
     try:
         inspect_image(store.read(key, detect_format))
     except ImageError:

@@ -128,7 +128,9 @@ def _bit_depth_findings(readable: Sequence[tuple[ImageRecord, ImageStats]], samp
 def _wrong_extension(image: ImageRecord, header: ImageHeader) -> str | None:
     suffix = PurePosixPath(image.path).suffix.lower()
     expected = EXTENSIONS.get(header.format)
-    return f"is {header.format}" if expected is not None and suffix not in expected else None
+    if not suffix or expected is None:  # rows of a table have no extension
+        return None
+    return None if suffix in expected else f"is {header.format}"
 
 
 def _size_findings(images: Sequence[ImageRecord]) -> list[Finding]:

@@ -48,14 +48,20 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     return list_from_table(_read_content(path, options), str(path), finder, options)
 
 
-def read_rows(rows: Iterable[Mapping[str, Any]], name: str, options: DataConfig = DEFAULTS) -> SourceListing:
+def read_rows(
+    rows: Iterable[Mapping[str, Any]],
+    name: str,
+    options: DataConfig = DEFAULTS,
+    finder: FileFinder | None = None,
+    prefix: str = "",
+) -> SourceListing:
     """Read a manifest in memory, such as the rows of a DataFrame, which messages call `name`; see `read_manifest`.
 
-    Paths are relative to ``data.root``, else to the current directory.
+    Paths are those of the store of `finder`; without it, relative to ``data.root``, else to the current directory.
     """
-    finder = _open_root(Path(), name, options)
+    finder = finder or _open_root(Path(), name, options)
     table = build_table(rows, name)
-    return _list_rows(table, choose_columns(table, options.columns, finder.is_file), finder)
+    return _list_rows(table, choose_columns(table, options.columns, finder.is_file), finder, prefix)
 
 
 def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:

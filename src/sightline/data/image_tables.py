@@ -1,0 +1,253 @@
+"""Images in a column of a Parquet or an Arrow file: encoded bytes, or the ``{"bytes", "path"}`` of Hugging Face.
+
+One group of rows is read at a time, and the last two are in memory. The sizes that the file states are checked against
+`LimitsConfig` before any image is read.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+from sightline import jsonio
+from sightline._io import open_regular
+from sightline.config import LimitsConfig
+from sightline.data.archives import check_count, check_size
+from sightline.data.storage import HEADER_BYTES, LIMITS, CheckHeader, accept_any, check_file_size
+from sightline.errors import DataError, ImageError, first_line, require
+
+TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
+_PURPOSE = "Reading Parquet and Arrow files"
+_KEY = re.compile(r"row-(0|[1-9]\d{0,11})")
+_MAX_GROUP_BYTES = 1 << 30  # of the images in a group of rows, which is read whole; Hugging Face writes 100 rows
+_GROUPS_IN_MEMORY = 2  # images are read in order, a few batches ahead
+_NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
+
+
+class _Groups(Protocol):
+    """An opened file: its schema, the rows of each group, and functions that read them."""
+
+    def __init__(self, path: Path) -> None: ...
+
+    schema: Any
+    sizes: list[int]
+
+    def count_bytes(self, column: str) -> Sequence[int]:
+        """Return the uncompressed size of a column in each group, in bytes."""
+
+    def read(self, group: int, columns: Sequence[str]) -> Any:
+        """Return columns of a group as a table of pyarrow."""
+
+
+class ImageTable:
+    """The images in a column of a file; keys are ``row-0``, ``row-1`` and so on.
+
+    `column` is their column; "" chooses it. Raises `DataError` for a file without images, or beyond the limits.
+    """
+
+    repeated_names: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, limits: LimitsConfig = LIMITS, column: str = "") -> None:
+        self.name = path.name
+        self._path, self._limits = path, limits
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[int, Any] = OrderedDict()
+        arrow = require("pyarrow", _PURPOSE)
+        try:
+            is_parquet = path.suffix.lower() == ".parquet"
+            opener: type[_Groups] = _ParquetGroups if is_parquet else _ArrowGroups
+            self._groups = opener(path)
+            self.column = _choose_column(self._groups.schema, column, path)
+            sizes = self._groups.count_bytes(self.column)
+            _check_numbers([*sizes, *self._groups.sizes])
+        except (OSError, ValueError, arrow.ArrowException) as error:
+            raise DataError(f"{path} is not a readable Parquet or Arrow file: {first_line(error)}.") from error
+        self._ends = list(accumulate(self._groups.sizes))
+        check_count(path, len(self), limits)
+        check_size(path, sum(sizes), limits)
+        if max(sizes, default=0) > _MAX_GROUP_BYTES:
+            raise DataError(
+                f"{path} has a group of rows with {max(sizes):,} bytes of images, which would be in memory at once: "
+                "write it with fewer rows in a group, e.g. row_group_size=100."
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def keys(self) -> Sequence[str]:
+        """Return the keys of all rows, in order."""
+        return [f"row-{row}" for row in range(len(self))]
+
+    def folders(self) -> Sequence[str]:
+        """Return no folder."""
+        return ()
+
+    def contains(self, key: str) -> bool:
+        """Return whether there is a row with this key."""
+        match = _KEY.fullmatch(key)
+        return match is not None and int(match[1]) < len(self)
+
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
+        """Return the encoded image of a row, after `check` has accepted its first bytes."""
+        row = int(key.removeprefix("row-"))
+        group = bisect_right(self._ends, row)
+        cell = self._load(group)[row - (self._ends[group] - self._groups.sizes[group])]
+        if not cell.is_valid:
+            raise ImageError("the row has no bytes of an image")
+        view = memoryview(cell.as_buffer())
+        check(bytes(view[:HEADER_BYTES]))
+        check_file_size(len(view), self._limits)
+        return bytes(view)
+
+    def _load(self, group: int) -> Any:
+        """Return the bytes of the images in a group, a chunked array of pyarrow."""
+        arrow = require("pyarrow", _PURPOSE)
+        with self._lock:
+            if group not in self._loaded:
+                try:
+                    values = self._groups.read(group, [self.column]).column(self.column)
+                    values.validate(full=True)  # offsets of an untrusted file may lie
+                    _check_length(values, self._groups.sizes[group])
+                    if arrow.types.is_struct(values.type):
+                        values = require("pyarrow.compute", _PURPOSE).struct_field(values, "bytes")
+                except (OSError, ValueError, arrow.ArrowException) as error:
+                    raise ImageError(f"the rows cannot be read: {first_line(error)}") from error
+                self._loaded[group] = values
+                if len(self._loaded) > _GROUPS_IN_MEMORY:
+                    self._loaded.popitem(last=False)
+            return self._loaded[group]
+
+    def read_rows(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the cells of each row, with the key in place of the image and names in place of class numbers.
+
+        Columns that hold neither text nor numbers, nor lists of them, are left out.
+        """
+        names = _read_class_names(self._groups.schema)
+        columns = [f.name for f in self._groups.schema if f.name != self.column and _holds_labels(f.type)]
+        row = 0
+        for group in range(len(self._groups.sizes)):
+            for cells in self._groups.read(group, columns).to_pylist() or [{}] * self._groups.sizes[group]:
+                named = {name: _name_class(value, names.get(name)) for name, value in cells.items()}
+                yield {self.column: f"row-{row}", **named}
+                row += 1
+
+
+class _ParquetGroups:
+    def __init__(self, path: Path) -> None:
+        open_regular(path).close()  # refuses what is not a file
+        self._file = require("pyarrow.parquet", _PURPOSE).ParquetFile(str(path))
+        self.schema = self._file.schema_arrow
+        metadata = self._file.metadata
+        self.sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def count_bytes(self, column: str) -> Sequence[int]:
+        sizes = []
+        for i in range(len(self.sizes)):
+            group = self._file.metadata.row_group(i)
+            columns = (group.column(j) for j in range(group.num_columns))
+            sizes.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == column))
+        return sizes
+
+    def read(self, group: int, columns: Sequence[str]) -> Any:
+        return self._file.read_row_group(group, columns=columns, use_threads=False)
+
+
+class _ArrowGroups:
+    """The batches of a memory-mapped Arrow file or stream, such as a folder of Hugging Face's `datasets` has."""
+
+    def __init__(self, path: Path) -> None:
+        self._arrow = require("pyarrow", _PURPOSE)
+        open_regular(path).close()  # as above
+        source = self._arrow.memory_map(str(path))
+        if source.read(6) == b"ARROW1":
+            reader = self._arrow.ipc.open_file(source)
+            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        else:
+            source.seek(0)
+            reader = self._arrow.ipc.open_stream(source)
+            self._batches = list(reader)
+        self.schema = reader.schema
+        self.sizes = [batch.num_rows for batch in self._batches]
+
+    def count_bytes(self, column: str) -> Sequence[int]:
+        return [batch.column(column).nbytes for batch in self._batches]
+
+    def read(self, group: int, columns: Sequence[str]) -> Any:
+        return self._arrow.Table.from_batches([self._batches[group]]).select(columns)
+
+
+def _check_numbers(numbers: Sequence[int]) -> None:
+    if min(numbers, default=0) < 0:
+        raise ValueError("it states a negative number of rows or bytes")
+
+
+def _check_length(values: Any, rows: int) -> None:
+    if len(values) != rows:
+        raise ValueError(f"the file states {rows:,} of them, but there are {len(values):,}")
+
+
+def _choose_column(schema: Any, requested: str, path: Path) -> str:
+    """Return the column of the images: the one requested, of bytes and path, of a usual name, or the only one."""
+    types = require("pyarrow", _PURPOSE).types
+
+    def is_binary(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    structs = [
+        f.name for f in schema if types.is_struct(f.type) and (i := f.type.get_field_index("bytes")) >= 0
+        and is_binary(f.type.field(i).type)
+    ]  # fmt: skip
+    binary = [f.name for f in schema if is_binary(f.type)]
+    if requested in structs or requested in binary:
+        return requested
+    usual = [name for name in binary if name.lower() in _NAMES]
+    for names in (structs, usual, binary):
+        if len(names) == 1 and not requested:
+            return str(names[0])
+    raise DataError(
+        f"{path} has the columns {', '.join(schema.names)}; "
+        + (f"{requested!r} holds no bytes of images" if requested else "which one holds the bytes of images is unclear")
+        + ": name it with --column path=NAME."
+    )
+
+
+def _holds_labels(kind: Any) -> bool:
+    types = require("pyarrow", _PURPOSE).types
+    if types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind) or types.is_floating(kind)
+        or types.is_boolean(kind)
+    )  # fmt: skip
+
+
+def _read_class_names(schema: Any) -> dict[str, Sequence[str]]:
+    """Return the names of the classes of each column, as Hugging Face's `datasets` states them in the schema."""
+    try:
+        features = jsonio.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        by_column = {column: feature.get("feature", feature) for column, feature in features.items()}
+        return {
+            column: list(map(str, feature["names"])) for column, feature in by_column.items()
+            if isinstance(feature.get("names"), list)
+        }  # fmt: skip
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _name_class(value: Any, names: Sequence[str] | None) -> Any:
+    """Return the name of a class by its number; "" for -1, which stands for a missing label."""
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [_name_class(each, names) for each in value]
+    if isinstance(value, int) and -1 <= value < len(names):
+        return names[value] if value >= 0 else ""
+    return value

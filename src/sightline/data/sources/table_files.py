@@ -1,0 +1,53 @@
+"""Labeled images in Parquet and Arrow files, alone or in a folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.config import DataConfig
+from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
+from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.listing import SourceListing
+from sightline.data.sources.manifest import read_rows
+from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
+from sightline.data.storage import FolderStore
+
+
+def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
+    """List the images of a table with the labels and splits of their rows; messages call the table `name`."""
+    columns = replace(options.columns, path=store.column)
+    return read_rows(store.read_rows(), name, replace(options, columns=columns), FileFinder(store), prefix)
+
+
+def find_table_files(store: FolderStore) -> list[str]:
+    """Return the Parquet and Arrow files in a folder that has no images of its own, as Hugging Face's data sets are."""
+    keys = store.keys()
+    if any(is_image_name(key) for key in keys):
+        return []
+    return [key for key in keys if key.lower().endswith(TABLE_SUFFIXES) and not is_hidden(key)]
+
+
+def read_table_files(folder: Path, keys: Sequence[str], options: DataConfig, prefix: str = "") -> SourceListing:
+    """List the images of several tables in a folder; a file or a folder that is named as a split states it."""
+    listings = []
+    for key in keys:
+        store = ImageTable(folder / key, options.limits, options.columns.path)
+        listings.append(read_image_table(store, str(folder / key), options, f"{prefix}{key}/"))
+    splits = [find_folder_split(key) for key in keys]
+    if all(splits):
+        listings = [
+            replace(listing, items=[replace(item, split=item.split or split) for item in listing.items])
+            for listing, split in zip(listings, splits, strict=True)
+        ]
+    else:
+        listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
+    return SourceListing(
+        [item for listing in listings for item in listing.items],
+        [file for listing in listings for file in listing.unusable],
+        notes=[note for listing in listings for note in listing.notes],
+        unlabeled=[path for listing in listings for path in listing.unlabeled],
+        several_labels=next((listing.several_labels for listing in listings if listing.several_labels), ""),
+    )

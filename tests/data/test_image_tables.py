@@ -1,0 +1,216 @@
+"""Images in Parquet and Arrow files, and in tars of WebDataset: as they are listed, labeled and read."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa  # type: ignore[import-untyped]  # it has no types
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
+import pytest
+from PIL import Image
+
+from packed_images import make_table, write_table, write_tar
+from sightline.config import DataConfig, LimitsConfig
+from sightline.data import archives
+from sightline.data.image_tables import ImageTable
+from sightline.data.indexing import build_index
+from sightline.errors import DataError, ImageError
+from sightline.inference.stream import expand_inputs
+from synthetic_images import encode
+
+NAMES = ("cat", "dog")
+SUFFIXES = (".parquet", ".arrow", ".feather")
+
+
+def make_images(count: int) -> list[bytes]:
+    return [encode(Image.new("RGB", (6, 5), (10 * i, 0, 0))) for i in range(count)]
+
+
+IMAGES = make_images(10)
+LABELS = [i % 2 for i in range(10)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_each_row_is_an_image_in_order(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES, NAMES, label=LABELS))
+    items = list(expand_inputs([path]))
+    assert [item.path for item in items] == [f"{path}/row-{i}" for i in range(10)]
+    assert [item.read() for item in items] == IMAGES
+    assert [items[i].read() for i in (9, 0, 5, 9)] == [IMAGES[i] for i in (9, 0, 5, 9)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_classes_have_the_names_that_the_schema_states(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES, NAMES, label=LABELS, split=["train"] * 9 + ["test"]))
+    index = build_index(path)
+    assert [(image.path, image.label, image.split) for image in index.images] == [
+        (f"row-{i}", NAMES[i % 2], "test" if i == 9 else "train") for i in range(10)
+    ]
+    assert [index.read(i) for i in range(10)] == IMAGES
+
+
+def test_text_and_binary_columns(tmp_path: Path) -> None:
+    table = pa.table(
+        {"jpg": pa.array(IMAGES, pa.large_binary()), "breed": ["pug", "owl"] * 5, "embedding": [[0.5]] * 10}
+    )
+    path = write_table(tmp_path / "t.parquet", table)
+    assert [image.label for image in build_index(path).images] == ["pug", "owl"] * 5
+
+
+def test_a_folder_of_files_as_the_hub_has_it(tmp_path: Path) -> None:
+    for name, images in (("train-00000-of-00002", IMAGES[:4]), ("train-00001-of-00002", IMAGES[4:8])):
+        write_table(tmp_path / f"d/data/{name}.parquet", make_table(images, NAMES, label=LABELS[: len(images)]))
+    write_table(tmp_path / "d/data/test-00000-of-00001.parquet", make_table(IMAGES[8:], NAMES, label=[0, 1]))
+    (tmp_path / "d/README.md").write_text("---\n")
+    index = build_index(tmp_path / "d")
+    assert [image.split for image in index.images].count("train") == 8
+    assert {image.path for image in index.images if image.split == "test"} == {
+        f"data/test-00000-of-00001.parquet/row-{i}" for i in range(2)
+    }
+    assert len(list(expand_inputs([tmp_path / "d"]))) == 10
+
+
+def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
+    for split, images in (("train", IMAGES[:8]), ("test", IMAGES[8:])):
+        table = make_table(images, NAMES, label=LABELS[: len(images)])
+        write_table(tmp_path / f"d/{split}/data-00000-of-00001.arrow", table)
+        (tmp_path / f"d/{split}/state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    assert [image.split for image in build_index(tmp_path / "d").images] == ["test"] * 2 + ["train"] * 8
+
+
+def test_rows_without_an_image_or_a_label_are_reported(tmp_path: Path) -> None:
+    table = make_table([None, b"no image", *IMAGES[2:]], NAMES, label=[0, 1, -1, *LABELS[3:]])
+    path = write_table(tmp_path / "t.parquet", table)
+    index = build_index(path)
+    reasons = {file.path: file.reason for file in index.unreadable}
+    assert reasons["row-0"] == "the row has no bytes of an image"
+    assert "row-1" in reasons
+    assert "has no label" in reasons["row-2"]
+    assert [image.path for image in index.images] == [f"row-{i}" for i in range(3, 10)]
+
+
+def test_the_column_of_images_may_have_to_be_named(tmp_path: Path) -> None:
+    table = pa.table({"front": IMAGES, "back": IMAGES[::-1], "label": ["a", "b"] * 5})
+    path = write_table(tmp_path / "t.parquet", table)
+    with pytest.raises(DataError, match=r"columns front, back, label; which one .* --column path=NAME"):
+        build_index(path)
+    assert ImageTable(path, column="back").read("row-0") == IMAGES[9]
+    with pytest.raises(DataError, match="'label' holds no bytes of images"):
+        ImageTable(path, column="label")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if suffix != ".arrow" else content[:50])
+    with pytest.raises(DataError, match="not a readable Parquet or Arrow file"):
+        list(expand_inputs([path]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_damage_does_more_than_raise(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES))
+    content = path.read_bytes()
+    outcomes: set[type] = set()
+    for position in range(0, len(content), 19):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
+        try:
+            table = ImageTable(path)
+            outcomes |= {type(table.read(key)) for key in table.keys()}  # noqa: SIM118  # not a dict
+        except (DataError, ImageError) as error:
+            outcomes.add(type(error))
+    assert bytes in outcomes
+    assert DataError in outcomes
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_table(tmp_path / "t.parquet", make_table(IMAGES))
+    with pytest.raises(DataError, match=r"data\.limits\.archive_members"):
+        ImageTable(path, LimitsConfig(archive_members=9))
+    with pytest.raises(ImageError, match=r"data\.limits\.file_mb"):
+        ImageTable(path, LimitsConfig(file_mb=1e-5)).read("row-0")
+    monkeypatch.setattr(archives, "_ALWAYS_ALLOWED", 1 << 20)
+    bomb = write_table(tmp_path / "bomb.parquet", make_table([bytes(1 << 18)] * 20))
+    with pytest.raises(DataError, match="decompression bomb"):
+        ImageTable(bomb, LimitsConfig(archive_ratio=2))
+
+
+def test_at_most_two_groups_of_rows_are_in_memory(tmp_path: Path) -> None:
+    images = make_images(25)
+    pq.write_table(make_table(images), tmp_path / "t.parquet", row_group_size=2)
+    table = ImageTable(tmp_path / "t.parquet")
+    for i, image in enumerate(images):
+        assert table.read(f"row-{i}") == image
+        assert len(table._loaded) <= 2
+
+
+# Archives and WebDataset.
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.tar", write_tar), ("a.tar.gz", lambda path, files: write_tar(path, files, "w:gz")), ("a.zip", write_zip)],
+    ids=["tar", "tar.gz", "zip"],
+)
+def test_the_images_of_an_archive_are_predicted_like_a_folder(
+    tmp_path: Path, name: str, write: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    files = {
+        "cat/2.png": IMAGES[1],
+        "cat/1.png": IMAGES[0],
+        "cat/notes.txt": b"text",
+        "dog/3": IMAGES[2],
+        ".x.png": b"",
+    }
+    path = write(tmp_path / name, files)
+    items = list(expand_inputs([path]))
+    assert [item.path for item in items] == [f"{path}/cat/1.png", f"{path}/cat/2.png", f"{path}/dog/3"]
+    assert [item.read() for item in items] == IMAGES[:3]
+
+
+@pytest.mark.parametrize("kind", ["cls", "json"])
+def test_a_webdataset_has_its_labels_beside_the_images(tmp_path: Path, kind: str) -> None:
+    files = {}
+    for i, image in enumerate(IMAGES):
+        files[f"{i:04}.png"] = image
+        files[f"{i:04}.{kind}"] = (
+            f"{i % 2}\n".encode() if kind == "cls" else b'{"id": 7, "label": "%d", "box": {}}' % (i % 2)
+        )
+    path = write_tar(tmp_path / "shard-000000.tar", files)
+    index = build_index(path)
+    assert [(image.path, image.label) for image in index.images] == [(f"{i:04}.png", str(i % 2)) for i in range(10)]
+    assert [item.path for item in expand_inputs([path])] == [f"{path}/{i:04}.png" for i in range(10)]
+    several = build_index([path, write_tar(tmp_path / "shard-000001.tar", files)])
+    assert len(several.images) == 20
+    assert several.images[0].path == "shard-000000.tar/0000.png"
+
+
+def test_a_tar_of_class_folders_with_json_is_read_as_folders(tmp_path: Path) -> None:
+    files = {f"{NAMES[i % 2]}/{i}.{kind}": content for i, image in enumerate(IMAGES) for kind, content in
+             (("png", image), ("json", b'{"caption": "a"}'))}  # fmt: skip
+    assert {image.label for image in build_index(write_tar(tmp_path / "a.tar", files)).images} == {*NAMES}
+
+
+def test_sidecar_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"1.png": IMAGES[0], "1.json": b"{"})
+    with pytest.raises(DataError, match=r"a\.tar/1\.json is not JSON"):
+        build_index(path)
+
+
+def test_options_of_columns_apply(tmp_path: Path) -> None:
+    table = make_table(IMAGES, label=LABELS, kind=["a", "b"] * 5)
+    path = write_table(tmp_path / "t.parquet", table)
+    options = DataConfig()
+    columns = type(options.columns)(label="kind")
+    index = build_index(path, options=type(options)(columns=columns))
+    assert {image.label for image in index.images} == {"a", "b"}
