@@ -14,18 +14,18 @@ from typing import Any, Self
 
 
 class Server:
-    """`sightline serve` with these arguments, or `script`, after the shell command `prepare`.
+    """`sightline serve` with these arguments, or `script`, after the shell command `prepare`; `options` of its process.
 
     It is killed at the end if it still runs.
     """
 
-    def __init__(self, *arguments: object, prepare: str = "", script: Path | None = None) -> None:
+    def __init__(self, *arguments: object, prepare: str = "", script: Path | None = None, **options: Any) -> None:
         command = [sys.executable, "-m", "sightline", "serve", *map(str, arguments), "--port", "0"]
         if script:
             command = [sys.executable, str(script)]
         if prepare:
             command = ["sh", "-c", f'{prepare}; exec "$@"', "sh", *command]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
 

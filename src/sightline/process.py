@@ -48,6 +48,15 @@ def treat_sighup_as_sigterm() -> None:
     signal.signal(number, terminate)
 
 
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal; False too once it was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
+    except OSError:
+        return False
+    return True
+
+
 def count_cores() -> int:
     """Return how many cores this process may use: those of its CPU affinity, or fewer if its cgroup has a quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

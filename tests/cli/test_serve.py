@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ import pytest
 from command import Command
 from server_process import Server
 from sightline import load
+from sightline.inference import bundle
+from small_bundles import make_bundle
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -206,10 +209,33 @@ def test_a_bundle_is_served_in_every_form_until_a_signal(
     image = next((colors / "red").iterdir())
     with Server(model) as running:
         assert running.request("/predict", image.read_bytes())[0] == 200
-        number = "SIGHUP" if form == "onnx" and hasattr(signal, "SIGHUP") else "SIGINT"  # sent when a terminal closes
-        code, err = running.stop(signal.Signals[number])
+        code, err = running.stop(signal.SIGINT)
         assert code == 0
         assert err == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGHUP nor such terminals")
+def test_sighup_loads_the_model_again_until_its_terminal_closes(tmp_path: Path) -> None:
+    """The server is the leader of the session of a terminal, as a shell is."""
+    import fcntl
+    import termios
+
+    bundle.write_folder(make_bundle(1), tmp_path / "shapes")
+    master, slave = os.openpty()
+    with Server(
+        tmp_path / "shapes", "--reload-interval", 0,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+    ) as running:  # fmt: skip
+        os.close(slave)
+        assert running.request("/model")[1]["weights_sha256"] == "1" * 64
+        bundle.write_folder(make_bundle(2), tmp_path / "shapes")
+        running.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 30
+        while running.request("/model")[1]["weights_sha256"] != "2" * 64:
+            assert time.monotonic() < end
+        os.close(master)
+        _, err = running.process.communicate(timeout=30)
+    assert (running.process.returncode, err) == (0, "")
 
 
 def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path, Any], tmp_path: Path) -> None:
@@ -220,3 +246,11 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path,
         assert (result.code, result.out) == (2, "")
         assert "Cannot listen on" in result.err
     assert "There is no model" in sightline("serve", tmp_path / "none").err
+    for arguments in ((), (trained[0], "--models", tmp_path)):
+        assert "either one model, or a folder of models" in sightline("serve", *arguments).err
+    assert "leave --name out" in sightline("serve", "--models", tmp_path, "--name", "x").err
+    assert "leave --log-features out" in sightline("serve", "--models", tmp_path, "--log-features", "x").err
+    (tmp_path / "cats").mkdir()
+    result = sightline("serve", "--models", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert f"{tmp_path / 'cats'} is not a model" in result.err

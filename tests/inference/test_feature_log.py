@@ -187,3 +187,20 @@ def test_a_full_disk_costs_images_and_nothing_else(tmp_path: Path, monkeypatch: 
     assert "No space left" in messages[0]
     ids = add_all(FeatureLog(tmp_path / "cats.log", MODEL, CLASSES, 1 << 20), 2)
     assert list(read(tmp_path / "cats.log").ids) == ids
+
+
+def test_a_model_that_takes_the_place_of_another_starts_a_new_file(open_log: Open, tmp_path: Path) -> None:
+    log, other = open_log(), "net@" + 64 * "b"
+    old, new = draw(3), draw(2, seed=1)
+    for row in zip(*old, strict=True):
+        log.add(*row)
+    next_log = log.use_model(other, CLASSES)
+    for row in zip(*new, strict=True):
+        next_log.add(*row)
+    log.add(old[0][0], old[1][0])  # of a request that was in flight on the old model
+    log.close()
+    np.testing.assert_array_equal(read(tmp_path / "cats.log", other).probabilities, new[1])
+    first, second = list_files(tmp_path / "cats.log")
+    assert {path.name for path in (first, second)} == {"cats.log", "cats.log.1"}
+    assert (tmp_path / "cats.log.1").read_text().count("\n") == 4
+    assert log.dropped == 1

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import print_line
-from sightline.serve.limits import DEFAULT_GRACE, LOG_BYTES, MEGABYTE, Limits
+from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, MEGABYTE, Limits
 
 _DEFAULTS = Limits()
 
@@ -53,6 +53,10 @@ def serve(
     max_wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long an image waits for others to share its batch.")
     ] = 0.0,
+    reload_interval: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only."),
+    ] = DEFAULT_RELOAD_INTERVAL,
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
     ] = DEFAULT_GRACE,
@@ -86,7 +90,7 @@ def serve(
     max_bytes = max_upload_mb * MEGABYTE
     run(
         model, host, port, max_bytes=max_bytes, say=print_line, models=models, name=name, limits=limits,
-        threads=threads, batch_size=batch_size, max_wait=max_wait, grace=grace,
+        threads=threads, batch_size=batch_size, max_wait=max_wait, reload_interval=reload_interval, grace=grace,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
         log_format=None if log_format is None else log_format.value,
         log_features=log_features, log_features_bytes=log_features_mb * MEGABYTE,

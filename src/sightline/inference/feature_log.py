@@ -20,7 +20,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BufferedReader
 from itertools import count, islice
@@ -106,7 +106,7 @@ class FeatureLog:
 
     The files take at most `max_bytes` bytes; beyond that, the oldest quarter is dropped. What cannot be written, for
     instance because the disk is full, is dropped too, and `dropped` counts it. A log of another model moves on to
-    ``FILE.1``. One process at a time may write a log.
+    ``FILE.1``, also while a server replaces its model (`use_model`). One process at a time may write a log.
     """
 
     def __init__(
@@ -124,7 +124,8 @@ class FeatureLog:
         self.path, self.dropped = path, 0
         self._header, self._file_bytes = LogHeader(model, tuple(classes)), max_bytes // FILES
         self._on_error, self._is_failing = on_error or logging.getLogger(__name__).error, False
-        self._queue: queue.Queue[tuple[str, NDArray[Any], NDArray[Any]] | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[_WaitingImage | None] = queue.Queue(MAX_WAITING)
+        self._generation = self._latest = 0  # of the models whose images are written, and may be added
         with ExitStack() as stack:
             stack.enter_context(_io.hold_lock(path.with_name(f"{path.name}.lock"), f"The log {path}"))
             self._file = self._open()
@@ -133,13 +134,23 @@ class FeatureLog:
         self._thread.start()
 
     def add(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> str:
-        """Log the features [F] and probabilities [K] of one image, and return its id."""
-        image_id = secrets.token_hex(8)
+        """Log the features [F] and probabilities [K] of one image of the first model, and return its id."""
+        return self._add(_WaitingImage(features, probabilities, self._header, 0))
+
+    def use_model(self, model: str, classes: Sequence[str]) -> ModelLog:
+        """Return the log of a model that takes the place of the one before; its first image starts a new file.
+
+        Later images of the model before are dropped.
+        """
+        self._latest += 1
+        return ModelLog(self, LogHeader(model, tuple(classes)), self._latest)
+
+    def _add(self, image: _WaitingImage) -> str:
         try:
-            self._queue.put_nowait((image_id, features, probabilities))
+            self._queue.put_nowait(image)
         except queue.Full:
             self.dropped += 1
-        return image_id
+        return image.id
 
     def close(self) -> None:
         """Write what waits, and release the files."""
@@ -150,8 +161,13 @@ class FeatureLog:
 
     def _run(self) -> None:
         while (image := self._queue.get()) is not None:
+            if image.generation < self._generation:
+                self.dropped += 1
+                continue
             try:
-                self._write(_format_line(*image))
+                if image.generation > self._generation:
+                    self._switch(image)
+                self._write(_format_line(image.id, image.features, image.probabilities))
                 self._is_failing = False
             except OSError as error:
                 self.dropped += 1
@@ -165,6 +181,17 @@ class FeatureLog:
             self._rotate()
             end = os.fstat(self._file.fileno()).st_size
         _append(self._file, line, end)
+
+    def _switch(self, image: _WaitingImage) -> None:
+        """Write the images of the model of `image` from now on; on an error, those of the one before still."""
+        before, self._header = self._header, image.header
+        try:
+            if before != self._header:
+                self._rotate()
+        except BaseException:
+            self._header = before
+            raise
+        self._generation = image.generation
 
     def _open(self) -> IO[bytes]:
         """Open the log for writing at its end; raises `OutputError`."""
@@ -204,6 +231,28 @@ class FeatureLog:
         _shift(self.path)
         old, self._file = self._file, self._create_or_continue()
         old.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLog:
+    """A log as one of the models of a server uses it, see `FeatureLog.use_model`."""
+
+    log: FeatureLog
+    header: LogHeader
+    generation: int
+
+    def add(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> str:
+        """Log the features [F] and probabilities [K] of one image, and return its id."""
+        return self.log._add(_WaitingImage(features, probabilities, self.header, self.generation))  # noqa: SLF001  # a view of it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WaitingImage:
+    features: NDArray[Any]
+    probabilities: NDArray[Any]
+    header: LogHeader
+    generation: int
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 def _format_line(image_id: str, features: NDArray[Any], probabilities: NDArray[Any]) -> bytes:

@@ -25,7 +25,7 @@ from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untr
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
-from sightline.inference.feature_log import FeatureLog
+from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
@@ -256,7 +256,7 @@ def predict_pixels(
     top: int,
     thresholds: Thresholds | None,
     interpret: Interpreter = predict_class,
-    log: FeatureLog | None = None,
+    log: FeatureLog | ModelLog | None = None,
 ) -> list[Prediction]:
     """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
 
@@ -271,7 +271,7 @@ def predict_pixels(
 
 
 def _log_image(
-    log: FeatureLog, image: ImageOutputs[InputItem, NDArray[np.uint8]]
+    log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, NDArray[np.uint8]]
 ) -> ImageOutputs[InputItem, NDArray[np.uint8]]:
     """Log what was computed for an image, unless it failed, and return it with its id as its path."""
     if image.features is None or image.probabilities is None or not np.isfinite(image.features).all():

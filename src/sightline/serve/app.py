@@ -26,6 +26,7 @@ from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
+from sightline.serve.reloading import Reloader
 from sightline.serve.responses import RETRY, JSONResponse, make_error_response
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModels
 from sightline.serve.served_model import ServedModel
@@ -46,6 +47,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     log_format: LogFormat | None = None,
     tracing: Tracing | None = None,
     feature_log: FeatureLog | None = None,
+    reloader: Reloader | None = None,
 ) -> Starlette:
     """Return an ASGI application for a classifier, or for several models, which accepts bodies of `max_bytes` bytes.
 
@@ -56,8 +58,9 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
     logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_log`,
-    and ``log_id`` in its answer is its id there. With `warm_up`, it starts what decodes images before the first
-    request. ``app.state.admission`` is the `Admission` that counts what is in flight.
+    and ``log_id`` in its answer is its id there. With `warm_up`, models and what decodes images have run before the
+    first request; with a `reloader`, models that change on disk are replaced. ``app.state.admission`` is the
+    `Admission` that counts what is in flight.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
     (compressed) or 503 (too many requests in flight, too slow, or stopping).
@@ -74,12 +77,18 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        reloading = None
         try:
             await models.start(warm_up=warm_up)
             for served in models.served:
                 _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
+            if reloader is not None:
+                reloading = asyncio.create_task(reloader.run(models, metrics))
             yield
         finally:
+            if reloading is not None:
+                reloading.cancel()
+                await asyncio.wait([reloading])
             await models.close()
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference import stream
-from sightline.inference.feature_log import FeatureLog
+from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.serve.decoding import DecoderPool
@@ -63,7 +63,7 @@ class Batcher:
         limits: Limits | None = None,
         metrics: ModelMetrics | None = None,
         tracing: Tracing | None = None,
-        log: FeatureLog | None = None,
+        log: FeatureLog | ModelLog | None = None,
         *,
         decoders: DecoderPool | None = None,
         batching: Batching | None = None,

@@ -48,6 +48,9 @@ class Metrics:
         self.ood_score = self._histogram(
             "ood_score", "Out-of-distribution scores of a model with thresholds.", buckets=OOD_SCORES
         )
+        self._reloads = self._counter(
+            "model_reloads", "Changes of models on disk by outcome: loaded, failed or removed.", "outcome"
+        )
         self._info = self._gauge("model_info", "The versions of the models.", "version", "weights_sha256")
         self._ood_limit = self._gauge("ood_limit", "The score above which an image is out of distribution.")
 
@@ -87,6 +90,10 @@ class Metrics:
         """Show how many images are missing from the log of features, that of the only model."""
         gauge = self._gauge("feature_log_dropped_images", "Images that could not be written to the log of features.")
         gauge.labels(*self._names).set_function(lambda: log.dropped)
+
+    def count_reload(self, name: str, outcome: str) -> None:
+        """Count a model that changed on disk; `outcome` is loaded, failed or removed."""
+        self._reloads.labels(name, outcome).inc()
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         """Count one request by the model and the kind that its path names."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sightline import api
 from sightline.api.loading import is_model
@@ -13,23 +14,37 @@ from sightline.serve.served_model import ServedModel
 
 MODEL_SUFFIXES = {".zip", ".onnx"}
 IGNORED_NAMES = {"lost+found"}  # of a volume; hidden files and folders are ignored too
+RUN_FILES = ("run.json", "config.toml", "thresholds.json", "model.keras")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
-class ModelEntry:
+class StoredModel:
     """A model on disk; `name` None: that of its run or file; `number`: the version that its folder states."""
 
     path: Path
     name: str | None = None
     number: str | None = None
 
+    @property
+    def key(self) -> tuple[str | None, str | None]:
+        """The name and the version, as `ServedModel.key`."""
+        return self.name, self.number
+
+    def with_name(self, name: str | None) -> StoredModel:
+        """Return the same entry, called `name`."""
+        return replace(self, name=name)
+
+    def read_signature(self) -> tuple[Any, ...]:
+        """Return a value that changes when a file of the model is written or replaced; nothing is read."""
+        return tuple(map(_read_file_signature, _list_files(self.path)))
+
     def load(self, threads: int = 0) -> ServedModel:
         """Load and verify the model; raises `ModelError`."""
         return ServedModel.from_classifier(api.load(self.path, threads=threads), self.name, self.number)
 
 
-def list_folder(folder: Path) -> list[ModelEntry]:
+def list_folder(folder: Path) -> list[StoredModel]:
     """Return the models in a folder: ``NAME``, ``NAME.zip``, ``NAME.onnx``, or ``NAME/VERSION`` with whole numbers.
 
     A folder that contains neither is an entry too, so that loading it says what is wrong. Raises `UsageError` if there
@@ -39,7 +54,7 @@ def list_folder(folder: Path) -> list[ModelEntry]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise UsageError(f"The folder of models {folder} cannot be read: {error.strerror or error}.") from error
-    entries: dict[tuple[str, str | None], ModelEntry] = {}
+    entries: dict[tuple[str, str | None], StoredModel] = {}
     for entry in (entry for path in paths if _may_be_model(path) for entry in _list_entries(path)):
         assert entry.name is not None
         other = entries.setdefault((entry.name, entry.number), entry)
@@ -52,7 +67,7 @@ def list_folder(folder: Path) -> list[ModelEntry]:
     return list(entries.values())
 
 
-def load_all(entries: list[ModelEntry], threads: int = 0) -> list[ServedModel]:
+def load_all(entries: list[StoredModel], threads: int = 0) -> list[ServedModel]:
     """Load all models; raises `ModelError` with a sentence for each that cannot be used."""
     models, reasons = [], []
     for entry in entries:
@@ -65,19 +80,36 @@ def load_all(entries: list[ModelEntry], threads: int = 0) -> list[ServedModel]:
     return models
 
 
+def _list_files(path: Path) -> list[Path]:
+    """Return the files that a model is loaded from; the other files of a run change while it is trained."""
+    if not path.is_dir():
+        return [path]
+    if not (path / RUN_FILES[0]).exists():
+        return sorted(path.rglob("*"))
+    return [*(path / name for name in RUN_FILES), *sorted((path / "bundle").rglob("*"))]
+
+
+def _read_file_signature(path: Path) -> tuple[Any, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path),)
+    return str(path), status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def _may_be_model(path: Path) -> bool:
     if path.name.startswith(".") or path.name in IGNORED_NAMES:
         return False
     return path.is_dir() or path.suffix.lower() in MODEL_SUFFIXES
 
 
-def _list_entries(path: Path) -> list[ModelEntry]:
+def _list_entries(path: Path) -> list[StoredModel]:
     name = _get_name(path)
     if not path.is_dir() or is_model(path):
-        return [ModelEntry(path, name)]
+        return [StoredModel(path, name)]
     versions = [child for child in sorted(path.iterdir()) if _VERSION.fullmatch(_get_name(child))]
-    return [ModelEntry(_find_model(child), name, _get_name(child)) for child in versions if _may_be_model(child)] or [
-        ModelEntry(path, name)
+    return [StoredModel(_find_model(child), name, _get_name(child)) for child in versions if _may_be_model(child)] or [
+        StoredModel(path, name)
     ]
 
 

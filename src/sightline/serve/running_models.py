@@ -10,7 +10,7 @@ from typing import Any, Self
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from sightline.inference.feature_log import FeatureLog
+from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.serve.batcher import Batcher, Batching
 from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
@@ -90,17 +90,23 @@ class RunningModels:
         self._models: dict[Key, RunningModel] = {}
         self._retiring: set[asyncio.Task[None]] = set()
 
-    def create(self, served: ServedModel) -> RunningModel:
-        """Return what will answer for a model, not started."""
-        batcher = Batcher(
-            served.classifier, self._limits, self._metrics.for_model(served.name), self._tracing,
-            self._feature_log, decoders=self._decoders, batching=self._batching,
-        )  # fmt: skip
-        return RunningModel(served, batcher)
-
     def put(self, models: Iterable[ServedModel]) -> None:
         """Add models before `start`."""
-        self.update({served.key: self.create(served) for served in models})
+        self.update({served.key: self._create(served, self._feature_log) for served in models})
+
+    def create(self, served: ServedModel) -> RunningModel:
+        """Return what will answer for a model, not started, to `update` with it."""
+        classifier, log = served.classifier, None
+        if self._feature_log is not None:
+            log = self._feature_log.use_model(classifier.feature_model_id, classifier.classes)
+        return self._create(served, log)
+
+    def _create(self, served: ServedModel, log: FeatureLog | ModelLog | None) -> RunningModel:
+        batcher = Batcher(
+            served.classifier, self._limits, self._metrics.for_model(served.name), self._tracing, log,
+            decoders=self._decoders, batching=self._batching,
+        )  # fmt: skip
+        return RunningModel(served, batcher)
 
     async def start(self, *, warm_up: bool) -> None:
         """Start all models."""

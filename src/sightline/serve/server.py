@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from sightline.errors import UsageError, require
 from sightline.inference.feature_log import FeatureLog
-from sightline.serve.limits import DEFAULT_GRACE, LOG_BYTES, Limits
+from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
 if TYPE_CHECKING:
-    from sightline.serve.model_folder import ModelEntry
+    from sightline.serve.model_folder import StoredModel
 
 
 def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
@@ -30,6 +30,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     threads: int = 0,
     batch_size: int | None = None,
     max_wait: float = 0.0,
+    reload_interval: float = DEFAULT_RELOAD_INTERVAL,
     grace: float = DEFAULT_GRACE,
     token_file: Path | None = None,
     allowed_hosts: Sequence[str] = (),
@@ -45,7 +46,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
 
     `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
     threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`), the
-    first of which waits for others at most `max_wait` seconds.
+    first of which waits for others at most `max_wait` seconds. Models that change on disk are loaded again: the server
+    looks every `reload_interval` seconds (0: never) and, in the command line's own process, at SIGHUP.
 
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
@@ -67,15 +69,16 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.app import create_app
     from sightline.serve.batcher import Batching
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
-    from sightline.serve.model_folder import load_all
     from sightline.serve.observing import make_log_config
+    from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
 
     if models is not None and log_features is not None:
         raise UsageError("A log of features is of one model: give the model itself, or leave --log-features out.")
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
-    served = load_all(_list_models(model, models, name), threads)
+    reloader = Reloader(_choose_models(model, models, name), threads, reload_interval)
+    served = reloader.load_all()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack, Listener(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
@@ -105,18 +108,21 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             log_format=log_format,
             tracing=start_tracing(),
             feature_log=feature_log,
+            reloader=reloader,
         )
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         Server(app, limits, grace, make_log_config() if log_format == "json" else None).run(sockets=[listener])
 
 
-def _list_models(model: Path | str | None, folder: Path | None, name: str | None) -> list[ModelEntry]:
-    from sightline.serve.model_folder import ModelEntry, list_folder
+def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:
+    """Return what lists the models: one, or those of a folder; raises `UsageError` unless exactly one is chosen."""
+    from sightline.serve.model_folder import StoredModel, list_folder
 
-    if (model is None) == (folder is None):
+    if folder is None and model is not None:
+        entry = StoredModel(Path(model), name)
+        return lambda: [entry]
+    if folder is None or model is not None:
         raise UsageError("Give either one model, or a folder of models with --models.")
-    if folder is None:
-        return [ModelEntry(Path(model or ""), name)]
     if name is not None:
         raise UsageError("The models of --models are called as their folders and files: leave --name out.")
-    return list_folder(folder)
+    return lambda: list_folder(folder)

@@ -1,0 +1,153 @@
+"""Models that change on disk are loaded again while the server runs; what cannot be used changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sightline import process
+from sightline.errors import SightlineError, first_line
+from sightline.serve.metrics import Metrics
+from sightline.serve.model_folder import StoredModel, load_all
+from sightline.serve.running_models import Key, RunningModel, RunningModels
+from sightline.serve.served_model import ServedModel
+
+_LOG = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Looks every `seconds` (0: never) and at SIGHUP for models that changed, and replaces them when they are ready.
+
+    A model is loaded, verified and warmed up before it takes the place of the one with the same name and version, all
+    changed ones in one step. Requests that are in flight are answered by the model that they started with. Files must
+    have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once.
+    """
+
+    def __init__(self, list_entries: Callable[[], list[StoredModel]], threads: int = 0, seconds: float = 0) -> None:
+        self._list_entries, self._threads, self._seconds = list_entries, threads, seconds
+        self._request = asyncio.Event()
+        self._loaded: dict[StoredModel, Any] = {}  # what was loaded last, or could not be, with its signature
+        self._seen: dict[StoredModel, Any] = {}  # at the last look
+        self._scan_error = ""
+
+    def load_all(self) -> list[ServedModel]:
+        """Load the models with which the server starts; raises `ModelError` or `UsageError` if one cannot be used."""
+        entries = self._list_entries()
+        signatures = [entry.read_signature() for entry in entries]
+        models = load_all(entries, self._threads)
+        self._loaded = {
+            entry.with_name(served.name): signature
+            for entry, served, signature in zip(entries, models, signatures, strict=True)
+        }
+        return models
+
+    def request(self) -> None:
+        """Look at once, for one event loop."""
+        self._request.set()
+
+    async def run(self, models: RunningModels, metrics: Metrics) -> None:
+        """Keep `models` as they are on disk, until cancelled."""
+        with _handle_sighup(self.request):
+            while True:
+                is_requested = await self._wait()
+                try:
+                    await self._update(models, metrics, settle=not is_requested)
+                    self._scan_error = ""
+                except SightlineError as error:
+                    self._report_scan(first_line(error), metrics, repeat=is_requested)
+                except Exception:  # noqa: BLE001  # a fault of this code must not end the looks
+                    _LOG.exception("The models cannot be loaded again.")
+
+    async def _wait(self) -> bool:
+        """Wait until it is time to look; return whether that was requested."""
+        try:
+            async with asyncio.timeout(self._seconds or None):
+                await self._request.wait()
+        except TimeoutError:
+            return False
+        self._request.clear()
+        return True
+
+    def _report_scan(self, message: str, metrics: Metrics, *, repeat: bool) -> None:
+        if repeat or message != self._scan_error:
+            metrics.count_reload("", "failed")
+            _LOG.error("%s The server keeps its models.", message)
+        self._scan_error = message
+
+    async def _update(self, models: RunningModels, metrics: Metrics, *, settle: bool) -> None:
+        signatures = await asyncio.to_thread(self._read_signatures)
+        changed = [entry for entry, signature in signatures.items() if self._loaded.get(entry) != signature]
+        removed = {entry.key for entry in self._loaded} - {entry.key for entry in signatures}
+        is_settled, self._seen = signatures == self._seen, signatures
+        if not (changed or removed) or (settle and not is_settled):
+            return
+        started: dict[Key, RunningModel] = {}
+        for entry in changed:
+            started |= await self._start(entry, models, metrics)
+        self._loaded = signatures
+        gone = [served.key for served in models.served if served.key in removed]
+        models.update(started, gone)
+        for (name, number), running in started.items():
+            metrics.count_reload(name, "loaded")
+            _LOG.info("The model %s, version %s, is ready.", name, number or running.served.version)
+        for name, number in gone:
+            metrics.count_reload(name, "removed")
+            _LOG.info("The model %s%s was removed.", name, f", version {number}," if number else "")
+
+    def _read_signatures(self) -> dict[StoredModel, Any]:
+        entries = self._list_entries()
+        if len(entries) == len(self._loaded) == 1 and entries[0].name is None:  # the name of the first time
+            entries = [entries[0].with_name(next(iter(self._loaded)).name)]
+        return {entry: entry.read_signature() for entry in entries}
+
+    async def _start(self, entry: StoredModel, models: RunningModels, metrics: Metrics) -> dict[Key, RunningModel]:
+        """Return the model of an entry by its key, started; nothing if it cannot be used."""
+        running = None
+        try:
+            served = await asyncio.to_thread(entry.load, self._threads)
+            running = models.create(served)
+            await running.start(warm_up=True)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the server goes on
+            if running is not None:
+                await running.stop()
+            metrics.count_reload(entry.name or "", "failed")
+            is_kept = any(served.key == entry.key for served in models.served)
+            _LOG.error(
+                "%s %s", first_line(error), "The server keeps the one that it has." if is_kept else "It is not served."
+            )
+            return {}
+        return {served.key: running}
+
+
+@contextmanager
+def _handle_sighup(reload: Callable[[], None]) -> Iterator[None]:
+    """Call `reload` at SIGHUP in the command line's own process; a terminal that was closed still ends the server.
+
+    Under ``nohup``, which ignores the signal, the terminal does not matter.
+    """
+    number = getattr(signal, "SIGHUP", None)  # missing on Windows
+    if number is None or not process.is_claimed():
+        yield
+        return
+    ends_with_terminal = process.has_terminal() and signal.getsignal(number) is not signal.SIG_IGN
+
+    def handle() -> None:
+        nonlocal ends_with_terminal
+        if not ends_with_terminal or process.has_terminal():
+            reload()
+            return
+        ends_with_terminal = False  # a closing terminal sends the signal more than once
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)  # the server is stopping

@@ -1,0 +1,240 @@
+"""A model that changes on disk takes the place of the old one, and no request notices more than that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+
+from asgi_client import Request, call
+from sightline import load
+from sightline.inference import bundle
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.serve.app import create_app
+from sightline.serve.model_folder import StoredModel, list_folder
+from sightline.serve.reloading import Reloader
+from small_bundles import make_bundle
+from synthetic_images import encode_png
+
+IMAGES = [encode_png(seed) for seed in range(4)]
+
+
+class Server:
+    """An application with a reloader that looks when asked, or every `seconds`."""
+
+    def __init__(self, list_entries: Callable[[], list[StoredModel]], seconds: float = 0) -> None:
+        self.reloader = Reloader(list_entries, seconds=seconds)
+        self.app = create_app(self.reloader.load_all(), max_bytes=1 << 20, reloader=self.reloader)
+
+    async def get(self, path: str) -> Any:
+        answer = await call(self.app, Request(path))
+        return json.loads(answer.body) if path != "/metrics" else answer.body
+
+    async def predict(self, path: str = "/predict", image: bytes = IMAGES[0]) -> Any:
+        answer = await call(self.app, Request(path, image))
+        return answer.status, json.loads(answer.body)
+
+    async def wait_for(self, *lines: str) -> None:
+        """Wait until the metrics have these lines."""
+        async with asyncio.timeout(60):
+            while not set(lines) <= set((await self.get("/metrics")).splitlines()):  # noqa: ASYNC110  # as from outside
+                await asyncio.sleep(0.01)
+
+
+def serve(server: Server, use: Callable[[], Any]) -> None:
+    async def run() -> None:
+        async with server.app.router.lifespan_context(server.app):
+            await use()
+
+    asyncio.run(run())
+
+
+def count(outcome: str, number: int, model: str = "cats") -> str:
+    return f'sightline_model_reloads_total{{model="{model}",outcome="{outcome}"}} {number}.0'
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    bundle.write_folder(make_bundle(1), tmp_path / "cats")
+    return tmp_path / "cats"
+
+
+def test_no_request_is_lost_or_gets_an_answer_of_two_models(path: Path) -> None:
+    """Clients ask without a pause while the bundle is replaced six times."""
+    bundles = {f"{seed}" * 64: make_bundle(seed) for seed in (1, 2)}
+    expected = {
+        weights: [
+            OnnxPredictor(one.model, one.manifest.classes, one.manifest.preprocess).probabilities(pixels[None])[0]
+            for pixels in map(one.manifest.preprocess.decode, IMAGES)
+        ]
+        for weights, one in bundles.items()
+    }
+    server, done = Server(lambda: [StoredModel(path)]), False
+    answers: list[tuple[int, int, Any]] = []
+
+    async def ask(number: int) -> None:
+        while not done:
+            status, content = await server.predict("/predict", IMAGES[number % len(IMAGES)])
+            answers.append((number % len(IMAGES), status, content))
+            await asyncio.sleep(0)  # an answer may need no wait
+
+    async def use() -> None:
+        nonlocal done
+        clients = [asyncio.create_task(ask(number)) for number in range(8)]
+        try:
+            for turn in range(6):
+                await asyncio.to_thread(bundle.write_folder, list(bundles.values())[(turn + 1) % 2], path)
+                server.reloader.request()
+                await server.wait_for(count("loaded", turn + 1))
+                start = len(answers)
+                while len(answers) < start + 16:  # noqa: ASYNC110  # what clients see of it
+                    await asyncio.sleep(0.001)
+        finally:
+            done = True
+            await asyncio.gather(*clients)
+
+    serve(server, use)
+    assert {status for _, status, _ in answers} == {200}
+    assert {content["model"]["weights_sha256"] for _, _, content in answers} == set(bundles)
+    for image, _, content in answers:
+        probabilities = expected[content["model"]["weights_sha256"]][image]
+        got = {entry["label"]: entry["probability"] for entry in content["top"]}
+        for label, probability in zip(("ant", "bee", "cat"), probabilities, strict=True):
+            assert got[label] == pytest.approx(probability, abs=1e-6)
+
+
+def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(path: Path) -> None:
+    server = Server(lambda: [StoredModel(path)])
+    old, new = load(path), make_bundle(2)
+
+    async def use() -> None:
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            arrived.set()
+            await go_on.wait()
+            return {"type": "http.request", "body": IMAGES[0], "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "scheme": "http",
+            "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "", "headers": [],
+        }  # fmt: skip
+        request = asyncio.create_task(server.app(scope, receive, send))
+        await arrived.wait()
+        bundle.write_folder(new, path)
+        server.reloader.request()
+        await server.wait_for(count("loaded", 1))
+        assert (await server.predict())[1]["model"]["weights_sha256"] == new.manifest.weights_sha256
+        go_on.set()
+        await request
+        answer = json.loads(sent[1]["body"])
+        assert answer["model"]["weights_sha256"] == "1" * 64
+        assert answer["probability"] == pytest.approx(old.predict(IMAGES[0])[0].probability, abs=1e-6)
+
+    serve(server, use)
+
+
+def test_a_bundle_that_cannot_be_used_keeps_the_old_one_until_it_is_mended(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(lambda: [StoredModel(path)])
+
+    async def use() -> None:
+        before = await server.predict()
+        bundle.write_folder(make_bundle(2), path)
+        damaged = bytearray((path / "model.onnx").read_bytes())
+        damaged[-100] ^= 1
+        (path / "model.onnx").write_bytes(damaged)
+        for _ in range(2):  # the second time, nothing has changed
+            server.reloader.request()
+            await server.wait_for(count("failed", 1))
+        assert await server.predict() == before
+        assert (await server.get("/health")) == {"status": "ok"}
+        shutil.rmtree(path)
+        server.reloader.request()
+        await server.wait_for(count("failed", 2))
+        assert await server.predict() == before
+        bundle.write_folder(make_bundle(3), path)
+        server.reloader.request()
+        await server.wait_for(count("loaded", 1))
+        assert (await server.predict())[1]["model"]["weights_sha256"] == "3" * 64
+
+    with caplog.at_level(logging.INFO, "sightline.serve"):
+        serve(server, use)
+    failures = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(failures) == 2
+    assert f"The model {path} cannot be used: " in failures[0]
+    assert "There is no model" in failures[1]
+    assert all(message.endswith("The server keeps the one that it has.") for message in failures)
+
+
+def test_a_folder_gains_and_loses_versions_and_models(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = path.parent / "models"
+    bundle.write_folder(make_bundle(1), folder / "cats" / "1")
+    server = Server(lambda: list_folder(folder))
+
+    async def use() -> None:
+        bundle.write_folder(make_bundle(2), folder / "cats" / "2")
+        bundle.write(make_bundle(5), folder / "birds.zip")
+        (folder / "cats" / "3").mkdir()  # not a model, or not yet
+        server.reloader.request()
+        await server.wait_for(count("loaded", 1), count("loaded", 1, "birds"), count("failed", 1))
+        assert [(m["name"], m["version"]) for m in (await server.get("/models"))["models"]] == [
+            ("birds", "5" * 12), ("cats", "1"), ("cats", "2")
+        ]  # fmt: skip
+        assert (await server.predict("/models/cats/predict"))[1]["model"]["version"] == "2"
+        shutil.rmtree(folder / "cats" / "2")
+        shutil.rmtree(folder / "cats" / "3")
+        (folder / "birds.zip").unlink()
+        server.reloader.request()
+        await server.wait_for(count("removed", 1), count("removed", 1, "birds"))
+        assert (await server.predict())[1]["model"]["version"] == "1"
+        assert 'version="2"' not in await server.get("/metrics")
+        shutil.rmtree(folder / "cats")
+        server.reloader.request()
+        await server.wait_for(count("failed", 1, ""))
+        assert (await server.predict())[0] == 200
+
+    serve(server, use)
+    assert f"There is no model in {folder}" in caplog.text
+
+
+def test_files_are_read_when_they_have_stopped_changing(path: Path) -> None:
+    """Looks that are not asked for wait for a copy that is still being written."""
+    server = Server(lambda: [StoredModel(path)], seconds=0.05)
+    loads: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def keep_writing(other: Path) -> AsyncIterator[None]:
+        async def write() -> None:
+            while True:
+                await asyncio.to_thread(other.write_bytes, os.urandom(8))
+                await asyncio.sleep(0.005)
+
+        task = asyncio.create_task(write())
+        yield
+        task.cancel()
+
+    async def use() -> None:
+        async with keep_writing(path / "notes.txt"):
+            await asyncio.sleep(0.5)
+            loads.append(await server.get("/metrics"))
+        await server.wait_for(count("loaded", 1))
+
+    serve(server, use)
+    assert "sightline_model_reloads_total{" not in loads[0]
