@@ -65,7 +65,7 @@ parity: $(VENV)/installed ## export every network in every format installed here
 bench: $(VENV)/installed ## run every benchmarks/bench_*.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
 
-bench-quick: $(VENV)/installed ## append the ratios of a few benchmarks to benchmarks/history.jsonl, in about six minutes
+bench-quick: $(VENV)/installed ## append the ratios of a few benchmarks to benchmarks/history.jsonl, in about five minutes
 	@$(BIN)/python benchmarks/quick.py $(ARGS)
 
 fuzz: $(VENV)/fuzz ## draw inputs that may break a reader of files, for FUZZ_SECONDS (60); on Linux and x86-64

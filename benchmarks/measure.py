@@ -25,20 +25,24 @@ Variant = Callable[[], float]
 def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3, unit: str = "images/s") -> None:
     """Run the variants alternately, `rounds` times each, and print medians and their ratios to the first one.
 
-    ``--only TEXT...`` selects the variants whose names contain one of the texts, and ``--json FILE`` appends the title,
-    the medians and the ratios to a file as one line. With ``--one NAME`` (used internally for the new processes), it
-    runs that variant once and prints its speed.
+    ``--only TEXT...`` selects the variants with these names, or whose names contain one of the texts, and ``--json
+    FILE`` appends the title, the medians and the ratios to a file as one line. With ``--one NAME`` (used internally
+    for the new processes), it runs that variant once and prints its speed.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="run variants whose names contain one")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="run variants with such names")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the results to this file")
     parser.add_argument("--one", choices=list(variants), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(variants[options.one]()))
         return
-    speeds: dict[str, list[float]] = {name: [] for name in variants if any(text in name for text in options.only)}
+    speeds: dict[str, list[float]] = {
+        name: []
+        for name in variants
+        if name in options.only or any(text in name for text in set(options.only) - set(variants))
+    }
     for _ in range(options.rounds):
         for name, speeds_of_variant in speeds.items():
             command = [sys.executable, sys.argv[0], "--one", name]

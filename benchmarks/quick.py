@@ -1,6 +1,6 @@
 """Follow speed over commits: the ratios of a few benchmarks, as one line of ``history.jsonl``, and their plot.
 
-`make bench-quick` runs the benchmarks, in about six minutes on two cores, appends to ``history.jsonl`` and draws
+`make bench-quick` runs the benchmarks, in under five minutes on two cores, appends to ``history.jsonl`` and draws
 ``history.svg``. With ``--check`` nothing runs: the last line is compared with those before it, and a ratio that fell is
 a warning. Only ratios are compared, of variants that ran in turn on one machine: seconds of different days say nothing
 about a commit.
