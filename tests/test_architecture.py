@@ -39,7 +39,7 @@ LAYERS: dict[int, set[str]] = {
     12: {"report"},
     13: {"api"},
     14: {"sweeps"},
-    15: {"serve"},
+    15: {"serve", "studio"},
     16: {"cli"},
     17: {"__main__"},
 }

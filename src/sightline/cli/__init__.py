@@ -36,6 +36,7 @@ from sightline.cli import (
     serve,
     similar,
     streams,
+    studio,
     sweep,
     train,
     verbs,
@@ -58,9 +59,9 @@ app = typer.Typer(
 for function in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, embed.embed, similar.similar,
     add_class.add_class,
-    report.report, explain.explain, doctor.doctor, learning_curve.learning_curve, export.export, compress.compress,
-    model_card.model_card, push.push, pull.pull, serve.serve, sweep.sweep, compare.compare,
-    describe.describe, preview.preview, models.models, recipes.recipes, env.env,
+    report.report, explain.explain, doctor.doctor, studio.studio, learning_curve.learning_curve,
+    export.export, compress.compress, model_card.model_card, push.push, pull.pull, serve.serve, sweep.sweep,
+    compare.compare, describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     name = function.__name__.replace("_", "-")
     app.command(name, short_help=verbs.VERBS[name][0], epilog=verbs.epilog(name))(function)

@@ -81,15 +81,20 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
         )
     if index is not None:
         return _without_rejected(match_images(rows, index), run)
-    config, request = run.config, _read_request(run)
-    options = config.data if request is None else request.with_relative_paths(config).data
-    index = make_index(resolve_sources(run), progress, config.device.threads or None, options=options)
+    index = read_run_index(run, progress)
     corrections = [] if run.patch is None else [fix for _, fix in label_patch.read_patch(run.patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
     matched = match_images(rows, index, relabeled)
     others = [p for p in matched.unmatched if (p.path, p.sha256) not in dropped]
     return _without_rejected(replace(matched, unmatched=tuple(others)), run)
+
+
+def read_run_index(run: RunDirectory, progress: Progress = no_progress) -> Index:
+    """Return the index of the sources of a run as they are now, without the run's corrections."""
+    config, request = run.config, _read_request(run)
+    options = config.data if request is None else request.with_relative_paths(config).data
+    return make_index(resolve_sources(run), progress, config.device.threads or None, options=options)
 
 
 def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImages:

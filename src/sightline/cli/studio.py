@@ -1,0 +1,49 @@
+"""`sightline studio`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import ProgressDisplay, print_line
+from sightline.cli.sources import Column, ReadSettings
+from sightline.errors import UsageError
+
+
+def studio(
+    data: Annotated[
+        list[str],
+        typer.Argument(help="A run, or labeled images: folders, archives, manifests, or names such as beans."),
+    ],
+    patch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATCH.jsonl", help="The file of corrections, for train --patch. [default: NAME-fixes.jsonl]"
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
+    column: Column = None,
+    set: ReadSettings = None,  # noqa: A002  # the option's own name
+) -> None:
+    """Look at labeled images in the browser, and correct their labels; the images are never changed."""
+    from sightline.api.dataset import Dataset
+    from sightline.api.run import Run
+    from sightline.studio.server import run_studio
+
+    is_run = len(data) == 1 and Path(data[0], "run.json").is_file()
+    if is_run and (column or set):
+        raise UsageError("--column and --set say how to read images: a run knows how it read its own. Leave them out.")
+
+    def show(address: str) -> None:
+        print_line(address)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    with ProgressDisplay() as display:
+        chosen = Run(data[0]) if is_run else Dataset(data, column=column, set=set or ())
+        run_studio(chosen, patch=patch, port=port, say=show, callback=display)

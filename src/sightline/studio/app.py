@@ -1,0 +1,203 @@
+"""The studio's page and what it asks for: a list of images, their rows and pixels, and corrections."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from sightline import jsonio
+from sightline.data.types import SPLITS
+from sightline.errors import OutputError, SightlineError
+from sightline.escaping import escape_cell
+from sightline.studio import messages
+from sightline.studio.contents import Studio
+from sightline.studio.corrections import Click
+from sightline.studio.library import Library, Query
+from sightline.studio.protection import ProtectionMiddleware, make_token
+
+FOLDER = Path(__file__).parent
+MAX_ROWS = 500  # of one request
+MAX_BODY = 1 << 20  # bytes of a correction
+IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
+FRESH = {"Cache-Control": "no-store"}
+
+
+class StrictJSONResponse(Response):
+    """Strict JSON of any value, lone surrogates in names included; never stored."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200) -> None:
+        super().__init__(jsonio.encode_text(jsonio.dumps(content)), status_code, FRESH)
+
+
+def create_app(studio: Studio) -> Starlette:
+    """Return the ASGI application.
+
+    ``GET /`` is the page; ``GET /order`` the positions of the images that a `Query` asks for, uint32 little-endian;
+    ``GET /images?ids=1,2`` their rows; ``GET /thumbnails/HASH.webp`` and ``GET /large/HASH.webp`` their pixels, at
+    addresses whose content never changes. ``GET /state?since=N`` returns counts, the progress of the checks, and the
+    rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, ``POST /check``
+    starts the checks. ``GET /images.csv`` is the corrected list of images.
+
+    Errors are ``{"error": message}``.
+    """
+    token = make_token()
+    endpoints = _Endpoints(studio, token)
+    routes = [
+        Route("/", endpoints.page),
+        Route("/order", endpoints.order),
+        Route("/images", endpoints.images),
+        Route("/images.csv", endpoints.table),
+        Route("/thumbnails/{sha256}.webp", endpoints.thumbnail),
+        Route("/large/{sha256}.webp", endpoints.large_image),
+        Route("/state", endpoints.state),
+        Route("/corrections", endpoints.correct, methods=["POST"]),
+        Route("/undo", endpoints.undo, methods=["POST"]),
+        Route("/check", endpoints.start_check, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=FOLDER / "static")),
+    ]
+    return Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _answer_error, SightlineError: _answer_error},
+        middleware=[Middleware(ProtectionMiddleware, token=token)],
+    )
+
+
+class _Endpoints:
+    """What answers each address; functions that are not coroutines run in threads."""
+
+    def __init__(self, studio: Studio, token: str) -> None:
+        self._studio, self._token = studio, token
+        self._template = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        ).get_template("library.html.j2")  # fmt: skip
+
+    def page(self, request: Request) -> HTMLResponse:
+        accepted = request.headers.get("accept-language", "")
+        language = messages.choose_language(request.query_params.get("lang"), accepted)
+        library = self._studio.library
+        html = self._template.render(
+            name=self._studio.name, t=messages.select(language), language=language, token=self._token, splits=SPLITS,
+            has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
+            patch=str(self._studio.corrections.path),
+        )  # fmt: skip
+        return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)
+
+    def order(self, request: Request) -> Response:
+        filters = {name: value for name, value in request.query_params.items() if name != "lang"}
+        ids = self._studio.library.list_ids(Query.from_params(filters))
+        return Response(np.array(ids, "<u4").tobytes(), media_type="application/octet-stream", headers=FRESH)
+
+    def images(self, request: Request) -> StrictJSONResponse:
+        return StrictJSONResponse(self._studio.library.describe(_parse_ids(request.query_params.get("ids", ""))))
+
+    def table(self, _request: Request) -> Response:
+        headers = FRESH | {"Content-Disposition": 'attachment; filename="images.csv"'}
+        return Response(_write_table(self._studio.library), media_type="text/csv; charset=utf-8", headers=headers)
+
+    def thumbnail(self, request: Request) -> Response:
+        return _image_response(self._studio.thumbnails.encode(request.path_params["sha256"]))
+
+    def large_image(self, request: Request) -> Response:
+        return _image_response(self._studio.thumbnails.encode(request.path_params["sha256"], large=True))
+
+    def state(self, request: Request) -> StrictJSONResponse:
+        since = request.query_params.get("since", "0")
+        changed = self._studio.corrections.list_changed(int(since) if since.isdecimal() and len(since) < 12 else 0)
+        self._studio.library.update(changed)
+        return self._describe_state(changed)
+
+    async def correct(self, request: Request) -> StrictJSONResponse:
+        values = await _read_json(request)
+        ids, edit, to = values.get("ids"), values.get("edit"), values.get("to")
+        is_list = isinstance(ids, list) and all(type(i) is int for i in ids)
+        if not is_list or not isinstance(edit, str) or not isinstance(to, str | None):
+            raise HTTPException(400, "Expected the keys ids, edit and to.")
+        positions = list(dict.fromkeys(cast("list[int]", ids)))
+        return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.apply(positions, edit, to)))
+
+    async def undo(self, request: Request) -> StrictJSONResponse:
+        number = (await _read_json(request)).get("click")
+        if type(number) is not int:
+            raise HTTPException(400, "Expected the key click.")
+        return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.undo(number)))
+
+    def start_check(self, _request: Request) -> StrictJSONResponse:
+        self._studio.check.start()
+        return self._describe_state(())
+
+    def _confirm(self, click: Click) -> StrictJSONResponse:
+        self._studio.library.update(click.after)
+        return self._describe_state(list(click.after), click=click.number)
+
+    def _describe_state(self, changed: Sequence[int], **values: Any) -> StrictJSONResponse:
+        """Return the state of everything, and the rows of the first changed images: a page loads others as it needs."""
+        return StrictJSONResponse({
+            "revision": self._studio.corrections.revision,
+            "corrections": len(self._studio.corrections),
+            "counts": self._studio.library.count_values(),
+            "check": self._studio.check.state,
+            "rows": self._studio.library.describe(changed[:MAX_ROWS]),
+            "changed": len(changed),
+        } | values)  # fmt: skip
+
+
+def _parse_ids(text: str) -> list[int]:
+    ids = text.split(",") if text else []
+    if len(ids) > MAX_ROWS or not all(i.isdecimal() and len(i) < 12 for i in ids):
+        raise HTTPException(400, f"ids is {text[:40]!r}: expected up to {MAX_ROWS} numbers.")
+    return [int(i) for i in ids]
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BODY:
+            raise HTTPException(413, f"A request has at most {MAX_BODY:,} bytes.")
+    try:
+        values = jsonio.loads(bytes(content))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise HTTPException(400, "Expected a JSON object.")
+    return values
+
+
+def _image_response(content: bytes | None) -> Response:
+    if content is None:
+        raise HTTPException(404, "This image cannot be shown.")
+    return Response(content, media_type="image/webp", headers=IMMUTABLE)
+
+
+def _write_table(library: Library) -> bytes:
+    """Return the images that are not dropped, with their corrected classes and splits, as CSV."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    columns = ["path", "label", *(["split"] if library.has_splits else [])]
+    writer.writerow(columns)
+    for row in library.iter_kept():
+        writer.writerow([escape_cell(row[column]) for column in columns])
+    return file.getvalue().encode(errors="backslashreplace")
+
+
+async def _answer_error(_request: Request, error: Exception) -> StrictJSONResponse:
+    if isinstance(error, HTTPException):
+        return StrictJSONResponse({"error": error.detail}, error.status_code)
+    return StrictJSONResponse({"error": str(error)}, 500 if isinstance(error, OutputError) else 400)

@@ -1,0 +1,85 @@
+"""`Studio`: the images that a studio shows, with their corrections; made of a data set or a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline import _io
+from sightline.api.dataset import Dataset
+from sightline.api.run import Run
+from sightline.callbacks import Callback
+from sightline.data.indexing import build_index
+from sightline.data.types import SPLITS, Index, Split
+from sightline.errors import DataError
+from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import inspection_preprocess
+from sightline.runs.run_images import read_run_index
+from sightline.studio.checks import BackgroundCheck
+from sightline.studio.corrections import Corrections, open_corrections
+from sightline.studio.library import ImagePrediction, Library
+from sightline.studio.thumbnails import Thumbnails
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """What the page shows: the images, their corrections, their versions, and what is wrong with them."""
+
+    name: str
+    library: Library
+    corrections: Corrections
+    thumbnails: Thumbnails
+    check: BackgroundCheck
+
+
+@contextmanager
+def open_studio(data: Dataset | Run, patch: Path | None = None, callback: Callback | None = None) -> Iterator[Studio]:
+    """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
+    progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
+    if run is None:
+        assert isinstance(data, Dataset)
+        index = build_index(data.sources, progress, options=data.config.data, lenient=True)
+    else:
+        index = read_run_index(run, progress)
+    if index.several_labels:
+        raise DataError(
+            f"{index.name} has several labels for an image ({index.several_labels}), which the studio cannot edit yet: "
+            "give images of one class each."
+        )
+    splits = {} if run is None else _read_splits(run)
+    predictions = {} if run is None else _read_predictions(run, index)
+    input_config = data.config.input
+    preprocess, _ = inspection_preprocess(input_config, index, progress)
+    path = patch or Path(f"{_io.safe_stem(index.name)}-fixes.jsonl")
+    with open_corrections(path, index, None if run is None else run.patch) as corrections:
+        library = Library(index, corrections, splits, predictions)
+        try:
+            check = BackgroundCheck(index, library, input_config)
+            yield Studio(index.name, library, corrections, Thumbnails(index, preprocess), check)
+        finally:
+            library.close()
+
+
+def _read_splits(run: RunDirectory) -> dict[tuple[str, str], Split]:
+    """Return the splits that a run had its images in, by path and content."""
+    return {(row.path, row.sha256): row.split for row in run.read_data() or ()}
+
+
+def _read_predictions(run: RunDirectory, index: Index) -> dict[int, ImagePrediction]:
+    """Return what a run predicts for the images of the splits that it evaluated."""
+    positions = {image.path: i for i, image in enumerate(index.images)}
+    predictions: dict[int, ImagePrediction] = {}
+    for split in SPLITS:
+        evaluated = run.read_predictions(split)
+        if evaluated is None:
+            continue
+        column_of = {name: i for i, name in enumerate(evaluated.classes)}
+        best = evaluated.probabilities.argmax(axis=1)
+        for path, column, row in zip(evaluated.paths, best, evaluated.probabilities, strict=True):
+            if (position := positions.get(path)) is not None:
+                label = column_of.get(index.images[position].label)
+                of_label = 0.0 if label is None else float(row[label])
+                predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label)
+    return predictions

@@ -1,0 +1,200 @@
+"""`Corrections`: what people correct in the studio, kept in a patch file that each click rewrites."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from typing import Literal, get_args
+
+from sightline import _io, jsonio
+from sightline.data import cache
+from sightline.data.label_patch import PatchEntry, apply_patch, make_entry, read_patch, write_patch
+from sightline.data.types import SPLITS, Index
+from sightline.errors import OutputError, UsageError
+
+Edit = Literal["relabel", "drop", "move", "restore"]
+Entries = dict[str, PatchEntry]
+"""The corrections of one image, by action."""
+
+MAX_IMAGES = 10_000  # of one click
+MAX_NAME = 255  # characters of a class name
+REASON = "corrected by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """One change: its number, and the corrections of each image, by its position, before and after it."""
+
+    number: int
+    before: Mapping[int, Entries]
+    after: Mapping[int, Entries]
+
+
+class Corrections:
+    """The corrections of the images of an index, as the lines of one patch file.
+
+    A click changes some images at once and is one line for each. The file is written before the click is confirmed, so
+    that nothing which a page shows as done can be lost. Corrections that a person writes into the file meanwhile are
+    kept. Methods may be called from any thread.
+    """
+
+    def __init__(self, path: Path, index: Index, initial: Path | None = None) -> None:
+        """Read the patch file at `path`, else that at `initial`; raises `DataError` if it does not fit `index`."""
+        self.path, self._initial = path, initial
+        self._index = index
+        self._positions = {(image.path, image.sha256): i for i, image in enumerate(index.images)}
+        self._lock = RLock()
+        self._entries: dict[int, Entries] = {}
+        self._stamp: tuple[int, int] | None = (0, 0)  # of no file
+        self._clicks: dict[int, Click] = {}
+        self.revision = 0
+        self._revisions: dict[int, int] = {}
+        with self._lock:
+            self._read()
+
+    def __len__(self) -> int:
+        """Return the number of lines of the file."""
+        return sum(map(len, self._entries.values()))
+
+    def list_changed(self, since: int = 0) -> list[int]:
+        """Return the positions of the images whose corrections changed after revision `since`."""
+        with self._lock:
+            self._read()
+            return sorted(i for i, revision in self._revisions.items() if revision > since)
+
+    def get(self, position: int) -> Entries:
+        """Return the corrections of an image by action."""
+        return self._entries.get(position, {})
+
+    def apply(self, positions: Sequence[int], edit: str, to: str | None = None) -> Click:
+        """Correct images, and return what changed.
+
+        Args:
+            positions: The images, as positions in the index.
+            edit: ``relabel`` and ``move`` set the class or the split to `to`; ``drop`` leaves the images out, and
+                ``restore`` takes back every correction of them.
+            to: The class or the split.
+
+        Raises:
+            UsageError: If the images, the edit or its value cannot be.
+            OutputError: If the file cannot be written; nothing has changed then.
+        """
+        self._check(positions, edit, to)
+        with self._lock:
+            self._read()
+            after = {position: self._edit(position, edit, to) for position in positions}
+            return self._commit(after)
+
+    def undo(self, number: int) -> Click:
+        """Take back the click of this number where no later one has changed its images.
+
+        Raises:
+            UsageError: If there is no such click, or all of its images were changed again.
+            OutputError: If the file cannot be written; nothing has changed then.
+        """
+        with self._lock:
+            self._read()
+            click = self._clicks.get(number)
+            if click is None:
+                raise UsageError("There is nothing to undo.")
+            after = {i: click.before[i] for i, entries in click.after.items() if self.get(i) == entries}
+            if not after:
+                raise UsageError("This cannot be undone, as its images were corrected again since.")
+            del self._clicks[number]
+            undone = self._commit(after)
+            del self._clicks[undone.number]
+            return undone
+
+    def _check(self, positions: Sequence[int], edit: str, to: str | None) -> None:
+        if not 0 < len(positions) <= MAX_IMAGES:
+            raise UsageError(f"A correction is of 1 to {MAX_IMAGES:,} images, not of {len(positions):,}.")
+        if not all(0 <= position < len(self._index.images) for position in positions):
+            raise UsageError("There is no such image: load the page again.")
+        if edit not in get_args(Edit):
+            raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
+        if edit == "relabel" and (
+            not to or to != to.strip() or len(to) > MAX_NAME or "/" in to or not jsonio.is_encodable(to)
+        ):
+            raise UsageError(f"A class name has 1 to {MAX_NAME} characters, no slash, and no spaces at its ends.")
+        if edit == "move" and to not in SPLITS:
+            raise UsageError(f"There is no split {to!r}: expected {', '.join(SPLITS)}.")
+        if edit == "move" and any(self._index.images[position].split is None for position in positions):
+            raise UsageError("This source has no splits: `train` assigns them.")
+
+    def _edit(self, position: int, edit: str, to: str | None) -> Entries:
+        """Return the corrections of an image after an edit."""
+        image, entries = self._index.images[position], dict(self.get(position))
+        if edit == "restore":
+            return {}
+        if edit == "drop":
+            return {"drop": entries.get("drop") or make_entry("drop", image, REASON)}
+        entries.pop("drop", None)
+        is_original = to == (image.label if edit == "relabel" else image.split)
+        if is_original:
+            entries.pop(edit, None)
+        elif edit not in entries or entries[edit].to != to:
+            entries[edit] = make_entry("relabel" if edit == "relabel" else "move", image, REASON, to)
+        return entries
+
+    def _commit(self, after: Mapping[int, Entries]) -> Click:
+        """Write the file with these corrections, then take them over."""
+        click = Click(self.revision + 1, {position: self.get(position) for position in after}, after)
+        entries = self._entries | dict(after)
+        write_patch(self.path, (entry for _, of_image in sorted(entries.items()) for entry in of_image.values()))
+        self._stamp = self._read_stamp()
+        self._take_over({position: of_image for position, of_image in entries.items() if of_image}, after)
+        self._clicks[click.number] = click
+        return click
+
+    def _take_over(self, entries: dict[int, Entries], changed: Mapping[int, object]) -> None:
+        self._entries = entries
+        self.revision += 1
+        self._revisions |= dict.fromkeys(changed, self.revision)
+
+    def _read(self) -> None:
+        """Read the file if it is another one than was written last."""
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return
+        entries: dict[int, Entries] = {}
+        source = self.path if stamp else self._initial if not self.revision else None
+        if source is not None:
+            lines = read_patch(source)
+            apply_patch(self._index, lines, f"The patch {source}")  # raises if it does not fit
+            for _, entry in lines:
+                entries.setdefault(self._positions[entry.path, entry.sha256], {})[entry.action] = entry
+        self._stamp = stamp
+        changed = {i for i in {*entries, *self._entries} if entries.get(i) != self._entries.get(i)}
+        if changed:
+            self._take_over(entries, dict.fromkeys(changed))
+
+    def _read_stamp(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutputError(f"The patch {self.path} cannot be read: {error.strerror}.") from error
+        return status.st_mtime_ns, status.st_size
+
+
+@contextmanager
+def open_corrections(path: Path, index: Index, initial: Path | None = None) -> Iterator[Corrections]:
+    """Open a patch file that no other studio has open, for the block; a new one begins with the lines of `initial`.
+
+    Raises `DataError` if the file does not fit the index, `OutputError` if another studio edits the same file.
+    """
+    name = hashlib.sha256(str(path.resolve()).encode(errors="surrogatepass")).hexdigest()[:32]
+    folder = cache.cache_folder() / "studio"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The cache folder {folder} is not writable: {error.strerror}. Set SIGHTLINE_CACHE to another one."
+        ) from error
+    with _io.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
+        yield Corrections(path, index, initial)

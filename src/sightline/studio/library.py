@@ -1,0 +1,253 @@
+"""`Library`: the images of a source or a run in a table that filters and sorts them, in SQLite, in memory."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from threading import Lock
+from typing import Any
+
+from sightline.data.checks.finding import Finding
+from sightline.data.types import SPLITS, Index, Split
+from sightline.errors import UsageError
+from sightline.studio.corrections import Corrections
+
+SORTS = {
+    "path": "id",
+    "confidence": "confidence IS NULL, confidence, id",
+    "disagreement": "label_probability IS NULL, label_probability, id",
+    "group": "(SELECT min(f.number) FROM findings f WHERE f.image = id AND f.kind = :finding), id",
+    "size": "width * height, id",
+}
+"""What ``ORDER BY`` each order is; those by the model list the images that it has not seen last."""
+
+STATES = {
+    "wrong": "predicted != label",
+    "right": "predicted = label",
+    "corrected": "(label != source_label OR split IS NOT source_split OR dropped)",
+    "dropped": "dropped",
+}
+MAX_TEXT = 200  # characters of a text to look for
+
+_TABLES = """
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
+    source_label TEXT NOT NULL, source_split TEXT, label TEXT NOT NULL, split TEXT, dropped INTEGER NOT NULL DEFAULT 0,
+    predicted TEXT, confidence REAL, label_probability REAL
+);
+CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
+CREATE INDEX findings_of_image ON findings (image, kind);
+CREATE INDEX findings_of_kind ON findings (kind);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrediction:
+    """What a model says of an image: its class and probability, and the probability of the image's own class."""
+
+    predicted: str
+    confidence: float
+    label_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which images to list, and in which order; empty texts are no condition.
+
+    Attributes:
+        label: The class, corrections included.
+        split: The split, corrections included.
+        predicted: The class that the model predicts.
+        state: ``wrong`` or ``right`` predictions, ``corrected`` or ``dropped`` images.
+        finding: The kind of finding that the images belong to.
+        text: A part of the path, in any case.
+        below: The largest confidence of the model, 0 to 1.
+        sort: One of `SORTS`.
+    """
+
+    label: str = ""
+    split: str = ""
+    predicted: str = ""
+    state: str = ""
+    finding: str = ""
+    text: str = ""
+    below: str = ""
+    sort: str = "path"
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, str]) -> Query:
+        """Return the query of an address; raises `UsageError` for what is unknown."""
+        names = {field.name for field in fields(cls)}
+        for name in params:
+            if name not in names:
+                raise UsageError(f"There is no filter {name!r}: expected {', '.join(sorted(names))}.")
+        query = cls(**params)
+        for name, value, allowed in (
+            ("state", query.state, ["", *STATES]), ("sort", query.sort, [*SORTS]), ("split", query.split, ["", *SPLITS])
+        ):  # fmt: skip
+            if value not in allowed:
+                raise UsageError(f"{name} is {value[:MAX_TEXT]!r}: expected one of {', '.join(filter(None, allowed))}.")
+        if query.sort == "group" and not query.finding:
+            raise UsageError("The order 'group' needs a finding.")
+        query.max_confidence  # noqa: B018  # raises
+        return query
+
+    @property
+    def max_confidence(self) -> float | None:
+        """The largest confidence, or None."""
+        if not self.below:
+            return None
+        try:
+            value = float(self.below)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:
+            raise UsageError(f"below is {self.below[:MAX_TEXT]!r}: expected a number from 0 to 1.")
+        return value
+
+    def build_where(self) -> tuple[str, dict[str, object]]:
+        """Return the condition in SQL, and its values."""
+        conditions = [f"{name} = :{name}" for name in ("label", "split", "predicted") if getattr(self, name)]
+        if self.state:
+            conditions.append(STATES[self.state])
+        if self.finding:
+            conditions.append("id IN (SELECT image FROM findings WHERE kind = :finding)")
+        if self.text:
+            conditions.append("instr(lower(path), :needle) > 0")
+        if self.below:
+            conditions.append("confidence <= :limit")
+        values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return " AND ".join(conditions) or "1", values | {
+            "needle": self.text[:MAX_TEXT].lower(),
+            "limit": self.max_confidence,
+        }
+
+
+class Library:
+    """The images of an index with their corrections and predictions; methods may be called from any thread.
+
+    An image is known by its position in the index.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        corrections: Corrections,
+        splits: Mapping[tuple[str, str], Split] | None = None,
+        predictions: Mapping[int, ImagePrediction] | None = None,
+    ) -> None:
+        """Fill the table.
+
+        `splits` are those of a run, by path and content, in place of the source's; `predictions` are by position.
+        """
+        self._corrections = corrections
+        self._lock = Lock()
+        self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        self._database.row_factory = sqlite3.Row
+        self._database.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows only ASCII
+        self._database.executescript(_TABLES)
+        known_splits, known_predictions = splits or {}, predictions or {}
+        rows = []
+        for i, image in enumerate(index.images):
+            split = known_splits.get((image.path, image.sha256), image.split)
+            p = known_predictions.get(i)
+            model = (None, None, None) if p is None else (p.predicted, p.confidence, p.label_probability)
+            size = (image.width, image.height)
+            rows.append((i, image.path, image.sha256, *size, image.label, split, image.label, split, *model))
+        self._database.executemany(
+            "INSERT INTO images (id, path, sha256, width, height, source_label, source_split, label, split, predicted, "
+            "confidence, label_probability) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        self.has_predictions = bool(known_predictions)
+        self.has_splits = bool(known_splits) or any(image.split for image in index.images)
+        self.can_move = any(image.split for image in index.images)
+        self.update(corrections.list_changed())
+
+    def close(self) -> None:
+        """Free the table."""
+        self._database.close()
+
+    def list_ids(self, query: Query) -> list[int]:
+        """Return the positions of the images that the query asks for, in its order."""
+        where, values = query.build_where()
+        statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # texts of ours
+        return [row[0] for row in self._run(statement, values)]
+
+    def describe(self, ids: Iterable[int]) -> list[dict[str, Any]]:
+        """Return the rows of images as JSON values, in the order of `ids`; unknown ones are left out."""
+        wanted = json.dumps(list(ids))
+        rows = self._run("SELECT * FROM images WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+        findings: dict[int, list[dict[str, str]]] = {}
+        for row in self._run(
+            "SELECT DISTINCT image, kind, reason FROM findings WHERE image IN (SELECT value FROM json_each(?))",
+            (wanted,),
+        ):
+            findings.setdefault(row["image"], []).append({"kind": row["kind"], "reason": row["reason"]})
+        by_id = {row["id"]: dict(row) | {"findings": findings.get(row["id"], [])} for row in rows}
+        return [by_id[i] for i in json.loads(wanted) if i in by_id]
+
+    def iter_kept(self) -> Iterator[sqlite3.Row]:
+        """Yield the rows of the images that are not dropped, in the order of the index."""
+        yield from self._run("SELECT path, label, split FROM images WHERE NOT dropped ORDER BY id")
+
+    def count_values(self) -> dict[str, dict[str, int]]:
+        """Return the number of images of each class, split, predicted class and kind of finding, largest first.
+
+        Dropped images count in no class and no split.
+        """
+        counts = {}
+        for name in ("label", "split", "predicted"):
+            where = f"{name} IS NOT NULL" + (" AND NOT dropped" if name != "predicted" else "")
+            statement = f"SELECT {name}, count(*) FROM images WHERE {where} GROUP BY 1 ORDER BY 1"  # noqa: S608
+            counts[name] = {row[0]: row[1] for row in self._run(statement)}
+        kinds = "SELECT kind, count(DISTINCT image) FROM findings GROUP BY 1 ORDER BY min(rowid)"
+        counts["finding"] = {row[0]: row[1] for row in self._run(kinds)}
+        for state, condition in STATES.items():
+            statement = f"SELECT count(*) FROM images WHERE {condition}"  # noqa: S608
+            counts.setdefault("state", {})[state] = self._run(statement)[0][0]
+        return counts
+
+    def update(self, ids: Iterable[int]) -> None:
+        """Take over the corrections of these images."""
+        rows = []
+        for i in ids:
+            entries = self._corrections.get(i)
+            label, split = (entries[action].to if action in entries else None for action in ("relabel", "move"))
+            rows.append((label, split, "drop" in entries, i))
+        with self._lock:
+            self._database.executemany(
+                "UPDATE images SET label = coalesce(?, source_label), split = coalesce(?, source_split), dropped = ? "
+                "WHERE id = ?",
+                rows,
+            )
+
+    def set_findings(self, findings: Sequence[Finding]) -> None:
+        """Replace the findings by these; those on classes or folders are of no image."""
+        with self._lock:
+            ids: dict[str, list[int]] = {}
+            for row in self._database.execute("SELECT id, path FROM images"):
+                ids.setdefault(row["path"], []).append(row["id"])
+            rows = [
+                (i, finding.kind, number, reason)
+                for finding in findings
+                for number, (paths, reason) in enumerate(_list_members(finding))
+                for path in paths
+                for i in ids.get(path, ())
+            ]
+            self._database.execute("DELETE FROM findings")
+            self._database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", rows)
+
+    def _run(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._database.execute(statement, values).fetchall()
+
+
+def _list_members(finding: Finding) -> list[tuple[tuple[str, ...], str]]:
+    """Return the paths of each group of a finding, or each of its images alone, with the reason."""
+    if finding.groups:
+        return [(group, ", ".join(group[:8])) for group in finding.groups]
+    reasons = finding.reasons or ("",) * len(finding.paths)
+    return [((path,), reason) for path, reason in zip(finding.paths, reasons, strict=True)]

@@ -1,0 +1,273 @@
+// A grid that shows any number of images with few elements: only the rows in view, and some above and below, exist.
+
+import { loadImages } from "./api.js";
+
+const GAP = 8;
+const MARGIN_ROWS = 3; // above and below the view
+const MAX_HEIGHT = 15_000_000; // pixels that browsers can scroll
+
+export class Grid {
+  #order = new Uint32Array();
+  #rows = new Map(); // what is known of images, by id
+  #tiles = new Map(); // the elements that exist, by position
+  #waiting = new Set(); // ids whose rows were asked for
+  #columns = 1;
+  #side = 160;
+  #anchor = 0;
+
+  /** `describe(row)` returns the elements of a caption of `captionHeight` pixels; `onChange()` is called when cursor or selection change. */
+  constructor(element, canvas, { captionHeight, unreadable, describe, label, onChange, onOpen, onError }) {
+    Object.assign(this, { element, canvas, captionHeight, unreadable, describe, label, onChange, onOpen, onError });
+    this.cursor = 0;
+    this.selected = new Set(); // ids
+    new ResizeObserver(() => this.#layout()).observe(element);
+    element.addEventListener("scroll", () => this.#render(), { passive: true });
+    canvas.addEventListener("click", (event) => this.#click(event));
+    canvas.addEventListener("dblclick", () => this.onOpen());
+  }
+
+  get length() {
+    return this.#order.length;
+  }
+
+  get columns() {
+    return this.#columns;
+  }
+
+  get pageRows() {
+    return Math.max(1, Math.floor(this.element.clientHeight / this.#tileHeight));
+  }
+
+  /** The row of the image at the cursor, if it is known. */
+  get current() {
+    return this.#rows.get(this.#order[this.cursor]);
+  }
+
+  get currentId() {
+    return this.#order[this.cursor];
+  }
+
+  /** The ids that a correction is for: the selected ones, else that at the cursor. */
+  get targets() {
+    if (this.selected.size) return [...this.selected];
+    return this.length ? [this.currentId] : [];
+  }
+
+  row(id) {
+    return this.#rows.get(id);
+  }
+
+  setOrder(order) {
+    const id = this.currentId;
+    const known = new Set(order);
+    for (const chosen of this.selected) if (!known.has(chosen)) this.selected.delete(chosen);
+    this.#order = order;
+    const kept = order.indexOf(id);
+    this.cursor = Math.max(0, kept);
+    this.#anchor = this.cursor;
+    this.#clear();
+    this.#layout();
+    if (kept < 0) this.element.scrollTop = 0;
+    this.onChange();
+  }
+
+  /** Take over new rows, of which some may be in view. */
+  update(rows) {
+    for (const row of rows) this.#rows.set(row.id, row);
+    const changed = new Set(rows.map((row) => row.id));
+    for (const [position, tile] of this.#tiles) if (changed.has(this.#order[position])) this.#fill(tile, position);
+    this.onChange();
+  }
+
+  /** Forget the rows, and load those in view again. */
+  reload() {
+    this.#rows.clear();
+    this.#render();
+  }
+
+  move(position, { extend = false } = {}) {
+    if (!this.length) return;
+    this.cursor = Math.min(Math.max(0, position), this.length - 1);
+    if (extend) {
+      this.selected.clear();
+      const [first, last] = [Math.min(this.#anchor, this.cursor), Math.max(this.#anchor, this.cursor)];
+      for (let i = first; i <= last; i++) this.selected.add(this.#order[i]);
+    } else {
+      this.#anchor = this.cursor;
+    }
+    this.#scrollToCursor();
+    this.#render();
+    this.onChange();
+  }
+
+  toggle() {
+    if (!this.length) return;
+    this.#anchor = this.cursor;
+    if (!this.selected.delete(this.currentId)) this.selected.add(this.currentId);
+    this.#render();
+    this.onChange();
+  }
+
+  select(ids) {
+    this.selected = new Set(ids);
+    this.#render();
+    this.onChange();
+  }
+
+  selectAll() {
+    this.select(this.#order);
+  }
+
+  get #tileHeight() {
+    return this.#side + this.captionHeight + GAP;
+  }
+
+  get #fullHeight() {
+    return Math.ceil(this.length / this.#columns) * this.#tileHeight;
+  }
+
+  /** Where the first row in view is, in rows; beyond what browsers can scroll, the scroll bar stands for all rows. */
+  get #firstRow() {
+    const height = Math.min(this.#fullHeight, MAX_HEIGHT);
+    const scrollable = Math.max(1, height - this.element.clientHeight);
+    const fraction = Math.min(1, this.element.scrollTop / scrollable);
+    return (fraction * Math.max(0, this.#fullHeight - this.element.clientHeight)) / this.#tileHeight;
+  }
+
+  #scrollTo(row) {
+    const height = Math.min(this.#fullHeight, MAX_HEIGHT);
+    const range = Math.max(1, this.#fullHeight - this.element.clientHeight);
+    const scrollable = Math.max(0, height - this.element.clientHeight);
+    this.element.scrollTop = ((row * this.#tileHeight) / range) * scrollable;
+  }
+
+  #scrollToCursor() {
+    const row = Math.floor(this.cursor / this.#columns);
+    const visible = this.element.clientHeight / this.#tileHeight;
+    if (row < this.#firstRow) this.#scrollTo(row);
+    else if (row + 1 > this.#firstRow + visible) this.#scrollTo(row + 1 - visible);
+  }
+
+  #layout() {
+    const width = this.element.clientWidth - GAP;
+    const wanted = width < 500 ? 110 : 160;
+    const columns = Math.max(2, Math.floor(width / (wanted + GAP)));
+    const side = Math.floor(width / columns) - GAP;
+    if (columns !== this.#columns || side !== this.#side) {
+      [this.#columns, this.#side] = [columns, side];
+      this.#clear();
+    }
+    this.element.setAttribute("aria-rowcount", Math.ceil(this.length / columns));
+    this.element.setAttribute("aria-colcount", columns);
+    this.canvas.style.height = `${Math.min(this.#fullHeight, MAX_HEIGHT) + GAP}px`;
+    this.#render();
+  }
+
+  #clear() {
+    this.#tiles.clear();
+    this.canvas.replaceChildren();
+  }
+
+  #render() {
+    const first = this.#firstRow;
+    const visible = Math.ceil(this.element.clientHeight / this.#tileHeight);
+    const from = Math.max(0, Math.floor(first) - MARGIN_ROWS) * this.#columns;
+    const to = Math.min(this.length, (Math.floor(first) + visible + 1 + MARGIN_ROWS) * this.#columns);
+    for (const [position, tile] of this.#tiles) {
+      if (position < from || position >= to) {
+        tile.remove();
+        this.#tiles.delete(position);
+      }
+    }
+    const top = this.element.scrollTop - first * this.#tileHeight;
+    const missing = [];
+    for (let position = from; position < to; position++) {
+      let tile = this.#tiles.get(position);
+      if (!tile) {
+        tile = this.#make(position);
+        this.#tiles.set(position, tile);
+        this.canvas.append(tile);
+        this.#fill(tile, position);
+      }
+      const row = Math.floor(position / this.#columns);
+      const x = GAP + (position % this.#columns) * (this.#side + GAP);
+      tile.style.transform = `translate(${x}px, ${Math.round(top + row * this.#tileHeight) + GAP}px)`;
+      const id = this.#order[position];
+      tile.setAttribute("aria-selected", this.selected.has(id));
+      tile.classList.toggle("cursor", position === this.cursor);
+      if (!this.#rows.has(id) && !this.#waiting.has(id)) missing.push(id);
+    }
+    const current = this.#tiles.get(this.cursor);
+    if (current) this.element.setAttribute("aria-activedescendant", current.id);
+    else this.element.removeAttribute("aria-activedescendant");
+    if (missing.length) this.#load(missing);
+  }
+
+  async #load(ids) {
+    for (const id of ids) this.#waiting.add(id);
+    try {
+      this.update(await loadImages(ids.slice(0, 500)));
+    } catch (error) {
+      this.onError(error);
+    } finally {
+      for (const id of ids) this.#waiting.delete(id);
+    }
+  }
+
+  #make(position) {
+    const tile = document.createElement("div");
+    tile.id = `image-${this.#order[position]}`;
+    tile.className = "tile";
+    tile.setAttribute("role", "gridcell");
+    tile.dataset.position = position;
+    tile.style.width = `${this.#side}px`;
+    tile.style.height = `${this.#side + this.captionHeight}px`;
+    return tile;
+  }
+
+  #fill(tile, position) {
+    const row = this.#rows.get(this.#order[position]);
+    if (!row) return;
+    let image = tile.querySelector("img, .unreadable");
+    if (!image) {
+      image = document.createElement("img");
+      image.style.height = `${this.#side}px`;
+      image.alt = "";
+      image.decoding = "async";
+      image.addEventListener("error", () => this.#replace(image), { once: true });
+      image.src = `/thumbnails/${row.sha256}.webp`;
+    }
+    const caption = document.createElement("div");
+    caption.className = "caption";
+    caption.append(...this.describe(row));
+    tile.setAttribute("aria-label", this.label(row));
+    tile.title = row.path;
+    tile.classList.toggle("dropped", Boolean(row.dropped));
+    tile.classList.toggle("corrected", row.label !== row.source_label || row.split !== row.source_split);
+    tile.replaceChildren(image, caption);
+  }
+
+  #replace(image) {
+    const text = document.createElement("div");
+    text.className = "unreadable";
+    text.style.height = image.style.height;
+    text.textContent = this.unreadable;
+    image.replaceWith(text);
+  }
+
+  #click(event) {
+    const tile = event.target.closest(".tile");
+    if (!tile) return;
+    this.element.focus({ preventScroll: true });
+    const position = Number(tile.dataset.position);
+    if (event.shiftKey) {
+      this.move(position, { extend: true });
+    } else if (event.ctrlKey || event.metaKey || matchMedia("(pointer: coarse)").matches) {
+      this.move(position);
+      this.toggle();
+    } else {
+      this.selected.clear();
+      this.move(position);
+    }
+  }
+}

@@ -1,0 +1,348 @@
+// The page: filters, the grid, corrections and keys.
+
+import * as api from "./api.js";
+import { Grid } from "./grid.js";
+
+const POLL_MS = 3000; // between looks at what other pages changed
+const CHECK_MS = 500; // while the images are being checked
+const MAX_KEYS = 9; // classes with a digit
+
+const $ = (selector) => document.querySelector(selector);
+const texts = JSON.parse($("#texts").textContent);
+const form = $("#query");
+const number = new Intl.NumberFormat(document.documentElement.lang);
+const state = { revision: 0, counts: {}, check: { status: "new" }, corrections: 0 };
+const clicks = []; // numbers of the clicks of this page, for undo
+let loading = null; // aborts the request of an older query
+
+const grid = new Grid($("#grid"), $("#canvas"), {
+  captionHeight: document.body.dataset.predictions === "1" ? 44 : 26,
+  unreadable: texts.unreadable,
+  describe: describeImage,
+  label: nameImage,
+  onChange: showSelection,
+  onOpen: openViewer,
+  onError: showError,
+});
+
+function element(name, text, className = "") {
+  const created = document.createElement(name);
+  created.textContent = text;
+  if (className) created.className = className;
+  return created;
+}
+
+function percent(value) {
+  return value === null ? "" : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)}%`;
+}
+
+function describeImage(row) {
+  const label = element("b", row.label);
+  const isWrong = row.predicted !== null && row.predicted !== row.label;
+  const model = row.predicted === null ? "" : `${isWrong ? row.predicted : "✓"} ${percent(row.confidence)}`;
+  const lines = [label, element("span", model, isWrong ? "wrong" : "soft")];
+  if (row.findings.length) lines.push(element("i", "●", "finding"));
+  return lines;
+}
+
+function nameImage(row) {
+  const parts = [row.path, row.label];
+  if (row.predicted !== null) parts.push(`${texts.model}: ${row.predicted} ${percent(row.confidence)}`);
+  if (row.dropped) parts.push(texts.dropped);
+  return parts.join(", ");
+}
+
+// Filters
+
+function readQuery() {
+  const query = new URLSearchParams();
+  for (const [name, value] of new FormData(form)) if (value) query.set(name, value);
+  if (query.get("sort") === "group" && !query.get("finding")) query.set("sort", "path");
+  return query;
+}
+
+async function list() {
+  loading?.abort();
+  loading = new AbortController();
+  const query = readQuery();
+  const address = new URL(location.href);
+  for (const name of [...address.searchParams.keys()]) if (name !== "lang") address.searchParams.delete(name);
+  for (const [name, value] of query) if (name !== "sort" || value !== "path") address.searchParams.set(name, value);
+  history.replaceState(null, "", address);
+  try {
+    grid.setOrder(await api.loadOrder(query, loading.signal));
+    $("#empty").hidden = grid.length > 0;
+    hideMessage();
+  } catch (error) {
+    if (error.name !== "AbortError") showError(error);
+  }
+}
+
+function restoreQuery() {
+  for (const [name, value] of new URLSearchParams(location.search)) {
+    const field = form.elements[name];
+    if (!field) continue;
+    if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) {
+      field.append(new Option(value, value));
+    }
+    field.value = value;
+  }
+}
+
+function fillCounts() {
+  for (const select of form.querySelectorAll("select[data-counts]")) {
+    const chosen = select.value;
+    const counts = Object.entries(state.counts[select.dataset.counts] ?? {});
+    const options = counts.map(
+      ([name, count]) => new Option(`${texts[name] && select.name === "split" ? texts[name] : name} (${number.format(count)})`, name),
+    );
+    if (chosen && !counts.some(([name]) => name === chosen)) options.push(new Option(`${chosen} (0)`, chosen));
+    select.replaceChildren(select.options[0], ...options);
+    select.value = chosen;
+  }
+  for (const option of form.elements.state.options) {
+    if (option.value) option.textContent = `${texts[option.value]} (${number.format(state.counts.state?.[option.value] ?? 0)})`;
+  }
+}
+
+// State
+
+function takeOver(response) {
+  const { rows, click, ...rest } = response;
+  const isKnown = JSON.stringify(rest.counts) === JSON.stringify(state.counts);
+  const wasChecked = state.check.status === "complete";
+  Object.assign(state, rest);
+  if (rows.length) grid.update(rows);
+  if (!isKnown) {
+    fillCounts();
+    showClasses();
+  }
+  const one = state.corrections === 1 ? "one-correction" : "corrections";
+  $("#corrections").textContent = `${number.format(state.corrections)} ${texts[one]}`;
+  showCheck();
+  if (state.check.status === "complete" && !wasChecked) showFindings();
+  return click;
+}
+
+function showCheck() {
+  const { status, done, total, error } = state.check;
+  const share = total ? ` ${Math.round((100 * done) / total)}%` : "";
+  $("#check").disabled = status === "running" || status === "complete";
+  $("#check-state").textContent = { new: "", running: `${texts.checking}${share}`, failed: error, complete: texts.checked }[status];
+}
+
+async function showFindings() {
+  const kinds = Object.keys(state.counts.finding ?? {});
+  $("#finding-filter").hidden = !kinds.length;
+  form.elements.sort.querySelector('[value="group"]').hidden = !kinds.length;
+  if (!kinds.length) $("#check-state").textContent = `${texts.checked}: ${texts["no-findings"]}`;
+  grid.reload(); // their rows name the findings
+}
+
+let timer = 0;
+
+async function poll() {
+  clearTimeout(timer);
+  let wait = POLL_MS;
+  try {
+    if (!document.hidden) {
+      takeOver(await api.loadState(state.revision));
+      if (state.check.status === "running") wait = CHECK_MS;
+      if ($("#message").dataset.offline) hideMessage();
+    }
+  } catch {
+    showMessage(texts.offline, { offline: true });
+  }
+  clearTimeout(timer); // another look may have begun meanwhile
+  timer = setTimeout(poll, wait);
+}
+
+// Selection and corrections
+
+function showSelection() {
+  const count = grid.selected.size;
+  const word = grid.length === 1 ? "one-image" : "images";
+  $("#count").textContent = `${number.format(grid.length)} ${texts[word]}`;
+  $("#selection").textContent = count ? `${number.format(count)} ${texts.selected}` : grid.current?.path ?? "";
+  $("#actions").hidden = !grid.length;
+  const labels = new Set(grid.targets.slice(0, 1000).map((id) => grid.row(id)?.label));
+  for (const button of $("#classes").querySelectorAll("[data-to]")) {
+    button.setAttribute("aria-pressed", labels.size === 1 && labels.has(button.dataset.to));
+  }
+  if ($("#viewer").open) fillViewer();
+}
+
+function showClasses() {
+  const names = Object.keys(state.counts.label ?? {});
+  const buttons = names.map((name, i) => {
+    const button = element("button", name);
+    button.type = "button";
+    button.dataset.edit = "relabel";
+    button.dataset.to = name;
+    if (i < MAX_KEYS) button.append(" ", element("kbd", String(i + 1)));
+    return button;
+  });
+  const another = element("button", texts["new-class"]);
+  another.type = "button";
+  another.id = "another";
+  another.addEventListener("click", askForClass);
+  $("#classes").replaceChildren(...buttons, another);
+  showSelection();
+}
+
+async function change(request) {
+  try {
+    const click = takeOver(await request);
+    hideMessage();
+    return click;
+  } catch (error) {
+    showError(error);
+    return null;
+  }
+}
+
+async function edit(name, to = null) {
+  const ids = grid.targets;
+  if (!ids.length) return;
+  const click = await change(api.correct(ids, name, to));
+  if (click === null) return;
+  clicks.push(click);
+  $("#undo").disabled = false;
+  if (!grid.selected.size && (name === "relabel" || name === "drop")) grid.move(grid.cursor + 1);
+  else grid.select([]);
+}
+
+async function undo() {
+  const click = clicks.pop();
+  $("#undo").disabled = !clicks.length;
+  if (click !== undefined) await change(api.undo(click));
+}
+
+function toggleDropped() {
+  const isDropped = grid.targets.every((id) => grid.row(id)?.dropped);
+  edit(isDropped ? "restore" : "drop");
+}
+
+function askForClass() {
+  $("#new-class-name").value = "";
+  $("#new-class").returnValue = "";
+  $("#new-class").showModal();
+}
+
+// Viewer, help, messages
+
+function openViewer() {
+  if (!grid.current) return;
+  fillViewer();
+  if (!$("#viewer").open) $("#viewer").showModal();
+}
+
+function fillViewer() {
+  const row = grid.current;
+  if (!row) return;
+  const address = `/large/${row.sha256}.webp`;
+  if (!$("#viewer-image").src.endsWith(address)) $("#viewer-image").src = address;
+  $("#viewer-image").alt = nameImage(row);
+  $("#viewer-path").textContent = row.path;
+  const facts = [[texts.class, row.label + (row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label})`)]];
+  if (row.split) facts.push([texts.split, texts[row.split]]);
+  if (row.predicted !== null) facts.push([texts.model, `${row.predicted} ${percent(row.confidence)}`]);
+  facts.push([texts.pixels, `${row.width} × ${row.height}`]);
+  if (row.dropped) facts.push([texts.state, texts.dropped]);
+  for (const finding of row.findings) facts.push([texts.finding, [finding.kind, finding.reason].filter(Boolean).join(": ")]);
+  $("#viewer-facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+}
+
+function showMessage(text, { offline = false } = {}) {
+  const message = $("#message");
+  message.textContent = text;
+  message.hidden = false;
+  if (offline) message.dataset.offline = "1";
+}
+
+function hideMessage() {
+  $("#message").hidden = true;
+  delete $("#message").dataset.offline;
+}
+
+function showError(error) {
+  if (error instanceof TypeError) showMessage(texts.offline, { offline: true });
+  else showMessage(error.message);
+}
+
+// Events
+
+let typing = 0;
+form.addEventListener("input", (event) => {
+  clearTimeout(typing);
+  typing = setTimeout(list, event.target.type === "search" ? 150 : 0);
+});
+form.addEventListener("reset", () => setTimeout(list));
+form.addEventListener("submit", (event) => event.preventDefault());
+form.elements.finding.addEventListener("change", () => {
+  form.elements.sort.value = form.elements.finding.value ? "group" : "path";
+});
+$("#check").addEventListener("click", async () => {
+  await change(api.startCheck());
+  await poll();
+});
+$("#undo").addEventListener("click", undo);
+$("#help").addEventListener("click", () => $("#keys").showModal());
+$("#actions").addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-edit]");
+  if (button) edit(button.dataset.edit, button.dataset.to ?? null);
+});
+$("#new-class").addEventListener("close", () => {
+  const name = $("#new-class-name").value.trim();
+  if ($("#new-class").returnValue === "add" && name) edit("relabel", name);
+});
+for (const button of document.querySelectorAll("dialog .close")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+
+const MOVES = {
+  ArrowLeft: () => grid.cursor - 1,
+  ArrowRight: () => grid.cursor + 1,
+  ArrowUp: () => grid.cursor - grid.columns,
+  ArrowDown: () => grid.cursor + grid.columns,
+  PageUp: () => grid.cursor - grid.columns * grid.pageRows,
+  PageDown: () => grid.cursor + grid.columns * grid.pageRows,
+  Home: () => 0,
+  End: () => grid.length - 1,
+};
+const KEYS = {
+  " ": () => grid.toggle(),
+  Enter: openViewer,
+  "/": () => form.elements.text.focus(),
+  "?": () => $("#keys").showModal(),
+  Escape: () => grid.select([]),
+  a: () => grid.selectAll(),
+  u: undo,
+  x: toggleDropped,
+};
+
+document.addEventListener("keydown", (event) => {
+  const isTyping = event.target.closest("input, select, textarea");
+  if (event.key === "Escape" && isTyping && !event.target.closest("dialog")) {
+    event.target.blur();
+    $("#grid").focus();
+    return;
+  }
+  if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+  const viewer = $("#viewer").open;
+  if (document.querySelector("dialog[open]") && !viewer) return;
+  if (event.target.closest("button, a, summary") && ["Enter", " "].includes(event.key)) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (viewer && (key === "Escape" || key === "Enter")) return;
+  const names = Object.keys(state.counts.label ?? {});
+  if (MOVES[key]) grid.move(MOVES[key](), { extend: event.shiftKey && !viewer });
+  else if (KEYS[key]) KEYS[key]();
+  else if (/^[1-9]$/.test(key) && names[key - 1] !== undefined) edit("relabel", names[key - 1]);
+  else return;
+  event.preventDefault();
+});
+
+if (matchMedia("(max-width: 40rem)").matches) $("#filters").open = false;
+restoreQuery();
+await Promise.all([list(), poll()]);
+$("#grid").focus({ preventScroll: true });

@@ -1,0 +1,43 @@
+"""`Thumbnails`: small and large versions of the images of an index, as WebP files, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from sightline.data.types import Index
+from sightline.errors import ImageError
+from sightline.preprocessing import PreprocessingSpec
+from sightline.report.doctor_page import encode_thumbnail
+
+SMALL, LARGE = 160, 1024  # pixels of the longer side
+KEPT = 2000  # small versions in memory, about 5 kB each
+
+
+class Thumbnails:
+    """Versions of images by their content hash; methods may be called from any thread."""
+
+    def __init__(self, index: Index, preprocess: PreprocessingSpec) -> None:
+        """Decode as `preprocess` does, whatever its size."""
+        self._index, self._preprocess = index, preprocess
+        self._positions = {image.sha256: i for i, image in reversed(list(enumerate(index.images)))}
+        self._encode_small = lru_cache(KEPT)(self._encode)
+
+    def encode(self, sha256: str, *, large: bool = False) -> bytes | None:
+        """Return the image with this hash as a WebP file; None if there is none or it cannot be decoded."""
+        position = self._positions.get(sha256)
+        if position is None:
+            return None
+        return self._encode(position, LARGE) if large else self._encode_small(position, SMALL)
+
+    def _encode(self, position: int, side: int) -> bytes | None:
+        image = self._index.images[position]
+        scale = min(1.0, side / max(image.width, image.height))
+        height, width = (max(1, round(scale * length)) for length in (image.height, image.width))
+        spec = self._preprocess.with_size(height, width)
+        try:
+            content = self._index.read(position)
+            return encode_thumbnail(spec.apply(content) if isinstance(content, np.ndarray) else spec.decode(content))
+        except (ImageError, OSError):
+            return None

@@ -1,0 +1,78 @@
+"""`sightline studio`, as its user starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import Command
+from sightline import DataError, Dataset, Run
+from sightline.studio.contents import open_studio
+from sightline.studio.library import Query
+
+
+def test_a_run_is_shown_with_its_splits_and_predictions(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run = Run(trained[0])
+    with open_studio(run, tmp_path / "fixes.jsonl") as studio:
+        library = studio.library
+        for split in ("validation", "test"):
+            ids = library.list_ids(Query(split=split))
+            rows = library.describe(ids)
+            right = sum(row["predicted"] == row["label"] for row in rows)
+            metrics = getattr(run, split)
+            assert (len(rows), right / len(rows)) == (metrics.count, pytest.approx(metrics.accuracy))
+        train = library.describe(library.list_ids(Query(split="train")))
+        assert {row["predicted"] for row in train} == {None}, "not evaluated on what it learned"
+        assert not library.can_move, "the source has no splits"
+        least = library.describe(library.list_ids(Query(sort="confidence"))[:2])
+        assert least[0]["confidence"] <= least[1]["confidence"]
+
+
+def test_the_command_prints_its_address_serves_and_ends_with_0(colors: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sightline", "studio", str(colors)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{address}/state", timeout=30) as response:  # noqa: S310  # our own server
+            assert json.load(response)["counts"]["label"] == {"blue": 40, "green": 40, "red": 40}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert list(tmp_path.iterdir()) == [], "nothing is written without a correction"
+
+
+def test_what_cannot_be_shown_is_refused(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], colors: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, words in (
+            ((tmp_path / "none",), "There is no folder"),
+            ((trained[0], "--set", "data.class_level=2"), "a run knows how it read its own"),
+            ((colors, "--port", port), f"Cannot listen on 127.0.0.1:{port}"),
+            ((colors, "--patch", colors), "The patch"),
+        ):
+            result = sightline("studio", *arguments)
+            assert (result.code, result.out) == (2, ""), arguments
+            assert words in result.err
+
+
+def test_images_of_several_labels_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,labels\n" + "".join(f"{i}.png,a;b\n" for i in range(4)), encoding="utf-8")
+    with pytest.raises(DataError, match="cannot edit yet"), open_studio(Dataset(table), tmp_path / "fixes.jsonl"):
+        pass

@@ -1,0 +1,221 @@
+"""The studio's addresses: what they return, and whom they refuse."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline import Dataset
+from sightline.studio import messages
+from sightline.studio.contents import Studio, open_studio
+
+pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
+testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
+
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def connect(studio: Studio) -> Any:
+    from sightline.studio.app import create_app
+
+    return testclient.TestClient(create_app(studio), ADDRESS, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(studio: Studio) -> Iterator[Any]:
+    """A page that has loaded: its client sends the token."""
+    with connect(studio) as opened:
+        token = re.search(r'name="csrf-token" content="([^"]+)"', opened.get("/").text)
+        assert token
+        opened.headers["X-CSRF-Token"] = token[1]
+        yield opened
+
+
+def test_the_page_loads_only_from_itself(client: Any) -> None:
+    response = client.get("/")
+    assert response.status_code == 200
+    assert "default-src 'self'" in response.headers["content-security-policy"]
+    assert "style=" not in response.text
+    assert not re.search(r"<script(?![^>]*(src=|application/json))", response.text), "no script in the page"
+    places = re.findall(r'(?:src|href)="([^"]+)"', response.text)
+    assert not [place for place in places if "//" in place]
+    for place in places:
+        if place.startswith("/"):
+            assert client.get(place).status_code == 200, place
+
+
+@pytest.mark.parametrize("language", messages.LANGUAGES)
+def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: str) -> None:
+    texts = messages.select(language)
+    page = client.get("/", params={"lang": language}).text
+    assert f'<html lang="{"zh-CN" if language == "zh" else "en"}"' in page
+    assert texts["check"] in page
+    assert set(texts) == set(messages.select("en"))
+    scripts = "".join(path.read_text() for path in (Path(messages.__file__).parent / "static").glob("*.js"))
+    used = set(re.findall(r'texts(?:\.([a-z]+)|\["([a-z-]+)"\])', scripts))
+    assert {a or b for a, b in used} <= set(texts)
+    template = (Path(messages.__file__).parent / "templates" / "library.html.j2").read_text()
+    named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', template))
+    chosen_by_value = {"wrong", "right", "corrected", "dropped", "train", "validation", "test"}
+    chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
+    assert set(texts) == named | chosen_by_value, "each text is used"
+
+
+def test_images_are_listed_described_and_shown(client: Any) -> None:
+    ids = np.frombuffer(client.get("/order", params={"label": "green"}).content, "<u4")
+    assert ids.tolist() == list(range(8, 16))
+    (row,) = client.get("/images", params={"ids": "8"}).json()
+    assert (row["path"], row["label"], row["width"]) == ("green/green-000.png", "green", 32)
+    for kind in ("thumbnails", "large"):
+        response = client.get(f"/{kind}/{row['sha256']}.webp")
+        assert "immutable" in response.headers["cache-control"]
+        pixels = np.asarray(Image.open(io.BytesIO(response.content)).convert("RGB"))
+        assert pixels.shape == (32, 32, 3)
+        assert pixels.mean((0, 1)).argmax() == 1, "green"
+
+
+def test_a_correction_is_saved_shown_and_undone(client: Any, patch: Path) -> None:
+    response = client.post("/corrections", json={"ids": [0, 1], "edit": "relabel", "to": "purple"}).json()
+    assert (response["corrections"], response["counts"]["label"]["purple"]) == (2, 2)
+    assert [(row["id"], row["label"], row["source_label"]) for row in response["rows"]] == [
+        (0, "purple", "blue"), (1, "purple", "blue"),
+    ]  # fmt: skip
+    assert patch.read_text(encoding="utf-8").count("\n") == 2
+    other = client.get("/state", params={"since": "0"}).json()
+    assert [row["id"] for row in other["rows"]] == [0, 1], "another page learns of it"
+    assert client.get("/state", params={"since": response["revision"]}).json()["rows"] == []
+    undone = client.post("/undo", json={"click": response["click"]}).json()
+    assert (undone["corrections"], undone["rows"][0]["label"]) == (0, "blue")
+    again = client.post("/undo", json={"click": response["click"]})
+    assert (again.status_code, again.json()) == (400, {"error": "There is nothing to undo."})
+
+
+def test_the_corrected_list_is_a_table_that_train_reads(client: Any, colors: Path, tmp_path: Path) -> None:
+    client.post("/corrections", json={"ids": [0], "edit": "relabel", "to": "=purple"})
+    client.post("/corrections", json={"ids": [1], "edit": "drop"})
+    response = client.get("/images.csv")
+    assert 'filename="images.csv"' in response.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    assert rows[0] == {"path": "blue/blue-000.png", "label": "'=purple"}, "no spreadsheet runs it"
+    assert len(rows) == 23
+    table = tmp_path / "images.csv"
+    table.write_bytes(response.content)
+    assert len(Dataset.from_csv(table, set={"data.root": str(colors)})) == 23
+
+
+def test_the_checks_of_doctor_become_filters(colors: Path, tmp_path: Path) -> None:
+    for label in ("blue", "red"):
+        (tmp_path / "twins" / label).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / "twins" / label / f"{i}.png").write_bytes((colors / "blue" / f"blue-00{i}.png").read_bytes())
+    with open_studio(Dataset(tmp_path / "twins"), tmp_path / "fixes.jsonl") as studio, connect(studio) as client:
+        page = client.get("/").text
+        headers = {"X-CSRF-Token": page.partition('csrf-token" content="')[2].partition('"')[0]}
+        assert client.get("/state").json()["check"]["status"] == "new"
+        assert client.post("/check", headers=headers).status_code == 200
+        studio.check.wait()
+        state = client.post("/check", headers=headers).json()
+        assert state["check"]["status"] == "complete"
+        assert state["counts"]["finding"]["conflicting-duplicates"] == 4
+        query = {"finding": "conflicting-duplicates", "sort": "group"}
+        ids = np.frombuffer(client.get("/order", params=query).content, "<u4").tolist()
+        rows = client.get("/images", params={"ids": ",".join(map(str, ids))}).json()
+        assert [row["path"] for row in rows] == ["blue/0.png", "red/0.png", "blue/1.png", "red/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"Host": "evil.example"}, "this machine's own names"),
+        ({"Host": "127.0.0.1.evil.example:8000"}, "this machine's own names"),
+        ({"Origin": "http://evil.example"}, "from another page"),
+        ({"Origin": "null"}, "from another page"),
+        ({"Origin": "http://127.0.0.1:9999"}, "from another page"),
+        ({"X-CSRF-Token": ""}, "started again"),
+        ({"X-CSRF-Token": "\u00e9"}, "started again"),
+    ],
+)
+def test_other_pages_change_nothing(client: Any, patch: Path, headers: dict[str, str], words: str) -> None:
+    encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+    for path in ("/corrections", "/undo", "/check"):
+        response = client.post(path, json={"ids": [0], "edit": "drop"}, headers=encoded)
+        assert response.status_code == 403
+        assert words in response.json()["error"]
+    assert not patch.exists()
+    if "Host" in headers:
+        assert client.get("/images?ids=0", headers=encoded).status_code == 403, "nothing is read under another name"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/images?ids=x", 400),
+        ("/images?ids=" + ",".join(["1"] * 501), 400),
+        ("/images?ids=99999999999999999999", 400),
+        ("/order?sort=nothing", 400),
+        ("/order?below=-1", 400),
+        ("/thumbnails/0.webp", 404),
+        ("/thumbnails/..%2F..%2Fetc%2Fpasswd.webp", 404),
+        ("/static/..%2Fapp.py", 404),
+        ("/static/../app.py", 404),
+        ("/state?since=-1", 200),
+        ("/images?ids=", 200),
+        ("/images?ids=1000", 200),
+    ],
+)
+def test_odd_addresses(client: Any, path: str, status: int) -> None:
+    assert client.get(path).status_code == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"{", b'{"ids": "0", "edit": "drop"}', b'{"ids": [true], "edit": "drop"}', b'{"ids": [0]}',
+        b'{"ids": [0.5], "edit": "drop"}', b'{"ids": [0], "edit": "relabel", "to": 3}',
+        b'{"ids": [1e400], "edit": "drop"}',
+        b'{"ids": [' + b"0," * 10 + b'99], "edit": "drop"}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_an_odd_body_is_refused_in_a_sentence(client: Any, patch: Path, body: bytes) -> None:
+    response = client.post("/corrections", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"].endswith((".", "again."))
+    assert not patch.exists()
+
+
+def test_a_body_has_a_limit(client: Any) -> None:
+    assert client.post("/corrections", content=b" " * (1 << 20) + b"{}").status_code == 413
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    label = "<img src=x onerror=alert(1)>"
+    (tmp_path / "data" / label).mkdir(parents=True)
+    (tmp_path / "data" / "b").mkdir()
+    for i, folder in enumerate((label, "b")):
+        Image.new("RGB", (8, 8), (90 * i, 0, 0)).save(tmp_path / "data" / folder / "\x1b[2J\u202e.png")
+    with open_studio(Dataset(tmp_path / "data"), tmp_path / "</script><b>.jsonl") as studio, connect(studio) as client:
+        assert "</script><b>" not in client.get("/").text
+        rows = client.get("/images", params={"ids": "0,1"})
+        assert rows.headers["content-type"] == "application/json"
+        assert label in {row["label"] for row in json.loads(rows.text)}
+
+
+def test_an_image_that_cannot_be_decoded_is_missing_alone(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "data" / label / f"{label}.png")
+    whole = (tmp_path / "data" / "a" / "a.png").read_bytes()
+    (tmp_path / "data" / "a" / "a.png").write_bytes(whole[: len(whole) // 2])
+    with open_studio(Dataset(tmp_path / "data"), tmp_path / "fixes.jsonl") as studio, connect(studio) as client:
+        rows = client.get("/images", params={"ids": "0,1"}).json()
+        codes = [client.get(f"/thumbnails/{row['sha256']}.webp").status_code for row in rows]
+        assert codes == [404, 200]

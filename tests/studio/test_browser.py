@@ -1,0 +1,263 @@
+"""The studio in a real browser: what its user sees and does, by mouse, keyboard and touch."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.data.types import ImageRecord, Index
+from sightline.preprocessing import PreprocessingSpec
+from sightline.studio.checks import BackgroundCheck
+from sightline.studio.contents import Studio, open_studio
+from sightline.studio.corrections import Corrections
+from sightline.studio.library import ImagePrediction, Library
+from sightline.studio.thumbnails import Thumbnails
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+MOST_NODES = 700  # of the page: about 300 are of the images in view
+MANY = 100_000
+
+
+@contextmanager
+def serve(studio: Studio, port: int = 0) -> Iterator[str]:
+    """Serve a studio in a thread and yield its address."""
+    import uvicorn
+
+    from sightline.studio.app import create_app
+
+    server = uvicorn.Server(uvicorn.Config(create_app(studio), port=port, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.02)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Any]:
+    """Open an address; a script that fails, or a resource that is refused, fails the test."""
+    contexts, errors = [], []
+
+    def open_one(address: str, width: int = 1280, **options: Any) -> Any:
+        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        page.wait_for_selector(".tile img, #empty:not([hidden])")
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert [error for error in errors if "ERR_CONNECTION_REFUSED" not in error] == []
+
+
+def expect_text(page: Any, selector: str, text: str) -> None:
+    playwright.expect(page.locator(selector)).to_have_text(text, timeout=15_000)
+
+
+def labels(page: Any) -> list[str]:
+    return [str(text) for text in page.locator(".tile .caption b").all_text_contents()]
+
+
+def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
+    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+    return [(row["action"], row["path"], row.get("to")) for row in rows]
+
+
+def test_labels_are_corrected_by_keyboard_alone(studio: Studio, patch: Path, open_page: Any) -> None:
+    with serve(studio) as address:
+        page = open_page(address)
+        assert page.locator("#count").text_content() == "24 images"
+        page.keyboard.press("3")  # red, and on to the next
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "2 corrections")
+        assert read_lines(patch) == [("relabel", "blue/blue-000.png", "red"), ("drop", "blue/blue-002.png", None)]
+        page.keyboard.press("u")
+        expect_text(page, "#corrections", "1 correction")
+        assert read_lines(patch) == [("relabel", "blue/blue-000.png", "red")]
+        page.keyboard.press("Home")
+        for _ in range(2):
+            page.keyboard.press("Shift+ArrowRight")
+        assert page.locator("#selection").text_content() == "3 selected"
+        page.keyboard.press("2")
+        expect_text(page, "#corrections", "3 corrections")
+        assert [to for _, _, to in read_lines(patch)] == ["green"] * 3
+        page.keyboard.press("/")
+        page.keyboard.type("red-00")
+        expect_text(page, "#count", "8 images")
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "11 corrections")
+        assert page.locator(".tile.dropped").count() == 8
+        page.keyboard.press("?")
+        assert page.locator("#keys").is_visible()
+        page.keyboard.press("Escape")
+        assert not page.locator("#keys").is_visible()
+
+
+def test_filters_stay_in_the_address(studio: Studio, open_page: Any) -> None:
+    with serve(studio) as address:
+        page = open_page(address)
+        page.select_option("select[name=label]", "green")
+        expect_text(page, "#count", "8 images")
+        assert set(labels(page)) == {"green"}
+        assert page.url.endswith("?label=green")
+        page.reload()
+        page.wait_for_selector(".tile img")
+        assert page.locator("#count").text_content() == "8 images"
+        assert page.locator("select[name=label]").input_value() == "green"
+        page.fill("input[name=text]", "nothing")
+        page.wait_for_selector("#empty:not([hidden])")
+        page.click("#clear")
+        expect_text(page, "#count", "24 images")
+
+
+def test_an_image_is_shown_large_and_a_new_class_is_named(studio: Studio, patch: Path, open_page: Any) -> None:
+    with serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("Enter")
+        assert page.locator("#viewer-path").text_content() == "blue/blue-000.png"
+        page.wait_for_function("() => document.querySelector('#viewer-image').naturalWidth === 32")
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#viewer-path").text_content() == "blue/blue-001.png"
+        page.keyboard.press("Escape")
+        page.click("#another")
+        page.keyboard.type("purple")
+        page.keyboard.press("Enter")
+        expect_text(page, "#corrections", "1 correction")
+        assert read_lines(patch) == [("relabel", "blue/blue-001.png", "purple")]
+        assert page.locator("#classes [data-to=purple]").count() == 1
+        page.locator("#classes [data-to=purple]").click()
+        expect_text(page, "#corrections", "2 corrections")
+
+
+def test_two_pages_see_what_each_other_does(studio: Studio, patch: Path, open_page: Any) -> None:
+    with serve(studio) as address:
+        first, second = open_page(address), open_page(address)
+        first.keyboard.press("2")
+        second.wait_for_selector(".tile.corrected", timeout=15_000)
+        second.keyboard.press("End")
+        second.keyboard.press("x")
+        expect_text(second, "#corrections", "2 corrections")
+        first.keyboard.press("u")
+        expect_text(second, "#corrections", "1 correction")
+        assert read_lines(patch) == [("drop", "red/red-007.png", None)]
+
+
+def test_the_server_restarts_in_the_middle(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("2")
+        expect_text(page, "#corrections", "1 correction")
+    page.keyboard.press("3")
+    page.wait_for_selector("#message:not([hidden])")
+    assert "Nothing is lost" in page.locator("#message").text_content()
+    port = int(address.rpartition(":")[2])
+    with open_studio(Dataset(colors), patch) as studio, serve(studio, port):
+        page.reload()
+        page.wait_for_selector(".tile.corrected")
+        page.keyboard.press("3")
+        expect_text(page, "#corrections", "1 correction")
+        assert len(read_lines(patch)) == 1
+
+
+def test_the_checks_become_a_queue(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    folder = draw_classes(tmp_path / "twins", COLORS, 3)
+    (folder / "red" / "twin.png").write_bytes((folder / "blue" / "blue-001.png").read_bytes())
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.click("#check")
+        page.wait_for_selector("#finding-filter:not([hidden])", timeout=30_000)
+        page.select_option("select[name=finding]", "conflicting-duplicates")
+        expect_text(page, "#count", "2 images")
+        assert labels(page) == ["blue", "red"]
+        assert page.locator("select[name=sort]").input_value() == "group"
+        assert page.locator(".tile .finding").count() == 2
+
+
+def test_a_hostile_name_is_text(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    label = "<img src=x onerror=document.title='owned'>"
+    folder = draw_classes(tmp_path / "data", {label: (9, 9, 9), "b": (200, 9, 9)}, 2)
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        assert label in labels(page)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#viewer[open]")
+        assert page.title() == "data · Sightline Studio"
+        assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_a_phone_labels_by_touch(studio: Studio, patch: Path, open_page: Any, language: str) -> None:
+    with serve(studio) as address:
+        page = open_page(address, width=390, has_touch=True, is_mobile=True, locale=language)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing scrolls sideways"
+        for tile in page.locator(".tile").all()[:2]:
+            tile.tap()
+        page.locator("#classes [data-to=red]").tap()
+        expect_text(page, "#corrections", "2 corrections" if language == "en-US" else "2 处更正")
+        assert len(read_lines(patch)) == 2
+        assert page.evaluate("document.documentElement.lang") == ("en" if language == "en-US" else "zh-CN")
+
+
+def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open_page: Any) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), (20, 90, 200)).save(tmp_path / "one.png")
+    content = (tmp_path / "one.png").read_bytes()
+    images = tuple(
+        ImageRecord(f"{i % 10}/{i:06}.png", f"{i:064x}", f"class {i % 10}", None, 40, 30) for i in range(MANY)
+    )
+    index = Index("many", images, (), 0, lambda _: content)
+    corrections = Corrections(tmp_path / "fixes.jsonl", index)
+    predictions = {
+        i: ImagePrediction(f"class {(i + (i % 7 == 0)) % 10}", (i * 37 % 1000) / 1000, 0.5) for i in range(MANY)
+    }
+    library = Library(index, corrections, None, predictions)
+    check = BackgroundCheck(index, library, Dataset(tmp_path).config.input)
+    studio = Studio("many", library, corrections, Thumbnails(index, PreprocessingSpec(8, 8)), check)
+    with serve(studio) as address:
+        page = open_page(address)
+        assert page.locator("#count").text_content() == "100,000 images"
+        for position, key in ((MANY - 1, "End"), (0, "Home")):
+            page.keyboard.press(key)
+            page.wait_for_selector(f"#image-{position} img")
+            assert page.evaluate("document.querySelectorAll('*').length") < MOST_NODES
+        page.evaluate("document.querySelector('#grid').scrollTop = 1e6")
+        page.wait_for_function("() => document.querySelectorAll('.tile img').length > 20")
+        assert page.locator("*").count() < MOST_NODES
+        page.select_option("select[name=sort]", "confidence")
+        page.select_option("select[name=state]", "wrong")
+        expect_text(page, "#count", "14,286 images")
+        shown = page.locator(".tile .caption span").all_text_contents()
+        values = [int(re.findall(r"(\d+)%", text)[0]) for text in shown]
+        assert len(values) > 20
+    library.close()

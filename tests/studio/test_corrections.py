@@ -1,0 +1,206 @@
+"""Corrections by hand: lines of a patch file, which clicks write and undo."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sightline import DataError, Dataset, OutputError, UsageError
+from sightline.data.indexing import build_index
+from sightline.data.label_patch import load_and_apply_patch
+from sightline.studio.contents import Studio, open_studio
+from sightline.studio.corrections import Corrections, open_corrections
+
+
+def read_lines(patch: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_click_is_a_line_for_each_image_that_train_applies(studio: Studio, patch: Path, colors: Path) -> None:
+    assert not patch.exists(), "nothing is written before the first click"
+    studio.corrections.apply([0, 9], "relabel", "red")
+    studio.corrections.apply([1], "drop")
+    assert [(line["action"], line["path"], line.get("to")) for line in read_lines(patch)] == [
+        ("relabel", "blue/blue-000.png", "red"),
+        ("drop", "blue/blue-001.png", None),
+        ("relabel", "green/green-001.png", "red"),
+    ]
+    corrected = load_and_apply_patch(build_index(colors), patch)
+    labels = {image.path: image.label for image in corrected.images}
+    assert labels["blue/blue-000.png"] == labels["green/green-001.png"] == "red"
+    assert "blue/blue-001.png" not in labels
+    assert len(labels) == 23
+
+
+def test_a_correction_that_is_taken_back_leaves_no_line(studio: Studio, patch: Path) -> None:
+    studio.corrections.apply([0], "relabel", "red")
+    studio.corrections.apply([0], "relabel", "blue")
+    assert read_lines(patch) == []
+    studio.corrections.apply([0], "drop")
+    studio.corrections.apply([0], "restore")
+    assert read_lines(patch) == []
+
+
+def test_a_class_replaces_a_drop_and_the_reverse(studio: Studio, patch: Path) -> None:
+    for edit, to in (("relabel", "red"), ("drop", None), ("relabel", "green")):
+        studio.corrections.apply([0], edit, to)
+        assert [(line["action"], line.get("to")) for line in read_lines(patch)] == [(edit, to)]
+
+
+def test_undo_restores_what_was_there_and_spares_what_others_changed_since(studio: Studio, patch: Path) -> None:
+    first = studio.corrections.apply([0, 1], "relabel", "red")
+    second = studio.corrections.apply([1], "drop")
+    studio.corrections.undo(first.number)
+    assert [(line["path"], line["action"]) for line in read_lines(patch)] == [("blue/blue-001.png", "drop")]
+    studio.corrections.undo(second.number)
+    assert [(line["path"], line["action"]) for line in read_lines(patch)] == [("blue/blue-001.png", "relabel")]
+    for number in (first.number, second.number, 99):
+        with pytest.raises(UsageError, match="nothing to undo"):
+            studio.corrections.undo(number)
+
+
+def test_what_was_corrected_again_cannot_be_undone(studio: Studio, patch: Path) -> None:
+    first = studio.corrections.apply([0], "relabel", "red")
+    studio.corrections.apply([0], "relabel", "green")
+    before = patch.read_bytes()
+    with pytest.raises(UsageError, match="corrected again since"):
+        studio.corrections.undo(first.number)
+    assert patch.read_bytes() == before
+
+
+def test_clicks_from_many_threads_are_all_kept(studio: Studio, patch: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        clicks = list(pool.map(lambda i: studio.corrections.apply([i], "drop"), range(24)))
+    assert len(read_lines(patch)) == 24
+    assert sorted(click.number for click in clicks) == list(range(1, 25))
+
+
+def test_lines_that_a_person_writes_meanwhile_are_kept(studio: Studio, patch: Path, colors: Path) -> None:
+    studio.corrections.apply([0], "drop")
+    (line,) = read_lines(patch)
+    other = build_index(colors).images[5]
+    added = line | {"path": other.path, "sha256": other.sha256, "reason": "blurred"}
+    with patch.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(added) + "\n")
+    studio.corrections.apply([7], "drop")
+    assert [line["reason"] for line in read_lines(patch)] == ["corrected by hand", "blurred", "corrected by hand"]
+    assert studio.corrections.list_changed(1) == [5, 7]
+    patch.unlink()
+    assert studio.corrections.list_changed(3) == [0, 5, 7], "a file that is deleted corrects nothing"
+    assert len(studio.corrections) == 0
+
+
+def test_an_earlier_patch_is_continued(colors: Path, patch: Path) -> None:
+    with open_studio(Dataset(colors), patch) as studio:
+        studio.corrections.apply([3], "relabel", "purple")
+    with open_studio(Dataset(colors), patch) as studio:
+        assert studio.library.describe([3])[0]["label"] == "purple"
+        studio.corrections.apply([4], "drop")
+    assert len(read_lines(patch)) == 2
+
+
+def test_the_patch_of_a_run_is_where_a_new_one_begins(colors: Path, patch: Path, tmp_path: Path) -> None:
+    index, initial = build_index(colors), tmp_path / "initial.jsonl"
+    Corrections(initial, index).apply([0], "drop")
+    begun = Corrections(patch, index, initial)
+    assert begun.get(0)
+    begun.apply([1], "drop")
+    assert len(read_lines(patch)) == 2
+    assert len(read_lines(initial)) == 1
+    patch.unlink()
+    assert begun.list_changed()
+    assert not begun.get(0), "a file that is deleted corrects nothing"
+
+
+def test_a_patch_of_other_images_is_refused(colors: Path, patch: Path) -> None:
+    patch.write_text(
+        '{"action": "drop", "path": "blue/gone.png", "sha256": "0", "label": "blue", "reason": ""}\n', encoding="utf-8"
+    )
+    before = patch.read_bytes()
+    with pytest.raises(DataError, match=r"line 1 matches no image"), open_studio(Dataset(colors), patch):
+        pass
+    assert patch.read_bytes() == before
+
+
+def test_two_studios_do_not_edit_one_patch(studio: Studio, colors: Path, patch: Path) -> None:
+    index = build_index(colors)
+    link = patch.with_name("link.jsonl")
+    studio.corrections.apply([0], "drop")
+    link.symlink_to(patch)
+    for path in (patch, link):
+        with pytest.raises(OutputError, match=r"is in use by another process"), open_corrections(path, index):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("positions", "edit", "to", "words"),
+    [
+        ([], "drop", None, "1 to 10,000 images"),
+        ([24], "drop", None, "no such image"),
+        ([-1], "drop", None, "no such image"),
+        ([0], "delete", None, "no correction 'delete'"),
+        ([0], "relabel", "", "A class name"),
+        ([0], "relabel", None, "A class name"),
+        ([0], "relabel", " red", "no spaces at its ends"),
+        ([0], "relabel", "a/b", "no slash"),
+        ([0], "relabel", "x" * 256, "255 characters"),
+        ([0], "relabel", "\ud800", "A class name"),
+        ([0], "move", "holdout", "no split 'holdout'"),
+        ([0], "move", "test", "has no splits"),
+    ],
+)
+def test_an_impossible_correction_changes_nothing(
+    studio: Studio, patch: Path, positions: list[int], edit: str, to: str | None, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        studio.corrections.apply(positions, edit, to)
+    assert not patch.exists()
+    assert studio.corrections.revision == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(colors: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    with open_studio(Dataset(colors), folder / "fixes.jsonl") as studio, pytest.raises(OutputError, match="closed"):
+        studio.corrections.apply([0], "drop")
+    assert len(studio.corrections) == 0
+
+
+EDITS = st.tuples(
+    st.lists(st.integers(0, 23), min_size=1, max_size=5, unique=True),
+    st.sampled_from([("drop", None), ("restore", None), ("relabel", "red"), ("relabel", "blue"), ("relabel", "new")]),
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(EDITS, st.integers(0, 20)), max_size=12))
+def test_any_clicks_and_undos_leave_a_file_that_says_what_the_page_says(
+    colors: Path, tmp_path: Path, steps: list[tuple[list[int], tuple[str, str | None]] | int]
+) -> None:
+    index, path = build_index(colors), tmp_path / "any.jsonl"
+    path.unlink(missing_ok=True)
+    corrections, clicks = Corrections(path, index), []
+    for step in steps:
+        if isinstance(step, tuple):
+            clicks.append(corrections.apply(step[0], *step[1]).number)
+        elif step < len(clicks):
+            try:
+                corrections.undo(clicks.pop(step))
+            except UsageError:
+                continue
+    read = Corrections(path, index)
+    assert [read.get(i) for i in range(24)] == [corrections.get(i) for i in range(24)]
+    for number in reversed(clicks):  # the last first: nothing stands in their way, unless one in the middle was undone
+        try:
+            corrections.undo(number)
+        except UsageError:
+            continue
+    if all(isinstance(step, tuple) for step in steps):
+        assert len(corrections) == 0

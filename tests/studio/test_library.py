@@ -1,0 +1,140 @@
+"""Filtering and sorting of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline import UsageError
+from sightline.data.checks.finding import Finding
+from sightline.data.types import ImageRecord, Index
+from sightline.studio.corrections import Corrections
+from sightline.studio.library import SORTS, ImagePrediction, Library, Query
+
+LABELS = ("cat", "dog", "cat", "dog", "Ärger")
+PREDICTED = {0: ("cat", 0.9, 0.9), 1: ("cat", 0.6, 0.4), 3: ("dog", 0.55, 0.55)}
+
+
+def read(_: int) -> bytes:
+    raise AssertionError("a list decodes nothing")
+
+
+@pytest.fixture
+def index() -> Index:
+    splits = ("train", "test", "train", "test", "train")
+    images = tuple(
+        ImageRecord(f"{label}/{i} %_.png", f"{i}", label, split, 10 + (7 * i) % 5, 10)  # type: ignore[arg-type]
+        for i, (label, split) in enumerate(zip(LABELS, splits, strict=True))
+    )
+    return Index("drawn", images, (), 0, read)
+
+
+@pytest.fixture
+def corrections(index: Index, tmp_path: Path) -> Corrections:
+    return Corrections(tmp_path / "fixes.jsonl", index)
+
+
+@pytest.fixture
+def library(index: Index, corrections: Corrections) -> Iterator[Library]:
+    opened = Library(index, corrections, None, {i: ImagePrediction(*p) for i, p in PREDICTED.items()})
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"label": "cat"}, [0, 2]),
+        ({"split": "test"}, [1, 3]),
+        ({"predicted": "cat"}, [0, 1]),
+        ({"state": "wrong"}, [1]),
+        ({"state": "right"}, [0, 3]),
+        ({"below": "0.6"}, [1, 3]),
+        ({"below": "1", "label": "cat"}, [0]),
+        ({"text": "DOG/"}, [1, 3]),
+        ({"text": "ärger"}, [4]),
+        ({"text": "% _"}, []),
+        ({"text": " %_."}, [0, 1, 2, 3, 4]),
+        ({"text": "' OR 1=1 --"}, []),
+        ({"sort": "confidence"}, [3, 1, 0, 2, 4]),
+        ({"sort": "disagreement"}, [1, 3, 0, 2, 4]),
+        ({"sort": "size"}, [0, 3, 1, 4, 2]),
+        ({"finding": "blurred", "sort": "group"}, [2, 3, 0]),
+        ({"finding": "blank"}, []),
+    ],
+)
+def test_a_query_lists_what_it_asks_for(library: Library, query: dict[str, str], expected: list[int]) -> None:
+    groups = (("cat/2 %_.png", "dog/3 %_.png"), ("cat/0 %_.png",))
+    library.set_findings([Finding("blurred", "warning", 2, "groups", "", groups=groups)])
+    assert library.list_ids(Query.from_params(query)) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"color": "red"}, "no filter 'color'"),
+        ({"state": "new"}, "expected one of wrong"),
+        ({"sort": "id; DROP TABLE images"}, "expected one of path"),
+        ({"split": "holdout"}, "expected one of train"),
+        ({"below": "half"}, "a number from 0 to 1"),
+        ({"below": "nan"}, "a number from 0 to 1"),
+        ({"below": "1e400"}, "a number from 0 to 1"),
+        ({"sort": "group"}, "needs a finding"),
+    ],
+)
+def test_an_unknown_query_is_refused(query: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Query.from_params(query)
+
+
+def test_corrections_change_what_is_listed_and_counted(library: Library, corrections: Corrections) -> None:
+    corrections.apply([0], "relabel", "dog")
+    corrections.apply([1], "move", "train")
+    corrections.apply([4], "drop")
+    library.update(corrections.list_changed())
+    assert library.list_ids(Query(label="dog")) == [0, 1, 3]
+    assert library.list_ids(Query(split="train")) == [0, 1, 2, 4]
+    assert library.list_ids(Query(state="corrected")) == [0, 1, 4]
+    assert library.list_ids(Query(state="wrong")) == [0, 1], "an image of another class is predicted wrongly"
+    counts = library.count_values()
+    assert counts["label"] == {"cat": 1, "dog": 3}
+    assert counts["split"] == {"test": 1, "train": 3}
+    assert counts["state"] == {"wrong": 2, "right": 1, "corrected": 3, "dropped": 1}
+    corrections.apply([0, 1, 4], "restore")
+    library.update([0, 1, 4])
+    assert library.list_ids(Query(state="corrected")) == []
+
+
+def test_rows_come_in_the_order_asked_for(library: Library) -> None:
+    rows = library.describe([3, 0, 99])
+    assert [row["id"] for row in rows] == [3, 0]
+    assert (rows[0]["predicted"], rows[0]["confidence"], rows[0]["path"]) == ("dog", 0.55, "dog/3 %_.png")
+
+
+def test_a_finding_on_images_of_one_path_marks_each_of_them(index: Index, tmp_path: Path) -> None:
+    twice = Index("twice", (index.images[0], index.images[0]), (), 0, read)
+    library = Library(twice, Corrections(tmp_path / "x.jsonl", index))
+    library.set_findings([Finding("blank", "note", 1, "image", "", ("cat/0 %_.png",), ("all white",))])
+    assert [row["findings"] for row in library.describe([0, 1])] == [[{"kind": "blank", "reason": "all white"}]] * 2
+    library.set_findings([])
+    assert library.describe([0])[0]["findings"] == []
+    library.close()
+
+
+@pytest.mark.parametrize("sort", sorted(SORTS))
+def test_every_order_holds_every_image_once(index: Index, tmp_path: Path, sort: str) -> None:
+    """Of many images, of which some have no prediction."""
+    count = 3000
+    images = tuple(ImageRecord(f"{i}", f"{i}", "a", None, i % 7 + 1, 1) for i in range(count))
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 5, count) / 5
+    predictions = {i: ImagePrediction("a", float(v), float(v)) for i, v in enumerate(values) if i % 3}
+    many = Index("many", images, (), 0, read)
+    library = Library(many, Corrections(tmp_path / "x.jsonl", many), None, predictions)
+    library.set_findings([Finding("all", "note", 1, "", "", tuple(image.path for image in images))])
+    assert sorted(library.list_ids(Query(sort=sort, finding="all"))) == list(range(count))
+    library.close()
