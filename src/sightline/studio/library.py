@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from threading import Lock
 from typing import Any
 
+from sightline import jsonio
 from sightline.data.checks.finding import Finding
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import UsageError
@@ -178,16 +178,17 @@ class Library:
 
     def describe(self, ids: Iterable[int]) -> list[dict[str, Any]]:
         """Return the rows of images as JSON values, in the order of `ids`; unknown ones are left out."""
-        wanted = json.dumps(list(ids))
-        rows = self._run("SELECT * FROM images WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+        listed = list(ids)
+        values = (jsonio.dumps(listed),)
+        rows = self._run("SELECT * FROM images WHERE id IN (SELECT value FROM json_each(?))", values)
         findings: dict[int, list[dict[str, str]]] = {}
         for row in self._run(
             "SELECT DISTINCT image, kind, reason FROM findings WHERE image IN (SELECT value FROM json_each(?))",
-            (wanted,),
+            values,
         ):
             findings.setdefault(row["image"], []).append({"kind": row["kind"], "reason": row["reason"]})
         by_id = {row["id"]: dict(row) | {"findings": findings.get(row["id"], [])} for row in rows}
-        return [by_id[i] for i in json.loads(wanted) if i in by_id]
+        return [by_id[i] for i in listed if i in by_id]
 
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped, in the order of the index."""

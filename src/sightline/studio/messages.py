@@ -17,16 +17,16 @@ def select(language: str) -> Mapping[str, str]:
     return {key: of_languages[LANGUAGES.index(language)] for key, of_languages in texts.items()}
 
 
-def choose_language(asked: str | None, accepted: str) -> str:
+def choose_language(requested: str | None, accepted: str) -> str:
     """Return the language of the page: that which the address asks for, else the first known one of a header.
 
     >>> choose_language(None, "zh-CN,zh;q=0.9,en;q=0.8"), choose_language("en", "zh-CN"), choose_language(None, "fr")
     ('zh', 'en', 'en')
     """
-    if asked in LANGUAGES:
-        return asked
-    for part in accepted.split(","):
-        language = part.split(";")[0].strip().lower().partition("-")[0]
+    if requested in LANGUAGES:
+        return requested
+    for choice in accepted.split(","):
+        language = choice.split(";")[0].strip().lower().partition("-")[0]
         if language in LANGUAGES:
             return language
     return LANGUAGES[0]

@@ -57,17 +57,16 @@ export class Grid {
     return this.#rows.get(id);
   }
 
+  /** Show other images, from the first. */
   setOrder(order) {
-    const id = this.currentId;
     const known = new Set(order);
     for (const chosen of this.selected) if (!known.has(chosen)) this.selected.delete(chosen);
     this.#order = order;
-    const kept = order.indexOf(id);
-    this.cursor = Math.max(0, kept);
-    this.#anchor = this.cursor;
+    this.cursor = 0;
+    this.#anchor = 0;
     this.#clear();
+    this.element.scrollTop = 0;
     this.#layout();
-    if (kept < 0) this.element.scrollTop = 0;
     this.onChange();
   }
 

@@ -247,7 +247,7 @@ function fillViewer() {
   const facts = [[texts.class, row.label + (row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label})`)]];
   if (row.split) facts.push([texts.split, texts[row.split]]);
   if (row.predicted !== null) facts.push([texts.model, `${row.predicted} ${percent(row.confidence)}`]);
-  facts.push([texts.pixels, `${row.width} × ${row.height}`]);
+  facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped) facts.push([texts.state, texts.dropped]);
   for (const finding of row.findings) facts.push([texts.finding, [finding.kind, finding.reason].filter(Boolean).join(": ")]);
   $("#viewer-facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
