@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sightline.config import DataConfig
+from sightline.data.checks.audit import quick_audit
 from sightline.data.indexing import build_index
 from sightline.data.sources import named
 from sightline.data.sources.arrays import list_array_items
@@ -527,3 +529,29 @@ def test_bare_arrays_are_rejected_as_a_source() -> None:
     bare: Any = (np.zeros((2, 4, 4), np.uint8), [0, 1])
     with pytest.raises(UsageError, match=r"^Images come from a path or a Dataset, not from ndarray: "):
         build_index(bare)
+
+
+def test_copies_in_several_class_folders_are_one_image_with_all_of_their_classes(tmp_path: Path) -> None:
+    both, car, tree = (encode_png(i) for i in range(3))
+    files = {"car/1.png": both, "car/2.png": car, "tree/other.png": both, "tree/3.png": tree, "tree/again.png": tree}
+    write_files(tmp_path, files)
+    index = build_index(tmp_path, options=DataConfig(merge_copies=True))
+    assert {image.path: image.label for image in index.images} == {
+        "car/1.png": "car;tree", "car/2.png": "car", "tree/3.png": "tree",
+    }  # fmt: skip
+    assert [index.read(i) for i, image in enumerate(index.images) if image.path == "car/1.png"] == [both]
+    assert index.several_labels == "car/1.png and tree/other.png are the same image, with several labels (car;tree)"
+    kinds = {finding.kind: finding for finding in quick_audit(build_index(tmp_path)).findings}
+    assert "--set data.merge_copies=true --set model.task=multi_label" in kinds["conflicting-duplicates"].advice
+    assert "conflicting-duplicates" not in {finding.kind for finding in quick_audit(index).findings}
+
+
+def test_copies_in_different_splits_stay_and_a_class_cannot_contain_the_separator(tmp_path: Path) -> None:
+    same = encode_png(1)
+    write_files(tmp_path, {"train/car/1.png": same, "test/tree/1.png": same})
+    index = build_index(tmp_path, options=DataConfig(merge_copies=True))
+    assert sorted((image.split, image.label) for image in index.images) == [("test", "tree"), ("train", "car")]
+    assert index.several_labels == ""
+    write_files(tmp_path, {"train/a;b/1.png": encode_png(2)})
+    with pytest.raises(DataError, match=r"The class name 'a;b', of train/a;b/1\.png, contains ';'"):
+        build_index(tmp_path, options=DataConfig(merge_copies=True))

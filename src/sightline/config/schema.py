@@ -72,6 +72,9 @@ class DataConfig:
         "text encoding of a manifest, such as big5 or shift_jis; empty: detect UTF-8, UTF-16 or GBK",
         check=check_encoding,
     )
+    merge_copies: bool = setting(
+        False, "identical images, as in several class folders, are one image with all of their classes"
+    )
     allow_findings: tuple[str, ...] = setting(
         (), "kinds of data errors, as named by `doctor`, that do not stop training"
     )

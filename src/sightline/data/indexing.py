@@ -17,6 +17,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
+from sightline.data.copies import merge_copies
 from sightline.data.image_tables import ImageTable
 from sightline.data.masks import inspect_mask
 from sightline.data.sources import named
@@ -99,6 +100,9 @@ def build_index(
     ignored += [e.path for e, f in zip(entries, results, strict=True) if f is None]
     if not images:
         raise DataError(_no_images_error(source_list, unreadable, ignored))
+    several_labels = next((listing.several_labels for listing in listings if listing.several_labels), "")
+    if options.merge_copies:
+        images, several_labels = merge_copies(images, several_labels)
 
     def read(i: int) -> bytes | NDArray[np.uint8]:
         return _read_unchanged(*images[i])
@@ -110,7 +114,7 @@ def build_index(
     return Index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
-        next((listing.several_labels for listing in listings if listing.several_labels), ""),
+        several_labels,
     )  # fmt: skip
 
 

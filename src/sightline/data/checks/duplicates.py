@@ -88,8 +88,9 @@ def duplicate_findings(duplicates: Duplicates, images: Sequence[ImageRecord]) ->
         *group_finding(
             "conflicting-duplicates", "error" if _fraction(conflicts, images) > TOLERATED_FRACTION else "warning",
             ("group of identical files has different classes", "groups of identical files have different classes"),
-            "At most one class can be right: review them, then relabel or drop the wrong ones (--write-fixes proposes "
-            "how).",
+            "If each image shows all of these classes, train with --set data.merge_copies=true --set "
+            "model.task=multi_label. Otherwise at most one class is right: review them, then relabel or drop the wrong "
+            "ones (--write-fixes proposes how).",
             conflicts,
         ),
         *group_finding(
