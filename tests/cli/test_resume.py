@@ -6,16 +6,20 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sightline as face
 from command import COLORS, SMALL, Command, draw_classes
 from kill_process import MOMENTS, RunPaths, after, read_history, read_weights_hash, run_and_kill
+from sightline.errors import Interrupted
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
 
@@ -116,9 +120,8 @@ def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str
         pytest.skip("its weights are right, but it finished before that moment")
 
 
-@pytest.mark.parametrize(
-    "name", ["first epoch", *(pytest.param(n, marks=pytest.mark.slow) for n in MOMENTS if n != "first epoch")]
-)
+@pytest.mark.slow  # test_train.py interrupts a training too, and tests/training/test_resuming.py compares the weights
+@pytest.mark.parametrize("name", MOMENTS)
 def test_sigterm_ends_with_130_within_ten_seconds(untouched: Any, tmp_path: Path, name: str) -> None:
     where = make_place(tmp_path)
     ended = run_and_kill(where, train("staged", where), MOMENTS[name], number=signal.SIGTERM)
@@ -182,21 +185,31 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
     assert sightline("resume", tmp_path / "r", "--format", "json").json["epochs"] == 2
 
 
-@pytest.fixture
-def stopped(sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run on its own folder of images, interrupted before its evaluation."""
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data`` and ``r``, a run on it that was interrupted before its evaluation."""
     from sightline.runs import pipeline
 
-    data = draw_classes(tmp_path / "data", COLORS, 12)
+    folder = tmp_path_factory.mktemp("stopped")
+    data = draw_classes(folder / "data", COLORS, 12)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "finalize", stop)
-        result = sightline("train", data, *SMALL, "--out", tmp_path / "r")
-    assert result.code == 130
-    return tmp_path / "r"
+        with pytest.raises(Interrupted):
+            face.train(data, recipe="quick", model="cifar10-simple", epochs=2, out=folder / "r", progress=False)
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_run: Path, tmp_path: Path) -> Iterator[Path]:
+    """The run of `stopped_run`, which a test may change: it is put back afterwards, at the path that it states."""
+    shutil.copytree(stopped_run, tmp_path / "kept")
+    yield stopped_run / "r"
+    shutil.rmtree(stopped_run)
+    (tmp_path / "kept").rename(stopped_run)
 
 
 def test_train_points_to_resume(sightline: Command, stopped: Path) -> None:
@@ -326,21 +339,23 @@ def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_another_machine_is_reported_and_rejected_for_a_deterministic_run(
-    sightline: Command, tmp_path: Path, *, deterministic: bool
+    sightline: Command, stopped: Path, *, deterministic: bool
 ) -> None:
-    where = make_place(tmp_path)
-    demand = ("--deterministic",) if deterministic else ()
-    assert run_and_kill(where, (*train("scratch", where), *demand), MOMENTS["second epoch"]).killed
-    file = where.run / "run.json"
+    config = (stopped / "config.toml").read_text("utf-8")
+    assert "deterministic = false" in config
+    (stopped / "config.toml").write_text(
+        config.replace("deterministic = false", f"deterministic = {str(deterministic).lower()}"), "utf-8"
+    )
+    file = stopped / "run.json"
     facts = json.loads(file.read_text())
     assert facts["processor"]
     file.write_text(json.dumps(facts | {"processor": "Z80", "versions": facts["versions"] | {"keras": "1.0"}}))
-    result = sightline("resume", where.run)
+    result = sightline("resume", stopped)
     assert "keras 1.0 then" in result.err
     assert "processor Z80 then" in result.err
     if deterministic:
         assert result.code == 2
         assert "set device.deterministic = false" in result.err
-        assert json.loads(file.read_text())["status"] == "running", "nothing was changed"
+        assert json.loads(file.read_text())["status"] == "interrupted", "nothing was changed"
     else:
         assert result.code == 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from command import SPACE, Command
+from sightline import api
 from sightline.errors import Interrupted
 from sightline.sweeps import trial_process
 
@@ -29,7 +30,9 @@ def space(tmp_path: Path) -> Path:
 def test_a_sweep_prints_one_object_then_its_table(
     sightline: Command, colors: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The trials train in this process; in their own, they do in the next test but one and in test_sweeps.py."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trial_process, "train_in_subprocess", api.train)
     result = sightline("sweep", colors, space, "--format", "json")
     assert result.code == 0
     assert result.out.count("\n") == 1

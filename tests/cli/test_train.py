@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,13 +123,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     "settings",
     [
         ["train.precision=mixed_bfloat16"],
-        ["train.class_weights=balanced", "train.label_smoothing=0.1", "train.l2=0.0001"],
-        ["train.loss=focal", "train.optimizer.name=sgd", "train.schedule.name=step"],
-        ["split.mode=stratified", "split.test=0", "input.channels=1"],
-        ["train.early_stopping.patience=1", "train.early_stopping.monitor=val_accuracy", "train.epochs=6"],
+        [
+            "train.class_weights=balanced", "train.label_smoothing=0.1", "train.l2=0.0001",
+            "split.mode=stratified", "split.test=0", "input.channels=1",
+        ],
+        [
+            "train.loss=focal", "train.optimizer.name=sgd", "train.schedule.name=step",
+            "train.early_stopping.patience=1", "train.early_stopping.monitor=val_accuracy", "train.epochs=6",
+        ],
     ],
     ids=lambda settings: settings[0],
-)
+)  # fmt: skip
 def test_settings_train_and_load(sightline: Command, colors: Path, tmp_path: Path, settings: list[str]) -> None:
     options = [split for s in settings for split in ("--set", s)]
     result = sightline("train", colors, *SMALL, *options, "--out", tmp_path / "r", "--format", "json")
@@ -216,9 +221,10 @@ def test_an_unwritable_output_is_refused_before_any_work(sightline: Command, col
         assert "decoding" not in result.err
 
 
-def test_a_run_is_not_overwritten_unless_forced(sightline: Command, colors: Path, tmp_path: Path) -> None:
-    out = tmp_path / "r"
-    assert sightline("train", colors, *SMALL, "--out", out).code == 0
+def test_a_run_is_not_overwritten_unless_forced(
+    sightline: Command, colors: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(trained[0], tmp_path / "r")
     result = sightline("train", colors, *SMALL, "--seed", 9, "--out", out)
     assert (result.code, "--force" in result.err) == (2, True)
     assert sightline("train", colors, *SMALL, "--out", out, "--force").code == 0
@@ -298,7 +304,10 @@ def test_a_nan_loss_stops_the_run(sightline: Command, colors: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)],
+)
 def test_an_interrupt_leaves_a_checkpoint_that_loads(colors: Path, tmp_path: Path, number: str) -> None:
     out = tmp_path / "r"
     command = [sys.executable, "-m", "sightline", "train", colors, *SMALL[:-1], "10000", "--out", out]

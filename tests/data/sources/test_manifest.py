@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -450,18 +450,18 @@ def test_an_unknown_encoding_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "make_text"),
     [
-        ("list.csv", "," * 5_000_000),
-        ("list.csv", "1.jpg,cat\n" + "," * 20_000 + "2.jpg\n"),
-        ("list.csv", "path,label," + ",".join(map(str, range(9_000))) + "\n" + "1.jpg,cat\n" * 100_000),
-        ("list.json", json.dumps([{"path": "1.jpg", "label": "cat", str(i): 1} for i in range(20_000)])),
+        ("list.csv", lambda: "," * 5_000_000),
+        ("list.csv", lambda: "1.jpg,cat\n" + "," * 20_000 + "2.jpg\n"),
+        ("list.csv", lambda: "path,label," + ",".join(map(str, range(9_000))) + "\n" + "1.jpg,cat\n" * 100_000),
+        ("list.json", lambda: json.dumps([{"path": "1.jpg", "label": "cat", str(i): 1} for i in range(20_000)])),
     ],
     ids=["commas", "one wide row", "a wide header over short rows", "a key for each entry"],
 )
-def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, text: str) -> None:
+def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, make_text: Callable[[], str]) -> None:
     """Filling 100,000 short rows to 9,000 columns would take 30 GB."""
-    path = write_table(tmp_path, text, name=name)
+    path = write_table(tmp_path, make_text(), name=name)
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=r"has [\d,]+ columns"):
@@ -472,18 +472,20 @@ def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, text: s
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "make_text"),
     [
-        ("list.csv", "path,label\n" + "a,b\n" * 2_000_001),
-        ("list.csv", "a,b\r" * 2_000_001),
-        ("list.jsonl", "{}\n" * 2_000_001),
-        ("list.json", "[" + "{}," * 8_000_004 + "{}]"),
-        ("list.json", json.dumps({str(i): 1 for i in range(2_000_001)})),
+        ("list.csv", lambda: "path,label\n" + "a,b\n" * 2_000_001),
+        ("list.csv", lambda: "a,b\r" * 2_000_001),
+        ("list.jsonl", lambda: "{}\n" * 2_000_001),
+        ("list.json", lambda: "[" + "{}," * 8_000_004 + "{}]"),
+        ("list.json", lambda: json.dumps({str(i): 1 for i in range(2_000_001)})),
     ],
     ids=["short rows", "line ends of old Macs", "JSON lines", "JSON", "a JSON object"],
 )
-def test_rows_in_bulk_are_refused_before_they_are_looked_up(tmp_path: Path, name: str, text: str) -> None:
-    path = write_table(tmp_path, text, name=name)
+def test_rows_in_bulk_are_refused_before_they_are_looked_up(
+    tmp_path: Path, name: str, make_text: Callable[[], str]
+) -> None:
+    path = write_table(tmp_path, make_text(), name=name)
     with pytest.raises(DataError, match=r"has more than 2,000,000 rows\. .*data\.limits\.table_rows"):
         read_manifest(path)
 
