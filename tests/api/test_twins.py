@@ -25,6 +25,7 @@ TWINS: dict[str, Callable[..., Any]] = {
     "explain": Classifier.explain,
     "export": Classifier.export,
     "compress": Classifier.compress,
+    "watch": Classifier.watch,
     "model_card": Classifier.model_card,
     "push": push,
     "pull": pull,

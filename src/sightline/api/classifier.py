@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sightline.api.dataset import Dataset, list_data
 from sightline.api.image_model import ImageModel, iter_labeled
-from sightline.api.images import ImageLike, explanation_row, list_items
+from sightline.api.images import ImageLike, explanation_row, list_items, list_labeled_items
 from sightline.api.options import Settings, parse_split
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.api.compression import CompressionResult
     from sightline.api.evaluation import Evaluation
     from sightline.api.export import ExportResult
+    from sightline.api.watching import WatchReport
     from sightline.explain.explanation import Explanation
 
 
@@ -339,6 +340,53 @@ class Classifier(ImageModel):
                 self, name, list(list_items(images, self.preprocess.channels, set)),
                 reference=None if reference is None else iter_labeled(self, reference, set),
                 out=None if out is None else Path(out), force=force, callback=display,
+            )  # fmt: skip
+
+    def watch(
+        self,
+        log: str | Path,
+        *,
+        reference: Dataset | Sources | None = None,
+        level: float = 0.05,
+        top: int = 10,
+        figure: str | Path | None = None,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> WatchReport:
+        """Check whether the images that a server answered have drifted from the validation images.
+
+        Args:
+            log: The log that `sightline serve --log-features` writes, also while it does.
+            reference: Labeled images that the model was not trained on, to compare with in place of the sample of
+                validation images in its bundle.
+            level: The largest probability of a false alarm, over all looks at the log.
+            top: The number of images to label first.
+            figure: A PNG file to plot the evidence for drift to.
+            set: As for `predict`.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            The report: `drift` with its evidence, the estimated `accuracy`, and the images to label first.
+
+        Raises:
+            DataError: If the log is damaged or of another model, or has no images.
+            ModelError: If the model has no sample of validation images, and there is no `reference`.
+            UsageError: If `level` is not between 0 and 1, or `top` is negative.
+
+        Example:
+            ```python
+            report = clf.watch("cats.log")
+            print(report.drift.alarm, report.accuracy)
+            ```
+        """
+        from sightline.api.watching import watch
+
+        with show_progress(progress, callback) as display:
+            return watch(
+                self, Path(log), reference=None if reference is None else list_labeled_items(reference, set),
+                level=level, top=top, figure=None if figure is None else Path(figure), callback=display,
             )  # fmt: skip
 
     def model_card(self) -> str:

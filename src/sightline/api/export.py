@@ -27,8 +27,10 @@ from sightline.inference.parity import TOLERANCES, Parity, Tolerance
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import count_parameters, weights_sha256
+from sightline.runs import finalize
 from sightline.runs.labeled_images import LabeledImages
 
+VALIDATION = "the validation split"
 CALIBRATION_IMAGES = 256  # images for int8 calibration and for choosing the layers that stay in float
 
 
@@ -156,6 +158,7 @@ class _ExportSource:
     manifest: Manifest
     graph: bytes
     reference_files: Mapping[str, bytes]
+    sample: bytes | None = None
 
 
 def _load_source(path: Path, progress: Progress) -> _ExportSource:
@@ -168,8 +171,10 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
         path = classifier.path or path
         loaded_bundle, bundle_predictor = bundle.load(path)
         reference = _find_keras_model(path, loaded_bundle.manifest) or bundle_predictor
+        files = dict(loaded_bundle.files)
+        sample = files.pop(bundle.SAMPLE_FILE, None)
         return _ExportSource(
-            classifier, run_images, reference, loaded_bundle.manifest, loaded_bundle.model, loaded_bundle.files
+            classifier, run_images, reference, loaded_bundle.manifest, loaded_bundle.model, files, sample
         )
     keras = load(path, engine="keras")
     if run.bundle is None:
@@ -190,7 +195,10 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
             "modified. Train again, or restore the modified file."
         )
     reference_files = {name: content for name, content in loaded_bundle.files.items() if name.startswith("reference/")}
-    return _ExportSource(classifier, run_images, keras.predictor, manifest, loaded_bundle.model, reference_files)
+    sample = loaded_bundle.files.get(bundle.SAMPLE_FILE)
+    return _ExportSource(
+        classifier, run_images, keras.predictor, manifest, loaded_bundle.model, reference_files, sample
+    )
 
 
 def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
@@ -231,7 +239,7 @@ def _comparison_images(source: _ExportSource, data: Sources | None, callback: Ca
         raise UsageError("Only a run has images for the comparison: give labeled images with --parity.")
     if data is None:
         otherwise = "or give labeled images for the comparison with --parity"
-        return source.run_images.load("validation", alternative=otherwise).subset, "the validation split"
+        return source.run_images.load("validation", alternative=otherwise).subset, VALIDATION
     # Training images are fine for comparing a file with its model; only an accuracy would be misleading.
     labeled = source.classifier.labeled_images(data, callback.on_progress).load(include_training=True)
     overlap_count = 0 if labeled.overlap is None else labeled.overlap.count
@@ -267,14 +275,9 @@ class _ExportJob:
             raise OutputError(f"{self.target} cannot be written: {error.strerror or error}.") from error
         path = str(self.target) if accepted else None
         return ExportResult(
-            path,
-            self.exporter.name,
-            self.precision,
-            self.images_description,
-            parity_result,
-            self.tolerance,
+            path, self.exporter.name, self.precision, self.images_description, parity_result, self.tolerance,
             float_layers,
-        )
+        )  # fmt: skip
 
     def _convert_graph(self, reference: Any) -> tuple[bytes, tuple[str, ...]]:
         """Return the ONNX file in the precision that the exporter wants, and the layers that int8 left in float."""
@@ -349,9 +352,21 @@ class _ExportJob:
         parity_result = self._compare(reference, reloaded, len(loaded.model))
         if not parity_result.is_within(self.tolerance):
             return parity_result, False
-        final_bundle = bundle.make(replace(loaded.manifest, parity=parity_result.to_dict()), graph, loaded.files)
+        files = {**loaded.files, **self._sample_validation(reloaded)}
+        final_bundle = bundle.make(replace(loaded.manifest, parity=parity_result.to_dict()), graph, files)
         bundle.write(final_bundle, self.target)
         return parity_result, True
+
+    def _sample_validation(self, predictor: Predictor) -> Mapping[str, bytes]:
+        """Return the file of the model's sample of validation images, as the exported graph computes them."""
+        if self.source.sample is None:
+            return {}
+        if self.precision == "float32":
+            return {bundle.SAMPLE_FILE: self.source.sample}
+        if self.images_description != VALIDATION:
+            return {}
+        outputs = finalize.collect_sample_outputs(predictor, self.samples)
+        return finalize.make_sample_file(outputs, self.source.classifier.task)
 
     def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
         folder, exporter = temp_dir / "made", self.exporter

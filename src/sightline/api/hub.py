@@ -98,7 +98,8 @@ def push(
         target: The model on the Hub, as ``"hf:USER/NAME"``; it is created if it does not exist.
         license: The license for the model card, such as ``"apache-2.0"`` or ``"cc-by-4.0"``; by default ``"other"``.
         public: Whether a new model may be seen by everybody; needed, too, for one that is public already.
-        include_images: Whether to upload the reference examples, by which whoever loads the bundle verifies it.
+        include_images: Whether to upload the reference examples, by which whoever loads the bundle verifies it, and the
+            features of validation images, with which `watch` compares others.
         dry_run: Whether to return what would be uploaded, without connecting to anything.
         progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
         callback: Receives the progress events in place of the display.
@@ -159,7 +160,9 @@ def _prepare_files(
     included = {
         name: content
         for name, content in whole.files.items()
-        if name != CARD_FILE and name not in figures and (include_images or not name.startswith("reference/"))
+        if name != CARD_FILE
+        and name not in figures
+        and (include_images or not name.startswith(("reference/", bundle.SAMPLE_FILE)))
     }
     manifest = whole.manifest if include_images else replace(whole.manifest, reference_examples=())
     uploaded = bundle.make(manifest, whole.model, included)

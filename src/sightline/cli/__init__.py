@@ -40,6 +40,7 @@ from sightline.cli import (
     sweep,
     train,
     verbs,
+    watch,
 )
 from sightline.cli.output import print_error, print_line, print_text
 from sightline.errors import HostError, OutputError, SightlineError
@@ -60,8 +61,8 @@ for function in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, embed.embed, similar.similar,
     add_class.add_class,
     report.report, explain.explain, doctor.doctor, studio.studio, learning_curve.learning_curve,
-    export.export, compress.compress, model_card.model_card, push.push, pull.pull, serve.serve, sweep.sweep,
-    compare.compare, describe.describe, preview.preview, models.models, recipes.recipes, env.env,
+    export.export, compress.compress, model_card.model_card, push.push, pull.pull, serve.serve, watch.watch,
+    sweep.sweep, compare.compare, describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     name = function.__name__.replace("_", "-")
     app.command(name, short_help=verbs.VERBS[name][0], epilog=verbs.epilog(name))(function)

@@ -19,7 +19,8 @@ def push(
         bool, typer.Option("--public", help="Let everybody see it; needed for a model that is public already.")
     ] = False,
     include_images: Annotated[
-        bool, typer.Option("--include-images", help="Also upload the reference examples: images of the data set.")
+        bool,
+        typer.Option("--include-images", help="Also upload reference examples, and features of validation images."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded, and send nothing.")] = False,
     output_format: FormatOption = OutputFormat.text,

@@ -75,7 +75,7 @@ def serve(
     ] = None,
     log_features: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Log the features and probabilities of each image."),
+        typer.Option(metavar="FILE", help="Log features and probabilities of each image, for `sightline watch`."),
     ] = None,
     log_features_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of that log; the oldest images are dropped.")

@@ -370,6 +370,9 @@ class BundleConfig:
         4, "number of reference examples, checked whenever the bundle is loaded; 0: none", 0, 100
     )
     calibrate: bool = setting(True, "temperature scaling, fitted on the validation split if it is large enough")
+    validation_sample: bool = setting(
+        True, "features of some validation images, with which `sightline watch` compares the images of a server"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     manifest.json    the fields of `Manifest`, and the sha256 of every other file
     model.onnx       the graph, with a copy of the manifest (without file hashes) in its metadata
     reference/          reference examples: encoded images whose pixels and probabilities are in the manifest
+    validation.npz   a sample of the validation images, as numbers: see `evaluation.validation_sample`
     README.md        the model card, if written, with its plots in figures/
 
 A bundle is a directory, a zip of it (with or without a top folder), or ``model.onnx`` alone. Loading verifies every
@@ -38,6 +39,7 @@ from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
 
 MODEL_FILE, MANIFEST_FILE, CARD_FILE = "model.onnx", "manifest.json", "README.md"
+SAMPLE_FILE = "validation.npz"
 MANIFEST_KEY, MANIFEST_HASH_KEY = (
     "sightline",
     "sightline.sha256",
@@ -53,7 +55,7 @@ REFERENCE_TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle in memory: `files` holds reference examples and the card by name; empty for a lone ``.onnx``."""
+    """A bundle in memory: `files` holds the other files by name, such as the card; empty for a lone ``.onnx``."""
 
     manifest: Manifest
     model: bytes
@@ -260,7 +262,7 @@ def _read_embedded_manifest(model: bytes) -> Manifest:
 
 def is_bundle_file(name: str) -> bool:
     """Return whether a file of this name may belong to a bundle, besides its ``manifest.json``."""
-    return name in {MODEL_FILE, CARD_FILE} or any(p.fullmatch(name) for p in (REFERENCE_FILE, _PLOT_FILE))
+    return name in {MODEL_FILE, CARD_FILE, SAMPLE_FILE} or any(p.fullmatch(name) for p in (REFERENCE_FILE, _PLOT_FILE))
 
 
 def parse_manifest(content: bytes) -> tuple[Manifest, dict[str, str]]:

@@ -17,9 +17,10 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import SPLITS, Index, LabeledSubset, Split
+from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
 from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.report import EvaluationReport, collect_outputs
+from sightline.evaluation.validation_sample import ValidationSample
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, runner
 from sightline.inference.bundle import Bundle
@@ -35,10 +36,12 @@ from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.runs import folds, report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
+from sightline.seeding import make_generator
 from sightline.tasks.protocol import Task, find_task
 from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
+MAX_SAMPLED = 500  # validation images that a smaller or converted model runs on for its sample
 CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become reference examples
 
 
@@ -102,7 +105,7 @@ def finalize(
     if no_bundle_reason is None:
         run.write_bundle(
             build_bundle(
-                model, graph, predictor, data, prepared.index, config,
+                model, graph, predictor, data, prepared.index, config, None if folds.is_folded(config) else held_out,
                 model=config.model.name, temperature=temperature, parity=agreement.to_dict(),
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )
@@ -248,9 +251,13 @@ def build_bundle(
     data: DecodedDataset,
     index: Index,
     config: RunConfig,
+    validation_outputs: ModelOutputs | None,
     **manifest_fields: Any,
 ) -> Bundle:
-    """Assemble the bundle of a run configured as `config`; `manifest_fields` are the other fields of its `Manifest`."""
+    """Assemble the bundle of a run configured as `config`; `manifest_fields` are the other fields of its `Manifest`.
+
+    It has a sample of the validation images if there are `validation_outputs` of its graph.
+    """
     positive = {"positive": config.evaluation.positive_class} if config.evaluation.positive_class else {}
     examples, files = _choose_reference_examples(data, index, predictor, config.bundle.num_reference_examples)
     manifest = Manifest(
@@ -265,7 +272,23 @@ def build_bundle(
         recipe=config.recipe,
         **manifest_fields,
     )
+    if validation_outputs is not None and config.bundle.validation_sample:
+        files |= make_sample_file(validation_outputs, find_task(config.model.task))
     return bundle.make(manifest, graph, files)
+
+
+def collect_sample_outputs(predictor: Predictor, validation: Subset) -> ModelOutputs:
+    """Return the outputs for up to `MAX_SAMPLED` validation images, at least one, at random."""
+    rows = make_generator(0, "validation sample", "images").permutation(len(validation))[:MAX_SAMPLED]
+    return collect_outputs(predictor, validation.select(rows))
+
+
+def make_sample_file(outputs: ModelOutputs, task: Task) -> dict[str, bytes]:
+    """Return the file of a bundle with a sample of these validation images by name; empty for too few images."""
+    several, probabilities = task.targets.allows_several, outputs.outputs.probabilities
+    correct = None if several or outputs.labels.ndim != 1 else probabilities.argmax(1) == outputs.labels
+    sample = ValidationSample.from_outputs(outputs.outputs, correct)
+    return {} if sample is None else {bundle.SAMPLE_FILE: sample.to_bytes()}
 
 
 def metrics_by_split(evaluations: Mapping[Split, Result], config: RunConfig) -> dict[str, Any]:

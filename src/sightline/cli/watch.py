@@ -1,0 +1,81 @@
+"""`sightline watch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import (
+    Cell,
+    ProgressDisplay,
+    TableFormat,
+    print_csv,
+    print_json,
+    print_line,
+    print_table,
+)
+from sightline.cli.predict import Model
+from sightline.cli.sources import FileLimit
+
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
+    from sightline.api.watching import WatchReport
+
+COLUMNS = ("rank", "id", "time", "label", "probability")
+
+
+def watch(
+    log: Annotated[Path, typer.Argument(help="The log that `sightline serve --log-features` writes.")],
+    model: Model,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labeled images that the model was not trained on, to compare with; default: the sample of validation "
+            "images in its bundle.",
+        ),
+    ] = None,
+    level: Annotated[
+        float, typer.Option(help="The largest probability of a false alarm, over all looks at the log.")
+    ] = 0.05,
+    top: Annotated[int, typer.Option(min=0, help="Number of images to label first.")] = 10,
+    figure: Annotated[Path | None, typer.Option(help="Plot the evidence for drift to this PNG file.")] = None,
+    set: FileLimit = None,  # noqa: A002  # the option's own name
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per image to label first.")
+    ] = TableFormat.text,
+) -> None:
+    """Check whether the images of a server have drifted from the validation images.
+
+    Also estimates the accuracy without labels, and lists the images to label first. Exits with 1 if they have drifted.
+    """
+    from sightline import api
+
+    classifier = api.load(model)
+    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+        report = classifier.watch(
+            log, reference=reference, level=level, top=top, figure=figure, set=set or (), callback=display
+        )
+    if output_format == TableFormat.json:
+        print_json(report.to_dict())
+    elif output_format == TableFormat.csv:
+        print_csv(COLUMNS, [[row[name] for name in COLUMNS] for row in report.rows])
+    else:
+        print_report(report)
+    if report.drift.alarm is not None:
+        raise typer.Exit(1)
+
+
+def print_report(report: WatchReport) -> None:
+    """Print what the log shows, then the images to label as a table."""
+    for name, text in report.list_sentences():
+        print_line(f"{name:<11}{text}")
+    if report.figure is not None:
+        print_line(f"{'figure':<11}{report.figure}")
+    if report.label_first:
+        print_line()
+        rows: list[list[Cell]] = [
+            [image.id, image.time, image.label, f"{image.probability:.4f}"] for image in report.label_first
+        ]
+        print_table(["label first", "time", "predicted", "probability"], rows, right=["probability"])

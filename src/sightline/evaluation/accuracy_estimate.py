@@ -1,0 +1,112 @@
+"""The accuracy on images without labels, estimated from the confidence of the model.
+
+Average thresholded confidence: the confidence is found that as many validation images are below as the model gets
+wrong, and images below it are taken for errors (Garg et al., "Leveraging unlabeled data to predict out-of-distribution
+performance", ICLR 2022). Difference of confidences: the accuracy falls as much as the mean confidence (Guillory et al.,
+"Predicting with confidence on unseen distributions", ICCV 2021).
+
+Both assume that on the new images, confidence and errors are related as on validation images. No method can do without
+such an assumption (Garg et al., section 3), and nothing in the images shows whether it holds: a model can be confident
+and wrong on classes or cameras that it has not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import jsonio
+from sightline.errors import plural
+from sightline.evaluation.bootstrap import make_metric
+from sightline.evaluation.drift import Drift
+from sightline.evaluation.results import Metric
+from sightline.seeding import make_generator
+
+RESAMPLES = 1000
+MIN_IMAGES = 50
+MIN_ERRORS = 10  # among validation images
+LARGE_GAP = 0.05  # between the two estimates
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyEstimate:
+    """The estimated accuracy on `count` images without labels.
+
+    Attributes:
+        count: The number of images.
+        accuracy: By average thresholded confidence (Garg et al., 2022), with its 95% interval.
+        by_difference: By the difference of mean confidences (Guillory et al., 2021), with its 95% interval.
+        validation_accuracy: The accuracy on the validation images of the sample.
+        caveats: Why the estimate is not to be trusted, a sentence each; empty if nothing speaks against it.
+    """
+
+    count: int
+    accuracy: Metric
+    by_difference: Metric
+    validation_accuracy: float
+    caveats: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return jsonio.fields_to_dict(self)
+
+
+def estimate_accuracy(
+    confidences: NDArray[np.float32], correct: NDArray[np.bool_], new: NDArray[np.float32], drift: Drift | None = None
+) -> AccuracyEstimate:
+    """Estimate the accuracy on images with the confidences `new` [T] from those of validation images [N].
+
+    `correct` bool [N] says which validation images are classified correctly. The intervals are percentiles of 1,000
+    bootstrap resamples of both. An alarm in `drift` becomes a caveat.
+    """
+    ordered = np.sort(new.astype(np.float64))
+    values = _estimate(confidences.astype(np.float64), correct, ordered, None)
+    rng = make_generator(0, "accuracy estimate")
+    resampled = np.empty((RESAMPLES, 2))
+    for row in resampled:
+        rows = rng.integers(0, len(correct), len(correct))
+        row[:] = _estimate(confidences[rows].astype(np.float64), correct[rows], ordered, rng)
+    by_threshold, by_difference = (
+        make_metric(float(value), column) for value, column in zip(values, resampled.T, strict=True)
+    )
+    caveats = _list_caveats(by_threshold, by_difference, int((~correct).sum()), len(new), drift)
+    return AccuracyEstimate(len(new), by_threshold, by_difference, float(correct.mean()), tuple(caveats))
+
+
+def _estimate(
+    confidences: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    ordered: NDArray[np.float64],
+    rng: np.random.Generator | None,
+) -> tuple[float, float]:
+    """Return both estimates; with `rng`, for a resample of the sorted new confidences `ordered`."""
+    errors = int((~correct).sum())
+    threshold = np.sort(confidences)[min(errors, len(confidences) - 1)]
+    fraction = 1 - np.searchsorted(ordered, threshold) / len(ordered)
+    mean, error = float(ordered.mean()), 0.0
+    if rng is not None:  # resampling N values with replacement: a binomial count, and by the central limit theorem
+        fraction = rng.binomial(len(ordered), fraction) / len(ordered)
+        error = float(rng.normal()) * float(ordered.std()) / np.sqrt(len(ordered))
+    difference = float(correct.mean()) + mean + error - float(confidences.mean())
+    return float(fraction), float(np.clip(difference, 0, 1))
+
+
+def _list_caveats(
+    by_threshold: Metric, by_difference: Metric, errors: int, count: int, drift: Drift | None
+) -> list[str]:
+    caveats = []
+    if drift is not None and drift.alarm is not None:
+        caveats.append(
+            "the input has drifted, and on unfamiliar images the model may be confident and wrong: label some of them"
+        )
+    if errors < MIN_ERRORS:
+        caveats.append(f"it rests on {plural(errors, 'error')} among the validation images, which is too few")
+    if count < MIN_IMAGES:
+        caveats.append(f"there are only {plural(count, 'image')}")
+    first, second = by_threshold.value, by_difference.value
+    if first is not None and second is not None and abs(first - second) > LARGE_GAP:
+        caveats.append(f"another estimate, by the difference of confidences, is {second:.3f}")
+    return caveats

@@ -1,0 +1,134 @@
+"""What a bundle keeps of the validation images, so that later images can be compared with them: features, no pixels."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io
+from sightline.errors import ModelError
+from sightline.inference.feature_log import round_features
+from sightline.inference.nearest import normalize_rows
+from sightline.inference.predictor import Outputs
+from sightline.seeding import make_generator
+
+SCHEMA = 1
+MIN_IMAGES = 20  # validation images; with fewer, there is nothing to compare with
+MAX_BYTES = 1 << 20  # of features
+MAX_IMAGES = 1000  # whose features are kept
+MAX_CONFIDENCES = 10_000
+MAX_BANK = 128
+NEIGHBORS = 5
+SCORES = ("distance", "uncertainty", "length")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValidationSample:
+    """A random sample of the validation images.
+
+    Attributes:
+        bank: float32 [B, F]: features of images that scores are defined by: a third, at most 128.
+        features: float32 [M, F]: features of the other images, with which new images are compared.
+        uncertainties: float64 [M]: one minus the largest probability for each of them.
+        confidences: float32 [N]: the largest probability for each image, and for some more.
+        correct: bool [N]: whether their predictions are correct; empty if images may have several labels.
+    """
+
+    bank: NDArray[np.float32]
+    features: NDArray[np.float32]
+    uncertainties: NDArray[np.float64]
+    confidences: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+
+    @classmethod
+    def from_outputs(cls, outputs: Outputs, correct: NDArray[np.bool_] | None) -> ValidationSample | None:
+        """Return a sample of images with these outputs; `correct` bool [N] as above, None for several labels.
+
+        Returns None if there are too few images, or a model does not have one row of probabilities for each.
+        """
+        if len(outputs.features) < MIN_IMAGES or outputs.probabilities.ndim != 2 or outputs.features.ndim != 2:
+            return None
+        rows = make_generator(0, "validation sample").permutation(len(outputs.features))[:MAX_CONFIDENCES]
+        size = max(MIN_IMAGES, min(MAX_IMAGES, MAX_BYTES // (2 * outputs.features.shape[1])))
+        features, probabilities = round_features(outputs.features[rows[:size]]), outputs.probabilities[rows]
+        if not np.isfinite(features).all() or not np.isfinite(probabilities).all():
+            return None
+        bank = min(MAX_BANK, len(features) // 3)
+        return cls(
+            features[:bank], features[bank:], compute_uncertainties(probabilities[bank : len(features)]),
+            probabilities.max(1), np.zeros(0, bool) if correct is None else correct[rows],
+        )  # fmt: skip
+
+    def compute_scores(self, features: NDArray[np.float32], uncertainties: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the `SCORES` float64 [n, 3] of images with these features [n, F] and uncertainties [n].
+
+        They are the mean cosine distance to the nearest images of the bank, the uncertainty, and the length of the
+        features.
+        """
+        count = min(NEIGHBORS, len(self.bank))
+        distances = 1 - normalize_rows(features) @ normalize_rows(self.bank).T
+        nearest = np.partition(distances, count - 1, axis=1)[:, :count].mean(1)
+        return np.stack([nearest.astype(np.float64), uncertainties, np.linalg.norm(features, axis=1)], 1)
+
+    def to_bytes(self) -> bytes:
+        """Return the file of a bundle: an uncompressed ``.npz`` of the fields; equal samples give equal bytes."""
+        file = io.BytesIO()
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays |= {name: arrays[name].astype(np.float16) for name in ("bank", "features")}
+        np.savez(file, schema=np.int64(SCHEMA), **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> ValidationSample:
+        """Restore from `to_bytes`; raises `ModelError` for any other content."""
+        try:
+            arrays = _io.load_arrays(io.BytesIO(content))
+            schema = arrays.pop("schema", np.int64(-1))
+            if schema.shape != () or schema != SCHEMA:
+                raise ModelError(
+                    f"its sample of validation images has schema {schema}, and this version reads schema {SCHEMA} only"
+                )
+            sample = cls(**{name: _convert(name, array) for name, array in arrays.items()})
+        except (ValueError, TypeError, OSError) as error:
+            raise ModelError(f"its sample of validation images cannot be read: {error}") from error
+        fits = (
+            min(*sample.bank.shape, *sample.features.shape) > 0
+            and len(sample.features) == len(sample.uncertainties)
+            and sample.bank.shape[1] == sample.features.shape[1]
+            and len(sample.correct) in {0, len(sample.confidences)}
+        )
+        if not fits:
+            raise ModelError("its sample of validation images has arrays of shapes that do not fit each other")
+        return sample
+
+
+def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return one minus the largest of the probabilities [N, K], float64 [N], as the sum of the others.
+
+    The difference would have few digits for a model that is nearly certain.
+    """
+    others = probabilities.astype(np.float64)
+    others[np.arange(len(others)), others.argmax(1)] = 0
+    sums: NDArray[np.float64] = others.sum(1)
+    return sums
+
+
+_TYPES: dict[str, tuple[type[np.generic], str, int]] = {
+    "bank": (np.float32, "f", 2), "features": (np.float32, "f", 2), "uncertainties": (np.float64, "f", 1),
+    "confidences": (np.float32, "f", 1), "correct": (np.bool_, "b", 1),
+}  # fmt: skip
+
+
+def _convert(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of a file in the type of its field; raises `ValueError`."""
+    if name not in _TYPES:
+        raise ValueError(f"it has an unknown array {name!r}")
+    dtype, kind, dimensions = _TYPES[name]
+    if array.dtype.kind != kind or array.ndim != dimensions or not np.isfinite(array).all():
+        raise ValueError(f"its {name} are {array.dtype} {list(array.shape)}, or not finite")
+    converted: NDArray[Any] = array.astype(dtype)
+    return converted

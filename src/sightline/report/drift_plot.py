@@ -1,0 +1,34 @@
+"""The figure of a watched stream: the evidence for drift after each image, and where it is an alarm."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sightline.evaluation.drift import Drift
+from sightline.report import plotting
+from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
+
+MAX_POINTS = 4000
+
+
+def plot_drift(drift: Drift, title: str = "") -> bytes:
+    """Draw the evidence for drift over the number of images, on a logarithmic scale; returns a PNG."""
+    figure = plotting.make_figure(7.5, 3.8)
+    axes = figure.subplots()
+    count = len(drift.log_evidence)
+    step = max(1, count // MAX_POINTS)
+    axes.plot(
+        np.arange(1, count + 1)[::step], drift.log_evidence[::step] / np.log(10), color=TRAIN, linewidth=1.4,
+        label="evidence",
+    )  # fmt: skip
+    axes.axhline(-np.log10(drift.level), color=VALIDATION, linestyle="--", label=f"alarm at {1 / drift.level:g}")
+    if drift.start is not None:
+        axes.axvline(drift.start, color=INK, linewidth=1, label=f"most likely start: image {drift.start:,}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    axes.set_xlabel("images", color=INK)
+    axes.set_ylabel("evidence for drift", color=INK)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    axes.set_title(title, **plotting.text_style(12))
+    return plotting.render_png(figure)
