@@ -60,6 +60,12 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
     ] = DEFAULT_GRACE,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(help="The certificate chain in PEM, to serve https; read again when it changes.")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="The private key of the certificate, if it is another file.")
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="A file with the token that requests need; or set the variable SIGHTLINE_TOKEN."),
@@ -91,6 +97,7 @@ def serve(
     run(
         model, host, port, max_bytes=max_bytes, say=print_line, models=models, name=name, limits=limits,
         threads=threads, batch_size=batch_size, max_wait=max_wait, reload_interval=reload_interval, grace=grace,
+        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
         log_format=None if log_format is None else log_format.value,
         log_features=log_features, log_features_bytes=log_features_mb * MEGABYTE,

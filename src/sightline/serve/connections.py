@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from sightline import jsonio, process
+from sightline.serve.certificate import Certificate
 from sightline.serve.limits import Limits
 
 CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was checked with
@@ -33,6 +34,7 @@ POLL_SECONDS = 0.02
 LINGER_SECONDS = 10.0  # after the end of a response, for the rest of a body that nobody reads, and for a slow reader
 RESERVED_FILES = 32  # that the process opens besides connections
 FILES_PER_CORE = 8  # of the process that decodes for each
+CERTIFICATE_TICKS = 100  # of uvicorn, ten a second, between looks at the files of the certificate
 NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -269,18 +271,46 @@ class Server(uvicorn.Server):
     """uvicorn's server, which stops within `grace` seconds of a signal, whatever clients do, and then exits with 0.
 
     `app.state.admission` is told that the server stops, and says what is in flight. `log_config` replaces uvicorn's
-    settings of logging.
+    settings of logging. With a `certificate`, connections are encrypted.
     """
 
-    def __init__(self, app: Starlette, limits: Limits, grace: float, log_config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        limits: Limits,
+        grace: float,
+        log_config: dict[str, Any] | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         connection = type("LimitedConnection", (Connection,), {"limits": limits})
         config = uvicorn.Config(
             app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
             timeout_graceful_shutdown=1, log_config=log_config or uvicorn.config.LOGGING_CONFIG,
         )  # fmt: skip
         super().__init__(config)
-        self._admission, self._grace = app.state.admission, grace
+        self._admission, self._grace, self._certificate = app.state.admission, grace, certificate
+        self._handshake_seconds = limits.header
         self._stop_time: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve `sockets`; uvicorn would let a TLS handshake take a minute."""
+        if self._certificate is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+
+        def create_connection() -> asyncio.Protocol:
+            connection: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return connection
+
+        for listener in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                create_connection, sock=listener, backlog=BACKLOG, ssl=self._certificate.context,
+                ssl_handshake_timeout=self._handshake_seconds, ssl_shutdown_timeout=LINGER_SECONDS,
+            )  # fmt: skip
+            self.servers.append(server)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, or stop at once at a second signal.
@@ -300,6 +330,8 @@ class Server(uvicorn.Server):
         """Return whether to shut down: when nothing is in flight, or when the time is up."""
         if self._stop_time is not None:
             self.should_exit = not self._admission.requests or self._remaining <= 0
+        if self._certificate is not None and counter % CERTIFICATE_TICKS == 0:
+            self._certificate.refresh()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -14,6 +14,7 @@ from sightline.inference.feature_log import FeatureLog
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
 if TYPE_CHECKING:
+    from sightline.serve.certificate import Certificate
     from sightline.serve.model_folder import StoredModel
 
 
@@ -32,6 +33,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     max_wait: float = 0.0,
     reload_interval: float = DEFAULT_RELOAD_INTERVAL,
     grace: float = DEFAULT_GRACE,
+    ssl_certfile: Path | None = None,
+    ssl_keyfile: Path | None = None,
     token_file: Path | None = None,
     allowed_hosts: Sequence[str] = (),
     cors_origins: Sequence[str] = (),
@@ -49,6 +52,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     first of which waits for others at most `max_wait` seconds. Models that change on disk are loaded again: the server
     looks every `reload_interval` seconds (0: never) and, in the command line's own process, at SIGHUP.
 
+    Connections are encrypted with the certificate chain in the PEM file `ssl_certfile` and its key in `ssl_keyfile`.
+
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
     logged to standard error; with "json", so is everything else. Requests are traced if OpenTelemetry is installed and
@@ -59,9 +64,9 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
 
-    Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token not be read
-    or the name not stand in an address, `MissingExtraError` if the packages of the extra are not installed,
-    `OutputError` if the log of features cannot be written.
+    Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token or the
+    certificate not be read or the name not stand in an address, `MissingExtraError` if the packages of the extra are
+    not installed, `OutputError` if the log of features cannot be written.
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
@@ -77,6 +82,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         raise UsageError("A log of features is of one model: give the model itself, or leave --log-features out.")
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
+    certificate = _read_certificate(ssl_certfile, ssl_keyfile)
     reloader = Reloader(_choose_models(model, models, name), threads, reload_interval)
     served = reloader.load_all()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -110,8 +116,18 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             feature_log=feature_log,
             reloader=reloader,
         )
-        say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        Server(app, limits, grace, make_log_config() if log_format == "json" else None).run(sockets=[listener])
+        scheme = "http" if certificate is None else "https"
+        say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+        log_config = make_log_config() if log_format == "json" else None
+        Server(app, limits, grace, log_config, certificate).run(sockets=[listener])
+
+
+def _read_certificate(certfile: Path | None, keyfile: Path | None) -> Certificate | None:
+    from sightline.serve.certificate import Certificate
+
+    if certfile is None and keyfile is not None:
+        raise UsageError("A key needs its certificate: give it with --ssl-certfile.")
+    return None if certfile is None else Certificate(certfile, keyfile)
 
 
 def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:
