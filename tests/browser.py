@@ -1,12 +1,138 @@
-"""The browser of the tests that need one."""
+"""The browser of the tests that need one: Chromium, driven by its DevTools protocol over pipes."""
 
 from __future__ import annotations
 
+import base64
+import itertools
+import json
+import os
+import select
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NO_BROWSER = f"none of {', '.join(BROWSERS)} is on PATH"
+ON_PIPES = """  # the browser reads from descriptor 3 and writes to 4
+import os, sys
+os.dup2(int(sys.argv[1]), 3), os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+SECONDS = 60.0  # for an answer of the browser, and for what a page does
 
 
 def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+class Page:
+    """A page in headless Chromium at a size in CSS pixels; `profile` is a new folder.
+
+    Attributes:
+        problems: What the page logged as errors: exceptions, violations of its policy, and failed requests.
+    """
+
+    def __init__(self, profile: Path, width: int, height: int = 900, *, media: Mapping[str, str] | None = None) -> None:
+        browser = find_browser()
+        assert browser is not None, NO_BROWSER
+        sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # it does not work for root
+        options = ["--headless=new", "--disable-gpu", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
+        to_browser, self._write_end = os.pipe()
+        self._read_end, from_browser = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", ON_PIPES, str(to_browser), str(from_browser), browser, *options, *sandbox],
+            pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_browser)
+        os.close(from_browser)
+        self._buffer, self._numbers, self._session = b"", itertools.count(1), ""
+        self.problems: list[str] = []
+        try:
+            self._attach(width, height, media or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self, width: int, height: int, media: Mapping[str, str]) -> None:
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self.send(f"{domain}.enable")
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.send("Emulation.setEmulatedMedia", features=features)
+
+    def close(self) -> None:
+        """End the browser."""
+        self._process.terminate()
+        self._process.wait(30)
+        os.close(self._write_end)
+        os.close(self._read_end)
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        """Call a method of the protocol and return its result."""
+        number = next(self._numbers)
+        call = {"id": number, "method": method, "params": parameters}
+        call |= {"sessionId": self._session} if self._session else {}
+        os.write(self._write_end, json.dumps(call).encode() + b"\0")
+        while True:
+            message = self._receive()
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self._take_event(message)
+
+    def _take_event(self, message: Any) -> None:
+        parameters = message.get("params", {})
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(parameters["exceptionDetails"]))
+        elif message.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            self.problems.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+
+    def _receive(self) -> Any:
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._read_end], [], [], SECONDS)
+            content = os.read(self._read_end, 1 << 16) if ready else b""
+            assert content, "the browser does not answer"
+            self._buffer += content
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, url: str) -> None:
+        """Open a page and wait until its scripts have run."""
+        self.send("Page.navigate", url=url)
+        self.wait_for(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the JSON value of an expression, awaited if it is a promise."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait_for(self, condition: str) -> None:
+        """Wait until an expression is true."""
+        deadline = time.monotonic() + SECONDS
+        while not self.evaluate(condition):
+            assert time.monotonic() < deadline, f"{condition} did not become true: {self.problems}"
+            time.sleep(0.05)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in an input, as a user does."""
+        root = self.send("DOM.getDocument")["root"]["nodeId"]
+        node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def save_screenshot(self, path: Path) -> None:
+        """Write the whole page as a PNG file."""
+        answer = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -22,7 +22,7 @@ from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
 from sightline.inference.predictor import Predictor
-from sightline.inference.runner import ImageOutputs, predict_images
+from sightline.inference.runner import predict_images
 from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.report.heatmap_plot import plot_explanation
@@ -56,9 +56,7 @@ def explain(
     the class to explain (None: the predicted class of each image). With `out`, a folder, a PNG file per image is
     written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
     """
-    selected_method = resolve_method(method, predictor)
-    if label is not None and label not in predictor.classes:
-        raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
+    selected_method = _resolve(method, label, predictor)
     if out is not None:
         _create_folder(out)
     return _explain_batches(predictor, items, selected_method, label, _FigureWriter(out), seed, progress)
@@ -78,6 +76,9 @@ def _explain_batches(
     with closing(predict_images(predictor, items, decode, lambda image: image.pixels)) as batches:
         for batch in batches:
             predicted = [image for image in batch if image.error is None]
+            paths = [image.item.path for image in predicted]
+            decoded = [image.decoded for image in predicted if image.decoded is not None]
+            probabilities = [image.probabilities for image in predicted if image.probabilities is not None]
 
             def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(predicted)) -> None:
                 nonlocal last_progress
@@ -86,7 +87,11 @@ def _explain_batches(
                 if start * steps_per_image + done < last_progress[1]:
                     progress(task, start * steps_per_image + done, last_progress[1])
 
-            explanations = iter(_explain_batch(predictor, predicted, method, label, seed, advance) if predicted else ())
+            explanations: Iterator[Explanation] = iter(())
+            if predicted:
+                explanations = _explain_batch(
+                    predictor, paths, decoded, np.stack(probabilities), method, label, seed, advance
+                )
             for image in batch:
                 if image.decoded is None or image.error is not None:
                     yield Explanation(image.item.path, method, error=image.error)
@@ -110,29 +115,57 @@ def _decode(preprocess: PreprocessingSpec, item: InputItem) -> _DecodedImage:
     return _DecodedImage(content, width, height, pixels)
 
 
+def explain_pixels(
+    predictor: Predictor,
+    pixels: NDArray[np.uint8],
+    width: int,
+    height: int,
+    *,
+    label: str | None = None,
+    progress: Progress = no_progress,
+) -> Explanation:
+    """Return the explanation of one decoded image by the default method, without a path and a figure.
+
+    `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. Raises
+    `UsageError` for an unknown class `label`.
+    """
+    method = _resolve(None, label, predictor)
+    probabilities = predictor.probabilities(pixels[None])
+    decoded = [_DecodedImage(None, width, height, pixels)]
+    return next(_explain_batch(predictor, [""], decoded, probabilities, method, label, 0, progress))
+
+
+def _resolve(method: str | None, label: str | None, predictor: Predictor) -> Method:
+    """Return the method; raises `UsageError` for one that the predictor does not support, and for an unknown class."""
+    selected_method = resolve_method(method, predictor)
+    if label is not None and label not in predictor.classes:
+        raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
+    return selected_method
+
+
 def _explain_batch(
     predictor: Predictor,
-    images: Sequence[ImageOutputs[InputItem, _DecodedImage]],
+    paths: Sequence[str],
+    decoded: Sequence[_DecodedImage],
+    probabilities: NDArray[np.float32],
     method: Method,
     label: str | None,
     seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
-    """Yield the explanations of images that have outputs, without a figure."""
-    decoded = [image.decoded for image in images if image.decoded is not None]
-    probabilities = np.stack([image.probabilities for image in images if image.probabilities is not None])
+    """Yield the explanations of N images with `probabilities` [N, K], without a figure."""
     pixels = np.stack([image.pixels for image in decoded])
     class_indices = probabilities.argmax(1)
     if label is not None:
         class_indices = np.full(len(pixels), predictor.classes.index(label))
     maps = compute_heat_maps(predictor, pixels, class_indices, method, seed=seed, progress=progress)
-    for image, one, row, class_index, heat in zip(
-        images, decoded, probabilities, class_indices.tolist(), maps, strict=True
+    for path, one, row, class_index, heat in zip(
+        paths, decoded, probabilities, class_indices.tolist(), maps, strict=True
     ):
         width, height = _display_size(one)
         hottest = heat_map.find_region(heat_map.map_to_original(heat, predictor.preprocess, width, height))
         yield Explanation(
-            image.item.path,
+            path,
             method,
             predictor.classes[class_index],
             float(row[class_index]),

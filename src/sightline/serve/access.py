@@ -18,7 +18,8 @@ from sightline.serve.responses import make_error_response
 
 TOKEN_VARIABLE = "SIGHTLINE_TOKEN"  # noqa: S105  # the name of a variable
 MAX_TOKEN_BYTES = 4096
-OPEN_PATHS = {"/health", "/v2/health/live", "/v2/health/ready"}  # of probes, which have no token
+OPEN_PATHS = {"/", "/health", "/v2/health/live", "/v2/health/ready"}  # of the page and of probes, which have no token
+PAGE_FILES = "/page"  # the address of the files of the page, which are public
 EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After")
 
 
@@ -27,7 +28,8 @@ class Access:
     """Who may use a server.
 
     Attributes:
-        token: What a request must state as ``Authorization: Bearer TOKEN``, except to `OPEN_PATHS`; None: nothing.
+        token: What a request must state as ``Authorization: Bearer TOKEN``, except to `OPEN_PATHS` and `PAGE_FILES`;
+            None: nothing.
         hosts: The names, without port, of which a request must state one as its ``Host``; none: any. It protects a
             server on a private address from web pages whose own name was made to point there.
         origins: The origins of web pages whose scripts may use the server, such as ``https://example.org``, or ``*``.
@@ -56,7 +58,7 @@ class Access:
         """Raise the HTTPException that refuses a request, if any."""
         if self.hosts and _strip_port(headers.get("host", "")) not in {host.lower() for host in self.hosts}:
             raise HTTPException(400, "The Host header is not a name of this server.")
-        if self.token is None or path in OPEN_PATHS:
+        if self.token is None or path in OPEN_PATHS or path.startswith(f"{PAGE_FILES}/"):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(token.strip().encode("latin-1"), self.token.encode())

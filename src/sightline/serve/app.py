@@ -18,7 +18,7 @@ from starlette.routing import Route
 from sightline.api import Classifier
 from sightline.errors import SightlineError
 from sightline.inference.feature_log import FeatureLog
-from sightline.serve import open_inference, prediction
+from sightline.serve import explanation, open_inference, page, prediction
 from sightline.serve.access import Access
 from sightline.serve.admission import Admission, AdmissionMiddleware
 from sightline.serve.batcher import Batching
@@ -52,9 +52,10 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     """Return an ASGI application for a classifier, or for several models, which accepts bodies of `max_bytes` bytes.
 
     ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes images in any
-    form of `uploads` and returns what ``sightline predict`` prints as JSON, and which model it is from. The same is
-    below ``/models/NAME`` and ``/models/NAME/versions/VERSION``, for each of several models. Below ``/v2`` is the Open
-    Inference Protocol, see `open_inference`. A classifier is called `name`.
+    form of `uploads` and returns what ``sightline predict`` prints as JSON, and which model it is from; ``POST
+    /explain`` returns the heat map of an image. The same is below ``/models/NAME`` and
+    ``/models/NAME/versions/VERSION``, for each of several models. ``GET /`` is a page to try them. Below ``/v2`` is the
+    Open Inference Protocol, see `open_inference`. A classifier is called `name`.
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
     logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_log`,
@@ -98,7 +99,9 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
         routes=[
             *_make_description_routes(models, lambda: admission.draining, is_secured=access.token is not None),
             metrics.make_route(),
+            *page.make_routes(),
             *prediction.make_routes(models),
+            *explanation.make_routes(models),
             *open_inference.make_routes(models, lambda: admission.draining),
         ],
         exception_handlers={

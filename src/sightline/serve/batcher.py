@@ -16,6 +16,7 @@ from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference import stream
 from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.predictor import Outputs
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.serve.decoding import DecoderPool
@@ -102,12 +103,23 @@ class Batcher:
         Raises TimeoutError if the model exceeds its limit.
         """
         try:
-            with self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
-                pixels = await self._decoders.decode(content, self._classifier.preprocess)
+            pixels = await self.decode(content)
         except ImageError as error:
-            self._metrics.count_unreadable()
             return Prediction("", error=str(error))
         return await self.predict_pixels(pixels)
+
+    async def decode(self, content: bytes | bytearray) -> NDArray[np.uint8]:
+        """Return the pixels [H, W, C] of one encoded image; raises `ImageError` if it cannot be read."""
+        try:
+            with self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
+                return await self._decoders.decode(content, self._classifier.preprocess)
+        except ImageError:
+            self._metrics.count_unreadable()
+            raise
+
+    def compute_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return the outputs for pixels [N, H, W, C], computed between batches; for another thread than the loop's."""
+        return self._model.submit(self._classifier.predictor.outputs, pixels).result()
 
     async def predict_pixels(self, pixels: NDArray[np.uint8]) -> Prediction:
         """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`."""

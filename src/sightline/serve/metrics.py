@@ -153,8 +153,9 @@ def name_endpoint(path: str) -> str:
     ('infer', 'predict', 'other')
     """
     match = _MODEL_PATH.fullmatch(path)
-    if path == "/predict" or (match and match["action"] == "predict"):
-        return "predict"
+    for endpoint in ("predict", "explain"):
+        if path == f"/{endpoint}" or (match and not match["protocol"] and match["action"] == endpoint):
+            return endpoint
     return "infer" if match and match["protocol"] and match["action"] == "infer" else "other"
 
 

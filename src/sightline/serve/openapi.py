@@ -30,7 +30,9 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/models": {"get": _operation("The models and their versions.", _MODELS)},
         "/model": {"get": _operation(_MODEL_SUMMARY, _MODEL, errors=several)},
+        "/": {"get": _page()},
         "/predict": {"post": _predict(classes, errors=several)},
+        "/explain": {"post": _explain(errors=several)},
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
@@ -42,6 +44,7 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
         address = f"/models/{{model}}{suffix}"
         paths[address] = {"get": _operation(_MODEL_SUMMARY, _MODEL, **options)}
         paths[f"{address}/predict"] = {"post": _predict(classes, **options)}
+        paths[f"{address}/explain"] = {"post": _explain(**options)}
         address = f"/v2{address}"
         ready = _object(name=_STRING, ready=_BOOLEAN)
         paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
@@ -122,6 +125,19 @@ _PREDICTIONS = _object(
         },
         minItems=1,
     ),
+    model=_IDENTITY,
+)
+_BOX: dict[str, Any] = {"type": "array", "items": _NUMBER, "minItems": 4, "maxItems": 4}
+_EXPLANATION = _object(
+    label=_STRING,
+    probability=_NUMBER,
+    method=_STRING,
+    region=_BOX | {"type": ["array", "null"]},
+    heat_fraction={"type": ["number", "null"]},
+    faithfulness={"type": ["object", "null"]},
+    image_size=_list({"type": "integer"}, minItems=2, maxItems=2),
+    box=_BOX,
+    heat_map={"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
     model=_IDENTITY,
 )
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
@@ -217,21 +233,39 @@ def _operation(
 
 def _predict(classes: int, *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
     top = {"type": "integer", "minimum": 1, "default": 5}
+    query = {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
+    summary = "The predictions for one or more images; for a form or a list of images, as a list."
+    answer = _response("The predictions.", _json({"oneOf": [_ONE_PREDICTION, _PREDICTIONS]}))
+    return _take_images(summary, answer, [*parameters, query], errors)
+
+
+def _explain(*, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
+    description = "The class to explain, by default the most probable one."
+    query = {"name": "class", "in": "query", "schema": _STRING, "description": description}
+    summary = "The heat map of one image: where the evidence for a class is, and whether masking it matters."
+    return _take_images(summary, _response("The heat map.", _json(_EXPLANATION)), [*parameters, query], errors)
+
+
+def _take_images(
+    summary: str, answer: dict[str, Any], parameters: Sequence[Any], errors: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return a POST operation that takes images in any form."""
     return {
-        "summary": "The predictions for one or more images; for a form or a list of images, as a list.",
-        "parameters": [
-            *parameters,
-            {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."},
-        ],
+        "summary": summary,
+        "parameters": list(parameters),
         "requestBody": {
             "required": True,
             "content": _BINARY | {"multipart/form-data": {"schema": _FORM}} | _json(_JSON_IMAGES),
             "description": "The bytes of an image file, a form with files, or JSON with base64.",
         },
-        "responses": {
-            "200": _response("The predictions.", _json({"oneOf": [_ONE_PREDICTION, _PREDICTIONS]})),
-            **_errors(400, *errors, 408, 413, 415, 500, 503),
-        },
+        "responses": {"200": answer, **_errors(400, *errors, 408, 413, 415, 500, 503)},
+    }
+
+
+def _page() -> dict[str, Any]:
+    return {
+        "summary": "A page to try the model in a browser.",
+        "responses": {"200": _response("The page.", {"text/html": {"schema": _STRING}})},
     }
 
 

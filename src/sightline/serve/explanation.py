@@ -1,0 +1,115 @@
+"""``POST /explain``, and the same below the addresses of models: the heat map of one image."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import math
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route
+
+from sightline.api.explanation import explain_pixels
+from sightline.errors import ImageError, suggest
+from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
+from sightline.inference.results import Prediction
+from sightline.preprocessing import inspect_image
+from sightline.serve.batcher import Batcher
+from sightline.serve.responses import JSONResponse, check_prediction, refuse_busy
+from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
+from sightline.serve.uploads import read_upload
+
+MAX_WAITING = 8  # requests for a heat map, the one that is computed included: each takes 154 evaluations of the model
+
+
+class _GivenUp(Exception):
+    """Nobody waits for the explanation any more."""
+
+
+class _SharedPredictor:
+    """A predictor for another thread than that of the model, which computes there, between batches of predictions.
+
+    Not every runtime may be called by two threads at a time. It stops when `given_up` is set.
+    """
+
+    def __init__(self, predictor: Predictor, batcher: Batcher, given_up: threading.Event) -> None:
+        self._batcher, self._given_up = batcher, given_up
+        self.classes, self.preprocess = predictor.classes, predictor.preprocess
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probabilities [N, K] for pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return all outputs for pixels [N, H, W, C]."""
+        if self._given_up.is_set():
+            raise _GivenUp
+        return self._batcher.compute_outputs(pixels)
+
+
+def make_routes(models: RunningModels) -> list[Route]:
+    """Return the routes for the only model, and for each of several; one heat map is computed at a time."""
+    turn, waiting = asyncio.Semaphore(1), 0
+
+    async def explain(request: Request) -> JSONResponse:
+        nonlocal waiting
+        if waiting >= MAX_WAITING:
+            raise refuse_busy()
+        waiting += 1
+        try:
+            with models.find_requested(request).use() as running:
+                return await _explain(request, running, turn)
+        finally:
+            waiting -= 1
+
+    return [Route(f"{address}/explain", explain, methods=["POST"]) for address in ("", *MODEL_ADDRESSES)]
+
+
+async def _explain(request: Request, running: RunningModel, turn: asyncio.Semaphore) -> JSONResponse:
+    predictor, batcher = running.served.classifier.predictor, running.batcher
+    label = request.query_params.get("class")
+    if label is not None and label not in predictor.classes:
+        raise HTTPException(400, f"The model has no class {label[:80]!r}.{suggest(label[:80], predictor.classes)}")
+    running.check_free()
+    content = (await read_upload(request)).get_single()
+    given_up = threading.Event()
+    try:
+        pixels = await batcher.decode(content)
+        async with turn:
+            shared = _SharedPredictor(predictor, batcher, given_up)
+            explanation = await asyncio.to_thread(_compute, shared, content, pixels, label)
+    except ImageError as error:
+        raise HTTPException(400, f"The image cannot be read: {error}.") from None
+    finally:
+        given_up.set()
+    return JSONResponse(explanation | {"model": running.served.identity})
+
+
+def _compute(
+    predictor: _SharedPredictor, content: bytes | bytearray, pixels: NDArray[np.uint8], label: str | None
+) -> dict[str, Any]:
+    """Return what ``sightline explain --format json`` prints, and the heat map as a grayscale PNG in base64."""
+    preprocess = predictor.preprocess
+    header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
+    explanation = explain_pixels(predictor, pixels, header.width, header.height, label=label)
+    if explanation.probability is None or not math.isfinite(explanation.probability) or explanation.heat is None:
+        check_prediction(Prediction("", error=NOT_FINITE_REASON))
+    assert explanation.heat is not None
+    values = explanation.to_dict()
+    del values["path"], values["figure"]
+    box, (left, top, right, bottom) = preprocess.compute_placement(header.width, header.height)
+    heat = np.rint(255 * explanation.heat[int(top) : int(bottom), int(left) : int(right)]).astype(np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(heat).save(png, "PNG")
+    return values | {
+        "image_size": [header.width, header.height],
+        "box": list(box),
+        "heat_map": base64.b64encode(png.getvalue()).decode(),
+    }

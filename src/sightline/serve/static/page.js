@@ -1,0 +1,277 @@
+// The page of a server: an image goes to /predict, then to /explain. All addresses are relative, so that it works behind a prefix.
+
+const TEXTS = {
+  en: {
+    other: "中文", model: "Model", drop: "Drop an image here, or choose one", dropMore: "or paste it; it is sent to this server only",
+    needToken: "This server needs a token:", useToken: "Use it", heatMap: "Heat map", description: "Description of the model",
+    terminal: "From a terminal:", unseen: "Your browser cannot show this image; the model can read it.",
+    working: "Classifying …", explaining: "Computing the heat map …", none: "none of its classes",
+    abstain: "The model abstains: it is too uncertain, or the image is unlike those that it was trained on.",
+    set: (labels) => `The model is uncertain between: ${labels.join(", ")}`,
+    certain: "The model is certain enough to decide.",
+    noEvidence: (label) => `No region of the image supports “${label}”.`,
+    evidence: (label, f, before) => `Bright: where the evidence for “${label}” is. With the hottest ${f.share} masked, its probability goes from ${before} to ${f.masked}; with as much masked elsewhere, it is ${f.random} on average.`,
+    offline: "The server does not answer.", version: "version", weights: "weights",
+    alt: (label) => `The image, classified as ${label}`,
+  },
+  zh: {
+    other: "English", model: "模型", drop: "把图片拖到这里，或点击选择", dropMore: "也可以直接粘贴；图片只会发送到本服务器",
+    needToken: "本服务器需要令牌：", useToken: "使用", heatMap: "热力图", description: "模型说明",
+    terminal: "在终端中：", unseen: "浏览器无法显示这张图片，但模型可以读取。",
+    working: "正在分类……", explaining: "正在计算热力图……", none: "不属于任何类别",
+    abstain: "模型弃权：把握不足，或者图片与训练图片差别太大。",
+    set: (labels) => `模型无法在这些类别中确定：${labels.join("、")}`,
+    certain: "模型有足够的把握作出判断。",
+    noEvidence: (label) => `图中没有支持“${label}”的区域。`,
+    evidence: (label, f, before) => `亮处是支持“${label}”的区域。遮住最热的 ${f.share} 后，该类的概率从 ${before} 变为 ${f.masked}；在其他位置遮住同样大小的区域，平均为 ${f.random}。`,
+    offline: "服务器没有响应。", version: "版本", weights: "权重",
+    alt: (label) => `图片，分类结果为 ${label}`,
+  },
+};
+const MAX_SIDE = 900; // of the canvas, in pixels
+const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
+
+const $ = (id) => document.getElementById(id);
+let language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
+let token = "";
+let current = null; // {file, image, prediction, explanation, heat, controller}
+
+const text = (key) => TEXTS[language][key];
+const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(value);
+
+class Unauthorized extends Error {}
+
+async function request(address, options = {}) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let response;
+  try {
+    response = await fetch(address, { ...options, headers });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Error(text("offline"));
+  }
+  const content = await response.json().catch(() => ({}));
+  if (response.status === 401) throw new Unauthorized(content.error);
+  if (!response.ok) throw new Error(content.error ?? `HTTP ${response.status}`);
+  return content;
+}
+
+// The addresses of the chosen model.
+function address(verb) {
+  return `models/${$("model").value}/${verb}`;
+}
+
+async function showModels() {
+  const { models } = await request("models");
+  const names = models.map(({ name }) => name);
+  const options = models.map(({ name, version }) => {
+    const isOnly = names.indexOf(name) === names.lastIndexOf(name); // then its version may change while the page is open
+    return new Option(isOnly ? name : `${name} · ${version}`, encodeURIComponent(name) + (isOnly ? "" : `/versions/${encodeURIComponent(version)}`));
+  });
+  $("model").replaceChildren(...options);
+  $("models").hidden = models.length < 2;
+  $("name").textContent = document.title = new Set(names).size === 1 ? names[0] : "Sightline";
+  $("login").hidden = true;
+  showAddress();
+}
+
+function showAddress() {
+  const url = new URL($("models").hidden ? "predict" : address("predict"), location.href);
+  $("links").hidden = token !== ""; // a link sends no token
+  $("description").href = $("models").hidden ? "model" : `models/${$("model").value}`;
+  $("curl").textContent = `curl ${token ? '-H "Authorization: Bearer $TOKEN" ' : ""}--data-binary @photo.jpg ${url}`;
+}
+
+function showTexts() {
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  for (const element of document.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
+  $("language").textContent = text("other");
+  if (current?.prediction) showPrediction();
+  if (current) showEvidence();
+}
+
+function showError(error) {
+  if (error.name === "AbortError") return;
+  $("login").hidden = !(error instanceof Unauthorized);
+  if (error instanceof Unauthorized) $("token").focus();
+  $("error").textContent = error.message;
+  $("error").hidden = false;
+}
+
+async function loadImage(blob) {
+  const image = new Image();
+  const url = URL.createObjectURL(blob);
+  image.src = url;
+  try {
+    await image.decode();
+    return image;
+  } catch {
+    return null;
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+async function classify(file) {
+  current?.controller.abort();
+  const controller = new AbortController();
+  const state = { file, controller, image: null, prediction: null, explanation: null, heat: null, problem: "" };
+  current = state;
+  const options = { method: "POST", body: file, signal: controller.signal };
+  $("error").hidden = $("heat-switch").hidden = true;
+  $("label").textContent = text("working");
+  $("top").replaceChildren();
+  for (const id of ["identity", "evidence"]) $(id).textContent = "";
+  $("decision").hidden = true;
+  try {
+    state.image = await loadImage(file);
+    if (current !== state) return;
+    $("result").hidden = false;
+    draw();
+    state.prediction = await request(address("predict?top=5"), options);
+    showPrediction();
+  } catch (error) {
+    if (current !== state) return;
+    $("result").hidden = true;
+    showError(error);
+    return;
+  }
+  try {
+    showEvidence();
+    const label = encodeURIComponent(state.prediction.top[0].label);
+    state.explanation = await request(address(`explain?class=${label}`), options);
+    const bytes = Uint8Array.from(atob(state.explanation.heat_map), (c) => c.charCodeAt(0));
+    state.heat = await loadImage(new Blob([bytes], { type: "image/png" }));
+    $("heat").checked = state.explanation.region !== null;
+    $("heat-switch").hidden = state.explanation.region === null;
+  } catch (error) {
+    state.problem = error.message;
+  }
+  if (current !== state) return;
+  showEvidence();
+  draw();
+}
+
+function showPrediction() {
+  const { label, labels, probability, top, decision, set, model } = current.prediction;
+  const named = labels ? labels.join(", ") : label;
+  $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
+  $("view").setAttribute("aria-label", text("alt")(named));
+  $("decision").hidden = !decision;
+  if (decision) $("decision").textContent = decision === "set" ? text("set")(set) : text(decision === "abstain" ? "abstain" : "certain");
+  $("top").replaceChildren(
+    ...top.map((one) => {
+      const row = document.createElement("li");
+      const [bar, name, value] = ["span", "span", "span"].map((tag) => document.createElement(tag));
+      bar.className = "bar";
+      bar.style.width = `${100 * one.probability}%`;
+      name.textContent = one.label;
+      value.textContent = percent(one.probability);
+      row.append(bar, name, value);
+      return row;
+    }),
+  );
+  const weights = model.weights_sha256 ? `, ${text("weights")} ${model.weights_sha256}` : "";
+  $("identity").textContent = `${model.name}, ${text("version")} ${model.version}${weights}`;
+}
+
+function showEvidence() {
+  const { explanation, prediction, problem } = current;
+  if (!prediction) return;
+  if (!explanation) {
+    $("evidence").textContent = problem || text("explaining");
+    return;
+  }
+  const { label, probability, faithfulness } = explanation;
+  if (!faithfulness) {
+    $("evidence").textContent = text("noEvidence")(label);
+    return;
+  }
+  const figures = {
+    share: percent(faithfulness.masked_fraction),
+    masked: percent(probability - faithfulness.drop),
+    random: percent(probability - faithfulness.random_drop),
+  };
+  $("evidence").textContent = text("evidence")(label, figures, percent(probability));
+}
+
+// The image; with the heat map, in gray below its colors, and dark where a crop removed pixels.
+function draw() {
+  const { image, explanation, heat } = current;
+  const [width, height] = image ? [image.naturalWidth, image.naturalHeight] : (explanation?.image_size ?? [0, 0]);
+  $("unseen").hidden = image !== null;
+  $("view").hidden = !width;
+  if (!width) return;
+  const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
+  const canvas = Object.assign($("view"), { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  if (image) context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  if (heat && $("heat").checked && explanation.region) drawHeat(context, explanation, heat);
+}
+
+function drawHeat(context, { box, region, image_size: [width, height] }, heat) {
+  const { canvas } = context;
+  const place = ([left, top, right, bottom]) => [
+    (left / width) * canvas.width, (top / height) * canvas.height,
+    ((right - left) / width) * canvas.width, ((bottom - top) / height) * canvas.height,
+  ];
+  const layer = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+  layer.drawImage(heat, ...place(box));
+  const values = layer.getImageData(0, 0, canvas.width, canvas.height).data;
+  const shown = context.getImageData(0, 0, canvas.width, canvas.height);
+  const pixels = shown.data;
+  for (let i = 0; i < pixels.length; i += 4) {
+    const gray = 0.299 * pixels[i] + 0.587 * pixels[i + 1] + 0.114 * pixels[i + 2];
+    const seen = values[i + 3] > 0;
+    const at = (values[i] / 255) * (VIRIDIS.length - 1);
+    const [low, high] = [VIRIDIS[Math.floor(at)], VIRIDIS[Math.ceil(at)]];
+    for (let k = 0; k < 3; k++) {
+      const color = low[k] + (high[k] - low[k]) * (at % 1);
+      pixels[i + k] = seen ? 0.5 * gray + 0.5 * color : 0.3 * gray;
+    }
+  }
+  context.putImageData(shown, 0, 0);
+  context.strokeStyle = "#fff";
+  context.lineWidth = 2;
+  context.setLineDash([8, 6]);
+  context.strokeRect(...place(region));
+}
+
+function choose(files) {
+  if (files?.length) classify(files[0]);
+}
+
+$("file").addEventListener("change", (event) => {
+  choose(event.target.files);
+  event.target.value = ""; // so that the same file can be chosen again
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("drop").classList.add("over");
+});
+document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  choose(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => choose(event.clipboardData.files));
+$("heat").addEventListener("change", draw);
+$("model").addEventListener("change", () => {
+  showAddress();
+  if (current) classify(current.file);
+});
+$("language").addEventListener("click", () => {
+  language = language === "zh" ? "en" : "zh";
+  showTexts();
+});
+$("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value.trim();
+  $("error").hidden = true;
+  showModels().then(() => current && classify(current.file), showError);
+});
+
+showTexts();
+showModels().catch(showError);

@@ -1,0 +1,103 @@
+"""The page of a server as its user sees it, in headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import NO_BROWSER, Page, find_browser
+from server_process import Server
+from sightline import load
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+
+@pytest.fixture(scope="module")
+def server(trained: tuple[Path, Any]) -> Iterator[Server]:
+    with Server(trained[0]) as running:
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_an_image_gets_its_prediction_and_its_heat_map(
+    server: Server, trained: tuple[Path, Any], colors: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    classifier = load(trained[0])
+    images = sorted(colors.rglob("*.png"))[::10]
+    image = next(Path(one.path) for one in classifier.explain(images) if one.region is not None)
+    (expected,) = classifier.predict(image)
+    with Page(tmp_path / "profile", width, media={"prefers-color-scheme": scheme}) as page:
+        page.open(f"{server.address}/")
+        page.wait_for("document.title !== 'Sightline'")
+        assert page.evaluate("document.getElementById('name').textContent") == "run"
+        page.choose_file("#file", image)
+        page.wait_for("document.querySelectorAll('#top li').length > 0")
+        label, probability = page.evaluate("document.getElementById('label').textContent").split(" · ")
+        assert label == expected.label
+        assert float(probability.rstrip("%")) == pytest.approx(100 * (expected.probability or 0), abs=0.051)
+        assert page.evaluate("document.querySelectorAll('#top li').length") == 3
+        assert trained[1]["weights_sha256"] in page.evaluate("document.getElementById('identity').textContent")
+        page.wait_for("!document.getElementById('heat-switch').hidden")
+        assert "its probability goes from" in page.evaluate("document.getElementById('evidence').textContent")
+        canvas = "document.getElementById('view').toDataURL()"
+        with_heat = page.evaluate(canvas)
+        page.evaluate("document.getElementById('heat').click()")
+        assert page.evaluate(canvas) != with_heat
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (int(re.findall(r"\d+", background)[0]) < 128) is (scheme == "dark")
+        page.evaluate("document.getElementById('language').click()")
+        assert page.evaluate("document.documentElement.lang") == "zh-CN"
+        assert "热力图" in page.evaluate("document.body.textContent")
+        assert page.problems == []
+
+
+def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, colors: Path, tmp_path: Path) -> None:
+    image = base64.b64encode(next((colors / "green").iterdir()).read_bytes()).decode()
+    drop = """(content) => {
+        const files = new DataTransfer();
+        files.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], "a.png"));
+        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+    }"""
+    with Page(tmp_path / "profile", 1280) as page:
+        page.open(f"{server.address}/")
+        page.wait_for("document.title !== 'Sightline'")
+        page.evaluate(f"({drop})({json.dumps(image)})")
+        page.wait_for("document.querySelectorAll('#top li').length > 0")
+        page.evaluate(f"({drop})({json.dumps(base64.b64encode(b'no image').decode())})")
+        page.wait_for("!document.getElementById('error').hidden")
+        message = "The image cannot be read: not an image."
+        assert page.evaluate("document.getElementById('error').textContent") == message
+        assert page.evaluate("document.getElementById('result').hidden")
+        page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
+        assert page.evaluate("window.ran") is None
+        assert "Content Security Policy" in page.problems[-1]
+
+
+def test_a_token_is_asked_for(trained: tuple[Path, Any], colors: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("correct-horse\n")
+    submit = """(token) => {
+        document.getElementById("token").value = token;
+        document.getElementById("login").requestSubmit();
+    }"""
+    with (
+        Server(trained[0], "--token-file", tmp_path / "token") as server,
+        Page(tmp_path / "profile", 390) as page,
+    ):
+        page.open(f"{server.address}/")
+        for token in ("wrong", "correct-horse"):
+            page.wait_for("!document.getElementById('login').hidden && !document.getElementById('error').hidden")
+            page.evaluate(f"({submit})({json.dumps(token)})")
+        page.wait_for("document.getElementById('login').hidden")
+        page.choose_file("#file", next((colors / "blue").iterdir()))
+        page.wait_for("document.querySelectorAll('#top li').length > 0")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

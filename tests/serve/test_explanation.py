@@ -1,0 +1,167 @@
+"""Heat maps over HTTP: those of `explain`, computed in the thread of the model, and given up when nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.api import Classifier
+from sightline.inference.predictor import FakePredictor, Outputs
+from sightline.preprocessing import PreprocessingSpec
+
+pytest.importorskip("starlette")
+Answer = tuple[int, Any]
+
+
+class LeftPredictor(FakePredictor):
+    """Sees "light" where the left half of an image is light; `threads` are those that it ran in."""
+
+    def __init__(self, preprocess: PreprocessingSpec) -> None:
+        super().__init__(("dark", "light"), preprocess)
+        self.threads: set[str] = set()
+        self.gate, self.called, self.calls = threading.Event(), threading.Event(), 0
+        self.gate.set()
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        self.threads.add(threading.current_thread().name.partition("_")[0])
+        self.calls += 1
+        self.called.set()
+        self.gate.wait(20)
+        light = pixels[:, :, : pixels.shape[2] // 2].mean((1, 2, 3), dtype=np.float32) / 255
+        probabilities = np.stack([1 - light, light], 1)
+        return Outputs(probabilities, np.log(probabilities + 1e-3), probabilities)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.outputs(pixels).probabilities
+
+
+def encode(width: int = 60, height: int = 40) -> bytes:
+    """Return a gray image with a light square on its left."""
+    pixels = np.full((height, width, 3), 60, np.uint8)
+    pixels[10:24, 8:22] = 230
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def run(predictor: FakePredictor, use: Callable[[Any], Awaitable[Any]]) -> Any:
+    from sightline.serve.app import create_app
+
+    async def exchange() -> Any:
+        app = create_app(Classifier(predictor), max_bytes=1 << 20, name="shades")
+        async with app.router.lifespan_context(app):
+            return await use(app)
+
+    return asyncio.run(exchange())
+
+
+async def post(app: Any, body: bytes, query: str = "", kind: str = "image/png", path: str = "/explain") -> Answer:
+    messages: list[Any] = []
+    bodies = iter([body])
+
+    async def receive() -> dict[str, Any]:
+        content = next(bodies, None)
+        if content is None:  # the client waits for the response
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def take(message: Any) -> None:
+        messages.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": query.encode(), "scheme": "http",
+        "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
+        "headers": [(b"content-type", kind.encode())],
+    }  # fmt: skip
+    await app(scope, receive, take)
+    return messages[0]["status"], json.loads(b"".join(message.get("body", b"") for message in messages[1:]))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_the_heat_map_is_that_of_explain(resize: Any) -> None:
+    predictor = LeftPredictor(PreprocessingSpec(24, 24, resize=resize))
+    (expected,) = Classifier(predictor).explain(encode(), label="light")
+    assert expected.region is not None
+    predictor.threads.clear()
+    status, answer = run(predictor, lambda app: post(app, encode(), "class=light"))
+    assert status == 200
+    fields = expected.to_dict()
+    del fields["path"], fields["figure"]
+    assert {name: answer[name] for name in fields} == fields
+    assert answer["method"] == "occlusion"
+    assert answer["image_size"] == [60, 40]
+    assert answer["model"]["name"] == "shades"
+    box, (left, top, right, bottom) = predictor.preprocess.compute_placement(60, 40)
+    assert answer["box"] == list(box)
+    heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["heat_map"]))))
+    assert expected.heat is not None
+    np.testing.assert_array_equal(heat, np.rint(255 * expected.heat[int(top) : int(bottom), int(left) : int(right)]))
+    assert predictor.threads == {"model"}
+
+
+def test_an_image_without_evidence_has_no_region() -> None:
+    status, answer = run(FakePredictor(("dark", "light"), PreprocessingSpec(24, 24)), lambda app: post(app, encode()))
+    assert status == 200
+    assert (answer["label"], answer["region"], answer["faithfulness"]) == ("dark", None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "query", "words"),
+    [
+        (encode(), "image/png", "class=lihgt", "The model has no class 'lihgt'. Did you mean 'light'?"),
+        (b"no image", "image/png", "", "The image cannot be read: not an image."),
+        (b'{"images": ["AAAA", "AAAA"]}', "application/json", "", "The request has 2 images: send one."),
+    ],
+)
+def test_what_has_no_heat_map_is_explained(body: bytes, kind: str, query: str, words: str) -> None:
+    predictor = LeftPredictor(PreprocessingSpec(8, 8))
+    status, answer = run(predictor, lambda app: post(app, body, query, kind))
+    assert (status, answer) == (400, {"error": words})
+
+
+def test_predictions_are_made_between_the_batches_of_a_heat_map_which_ends_with_its_request() -> None:
+    predictor = LeftPredictor(PreprocessingSpec(8, 8))
+
+    async def use(app: Any) -> None:
+        predictor.gate.clear()
+        task = asyncio.create_task(post(app, encode()))
+        await asyncio.to_thread(predictor.called.wait, 20)
+        prediction = asyncio.create_task(post(app, encode(), path="/predict"))
+        await asyncio.sleep(0.2)  # it is decoded and waits for the model
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        predictor.gate.set()
+        assert (await prediction)[0] == 200
+        calls = predictor.calls
+        await asyncio.sleep(0.2)
+        assert predictor.calls == calls <= 3  # of about twenty
+
+    run(predictor, use)
+
+
+def test_more_heat_maps_than_may_wait_are_refused() -> None:
+    from sightline.serve.explanation import MAX_WAITING
+
+    predictor = LeftPredictor(PreprocessingSpec(8, 8))
+
+    async def use(app: Any) -> list[Answer]:
+        predictor.gate.clear()
+        tasks = [asyncio.create_task(post(app, encode())) for _ in range(MAX_WAITING)]
+        await asyncio.sleep(0)
+        refused = await post(app, encode())
+        predictor.gate.set()
+        return [refused, *[await task for task in tasks], await post(app, encode())]
+
+    assert [status for status, _ in run(predictor, use)] == [503, *[200] * (MAX_WAITING + 1)]
