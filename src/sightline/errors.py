@@ -126,8 +126,12 @@ def suggest(name: str, valid: Iterable[str], prefix: str = "") -> str:
 
 
 EXTRAS = {
+    "adlfs": ("adlfs", "remote"),
     "ai_edge_litert": ("ai-edge-litert", "export"),
     "cleanlab": ("cleanlab", "labels"),
+    "aiohttp": ("aiohttp", "remote"),
+    "fsspec": ("fsspec", "remote"),
+    "gcsfs": ("gcsfs", "remote"),
     "huggingface_hub": ("huggingface-hub", "hub"),
     "keras": ("keras", "train"),
     "matplotlib": ("matplotlib", "train"),
@@ -139,6 +143,7 @@ EXTRAS = {
     "prometheus_client": ("prometheus-client", "serve"),
     "pyarrow": ("pyarrow", "parquet"),
     "python_multipart": ("python-multipart", "serve"),
+    "s3fs": ("s3fs", "remote"),
     "safetensors": ("safetensors", "export"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),

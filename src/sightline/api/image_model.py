@@ -20,6 +20,7 @@ from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
+from sightline.data.remote import is_url
 from sightline.errors import DataError, UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
@@ -155,7 +156,8 @@ class ImageModel(LoadedModel):
         folder = PredictionFolder(Path(out), form)
         requested = len(self.classes) if probabilities or form.several_labels else form.top
         count: Any = None
-        if isinstance(images, str | Path | list | tuple):  # can be listed a second time
+        paths = [images] if isinstance(images, str | Path) else images
+        if isinstance(paths, list | tuple) and not any(is_url(str(path)) for path in paths):  # can be listed twice
             count = stream.BackgroundCount(list_items(images, self.preprocess.channels, set))
 
         def predict(items: Iterator[stream.InputItem]) -> Iterator[Prediction]:

@@ -33,7 +33,8 @@ Model = Annotated[
     ),
 ]
 Images = Annotated[
-    list[str], typer.Argument(help="Files, folders, globs, archives, Parquet files, or - for standard input.")
+    list[str],
+    typer.Argument(help="Files, folders, globs, archives, Parquet files, s3:// and other addresses, or - for stdin."),
 ]
 MIN_WIDTH = 12  # of the column of paths in text
 MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so that their columns align

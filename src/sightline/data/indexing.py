@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sightline import jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
+from sightline.data import remote
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
 from sightline.data.copies import merge_copies
@@ -180,7 +181,7 @@ def list_source(
 ) -> SourceListing:
     """List the contents of a source, given by path or name, without opening any image."""
     text = str(source)
-    path = Path(text).expanduser()
+    path = remote.stage_source(text, options.limits) if remote.is_url(text) else Path(text).expanduser()
     if not path.exists():
         if named.is_named(text):
             return named.load_named(text)

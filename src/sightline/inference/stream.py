@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import is_container, open_container
 from sightline.data.image_tables import ImageTable
+from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
@@ -31,14 +33,20 @@ from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
 
+REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are ahead anyway
+
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
-    """One image to predict: its path, a function that reads its bytes or pixels, and its label if it has one."""
+    """One image to predict: its path, a function that reads its bytes or pixels, and its label if it has one.
+
+    `is_remote`: reading it waits for a network.
+    """
 
     path: str
     read: Callable[[], Any]
     label: str | None = None
+    is_remote: bool = False
 
 
 def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
@@ -62,6 +70,8 @@ def expand_inputs(
         text = str(argument)
         if text == "-" and stdin is not None:
             yield from _list_stdin(stdin(), limits)
+        elif is_url(text):
+            yield from _list_url(text, limits)
         elif Path(text).is_dir():
             yield from _list_folder(text, limits)
         elif not Path(text).exists() and glob.has_magic(text):
@@ -126,9 +136,29 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
         yield from expand_inputs(files, limits=limits)  # of archives or tables, as Hugging Face's datasets are
 
 
-def _list_container(file: str, limits: LimitsConfig) -> Iterator[InputItem]:
+def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
+    """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
+    source = RemotePath.parse(url)
+    if is_container(source.url):
+        yield from _list_container(source.url, limits, source.stage(limits))
+    elif is_image_name(source.url) or source.describe()["type"] != "directory":
+        yield InputItem(source.url, partial(source.read, limits, detect_format), is_remote=True)
+    else:
+        empty = True
+        for file in source.walk():
+            key = file.url.removeprefix(source.url).lstrip("/")
+            if is_hidden(key):
+                continue
+            if is_image_name(key) or is_container(key):
+                empty = False
+                yield from _list_url(file.url, limits)
+        if empty:
+            raise DataError(f"The folder {url} contains no images.")
+
+
+def _list_container(file: str, limits: LimitsConfig, copy: Path | None = None) -> Iterator[InputItem]:
     """Yield the images in an archive or a table, as the paths of a folder with the name of the file."""
-    store = open_container(Path(file), limits)
+    store = open_container(copy or Path(file), limits)
     empty = True
     for key in store.keys():  # noqa: SIM118  # not a dict
         if isinstance(store, ImageTable) or (not is_hidden(key) and (is_image_name(key) or _is_image(store, key))):
@@ -198,9 +228,13 @@ def predict(
     That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
     the input size. With `thresholds`, each prediction has a `Decision`. `interpret` is that of the model's task.
     """
+    remaining = iter(items)
+    first = take_first(remaining)
+    if first and first[0].is_remote:
+        threads = threads or max(REMOTE_THREADS, process.count_cores())
     batches = predict_images(
         predictor,
-        items,
+        chain(first, remaining),
         partial(decode_item, predictor.preprocess),
         _get_pixels,
         all_outputs=thresholds is not None,

@@ -16,6 +16,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
+from sightline.data.remote import is_url
 from sightline.data.sources import named
 from sightline.data.types import Index, LabeledSubset, MissingImages, Split, TrainingOverlap
 from sightline.errors import DataError, MissingImagesError, plural
@@ -61,7 +62,7 @@ def resolve_sources(run: RunDirectory) -> list[str]:
     if is_in_memory(run):
         raise DataError(IN_MEMORY)
     for name in names:
-        if not Path(name).expanduser().exists() and not named.is_named(name):
+        if not Path(name).expanduser().exists() and not named.is_named(name) and not is_url(name):
             location = name if request is None else Path(request.folder, name)
             raise DataError(
                 f"The images of the run {run.path} are no longer at {location}: restore them, or give other images."

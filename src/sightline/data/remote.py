@@ -1,0 +1,229 @@
+"""Images behind addresses such as ``s3://bucket/photos``, through fsspec.
+
+The client of each kind of storage finds its credentials as its own tools do (environment variables, files in the home
+folder, the machine's role); none is passed or stored here. Folders are listed in the order of names, one level at a
+time. An archive or a table is staged: downloaded once into the cache, by its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from sightline import _io, jsonio
+from sightline.config import LimitsConfig
+from sightline.data.cache import cache_folder, size_limit
+from sightline.data.containers import is_container
+from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+from sightline.errors import DataError, ImageError, UsageError, check_installed, first_line, require
+
+T = TypeVar("T")
+PACKAGES = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp",
+    "https": "aiohttp", "memory": "fsspec",
+}  # fmt: skip
+"""The kinds of storage, and the package that each needs. Others of fsspec, such as local files and chains, are not."""
+ATTEMPTS = 5
+FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
+_CHUNK = 1 << 20
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def is_url(text: str) -> bool:
+    """Return whether `text` is an address rather than a path.
+
+    >>> is_url("s3://bucket/photos"), is_url("photos/cat.jpg"), is_url("C:/photos")
+    (True, False, False)
+    """
+    return _URL.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePath:
+    """A file or a folder of a storage: the address that the user knows it by, the client and its own path."""
+
+    url: str
+    client: Any
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> RemotePath:
+        """Return what an address names; raises `UsageError` for an unknown kind, `MissingExtraError` without it."""
+        match = _URL.match(url)
+        kind = match[1].lower() if match else ""
+        if kind not in PACKAGES or "::" in url:
+            raise UsageError(
+                f"{url} cannot be read: addresses begin with {', '.join(f'{name}://' for name in PACKAGES)}."
+            )
+        check_installed("fsspec", PACKAGES[kind], purpose=f"Reading {kind}://")
+        client = require("fsspec", "Reading addresses").filesystem(kind, use_listings_cache=False)
+        return cls(url.rstrip("/"), client, client._strip_protocol(url))  # noqa: SLF001  # what fsspec's own functions use
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the storage states of it; raises `DataError` if it does not exist, or cannot be reached."""
+        info: dict[str, Any] = _retry(self.url, lambda: self.client.info(self.path))
+        return info
+
+    def walk(self) -> Iterator[RemotePath]:
+        """Yield the files below a folder in the order of their paths."""
+        levels = [self._list()]
+        while levels:
+            if not levels[-1]:
+                levels.pop()
+                continue
+            path, is_folder = levels[-1].pop()
+            below = RemotePath(
+                self.url + path.rstrip("/").removeprefix(self.path.rstrip("/")), self.client, path.rstrip("/")
+            )
+            if is_folder:
+                levels.append(below._list())
+            else:
+                yield below
+
+    def _list(self) -> list[tuple[str, bool]]:
+        """Return the files and folders in a folder, in reverse order, each with whether it is a folder."""
+        own = self.path.rstrip("/")
+        entries = _retry(self.url, lambda: self.client.ls(self.path, detail=True))
+        names = ((str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in entries)
+        below = ((name + "/" * is_folder, is_folder) for name, is_folder in names if name.startswith(own + "/"))
+        return sorted(below, reverse=True)
+
+    def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
+        """Return the content of a file; raises `ImageError` if it does not exist or exceeds the limit.
+
+        Raises `DataError` if the storage cannot be reached after several attempts, so that a job stops and can go on
+        later, rather than record a failure of the network as one of the image.
+        """
+        limit = int(limits.file_mb * 2**20)
+
+        def download() -> bytes:
+            with self._open() as file:
+                return _read_up_to(file, limit + 1)
+
+        try:
+            content = _retry(self.url, download)
+        except _MissingError as error:
+            raise ImageError("cannot be opened: No such file") from error
+        check(content[:HEADER_BYTES])
+        check_file_size(len(content), limits)
+        return content
+
+    def _open(self) -> Any:
+        options = {"block_size": 0} if self.url.lower().startswith("http") else {"cache_type": "none"}
+        return self.client.open(self.path, "rb", **options)  # one stream, whatever size the server states
+
+    def stage(self, limits: LimitsConfig) -> Path:
+        """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed."""
+        info = self.describe()
+        facts = {str(name): str(value) for name, value in info.items()}
+        folder = cache_folder() / "remote"
+        record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            staged = folder / str(jsonio.loads(record.read_bytes())["sha256"]) / _safe_name(self.path)
+            if staged.is_file():
+                os.utime(staged.parent)  # marks it as recently used
+                return staged
+        _make_room(folder, int(info.get("size") or 0))
+        digest = hashlib.sha256()
+        aside = folder / f"download{os.getpid()}-{time.monotonic_ns()}"
+
+        def download() -> None:
+            nonlocal digest
+            digest = hashlib.sha256()
+            with self._open() as source, aside.open("wb") as copy:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+                    copy.write(chunk)
+                    _check_total(self.url, copy.tell(), limits)
+
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _retry(self.url, download)
+            staged = folder / digest.hexdigest() / _safe_name(self.path)
+            staged.parent.mkdir(exist_ok=True)
+            aside.replace(staged)
+        finally:
+            aside.unlink(missing_ok=True)
+        _io.write_atomic(record, jsonio.dumps({"url": self.url, "sha256": digest.hexdigest()}).encode())
+        return staged
+
+
+def stage_source(url: str, limits: LimitsConfig) -> Path:
+    """Return a staged copy of a source of labeled images; raises `DataError` for one that is not a single file."""
+    source = RemotePath.parse(url)
+    if not is_container(source.url):
+        raise DataError(
+            f"{url} is not an archive, a Parquet or an Arrow file: labeled images are read from those at an address. "
+            "Pack the folder, e.g. as .tar, or copy it here."
+        )
+    return source.stage(limits)
+
+
+class _MissingError(DataError):
+    """The file does not exist."""
+
+
+def _retry(url: str, call: Callable[[], T]) -> T:
+    """Return the result of `call`, which is repeated after a failure of the network.
+
+    Raises `DataError` after `ATTEMPTS`, and at once if the file does not exist or may not be read.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return call()
+        except DataError:
+            raise
+        except FileNotFoundError as error:
+            raise _MissingError(f"There is nothing at {url}. Check the address.") from error
+        except PermissionError as error:
+            raise DataError(f"{url} may not be read: {first_line(error)}. Check the credentials.") from error
+        except Exception as error:  # each client raises its own types
+            if attempt == ATTEMPTS - 1:
+                raise DataError(
+                    f"{url} cannot be read, in {ATTEMPTS} attempts: {first_line(error).rstrip('.')}. Check the "
+                    "connection, then run the same command again."
+                ) from error
+            time.sleep(FIRST_WAIT * 2**attempt)
+    raise AssertionError
+
+
+def _read_up_to(file: IO[bytes], count: int) -> bytes:
+    """Return at most `count` bytes; a stream may return fewer at a time."""
+    content = bytearray()
+    while len(content) < count and (chunk := file.read(min(_CHUNK, count - len(content)))):
+        content += chunk
+    return bytes(content)
+
+
+def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
+    if size > limits.archive_gb * 2**30:
+        raise DataError(f"{url} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb.")
+
+
+def _safe_name(path: str) -> str:
+    """Return a name for a staged file: its suffixes say what it is, and its directory is its content."""
+    name = path.rstrip("/").rpartition("/")[2].partition("?")[0]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[-100:] or "file"
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Delete the least recently used files that were staged until `needed` more bytes fit within the limit."""
+    if not folder.is_dir():
+        return
+    entries = [
+        entry for entry in folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}", entry.name) and not entry.is_symlink()
+    ]
+    sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
+    total = needed + sum(sizes.values())
+    for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+        if total <= size_limit():
+            return
+        _io.remove(entry)
+        total -= sizes[entry]

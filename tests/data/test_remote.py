@@ -1,0 +1,232 @@
+"""Images behind addresses: memory:// in quick tests; a server of S3 and one of HTTP on loopback in slow ones."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from PIL import Image
+
+from packed_images import make_table, write_table, write_tar
+from sightline.config import LimitsConfig
+from sightline.data import remote
+from sightline.data.indexing import build_index
+from sightline.data.remote import RemotePath
+from sightline.errors import DataError, ImageError, UsageError
+from sightline.inference import stream
+from sightline.inference.predictor import FakePredictor
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode
+
+LIMITS = LimitsConfig()
+IMAGES = [encode(Image.new("RGB", (6, 5), (40 * i, 0, 0))) for i in range(5)]
+NAMES = ["a-b/2.png", "a/1.png", "a/b/3.png", "a/notes.txt", "a.png", "a/.hidden.png"]
+IN_ORDER = ["a-b/2.png", "a.png", "a/1.png", "a/b/3.png"]
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """An empty storage in memory."""
+    client = fsspec.filesystem("memory", use_listings_cache=False)
+    client.store.clear()
+    yield client
+    client.store.clear()
+    client.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0)
+
+
+def fill(client: Any, root: str) -> None:
+    for i, name in enumerate(NAMES):
+        client.pipe_file(f"{root}/{name}", IMAGES[i % 5])
+
+
+def test_a_folder_is_listed_in_the_order_of_paths(memory: Any) -> None:
+    fill(memory, "/bucket/photos")
+    for url in ("memory://bucket/photos", "memory://bucket/photos/"):
+        items = list(stream.expand_inputs([url]))
+        assert [item.path for item in items] == [f"memory://bucket/photos/{name}" for name in IN_ORDER]
+        assert [item.read() for item in items] == [IMAGES[NAMES.index(name)] for name in IN_ORDER]
+
+
+def test_predictions_are_those_of_the_files(memory: Any, tmp_path: Path) -> None:
+    fill(memory, "/b")
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(memory.cat_file(f"/b/{name}"))
+    predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+    local = stream.predict(predictor, (i for i in stream.expand_inputs([tmp_path]) if not i.path.endswith(".txt")))
+    distant = list(stream.predict(predictor, stream.expand_inputs(["memory://b"])))
+    assert [(p.label, p.top) for p in distant] == [(p.label, p.top) for p in local]
+    assert len(distant) == 4
+
+
+def test_a_missing_file_is_a_row_and_a_missing_folder_an_error(memory: Any) -> None:
+    (item,) = stream.expand_inputs(["memory://b/gone.png"])
+    with pytest.raises(ImageError, match="No such file"):
+        item.read()
+    with pytest.raises(DataError, match="There is nothing at memory://b/gone"):
+        list(stream.expand_inputs(["memory://b/gone"]))
+    memory.pipe_file("/b/empty/notes.txt", b"")
+    with pytest.raises(DataError, match="contains no images"):
+        list(stream.expand_inputs(["memory://b/empty"]))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://host/a.png",
+        "simplecache::memory://b/a.png",
+        "memory://b::file:///etc",
+        "github://a",
+    ],
+)
+def test_other_kinds_of_addresses_are_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="addresses begin with s3://"):
+        RemotePath.parse(url)
+
+
+def test_a_failure_of_the_network_is_tried_again_and_then_stops_the_job(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(memory, "/b")
+    calls = 0
+    original = type(memory).open
+
+    def fail(self: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < failures:
+            raise ConnectionError("reset by peer")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(type(memory), "open", fail)
+    failures = 5
+    assert RemotePath.parse("memory://b/a.png").read(LIMITS) == IMAGES[4]
+    assert calls == 5
+    failures = 100
+    predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+    with pytest.raises(DataError, match=r"in 5 attempts: reset by peer.*run the same command again"):
+        list(stream.predict(predictor, stream.expand_inputs(["memory://b"])))
+
+
+def test_the_limit_of_a_file_holds_whatever_the_storage_states(memory: Any) -> None:
+    memory.pipe_file("/b/a.png", bytes(1 << 20))
+    with pytest.raises(ImageError, match=r"data\.limits\.file_mb"):
+        RemotePath.parse("memory://b/a.png").read(LimitsConfig(file_mb=0.5))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_an_archive_is_staged_once_and_again_when_it_changes(
+    memory: Any, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_tar(tmp_path / "a.tar", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)})
+    opened: list[str] = []
+    original = type(memory).open
+
+    def record(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        opened.append(path)
+        return original(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(memory), "open", record)
+    for path in ("/b/a.tar", "/b/copy/a.tar"):
+        memory.pipe_file(path, archive.read_bytes())
+    opened.clear()
+    for _ in range(2):
+        items = list(stream.expand_inputs(["memory://b/a.tar"]))
+        assert [item.path for item in items] == [f"memory://b/a.tar/cat/{i}.png" for i in range(5)]
+        assert items[3].read() == IMAGES[3]
+    assert len(opened) == 1
+    first = RemotePath.parse("memory://b/a.tar").stage(LIMITS)
+    assert RemotePath.parse("memory://b/copy/a.tar").stage(LIMITS) == first, "the content is stored once"
+    memory.pipe_file("/b/a.tar", write_tar(archive, {"dog/1.png": IMAGES[0]}).read_bytes())
+    assert [item.path for item in stream.expand_inputs(["memory://b/a.tar"])] == ["memory://b/a.tar/dog/1.png"]
+    assert not list((own_cache / "remote").glob("download*"))
+    memory.pipe_file("/b/large.tar", bytes(5000))
+    with pytest.raises(DataError, match=r"data\.limits\.archive_gb"):
+        RemotePath.parse("memory://b/large.tar").stage(LimitsConfig(archive_gb=1e-6))
+    assert not list((own_cache / "remote").glob("download*"))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_staged_files_make_room_for_new_ones(memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "2500")
+    for i in range(4):
+        memory.pipe_file(f"/b/{i}.zip", bytes([i]) * 1000)
+        RemotePath.parse(f"memory://b/{i}.zip").stage(LIMITS)
+    assert len(list((own_cache / "remote").glob("*/*.zip"))) == 2
+    assert RemotePath.parse("memory://b/0.zip").stage(LIMITS).read_bytes() == bytes(1000), "it is downloaded again"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.parquet", make_table(IMAGES[:4], ("cat", "dog"), label=[0, 1, 0, 1]))
+    memory.pipe_file("/b/t.parquet", table.read_bytes())
+    index = build_index("memory://b/t.parquet")
+    assert [(image.path, image.label) for image in index.images] == [
+        (f"row-{i}", label) for i, label in enumerate(["cat", "dog"] * 2)
+    ]
+    with pytest.raises(DataError, match="Pack the folder"):
+        build_index("memory://b")
+
+
+# Servers on loopback.
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_a_bucket_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a",
+                            "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        client = fsspec.filesystem("s3", use_listings_cache=False)
+        client.mkdir("bucket")
+        fill(client, "bucket/photos")
+        items = list(stream.expand_inputs(["s3://bucket/photos"]))
+        assert [item.path for item in items] == [f"s3://bucket/photos/{name}" for name in IN_ORDER]
+        predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+        assert all(p.error is None for p in stream.predict(predictor, items))
+        archive = write_tar(tmp_path / "a.tar", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)})
+        client.put_file(str(archive), "bucket/a.tar")
+        assert len(build_index("s3://bucket/a.tar").images) == 5
+        with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
+            list(stream.expand_inputs(["s3://bucket/gone"]))
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_files_over_http(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)})
+    (tmp_path / "1.png").write_bytes(IMAGES[1])
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            root = f"http://127.0.0.1:{server.server_port}"
+            items = list(stream.expand_inputs([f"{root}/1.png", f"{root}/a.tar", f"{root}/gone.png"]))
+            assert [item.read() for item in items[:-1]] == [IMAGES[1], *IMAGES]
+            with pytest.raises(ImageError, match="No such file"):
+                items[-1].read()
+            with pytest.raises(ImageError, match="file_mb"):
+                RemotePath.parse(f"{root}/1.png").read(LimitsConfig(file_mb=1e-5))
+        finally:
+            server.shutdown()
+            thread.join()
