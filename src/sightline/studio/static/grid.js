@@ -156,8 +156,6 @@ export class Grid {
       [this.#columns, this.#side] = [columns, side];
       this.#clear();
     }
-    this.element.setAttribute("aria-rowcount", Math.ceil(this.length / columns));
-    this.element.setAttribute("aria-colcount", columns);
     this.canvas.style.height = `${Math.min(this.#fullHeight, MAX_HEIGHT) + GAP}px`;
     this.#render();
   }
@@ -217,7 +215,9 @@ export class Grid {
     const tile = document.createElement("div");
     tile.id = `image-${this.#order[position]}`;
     tile.className = "tile";
-    tile.setAttribute("role", "gridcell");
+    tile.setAttribute("role", "option");
+    tile.setAttribute("aria-posinset", position + 1);
+    tile.setAttribute("aria-setsize", this.length);
     tile.dataset.position = position;
     tile.style.width = `${this.#side}px`;
     tile.style.height = `${this.#side + this.captionHeight}px`;

@@ -36,18 +36,21 @@ function percent(value) {
   return value === null ? "" : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)}%`;
 }
 
+function describeModel(row) {
+  if (row.predicted === null) return "";
+  return `${row.predicted === row.label ? "✓" : row.predicted} ${percent(row.confidence)}`;
+}
+
 function describeImage(row) {
   const label = element("b", row.label);
   const isWrong = row.predicted !== null && row.predicted !== row.label;
-  const model = row.predicted === null ? "" : `${isWrong ? row.predicted : "✓"} ${percent(row.confidence)}`;
-  const lines = [label, element("span", model, isWrong ? "wrong" : "soft")];
+  const lines = [label, " ", element("span", describeModel(row), isWrong ? "wrong" : "soft")];
   if (row.findings.length) lines.push(element("i", "●", "finding"));
   return lines;
 }
 
 function nameImage(row) {
-  const parts = [row.path, row.label];
-  if (row.predicted !== null) parts.push(`${texts.model}: ${row.predicted} ${percent(row.confidence)}`);
+  const parts = [`${row.label} ${describeModel(row)}`.trim(), row.path];
   if (row.dropped) parts.push(texts.dropped);
   return parts.join(", ");
 }
