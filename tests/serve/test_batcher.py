@@ -16,7 +16,7 @@ from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec
-from sightline.serve.batcher import Batcher
+from sightline.serve.batcher import Batcher, Batching
 from sightline.serve.limits import Limits
 
 
@@ -177,3 +177,26 @@ def test_threads_are_started_once_not_for_every_batch(monkeypatch: pytest.Monkey
     asyncio.run(ask())
     assert len(predictor.sizes) == 29
     assert all(name.startswith(("decode", "model")) for name in started), started
+
+
+def test_a_batch_has_the_size_and_the_wait_that_were_chosen() -> None:
+    """Six images that arrive one by one, each after the model could have begun, make batches of four and two."""
+    predictor = BlockingPredictor()
+    predictor.go.set()
+
+    async def ask(batching: Batching, pause: float) -> None:
+        batcher = Batcher(Classifier(predictor), batching=batching)
+        work = asyncio.create_task(batcher.run())
+        requests = []
+        for _ in range(6):
+            requests.append(asyncio.create_task(batcher.predict_pixels(np.full((8, 8, 3), 9, np.uint8))))
+            await asyncio.sleep(pause)
+        await asyncio.gather(*requests)
+        work.cancel()
+        batcher.close()
+
+    asyncio.run(ask(Batching(size=4, wait=1), 0.01))
+    assert predictor.sizes == [4, 2]
+    predictor.sizes.clear()
+    asyncio.run(ask(Batching(size=1, wait=1), 0))
+    assert predictor.sizes == [1] * 6
