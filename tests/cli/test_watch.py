@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 import sightline as sl
 from command import COLORS, Command, draw_classes
+from sightline.api.watching import load_sample
+from sightline.evaluation import validation_sample
 from sightline.inference import bundle
 from sightline.inference.feature_log import FeatureLog
 from sightline.inference.predictor import ModelOutputs
@@ -127,6 +130,32 @@ def test_what_cannot_be_watched_is_refused(sightline: Command, watched: Path, tm
         result = sightline("watch", *arguments)
         assert (result.code, result.out) == (2, "")
         assert words in result.err
+
+
+def test_an_export_has_the_sample_as_its_own_graph_computes_it(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation_sample, "MIN_IMAGES", 10)
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    classifier = sl.load(run)
+    labeled = classifier.labeled_images().load("validation").subset
+    sample = finalize.make_sample_file(
+        finalize.collect_sample_outputs(classifier.predictor, labeled), classifier.task
+    )  # fmt: skip
+    loaded = bundle.read(run / "bundle")
+    bundle.write(bundle.make(loaded.manifest, loaded.model, {**loaded.files, **sample}), run / "bundle")
+    samples = {}
+    for precision in ("float32", "int8"):
+        sl.load(run).export(tmp_path / f"{precision}.zip", precision=precision, tolerance=1)
+        exported = sl.load(tmp_path / f"{precision}.zip")
+        samples[precision] = load_sample(exported)
+        log = tmp_path / f"{precision}.log"
+        write_log(exported, log, labeled.pixels[labeled.rows])
+        assert exported.watch(log).drift.alarm is None
+    assert samples["float32"].to_bytes() == sample["validation.npz"]
+    assert samples["int8"].features.shape == samples["float32"].features.shape
+    assert not np.array_equal(samples["int8"].features, samples["float32"].features)
 
 
 def photograph(image: Image.Image, rng: np.random.Generator) -> Image.Image:
