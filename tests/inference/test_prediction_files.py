@@ -201,13 +201,15 @@ def test_the_progress_counts_what_this_process_has_to_predict(tmp_path: Path) ->
 
 
 def test_all_columns(tmp_path: Path) -> None:
-    form = replace(FORMAT, probabilities=True, decisions=True, several_labels=True)
+    form = replace(FORMAT, probabilities=True, decisions=True, several_labels=True, sets=("undecided",))
     prediction = next(predict(make_items(1)))
     full = replace(prediction, path="a\udcff.png", labels=("black",), decision=Decision("set", ("black", "dark"), -1.5))
+    full = replace(full, undecided=("dark",))
     write(tmp_path / "p.parquet", make_items(1), form=form, predict=lambda items: (full for _ in items))
     (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
     assert row["path"] == "a\\udcff.png"
     assert (row["labels"], row["decision"], row["set"], row["ood_score"]) == (["black"], "set", ["black", "dark"], -1.5)
+    assert row["undecided"] == ["dark"]
     by_label = {candidate.label: candidate.probability for candidate in prediction.top}
     assert row["probabilities"] == [by_label[name] for name in CLASSES]
     assert len(row["top"]) == 2

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import sightline as sl
 from sightline import api, backend, jsonio
 from sightline.api.comparison import compare
+from sightline.api.images import prediction_row
 from sightline.cli import app
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.types import Subset
@@ -182,6 +183,8 @@ def test_targets_are_fitted_saved_and_decide(run: Path, data: Path, tmp_path: Pa
     (cells,) = csv.DictReader(io.StringIO(table))
     assert cells["label_set"] == ";".join(sorted(prediction.label_set or ()))
     assert "undecided" in cells
+    assert classifier.thresholds.set_fields == ("undecided", "label_set")
+    assert prediction_row(prediction)["label_set"] == ", ".join(prediction.label_set or ())
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert 'id="label-abstention"' in page
     assert "Decisions for a precision of 0.8" in page

@@ -184,6 +184,7 @@ class ImageModel(LoadedModel):
             f"{self.feature_model_id.rpartition('@')[0]}@{digest.hexdigest()}", self.classes, rows,
             min(top, len(self.classes)), probabilities,
             decisions=self.thresholds is not None and not has_several, several_labels=has_several,
+            sets=() if self.thresholds is None else self.thresholds.set_fields,
         )  # fmt: skip
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:

@@ -133,6 +133,11 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "probability": prediction.probability,
         "decision": None if decision is None else decision.decision,
         **({} if decision is None or decision.set is None else {"set": ", ".join(decision.set)}),
+        **{
+            name: ", ".join(chosen)
+            for name, chosen in (("undecided", prediction.undecided), ("label_set", prediction.label_set))
+            if chosen is not None
+        },
         **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
     }
 

@@ -18,7 +18,7 @@ from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
-from sightline.inference.results import Decision, Prediction, Thresholds
+from sightline.inference.results import Decision, Prediction
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.image_model import ImageModel
@@ -133,7 +133,7 @@ def _write_rows(
         shown_count = 1  # the label column has all predicted classes
     layout = RowFormat(
         shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None and not has_several,
-        raw_csv, _list_sets(classifier.thresholds),
+        raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields,
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
     width, items = _measure_paths(items) if chosen_format == TableFormat.text else (MIN_WIDTH, items)
@@ -160,14 +160,6 @@ def _check_folder(
     prediction_files.Shard.parse(shard)
     prediction_files.check_output(out)
     return True
-
-
-def _list_sets(thresholds: Thresholds | None) -> tuple[str, ...]:
-    """Return the fields of predictions that hold sets of classes by these thresholds, besides the labels."""
-    if thresholds is None:
-        return ()
-    fields = {"undecided": thresholds.absent, "label_set": thresholds.set_threshold}
-    return tuple(name for name, threshold in fields.items() if threshold is not None)
 
 
 def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:

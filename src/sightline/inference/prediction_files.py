@@ -71,7 +71,8 @@ class PredictionFormat:
 
     `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
     row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
-    `several_labels`, the predicted labels.
+    `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
+    fields.
     """
 
     model: str
@@ -81,6 +82,7 @@ class PredictionFormat:
     probabilities: bool = False
     decisions: bool = False
     several_labels: bool = False
+    sets: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -331,7 +333,7 @@ def _make_schema(form: PredictionFormat) -> Any:
     fields = [("path", text), ("label", text), ("probability", number)]
     fields.append(("top", pyarrow.list_(pyarrow.struct([("label", text), ("probability", number)]))))
     if form.several_labels:
-        fields.append(("labels", pyarrow.list_(text)))
+        fields += [(name, pyarrow.list_(text)) for name in ("labels", *form.sets)]
     if form.decisions:
         fields += [("decision", text), ("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
     if form.probabilities:

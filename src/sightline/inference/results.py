@@ -78,6 +78,12 @@ class Thresholds:
         """Whether the model abstains; one with several labels per image does so only with limits for absent ones."""
         return self.labels is None or self.absent is not None
 
+    @property
+    def set_fields(self) -> tuple[str, ...]:
+        """The fields of a `Prediction` with sets of classes that these thresholds give, besides its labels."""
+        limits = {"undecided": self.absent, "label_set": self.set_threshold}
+        return tuple(name for name, limit in limits.items() if limit is not None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, those of several labels only if there are any."""
         values = asdict(self)
