@@ -168,12 +168,16 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -
         (b"--x\r\nX: " + b"y" * 100_000, FORM, 400, "The form cannot be read"),
         (make_form(make_part(bytes(1 << 20))), FORM, 413, "more than 1048576 bytes"),
         (b"", FORM, 400, "The form "),
+        (b"--x\r\nX\xc3: y\r\n\r\n--x--", FORM, 400, "The form cannot be read"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_explained(body: bytes, kind: str, status: int, words: str) -> None:
+def test_what_cannot_be_read_is_explained_and_not_logged(
+    body: bytes, kind: str, status: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     ((code, answer),) = send((body, kind))
     assert code == status
     assert words in answer["error"]
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 def test_files_of_a_form_are_never_written_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,14 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
     version = [*model, _path_parameter("version", [served.version for served in models])]
     several = (404,) if len({served.name for served in models}) > 1 else ()
     classes = max(len(served.classifier.classes) for served in models)
+    labels = list(dict.fromkeys(label for served in models for label in served.classifier.classes))
     paths: dict[str, Any] = {
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/models": {"get": _operation("The models and their versions.", _MODELS)},
         "/model": {"get": _operation(_MODEL_SUMMARY, _MODEL, errors=several)},
         "/": {"get": _page()},
         "/predict": {"post": _predict(classes, errors=several)},
-        "/explain": {"post": _explain(errors=several)},
+        "/explain": {"post": _explain(labels, errors=several)},
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
@@ -44,7 +45,7 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
         address = f"/models/{{model}}{suffix}"
         paths[address] = {"get": _operation(_MODEL_SUMMARY, _MODEL, **options)}
         paths[f"{address}/predict"] = {"post": _predict(classes, **options)}
-        paths[f"{address}/explain"] = {"post": _explain(**options)}
+        paths[f"{address}/explain"] = {"post": _explain(labels, **options)}
         address = f"/v2{address}"
         ready = _object(name=_STRING, ready=_BOOLEAN)
         paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
@@ -239,9 +240,9 @@ def _predict(classes: int, *, parameters: Sequence[Any] = (), errors: tuple[int,
     return _take_images(summary, answer, [*parameters, query], errors)
 
 
-def _explain(*, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
+def _explain(labels: Sequence[str], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
     description = "The class to explain, by default the most probable one."
-    query = {"name": "class", "in": "query", "schema": _STRING, "description": description}
+    query = {"name": "class", "in": "query", "schema": {"enum": labels}, "description": description}
     summary = "The heat map of one image: where the evidence for a class is, and whether masking it matters."
     return _take_images(summary, _response("The heat map.", _json(_EXPLANATION)), [*parameters, query], errors)
 
