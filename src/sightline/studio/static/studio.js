@@ -13,6 +13,7 @@ const form = $("#query");
 const number = new Intl.NumberFormat(document.documentElement.lang);
 const state = { revision: 0, counts: {}, check: { status: "new" }, corrections: 0 };
 const clicks = []; // numbers of the clicks of this page, for undo
+let changes = Promise.resolve(); // the last of the changes on their way
 let loading = null; // aborts the request of an older query
 
 const grid = new Grid($("#grid"), $("#canvas"), {
@@ -193,32 +194,39 @@ function showClasses() {
   showSelection();
 }
 
-async function change(request) {
-  try {
-    const click = takeOver(await request);
-    hideMessage();
-    return click;
-  } catch (error) {
-    showError(error);
-    return null;
-  }
+/** Send what `request` sends, after everything before it, and return the number of the click, or null. */
+function change(request) {
+  changes = changes.then(async () => {
+    try {
+      const click = takeOver(await request());
+      hideMessage();
+      return click;
+    } catch (error) {
+      showError(error);
+      return null;
+    }
+  });
+  return changes;
 }
 
+/** Correct the images, and go on at once: who labels fast does not wait for the server. */
 async function edit(name, to = null) {
   const ids = grid.targets;
   if (!ids.length) return;
-  const click = await change(api.correct(ids, name, to));
-  if (click === null) return;
-  clicks.push(click);
-  $("#undo").disabled = false;
-  if (!grid.selected.size && (name === "relabel" || name === "drop")) grid.move(grid.cursor + 1);
+  const selected = [...grid.selected];
+  if (!selected.length && (name === "relabel" || name === "drop")) grid.move(grid.cursor + 1);
   else grid.select([]);
+  const click = await change(() => api.correct(ids, name, to));
+  if (click === null) grid.select(selected);
+  else clicks.push(click);
+  $("#undo").disabled = !clicks.length;
 }
 
 async function undo() {
+  await changes; // the last click may be on its way
   const click = clicks.pop();
   $("#undo").disabled = !clicks.length;
-  if (click !== undefined) await change(api.undo(click));
+  if (click !== undefined) await change(() => api.undo(click));
 }
 
 function toggleDropped() {
@@ -286,7 +294,7 @@ form.elements.finding.addEventListener("change", () => {
   form.elements.sort.value = form.elements.finding.value ? "group" : "path";
 });
 $("#check").addEventListener("click", async () => {
-  await change(api.startCheck());
+  await change(api.startCheck);
   await poll();
 });
 $("#undo").addEventListener("click", undo);
