@@ -93,6 +93,22 @@ def test_a_padded_step_equals_a_step_on_its_images() -> None:
     assert_same_weights(network, keras_network, build_simple_network())
 
 
+def test_a_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow traces it again if a first trace creates variables, such as those of a metric given by name."""
+    if backend.name() != "tensorflow":
+        pytest.skip("only TensorFlow traces again")
+    model_class, traces = backend.keras().Model, []
+    train_step = model_class.train_step
+
+    def count(model: Any, data: Any) -> Any:
+        traces.append(data)
+        return train_step(model, data)
+
+    monkeypatch.setattr(model_class, "train_step", count)
+    fit(build_simple_network(), make_subset(LABELS), EMPTY, make_config(batch_size=3), Callback())
+    assert len(traces) == 1
+
+
 def test_padding_does_not_count_in_an_epoch_of_several_steps() -> None:
     """13 images in batches of 8: metrics are means over 13, and the second batch counts as 5."""
     subset = make_subset([0, 1, 2] * 4 + [0])

@@ -148,10 +148,10 @@ class Distillation:
         """Return the accuracy on the labels."""
         num_classes, metrics = self.labels.num_classes, backend.keras().metrics
 
-        def categorical_accuracy(targets: Any, logits: Any) -> Any:
+        def accuracy(targets: Any, logits: Any) -> Any:
             return metrics.categorical_accuracy(targets[:, :num_classes], logits)
 
-        return categorical_accuracy
+        return metrics.MeanMetricWrapper(accuracy, name="categorical_accuracy")
 
     def _view(self, epoch: int) -> int:
         return (epoch - 1) % len(self.teacher.logits)

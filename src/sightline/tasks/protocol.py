@@ -55,7 +55,10 @@ class Objective(Protocol):
         """Return the Keras loss of logits against targets."""
 
     def build_accuracy(self) -> Any:
-        """Return the Keras metric of logits against targets that is called ``categorical_accuracy``."""
+        """Return the Keras metric of logits against targets that is called ``categorical_accuracy``.
+
+        A `keras.Metric`, whose variables exist: a name or a function makes TensorFlow trace the first step twice.
+        """
 
 
 class Score(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import backend, metrics
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import CLASS_TARGETS
 from sightline.data.types import LabeledSubset, Subset
@@ -64,7 +64,7 @@ class Classification(AugmentedObjective):
 
     def build_accuracy(self) -> Any:
         """Return Keras' own metric."""
-        return "categorical_accuracy"
+        return backend.keras().metrics.CategoricalAccuracy(name="categorical_accuracy")
 
 
 @register_task("single_label")
