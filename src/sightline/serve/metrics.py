@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -19,6 +20,7 @@ from sightline.serve.served_model import ServedModel
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+RELOAD_OUTCOMES = ("loaded", "failed", "removed")
 _MODEL_PATH = re.compile(r"(?P<protocol>/v2)?/models/(?P<name>[^/]+)(/versions/[^/]+)?(/(?P<action>[^/]+))?/?")
 OOD_SCORES = (-50, -30, -20, -15, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 5)  # energies of logits
 
@@ -70,6 +72,8 @@ class Metrics:
     def show_models(self, models: Sequence[ServedModel]) -> None:
         """Show which models and versions there are now, the newest version of each last."""
         self._names = list(dict.fromkeys(served.name for served in models))
+        for name, outcome in product(["", *self._names], RELOAD_OUTCOMES):
+            self._reloads.labels(name, outcome)  # from 0, so that Prometheus sees the first increase
         self._info.clear()
         self._ood_limit.clear()
         for served in models:
