@@ -38,6 +38,7 @@ TWINS: dict[str, Callable[..., Any]] = {
 WITHOUT_TWIN = {
     "demo": "a tour of the other commands",
     "serve": "a process of its own, see sightline.serve",
+    "studio": "a page in the browser, see sightline.studio",
     "models": "prints the registry",
     "recipes": "prints files of the package",
     "env": "prints facts for a bug report",
