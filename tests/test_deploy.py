@@ -87,7 +87,8 @@ def read_served_metrics() -> tuple[set[str], set[str]]:
     """Return the names of the samples, and of their labels, of a server of a model with thresholds."""
     *_, answer = send(Request("/predict", encode_png()), Request("/predict", b"no image"), Request("/metrics"))
     samples = [line for line in answer.body.splitlines() if not line.startswith("#")]
-    return {re.split(r"[{ ]", line)[0] for line in samples}, set(re.findall(r'(\w+)="', answer.body))
+    counters = re.findall(r"^# TYPE (\S+_total) counter$", answer.body, re.MULTILINE)  # some have no sample yet
+    return {*counters, *(re.split(r"[{ ]", line)[0] for line in samples)}, set(re.findall(r'(\w+)="', answer.body))
 
 
 def test_queries_name_what_the_server_measures() -> None:
