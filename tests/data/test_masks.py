@@ -68,9 +68,7 @@ def test_the_label_of_an_image_is_the_classes_in_its_mask(tmp_path: Path) -> Non
     assert [image.mask.path for image in index.images if image.mask] == ["masks/a.png", "masks/b.png"]
     assert (index.other_files, index.unreadable) == ((), ())
     check_classes(index, LABEL_SETS)
-    with pytest.raises(
-        DataError, match=r"^images/a.png and 1 other have masks.* --set model.task=multi_label; a model"
-    ):
+    with pytest.raises(DataError, match=r"^images/a.png and 1 other have masks.* --set model.task=segmentation, or"):
         check_classes(index)
 
 

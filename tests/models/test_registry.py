@@ -53,6 +53,7 @@ def test_registered_models() -> None:
         "efficientnetv2b0",
         "fashion-cnn",
         "fast-small",
+        "fcn",
         "inceptionv3",
         "mobilenet",
         "mobilenetv2",

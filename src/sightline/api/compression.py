@@ -136,7 +136,7 @@ def compress(
     config = run.config
     if find_task(config.model.task).targets.allows_several:
         raise UsageError(
-            f"{run.path} is a multi-label classifier, which cannot be compressed yet: export it instead, as in "
+            f"{run.path} is a model of {config.model.task}, which cannot be compressed yet: export it instead, as in "
             f"`sightline export {run.path} --precision int8`."
         )
     environment.check_packages(config)

@@ -14,7 +14,7 @@ from sightline.config import ModelConfig, RunConfig, recipes, resolve_config
 from sightline.errors import OutputError, UsageError, suggest
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import registry
-from sightline.models.build import ModelSpec, build_shapes_only
+from sightline.models.build import ModelSpec, build_shapes_only, choose_decoder
 from sightline.models.describe import ModelDescription, describe_model
 from sightline.report import diagram, lr_plot
 from sightline.runs.directory import RunDirectory
@@ -133,8 +133,11 @@ def describe_target(target: DescribeTarget, *, size: str | None = None, classes:
 
 def _model_spec(model: ModelConfig, height: int, width: int, channels: int, classes: int) -> ModelSpec:
     pixels = (127.5, 64.0)  # placeholder mean and std, which affect no shape
-    activation = find_task(model.task).activation
-    return ModelSpec(model, height, width, channels, classes, pixel_stats=pixels, activation=activation)
+    task = find_task(model.task)
+    return ModelSpec(
+        model, height, width, channels, classes, pixel_stats=pixels, activation=task.activation,
+        decoder=choose_decoder(model, is_for_masks=task.targets.are_masks),
+    )  # fmt: skip
 
 
 def _parse_input_size(config: RunConfig, default_side: int, size_text: str | None) -> tuple[int, int, int]:

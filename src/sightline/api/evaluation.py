@@ -27,6 +27,7 @@ from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.multi_label import MultiLabelResult, Report, Result, list_predictions
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult, list_image_metrics
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.report import plotting, run_plots
@@ -91,6 +92,8 @@ class Evaluation:
     def _single_label_result(self) -> EvaluationResult:
         if isinstance(self.result, EvaluationResult):
             return self.result
+        if isinstance(self.result, SegmentationResult):
+            raise UsageError("The confusion of the pixels of each image is in `result.confusions`.")
         raise UsageError(
             "Images with several labels have no confusion matrix: see `report.errors.confused_pairs` and "
             "`result.per_class`."
@@ -104,6 +107,8 @@ class Evaluation:
     @property
     def targets_met(self) -> bool:
         """Whether there are thresholds that reach all requested targets."""
+        if isinstance(self.report, SegmentationReport):
+            return True
         if not isinstance(self.report, EvaluationReport):
             return not self.report.unreached
         threshold, binary = self.report.threshold, self.report.binary
@@ -117,6 +122,8 @@ class Evaluation:
         result = self.result
         if isinstance(result, MultiLabelResult):
             return RecordList(list_predictions(result, self.thresholds), dict)
+        if isinstance(result, SegmentationResult):
+            return RecordList(list_image_metrics(result), dict)
         predicted = result.probabilities.argmax(1)
         rows = zip(result.paths, result.labels.tolist(), predicted.tolist(), strict=True)
         return RecordList(
@@ -135,7 +142,9 @@ class Evaluation:
 
     @property
     def errors(self) -> RecordList[dict[str, Any]]:
-        """The predictions that are wrong, the most confident first."""
+        """The predictions that are wrong, the most confident first; of masks, all images, the worst first."""
+        if isinstance(self.result, SegmentationResult):
+            return RecordList(sorted(self.predictions, key=lambda row: row["iou"] or 0), dict)
         wrong = [row for row in self.predictions if not row["correct"]]
         return RecordList(sorted(wrong, key=lambda row: -(row["probability"] or 0)), dict)
 
@@ -227,7 +236,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     if label_issues is not None:
         if "label-issues" not in classifier.task.sections:
             raise UsageError(
-                "--find-label-issues works for single-label classifiers, not yet for a multi-label one: leave it out."
+                f"--find-label-issues works for single-label classifiers, not yet for {classifier.task.name}: leave it "
+                "out."
             )
         issues.check_packages()  # before the evaluation, not after it
     report = evaluate_model(

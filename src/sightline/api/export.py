@@ -340,8 +340,8 @@ class _ExportJob:
         examples: list[ReferenceExample] = []
         for example in manifest.reference_examples:
             pixels = manifest.preprocess.decode(self.source.reference_files[example.file])
-            probabilities = predictor.probabilities(pixels[None])[0]
-            examples.append(replace(example, probabilities=tuple(float(p) for p in probabilities)))
+            probabilities = bundle.average_pixels(predictor.probabilities(pixels[None]))[0]
+            examples.append(replace(example, probabilities=tuple(map(float, probabilities))))
         return replace(manifest, reference_examples=tuple(examples) if self.source.reference_files else ())
 
     def _write_bundle(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:

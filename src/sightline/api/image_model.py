@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.api.dataset import Dataset
 from sightline.api.images import ImageLike, list_items, list_labeled_items, prediction_row, to_class_indices
-from sightline.api.loaded_model import LoadedModel
+from sightline.api.masks import MaskModel
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
@@ -33,7 +33,7 @@ from sightline.preprocessing import PreprocessingSpec
 from sightline.progress import show_progress
 
 
-class ImageModel(LoadedModel):
+class ImageModel(MaskModel):
     """A loaded model and what it computes for images, without a training framework if it is a bundle."""
 
     @property
@@ -230,7 +230,9 @@ class ImageModel(LoadedModel):
             DataError: If the labels do not fit the images or the classes.
         """
         if self.task.targets.allows_several:
-            raise UsageError("The accuracy of images with several labels has no one meaning: use evaluate.")
+            raise UsageError(
+                "The accuracy of images with several labels, or with masks, has no one meaning: use evaluate."
+            )
         predicted = self.predict_proba(images).argmax(1)
         labels = to_class_indices(y, self.classes, len(predicted))
         return float(np.mean(predicted == labels))

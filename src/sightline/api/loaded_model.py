@@ -13,7 +13,7 @@ from sightline.api.record_list import format_html_table
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import ModelError, plural
+from sightline.errors import ModelError, UsageError, plural
 from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
@@ -148,7 +148,12 @@ class LoadedModel:
         return flipped
 
     def explanation_predictor(self, method: str | None) -> Predictor:
-        """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one."""
+        """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one.
+
+        Raises `UsageError` for a model of masks, which has nothing to explain by heat maps.
+        """
+        if self.task.targets.are_masks:
+            raise UsageError("Heat maps show the evidence for the class of an image, and this model predicts masks.")
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
         if self._keras_predictor is None:

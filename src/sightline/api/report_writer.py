@@ -9,13 +9,12 @@ from sightline.errors import ModelError
 from sightline.report import html_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
-from sightline.runs.report_images import write_error_images
+from sightline.runs.report_images import write_examples
 from sightline.runs.run_report import find_reported_split, read_report
 
 if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
     from sightline.data.types import Split, Subset
-    from sightline.evaluation.multi_label import MultiLabelReport
-    from sightline.evaluation.report import EvaluationReport
+    from sightline.evaluation.multi_label import Report
     from sightline.runs.finalize import FinalModel
 
 
@@ -43,9 +42,7 @@ def rebuild_report(path: Path) -> Path:
     return _write_page(run)
 
 
-def save_evaluation(
-    run: RunDirectory, split: Split, report: EvaluationReport | MultiLabelReport, samples: Subset
-) -> None:
+def save_evaluation(run: RunDirectory, split: Split, report: Report, samples: Subset) -> None:
     """Save the evaluation of a split of a run, whose images are `samples`, with its figures, and refresh the report."""
     from sightline.evaluation.report import EvaluationReport
     from sightline.report import evaluation_plots
@@ -54,7 +51,7 @@ def save_evaluation(
     if isinstance(report, EvaluationReport):
         run.write_figures({name: figure.files for name, figure in evaluation_plots.plot_all(report, samples).items()})
     if split == find_reported_split(run.info.get("result")):
-        write_error_images(run, report.errors.most_confident_errors, samples)
+        write_examples(run, report, samples)
     refresh_report(run)
 
 

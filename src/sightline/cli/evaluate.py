@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli import evaluation_view, multi_label_view
+from sightline.cli import evaluation_view, multi_label_view, segmentation_view
 from sightline.cli.evaluation_view import format_interval, format_number, metric_cells
 from sightline.cli.output import (
     MAX_ROWS,
@@ -24,7 +24,7 @@ from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.evaluation.multi_label import MultiLabelResult
+    from sightline.evaluation.multi_label import Result
 
 
 class TestTimeAugmentation(StrEnum):
@@ -112,6 +112,7 @@ def evaluate(
             include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip
     from sightline.evaluation.multi_label import MultiLabelReport
+    from sightline.evaluation.segmentation import SegmentationReport
 
     report = evaluation.report
     if output_format == TableFormat.json:
@@ -120,6 +121,8 @@ def evaluate(
         print_metrics_csv(report.evaluation)
     elif isinstance(report, MultiLabelReport):
         multi_label_view.print_report(report)
+    elif isinstance(report, SegmentationReport):
+        segmentation_view.print_report(report)
     else:
         if tta is not None:
             print_line("flip test-time augmentation: mean over each image and its mirror image")
@@ -186,7 +189,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
 
 
-def print_metrics_csv(evaluation: EvaluationResult | MultiLabelResult) -> None:
+def print_metrics_csv(evaluation: Result) -> None:
     """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
     rows = [
         [name, metric.value, *(metric.interval or (None, None)), evaluation.count, metric.note]

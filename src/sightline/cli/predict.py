@@ -13,6 +13,7 @@ import typer
 from rich.cells import cell_len
 
 from sightline._io import open_regular
+from sightline.cli.mask_rows import print_masks
 from sightline.cli.output import TableFormat, print_line, results_stream
 from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_stdin
@@ -85,6 +86,13 @@ def predict(
             help="Labeled images for --knn, as for train, or a file that `sightline embed --labeled` wrote.",
         ),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the mask of each image as PNG, and its colors over the image; rows state the areas.",
+        ),
+    ] = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
@@ -98,7 +106,12 @@ def predict(
         _check_output(out)
     items = list_images(images, set)
     classifier = _load(model, knn, reference, set)
-    if out is not None and to_folder:
+    if masks is not None:
+        if out is not None or probabilities or top is not None:
+            raise UsageError("--masks prints the area of each class: leave out --out, --probabilities and --top.")
+        predicted = classifier.iter_masks(items, out=masks)
+        failed = print_masks(predicted, classifier.classes, chosen_format, raw=raw_csv)
+    elif out is not None and to_folder:
         result = classifier.write_predictions(
             items if "-" in images else images,  # standard input can be listed only once
             out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part, set=set or (),

@@ -152,7 +152,9 @@ class ModelConfig:
 
     name: str = setting("auto", "a model listed by `sightline models`, or auto")
     task: str = setting(
-        "single_label", "what is learned; single_label: one class per image, multi_label: any number of classes"
+        "single_label",
+        "what is learned; single_label: one class per image, multi_label: any number of classes, segmentation: the "
+        "class of each pixel",
     )
     weights: str = setting(
         "auto",
@@ -176,6 +178,11 @@ class ModelConfig:
         None, "width multiplier, for models that have one; unset: the model's default", 0.01, 4
     )
     groups: Literal[1, 2] | None = setting(None, "groups of AlexNet's grouped convolutions; unset: 2, as in the paper")
+    decoder: Literal["auto", "bilinear", "transposed", "fcn32", "fcn16", "fcn8"] = setting(
+        "auto",
+        "for masks, what enlarges feature maps; bilinear: interpolation, joined with earlier maps; transposed: "
+        "transposed convolutions; fcn32, fcn16, fcn8: scores of 1, 2 or 3 sizes, added; auto: the model's default",
+    )
     initializer: Literal["auto", "gaussian", "he", "glorot"] = setting(
         "auto", "weight initializer; auto: the model's default; gaussian: N(0, 0.01); all but auto set biases to zero"
     )
@@ -294,10 +301,11 @@ class TrainConfig:
         "empty: none",
         check=check_time_limit,
     )
-    loss: Literal["cross_entropy", "focal", "binary", "asymmetric"] = setting(
+    loss: Literal["cross_entropy", "focal", "binary", "asymmetric", "dice"] = setting(
         "cross_entropy",
         "focal: focus on hard examples; binary: binary cross-entropy of each class on the softmax outputs; asymmetric: "
-        "focus on the classes that an image has, for several labels per image",
+        "focus on the classes that an image has, for several labels per image; dice: for masks, cross-entropy plus one "
+        "minus the mean Dice coefficient",
     )
     label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", 0, 0.9)
     class_weights: Literal["none", "balanced"] = setting(

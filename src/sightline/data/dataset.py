@@ -16,6 +16,7 @@ from sightline.config.split_groups import parse_group_rule
 from sightline.data import cache
 from sightline.data.checks.image_stats import compute_image_stats
 from sightline.data.grouping import assign_groups
+from sightline.data.masks import load_masks
 from sightline.data.split import assign_splits
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
@@ -143,7 +144,7 @@ def build_dataset(
         classes,
         images,
         assignment.splits,
-        targets.encode([p.label for p in images], classes),
+        encode_labels(index, decoded.readable, preprocess, targets, classes, threads),
         decoded.pixels.array,
         decoded.rows,
         unreadable,
@@ -152,6 +153,20 @@ def build_dataset(
         decoded.pixels.hit,
         () if rule.kind == "none" else assignment.groups,
     )
+
+
+def encode_labels(
+    index: Index,
+    positions: Sequence[int],
+    preprocess: PreprocessingSpec,
+    targets: Targets,
+    classes: Sequence[str],
+    threads: int | None = None,
+) -> NDArray[Any]:
+    """Return the targets of the images at `positions`, [N, ...]: what their labels say, or their masks."""
+    if targets.are_masks:
+        return load_masks(index, positions, preprocess, classes, threads)
+    return targets.encode([index.images[i].label for i in positions], classes)
 
 
 def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
@@ -167,8 +182,8 @@ def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
 def _advise_task(index: Index) -> str:
     if any(image.mask for image in index.images):
         return (
-            "Train a multi-label classifier of the classes in each image with --set model.task=multi_label; a model "
-            "of the class of each pixel cannot be trained yet."
+            "Train a model of the class of each pixel with --set model.task=segmentation, or a multi-label classifier "
+            "of the classes in each image with --set model.task=multi_label."
         )
     return (
         "Train a multi-label classifier with --set model.task=multi_label, or name another column with --column "

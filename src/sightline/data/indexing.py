@@ -35,7 +35,7 @@ from sightline.data.sources.manifest import (
     read_manifest,
     read_rows,
 )
-from sightline.data.sources.mask_folders import INVALID_MASKS, read_mask_folders
+from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes, read_mask_folders
 from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.table_files import find_table_files, read_image_table, read_table_files
 from sightline.data.sources.webdataset import list_samples
@@ -108,6 +108,9 @@ def build_index(
     def read(i: int) -> bytes | NDArray[np.uint8]:
         return _read_unchanged(*images[i])
 
+    def read_mask(i: int) -> bytes:
+        return _read_unchanged_mask(*images[i])
+
     nonempty_classes = {(e.label, e.split) for e, f in zip(entries, results, strict=True) if f is not None}
     empty = [c.path for listing in listings for c in listing.classes if (c.label, c.split) not in nonempty_classes]
     remarks = [remark for listing in listings for remark in listing.notes]
@@ -116,6 +119,7 @@ def build_index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
         several_labels,
+        read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries),
     )  # fmt: skip
 
 
@@ -340,6 +344,18 @@ def _read_unchanged(entry: SourceItem, image: ImageRecord) -> bytes | NDArray[np
         raise DataError(_change_error(entry.path, f" ({error})")) from error
     if not isinstance(entry.store, GeneratedStore) and _hash_content(content) != image.sha256:
         raise DataError(_change_error(entry.path))
+    return content
+
+
+def _read_unchanged_mask(entry: SourceItem, image: ImageRecord) -> bytes:
+    assert entry.mask is not None
+    assert image.mask is not None
+    try:
+        content = bytes(entry.store.read(entry.mask.key))
+    except ImageError as error:
+        raise DataError(_change_error(entry.mask.path, f" ({error})")) from error
+    if _hash_content(content) != image.mask.sha256:
+        raise DataError(_change_error(entry.mask.path))
     return content
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.table import read_table
 from sightline.data.targets import SEPARATOR, join_classes
+from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, plural
+from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.masks import decode_mask
 
 CLASSES_FILE = "classes.csv"
+VOID = 255
+"""What an encoded mask has at pixels without a class."""
 VOID_VALUE = 255
 """The value of pixels without a class where the table of classes does not name it."""
 VOID_NAMES = frozenset({"void", "ignore"})
@@ -43,6 +49,13 @@ class MaskClasses:
                 f"{CLASSES_FILE} does not name"
             )
         return join_classes(self.names[value] for value in present if value not in self.void)
+
+    def make_table(self, classes: Sequence[str]) -> NDArray[np.uint8]:
+        """Return the position in `classes` for each value of a mask, uint8 [256]; `VOID` for those without a class."""
+        table = np.full(256, VOID, np.uint8)
+        for value, name in self.names.items():
+            table[value] = classes.index(name) if name in classes else VOID
+        return table
 
 
 def read_mask_classes(content: bytes, name: str) -> MaskClasses:
@@ -77,6 +90,35 @@ def read_mask_classes(content: bytes, name: str) -> MaskClasses:
     if not names:
         raise DataError(f"{name} names no class: write a row such as 0,sky for each value of the masks.")
     return MaskClasses(names, frozenset(void | ({VOID_VALUE} - names.keys())))
+
+
+def load_masks(
+    index: Index,
+    positions: Sequence[int],
+    preprocess: PreprocessingSpec,
+    classes: Sequence[str],
+    threads: int | None = None,
+) -> NDArray[np.uint8]:
+    """Return the masks of the images at `positions`, resized as their images are: uint8 [N, height, width].
+
+    A pixel is the position of its class in `classes`, or `VOID`. Raises `DataError` for an index without masks, and if
+    a file has changed since it was indexed.
+    """
+    if index.read_mask is None or index.mask_classes is None:
+        raise DataError(
+            f"{index.name} has images without masks, which say the class of each pixel: put the masks beside the "
+            "images, as in images/1.jpg and masks/1.png, and name their values in classes.csv."
+        )
+    read, table = index.read_mask, index.mask_classes.make_table(classes)
+
+    def load(position: int) -> NDArray[np.uint8]:
+        return preprocess.apply_to_mask(table[decode_mask(read(position))], VOID)
+
+    masks = np.empty((len(positions), preprocess.height, preprocess.width), np.uint8)
+    with ThreadPoolExecutor(threads or process.count_cores()) as pool:
+        for row, mask in zip(masks, pool.map(load, positions), strict=True):
+            row[:] = mask
+    return masks
 
 
 def inspect_mask(content: bytes, size: tuple[int, int], classes: MaskClasses) -> str:

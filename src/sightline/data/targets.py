@@ -19,6 +19,10 @@ class Targets(Protocol):
     def allows_several(self) -> bool:
         """Whether an image may have several classes, or none."""
 
+    @property
+    def are_masks(self) -> bool:
+        """Whether the target of an image is its mask, uint8 [H, W], in place of what `encode` makes of its label."""
+
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes that a label names."""
 
@@ -30,6 +34,7 @@ class ClassTargets:
     """A label is the name of one class; targets are class indices, int32 [N]."""
 
     allows_several = False
+    are_masks = False
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the label itself."""
@@ -49,6 +54,7 @@ class LabelSetTargets:
     """A label is the names of any number of classes, sorted, joined by `SEPARATOR`; targets are uint8 [N, K]."""
 
     allows_several = True
+    are_masks = False
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes; none for an empty label.
@@ -71,7 +77,13 @@ class LabelSetTargets:
         return targets
 
 
-CLASS_TARGETS, LABEL_SETS = ClassTargets(), LabelSetTargets()
+class MaskTargets(LabelSetTargets):
+    """A label is the classes in the mask of an image, and the target the mask; see `data.masks.load_masks`."""
+
+    are_masks = True
+
+
+CLASS_TARGETS, LABEL_SETS, MASKS = ClassTargets(), LabelSetTargets(), MaskTargets()
 
 
 def join_classes(names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
     import numpy as np
     from numpy.typing import NDArray
 
+    from sightline.data.masks import MaskClasses
     from sightline.data.targets import Targets
 
 
@@ -79,7 +80,8 @@ class Index:
     `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `skipped`
     counts files that are not images (``Thumbs.db``, notes, hidden files); `other_files` names them. `empty_classes`
     names the class folders without images or rejects. `notes` say how the source was read and what was left
-    out. `several_labels` tells which image has several labels; "" if each has one.
+    out. `several_labels` tells which image has several labels; "" if each has one. `read_mask(i)` returns the encoded
+    mask of image `i`, whose values `mask_classes` explain; None for a source without masks.
     """
 
     name: str
@@ -91,6 +93,8 @@ class Index:
     empty_classes: tuple[str, ...] = ()
     notes: tuple[SourceNote, ...] = ()
     several_labels: str = ""
+    read_mask: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
+    mask_classes: MaskClasses | None = None
 
     @property
     def targets(self) -> Targets:
@@ -101,8 +105,13 @@ class Index:
 
     def select(self, positions: Sequence[int]) -> Index:
         """Return the index of only the images at `positions`, in that order."""
-        read, indices = self.read, tuple(positions)
-        return replace(self, images=tuple(self.images[i] for i in indices), read=lambda i: read(indices[i]))
+        read, read_mask, indices = self.read, self.read_mask, tuple(positions)
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in indices),
+            read=lambda i: read(indices[i]),
+            read_mask=None if read_mask is None else lambda i: read_mask(indices[i]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

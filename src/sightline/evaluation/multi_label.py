@@ -22,6 +22,7 @@ from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric, TaskResult
 from sightline.evaluation.risk_control import LabelSetMetrics
+from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
@@ -79,9 +80,9 @@ class MultiLabelReport:
         return {"task": "multi_label"} | self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
 
 
-Result = EvaluationResult | MultiLabelResult
+Result = EvaluationResult | MultiLabelResult | SegmentationResult
 """The metrics of any task."""
-Report = EvaluationReport | MultiLabelReport
+Report = EvaluationReport | MultiLabelReport | SegmentationReport
 """The evaluation of any task."""
 
 

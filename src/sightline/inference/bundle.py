@@ -219,7 +219,7 @@ def check_reference_examples(bundle: Bundle, predictor: Predictor) -> None:
                 f"{example.file} decodes to different pixels here than where the model was made: its preprocessing was "
                 "changed, or this version of Pillow decodes differently"
             )
-    probabilities = predictor.probabilities(np.stack(pixels))
+    probabilities = average_pixels(predictor.probabilities(np.stack(pixels)))
     if not np.isfinite(probabilities).all():
         raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
     difference = np.abs(probabilities - np.array([g.probabilities for g in examples])).max()
@@ -227,6 +227,14 @@ def check_reference_examples(bundle: Bundle, predictor: Predictor) -> None:
         raise ModelError(
             f"its reference examples give probabilities that differ by {difference:.2g} from the recorded ones"
         )
+
+
+def average_pixels(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities [N, K]: of a model of masks, the means over the pixels of each image."""
+    if probabilities.ndim == 2:
+        return probabilities
+    means: NDArray[np.float32] = probabilities.mean((1, 2), dtype=np.float64).astype(np.float32)
+    return means
 
 
 def _read(path: Path) -> Bundle:

@@ -46,6 +46,8 @@ class _SplitMetrics(TypedDict, total=False):
     mean_average_precision: _MetricFields
     micro_f1: _MetricFields
     macro_f1: _MetricFields
+    mean_iou: _MetricFields
+    mean_dice: _MetricFields
 
 
 class _ParityFields(TypedDict, total=False):

@@ -104,7 +104,7 @@ def compare_probabilities(
     `RELATIVE_TIE_MARGIN` of the larger if that is less: a different order of summation may then swap them.
     """
     differences = np.abs(first.astype(np.float64) - second)
-    agrees = (first.argmax(1) == second.argmax(1))[~_find_ties(first)]
+    agrees = (first.argmax(1) == second.argmax(1))[~find_ties(first)]
     change = interval = None
     if labels is not None and len(labels):
         first_correct, second_correct = first.argmax(1) == labels, second.argmax(1) == labels
@@ -117,7 +117,8 @@ def compare_probabilities(
     )  # fmt: skip
 
 
-def _find_ties(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+def find_ties(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Return which rows of probabilities [N, K] are tied, bool [N]; see `compare_probabilities`."""
     if probabilities.shape[1] < 2:
         return np.zeros(len(probabilities), bool)
     second, first = np.partition(probabilities.astype(np.float64), -2, axis=1)[:, -2:].T

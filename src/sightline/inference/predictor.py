@@ -21,6 +21,8 @@ NOT_FINITE_REASON = "the model's answer is not a finite number"
 class Outputs:
     """The outputs for N images: `probabilities` and `logits` float32 [N, K], `features` float32 [N, F].
 
+    A model of masks has probabilities and logits for each pixel, [N, H, W, K].
+
     `probabilities` are the softmax of `logits`, which are already divided by the temperature; `features` are the input
     of the last dense layer.
     """
@@ -88,7 +90,9 @@ def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: i
         raise ModelError(f"{runtime} cannot run the model on {plural(count, 'image')}: {first_line(error)}") from error
     shapes = {name: list(array.shape) for name, array in zip(OUTPUTS, arrays, strict=True)}
     if (
-        not shapes[PROBABILITIES] == shapes[LOGITS] == [count, classes]
+        not shapes[PROBABILITIES] == shapes[LOGITS]
+        or [shapes[LOGITS][0], shapes[LOGITS][-1]] != [count, classes]
+        or len(shapes[LOGITS]) not in (2, 4)  # one for each image, or for each pixel
         or [*shapes[FEATURES], 0][0] != count
         or (len(shapes[FEATURES]) != 2)
     ):

@@ -39,6 +39,9 @@ class FlipTTA:
         original = self.predictor.outputs(pixels)
         mirrored = self.predictor.outputs(np.ascontiguousarray(pixels[:, :, ::-1]))
         half = np.float32(0.5)
-        logits: NDArray[np.float32] = half * (original.logits + mirrored.logits)
+        other = (
+            mirrored.logits if mirrored.logits.ndim == 2 else mirrored.logits[:, :, ::-1]
+        )  # of pixels: mirrored back
+        logits: NDArray[np.float32] = half * (original.logits + other)
         features: NDArray[np.float32] = half * (original.features + mirrored.features)
         return Outputs(self._activate(logits).astype(np.float32), logits, features)

@@ -16,8 +16,9 @@ from sightline._keras.process_state import seed_new_layers
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import pretrained, registry
-from sightline.models.entry import Activation, HeadSpec, ModelEntry, Normalize
-from sightline.models.head import LOGITS, apply_head
+from sightline.models.decoders import apply_decoder
+from sightline.models.entry import Activation, Decoder, HeadSpec, ModelEntry, Normalize
+from sightline.models.head import LOGITS, apply_head, apply_mask_head
 from sightline.models.initializers import initialize_weights
 from sightline.models.layers import is_kernel
 from sightline.preprocessing import LUMA
@@ -35,6 +36,7 @@ class ModelSpec:
 
     `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
     `weights` is the file to load pretrained weights from, None for random weights. `activation` is that of the task.
+    With a `decoder`, the outputs are those of each pixel.
     """
 
     config: ModelConfig
@@ -48,13 +50,15 @@ class ModelSpec:
     pixel_stats: tuple[float, float] | None = None
     weights: Path | None = None
     activation: Activation = "softmax"
+    decoder: Decoder | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """A built model and the names of its backbone layers.
 
-    `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32.
+    `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32;
+    with a decoder, probabilities and logits are [N, H, W, K].
     `backbone` lists the names of the layers before the head, in order. `pretrained` is true if their weights come from
     a file, `pretrained_head` if the head's weights do too (the file includes the top, for as many classes and the same
     image size).
@@ -69,6 +73,13 @@ class Network:
     def logits(self) -> Any:
         """The symbolic logits, float32 [N, K]."""
         return self.model.output[LOGITS]
+
+
+def choose_decoder(config: ModelConfig, *, is_for_masks: bool) -> Decoder | None:
+    """Return the decoder of a network for masks, by default that of its entry in the registry; None for others."""
+    if not is_for_masks:
+        return None
+    return registry.get_entry(config.name).decoder if config.decoder == "auto" else config.decoder
 
 
 def build_model(spec: ModelSpec) -> Network:
@@ -121,6 +132,9 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)
         backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
+        if spec.decoder is not None:
+            outputs = apply_mask_head(x, apply_decoder(spec.decoder, inputs, x, spec.classes))
+            return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
         is_sigmoid = spec.config.head == "sigmoid"
         outputs = apply_head(
             x, _resolve_head(spec.config, entry), spec.classes, is_sigmoid=is_sigmoid, activation=spec.activation

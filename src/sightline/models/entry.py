@@ -10,6 +10,7 @@ Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "lite", "raw", "st
 Pooling = Literal["average", "max", "flatten"]
 Activation = Literal["softmax", "sigmoid"]
 Init = Literal["auto", "gaussian", "he", "glorot"]
+Decoder = Literal["bilinear", "transposed", "fcn32", "fcn16", "fcn8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class ModelEntry:
     convolutional backbone is more accurate at about 1.3 times its training size (Touvron et al., 2019,
     arXiv:1906.06423; measured in benchmarks/results/transfer.md). `init` is the weight initialization (auto: that of
     the layers); `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first
-    convolution that is initialized from patches of the training images.
+    convolution that is initialized from patches of the training images. `decoder` is what follows the backbone in a
+    network for masks.
     """
 
     name: str
@@ -86,3 +88,4 @@ class ModelEntry:
     init: Init = "auto"
     ones_bias_layers: tuple[str, ...] = ()
     whitening_layer: str | None = None
+    decoder: Decoder = "bilinear"

@@ -57,3 +57,17 @@ def apply_head(
     else:
         probabilities = layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
     return {PROBABILITIES: probabilities, LOGITS: logits, FEATURES: features}
+
+
+def apply_mask_head(features: Any, scores: Any) -> dict[str, Any]:
+    """Return the symbolic outputs, by the names in `OUTPUTS`, for the scores [N, H, W, K] of each pixel.
+
+    Probabilities and logits are float32 [N, H, W, K]. `features` are the last maps of the backbone, of which the output
+    of this name has the means, [N, F], so that images can be compared as those of a classifier are.
+    """
+    layers = backend.keras().layers
+    pooled = layers.GlobalAveragePooling2D(name=POOL_LAYER)(features)
+    outputs = layers.Activation("linear", name=FEATURES, dtype="float32")(pooled)
+    logits = layers.Rescaling(1.0, name=TEMPERATURE_LAYER, dtype="float32")(scores)
+    probabilities = layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
+    return {PROBABILITIES: probabilities, LOGITS: logits, FEATURES: outputs}

@@ -61,6 +61,17 @@ _ENTRIES = (
         whitening_layer="whiten",
     ),
     ModelEntry(
+        name="fcn",
+        description="five convolutions and four poolings; for masks, four transposed convolutions follow",
+        reference="tutorials of fully convolutional networks, after Long et al., 2015, arXiv:1411.4038",
+        backbone_fn="small:fcn",
+        input_size=64,
+        min_input_size=16,
+        normalize="standardize",
+        head=HeadSpec("average"),
+        decoder="transposed",
+    ),
+    ModelEntry(
         name="alexnet",
         description="5 convolutions and 3 dense layers; won ImageNet in 2012",
         reference="Krizhevsky, Sutskever and Hinton, 2012, ImageNet Classification with Deep CNNs",

@@ -59,5 +59,14 @@ def fast_small(x: Any, alpha: float) -> Any:
     return x
 
 
+def fcn(x: Any) -> Any:
+    """Apply four blocks of a convolution (32, 64, 128, 128) and a pooling; a decoder makes masks of its maps."""
+    layers = backend.keras().layers
+    for block, width in enumerate((32, 64, 128, 128), 1):
+        x = _conv(x, width, f"conv{block}")
+        x = layers.MaxPooling2D(padding="same", name=f"pool{block}")(x)  # of any size, for a decoder to undo
+    return _conv(x, 128, "conv5")
+
+
 def _conv(x: Any, width: int, name: str, padding: str = "same") -> Any:
     return backend.keras().layers.Conv2D(width, 3, padding=padding, activation="relu", name=name)(x)

@@ -188,6 +188,17 @@ class PreprocessingSpec:
                 image, image.size, partial(bit_depth.convert_to_8_bit, limits=self.value_range)
             )
 
+    def apply_to_mask(self, mask: NDArray[np.uint8], outside: int) -> NDArray[np.uint8]:
+        """Resize a mask uint8 [H, W] as `decode` resizes its image, to uint8 [height, width].
+
+        Values are not mixed: each is that of the nearest pixel. Pixels beyond the image ("pad") become `outside`.
+        """
+        box, size = self._compute_boxes((mask.shape[1], mask.shape[0]), 1)
+        resized = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST, box)
+        canvas = Image.new("L", (self.width, self.height), outside)
+        canvas.paste(resized, ((self.width - resized.width) // 2, (self.height - resized.height) // 2))
+        return np.array(canvas)
+
     def with_size(self, height: int, width: int, channels: Literal[1, 3] = 3) -> PreprocessingSpec:
         """Return a spec with the same page and range of values that stretches to another size."""
         return PreprocessingSpec(

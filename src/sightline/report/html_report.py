@@ -56,15 +56,22 @@ def render_html(report: RunReport) -> str:
 
 def _find_shown_paths(report: RunReport) -> dict[str, set[str]]:
     """Return the paths of the images that the page has room for, by kind."""
+    worst = {error["path"] for error in _list_shown_errors(report)}
     return {
-        "error": {error["path"] for error in _list_shown_errors(report)},
+        "error": worst,
+        "true_mask": worst,
+        "predicted_mask": worst,
         "leak": {row.path for leak in report.leaks[:MAX_LEAKS] for row in leak.images},
         "label_issue": {issue.path for issue in (report.label_issues or ())[:MAX_LABEL_ISSUES]},
     }
 
 
 def _list_shown_errors(report: RunReport) -> Sequence[Mapping[str, Any]]:
-    return [] if report.metrics is None else report.metrics["errors"]["most_confident_errors"][:MAX_ERRORS]
+    if report.metrics is None:
+        return []
+    errors = report.metrics["errors"]
+    examples: Sequence[Mapping[str, Any]] = errors.get("most_confident_errors") or errors.get("worst_images", ())
+    return examples[:MAX_ERRORS]
 
 
 def _overlay_heat_maps(report: RunReport) -> dict[str, str]:

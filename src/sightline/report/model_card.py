@@ -21,6 +21,7 @@ LABEL_NAMES = {
     "micro_f1": "Micro F1",
     "macro_f1": "Macro F1",
 }
+MASK_NAMES = {"mean_iou": "Mean IoU", "mean_dice": "Mean Dice"}
 
 
 def render_card(
@@ -43,21 +44,22 @@ def render_card(
 def _header(manifest: Manifest, license_id: str) -> str:
     """Return the YAML between its two lines; each value is JSON, which YAML contains."""
     data = str(manifest.data.get("name", "unknown"))
+    task_type = "image-segmentation" if find_task(manifest.task).targets.are_masks else "image-classification"
     values = {
         "license": license_id,
         "library_name": "sightline",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "onnx", "sightline", manifest.model],
+        "pipeline_tag": task_type,
+        "tags": [task_type, "onnx", "sightline", manifest.model],
         "datasets": [data],
-        "metrics": list(LABEL_NAMES) if _has_several_labels(manifest) else ["accuracy"],
+        "metrics": list(_get_metric_names(manifest)) or ["accuracy"],
         "model-index": [
             {
                 "name": manifest.model,
                 "results": [
                     {
-                        "task": {"type": "image-classification", "name": "Image classification"},
+                        "task": {"type": task_type, "name": task_type.replace("-", " ").capitalize()},
                         "dataset": {"name": data, "type": data, "split": split},
-                        "metrics": _list_results(metrics),
+                        "metrics": _list_results(metrics, _get_metric_names(manifest)),
                     }
                     for split, metrics in manifest.metrics.items()
                 ],
@@ -70,13 +72,20 @@ def _header(manifest: Manifest, license_id: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _has_several_labels(manifest: Manifest) -> bool:
-    return find_task(manifest.task).targets.allows_several
+def _get_metric_names(manifest: Manifest) -> Mapping[str, str]:
+    """Return the metrics that a model of several labels or of masks states, in place of the accuracy; else none."""
+    targets = find_task(manifest.task).targets
+    return MASK_NAMES if targets.are_masks else LABEL_NAMES if targets.allows_several else {}
 
 
 def _describe_scope(manifest: Manifest) -> str:
     count = len(manifest.classes)
-    if _has_several_labels(manifest):
+    targets = find_task(manifest.task).targets
+    if targets.are_masks:
+        return (
+            f"It predicts for each pixel of an image which of the {count} classes above it has, and always one of them."
+        )
+    if targets.allows_several:
         return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
     return (
         f"It classifies images like its training images into the {count} classes above. It always predicts one of "
@@ -84,10 +93,10 @@ def _describe_scope(manifest: Manifest) -> str:
     )
 
 
-def _list_results(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _list_results(metrics: Mapping[str, Any], task_names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the metrics of a split as Hugging Face's index has them."""
-    if labels := [key for key in LABEL_NAMES if key in metrics]:
-        return [{"type": key, "name": LABEL_NAMES[key], "value": metrics[key]["value"]} for key in labels]
+    if names := [key for key in task_names if key in metrics]:
+        return [{"type": key, "name": task_names[key], "value": metrics[key]["value"]} for key in names]
     return [{"type": key, "name": NAMES[key], "value": metrics[key]} for key in NAMES if key in metrics]
 
 
@@ -95,11 +104,12 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
     folder = repository.rpartition("/")[2] or "."
     pull = f"sightline pull {repository} {folder}\n" if repository else ""
     size, count = manifest.preprocess, len(manifest.classes)
+    kind = "A model of masks" if find_task(manifest.task).targets.are_masks else "An image classifier"
     color = "grayscale" if size.channels == 1 else "RGB"
     return [
         f"# {_escape_markdown(manifest.model)} on {_escape_markdown(manifest.data.get('name', 'unknown'))}",
         (
-            f"An image classifier with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
+            f"{kind} with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
             f"{_escape_markdown(manifest.version)}, recipe {_escape_markdown(manifest.recipe)}. The "
             "weights are stored as "
             f"{manifest.precision}."
@@ -136,10 +146,11 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
 def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if not manifest.metrics:
         return ["This file was not evaluated."]
-    out = ["\n".join(_label_table(manifest) if _has_several_labels(manifest) else _accuracy_table(manifest))]
+    names = _get_metric_names(manifest)
+    out = ["\n".join(_metric_table(manifest, names) if names else _accuracy_table(manifest))]
     for split, metrics in manifest.metrics.items():
-        names = metrics.get("untested_classes", [])
-        if missing := sentences.describe_untested(names, len(manifest.classes), f"the {split} split"):
+        untested = metrics.get("untested_classes", [])
+        if missing := sentences.describe_untested(untested, len(manifest.classes), f"the {split} split"):
             out.append(_escape_markdown(missing))
         if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {split} images"):
             out.append(leaked)
@@ -163,10 +174,10 @@ def _accuracy_table(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _label_table(manifest: Manifest) -> list[str]:
+def _metric_table(manifest: Manifest, names: Mapping[str, str]) -> list[str]:
     lines = ["| split | images | metric | value | 95% interval |", "|---|---|---|---|---|"]
     for split, metrics in manifest.metrics.items():
-        for key, name in LABEL_NAMES.items():
+        for key, name in names.items():
             value, interval = metrics[key]["value"], metrics[key]["interval"]
             number = "not defined" if value is None else f"{value:.4f}"
             ends = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"

@@ -18,7 +18,7 @@ from sightline.data.split import assign_splits
 from sightline.data.types import Index
 from sightline.distributed import devices
 from sightline.models import pretrained, registry
-from sightline.models.build import ModelSpec
+from sightline.models.build import ModelSpec, choose_decoder
 from sightline.models.entry import ModelEntry
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import environment
@@ -31,7 +31,8 @@ from sightline.training.precision import PrecisionChoice
 class DataFacts:
     """Facts about the images that settings are chosen by.
 
-    `median_side` is the median of the shorter side in pixels. `measure_range` decodes images of more than 8 bits from
+    `median_side` is the median of the shorter side in pixels. `mask_size` is the median height and width where masks
+    are learned, None for other tasks. `measure_range` decodes images of more than 8 bits from
     the training split of a configuration, and returns the range of their sample values.
     """
 
@@ -41,6 +42,7 @@ class DataFacts:
     all_grayscale: bool
     num_high_bit_depth: int
     measure_range: Callable[[RunConfig], SampleRange]
+    mask_size: tuple[int, int] | None = None
 
     @classmethod
     def from_index(cls, index: Index, task: Task, progress: Progress = no_progress) -> DataFacts:
@@ -52,7 +54,13 @@ class DataFacts:
             all_grayscale=all(image.grayscale for image in index.images),
             num_high_bit_depth=sum(image.high_bit_depth for image in index.images),
             measure_range=lambda config: _measure_training_range(index, config, progress),
+            mask_size=_find_median_size(index) if task.targets.are_masks else None,
         )
+
+
+def _find_median_size(index: Index) -> tuple[int, int]:
+    heights, widths = ([getattr(image, name) for image in index.images] for name in ("height", "width"))
+    return int(statistics.median(heights)), int(statistics.median(widths))
 
 
 def _measure_training_range(index: Index, config: RunConfig, progress: Progress) -> SampleRange:
@@ -132,13 +140,13 @@ class ThisMachine:
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the faster precision, measured with the network of `config`."""
-        size = config.input
+        size, task = config.input, find_task(config.model.task)
         assert size.height is not None
         assert size.width is not None
         assert size.channels is not None
         spec = ModelSpec(
             config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0),
-            activation=find_task(config.model.task).activation,
+            activation=task.activation, decoder=choose_decoder(config.model, is_for_masks=task.targets.are_masks),
         )  # fmt: skip
         return precision.choose_precision(spec, config, facts.num_images)
 

@@ -19,7 +19,7 @@ from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
 from sightline.evaluation.multi_label import Report, Result
-from sightline.evaluation.report import EvaluationReport, collect_outputs
+from sightline.evaluation.report import collect_outputs
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, runner
@@ -115,9 +115,7 @@ def finalize(
     split = run_report.find_reported_split(reports)
     report = None if split is None else reports[split]
     if split is not None and report is not None:
-        errors = report.errors.most_confident_errors
-        one_class = isinstance(report, EvaluationReport)  # a heat map is evidence for the one that is predicted
-        report_images.write_error_images(run, errors, labeled[split].subset, keras_predictor if one_class else None)
+        report_images.write_examples(run, report, labeled[split].subset, keras_predictor)
     return FinalModel(evaluations, report, no_bundle_reason, temperature)
 
 
@@ -184,7 +182,8 @@ def validation_logits(
     is_usable = (
         training_logits is not None
         and training_logits.dtype == np.float32
-        and training_logits.shape == (len(samples), len(data.classes))
+        and len(training_logits) == len(samples)
+        and training_logits.shape[-1] == len(data.classes)
     )
     if training_logits is not None and is_usable and precision == "float32" and not backend.has_accelerator():
         return training_logits
@@ -284,7 +283,9 @@ def collect_sample_outputs(predictor: Predictor, validation: Subset) -> ModelOut
 
 
 def make_sample_file(outputs: ModelOutputs, task: Task) -> dict[str, bytes]:
-    """Return the file of a bundle with a sample of these validation images by name; empty for too few images."""
+    """Return the file of a bundle with a sample of these validation images by name; empty for too few, or masks."""
+    if task.targets.are_masks:  # an image has a probability for each pixel
+        return {}
     several, probabilities = task.targets.allows_several, outputs.outputs.probabilities
     correct = None if several or outputs.labels.ndim != 1 else probabilities.argmax(1) == outputs.labels
     sample = ValidationSample.from_outputs(outputs.outputs, correct)
@@ -320,7 +321,7 @@ def _choose_reference_examples(
     for number, (i, pixels, (stored, suffix)) in enumerate(decoded):
         name = f"reference/{number}.{suffix}"
         files[name] = stored
-        probabilities = tuple(float(p) for p in predictor.probabilities(pixels[None])[0])
+        probabilities = tuple(map(float, bundle.average_pixels(predictor.probabilities(pixels[None]))[0]))
         examples.append(ReferenceExample(name, data.images[i].label, bundle.hash_pixels(pixels), probabilities))
     return tuple(examples), files
 

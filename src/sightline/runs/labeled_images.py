@@ -7,7 +7,7 @@ from functools import cached_property
 
 from sightline.callbacks import Progress, no_progress
 from sightline.data.checks.leakage import leaked_contents
-from sightline.data.dataset import decode_images
+from sightline.data.dataset import decode_images, encode_labels
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import MatchedImages
@@ -128,7 +128,7 @@ class LabeledImages:
         samples = Subset(
             decoded.pixels.array,
             decoded.rows,
-            self.targets.encode([p.label for p in images], self.classes),
+            encode_labels(split_index, decoded.readable, self.preprocess, self.targets, self.classes),
             tuple(p.path for p in images),
         )
         return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))

@@ -14,6 +14,7 @@ from sightline.evaluation.multi_label_metrics import LabelMetrics
 from sightline.evaluation.report import CalibrationReport, DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.evaluation.risk_control import LabelSetMetrics
+from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import SelectiveResult
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.results import Rate, Thresholds
@@ -201,12 +202,57 @@ class MultiLabelInfo(TypedDict):
     unreached: list[str]
 
 
+class MaskExampleInfo(TypedDict):
+    """An image to look at, with its mean IoU and the classes most confused in it."""
+
+    path: str
+    iou: float
+    label: str
+    predicted: str
+
+
+class ClassPairInfo(TypedDict):
+    """Two classes, and the fraction of the pixels of the first that is predicted as the second."""
+
+    label: str
+    predicted: str
+    fraction: float
+
+
+class MaskErrorsInfo(TypedDict):
+    """The images to look at."""
+
+    worst_images: list[MaskExampleInfo]
+    confused_pairs: list[ClassPairInfo]
+
+
+class SegmentationInfo(TypedDict):
+    """The content of ``metrics.json``, as `SegmentationReport.to_dict` returns it."""
+
+    task: Literal["segmentation"]
+    split: str
+    accuracy: float
+    accuracy_interval: Interval
+    loss: float
+    count: int
+    classes: list[str]
+    untested_classes: list[str]
+    per_class: list[MaskClassMetrics]
+    metrics: Mapping[str, Metric]
+    leaked: LeakedInfo | None
+    errors: MaskErrorsInfo
+    thresholds: None
+
+
+_INFO_BY_TASK = {"multi_label": MultiLabelInfo, "segmentation": SegmentationInfo}
+
+
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read and validate a ``metrics.json``, all fields of which are set; raises `ModelError`, naming the file."""
     read = jsonio.read_object(path)
-    if read.get("task") == "multi_label":
-        labels: dict[str, Any] = jsonio.to_plain(jsonio.build(MultiLabelInfo, read, str(path)))
-        return labels
+    if (info := _INFO_BY_TASK.get(str(read.get("task")))) is not None:
+        others: dict[str, Any] = jsonio.to_plain(jsonio.build(info, read, str(path)))
+        return others
     values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, read, str(path)))
     curves = [values["risk_coverage"]]
     if binary := values["binary"]:

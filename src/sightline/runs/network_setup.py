@@ -93,13 +93,14 @@ def fit_network(
 def build_model_spec(config: RunConfig, data: DecodedDataset, start: Path | None) -> ModelSpec:
     """Return the specification of the network; `start` is the file with its initial weights, None for random ones."""
     height, width, channels = data.pixels.shape[1:]
-    entry = registry.get_entry(config.model.name)
+    entry, task = registry.get_entry(config.model.name), find_task(config.model.task)
     mean_and_std = None
     if "standardize" in (config.model.normalize, entry.normalize):
         mean_and_std = _mean_and_deviation(data)
     return ModelSpec(
         config.model, height, width, channels, len(data.classes), config.seed,
-        config.train.precision, config.train.l2, mean_and_std, start, find_task(config.model.task).activation,
+        config.train.precision, config.train.l2, mean_and_std, start, task.activation,
+        build.choose_decoder(config.model, is_for_masks=task.targets.are_masks),
     )  # fmt: skip
 
 

@@ -25,7 +25,11 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Subset
 from sightline.errors import ModelError
 from sightline.evaluation.error_analysis import ErrorExample
+from sightline.evaluation.multi_label import Report
+from sightline.evaluation.report import EvaluationReport
+from sightline.evaluation.segmentation import SegmentationReport
 from sightline.explain.heatmaps import compute_heat_maps
+from sightline.inference.masks import overlay_mask
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.runs.directory import RunDirectory
 
@@ -37,7 +41,7 @@ MAX_LEAKS = 20  # groups of leaked images with thumbnails, one of each split
 MAX_LABEL_ISSUES = 20
 _FILE = re.compile(r"[0-9a-f]{16}\.(webp|png)")
 
-Kind = Literal["error", "heat_map", "leak", "label_issue"]
+Kind = Literal["error", "heat_map", "leak", "label_issue", "true_mask", "predicted_mask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,32 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
     except OSError:
         return b""
     return content if name_file(content, path.suffix[1:]) == name else b""
+
+
+def write_examples(run: RunDirectory, report: Report, samples: Subset, predictor: KerasPredictor | None = None) -> None:
+    """Save small images of what a report shows of `samples`: errors with heat maps, or the worst masks.
+
+    The `predictor` computes the heat maps; without it, those stay that the run has of the same predictions.
+    """
+    if isinstance(report, SegmentationReport):
+        write_mask_images(run, report, samples)
+        return
+    one_class = isinstance(report, EvaluationReport)  # a heat map is evidence for the one that is predicted
+    write_error_images(run, report.errors.most_confident_errors, samples, predictor if one_class else None)
+
+
+def write_mask_images(run: RunDirectory, report: SegmentationReport, samples: Subset) -> None:
+    """Save thumbnails of the worst images, alone and under their true and their predicted mask."""
+    images: dict[ReportImage, bytes] = {}
+    count = len(report.evaluation.classes)
+    for example in report.errors.worst_images:
+        pixels = samples.take(slice(example.index, example.index + 1))[0]
+        true = overlay_mask(pixels, samples.labels[example.index], count)
+        layers: list[tuple[Kind, NDArray[np.uint8]]] = [
+            ("error", pixels), ("true_mask", true), ("predicted_mask", overlay_mask(pixels, example.mask, count)),
+        ]  # fmt: skip
+        images |= dict(make_thumbnail(kind, example.path, layer) for kind, layer in layers)
+    write_images(run, images, lambda image: image.kind in {"error", "true_mask", "predicted_mask"})
 
 
 def write_error_images(

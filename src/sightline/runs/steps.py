@@ -19,6 +19,7 @@ from sightline.runs.facts import DataFacts, Machine
 from sightline.training import linear_head
 
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
+MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
 DEFAULT_MODEL = "cifar10-deep"
 
 
@@ -44,6 +45,8 @@ Step = Callable[[RunConfig, DataFacts, Machine], StepResult]
 def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
     """Choose a recipe by image size, number of images, locally available weights and device."""
     classes = plural(facts.num_classes, "class", "classes")
+    if facts.mask_size is not None:
+        return _choose_mask_recipe(facts, facts.mask_size, machine)
     data_summary = f"{plural(facts.num_images, 'image')} of about {facts.median_side} pixels in {classes}"
     if facts.median_side <= SMALL_SIDE:
         reason = f"{data_summary}: too small for a pretrained backbone, so training a small network from scratch"
@@ -66,6 +69,18 @@ def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
     )
 
 
+def _choose_mask_recipe(facts: DataFacts, size: tuple[int, int], machine: Machine) -> RecipeChoice:
+    height, width = size
+    summary = (
+        f"{plural(facts.num_images, 'image')} of {height}x{width} pixels with masks of {facts.num_classes} classes"
+    )
+    if facts.median_side <= SMALL_SIDE:
+        return RecipeChoice("fcn", f"{summary}: a small network from scratch")
+    if machine.has_weights(registry.get_entry("efficientnet-lite0")):
+        return RecipeChoice("segmentation", f"{summary}: EfficientNet-Lite0 with the installed ImageNet weights")
+    return RecipeChoice("fcn", f"{summary}, no local ImageNet weights: a small network from scratch")
+
+
 def choose_model(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
     """Fill in the network."""
     if config.model.name != "auto":
@@ -74,8 +89,15 @@ def choose_model(config: RunConfig, _facts: DataFacts, _machine: Machine) -> Ste
 
 
 def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in the height and width: that of the network, or of small images and large pretrained ones the images'."""
+    """Fill in the height and width: that of the network, or of small images and large pretrained ones the images'.
+
+    Masks are learned at the size of the images, up to `MAX_MASK_SIDE`.
+    """
     size = config.input
+    if facts.mask_size is not None and size.height is None and size.width is None:
+        scale = min(1.0, MAX_MASK_SIDE / max(facts.mask_size))
+        own_height, own_width = (max(1, round(scale * side)) for side in facts.mask_size)
+        return StepResult(replace(config, input=replace(size, height=own_height, width=own_width)))
     height = size.height or size.width or _choose_side(config, facts.median_side)
     return StepResult(replace(config, input=replace(size, height=height, width=size.width or height)))
 
@@ -174,6 +196,8 @@ def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> S
     """Fill in the precision of training steps: the faster one."""
     if config.train.precision != "auto":
         return StepResult(config)
+    if facts.mask_size is not None:  # what would be measured is the loss of labels
+        return StepResult(replace(config, train=replace(config.train, precision="float32")))
     choice = machine.choose_precision(config, facts)
     return StepResult(
         replace(config, train=replace(config.train, precision=choice.precision)),

@@ -33,6 +33,10 @@ class ServedModel:
         """
         if name is not None and (not name or "/" in name or not name.isprintable()):
             raise UsageError(f"The name of the model is {name!r}: expected printable characters, without '/'.")
+        if classifier.task.targets.are_masks:
+            raise UsageError(
+                "Masks cannot be served yet: predict them with `sightline predict MODEL IMAGES --masks FOLDER`."
+            )
         return cls(classifier, name or _choose_name(classifier.path), number)
 
     @property

@@ -100,6 +100,8 @@ class MultiLabel(Task):
                 f"model.head is {config.model.head}, which is for single-label classification: leave it out, since "
                 "model.task=multi_label has one sigmoid for each class."
             )
+        if config.train.loss == "dice":
+            raise UsageError("train.loss is dice, which is for masks (model.task=segmentation): choose another.")
         if config.evaluation.positive_class:
             raise UsageError(
                 "evaluation.positive_class is for single-label classification with two classes: leave it out."

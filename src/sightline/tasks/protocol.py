@@ -25,7 +25,7 @@ from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresho
 from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
-BUILT_IN = ("single_label", "multi_label")
+BUILT_IN = ("single_label", "multi_label", "segmentation")
 """The tasks of this package, each in the module of its name."""
 
 

@@ -99,6 +99,8 @@ class SingleLabel(Task):
                 raise UsageError(
                     f"{setting} is for several labels per image: leave it out, or set model.task=multi_label."
                 )
+        if config.train.loss == "dice":
+            raise UsageError("train.loss is dice, which is for masks (model.task=segmentation): choose another.")
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
         """Raise `UsageError` if a target is outside (0, 1), or does not fit the classes."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from sightline.data.masks import CLASSES_FILE, describe_masks, read_mask_classes
+from sightline.data.masks import CLASSES_FILE, MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import IMAGE_FOLDERS, MASK_FOLDER_NAMES, list_visible
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
@@ -108,3 +108,16 @@ def _find_classes(store: FileStore, folder: Path | None) -> tuple[bytes, str] | 
         with suppress(ImageError):
             return read_untrusted_file(path), str(path)
     return table
+
+
+def find_mask_classes(entries: Sequence[SourceItem]) -> MaskClasses | None:
+    """Return what the values of the masks mean; raises `DataError` if that differs between sources."""
+    masks = {id(entry.mask.classes): entry.mask for entry in entries if entry.mask is not None}
+    first, *others = masks.values() if masks else [None]
+    for other in others:
+        if first is not None and other is not None and other.classes != first.classes:
+            raise DataError(
+                f"The values of the masks {first.path} and {other.path} have different classes: give both sources the "
+                "same classes.csv."
+            )
+    return None if first is None else first.classes

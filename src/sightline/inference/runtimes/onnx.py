@@ -62,7 +62,9 @@ class OnnxPredictor(PicklablePredictor):
         batch = next((i.shape[0] for i in runtime_session.get_inputs() if i.shape), None)
         if inputs != expected:
             raise ModelError(f"its input is {inputs}, but its preprocessing gives {expected}")
-        if set(outputs) != set(OUTPUTS) or outputs[PROBABILITIES][1:] != [len(self.classes)]:
+        if set(outputs) != set(OUTPUTS) or outputs[PROBABILITIES][1:] not in (
+            [len(self.classes)], [preprocess.height, preprocess.width, len(self.classes)]
+        ):  # fmt: skip
             raise ModelError(f"its outputs are {outputs}, which do not match its {len(self.classes)} classes")
         if isinstance(batch, int):
             raise ModelError(f"it takes a fixed batch of {plural(batch, 'image')}, not a batch of any size")

@@ -1,0 +1,124 @@
+"""Predict masks with a loaded model, and write them: an indexed PNG file for each image, and its colors over it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path, PurePath
+
+from sightline.api.images import ImageLike, list_items
+from sightline.api.loaded_model import LoadedModel
+from sightline.api.options import Settings
+from sightline.api.owned_png import is_owned_png, save_owned_png
+from sightline.api.record_list import RecordList
+from sightline.errors import OutputError, UsageError
+from sightline.inference import stream
+from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image, predict_masks
+from sightline.inference.predictor import Predictor
+from sightline.inference.stream import InputItem
+
+OVERLAY_SUFFIX = ".overlay.png"
+
+
+class MaskModel(LoadedModel):
+    """A loaded model that predicts masks, if that is its task."""
+
+    def predict_masks(
+        self, images: ImageLike | Iterable[ImageLike], *, out: str | Path | None = None, set: Settings = ()
+    ) -> RecordList[MaskPrediction]:
+        """Predict the class of each pixel, with a model of ``model.task="segmentation"``.
+
+        Args:
+            images: As for `predict`.
+            out: A folder to write each mask to, as ``<name>.png``, an indexed PNG whose values are the positions in
+                `classes`, and its colors over the image, as ``<name>.overlay.png``. It must not hold such files yet.
+            set: As for `predict`.
+
+        Returns:
+            One mask for each image, in order: `mask` is uint8 [H, W] at the size of the image, `areas` the fraction of
+            its pixels that each class has. For a file that cannot be read, only its `error` is set.
+
+        Raises:
+            UsageError: If the model predicts no masks.
+            OutputError: If `out` cannot be written, or holds a file that would be replaced.
+
+        Example:
+            ```python
+            masks = clf.predict_masks("street.jpg", out="masks")
+            print(masks[0].mask.shape, masks[0].areas)
+            ```
+        """
+        return RecordList(self.iter_masks(images, out=out, set=set), MaskPrediction.to_dict)
+
+    def iter_masks(
+        self,
+        images: ImageLike | Iterable[ImageLike | stream.InputItem],
+        *,
+        out: str | Path | None = None,
+        set: Settings = (),
+    ) -> Iterator[MaskPrediction]:
+        """Yield what `predict_masks` returns as it is ready, for any number of images: few are in memory at once.
+
+        Args:
+            images: As for `predict`; may be a generator.
+            out: As for `predict_masks`.
+            set: As for `predict`.
+        """
+        if not self.task.targets.are_masks:
+            raise UsageError("This model classifies whole images: masks need one with model.task=segmentation.")
+        items = list_items(images, self.predictor.preprocess.channels, set)
+        if out is None:
+            return predict_masks(self.predictor, items)
+        return write_masks(self.predictor, items, Path(out))
+
+
+def write_masks(predictor: Predictor, items: Iterable[InputItem], folder: Path) -> Iterator[MaskPrediction]:
+    """Yield the mask of each item as soon as its files are in `folder`: ``<name>.png`` and ``<name>.overlay.png``.
+
+    The second image of a name gets ``<name>-2.png``. Raises `OutputError` at the first file that cannot be written, or
+    that exists and was not written here.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} for masks cannot be created: {error.strerror or error}.") from error
+    return _write_each(predictor, items, folder)
+
+
+def _write_each(predictor: Predictor, items: Iterable[InputItem], folder: Path) -> Iterator[MaskPrediction]:
+    pending: deque[InputItem] = deque()
+
+    def remember(items: Iterable[InputItem]) -> Iterator[InputItem]:
+        for item in items:
+            pending.append(item)
+            yield item
+
+    names: set[str] = set()
+    for prediction in predict_masks(predictor, remember(items)):
+        item = pending.popleft()
+        if prediction.mask is not None:
+            stem = choose_name(prediction.path, names)
+            _save(folder / f"{stem}.png", encode_mask(prediction.mask, len(predictor.classes)))
+            overlay = overlay_image(item.read(), prediction.mask, len(predictor.classes))
+            _save(folder / f"{stem}{OVERLAY_SUFFIX}", overlay)
+        yield prediction
+
+
+def choose_name(path: str, taken: set[str]) -> str:
+    """Return the name of the files of an image without their suffix, and add it to those that are `taken`.
+
+    >>> taken: set[str] = set()
+    >>> choose_name("a/1.jpg", taken), choose_name("b/1.jpg", taken), choose_name("[0]", taken)
+    ('1', '1-2', '0')
+    """
+    stem = PurePath(path).stem.strip("[]") or "mask"
+    name = next(n for number in count(1) if (n := stem if number == 1 else f"{stem}-{number}") not in taken)
+    taken.add(name)
+    return name
+
+
+def _save(path: Path, png: bytes) -> None:
+    if path.exists() and not is_owned_png(path):
+        raise OutputError(f"{path} exists and was not written by Sightline: choose another folder for the masks.")
+    save_owned_png(path, png)

@@ -1,0 +1,162 @@
+"""Metrics of masks: of each class and of all, from the pixels of each image, with intervals by a bootstrap of images.
+
+The pixels of an image depend on each other, so that images are resampled, not pixels. Pixels without a class count
+nowhere. IoU is the intersection of the pixels that have a class and those that are predicted to, over their union
+(Everingham et al., 2010); the mean is over the classes that any image has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.data.masks import VOID
+from sightline.evaluation import bootstrap
+from sightline.evaluation.results import Metric
+
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaskClassMetrics:
+    """Metrics of one class: `support` images have it, and `fraction` of all pixels with a class."""
+
+    label: str
+    iou: Metric
+    dice: Metric
+    precision: Metric
+    recall: Metric
+    support: int
+    fraction: float
+
+
+def count_confusions(predicted: NDArray[np.uint8], true: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Return how often each class was predicted for the pixels of each class: int64 [N, K, K], true classes in rows.
+
+    `predicted` and `true` are masks uint8 [N, H, W]; pixels whose true class is `VOID` are left out.
+    """
+    confusions = np.zeros((len(true), classes, classes), np.int64)
+    for matrix, guess, truth in zip(confusions, predicted, true, strict=True):
+        known = truth != VOID
+        cells = truth[known].astype(np.int64) * classes + guess[known]
+        matrix[:] = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    return confusions
+
+
+def compute_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the IoU of each class, float64 [..., K], of confusions [..., K, K]; NaN for a class without pixels."""
+    hits, true, predicted = _count_parts(confusion)
+    return _divide(hits, true + predicted - hits, true)
+
+
+def compute_dice(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the Dice coefficient (F1) of each class, float64 [..., K]; NaN for a class without pixels."""
+    hits, true, predicted = _count_parts(confusion)
+    return _divide(2 * hits, true + predicted, true)
+
+
+def compute_pixel_accuracy(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the fraction of pixels whose class is predicted, float64 [...]; NaN without pixels."""
+    total = confusion.sum((-2, -1), dtype=np.float64)
+    return _divide(np.trace(confusion, axis1=-2, axis2=-1), total, total)
+
+
+def compute_mask_metrics(
+    classes: Sequence[str], confusions: NDArray[np.int64]
+) -> tuple[dict[str, Metric], tuple[MaskClassMetrics, ...]]:
+    """Return the metrics of all classes by name, and those of each class, of the confusions int64 [N, K, K]."""
+    total = confusions.sum(0)
+    present = total.sum(1) > 0
+    resampled = _resample(confusions)
+
+    def measure(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> list[Metric]:
+        values, spread = compute(total), compute(resampled)
+        return [
+            _make_class_metric(label, float(values[k]), spread[:, k], is_present=bool(present[k]))
+            for k, label in enumerate(classes)
+        ]
+
+    def average(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> Metric:
+        if not present.any():
+            return Metric(None, None, "no pixel has a class")
+        spread = _mean_of_present(compute(resampled))
+        return bootstrap.make_metric(float(np.mean(compute(total)[present])), spread, int(present.sum()))
+
+    accuracy = (
+        bootstrap.make_metric(float(compute_pixel_accuracy(total)), compute_pixel_accuracy(resampled))
+        if present.any()
+        else Metric(None, None, "no pixel has a class")
+    )
+    metrics = {
+        "mean_iou": average(compute_iou),
+        "mean_dice": average(compute_dice),
+        "pixel_accuracy": accuracy,
+        "mean_class_accuracy": average(_compute_recall),
+    }
+    iou, dice, precision, recall = map(measure, (compute_iou, compute_dice, _compute_precision, _compute_recall))
+    support = (confusions.sum(2) > 0).sum(0)
+    fractions = total.sum(1) / max(int(total.sum()), 1)
+    per_class = tuple(
+        MaskClassMetrics(label, iou[k], dice[k], precision[k], recall[k], int(support[k]), float(fractions[k]))
+        for k, label in enumerate(classes)
+    )
+    return metrics, per_class
+
+
+def _make_class_metric(label: str, value: float, spread: NDArray[np.float64], *, is_present: bool) -> Metric:
+    if not is_present:
+        return Metric(None, None, f"no pixel has the class {label}")
+    if not math.isfinite(value):
+        return Metric(None, None, f"the class {label} is never predicted")
+    return bootstrap.make_metric(value, spread)
+
+
+def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean IoU of each image by itself, float64 [N], over the classes that it has; NaN without any pixel."""
+    return _mean_of_present(compute_iou(confusions))
+
+
+def _resample(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the summed confusions of resampled images, float64 [R, K, K]."""
+    count, classes = confusions.shape[:2]
+    cells = confusions.reshape(count, -1).astype(np.float64)
+    number = bootstrap.count_resamples(count) or bootstrap.MIN_RESAMPLES
+    sums = [weights @ cells for weights in bootstrap.draw_weights(count, number, SEED, "masks")]
+    return np.concatenate(sums).reshape(-1, classes, classes)
+
+
+def _count_parts(
+    confusion: NDArray[Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    return hits, confusion.sum(-1, dtype=np.float64), confusion.sum(-2, dtype=np.float64)
+
+
+def _compute_recall(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    hits, true, _ = _count_parts(confusion)
+    return _divide(hits, true, true)
+
+
+def _compute_precision(confusion: NDArray[Any]) -> NDArray[np.float64]:
+    hits, _, predicted = _count_parts(confusion)
+    return _divide(hits, predicted, predicted)
+
+
+def _divide(
+    numerator: NDArray[np.float64], denominator: NDArray[np.float64], required: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    out = np.full(np.shape(denominator), np.nan)
+    np.divide(numerator, denominator, out=out, where=(required > 0) & (denominator > 0))
+    return out
+
+
+def _mean_of_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of the values [..., K] that are numbers, float64 [...]; NaN where none is."""
+    known = np.isfinite(values)
+    counts = known.sum(-1)
+    return np.where(counts > 0, np.where(known, values, 0).sum(-1) / np.maximum(counts, 1), np.nan)

@@ -1,0 +1,242 @@
+"""Semantic segmentation: each pixel of an image belongs to one of several classes, or to none that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, metrics
+from sightline.config import AugmentConfig, RunConfig
+from sightline.data.masks import VOID
+from sightline.data.targets import MASKS, join_classes
+from sightline.data.types import LabeledSubset, Subset
+from sightline.errors import UsageError
+from sightline.evaluation import calibration, segmentation
+from sightline.evaluation.segmentation import SegmentationReport
+from sightline.inference.parity import Parity, find_ties
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
+from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
+from sightline.tasks.protocol import LossGradient, Score, Task, register_task
+from sightline.training.augment.masks import transform_masks
+from sightline.training.optimizers import make_loss
+
+CALIBRATION_PIXELS = 200_000  # of all validation images, at even distances; neighbors hardly differ
+FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
+NOT_LINEAR = "A decoder cannot be solved as a logistic regression: leave out the solver of the stage."
+EMPTY = 1.0  # pixels added to both areas of a class, so that one that neither mask has counts as found
+
+
+@dataclass(frozen=True, slots=True)
+class MaskObjective(AugmentedObjective):
+    """The loss of ``train.loss`` against masks, uint8 [N, H, W]; the mean over the pixels that have a class.
+
+    `class_weights` float32 [K] multiply the loss of the pixels of each class; None for 1.
+    """
+
+    num_classes: int
+    class_weights: NDArray[np.float32] | None
+
+    def compute_targets(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,  # noqa: ARG002  # masks are the same in each
+        params: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Return the class of each pixel, or `VOID`, moved as its image is: float32 [n, H, W]."""
+        masks = self.train.labels[rows]
+        if self.augmentation is not None and params is not None:
+            masks = transform_masks(self.augmentation, masks, params, VOID)
+        return masks.astype(np.float32)
+
+    def build_loss(self) -> Any:
+        """Return cross-entropy, focal loss, or cross-entropy plus one minus the mean Dice coefficient."""
+        ops, kind, classes = backend.keras().ops, self.config.train.loss, self.num_classes
+        smoothing = self.config.train.label_smoothing
+        weights = np.ones(classes, np.float32) if self.class_weights is None else self.class_weights
+
+        def mask_loss(targets: Any, logits: Any) -> Any:
+            known = ops.cast(targets < classes, "float32")
+            true = ops.one_hot(ops.cast(ops.minimum(targets, classes - 1), "int32"), classes)
+            soft = true * (1 - smoothing) + smoothing / classes
+            log_probabilities = ops.log_softmax(logits, axis=-1)
+            losses = -ops.sum(soft * log_probabilities, axis=-1)
+            if kind == "focal":
+                losses *= (1 - ops.exp(-losses)) ** FOCAL_GAMMA
+            pixel_weights = known * ops.sum(true * weights, axis=-1)
+            mean = ops.sum(pixel_weights * losses, axis=(1, 2)) / ops.maximum(ops.sum(pixel_weights, axis=(1, 2)), 1.0)
+            if kind != "dice":
+                return mean
+            true, predicted = true * known[..., None], ops.exp(log_probabilities) * known[..., None]
+            areas = ops.sum(true, axis=(1, 2)) + ops.sum(predicted, axis=(1, 2))
+            dice = (2 * ops.sum(true * predicted, axis=(1, 2)) + EMPTY) / (areas + EMPTY)
+            return mean + 1 - ops.mean(dice, axis=-1)
+
+        return make_loss(mask_loss, "mask_loss")
+
+    def build_accuracy(self) -> Any:
+        """Return the fraction of the pixels with a class that are predicted correctly."""
+        ops, classes = backend.keras().ops, self.num_classes
+
+        def categorical_accuracy(targets: Any, logits: Any) -> Any:  # the name that the loop reads
+            known = ops.cast(targets < classes, "float32")
+            hits = known * ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "float32"), targets), "float32")
+            return ops.sum(hits, axis=(1, 2)) / ops.maximum(ops.sum(known, axis=(1, 2)), 1.0)
+
+        return categorical_accuracy
+
+
+@register_task("segmentation")
+class Segmentation(Task):
+    """One class for each pixel. Logits are float32 [N, H, W, K], labels masks uint8 [N, H, W]."""
+
+    targets = MASKS
+    activation = "softmax"
+    sections = ("mask-metrics", "mask-classes", "mask-errors")
+
+    def check_settings(self, config: RunConfig) -> None:
+        """Raise `UsageError` for settings that a mask has no meaning for."""
+        refused = {
+            "model.head=sigmoid": config.model.head != "softmax",
+            "train.loss=binary": config.train.loss == "binary",
+            "augment.mixup": config.augment.mixup > 0,
+            "augment.cutmix": config.augment.cutmix > 0,
+            "augment.randaugment": config.augment.randaugment > 0,
+            "evaluation.positive_class": bool(config.evaluation.positive_class),
+            "split.folds": config.split.folds > 0,
+        }
+        if named := [name for name, is_set in refused.items() if is_set]:
+            raise UsageError(f"{named[0]} is for labels of whole images: leave it out with model.task=segmentation.")
+
+    def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
+        """Raise `UsageError` for any target: a pixel has its most probable class."""
+        del classes
+        if request or request.positive or request.rates:
+            raise UsageError(
+                "Targets of precision, sensitivity, specificity and coverage, and a positive class, are for "
+                "single-label classification: leave them out. Each pixel has its most probable class."
+            )
+
+    def make_objective(
+        self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
+    ) -> MaskObjective:
+        """Return the loss of ``train.loss`` against the mask of each image."""
+        weights = compute_pixel_weights(train.labels, num_classes, config.train.class_weights)
+        return MaskObjective(config, train, drop_disabled(augmentation), num_classes, weights)
+
+    def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
+        """Return the mean cross-entropy of a pixel, and the fraction of pixels whose most probable class is true."""
+        losses, hits, count = 0.0, 0, 0
+        for row, mask in zip(logits, labels, strict=True):
+            known = mask != VOID
+            true, scores = mask[known].astype(np.int32), row[known]
+            if len(true):
+                losses += len(true) * metrics.cross_entropy_from_logits(scores, true)
+                hits += int((scores.argmax(1) == true).sum())
+                count += len(true)
+        return Score(losses / max(count, 1), hits / max(count, 1))
+
+    def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.uint8]) -> LossGradient:
+        """Raise `UsageError`: a decoder has several layers, which have no closed solution."""
+        del logits, labels
+        raise UsageError(NOT_LINEAR)
+
+    def compute_weights(self, labels: NDArray[np.uint8], num_classes: int, mode: str) -> NDArray[np.float32] | None:
+        """Raise `UsageError`, as `differentiate_loss` does."""
+        del labels, num_classes, mode
+        raise UsageError(NOT_LINEAR)
+
+    def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the softmax over the classes."""
+        return np.stack([metrics.softmax(row.reshape(-1, row.shape[-1])).reshape(row.shape) for row in logits])
+
+    def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
+        """Return the temperature of least cross-entropy of some pixels; None if there are too few, or no errors."""
+        step = max(1, labels.size // CALIBRATION_PIXELS)
+        mask = labels.reshape(-1)[::step]
+        known = mask != VOID
+        scores = logits.reshape(-1, logits.shape[-1])[::step][known]
+        temperature = calibration.fit_temperature(scores, mask[known].astype(np.int32))
+        return None if temperature.note else temperature.value
+
+    @staticmethod
+    def interpret(
+        path: str,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,  # noqa: ARG004  # probabilities decide
+        classes: tuple[str, ...],
+        *,
+        top: int,
+        thresholds: Thresholds | None,  # noqa: ARG004  # a pixel has none
+    ) -> Prediction:
+        """Return the classes in the mask of probabilities [H, W, K], and the mean probability of each class."""
+        areas = np.bincount(probabilities.argmax(-1).ravel(), minlength=len(classes))
+        labels = tuple(classes[k] for k in np.argsort(-areas, kind="stable") if areas[k])
+        means = probabilities.mean((0, 1), dtype=np.float64)
+        candidates = tuple(
+            ClassProbability(classes[k], float(means[k])) for k in np.argsort(-means, kind="stable")[:top]
+        )
+        sureness = float(probabilities.max(-1).mean(dtype=np.float64))
+        return Prediction(path, join_classes(labels), sureness, candidates, labels=labels)
+
+    def compare(
+        self,
+        first: NDArray[np.floating[Any]],
+        second: NDArray[np.floating[Any]],
+        labels: NDArray[np.uint8] | None = None,
+        size: int = 0,
+    ) -> Parity:
+        """Compare the probabilities and the most probable classes of all pixels."""
+        largest, total, agreeing, clear, first_hits, second_hits = 0.0, 0.0, 0, 0, 0, 0
+        known_count = 0
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])  # noqa: PLW2901  # one row for each pixel
+            differences = np.abs(a.astype(np.float64) - b)
+            largest, total = max(largest, float(differences.max())), total + float(differences.mean())
+            chosen, other, untied = a.argmax(1), b.argmax(1), ~find_ties(a)
+            agreeing, clear = agreeing + int((chosen == other)[untied].sum()), clear + int(untied.sum())
+            if labels is not None:
+                mask = labels[i].ravel()
+                first_hits, second_hits = (
+                    first_hits + int((chosen == mask).sum()),
+                    second_hits + int((other == mask).sum()),
+                )
+                known_count += int((mask != VOID).sum())
+        change = (second_hits - first_hits) / known_count if known_count else None
+        return Parity(
+            len(first), largest, total / max(len(first), 1), agreeing / clear if clear else 1.0, change, None, size
+        )
+
+    def evaluate(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        labeled: LabeledSubset,
+        split: str,
+        validation_outputs: ModelOutputs | None,  # noqa: ARG002  # no thresholds are fitted
+        thresholds: Thresholds | None = None,  # noqa: ARG002
+        threshold_request: ThresholdRequest = NO_THRESHOLDS,  # noqa: ARG002  # none, see `check_request`
+    ) -> SegmentationReport:
+        """Return the IoU and the Dice coefficient of each class and of all, and the worst images."""
+        return segmentation.build_report(classes, outputs.outputs.probabilities, labeled, split)
+
+
+def compute_pixel_weights(masks: NDArray[np.uint8], classes: int, mode: str) -> NDArray[np.float32] | None:
+    """Return the weight of each class, float32 [K]: the median frequency over its own; None for equal weights.
+
+    The frequency of a class is that in the images that have it (Eigen and Fergus, 2015, arXiv:1411.4734). A class
+    without pixels has the weight 1.
+    """
+    if mode == "none":
+        return None
+    counts = np.array([np.bincount(mask.ravel(), minlength=256)[:classes] for mask in masks], np.int64)
+    known = counts.sum(1, keepdims=True)
+    frequencies = counts.sum(0) / np.maximum(np.where(counts > 0, known, 0).sum(0), 1)
+    present = frequencies > 0
+    weights = np.ones(classes, np.float32)
+    weights[present] = np.median(frequencies[present]) / frequencies[present]
+    return weights

@@ -1,0 +1,80 @@
+"""Decoders: masks of the size of the image for any backbone that halves its maps, and their ONNX files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.config import ModelConfig
+from sightline.errors import UsageError
+from sightline.export.keras_to_onnx import convert_model
+from sightline.inference.runtimes.onnx import create_session
+from sightline.models.build import ModelSpec, build_model, choose_decoder
+from sightline.models.decoders import find_skips, make_bilinear_kernel
+from sightline.models.entry import Decoder
+from sightline.models.head import OUTPUTS
+
+
+def spec(name: str, decoder: Decoder, size: tuple[int, int] = (32, 48)) -> ModelSpec:
+    return ModelSpec(ModelConfig(name), *size, 3, 4, pixel_stats=(127.0, 60.0), decoder=decoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder", "size"),
+    [
+        ("fcn", "transposed", (37, 50)),
+        ("fcn", "bilinear", (37, 50)),
+        ("fcn", "fcn8", (37, 50)),
+        ("fcn", "fcn32", (32, 32)),
+        ("efficientnet-lite0", "bilinear", (45, 60)),
+    ],
+)
+def test_masks_have_the_size_of_the_image_and_the_file_agrees(
+    name: str, decoder: Decoder, size: tuple[int, int]
+) -> None:
+    model = build_model(spec(name, decoder, size)).model
+    pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    outputs = {key: np.asarray(value) for key, value in model(pixels).items()}
+    assert outputs["probabilities"].shape == outputs["logits"].shape == (2, *size, 4)
+    assert outputs["features"].ndim == 2
+    np.testing.assert_allclose(outputs["probabilities"].sum(-1), 1, atol=1e-5)
+    stored = create_session(convert_model(model)).run(list(OUTPUTS), {"pixels": pixels})
+    for key, value in zip(OUTPUTS, stored, strict=True):
+        np.testing.assert_allclose(value, outputs[key], atol=1e-4)
+
+
+def test_skips_are_the_last_maps_of_each_size() -> None:
+    model = build_model(spec("efficientnet-lite0", "bilinear", (64, 96))).model
+    skips = find_skips(model.input, model.get_layer("top_relu").output)
+    assert [skip.shape[1:3] for skip in skips] == [(4, 6), (8, 12), (16, 24), (32, 48), (64, 96)]
+
+
+def test_maps_that_do_not_halve_are_refused() -> None:
+    with pytest.raises(UsageError, match="shrink from 16x16 to 14x14, which a decoder cannot undo"):
+        build_model(spec("cifar10-deep", "bilinear", (32, 32)))
+    with pytest.raises(UsageError, match="multiples of 32"):
+        build_model(spec("vgg16", "fcn32", (40, 32)))
+
+
+def test_the_decoder_is_that_of_the_network_unless_one_is_set() -> None:
+    assert choose_decoder(ModelConfig("fcn"), is_for_masks=True) == "transposed"
+    assert choose_decoder(ModelConfig("vgg16"), is_for_masks=True) == "bilinear"
+    assert choose_decoder(ModelConfig("vgg16", decoder="fcn16"), is_for_masks=True) == "fcn16"
+    assert choose_decoder(ModelConfig("fcn"), is_for_masks=False) is None
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_transposed_convolutions_start_as_bilinear_interpolation(factor: int) -> None:
+    import keras
+
+    rng = np.random.default_rng(0)
+    maps = rng.random((1, 6, 5, 2), np.float32)
+    layer = keras.layers.Conv2DTranspose(
+        2, 2 * factor, strides=factor, padding="same", use_bias=False, kernel_initializer=make_bilinear_kernel
+    )
+    enlarged = np.asarray(layer(maps))[0]
+    for k in range(2):
+        image = Image.fromarray(maps[0, :, :, k]).resize((5 * factor, 6 * factor), Image.Resampling.BILINEAR)
+        inner = slice(factor, -factor)
+        np.testing.assert_allclose(enlarged[inner, inner, k], np.asarray(image)[inner, inner], atol=1e-5)

@@ -1,0 +1,235 @@
+"""A model of masks from its training to its files: drawn scenes of disks and bars, at 32 pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sightline
+from sightline.api.masks import choose_name
+from sightline.config import resolve_config
+from sightline.data.masks import VOID
+from sightline.data.types import Subset
+from sightline.errors import DataError, ModelError, OutputError, SightlineError, UsageError
+from sightline.evaluation.segmentation import SegmentationReport
+from sightline.inference.masks import encode_mask, make_palette, overlay_mask, restore_size
+from sightline.preprocessing import PreprocessingSpec
+from sightline.tasks.protocol import find_task
+from sightline.tasks.segmentation import compute_pixel_weights
+
+SIDE = 32
+SETTINGS = {"model.task": "segmentation", "device.threads": 1}
+
+
+def draw_scene(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image uint8 [H, W, 3] of a red disk and a blue bar on gray, and its mask: 1, 2, 0, and 9 at an edge."""
+    rng = np.random.default_rng(number)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    top = rng.integers(2, 24)
+    mask[top : top + 5] = 2
+    (cy, cx), radius = rng.integers(8, 24, 2), rng.integers(5, 8)
+    mask[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] = 1
+    colors = np.array([[120, 120, 120], [200, 60, 50], [50, 80, 190]], float)
+    image = colors[mask] + rng.normal(0, 12, (SIDE, SIDE, 3))
+    mask[:, -1] = 9
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_scenes(folder: Path, train: int, validation: int) -> Path:
+    for split, numbers in (("train", range(train)), ("val", range(1000, 1000 + validation))):
+        for number in numbers:
+            image, mask = draw_scene(number)
+            for kind, pixels in (("images", image), ("masks", mask)):
+                path = folder / split / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode(pixels))
+    (folder / "classes.csv").write_text("value,name\n0,ground\n1,disk\n2,bar\n9,void\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 48, 16)
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> sightline.Run:
+    return sightline.train(
+        str(scenes), recipe="fcn", epochs=3, seed=1, out=tmp_path_factory.mktemp("run") / "a", progress=False,
+        set=SETTINGS | {"augment.rotation": 10, "train.loss": "dice", "train.class_weights": "balanced"},
+    )  # fmt: skip
+
+
+def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.Run) -> None:
+    result = run.result
+    assert result.bundle is not None
+    assert set(result.details["metrics"]["validation"]) == {"mean_iou", "mean_dice"}
+    evaluation = run.classifier.evaluate(progress=False)
+    iou = evaluation.metrics["mean_iou"]
+    assert iou.value == pytest.approx(result.details["metrics"]["validation"]["mean_iou"])
+    assert evaluation.accuracy > 0.5
+    assert [row["path"] for row in evaluation.errors] == [
+        row["path"] for row in sorted(evaluation.predictions, key=lambda row: row["iou"])
+    ]
+    assert isinstance(evaluation.report, SegmentationReport)
+    worst = evaluation.report.errors.worst_images
+    assert [e.iou for e in worst] == sorted(e.iou for e in worst)
+    page = Path(run.path, "report.html").read_text("utf-8")
+    for text in (
+        "image segmentation",
+        "Mean IoU",
+        "Worst images",
+        f"Predicted mask of {worst[0].path}",
+        "of the pixels",
+    ):
+        assert text in page
+    with pytest.raises(UsageError, match="confusion of the pixels"):
+        _ = evaluation.confusion
+
+
+def test_masks_are_written_at_the_size_of_the_image(run: sightline.Run, tmp_path: Path) -> None:
+    image, _ = draw_scene(2000)
+    large = np.asarray(Image.fromarray(image).resize((80, 60)))
+    (tmp_path / "a.png").write_bytes(encode(large))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    bundle = sightline.load(Path(run.path, "bundle"))
+    masks = bundle.predict_masks([tmp_path / "a.png", tmp_path / "bad.png", large], out=tmp_path / "masks")
+    first, bad, array = masks
+    assert first.mask is not None
+    assert array.mask is not None
+    assert (first.mask.shape, first.mask.max() < 3, bad.mask) == ((60, 80), True, None)
+    assert "not an image" in str(bad.error)
+    np.testing.assert_array_equal(first.mask, array.mask)
+    assert sum(area for _, area in first.areas) == pytest.approx(1)
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        "2.overlay.png", "2.png", "a.overlay.png", "a.png",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "masks" / "a.png") as file:
+        assert file.mode == "P"
+        np.testing.assert_array_equal(np.asarray(file), first.mask)
+    with Image.open(tmp_path / "masks" / "a.overlay.png") as file:
+        assert file.size == (80, 60)
+    bundle.predict_masks(tmp_path / "a.png", out=tmp_path / "masks")  # replaces what it wrote
+    (tmp_path / "masks" / "a.png").write_bytes(encode(large))
+    with pytest.raises(OutputError, match="was not written by Sightline"):
+        bundle.predict_masks(tmp_path / "a.png", out=tmp_path / "masks")
+    prediction = bundle.predict(tmp_path / "a.png")[0]
+    assert prediction.labels == tuple(label for label, _ in first.areas)
+    assert sum(c.probability for c in prediction.top) == pytest.approx(1, abs=1e-5)
+
+
+def test_exports_agree_on_all_pixels(run: sightline.Run, tmp_path: Path) -> None:
+    exported = run.classifier.export(tmp_path / "model", progress=False)
+    assert exported.parity.max_difference < 1e-4
+    assert exported.parity.top1_agreement == 1
+    keras = sightline.load(run.path, engine="keras")
+    image = draw_scene(2001)[0]
+    mask, other = (model.predict_masks([image])[0].mask for model in (keras, sightline.load(tmp_path / "model")))
+    assert mask is not None
+    assert other is not None
+    assert (mask == other).mean() > 0.999
+    flipped = keras.with_flip_tta().predict_masks([image])[0].mask
+    mirrored = keras.with_flip_tta().predict_masks([image[:, ::-1]])[0].mask
+    assert flipped is not None
+    assert mirrored is not None
+    assert (flipped == mirrored[:, ::-1]).mean() > 0.999
+
+
+def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: Path, tmp_path: Path) -> None:
+    image = draw_scene(0)[0]
+    with pytest.raises(UsageError, match="this model predicts masks"):
+        run.classifier.explain([image])
+    with pytest.raises(UsageError, match="Each pixel has its most probable class"):
+        run.classifier.evaluate(target_precision=0.9)
+    with pytest.raises(UsageError, match="cannot be compressed yet"):
+        run.classifier.compress()
+    with pytest.raises(ModelError, match="single_label alone"):
+        run.classifier.add_class("line", [image, image])
+    for setting in ({"augment.mixup": 0.2}, {"train.loss": "binary"}, {"model.head": "sigmoid"}):
+        with pytest.raises(SightlineError, match="is for labels of whole images"):
+            sightline.train(str(scenes), recipe="fcn", out=tmp_path / "b", set=SETTINGS | setting, progress=False)
+    classes = tmp_path / "plain"
+    for label in ("cat", "dog"):
+        for number in range(3):
+            path = classes / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(draw_scene(number + 50 * (label == "dog"))[0]))
+    with pytest.raises(DataError, match="has images without masks"):
+        sightline.train(str(classes), recipe="fcn", out=tmp_path / "c", set=SETTINGS, progress=False)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "dice"])
+def test_void_pixels_have_no_influence_on_the_loss(loss: str) -> None:
+    from sightline import backend
+
+    config = resolve_config(assignments=["model.task=segmentation", f"train.loss={loss}"])
+    masks = np.stack([draw_scene(i)[1] for i in range(3)])
+    masks[masks == 9] = VOID
+    subset = Subset(np.zeros((3, SIDE, SIDE, 3), np.uint8), np.arange(3), masks, ("a", "b", "c"))
+    objective = find_task("segmentation").make_objective(config, subset, 3, None)
+    targets = objective.compute_targets(np.arange(3), 1, None)
+    logits = np.random.default_rng(0).normal(size=(3, SIDE, SIDE, 3)).astype(np.float32)
+    changed = np.where((masks == VOID)[..., None], logits + 5 * np.arange(3, dtype=np.float32), logits)
+    compute, to_numpy = objective.build_loss(), backend.keras().ops.convert_to_numpy
+    first, second = (float(to_numpy(compute(targets, values))) for values in (logits, changed))
+    assert first == pytest.approx(second, rel=1e-6)
+    perfect = 20 * np.eye(3, dtype=np.float32)[np.minimum(masks, 2)]
+    assert float(to_numpy(compute(targets, perfect))) < 0.02 < first
+
+
+def test_rare_classes_weigh_more_by_the_median_frequency() -> None:
+    masks = np.zeros((2, 10, 10), np.uint8)
+    masks[0, :1], masks[1, :, :5] = 1, VOID
+    weights = compute_pixel_weights(masks, 3, "balanced")
+    frequency = np.array([140 / 150, 10 / 100])
+    assert weights is not None
+    assert weights[:2] == pytest.approx(np.median(frequency) / frequency)
+    assert weights[2] == 1
+    assert compute_pixel_weights(masks, 3, "none") is None
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+def test_a_mask_returns_to_the_pixels_that_it_is_of(resize: str) -> None:
+    spec = PreprocessingSpec(20, 20, 3, resize=resize)  # type: ignore[arg-type]  # one of three
+    mask = np.repeat(np.repeat(np.arange(6, dtype=np.uint8).reshape(2, 3), 20, 0), 20, 1)
+    restored = restore_size(spec, spec.apply_to_mask(mask, VOID), 60, 40)
+    has_class = restored != VOID
+    assert restored.shape == mask.shape
+    assert has_class.mean() == pytest.approx(1 if resize != "crop" else 2 / 3, abs=0.02)
+    assert (restored[has_class] == mask[has_class]).mean() > 0.85
+
+
+def test_colors_of_masks_are_distinct() -> None:
+    palette = make_palette(21)
+    assert len({tuple(color) for color in palette[:21].tolist()}) == 21
+    mask = np.array([[0, 1], [2, VOID]], np.uint8)
+    with Image.open(io.BytesIO(encode_mask(mask, 3))) as file:
+        np.testing.assert_array_equal(np.asarray(file.convert("RGB"))[0, 1], palette[1])
+    pixels = np.full((2, 2, 1), 100, np.uint8)
+    overlay = overlay_mask(pixels, mask, 3)
+    np.testing.assert_array_equal(overlay[1, 1], [100, 100, 100])
+    np.testing.assert_array_equal(overlay[0, 1], (50 + palette[1] / 2).round())
+
+
+def test_names_of_masks_do_not_repeat() -> None:
+    taken: set[str] = set()
+    assert [choose_name(path, taken) for path in ("a/1.jpg", "b/1.jpg", "[3]")] == ["1", "1-2", "3"]
+
+
+@pytest.mark.slow
+def test_the_network_of_the_tutorials_learns_drawn_scenes(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "scenes", 300, 60)
+    run = sightline.train(str(scenes), set=SETTINGS, out=tmp_path / "run", progress=False)
+    assert run.result.recipe == "fcn"
+    assert run.result.details["metrics"]["validation"]["mean_iou"] > 0.9
