@@ -231,5 +231,5 @@ def test_names_of_masks_do_not_repeat() -> None:
 def test_the_network_of_the_tutorials_learns_drawn_scenes(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "scenes", 300, 60)
     run = sightline.train(str(scenes), set=SETTINGS, out=tmp_path / "run", progress=False)
-    assert run.result.recipe == "fcn"
+    assert run.result.model == "fcn"
     assert run.result.details["metrics"]["validation"]["mean_iou"] > 0.9
