@@ -23,7 +23,7 @@ from sightline.api import Classifier, load
 from sightline.inference.results import Thresholds
 
 pytest.importorskip("starlette")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,13 +43,15 @@ def clients() -> Path:
 def served(trained: tuple[Path, Any]) -> Iterator[tuple[str, Classifier]]:
     """The address of a server in this process, and its classifier, which has thresholds."""
     from sightline.serve.app import create_app
+    from sightline.serve.connections import Server
+    from sightline.serve.limits import Limits
 
     classifier = load(trained[0])
     classifier.thresholds = Thresholds(9, coverage=0.9, conformal_quantile=0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         app = create_app(classifier, max_bytes=1 << 22, name="colors")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        server = Server(app, Limits(), 10)  # uvicorn's own resets connections whose body it has not read
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         while not server.started and thread.is_alive():
