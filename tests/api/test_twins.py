@@ -62,7 +62,8 @@ NOT_SHARED = {  # and why
         "out",
         "shard",
         "rows_per_part",
-    },  # predict_proba, to_frame().to_csv, write_predictions
+        "masks",
+    },  # predict_proba, to_frame().to_csv, write_predictions, predict_masks
     "embed": {"out"},  # Embeddings.save
     "doctor": {"strict"},  # the exit code: DoctorReport.errors
 }
