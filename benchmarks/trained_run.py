@@ -24,18 +24,17 @@ def trained_run() -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run")
-        command = [
-            sys.executable,
-            "-m",
-            "sightline",
-            "train",
-            str(IMAGES),
-            "--recipe",
-            "transfer-mobilenetv2",
-            "--out",
-            str(path),
-        ]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        arguments = ["train", str(IMAGES), "--recipe", "transfer-mobilenetv2", "--out", str(path)]
+        environment = {"KERAS_HOME": str(SHARED / "keras")} | os.environ  # the ImageNet weights beside the images
+        completed = subprocess.run(
+            [sys.executable, "-m", "sightline", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        if completed.returncode:
+            sys.exit(completed.stderr)
         os.environ[RUN] = str(path)
         yield path
 
