@@ -93,6 +93,7 @@ def find_changes(before: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def import_frameworks() -> None:
     import keras
     import sklearn.linear_model  # noqa: F401
+    import tensorboard.summary.writer.event_file_writer  # noqa: F401  # imports boto3 where it is installed
 
     keras.ops.ones(1)  # the backend starts
 

@@ -302,7 +302,7 @@ def test_only_existing_commands_are_listed(sightline: Command) -> None:
     stdout = sightline("--help").out
     for verb in ("train", "evaluate", "predict", "models", "recipes", "env", "demo", "doctor", "explain", "serve"):
         assert verb in stdout
-    assert "studio" not in stdout
+    assert "notebook" not in stdout
 
 
 def test_a_closed_pipe_is_not_an_error(run: Path, colors: Path) -> None:

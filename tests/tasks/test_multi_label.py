@@ -259,7 +259,7 @@ def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object],
 
 def test_compression_comparison_and_score_are_refused(run: Path, data: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run, tmp_path / "other")
-    with pytest.raises(UsageError, match="is a multi-label classifier, which cannot be compressed yet"):
+    with pytest.raises(UsageError, match="is a model of multi_label, which cannot be compressed yet"):
         sl.load(run).compress()
     with pytest.raises(UsageError, match="several labels for each image cannot be compared yet"):
         compare([run, other])

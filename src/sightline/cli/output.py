@@ -160,11 +160,16 @@ COLUMN_GAP = 2  # spaces between columns
 MIN_WRAPPED = 16  # columns of text that is wrapped; an interval such as 0.9123 to 0.9456 stays on one line
 
 
+def measure_text(text: str) -> int:
+    """Return the width of a text on the terminal, in columns."""
+    return cell_len(printable(text))
+
+
 def _measure_column(name: str, cells: Sequence[Sequence[str]], is_number: bool) -> tuple[int, int]:
     """Return the least width of a column and the width at which nothing wraps, in columns of the terminal."""
-    widest = max((cell_len(printable(line)) for cell in cells for line in cell), default=0)
-    words = max((cell_len(printable(word)) for word in name.split()), default=0)
-    return max(words, widest if is_number else min(widest, MIN_WRAPPED), 1), max(cell_len(printable(name)), widest, 1)
+    widest = max((measure_text(line) for cell in cells for line in cell), default=0)
+    words = max((measure_text(word) for word in name.split()), default=0)
+    return max(words, widest if is_number else min(widest, MIN_WRAPPED), 1), max(measure_text(name), widest, 1)
 
 
 def _split_columns(widths: Sequence[tuple[int, int]], total: int) -> list[list[int]]:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.cells import cell_len
 
 from sightline._io import open_regular
 from sightline.cli.mask_rows import print_masks
-from sightline.cli.output import TableFormat, print_line, results_stream
+from sightline.cli.output import TableFormat, measure_text, print_line, results_stream
 from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
@@ -282,15 +281,15 @@ def _write_file(predictions: Iterator[Prediction], layout: RowFormat, output_for
 def _measure_paths(items: Iterator[InputItem]) -> tuple[int, Iterator[InputItem]]:
     """Return the width of the column of paths, and all items; of more than `MAX_ALIGNED`, the first are measured."""
     first = list(islice(items, MAX_ALIGNED))
-    return max([MIN_WIDTH, *(cell_len(printable(item.path)) for item in first)]), chain(first, items)
+    return max([MIN_WIDTH, *(measure_text(item.path) for item in first)]), chain(first, items)
 
 
 def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Prediction]:
     """Print each row as soon as it is known, with the path column of `width`, or as wide as the longest path so far."""
     for p in predictions:
         name = printable(p.path)
-        width = max(width, cell_len(name))
-        name += " " * (width - cell_len(name) + 2)
+        width = max(width, measure_text(name))
+        name += " " * (width - measure_text(name) + 2)
         if p.error is not None:
             print_line(name, (p.error, "red"))
         elif p.labels is not None:

@@ -63,8 +63,8 @@ class RemotePath:
                 f"{url} cannot be read: addresses begin with {', '.join(f'{name}://' for name in PACKAGES)}."
             )
         check_installed("fsspec", PACKAGES[kind], purpose=f"Reading {kind}://")
-        client = require("fsspec", "Reading addresses").filesystem(kind, use_listings_cache=False)
-        return cls(url.rstrip("/"), client, client._strip_protocol(url))  # noqa: SLF001  # what fsspec's own functions use
+        client, path = require("fsspec.core", "Reading addresses").url_to_fs(url, use_listings_cache=False)
+        return cls(url.rstrip("/"), client, path)
 
     def describe(self) -> dict[str, Any]:
         """Return what the storage states of it; raises `DataError` if it does not exist, or cannot be reached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -116,6 +117,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             feature_log=feature_log,
             reloader=reloader,
         )
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else each bad form is a line
         scheme = "http" if certificate is None else "https"
         say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         log_config = make_log_config() if log_format == "json" else None

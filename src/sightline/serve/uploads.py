@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,6 @@ from sightline.serve.tensors import decode_base64
 
 FORM, JSON = "multipart/form-data", "application/json"
 EXAMPLE = "curl -F image=@photo.jpg"
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each bad form: clients would fill the log
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "randaugment": 2, "mixup": 1.0, "cutmix": 1.0,
 }  # fmt: skip
 MODIFIERS = {  # no effect on their own
-    "fill_mode", "alternating_flip", "erasing_min_area", "erasing_max_area", "randaugment_magnitude",
+    "fill_mode", "alternating_flip", "label_mixing", "erasing_min_area", "erasing_max_area", "randaugment_magnitude",
 }  # fmt: skip
 UNIT = st.floats(0, 1)
 
