@@ -21,6 +21,7 @@ PAGES = {
     "benchmarks/results/explain.md": "benchmarks-explain.md",
     "benchmarks/results/evaluation.md": "benchmarks-evaluation.md",
     "benchmarks/results/export.md": "benchmarks-export.md",
+    "benchmarks/results/features.md": "benchmarks-features.md",
     "benchmarks/results/doctor.md": "benchmarks-doctor.md",
     "benchmarks/results/compress.md": "benchmarks-compress.md",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,32 @@ def test_layers_between_two_cuts_take_features() -> None:
     frozen_layers = build_frozen_layers(between, features, "auto", 1)
     assert frozen_layers.cache_key is not None
     np.testing.assert_allclose(frozen_layers.run(features), between.predict_on_batch(features), atol=1e-5)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("name", ["fashion-cnn", "efficientnet-lite0"])
+def test_openvino_runs_them_within_the_precision_of_the_processor(name: str) -> None:
+    pytest.importorskip("openvino", reason="the extra export is not installed")
+    model, pixels = make_frozen_model(name), random_images(3, ENTRIES[name].min_input_size)
+    frozen_layers = build_frozen_layers(model, pixels, "openvino", 1)
+    assert frozen_layers.cache_key is not None, "it must not have fallen back"
+    assert module.choose_engine() == ("openvino" if "bf16" in frozen_layers.cache_key else "onnxruntime")
+    tolerance = module.BFLOAT16_TOLERANCE if "bf16" in frozen_layers.cache_key else module.RELATIVE_TOLERANCE
+    expected, outputs = np.asarray(model.predict_on_batch(pixels)), frozen_layers.run(pixels)
+    np.testing.assert_allclose(outputs, expected, atol=tolerance * np.abs(expected).max())
+    np.testing.assert_array_equal(frozen_layers.run(pixels), outputs)
+    frozen_layers.run(pixels[::-1])
+    np.testing.assert_array_equal(frozen_layers.run(pixels), outputs)
+
+
+def test_without_openvino_keras_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    model, pixels = make_frozen_model("fashion-cnn"), random_images(3, 8)
+    frozen_layers = build_frozen_layers(model, pixels, "openvino", 1)
+    assert frozen_layers.cache_key is None
+    assert "OpenVINO cannot" in frozen_layers.fallback_reason
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert module.choose_engine() == "onnxruntime"
 
 
 @pytest.mark.backends

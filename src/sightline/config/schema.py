@@ -362,9 +362,10 @@ class DeviceConfig:
     )
     num_hosts: int = setting(1, "hosts that train together; recorded by `train --hosts`; do not set it", 1)
     memory_growth: bool = setting(True, "allocate GPU memory as needed instead of all at the start")
-    feature_runtime: Literal["auto", "onnxruntime", "keras"] = setting(
+    feature_runtime: Literal["auto", "onnxruntime", "openvino", "keras"] = setting(
         "auto",
-        "runtime of frozen layers; auto: onnxruntime on CPUs, else keras; a message says if Keras replaces onnxruntime",
+        "runtime of frozen layers; auto: keras on a GPU; on a CPU openvino where it is installed and the processor has "
+        "bfloat16, else onnxruntime; a message says if Keras replaces it",
     )
     threads: int = setting(0, "threads for computation and decoding; 0: one per core", 0, 1024)
     deterministic: bool = setting(False, "fail on nondeterministic operations; slower on a GPU, no effect on a CPU")

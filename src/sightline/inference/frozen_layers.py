@@ -1,10 +1,12 @@
-"""Run frozen layers: through ONNX Runtime if its results agree with those of Keras, else through Keras.
+"""Run frozen layers: through OpenVINO or ONNX Runtime if its results agree with those of Keras, else through Keras.
 
-For MobileNetV2 on a CPU, ONNX Runtime takes half the time (benchmarks/README.md) and agrees to within 1e-5.
+For EfficientNet-Lite0 on two cores, ONNX Runtime takes 0.55 of the time of Keras; OpenVINO in bfloat16, on processors
+with the instructions, 0.33, with as good a linear head on the features (benchmarks/results/features.md).
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline._keras import training_steps
+from sightline._keras import imports, training_steps
 from sightline.errors import MissingExtraError, ModelError
 from sightline.export import keras_to_onnx
 from sightline.inference.runner import call_padded
@@ -24,16 +26,19 @@ from sightline.inference.runtimes.onnx import create_session
 BATCH_SIZE = 32  # batch size
 SAMPLE_ROWS = 8  # rows on which both are compared
 RELATIVE_TOLERANCE = 1e-4  # relative to the largest absolute value
+BFLOAT16_TOLERANCE = 0.05  # the same for OpenVINO in bfloat16, which has 8 bits of precision
+
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenLayers:
     """`run` maps up to `BATCH_SIZE` rows to float32 [n, ...]; `cache_key` determines its results, None if unknown.
 
-    `fallback_reason` says why Keras computes them where ONNX Runtime should; "" if it need not.
+    `fallback_reason` says why Keras computes them where another engine should; "" if it need not.
     """
 
-    run: Callable[[NDArray[Any]], NDArray[np.float32]]
+    run: Run
     cache_key: tuple[bytes | str | int, ...] | None
     fallback_reason: str = ""
 
@@ -48,30 +53,72 @@ def build_frozen_layers(
     """Return the Keras `model`, which has one input and one output, as a function.
 
     With `engine` "keras", `keras_function` computes `BATCH_SIZE` rows, by default the model's own `predict_on_batch`.
-    Otherwise ONNX Runtime does, if it supports every layer and agrees with Keras on `sample`, some input rows; if not,
-    Keras does, and the result says why. The choice never depends on timing, so that a resumed run repeats it.
+    Otherwise "onnxruntime" or "openvino" does, if it supports every layer and agrees with Keras on `sample`, some input
+    rows; if not, Keras does, and the result says why. The choice never depends on timing, so that a resumed run repeats
+    it.
     """
     keras_call = keras_function or partial(training_steps.predict_on_batch, model)
     keras_layers = FrozenLayers(lambda rows: call_padded(keras_call, rows, BATCH_SIZE), None)
     if engine == "keras" or not len(sample):
         return keras_layers
+    title = "OpenVINO" if engine == "openvino" else "ONNX Runtime"
     try:
         onnx_model = keras_to_onnx.convert_layers(model)
-        onnx_session = create_session(onnx_model, threads)
+        if engine == "openvino":
+            run, key, tolerance = _open_openvino(onnx_model, threads)
+        else:
+            run, key, tolerance = _open_onnxruntime(onnx_model, threads)
     except (MissingExtraError, ModelError) as error:
-        return replace(keras_layers, fallback_reason=f"ONNX Runtime cannot: {error}")
+        return replace(keras_layers, fallback_reason=f"{title} cannot: {error}")
+    if not outputs_agree(model, run, sample[:SAMPLE_ROWS], tolerance):
+        return replace(keras_layers, fallback_reason=f"those of {title} differ")
+    return FrozenLayers(run, (onnx_model, *key, threads))
+
+
+def choose_engine() -> str:
+    """Return the fastest engine of frozen layers on the CPU that is installed: OpenVINO only with bfloat16."""
+    if importlib.util.find_spec("openvino") is None:
+        return "onnxruntime"
+    return "openvino" if _has_bfloat16(imports.import_openvino().Core()) else "onnxruntime"
+
+
+def _has_bfloat16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _open_onnxruntime(onnx_model: bytes, threads: int) -> tuple[Run, tuple[str, ...], float]:
+    """Return the function of an ONNX file, what determines its results besides, and the tolerance that they need."""
+    session = create_session(onnx_model, threads)
 
     def run(rows: NDArray[Any]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = onnx_session.run(["out"], {"pixels": np.ascontiguousarray(rows)})[0]
+        outputs: NDArray[np.float32] = session.run(["out"], {"pixels": np.ascontiguousarray(rows)})[0]
         return outputs
 
-    if not outputs_agree(model, run, sample[:SAMPLE_ROWS]):
-        return replace(keras_layers, fallback_reason="those of ONNX Runtime differ")
-    return FrozenLayers(run, (onnx_model, "onnxruntime", metadata.version("onnxruntime"), threads))
+    return run, ("onnxruntime", metadata.version("onnxruntime")), RELATIVE_TOLERANCE
 
 
-def outputs_agree(model: Any, run: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]) -> bool:
+def _open_openvino(onnx_model: bytes, threads: int) -> tuple[Run, tuple[str, ...], float]:
+    """Return the same for OpenVINO, in bfloat16 if the processor has the instructions, else in float32."""
+    core = imports.import_openvino().Core()
+    precision = "bf16" if _has_bfloat16(core) else "f32"
+    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        compiled = core.compile_model(
+            core.read_model(onnx_model), "CPU", options | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        )
+    except RuntimeError as error:
+        raise ModelError(str(error).splitlines()[0]) from error
+
+    def run(rows: NDArray[Any]) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = np.array(compiled(np.ascontiguousarray(rows))[0], np.float32)
+        return outputs
+
+    key = ("openvino", metadata.version("openvino"), precision)
+    return run, key, BFLOAT16_TOLERANCE if precision == "bf16" else RELATIVE_TOLERANCE
+
+
+def outputs_agree(model: Any, run: Run, rows: NDArray[Any], tolerance: float = RELATIVE_TOLERANCE) -> bool:
     """Return whether the results of `run` for `rows` agree with those of the Keras `model`."""
     with backend.full_precision():
         expected = backend.keras().ops.convert_to_numpy(model(rows, training=False)).astype(np.float32)
-    return bool(np.abs(run(rows) - expected).max() <= RELATIVE_TOLERANCE * max(float(np.abs(expected).max()), 1e-6))
+    return bool(np.abs(run(rows) - expected).max() <= tolerance * max(float(np.abs(expected).max()), 1e-6))
