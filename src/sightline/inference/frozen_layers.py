@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def build_frozen_layers(
     return FrozenLayers(run, (onnx_model, *key, threads))
 
 
-def choose_engine() -> str:
+def choose_engine() -> Literal["onnxruntime", "openvino"]:
     """Return the fastest engine of frozen layers on the CPU that is installed: OpenVINO only with bfloat16."""
     if importlib.util.find_spec("openvino") is None:
         return "onnxruntime"

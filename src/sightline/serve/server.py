@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -78,6 +77,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.observing import make_log_config
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
+    from sightline.serve.uploads import silence_form_reader
 
     if models is not None and log_features is not None:
         raise UsageError("A log of features is of one model: give the model itself, or leave --log-features out.")
@@ -117,7 +117,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             feature_log=feature_log,
             reloader=reloader,
         )
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else each bad form is a line
+        silence_form_reader()
         scheme = "http" if certificate is None else "https"
         say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         log_config = make_log_config() if log_format == "json" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,11 @@ from sightline.serve.tensors import decode_base64
 
 FORM, JSON = "multipart/form-data", "application/json"
 EXAMPLE = "curl -F image=@photo.jpg"
+
+
+def silence_form_reader() -> None:
+    """Keep the library that reads forms from logging each bad one, with which clients would fill the log."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
