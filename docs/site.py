@@ -22,6 +22,7 @@ PAGES = {
     "benchmarks/results/evaluation.md": "benchmarks-evaluation.md",
     "benchmarks/results/export.md": "benchmarks-export.md",
     "benchmarks/results/features.md": "benchmarks-features.md",
+    "benchmarks/results/peers.md": "benchmarks-peers.md",
     "benchmarks/results/doctor.md": "benchmarks-doctor.md",
     "benchmarks/results/compress.md": "benchmarks-compress.md",
 }

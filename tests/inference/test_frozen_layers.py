@@ -58,6 +58,8 @@ def test_openvino_runs_them_within_the_precision_of_the_processor(name: str) -> 
     expected, outputs = np.asarray(model.predict_on_batch(pixels)), frozen_layers.run(pixels)
     np.testing.assert_allclose(outputs, expected, atol=tolerance * np.abs(expected).max())
     np.testing.assert_array_equal(frozen_layers.run(pixels), outputs)
+    assert frozen_layers.exact is not None
+    np.testing.assert_allclose(frozen_layers.exact.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
     frozen_layers.run(pixels[::-1])
     np.testing.assert_array_equal(frozen_layers.run(pixels), outputs)
 

@@ -36,11 +36,13 @@ class FrozenLayers:
     """`run` maps up to `BATCH_SIZE` rows to float32 [n, ...]; `cache_key` determines its results, None if unknown.
 
     `fallback_reason` says why Keras computes them where another engine should; "" if it need not.
+    `exact` computes them in float32 where `run` does not: for validation, whose outputs must be those of the model.
     """
 
     run: Run
     cache_key: tuple[bytes | str | int, ...] | None
     fallback_reason: str = ""
+    exact: FrozenLayers | None = None
 
 
 def build_frozen_layers(
@@ -54,25 +56,27 @@ def build_frozen_layers(
 
     With `engine` "keras", `keras_function` computes `BATCH_SIZE` rows, by default the model's own `predict_on_batch`.
     Otherwise "onnxruntime" or "openvino" does, if it supports every layer and agrees with Keras on `sample`, some input
-    rows; if not, Keras does, and the result says why. The choice never depends on timing, so that a resumed run repeats
-    it.
+    rows; if not, Keras does, and the result says why. OpenVINO may be less precise, so ONNX Runtime is its `exact`. The
+    choice never depends on timing, so that a resumed run repeats it.
     """
     keras_call = keras_function or partial(training_steps.predict_on_batch, model)
     keras_layers = FrozenLayers(lambda rows: call_padded(keras_call, rows, BATCH_SIZE), None)
     if engine == "keras" or not len(sample):
         return keras_layers
-    title = "OpenVINO" if engine == "openvino" else "ONNX Runtime"
     try:
         onnx_model = keras_to_onnx.convert_layers(model)
-        if engine == "openvino":
-            run, key, tolerance = _open_openvino(onnx_model, threads)
-        else:
-            run, key, tolerance = _open_onnxruntime(onnx_model, threads)
+        layers = _open_onnxruntime(onnx_model, threads)
+        lossy_layers = _open_openvino(onnx_model, threads) if engine == "openvino" else None
     except (MissingExtraError, ModelError) as error:
+        title = "OpenVINO" if engine == "openvino" else "ONNX Runtime"
         return replace(keras_layers, fallback_reason=f"{title} cannot: {error}")
-    if not outputs_agree(model, run, sample[:SAMPLE_ROWS], tolerance):
-        return replace(keras_layers, fallback_reason=f"those of {title} differ")
-    return FrozenLayers(run, (onnx_model, *key, threads))
+    if not outputs_agree(model, layers.run, sample[:SAMPLE_ROWS]):
+        return replace(keras_layers, fallback_reason="those of ONNX Runtime differ")
+    if lossy_layers is None:
+        return layers
+    if not outputs_agree(model, lossy_layers.run, sample[:SAMPLE_ROWS], BFLOAT16_TOLERANCE):
+        return replace(keras_layers, fallback_reason="those of OpenVINO differ")
+    return replace(lossy_layers, exact=layers)
 
 
 def choose_engine() -> Literal["onnxruntime", "openvino"]:
@@ -86,19 +90,19 @@ def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _open_onnxruntime(onnx_model: bytes, threads: int) -> tuple[Run, tuple[str, ...], float]:
-    """Return the function of an ONNX file, what determines its results besides, and the tolerance that they need."""
+def _open_onnxruntime(onnx_model: bytes, threads: int) -> FrozenLayers:
+    """Return an ONNX file as a function."""
     session = create_session(onnx_model, threads)
 
     def run(rows: NDArray[Any]) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = session.run(["out"], {"pixels": np.ascontiguousarray(rows)})[0]
         return outputs
 
-    return run, ("onnxruntime", metadata.version("onnxruntime")), RELATIVE_TOLERANCE
+    return FrozenLayers(run, (onnx_model, "onnxruntime", metadata.version("onnxruntime"), threads))
 
 
-def _open_openvino(onnx_model: bytes, threads: int) -> tuple[Run, tuple[str, ...], float]:
-    """Return the same for OpenVINO, in bfloat16 if the processor has the instructions, else in float32."""
+def _open_openvino(onnx_model: bytes, threads: int) -> FrozenLayers:
+    """Return the same through OpenVINO, in bfloat16 if the processor has the instructions, else in float32."""
     core = imports.import_openvino().Core()
     precision = "bf16" if _has_bfloat16(core) else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
@@ -113,8 +117,7 @@ def _open_openvino(onnx_model: bytes, threads: int) -> tuple[Run, tuple[str, ...
         outputs: NDArray[np.float32] = np.array(compiled(np.ascontiguousarray(rows))[0], np.float32)
         return outputs
 
-    key = ("openvino", metadata.version("openvino"), precision)
-    return run, key, BFLOAT16_TOLERANCE if precision == "bf16" else RELATIVE_TOLERANCE
+    return FrozenLayers(run, (onnx_model, "openvino", metadata.version("openvino"), precision, threads))
 
 
 def outputs_agree(model: Any, run: Run, rows: NDArray[Any], tolerance: float = RELATIVE_TOLERANCE) -> bool:

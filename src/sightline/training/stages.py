@@ -124,6 +124,7 @@ def extract_features(
     if tensor is None:
         return None
     frozen = _make_layers(network.model.input, tensor, train, config, notify)
+    exact = frozen.exact or frozen
     shape = tuple(tensor.shape[1:])
     views = max(stage.views for stage in group) if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
     shared = _find_shared_images(train, validation, config)
@@ -138,10 +139,10 @@ def extract_features(
         progress("features of the frozen layers", done, total)
 
     if len(shared):
-        train_values = validation_values = _compute_features(frozen, shape, shared, views, config, advance)
+        train_values = validation_values = _compute_features(exact, shape, shared, views, config, advance)
         rows = train.rows, validation.rows
     else:
-        validation_values = _compute_features(frozen, shape, validation, 1, config, advance)
+        validation_values = _compute_features(exact, shape, validation, 1, config, advance)
         train_values = _compute_features(frozen, shape, train, views, config, advance)
         rows = np.arange(len(train)), np.arange(len(validation))
     view_rows = [rows[0] + view * (len(train_values) // views) for view in range(views)]
@@ -187,7 +188,7 @@ def advance_features(
         done += count
         progress("features of the newly frozen layers", done, total)
 
-    validation_features = _run_layers(intermediate, shape, base.validation, advance)
+    validation_features = _run_layers(intermediate.exact or intermediate, shape, base.validation, advance)
     return StageFeatures(tensor, _run_layers(intermediate, shape, train_subset, advance), validation_features, views)
 
 
