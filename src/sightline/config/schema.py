@@ -364,7 +364,7 @@ class DeviceConfig:
     memory_growth: bool = setting(True, "allocate GPU memory as needed instead of all at the start")
     feature_runtime: Literal["auto", "onnxruntime", "openvino", "keras"] = setting(
         "auto",
-        "runtime of frozen layers; auto: keras on GPUs; openvino, if installed, on CPUs with bf16; else onnxruntime",
+        "runtime of frozen layers; auto: onnxruntime on CPUs, else keras; a message says if Keras replaces it",
     )
     threads: int = setting(0, "threads for computation and decoding; 0: one per core", 0, 1024)
     deterministic: bool = setting(False, "fail on nondeterministic operations; slower on a GPU, no effect on a CPU")

@@ -6,12 +6,11 @@ with the instructions, 0.33, with as good a linear head on the features (benchma
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,13 +76,6 @@ def build_frozen_layers(
     if not outputs_agree(model, lossy_layers.run, sample[:SAMPLE_ROWS], BFLOAT16_TOLERANCE):
         return replace(keras_layers, fallback_reason="those of OpenVINO differ")
     return replace(lossy_layers, exact=layers)
-
-
-def choose_engine() -> Literal["onnxruntime", "openvino"]:
-    """Return the fastest engine of frozen layers on the CPU that is installed: OpenVINO only with bfloat16."""
-    if importlib.util.find_spec("openvino") is None:
-        return "onnxruntime"
-    return "openvino" if _has_bfloat16(imports.import_openvino().Core()) else "onnxruntime"
 
 
 def _has_bfloat16(core: Any) -> bool:

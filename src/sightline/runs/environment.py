@@ -14,7 +14,6 @@ from sightline import backend, process
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
-from sightline.inference.frozen_layers import choose_engine
 from sightline.tracking.tracker import check_trackers
 from sightline.training.augment.augmentation import AUGMENTATIONS
 
@@ -62,7 +61,7 @@ def resolve_device(device: DeviceConfig) -> DeviceConfig:
     """Return `device` with the active backend and thread count, and the matching engine."""
     engine = device.feature_runtime
     if engine == "auto":
-        engine = "keras" if backend.has_accelerator() else choose_engine()
+        engine = "keras" if backend.has_accelerator() else "onnxruntime"
     return replace(device, backend=backend.name(), threads=backend.get_threads(), feature_runtime=engine)
 
 
