@@ -92,11 +92,29 @@ def test_a_correction_is_saved_shown_and_undone(client: Any, patch: Path) -> Non
     assert patch.read_text(encoding="utf-8").count("\n") == 2
     other = client.get("/state", params={"since": "0"}).json()
     assert [row["id"] for row in other["rows"]] == [0, 1], "another page learns of it"
-    assert client.get("/state", params={"since": response["revision"]}).json()["rows"] == []
+    assert client.get("/state", params={"since": other["revision"]}).json()["rows"] == []
     undone = client.post("/undo", json={"click": response["click"]}).json()
     assert (undone["corrections"], undone["rows"][0]["label"]) == (0, "blue")
     again = client.post("/undo", json={"click": response["click"]})
     assert (again.status_code, again.json()) == (400, {"error": "There is nothing to undo."})
+
+
+def test_a_page_learns_of_other_pages_after_a_click_of_its_own(client: Any, patch: Path) -> None:
+    since = client.get("/state").json()["revision"]
+    client.post("/corrections", json={"ids": [0], "edit": "drop"})  # another page
+    assert "revision" not in client.post("/corrections", json={"ids": [1], "edit": "drop"}).json()
+    assert [row["id"] for row in client.get("/state", params={"since": since}).json()["rows"]] == [0, 1]
+    patch.write_text(patch.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    assert client.get("/images.csv").text.count("\n") == 24, "the header and 23 images: a line was deleted by hand"
+
+
+def test_a_check_is_given_up_at_the_end(colors: Path, patch: Path) -> None:
+    with open_studio(Dataset(colors), patch) as studio:
+        studio.check.stop()
+        studio.check.start()
+        studio.check.wait()
+        assert studio.check.state["status"] == "new"
+    assert studio.check.state["status"] == "new"
 
 
 def test_the_corrected_list_is_a_table_that_train_reads(client: Any, colors: Path, tmp_path: Path) -> None:

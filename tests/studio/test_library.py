@@ -95,7 +95,7 @@ def test_corrections_change_what_is_listed_and_counted(library: Library, correct
     corrections.apply([0], "relabel", "dog")
     corrections.apply([1], "move", "train")
     corrections.apply([4], "drop")
-    library.update(corrections.list_changed())
+    library.update(corrections.read_changes()[1])
     assert library.list_ids(Query(label="dog")) == [0, 1, 3]
     assert library.list_ids(Query(split="train")) == [0, 1, 2, 4]
     assert library.list_ids(Query(state="corrected")) == [0, 1, 4]
@@ -107,6 +107,24 @@ def test_corrections_change_what_is_listed_and_counted(library: Library, correct
     corrections.apply([0, 1, 4], "restore")
     library.update([0, 1, 4])
     assert library.list_ids(Query(state="corrected")) == []
+
+
+def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
+    image = ImageRecord("cat/caf\udce9.png", "0", "cat", None, 1, 1)
+    one = Index("one", (image,), (), 0, read)
+    library = Library(one, Corrections(tmp_path / "x.jsonl", one))
+    library.set_findings([Finding("blank", "note", 1, "image", "", (image.path,), (image.path,))])
+    (row,) = library.describe([0])
+    assert row["path"] == "cat/caf\\udce9.png"
+    assert row["findings"][0]["reason"] == row["path"]
+    library.close()
+
+
+def test_a_corrected_label_is_not_doubtful(library: Library, corrections: Corrections) -> None:
+    assert library.list_ids(Query(sort="disagreement"))[0] == 1
+    corrections.apply([1], "relabel", "cat")
+    library.update([1])
+    assert library.list_ids(Query(sort="disagreement"))[0] == 3
 
 
 def test_rows_come_in_the_order_asked_for(library: Library) -> None:

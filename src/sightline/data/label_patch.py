@@ -50,10 +50,12 @@ def make_entry(action: Action, image: ImageRecord, reason: str, new_value: str |
     return PatchEntry(action, image.path, image.sha256, image.label, new_value, reason)
 
 
-def write_patch(path: Path, entries: Iterable[PatchEntry]) -> Path:
-    """Write a patch file; raises `OutputError` if it cannot be written."""
+def write_patch(
+    path: Path, entries: Iterable[PatchEntry], advice: str = "Choose another file with --write-fixes."
+) -> Path:
+    """Write a patch file; raises `OutputError`, which ends with `advice`, if it cannot be written."""
     text = "".join(c.line + "\n" for c in entries)
-    return _io.write_atomic(path, text.encode(errors="backslashreplace"), "Choose another file with --write-fixes.")
+    return _io.write_atomic(path, text.encode(errors="backslashreplace"), advice)
 
 
 def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from sightline import jsonio
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
-from sightline.escaping import escape_cell
+from sightline.escaping import CsvWriter, escape_cell
 from sightline.studio import messages
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
@@ -108,6 +107,7 @@ class _Endpoints:
         return StrictJSONResponse(self._studio.library.describe(_parse_ids(request.query_params.get("ids", ""))))
 
     def table(self, _request: Request) -> Response:
+        self._studio.library.update(self._studio.corrections.read_changes()[1])
         headers = FRESH | {"Content-Disposition": 'attachment; filename="images.csv"'}
         return Response(_write_table(self._studio.library), media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -119,9 +119,10 @@ class _Endpoints:
 
     def state(self, request: Request) -> StrictJSONResponse:
         since = request.query_params.get("since", "0")
-        changed = self._studio.corrections.list_changed(int(since) if since.isdecimal() and len(since) < 12 else 0)
+        number = int(since) if since.isdecimal() and len(since) < 12 else 0
+        revision, changed = self._studio.corrections.read_changes(number)
         self._studio.library.update(changed)
-        return self._describe_state(changed)
+        return self._describe_state(changed, revision=revision)
 
     async def correct(self, request: Request) -> StrictJSONResponse:
         values = await _read_json(request)
@@ -149,10 +150,9 @@ class _Endpoints:
     def _describe_state(self, changed: Sequence[int], **values: Any) -> StrictJSONResponse:
         """Return the state of everything, and the rows of the first changed images: a page loads others as it needs."""
         return StrictJSONResponse({
-            "revision": self._studio.corrections.revision,
             "corrections": len(self._studio.corrections),
+            "check": self._studio.check.state,  # before the counts, which have its findings once it is complete
             "counts": self._studio.library.count_values(),
-            "check": self._studio.check.state,
             "rows": self._studio.library.describe(changed[:MAX_ROWS]),
             "changed": len(changed),
         } | values)  # fmt: skip
@@ -189,11 +189,11 @@ def _image_response(content: bytes | None) -> Response:
 def _write_table(library: Library) -> bytes:
     """Return the images that are not dropped, with their corrected classes and splits, as CSV."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = CsvWriter(file)
     columns = ["path", "label", *(["split"] if library.has_splits else [])]
-    writer.writerow(columns)
+    writer.write_row(columns)
     for row in library.iter_kept():
-        writer.writerow([escape_cell(row[column]) for column in columns])
+        writer.write_row([escape_cell(row[column]) for column in columns])
     return file.getvalue().encode(errors="backslashreplace")
 
 

@@ -55,10 +55,11 @@ def open_studio(data: Dataset | Run, patch: Path | None = None, callback: Callba
     path = patch or Path(f"{_io.safe_stem(index.name)}-fixes.jsonl")
     with open_corrections(path, index, None if run is None else run.patch) as corrections:
         library = Library(index, corrections, splits, predictions)
+        check = BackgroundCheck(index, library, input_config)
         try:
-            check = BackgroundCheck(index, library, input_config)
             yield Studio(index.name, library, corrections, Thumbnails(index, preprocess), check)
         finally:
+            check.stop()
             library.close()
 
 
@@ -69,7 +70,8 @@ def _read_splits(run: RunDirectory) -> dict[tuple[str, str], Split]:
 
 def _read_predictions(run: RunDirectory, index: Index) -> dict[int, ImagePrediction]:
     """Return what a run predicts for the images of the splits that it evaluated."""
-    positions = {image.path: i for i, image in enumerate(index.images)}
+    recorded = {(row.path, row.sha256) for row in run.read_data() or ()}
+    positions = {image.path: i for i, image in enumerate(index.images) if (image.path, image.sha256) in recorded}
     predictions: dict[int, ImagePrediction] = {}
     for split in SPLITS:
         evaluated = run.read_predictions(split)

@@ -53,6 +53,8 @@ class Corrections:
         self._clicks: dict[int, Click] = {}
         self.revision = 0
         self._revisions: dict[int, int] = {}
+        self._before_drop: dict[int, Entries] = {}
+        self._labels = {image.label for image in index.images}
         with self._lock:
             self._read()
 
@@ -60,11 +62,11 @@ class Corrections:
         """Return the number of lines of the file."""
         return sum(map(len, self._entries.values()))
 
-    def list_changed(self, since: int = 0) -> list[int]:
-        """Return the positions of the images whose corrections changed after revision `since`."""
+    def read_changes(self, since: int = 0) -> tuple[int, list[int]]:
+        """Return the revision, and the positions of the images whose corrections changed after revision `since`."""
         with self._lock:
             self._read()
-            return sorted(i for i, revision in self._revisions.items() if revision > since)
+            return self.revision, sorted(i for i, revision in self._revisions.items() if revision > since)
 
     def get(self, position: int) -> Entries:
         """Return the corrections of an image by action."""
@@ -76,7 +78,7 @@ class Corrections:
         Args:
             positions: The images, as positions in the index.
             edit: ``relabel`` and ``move`` set the class or the split to `to`; ``drop`` leaves the images out, and
-                ``restore`` takes back every correction of them.
+                ``restore`` takes that back, or else every correction of them.
             to: The class or the split.
 
         Raises:
@@ -116,8 +118,10 @@ class Corrections:
             raise UsageError("There is no such image: load the page again.")
         if edit not in get_args(Edit):
             raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
-        if edit == "relabel" and (
-            not to or to != to.strip() or len(to) > MAX_NAME or "/" in to or not jsonio.is_encodable(to)
+        if (
+            edit == "relabel"
+            and to not in self._labels
+            and (not to or to != to.strip() or len(to) > MAX_NAME or "/" in to or not jsonio.is_encodable(to))
         ):
             raise UsageError(f"A class name has 1 to {MAX_NAME} characters, no slash, and no spaces at its ends.")
         if edit == "move" and to not in SPLITS:
@@ -129,8 +133,10 @@ class Corrections:
         """Return the corrections of an image after an edit."""
         image, entries = self._index.images[position], dict(self.get(position))
         if edit == "restore":
-            return {}
+            return self._before_drop.get(position, {}) if "drop" in entries else {}
         if edit == "drop":
+            if "drop" not in entries:
+                self._before_drop[position] = entries
             return {"drop": entries.get("drop") or make_entry("drop", image, REASON)}
         entries.pop("drop", None)
         is_original = to == (image.label if edit == "relabel" else image.split)
@@ -144,7 +150,10 @@ class Corrections:
         """Write the file with these corrections, then take them over."""
         click = Click(self.revision + 1, {position: self.get(position) for position in after}, after)
         entries = self._entries | dict(after)
-        write_patch(self.path, (entry for _, of_image in sorted(entries.items()) for entry in of_image.values()))
+        if sum("drop" in of_image for of_image in entries.values()) == len(self._index.images):
+            raise UsageError("This would drop every image: keep at least one.")
+        lines = (entry for _, of_image in sorted(entries.items()) for entry in of_image.values())
+        write_patch(self.path, lines, "Choose another file with --patch.")
         self._stamp = self._read_stamp()
         self._take_over({position: of_image for position, of_image in entries.items() if of_image}, after)
         self._clicks[click.number] = click
@@ -188,7 +197,8 @@ def open_corrections(path: Path, index: Index, initial: Path | None = None) -> I
 
     Raises `DataError` if the file does not fit the index, `OutputError` if another studio edits the same file.
     """
-    name = hashlib.sha256(str(path.resolve()).encode(errors="surrogatepass")).hexdigest()[:32]
+    path = path.resolve()  # of a link, the file that it names is written
+    name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
     folder = cache.cache_folder() / "studio"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from sightline.studio.corrections import Corrections
 SORTS = {
     "path": "id",
     "confidence": "confidence IS NULL, confidence, id",
-    "disagreement": "label_probability IS NULL, label_probability, id",
+    "disagreement": "label_probability IS NULL OR label != source_label, label_probability, id",
     "group": "(SELECT min(f.number) FROM findings f WHERE f.image = id AND f.kind = :finding), id",
     "size": "width * height, id",
 }
@@ -155,7 +155,7 @@ class Library:
             p = known_predictions.get(i)
             model = (None, None, None) if p is None else (p.predicted, p.confidence, p.label_probability)
             size = (image.width, image.height)
-            rows.append((i, image.path, image.sha256, *size, image.label, split, image.label, split, *model))
+            rows.append((i, _to_text(image.path), image.sha256, *size, image.label, split, image.label, split, *model))
         self._database.executemany(
             "INSERT INTO images (id, path, sha256, width, height, source_label, source_split, label, split, predicted, "
             "confidence, label_probability) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -164,7 +164,7 @@ class Library:
         self.has_predictions = bool(known_predictions)
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.can_move = any(image.split for image in index.images)
-        self.update(corrections.list_changed())
+        self.update(corrections.read_changes()[1])
 
     def close(self) -> None:
         """Free the table."""
@@ -232,11 +232,11 @@ class Library:
             for row in self._database.execute("SELECT id, path FROM images"):
                 ids.setdefault(row["path"], []).append(row["id"])
             rows = [
-                (i, finding.kind, number, reason)
+                (i, finding.kind, number, _to_text(reason))
                 for finding in findings
                 for number, (paths, reason) in enumerate(_list_members(finding))
                 for path in paths
-                for i in ids.get(path, ())
+                for i in ids.get(_to_text(path), ())
             ]
             self._database.execute("DELETE FROM findings")
             self._database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", rows)
@@ -244,6 +244,11 @@ class Library:
     def _run(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[sqlite3.Row]:
         with self._lock:
             return self._database.execute(statement, values).fetchall()
+
+
+def _to_text(name: str) -> str:
+    """Return a name as SQLite can hold it: a file name that is not UTF-8 is escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _list_members(finding: Finding) -> list[tuple[tuple[str, ...], str]]:

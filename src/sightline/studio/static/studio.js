@@ -12,6 +12,7 @@ const texts = JSON.parse($("#texts").textContent);
 const form = $("#query");
 const number = new Intl.NumberFormat(document.documentElement.lang);
 const state = { revision: 0, counts: {}, check: { status: "new" }, corrections: 0 };
+const names = []; // of the classes, in the order of their keys, which stays the same while the page is open
 const clicks = []; // numbers of the clicks of this page, for undo
 let changes = Promise.resolve(); // the last of the changes on their way
 let loading = null; // aborts the request of an older query
@@ -85,7 +86,7 @@ async function list() {
 function restoreQuery() {
   for (const [name, value] of new URLSearchParams(location.search)) {
     const field = form.elements[name];
-    if (!field) continue;
+    if (!(field instanceof HTMLElement)) continue;
     if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) {
       field.append(new Option(value, value));
     }
@@ -111,12 +112,14 @@ function fillCounts() {
 
 // State
 
+/** Take over a response; only those to polls tell what all pages changed, up to a revision. */
 function takeOver(response) {
-  const { rows, click, ...rest } = response;
+  const { rows, click, changed, ...rest } = response;
   const isKnown = JSON.stringify(rest.counts) === JSON.stringify(state.counts);
   const wasChecked = state.check.status === "complete";
   Object.assign(state, rest);
-  if (rows.length) grid.update(rows);
+  if (changed > rows.length) grid.reload();
+  else if (rows.length) grid.update(rows);
   if (!isKnown) {
     fillCounts();
     showClasses();
@@ -154,8 +157,8 @@ async function poll() {
       if (state.check.status === "running") wait = CHECK_MS;
       if ($("#message").dataset.offline) hideMessage();
     }
-  } catch {
-    showMessage(texts.offline, { offline: true });
+  } catch (error) {
+    showMessage(error instanceof TypeError ? texts.offline : error.message, { offline: true });
   }
   clearTimeout(timer); // another look may have begun meanwhile
   timer = setTimeout(poll, wait);
@@ -177,7 +180,7 @@ function showSelection() {
 }
 
 function showClasses() {
-  const names = Object.keys(state.counts.label ?? {});
+  for (const name of Object.keys(state.counts.label ?? {})) if (!names.includes(name)) names.push(name);
   const buttons = names.map((name, i) => {
     const button = element("button", name);
     button.type = "button";
@@ -211,8 +214,8 @@ function change(request) {
 
 /** Correct the images, and go on at once: who labels fast does not wait for the server. */
 async function edit(name, to = null) {
-  const ids = grid.targets;
-  if (!ids.length) return;
+  const ids = $("#viewer").open ? [grid.currentId] : grid.targets;
+  if (!ids.length || ids[0] === undefined) return;
   const selected = [...grid.selected];
   if (!selected.length && (name === "relabel" || name === "drop")) grid.move(grid.cursor + 1);
   else grid.select([]);
@@ -230,7 +233,8 @@ async function undo() {
 }
 
 function toggleDropped() {
-  const isDropped = grid.targets.every((id) => grid.row(id)?.dropped);
+  const known = ($("#viewer").open ? [grid.currentId] : grid.targets).map((id) => grid.row(id)).filter(Boolean);
+  const isDropped = known.length > 0 && known.every((row) => row.dropped);
   edit(isDropped ? "restore" : "drop");
 }
 
@@ -345,7 +349,6 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("button, a, summary") && ["Enter", " "].includes(event.key)) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (viewer && (key === "Escape" || key === "Enter")) return;
-  const names = Object.keys(state.counts.label ?? {});
   if (MOVES[key]) grid.move(MOVES[key](), { extend: event.shiftKey && !viewer });
   else if (KEYS[key]) KEYS[key]();
   else if (/^[1-9]$/.test(key) && names[key - 1] !== undefined) edit("relabel", names[key - 1]);
