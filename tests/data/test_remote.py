@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from sightline.config import LimitsConfig
 from sightline.data import remote
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
-from sightline.errors import DataError, ImageError, UsageError
+from sightline.errors import DataError, ImageError, OutputError, UsageError
 from sightline.inference import stream
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
@@ -166,6 +168,65 @@ def test_staged_files_make_room_for_new_ones(memory: Any, own_cache: Path, monke
         RemotePath.parse(f"memory://b/{i}.zip").stage(LIMITS)
     assert len(list((own_cache / "remote").glob("*/*.zip"))) == 2
     assert RemotePath.parse("memory://b/0.zip").stage(LIMITS).read_bytes() == bytes(1000), "it is downloaded again"
+    abandoned, current = own_cache / "remote" / "download1-2", own_cache / "remote" / "download3-4"
+    for path in (abandoned, current):
+        path.write_bytes(bytes(1000))
+    os.utime(abandoned, (0, 0))
+    RemotePath.parse("memory://b/1.zip").stage(LIMITS)
+    assert not abandoned.exists(), "a killed process left it"
+    assert current.exists(), "another process may be writing it"
+    assert len(list((own_cache / "remote").glob("*/*.zip"))) == 1
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_new_signature_of_an_address_does_not_stage_again(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/b/a.zip", b"content")
+    signatures = iter(range(9))
+    info = type(memory).info
+    monkeypatch.setattr(type(memory), "info", lambda *a, **k: info(*a, **k) | {"url": f"?signature={next(signatures)}"})
+    first = RemotePath.parse("memory://b/a.zip").stage(LIMITS)
+    monkeypatch.setattr(RemotePath, "_open", None)  # another download would fail
+    assert RemotePath.parse("memory://b/a.zip").stage(LIMITS) == first
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_cache_that_cannot_be_written_is_reported_at_once(
+    memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    memory.pipe_file("/b/a.zip", b"content")
+    opened: list[str] = []
+    original = RemotePath._open
+
+    def record(self: RemotePath) -> Any:
+        opened.append(self.url)
+        return original(self)
+
+    monkeypatch.setattr(RemotePath, "_open", record)
+    if full:
+        monkeypatch.setattr(remote, "_write_all", fill_disk)
+    else:
+        own_cache.write_bytes(b"a file")
+    with pytest.raises(OutputError, match=r"The cache folder .* cannot be written: .*SIGHTLINE_CACHE"):
+        RemotePath.parse("memory://b/a.zip").stage(LIMITS)
+    assert len(opened) == full, "it is not tried again"
+    assert not full or not list((own_cache / "remote").iterdir())
+
+
+def fill_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("url", ["https://user:secret@host/a.zip", "HTTP://secret@host", "http://u:secret@h::file:///"])
+def test_a_password_in_an_address_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(UsageError, match="password") as caught:
+        RemotePath.parse(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_may_hold_what_an_address_may_not(memory: Any) -> None:
+    memory.pipe_file("/b/a::b.png", IMAGES[1])
+    (item,) = stream.expand_inputs(["memory://b"])
+    assert (item.path, item.read()) == ("memory://b/a::b.png", IMAGES[1])
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -172,6 +172,12 @@ def test_what_predict_did_not_write_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "file.parquet").read_bytes() == b"PAR1"
 
 
+def test_jobs_that_start_together_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "p.parquet").mkdir()
+    (tmp_path / "p.parquet" / ".part-0123456789abcdef.json").write_bytes(b"{")  # of a process that has just started
+    assert write(tmp_path / "p.parquet", make_items(3)).is_complete
+
+
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/0", "0/4/2", ""])
 def test_a_shard_that_does_not_exist_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="from 0/N to N-1/N"):

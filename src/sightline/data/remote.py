@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -22,7 +22,16 @@ from sightline.config import LimitsConfig
 from sightline.data.cache import cache_folder, size_limit
 from sightline.data.containers import is_container
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
-from sightline.errors import DataError, ImageError, UsageError, check_installed, first_line, require
+from sightline.errors import (
+    DataError,
+    ImageError,
+    OutputError,
+    SightlineError,
+    UsageError,
+    check_installed,
+    first_line,
+    require,
+)
 
 T = TypeVar("T")
 PACKAGES = {
@@ -33,7 +42,9 @@ PACKAGES = {
 ATTEMPTS = 5
 FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
 _CHUNK = 1 << 20
+_ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
 
 
 def is_url(text: str) -> bool:
@@ -56,6 +67,11 @@ class RemotePath:
     @classmethod
     def parse(cls, url: str) -> RemotePath:
         """Return what an address names; raises `UsageError` for an unknown kind, `MissingExtraError` without it."""
+        if _PASSWORD.match(url):
+            raise UsageError(
+                "An address of http:// or https:// has a user or a password before @, which would show in logs and "
+                "results: use an address without them, or download the file."
+            )
         match = _URL.match(url)
         kind = match[1].lower() if match else ""
         if kind not in PACKAGES or "::" in url:
@@ -122,36 +138,42 @@ class RemotePath:
     def stage(self, limits: LimitsConfig) -> Path:
         """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed."""
         info = self.describe()
-        facts = {str(name): str(value) for name, value in info.items()}
+        facts = {str(name): str(value) for name, value in info.items() if name != "url"}  # may be signed anew each time
         folder = cache_folder() / "remote"
         record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
             staged = folder / str(jsonio.loads(record.read_bytes())["sha256"]) / _safe_name(self.path)
             if staged.is_file():
-                os.utime(staged.parent)  # marks it as recently used
+                with suppress(OSError):
+                    os.utime(staged.parent)  # marks it as recently used
                 return staged
-        _make_room(folder, int(info.get("size") or 0))
         digest = hashlib.sha256()
         aside = folder / f"download{os.getpid()}-{time.monotonic_ns()}"
 
         def download() -> None:
             nonlocal digest
             digest = hashlib.sha256()
-            with self._open() as source, aside.open("wb") as copy:
+            with self._open() as source, aside.open("wb", buffering=0) as copy:
                 while chunk := source.read(_CHUNK):
                     digest.update(chunk)
-                    copy.write(chunk)
+                    with _explain_failure(folder):
+                        _write_all(copy, chunk)
                     _check_total(self.url, copy.tell(), limits)
 
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            with _explain_failure(folder):
+                _make_room(folder, int(info.get("size") or 0))
+                folder.mkdir(parents=True, exist_ok=True)
+                aside.touch()
             _retry(self.url, download)
             staged = folder / digest.hexdigest() / _safe_name(self.path)
-            staged.parent.mkdir(exist_ok=True)
-            aside.replace(staged)
+            with _explain_failure(folder):
+                staged.parent.mkdir(exist_ok=True)
+                aside.replace(staged)
         finally:
-            aside.unlink(missing_ok=True)
-        _io.write_atomic(record, jsonio.dumps({"url": self.url, "sha256": digest.hexdigest()}).encode())
+            with suppress(OSError):
+                aside.unlink()
+        _io.write_atomic(record, jsonio.dumps({"sha256": digest.hexdigest()}).encode())
         return staged
 
 
@@ -178,7 +200,7 @@ def _retry(url: str, call: Callable[[], T]) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return call()
-        except DataError:
+        except SightlineError:
             raise
         except FileNotFoundError as error:
             raise _MissingError(f"There is nothing at {url}. Check the address.") from error
@@ -202,6 +224,25 @@ def _read_up_to(file: IO[bytes], count: int) -> bytes:
     return bytes(content)
 
 
+@contextmanager
+def _explain_failure(folder: Path) -> Iterator[None]:
+    """Raise `OutputError` for a cache that cannot be written, which is no failure of the network."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"The cache folder {folder} cannot be written: {error.strerror or error}. Free some space, or set "
+            "SIGHTLINE_CACHE to another folder."
+        ) from error
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write `content` to a file without a buffer, which may take a part of it at a time."""
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
+
+
 def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
     if size > limits.archive_gb * 2**30:
         raise DataError(f"{url} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb.")
@@ -214,16 +255,27 @@ def _safe_name(path: str) -> str:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Delete the least recently used files that were staged until `needed` more bytes fit within the limit."""
-    if not folder.is_dir():
-        return
-    entries = [
-        entry for entry in folder.iterdir() if re.fullmatch(r"[0-9a-f]{64}", entry.name) and not entry.is_symlink()
-    ]
-    sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
-    total = needed + sum(sizes.values())
-    for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+    """Delete the least recently used files that were staged until `needed` more bytes fit within the limit.
+
+    Downloads that other processes are writing count too, and those that killed processes left are deleted.
+    """
+    total, staged = needed, []
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        with suppress(OSError):  # another process has deleted it since
+            state = entry.lstat()
+            if re.fullmatch(r"download\d+-\d+", entry.name):
+                if state.st_mtime < time.time() - _ABANDONED:
+                    entry.unlink()
+                else:
+                    total += state.st_size
+            elif re.fullmatch(r"[0-9a-f]{64}", entry.name) and not entry.is_symlink():
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                staged.append((state.st_mtime, entry, size))
+                total += size
+    for _, entry, size in sorted(staged):
         if total <= size_limit():
             return
-        _io.remove(entry)
-        total -= sizes[entry]
+        with suppress(OutputError):  # another process deletes it too, or reads it on Windows
+            _io.remove(entry)
+        if not entry.exists():
+            total -= size

@@ -129,10 +129,15 @@ def check_output(path: Path) -> None:
     """
     check_installed("pyarrow", purpose=_PURPOSE)
     if path.is_dir():
-        if not (path / MANIFEST).exists() and next(path.iterdir(), None) is not None:
+        if not (path / MANIFEST).exists() and not all(_is_manifest(entry.name) for entry in path.iterdir()):
             raise OutputError(f"{path} is a folder without {MANIFEST}: name a new folder with --out.")
     elif path.exists() or path.is_symlink():
         raise OutputError(f"{path} is a file, but predictions in Parquet are a folder: name a new one with --out.")
+
+
+def _is_manifest(name: str) -> bool:
+    """Whether a file is the manifest, perhaps one that a process that started just before is writing."""
+    return name == MANIFEST or name.startswith(".part-")
 
 
 class PredictionFolder:

@@ -139,21 +139,24 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
     source = RemotePath.parse(url)
-    if is_container(source.url):
-        yield from _list_container(source.url, limits, source.stage(limits))
-    elif is_image_name(source.url) or source.describe()["type"] != "directory":
-        yield InputItem(source.url, partial(source.read, limits, detect_format), is_remote=True)
+    if is_container(source.url) or is_image_name(source.url) or source.describe()["type"] != "directory":
+        yield from _list_remote_file(source, limits)
+        return
+    empty = True
+    for file in source.walk():
+        key = file.url.removeprefix(source.url).lstrip("/")
+        if not is_hidden(key) and (is_image_name(key) or is_container(key)):
+            empty = False
+            yield from _list_remote_file(file, limits)
+    if empty:
+        raise DataError(f"The folder {url} contains no images.")
+
+
+def _list_remote_file(file: RemotePath, limits: LimitsConfig) -> Iterator[InputItem]:
+    if is_container(file.url):
+        yield from _list_container(file.url, limits, file.stage(limits))
     else:
-        empty = True
-        for file in source.walk():
-            key = file.url.removeprefix(source.url).lstrip("/")
-            if is_hidden(key):
-                continue
-            if is_image_name(key) or is_container(key):
-                empty = False
-                yield from _list_url(file.url, limits)
-        if empty:
-            raise DataError(f"The folder {url} contains no images.")
+        yield InputItem(file.url, partial(file.read, limits, detect_format), is_remote=True)
 
 
 def _list_container(file: str, limits: LimitsConfig, copy: Path | None = None) -> Iterator[InputItem]:
