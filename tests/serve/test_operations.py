@@ -203,3 +203,10 @@ def test_the_features_of_each_image_are_logged_with_the_id_of_its_answer(tmp_pat
     np.testing.assert_allclose(images.features, outputs.features, rtol=1e-3)
     assert np.array_equal(images.probabilities, outputs.probabilities)
     assert 'sightline_feature_log_dropped_images{model="shades"} 0.0' in scrape.body
+
+
+def test_what_warms_up_is_not_logged(tmp_path: Path) -> None:
+    log = FeatureLog(tmp_path / "shades.log", "shades@0", ("dark", "light"), 1 << 20)
+    send(feature_log=log, warm_up=True)
+    log.close()
+    assert (tmp_path / "shades.log").read_text().count("\n") == 1  # its header

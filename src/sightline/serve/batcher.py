@@ -95,7 +95,7 @@ class Batcher:
         await self._decoders.warm_up()
         blank = np.zeros(self._classifier.preprocess.shape, np.uint8)
         for size in {1, self._size}:
-            await asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, [blank] * size)
+            await asyncio.get_running_loop().run_in_executor(self._model, self._predict_blank, [blank] * size)
 
     async def predict(self, content: bytes | bytearray) -> Prediction:
         """Return the prediction for one encoded image; if it cannot be read, one with its `error`.
@@ -191,7 +191,7 @@ class Batcher:
         self, pixels: list[NDArray[np.uint8]], futures: list[asyncio.Future[Prediction]]
     ) -> list[Prediction]:
         """Return the predictions for a batch; the futures of a late one fail, but its thread is awaited."""
-        work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels)
+        work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels, self._log)
         done, _ = await asyncio.wait([work], timeout=self._limits.model)
         if not done:
             self._stalled = True
@@ -207,11 +207,19 @@ class Batcher:
             self._decoders.close()
         self._model.shutdown(wait=False, cancel_futures=True)
 
-    def _predict_batch(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
+    def _predict_blank(self, pixels: list[NDArray[np.uint8]]) -> None:
+        """Run all that a batch runs, without a trace in the log."""
+        self._predict_batch(pixels)
+        if self._log is not None:  # it takes more outputs
+            self._classifier.predictor.outputs(np.stack(pixels))
+
+    def _predict_batch(
+        self, pixels: list[NDArray[np.uint8]], log: FeatureLog | ModelLog | None = None
+    ) -> list[Prediction]:
         classifier = self._classifier
         return stream.predict_pixels(
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
-            interpret=self._interpret, log=self._log,
+            interpret=self._interpret, log=log,
         )  # fmt: skip
 
 
