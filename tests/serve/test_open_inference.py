@@ -279,6 +279,7 @@ def change(**fields: Any) -> dict[str, Any]:
         (b"{", 400, "is not JSON"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b"[]", 400, "not a JSON object"),
+        ({"inputs": [{}] * 1000}, 400, "more than 1000 JSON objects"),
         ({}, 400, "one input"),
         ({"inputs": [IMAGE, IMAGE]}, 400, "one input"),
         ({"inputs": [IMAGE], "id": 1}, 400, "not a string"),

@@ -126,6 +126,13 @@ def test_one_image_in_a_list_is_answered_by_a_list() -> None:
     ]
 
 
+def test_the_largest_list_of_data_addresses_is_not_too_much() -> None:
+    from sightline.serve.uploads import _parse_json
+
+    body = json.dumps({"images": ["data:image/png;base64,AAAA"] * 1024}).encode()
+    assert _parse_json(body).files == [bytes(3)] * 1024
+
+
 def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -> None:
     expected = describe()
     (status, answer), (json_status, json_answer) = send(
@@ -146,7 +153,9 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -
     ("body", "kind", "status", "words"),
     [
         (b"{", "application/json", 400, "The request is not JSON"),
-        (b"[" * 100_000, "application/json", 400, "The request is not JSON"),
+        (b"[" * 100_000, "application/json", 400, "one field, 'image' or 'images'"),
+        (b'{"images": [%s]}' % b",".join([b"{}"] * 9), "application/json", 400, "one field, 'image' or 'images'"),
+        (b'{"images": [%s]}' % b",".join([b"0"] * 3000), "application/json", 400, "at most 1024 images"),
         (FILES[0], "application/json", 400, "The request is not JSON"),
         (b"[]", "application/json", 400, "one field, 'image' or 'images'"),
         (b'{"image": "", "images": []}', "application/json", 400, "one field, 'image' or 'images'"),

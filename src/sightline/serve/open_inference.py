@@ -40,6 +40,7 @@ from sightline.serve.tensors import (
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "classification")
+MAX_OBJECTS = 1000  # in the JSON of a request, which needs two for each input and output
 _REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
 
 Images = Sequence[bytes | bytearray] | NDArray[np.uint8]
@@ -102,6 +103,8 @@ class InferenceModel:
         size = len(body) if header_length is None else header_length
         if size > len(body):
             raise HTTPException(400, f"{HEADER_LENGTH} is {size}, but the body has {len(body)} bytes.")
+        if body.count(b"{", 0, size) > MAX_OBJECTS:  # which would take 30 times the memory of the text
+            raise HTTPException(400, f"The request has more than {MAX_OBJECTS} JSON objects.")
         try:
             content = jsonio.loads(bytes(memoryview(body)[:size]))
         except ValueError as error:
