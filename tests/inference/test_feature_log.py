@@ -189,6 +189,23 @@ def test_a_full_disk_costs_images_and_nothing_else(tmp_path: Path, monkeypatch: 
     assert list(read(tmp_path / "cats.log").ids) == ids
 
 
+def test_a_new_file_that_cannot_be_opened_costs_no_older_one(
+    open_log: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cats.log"
+    add_all(open_log(max_bytes=20_000), 400)
+    before = read(path).ids
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    log = open_log(max_bytes=20_000)
+    monkeypatch.setattr("sightline._io.open_in_place", fail)
+    add_all(log, 200, seed=1)
+    assert log.dropped > 100
+    assert set(read(path).ids[:20]) < set(before)
+
+
 def test_a_model_that_takes_the_place_of_another_starts_a_new_file(open_log: Open, tmp_path: Path) -> None:
     log, other = open_log(), "net@" + 64 * "b"
     old, new = draw(3), draw(2, seed=1)

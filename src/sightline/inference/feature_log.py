@@ -228,7 +228,9 @@ class FeatureLog:
 
     def _rotate(self) -> None:
         """Start a new file; on an error, the old one stays the one that is written to, if it still can be."""
-        _shift(self.path)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(self.path.stat(), os.fstat(self._file.fileno())):  # not if the last try failed halfway
+                _shift(self.path)
         old, self._file = self._file, self._create_or_continue()
         old.close()
 
@@ -280,9 +282,8 @@ def _append(file: IO[bytes], line: bytes, end: int) -> None:
 
 def _cut_incomplete_line(file: IO[bytes]) -> None:
     """Remove what a killed process had begun to write after the last complete line."""
-    end = file.seek(0, os.SEEK_END)
+    start = end = file.seek(0, os.SEEK_END)
     tail = b""
-    start = end
     while start and b"\n" not in tail:
         start = max(0, start - MAX_LINE)
         file.seek(start)
