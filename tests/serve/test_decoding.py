@@ -82,6 +82,20 @@ def test_an_image_that_takes_too_long_costs_its_process_and_nothing_else(monkeyp
     run_with_pool(use, seconds=0.2)
 
 
+def test_a_second_warm_up_starts_no_process_beyond_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "time.sleep(0.3)")
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        request = asyncio.create_task(pool.decode(b"hostile", SPEC))
+        await asyncio.sleep(0)
+        await pool.warm_up()
+        assert len(pool._running) == 1
+        await asyncio.gather(request, return_exceptions=True)
+
+    run_with_pool(use)
+
+
 def test_an_image_that_ends_its_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     patch_child(monkeypatch, "os.kill(os.getpid(), signal.SIGSEGV)" if os.name == "posix" else "os._exit(3)")
 

@@ -148,3 +148,16 @@ def test_folders_without_models_and_names_that_clash_are_refused(folder: Path, t
         list_folder(tmp_path / "empty")
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         list_folder(tmp_path / "none")
+
+
+def test_a_folder_inside_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    iterate = Path.iterdir
+
+    def refuse(path: Path) -> Any:
+        if path.name == "cats":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterate(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UsageError, match=r"cannot be read: Permission denied: .*cats\.$"):
+        list_folder(folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
 import shutil
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.serve.app import create_app
 from sightline.serve.model_folder import StoredModel, list_folder
 from sightline.serve.reloading import Reloader
+from sightline.serve.served_model import ServedModel
 from small_bundles import make_bundle
 from synthetic_images import encode_png
 
@@ -147,6 +150,31 @@ def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(path:
         assert answer["probability"] == pytest.approx(old.predict(IMAGES[0])[0].probability, abs=1e-6)
 
     serve(server, use)
+
+
+def test_a_model_that_was_replaced_is_freed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load_entry = StoredModel.load
+
+    def record(entry: StoredModel, threads: int = 0) -> ServedModel:
+        served = load_entry(entry, threads)
+        loaded.append(weakref.ref(served.classifier))
+        return served
+
+    monkeypatch.setattr(StoredModel, "load", record)
+    server = Server(lambda: [StoredModel(path)])
+
+    async def use() -> None:
+        bundle.write_folder(make_bundle(2), path)
+        server.reloader.request()
+        await server.wait_for(count("loaded", 1))
+        async with asyncio.timeout(60):
+            while loaded[0]() is not None:
+                gc.collect()
+                await asyncio.sleep(0.01)
+
+    serve(server, use)
+    assert len(loaded) == 2
 
 
 def test_a_bundle_that_cannot_be_used_keeps_the_old_one_until_it_is_mended(

@@ -81,8 +81,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
         reloading = None
         try:
             await models.start(warm_up=warm_up)
-            for served in models.served:
-                _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
+            _log_models(models)
             if reloader is not None:
                 reloading = asyncio.create_task(reloader.run(models, metrics))
             yield
@@ -121,6 +120,12 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     )
     app.state.admission = admission
     return app
+
+
+def _log_models(models: RunningModels) -> None:
+    """Log which models are ready; a function, as its caller would keep the last one while the server runs."""
+    for served in models.served:
+        _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
 
 
 def _make_description_routes(

@@ -46,10 +46,17 @@ class DecoderPool:
 
     async def warm_up(self) -> None:
         """Start all processes and wait until they are ready."""
-        decoders = [self._take() for _ in range(self._count - len(self._idle))]
+        decoders = [self._take() for _ in range(self._count - len(self._running))]  # which are idle or busy
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(self._watch(d, loop.run_in_executor(self._threads, d.start)) for d in decoders))
-        self._idle += decoders
+        starts = (self._watch(d, loop.run_in_executor(self._threads, d.start)) for d in decoders)
+        errors = await asyncio.gather(*starts, return_exceptions=True)
+        for decoder, error in zip(decoders, errors, strict=True):
+            if error is None:
+                self._idle.append(decoder)
+            else:
+                self._running.discard(decoder)
+        for error in filter(None, errors):
+            raise error
 
     async def decode(self, content: bytes | bytearray, preprocess: PreprocessingSpec) -> NDArray[np.uint8]:
         """Decode an encoded image to pixels uint8 [H, W, C] of `preprocess`.

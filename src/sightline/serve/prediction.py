@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -48,10 +49,9 @@ async def _predict(request: Request, running: RunningModel) -> JSONResponse:
 
 def _describe(prediction: Prediction, top: int) -> dict[str, Any]:
     """Return the fields of a prediction; its path is its id in the log of features, "" without one."""
-    content = prediction.to_dict()
+    content = replace(prediction, top=prediction.top[:top]).to_dict()  # not a dictionary for each of 1,000 classes
     log_id = content.pop("path")
-    content |= {"log_id": log_id} if log_id else {}
-    return content if prediction.error is not None else content | {"top": content["top"][:top]}
+    return content | ({"log_id": log_id} if log_id else {})
 
 
 def _parse_top(request: Request, classes: int) -> int:

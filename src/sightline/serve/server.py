@@ -102,8 +102,9 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         listener.keep_spare()
         feature_log = None
         if log_features is not None:
-            classifier = served[0].classifier
-            feature_log = FeatureLog(log_features, classifier.feature_model_id, classifier.classes, log_features_bytes)
+            feature_log = FeatureLog(
+                log_features, served[0].classifier.feature_model_id, served[0].classifier.classes, log_features_bytes
+            )
             stack.callback(feature_log.close)
         app = create_app(
             served,
@@ -117,6 +118,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             feature_log=feature_log,
             reloader=reloader,
         )
+        del served  # a model that is replaced can be freed
         silence_form_reader()
         scheme = "http" if certificate is None else "https"
         say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
