@@ -19,7 +19,7 @@ from command import COLORS, Command, draw_classes
 from sightline.api.watching import load_sample
 from sightline.evaluation import validation_sample
 from sightline.inference import bundle
-from sightline.inference.feature_log import FeatureLog
+from sightline.inference.feature_log import FILES, FeatureLog
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.stream import make_items, predict_pixels
 from sightline.runs import finalize
@@ -102,6 +102,17 @@ def test_a_drifted_log_exits_with_1_in_every_format(sightline: Command, watched:
     assert list(report.to_frame()["id"]) == [row["id"] for row in rows]
     assert "label first" in repr(report)
     assert "<table>" in report._repr_html_()
+
+
+def test_a_log_that_may_have_dropped_images_says_so(watched: Path, tmp_path: Path) -> None:
+    log = tmp_path / "full.log"
+    shutil.copy(watched / "quiet.log", log)
+    classifier = sl.load(watched / "model")
+    assert classifier.watch(log).notes == ()
+    for number in range(1, FILES):
+        shutil.copy(watched / "quiet.log", f"{log}.{number}")
+    (note,) = classifier.watch(log).to_dict()["notes"]
+    assert "may have dropped its oldest images" in note
 
 
 def test_labeled_images_stand_in_for_a_sample(sightline: Command, watched: Path, reference: Path) -> None:

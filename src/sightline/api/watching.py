@@ -22,7 +22,7 @@ from sightline.evaluation.drift import Drift, DriftTest
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.validation_sample import MIN_IMAGES, ValidationSample, compute_uncertainties
 from sightline.inference import bundle, exported_folder
-from sightline.inference.feature_log import LoggedImages, read_log
+from sightline.inference.feature_log import FILES, LoggedImages, list_files, read_log
 from sightline.inference.predictor import Outputs
 from sightline.inference.runner import ImageOutputs, predict_images
 from sightline.inference.stream import InputItem, decode_item
@@ -32,6 +32,10 @@ from sightline.report.drift_plot import plot_drift
 NO_SAMPLE = (
     "{path} has no sample of its validation images: give labeled images that it was not trained on with --reference. A "
     "run and its bundle (a folder or a .zip) have one if there are at least {count} validation images."
+)
+MAY_HAVE_DROPPED = (
+    "{log} has all of its files and may have dropped its oldest images: if so, the test began anew with those that are "
+    "left, and so did its probability of a false alarm"
 )
 
 
@@ -161,6 +165,8 @@ def watch(
     notes: list[str] = []
     images = read_log(log, classifier.feature_model_id, classifier.classes, notes.append)
     stream = _Stream.read(sample, log, images, level)
+    if len(list_files(log)) == FILES:
+        notes.append(MAY_HAVE_DROPPED.format(log=log))
     report = WatchReport(
         str(log), str(classifier.path or "model"), len(stream.confidences), stream.first, stream.recent[-1].times[-1],
         stream.drift, _estimate(sample, stream), _choose(classifier, stream, top), tuple(notes),
