@@ -51,12 +51,12 @@ def list_folder(folder: Path) -> list[StoredModel]:
     are none, or two of one name.
     """
     try:
-        found = [entry for path in sorted(folder.iterdir()) if _may_be_model(path) for entry in _list_entries(path)]
+        models = [entry for path in sorted(folder.iterdir()) if _may_be_model(path) for entry in _list_entries(path)]
     except OSError as error:
         place = "" if error.filename in {None, str(folder)} else f": {error.filename}"
         raise UsageError(f"The folder of models {folder} cannot be read: {error.strerror or error}{place}.") from error
     entries: dict[tuple[str, str | None], StoredModel] = {}
-    for entry in found:
+    for entry in models:
         assert entry.name is not None
         other = entries.setdefault((entry.name, entry.number), entry)
         if other is not entry:

@@ -21,7 +21,6 @@ from sightline.serve.tensors import decode_base64
 FORM, JSON = "multipart/form-data", "application/json"
 EXAMPLE = "curl -F image=@photo.jpg"
 MAX_COMMAS = 2 * MAX_IMAGES  # in JSON: one after each image, and one in each data URL
-NOT_ONE_FIELD = "The request is not a JSON object with one field, 'image' or 'images'."
 
 
 def silence_form_reader() -> None:
@@ -97,7 +96,7 @@ def _parse_json(body: bytes | bytearray) -> Upload:
     What cannot be one of them is refused before it is parsed: millions of empty objects would take 30 times its size.
     """
     if body.count(b"{") > 1 or body.count(b"[") > 1:
-        raise HTTPException(400, NOT_ONE_FIELD)
+        raise HTTPException(400, "The request is not JSON with one field, 'image' or 'images'.")
     if body.count(b",") > MAX_COMMAS:
         raise HTTPException(400, f"The request has too many elements: it may have at most {MAX_IMAGES} images.")
     try:
@@ -105,7 +104,7 @@ def _parse_json(body: bytes | bytearray) -> Upload:
     except ValueError as error:
         raise HTTPException(400, f"The request is not JSON: {error}.") from None
     if not isinstance(content, dict) or len(content) != 1 or not content.keys() <= {"image", "images"}:
-        raise HTTPException(400, NOT_ONE_FIELD)
+        raise HTTPException(400, "The request is not a JSON object with one field, 'image' or 'images'.")
     is_list = "images" in content
     texts: Any = content["images"] if is_list else [content["image"]]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
