@@ -112,7 +112,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_no_damage_does_more_than_raise(tmp_path: Path, suffix: str) -> None:
-    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES))
+    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES, label=LABELS, breed=["pug", "owl"] * 5))
     content = path.read_bytes()
     outcomes: set[type] = set()
     for position in range(0, len(content), 19):
@@ -120,6 +120,7 @@ def test_no_damage_does_more_than_raise(tmp_path: Path, suffix: str) -> None:
         try:
             table = ImageTable(path)
             outcomes |= {type(table.read(key)) for key in table.keys()}  # noqa: SIM118  # not a dict
+            assert len(list(table.read_rows())) == len(table)
         except (DataError, ImageError) as error:
             outcomes.add(type(error))
     assert bytes in outcomes

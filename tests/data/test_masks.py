@@ -153,6 +153,8 @@ def test_a_table_names_the_mask_of_each_image(tmp_path: Path) -> None:
     assert len(index.images) == 1
     assert findings["missing-masks"] == ("images/b.png", "images/b.png")
     assert findings["conflicting-rows"] == ("images/a.png",)
+    table.write_text("image,mask\nimages/a.png,masks/a.png\nimages/no.png,masks/b.png\n")
+    assert [(file.path, file.label) for file in build_index(table).unreadable] == [("images/no.png", "")]
     (tmp_path / "classes.csv").unlink()
     with pytest.raises(DataError, match=r"has masks, but .* has no classes.csv.* such as 0,sky"):
         build_index(table)

@@ -163,6 +163,9 @@ def test_targets_are_fitted_saved_and_decide(run: Path, data: Path, tmp_path: Pa
     assert printed.exit_code == 0, printed.output
     assert "label sets for a false-negative rate of 0.25: they miss" in printed.stdout
     assert "thresholds for a precision of 0.8 of each class, chosen on" in printed.stdout
+    assert "chosen on these same images" not in printed.stdout
+    printed = CliRunner().invoke(app, ["evaluate", str(copy), "--split", "validation"])
+    assert "  their threshold was chosen on these same images" in printed.stdout
     classifier = sl.load(copy / "bundle")
     thresholds = classifier.thresholds
     assert thresholds == sl.load(copy).thresholds

@@ -10,16 +10,19 @@ import pytest
 from PIL import Image
 
 import sightline
-from sightline.api.masks import choose_name
+from sightline.api.masks import choose_name, write_masks
 from sightline.config import resolve_config
 from sightline.data.masks import VOID
-from sightline.data.types import Subset
+from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, ModelError, OutputError, SightlineError, UsageError
-from sightline.evaluation.segmentation import SegmentationReport
-from sightline.inference.masks import encode_mask, make_palette, overlay_mask, restore_size
+from sightline.evaluation.segmentation import SegmentationReport, build_report
+from sightline.inference.masks import encode_mask, make_palette, overlay_image, overlay_mask, restore_size
+from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec
+from sightline.tasks import segmentation
 from sightline.tasks.protocol import find_task
 from sightline.tasks.segmentation import compute_pixel_weights
+from sightline.training.checkpoints import load_latest
 
 SIDE = 32
 SETTINGS = {"model.task": "segmentation", "device.threads": 1}
@@ -98,6 +101,12 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
         _ = evaluation.confusion
 
 
+def test_checkpoints_have_no_outputs_of_each_pixel(run: sightline.Run) -> None:
+    saved = load_latest(Path(run.path, "checkpoints"))
+    assert saved is not None
+    assert "best_logits" not in saved.arrays
+
+
 def test_masks_are_written_at_the_size_of_the_image(run: sightline.Run, tmp_path: Path) -> None:
     image, _ = draw_scene(2000)
     large = np.asarray(Image.fromarray(image).resize((80, 60)))
@@ -129,6 +138,33 @@ def test_masks_are_written_at_the_size_of_the_image(run: sightline.Run, tmp_path
     assert sum(c.probability for c in prediction.top) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_long_image_has_a_mask_of_its_size_and_a_smaller_overlay(run: sightline.Run, tmp_path: Path) -> None:
+    image = np.asarray(Image.fromarray(draw_scene(2002)[0]).resize((5000, 20)))
+    mask = sightline.load(Path(run.path, "bundle")).predict_masks([image], out=tmp_path)[0].mask
+    assert mask is not None
+    assert mask.shape == (20, 5000)
+    with Image.open(tmp_path / "0.overlay.png") as file:
+        assert file.size == (4096, 16)
+
+
+def test_the_overlay_is_of_the_page_that_the_model_reads() -> None:
+    file = io.BytesIO()
+    pages = [Image.new("RGB", (8, 6), color) for color in ("black", "white")]
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    png = overlay_image(PreprocessingSpec(page=2), file.getvalue(), np.full((6, 8), VOID, np.uint8), 2)
+    with Image.open(io.BytesIO(png)) as overlay:
+        assert np.asarray(overlay).min() == 255
+
+
+def test_an_image_without_an_overlay_is_an_error_of_its_row(run: sightline.Run, tmp_path: Path) -> None:
+    contents = [encode(draw_scene(2003)[0]), b"no image any more"]
+    items = [InputItem("a.png", lambda: contents.pop(0)), InputItem("b.png", lambda: encode(draw_scene(2004)[0]))]
+    first, second = write_masks(run.classifier.predictor, items, tmp_path)
+    assert "not an image" in str(first.error)
+    assert second.mask is not None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.overlay.png", "b.png"]
+
+
 def test_exports_agree_on_all_pixels(run: sightline.Run, tmp_path: Path) -> None:
     exported = run.classifier.export(tmp_path / "model", progress=False)
     assert exported.parity.max_difference < 1e-4
@@ -156,7 +192,13 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         run.classifier.compress()
     with pytest.raises(ModelError, match="single_label alone"):
         run.classifier.add_class("line", [image, image])
-    for setting in ({"augment.mixup": 0.2}, {"train.loss": "binary"}, {"model.head": "sigmoid"}):
+    with pytest.raises(UsageError, match="This model predicts masks: watch compares"):
+        run.classifier.watch(tmp_path / "log")
+    for setting in (
+        {"augment.mixup": 0.2}, {"train.loss": "binary"}, {"train.loss": "asymmetric"}, {"model.head": "sigmoid"},
+        {"evaluation.target_precision": 0.9}, {"evaluation.target_recall": 0.9}, {"evaluation.target_fnr": 0.1},
+        {"evaluation.coverage": 0.9},
+    ):  # fmt: skip
         with pytest.raises(SightlineError, match="is for labels of whole images"):
             sightline.train(str(scenes), recipe="fcn", out=tmp_path / "b", set=SETTINGS | setting, progress=False)
     classes = tmp_path / "plain"
@@ -225,6 +267,29 @@ def test_colors_of_masks_are_distinct() -> None:
 def test_names_of_masks_do_not_repeat() -> None:
     taken: set[str] = set()
     assert [choose_name(path, taken) for path in ("a/1.jpg", "b/1.jpg", "[3]")] == ["1", "1-2", "3"]
+    assert choose_name("1.overlay.png", taken) == "1-3"  # not the name of the overlay of 1.jpg
+
+
+def test_the_temperature_is_fitted_on_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (60, 8, 8)).astype(np.uint8)
+    guesses = np.where(rng.random(labels.shape) < 0.8, labels, 1 - labels)
+    guesses[..., 0] = labels[..., 0]  # without errors there is no temperature
+    logits = 5 * np.eye(2, dtype=np.float32)[guesses]
+    task = find_task("segmentation")
+    monkeypatch.setattr(segmentation, "CALIBRATION_PIXELS", labels.size // 8)
+    temperature = task.fit_temperature(logits, labels)
+    assert temperature is not None
+    assert temperature > 2
+
+
+def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
+    mask = np.zeros((1, 20, 20), np.uint8)
+    probabilities = np.full((1, 20, 20, 2), 0.5, np.float32) + np.array([0.2, -0.2], np.float32)
+    subset = Subset(np.zeros((1, 20, 20, 3), np.uint8), np.arange(1), mask, ("a",))
+    report = build_report(("a", "b"), probabilities, LabeledSubset(subset, (), ()), "test")
+    interval = report.evaluation.accuracy_interval
+    assert interval.high - interval.low > 0.5
 
 
 @pytest.mark.slow

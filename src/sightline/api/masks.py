@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import count
+from itertools import count as count_from
 from pathlib import Path, PurePath
 
 from sightline.api.images import ImageLike, list_items
@@ -12,13 +13,14 @@ from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings
 from sightline.api.owned_png import is_owned_png, save_owned_png
 from sightline.api.record_list import RecordList
-from sightline.errors import OutputError, UsageError
+from sightline.errors import ImageError, OutputError, UsageError
 from sightline.inference import stream
 from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image, predict_masks
 from sightline.inference.predictor import Predictor
 from sightline.inference.stream import InputItem
 
 OVERLAY_SUFFIX = ".overlay.png"
+_OVERLAY_ENDING = re.compile(r"(\.overlay)+\Z")
 
 
 class MaskModel(LoadedModel):
@@ -32,7 +34,8 @@ class MaskModel(LoadedModel):
         Args:
             images: As for `predict`.
             out: A folder to write each mask to, as ``<name>.png``, an indexed PNG whose values are the positions in
-                `classes`, and its colors over the image, as ``<name>.overlay.png``. It must not hold such files yet.
+                `classes`, and its colors over the image, of at most 4096 pixels on the longer side, as
+                ``<name>.overlay.png``. Files that Sightline wrote are replaced, others never.
             set: As for `predict`.
 
         Returns:
@@ -97,11 +100,18 @@ def _write_each(predictor: Predictor, items: Iterable[InputItem], folder: Path) 
     names: set[str] = set()
     for prediction in predict_masks(predictor, remember(items)):
         item = pending.popleft()
-        if prediction.mask is not None:
-            stem = choose_name(prediction.path, names)
-            _save(folder / f"{stem}.png", encode_mask(prediction.mask, len(predictor.classes)))
-            overlay = overlay_image(item.read(), prediction.mask, len(predictor.classes))
-            _save(folder / f"{stem}{OVERLAY_SUFFIX}", overlay)
+        if prediction.mask is None:
+            yield prediction
+            continue
+        count = len(predictor.classes)
+        try:
+            overlay = overlay_image(predictor.preprocess, item.read(), prediction.mask, count)
+        except ImageError as error:  # such as of a file that is gone since
+            yield MaskPrediction(prediction.path, error=str(error))
+            continue
+        stem = choose_name(prediction.path, names)
+        _save(folder / f"{stem}.png", encode_mask(prediction.mask, count))
+        _save(folder / f"{stem}{OVERLAY_SUFFIX}", overlay)
         yield prediction
 
 
@@ -112,8 +122,8 @@ def choose_name(path: str, taken: set[str]) -> str:
     >>> choose_name("a/1.jpg", taken), choose_name("b/1.jpg", taken), choose_name("[0]", taken)
     ('1', '1-2', '0')
     """
-    stem = PurePath(path).stem.strip("[]") or "mask"
-    name = next(n for number in count(1) if (n := stem if number == 1 else f"{stem}-{number}") not in taken)
+    stem = _OVERLAY_ENDING.sub("", PurePath(path).stem.strip("[]")) or "mask"  # else a mask had the name of an overlay
+    name = next(n for number in count_from(1) if (n := stem if number == 1 else f"{stem}-{number}") not in taken)
     taken.add(name)
     return name
 

@@ -153,6 +153,8 @@ def watch(
     callback: Callback | None = None,
 ) -> WatchReport:
     """Compare the images of a log with validation images; see `Classifier.watch`."""
+    if classifier.task.targets.are_masks:
+        raise UsageError("This model predicts masks: watch compares the images of models that classify whole images.")
     if not 0 < level < 1:
         raise UsageError(f"level is the probability of a false alarm, between 0 and 1, not {level:g}.")
     if top < 0:

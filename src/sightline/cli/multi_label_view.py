@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.selective import SelectiveMetrics
 
+CHOSEN_ON = ("validation", "out-of-fold")  # splits that thresholds are chosen on
+
 
 def print_report(report: MultiLabelReport) -> None:
     """Print the metrics of images with several labels, each class, and what is confused."""
@@ -62,7 +64,7 @@ def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:
         return
     images = plural(t.count, "validation image")
     yield f"thresholds for a {t.label_target} of {target:g} of each class, chosen on {images}"
-    if report.split in {"validation", "out-of-fold"}:
+    if report.split in CHOSEN_ON:
         yield "  they were chosen on these same images: evaluate on others for an unbiased value"
     if report.unreached:
         listed = ", ".join(report.unreached[:5]) + (", ..." if len(report.unreached) > 5 else "")
@@ -83,6 +85,8 @@ def _label_set_lines(report: MultiLabelReport) -> Iterator[str]:
         f"label sets for a false-negative rate of {s.target:g}: they miss {value or 'nothing'} of the labels of an "
         f"image ({ends or note}), {s.mean_size:.2f} classes on average, {s.empty_fraction:.1%} empty"
     )
+    if report.split in CHOSEN_ON:
+        yield "  their threshold was chosen on these same images: evaluate on others for an unbiased value"
 
 
 def _print_decisions(decisions: Sequence[LabelDecisions]) -> None:

@@ -126,16 +126,29 @@ class ImageTable:
     def read_rows(self) -> Iterator[Mapping[str, Any]]:
         """Yield the cells of each row, with the key in place of the image and names in place of class numbers.
 
-        Columns that hold neither text nor numbers, nor lists of them, are left out.
+        Columns that hold neither text nor numbers, nor lists of them, are left out. Raises `DataError` for damage.
         """
+        try:
+            yield from self._iterate_rows()
+        except (OSError, ValueError, LookupError, require("pyarrow", _PURPOSE).ArrowException) as error:
+            raise DataError(f"{self._path} has labels that cannot be read: {first_line(error)}.") from error
+
+    def _iterate_rows(self) -> Iterator[Mapping[str, Any]]:
         names = _read_class_names(self._groups.schema)
         columns = [f.name for f in self._groups.schema if f.name != self.column and _holds_labels(f.type)]
         row = 0
         for group in range(len(self._groups.sizes)):
-            for cells in self._groups.read(group, columns).to_pylist() or [{}] * self._groups.sizes[group]:
+            for cells in self._read_cells(group, columns) if columns else [{}] * self._groups.sizes[group]:
                 named = {name: _name_class(value, names.get(name)) for name, value in cells.items()}
                 yield {self.column: f"row-{row}", **named}
                 row += 1
+
+    def _read_cells(self, group: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+        table = self._groups.read(group, columns)
+        table.validate(full=True)  # as the images
+        _check_length(table, self._groups.sizes[group])
+        cells: list[dict[str, Any]] = table.to_pylist()
+        return cells
 
 
 class _ParquetGroups:

@@ -131,12 +131,12 @@ def _evaluate(
     unreadable: Sequence[UnreadableImage],
 ) -> SegmentationResult:
     metrics, per_class = segmentation_metrics.compute_mask_metrics(classes, confusions)
-    accuracy, pixels = metrics["pixel_accuracy"], int(confusions.sum())
+    accuracy = metrics["pixel_accuracy"]
     known = losses[np.isfinite(losses)]
     return SegmentationResult(
         classes=classes,
         accuracy=accuracy.value or 0.0,
-        accuracy_interval=accuracy.interval or _whole_interval(accuracy.value, pixels),
+        accuracy_interval=accuracy.interval or _compute_image_interval(accuracy.value, len(paths)),
         loss=float(known.mean()) if len(known) else 0.0,
         count=len(paths),
         per_class=per_class,
@@ -150,9 +150,12 @@ def _evaluate(
     )
 
 
-def _whole_interval(accuracy: float | None, pixels: int) -> Interval:
-    """Return Wilson's interval of the pixels, which images too few to be resampled leave as the only one."""
-    return wilson_interval(round((accuracy or 0.0) * pixels), pixels)
+def _compute_image_interval(accuracy: float | None, images: int) -> Interval:
+    """Return Wilson's interval as of one pixel for each image, for images too few to be resampled.
+
+    The pixels of an image depend on each other: an interval that counts them all would be far too narrow.
+    """
+    return wilson_interval(round((accuracy or 0.0) * images), images)
 
 
 def _compute_loss(probabilities: NDArray[np.float32], mask: NDArray[np.uint8]) -> float:

@@ -18,7 +18,7 @@ from sightline.inference.runner import predict_images
 from sightline.inference.stream import InputItem, decode_item
 from sightline.preprocessing import PreprocessingSpec, inspect_image
 
-OVERLAY_WEIGHT = 0.5  # of the colors over the image
+MAX_OVERLAY_SIDE = 4096  # pixels, as of any other preprocessed image
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +122,21 @@ def encode_mask(mask: NDArray[np.uint8], count: int) -> bytes:
 
 def overlay_mask(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """Return `pixels` uint8 [H, W, C] half covered by the colors of a mask [H, W]: uint8 [H, W, 3]."""
-    colors = np.broadcast_to(pixels, (*mask.shape, 3)).astype(np.float32)
-    covered = colors * (1 - OVERLAY_WEIGHT) + OVERLAY_WEIGHT * make_palette(count)[mask]
-    return np.where((mask == VOID)[..., None], colors, covered).round().astype(np.uint8)
+    covered = pixels // 2 + make_palette(count)[mask] // 2
+    return np.where((mask == VOID)[..., None], pixels, covered)
 
 
-def overlay_image(content: Any, mask: NDArray[np.uint8], count: int) -> bytes:
-    """Return an image, encoded or as pixels, under its mask as a PNG file of the same size; raises `ImageError`."""
-    height, width = mask.shape
-    spec = PreprocessingSpec().with_size(height, width)
+def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.uint8], count: int) -> bytes:
+    """Return an image, encoded or as pixels, under its mask as a PNG file; raises `ImageError`.
+
+    It has the size of the mask, of which at most `MAX_OVERLAY_SIDE` pixels on the longer side; `preprocess` says which
+    page of the image is read, and its range of values.
+    """
+    scale = min(1, MAX_OVERLAY_SIDE / max(mask.shape))
+    height, width = (max(1, round(side * scale)) for side in mask.shape)
+    if scale < 1:
+        mask = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    spec = preprocess.with_size(height, width)
     pixels = spec.decode(content) if isinstance(content, bytes | bytearray | memoryview) else spec.apply(content)
     file = io.BytesIO()
     Image.fromarray(overlay_mask(pixels, mask, count)).save(file, "PNG")

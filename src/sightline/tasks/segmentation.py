@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,13 +101,19 @@ class Segmentation(Task):
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that a mask has no meaning for."""
+        evaluation = config.evaluation
         refused = {
             "model.head=sigmoid": config.model.head != "softmax",
-            "train.loss=binary": config.train.loss == "binary",
+            f"train.loss={config.train.loss}": config.train.loss in {"binary", "asymmetric"},
             "augment.mixup": config.augment.mixup > 0,
             "augment.cutmix": config.augment.cutmix > 0,
             "augment.randaugment": config.augment.randaugment > 0,
-            "evaluation.positive_class": bool(config.evaluation.positive_class),
+            "augment.custom": bool(config.augment.custom),
+            "evaluation.positive_class": bool(evaluation.positive_class),
+            "evaluation.target_precision": evaluation.target_precision is not None,
+            "evaluation.coverage": evaluation.coverage is not None,
+            "evaluation.target_recall": evaluation.target_recall is not None,
+            "evaluation.target_fnr": evaluation.target_fnr is not None,
             "split.folds": config.split.folds > 0,
         }
         if named := [name for name, is_set in refused.items() if is_set]:
@@ -157,6 +164,8 @@ class Segmentation(Task):
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
         """Return the temperature of least cross-entropy of some pixels; None if there are too few, or no errors."""
         step = max(1, labels.size // CALIBRATION_PIXELS)
+        while math.gcd(step, labels.shape[-1]) > 1:  # else only some of the columns would count
+            step += 1
         mask = labels.reshape(-1)[::step]
         known = mask != VOID
         scores = logits.reshape(-1, logits.shape[-1])[::step][known]

@@ -197,7 +197,7 @@ def _run_stage(
                 state.best_arrays = all_arrays | checkpoints.copy_variables(
                     stage_run.network.model, stage_run.logits_model
                 )
-            state.best_logits = logits
+            state.best_logits = logits if logits is None or logits.ndim == 2 else None  # of each pixel: too large
         else:
             state.since_best += 1
         callback.on_epoch_end(record)

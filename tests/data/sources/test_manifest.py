@@ -209,6 +209,10 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert list_notes(listing) == [("empty-labels", "3.jpg", "line 4")]
     several = read_manifest(write_table(tmp_path, text.replace("2,0,1,0", "2,1,1,0"))).several_labels
     assert several.endswith("line 3: the one-hot columns give 2 several labels (cat, dog)")
+    text = "path,helmet,mask\n1.jpg,1,0\n2.jpg,0,1\n"  # a class, not a column of masks
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == {
+        "1.jpg": ("helmet", None), "2.jpg": ("mask", None)
+    }  # fmt: skip
 
 
 def test_rows_without_label_or_file_are_left_out_and_listed(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Col
     label = requested["label"] or _find_label_column(table, {path, split})
     if label:
         return Columns(path, label, split)
-    if mask := _first_or_empty(_find_by_name(table, "mask", {path, split})):
+    masks = [c for c in _find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
+    if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
     one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
     if len(one_hot) < 2:

@@ -207,7 +207,8 @@ class _RowReader:
                 place = self.table.describe_row(row.line)
                 display_path = self._display_path(row, key) or place
                 listing.notes.append(SourceNote(kind, display_path, place))
-                listing.unusable.append(UnreadableImage(display_path, reason, label if kind == "missing-files" else ""))
+                stated_label = label if kind == "missing-files" and not self.columns.mask else ""
+                listing.unusable.append(UnreadableImage(display_path, reason, stated_label))
                 conflicts += [(row, display_path)] if kind == "conflicting-rows" else []
             elif key is not None and key not in first_rows:  # an equal row is a repetition
                 first_rows[key] = row.line, label
