@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.label_issues import LabelIssue
     from sightline.evaluation.report import EvaluationReport
-    from sightline.evaluation.results import Metric
+    from sightline.evaluation.results import Metric, TaskResult
     from sightline.intervals import Interval
 
 MAX_ROWS = 5  # rows shown of a list; the JSON holds all
@@ -79,6 +79,24 @@ def _describe_storage(report: EvaluationReport) -> str:
     if len(points) > 1 or (thresholds is not None and thresholds.confidence is not None):
         return "not stored for `predict`: only a single target is stored"
     return "not stored for `predict`"
+
+
+def print_metrics(evaluation: TaskResult, split: str) -> None:
+    """Print the size of an evaluation, what limits it, and a table of its metrics."""
+    from sightline.report import sentences
+
+    classes = len(evaluation.classes)
+    print_line(
+        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
+    )
+    if untested := sentences.describe_untested(evaluation.untested_classes, classes, sentences.describe_split(split)):
+        print_line(untested)
+    for caution in sentences.list_cautions(evaluation.to_dict()):
+        print_line(caution)
+    print_line()
+    rows = [[name.replace("_", " "), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
+    print_table(["metric", "value", "95% interval", ""], rows)
+    print_line()
 
 
 def metric_cells(metric: Metric, classes: int = 0) -> list[str]:

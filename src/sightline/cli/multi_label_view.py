@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sightline.cli.evaluation_view import format_interval, format_number, metric_cells
+from sightline.cli.evaluation_view import format_interval, format_number, metric_cells, print_metrics
 from sightline.cli.output import print_line, print_table
 from sightline.errors import plural
 
@@ -19,22 +19,8 @@ CHOSEN_ON = ("validation", "out-of-fold")  # splits that thresholds are chosen o
 
 def print_report(report: MultiLabelReport) -> None:
     """Print the metrics of images with several labels, each class, and what is confused."""
-    from sightline.report import sentences
-
-    evaluation, classes = report.evaluation, len(report.evaluation.classes)
-    print_line(
-        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
-    )
-    if untested := sentences.describe_untested(
-        evaluation.untested_classes, classes, sentences.describe_split(report.split)
-    ):
-        print_line(untested)
-    for caution in sentences.list_cautions(evaluation.to_dict()):
-        print_line(caution)
-    print_line()
-    rows = [[name.replace("_", " "), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
-    print_table(["metric", "value", "95% interval", ""], rows)
-    print_line()
+    evaluation = report.evaluation
+    print_metrics(evaluation, report.split)
     columns = ["class", "average precision", "AUROC", "precision", "recall", "F1", "threshold", "images"]
     cells = [
         [

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sightline.cli.evaluation_view import format_interval, format_number, metric_cells
+from sightline.cli.evaluation_view import format_interval, format_number, print_metrics
 from sightline.cli.output import print_line, print_table
-from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.segmentation import SegmentationReport
@@ -14,22 +13,8 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
 
 def print_report(report: SegmentationReport) -> None:
     """Print the metrics of masks, each class, what is confused, and the worst image."""
-    from sightline.report import sentences
-
-    evaluation, classes = report.evaluation, len(report.evaluation.classes)
-    print_line(
-        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
-    )
-    if untested := sentences.describe_untested(
-        evaluation.untested_classes, classes, sentences.describe_split(report.split)
-    ):
-        print_line(untested)
-    for caution in sentences.list_cautions(evaluation.to_dict()):
-        print_line(caution)
-    print_line()
-    rows = [[name.replace("_", " "), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
-    print_table(["metric", "value", "95% interval", ""], rows)
-    print_line()
+    evaluation = report.evaluation
+    print_metrics(evaluation, report.split)
     columns = ["class", "IoU", "95% interval", "Dice", "precision", "recall", "of the pixels", "images"]
     cells = [
         [
