@@ -63,10 +63,11 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     scripts = "".join(path.read_text() for path in (Path(messages.__file__).parent / "static").glob("*.js"))
     used = set(re.findall(r'texts(?:\.([a-z]+)|\["([a-z-]+)"\])', scripts))
     assert {a or b for a, b in used} <= set(texts)
-    template = (Path(messages.__file__).parent / "templates" / "library.html.j2").read_text()
-    named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', template))
+    templates = "".join(path.read_text() for path in (Path(messages.__file__).parent / "templates").glob("*.j2"))
+    named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', templates))
     chosen_by_value = {"wrong", "right", "corrected", "dropped", "train", "validation", "test"}
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
+    chosen_by_value |= {"list"}  # of pages
     assert set(texts) == named | chosen_by_value, "each text is used"
 
 

@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
-import jinja2
 import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from sightline import jsonio
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import messages
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
+from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, read_json
 from sightline.studio.protection import ProtectionMiddleware, make_token
 
-FOLDER = Path(__file__).parent
 MAX_ROWS = 500  # of one request
-MAX_BODY = 1 << 20  # bytes of a correction
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
-FRESH = {"Cache-Control": "no-store"}
-
-
-class StrictJSONResponse(Response):
-    """Strict JSON of any value, lone surrogates in names included; never stored."""
-
-    media_type = "application/json"
-
-    def __init__(self, content: Any, status_code: int = 200) -> None:
-        super().__init__(jsonio.encode_text(jsonio.dumps(content)), status_code, FRESH)
 
 
 def create_app(studio: Studio) -> Starlette:
@@ -56,7 +41,8 @@ def create_app(studio: Studio) -> Starlette:
     Errors are ``{"error": message}``.
     """
     token = make_token()
-    endpoints = _Endpoints(studio, token)
+    pages = Pages(token, {"/": "list"})
+    endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
         Route("/order", endpoints.order),
@@ -80,23 +66,16 @@ def create_app(studio: Studio) -> Starlette:
 class _Endpoints:
     """What answers each address; functions that are not coroutines run in threads."""
 
-    def __init__(self, studio: Studio, token: str) -> None:
-        self._studio, self._token = studio, token
-        self._template = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        ).get_template("library.html.j2")  # fmt: skip
+    def __init__(self, studio: Studio, pages: Pages) -> None:
+        self._studio, self._pages = studio, pages
 
-    def page(self, request: Request) -> HTMLResponse:
-        accepted = request.headers.get("accept-language", "")
-        language = messages.choose_language(request.query_params.get("lang"), accepted)
+    def page(self, request: Request) -> Response:
         library = self._studio.library
-        html = self._template.render(
-            name=self._studio.name, t=messages.select(language), language=language, token=self._token, splits=SPLITS,
+        return self._pages.render(
+            request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
             patch=str(self._studio.corrections.path),
         )  # fmt: skip
-        return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)
 
     def order(self, request: Request) -> Response:
         filters = {name: value for name, value in request.query_params.items() if name != "lang"}
@@ -125,7 +104,7 @@ class _Endpoints:
         return self._describe_state(changed, revision=revision)
 
     async def correct(self, request: Request) -> StrictJSONResponse:
-        values = await _read_json(request)
+        values = await read_json(request)
         ids, edit, to = values.get("ids"), values.get("edit"), values.get("to")
         is_list = isinstance(ids, list) and all(type(i) is int for i in ids)
         if not is_list or not isinstance(edit, str) or not isinstance(to, str | None):
@@ -134,7 +113,7 @@ class _Endpoints:
         return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.apply(positions, edit, to)))
 
     async def undo(self, request: Request) -> StrictJSONResponse:
-        number = (await _read_json(request)).get("click")
+        number = (await read_json(request)).get("click")
         if type(number) is not int:
             raise HTTPException(400, "Expected the key click.")
         return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.undo(number)))
@@ -163,21 +142,6 @@ def _parse_ids(text: str) -> list[int]:
     if len(ids) > MAX_ROWS or not all(i.isdecimal() and len(i) < 12 for i in ids):
         raise HTTPException(400, f"ids is {text[:40]!r}: expected up to {MAX_ROWS} numbers.")
     return [int(i) for i in ids]
-
-
-async def _read_json(request: Request) -> dict[str, Any]:
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise HTTPException(413, f"A request has at most {MAX_BODY:,} bytes.")
-    try:
-        values = jsonio.loads(bytes(content))
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise HTTPException(400, "Expected a JSON object.")
-    return values
 
 
 def _image_response(content: bytes | None) -> Response:

@@ -1,0 +1,76 @@
+"""What the studio's pages are made of: templates with texts in the reader's language, and JSON for their scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from sightline import jsonio
+from sightline.studio import messages
+
+FOLDER = Path(__file__).parent
+MAX_BODY = 1 << 20  # bytes of a request in JSON
+FRESH = {"Cache-Control": "no-store"}
+
+
+class StrictJSONResponse(Response):
+    """Strict JSON of any value, lone surrogates in names included; never stored."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200) -> None:
+        super().__init__(jsonio.encode_text(jsonio.dumps(content)), status_code, FRESH)
+
+
+class Pages:
+    """Renders the templates; `links` are the pages to choose from, as the key of a text by address."""
+
+    def __init__(self, token: str, links: dict[str, str]) -> None:
+        self._token, self._links = token, links
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+
+    def render(self, request: Request, template: str, **values: Any) -> HTMLResponse:
+        """Return a page; besides `values` its template has the texts `t`, and `address` to link to other pages."""
+        requested = request.query_params.get("lang")
+        language = messages.choose_language(requested, request.headers.get("accept-language", ""))
+
+        def address(path: str, **parameters: Any) -> str:
+            chosen = parameters | ({"lang": requested} if requested else {})
+            return f"{path}?{urlencode(chosen, errors='backslashreplace')}" if chosen else path
+
+        other = {**dict(request.query_params), "lang": "en" if language == "zh" else "zh"}
+        html = self._templates.get_template(template).render(
+            t=messages.select(language), language=language, token=self._token, links=self._links, address=address,
+            path=request.url.path, other_language=urlencode(other, errors="backslashreplace"), **values,
+        )  # fmt: skip
+        return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the JSON object that a request holds; raises `HTTPException` for anything else."""
+    try:
+        values = jsonio.loads(await read_body(request, MAX_BODY))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise HTTPException(400, "Expected a JSON object.")
+    return values
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return what a request holds; raises `HTTPException` for more than `limit` bytes."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > limit:
+            raise HTTPException(413, f"A request has at most {limit:,} bytes.")
+    return bytes(content)
