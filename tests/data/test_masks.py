@@ -14,9 +14,10 @@ from sightline.config import DataConfig
 from sightline.data.checks.audit import Audit, quick_audit
 from sightline.data.dataset import check_classes
 from sightline.data.indexing import build_index
-from sightline.data.masks import MaskClasses, read_mask_classes
+from sightline.data.masks import VOID, MaskClasses, load_masks, read_mask_classes
 from sightline.data.targets import LABEL_SETS
 from sightline.errors import DataError, ImageError
+from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.masks import decode_mask
 from synthetic_images import encode_png, write_files
 
@@ -170,6 +171,72 @@ def test_the_values_of_a_bit_mask_are_0_and_1() -> None:
     np.testing.assert_array_equal(decode_mask(encode_mask([[0, 255]], "1")), [[0, 1]])
 
 
+def encode_colors(values: object, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.array(values, np.uint8), mode).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_colors_name_classes_in_masks_of_any_mode(tmp_path: Path) -> None:
+    sky, road, void = (128, 128, 192), (128, 64, 128), (0, 0, 0)
+    colors = np.array([[sky, sky], [road, void]], np.uint8)
+    indexed = Image.fromarray(np.array([[0, 0], [1, 2]], np.uint8))
+    indexed.putpalette([*sky, *road, *void])
+    file = io.BytesIO()
+    indexed.save(file, "PNG")
+    transparent = np.dstack([colors, np.full((2, 2), 255, np.uint8)])
+    transparent[1, 1] = (9, 9, 9, 0)
+    partly = transparent.copy()
+    partly[0, 0, 3] = 128
+    odd = colors.copy()
+    odd[0, 1] = (129, 128, 192)
+    masks = {
+        "rgb": encode_colors(colors), "indexed": file.getvalue(), "rgba": encode_colors(transparent, "RGBA"),
+        "partly": encode_colors(partly, "RGBA"), "odd": encode_colors(odd),
+    }  # fmt: skip
+    images = {f"images/{name}.png": encode_png(i, width=2) for i, name in enumerate(masks)}
+    write_files(tmp_path, images | {f"masks/{name}.png": content for name, content in masks.items()})
+    for table in (
+        "value,name\n#8080c0,sky\n#804080,road\n#000000,void\n",
+        "name,r,g,b\nsky,128,128,192\nroad,128,64,128\nvoid,0,0,0\n",
+    ):
+        (tmp_path / "classes.csv").write_text(table)
+        index = build_index(tmp_path)
+        assert {image.path: image.label for image in index.images} == {
+            f"images/{name}.png": "road;sky" for name in ("rgb", "indexed", "rgba")
+        }
+        reasons = {image.path: image.reason for image in index.unreadable}
+        assert "has the color #8180c0, which classes.csv does not name" in reasons["images/odd.png"]
+        assert "partly transparent" in reasons["images/partly.png"]
+        assert len(list_findings(quick_audit(index))["invalid-masks"]) == 2
+        loaded = load_masks(index, [0, 1, 2], PreprocessingSpec(2, 2), ["road", "sky"])
+        np.testing.assert_array_equal(loaded, [[[1, 1], [0, VOID]]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("folders", "table"),
+    [
+        (("701_StillsRaw_full", "LabeledApproved_full"), ("label_colors.txt", "128 128 192\tSky\n128 64 128\t\tRoad")),
+        (("train", "train_labels"), ("class_dict.csv", "name,r,g,b\nSky,128,128,192\nRoad,128,64,128\n")),
+        (("train", "trainannot"), ("classes.csv", "value,name\n#8080c0,Sky\n#804080,Road\n")),
+    ],
+)  # fmt: skip
+def test_the_releases_of_camvid_are_read_as_they_are(
+    tmp_path: Path, folders: tuple[str, str], table: tuple[str, str]
+) -> None:
+    mask = encode_colors([[(128, 128, 192), (128, 64, 128)]] * 2)
+    suffix = "" if folders[1].endswith("annot") else "_L"
+    write_files(
+        tmp_path,
+        {
+            f"{folders[0]}/0001TP_006690.png": encode_png(1, width=2), f"{folders[1]}/0001TP_006690{suffix}.png": mask,
+            table[0]: table[1].encode(),
+        },
+    )  # fmt: skip
+    split = "train" if folders[0] == "train" else None
+    assert read_labels(tmp_path) == {f"{folders[0]}/0001TP_006690.png": ("Road;Sky", split)}
+
+
 @pytest.mark.parametrize("content", [fill_mask(0)[:45], b"", b"GIF89a"])
 def test_a_damaged_mask_is_refused(content: bytes) -> None:
     with pytest.raises(ImageError):
@@ -192,6 +259,10 @@ def test_void_pixels_have_no_class() -> None:
         ("id,label\n0,sky\n", "has the columns id, label: expected value and name"),
         ("value,name\n0,sky\n300,road\n", "line 3: the value is '300', expected an integer from 0 to 255"),
         ("value,name\n-1,sky\n", "the value is '-1'"),
+        ("value,name\n#12,sky\n#804080,road\n", "the value is '#12', expected an integer from 0 to 255, or a color"),
+        ("value,name\n0,sky\n#804080,road\n", "line 3: '#804080' is a color or a value, unlike the rows above"),
+        ("value,name\n#804080,sky\n#804080,road\n", "the value #804080 or the class 'road' occurs a second time"),
+        ("name,r,g,b\nsky,0,0,300\n", "the value is '0,0,300', expected a color such as #804080"),
         ("value,name\n0,sky\n0,road\n", "line 3: the value 0 or the class 'road' occurs a second time"),
         ("value,name\n0,sky\n1,sky\n", "the class 'sky' occurs a second time"),
         ('value,name\n0,"a;b"\n', "the name is 'a;b', expected that of a class, without ';'"),

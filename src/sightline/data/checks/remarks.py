@@ -63,7 +63,7 @@ REMARK_FINDINGS = {
         "warning",
         "image is ignored, since its mask cannot be used",
         "images are ignored, since their masks cannot be used",
-        "Save each mask as an indexed or grayscale PNG of the size of its image, with values that classes.csv names.",
+        "Save each mask as a PNG of the size of its image, with values or colors that classes.csv names.",
     ),
     "unused-masks": RemarkFinding(
         "note",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from sightline.data.masks import CLASSES_FILE, MaskClasses, describe_masks, read_mask_classes
+from sightline.data.masks import CLASSES_FILES, MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import IMAGE_FOLDERS, MASK_FOLDER_NAMES, list_visible
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
@@ -20,6 +21,12 @@ from sightline.errors import DataError, ImageError
 MISSING_MASKS, INVALID_MASKS, UNUSED_MASKS = "missing-masks", "invalid-masks", "unused-masks"
 _SUFFIXES = ("", "_mask", "_L", "_gt")
 """What the name of a mask has after that of its image: CamVid's original release writes ``_L``."""
+_CAMVID_FOLDERS: Mapping[str, Literal["image", "mask"]] = {
+    "701_stillsraw_full": "image",
+    "labeledapproved_full": "mask",
+}
+_BESIDE_IMAGES = ("annot", "_annot", "_labels", "_masks")
+"""What a folder of masks has after the name of the folder of images beside it: ``train`` and ``trainannot``."""
 
 PairKey = tuple[tuple[str, ...], str]
 
@@ -65,21 +72,35 @@ def read_mask_folders(store: FileStore, prefix: str = "", folder: Path | None = 
 
 
 def _find_roles(store: FileStore) -> Iterator[_RoledFile]:
-    for key, parts in list_visible(store).items():
-        if not is_image_name(key):
-            continue
-        for depth, name in enumerate(parts[:-1]):
-            role = _get_role(name)
+    paths = {key: parts for key, parts in list_visible(store).items() if is_image_name(key)}
+    folders = {parts[:depth] for parts in paths.values() for depth in range(1, len(parts))}
+    for key, parts in paths.items():
+        for depth in range(len(parts) - 1):
+            role, folder = _get_role(parts[: depth + 1], folders)
             if role is not None:
-                others = (*parts[:depth], *parts[depth + 1 : -1])
+                others = (*parts[:depth], *folder, *parts[depth + 1 : -1])
                 yield _RoledFile(key, role, (others, PurePosixPath(parts[-1]).stem))
                 break
 
 
-def _get_role(folder: str) -> Literal["image", "mask"] | None:
-    if folder.casefold() in IMAGE_FOLDERS:
-        return "image"
-    return "mask" if folder.casefold() in MASK_FOLDER_NAMES else None
+def _get_role(
+    folder: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]
+) -> tuple[Literal["image", "mask"] | None, tuple[str, ...]]:
+    """Return whether a folder holds images or masks, and what it adds to what pairs them: the name of both if one."""
+    *above, name = folder
+    lower = name.casefold()
+    if lower in IMAGE_FOLDERS:
+        return "image", ()
+    if lower in MASK_FOLDER_NAMES:
+        return "mask", ()
+    if lower in _CAMVID_FOLDERS:
+        return _CAMVID_FOLDERS[lower], ()
+    for suffix in _BESIDE_IMAGES:
+        if lower.endswith(suffix) and (*above, name[: -len(suffix)]) in folders:
+            return "mask", (name[: -len(suffix)],)
+        if any((*above, name + spelling) in folders for spelling in (suffix, suffix.title(), suffix.upper())):
+            return "image", (name,)
+    return None, ()
 
 
 def _find_mask(pair: PairKey, masks: dict[PairKey, str]) -> PairKey | None:
@@ -90,10 +111,11 @@ def _find_mask(pair: PairKey, masks: dict[PairKey, str]) -> PairKey | None:
 
 def find_classes_file(store: FileStore) -> tuple[bytes, str] | None:
     """Return the content and the name of the table of classes that is highest in `store`, None if there is none."""
-    keys = [key for key in list_visible(store) if PurePosixPath(key).name.casefold() == CLASSES_FILE]
+    names = {key: PurePosixPath(key).name.casefold() for key in list_visible(store)}
+    keys = [key for key, name in names.items() if name in CLASSES_FILES]
     if not keys:
         return None
-    key = min(keys, key=lambda name: (name.count("/"), name))
+    key = min(keys, key=lambda key: (key.count("/"), CLASSES_FILES.index(names[key]), key))
     try:
         content = store.read(key)
     except ImageError as error:
@@ -104,9 +126,10 @@ def find_classes_file(store: FileStore) -> tuple[bytes, str] | None:
 def _find_classes(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
     table = find_classes_file(store)
     if table is None and folder is not None:
-        path = folder.resolve().parent / CLASSES_FILE
-        with suppress(ImageError):
-            return read_untrusted_file(path), str(path)
+        for name in CLASSES_FILES:
+            path = folder.resolve().parent / name
+            with suppress(ImageError):
+                return read_untrusted_file(path), str(path)
     return table
 
 
