@@ -15,12 +15,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 BACKENDS := .venv-backends
 ON_BACKENDS := $(BACKENDS)/bin/python
+RAY := .venv-ray
+ON_RAY := $(RAY)/bin/python
 CODE := $(wildcard src tests benchmarks docs/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-backends lint format docs site parity bench bench-quick fuzz lock clean
+.PHONY: help setup demo test test-slow test-backends test-ray lint format docs site parity bench bench-quick fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -42,6 +44,9 @@ test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backe
 		KERAS_BACKEND=$$backend $(ON_BACKENDS) -m pytest -m "backends and not slow" $(ARGS) || exit; done
 	@echo "== formats and other backends, from TensorFlow"
 	@$(ON_BACKENDS) -m pytest -m "installed and not slow" $(ARGS)
+
+test-ray: $(VENV)/installed $(RAY)/installed ## run the tests on Ray, which start clusters on this machine
+	@$(ON_RAY) -m pytest -m ray $(ARGS)
 
 lint: $(VENV)/installed ## check style, format and types
 	@$(BIN)/ruff check $(CODE)
@@ -84,6 +89,12 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
 		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
 	@mv $(VENV)/new.lock requirements-backends.lock
+	@cp requirements-ray.lock $(VENV)/new.lock
+	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
+		--extra ray --extra jax --constraint requirements.lock --custom-compile-command "make lock" \
+		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
+		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
+	@mv $(VENV)/new.lock requirements-ray.lock
 	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
 		--extra serve --extra otel --constraint requirements.lock --custom-compile-command "make lock" \
 		$(ARGS) --output-file requirements-serve.lock pyproject.toml
@@ -95,7 +106,7 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 		--custom-compile-command "make lock" $(ARGS) --output-file requirements-docs.lock
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) $(BACKENDS) .venv-clients .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(BACKENDS) $(RAY) .venv-clients .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Two stamps: a changed lock rebuilds .venv (minutes), a changed pyproject.toml only installs the project (seconds).
@@ -121,6 +132,15 @@ $(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
 	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-backends.lock
 	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps "$(TORCH)"
 	@$(ON_BACKENDS) -c 'import torch' || { echo "$(TORCH) is not a build for CPUs: make TORCH=WHEEL test-backends"; exit 1; }
+	@touch $@
+
+# Likewise, for Ray, JAX beside it for training.
+$(RAY)/installed: $(VENV)/locked requirements-ray.lock
+	@echo "Creating $(RAY) from requirements-ray.lock (about a minute, once) ..."
+	@$(BIN)/python -m venv --clear $(RAY)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(ON_RAY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	@$(ON_RAY) -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-ray.lock
 	@touch $@
 
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock

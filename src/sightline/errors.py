@@ -143,6 +143,7 @@ EXTRAS = {
     "prometheus_client": ("prometheus-client", "serve"),
     "pyarrow": ("pyarrow", "parquet"),
     "python_multipart": ("python-multipart", "serve"),
+    "ray": ("ray", "ray"),
     "s3fs": ("s3fs", "remote"),
     "safetensors": ("safetensors", "export"),
     "sklearn": ("scikit-learn", "train"),

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "no telemetry; huggingface_hub reads it on import",
     "MLFLOW_DISABLE_TELEMETRY": "no telemetry; MLflow reads it on import",
     "ORT_DISABLE_TELEMETRY": "no telemetry; ONNX Runtime 1.31 reads it on import and again in each new session",
+    "RAY_USAGE_STATS_ENABLED": "no telemetry; read by the processes of a Ray cluster when they start",
     "TF_CPP_MIN_LOG_LEVEL": "no notes of TensorFlow's C++ code, which it writes until the process ends",
     "TF_ENABLE_ONEDNN_OPTS": "oneDNN also without AVX-512: training is 1.8 times as fast (benchmarks/README.md)",
     "TF_FORCE_GPU_ALLOW_GROWTH": "`device.memory_growth`; read by TensorFlow when it first uses a GPU",
@@ -143,6 +144,17 @@ def import_wandb(purpose: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return require("wandb", purpose)
+
+
+def import_ray(purpose: str) -> Any:
+    """Import and return Ray without its telemetry, for this process and for a cluster that it starts.
+
+    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    """
+    set_variable("RAY_USAGE_STATS_ENABLED", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return require("ray", purpose)
 
 
 @contextmanager

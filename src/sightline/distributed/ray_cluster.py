@@ -1,0 +1,90 @@
+"""Connect to a Ray cluster, or start one on this machine, without telemetry or a dashboard and with our own signals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sightline import process
+from sightline._keras.imports import import_ray
+from sightline.errors import HostError, UsageError, first_line
+
+CONNECT_SECONDS = 10.0
+
+
+@contextmanager
+def connect(address: str | None = None, purpose: str = "Ray") -> Iterator[Any]:
+    """Connect this process to the Ray cluster at `address` until the block ends, and return the module `ray`.
+
+    `address` is ``HOST:PORT``, or ``auto`` for the cluster that runs on this machine. None is the value of
+    ``RAY_ADDRESS``; where that is not set, a cluster of this machine's cores is started, and stopped at the end of the
+    block. A process that is connected already stays so, and `address` must then be None.
+
+    Raises `HostError` if there is no cluster, `MissingExtraError`, whose message starts with `purpose`, without Ray.
+    """
+    ray = import_ray(purpose)
+    if ray.is_initialized():
+        if address is not None:
+            raise UsageError(f"This process is connected to a Ray cluster already: leave out the address {address}.")
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _check_address(address)
+    with _keep_sigterm():
+        _start(ray, address)
+    try:
+        yield ray
+    finally:
+        ray.shutdown(wait_for_processes=True)
+
+
+def _start(ray: Any, address: str) -> None:
+    is_local = address == "local"
+    options = {"num_cpus": process.count_cores(), "include_dashboard": False} if is_local else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        if is_local:
+            raise HostError(f"Ray cannot be started on this machine: {first_line(error)}") from error
+        raise HostError(_explain_missing(address, first_line(error))) from error
+
+
+def _check_address(address: str) -> None:
+    """Raise an error if nothing listens at an address: Ray itself would try for minutes, and then end the process."""
+    if address in {"auto", "local"}:
+        return
+    host, separator, port = address.rpartition(":")
+    if "://" in address or not separator or not port.isdecimal() or int(port) > 0xFFFF:
+        raise UsageError(
+            f"The address of a Ray cluster is HOST:PORT, e.g. 10.0.0.1:6379, or auto, not {address!r}; to start from "
+            "another machine, submit the command: `ray job submit -- sightline ...`."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise HostError(_explain_missing(address, error.strerror or str(error))) from error
+
+
+def _explain_missing(address: str, reason: str) -> str:
+    place = "on this machine" if address == "auto" else f"at {address}"
+    return f"There is no Ray cluster {place} ({reason}): start it with `ray start --head`, or leave out the address."
+
+
+@contextmanager
+def _keep_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,28 @@
+"""A Ray cluster of several nodes on this machine, for tests that are marked `ray`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def start_nodes(*num_cpus: int) -> Iterator[Any]:
+    """Start a cluster with a node for each of `num_cpus`, and return it; `address` is where it listens.
+
+    Its processes inherit the environment variables of this one.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": 200 << 20}
+    cluster = Cluster(True, head_node_args={"num_cpus": num_cpus[0], "include_dashboard": False, **memory})
+    try:
+        for count in num_cpus[1:]:
+            cluster.add_node(num_cpus=count, **memory)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
