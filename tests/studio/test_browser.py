@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +19,13 @@ from sightline.studio.contents import Studio, open_studio
 from sightline.studio.corrections import Corrections
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
+from studio_server import serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
 MOST_NODES = 700  # of the page: about 300 are of the images in view
 MANY = 100_000
-
-
-@contextmanager
-def serve(studio: Studio, port: int = 0) -> Iterator[str]:
-    """Serve a studio in a thread and yield its address."""
-    import uvicorn
-
-    from sightline.studio.app import create_app
-
-    server = uvicorn.Server(uvicorn.Config(create_app(studio), port=port, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Any]:
-    """Open an address; a script that fails, or a resource that is refused, fails the test."""
-    contexts, errors = [], []
-
-    def open_one(address: str, width: int = 1280, **options: Any) -> Any:
-        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **options))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(address)
-        page.wait_for_selector(".tile img, #empty:not([hidden])")
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert [error for error in errors if "ERR_CONNECTION_REFUSED" not in error] == []
 
 
 def expect_text(page: Any, selector: str, text: str) -> None:

@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
+from sightline.studio import results
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -38,10 +39,13 @@ def create_app(studio: Studio) -> Starlette:
     rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, ``POST /check``
     starts the checks. ``GET /images.csv`` is the corrected list of images.
 
+    Pages of their own modules, such as ``GET /results``, are those of a run alone.
+
     Errors are ``{"error": message}``.
     """
     token = make_token()
-    pages = Pages(token, {"/": "list"})
+    run = studio.run
+    pages = Pages(token, {"/": "list"} | ({} if run is None else {"/results": "results"}))
     endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
@@ -54,6 +58,7 @@ def create_app(studio: Studio) -> Starlette:
         Route("/corrections", endpoints.correct, methods=["POST"]),
         Route("/undo", endpoints.undo, methods=["POST"]),
         Route("/check", endpoints.start_check, methods=["POST"]),
+        *(() if run is None else results.make_routes(run.directory, studio.name, pages)),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(

@@ -25,13 +25,14 @@ from sightline.studio.thumbnails import Thumbnails
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """What the page shows: the images, their corrections, their versions, and what is wrong with them."""
+    """What the pages show: the images, their corrections, their versions, what is wrong with them, and their run."""
 
     name: str
     library: Library
     corrections: Corrections
     thumbnails: Thumbnails
     check: BackgroundCheck
+    run: Run | None = None
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def open_studio(data: Dataset | Run, patch: Path | None = None, callback: Callba
         library = Library(index, corrections, splits, predictions)
         check = BackgroundCheck(index, library, input_config)
         try:
-            yield Studio(index.name, library, corrections, Thumbnails(index, preprocess), check)
+            thumbnails = Thumbnails(index, preprocess)
+            yield Studio(index.name, library, corrections, thumbnails, check, data if isinstance(data, Run) else None)
         finally:
             check.stop()
             library.close()

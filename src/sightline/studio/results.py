@@ -1,0 +1,186 @@
+"""The page of a run's results: the confusion matrix, and what the model reaches if it abstains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sightline import intervals, metrics
+from sightline.data.types import SPLITS
+from sightline.evaluation.results import LabeledPredictions, Metric
+from sightline.evaluation.scoring import compute_class_metrics
+from sightline.evaluation.selective import compute_risk_coverage
+from sightline.runs.directory import RunDirectory
+from sightline.studio.pages import Pages, StrictJSONResponse
+
+MAX_CLASSES = 40  # of a confusion matrix; of more, those with most errors
+MAX_PAIRS = 100
+SHADES = 8  # of the cells of a matrix
+REPORTED = ("test", "validation", "train")  # the split to show first
+
+
+class SplitResults:
+    """What a run predicted for the images of one split: counts of all images, and of those above a confidence."""
+
+    def __init__(self, predictions: LabeledPredictions) -> None:
+        self.classes = predictions.classes
+        self._labels = predictions.labels
+        self._predicted = predictions.probabilities.argmax(1)
+        self._confidences: NDArray[np.float32] = predictions.probabilities.max(1)
+        self._support = np.bincount(self._labels, minlength=len(self.classes))
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """The number of images by true class (rows) and predicted class (columns), int64 [K, K]."""
+        return metrics.confusion_matrix(self._labels, self._predicted, len(self.classes))
+
+    @cached_property
+    def precision_curve(self) -> list[tuple[float, float]]:
+        """About a hundred points of the coverage and the precision at it."""
+        curve = compute_risk_coverage(self._confidences, self._predicted == self._labels).to_dict()
+        return [(x, 1 - y) for x, y in zip(curve["coverage"], curve["risk"], strict=True)]
+
+    @property
+    def lowest_precision(self) -> float:
+        """Where the axis of a plot of `precision_curve` begins: a multiple of 0.1 below 1."""
+        return min(math.floor(10 * min(y for _, y in self.precision_curve)) / 10, 0.9)
+
+    def choose_confidence(self, coverage: float) -> float:
+        """Return the largest confidence that at least a fraction of `coverage` in [0, 1] of the images reach."""
+        ranked = np.sort(self._confidences)[::-1]
+        count = math.ceil(round(coverage * len(ranked), 6))
+        return float(ranked[count - 1]) if count else 1.0
+
+    def describe_selection(self, confidence: float) -> dict[str, Any]:
+        """Return the metrics of a model that abstains below `confidence` in [0, 1], as JSON values.
+
+        The precision is that of the images that are classified. The recall is the fraction of all images, abstentions
+        included, that are classified correctly; over all classes, and of each. `below` is the largest confidence
+        at which the model abstains.
+        """
+        is_accepted = self._confidences >= np.float32(confidence)
+        confusion = metrics.confusion_matrix(
+            self._labels[is_accepted], self._predicted[is_accepted], len(self.classes)
+        )  # of those that are classified
+        hits, accepted, count = int(np.trace(confusion)), int(is_accepted.sum()), len(self._labels)
+        per_class = [
+            {
+                "label": one.label,
+                "support": support,
+                "precision": Metric(one.precision, one.precision_interval).to_dict(),
+                "recall": _describe_fraction(class_hits, support),
+            }
+            for one, class_hits, support in zip(
+                compute_class_metrics(confusion, self.classes), np.diagonal(confusion).tolist(),
+                self._support.tolist(), strict=True,
+            )
+        ]  # fmt: skip
+        return {
+            "confidence": confidence,
+            "below": float(np.nextafter(np.float32(confidence), np.float32(-1))) if confidence else None,
+            "count": count,
+            "accepted": accepted,
+            "errors": accepted - hits,
+            "coverage": _describe_fraction(accepted, count),
+            "abstention": _describe_fraction(count - accepted, count),
+            "precision": _describe_fraction(hits, accepted),
+            "recall": _describe_fraction(hits, count),
+            "classes": per_class,
+        }
+
+    def list_cells(self) -> list[dict[str, Any]]:
+        """Return the rows of the confusion matrix, of the classes with most errors if there are many.
+
+        Each has its `label` and `cells`: the predicted class, the count, and a shade from 0 to `SHADES`.
+        """
+        off_diagonal = self.confusion - np.diag(np.diagonal(self.confusion))
+        errors = off_diagonal.sum(0) + off_diagonal.sum(1)
+        shown = sorted(np.argsort(-errors, kind="stable")[:MAX_CLASSES].tolist())
+        return [
+            {
+                "label": self.classes[i],
+                "support": int(self._support[i]),
+                "cells": [
+                    {
+                        "predicted": self.classes[j],
+                        "count": count,
+                        "is_right": i == j,
+                        "shade": math.ceil(SHADES * count / max(int(self._support[i]), 1)),
+                    }
+                    for j in shown
+                    for count in [int(self.confusion[i, j])]
+                ],
+            }
+            for i in shown
+        ]
+
+    def list_confused_pairs(self) -> list[tuple[str, str, int]]:
+        """Return the true class, the predicted class and the count of the most frequent confusions."""
+        pairs = metrics.most_confused_pairs(self.confusion, MAX_PAIRS)
+        return [(self.classes[i], self.classes[j], count) for i, j, count in pairs]
+
+
+def _describe_fraction(hits: int, count: int) -> dict[str, Any]:
+    if not count:
+        return Metric(None).to_dict()
+    return Metric(hits / count, intervals.wilson_interval(hits, count)).to_dict()
+
+
+def read_results(run: RunDirectory) -> dict[str, SplitResults]:
+    """Return the results of each split that the run was evaluated on."""
+    predictions = {split: run.read_predictions(split) for split in sorted(SPLITS, key=REPORTED.index)}
+    return {split: SplitResults(values) for split, values in predictions.items() if values is not None}
+
+
+def make_routes(run: RunDirectory, name: str, pages: Pages) -> list[Route]:
+    """Return the routes of the page and of its figures; the predictions are read once."""
+    results = read_results(run)
+    thresholds = run.read_thresholds()
+    fitted = None if thresholds is None else thresholds.confidence
+
+    def page(request: Request) -> Response:
+        if not results:
+            return pages.render(request, "results.html.j2", name=name, split=None, splits=[], run=str(run.path))
+        split, chosen = _find_split(results, request)
+        return pages.render(
+            request, "results.html.j2", name=name, split=split, splits=list(results), results=chosen, fitted=fitted,
+            run=str(run.path), max_classes=MAX_CLASSES,
+            selection=chosen.describe_selection(0.0 if fitted is None else fitted),
+        )  # fmt: skip
+
+    def select(request: Request) -> StrictJSONResponse:
+        _, chosen = _find_split(results, request)
+        if (coverage := _parse_fraction(request, "coverage")) is not None:
+            return StrictJSONResponse(chosen.describe_selection(chosen.choose_confidence(coverage)))
+        return StrictJSONResponse(chosen.describe_selection(_parse_fraction(request, "confidence") or 0.0))
+
+    return [Route("/results", page), Route("/results/selection", select)]
+
+
+def _find_split(results: Mapping[str, SplitResults], request: Request) -> tuple[str, SplitResults]:
+    split = request.query_params.get("split") or next(iter(results), "")
+    if split not in results:
+        raise HTTPException(404, f"The run was not evaluated on a split {split[:40]!r}.")
+    return split, results[split]
+
+
+def _parse_fraction(request: Request, name: str) -> float | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise HTTPException(400, f"{name} is {text[:40]!r}: expected a number from 0 to 1.")
+    return value

@@ -1,0 +1,67 @@
+// The page of results: two sliders that move the metrics of a model that abstains.
+
+const $ = (selector) => document.querySelector(selector);
+const section = $("#selection");
+let loading = null; // aborts the request of an older position
+
+function percent(value, digits = 1) {
+  return `${(100 * value).toFixed(digits)}%`;
+}
+
+function showMetric(element, { value, interval }) {
+  const [number, range] = element.children;
+  number.textContent = value === null ? "–" : percent(value);
+  range.textContent = interval === null ? "" : `${(100 * interval[0]).toFixed(1)} – ${percent(interval[1])}`;
+}
+
+function show(selection, moved) {
+  const { confidence, coverage, precision } = selection;
+  if (moved !== $("#threshold")) $("#threshold").value = confidence;
+  if (moved !== $("#coverage")) $("#coverage").value = coverage.value;
+  $("#threshold-value").textContent = confidence.toFixed(3);
+  $("#coverage-value").textContent = percent(coverage.value);
+  $("#threshold").setAttribute("aria-valuetext", confidence.toFixed(3));
+  $("#coverage").setAttribute("aria-valuetext", percent(coverage.value));
+  for (const element of $("#numbers").querySelectorAll("[data-metric]")) showMetric(element, selection[element.dataset.metric]);
+  $("#errors").textContent = selection.errors;
+  $("#accepted").textContent = `${selection.accepted} / ${selection.count}`;
+  for (const [i, row] of [...$("#per-class").tBodies[0].rows].entries()) {
+    for (const cell of row.querySelectorAll("[data-metric]")) showMetric(cell, selection.classes[i][cell.dataset.metric]);
+  }
+  const marker = $("#marker");
+  marker.setAttribute("cx", 240 * coverage.value);
+  marker.setAttribute("cy", (150 * (1 - (precision.value ?? 1))) / (1 - Number(marker.dataset.lowest)));
+  const link = new URL($("#abstained").href);
+  link.searchParams.set("below", selection.below ?? 0);
+  $("#abstained").hidden = selection.accepted === selection.count;
+  $("#abstained").href = link.href;
+  section.dataset.confidence = confidence;
+}
+
+async function select(parameters, moved = null) {
+  loading?.abort();
+  loading = new AbortController();
+  try {
+    const query = new URLSearchParams({ split: section.dataset.split, ...parameters });
+    const response = await fetch(`/results/selection?${query}`, { signal: loading.signal });
+    const selection = await response.json();
+    if (!response.ok) throw new Error(selection.error);
+    show(selection, moved);
+    $("#message").hidden = true;
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("#message").textContent = error instanceof TypeError ? JSON.parse($("#texts").textContent).offline : error.message;
+    $("#message").hidden = false;
+  }
+}
+
+if (section) {
+  $("#sliders").addEventListener("submit", (event) => event.preventDefault());
+  $("#threshold").addEventListener("input", (event) => select({ confidence: event.target.value }, event.target));
+  $("#coverage").addEventListener("input", (event) => select({ coverage: event.target.value }, event.target));
+  $("#sliders").addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-confidence]");
+    if (button) select({ confidence: button.dataset.confidence });
+  });
+  select({ confidence: section.dataset.confidence });
+}
