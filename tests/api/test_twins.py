@@ -63,6 +63,7 @@ NOT_SHARED = {  # and why
         "shard",
         "rows_per_part",
         "masks",
+        "tile",
     },  # predict_proba, to_frame().to_csv, write_predictions, predict_masks
     "embed": {"out"},  # Embeddings.save
     "doctor": {"strict"},  # the exit code: DoctorReport.errors

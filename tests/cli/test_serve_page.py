@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from browser import NO_BROWSER, Page, find_browser
+from drawn_scenes import draw_scenes
 from server_process import Server
-from sightline import load
+from sightline import load, train
+from sightline.inference.masks import overlay_mask
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -101,3 +106,28 @@ def test_a_token_is_asked_for(trained: tuple[Path, Any], colors: Path, tmp_path:
         page.choose_file("#file", next((colors / "blue").iterdir()))
         page.wait_for("document.querySelectorAll('#top li').length > 0")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_model_of_masks_shows_their_colors_and_areas(tmp_path: Path) -> None:
+    scenes = draw_scenes(tmp_path / "scenes", 24, 8)
+    run = train(str(scenes), recipe="fcn", epochs=1, out=tmp_path / "run", set={"model.task": "segmentation"})
+    image = next((scenes / "val" / "images").iterdir())
+    (expected,) = run.classifier.predict_masks(image)
+    assert expected.mask is not None
+    with Server(tmp_path / "run") as running, Page(tmp_path / "profile", 1280) as page:
+        page.open(f"{running.address}/")
+        page.wait_for("document.title !== 'Sightline'")
+        page.choose_file("#file", image)
+        page.wait_for("!document.getElementById('mask-switch').hidden")
+        names = page.evaluate("[...document.querySelectorAll('#top li')].map((row) => row.children[1].textContent)")
+        assert names == [label for label, _ in expected.areas]
+        canvas = "document.getElementById('view').toDataURL()"
+        with_mask = page.evaluate(canvas)
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(with_mask.partition(",")[2]))).convert("RGB"))
+        colors = overlay_mask(np.asarray(Image.open(image)), expected.mask, len(run.classifier.classes))
+        assert np.abs(pixels.astype(int) - colors).max() <= 2
+        page.evaluate("document.getElementById('mask').click()")
+        assert page.evaluate(canvas) != with_mask
+        assert page.evaluate("document.getElementById('heat-switch').hidden")
+        assert "fraction of the pixels" in page.evaluate("document.getElementById('evidence').textContent")
+        assert page.problems == []

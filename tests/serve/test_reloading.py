@@ -156,7 +156,7 @@ def test_a_model_that_was_replaced_is_freed(path: Path, monkeypatch: pytest.Monk
     loaded: list[weakref.ref[Any]] = []
     load_entry = StoredModel.load
 
-    def record(entry: StoredModel, threads: int = 0) -> ServedModel:
+    def record(entry: StoredModel, threads: int = 0, tile: float | None = None) -> ServedModel:
         served = load_entry(entry, threads)
         loaded.append(weakref.ref(served.classifier))
         return served

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import sightline
+from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
 from sightline.api.masks import choose_name, write_masks
 from sightline.config import resolve_config
 from sightline.data.masks import VOID
@@ -24,46 +25,12 @@ from sightline.tasks.protocol import find_task
 from sightline.tasks.segmentation import compute_pixel_weights
 from sightline.training.checkpoints import load_latest
 
-SIDE = 32
 SETTINGS = {"model.task": "segmentation", "device.threads": 1}
-
-
-def draw_scene(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image uint8 [H, W, 3] of a red disk and a blue bar on gray, and its mask: 1, 2, 0, and 9 at an edge."""
-    rng = np.random.default_rng(number)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    top = rng.integers(2, 24)
-    mask[top : top + 5] = 2
-    (cy, cx), radius = rng.integers(8, 24, 2), rng.integers(5, 8)
-    mask[(y - cy) ** 2 + (x - cx) ** 2 < radius**2] = 1
-    colors = np.array([[120, 120, 120], [200, 60, 50], [50, 80, 190]], float)
-    image = colors[mask] + rng.normal(0, 12, (SIDE, SIDE, 3))
-    mask[:, -1] = 9
-    return image.clip(0, 255).astype(np.uint8), mask
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_scenes(folder: Path, train: int, validation: int) -> Path:
-    for split, numbers in (("train", range(train)), ("val", range(1000, 1000 + validation))):
-        for number in numbers:
-            image, mask = draw_scene(number)
-            for kind, pixels in (("images", image), ("masks", mask)):
-                path = folder / split / kind / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encode(pixels))
-    (folder / "classes.csv").write_text("value,name\n0,ground\n1,disk\n2,bar\n9,void\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("scenes"), 48, 16)
+    return draw_scenes(tmp_path_factory.mktemp("scenes"), 48, 16)
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +261,7 @@ def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
 
 @pytest.mark.slow
 def test_the_network_of_the_tutorials_learns_drawn_scenes(tmp_path: Path) -> None:
-    scenes = write_scenes(tmp_path / "scenes", 300, 60)
+    scenes = draw_scenes(tmp_path / "scenes", 300, 60)
     run = sightline.train(str(scenes), set=SETTINGS, out=tmp_path / "run", progress=False)
     assert run.result.model == "fcn"
     assert run.result.details["metrics"]["validation"]["mean_iou"] > 0.9

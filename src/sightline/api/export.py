@@ -183,6 +183,7 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
         manifest = Manifest(
             run.config.model.name, keras.classes, keras.preprocess, run.config.model.task, run.config.recipe,
             parameters=count_parameters(predictor.model), weights_sha256=weights_sha256(predictor.model),
+            tile=run.config.input.tile,
         )  # fmt: skip
         return _ExportSource(
             classifier, run_images, predictor, manifest, keras_to_onnx.convert_model(predictor.model), {}

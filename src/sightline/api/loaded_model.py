@@ -59,6 +59,7 @@ class LoadedModel:
             "trained_on": None,
             "_task_name": self.task.name,
             "thresholds": self.thresholds,
+            "tile": self.tile,
         }
 
     @property
@@ -112,6 +113,13 @@ class LoadedModel:
             return self.run.read_thresholds()
         stored = None if self.manifest is None else self.manifest.thresholds
         return Thresholds.from_dict(stored) if stored else None
+
+    @cached_property
+    def tile(self) -> float:
+        """The scale at which masks are predicted in tiles, as ``input.tile`` states it; 0: the whole image at once."""
+        if self.run is not None:
+            return self.run.config.input.tile
+        return 0.0 if self.manifest is None else self.manifest.tile
 
     def labeled_images(
         self,

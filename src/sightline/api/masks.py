@@ -15,6 +15,7 @@ from sightline.api.owned_png import is_owned_png, save_owned_png
 from sightline.api.record_list import RecordList
 from sightline.errors import ImageError, OutputError, UsageError
 from sightline.inference import stream
+from sightline.inference.manifest import MAX_TILE
 from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image, predict_masks
 from sightline.inference.predictor import Predictor
 from sightline.inference.stream import InputItem
@@ -27,7 +28,12 @@ class MaskModel(LoadedModel):
     """A loaded model that predicts masks, if that is its task."""
 
     def predict_masks(
-        self, images: ImageLike | Iterable[ImageLike], *, out: str | Path | None = None, set: Settings = ()
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        out: str | Path | None = None,
+        tile: float | None = None,
+        set: Settings = (),
     ) -> RecordList[MaskPrediction]:
         """Predict the class of each pixel, with a model of ``model.task="segmentation"``.
 
@@ -36,6 +42,9 @@ class MaskModel(LoadedModel):
             out: A folder to write each mask to, as ``<name>.png``, an indexed PNG whose values are the positions in
                 `classes`, and its colors over the image, of at most 4096 pixels on the longer side, as
                 ``<name>.overlay.png``. Files that Sightline wrote are replaced, others never.
+            tile: Predict images of any size in overlapping tiles of the size that the network takes, cut from the
+                image at this scale: 1 is its full resolution, 0 resizes the whole image instead. None is what
+                ``input.tile`` was in training, by default 0.
             set: As for `predict`.
 
         Returns:
@@ -43,7 +52,7 @@ class MaskModel(LoadedModel):
             its pixels that each class has. For a file that cannot be read, only its `error` is set.
 
         Raises:
-            UsageError: If the model predicts no masks.
+            UsageError: If the model predicts no masks, or `tile` is not from 0 to 16.
             OutputError: If `out` cannot be written, or holds a file that would be replaced.
 
         Example:
@@ -52,13 +61,14 @@ class MaskModel(LoadedModel):
             print(masks[0].mask.shape, masks[0].areas)
             ```
         """
-        return RecordList(self.iter_masks(images, out=out, set=set), MaskPrediction.to_dict)
+        return RecordList(self.iter_masks(images, out=out, tile=tile, set=set), MaskPrediction.to_dict)
 
     def iter_masks(
         self,
         images: ImageLike | Iterable[ImageLike | stream.InputItem],
         *,
         out: str | Path | None = None,
+        tile: float | None = None,
         set: Settings = (),
     ) -> Iterator[MaskPrediction]:
         """Yield what `predict_masks` returns as it is ready, for any number of images: few are in memory at once.
@@ -66,30 +76,46 @@ class MaskModel(LoadedModel):
         Args:
             images: As for `predict`; may be a generator.
             out: As for `predict_masks`.
+            tile: As for `predict_masks`.
             set: As for `predict`.
         """
         if not self.task.targets.are_masks:
             raise UsageError("This model classifies whole images: masks need one with model.task=segmentation.")
+        scale = self.tile if tile is None else check_tile(tile)
         items = list_items(images, self.predictor.preprocess.channels, set)
         if out is None:
-            return predict_masks(self.predictor, items)
-        return write_masks(self.predictor, items, Path(out))
+            return predict_masks(self.predictor, items, scale)
+        return write_masks(self.predictor, items, Path(out), scale)
 
 
-def write_masks(predictor: Predictor, items: Iterable[InputItem], folder: Path) -> Iterator[MaskPrediction]:
+def check_tile(tile: float) -> float:
+    """Return `tile`; raises `UsageError` unless it is the scale of tiles, or 0."""
+    if not 0 <= tile <= MAX_TILE:
+        raise UsageError(
+            f"tile is {tile:g}, expected the scale at which an image is cut into tiles, up to {MAX_TILE:g}, or 0 for "
+            "none."
+        )
+    return float(tile)
+
+
+def write_masks(
+    predictor: Predictor, items: Iterable[InputItem], folder: Path, tile: float = 0.0
+) -> Iterator[MaskPrediction]:
     """Yield the mask of each item as soon as its files are in `folder`: ``<name>.png`` and ``<name>.overlay.png``.
 
     The second image of a name gets ``<name>-2.png``. Raises `OutputError` at the first file that cannot be written, or
-    that exists and was not written here.
+    that exists and was not written here. `tile` is that of `inference.masks.predict_masks`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {folder} for masks cannot be created: {error.strerror or error}.") from error
-    return _write_each(predictor, items, folder)
+    return _write_each(predictor, items, folder, tile)
 
 
-def _write_each(predictor: Predictor, items: Iterable[InputItem], folder: Path) -> Iterator[MaskPrediction]:
+def _write_each(
+    predictor: Predictor, items: Iterable[InputItem], folder: Path, tile: float
+) -> Iterator[MaskPrediction]:
     pending: deque[InputItem] = deque()
 
     def remember(items: Iterable[InputItem]) -> Iterator[InputItem]:
@@ -98,7 +124,7 @@ def _write_each(predictor: Predictor, items: Iterable[InputItem], folder: Path) 
             yield item
 
     names: set[str] = set()
-    for prediction in predict_masks(predictor, remember(items)):
+    for prediction in predict_masks(predictor, remember(items), tile):
         item = pending.popleft()
         if prediction.mask is None:
             yield prediction

@@ -92,6 +92,15 @@ def predict(
             help="Write the mask of each image as PNG, and its colors over the image; rows state the areas.",
         ),
     ] = None,
+    tile: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=16,
+            metavar="SCALE",
+            help="Predict masks in tiles, cut from the image at this scale; 0: resize the whole image.",
+        ),
+    ] = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
@@ -99,6 +108,8 @@ def predict(
         raise UsageError(
             "--knn and --reference go together: the number of neighbors, and the images that they are from."
         )
+    if tile is not None and masks is None:
+        raise UsageError("--tile is for masks: give the folder to write them to with --masks as well.")
     to_folder = _check_folder(out, output_format, shard, rows_per_part)
     chosen_format = TableFormat.json if to_folder else _choose_format(output_format, out)
     if out is not None and not to_folder:
@@ -108,7 +119,7 @@ def predict(
     if masks is not None:
         if out is not None or probabilities or top is not None:
             raise UsageError("--masks prints the area of each class: leave out --out, --probabilities and --top.")
-        predicted = classifier.iter_masks(items, out=masks)
+        predicted = classifier.iter_masks(items, out=masks, tile=tile)
         failed = print_masks(predicted, classifier.classes, chosen_format, raw=raw_csv)
     elif out is not None and to_folder:
         result = classifier.write_predictions(

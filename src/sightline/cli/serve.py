@@ -53,6 +53,15 @@ def serve(
     max_wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long an image waits for others to share its batch.")
     ] = 0.0,
+    tile: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=16,
+            metavar="SCALE",
+            help="Predict masks in tiles, cut from the image at this scale; 0: resize the whole image.",
+        ),
+    ] = None,
     reload_interval: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only."),
@@ -96,8 +105,8 @@ def serve(
     max_bytes = max_upload_mb * MEGABYTE
     run(
         model, host, port, max_bytes=max_bytes, say=print_line, models=models, name=name, limits=limits,
-        threads=threads, batch_size=batch_size, max_wait=max_wait, reload_interval=reload_interval, grace=grace,
-        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
+        threads=threads, batch_size=batch_size, max_wait=max_wait, tile=tile,
+        reload_interval=reload_interval, grace=grace, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
         log_format=None if log_format is None else log_format.value,
         log_features=log_features, log_features_bytes=log_features_mb * MEGABYTE,

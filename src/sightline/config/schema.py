@@ -135,10 +135,10 @@ class InputConfig:
     )
     page: int = setting(1, "page of multi-page TIFF files or frame of animations, counted from 1", 1, 1_000_000)
     max_megapixels: int = setting(
-        50,
-        "maximum megapixels per image; larger ones are rejected; JPEGs count at the scale at which they are decoded",
-        1,
-        4000,
+        50, "maximum megapixels per image; larger ones are rejected; JPEGs count at their decoded scale", 1, 4000
+    )
+    tile: float = setting(
+        0.0, "scale at which masks are predicted in tiles, e.g. 1: full resolution; 0: of the resized image", 0, 16
     )
 
     def __post_init__(self) -> None:

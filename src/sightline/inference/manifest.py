@@ -16,6 +16,7 @@ from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION = 2
 MAX_CLASSES = 100_000
+MAX_TILE = 16.0  # the largest scale at which an image is cut into tiles
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD_TYPES: dict[str, Any] = {
     "model": str, "task": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str,
@@ -94,7 +95,8 @@ class Manifest:
 
     `task` is what the model has learned, as ``model.task`` names it. `temperature` divides the logits, already inside
     the graph. `metrics` holds the metrics of each split, `thresholds` those for abstaining, `parity` the differences
-    between the file and the trained model, `lineage` the steps that derived it from another model.
+    between the file and the trained model, `lineage` the steps that derived it from another model. `tile` is the scale
+    at which masks are predicted in tiles, 0 for the whole image at once; see `tiling`.
     """
 
     model: str
@@ -114,6 +116,7 @@ class Manifest:
     reference_examples: tuple[ReferenceExample, ...] = ()
     graph_sha256: str = ""
     version: str = ""
+    tile: float = 0.0
 
     def __post_init__(self) -> None:
         for name, expected_type in _FIELD_TYPES.items():
@@ -129,13 +132,18 @@ class Manifest:
             raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MAX_CLASSES}")
         if len(set(self.classes)) < len(self.classes) or not all(map(_is_name, self.classes)):
             raise ModelError("the manifest's classes are not distinct names")
-        if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
-            raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")
+        self._check_numbers()
         check_thresholds(thresholds, self.classes)
         for example in self.reference_examples:
             is_valid = len(example.probabilities) == len(self.classes) and _SHA256.fullmatch(example.pixels_sha256)
             if not is_valid or not REFERENCE_FILE.fullmatch(example.file) or not self._knows(example.label):
                 raise ModelError(f"the manifest's reference example {example.file!r} is invalid")
+
+    def _check_numbers(self) -> None:
+        if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
+            raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")
+        if type(self.tile) is not float or not 0 <= self.tile <= MAX_TILE:
+            raise ModelError(f"the manifest's tile is {self.tile!r}, expected a number from 0 to {MAX_TILE:g}")
 
     def _knows(self, label: str) -> bool:
         return self.task != "single_label" or label in self.classes
@@ -167,7 +175,8 @@ class Manifest:
         if not jsonio.is_encodable(jsonio.dumps(values)):
             raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")
         jsonio.build(_DisplayedFields, values, "the manifest")
-        field_values = {"task": "single_label"} | {key: value for key, value in values.items() if key != "schema"}
+        defaults = {"task": "single_label", "tile": 0.0}  # of manifests that were written before these fields
+        field_values = defaults | {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}
         if set(field_values) != expected:
             raise ModelError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from sightline.data.batches import load_ahead
 from sightline.data.masks import VOID
-from sightline.inference.predictor import Predictor
-from sightline.inference.runner import predict_images
+from sightline.errors import ImageError
+from sightline.inference.decisions import Interpreter
+from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
+from sightline.inference.results import Prediction, Thresholds
+from sightline.inference.runner import choose_batch_size, predict_images, run_batches
 from sightline.inference.stream import InputItem, decode_item
+from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, inspect_image
 
 MAX_OVERLAY_SIDE = 4096  # pixels, as of any other preprocessed image
@@ -52,8 +58,45 @@ class _SizedImage:
     height: int
 
 
-def predict_masks(predictor: Predictor, items: Iterable[InputItem]) -> Iterator[MaskPrediction]:
-    """Yield the mask of each item, in order; `error` is the reason if there is none."""
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelPrediction(Prediction):
+    """The prediction of a model of masks with its `mask` uint8 [h, w], and the `probabilities` float32 [h, w, K].
+
+    Both are of the pixels that the network takes; `probabilities` are None where nobody asked for them.
+    """
+
+    mask: NDArray[np.uint8] | None = None
+    probabilities: NDArray[np.float32] | None = None
+
+
+def keep_pixels(interpret: Interpreter) -> Interpreter:
+    """Return an interpreter whose predictions are a `PixelPrediction` with the fields that `interpret` returns."""
+
+    def interpret_pixels(
+        path: str,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
+        classes: tuple[str, ...],
+        *,
+        top: int,
+        thresholds: Thresholds | None,
+    ) -> PixelPrediction:
+        prediction = interpret(path, probabilities, logits, classes, top=top, thresholds=thresholds)
+        values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
+        mask = probabilities.argmax(-1).astype(np.uint8)
+        return PixelPrediction(**values, mask=mask, probabilities=probabilities)
+
+    return interpret_pixels
+
+
+def predict_masks(predictor: Predictor, items: Iterable[InputItem], tile: float = 0.0) -> Iterator[MaskPrediction]:
+    """Yield the mask of each item, in order; `error` is the reason if there is none.
+
+    An image is resized to what the network takes, or with `tile` predicted in tiles, cut from it at this scale.
+    """
+    if tile:
+        yield from _predict_in_tiles(predictor, items, tile)
+        return
     decode = partial(_decode_sized, predictor.preprocess)
     for batch in predict_images(predictor, items, decode, lambda sized: sized.pixels):
         for image in batch:
@@ -62,22 +105,51 @@ def predict_masks(predictor: Predictor, items: Iterable[InputItem]) -> Iterator[
                 continue
             mask = image.probabilities.argmax(-1).astype(np.uint8)
             mask = restore_size(predictor.preprocess, mask, image.decoded.width, image.decoded.height)
-            yield MaskPrediction(image.item.path, mask, _measure_areas(mask, predictor.classes))
+            yield MaskPrediction(image.item.path, mask, measure_areas(mask, predictor.classes))
 
 
-def _decode_sized(preprocess: PreprocessingSpec, item: InputItem) -> _SizedImage:
+def _predict_in_tiles(predictor: Predictor, items: Iterable[InputItem], scale: float) -> Iterator[MaskPrediction]:
+    preprocess, size = predictor.preprocess, choose_batch_size(predictor.preprocess.shape)
+
+    def compute(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batches = [tiles[start : start + size] for start in range(0, len(tiles), size)]
+        return np.concatenate([rows for _, rows in run_batches(predictor.probabilities, batches, len(batches[0]))])
+
+    def decode(item: InputItem) -> tuple[InputItem, _SizedImage | str]:
+        try:
+            return item, _decode_sized(preprocess, item, scale)
+        except ImageError as error:
+            return item, str(error)
+
+    with closing(load_ahead((partial(decode, item) for item in items), 1, 1)) as images:  # whole images are large
+        for item, image in images:
+            if isinstance(image, str):
+                yield MaskPrediction(item.path, error=image)
+                continue
+            mask = predict_tiled(compute, image.pixels, preprocess, len(predictor.classes))
+            if mask is None:
+                yield MaskPrediction(item.path, error=NOT_FINITE_REASON)
+                continue
+            mask = resize_mask(mask, image.width, image.height)
+            yield MaskPrediction(item.path, mask, measure_areas(mask, predictor.classes))
+
+
+def _decode_sized(preprocess: PreprocessingSpec, item: InputItem, scale: float = 0.0) -> _SizedImage:
+    """Return the pixels of an item, those of the whole image at `scale` unless it is 0, and the size of the image."""
     content = item.read()
     if isinstance(content, bytes | bytearray | memoryview):
         header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
-        return _SizedImage(preprocess.decode(content), header.width, header.height)
-    pixels = decode_item(preprocess, item)
-    if isinstance(content, Image.Image):
-        return _SizedImage(pixels, *ImageOps.exif_transpose(content).size)
-    height, width = content.shape[:2]
-    return _SizedImage(pixels, width, height)
+        width, height = header.width, header.height
+    elif isinstance(content, Image.Image):
+        width, height = ImageOps.exif_transpose(content).size
+    else:
+        height, width = (*np.shape(content), 1, 1)[:2]  # anything else is refused below
+    spec = scale_spec(preprocess, width, height, scale) if scale else preprocess
+    return _SizedImage(decode_item(spec, InputItem(item.path, lambda: content)), width, height)
 
 
-def _measure_areas(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+def measure_areas(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """Return the fraction of the pixels of a mask [H, W] of each class that it has, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=256)[: len(classes)]
     order = np.argsort(-counts, kind="stable")
     return tuple((classes[k], float(counts[k] / mask.size)) for k in order if counts[k])
@@ -94,6 +166,33 @@ def restore_size(preprocess: PreprocessingSpec, mask: NDArray[np.uint8], width: 
     canvas = Image.new("L", (width, height), VOID)
     canvas.paste(content.resize((right - left, bottom - top), Image.Resampling.NEAREST), (left, top))
     return np.array(canvas)
+
+
+def resize_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Return a mask uint8 [h, w] of a whole image at the size of the image, by the nearest pixel."""
+    if mask.shape == (height, width):
+        return mask
+    return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def encode_runs(mask: NDArray[np.uint8]) -> dict[int, list[int]]:
+    """Return for each value of a mask [H, W] the lengths of its runs, as COCO's uncompressed run-length encoding.
+
+    Pixels are counted column by column: first those of other values, which may be none, then those of this value, and
+    so on in turn.
+
+    >>> encode_runs(np.array([[0, 1], [0, 1], [2, 1]], np.uint8))
+    {0: [0, 2, 4], 1: [3, 3], 2: [2, 1, 3]}
+    """
+    flat = mask.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends, values = np.append(starts[1:], flat.size), flat[starts]
+    runs = {}
+    for value in np.unique(values).tolist():
+        edges = np.stack([starts[values == value], ends[values == value]], 1).ravel()
+        counts = np.diff(edges, prepend=0).tolist()
+        runs[value] = counts if edges[-1] == flat.size else [*counts, int(flat.size - edges[-1])]
+    return runs
 
 
 def make_palette(count: int) -> NDArray[np.uint8]:
@@ -132,12 +231,21 @@ def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.
     It has the size of the mask, of which at most `MAX_OVERLAY_SIDE` pixels on the longer side; `preprocess` says which
     page of the image is read, and its range of values.
     """
+    mask = shrink_mask(mask)
+    spec = preprocess.with_size(*mask.shape)
+    pixels = spec.decode(content) if isinstance(content, bytes | bytearray | memoryview) else spec.apply(content)
+    return encode_png(overlay_mask(pixels, mask, count))
+
+
+def shrink_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a mask [H, W] at the size of its overlay: at most `MAX_OVERLAY_SIDE` pixels on the longer side."""
     scale = min(1, MAX_OVERLAY_SIDE / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
-    if scale < 1:
-        mask = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    spec = preprocess.with_size(height, width)
-    pixels = spec.decode(content) if isinstance(content, bytes | bytearray | memoryview) else spec.apply(content)
+    return resize_mask(mask, width, height)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels uint8 [H, W, 3] as a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(overlay_mask(pixels, mask, count)).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

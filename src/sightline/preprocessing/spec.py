@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline.errors import ModelError, UsageError
-from sightline.preprocessing import bit_depth, formats
+from sightline.preprocessing import bit_depth, formats, structure_limits
 from sightline.preprocessing.array_hints import suggest_conversion
 from sightline.preprocessing.formats import ImageBytes, ImageHeader, ValueRange, translate_errors
 
@@ -96,10 +96,11 @@ class PreprocessingSpec:
     value_range: ValueRange | None = None
     page: int = 1
     max_megapixels: int = 50
+    max_side: ClassVar[int] = MAX_SIDE
 
     def __post_init__(self) -> None:
         choices = {"channels": (1, 3), "resize": get_args(Resize), "interpolation": get_args(Interpolation)}
-        maxima = {"height": MAX_SIDE, "width": MAX_SIDE, "page": 1_000_000, "max_megapixels": MAX_MEGAPIXELS}
+        maxima = {"height": self.max_side, "width": self.max_side, "page": 1_000_000, "max_megapixels": MAX_MEGAPIXELS}
         for name, allowed in choices.items():
             value = getattr(self, name)
             if type(value) is not type(allowed[0]) or value not in allowed:
@@ -283,6 +284,13 @@ class PreprocessingSpec:
             image = image.crop((-left, -top, self.width - left, self.height - top))  # black outside the image
         image = image.convert("RGB") if self.channels == 3 and image.mode == "L" else image
         return np.array(image).reshape(self.height, self.width, self.channels)
+
+
+class WholeImageSpec(PreprocessingSpec):
+    """How a whole image is decoded that no network takes at once: its sides may be as long as those of any image."""
+
+    __slots__ = ()
+    max_side: ClassVar[int] = structure_limits.MAX_SIDE
 
 
 def _check_range(limits: Any) -> ValueRange:

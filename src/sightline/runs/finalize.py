@@ -269,6 +269,7 @@ def build_bundle(
         reference_examples=examples,
         version=metadata.version("sightline"),
         recipe=config.recipe,
+        tile=config.input.tile,
         **manifest_fields,
     )
     if validation_outputs is not None and config.bundle.validation_sample:

@@ -63,7 +63,10 @@ class TrainRequest:
         """
         recorded_name = [{"recipe": self.recipe}] if base else []
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
-        find_task(config.model.task).check_settings(config)
+        task = find_task(config.model.task)
+        task.check_settings(config)
+        if config.input.tile and not task.targets.are_masks:
+            raise ConfigError("input.tile is for masks: leave it out, or set model.task=segmentation.")
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
         if config.train.effort and self.recipe != "auto" and not self.has_efforts:

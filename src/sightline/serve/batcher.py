@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,19 @@ from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference import stream
 from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.masks import PixelPrediction, keep_pixels
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
+from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics, ModelMetrics
 from sightline.serve.served_model import UNNAMED
 from sightline.serve.tracing import Tracing, trace_step
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
 
@@ -55,7 +60,7 @@ class Batcher:
 
     Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in its own
     thread, on all images that arrived during the previous batch, and in the time that `batching` gives them. A request
-    that is cancelled leaves the queue.
+    that is cancelled leaves the queue. `size` is the largest number of images in a batch.
     """
 
     def __init__(
@@ -71,10 +76,12 @@ class Batcher:
     ) -> None:
         self._classifier, self._tracing, self._log = classifier, tracing, log
         self._metrics = metrics or Metrics().for_model(UNNAMED)
-        self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
+        are_masks = classifier.task.targets.are_masks
+        self._thresholds = classifier.thresholds
+        self._interpret = keep_pixels(classifier.task.interpret) if are_masks else classifier.task.interpret
         batching = batching or Batching()
-        self._size, self._wait = batching.size or choose_batch_size(classifier.preprocess.shape), batching.wait
-        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
+        self.size, self._wait = batching.size or choose_batch_size(classifier.preprocess.shape), batching.wait
+        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self.size)
         self._limits = limits or Limits()
         self._decoders, self._owns_decoders = decoders or DecoderPool(seconds=self._limits.decode), decoders is None
         self._stalled = False
@@ -94,7 +101,7 @@ class Batcher:
         """Start what decodes, and run the model once, so that the first images do not wait for either."""
         await self._decoders.warm_up()
         blank = np.zeros(self._classifier.preprocess.shape, np.uint8)
-        for size in {1, self._size}:
+        for size in {1, self.size}:
             await asyncio.get_running_loop().run_in_executor(self._model, self._predict_blank, [blank] * size)
 
     async def predict(self, content: bytes | bytearray) -> Prediction:
@@ -108,11 +115,16 @@ class Batcher:
             return Prediction("", error=str(error))
         return await self.predict_pixels(pixels)
 
-    async def decode(self, content: bytes | bytearray) -> NDArray[np.uint8]:
-        """Return the pixels [H, W, C] of one encoded image; raises `ImageError` if it cannot be read."""
+    async def decode(
+        self, content: bytes | bytearray, preprocess: PreprocessingSpec | None = None
+    ) -> NDArray[np.uint8]:
+        """Return the pixels [H, W, C] of one encoded image, by default those that the network takes.
+
+        Raises `ImageError` if it cannot be read.
+        """
         try:
             with self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
-                return await self._decoders.decode(content, self._classifier.preprocess)
+                return await self._decoders.decode(content, preprocess or self._classifier.preprocess)
         except ImageError:
             self._metrics.count_unreadable()
             raise
@@ -122,7 +134,19 @@ class Batcher:
         return self._model.submit(self._classifier.predictor.outputs, pixels).result()
 
     async def predict_pixels(self, pixels: NDArray[np.uint8]) -> Prediction:
-        """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`."""
+        """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`.
+
+        That of a model of masks is a `PixelPrediction` without probabilities, which would take too much memory.
+        """
+        prediction = await self._enqueue(pixels)
+        return replace(prediction, probabilities=None) if isinstance(prediction, PixelPrediction) else prediction
+
+    async def predict_each_pixel(self, pixels: NDArray[np.uint8]) -> PixelPrediction:
+        """Return the mask and the probabilities of the pixels [H, W, C], of a model of masks; see `predict`."""
+        prediction = await self._enqueue(pixels)
+        return prediction if isinstance(prediction, PixelPrediction) else PixelPrediction("", error=prediction.error)
+
+    async def _enqueue(self, pixels: NDArray[np.uint8]) -> Prediction:
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         image = _PendingImage(pixels, future)
         try:
@@ -140,18 +164,11 @@ class Batcher:
 
         If one of them fails, the others are given up.
         """
-        limit = asyncio.Semaphore(self._size)
 
         async def predict(image: bytes | bytearray | NDArray[np.uint8]) -> Prediction:
-            async with limit:
-                return await (self.predict_pixels(image) if isinstance(image, np.ndarray) else self.predict(image))
+            return await (self.predict_pixels(image) if isinstance(image, np.ndarray) else self.predict(image))
 
-        tasks = [asyncio.create_task(predict(image)) for image in images]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await gather_limited(predict, images, self.size)
 
     async def run(self) -> None:
         """Process batches until cancelled."""
@@ -159,7 +176,7 @@ class Batcher:
             batch = [await self._queue.get()]
             if self._wait:
                 await self._fill(batch)
-            while len(batch) < self._size and not self._queue.empty():
+            while len(batch) < self.size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             batch = [image for image in batch if not image.future.done()]  # done: the client left
             if not batch:
@@ -184,7 +201,7 @@ class Batcher:
         """Add the images that arrive until the first one has waited for its time, or the batch is full."""
         with suppress(TimeoutError):
             async with asyncio.timeout(batch[0].arrival + self._wait - time.perf_counter()):
-                while len(batch) < self._size:
+                while len(batch) < self.size:
                     batch.append(await self._queue.get())
 
     async def _run_model(
@@ -221,6 +238,24 @@ class Batcher:
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
             interpret=self._interpret, log=log,
         )  # fmt: skip
+
+
+async def gather_limited(
+    compute: Callable[[Item], Awaitable[Result]], items: Iterable[Item], limit: int
+) -> list[Result]:
+    """Return the result of `compute` for each item, at most `limit` at a time; if one fails, others are given up."""
+    free = asyncio.Semaphore(limit)
+
+    async def run(item: Item) -> Result:
+        async with free:
+            return await compute(item)
+
+    tasks = [asyncio.create_task(run(item)) for item in items]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _fail(futures: list[asyncio.Future[Prediction]], error: Exception) -> None:

@@ -74,6 +74,8 @@ def make_routes(models: RunningModels) -> list[Route]:
 
 async def _explain(request: Request, running: RunningModel, turn: asyncio.Semaphore) -> JSONResponse:
     predictor, batcher = running.served.classifier.predictor, running.batcher
+    if running.served.classifier.task.targets.are_masks:
+        raise HTTPException(400, "Heat maps are of the class of an image, and this model predicts masks.")
     label = request.query_params.get("class")
     if label is not None and label not in predictor.classes:
         raise HTTPException(400, f"The model has no class {label[:80]!r}.{suggest(label[:80], predictor.classes)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 MEGABYTE = 10**6
 MAX_IMAGES = 1024  # of a request
+MAX_MASKS = 64  # of a request: each has a value for each pixel
 LOG_BYTES = 256 * MEGABYTE  # of a log of features: 70,000 images of 1,280 features
 DEFAULT_RELOAD_INTERVAL: float = 5  # seconds between looks for models that changed
 DEFAULT_GRACE: float = 10  # seconds for what is in flight after a signal

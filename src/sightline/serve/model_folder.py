@@ -39,9 +39,9 @@ class StoredModel:
         """Return a value that changes when a file of the model is written or replaced; nothing is read."""
         return tuple(map(_read_file_signature, _list_files(self.path)))
 
-    def load(self, threads: int = 0) -> ServedModel:
-        """Load and verify the model; raises `ModelError`."""
-        return ServedModel.from_classifier(api.load(self.path, threads=threads), self.name, self.number)
+    def load(self, threads: int = 0, tile: float | None = None) -> ServedModel:
+        """Load and verify the model; raises `ModelError`. `tile`: see `ServedModel.from_classifier`."""
+        return ServedModel.from_classifier(api.load(self.path, threads=threads), self.name, self.number, tile)
 
 
 def list_folder(folder: Path) -> list[StoredModel]:
@@ -68,12 +68,12 @@ def list_folder(folder: Path) -> list[StoredModel]:
     return list(entries.values())
 
 
-def load_all(entries: list[StoredModel], threads: int = 0) -> list[ServedModel]:
+def load_all(entries: list[StoredModel], threads: int = 0, tile: float | None = None) -> list[ServedModel]:
     """Load all models; raises `ModelError` with a sentence for each that cannot be used."""
     models, reasons = [], []
     for entry in entries:
         try:
-            models.append(entry.load(threads))
+            models.append(entry.load(threads, tile))
         except SightlineError as error:
             reasons.append(str(error))
     if reasons:

@@ -1,7 +1,8 @@
 """The Open Inference Protocol, version 2, over HTTP: the one of KServe, Triton, MLServer and their clients.
 
 A model has two inputs, of which a request gives one: `pixels` UINT8 [N, H, W, C], images of the size of the model, and
-`image` BYTES [N], encoded files. The outputs are those of `predict`. Triton's extensions for binary tensor data, with
+`image` BYTES [N], encoded files. The outputs are those of `predict`; `mask` UINT8 [N, H, W] of a model of masks is that
+of the pixels that the network takes. Triton's extensions for binary tensor data, with
 its raw requests, and for classification are supported.
 Source: https://github.com/kserve/open-inference-protocol.
 """
@@ -22,9 +23,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import jsonio
+from sightline.inference.masks import PixelPrediction
 from sightline.inference.results import Prediction
 from sightline.serve.admission import MAX_DIGITS, read_body
-from sightline.serve.limits import MAX_IMAGES
+from sightline.serve.limits import MAX_IMAGES, MAX_MASKS
 from sightline.serve.responses import JSONResponse, check_prediction
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModels
 from sightline.serve.served_model import ServedModel
@@ -80,6 +82,8 @@ class InferenceModel:
                 self.outputs["undecided"] = marks
             if thresholds is not None and thresholds.set_threshold is not None:
                 self.outputs["label_set"] = marks
+            if classifier.task.targets.are_masks:
+                self.outputs["mask"] = ("UINT8", [-1, *classifier.preprocess.shape[:2]])
         elif classifier.thresholds is not None:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:
@@ -135,8 +139,9 @@ class InferenceModel:
         if spec.get("datatype") != datatype:
             raise ValueError(f"its datatype is {str(spec.get('datatype'))[:80]!r}, expected {datatype!r}")
         shape = read_shape(spec, expected)
-        if shape[0] > MAX_IMAGES:
-            raise ValueError(f"it has {shape[0]} images, and a request has at most {MAX_IMAGES}")
+        limit = MAX_MASKS if "mask" in self.outputs else MAX_IMAGES
+        if shape[0] > limit:
+            raise ValueError(f"it has {shape[0]} images, and a request has at most {limit}")
         size = _read_parameters(spec, f"the input {name!r}").get("binary_data_size")
         if size is None:
             if len(binary):
@@ -178,12 +183,18 @@ class InferenceModel:
             return Tensor(request.name, BYTES, (count,), [str(prediction.label) for prediction in predictions])
         if request.name in {"labels", "undecided", "label_set"}:
             return self._mark_classes(request.name, [getattr(prediction, request.name) for prediction in predictions])
+        if request.name == "mask":
+            masks = [prediction.mask for prediction in predictions if isinstance(prediction, PixelPrediction)]
+            return Tensor.from_array("mask", "UINT8", np.stack([mask for mask in masks if mask is not None]))
+        return self._compute_decisions(request.name, predictions)
+
+    def _compute_decisions(self, name: str, predictions: Sequence[Prediction]) -> Tensor:
         decisions = [prediction.decision for prediction in predictions if prediction.decision is not None]
-        if request.name == "decision":
-            return Tensor(request.name, BYTES, (count,), [decision.decision for decision in decisions])
-        if request.name == "ood_score":
-            return Tensor.from_array("ood_score", "FP64", np.array([decision.ood_score for decision in decisions]))
-        return self._mark_classes(request.name, [decision.set for decision in decisions])
+        if name == "decision":
+            return Tensor(name, BYTES, (len(decisions),), [decision.decision for decision in decisions])
+        if name == "ood_score":
+            return Tensor.from_array(name, "FP64", np.array([decision.ood_score for decision in decisions]))
+        return self._mark_classes(name, [decision.set for decision in decisions])
 
     def _mark_classes(self, name: str, sets: Sequence[Collection[str] | None]) -> Tensor:
         """Return which classes are in each of N sets."""

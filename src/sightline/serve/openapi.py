@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version as get_version
 from typing import Any
 
@@ -14,7 +14,7 @@ _STRING = {"type": "string"}
 _NUMBER = {"type": "number"}
 _HASH = {"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}
 _BOOLEAN = {"type": "boolean"}
-_DATATYPES = ("BOOL", "FP32", "FP64")
+_DATATYPES = ("BOOL", "UINT8", "FP32", "FP64")
 
 
 def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) -> dict[str, Any]:
@@ -26,13 +26,14 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
     version = [*model, _path_parameter("version", [served.version for served in models])]
     several = (404,) if len({served.name for served in models}) > 1 else ()
     classes = max(len(served.classifier.classes) for served in models)
+    kinds = {served.classifier.task.targets.are_masks for served in models}
     labels = list(dict.fromkeys(label for served in models for label in served.classifier.classes))
     paths: dict[str, Any] = {
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/models": {"get": _operation("The models and their versions.", _MODELS)},
         "/model": {"get": _operation(_MODEL_SUMMARY, _MODEL, errors=several)},
         "/": {"get": _page()},
-        "/predict": {"post": _predict(classes, errors=several)},
+        "/predict": {"post": _predict(classes, kinds, errors=several)},
         "/explain": {"post": _explain(labels, errors=several)},
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
@@ -44,7 +45,7 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
         options: dict[str, Any] = {"parameters": parameters, "errors": (404,)}
         address = f"/models/{{model}}{suffix}"
         paths[address] = {"get": _operation(_MODEL_SUMMARY, _MODEL, **options)}
-        paths[f"{address}/predict"] = {"post": _predict(classes, **options)}
+        paths[f"{address}/predict"] = {"post": _predict(classes, kinds, **options)}
         paths[f"{address}/explain"] = {"post": _explain(labels, **options)}
         address = f"/v2{address}"
         ready = _object(name=_STRING, ready=_BOOLEAN)
@@ -128,6 +129,30 @@ _PREDICTIONS = _object(
     ),
     model=_IDENTITY,
 )
+_MASK_FIELDS: dict[str, Any] = {
+    "areas": {"type": "object", "additionalProperties": _NUMBER},
+    "masks": _list(
+        _object(
+            label=_STRING,
+            value={"type": "integer"},
+            color=_STRING,
+            rle=_object(size=_list({"type": "integer"}, minItems=2, maxItems=2), counts=_list({"type": "integer"})),
+        )
+    ),
+}
+_ONE_MASK = _object(**_MASK_FIELDS, model=_IDENTITY)
+_MASKS = _object(
+    predictions=_list(
+        {
+            "oneOf": [
+                _object(("areas", "masks"), path=_STRING, **_MASK_FIELDS),
+                _object(("error",), path=_STRING, error=_STRING),
+            ]
+        },
+        minItems=1,
+    ),
+    model=_IDENTITY,
+)
 _BOX: dict[str, Any] = {"type": "array", "items": _NUMBER, "minItems": 4, "maxItems": 4}
 _EXPLANATION = _object(
     label=_STRING,
@@ -171,7 +196,10 @@ _INFER_REQUEST = _object(
         _object(
             ("name",),
             name={
-                "enum": ["probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"]
+                "enum": [
+                    *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
+                    "mask",
+                ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),
         )
@@ -232,12 +260,22 @@ def _operation(
     }
 
 
-def _predict(classes: int, *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
+def _predict(
+    classes: int, kinds: Collection[bool], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Return the operation for models that predict masks (True in `kinds`), or classes (False), or either."""
     top = {"type": "integer", "minimum": 1, "default": 5}
     query = {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
     summary = "The predictions for one or more images; for a form or a list of images, as a list."
-    answer = _response("The predictions.", _json({"oneOf": [_ONE_PREDICTION, _PREDICTIONS]}))
-    return _take_images(summary, answer, [*parameters, query], errors)
+    queries, content, schemas = [query], {}, [] if True not in kinds else [_ONE_MASK, _MASKS]
+    if False in kinds:
+        schemas = [_ONE_PREDICTION, _PREDICTIONS, *schemas]
+    if True in kinds:
+        text = "Answer with one PNG file: the colors of the mask over the image."
+        queries.append({"name": "overlay", "in": "query", "schema": _BOOLEAN | {"default": False}, "description": text})
+        content = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+    answer = _response("The predictions.", _json({"oneOf" if len(set(kinds)) == 1 else "anyOf": schemas}) | content)
+    return _take_images(summary, answer, [*parameters, *queries], errors)
 
 
 def _explain(labels: Sequence[str], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
 from sightline.serve.admission import MAX_DIGITS
+from sightline.serve.masks import respond_with_masks
 from sightline.serve.responses import JSONResponse, check_prediction
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
 from sightline.serve.uploads import read_upload
@@ -22,8 +24,10 @@ DEFAULT_TOP = 5
 def make_routes(models: RunningModels) -> list[Route]:
     """Return the routes for the only model, and for each of several."""
 
-    async def predict(request: Request) -> JSONResponse:
+    async def predict(request: Request) -> Response:
         with models.find_requested(request).use() as running:
+            if running.served.classifier.task.targets.are_masks:
+                return await respond_with_masks(request, running)
             return await _predict(request, running)
 
     return [Route(f"{address}/predict", predict, methods=["POST"]) for address in ("", *MODEL_ADDRESSES)]

@@ -25,11 +25,18 @@ class Reloader:
 
     A model is loaded, verified and warmed up before it takes the place of the one with the same name and version, all
     changed ones in one step. Requests that are in flight are answered by the model that they started with. Files must
-    have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once.
+    have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once. `threads` and
+    `tile` are those of `StoredModel.load`.
     """
 
-    def __init__(self, list_entries: Callable[[], list[StoredModel]], threads: int = 0, seconds: float = 0) -> None:
-        self._list_entries, self._threads, self._seconds = list_entries, threads, seconds
+    def __init__(
+        self,
+        list_entries: Callable[[], list[StoredModel]],
+        threads: int = 0,
+        seconds: float = 0,
+        tile: float | None = None,
+    ) -> None:
+        self._list_entries, self._threads, self._seconds, self._tile = list_entries, threads, seconds, tile
         self._request = asyncio.Event()
         self._loaded: dict[StoredModel, Any] = {}  # what was loaded last, or could not be, with its signature
         self._seen: dict[StoredModel, Any] = {}  # at the last look
@@ -39,7 +46,7 @@ class Reloader:
         """Load the models with which the server starts; raises `ModelError` or `UsageError` if one cannot be used."""
         entries = self._list_entries()
         signatures = [entry.read_signature() for entry in entries]
-        models = load_all(entries, self._threads)
+        models = load_all(entries, self._threads, self._tile)
         self._loaded = {
             entry.with_name(served.name): signature
             for entry, served, signature in zip(entries, models, signatures, strict=True)
@@ -109,7 +116,7 @@ class Reloader:
         """Return the model of an entry by its key, started; nothing if it cannot be used."""
         running = None
         try:
-            served = await asyncio.to_thread(entry.load, self._threads)
+            served = await asyncio.to_thread(entry.load, self._threads, self._tile)
             running = models.create(served)
             await running.start(warm_up=True)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the server goes on

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from sightline import jsonio
+from sightline.inference.masks import MaskPrediction
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
 
@@ -34,7 +35,7 @@ def refuse_busy() -> HTTPException:
     return HTTPException(503, "Too many images are waiting: try again in a moment.", RETRY)
 
 
-def check_prediction(prediction: Prediction, image: str = "the image") -> None:
+def check_prediction(prediction: Prediction | MaskPrediction, image: str = "the image") -> None:
     """Raise 500 if the model has no answer, and 400 if `image` cannot be read."""
     if prediction.error == NOT_FINITE_REASON:
         raise HTTPException(500, f"There is no prediction for {image}: {prediction.error}.")

@@ -10,6 +10,7 @@ from typing import Any, Self
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from sightline.errors import UsageError
 from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.serve.batcher import Batcher, Batching
 from sightline.serve.decoding import DecoderPool
@@ -102,6 +103,8 @@ class RunningModels:
         return self._create(served, log)
 
     def _create(self, served: ServedModel, log: FeatureLog | ModelLog | None) -> RunningModel:
+        if log is not None and served.classifier.task.targets.are_masks:
+            raise UsageError("A log of features is of models that classify whole images: leave --log-features out.")
         batcher = Batcher(
             served.classifier, self._limits, self._metrics.for_model(served.name), self._tracing, log,
             decoders=self._decoders, batching=self._batching,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.api import Classifier
+from sightline.api.masks import check_tile
 from sightline.errors import UsageError
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import weights_sha256
@@ -26,17 +27,20 @@ class ServedModel:
     number: str | None = None
 
     @classmethod
-    def from_classifier(cls, classifier: Classifier, name: str | None = None, number: str | None = None) -> ServedModel:
+    def from_classifier(
+        cls, classifier: Classifier, name: str | None = None, number: str | None = None, tile: float | None = None
+    ) -> ServedModel:
         """Return the model under `name`, by default that of its run, file or folder: ``cats`` for ``runs/cats``.
 
-        Raises `UsageError` for a name that cannot stand in an address.
+        `tile` takes the place of the scale at which the model predicts masks in tiles; None keeps it. Raises
+        `UsageError` for a name that cannot stand in an address, and for tiles without masks.
         """
         if name is not None and (not name or "/" in name or not name.isprintable()):
             raise UsageError(f"The name of the model is {name!r}: expected printable characters, without '/'.")
-        if classifier.task.targets.are_masks:
-            raise UsageError(
-                "Masks cannot be served yet: predict them with `sightline predict MODEL IMAGES --masks FOLDER`."
-            )
+        if tile is not None:
+            if not classifier.task.targets.are_masks:
+                raise UsageError("Tiles are for masks, and this model classifies whole images: leave --tile out.")
+            classifier.tile = check_tile(tile)
         return cls(classifier, name or _choose_name(classifier.path), number)
 
     @property
@@ -77,7 +81,9 @@ class ServedModel:
         )
         return {
             "classes": list(classifier.classes),
+            "task": classifier.task.name,
             "preprocess": classifier.preprocess.to_dict(),
+            **({"tile": classifier.tile} if classifier.task.targets.are_masks else {}),
             **({} if manifest is None else {name: getattr(manifest, name) for name in manifest_fields}),
         }
 

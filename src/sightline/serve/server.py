@@ -31,6 +31,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     threads: int = 0,
     batch_size: int | None = None,
     max_wait: float = 0.0,
+    tile: float | None = None,
     reload_interval: float = DEFAULT_RELOAD_INTERVAL,
     grace: float = DEFAULT_GRACE,
     ssl_certfile: Path | None = None,
@@ -49,7 +50,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
 
     `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
     threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`), the
-    first of which waits for others at most `max_wait` seconds. Models that change on disk are loaded again: the server
+    first of which waits for others at most `max_wait` seconds. `tile` is the scale at which masks are predicted in
+    tiles, 0 for none; None is that of each model. Models that change on disk are loaded again: the server
     looks every `reload_interval` seconds (0: never) and, in the command line's own process, at SIGHUP.
 
     Connections are encrypted with the certificate chain in the PEM file `ssl_certfile` and its key in `ssl_keyfile`.
@@ -84,7 +86,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
     certificate = _read_certificate(ssl_certfile, ssl_keyfile)
-    reloader = Reloader(_choose_models(model, models, name), threads, reload_interval)
+    reloader = Reloader(_choose_models(model, models, name), threads, reload_interval, tile)
     served = reloader.load_all()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack, Listener(family, socket.SOCK_STREAM) as listener:

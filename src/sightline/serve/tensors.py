@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BYTES = "BYTES"
-_DTYPES = {"BOOL": "?", "FP32": "<f4", "FP64": "<f8"}
+_DTYPES = {"BOOL": "?", "UINT8": "|u1", "FP32": "<f4", "FP64": "<f8"}
 _LENGTH = struct.Struct("<I")
 
 
@@ -34,7 +34,7 @@ class Tensor:
 
     @classmethod
     def from_array(cls, name: str, datatype: str, array: NDArray[Any]) -> Tensor:
-        """Return a tensor of ``BOOL``, ``FP32`` or ``FP64``."""
+        """Return a tensor of ``BOOL``, ``UINT8``, ``FP32`` or ``FP64``."""
         return cls(name, datatype, array.shape, array)
 
     def describe(self) -> dict[str, Any]:

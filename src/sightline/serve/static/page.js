@@ -3,7 +3,7 @@
 const TEXTS = {
   en: {
     other: "中文", model: "Model", drop: "Drop an image here, or choose one", dropMore: "or paste it; it is sent to this server only",
-    needToken: "This server needs a token:", useToken: "Use it", heatMap: "Heat map", description: "Description of the model",
+    needToken: "This server needs a token:", useToken: "Use it", heatMap: "Heat map", mask: "Mask", description: "Description of the model",
     terminal: "From a terminal:", unseen: "Your browser cannot show this image; the model can read it.",
     working: "Classifying …", explaining: "Computing the heat map …", none: "none of its classes",
     abstain: "The model abstains: it is too uncertain, or the image is unlike those that it was trained on.",
@@ -12,11 +12,11 @@ const TEXTS = {
     noEvidence: (label) => `No region of the image supports “${label}”.`,
     evidence: (label, f, before) => `Bright: where the evidence for “${label}” is. With the hottest ${f.share} masked, its probability goes from ${before} to ${f.masked}; with as much masked elsewhere, it is ${f.random} on average.`,
     offline: "The server does not answer.", version: "version", weights: "weights",
-    alt: (label) => `The image, classified as ${label}`,
+    alt: (label) => `The image, classified as ${label}`, areas: "The class of each pixel, and the fraction of the pixels of each class.",
   },
   zh: {
     other: "English", model: "模型", drop: "把图片拖到这里，或点击选择", dropMore: "也可以直接粘贴；图片只会发送到本服务器",
-    needToken: "本服务器需要令牌：", useToken: "使用", heatMap: "热力图", description: "模型说明",
+    needToken: "本服务器需要令牌：", useToken: "使用", heatMap: "热力图", mask: "掩码", description: "模型说明",
     terminal: "在终端中：", unseen: "浏览器无法显示这张图片，但模型可以读取。",
     working: "正在分类……", explaining: "正在计算热力图……", none: "不属于任何类别",
     abstain: "模型弃权：把握不足，或者图片与训练图片差别太大。",
@@ -25,7 +25,7 @@ const TEXTS = {
     noEvidence: (label) => `图中没有支持“${label}”的区域。`,
     evidence: (label, f, before) => `亮处是支持“${label}”的区域。遮住最热的 ${f.share} 后，该类的概率从 ${before} 变为 ${f.masked}；在其他位置遮住同样大小的区域，平均为 ${f.random}。`,
     offline: "服务器没有响应。", version: "版本", weights: "权重",
-    alt: (label) => `图片，分类结果为 ${label}`,
+    alt: (label) => `图片，分类结果为 ${label}`, areas: "每个像素的类别，以及各类像素所占的比例。",
   },
 };
 const MAX_SIDE = 900; // of the canvas, in pixels
@@ -34,7 +34,7 @@ const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33,
 const $ = (id) => document.getElementById(id);
 let language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 let token = "";
-let current = null; // {file, image, prediction, explanation, heat, controller}
+let current = null; // {file, image, prediction, explanation, heat, mask, controller}
 
 const text = (key) => TEXTS[language][key];
 const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(value);
@@ -114,10 +114,10 @@ async function loadImage(blob) {
 async function classify(file) {
   current?.controller.abort();
   const controller = new AbortController();
-  const state = { file, controller, image: null, prediction: null, explanation: null, heat: null, problem: "" };
+  const state = { file, controller, image: null, prediction: null, explanation: null, heat: null, mask: null, problem: "" };
   current = state;
   const options = { method: "POST", body: file, signal: controller.signal };
-  $("error").hidden = $("heat-switch").hidden = true;
+  $("error").hidden = $("heat-switch").hidden = $("mask-switch").hidden = true;
   $("label").textContent = text("working");
   $("top").replaceChildren();
   for (const id of ["identity", "evidence"]) $(id).textContent = "";
@@ -128,11 +128,20 @@ async function classify(file) {
     $("result").hidden = false;
     draw();
     state.prediction = await request(address("predict?top=5"), options);
+    if (current !== state) return;
     showPrediction();
   } catch (error) {
     if (current !== state) return;
     $("result").hidden = true;
     showError(error);
+    return;
+  }
+  if (state.prediction.masks) {
+    state.mask = paintMask(state.prediction.masks);
+    $("mask").checked = true;
+    $("mask-switch").hidden = state.mask === null;
+    showEvidence();
+    draw();
     return;
   }
   try {
@@ -151,25 +160,69 @@ async function classify(file) {
   draw();
 }
 
+// The colors of the classes of each pixel, from run lengths column by column; null if no pixel has a class.
+function paintMask(masks) {
+  if (!masks.length) return null;
+  const [height, width] = masks[0].rle.size;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  const shown = context.createImageData(width, height);
+  const pixels = new Uint32Array(shown.data.buffer);
+  for (const { color, rle } of masks) {
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+    const value = new Uint32Array(Uint8Array.of(red, green, blue, 255).buffer)[0];
+    let at = 0;
+    rle.counts.forEach((count, number) => {
+      if (number % 2) for (let i = at; i < at + count; i++) pixels[(i % height) * width + Math.floor(i / height)] = value;
+      at += count;
+    });
+  }
+  context.putImageData(shown, 0, 0);
+  return canvas;
+}
+
+function showAreas() {
+  const { areas, masks, model } = current.prediction;
+  const largest = masks.length ? masks[0].label : "";
+  $("label").textContent = largest === "" ? text("none") : `${largest} · ${percent(areas[largest])}`;
+  $("view").setAttribute("aria-label", text("alt")(masks.map(({ label }) => label).join(", ")));
+  $("decision").hidden = true;
+  $("top").replaceChildren(
+    ...masks.map(({ label, color }) => {
+      const row = makeRow(label, areas[label]);
+      const swatch = document.createElement("i");
+      swatch.style.background = color;
+      row.children[1].prepend(swatch);
+      return row;
+    }),
+  );
+  showIdentity(model);
+}
+
 function showPrediction() {
+  if (current.prediction.masks) return showAreas();
   const { label, labels, probability, top, decision, set, model } = current.prediction;
   const named = labels ? labels.join(", ") : label;
   $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
   $("view").setAttribute("aria-label", text("alt")(named));
   $("decision").hidden = !decision;
   if (decision) $("decision").textContent = decision === "set" ? text("set")(set) : text(decision === "abstain" ? "abstain" : "certain");
-  $("top").replaceChildren(
-    ...top.map((one) => {
-      const row = document.createElement("li");
-      const [bar, name, value] = ["span", "span", "span"].map((tag) => document.createElement(tag));
-      bar.className = "bar";
-      bar.style.width = `${100 * one.probability}%`;
-      name.textContent = one.label;
-      value.textContent = percent(one.probability);
-      row.append(bar, name, value);
-      return row;
-    }),
-  );
+  $("top").replaceChildren(...top.map((one) => makeRow(one.label, one.probability)));
+  showIdentity(model);
+}
+
+function makeRow(label, fraction) {
+  const row = document.createElement("li");
+  const [bar, name, value] = ["span", "span", "span"].map((tag) => document.createElement(tag));
+  bar.className = "bar";
+  bar.style.width = `${100 * fraction}%`;
+  name.textContent = label;
+  value.textContent = percent(fraction);
+  row.append(bar, name, value);
+  return row;
+}
+
+function showIdentity(model) {
   const weights = model.weights_sha256 ? `, ${text("weights")} ${model.weights_sha256}` : "";
   $("identity").textContent = `${model.name}, ${text("version")} ${model.version}${weights}`;
 }
@@ -177,6 +230,10 @@ function showPrediction() {
 function showEvidence() {
   const { explanation, prediction, problem } = current;
   if (!prediction) return;
+  if (prediction.masks) {
+    $("evidence").textContent = text("areas");
+    return;
+  }
   if (!explanation) {
     $("evidence").textContent = problem || text("explaining");
     return;
@@ -194,10 +251,11 @@ function showEvidence() {
   $("evidence").textContent = text("evidence")(label, figures, percent(probability));
 }
 
-// The image; with the heat map, in gray below its colors, and dark where a crop removed pixels.
+// The image; with the heat map, in gray below its colors, and dark where a crop removed pixels; with a mask, below its colors.
 function draw() {
-  const { image, explanation, heat } = current;
-  const [width, height] = image ? [image.naturalWidth, image.naturalHeight] : (explanation?.image_size ?? [0, 0]);
+  const { image, explanation, heat, mask } = current;
+  const size = explanation?.image_size ?? (mask ? [mask.width, mask.height] : [0, 0]);
+  const [width, height] = image ? [image.naturalWidth, image.naturalHeight] : size;
   $("unseen").hidden = image !== null;
   $("view").hidden = !width;
   if (!width) return;
@@ -208,6 +266,12 @@ function draw() {
   context.fillRect(0, 0, canvas.width, canvas.height);
   if (image) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   if (heat && $("heat").checked && explanation.region) drawHeat(context, explanation, heat);
+  if (mask && $("mask").checked) {
+    context.globalAlpha = 0.5;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(mask, 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = 1;
+  }
 }
 
 function drawHeat(context, { box, region, image_size: [width, height] }, heat) {
@@ -257,7 +321,7 @@ document.addEventListener("drop", (event) => {
   choose(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => choose(event.clipboardData.files));
-$("heat").addEventListener("change", draw);
+for (const id of ["heat", "mask"]) $(id).addEventListener("change", draw);
 $("model").addEventListener("change", () => {
   showAddress();
   if (current) classify(current.file);

@@ -1,0 +1,147 @@
+"""``POST /predict`` of a model of masks: run lengths as JSON, or a mask or its colors over the image as a PNG file."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sightline.errors import ImageError
+from sightline.inference.masks import (
+    MaskPrediction,
+    encode_mask,
+    encode_png,
+    encode_runs,
+    make_palette,
+    measure_areas,
+    overlay_mask,
+    resize_mask,
+    restore_size,
+    shrink_mask,
+)
+from sightline.inference.predictor import NOT_FINITE_REASON
+from sightline.inference.tiling import TiledMask, scale_spec
+from sightline.preprocessing import inspect_image
+from sightline.serve.batcher import Batcher, gather_limited
+from sightline.serve.limits import MAX_MASKS
+from sightline.serve.responses import JSONResponse, check_prediction
+from sightline.serve.running_models import RunningModel
+from sightline.serve.uploads import read_upload
+
+PNG = "image/png"
+
+
+async def respond_with_masks(request: Request, running: RunningModel) -> Response:
+    """Return the masks of the images in a request, in the form that it asks for."""
+    classifier, identity = running.served.classifier, {"model": running.served.identity}
+    has_overlay = _read_overlay(request)
+    running.check_free()
+    upload = await read_upload(request)
+    if has_overlay or _accepts_png(request):
+        content = upload.get_single()
+        prediction = await predict_mask(running, content)
+        check_prediction(prediction)
+        return Response(await _encode(running, content, prediction, has_overlay=has_overlay), media_type=PNG)
+    if len(upload.files) > MAX_MASKS:
+        raise HTTPException(400, f"The request has {len(upload.files)} images, and may have at most {MAX_MASKS}.")
+
+    async def describe(number: int) -> dict[str, Any]:
+        prediction = await predict_mask(running, upload.files[number])
+        if prediction.error == NOT_FINITE_REASON or not upload.is_list:
+            check_prediction(prediction, f"image {number}" if upload.is_list else "the image")
+        path = {} if upload.names is None else {"path": upload.names[number]}
+        return path | await asyncio.to_thread(_describe, prediction, classifier.classes)
+
+    described = await gather_limited(describe, range(len(upload.files)), running.batcher.size)
+    return JSONResponse(({"predictions": described} if upload.is_list else described[0]) | identity)
+
+
+async def predict_mask(running: RunningModel, content: bytes | bytearray) -> MaskPrediction:
+    """Return the mask of an encoded image, the one of `inference.masks.predict_masks`, or why there is none."""
+    classifier, batcher = running.served.classifier, running.batcher
+    preprocess, scale = classifier.preprocess, classifier.tile
+    try:
+        pixels = await batcher.decode(content)
+        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
+        if scale:
+            pixels = await batcher.decode(content, scale_spec(preprocess, header.width, header.height, scale))
+    except ImageError as error:
+        return MaskPrediction("", error=str(error))
+    mask = await (_predict_tiles(running, pixels) if scale else _predict_whole(batcher, pixels))
+    if mask is None:
+        return MaskPrediction("", error=NOT_FINITE_REASON)
+
+    def complete() -> MaskPrediction:
+        size = header.width, header.height
+        full = resize_mask(mask, *size) if scale else restore_size(preprocess, mask, *size)
+        return MaskPrediction("", full, measure_areas(full, classifier.classes))
+
+    return await asyncio.to_thread(complete)
+
+
+async def _predict_whole(batcher: Batcher, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    return (await batcher.predict_each_pixel(pixels)).mask
+
+
+async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    classifier = running.served.classifier
+    tiled = await asyncio.to_thread(TiledMask, pixels, classifier.preprocess, len(classifier.classes))
+    for row in tiled.rows:
+        tiles = await gather_limited(running.batcher.predict_each_pixel, tiled.cut_row(row), running.batcher.size)
+        probabilities = [tile.probabilities for tile in tiles if tile.probabilities is not None]
+        if len(probabilities) < len(tiles):
+            return None
+        await asyncio.to_thread(tiled.add_row, row, np.stack(probabilities))
+    return tiled.mask
+
+
+def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what ``predict --masks --format json`` prints, and the run lengths of each class; of an error its reason.
+
+    `rle` is COCO's uncompressed encoding, as `inference.masks.encode_runs` returns it, at the size of the image.
+    """
+    content = prediction.to_dict()
+    del content["path"]
+    if prediction.mask is None:
+        return content
+    runs, palette = encode_runs(prediction.mask), make_palette(len(classes))
+    masks = [
+        {
+            "label": label,
+            "value": (value := classes.index(label)),
+            "color": f"#{bytes(palette[value]).hex()}",
+            "rle": {"size": list(prediction.mask.shape), "counts": runs[value]},
+        }
+        for label, _ in prediction.areas
+    ]
+    return content | {"masks": masks}
+
+
+async def _encode(
+    running: RunningModel, content: bytes | bytearray, prediction: MaskPrediction, *, has_overlay: bool
+) -> bytes:
+    classifier, mask = running.served.classifier, prediction.mask
+    count = len(classifier.classes)
+    assert mask is not None
+    if not has_overlay:
+        return await asyncio.to_thread(encode_mask, mask, count)
+    small = await asyncio.to_thread(shrink_mask, mask)
+    pixels = await running.batcher.decode(content, classifier.preprocess.with_size(*small.shape))
+    return await asyncio.to_thread(lambda: encode_png(overlay_mask(pixels, small, count)))
+
+
+def _accepts_png(request: Request) -> bool:
+    """Return whether the client names PNG among what it accepts; ``*/*`` is JSON."""
+    return any(kind.partition(";")[0].strip() == PNG for kind in request.headers.get("accept", "").lower().split(","))
+
+
+def _read_overlay(request: Request) -> bool:
+    text = request.query_params.get("overlay", "false")
+    if text not in {"true", "false"}:
+        raise HTTPException(400, f"overlay is {text[:80]!r}: expected true or false.")
+    return text == "true"

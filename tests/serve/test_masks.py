@@ -1,0 +1,225 @@
+"""A served model of masks: the answers of `predict --masks` as run lengths, PNG files and tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
+from sightline.api import Classifier
+from sightline.errors import UsageError
+from sightline.inference.feature_log import FeatureLog
+from sightline.inference.masks import encode_mask, make_palette, overlay_image
+from sightline.preprocessing import PreprocessingSpec
+
+pytest.importorskip("starlette")
+FILES = [encode_blobs(30, 50), encode_blobs(64, 20, 1), encode_blobs(100, 75, 2)]
+PNG = {"accept": "image/png"}
+
+
+class Answer:
+    def __init__(self, messages: list[Any]) -> None:
+        self.status = messages[0]["status"]
+        self.kind = dict(messages[0]["headers"])[b"content-type"].decode()
+        self.body = b"".join(message.get("body", b"") for message in messages[1:])
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.open(io.BytesIO(self.body))
+
+
+def send(
+    model: Classifier, *requests: tuple[str, bytes] | tuple[str, bytes, dict[str, str]], **options: Any
+) -> list[Answer]:
+    """Post each body to its address, one after the other, to a server of `model`, and return the answers."""
+    from sightline.serve.app import create_app
+
+    async def post(app: Any, address: str, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+        messages: list[Any] = []
+        bodies = iter([body])
+
+        async def receive() -> dict[str, Any]:
+            content = next(bodies, None)
+            if content is None:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def take(message: Any) -> None:
+            messages.append(message)
+
+        path, _, query = address.partition("?")
+        scope = {
+            "type": "http", "method": "POST" if body else "GET", "path": path, "query_string": query.encode(),
+            "scheme": "http", "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()],
+        }  # fmt: skip
+        await app(scope, receive, take)
+        return Answer(messages)
+
+    async def exchange() -> list[Answer]:
+        app = create_app(model, max_bytes=1 << 20, name="scenes", **options)
+        async with app.router.lifespan_context(app):
+            return [await post(app, *request) for request in requests]
+
+    return asyncio.run(exchange())
+
+
+def decode_runs(answer: Any) -> NDArray[np.uint8]:
+    """Return the mask whose classes have these run lengths, 255 where there is none."""
+    height, width = answer["masks"][0]["rle"]["size"]
+    mask = np.full(height * width, 255, np.uint8)
+    for one in answer["masks"]:
+        assert one["rle"]["size"] == [height, width]
+        position, is_inside = 0, False
+        for count in one["rle"]["counts"]:
+            if is_inside:
+                assert (mask[position : position + count] == 255).all()
+                mask[position : position + count] = one["value"]
+            position, is_inside = position + count, not is_inside
+        assert position == mask.size
+    return mask.reshape(width, height).T
+
+
+@pytest.mark.parametrize(("tile", "resize"), [(0, "crop"), (0.5, "stretch")])
+def test_the_server_answers_as_predict_does(tile: float, resize: str) -> None:
+    model = make_mask_model(resize=resize)
+    model.tile = tile
+    expected = model.predict_masks(FILES)
+    body = json.dumps({"images": [base64.b64encode(file).decode() for file in FILES]}).encode()
+    form = {"content-type": "application/json"}
+    answers = send(model, ("/predict", body, form), *(("/predict", file) for file in FILES))
+    assert [answer.status for answer in answers] == [200] * 4
+    content = answers[0].json
+    assert content["model"]["name"] == "scenes"
+    for one, alone, prediction in zip(content["predictions"], answers[1:], expected, strict=True):
+        assert prediction.mask is not None
+        for answer in (one, alone.json):
+            assert answer["areas"] == dict(prediction.areas)
+            np.testing.assert_array_equal(decode_runs(answer), prediction.mask)
+            assert [mask["label"] for mask in answer["masks"]] == list(answer["areas"])
+            assert all(CLASSES[mask["value"]] == mask["label"] for mask in answer["masks"])
+            assert answer["masks"][0]["color"] == "#" + bytes(make_palette(3)[answer["masks"][0]["value"]]).hex()
+
+
+def test_a_mask_or_its_colors_over_the_image_are_a_png_file() -> None:
+    model = make_mask_model()
+    mask = model.predict_masks([FILES[0]])[0].mask
+    assert mask is not None
+    png, overlay, other, unknown = send(
+        model,
+        ("/predict", FILES[0], {"accept": "text/html, image/png;q=0.9"}),
+        ("/predict?overlay=true", FILES[0]),
+        ("/predict", FILES[0], {"accept": "*/*"}),
+        ("/predict?overlay=yes", FILES[0]),
+    )
+    assert (png.kind, overlay.kind, other.kind) == ("image/png", "image/png", "application/json")
+    assert png.body == encode_mask(mask, 3)
+    np.testing.assert_array_equal(np.asarray(png.image), mask)
+    assert overlay.body == overlay_image(model.preprocess, FILES[0], mask, 3)
+    assert (unknown.status, unknown.json["error"]) == (400, "overlay is 'yes': expected true or false.")
+
+
+def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
+    model = make_mask_model()
+    as_json = {"content-type": "application/json"}
+    image = base64.b64encode(FILES[0]).decode()
+    bad = base64.b64encode(b"no image").decode()
+    answers = send(
+        model,
+        ("/predict", b"no image"),
+        ("/predict", json.dumps({"images": [bad, image]}).encode(), as_json),
+        ("/predict", json.dumps({"images": [image] * 65}).encode(), as_json),
+        ("/predict", json.dumps({"images": [image] * 2}).encode(), as_json | PNG),
+        ("/explain", FILES[0]),
+    )
+    assert [answer.status for answer in answers] == [400, 200, 400, 400, 400]
+    assert answers[0].json["error"] == "The image cannot be read: not an image."
+    first, second = answers[1].json["predictions"]
+    assert (first, list(second)) == ({"error": "not an image"}, ["areas", "masks"])
+    assert "at most 64" in answers[2].json["error"]
+    assert answers[3].json["error"] == "The request has 2 images: send one."
+    assert "this model predicts masks" in answers[4].json["error"]
+
+
+@pytest.mark.parametrize("tile", [0.0, 1.0])
+def test_an_answer_that_is_not_a_number_is_the_servers_fault(tile: float) -> None:
+    class Broken(PixelPredictor):
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.full((*pixels.shape[:3], 3), np.nan, np.float32)
+
+    model = Classifier(Broken(PreprocessingSpec(16, 24)))
+    model._task_name, model.tile = "segmentation", tile
+    (answer,) = send(model, ("/predict", FILES[0]))
+    assert (answer.status, "not a finite number" in answer.json["error"]) == (500, True)
+
+
+def test_the_open_inference_protocol_has_masks_of_the_networks_own_size() -> None:
+    model = make_mask_model()
+    pixels = np.stack([draw_blobs(16, 24, seed) for seed in range(3)])
+    as_pixels = {"name": "pixels", "datatype": "UINT8", "shape": [3, 16, 24, 3], "data": pixels.ravel().tolist()}
+    as_files = {
+        "name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(encode_blobs(16, 24)).decode()]
+    }  # fmt: skip
+    described, answer, file, binary, too_many = send(
+        model,
+        ("/v2/models/scenes", b""),
+        ("/v2/models/scenes/infer", json.dumps({"inputs": [as_pixels]}).encode()),
+        ("/v2/models/scenes/infer", json.dumps({"inputs": [as_files]}).encode()),
+        (
+            "/v2/models/scenes/infer",
+            json.dumps({
+                "inputs": [as_pixels], "outputs": [{"name": "mask", "parameters": {"binary_data": True}}]
+            }).encode(),
+        ),
+        ("/v2/models/scenes/infer", json.dumps({"inputs": [as_files | {"shape": [65]}]}).encode()),
+    )  # fmt: skip
+    assert {"name": "mask", "datatype": "UINT8", "shape": [-1, 16, 24]} in described.json["outputs"]
+    outputs = {output["name"]: output for output in answer.json["outputs"]}
+    assert list(outputs) == ["probabilities", "label", "labels", "mask"]
+    expected = np.stack([model.predict_masks([image])[0].mask for image in pixels])
+    assert outputs["mask"]["shape"] == [3, 16, 24]
+    np.testing.assert_array_equal(np.reshape(outputs["mask"]["data"], expected.shape), expected)
+    np.testing.assert_allclose(
+        np.reshape(outputs["probabilities"]["data"], (3, 3)), model.predict_proba(list(pixels)), rtol=1e-6
+    )
+    assert outputs["label"]["data"] == [one.label for one in model.predict(list(pixels))]
+    (mask,) = (output for output in file.json["outputs"] if output["name"] == "mask")
+    assert mask["data"] == expected[0].ravel().tolist()
+    assert binary.body.endswith(expected.tobytes())
+    assert (too_many.status, "at most 64" in too_many.json["error"]) == (400, True)
+
+
+def test_the_description_of_the_api_names_what_masks_have() -> None:
+    described, model = send(make_mask_model(), ("/openapi.json", b""), ("/model", b""))
+    answers = described.json["paths"]["/predict"]["post"]["responses"]["200"]["content"]
+    assert set(answers) == {"application/json", "image/png"}
+    assert {"name": "overlay", "in": "query"}.items() <= described.json["paths"]["/predict"]["post"]["parameters"][
+        -1
+    ].items()
+    assert "/explain" in described.json["paths"]
+    assert (model.json["task"], model.json["tile"]) == ("segmentation", 0)
+
+
+def test_options_without_a_meaning_are_refused(tmp_path: Path) -> None:
+    from sightline.serve.served_model import ServedModel
+
+    with pytest.raises(UsageError, match="A log of features is of models that classify whole images"):
+        send(make_mask_model(), feature_log=FeatureLog(tmp_path / "log", "m", CLASSES, 1000))
+    whole = make_mask_model()
+    whole._task_name = "single_label"
+    with pytest.raises(UsageError, match="leave --tile out"):
+        ServedModel.from_classifier(whole, "a", tile=1.0)
+    assert ServedModel.from_classifier(make_mask_model(), "a", tile=0.5).classifier.tile == 0.5
