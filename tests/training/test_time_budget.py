@@ -27,9 +27,10 @@ from sightline.data.types import Subset
 from sightline.errors import ConfigError, Interrupted
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.training import loop, stage_run, state, time_budget
+from sightline.training import stage_run, state, time_budget
 from sightline.training.loop import FitResult, fit
 from sightline.training.result import TimeRecord
+from sightline.training.steps import HostRunner
 from sightline.training.time_budget import TimeBudget
 
 STEPS = 4  # in an epoch
@@ -66,13 +67,14 @@ class Clock:
         self.now, self.step_seconds, self.num_steps = 100.0, 1.0, 0
         clock = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
         monkeypatch.setattr(time_budget, "time", clock)
-        for module in (loop, time_budget):
-            monkeypatch.setattr(module, "run_step", self._run_step)
+        run = HostRunner._run
 
-    def _run_step(self, *arguments: Any) -> tuple[float, float]:
-        self.num_steps += 1
-        self.now += self.step_seconds
-        return stage_run.run_step(*arguments)
+        def run_step(runner: HostRunner, pixels: Any) -> tuple[float, float]:
+            self.num_steps += 1
+            self.now += self.step_seconds
+            return run(runner, pixels)
+
+        monkeypatch.setattr(HostRunner, "_run", run_step)
 
 
 @pytest.fixture

@@ -54,6 +54,12 @@ def run_predict_function(model: Any, values: tuple[list[Any], ...], inputs: Any)
     return outputs, new_values
 
 
+def find_rate_index(optimizer: Any) -> int:
+    """Return the position of the learning rate in the variables of an `optimizer`; Keras has no public name for it."""
+    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    return next(index for index, variable in enumerate(optimizer.variables) if variable is rate)
+
+
 def pair_weights_with_ema(optimizer: Any) -> list[tuple[Any, Any]]:
     """Return each trainable weight with its exponential moving average; empty if the built `optimizer` keeps none.
 

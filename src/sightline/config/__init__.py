@@ -14,13 +14,13 @@ from typing import Any
 
 from sightline.config import parse, recipes, stage_epochs
 from sightline.config.augmentation import AugmentConfig, CustomAugmentConfig
+from sightline.config.device import DeviceConfig
 from sightline.config.evaluation import EvaluationConfig
 from sightline.config.parse import dump_toml, flatten_config, read_toml, to_dict
 from sightline.config.schema import (
     BundleConfig,
     ColumnsConfig,
     DataConfig,
-    DeviceConfig,
     EarlyStoppingConfig,
     InputConfig,
     LimitsConfig,

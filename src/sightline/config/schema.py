@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sightline.config.augmentation import AugmentConfig
+from sightline.config.device import DeviceConfig
 from sightline.config.durations import check_time_limit
 from sightline.config.evaluation import EvaluationConfig
 from sightline.config.parse import setting
@@ -346,28 +347,6 @@ class TrainConfig:
     stages: tuple[StageConfig, ...] = setting(
         (), "training stages, in order; empty: a single stage over the whole network"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceConfig:
-    """The backend and the hardware."""
-
-    backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
-    gpus: tuple[int, ...] | None = setting(None, "indices of the GPUs to use, such as [0, 1]; []: none; unset: all", 0)
-    num_devices: int = setting(1, "devices per host for data-parallel training; 0: all", 0)
-    lr_scaling: Literal["none", "linear", "sqrt"] = setting(
-        "none",
-        "none: train.batch_size is the global batch, divided among the devices; linear, sqrt: it is the batch per "
-        "device, and the learning rate is multiplied by the number of devices or its square root",
-    )
-    num_hosts: int = setting(1, "hosts that train together; recorded by `train --hosts`; do not set it", 1)
-    memory_growth: bool = setting(True, "allocate GPU memory as needed instead of all at the start")
-    feature_runtime: Literal["auto", "onnxruntime", "openvino", "keras"] = setting(
-        "auto",
-        "runtime of frozen layers; auto: onnxruntime on CPUs, else keras; a message says if Keras replaces it",
-    )
-    threads: int = setting(0, "threads for computation and decoding; 0: one per core", 0, 1024)
-    deterministic: bool = setting(False, "fail on nondeterministic operations; slower on a GPU, no effect on a CPU")
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,8 +206,8 @@ def _make_jax_step(model: Any) -> TrainStep:
             built = True
         data = _map_inputs(lambda rows: jax.make_array_from_process_local_data(batch_sharding, rows), data)
         states = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
-        logs, new_values = compiled(_read_values(states), data)
-        _assign_values(states, new_values)
+        logs, new_values = compiled(read_values(states), data)
+        assign_values(states, new_values)
         return {name: float(value) for name, value in logs.items()}
 
     return call
@@ -223,16 +223,17 @@ def _predict_with_jax(model: Any, inputs: Any) -> Any:
         lambda rows: jax.make_array_from_process_local_data(batch_sharding, rows[local_rows]), inputs
     )
     states = model.trainable_variables, model.non_trainable_variables
-    outputs, new_values = training_steps.run_predict_function(model, _read_values(states), sharded_inputs)
-    _assign_values(states, new_values)
+    outputs, new_values = training_steps.run_predict_function(model, read_values(states), sharded_inputs)
+    assign_values(states, new_values)
     return np.array(multihost_utils.process_allgather(outputs, tiled=True) if cluster.is_connected() else outputs)
 
 
-def _read_values(states: tuple[Any, ...]) -> tuple[list[Any], ...]:
+def read_values(states: tuple[Any, ...]) -> tuple[list[Any], ...]:
+    """Return the values of several lists of Keras variables on JAX, without copying them."""
     return tuple([variable.value for variable in state] for state in states)
 
 
-def _assign_values(states: tuple[Any, ...], new_values: Any) -> None:
+def assign_values(states: tuple[Any, ...], new_values: Any) -> None:
     """Store the values that a compiled function returned in place of its donated buffers."""
     for state, values in zip(states, new_values, strict=True):
         for variable, value in zip(state, values, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 from sightline.callbacks import Callback, EpochRecord, Progress
 from sightline.config import RunConfig, StageConfig
 from sightline.config.stage_epochs import count_epochs
-from sightline.data.batches import epoch_order, iterate_batches
 from sightline.data.types import Subset
-from sightline.distributed import cluster, devices
+from sightline.distributed import cluster
 from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
@@ -26,7 +26,7 @@ from sightline.training.divergence import LossLimit
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
 from sightline.training.schedules import compute_plateau_factor
-from sightline.training.stage_run import StagePreparer, StageRun, predict_logits, run_step, set_epochs
+from sightline.training.stage_run import StagePreparer, StageRun, predict_validation, set_epochs
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 from sightline.training.time_budget import StageDeadline, TimeBudget, measure_epoch
 
@@ -90,7 +90,8 @@ def fit(  # noqa: PLR0913  # keyword arguments
                 if optimizer_arrays:
                     checkpoints.restore_variables(stage_run.training_model.optimizer, optimizer_arrays)
                     optimizer_arrays = {}
-                _run_stage(stage_run, state, callback, stop, checkpoint_manager, budget, last=last)
+                with closing(stage_run.runner):
+                    _run_stage(stage_run, state, callback, stop, checkpoint_manager, budget, last=last)
         except (Interrupted, DivergedError):
             if state.best_arrays:
                 checkpoints.restore_variables(network.model, state.best_arrays)
@@ -169,6 +170,7 @@ def _run_stage(
     """Run the rest of a stage; the `last` one writes a checkpoint so that the run can be extended."""
 
     def make_checkpoint() -> Checkpoint:
+        stage_run.runner.catch_up()
         return pack_state(state, stage_run.network, stage_run.training_model.optimizer)
 
     deadline = StageDeadline(budget, state.stage, lambda: checkpoint_manager.save(make_checkpoint()))
@@ -233,13 +235,11 @@ def _run_epoch(
     """Run the remaining steps of an epoch, or the solver of its stage, then validate."""
     number = state.epoch_number
     rate = penalty = None
-    last_batch = slice(0)
     if stage_run.stage.is_solved:
         penalty = _solve_head(stage_run, state, callback, stop)
     else:
         _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
         rate = plateau_factor * stage_run.rate_at(state.epoch * stage_run.steps + state.step - 1)
-        last_batch = slice((state.step - 1) * stage_run.batch_size, state.step * stage_run.batch_size)
     val_loss = val_accuracy = logits = None
     if len(stage_run.validation):
 
@@ -248,12 +248,11 @@ def _run_epoch(
                 stop.check(f"while validating epoch {number}")
 
         with swap_in_ema(stage_run.training_model):
-            logits = predict_logits(stage_run.logits_model, stage_run.validation, stage_run.batch_size, check_stop)
+            logits = predict_validation(stage_run, check_stop)
         score = find_task(stage_run.config.model.task).score(logits, stage_run.validation.labels)
         val_loss, val_accuracy = cluster.broadcast_array(np.array(score)).tolist()  # the same on every host
         if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
-            order = epoch_order(len(stage_run.train), stage_run.config.seed, number)
-            paths = _get_paths(stage_run, order[last_batch])
+            paths = () if stage_run.stage.is_solved else _get_paths(stage_run, number, state.step - 1)
             raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, paths)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
     speed = state.num_images / state.seconds
@@ -292,30 +291,16 @@ def _run_steps(
     after_step: Callable[[], None],
 ) -> None:
     """Run the remaining steps of an epoch; those after the first one only before the `deadline`."""
-    count, number = len(stage_run.train), state.epoch_number
-    order = epoch_order(count, stage_run.config.seed, number)
-    augment_params = None if stage_run.objective.augmentation is None else stage_run.objective.sample_params(number)
+    number, steps, runner = state.epoch_number, stage_run.steps, stage_run.runner
+    rates = np.array([plateau_factor * stage_run.rate_at(state.epoch * steps + step) for step in range(steps)])
     started = time.perf_counter() - state.seconds
-    steps = stage_run.steps
-    order = np.resize(order, steps * stage_run.batch_size)  # the last batch is padded with the first rows, at weight 0
-    rows = order.reshape(steps, stage_run.batch_size)
-    local_rows = devices.get_local_rows(stage_run.batch_size)
-    for batch in iterate_batches(
-        stage_run.train, local_rows.stop - local_rows.start, rows[:, local_rows].ravel(), state.step
-    ):
+
+    def record(loss: float, accuracy: float) -> None:
         step = state.step
-        if step and deadline.is_over():
-            break
-        stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
-        rate = stage_run.training_model.optimizer.learning_rate = plateau_factor * stage_run.rate_at(
-            state.epoch * steps + step
-        )
-        num_real = min(stage_run.batch_size, count - step * stage_run.batch_size)
-        loss, accuracy = run_step(stage_run, number, batch.pixels, rows[step], augment_params, num_real)
         if stage_run.limit.is_exceeded(loss):
-            where = f"step {step + 1} of epoch {number}"
-            raise stage_run.limit.make_error(loss, where, rate, _get_paths(stage_run, rows[step][:num_real]))
-        state.add(num_real, loss, accuracy)
+            where, rate = f"step {step + 1} of epoch {number}", float(rates[step])
+            raise stage_run.limit.make_error(loss, where, rate, _get_paths(stage_run, number, step))
+        state.add(stage_run.inputs.count_real(step), loss, accuracy)
         state.seconds = time.perf_counter() - started
         callback.on_step_end(
             number,
@@ -324,11 +309,27 @@ def _run_steps(
             state.num_correct / state.num_images,
             state.num_images / state.seconds,
         )
-        after_step()
+
+    try:
+        runner.begin_epoch(number, state.step, rates, record, has_next=state.epoch + 1 < stage_run.epochs)
+        for step in range(state.step, steps):
+            if step and deadline.is_over():
+                break
+            stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
+            runner.run_step()
+            after_step()
+        runner.catch_up()
+    except Interrupted:
+        runner.catch_up()  # so that the checkpoint holds every step that was started
+        raise
+    finally:
+        runner.end_epoch()
 
 
-def _get_paths(stage_run: StageRun, positions: NDArray[np.int64]) -> tuple[str, ...]:
-    return tuple(stage_run.train.paths[int(i)] for i in positions)
+def _get_paths(stage_run: StageRun, epoch: int, step: int) -> tuple[str, ...]:
+    """Return the paths of the images in a step."""
+    rows = stage_run.inputs.order_rows(epoch)[step][: stage_run.inputs.count_real(step)]
+    return tuple(stage_run.train.paths[int(i)] for i in rows)
 
 
 def _is_last_epoch(config: RunConfig, record: EpochRecord) -> bool:

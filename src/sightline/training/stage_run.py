@@ -1,4 +1,4 @@
-"""Prepare the stages of a training run, and the features of frozen layers that they share; run a step of one."""
+"""Prepare the stages of a training run, and the features of frozen layers that they share; validate one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, metrics
+from sightline import backend
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, StageConfig, TrainConfig
 from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import devices
+from sightline.inference import device_images
 from sightline.inference.runner import choose_batch_size, run_subset
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
 from sightline.training import linear_head, stages
 from sightline.training.augment import pipeline
+from sightline.training.device_steps import DeviceRunner
 from sightline.training.divergence import LossLimit
 from sightline.training.ema import limit_decay
 from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import build_schedule
+from sightline.training.steps import HostRunner, StepInputs, StepRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,15 @@ class StageRun:
     rate_at: Callable[[int], float]
     epochs: int
     batch_size: int
-    train_step: devices.TrainStep
+    inputs: StepInputs
+    runner: StepRunner
     limit: LossLimit
+    validation_inference: device_images.DeviceInference | None
 
     @property
     def steps(self) -> int:
         """The number of steps in an epoch."""
-        return math.ceil(len(self.train) / self.batch_size)
+        return self.inputs.steps
 
 
 class StagePreparer:
@@ -130,9 +135,14 @@ def _prepare_stage(
     steps = epochs * math.ceil(len(train) / batch_size)
     rate_at = build_schedule(config.train.schedule, base_rate, steps)
     train_step = _compile_stage(config.train, stage, training_model, objective, base_rate, steps)
+    on_device = device_images.keeps_images(config.device)
+    inputs = StepInputs(train, objective, config.seed, batch_size)
+    runner = DeviceRunner(training_model, inputs) if on_device else HostRunner(training_model, train_step, inputs)
+    is_resident = on_device and len(validation) > 0 and device_images.fit_on_device(train, validation)
+    inference = device_images.DeviceInference(logits_model, validation) if is_resident else None
     return StageRun(
         config, stage, network, training_model, logits_model, train, validation, objective, base_rate, rate_at, epochs,
-        batch_size, train_step, limit,
+        batch_size, inputs, runner, limit, inference,
     )  # fmt: skip
 
 
@@ -142,12 +152,13 @@ def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
     Only another decay of the average is compiled again: that takes longer than many steps.
     """
     config, steps = stage_run.config.train, epochs * stage_run.steps
-    rate_at, train_step = build_schedule(config.schedule, stage_run.base_rate, steps), stage_run.train_step
+    rate_at, runner = build_schedule(config.schedule, stage_run.base_rate, steps), stage_run.runner
     if limit_decay(config.ema_decay, steps) != limit_decay(config.ema_decay, stage_run.epochs * stage_run.steps):
         train_step = _compile_stage(
             config, stage_run.stage, stage_run.training_model, stage_run.objective, stage_run.base_rate, steps
         )
-    return replace(stage_run, epochs=epochs, rate_at=rate_at, train_step=train_step)
+        runner.set_train_step(train_step)
+    return replace(stage_run, epochs=epochs, rate_at=rate_at, runner=runner)
 
 
 def _compile_stage(
@@ -164,39 +175,18 @@ def _compile_stage(
     return devices.make_train_step(training_model)
 
 
-def run_step(
-    stage_run: StageRun,
-    epoch: int,
-    pixels: NDArray[Any],
-    rows: NDArray[np.int64],
-    augment_params: NDArray[np.float32] | None,
-    num_real: int,
-) -> tuple[float, float]:
-    """Run one step and return the mean loss and accuracy over the first `num_real` images of the batch.
-
-    `rows` int64 [n] are the positions of the global batch, `pixels` the images of it that this host loads. Rows beyond
-    `num_real` are padding, since another batch size would be recompiled (12 s for MobileNetV2 on two cores). They have
-    weight 0 in loss and gradient, but do count in layers that normalize over the batch.
-    """
-    local_rows = devices.get_local_rows(len(rows))
-    params = None if augment_params is None else augment_params[rows]
-    inputs: Any = pixels if params is None else [pixels, params[local_rows]]
-    targets = stage_run.objective.compute_targets(rows, epoch, params)
-    weights = np.zeros(len(rows), np.float32)
-    weights[:num_real] = len(rows) / num_real
-    logs = stage_run.train_step(inputs, targets[local_rows], weights[local_rows])
-    return metrics.nonnegative_loss(float(logs["loss"])), float(logs["categorical_accuracy"])
-
-
-def predict_logits(
-    model: Any, subset: Subset, step_size: int = 0, progress: Progress = no_progress
+def predict_validation(
+    stage_run: StageRun, progress: Progress = no_progress, count: int | None = None
 ) -> NDArray[np.float32]:
-    """Return the logits of a subset: float32 [N, K].
+    """Return the logits of the first `count` validation images (default: of all): float32 [n, K].
 
-    Batches are at least as large as those of a training step, `step_size`, for which there is enough memory.
+    Batches are at least as large as those of a training step, for which there is enough memory.
     """
-    size = max(step_size, choose_batch_size(subset.pixels.shape[1:]))
-    logits: NDArray[np.float32] = run_subset(
-        partial(devices.predict_on_batch, model), subset, batch_size=size, progress=progress
-    )
+    subset = stage_run.validation
+    size = max(stage_run.batch_size, choose_batch_size(subset.pixels.shape[1:]))
+    if stage_run.validation_inference is not None:
+        return stage_run.validation_inference.predict(size, progress, count)
+    predict = partial(devices.predict_on_batch, stage_run.logits_model)
+    subset = subset if count is None else subset.head(count)
+    logits: NDArray[np.float32] = run_subset(predict, subset, batch_size=size, progress=progress)
     return logits

@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from sightline.config.durations import format_duration
-from sightline.data.batches import epoch_order, iterate_batches
 from sightline.errors import plural
 from sightline.inference.runner import choose_batch_size
 from sightline.training import checkpoints
 from sightline.training.result import StagePlan, TimeRecord
-from sightline.training.stage_run import StageRun, predict_logits, run_step
+from sightline.training.stage_run import StageRun, predict_validation
 
 PLANNED_FRACTION = 0.95  # of the limit, so that steps may become a little slower
 LAST_FRACTION = 1.05  # of the limit, when training ends at the latest
@@ -154,21 +152,25 @@ def measure_epoch(stage_run: StageRun, epoch: int) -> tuple[float, float]:
 
 def _time_steps(stage_run: StageRun, epoch: int) -> float:
     """Return the mean time of a step; the first one, which compiles, does not count."""
-    size, objective = stage_run.batch_size, stage_run.objective
-    params = None if objective.augmentation is None else objective.sample_params(epoch)
-    count = 1 + max(TRIAL_STEPS, stage_run.steps)
-    rows = np.resize(epoch_order(len(stage_run.train), stage_run.config.seed, epoch), count * size).reshape(count, size)
-    stage_run.training_model.optimizer.learning_rate = stage_run.rate_at(0)
-    started = seconds = 0.0
-    step = 0
-    with closing(iterate_batches(stage_run.train, size, rows.ravel())) as batches:
-        for step, batch in enumerate(batches):
-            run_step(stage_run, epoch, batch.pixels, rows[step], params, size)
-            started = started if step else time.perf_counter()
-            seconds = time.perf_counter() - started
-            if step >= TRIAL_STEPS and seconds >= TRIAL_SECONDS:
-                break
-    return seconds / step
+    runner, rates = stage_run.runner, np.full(stage_run.steps, stage_run.rate_at(0))
+    compiled_at, finished_at, count = 0.0, 0.0, -1
+
+    def record(_loss: float, _accuracy: float) -> None:
+        nonlocal compiled_at, finished_at, count
+        count, finished_at = count + 1, time.perf_counter()
+        compiled_at = compiled_at if count else finished_at
+
+    while count < TRIAL_STEPS or (finished_at - compiled_at < TRIAL_SECONDS and count < stage_run.steps):
+        try:
+            runner.begin_epoch(epoch, 0, rates, record, has_next=False)
+            for _ in range(stage_run.steps):
+                runner.run_step()
+                if count >= TRIAL_STEPS and finished_at - compiled_at >= TRIAL_SECONDS:
+                    break
+            runner.catch_up()
+        finally:
+            runner.end_epoch()
+    return (finished_at - compiled_at) / count
 
 
 def _time_validation(stage_run: StageRun) -> float:
@@ -176,8 +178,8 @@ def _time_validation(stage_run: StageRun) -> float:
     if not len(stage_run.validation):
         return 0.0
     size = max(stage_run.batch_size, choose_batch_size(stage_run.validation.pixels.shape[1:]))
-    subset = stage_run.validation.head(min(len(stage_run.validation), size))
-    predict_logits(stage_run.logits_model, subset, stage_run.batch_size)  # compiles
+    count = min(len(stage_run.validation), size)
+    predict_validation(stage_run, count=count)  # compiles
     started = time.perf_counter()
-    predict_logits(stage_run.logits_model, subset, stage_run.batch_size)
-    return (time.perf_counter() - started) * len(stage_run.validation) / len(subset)
+    predict_validation(stage_run, count=count)
+    return (time.perf_counter() - started) * len(stage_run.validation) / count
