@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     return sl.train(folder, recipe="quick", model="cifar10-simple", epochs=2, seed=1, out=root / "a")
 
 
+@pytest.fixture(scope="module")
+def run_studio(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """The studio of `run`, which tests share: they leave its labels alone."""
+    with open_studio(run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def run_client(run_studio: Studio) -> Iterator[Any]:
+    """A client of the studio of a run that sends the token of its pages."""
+    testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
+    from sightline.studio.app import create_app
+
+    with testclient.TestClient(create_app(run_studio), "http://127.0.0.1:8000") as client:
+        token = re.search(r'name="csrf-token" content="([^"]+)"', client.get("/").text)
+        assert token
+        client.headers["X-CSRF-Token"] = token[1]
+        yield client
+
+
 @pytest.fixture
 def patch(tmp_path: Path) -> Path:
     return tmp_path / "fixes.jsonl"
@@ -55,23 +76,33 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(chromium: Any) -> Iterator[Any]:
-    """Open an address; a script that fails, or a resource that is refused, fails the test."""
-    contexts, errors = [], []
+class PageOpener:
+    """Opens addresses in pages of their own, and collects in `errors` what their scripts and requests failed with."""
 
-    def open_one(
-        address: str, width: int = 1280, *, ready: str = ".tile img, #empty:not([hidden])", **options: Any
-    ) -> Any:
-        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **options))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self.errors: list[str] = []
+
+    def __call__(self, address: str, width: int = 1280, *, ready: str = LISTED, **options: Any) -> Any:
+        """Return a page `width` pixels wide once it has an element `ready`."""
+        self._contexts.append(self._browser.new_context(viewport={"width": width, "height": 800}, **options))
+        page = self._contexts[-1].new_page()
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.goto(address)
         page.wait_for_selector(ready)
         return page
 
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert [error for error in errors if "ERR_CONNECTION_REFUSED" not in error] == []
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[PageOpener]:
+    """Open an address; a script that fails, or a resource that is refused, fails the test."""
+    opener = PageOpener(chromium)
+    yield opener
+    opener.close()
+    assert [error for error in opener.errors if "ERR_CONNECTION_REFUSED" not in error] == []

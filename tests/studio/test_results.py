@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 import sightline as sl
 from sightline.evaluation.results import EvaluationResult, LabeledPredictions
-from sightline.studio.contents import open_studio
 from sightline.studio.results import SplitResults
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
@@ -21,24 +19,12 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
-def client(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from sightline.studio.app import create_app
-
-    patch = tmp_path_factory.mktemp("patch") / "fixes.jsonl"
-    with (
-        open_studio(run, patch) as studio,
-        testclient.TestClient(create_app(studio), ADDRESS) as opened,
-    ):
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def evaluation(run: sl.Run) -> sl.Evaluation:
     return run.classifier.evaluate(split="test")
 
 
-def test_the_figures_are_those_of_an_evaluation(client: Any, evaluation: sl.Evaluation) -> None:
-    selection = client.get("/results/selection", params={"split": "test"}).json()
+def test_the_figures_are_those_of_an_evaluation(run_client: Any, evaluation: sl.Evaluation) -> None:
+    selection = run_client.get("/results/selection", params={"split": "test"}).json()
     assert isinstance(evaluation.result, EvaluationResult)
     assert selection["precision"]["value"] == selection["recall"]["value"] == evaluation.accuracy
     assert tuple(selection["precision"]["interval"]) == evaluation.metrics["accuracy"].interval
@@ -70,19 +56,19 @@ def test_the_figures_at_a_threshold_are_those_of_evaluate() -> None:
         assert coverage <= reached <= coverage + 1 / 500
 
 
-def test_each_cell_opens_its_images(client: Any, evaluation: sl.Evaluation) -> None:
-    page = client.get("/results", params={"split": "test"}).text
+def test_each_cell_opens_its_images(run_client: Any, evaluation: sl.Evaluation) -> None:
+    page = run_client.get("/results", params={"split": "test"}).text
     cells = re.findall(r'<td class="(?:right|wrong) shade-\d"><a href="/([^"]+)" title[^>]+>(\d+)', page)
     assert sum(int(count) for _, count in cells) == evaluation.result.count
     assert len(cells) == np.count_nonzero(evaluation.confusion)
     for address, count in cells:
-        order = client.get("/order" + address.replace("&amp;", "&"))
+        order = run_client.get("/order" + address.replace("&amp;", "&"))
         assert len(order.content) == 4 * int(count), address
 
 
 @pytest.mark.parametrize("query", ["split=none", "confidence=2", "confidence=x", "coverage=nan"])
-def test_odd_questions_are_refused(client: Any, query: str) -> None:
-    response = client.get(f"/results/selection?{query}")
+def test_odd_questions_are_refused(run_client: Any, query: str) -> None:
+    response = run_client.get(f"/results/selection?{query}")
     assert response.status_code in (400, 404)
     assert response.json()["error"].endswith(".")
 

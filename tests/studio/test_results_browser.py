@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
-from sightline.studio.contents import open_studio
+from sightline.studio.contents import Studio
 from studio_server import serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -17,8 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reaso
 
 
 @pytest.fixture(scope="module")
-def address(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with open_studio(run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as studio, serve(studio) as opened:
+def address(run_studio: Studio) -> Iterator[str]:
+    with serve(run_studio) as opened:
         yield opened
 
 
@@ -65,3 +66,73 @@ def test_the_page_fits_a_phone(open_page: Any, address: str, language: str) -> N
     page = open_page(f"{address}/results", 390, ready="#confusion", locale=language)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("#numbers dt").count() == 4
+
+
+def test_an_image_is_tried(open_page: Any, address: str, run: sl.Run) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    photo = next(Path(run.config.data.sources[0]).glob("green/*.png"))
+    page.set_input_files("#file", str(photo))
+    playwright.expect(page.locator("#top li")).to_have_count(3)
+    label = run.classifier.predict(photo)[0].label
+    assert page.locator("#label").text_content().startswith(f"{label} · ")
+    assert page.evaluate("document.querySelector('#view').width") == 32
+    page.click("#start-features")
+    playwright.expect(page.locator("#nearest img")).to_have_count(8, timeout=30_000)
+    page.wait_for_function("() => [...document.querySelectorAll('#nearest img')].every((i) => i.naturalWidth === 32)")
+    page.click("#show-heat")
+    page.wait_for_selector("#heat:not([hidden])", timeout=30_000)
+    assert not page.locator("#view").is_visible()
+    playwright.expect(page.locator("#evidence")).not_to_be_empty()
+    page.click("#show-heat")
+    assert page.locator("#view").is_visible()
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_an_image_is_dropped_or_pasted(open_page: Any, address: str, way: str) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    page.evaluate(
+        """async (way) => {
+          const canvas = new OffscreenCanvas(40, 20);
+          canvas.getContext("2d").fillRect(0, 0, 40, 20);
+          const data = new DataTransfer();
+          data.items.add(new File([await canvas.convertToBlob()], "black.png", { type: "image/png" }));
+          const [drop, paste] = [{ dataTransfer: data }, { clipboardData: data }];
+          document.dispatchEvent(way === "drop" ? new DragEvent(way, drop) : new ClipboardEvent(way, paste));
+        }""",
+        way,
+    )
+    playwright.expect(page.locator("#top li")).to_have_count(3)
+    assert page.evaluate("document.querySelector('#view').width") == 40
+
+
+def test_what_is_no_image_is_told(open_page: Any, address: str, tmp_path: Path) -> None:
+    (tmp_path / "note.png").write_text("no image")
+    page = open_page(f"{address}/try", ready="#drop")
+    page.set_input_files("#file", str(tmp_path / "note.png"))
+    page.wait_for_selector("#message:not([hidden])")
+    assert "cannot be classified" in page.locator("#message").text_content()
+    errors = [error for error in open_page.errors if "400 (Bad Request)" not in error]
+    open_page.errors[:] = errors  # the browser logs the refused request
+
+
+def test_the_camera_is_classified_until_it_stops(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/try", ready="#camera:not([hidden])")
+    page.click("#camera")
+    playwright.expect(page.locator("#top li")).to_have_count(3)
+    page.click("#snap")
+    page.wait_for_function("() => document.querySelector('#view').width === 640")
+    assert not page.locator("#live").is_visible()
+    page.wait_for_function("() => document.querySelector('#video').srcObject.getTracks()[0].readyState === 'ended'")
+    page.click("#camera")
+    page.click("#stop")
+    assert not page.locator("#result").is_visible()
+
+
+def test_the_viewer_shows_a_heat_map(open_page: Any, address: str) -> None:
+    page = open_page(address)
+    page.keyboard.press("Enter")
+    page.click("#show-heat")
+    page.wait_for_selector("#viewer-heat:not([hidden])", timeout=30_000)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#viewer-heat", state="hidden")
+    assert page.locator("#viewer-image").is_visible()

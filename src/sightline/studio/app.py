@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import results
+from sightline.studio import results, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -44,8 +44,8 @@ def create_app(studio: Studio) -> Starlette:
     Errors are ``{"error": message}``.
     """
     token = make_token()
-    run = studio.run
-    pages = Pages(token, {"/": "list"} | ({} if run is None else {"/results": "results"}))
+    model = studio.model
+    pages = Pages(token, {"/": "list"} | ({} if model is None else {"/results": "results", "/try": "trial"}))
     endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
@@ -58,7 +58,8 @@ def create_app(studio: Studio) -> Starlette:
         Route("/corrections", endpoints.correct, methods=["POST"]),
         Route("/undo", endpoints.undo, methods=["POST"]),
         Route("/check", endpoints.start_check, methods=["POST"]),
-        *(() if run is None else results.make_routes(run.directory, studio.name, pages)),
+        *(() if model is None else results.make_routes(model.run.directory, studio.name, pages)),
+        *(() if model is None else trial.make_routes(model, studio.library, studio.name, pages)),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(
@@ -79,7 +80,7 @@ class _Endpoints:
         return self._pages.render(
             request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
-            patch=str(self._studio.corrections.path),
+            patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
         )  # fmt: skip
 
     def order(self, request: Request) -> Response:

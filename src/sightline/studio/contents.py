@@ -19,20 +19,21 @@ from sightline.runs.resolve import inspection_preprocess
 from sightline.runs.run_images import read_run_index
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
+from sightline.studio.features import RunModel
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """What the pages show: the images, their corrections, their versions, what is wrong with them, and their run."""
+    """What the pages show: the images, their corrections, their versions, what is wrong with them, and a model."""
 
     name: str
     library: Library
     corrections: Corrections
     thumbnails: Thumbnails
     check: BackgroundCheck
-    run: Run | None = None
+    model: RunModel | None = None
 
 
 @contextmanager
@@ -57,11 +58,14 @@ def open_studio(data: Dataset | Run, patch: Path | None = None, callback: Callba
     with open_corrections(path, index, None if run is None else run.patch) as corrections:
         library = Library(index, corrections, splits, predictions)
         check = BackgroundCheck(index, library, input_config)
+        model = RunModel(data, index) if isinstance(data, Run) else None
         try:
             thumbnails = Thumbnails(index, preprocess)
-            yield Studio(index.name, library, corrections, thumbnails, check, data if isinstance(data, Run) else None)
+            yield Studio(index.name, library, corrections, thumbnails, check, model)
         finally:
             check.stop()
+            if model is not None:
+                model.features.stop()
             library.close()
 
 

@@ -104,7 +104,7 @@ class SplitResults:
         """
         off_diagonal = self.confusion - np.diag(np.diagonal(self.confusion))
         errors = off_diagonal.sum(0) + off_diagonal.sum(1)
-        shown = sorted(np.argsort(-errors, kind="stable")[:MAX_CLASSES].tolist())
+        positions = sorted(np.argsort(-errors, kind="stable")[:MAX_CLASSES].tolist())
         return [
             {
                 "label": self.classes[i],
@@ -116,11 +116,11 @@ class SplitResults:
                         "is_right": i == j,
                         "shade": math.ceil(SHADES * count / max(int(self._support[i]), 1)),
                     }
-                    for j in shown
+                    for j in positions
                     for count in [int(self.confusion[i, j])]
                 ],
             }
-            for i in shown
+            for i in positions
         ]
 
     def list_confused_pairs(self) -> list[tuple[str, str, int]]:

@@ -13,14 +13,18 @@ async function check(response) {
   throw new Error(message);
 }
 
-async function post(path, content) {
-  const response = await fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": token },
-    body: JSON.stringify(content),
-  });
-  return (await check(response)).json();
+/** Send a body and return the JSON value of the response. */
+export async function send(path, body, { type = "application/octet-stream", signal } = {}) {
+  const headers = { "Content-Type": type, "X-CSRF-Token": token };
+  return (await check(await fetch(path, { method: "POST", headers, body, signal }))).json();
 }
+
+/** The JSON value at an address. */
+export async function load(path, signal) {
+  return (await check(await fetch(path, { signal }))).json();
+}
+
+const post = (path, content) => send(path, JSON.stringify(content), { type: "application/json" });
 
 /** The ids of the images that `query` asks for, in its order. */
 export async function loadOrder(query, signal) {
@@ -31,11 +35,11 @@ export async function loadOrder(query, signal) {
 
 /** The rows of images, at most 500. */
 export async function loadImages(ids) {
-  return (await check(await fetch(`/images?ids=${ids.join(",")}`))).json();
+  return load(`/images?ids=${ids.join(",")}`);
 }
 
 export async function loadState(since) {
-  return (await check(await fetch(`/state?since=${since}`))).json();
+  return load(`/state?since=${since}`);
 }
 
 export const correct = (ids, edit, to = null) => post("/corrections", { ids, edit, to });

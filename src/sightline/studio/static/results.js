@@ -1,5 +1,7 @@
 // The page of results: two sliders that move the metrics of a model that abstains.
 
+import { load } from "./api.js";
+
 const $ = (selector) => document.querySelector(selector);
 const section = $("#selection");
 let loading = null; // aborts the request of an older position
@@ -43,10 +45,7 @@ async function select(parameters, moved = null) {
   loading = new AbortController();
   try {
     const query = new URLSearchParams({ split: section.dataset.split, ...parameters });
-    const response = await fetch(`/results/selection?${query}`, { signal: loading.signal });
-    const selection = await response.json();
-    if (!response.ok) throw new Error(selection.error);
-    show(selection, moved);
+    show(await load(`/results/selection?${query}`, loading.signal), moved);
     $("#message").hidden = true;
   } catch (error) {
     if (error.name === "AbortError") return;

@@ -255,6 +255,7 @@ function openViewer() {
 function fillViewer() {
   const row = grid.current;
   if (!row) return;
+  if ($("#viewer").dataset.id !== String(row.id)) $("#viewer").dataset.id = row.id;
   const address = `/large/${row.sha256}.webp`;
   if (!$("#viewer-image").src.endsWith(address)) $("#viewer-image").src = address;
   $("#viewer-image").alt = nameImage(row);

@@ -1,0 +1,66 @@
+"""`BackgroundTask`: long work in a thread beside the page, with its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+from typing import Any
+
+from sightline.callbacks import Progress
+from sightline.errors import SightlineError
+
+
+class _Stopped(Exception):  # not an error
+    """The studio ends."""
+
+
+class BackgroundTask:
+    """Runs a function once it is started, and again only if it failed; methods may be called from any thread."""
+
+    def __init__(self, name: str, work: Callable[[Progress], None]) -> None:
+        """`work` calls the function that it gets with its task, how much is done, and the total: it may end there."""
+        self._name, self._work = name, work
+        self._lock, self._is_stopped = Lock(), Event()
+        self._thread: Thread | None = None
+        self._state: dict[str, Any] = {"status": "new", "task": "", "done": 0, "total": 0, "error": ""}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The `status` (new, running, complete or failed), and the progress of the current task."""
+        return dict(self._state)
+
+    def start(self) -> None:
+        """Start, unless it runs or ran before."""
+        with self._lock:
+            if self._state["status"] in {"running", "complete"}:
+                return
+            self._state["status"] = "running"
+            self._thread = Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until it ends."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def stop(self) -> None:
+        """Give it up, if it runs, and wait until it has ended."""
+        self._is_stopped.set()
+        self.wait()
+
+    def _run(self) -> None:
+        try:
+            self._work(self._report)
+            self._state["status"] = "complete"
+        except _Stopped:
+            self._state["status"] = "new"
+        except SightlineError as error:
+            self._state |= {"status": "failed", "error": str(error)}
+        except BaseException:
+            self._state |= {"status": "failed", "error": "Internal error: see the terminal."}
+            raise
+
+    def _report(self, task: str, done: int, total: int) -> None:
+        if self._is_stopped.is_set():
+            raise _Stopped
+        self._state |= {"task": task, "done": done, "total": total}

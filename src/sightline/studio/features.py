@@ -1,0 +1,102 @@
+"""`RunModel`: the model of a run, and the features of the run's images, computed in the background."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import jsonio
+from sightline.api.classifier import Classifier
+from sightline.api.run import Run
+from sightline.callbacks import Progress
+from sightline.data import feature_cache
+from sightline.data.types import Index
+from sightline.inference.embeddings import ROWS
+from sightline.inference.nearest import NearestRows, normalize_rows
+from sightline.inference.stream import InputItem, compute_feature_size
+from sightline.studio.background import BackgroundTask
+
+
+class RunModel:
+    """A run with its model, which is loaded at first use; methods may be called from any thread.
+
+    Attributes:
+        run: The run.
+        index: Its images.
+        is_training: Which of them the model was trained on, bool [N].
+        features: Their features.
+    """
+
+    def __init__(self, run: Run, index: Index) -> None:
+        self.run, self.index = run, index
+        self._lock = Lock()
+        training = {(row.path, row.sha256) for row in run.directory.read_data() or () if row.split == "train"}
+        self.is_training = np.array([(image.path, image.sha256) in training for image in index.images], bool)
+        self.features = BackgroundFeatures(index, lambda: self.classifier)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model; raises `ModelError` if the run has none yet."""
+        with self._lock:
+            return self.run.classifier
+
+
+class BackgroundFeatures(BackgroundTask):
+    """The features of the images of an index by a model, which is loaded once it is started."""
+
+    def __init__(self, index: Index, load_classifier: Callable[[], Classifier]) -> None:
+        super().__init__("features", self._compute)
+        self._index, self._load_classifier = index, load_classifier
+        self._vectors: NDArray[np.float32] | None = None
+
+    @property
+    def vectors(self) -> NDArray[np.float32] | None:
+        """The features, float32 [N, F], a row of NaN for an image that cannot be read; None until they are complete."""
+        return self._vectors
+
+    def find_nearest(
+        self, query: NDArray[np.float32], is_searched: NDArray[np.bool_], count: int
+    ) -> list[tuple[int, float]]:
+        """Return the positions of the images whose features are nearest to `query` [F], with the cosine similarity.
+
+        `is_searched` bool [N] tells which images are compared. Empty until the features are complete.
+        """
+        nearest: NearestRows[int] = NearestRows(query[None], count)
+        if self._vectors is None:
+            return []
+        for start in range(0, len(self._vectors), ROWS):
+            rows = np.asarray(self._vectors[start : start + ROWS])
+            positions = np.flatnonzero(is_searched[start : start + ROWS] & np.isfinite(rows).all(1))
+            nearest.add(normalize_rows(rows[positions]), (start + positions).tolist())
+        return list(zip(nearest.keys[0], np.clip(nearest.similarities[0], -1, 1).tolist(), strict=True))
+
+    def _compute(self, progress: Progress) -> None:
+        progress("features", 0, len(self._index.images))
+        classifier = self._load_classifier()
+        provenance = [classifier.feature_model_id, [image.sha256 for image in self._index.images]]
+        name = hashlib.sha256(jsonio.dumps(provenance).encode()).hexdigest()[:32]
+        vectors = feature_cache.load_features(name)
+        if vectors is None:
+            shape = (len(self._index.images), compute_feature_size(classifier.predictor))
+            vectors = np.full(shape, np.nan, np.float32)
+            with feature_cache.resumable_features(name, vectors) as (done, store):
+                for start, rows in self._iter_rows(classifier, done):
+                    vectors[start : start + len(rows)] = rows
+                    store(start, start + len(rows))
+                    progress("features", start + len(rows), len(vectors))
+            feature_cache.save_features(name, vectors)
+            cached = feature_cache.load_features(name)  # on disk, where they take no memory
+            vectors = vectors if cached is None else cached
+        self._vectors = vectors
+
+    def _iter_rows(self, classifier: Classifier, start: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        images = list(enumerate(self._index.images))[start:]
+        items = (InputItem(image.path, partial(self._index.read, i)) for i, image in images)
+        for batch in classifier.iter_embeddings(items):
+            yield start, batch.vectors
+            start += len(batch)

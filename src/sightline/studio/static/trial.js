@@ -1,0 +1,221 @@
+// The page to try the model: an image is dropped, pasted, chosen or taken, classified, explained and compared.
+
+import { load, send } from "./api.js";
+import { decode, describe, draw, percent } from "./heat.js";
+
+const POLL_MS = 700; // of the progress of the features
+const PAUSE_MS = 150; // between two frames of the camera
+
+const $ = (selector) => document.querySelector(selector);
+const texts = JSON.parse($("#texts").textContent);
+let current = null; // {file, label, heat, controller} of the image that is shown
+let stream = null; // of the camera
+let features = { status: "new", done: 0, total: 0, error: "" };
+
+function element(name, text, className = "") {
+  const created = document.createElement(name);
+  created.textContent = text;
+  if (className) created.className = className;
+  return created;
+}
+
+function showError(error) {
+  if (error.name === "AbortError") return;
+  $("#message").textContent = error instanceof TypeError ? texts.offline : error.message;
+  $("#message").hidden = false;
+}
+
+function showPrediction({ label, probability, top, decision, set }) {
+  $("#result").hidden = false;
+  $("#label").textContent = `${label} · ${percent(probability)}`;
+  $("#view").setAttribute("aria-label", label);
+  const sentence = { class: texts["decision-class"], set: texts["decision-set"], abstain: texts["decision-abstain"] }[decision];
+  $("#decision").hidden = !sentence;
+  $("#decision").textContent = sentence ? sentence.replace("LABELS", (set ?? []).join(", ")) : "";
+  $("#decision").className = decision ?? "";
+  $("#top").replaceChildren(
+    ...top.map((one) => {
+      const row = document.createElement("li");
+      const bar = element("span", "", "bar");
+      bar.style.width = `${100 * one.probability}%`;
+      row.append(bar, element("span", one.label, "name"), element("span", percent(one.probability), "value"));
+      return row;
+    }),
+  );
+}
+
+function showNearest(rows) {
+  const items = rows.map((row) => {
+    const item = document.createElement("li");
+    const image = new Image();
+    image.src = `/thumbnails/${row.sha256}.webp`;
+    image.alt = row.path;
+    item.title = row.path;
+    item.append(image, element("b", row.label), element("span", row.similarity.toFixed(3), "soft"));
+    return item;
+  });
+  $("#nearest").replaceChildren(...items);
+}
+
+function showFeatures() {
+  const { status, done, total, error } = features;
+  $("#features").hidden = status === "running" || status === "complete";
+  const share = total ? ` ${Math.floor((100 * done) / total)}%` : "";
+  $("#features-state").textContent = { new: "", running: `${texts["features-running"]}${share}`, failed: error, complete: "" }[status];
+}
+
+async function followFeatures(request) {
+  try {
+    features = await request;
+    showFeatures();
+    if (features.status === "running") setTimeout(() => followFeatures(load("/features")), POLL_MS);
+    else if (features.status === "complete" && current?.label) showNearest((await predict(current.file, { nearest: true })).nearest);
+  } catch (error) {
+    showError(error);
+  }
+}
+
+function predict(file, { nearest = false, signal } = {}) {
+  return send(`/try?nearest=${nearest ? 1 : 0}`, file, { signal });
+}
+
+/** Take an image: show it, classify it, and find its nearest training images. */
+async function take(file) {
+  stopCamera();
+  current?.controller.abort();
+  const controller = new AbortController();
+  const { signal } = controller;
+  current = { file, controller, label: null };
+  $("#message").hidden = true;
+  resetHeat();
+  showNearest([]);
+  try {
+    const image = await createImageBitmap(file).catch(() => null);
+    if (signal.aborted) return;
+    $("#unseen").hidden = image !== null;
+    $("#view").hidden = image === null;
+    if (image) draw($("#view"), image);
+    const prediction = await predict(file, { nearest: true, signal });
+    current.label = prediction.label;
+    showPrediction(prediction);
+    showNearest(prediction.nearest);
+  } catch (error) {
+    if (!signal.aborted) $("#result").hidden = true;
+    showError(error);
+  }
+}
+
+// Heat map
+
+function resetHeat() {
+  $("#heat").hidden = true;
+  $("#evidence").textContent = "";
+  $("#show-heat").setAttribute("aria-pressed", "false");
+}
+
+async function toggleHeat() {
+  const isShown = $("#show-heat").getAttribute("aria-pressed") === "true";
+  resetHeat();
+  $("#view").hidden = !$("#unseen").hidden;
+  if (isShown || !current) return;
+  const state = current;
+  $("#show-heat").setAttribute("aria-pressed", "true");
+  $("#evidence").textContent = texts.explaining;
+  try {
+    state.heat ??= await send(`/try/heat?class=${encodeURIComponent(state.label)}`, state.file, { signal: state.controller.signal });
+    const image = await decode(state.heat.image);
+    if (state !== current || $("#show-heat").getAttribute("aria-pressed") !== "true") return;
+    draw($("#heat"), image);
+    $("#heat").hidden = false;
+    $("#view").hidden = true;
+    $("#evidence").textContent = describe(state.heat);
+  } catch (error) {
+    if (state === current) resetHeat();
+    showError(error);
+  }
+}
+
+// Camera
+
+async function startCamera() {
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+  } catch (error) {
+    showError(new Error(`${texts["no-camera"]} ${error.message}`));
+    return;
+  }
+  current?.controller.abort();
+  current = null;
+  resetHeat();
+  showNearest([]);
+  $("#message").hidden = true;
+  $("#video").srcObject = stream;
+  await $("#video").play();
+  $("#live").hidden = false;
+  $("#inputs").hidden = true;
+  $("#figure").hidden = $("#neighbors").hidden = true;
+  $("#snap").focus();
+  classifyFrames(stream);
+}
+
+function stopCamera() {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  stream = null;
+  $("#live").hidden = true;
+  $("#inputs").hidden = $("#figure").hidden = $("#neighbors").hidden = false;
+}
+
+function readFrame() {
+  const video = $("#video");
+  const canvas = document.createElement("canvas");
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+}
+
+/** Classify what the camera sees, one frame after the other, until it stops. */
+async function classifyFrames(source) {
+  while (stream === source) {
+    try {
+      const prediction = await predict(await readFrame());
+      if (stream !== source) return;
+      showPrediction(prediction);
+    } catch (error) {
+      showError(error);
+    }
+    await new Promise((resolve) => setTimeout(resolve, document.hidden ? 1000 : PAUSE_MS));
+  }
+}
+
+// Events
+
+for (const input of [$("#file"), $("#photo")]) {
+  input.addEventListener("change", () => {
+    if (input.files.length) take(input.files[0]);
+    input.value = ""; // so that the same file can be chosen again
+  });
+}
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("#drop").classList.add("over");
+});
+document.addEventListener("dragleave", () => $("#drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("#drop").classList.remove("over");
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) take(event.clipboardData.files[0]);
+});
+$("#show-heat").addEventListener("click", toggleHeat);
+$("#start-features").addEventListener("click", () => followFeatures(send("/features", "")));
+$("#camera").addEventListener("click", startCamera);
+$("#stop").addEventListener("click", () => {
+  stopCamera();
+  $("#result").hidden = true;
+});
+$("#snap").addEventListener("click", async () => take(await readFrame()));
+$("#camera").hidden = !navigator.mediaDevices?.getUserMedia; // browsers have it at secure addresses and on this machine alone
+followFeatures(load("/features"));

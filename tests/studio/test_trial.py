@@ -1,0 +1,112 @@
+"""The page to try a model: what it says is what the classifier says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.exceptions import HTTPException
+
+import sightline as sl
+from sightline.studio.contents import Studio
+from sightline.studio.heat_maps import MAX_WAITING, HeatMap, HeatMapQueue, blend_heat
+
+pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
+
+
+@pytest.fixture(scope="module")
+def photo(run: sl.Run) -> Path:
+    return next(Path(run.config.data.sources[0]).glob("green/*.png"))
+
+
+def test_an_image_is_classified_as_in_python(run_client: Any, run: sl.Run, photo: Path) -> None:
+    answer = run_client.post("/try", content=photo.read_bytes()).json()
+    expected = run.classifier.predict(photo)[0].to_dict()
+    del expected["path"]
+    assert answer == expected | {"nearest": []}
+
+
+def test_nearest_training_images_are_found_once_the_features_are_there(
+    run_client: Any, run_studio: Studio, run: sl.Run, photo: Path
+) -> None:
+    assert run_client.get("/features").json()["status"] == "new"
+    assert run_client.post("/features").status_code == 200
+    assert run_studio.model is not None
+    run_studio.model.features.wait()
+    assert run_client.get("/features").json() | {"task": ""} == {
+        "status": "complete", "task": "", "done": 60, "total": 60, "error": "",
+    }  # fmt: skip
+    nearest = run_client.post("/try", params={"nearest": "1"}, content=photo.read_bytes()).json()["nearest"]
+    assert len(nearest) == 8
+    assert {row["split"] for row in nearest} == {"train"}
+    folder = Path(run.config.data.sources[0])
+    training = [str(folder / row.path) for row in run.directory.read_data() or () if row.split == "train"]
+    expected = run.classifier.similar(photo.read_bytes(), training, top=8)
+    assert [str(folder / row["path"]) for row in nearest] == [one.path for one in expected]
+    np.testing.assert_allclose(
+        [row["similarity"] for row in nearest], [one.similarity or 0.0 for one in expected], atol=1e-5
+    )
+
+
+def test_a_heat_map_is_the_explanation_of_the_class(run_client: Any, run: sl.Run, photo: Path) -> None:
+    answer = run_client.post("/try/heat", params={"class": "red"}, content=photo.read_bytes()).json()
+    (expected,) = run.classifier.explain(photo, label="red", method="occlusion")
+    assert answer["label"] == "red"
+    assert answer["probability"] == pytest.approx(expected.probability, abs=1e-6)
+    with Image.open(io.BytesIO(base64.b64decode(answer["image"]))) as image:
+        assert image.size == (32, 32)
+
+
+def test_an_image_of_the_run_has_a_heat_map(run_client: Any) -> None:
+    assert "image" in run_client.post("/images/3/heat").json()
+    missing = run_client.post("/images/60/heat")
+    assert (missing.status_code, missing.json()) == (404, {"error": "There is no such image."})
+
+
+def test_heat_is_color_and_the_image_is_gray() -> None:
+    image = np.full((1, 2, 3), (200, 100, 0), np.uint8)
+    cold, hot = blend_heat(image, np.array([[0, 1]], np.float32))[0].tolist()
+    assert cold == [93, 60, 101]
+    assert hot == [186, 175, 78]
+
+
+@pytest.mark.parametrize("path", ["/try", "/try/heat"])
+@pytest.mark.parametrize("body", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_refused_in_a_sentence(run_client: Any, path: str, body: bytes) -> None:
+    answer = run_client.post(path, content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("The image cannot be ")
+
+
+def test_an_unknown_class_and_another_page_are_refused(run_client: Any, photo: Path) -> None:
+    answer = run_client.post("/try/heat", params={"class": "rde"}, content=photo.read_bytes())
+    assert (answer.status_code, "Did you mean" in answer.json()["error"]) == (400, True)
+    for path in ("/try", "/try/heat", "/features", "/images/0/heat"):
+        assert run_client.post(path, headers={"X-CSRF-Token": ""}).status_code == 403
+
+
+def test_few_heat_maps_wait_and_one_is_computed_at_a_time() -> None:
+    running, most = 0, 0
+
+    def compute() -> HeatMap:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        running -= 1
+        raise LookupError
+
+    async def ask() -> list[BaseException | HeatMap]:
+        queue = HeatMapQueue()
+        return await asyncio.gather(*(queue.run(compute) for _ in range(MAX_WAITING + 3)), return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    assert sum(isinstance(answer, LookupError) for answer in answers) == MAX_WAITING
+    refused = [answer for answer in answers if isinstance(answer, HTTPException)]
+    assert [answer.status_code for answer in refused] == [503] * 3
+    assert most == 1
