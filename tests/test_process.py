@@ -147,3 +147,12 @@ def test_a_library_call_leaves_hang_ups_alone(hangup: list[int], monkeypatch: py
     monkeypatch.setattr(process, "_claimed", False)
     process.treat_sighup_as_sigterm()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_the_cores_that_a_scheduler_gave_are_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = process.count_cores()
+    monkeypatch.setattr(process, "_core_limit", 0)
+    process.limit_cores(1)
+    assert process.count_cores() == 1
+    process.limit_cores(before + 1)
+    assert process.count_cores() == before

@@ -17,6 +17,7 @@ MAX_SINGLE_ARENA_CORES = 4
 CGROUPS = Path("/sys/fs/cgroup")
 
 _claimed = False
+_core_limit = 0  # 0: none
 
 
 def claim() -> None:
@@ -57,10 +58,16 @@ def has_terminal() -> bool:
     return True
 
 
+def limit_cores(count: int) -> None:
+    """Let `count_cores` return at most `count`, in a process that a scheduler gave so many of the machine's cores."""
+    global _core_limit  # noqa: PLW0603  # process-wide state
+    _core_limit = count
+
+
 def count_cores() -> int:
     """Return how many cores this process may use: those of its CPU affinity, or fewer if its cgroup has a quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(count, _cpu_quota())))
+    return max(1, math.ceil(min(count, _cpu_quota(), _core_limit or math.inf)))
 
 
 def _cpu_quota() -> float:

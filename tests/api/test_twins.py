@@ -62,6 +62,8 @@ NOT_SHARED = {  # and why
         "out",
         "shard",
         "rows_per_part",
+        "engine",
+        "ray_address",
         "masks",
         "tile",
     },  # predict_proba, to_frame().to_csv, write_predictions, predict_masks

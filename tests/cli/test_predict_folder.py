@@ -15,7 +15,7 @@ import pytest
 
 import sightline as sl
 from command import COLORS, Command, draw_classes
-from sightline.api import image_model
+from sightline.api import prediction_folder
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -31,7 +31,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let parts be as small as two images: they consist of whole batches."""
-    monkeypatch.setattr(image_model, "choose_batch_size", lambda _shape: 2)
+    monkeypatch.setattr(prediction_folder, "choose_batch_size", lambda _shape: 2)
 
 
 def read_files(path: Path) -> dict[str, bytes]:

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "no telemetry; huggingface_hub reads it on import",
     "MLFLOW_DISABLE_TELEMETRY": "no telemetry; MLflow reads it on import",
     "ORT_DISABLE_TELEMETRY": "no telemetry; ONNX Runtime 1.31 reads it on import and again in each new session",
+    "RAY_BACKEND_LOG_LEVEL": "no messages of Ray's C++ code on the command line's standard error",
     "RAY_USAGE_STATS_ENABLED": "no telemetry; read by the processes of a Ray cluster when they start",
     "TF_CPP_MIN_LOG_LEVEL": "no notes of TensorFlow's C++ code, which it writes until the process ends",
     "TF_ENABLE_ONEDNN_OPTS": "oneDNN also without AVX-512: training is 1.8 times as fast (benchmarks/README.md)",
@@ -152,9 +153,24 @@ def import_ray(purpose: str) -> Any:
     Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
     """
     set_variable("RAY_USAGE_STATS_ENABLED", "0")
+    if process.is_claimed():
+        set_variable("RAY_BACKEND_LOG_LEVEL", "fatal")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return require("ray", purpose)
+
+
+def import_ray_data(purpose: str) -> Any:
+    """Import and return ``ray.data``; in the command line's own process, it prints only errors."""
+    import_ray(purpose)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = require("ray.data", purpose)
+    if process.is_claimed():
+        for handler in logging.getLogger("ray.data").handlers:
+            if not hasattr(handler, "baseFilename"):
+                handler.setLevel(logging.ERROR)
+    return data
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self, cast
@@ -12,23 +10,22 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio
+from sightline.api import prediction_folder
 from sightline.api.dataset import Dataset
 from sightline.api.images import ImageLike, list_items, list_labeled_items, prediction_row, to_class_indices
 from sightline.api.masks import MaskModel
 from sightline.api.options import Settings
+from sightline.api.prediction_folder import Engine
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
-from sightline.data.remote import is_url
 from sightline.errors import DataError, UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.nearest import SimilarImage
-from sightline.inference.prediction_files import ROWS, PredictionFiles, PredictionFolder, PredictionFormat, Shard
+from sightline.inference.prediction_files import PredictionFiles
 from sightline.inference.results import Prediction
-from sightline.inference.runner import choose_batch_size
 from sightline.preprocessing import PreprocessingSpec
 from sightline.progress import show_progress
 
@@ -115,6 +112,8 @@ class ImageModel(MaskModel):
         probabilities: bool = False,
         shard: str | None = None,
         rows_per_part: int | None = None,
+        engine: Engine = "local",
+        ray_address: str | None = None,
         set: Settings = (),
         progress: bool | None = None,
         callback: Callback | None = None,
@@ -134,6 +133,10 @@ class ImageModel(MaskModel):
             probabilities: Whether each row has the probabilities of all classes, in the order of `classes`.
             shard: ``"0/4"`` to ``"3/4"`` predict a fourth of the parts each; None predicts all.
             rows_per_part: The number of images of a part, rounded up to whole batches; None is 1,024.
+            engine: ``ray`` predicts with workers of a Ray cluster, which this process feeds: the files are the same.
+                They need the paths of `images`, or their addresses; arrays are refused.
+            ray_address: The cluster, as ``HOST:PORT``, or ``auto`` for the one that runs on this machine; None uses
+                ``RAY_ADDRESS``, or else starts one of this machine's cores.
             set: As for `predict`.
             progress: Whether to show the progress on standard error; None shows it in a terminal and in a notebook.
             callback: Receives the progress in place of the display.
@@ -144,48 +147,18 @@ class ImageModel(MaskModel):
         Raises:
             OutputError: If `out` is anything else, or was written by another model or with other options.
             DataError: If a part that exists holds other images than those at its place in `images`.
+            HostError: If there is no Ray cluster, or a worker does not see the images.
 
         Example:
             ```python
             clf.write_predictions("photos/", "labels.parquet")
             ```
         """
-        size = choose_batch_size(self.preprocess.shape)
-        rows = ROWS if rows_per_part is None else rows_per_part
-        form = self._prediction_format(top, -(-rows // size) * size, probabilities=probabilities)
-        folder = PredictionFolder(Path(out), form)
-        requested = len(self.classes) if probabilities or form.several_labels else form.top
-        count: Any = None
-        paths = [images] if isinstance(images, str | Path) else images
-        if isinstance(paths, list | tuple) and not any(is_url(str(path)) for path in paths):  # can be listed twice
-            count = stream.BackgroundCount(list_items(images, self.preprocess.channels, set))
-
-        def predict(items: Iterator[stream.InputItem]) -> Iterator[Prediction]:
-            return stream.predict(
-                self.predictor, items, top=requested, batch_size=size, thresholds=self.thresholds,
-                interpret=self.task.interpret,
+        with show_progress(progress, callback) as display:
+            return prediction_folder.write_predictions(
+                self, images, Path(out), display.on_progress, top=top, probabilities=probabilities, shard=shard,
+                rows_per_part=rows_per_part, settings=set, engine=engine, ray_address=ray_address,
             )  # fmt: skip
-
-        with show_progress(progress, callback) as display, count or nullcontext():
-            items = list_items(images, self.preprocess.channels, set)
-            return folder.write(
-                items, predict, Shard.parse(shard), display.on_progress, lambda: getattr(count, "value", None)
-            )
-
-    def _prediction_format(self, top: int, rows: int, *, probabilities: bool) -> PredictionFormat:
-        """Return the format of the files of predictions; raises `UsageError` for numbers below 1."""
-        if top < 1 or rows < 1:
-            raise UsageError(f"top and rows_per_part are numbers of at least 1, not {top} and {rows}.")
-        thresholds = None if self.thresholds is None else self.thresholds.to_dict()
-        identity = [type(self.predictor).__name__, getattr(self.predictor, "sha256", None), thresholds]
-        digest = hashlib.sha256(jsonio.dumps([self.feature_model_id, *identity], sort_keys=True).encode())
-        has_several = self.task.targets.allows_several
-        return PredictionFormat(
-            f"{self.feature_model_id.rpartition('@')[0]}@{digest.hexdigest()}", self.classes, rows,
-            min(top, len(self.classes)), probabilities,
-            decisions=self.thresholds is not None and not has_several, several_labels=has_several,
-            sets=() if self.thresholds is None else self.thresholds.set_fields,
-        )  # fmt: skip
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
         """Return the probabilities of all classes, as scikit-learn's classifiers do.

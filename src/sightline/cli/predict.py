@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -41,6 +42,13 @@ MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so t
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
 
 
+class Engine(Enum):
+    """What computes the predictions of a folder."""
+
+    local = "local"
+    ray = "ray"
+
+
 def predict(
     model: Model,
     images: Images,
@@ -73,6 +81,16 @@ def predict(
     ] = None,
     rows_per_part: Annotated[
         int | None, typer.Option(min=1, help="Images of each file in a .parquet folder; default: 1024.")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Predict into a .parquet folder in this process, or with workers of a Ray cluster.")
+    ] = Engine.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The cluster of --engine ray, or auto; default: RAY_ADDRESS, else one is started on this machine.",
+        ),
     ] = None,
     knn: Annotated[
         int | None,
@@ -110,7 +128,9 @@ def predict(
         )
     if tile is not None and masks is None:
         raise UsageError("--tile is for masks: give the folder to write them to with --masks as well.")
-    to_folder = _check_folder(out, output_format, shard, rows_per_part)
+    to_folder = _check_folder(out, output_format, shard, rows_per_part, engine)
+    if ray_address is not None and engine != Engine.ray:
+        raise UsageError("--ray-address is for --engine ray.")
     chosen_format = TableFormat.json if to_folder else _choose_format(output_format, out)
     if out is not None and not to_folder:
         _check_output(out)
@@ -124,8 +144,8 @@ def predict(
     elif out is not None and to_folder:
         result = classifier.write_predictions(
             items if "-" in images else images,  # standard input can be listed only once
-            out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part, set=set or (),
-            progress=True,
+            out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part,
+            engine=engine.value, ray_address=ray_address, set=set or (), progress=True,
         )  # fmt: skip
         failed = _print_files(result, shard)
     else:
@@ -169,14 +189,15 @@ def _write_rows(
 
 
 def _check_folder(
-    out: Path | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None
+    out: Path | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None, engine: Engine
 ) -> bool:
     """Return whether `out` is a folder of Parquet files; raises for one that cannot be written, and wrong options."""
     from sightline.inference import prediction_files
 
     if out is None or out.suffix.lower() != prediction_files.SUFFIX:
-        if shard is not None or rows_per_part is not None:
-            raise UsageError("--shard and --rows-per-part are for a folder of Parquet files: give --out NAME.parquet.")
+        options = {"--shard": shard, "--rows-per-part": rows_per_part, "--engine ray": engine == Engine.ray or None}
+        if wrong := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"{' and '.join(wrong)}: only for a folder of Parquet files; give --out NAME.parquet.")
         return False
     if output_format is not None:
         raise UsageError(f"--out {out} is a folder of Parquet files, so --format does not apply: leave it out.")

@@ -40,13 +40,25 @@ REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are
 class InputItem:
     """One image to predict: its path, a function that reads its bytes or pixels, and its label if it has one.
 
-    `is_remote`: reading it waits for a network.
+    `location` is the file or the address that is read, None for what is in an archive, a table or memory.
     """
 
     path: str
     read: Callable[[], Any]
     label: str | None = None
-    is_remote: bool = False
+    location: str | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading it waits for a network."""
+        return self.location is not None and is_url(self.location)
+
+
+def read_location(location: str, limits: LimitsConfig) -> bytes:
+    """Return the content of the file or the address `location`, as `read` of its item does."""
+    if is_url(location):
+        return RemotePath.parse(location).read(limits, detect_format)
+    return read_untrusted_file(Path(location), limits, detect_format)
 
 
 def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
@@ -82,7 +94,11 @@ def expand_inputs(
         elif is_container(text) and Path(text).is_file():
             yield from _list_container(text, limits)
         else:
-            yield InputItem(text, partial(read_untrusted_file, Path(text), limits, detect_format))
+            yield _make_file_item(text, limits)
+
+
+def _make_file_item(path: str, limits: LimitsConfig) -> InputItem:
+    return InputItem(path, partial(read_location, path, limits), location=path)
 
 
 def take_first(items: Iterator[InputItem]) -> list[InputItem]:
@@ -128,7 +144,7 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
         if is_hidden(key) or not (is_image_name(key) or _is_image(store, key)):
             continue
         empty = False
-        yield InputItem(str(Path(folder, key)), partial(store.read, key, detect_format))
+        yield _make_file_item(str(Path(folder, key)), limits)
     if empty:
         files = [str(Path(folder, key)) for key in iterate_files(Path(folder)) if is_container(key)]
         if not files:
@@ -156,7 +172,7 @@ def _list_remote_file(file: RemotePath, limits: LimitsConfig) -> Iterator[InputI
     if is_container(file.url):
         yield from _list_container(file.url, limits, file.stage(limits))
     else:
-        yield InputItem(file.url, partial(file.read, limits, detect_format), is_remote=True)
+        yield InputItem(file.url, partial(file.read, limits, detect_format), location=file.url)
 
 
 def _list_container(file: str, limits: LimitsConfig, copy: Path | None = None) -> Iterator[InputItem]:

@@ -1,0 +1,102 @@
+"""Predict any number of images into a folder of Parquet files, in this process or on a Ray cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+from sightline import jsonio
+from sightline.api.images import ImageLike, list_items
+from sightline.api.loaded_model import LoadedModel
+from sightline.api.options import Settings, to_assignments
+from sightline.callbacks import Progress
+from sightline.data.remote import is_url
+from sightline.distributed import ray_cluster
+from sightline.errors import UsageError, suggest
+from sightline.inference import ray_engine, stream
+from sightline.inference.prediction_files import (
+    ROWS,
+    PredictionFiles,
+    PredictionFolder,
+    PredictionFormat,
+    Shard,
+    check_output,
+)
+from sightline.inference.results import Prediction
+from sightline.inference.runner import choose_batch_size
+
+Engine = Literal["local", "ray"]
+"""What computes predictions: this process, or the workers of a Ray cluster."""
+
+Predict = Callable[[Iterator[stream.InputItem]], Iterator[Prediction]]
+
+
+def write_predictions(
+    model: LoadedModel,
+    images: ImageLike | Iterable[ImageLike | stream.InputItem],
+    out: Path,
+    progress: Progress,
+    *,
+    top: int,
+    probabilities: bool,
+    shard: str | None,
+    rows_per_part: int | None,
+    settings: Settings,
+    engine: Engine,
+    ray_address: str | None,
+) -> PredictionFiles:
+    """Write the predictions of a model for `images` to the folder `out`; see `ImageModel.write_predictions`."""
+    _check_engine(engine, ray_address)
+    own_shard = Shard.parse(shard)
+    preprocess = model.predictor.preprocess
+    size = choose_batch_size(preprocess.shape)
+    form = _make_format(
+        model, top, -(-(ROWS if rows_per_part is None else rows_per_part) // size) * size, probabilities
+    )
+    requested = len(form.classes) if probabilities or form.several_labels else form.top
+    predict: Predict = partial(
+        stream.predict, model.predictor, top=requested, batch_size=size, thresholds=model.thresholds,
+        interpret=model.task.interpret,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        if engine == "ray":
+            check_output(out)  # before a cluster is started
+            ray = stack.enter_context(ray_cluster.connect(ray_address, ray_engine.PURPOSE))
+            limits = stream.parse_file_limits(to_assignments(settings))
+            predict = partial(ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits)
+        count = None
+        paths = [images] if isinstance(images, str | Path) else images
+        if isinstance(paths, list | tuple) and not any(is_url(str(path)) for path in paths):  # can be listed twice
+            items = list_items(images, preprocess.channels, settings)
+            count = stack.enter_context(stream.BackgroundCount(items))
+        return PredictionFolder(out, form).write(
+            list_items(images, preprocess.channels, settings), predict, own_shard, progress,
+            lambda: None if count is None else count.value,
+        )  # fmt: skip
+
+
+def _check_engine(engine: str, ray_address: str | None) -> None:
+    if engine not in get_args(Engine):
+        raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
+    if ray_address is not None and engine != "ray":
+        raise UsageError(f"{ray_address} is the address of a Ray cluster, which the engine ray uses: choose it.")
+
+
+def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -> PredictionFormat:  # noqa: FBT001
+    """Return the format of the files of predictions; raises `UsageError` for numbers below 1."""
+    if top < 1 or rows < 1:
+        raise UsageError(f"top and rows_per_part are numbers of at least 1, not {top} and {rows}.")
+    thresholds = None if model.thresholds is None else model.thresholds.to_dict()
+    identity = [type(model.predictor).__name__, getattr(model.predictor, "sha256", None), thresholds]
+    digest = hashlib.sha256(jsonio.dumps([model.feature_model_id, *identity], sort_keys=True).encode())
+    has_several = model.task.targets.allows_several
+    classes = model.predictor.classes
+    return PredictionFormat(
+        f"{model.feature_model_id.rpartition('@')[0]}@{digest.hexdigest()}", classes, rows, min(top, len(classes)),
+        probabilities, decisions=model.thresholds is not None and not has_several, several_labels=has_several,
+        sets=() if model.thresholds is None else model.thresholds.set_fields,
+    )  # fmt: skip

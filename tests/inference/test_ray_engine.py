@@ -1,0 +1,245 @@
+"""The engine ray: what is sent, on any machine; and the same files as without it, on two nodes, whatever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sightline as sl
+import small_bundles
+from command import COLORS, draw_classes
+from ray_nodes import start_nodes
+from sightline.callbacks import Callback
+from sightline.data.storage import LIMITS
+from sightline.errors import DataError, HostError, ImageError, UsageError
+from sightline.inference import bundle, ray_engine, stream
+from sightline.inference.stream import InputItem
+from synthetic_images import encode_png
+
+try:
+    import ray
+except ImportError:
+    ray = None
+
+on_ray = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(ray is None, reason="Ray is not installed: make test-ray"),
+]
+
+
+def copy(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301
+
+
+def describe_batches(items: Iterator[InputItem], batch_size: int) -> list[tuple[int, int]]:
+    return [(len(batch), size) for batch, _, size in ray_engine._cut_batches(items, batch_size)]
+
+
+class TestWhatIsSent:
+    def test_a_file_is_its_path_and_anything_else_its_bytes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("a.png").write_bytes(encode_png(0))
+        with zipfile.ZipFile("b.zip", "w") as archive:
+            archive.writestr("c.png", encode_png(1))
+            archive.writestr("d.png", b"\x89PNG\r\n\x1a\n")
+        images = ["a.png", "b.zip", encode_png(2), "missing.png"]
+        items = list(stream.make_items(images))
+        sent = [copy(ray_engine._SentItem.from_item(item)) for item in items]
+        assert [s.path for s in sent] == ["a.png", "b.zip/c.png", "b.zip/d.png", "[2]", "missing.png"]
+        assert [s.location for s in sent] == [str(tmp_path / "a.png"), None, None, None, str(tmp_path / "missing.png")]
+        assert [s.content for s in sent] == [None, encode_png(1), b"\x89PNG\r\n\x1a\n", encode_png(2), None]
+        monkeypatch.chdir("/")  # as a worker, which has another working directory
+        for item, received in zip(items[:4], sent[:4], strict=True):
+            received_item = received.to_item(LIMITS)
+            assert received_item.read() == (encode_png(0) if item.path == "a.png" else item.read())
+        with pytest.raises(ImageError, match="cannot be opened: No such file or directory"):
+            sent[4].to_item(LIMITS).read()
+
+    def test_an_item_that_cannot_be_read_here_says_why_there(self) -> None:
+        def fail() -> bytes:
+            raise ImageError("damaged")
+
+        sent = ray_engine._SentItem.from_item(InputItem("x", fail))
+        with pytest.raises(ImageError, match="damaged"):
+            sent.to_item(LIMITS).read()
+
+    def test_arrays_are_refused(self) -> None:
+        (item,) = stream.make_items([np.zeros((8, 8, 3), np.uint8)])
+        with pytest.raises(UsageError, match=r"Image \[0\] is an array, but the engine ray takes files"):
+            ray_engine._SentItem.from_item(item)
+
+    @pytest.mark.parametrize(("batch_size", "expected"), [(8, [128, 128, 44]), (100, [100, 100, 100]), (300, [300])])
+    def test_batches_are_whole_batches_of_the_network(self, batch_size: int, expected: list[int]) -> None:
+        items = (InputItem(str(n), bytes, location=str(n)) for n in range(300))
+        assert describe_batches(items, batch_size) == [(count, 0) for count in expected]
+
+    def test_large_images_make_small_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ray_engine, "MAX_BATCH_BYTES", 50)
+        items = (InputItem(str(n), lambda: bytes(10)) for n in range(20))
+        assert describe_batches(items, 4) == [(8, 80), (8, 80), (4, 40)]
+
+    def test_a_file_that_only_this_process_sees_is_an_error(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        path.write_bytes(encode_png(0))
+        (item,) = stream.expand_inputs([path])
+        with pytest.raises(HostError, match=r"cannot open .*a\.png, which this process can .*mount the images"):
+            ray_engine._check_visible(item, "cannot be opened: No such file or directory")
+        path.unlink()
+        ray_engine._check_visible(item, "cannot be opened: No such file or directory")
+
+
+class TestFeed:
+    def test_batches_wait_for_their_turn_and_dropped_ones_are_empty(self) -> None:
+        async def use() -> list[bytes | None]:
+            feed = ray_engine._Feed()
+            waiting = [asyncio.create_task(feed.get(number)) for number in range(3)]
+            await feed.put(0, b"zero")
+            await feed.put(1, b"one")
+            await feed.finish()
+            first = [await task for task in waiting]
+            await feed.drop(0)
+            return [*first, await feed.get(0), await feed.get(1)]
+
+        assert asyncio.run(use()) == [b"zero", b"one", None, b"", b"one"]
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+class AtFirstPart(Callback):
+    """Calls a function once, when the first part is there."""
+
+    def __init__(self, folder: Path, function: Callable[[], None]) -> None:
+        self.folder, self.function, self.calls = folder, function, 0
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        if not self.calls and any(self.folder.glob("part-*")):
+            self.calls = done
+            self.function()
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> sl.Classifier:
+    path = tmp_path_factory.mktemp("model") / "model.zip"
+    bundle.write(small_bundles.make_bundle(3), path)
+    return sl.load(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,200 images that take some milliseconds each to decode; hard links to a few."""
+    folder = draw_classes(tmp_path_factory.mktemp("photos"), COLORS, 4, size=500)
+    files = sorted(folder.rglob("*.png"))
+    for number in range(1200):
+        os.link(files[number % len(files)], folder / f"{number:05}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with start_nodes(1, 1) as nodes:
+        yield nodes
+
+
+class TestTwoNodes:
+    pytestmark = on_ray
+
+    @pytest.fixture
+    def write(self, classifier: sl.Classifier, cluster: Any) -> Callable[..., Any]:
+        def write(images: Any, out: Path, **options: Any) -> Any:
+            return classifier.write_predictions(
+                images, out, rows_per_part=128, engine="ray", ray_address=cluster.address, progress=False, **options
+            )
+
+        return write
+
+    def test_the_files_are_those_of_this_process(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: sl.Classifier, write: Callable[..., Any]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        draw_classes(Path("photos"), COLORS, 100, size=16)
+        Path("photos", "red", "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n, then nothing")
+        with zipfile.ZipFile("more.zip", "w") as archive:
+            for number in range(16):
+                archive.writestr(f"{number}.png", encode_png(number))
+            archive.writestr("damaged.png", encode_png(0)[:40])
+        images: list[Any] = ["photos", "more.zip", "missing.png", encode_png(1), "photos/blue/blue-000.png"]
+        options: dict[str, Any] = {"probabilities": True, "top": 2}
+        result = write(images, Path("ray.parquet"), **options)
+        local = classifier.write_predictions(images, "local.parquet", rows_per_part=128, progress=False, **options)
+        assert (result.images, result.failed, result.is_complete) == (local.images, local.failed, True)
+        assert local.failed == 3
+        assert read_files(Path("ray.parquet")) == read_files(Path("local.parquet"))
+
+    def test_either_engine_goes_on_with_what_the_other_wrote(
+        self, tmp_path: Path, classifier: sl.Classifier, write: Callable[..., Any]
+    ) -> None:
+        images = draw_classes(tmp_path / "photos", COLORS, 200, size=16)
+        classifier.write_predictions(images, tmp_path / "whole.parquet", rows_per_part=128, progress=False)
+        out = tmp_path / "out.parquet"
+        classifier.write_predictions(images, out, rows_per_part=128, shard="1/2", progress=False)
+        assert len(list(out.glob("part-*"))) == 2
+        assert write(images, out).is_complete
+        assert read_files(out) == read_files(tmp_path / "whole.parquet")
+        (out / "part-00000002.parquet").unlink()
+        before = (out / "part-00000001.parquet").stat().st_mtime_ns
+        assert write(images, out, shard="0/2").is_complete
+        assert read_files(out) == read_files(tmp_path / "whole.parquet")
+        assert (out / "part-00000001.parquet").stat().st_mtime_ns == before
+        (images / "blue" / "blue-000.png").unlink()
+        with pytest.raises(DataError, match="the list of images has changed"):
+            write(images, out)
+
+    def test_arrays_and_errors_of_workers_are_raised_here(self, tmp_path: Path, write: Callable[..., Any]) -> None:
+        with pytest.raises(UsageError, match="is an array"):
+            write(np.zeros((2, 8, 8, 3), np.uint8), tmp_path / "out.parquet")
+        assert list((tmp_path / "out.parquet").glob("part-*")) == []
+
+    def test_a_worker_that_is_killed_costs_nothing(
+        self, tmp_path: Path, photos: Path, classifier: sl.Classifier, write: Callable[..., Any]
+    ) -> None:
+        out, killed = tmp_path / "out.parquet", []
+
+        def kill_a_worker() -> None:
+            killed.append(find_workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+        at_first_part = AtFirstPart(out, kill_a_worker)
+        assert write(photos, out, callback=at_first_part).is_complete
+        assert 0 < at_first_part.calls < 1000
+        classifier.write_predictions(photos, tmp_path / "local.parquet", rows_per_part=128, progress=False)
+        assert read_files(out) == read_files(tmp_path / "local.parquet")
+
+
+def find_workers() -> list[int]:
+    """Return the ids of the processes in which the pool's workers run."""
+    processes = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                command = folder.joinpath("cmdline").read_bytes()
+            except OSError:
+                continue
+            if command.startswith(b"ray::") and b"MapWorker" in command:
+                processes.append(int(folder.name))
+    return processes
+
+
+def test_an_address_is_for_the_engine_ray(classifier: sl.Classifier, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="which the engine ray uses"):
+        classifier.write_predictions([], tmp_path / "out.parquet", ray_address="auto")
+    with pytest.raises(UsageError, match=r"no engine 'spark'.*Valid names: local, ray"):
+        classifier.write_predictions([], tmp_path / "out.parquet", engine="spark")  # type: ignore[arg-type]
