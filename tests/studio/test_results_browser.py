@@ -105,7 +105,7 @@ def test_an_image_is_dropped_or_pasted(open_page: Any, address: str, way: str) -
     assert page.evaluate("document.querySelector('#view').width") == 40
 
 
-def test_what_is_no_image_is_told(open_page: Any, address: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_reported(open_page: Any, address: str, tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("no image")
     page = open_page(f"{address}/try", ready="#drop")
     page.set_input_files("#file", str(tmp_path / "note.png"))

@@ -78,7 +78,7 @@ def test_heat_is_color_and_the_image_is_gray() -> None:
 
 @pytest.mark.parametrize("path", ["/try", "/try/heat"])
 @pytest.mark.parametrize("body", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image_is_refused_in_a_sentence(run_client: Any, path: str, body: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_refused_in_a_sentence(run_client: Any, path: str, body: bytes) -> None:
     answer = run_client.post(path, content=body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("The image cannot be ")
