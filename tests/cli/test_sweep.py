@@ -17,7 +17,7 @@ import pytest
 from command import SPACE, Command
 from sightline import api
 from sightline.errors import Interrupted
-from sightline.sweeps import trial_process
+from sightline.api import training_process
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_sweep_prints_one_object_then_its_table(
 ) -> None:
     """The trials train in this process; in their own, they do in the next test but one and in test_sweeps.py."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trial_process, "train_in_subprocess", api.train)
+    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
     result = sightline("sweep", colors, space, "--format", "json")
     assert result.code == 0
     assert result.out.count("\n") == 1
@@ -62,7 +62,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
     def stop(*arguments: Any, **options: Any) -> None:
         raise Interrupted("Stopped in epoch 1.")
 
-    monkeypatch.setattr(trial_process, "train_in_subprocess", stop)
+    monkeypatch.setattr(training_process, "train_in_subprocess", stop)
     result = sightline("sweep", colors, space, "--out", tmp_path / "o")
     assert result.code == 130
     assert result.out == ""

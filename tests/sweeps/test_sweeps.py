@@ -36,9 +36,10 @@ from sightline.errors import (
     SightlineError,
     UsageError,
 )
+from sightline.api import training_process
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
-from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep, trial_process
+from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
 TINY = """
@@ -290,7 +291,7 @@ def test_the_same_call_again_trains_nothing(
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("finished, failed and pruned trials are not repeated")
 
-    monkeypatch.setattr(trial_process, "train_in_subprocess", never)
+    monkeypatch.setattr(training_process, "train_in_subprocess", never)
     assert sweep(colors, finished_sweep[0].parent / "mine.toml", out=finished_sweep[0]) == finished_sweep[1]
 
 
@@ -338,7 +339,7 @@ class FakeTrainer:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> FakeTrainer:
     fake = FakeTrainer()
-    monkeypatch.setattr(trial_process, "train_in_subprocess", fake)
+    monkeypatch.setattr(training_process, "train_in_subprocess", fake)
     return fake
 
 
@@ -384,7 +385,7 @@ def test_trials_are_ranked_and_the_importance_is_drawn(search: Search, tmp_path:
 
 def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.3, 0.1, 0.2, 0.5, 0.4, 0.6])
-    train = trial_process.train_in_subprocess
+    train = training_process.train_in_subprocess
 
     def changed(*arguments: Any, **options: Any) -> TrainResult:
         import dataclasses
@@ -392,7 +393,7 @@ def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.Mo
         result = train(*arguments, **options)
         return dataclasses.replace(result, validation=SplitMetrics(0.5, next(losses), 100))
 
-    monkeypatch.setattr(trial_process, "train_in_subprocess", changed)
+    monkeypatch.setattr(training_process, "train_in_subprocess", changed)
     assert [t.value for t in search(f'monitor = "validation.loss"\n{GRID}').trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 

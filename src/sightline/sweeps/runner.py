@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io, intervals, jsonio
+from sightline.api import training_process
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.callbacks import Callback, EpochRecord
@@ -18,7 +19,7 @@ from sightline.errors import DataError, Interrupted, MissingExtraError, OutputEr
 from sightline.progress import show_progress
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
-from sightline.sweeps import results, trial_process
+from sightline.sweeps import results
 from sightline.sweeps import study as studies
 from sightline.sweeps.parameters import CategoricalParameter, Value, format_toml
 from sightline.sweeps.results import SweepResult
@@ -197,7 +198,7 @@ class _SweepRunner:
         ]  # few trials are ever extended
         assignments += [*self.settings, *([] if self.cache else ["data.cache=false"])]
         try:
-            result = trial_process.train_in_subprocess(
+            result = training_process.train_in_subprocess(
                 self.sources, recipe=self.space.options.recipe, config=self.space.config, set=assignments, out=path,
                 force=(path / "run.json").is_file(), callback=trial_callback,
             )  # fmt: skip

@@ -1,7 +1,8 @@
 """Train in a child process, whose memory is returned to the system when it exits.
 
 Keras and TensorFlow hold on to memory of each training for the lifetime of the process. A sweep of many trials must not
-accumulate it, and a trial killed by the out-of-memory killer must not end the sweep.
+accumulate it, and a trial killed by the out-of-memory killer must not end the sweep. A worker of a Ray cluster trains
+in a child too: there it may handle signals, so that it can be asked to stop between two steps.
 
 Parent and child exchange pickles. The child reads its arguments, and after each epoch whether to continue, from
 standard input; its standard output carries only events and the result, all else goes to standard error. The caller's
@@ -19,8 +20,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -34,22 +36,38 @@ from sightline.training.result import TrainResult
 
 CHILD_CODE = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from "
-    "sightline.sweeps.trial_process import main; main()"
+    "sightline.api.training_process import main; main()"
 )
 
 
-def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any) -> TrainResult:
-    """Run `api.train` with these arguments in a new process, and return or raise its outcome.
+STEP_INTERVAL = 0.25  # seconds between two steps that the child reports
 
-    The `progress` and `epoch` methods of `callback` are called in this process; an `Interrupted` raised by `epoch`
-    stops the training. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a
+
+def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any) -> TrainResult:
+    """Run `api.train` with these arguments in a new process, and return or raise its outcome; see `run_in_subprocess`."""
+    return run_in_subprocess("train", {"sources": sources, **options}, callback)
+
+
+def run_in_subprocess(
+    function: str,
+    options: Mapping[str, Any],
+    callback: Callback,
+    *,
+    folder: str | None = None,
+    on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
+) -> TrainResult:
+    """Run a function of `api`, ``"train"`` or ``"resume"``, in a new process, and return or raise its outcome.
+
+    The methods of `callback` are called in this process, `on_step_end` a few times a second; an `Interrupted` raised by
+    `on_epoch_end` stops the training. `folder` is the working directory, by default that of this process; `on_start`
+    receives the new process. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a
     checkpoint and stops, the second stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops
     it too.
 
-    Raises `ProcessError` if the process ends without an outcome, `UsageError` if `sources` cannot be pickled.
+    Raises `ProcessError` if the process ends without an outcome, `UsageError` if an option cannot be pickled.
     """
     try:
-        task = pickle.dumps((sys.argv, {"sources": sources, **options}))
+        task = pickle.dumps((sys.argv, function, dict(options)))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise UsageError(
             f"These images cannot be sent to another process ({error}): give their folder, archive or manifest."
@@ -61,10 +79,13 @@ def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any)
             stdout=subprocess.PIPE,
             bufsize=0,  # so that closing a broken pipe has nothing left to flush
             start_new_session=True,
+            cwd=folder,
         ) as child,
         _forwarding_signals(child) as signals,
     ):
         child.stdout = io.BufferedReader(cast("io.RawIOBase", child.stdout))
+        if on_start is not None:
+            on_start(child)
         try:
             _send(child, pickle.dumps(sys.path) + task)
             kind, content = _relay_events(child, callback)
@@ -87,8 +108,9 @@ def _relay_events(child: subprocess.Popen[bytes], callback: Callback) -> tuple[s
     while True:
         kind, content = pickle.load(child.stdout)  # noqa: S301  # from a process that we started
         match kind:
-            case "progress":
-                callback.on_progress(*content)
+            case "event":
+                name, arguments = content
+                getattr(callback, name)(*arguments)
             case "epoch":
                 verdict = None
                 try:
@@ -165,6 +187,7 @@ class _EventSender(Callback):
 
     def __init__(self, events: IO[bytes], replies: queue.SimpleQueue[str | None]) -> None:
         self._news, self._answers, self._lock = events, replies, threading.Lock()
+        self._step_time = 0.0
 
     def send(self, kind: str, content: object) -> None:
         """Send an event or the outcome."""
@@ -173,9 +196,23 @@ class _EventSender(Callback):
             self._news.write(data)
             self._news.flush()
 
+    def on_message(self, text: str) -> None:
+        """Send a line of text."""
+        self.send("event", ("on_message", (text,)))
+
     def on_progress(self, task: str, done: int, total: int) -> None:
         """Send the progress of slow work."""
-        self.send("progress", (task, done, total))
+        self.send("event", ("on_progress", (task, done, total)))
+
+    def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
+        """Send the beginning of a stage."""
+        self.send("event", ("on_stage_begin", (name, epochs, steps)))
+
+    def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Send a step, unless another was sent just before."""
+        if time.monotonic() - self._step_time >= STEP_INTERVAL:
+            self._step_time = time.monotonic()
+            self.send("event", ("on_step_end", (epoch, step, loss, accuracy, images_per_second)))
 
     def on_epoch_end(self, record: EpochRecord) -> None:
         """Send an epoch; raises `Interrupted` if the parent stops the training."""
@@ -186,16 +223,16 @@ class _EventSender(Callback):
 
 
 def main() -> None:
-    """Train with the arguments from the parent, and exit."""
+    """Call the function that the parent names, with its arguments, and exit."""
     process.claim()  # this process owns its signals, exit code and memory
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    sys.argv, options = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started this one
+    sys.argv, function, options = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started this one
     replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read_replies, args=(replies,), daemon=True).start()
     reporter = _EventSender(events, replies)
     try:
-        reporter.send("result", api.train(**options, callback=reporter))
+        reporter.send("result", getattr(api, function)(**options, callback=reporter))
     except SightlineError as error:
         reporter.send("error", error)
     except KeyboardInterrupt:

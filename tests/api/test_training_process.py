@@ -18,7 +18,7 @@ import pytest
 from sightline import process
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import DataError, DivergedError, Interrupted, MissingExtraError, ProcessError, UsageError
-from sightline.sweeps import trial_process
+from sightline.api import training_process
 from sightline.training.result import TrainResult
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
@@ -57,13 +57,13 @@ class StoppingCallback(Callback):
 def replace_train(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """Replace `api.train` in the child by a function with this body; everything else is real."""
     stand_in = f"{IMPORTS}def train(sources, *, callback, **options):\n{textwrap.indent(body, '    ')}\n"
-    start, _, rest = trial_process.CHILD_CODE.partition("from sightline.sweeps.trial_process")
-    code = f"{start}exec({stand_in!r}); api.train = train; from sightline.sweeps.trial_process{rest}"
-    monkeypatch.setattr(trial_process, "CHILD_CODE", code)
+    start, _, rest = training_process.CHILD_CODE.partition("from sightline.api.training_process")
+    code = f"{start}exec({stand_in!r}); api.train = train; from sightline.api.training_process{rest}"
+    monkeypatch.setattr(training_process, "CHILD_CODE", code)
 
 
 def train_in_child(**options: Any) -> TrainResult:
-    return trial_process.train_in_subprocess("somewhere", callback=options.pop("callback", Callback()), **options)
+    return training_process.train_in_subprocess("somewhere", callback=options.pop("callback", Callback()), **options)
 
 
 def test_results_and_events_are_passed_on_despite_prints(
@@ -181,7 +181,7 @@ def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
     code = f"""
 import pytest, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_trial_process import replace_train, train_in_child
+from test_training_process import replace_train, train_in_child
 replace_train(pytest.MonkeyPatch(), {body!r})
 train_in_child()
 """
@@ -216,7 +216,7 @@ def _gone(pid: int) -> bool:
 
 def test_what_cannot_be_sent_is_refused_before_a_process_starts() -> None:
     with pytest.raises(UsageError, match="give their folder, archive or manifest"):
-        trial_process.train_in_subprocess([threading.Lock()], callback=Callback())  # type: ignore[list-item]  # as an open archive would
+        training_process.train_in_subprocess([threading.Lock()], callback=Callback())  # type: ignore[list-item]  # as an open archive would
 
 
 def test_every_error_survives_a_pickle() -> None:
