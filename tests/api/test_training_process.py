@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from sightline import process
+from sightline.api import training_process
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import DataError, DivergedError, Interrupted, MissingExtraError, ProcessError, UsageError
-from sightline.api import training_process
 from sightline.training.result import TrainResult
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")

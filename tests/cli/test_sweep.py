@@ -16,8 +16,8 @@ import pytest
 
 from command import SPACE, Command
 from sightline import api
-from sightline.errors import Interrupted
 from sightline.api import training_process
+from sightline.errors import Interrupted
 
 
 @pytest.fixture

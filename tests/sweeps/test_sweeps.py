@@ -24,6 +24,7 @@ from PIL import Image
 from command import COLORS, draw_classes
 from damage import damage_file
 from sightline import api
+from sightline.api import training_process
 from sightline.callbacks import Callback, EpochRecord
 from sightline.cli.output import print_csv
 from sightline.config import resolve_config
@@ -36,7 +37,6 @@ from sightline.errors import (
     SightlineError,
     UsageError,
 )
-from sightline.api import training_process
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep

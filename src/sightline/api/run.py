@@ -8,17 +8,18 @@ from dataclasses import asdict
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sightline import _io
-from sightline.api import resuming, training
+from sightline.api import ray_training, resuming, training
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
 from sightline.api.loading import load
 from sightline.api.options import Settings, data_assignments, parse_devices, to_assignments
+from sightline.api.ray_training import resolve_engine
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback, EpochRecord
-from sightline.config import RunConfig
+from sightline.config import DeviceConfig, RunConfig
 from sightline.data.indexing import Sources
 from sightline.distributed.cluster import resolve_cluster
 from sightline.errors import plural
@@ -61,6 +62,10 @@ def train(
     hosts: int | str | None = None,
     coordinator: str | None = None,
     rank: int | None = None,
+    engine: str = "local",
+    num_workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    ray_address: str | None = None,
     force: bool = False,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -101,6 +106,12 @@ def train(
             but its own `rank`, and only that of rank 0 writes the run; see [Scaling](scaling.md).
         coordinator: The address and port at which rank 0 waits for the others.
         rank: The rank of this process, from 0.
+        engine: ``"ray"`` trains on the workers of a Ray cluster, in place of `hosts`; see [Scaling](scaling.md#ray).
+        num_workers: The number of workers that train together on the Ray cluster; by default 1.
+        cpus_per_worker: The number of CPUs that each worker reserves there; by default 1. If the cluster has GPUs, each
+            reserves `devices` of them, too.
+        ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster of this machine
+            alone.
         force: Whether to replace the run at `out`.
         progress: Whether to show progress on standard error: a bar, or a line for each epoch. None shows it in a
             terminal and in a notebook, so that a script in the background prints nothing.
@@ -141,13 +152,50 @@ def train(
         *to_assignments(set),
         *data_assignments(column, allow),
     ]
-    cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
+    ray_options = resolve_engine(
+        engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address,
+        devices=parse_devices(devices), others={"--hosts": hosts, "--coordinator": coordinator, "--rank": rank},
+    )  # fmt: skip
+    arguments: dict[str, Any] = {
+        "sources": dataset.sources, "recipe": recipe, "config": config, "set": assignments, "epochs": epochs,
+        "batch_size": batch_size, "seed": seed, "out": out, "force": force,
+    }  # fmt: skip
     with show_progress(progress, callback) as display:
-        result = training.train(
-            dataset.sources, recipe=recipe, config=config, set=assignments, epochs=epochs, batch_size=batch_size,
-            seed=seed, out=out, force=force, hosts=cluster, callback=display,
-        )  # fmt: skip
+        if ray_options is not None:
+            result = ray_training.train_on_cluster(arguments, ray_options, display)
+        else:
+            cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
+            result = training.train(**arguments, hosts=cluster, callback=display)
     return Run(result.run, result=result, data=dataset)
+
+
+def resume_run(
+    path: Path,
+    sources: Sources | None,
+    *,
+    epochs: int | None,
+    hosts: int | str | None,
+    coordinator: str | None,
+    rank: int | None,
+    engine: str,
+    num_workers: int | None,
+    cpus_per_worker: int | None,
+    ray_address: str | None,
+    callback: Callback | None,
+) -> TrainResult:
+    """Resume the run at `path`, which only host 0 must have; see `Run.resume`."""
+    run = RunDirectory(path)
+    device = run.config.device if engine == "ray" and run.has_config else DeviceConfig()
+    ray_options = resolve_engine(
+        engine, num_workers=num_workers or (device.num_hosts if engine == "ray" else None),
+        cpus_per_worker=cpus_per_worker, ray_address=ray_address, devices=device.num_devices,
+        others={"--hosts": hosts, "--coordinator": coordinator, "--rank": rank},
+    )  # fmt: skip
+    arguments: dict[str, Any] = {"path": path, "sources": sources, "epochs": epochs}
+    if ray_options is not None:
+        return ray_training.resume_on_cluster(arguments, ray_options, callback or Callback())
+    cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
+    return resuming.resume(**arguments, hosts=cluster, callback=callback)
 
 
 class Run:
@@ -244,6 +292,10 @@ class Run:
         hosts: int | str | None = None,
         coordinator: str | None = None,
         rank: int | None = None,
+        engine: str = "local",
+        num_workers: int | None = None,
+        cpus_per_worker: int | None = None,
+        ray_address: str | None = None,
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> Run:
@@ -257,6 +309,10 @@ class Run:
             hosts: The number of processes that train together; see [`train`][sightline.train].
             coordinator: The address and port at which rank 0 waits for the others.
             rank: The rank of this process, from 0.
+            engine: ``"ray"`` trains on the workers of a Ray cluster, in place of `hosts`.
+            num_workers: The number of workers, by default the number of hosts that the run was started with.
+            cpus_per_worker: The number of CPUs that each worker reserves; by default 1.
+            ray_address: The address of the Ray cluster; by default a cluster of this machine alone.
             progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
             callback: Receives the progress events in place of the display.
 
@@ -269,11 +325,12 @@ class Run:
             DataError: If its images have changed.
         """
         dataset = self._in_memory_data if data is None else Dataset.wrap(data)
-        cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
         with show_progress(progress, callback) as display:
-            result = resuming.resume(
-                self.path, None if dataset is None else dataset.sources, epochs=epochs, hosts=cluster, callback=display
-            )
+            result = resume_run(
+                self.path, None if dataset is None else dataset.sources, epochs=epochs, hosts=hosts,
+                coordinator=coordinator, rank=rank, engine=engine, num_workers=num_workers,
+                cpus_per_worker=cpus_per_worker, ray_address=ray_address, callback=display,
+            )  # fmt: skip
         return Run(self.path, result=result, data=dataset or self._data)
 
     @property

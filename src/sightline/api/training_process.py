@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, cast
 
 from sightline import api, process
@@ -44,25 +45,36 @@ STEP_INTERVAL = 0.25  # seconds between two steps that the child reports
 
 
 def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any) -> TrainResult:
-    """Run `api.train` with these arguments in a new process, and return or raise its outcome; see `run_in_subprocess`."""
-    return run_in_subprocess("train", {"sources": sources, **options}, callback)
+    """Run `api.train` with these arguments in a new process, as `run_in_subprocess` does, and call `callback` here."""
+    return run_in_subprocess("train", {"sources": sources, **options}, partial(deliver_event, callback))
+
+
+def deliver_event(callback: Callback, name: str, arguments: tuple[Any, ...]) -> str | None:
+    """Call the method `name` of `callback`; return why training should stop if the end of an epoch stops it."""
+    try:
+        getattr(callback, name)(*arguments)
+    except Interrupted as stop:
+        if name != "on_epoch_end":
+            raise
+        return str(stop)
+    return None
 
 
 def run_in_subprocess(
     function: str,
     options: Mapping[str, Any],
-    callback: Callback,
+    on_event: Callable[[str, tuple[Any, ...]], str | None],
     *,
     folder: str | None = None,
     on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> TrainResult:
     """Run a function of `api`, ``"train"`` or ``"resume"``, in a new process, and return or raise its outcome.
 
-    The methods of `callback` are called in this process, `on_step_end` a few times a second; an `Interrupted` raised by
-    `on_epoch_end` stops the training. `folder` is the working directory, by default that of this process; `on_start`
-    receives the new process. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a
-    checkpoint and stops, the second stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops
-    it too.
+    `on_event` receives the name of each method of `Callback` that is called there, and its arguments; `on_step_end`
+    comes a few times a second, and what is returned for `on_epoch_end`, unless None, is why to stop. `folder` is the
+    working directory, by default that of this process; `on_start` receives the new process. In the command line's own
+    process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and stops, the second stops immediately, the
+    third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
 
     Raises `ProcessError` if the process ends without an outcome, `UsageError` if an option cannot be pickled.
     """
@@ -88,7 +100,7 @@ def run_in_subprocess(
             on_start(child)
         try:
             _send(child, pickle.dumps(sys.path) + task)
-            kind, content = _relay_events(child, callback)
+            kind, content = _relay_events(child, on_event)
         except EOFError:
             raise _unexpected_end(child.wait(), stopped=signals.count > 0) from None
         except BaseException:
@@ -102,24 +114,19 @@ def run_in_subprocess(
     return outcome
 
 
-def _relay_events(child: subprocess.Popen[bytes], callback: Callback) -> tuple[str, Any]:
-    """Forward events to `callback` until the outcome arrives; return its kind (result, error, fault) and content."""
+def _relay_events(
+    child: subprocess.Popen[bytes], on_event: Callable[[str, tuple[Any, ...]], str | None]
+) -> tuple[str, Any]:
+    """Hand on events until the outcome arrives; return its kind (result, error, fault) and content."""
     assert child.stdout is not None
     while True:
         kind, content = pickle.load(child.stdout)  # noqa: S301  # from a process that we started
-        match kind:
-            case "event":
-                name, arguments = content
-                getattr(callback, name)(*arguments)
-            case "epoch":
-                verdict = None
-                try:
-                    callback.on_epoch_end(content)
-                except Interrupted as stop:
-                    verdict = str(stop)
-                _send(child, pickle.dumps(verdict))
-            case _:
-                return kind, content
+        if kind != "event":
+            return kind, content
+        name, arguments = content
+        verdict = on_event(name, arguments)
+        if name == "on_epoch_end":
+            _send(child, pickle.dumps(verdict))
 
 
 def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
@@ -216,7 +223,7 @@ class _EventSender(Callback):
 
     def on_epoch_end(self, record: EpochRecord) -> None:
         """Send an epoch; raises `Interrupted` if the parent stops the training."""
-        self.send("epoch", record)
+        self.send("event", ("on_epoch_end", (record,)))
         verdict = self._answers.get()
         if verdict is not None:
             raise Interrupted(verdict)

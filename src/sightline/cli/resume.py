@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json
-from sightline.cli.train import Coordinator, Hosts, Rank, check_bundle, print_result
+from sightline.cli.train import (
+    Coordinator,
+    CpusPerWorker,
+    Engine,
+    Hosts,
+    Rank,
+    RayAddress,
+    check_bundle,
+    print_result,
+)
 
 
 def resume(
@@ -24,23 +32,25 @@ def resume(
     hosts: Hosts = None,
     coordinator: Coordinator = None,
     rank: Rank = None,
+    engine: Engine = "local",
+    num_workers: Annotated[
+        int | None, typer.Option(help="With --engine ray: the number of workers; default as the run was started with.")
+    ] = None,
+    cpus_per_worker: CpusPerWorker = None,
+    ray_address: RayAddress = None,
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Resume an interrupted run; the final weights match those of an uninterrupted run bit for bit.
 
     With --epochs, train a complete run for more epochs.
     """
-    from sightline import api
-    from sightline.distributed.cluster import resolve_cluster
+    from sightline.api.run import resume_run
 
     with ProgressDisplay() as display:
-        result = api.resume(
-            run,
-            data or None,
-            epochs=epochs,
-            hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
-            callback=display,
-        )
+        result = resume_run(
+            run, data or None, epochs=epochs, hosts=hosts, coordinator=coordinator, rank=rank, engine=engine,
+            num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address, callback=display,
+        )  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())
     elif result.run:

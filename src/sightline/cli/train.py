@@ -25,6 +25,19 @@ Coordinator = Annotated[
     str | None, typer.Option(metavar="ADDRESS:PORT", help="The address at which host 0 waits for the others.")
 ]
 Rank = Annotated[int | None, typer.Option(help="The rank of this host, from 0.")]
+Engine = Annotated[
+    str, typer.Option(metavar="local|ray", help="Where to train: in this process, or on the workers of a Ray cluster.")
+]
+NumWorkers = Annotated[
+    int | None, typer.Option(help="With --engine ray: the number of workers, which train together; default 1.")
+]
+CpusPerWorker = Annotated[
+    int | None, typer.Option(help="With --engine ray: the number of CPUs that each worker reserves; default 1.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT|auto", help="With --engine ray: the cluster; default one of this machine alone."),
+]
 
 
 def train(
@@ -94,6 +107,10 @@ def train(
     hosts: Hosts = None,
     coordinator: Coordinator = None,
     rank: Rank = None,
+    engine: Engine = "local",
+    num_workers: NumWorkers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    ray_address: RayAddress = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the existing run at --out.")] = False,
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
@@ -106,8 +123,9 @@ def train(
             set=set or (),
             model=model, weights=weights, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             patch=patch, column=column, allow=allow or (), cache=not no_cache, deterministic=deterministic,
-            devices=devices, track=track, hosts=hosts, coordinator=coordinator, rank=rank, force=force,
-            callback=display,
+            devices=devices, track=track, hosts=hosts, coordinator=coordinator, rank=rank,
+            engine=engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address,
+            force=force, callback=display,
         ).result  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline.errors import UsageError, first_line
+from sightline.errors import HostError, UsageError, first_line
 
 AGREEMENT_INTERVAL = 0.5  # seconds between two times that all hosts agree on whether to stop
 BROADCAST_CHUNK = 1 << 28  # bytes that are broadcast at once
@@ -120,7 +120,7 @@ def _cluster_from_environment(environment: Mapping[str, str]) -> ClusterSpec | N
 def connect(hosts: ClusterSpec) -> Cluster:
     """Wait for all hosts and return the team; call it once per process, before the backend (JAX) computes anything.
 
-    Raises `UsageError` if the hosts cannot be connected.
+    Raises `HostError` if the hosts cannot be connected, `UsageError` if they never could with these options.
     """
     if backend.name() != "jax":
         raise UsageError(
@@ -137,7 +137,11 @@ def connect(hosts: ClusterSpec) -> Cluster:
             cluster = Cluster(jax.process_index(), jax.process_count())
             cluster.gather("")  # the first real communication
             return cluster
-    except (RuntimeError, ValueError, TypeError) as error:
+    except RuntimeError as error:
+        raise HostError(
+            f"The hosts could not connect ({first_line(error)}): see the output of the others, then start all again."
+        ) from error
+    except (ValueError, TypeError) as error:
         raise UsageError(
             f"The hosts could not connect ({first_line(error)}): {USAGE_HINT}, the same on every host."
         ) from error

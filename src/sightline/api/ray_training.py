@@ -1,0 +1,326 @@
+"""Train on a Ray cluster: one run on several hosts that train together, or single runs on several workers.
+
+Ray reserves the resources, places the workers and notices when one is lost. Ray Train is not used: its trainer for JAX
+connects GPUs and TPUs only, starts again after any error, even one in the images, and stops a training by killing it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sightline import _io
+from sightline.api.ray_worker import Call, Outcome, TrainingWorker
+from sightline.api.training_process import deliver_event
+from sightline.callbacks import Callback, CallbackList, EpochRecord
+from sightline.data.indexing import Sources, list_of_sources
+from sightline.data.sources.listing import SourceListing
+from sightline.distributed import ray_cluster
+from sightline.distributed.cluster import ClusterSpec
+from sightline.errors import HostError, Interrupted, ProcessError, UsageError, first_line, plural, suggest
+from sightline.runs.directory import RunDirectory, next_path
+from sightline.runs.existing_run import is_run
+from sightline.training import interrupt
+from sightline.training.result import TrainResult
+
+ENGINES = ("local", "ray")
+MAX_RESTARTS = 3  # in a row, without an epoch in between
+GRACE_SECONDS = 15.0  # for the other hosts to end, after one has failed
+START_SECONDS = 120.0  # for a worker to answer for the first time
+CLUSTER_WAIT_SECONDS = 600.0  # for a cluster to have room, since some add nodes when they are asked for
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """The workers that train, and their cluster.
+
+    Attributes:
+        num_workers: The number of workers.
+        address: The cluster, as in `ray_cluster.connect`.
+        cpus_per_worker: The number of CPUs that each worker reserves.
+        devices: The number of GPUs that each reserves, 0 for all of a node, if the cluster has any.
+    """
+
+    num_workers: int = 1
+    address: str | None = None
+    cpus_per_worker: int = 1
+    devices: int = 1
+
+    def count_resources(self, ray: Any) -> dict[str, int]:
+        """Return what a worker reserves on the connected cluster."""
+        counts = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+        gpus = min((count for count in counts if count), default=0)
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.devices or gpus} if gpus else {})
+
+
+def resolve_engine(
+    engine: str,
+    *,
+    num_workers: int | None,
+    cpus_per_worker: int | None,
+    ray_address: str | None,
+    devices: int | None = None,
+    others: Mapping[str, object] = MappingProxyType({}),
+) -> RayOptions | None:
+    """Return the options of the engine ``"ray"``; None for ``"local"``, which has none.
+
+    `others` are options that do not go with Ray. Raises `UsageError` for options that do not belong together.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine cannot be {engine!r}.{suggest(engine, ENGINES)}")
+    numbers = {"--num-workers": num_workers, "--cpus-per-worker": cpus_per_worker}
+    unfit = others if engine == "ray" else {**numbers, "--ray-address": ray_address}
+    for name, value in unfit.items():
+        if value is not None:
+            advice = "leave it out: Ray places the hosts" if engine == "ray" else "add --engine ray"
+            raise UsageError(f"{name} does not go with --engine {engine}: {advice}.")
+    if engine == "local":
+        return None
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UsageError(f"{name} cannot be {number}: expected 1 or more.")
+    return RayOptions(num_workers or 1, ray_address, cpus_per_worker or 1, 1 if devices is None else devices)
+
+
+class _WorkerLostError(HostError):
+    """A worker is gone, or the node that it was on."""
+
+
+def train_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: Callback) -> TrainResult:
+    """Run `api.train` with `arguments` on the workers of a Ray cluster, which train together; see `_train_together`."""
+    sources = list_of_sources(arguments["sources"])
+    if any(isinstance(source, SourceListing) for source in sources):
+        raise UsageError(
+            "Images in memory cannot be sent to the workers of a Ray cluster: give a folder or a file of them."
+        )
+    stem = _io.safe_stem(f"{arguments['recipe']}-{'+'.join(Path(str(source)).name for source in sources)}")
+    path = Path(arguments["out"] or next_path(Path("runs"), stem))
+    arguments = {**arguments, "out": path}
+    before = RunDirectory(path).info if is_run(path) else None
+
+    def choose_call() -> Call:
+        has_started = is_run(path) and RunDirectory(path).info != before
+        return ("resume", {"path": path}) if has_started else ("train", arguments)
+
+    return _train_together(choose_call, options, callback)
+
+
+def resume_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: Callback) -> TrainResult:
+    """Run `api.resume` with `arguments` on the workers of a Ray cluster, which train together."""
+    run = RunDirectory.open(Path(arguments["path"]))
+    was_complete = run.info.get("status") == "complete"
+
+    def choose_call() -> Call:
+        is_being_extended = was_complete and run.info.get("status") != "complete"
+        return "resume", {**arguments, "epochs": None if is_being_extended else arguments["epochs"]}
+
+    return _train_together(choose_call, options, callback)
+
+
+def _train_together(choose_call: Callable[[], Call], options: RayOptions, callback: Callback) -> TrainResult:
+    """Train on the workers of a placement group, and go on from the last checkpoint whenever one is lost.
+
+    Raises `HostError` after `MAX_RESTARTS` in a row without an epoch, `UsageError` if the cluster is too small,
+    `Interrupted` after Ctrl-C, and what the function of `api` raises.
+    """
+    restarts = 0
+
+    def reset(_: EpochRecord) -> None:
+        nonlocal restarts
+        restarts = 0
+
+    with (
+        interrupt.raise_on_sigterm(),
+        ray_cluster.connect(options.address, "The engine ray") as ray,
+        _reserve(ray, options, callback) as wait_for_bundles,
+    ):
+        while True:
+            workers = _start_workers(ray, options, wait_for_bundles())
+            outcomes = _run_together(ray, workers, choose_call(), CallbackList(callback, reset))
+            if isinstance(outcomes[0], TrainResult):
+                return outcomes[0]
+            reason = _find_loss(outcomes, options)
+            if restarts == MAX_RESTARTS:
+                raise HostError(f"{reason}, {restarts + 1} times in a row without an epoch in between.")
+            restarts += 1
+            callback.on_message(f"{reason}: training goes on from the last checkpoint")
+
+
+def _run_together(ray: Any, workers: Sequence[Any], call: Call, callback: Callback) -> list[Outcome]:
+    """Run `call` on all workers, the first of which is host 0 and coordinates them."""
+    function, arguments = call
+    calls = [call]
+    if len(workers) > 1:
+        try:
+            address = ray.get(workers[0].choose_address.remote(), timeout=START_SECONDS)
+        except ray.exceptions.RayError as error:
+            _dismiss_workers(ray, workers)
+            return [_WorkerLostError(f"A worker did not start ({first_line(error)})")]
+        hosts = [ClusterSpec(address, len(workers), rank) for rank in range(len(workers))]
+        calls = [(function, {**arguments, "hosts": host}) for host in hosts]
+    with interrupt.catch_stop_signals() as stop:
+        return _run_calls(ray, workers, calls, callback, lambda: stop.requested)
+
+
+def _find_loss(outcomes: Sequence[Outcome], options: RayOptions) -> str:
+    """Return how a worker was lost; raises the error of a worker that ended for another reason."""
+    errors = [outcome for outcome in outcomes if not isinstance(outcome, TrainResult)]
+    for error in errors:
+        if isinstance(error, Interrupted) and "sightline resume" in str(error):
+            raise Interrupted(f"{error} Add --engine ray --num-workers {options.num_workers}.")
+        if not isinstance(error, HostError | ProcessError):
+            raise error
+    errors.sort(key=lambda error: type(error) is HostError)  # which says only that another one is gone
+    return str(errors[0]).rstrip(".")
+
+
+@contextmanager
+def _reserve(ray: Any, options: RayOptions, callback: Callback) -> Iterator[Callable[[], list[Any]]]:
+    """Reserve the resources of all workers, and yield a function that waits for them and returns where each is."""
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    bundle, count = options.count_resources(ray), options.num_workers
+    group = placement_group([bundle] * count, strategy="PACK")
+    is_own = options.address is None and "RAY_ADDRESS" not in os.environ
+    needed = f"{plural(count, 'worker')} with {' and '.join(f'{n} {name}' for name, n in bundle.items())} each"
+
+    def wait() -> list[Any]:
+        deadline = time.monotonic() + (START_SECONDS if is_own else CLUSTER_WAIT_SECONDS)
+        total = ray.cluster_resources()
+        is_too_small = is_own and any(total.get(name, 0) < count * n for name, n in bundle.items())
+        while is_too_small or not group.wait(POLL_SECONDS):
+            if is_too_small or time.monotonic() > deadline:
+                available = ", ".join(f"{int(total.get(name, 0))} {name}" for name in bundle)
+                raise UsageError(
+                    f"The Ray cluster has no room for {needed}; it has {available} in all: ask for less with "
+                    "--num-workers or --cpus-per-worker, or add nodes."
+                )
+        return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index) for index in range(count)]
+
+    callback.on_message(f"Ray: {needed}")
+    try:
+        yield wait
+    finally:
+        remove_placement_group(group)
+
+
+def _start_workers(ray: Any, options: RayOptions, places: Sequence[Any]) -> list[Any]:
+    resources = options.count_resources(ray)
+    actor = ray.remote(TrainingWorker)
+    reserved = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0), "max_concurrency": 8}
+    return [actor.options(scheduling_strategy=place, **reserved).remote(str(Path.cwd()), sys.argv) for place in places]
+
+
+def _run_calls(
+    ray: Any, workers: Sequence[Any], calls: Sequence[Call], callback: Callback, should_stop: Callable[[], bool]
+) -> list[Outcome]:
+    """Run one call on each worker and return the outcomes; the events of the first worker go to `callback`.
+
+    Once one has failed, the others have `GRACE_SECONDS` to end. No worker is left at the end.
+    """
+    runs = {
+        worker.run.remote(call, has_listener=rank == 0): rank
+        for rank, (worker, call) in enumerate(zip(workers, calls, strict=True))
+    }
+    events = workers[0].wait_for_events.remote()
+    outcomes: dict[int, Outcome] = {}
+    deadline, is_stopping = math.inf, False
+    try:
+        while (len(outcomes) < len(runs) or events is not None) and time.monotonic() < deadline:
+            if should_stop() and not is_stopping:
+                is_stopping = True
+                _stop_workers(workers)
+            pending = [ref for ref, rank in runs.items() if rank not in outcomes]
+            ready, _ = ray.wait([*pending, *([] if events is None else [events])], timeout=POLL_SECONDS)
+            for ref in ready:
+                if ref == events:
+                    events = _deliver_events(ray, workers[0], events, callback)
+                    continue
+                outcome = outcomes[runs[ref]] = _get_outcome(ray, ref)
+                if not isinstance(outcome, TrainResult | Interrupted):
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+    except BaseException:
+        _stop_workers(workers)
+        ray.wait(list(runs), num_returns=len(runs), timeout=GRACE_SECONDS)
+        raise
+    finally:
+        _dismiss_workers(ray, workers)
+    missing = _WorkerLostError("A worker did not end after another one")
+    return [outcomes.get(rank, missing) for rank in range(len(runs))]
+
+
+def _deliver_events(ray: Any, worker: Any, events: Any, callback: Callback) -> Any:
+    """Hand events to `callback`, and return a reference to the next ones; None after the last."""
+    try:
+        received = ray.get(events)
+    except ray.exceptions.RayActorError:
+        return None
+    for event in received:
+        if event is None:
+            return None
+        name, arguments = event
+        verdict = deliver_event(callback, name, arguments)
+        if name == "on_epoch_end":
+            worker.reply.remote(verdict)
+    return worker.wait_for_events.remote()
+
+
+def _get_outcome(ray: Any, run: Any) -> Outcome:
+    try:
+        outcome: Outcome = ray.get(run)
+    except ray.exceptions.RayTaskError:  # a fault of ours
+        raise
+    except ray.exceptions.RayError as error:
+        return _WorkerLostError(f"A worker of the Ray cluster was lost ({first_line(error).rstrip('.')})")
+    return outcome
+
+
+def _stop_workers(workers: Sequence[Any]) -> None:
+    for worker in workers:
+        worker.stop.remote()
+
+
+def _dismiss_workers(ray: Any, workers: Sequence[Any]) -> None:
+    """End all workers, and their child processes first, which hold the lock of the run."""
+    kills = [worker.kill.remote() for worker in workers]
+    ray.wait(kills, num_returns=len(kills), timeout=GRACE_SECONDS)
+    for worker in workers:
+        ray.kill(worker)
+
+
+@dataclass(slots=True)
+class RayTrainer:
+    """Trains single runs on workers of a connected cluster; its methods may be called from several threads."""
+
+    ray: Any
+    options: RayOptions
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def train(self, sources: Sources, *, callback: Callback, **arguments: Any) -> TrainResult:
+        """Run `api.train` on a worker; if the worker is lost, again on another one.
+
+        Raises `ProcessError` after `MAX_RESTARTS`, `Interrupted` once `stop` is set, and what `api.train` raises.
+        """
+        call: Call = ("train", {"sources": sources, **arguments, "force": True})
+        reason = ""
+        for _ in range(1 + MAX_RESTARTS):
+            workers = _start_workers(self.ray, self.options, ["DEFAULT"])
+            outcome = _run_calls(self.ray, workers, [call], callback, self.stop.is_set)[0]
+            if isinstance(outcome, TrainResult):
+                return outcome
+            if not isinstance(outcome, _WorkerLostError):
+                raise outcome
+            reason = str(outcome)
+            callback.on_message(f"{reason}: training starts again on another worker")
+        raise ProcessError(f"{reason}, {1 + MAX_RESTARTS} times in a row.")
