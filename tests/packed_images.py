@@ -24,14 +24,17 @@ def make_table(images: Sequence[bytes | None], names: Sequence[str] = (), **colu
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write_table(path: Path, table: Any, rows_per_group: int = 4) -> Path:
-    """Write a table in the format of the suffix: Parquet, an Arrow file (``.feather``) or an Arrow stream."""
+def write_table(path: Path, table: Any, rows_per_group: int = 4, compression: str | None = None) -> Path:
+    """Write a table in the format of the suffix: Parquet, an Arrow file (``.feather``) or an Arrow stream.
+
+    `compression` is that of the last two.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=rows_per_group)
         return path
     opener = pa.ipc.new_file if path.suffix == ".feather" else pa.ipc.new_stream
-    with opener(str(path), table.schema) as writer:
+    with opener(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table, max_chunksize=rows_per_group)
     return path
 

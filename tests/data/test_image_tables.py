@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it has no types
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
@@ -13,11 +15,11 @@ from PIL import Image
 
 from packed_images import make_table, write_table, write_tar
 from sightline.config import DataConfig, LimitsConfig
-from sightline.data import archives
+from sightline.data import archives, image_tables
 from sightline.data.image_tables import ImageTable
 from sightline.data.indexing import build_index
 from sightline.errors import DataError, ImageError
-from sightline.inference.stream import expand_inputs
+from sightline.inference.stream import BackgroundCount, expand_inputs
 from synthetic_images import encode
 
 NAMES = ("cat", "dog")
@@ -110,9 +112,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
         list(expand_inputs([path]))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_no_damage_does_more_than_raise(tmp_path: Path, suffix: str) -> None:
-    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES, label=LABELS, breed=["pug", "owl"] * 5))
+@pytest.mark.parametrize(
+    ("suffix", "compression"), [*((suffix, None) for suffix in SUFFIXES), (".arrow", "zstd"), (".feather", "lz4")]
+)
+def test_no_damage_does_more_than_raise(tmp_path: Path, suffix: str, compression: str | None) -> None:
+    table = make_table(IMAGES, label=LABELS, breed=["pug", "owl"] * 5)
+    path = write_table(tmp_path / f"t{suffix}", table, compression=compression)
     content = path.read_bytes()
     outcomes: set[type] = set()
     for position in range(0, len(content), 19):
@@ -137,6 +142,37 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = write_table(tmp_path / "bomb.parquet", make_table([bytes(1 << 18)] * 20))
     with pytest.raises(DataError, match="decompression bomb"):
         ImageTable(bomb, LimitsConfig(archive_ratio=2))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("suffix", [".arrow", ".feather"])
+def test_the_limits_hold_before_a_compressed_arrow_file_is_decompressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, compression: str
+) -> None:
+    table = make_table([bytes(1 << 22)] * 12, label=[0, 1] * 6).append_column(
+        "breed", pa.array(["pug", "owl"] * 6).dictionary_encode()
+    )
+    path = write_table(tmp_path / f"t{suffix}", table, compression=compression)
+    assert path.stat().st_size < 1 << 20
+    peak = pa.default_memory_pool().max_memory()
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="decompression bomb"):
+        patch.setattr(archives, "_ALWAYS_ALLOWED", 1 << 20)
+        ImageTable(path, LimitsConfig(archive_ratio=2))
+    assert pa.default_memory_pool().max_memory() - peak < 1 << 20
+    opened = ImageTable(path)
+    assert (opened.read("row-5"), len(list(opened.read_rows()))) == (bytes(1 << 22), 12)
+    assert {row["breed"] for row in opened.read_rows()} == {"pug", "owl"}
+    monkeypatch.setattr(image_tables, "_MAX_GROUP_BYTES", 1 << 23)
+    with pytest.raises(DataError, match="would be in memory at once"):
+        ImageTable(path)
+
+
+def test_batches_that_the_end_of_an_arrow_file_does_not_state_are_refused(tmp_path: Path) -> None:
+    one, two = (write_table(tmp_path / f"{n}.feather", make_table(IMAGES[:n]), 1).read_bytes() for n in (1, 2))
+    end = int.from_bytes(one[-10:-6], "little") + 10
+    (tmp_path / "t.feather").write_bytes(two[: -int.from_bytes(two[-10:-6], "little") - 10] + one[-end:])
+    with pytest.raises(DataError, match="its end states 1 batches, but there are 2"):
+        ImageTable(tmp_path / "t.feather")
 
 
 def test_at_most_two_groups_of_rows_are_in_memory(tmp_path: Path) -> None:
@@ -177,6 +213,30 @@ def test_the_images_of_an_archive_are_predicted_like_a_folder(
     items = list(expand_inputs([path]))
     assert [item.path for item in items] == [f"{path}/cat/1.png", f"{path}/cat/2.png", f"{path}/dog/3"]
     assert [item.read() for item in items] == IMAGES[:3]
+
+
+def test_a_compressed_tar_is_unpacked_once_for_all_who_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[Path] = []
+    unpack = archives._open_plain_tar
+
+    def record(path: Path, limits: LimitsConfig) -> Any:
+        unpacked.append(path)
+        return unpack(path, limits)
+
+    monkeypatch.setattr(archives, "_open_plain_tar", record)
+    path = write_tar(tmp_path / "a.tgz", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)}, "w:gz")
+    with BackgroundCount(expand_inputs([path])) as count:
+        index = build_index(path)
+        while count.value is None:
+            time.sleep(0.001)
+        assert [item.read() for item in expand_inputs([path])] == [index.read(i) for i in range(10)] == IMAGES
+    assert (count.value, len(unpacked)) == (10, 1)
+    write_tar(path, {"dog/1.png": IMAGES[3]}, "w:gz")
+    assert [item.read() for item in expand_inputs([path])] == [IMAGES[3]]
+    assert index.read(1) == IMAGES[1]
+    assert len(unpacked) == 2
 
 
 @pytest.mark.parametrize("kind", ["cls", "json"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from sightline.config import LimitsConfig
 from sightline.data.archives import TarStore, ZipStore
@@ -10,6 +12,8 @@ from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 CONTAINER_SUFFIXES = (*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES)
+_unpacked: WeakValueDictionary[object, TarStore] = WeakValueDictionary()  # what is in use, by path, state and limits
+_unpacking = threading.Lock()
 
 
 def is_container(name: str) -> bool:
@@ -29,4 +33,20 @@ def open_container(path: Path, limits: LimitsConfig, column: str = "") -> ZipSto
     name = path.name.lower()
     if name.endswith(TABLE_SUFFIXES):
         return ImageTable(path, limits, column)
-    return ZipStore(path, limits) if name.endswith(".zip") else TarStore(path, limits)
+    if name.endswith(".zip"):
+        return ZipStore(path, limits)
+    return TarStore(path, limits) if name.endswith(".tar") else _open_compressed_tar(path, limits)
+
+
+def _open_compressed_tar(path: Path, limits: LimitsConfig) -> TarStore:
+    """Return the store of an archive that is unpacked first: the one in use if there is one, as for counting."""
+    try:
+        state = path.stat()
+    except OSError:
+        return TarStore(path, limits)  # says what is wrong
+    key = (path.absolute(), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, limits)
+    with _unpacking:
+        store = _unpacked.get(key)
+        if store is None:
+            store = _unpacked[key] = TarStore(path, limits)
+        return store

@@ -19,6 +19,7 @@ from sightline import jsonio
 from sightline._io import open_regular
 from sightline.config import LimitsConfig
 from sightline.data.archives import check_count, check_size
+from sightline.data.arrow_messages import ArrowMessage, read_messages
 from sightline.data.storage import HEADER_BYTES, LIMITS, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError, ImageError, first_line, require
 
@@ -26,6 +27,7 @@ TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
 _PURPOSE = "Reading Parquet and Arrow files"
 _KEY = re.compile(r"row-(0|[1-9]\d{0,11})")
 _MAX_GROUP_BYTES = 1 << 30  # of the images in a group of rows, which is read whole; Hugging Face writes 100 rows
+_ARROW_START = 8  # of the stream in a file
 _GROUPS_IN_MEMORY = 2  # images are read in order, a few batches ahead
 _NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
@@ -172,27 +174,54 @@ class _ParquetGroups:
 
 
 class _ArrowGroups:
-    """The batches of a memory-mapped Arrow file or stream, such as a folder of Hugging Face's `datasets` has."""
+    """The batches of a memory-mapped Arrow file or stream, such as a folder of Hugging Face's `datasets` has.
+
+    A file is read as the stream that it contains. A compressed batch is decompressed when it is read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._arrow = require("pyarrow", _PURPOSE)
         open_regular(path).close()  # as above
         source = self._arrow.memory_map(str(path))
+        count = None
         if source.read(6) == b"ARROW1":
-            reader = self._arrow.ipc.open_file(source)
-            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        else:
-            source.seek(0)
-            reader = self._arrow.ipc.open_stream(source)
-            self._batches = list(reader)
+            count = self._arrow.ipc.open_file(source).num_record_batches  # refuses a file without its end
+        start = 0 if count is None else _ARROW_START
+        source.seek(start)
+        self._schema_message, self._messages = read_messages(source, _PURPOSE)
+        self._positions = [i for i, message in enumerate(self._messages) if message.is_batch]
+        if count not in {None, len(self._positions)}:
+            raise ValueError(f"its end states {count:,} batches, but there are {len(self._positions):,}")
+        self._is_compressed = any(message.uncompressed_bytes is not None for message in self._messages)
+        source.seek(start)
+        reader = self._arrow.ipc.open_stream(source)
         self.schema = reader.schema
-        self.sizes = [batch.num_rows for batch in self._batches]
+        self._batches = [] if self._is_compressed else list(reader)  # which then take no memory
+        self.sizes = [self._messages[i].rows for i in self._positions]
 
     def count_bytes(self, column: str) -> Sequence[int]:
-        return [batch.column(column).nbytes for batch in self._batches]
+        """Return the sizes; of a compressed file those of all columns and dictionaries, which are read together."""
+        if not self._is_compressed:
+            return [batch.column(column).nbytes for batch in self._batches]
+        return [
+            sum(message.uncompressed_bytes or 0 for message in self._collect_messages(group))
+            for group in range(len(self.sizes))
+        ]
 
     def read(self, group: int, columns: Sequence[str]) -> Any:
-        return self._arrow.Table.from_batches([self._batches[group]]).select(columns)
+        return self._arrow.Table.from_batches([self._read_batch(group)]).select(columns)
+
+    def _read_batch(self, group: int) -> Any:
+        if not self._is_compressed:
+            return self._batches[group]
+        messages = [self._schema_message, *(message.message for message in self._collect_messages(group))]
+        content = b"".join(memoryview(message.serialize()) for message in messages)
+        return self._arrow.ipc.open_stream(self._arrow.py_buffer(content)).read_next_batch()
+
+    def _collect_messages(self, group: int) -> list[ArrowMessage]:
+        """Return the batch of a group after the dictionaries that it may need."""
+        end = self._positions[group]
+        return [*(message for message in self._messages[:end] if not message.is_batch), self._messages[end]]
 
 
 def _check_numbers(numbers: Sequence[int]) -> None:

@@ -115,6 +115,7 @@ class BackgroundCount:
     def __init__(self, items: Iterable[InputItem]) -> None:
         self._items = items
         self._stopped = threading.Event()
+        self._last: InputItem | None = None  # keeps its archive unpacked for whoever reads the items
         self._thread = threading.Thread(target=self._count, name="count images", daemon=True)
         self.value: int | None = None
 
@@ -129,7 +130,7 @@ class BackgroundCount:
     def _count(self) -> None:
         count = 0
         with suppress(DataError):
-            for _ in self._items:
+            for self._last in self._items:
                 if self._stopped.is_set():
                     return
                 count += 1
