@@ -15,6 +15,8 @@ from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 
+MODEL_ID = "shades@0"  # in a log of features
+
 
 class Answer(NamedTuple):
     status: int
@@ -43,6 +45,7 @@ def send(*requests: Request, model: type[FakePredictor] = FakePredictor, **optio
     from sightline.serve.app import create_app
 
     classifier = Classifier(model(("dark", "light"), PreprocessingSpec(8, 8)))
+    classifier.feature_model_id = MODEL_ID
     classifier.thresholds = Thresholds(9, coverage=0.9, conformal_quantile=0.5, ood_limit=1.5)
 
     async def exchange() -> list[Answer]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import random
 import resource
@@ -61,7 +62,8 @@ def make_file(
 
 
 def make_linear_classifier(weights: NDArray[Any]) -> bytes:
-    """Return a classifier of 8x8 images with one layer of `weights` [192, K], as a bundle needs it."""
+    """Return a classifier of square images of S pixels with one layer of `weights` [3 S S, K], as a bundle needs it."""
+    size = math.isqrt(len(weights) // 3)
     nodes = [
         node("Cast", ["pixels"], ["x"], to=FLOAT),
         node("Flatten", ["x"], ["features"], axis=1),
@@ -71,8 +73,8 @@ def make_linear_classifier(weights: NDArray[Any]) -> bytes:
     value, sizes = onnx.helper.make_tensor_value_info, {"probabilities": weights.shape[1], "logits": weights.shape[1]}
     graph = onnx.helper.make_graph(
         nodes, "g",
-        [value("pixels", onnx.TensorProto.UINT8, ["N", 8, 8, 3])],
-        [value(name, FLOAT, ["N", size]) for name, size in (sizes | {"features": 192}).items()],
+        [value("pixels", onnx.TensorProto.UINT8, ["N", size, size, 3])],
+        [value(name, FLOAT, ["N", width]) for name, width in (sizes | {"features": len(weights)}).items()],
         [onnx.numpy_helper.from_array(weights.astype(np.float32), "w")],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

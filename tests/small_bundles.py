@@ -1,6 +1,8 @@
-"""Bundles that take no training framework and no time: linear models of 8x8 pixels."""
+"""Bundles that take no training framework and no time: linear models, of 8x8 pixels unless more are asked for."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -15,12 +17,14 @@ from synthetic_images import encode_png
 SPEC = PreprocessingSpec(8, 8)
 
 
-def make_bundle(seed: int, classes: tuple[str, ...] = ("ant", "bee", "cat")) -> Bundle:
+def make_bundle(seed: int, classes: tuple[str, ...] = ("ant", "bee", "cat"), spec: PreprocessingSpec = SPEC) -> Bundle:
     """Return a bundle whose weights, and so its predictions and its hash, are those of `seed`, up to 15."""
-    graph = onnx_graphs.make_linear_classifier(np.random.default_rng(seed).normal(0, 1e-3, (192, len(classes))))
+    inputs = math.prod(spec.shape)
+    weights = np.random.default_rng(seed).normal(0, 0.2 / inputs, (inputs, len(classes)))
+    graph = onnx_graphs.make_linear_classifier(weights)
     content = encode_png(seed)
-    pixels = SPEC.decode(content)
-    answer = tuple(map(float, OnnxPredictor(graph, classes, SPEC).probabilities(pixels[None])[0]))
+    pixels = spec.decode(content)
+    answer = tuple(map(float, OnnxPredictor(graph, classes, spec).probabilities(pixels[None])[0]))
     example = ReferenceExample("reference/0.png", classes[0], bundle.hash_pixels(pixels), answer)
-    manifest = Manifest("linear", classes, SPEC, reference_examples=(example,), weights_sha256=f"{seed:x}" * 64)
+    manifest = Manifest("linear", classes, spec, reference_examples=(example,), weights_sha256=f"{seed:x}" * 64)
     return bundle.make(manifest, graph, {example.file: content})

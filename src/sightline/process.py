@@ -6,9 +6,12 @@ Only the command line, which calls `claim`, changes them; a program that imports
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 MAX_SINGLE_ARENA_CORES = 4
@@ -47,6 +50,18 @@ def treat_sighup_as_sigterm() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(number, terminate)
+
+
+def trim_memory() -> None:
+    """Collect garbage, and return the memory that is free to the system: glibc's malloc keeps most of it.
+
+    Elsewhere than with glibc it only collects garbage.
+    """
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)
 
 
 def has_terminal() -> bool:

@@ -249,7 +249,6 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path,
     for arguments in ((), (trained[0], "--models", tmp_path)):
         assert "either one model, or a folder of models" in sightline("serve", *arguments).err
     assert "leave --name out" in sightline("serve", "--models", tmp_path, "--name", "x").err
-    assert "leave --log-features out" in sightline("serve", "--models", tmp_path, "--log-features", "x").err
     (tmp_path / "cats").mkdir()
     result = sightline("serve", "--models", tmp_path)
     assert (result.code, result.out) == (2, "")

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,10 @@ import pytest
 from hostile_clients import HALF_OPEN, HEAD, SLOW_IMAGE, open_connections, read_memory
 from hostile_images import many_scans, png
 from server_process import Server
+from sightline.inference import bundle
+from sightline.preprocessing import PreprocessingSpec
+from small_bundles import make_bundle
+from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -169,6 +174,31 @@ def measure_peak(server: Server, seconds: float) -> int:
         peak = max(peak, read_memory(server))
         time.sleep(0.2)
     return peak
+
+
+def test_new_versions_take_no_more_memory(tmp_path: Path) -> None:
+    """Each of 20 bundles of 30 MB takes the place of the one before."""
+    spec, classes = PreprocessingSpec(224, 224), tuple(f"class {number}" for number in range(50))
+    bundles = [make_bundle(seed, classes, spec) for seed in (1, 2)]
+    bundle.write_folder(bundles[0], tmp_path / "model")
+    with Server(tmp_path / "model", "--reload-interval", 0) as server:
+        server.request("/predict", encode_png(0))
+        first = read_memory(server)
+        for turn in range(1, 21):
+            bundle.write_folder(bundles[turn % 2], tmp_path / "model")
+            server.process.send_signal(signal.SIGHUP)
+            weights = bundles[turn % 2].manifest.weights_sha256
+            wait_until(lambda expected=weights: server.request("/model")[1]["weights_sha256"] == expected)
+            server.request("/predict", encode_png(turn))
+        wait_until(lambda: read_memory(server) - first < 64 << 20)
+        assert server.stop() == (0, "")
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_good_clients_are_answered_right_among_slow_and_hostile_ones(

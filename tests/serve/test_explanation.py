@@ -66,13 +66,15 @@ def run(predictor: FakePredictor, use: Callable[[Any], Awaitable[Any]]) -> Any:
     return asyncio.run(exchange())
 
 
-async def post(app: Any, body: bytes, query: str = "", kind: str = "image/png", path: str = "/explain") -> Answer:
+async def post(
+    app: Any, body: bytes | None, query: str = "", kind: str = "image/png", path: str = "/explain"
+) -> Answer:
     messages: list[Any] = []
-    bodies = iter([body])
+    bodies = iter([] if body is None else [body])
 
     async def receive() -> dict[str, Any]:
         content = next(bodies, None)
-        if content is None:  # the client waits for the response
+        if content is None:  # the client waits for the response, or has sent nothing yet
             await asyncio.Event().wait()
         return {"type": "http.request", "body": content, "more_body": False}
 
@@ -165,3 +167,19 @@ def test_more_heat_maps_than_may_wait_are_refused() -> None:
         return [refused, *[await task for task in tasks], await post(app, encode())]
 
     assert [status for status, _ in run(predictor, use)] == [503, *[200] * (MAX_WAITING + 1)]
+
+
+def test_clients_that_have_not_sent_their_images_take_no_turn() -> None:
+    from sightline.serve.explanation import MAX_WAITING
+
+    predictor = LeftPredictor(PreprocessingSpec(8, 8))
+
+    async def use(app: Any) -> Answer:
+        slow = [asyncio.create_task(post(app, None)) for _ in range(MAX_WAITING)]
+        await asyncio.sleep(0)
+        answer = await post(app, encode())
+        for task in slow:
+            task.cancel()
+        return answer
+
+    assert run(predictor, use)[0] == 200

@@ -16,9 +16,11 @@ pytest.importorskip("prometheus_client")
 
 from asgi_client import Answer, Request, call
 from sightline import load
-from sightline.errors import ModelError, UsageError
+from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle
+from sightline.inference.feature_log import read_log
 from sightline.serve.app import create_app
+from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.model_folder import list_folder, load_all
 from small_bundles import make_bundle
 from synthetic_images import encode_png
@@ -43,9 +45,9 @@ def folder(tmp_path: Path) -> Path:
     return models
 
 
-def send(folder: Path, *requests: Request) -> list[Answer]:
+def send(folder: Path, *requests: Request, **options: Any) -> list[Answer]:
     async def exchange() -> list[Answer]:
-        app = create_app(load_all(list_folder(folder)), max_bytes=1 << 20)
+        app = create_app(load_all(list_folder(folder)), max_bytes=1 << 20, **options)
         async with app.router.lifespan_context(app):
             return [await call(app, request) for request in requests]
 
@@ -74,6 +76,31 @@ def test_each_model_and_version_answers_below_its_own_addresses(folder: Path) ->
         assert content["probability"] == pytest.approx(prediction.probability, abs=1e-6)
         assert other["model_version"] == version
         np.testing.assert_allclose(other["outputs"][0]["data"], probabilities, atol=1e-6)
+
+
+def test_each_model_and_version_has_its_own_log_of_features(folder: Path, tmp_path: Path) -> None:
+    paths = ["birds", "cats", "cats/versions/1", "cats/versions/1"]
+    requests = [Request(f"/models/{path}/predict", encode_png(seed)) for seed, path in enumerate(paths)]
+    logs = FeatureLogs(tmp_path / "logs", 1 << 20, is_folder=True)
+    *answers, scrape = send(folder, *requests, Request("/metrics"), feature_logs=logs)
+    ids = [json.loads(answer.body)["log_id"] for answer in answers]
+    expected = {"birds.log": ids[:1], "cats/10.log": ids[1:2], "cats/1.log": ids[2:], "cats/2.log": []}
+    files = {path.relative_to(tmp_path / "logs").as_posix() for path in (tmp_path / "logs").rglob("*.log")}
+    assert files == set(expected)
+    for name, logged in expected.items():
+        lines = (tmp_path / "logs" / name).read_bytes().splitlines()
+        assert [json.loads(line)["id"] for line in lines[1:]] == logged
+    model = load(folder / "cats" / "10" / "model.onnx")
+    (images,) = read_log(tmp_path / "logs/cats/10.log", model.feature_model_id, model.classes, lambda _: None)
+    np.testing.assert_allclose(images.probabilities, model.predict_proba(encode_png(1)), atol=1e-6)
+    for name in ("birds", "cats"):
+        assert f'sightline_feature_log_dropped_images{{model="{name}"}} 0.0' in scrape.body
+
+
+def test_a_folder_of_logs_that_cannot_be_made_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file")
+    with pytest.raises(OutputError, match="--log-features names a folder"):
+        send(folder, feature_logs=FeatureLogs(tmp_path / "logs", 1 << 20, is_folder=True))
 
 
 def test_models_are_listed_and_described(folder: Path) -> None:

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asgi_client import FailingPredictor, Request, send
+from asgi_client import MODEL_ID, FailingPredictor, Request, send
 from sightline.errors import UsageError
-from sightline.inference.feature_log import FeatureLog, read_log
+from sightline.inference.feature_log import read_log
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
+from sightline.serve.feature_logs import FeatureLogs
+
 TOKEN = "correct-horse"  # noqa: S105  # of this test alone
 
 
@@ -189,15 +191,18 @@ def test_tokens_are_read_from_a_file_or_the_environment(tmp_path: Path, monkeypa
 
 
 def test_the_features_of_each_image_are_logged_with_the_id_of_its_answer(tmp_path: Path) -> None:
-    log = FeatureLog(tmp_path / "shades.log", "shades@0", ("dark", "light"), 1 << 20)
+    logs = FeatureLogs(tmp_path / "shades.log", 1 << 20)
     files = [encode_png(seed) for seed in range(2)]
-    requests = [Request("/predict", file) for file in files]
-    *answers, _unreadable, scrape = send(
-        *requests, Request("/predict", b"nothing"), Request("/metrics"), feature_log=log
-    )
-    log.close()
-    (images,) = read_log(tmp_path / "shades.log", "shades@0", ("dark", "light"), lambda _: None)
-    assert [json.loads(answer.body)["log_id"] for answer in answers] == list(images.ids)
+    raw = Request("/v2/models/shades/infer", files[1], {"Inference-Header-Content-Length": "0"})
+    first, second, _unreadable, metadata, scrape = send(
+        Request("/predict", files[0]), raw, Request("/predict", b"nothing"), Request("/v2/models/shades"),
+        Request("/metrics"), feature_logs=logs,
+    )  # fmt: skip
+    (images,) = read_log(tmp_path / "shades.log", MODEL_ID, ("dark", "light"), lambda _: None)
+    tensors = {output["name"]: output for output in json.loads(second.body)["outputs"]}
+    assert tensors["log_id"] == {"name": "log_id", "datatype": "BYTES", "shape": [1], "data": [images.ids[1]]}
+    assert tensors["log_id"].keys() - {"data"} == json.loads(metadata.body)["outputs"][-1].keys()
+    assert json.loads(first.body)["log_id"] == images.ids[0]
     spec = PreprocessingSpec(8, 8)
     outputs = FakePredictor(("dark", "light"), spec).outputs(np.stack([spec.decode(file) for file in files]))
     np.testing.assert_allclose(images.features, outputs.features, rtol=1e-3)
@@ -206,7 +211,5 @@ def test_the_features_of_each_image_are_logged_with_the_id_of_its_answer(tmp_pat
 
 
 def test_what_warms_up_is_not_logged(tmp_path: Path) -> None:
-    log = FeatureLog(tmp_path / "shades.log", "shades@0", ("dark", "light"), 1 << 20)
-    send(feature_log=log, warm_up=True)
-    log.close()
+    send(feature_logs=FeatureLogs(tmp_path / "shades.log", 1 << 20), warm_up=True)
     assert (tmp_path / "shades.log").read_text().count("\n") == 1  # its header

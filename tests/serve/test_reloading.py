@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import os
 import shutil
+import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,6 +24,7 @@ pytest.importorskip("prometheus_client")
 
 from asgi_client import Request, call
 from sightline import load
+from sightline.errors import ModelError
 from sightline.inference import bundle
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.serve.app import create_app
@@ -53,6 +57,13 @@ class Server:
         async with asyncio.timeout(60):
             while not set(lines) <= set((await self.get("/metrics")).splitlines()):  # noqa: ASYNC110  # as from outside
                 await asyncio.sleep(0.01)
+
+
+def make_scope(path: str) -> dict[str, Any]:
+    return {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "scheme": "http", "http_version": "1.1",
+        "server": ("test", 80), "client": ("test", 1), "root_path": "", "headers": [],
+    }  # fmt: skip
 
 
 def serve(server: Server, use: Callable[[], Any]) -> None:
@@ -133,11 +144,7 @@ def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(path:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {
-            "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "scheme": "http",
-            "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "", "headers": [],
-        }  # fmt: skip
-        request = asyncio.create_task(server.app(scope, receive, send))
+        request = asyncio.create_task(server.app(make_scope("/predict"), receive, send))
         await arrived.wait()
         bundle.write_folder(new, path)
         server.reloader.request()
@@ -188,14 +195,14 @@ def test_a_bundle_that_cannot_be_used_keeps_the_old_one_until_it_is_mended(
         damaged = bytearray((path / "model.onnx").read_bytes())
         damaged[-100] ^= 1
         (path / "model.onnx").write_bytes(damaged)
-        for _ in range(2):  # the second time, nothing has changed
+        for turn in range(2):  # the second time, nothing has changed
             server.reloader.request()
-            await server.wait_for(count("failed", 1))
+            await server.wait_for(count("failed", turn + 1))
         assert await server.predict() == before
         assert (await server.get("/health")) == {"status": "ok"}
         shutil.rmtree(path)
         server.reloader.request()
-        await server.wait_for(count("failed", 2))
+        await server.wait_for(count("failed", 3))
         assert await server.predict() == before
         bundle.write_folder(make_bundle(3), path)
         server.reloader.request()
@@ -205,10 +212,97 @@ def test_a_bundle_that_cannot_be_used_keeps_the_old_one_until_it_is_mended(
     with caplog.at_level(logging.INFO, "sightline.serve"):
         serve(server, use)
     failures = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(failures) == 2
-    assert f"The model {path} cannot be used: " in failures[0]
-    assert "There is no model" in failures[1]
+    assert len(failures) == 3
+    assert f"The model {path} cannot be used: " in failures[0] == failures[1]
+    assert "There is no model" in failures[2]
     assert all(message.endswith("The server keeps the one that it has.") for message in failures)
+
+
+def test_a_failure_that_passes_is_tried_again_although_no_file_changes(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less and less often, and it is logged once."""
+    server, attempts = Server(lambda: [StoredModel(path)], seconds=0.02), list[float]()
+    load_entry = StoredModel.load
+
+    def fail(entry: StoredModel, threads: int = 0, tile: float | None = None) -> ServedModel:
+        attempts.append(time.monotonic())
+        if len(attempts) < 5:
+            raise ModelError(f"The model {entry.path} cannot be used: Permission denied.")
+        return load_entry(entry, threads, tile)
+
+    monkeypatch.setattr(StoredModel, "load", fail)
+
+    async def use() -> None:
+        bundle.write_folder(make_bundle(2), path)
+        await server.wait_for(count("loaded", 1), count("failed", 4))
+        assert (await server.predict())[1]["model"]["weights_sha256"] == "2" * 64
+
+    with caplog.at_level(logging.ERROR, "sightline.serve"):
+        serve(server, use)
+    waits = [after - before for before, after in itertools.pairwise(attempts)]
+    assert [wait >= 0.02 * 2**i for i, wait in enumerate(waits)] == [True] * 4
+    assert [record.message for record in caplog.records] == [
+        f"The model {path} cannot be used: Permission denied. The server keeps the one that it has."
+    ]
+
+
+def test_files_that_cannot_be_listed_are_a_failure_of_their_model(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link to a name that is too long stands for a folder without permission, which stops nobody who is root."""
+    folder = path.parent / "models"
+    bundle.write_folder(make_bundle(1), folder / "cats")
+    bundle.write_folder(make_bundle(3), folder / "birds")
+    entries = list_folder(folder)
+    server = Server(lambda: entries)
+
+    async def use() -> None:
+        shutil.rmtree(folder / "cats")
+        (folder / "cats").symlink_to("x" * 300)
+        bundle.write_folder(make_bundle(2), folder / "birds")
+        server.reloader.request()
+        await server.wait_for(count("failed", 1), count("loaded", 1, "birds"))
+        assert (await server.predict("/models/cats/predict"))[0] == 200
+        (folder / "cats").unlink()
+        bundle.write_folder(make_bundle(4), folder / "cats")
+        server.reloader.request()
+        await server.wait_for(count("loaded", 1))
+
+    with caplog.at_level(logging.ERROR, "sightline.serve"):
+        serve(server, use)
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert record.message.endswith("The server keeps the one that it has.")
+
+
+def test_a_model_that_still_answers_when_the_server_closes_is_stopped(path: Path) -> None:
+    server = Server(lambda: [StoredModel(path)])
+    threads: list[threading.Thread] = []
+    requests: list[asyncio.Task[Any]] = []  # keeps the request waiting
+
+    async def use() -> None:
+        arrived = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            arrived.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        await server.predict()  # starts the thread of the model
+        threads.extend(thread for thread in threading.enumerate() if thread.name.startswith("model"))
+        request = asyncio.create_task(server.app(make_scope("/predict"), receive, send))
+        await arrived.wait()
+        bundle.write_folder(make_bundle(2), path)
+        server.reloader.request()
+        await server.wait_for(count("loaded", 1))
+        requests.append(request)
+
+    serve(server, use)
+    assert len(threads) == 1
+    threads[0].join(20)
+    assert not threads[0].is_alive()
 
 
 def test_a_folder_gains_and_loses_versions_and_models(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -100,6 +100,17 @@ def test_each_image_of_a_request_has_its_spans(tracing: Tracing, exporter: InMem
     assert set(sizes) <= {1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("path", "route"), [("/explain", "/explain"), ("/models/shades/explain", "/models/{model}/explain")]
+)
+def test_a_heat_map_has_the_route_that_was_asked_for(
+    tracing: Tracing, exporter: InMemorySpanExporter, path: str, route: str
+) -> None:
+    send(Request(path, encode_png()), tracing=tracing)
+    request, _ = collect(exporter)
+    assert (request.name, (request.attributes or {})["http.route"]) == (f"POST {route}", route)
+
+
 def test_a_failure_is_an_error_of_its_span_and_a_bad_image_is_not_one_of_the_server(
     tracing: Tracing, exporter: InMemorySpanExporter
 ) -> None:

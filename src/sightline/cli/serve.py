@@ -90,10 +90,13 @@ def serve(
     ] = None,
     log_features: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Log features and probabilities of each image, for `sightline watch`."),
+        typer.Option(
+            metavar="FILE",
+            help="Log features and probabilities for `sightline watch`; with --models, a folder of logs.",
+        ),
     ] = None,
     log_features_mb: Annotated[
-        int, typer.Option(min=1, metavar="MB", help="Maximum size of that log; the oldest images are dropped.")
+        int, typer.Option(min=1, metavar="MB", help="Maximum size of each log; the oldest images are dropped.")
     ] = LOG_BYTES // MEGABYTE,
 ) -> None:
     """Serve predictions over HTTP until Ctrl-C or SIGTERM."""

@@ -130,7 +130,8 @@ class BackgroundCount:
     def _count(self) -> None:
         count = 0
         with suppress(DataError):
-            for self._last in self._items:
+            for item in self._items:
+                self._last = item
                 if self._stopped.is_set():
                     return
                 count += 1

@@ -17,11 +17,11 @@ from starlette.routing import Route
 
 from sightline.api import Classifier
 from sightline.errors import SightlineError
-from sightline.inference.feature_log import FeatureLog
 from sightline.serve import explanation, open_inference, page, prediction
 from sightline.serve.access import Access
 from sightline.serve.admission import Admission, AdmissionMiddleware
 from sightline.serve.batcher import Batching
+from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
@@ -46,7 +46,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     access: Access | None = None,
     log_format: LogFormat | None = None,
     tracing: Tracing | None = None,
-    feature_log: FeatureLog | None = None,
+    feature_logs: FeatureLogs | None = None,
     reloader: Reloader | None = None,
 ) -> Starlette:
     """Return an ASGI application for a classifier, or for several models, which accepts bodies of `max_bytes` bytes.
@@ -58,7 +58,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     Open Inference Protocol, see `open_inference`. A classifier is called `name`.
 
     ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
-    logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_log`,
+    logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_logs`,
     and ``log_id`` in its answer is its id there. With `warm_up`, models and what decodes images have run before the
     first request; with a `reloader`, models that change on disk are replaced. ``app.state.admission`` is the
     `Admission` that counts what is in flight.
@@ -67,13 +67,11 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     (compressed) or 503 (too many requests in flight, too slow, or stopping).
     """
     limits = limits or Limits()
-    metrics = Metrics()
-    models = RunningModels(limits, batching or Batching(), metrics, tracing, feature_log)
+    metrics = Metrics(feature_logs)
+    models = RunningModels(limits, batching or Batching(), metrics, tracing, feature_logs)
     models.put([ServedModel.from_classifier(model, name)] if isinstance(model, Classifier) else model)
     admission = Admission(max_bytes, limits)
     metrics.watch_admission(admission)
-    if feature_log is not None:
-        metrics.watch_feature_log(feature_log)
     access = access or Access()
 
     @asynccontextmanager

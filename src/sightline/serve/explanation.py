@@ -60,27 +60,36 @@ def make_routes(models: RunningModels) -> list[Route]:
 
     async def explain(request: Request) -> JSONResponse:
         nonlocal waiting
-        if waiting >= MAX_WAITING:
-            raise refuse_busy()
-        waiting += 1
-        try:
-            with models.find_requested(request).use() as running:
-                return await _explain(request, running, turn)
-        finally:
-            waiting -= 1
+        with models.find_requested(request).use() as running:
+            label = _parse_class(request, running)
+            running.check_free()
+            if waiting >= MAX_WAITING:
+                raise refuse_busy()
+            content = (await read_upload(request)).get_single()
+            if waiting >= MAX_WAITING:  # by now
+                raise refuse_busy()
+            waiting += 1
+            try:
+                return await _explain(content, label, running, turn)
+            finally:
+                waiting -= 1
 
     return [Route(f"{address}/explain", explain, methods=["POST"]) for address in ("", *MODEL_ADDRESSES)]
 
 
-async def _explain(request: Request, running: RunningModel, turn: asyncio.Semaphore) -> JSONResponse:
-    predictor, batcher = running.served.classifier.predictor, running.batcher
+def _parse_class(request: Request, running: RunningModel) -> str | None:
     if running.served.classifier.task.targets.are_masks:
         raise HTTPException(400, "Heat maps are of the class of an image, and this model predicts masks.")
-    label = request.query_params.get("class")
-    if label is not None and label not in predictor.classes:
-        raise HTTPException(400, f"The model has no class {label[:80]!r}.{suggest(label[:80], predictor.classes)}")
-    running.check_free()
-    content = (await read_upload(request)).get_single()
+    label, classes = request.query_params.get("class"), running.served.classifier.classes
+    if label is not None and label not in classes:
+        raise HTTPException(400, f"The model has no class {label[:80]!r}.{suggest(label[:80], classes)}")
+    return label
+
+
+async def _explain(
+    content: bytes | bytearray, label: str | None, running: RunningModel, turn: asyncio.Semaphore
+) -> JSONResponse:
+    predictor, batcher = running.served.classifier.predictor, running.batcher
     given_up = threading.Event()
     try:
         pixels = await batcher.decode(content)

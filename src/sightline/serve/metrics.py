@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -13,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline.inference.feature_log import FeatureLog
 from sightline.inference.results import Prediction
 from sightline.serve.admission import Admission
+from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.served_model import ServedModel
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -26,9 +27,9 @@ OOD_SCORES = (-50, -30, -20, -15, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 5)  
 
 
 class Metrics:
-    """What a server counts and measures, each of its models by name; times are in seconds."""
+    """What a server counts and measures, each of its models by name, and what `logs` drop; times are in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs: FeatureLogs | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._names: list[str] = []
@@ -55,6 +56,10 @@ class Metrics:
         )
         self._info = self._gauge("model_info", "The versions of the models.", "version", "weights_sha256")
         self._ood_limit = self._gauge("ood_limit", "The score above which an image is out of distribution.")
+        self._logs = logs
+        if logs is not None:
+            text = "Images that could not be written to the log of features."
+            self._dropped = self._gauge("feature_log_dropped_images", text)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sightline_{name}", text, ["model", *labels], registry=self.registry)
@@ -76,6 +81,10 @@ class Metrics:
             self._reloads.labels(name, outcome)  # from 0, so that Prometheus sees the first increase
         self._info.clear()
         self._ood_limit.clear()
+        if self._logs is not None:
+            self._dropped.clear()
+            for name in self._names:
+                self._dropped.labels(name).set_function(partial(self._logs.count_dropped, name))
         for served in models:
             self._info.labels(served.name, served.version, served.weights_sha256 or "").set(1)
             thresholds = served.classifier.thresholds
@@ -89,11 +98,6 @@ class Metrics:
             ("body_bytes_in_flight", "Bytes of the bodies of requests in flight.", lambda: admission.bytes),
         ):
             Gauge(f"sightline_{name}", text, registry=self.registry).set_function(read)
-
-    def watch_feature_log(self, log: FeatureLog) -> None:
-        """Show how many images are missing from the log of features, that of the only model."""
-        gauge = self._gauge("feature_log_dropped_images", "Images that could not be written to the log of features.")
-        gauge.labels(*self._names).set_function(lambda: log.dropped)
 
     def count_reload(self, name: str, outcome: str) -> None:
         """Count a model that changed on disk; `outcome` is loaded, failed or removed."""

@@ -37,7 +37,11 @@ class StoredModel:
 
     def read_signature(self) -> tuple[Any, ...]:
         """Return a value that changes when a file of the model is written or replaced; nothing is read."""
-        return tuple(map(_read_file_signature, _list_files(self.path)))
+        try:
+            files = _list_files(self.path)
+        except OSError as error:  # loading it says what is wrong
+            return str(self.path), error.errno
+        return tuple(map(_read_file_signature, files))
 
     def load(self, threads: int = 0, tile: float | None = None) -> ServedModel:
         """Load and verify the model; raises `ModelError`. `tile`: see `ServedModel.from_classifier`."""

@@ -68,9 +68,12 @@ class InferRequest:
 
 
 class InferenceModel:
-    """A served model in the terms of the protocol: `inputs` and `outputs` are datatypes and shapes by name."""
+    """A served model in the terms of the protocol: `inputs` and `outputs` are datatypes and shapes by name.
 
-    def __init__(self, served: ServedModel) -> None:
+    If it `is_logged`, an output is the id of each image in the log of features.
+    """
+
+    def __init__(self, served: ServedModel, *, is_logged: bool = False) -> None:
         classifier = served.classifier
         self.served = served
         self.inputs = {"pixels": ("UINT8", [-1, *classifier.preprocess.shape]), "image": (BYTES, [-1])}
@@ -88,6 +91,8 @@ class InferenceModel:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:
                 self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
+        if is_logged:
+            self.outputs["log_id"] = (BYTES, [-1])
 
     def describe(self, versions: Sequence[str]) -> dict[str, Any]:
         """Return the metadata of the model, which has these versions."""
@@ -179,8 +184,9 @@ class InferenceModel:
         count = len(predictions)
         if request.name == "probabilities":
             return self._compute_probabilities(request, predictions)
-        if request.name == "label":
-            return Tensor(request.name, BYTES, (count,), [str(prediction.label) for prediction in predictions])
+        if request.name in {"label", "log_id"}:
+            texts = [str(one.label if request.name == "label" else one.path) for one in predictions]
+            return Tensor(request.name, BYTES, (count,), texts)
         if request.name in {"labels", "undecided", "label_set"}:
             return self._mark_classes(request.name, [getattr(prediction, request.name) for prediction in predictions])
         if request.name == "mask":
@@ -269,12 +275,14 @@ def make_routes(models: RunningModels, is_stopping: Callable[[], bool]) -> list[
         return JSONResponse({"name": running.served.name, "ready": is_up}, 200 if is_up else 503)
 
     async def describe_model(request: Request) -> JSONResponse:
-        served = models.find_requested(request).served
-        return JSONResponse(InferenceModel(served).describe(models.list_versions(served.name)))
+        running = models.find_requested(request)
+        model = InferenceModel(running.served, is_logged=running.is_logged)
+        return JSONResponse(model.describe(models.list_versions(running.served.name)))
 
     async def infer(request: Request) -> Response:
         with models.find_requested(request).use() as running:
-            model, header_length = InferenceModel(running.served), _parse_header_length(request)
+            model = InferenceModel(running.served, is_logged=running.is_logged)
+            header_length = _parse_header_length(request)
             running.check_free()
             parsed = await asyncio.to_thread(model.parse, await read_body(request), header_length)
             predictions = await running.batcher.predict_all(parsed.images)

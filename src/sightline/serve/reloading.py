@@ -6,18 +6,34 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sightline import process
 from sightline.errors import SightlineError, first_line
 from sightline.serve.metrics import Metrics
 from sightline.serve.model_folder import StoredModel, load_all
-from sightline.serve.running_models import Key, RunningModel, RunningModels
-from sightline.serve.served_model import ServedModel
+from sightline.serve.running_models import RunningModel, RunningModels
+from sightline.serve.served_model import Key, ServedModel
 
+MAX_RETRY_SECONDS = 300.0
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a model on disk cannot be used, and when it is tried again although its files have not changed.
+
+    Times are in seconds; `time` is that of `time.monotonic`.
+    """
+
+    reason: str
+    wait: float
+    time: float
 
 
 class Reloader:
@@ -27,6 +43,9 @@ class Reloader:
     changed ones in one step. Requests that are in flight are answered by the model that they started with. Files must
     have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once. `threads` and
     `tile` are those of `StoredModel.load`.
+
+    A model that cannot be used is tried again at SIGHUP, and after `seconds`, twice as many, and so on up to
+    `MAX_RETRY_SECONDS`: the reason may pass without a change of its files, as that of a permission or of a disk does.
     """
 
     def __init__(
@@ -40,7 +59,9 @@ class Reloader:
         self._request = asyncio.Event()
         self._loaded: dict[StoredModel, Any] = {}  # what was loaded last, or could not be, with its signature
         self._seen: dict[StoredModel, Any] = {}  # at the last look
+        self._failures: dict[StoredModel, _Failure] = {}
         self._scan_error = ""
+        self._thread = ThreadPoolExecutor(1, "load")  # the same one each time: its memory is used again
 
     def load_all(self) -> list[ServedModel]:
         """Load the models with which the server starts; raises `ModelError` or `UsageError` if one cannot be used."""
@@ -59,7 +80,7 @@ class Reloader:
 
     async def run(self, models: RunningModels, metrics: Metrics) -> None:
         """Keep `models` as they are on disk, until cancelled."""
-        with _handle_sighup(self.request):
+        with self._thread, _handle_sighup(self.request):
             while True:
                 is_requested = await self._wait()
                 try:
@@ -89,13 +110,18 @@ class Reloader:
     async def _update(self, models: RunningModels, metrics: Metrics, *, settle: bool) -> None:
         signatures = await asyncio.to_thread(self._read_signatures)
         changed = [entry for entry, signature in signatures.items() if self._loaded.get(entry) != signature]
+        for entry in changed:
+            self._failures.pop(entry, None)
+        self._failures = {entry: failure for entry, failure in self._failures.items() if entry in signatures}
+        now = time.monotonic()
+        changed += [entry for entry, failure in self._failures.items() if not settle or failure.time <= now]
         removed = {entry.key for entry in self._loaded} - {entry.key for entry in signatures}
         is_settled, self._seen = signatures == self._seen, signatures
         if not (changed or removed) or (settle and not is_settled):
             return
         started: dict[Key, RunningModel] = {}
         for entry in changed:
-            started |= await self._start(entry, models, metrics)
+            started |= await self._start(entry, models, metrics, repeat=not settle)
         self._loaded = signatures
         gone = [served.key for served in models.served if served.key in removed]
         models.update(started, gone)
@@ -112,11 +138,17 @@ class Reloader:
             entries = [entries[0].with_name(next(iter(self._loaded)).name)]
         return {entry: entry.read_signature() for entry in entries}
 
-    async def _start(self, entry: StoredModel, models: RunningModels, metrics: Metrics) -> dict[Key, RunningModel]:
-        """Return the model of an entry by its key, started; nothing if it cannot be used."""
+    async def _start(
+        self, entry: StoredModel, models: RunningModels, metrics: Metrics, *, repeat: bool
+    ) -> dict[Key, RunningModel]:
+        """Return the model of an entry by its key, started; nothing if it cannot be used.
+
+        The reason is logged if it is another one than the last time, or with `repeat`.
+        """
         running = None
         try:
-            served = await asyncio.to_thread(entry.load, self._threads, self._tile)
+            loop = asyncio.get_running_loop()
+            served = await loop.run_in_executor(self._thread, entry.load, self._threads, self._tile)
             running = models.create(served)
             await running.start(warm_up=True)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the server goes on
@@ -124,11 +156,19 @@ class Reloader:
                 await running.stop()
             metrics.count_reload(entry.name or "", "failed")
             is_kept = any(served.key == entry.key for served in models.served)
-            _LOG.error(
-                "%s %s", first_line(error), "The server keeps the one that it has." if is_kept else "It is not served."
-            )
+            if self._add_failure(entry, first_line(error)) or repeat:
+                end = "The server keeps the one that it has." if is_kept else "It is not served."
+                _LOG.error("%s %s", first_line(error), end)
             return {}
+        self._failures.pop(entry, None)
         return {served.key: running}
+
+    def _add_failure(self, entry: StoredModel, reason: str) -> bool:
+        """Plan the next attempt, and tell whether the reason is a new one."""
+        last = self._failures.get(entry)
+        wait = self._seconds if last is None else min(2 * last.wait, MAX_RETRY_SECONDS)
+        self._failures[entry] = _Failure(reason, wait, time.monotonic() + wait)
+        return last is None or last.reason != reason
 
 
 @contextmanager

@@ -10,38 +10,43 @@ from typing import Any, Self
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from sightline import process
 from sightline.errors import UsageError
-from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.serve.batcher import Batcher, Batching
 from sightline.serve.decoding import DecoderPool
+from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
 from sightline.serve.responses import refuse_busy
-from sightline.serve.served_model import ServedModel
+from sightline.serve.served_model import Key, ServedModel
 from sightline.serve.tracing import Tracing
 
 MODEL_ADDRESSES = ("/models/{model}", "/models/{model}/versions/{version}")  # see `RunningModels.find_requested`
 MAX_NAMES = 5  # of models or versions in a message
-
-Key = tuple[str, str | None]
-"""The name of a model, and the version that its folder states; None: its weights are the version."""
+TRIM_SECONDS = 1.0  # after a model was retired, when nothing refers to it any more
 
 
 class RunningModel:
     """A served model with the batcher that computes its predictions, from `start` to `stop`."""
 
-    def __init__(self, served: ServedModel, batcher: Batcher) -> None:
-        self.served, self.batcher = served, batcher
+    def __init__(self, served: ServedModel, batcher: Batcher, logs: FeatureLogs | None = None) -> None:
+        self.served, self.batcher, self._logs = served, batcher, logs
         self._uses = 0
         self._unused = asyncio.Event()
         self._unused.set()
         self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     async def start(self, *, warm_up: bool) -> None:
         """Begin to process batches; with `warm_up`, the model and what decodes for it have run before."""
         if warm_up:
             await self.batcher.warm_up()
         self._task = asyncio.create_task(self.batcher.run())
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether predictions carry the id of their image in a log of features."""
+        return self._logs is not None
 
     @contextmanager
     def use(self) -> Iterator[Self]:
@@ -66,12 +71,17 @@ class RunningModel:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop at once."""
+        """Stop at once, if it has not."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
         self.batcher.close()
+        if self._logs is not None and (log := self._logs.release(self.served)) is not None:
+            await asyncio.to_thread(log.close)
 
 
 class RunningModels:
@@ -83,33 +93,33 @@ class RunningModels:
         batching: Batching,
         metrics: Metrics,
         tracing: Tracing | None = None,
-        feature_log: FeatureLog | None = None,
+        feature_logs: FeatureLogs | None = None,
     ) -> None:
         self._limits, self._batching, self._metrics = limits, batching, metrics
-        self._tracing, self._feature_log = tracing, feature_log
+        self._tracing, self._feature_logs = tracing, feature_logs
         self._decoders = DecoderPool(seconds=limits.decode)
         self._models: dict[Key, RunningModel] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], RunningModel] = {}
 
     def put(self, models: Iterable[ServedModel]) -> None:
         """Add models before `start`."""
-        self.update({served.key: self._create(served, self._feature_log) for served in models})
+        self.update({served.key: self.create(served) for served in models})
 
     def create(self, served: ServedModel) -> RunningModel:
-        """Return what will answer for a model, not started, to `update` with it."""
-        classifier, log = served.classifier, None
-        if self._feature_log is not None:
-            log = self._feature_log.use_model(classifier.feature_model_id, classifier.classes)
-        return self._create(served, log)
+        """Return what will answer for a model, not started, to `update` with it.
 
-    def _create(self, served: ServedModel, log: FeatureLog | ModelLog | None) -> RunningModel:
-        if log is not None and served.classifier.task.targets.are_masks:
-            raise UsageError("A log of features is of models that classify whole images: leave --log-features out.")
+        Raises `OutputError` if its log of features cannot be written, `UsageError` if it can have none.
+        """
+        log = None
+        if self._feature_logs is not None:
+            if served.classifier.task.targets.are_masks:
+                raise UsageError("A log of features is of models that classify whole images: leave --log-features out.")
+            log = self._feature_logs.use(served)
         batcher = Batcher(
             served.classifier, self._limits, self._metrics.for_model(served.name), self._tracing, log,
             decoders=self._decoders, batching=self._batching,
         )  # fmt: skip
-        return RunningModel(served, batcher)
+        return RunningModel(served, batcher, self._feature_logs)
 
     async def start(self, *, warm_up: bool) -> None:
         """Start all models."""
@@ -127,16 +137,23 @@ class RunningModels:
         self._models = dict(sorted(models.items(), key=lambda item: (item[0][0], int(item[0][1] or 0))))
         for model in old:
             task = asyncio.create_task(model.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[task] = model
+            task.add_done_callback(self._forget)
         self._metrics.show_models([model.served for model in self._models.values()])
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """Forget a model that was retired, and give its memory back to the system."""
+        del self._retiring[task]
+        loop = asyncio.get_running_loop()
+        loop.call_later(TRIM_SECONDS, loop.run_in_executor, None, process.trim_memory)
 
     async def close(self) -> None:
         """Stop all models at once, those that are being replaced too."""
-        for task in list(self._retiring):
+        retiring = dict(self._retiring)
+        for task in retiring:
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        for model in self._models.values():
+        await asyncio.gather(*retiring, return_exceptions=True)
+        for model in (*retiring.values(), *self._models.values()):
             await model.stop()
         self._decoders.close()
 

@@ -15,6 +15,8 @@ from sightline.models.describe import weights_sha256
 
 VERSION_DIGITS = 12
 UNNAMED = "model"  # also the name of the files and folders of every model, which says nothing about this one
+Key = tuple[str, str | None]
+"""The name of a model, and the version that its folder states; None: its weights are the version."""
 _GENERIC_NAMES = {UNNAMED, "bundle"}
 
 
@@ -44,8 +46,8 @@ class ServedModel:
         return cls(classifier, name or _choose_name(classifier.path), number)
 
     @property
-    def key(self) -> tuple[str, str | None]:
-        """The name, and the version that the folder states: a model with the same key takes the place of this one."""
+    def key(self) -> Key:
+        """A model with the same key takes the place of this one."""
         return self.name, self.number
 
     @cached_property

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sightline.errors import UsageError, require
-from sightline.inference.feature_log import FeatureLog
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
 if TYPE_CHECKING:
@@ -60,8 +58,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
     logged to standard error; with "json", so is everything else. Requests are traced if OpenTelemetry is installed and
     the variables ``OTEL_*`` ask for it, see `tracing.start_tracing`. What was computed for each image is logged to the
-    file `log_features`, which takes at most `log_features_bytes` bytes with its older files; see
-    `inference.feature_log`.
+    file `log_features`, which takes at most `log_features_bytes` bytes with its older files, see
+    `inference.feature_log`; with `models`, to one for each of them in that folder, see `feature_logs`.
 
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
@@ -76,20 +74,19 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.app import create_app
     from sightline.serve.batcher import Batching
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
+    from sightline.serve.feature_logs import FeatureLogs
     from sightline.serve.observing import make_log_config
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
     from sightline.serve.uploads import silence_form_reader
 
-    if models is not None and log_features is not None:
-        raise UsageError("A log of features is of one model: give the model itself, or leave --log-features out.")
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
     certificate = _read_certificate(ssl_certfile, ssl_keyfile)
     reloader = Reloader(_choose_models(model, models, name), threads, reload_interval, tile)
     served = reloader.load_all()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with ExitStack() as stack, Listener(family, socket.SOCK_STREAM) as listener:
+    with Listener(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -102,12 +99,9 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             ) from error
         listener.limit = limit_connections(limits.connections)
         listener.keep_spare()
-        feature_log = None
+        feature_logs = None
         if log_features is not None:
-            feature_log = FeatureLog(
-                log_features, served[0].classifier.feature_model_id, served[0].classifier.classes, log_features_bytes
-            )
-            stack.callback(feature_log.close)
+            feature_logs = FeatureLogs(log_features, log_features_bytes, is_folder=models is not None)
         app = create_app(
             served,
             max_bytes=max_bytes,
@@ -117,7 +111,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
             access=access,
             log_format=log_format,
             tracing=start_tracing(),
-            feature_log=feature_log,
+            feature_logs=feature_logs,
             reloader=reloader,
         )
         del served  # a model that is replaced can be freed

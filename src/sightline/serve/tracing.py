@@ -93,11 +93,13 @@ class Tracing:
 def _name_route(path: str, endpoint: str) -> str | None:
     """Return the route of a request for predictions: a path whose values are few.
 
-    >>> _name_route("/v2/models/cats/versions/1/infer", "infer"), _name_route("/wp-login.php", "other")
-    ('/v2/models/{model}/versions/{version}/infer', None)
+    >>> _name_route("/v2/models/cats/versions/1/infer", "infer"), _name_route("/explain", "explain")
+    ('/v2/models/{model}/versions/{version}/infer', '/explain')
     """
-    if endpoint == "other" or path == "/predict":
-        return path if endpoint == "predict" else None
+    if endpoint == "other":
+        return None
+    if path == f"/{endpoint}":
+        return path
     prefix, version = "/v2" * (endpoint == "infer"), "/versions/{version}" * ("/versions/" in path)
     return f"{prefix}/models/{{model}}{version}/{endpoint}"
 
