@@ -187,11 +187,14 @@ def test_new_versions_take_no_more_memory(tmp_path: Path) -> None:
         for turn in range(1, 21):
             bundle.write_folder(bundles[turn % 2], tmp_path / "model")
             server.process.send_signal(signal.SIGHUP)
-            weights = bundles[turn % 2].manifest.weights_sha256
-            wait_until(lambda expected=weights: server.request("/model")[1]["weights_sha256"] == expected)
+            wait_for_weights(server, bundles[turn % 2].manifest.weights_sha256)
             server.request("/predict", encode_png(turn))
         wait_until(lambda: read_memory(server) - first < 64 << 20)
         assert server.stop() == (0, "")
+
+
+def wait_for_weights(server: Server, weights: str) -> None:
+    wait_until(lambda: server.request("/model")[1]["weights_sha256"] == weights)
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
