@@ -15,6 +15,7 @@ from pixel_predictor import REACH, PixelPredictor, draw_blobs, encode_blobs, mak
 from sightline.errors import ConfigError, ModelError, UsageError
 from sightline.inference import tiling
 from sightline.inference.manifest import Manifest
+from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.tiling import TiledMask, divide_axis, predict_tiled
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.train_request import TrainRequest
@@ -39,9 +40,11 @@ def test_a_tiled_answer_is_the_whole_one_away_from_the_edges(height: int, width:
     pixels = draw_blobs(height, width)
     tile = PixelPredictor(PreprocessingSpec(48, 48))
     whole = PixelPredictor(PreprocessingSpec(height, width)).probabilities(pixels[None])[0]
-    tiled = predict_tiled(tile.probabilities, pixels, tile.preprocess, 3)
+    complete = predict_tiled(tile.probabilities, pixels, tile.preprocess, 3)
     inner = (slice(REACH, -REACH), slice(REACH, -REACH))  # a smaller image is mirrored, a larger one ends
-    assert tiled is not None
+    assert complete is not None
+    tiled = complete.mask
+    assert complete.quality == pytest.approx(estimate_iou(whole), abs=0.02)
     assert tiled.shape == (height, width)
     assert len(np.unique(tiled)) == 3
     np.testing.assert_array_equal(tiled[inner], whole.argmax(-1)[inner])

@@ -148,7 +148,7 @@ def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
     assert [answer.status for answer in answers] == [400, 200, 400, 400, 400]
     assert answers[0].json["error"] == "The image cannot be read: not an image."
     first, second = answers[1].json["predictions"]
-    assert (first, list(second)) == ({"error": "not an image"}, ["areas", "masks"])
+    assert (first, list(second)) == ({"error": "not an image"}, ["areas", "quality", "masks"])
     assert "at most 64" in answers[2].json["error"]
     assert answers[3].json["error"] == "The request has 2 images: send one."
     assert "this model predicts masks" in answers[4].json["error"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +15,58 @@ from PIL import Image
 
 import sightline
 from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
+from sightline import process
 from sightline.api.masks import choose_name, write_masks
+from sightline.cli import main
 from sightline.config import resolve_config
 from sightline.data.masks import VOID
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, ModelError, OutputError, SightlineError, UsageError
+from sightline.evaluation.mask_outputs import collect_mask_outputs
 from sightline.evaluation.segmentation import SegmentationReport, build_report
 from sightline.inference.masks import encode_mask, make_palette, overlay_image, overlay_mask, restore_size
+from sightline.inference.predictor import Outputs
 from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec
-from sightline.tasks import segmentation
 from sightline.tasks.protocol import find_task
 from sightline.tasks.segmentation import compute_pixel_weights
 from sightline.training.checkpoints import load_latest
 
 SETTINGS = {"model.task": "segmentation", "device.threads": 1}
+
+
+class FakeMasks:
+    """A model of two classes that is as sure of the first one for every pixel."""
+
+    classes = ("a", "b")
+    preprocess = PreprocessingSpec(20, 20)
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.array([0.7, 0.3], np.float32), (*pixels.shape[:3], 2))
+
+    def outputs(self, pixels: np.ndarray) -> Outputs:
+        p = self.probabilities(pixels)
+        return Outputs(p, np.log(p), p[:, 0, 0])
+
+
+@pytest.fixture
+def sightline_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    """Run ``sightline ARGUMENTS...`` in this process; return its exit code and standard output."""
+
+    def execute(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(process, "_claimed", False)
+        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        return code if isinstance(code, int) else 0, capsys.readouterr().out
+
+    return execute
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +107,54 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
         assert text in page
     with pytest.raises(UsageError, match="confusion of the pixels"):
         _ = evaluation.confusion
+
+
+def test_masks_of_low_quality_are_not_accepted(
+    run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    classifier = sightline.load(copy)
+    image = draw_scene(2003)[0]
+    assert classifier.predict_masks([image])[0].decision is None
+    validation = classifier.evaluate(split="validation", target_precision=0.5, min_iou=0.2, progress=False)
+    thresholds = validation.thresholds
+    assert thresholds is not None
+    assert (thresholds.min_iou, thresholds.target_precision) == (0.2, 0.5)
+    quality = thresholds.quality
+    assert quality is not None
+    rows = {row["path"]: row for row in validation.predictions}
+    accepted = [row for row in rows.values() if row["decision"] == "mask"]
+    assert len(accepted) == sum(row["quality"] >= quality for row in rows.values())
+    report = validation.report
+    assert isinstance(report, SegmentationReport)
+    decisions = report.selective
+    assert decisions is not None
+    assert decisions.coverage == pytest.approx(len(accepted) / len(rows))
+    assert decisions.precision == pytest.approx(np.mean([row["iou"] >= 0.2 for row in accepted]))
+    assert decisions.mean_iou.value == pytest.approx(np.mean([row["iou"] for row in accepted]))
+    curve = report.risk_coverage
+    assert curve.risk[-1] == pytest.approx(1 - np.mean([row["iou"] for row in rows.values()]))
+    page = (copy / "report.html").read_text("utf-8")
+    for text in ("From a quality of", "Risk-coverage curve", "Reliability diagram of pixels", "Boundary F1"):
+        assert text in page
+
+    reloaded = sightline.load(copy / "bundle")
+    prediction, mask = reloaded.predict([image])[0], reloaded.predict_masks([image])[0]
+    assert mask.quality is not None
+    assert prediction.decision is not None
+    assert mask.quality == pytest.approx(prediction.quality)
+    assert mask.decision == ("mask" if mask.quality >= quality else "abstain") == prediction.decision.decision
+    (tmp_path / "a.png").write_bytes(encode(image))
+    _, printed = sightline_command("predict", copy, tmp_path / "a.png", "--masks", tmp_path / "m", "--format", "csv")
+    assert next(csv.DictReader(io.StringIO(printed)))["decision"] == mask.decision
+    _, printed = sightline_command("evaluate", copy)
+    for text in ("boundary F1", "calibration: ECE", "accepts", "on these 16 images"):
+        assert text in printed
+    code, printed = sightline_command("evaluate", copy, "--target-precision", "0.99", "--min-iou", "0.99")
+    assert code == 1
+    assert "validation images do not show" in printed
+    assert sightline.load(copy).predict_masks([image])[0].decision == "abstain"
 
 
 def test_checkpoints_have_no_outputs_of_each_pixel(run: sightline.Run) -> None:
@@ -153,8 +242,10 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
     image = draw_scene(0)[0]
     with pytest.raises(UsageError, match="this model predicts masks"):
         run.classifier.explain([image])
-    with pytest.raises(UsageError, match="Each pixel has its most probable class"):
-        run.classifier.evaluate(target_precision=0.9)
+    with pytest.raises(UsageError, match="are for labels of whole images"):
+        run.classifier.evaluate(coverage=0.9)
+    with pytest.raises(UsageError, match="says which masks count for --target-precision"):
+        run.classifier.evaluate(min_iou=0.9)
     with pytest.raises(UsageError, match="cannot be compressed yet"):
         run.classifier.compress()
     with pytest.raises(ModelError, match="single_label alone"):
@@ -163,7 +254,7 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         run.classifier.watch(tmp_path / "log")
     for setting in (
         {"augment.mixup": 0.2}, {"train.loss": "binary"}, {"train.loss": "asymmetric"}, {"model.head": "sigmoid"},
-        {"evaluation.target_precision": 0.9}, {"evaluation.target_recall": 0.9}, {"evaluation.target_fnr": 0.1},
+        {"evaluation.target_recall": 0.9}, {"evaluation.target_fnr": 0.1},
         {"evaluation.coverage": 0.9},
     ):  # fmt: skip
         with pytest.raises(SightlineError, match="is for labels of whole images"):
@@ -237,24 +328,23 @@ def test_names_of_masks_do_not_repeat() -> None:
     assert choose_name("1.overlay.png", taken) == "1-3"  # not the name of the overlay of 1.jpg
 
 
-def test_the_temperature_is_fitted_on_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temperature_is_that_of_the_pixels_with_a_class() -> None:
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, (60, 8, 8)).astype(np.uint8)
+    labels = rng.integers(0, 2, 4000).astype(np.uint8)
     guesses = np.where(rng.random(labels.shape) < 0.8, labels, 1 - labels)
-    guesses[..., 0] = labels[..., 0]  # without errors there is no temperature
     logits = 5 * np.eye(2, dtype=np.float32)[guesses]
     task = find_task("segmentation")
-    monkeypatch.setattr(segmentation, "CALIBRATION_PIXELS", labels.size // 8)
     temperature = task.fit_temperature(logits, labels)
     assert temperature is not None
     assert temperature > 2
+    void, wrong = np.full(4000, VOID, np.uint8), -logits
+    assert task.fit_temperature(np.concatenate([logits, wrong]), np.concatenate([labels, void])) == temperature
 
 
 def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
-    mask = np.zeros((1, 20, 20), np.uint8)
-    probabilities = np.full((1, 20, 20, 2), 0.5, np.float32) + np.array([0.2, -0.2], np.float32)
-    subset = Subset(np.zeros((1, 20, 20, 3), np.uint8), np.arange(1), mask, ("a",))
-    report = build_report(("a", "b"), probabilities, LabeledSubset(subset, (), ()), "test")
+    predictor = FakeMasks()
+    subset = Subset(np.zeros((1, 20, 20, 3), np.uint8), np.arange(1), np.zeros((1, 20, 20), np.uint8), ("a",))
+    report = build_report(("a", "b"), collect_mask_outputs(predictor, subset), LabeledSubset(subset, (), ()), "test")
     interval = report.evaluation.accuracy_interval
     assert interval.high - interval.low > 0.5
 

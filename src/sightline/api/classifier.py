@@ -101,6 +101,7 @@ class Classifier(ImageModel):
         target_specificity: float | None = None,
         target_recall: float | None = None,
         target_fnr: float | None = None,
+        min_iou: float | None = None,
         coverage: float | None = None,
         ood: Dataset | Sources | None = None,
         find_label_issues: str | Path | None = None,
@@ -133,6 +134,7 @@ class Classifier(ImageModel):
             target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
             target_fnr: With several labels per image, fit conformal label sets that miss at most this fraction of the
                 labels of an image on average, e.g. 0.1.
+            min_iou: With masks, the IoU from which on a mask counts as right for `target_precision`; 0.5 by default.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
             find_label_issues: A patch file to write, with likely label errors of the run.
@@ -168,7 +170,7 @@ class Classifier(ImageModel):
             raise UsageError(f"There is no test-time augmentation {tta!r}: use 'flip', or leave it out.")
         request = ThresholdRequest(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity,
-            target_recall, target_fnr,
+            target_recall, target_fnr, min_iou,
         )  # fmt: skip
         with show_progress(progress, callback) as display:
             return evaluate_fully(

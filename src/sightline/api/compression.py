@@ -255,7 +255,7 @@ def _build_task(
     weights_hash: str,
 ) -> CompressionTask:
     def pack(model: Any, graph: bytes, predictor: OnnxPredictor, fields: Mapping[str, Any]) -> bundle.Bundle:
-        outputs = finalize.collect_sample_outputs(predictor, data.subset("validation"))
+        outputs = finalize.collect_sample_outputs(find_task(config.model.task), predictor, data.subset("validation"))
         return finalize.build_bundle(model, graph, predictor, data, index, config, outputs, **fields)
 
     step = {"step": "train", "run": run.path.name, "model": config.model.name, "weights_sha256": weights_hash}

@@ -24,10 +24,10 @@ from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood
 from sightline.evaluation.label_issues import LabelIssue
-from sightline.evaluation.multi_label import MultiLabelResult, Report, Result, list_predictions
+from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult, Report, Result, list_predictions
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
-from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult, list_image_metrics
+from sightline.evaluation.segmentation import SegmentationResult, list_image_metrics
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.report import plotting, run_plots
@@ -107,11 +107,10 @@ class Evaluation:
     @property
     def targets_met(self) -> bool:
         """Whether there are thresholds that reach all requested targets."""
-        if isinstance(self.report, SegmentationReport):
-            return True
-        if not isinstance(self.report, EvaluationReport):
+        if isinstance(self.report, MultiLabelReport):
             return not self.report.unreached
-        threshold, binary = self.report.threshold, self.report.binary
+        threshold = self.report.threshold
+        binary = self.report.binary if isinstance(self.report, EvaluationReport) else None
         points = () if binary is None else binary.operating_points
         missed = threshold is not None and threshold.confidence is None
         return not missed and all(point.threshold is not None for point in points)
@@ -123,7 +122,7 @@ class Evaluation:
         if isinstance(result, MultiLabelResult):
             return RecordList(list_predictions(result, self.thresholds), dict)
         if isinstance(result, SegmentationResult):
-            return RecordList(list_image_metrics(result), dict)
+            return RecordList(list_image_metrics(result, self.thresholds), dict)
         predicted = result.probabilities.argmax(1)
         rows = zip(result.paths, result.labels.tolist(), predicted.tolist(), strict=True)
         return RecordList(
@@ -152,7 +151,8 @@ class Evaluation:
         """Return the predictions as a pandas DataFrame.
 
         Returns:
-            A DataFrame with a row for each image and the columns path, label, predicted, probability and correct.
+            A DataFrame with a row for each image and the columns path, label, predicted, probability and correct; of
+            masks path, iou, pixel_accuracy, quality and, with a threshold, decision.
 
         Raises:
             MissingExtraError: If pandas is not installed; the message says how to install it.

@@ -366,8 +366,8 @@ class _ExportJob:
             return {bundle.SAMPLE_FILE: self.source.sample}
         if self.images_description != VALIDATION:
             return {}
-        outputs = finalize.collect_sample_outputs(predictor, self.samples)
-        return finalize.make_sample_file(outputs, self.source.classifier.task)
+        task = self.source.classifier.task
+        return finalize.make_sample_file(finalize.collect_sample_outputs(task, predictor, self.samples), task)
 
     def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
         folder, exporter = temp_dir / "made", self.exporter

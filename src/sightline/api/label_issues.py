@@ -13,7 +13,6 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssue
-from sightline.evaluation.report import collect_outputs
 from sightline.inference.predictor import ModelOutputs
 from sightline.runs import report_images
 
@@ -44,7 +43,9 @@ def find_label_issues(
         complete &= labeled.missing is None
         records += labeled.images
         subsets.append(labeled.subset)
-        outputs.append(collect_outputs(classifier.predictor, labeled.subset, progress, f"the {split} split"))
+        outputs.append(
+            classifier.task.collect_outputs(classifier.predictor, labeled.subset, progress, f"the {split} split")
+        )
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
     seed = 0 if classifier.run is None else classifier.run.config.seed

@@ -18,6 +18,7 @@ from sightline.inference import stream
 from sightline.inference.manifest import MAX_TILE
 from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image, predict_masks
 from sightline.inference.predictor import Predictor
+from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem
 
 OVERLAY_SUFFIX = ".overlay.png"
@@ -49,7 +50,8 @@ class MaskModel(LoadedModel):
 
         Returns:
             One mask for each image, in order: `mask` is uint8 [H, W] at the size of the image, `areas` the fraction of
-            its pixels that each class has. For a file that cannot be read, only its `error` is set.
+            its pixels that each class has, `quality` the expected IoU, and `decision` what a threshold for it decides.
+            For a file that cannot be read, only its `error` is set.
 
         Raises:
             UsageError: If the model predicts no masks, or `tile` is not from 0 to 16.
@@ -84,8 +86,8 @@ class MaskModel(LoadedModel):
         scale = self.tile if tile is None else check_tile(tile)
         items = list_items(images, self.predictor.preprocess.channels, set)
         if out is None:
-            return predict_masks(self.predictor, items, scale)
-        return write_masks(self.predictor, items, Path(out), scale)
+            return predict_masks(self.predictor, items, scale, self.thresholds)
+        return write_masks(self.predictor, items, Path(out), scale, self.thresholds)
 
 
 def check_tile(tile: float) -> float:
@@ -99,7 +101,11 @@ def check_tile(tile: float) -> float:
 
 
 def write_masks(
-    predictor: Predictor, items: Iterable[InputItem], folder: Path, tile: float = 0.0
+    predictor: Predictor,
+    items: Iterable[InputItem],
+    folder: Path,
+    tile: float = 0.0,
+    thresholds: Thresholds | None = None,
 ) -> Iterator[MaskPrediction]:
     """Yield the mask of each item as soon as its files are in `folder`: ``<name>.png`` and ``<name>.overlay.png``.
 
@@ -110,11 +116,11 @@ def write_masks(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"The folder {folder} for masks cannot be created: {error.strerror or error}.") from error
-    return _write_each(predictor, items, folder, tile)
+    return _write_each(predictor, items, folder, tile, thresholds)
 
 
 def _write_each(
-    predictor: Predictor, items: Iterable[InputItem], folder: Path, tile: float
+    predictor: Predictor, items: Iterable[InputItem], folder: Path, tile: float, thresholds: Thresholds | None
 ) -> Iterator[MaskPrediction]:
     pending: deque[InputItem] = deque()
 
@@ -124,7 +130,7 @@ def _write_each(
             yield item
 
     names: set[str] = set()
-    for prediction in predict_masks(predictor, remember(items), tile):
+    for prediction in predict_masks(predictor, remember(items), tile, thresholds):
         item = pending.popleft()
         if prediction.mask is None:
             yield prediction

@@ -15,7 +15,7 @@ from sightline.data.types import LabeledSubset, Split, Subset
 from sightline.errors import DataError, MissingImagesError, UsageError
 from sightline.evaluation import report
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.report import EvaluationReport, collect_outputs
+from sightline.evaluation.report import EvaluationReport
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.tta import FlipTTA
 from sightline.runs import folds
@@ -52,7 +52,7 @@ class OutputReader:
         labeled = images.load(
             split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
         )
-        return labeled, collect_outputs(self.classifier.predictor, labeled.subset, self.progress)
+        return labeled, self.classifier.task.collect_outputs(self.classifier.predictor, labeled.subset, self.progress)
 
     @property
     def is_folded(self) -> bool:
@@ -93,7 +93,9 @@ class OutputReader:
         except DataError:
             return None
         return (
-            collect_outputs(self.classifier.predictor, samples, self.progress, f"the {split} split")
+            self.classifier.task.collect_outputs(
+                self.classifier.predictor, samples, self.progress, f"the {split} split"
+            )
             if len(samples)
             else None
         )
@@ -112,11 +114,11 @@ def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, result: Evaluation
     if len(indices) > MAX_OOD_IMAGES:
         sampled = np.sort(make_generator(0, "ood").permutation(len(indices))[:MAX_OOD_IMAGES]).tolist()
         indices = [indices[i] for i in sampled]
-    predictor = reader.classifier.predictor
+    predictor, task = reader.classifier.predictor, reader.classifier.task
     decoded = decode_images(index.select(indices), predictor.preprocess, keep=reader.cache, progress=reader.progress)
     count = len(decoded.rows)
     samples = Subset(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
-    ood_outputs = collect_outputs(predictor, samples, reader.progress, "OOD images").outputs
+    ood_outputs = task.collect_outputs(predictor, samples, reader.progress, "OOD images").outputs
     ood_result = report.evaluate_ood(
         outputs, ood_outputs, reader.collect_outputs("train"), index.name, result.thresholds
     )

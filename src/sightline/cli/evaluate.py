@@ -66,6 +66,10 @@ def evaluate(
         float | None,
         typer.Option(help="With several labels, conformal label sets that miss at most this fraction, e.g. 0.1."),
     ] = None,
+    min_iou: Annotated[
+        float | None,
+        typer.Option(help="With masks, the IoU from which on one counts for --target-precision.  [default: 0.5]"),
+    ] = None,
     coverage: Annotated[
         float | None, typer.Option(help="Conformal prediction sets with this coverage, e.g. 0.95.")
     ] = None,
@@ -107,7 +111,7 @@ def evaluate(
         evaluation = api.load(model).evaluate(
             list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
-            target_recall=target_recall, target_fnr=target_fnr,
+            target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,
             coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else "flip",
             include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip

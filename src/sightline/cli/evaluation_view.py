@@ -11,7 +11,7 @@ from sightline.errors import plural
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.label_issues import LabelIssue
-    from sightline.evaluation.report import EvaluationReport
+    from sightline.evaluation.report import CalibrationReport, EvaluationReport
     from sightline.evaluation.results import Metric, TaskResult
     from sightline.intervals import Interval
 
@@ -24,7 +24,7 @@ def print_report(report: EvaluationReport) -> None:
     print_line()
     _print_detection(report)
     for text in (
-        *_calibration_lines(report),
+        *list_calibration_lines(report.calibration),
         *_shift_lines(report),
         *_selective_lines(report),
         *_ood_lines(report),
@@ -159,8 +159,8 @@ def _shift_lines(report: EvaluationReport) -> Iterator[str]:
         yield f"warning: {warning}"
 
 
-def _calibration_lines(report: EvaluationReport) -> Iterator[str]:
-    c = report.calibration
+def list_calibration_lines(c: CalibrationReport) -> Iterator[str]:
+    """Yield the expected calibration error, before and after a temperature, and how far to trust it."""
     after = ""
     if c.temperature is not None and c.ece_after is not None and not c.unchanged:
         after = f"; {c.ece_after:.4f} at temperature {c.temperature.value:.3f}, fitted on validation"

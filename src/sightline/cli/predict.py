@@ -329,7 +329,10 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label not in p.labels)
             undecided = f"  undecided: {', '.join(p.undecided)}" if p.undecided else ""
             label_set = "" if p.label_set is None else f"  set: {', '.join(p.label_set) or 'empty'}"
-            print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), undecided, label_set)
+            abstains = "  abstain" if p.decision is not None and p.decision.decision == "abstain" else ""
+            print_line(
+                name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), undecided, label_set, abstains
+            )
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
             decision = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sightline.cli.evaluation_view import format_interval, format_number, print_metrics
+from sightline.cli.evaluation_view import format_interval, format_number, list_calibration_lines, print_metrics
 from sightline.cli.output import print_line, print_table
+from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.segmentation import SegmentationReport
@@ -15,11 +17,12 @@ def print_report(report: SegmentationReport) -> None:
     """Print the metrics of masks, each class, what is confused, and the worst image."""
     evaluation = report.evaluation
     print_metrics(evaluation, report.split)
-    columns = ["class", "IoU", "95% interval", "Dice", "precision", "recall", "of the pixels", "images"]
+    columns = ["class", "IoU", "95% interval", "Dice", "precision", "recall", "boundary F1", "of the pixels", "images"]
     cells = [
         [
             c.label, format_number(c.iou.value), format_interval(c.iou.interval, 3),
-            *(format_number(m.value) for m in (c.dice, c.precision, c.recall)), f"{c.fraction:.1%}", str(c.support),
+            *(format_number(m.value) for m in (c.dice, c.precision, c.recall, c.boundary_f1)), f"{c.fraction:.1%}",
+            str(c.support),
         ]
         for c in evaluation.per_class
     ]  # fmt: skip
@@ -31,3 +34,33 @@ def print_report(report: SegmentationReport) -> None:
         print_line(f"most confused: {text}")
     for example in report.errors.worst_images[:1]:
         print_line(f"worst image: {example.path}, IoU {example.iou:.3f}")
+    for text in (*list_calibration_lines(report.calibration), *_list_decision_lines(report)):
+        print_line(text)
+
+
+def _list_decision_lines(report: SegmentationReport) -> Iterator[str]:
+    """Yield what the expected IoU tells about the masks, and what its threshold does."""
+    yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}, of one minus the IoU by the quality of a mask"
+    threshold, decisions = report.threshold, report.selective
+    if threshold is not None and threshold.confidence is None:
+        yield f"  precision {threshold.target:g}: {threshold.note}"
+    elif threshold is not None:
+        yield (
+            f"  precision {threshold.target:g}: quality {threshold.confidence:.4f} accepts {threshold.coverage:.1%} of "
+            f"{threshold.count} validation masks; precision {threshold.precision:.4f} (at least "
+            f"{threshold.lower_bound:.4f} with 95% confidence)"
+        )
+    if decisions is None:
+        return
+    reached = "" if decisions.precision is None else f", {decisions.precision:.1%} of them with an IoU of at least"
+    iou = format_number(decisions.mean_iou.value) or "not defined"
+    yield (
+        f"  on these {plural(decisions.count, 'image')}: accepts {decisions.coverage:.1%} with a mean IoU of {iou}"
+        f"{reached and f'{reached} {decisions.min_iou:g}'}; abstains on {1 - decisions.coverage:.1%}"
+    )
+    if decisions.met is None:
+        yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+    elif decisions.lower_bound is not None:
+        met = "met" if decisions.met else "not shown to be met"
+        bound = f"is at least {decisions.lower_bound:.4f} with 95% confidence"
+        yield f"  target {decisions.target:g} {met}: the precision {bound}"

@@ -30,3 +30,6 @@ class EvaluationConfig:
     target_fnr: float | None = setting(
         None, "false-negative rate of conformal label sets, for several labels per image; unset: none", 0, 1
     )
+    min_iou: float | None = setting(
+        None, "for masks: the IoU from which on a mask counts as right for target_precision; unset: 0.5", 0, 1
+    )

@@ -7,6 +7,7 @@ accuracy and mean confidence over the bins, weighted by their counts (Guo et al.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,16 +52,32 @@ def reliability_bins(
     probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS
 ) -> tuple[ReliabilityBin, ...]:
     """Return the non-empty bins of equal width, lowest first."""
-    if not len(labels):
-        return ()
-    confidence = probabilities.max(1).astype(np.float64)
-    correct = probabilities.argmax(1) == labels
-    number = bin_indices(confidence, bins)
+    confidence = probabilities.max(1, initial=0).astype(np.float64)
+    return make_bins(sum_bins(confidence, probabilities.argmax(1) == labels, bins)) if len(labels) else ()
+
+
+def sum_bins(confidence: NDArray[Any], correct: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.float64]:
+    """Return the count, the summed confidence and the number correct in each bin, float64 [bins, 3]; these add up."""
+    number = bin_indices(confidence.astype(np.float64), bins)
+    sums = (np.bincount(number, weights, bins) for weights in (None, confidence.astype(np.float64), correct))
+    return np.stack([np.asarray(column, np.float64) for column in sums], axis=1)
+
+
+def make_bins(sums: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
+    """Return the non-empty bins of the sums [bins, 3] of `sum_bins`, lowest first."""
+    bins = len(sums)
     return tuple(
-        ReliabilityBin(i / bins, (i + 1) / bins, int(at.sum()), float(confidence[at].mean()), float(correct[at].mean()))
-        for i in range(bins)
-        if (at := number == i).any()
+        ReliabilityBin(i / bins, (i + 1) / bins, int(count), confidence / count, correct / count)
+        for i, (count, confidence, correct) in enumerate(sums.tolist())
+        if count
     )
+
+
+def compute_binned_ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the expected calibration error of sums [..., bins, 3] of `sum_bins`, float64 [...]; 0 for none."""
+    count, confidence, correct = np.moveaxis(sums, -1, 0)
+    ece: NDArray[np.float64] = np.abs(correct - confidence).sum(-1) / np.maximum(count.sum(-1), 1)
+    return ece
 
 
 def bin_indices(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
@@ -70,19 +87,20 @@ def bin_indices(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np
 
 def compute_ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:
     """Return the expected calibration error in [0, 1]; 0 for no images."""
-    nonempty_bins = reliability_bins(probabilities, labels, bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in nonempty_bins) / max(len(labels), 1)
+    if not len(labels):
+        return 0.0
+    return float(compute_binned_ece(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels, bins)))
 
 
-def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature:
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit: str = "image") -> Temperature:
     """Fit the temperature T in [0.05, 20] that minimizes the mean cross-entropy of softmax(logits / T), by bisection.
 
     The cross-entropy is convex in 1 / T, so its slope has one root. Log-probabilities work as well as logits, as they
-    differ by a constant in each row. `logits` float32 [N, K], `labels` int32 [N]. Raises `DataError` if there are no
-    images or if a logit is NaN.
+    differ by a constant in each row. `logits` are float32 [N, K], `labels` int32 [N], each of one `unit`. Raises
+    `DataError` if there are none or if a logit is NaN.
     """
     if not len(labels):
-        raise DataError("There are no images to fit a temperature on: use a validation split.")
+        raise DataError(f"There are no {unit}s to fit a temperature on: use a validation split.")
     z = logits.astype(np.float64)
     z -= z.max(1, keepdims=True)
     z = np.maximum(z, -1e4)  # log-probabilities of 0
@@ -107,16 +125,18 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> T
         ece_before=compute_ece(before, labels),
         ece_after=compute_ece(after, labels),
         count=len(labels),
-        note=_reliability_note(len(labels), int((z.argmax(1) != labels).sum()), value),
+        note=_reliability_note(len(labels), int((z.argmax(1) != labels).sum()), value, unit),
     )
 
 
-def _reliability_note(count: int, errors: int, value: float) -> str:
+def _reliability_note(count: int, errors: int, value: float, unit: str) -> str:
     if not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE * 0.99:
-        return f"The temperature reached its bound ({value:.3g}): these images cannot determine it, so none is applied."
+        return (
+            f"The temperature reached its bound ({value:.3g}): these {unit}s cannot determine it, so none is applied."
+        )
     if count < MIN_IMAGES or errors < MIN_ERRORS:
         return (
-            f"With {plural(count, 'image')}, {errors} of them misclassified, the calibration is mostly noise: it "
-            f"needs at least {MIN_IMAGES} images and {MIN_ERRORS} errors."
+            f"With {plural(count, unit)}, {errors} of them misclassified, the calibration is mostly noise: it "
+            f"needs at least {MIN_IMAGES} {unit}s and {MIN_ERRORS} errors."
         )
     return ""

@@ -41,6 +41,8 @@ def check_request(request: ThresholdRequest) -> None:
             "classification: use --target-precision or --target-recall for a threshold of each class, or --target-fnr "
             "for label sets."
         )
+    if request.min_iou is not None:
+        raise UsageError("--min-iou is for models of masks: leave it out.")
     if request.target_precision is not None and request.recall is not None:
         raise UsageError(
             "A class has one threshold, for --target-precision or for --target-recall: leave one of them out."

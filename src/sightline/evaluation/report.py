@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio, metrics
-from sightline.callbacks import Progress, no_progress
-from sightline.data.types import LabeledSubset, Subset
+from sightline.data.types import LabeledSubset
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
 from sightline.evaluation.binary import BinaryReport
@@ -27,9 +26,8 @@ from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, T
 from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.decisions import compute_energy, decide, predict_labels
-from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
+from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
-from sightline.inference.runner import predict_outputs
 from sightline.intervals import Interval
 
 TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
@@ -134,15 +132,6 @@ def build_report(
     )
 
 
-def collect_outputs(
-    predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
-) -> ModelOutputs:
-    """Return the outputs of `predictor` for all `samples`; raises `DataError` if there are none."""
-    if not len(samples):
-        raise DataError("There are no images to evaluate the model on.")
-    return ModelOutputs(predict_outputs(predictor, samples, task=task, progress=progress), samples.labels)
-
-
 def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> CalibrationReport:
     """Evaluate the calibration as served, and after temperature scaling fitted on `held_out`."""
     p, labels = evaluated.outputs.probabilities, evaluated.labels
@@ -241,6 +230,8 @@ def check_request(request: ThresholdRequest, classes: Sequence[str]) -> None:
             "--target-recall and --target-fnr are for several labels per image: use --target-precision, "
             "--target-sensitivity or --coverage."
         )
+    if request.min_iou is not None:
+        raise UsageError("--min-iou is for models of masks: leave it out.")
     binary.check_positive_class(classes, request.positive)
     for rate, target in request.rates.items():
         if len(classes) != 2:

@@ -11,18 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio
-from sightline.data.masks import VOID
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
-from sightline.errors import DataError
-from sightline.evaluation import segmentation_metrics
+from sightline.evaluation import mask_decisions, segmentation_metrics
 from sightline.evaluation.error_analysis import MAX_EXAMPLES
 from sightline.evaluation.leakage import add_leakage
+from sightline.evaluation.mask_decisions import MaskDecisions
+from sightline.evaluation.mask_outputs import MaskOutputs
+from sightline.evaluation.report import CalibrationReport
 from sightline.evaluation.results import TaskResult
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
+from sightline.evaluation.selective import RiskCoverageCurve, Threshold
+from sightline.inference.mask_quality import decide_mask
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.intervals import Interval, wilson_interval
 
 MAX_PAIRS = 10
-MIN_PROBABILITY = 1e-12  # of the true class of a pixel, so that the loss is finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class SegmentationResult(TaskResult):
 
     `accuracy` is the fraction of pixels whose class is predicted, `loss` the mean cross-entropy of a pixel in an image.
     `probabilities` float32 [N, K] are the means over the pixels of each image, `labels` bool [N, K] the classes that it
-    has, and `confusions` int64 [N, K, K] the pixels of each class (rows) by the predicted one.
+    has, `confusions` int64 [N, K, K] the pixels of each class (rows) by the predicted one, and `quality` float64 [N]
+    the IoU that the probabilities of each image promise.
     """
 
     per_class: tuple[MaskClassMetrics, ...]
     confusions: NDArray[np.int64] = field(kw_only=True)
+    quality: NDArray[np.float64] = field(kw_only=True)
     headlines = ("mean_iou", "mean_dice")
 
 
@@ -43,7 +48,7 @@ class SegmentationResult(TaskResult):
 class MaskExample:
     """Image number `index` of the evaluation: the mean IoU of its own classes, and the classes most confused in it.
 
-    `mask` is the predicted one, uint8 [H, W].
+    `quality` is the IoU that its probabilities promise, and `mask` the predicted one, uint8 [H, W].
     """
 
     index: int
@@ -51,6 +56,7 @@ class MaskExample:
     iou: float
     label: str
     predicted: str
+    quality: float
     mask: NDArray[np.uint8] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,60 +83,86 @@ class MaskErrors:
 
 @dataclass(frozen=True, slots=True)
 class SegmentationReport:
-    """The evaluation of split `split`, with the images to look at."""
+    """The evaluation of split `split`, with the images to look at.
+
+    The risk of `risk_coverage` is one minus the mean IoU of the images of the highest quality. `threshold` is what was
+    requested of validation images, `selective` what the threshold of the model does on the evaluated ones; None
+    without.
+    """
 
     evaluation: SegmentationResult
     split: str
     errors: MaskErrors
-    thresholds: None = None
+    calibration: CalibrationReport
+    risk_coverage: RiskCoverageCurve
+    thresholds: Thresholds | None = None
+    threshold: Threshold | None = None
+    selective: MaskDecisions | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
         return {"task": "segmentation"} | self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
 
 
-def list_image_metrics(result: SegmentationResult) -> Iterator[dict[str, Any]]:
-    """Yield the path of each image, the mean IoU of its own classes, and the fraction of its pixels that are right."""
+def list_image_metrics(result: SegmentationResult, thresholds: Thresholds | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the path, the mean IoU of its own classes, the pixel accuracy and the quality of each image.
+
+    With `thresholds`, also their decision.
+    """
     ious = segmentation_metrics.compute_image_iou(result.confusions)
     accuracies = segmentation_metrics.compute_pixel_accuracy(result.confusions)
-    for path, iou, accuracy in zip(result.paths, ious.tolist(), accuracies.tolist(), strict=True):
+    columns = (result.paths, ious.tolist(), accuracies.tolist(), result.quality.tolist())
+    for path, iou, accuracy, quality in zip(*columns, strict=True):
         known = math.isfinite(accuracy)  # else no pixel of the image has a class
-        yield {"path": path, "iou": iou if known else None, "pixel_accuracy": accuracy if known else None}
+        row = {"path": path, "iou": iou if known else None, "pixel_accuracy": accuracy if known else None}
+        decision = decide_mask(quality, thresholds)
+        yield row | {"quality": quality} | ({} if decision is None else {"decision": decision.decision})
 
 
 def build_report(
-    classes: tuple[str, ...], probabilities: NDArray[np.float32], labeled: LabeledSubset, split: str
+    classes: tuple[str, ...],
+    outputs: MaskOutputs,
+    labeled: LabeledSubset,
+    split: str,
+    validation_outputs: MaskOutputs | None = None,
+    thresholds: Thresholds | None = None,
+    request: ThresholdRequest = NO_THRESHOLDS,
 ) -> SegmentationReport:
-    """Return the evaluation of `probabilities` float32 [N, H, W, K] for images whose labels are masks."""
-    _check_probabilities(probabilities, labeled.subset.paths)
-    masks = labeled.subset.labels
-    confusions = np.concatenate([
-        segmentation_metrics.count_confusions(row[None].argmax(-1).astype(np.uint8), mask[None], len(classes))
-        for row, mask in zip(probabilities, masks, strict=True)
-    ])  # fmt: skip
-    losses = np.array([_compute_loss(row, mask) for row, mask in zip(probabilities, masks, strict=True)])
-    means = np.array([row.mean((0, 1), dtype=np.float64) for row in probabilities], np.float32)
+    """Return the evaluation of `outputs` for images whose labels are masks, given those of the validation split."""
     positions = {path: i for i, path in enumerate(labeled.subset.paths)}
 
     def evaluate(
         rows: NDArray[np.float32], samples: Subset, unreadable: Sequence[UnreadableImage] = ()
     ) -> SegmentationResult:
         at = np.array([positions[path] for path in samples.paths], np.int64)
-        return _evaluate(classes, rows, confusions[at], losses[at], samples.paths, unreadable)
+        return _evaluate(classes, rows, outputs, at, samples.paths, unreadable)
 
+    means = outputs.outputs.probabilities
     evaluation = add_leakage(evaluate(means, labeled.subset, labeled.unreadable), labeled, evaluate)
-    return SegmentationReport(evaluation, split, _find_errors(evaluation, probabilities))
+    return SegmentationReport(
+        evaluation,
+        split,
+        _find_errors(evaluation, outputs),
+        mask_decisions.evaluate_calibration(outputs, validation_outputs),
+        mask_decisions.compute_risk_coverage(outputs),
+        thresholds,
+        mask_decisions.choose_threshold(validation_outputs, request),
+        mask_decisions.evaluate_decisions(outputs, thresholds, is_fitted=validation_outputs is outputs),
+    )
 
 
 def _evaluate(
     classes: tuple[str, ...],
     probabilities: NDArray[np.float32],
-    confusions: NDArray[np.int64],
-    losses: NDArray[np.float64],
+    outputs: MaskOutputs,
+    at: NDArray[np.int64],
     paths: tuple[str, ...],
     unreadable: Sequence[UnreadableImage],
 ) -> SegmentationResult:
-    metrics, per_class = segmentation_metrics.compute_mask_metrics(classes, confusions)
+    confusions, losses = outputs.confusions[at], outputs.losses[at]
+    metrics, per_class = segmentation_metrics.compute_mask_metrics(
+        classes, confusions, outputs.boundaries[at], outputs.reliability[at]
+    )
     accuracy = metrics["pixel_accuracy"]
     known = losses[np.isfinite(losses)]
     return SegmentationResult(
@@ -147,6 +179,7 @@ def _evaluate(
         seconds=0.0,
         metrics=metrics,
         confusions=confusions,
+        quality=outputs.quality[at],
     )
 
 
@@ -158,25 +191,7 @@ def _compute_image_interval(accuracy: float | None, images: int) -> Interval:
     return wilson_interval(round((accuracy or 0.0) * images), images)
 
 
-def _compute_loss(probabilities: NDArray[np.float32], mask: NDArray[np.uint8]) -> float:
-    """Return the mean cross-entropy of the pixels that have a class, in nats; NaN without any."""
-    known = mask != VOID
-    if not known.any():
-        return float("nan")
-    true = np.take_along_axis(probabilities[known], mask[known].astype(np.int64)[:, None], axis=1)
-    return float(-np.log(np.maximum(true, MIN_PROBABILITY), dtype=np.float64).mean())
-
-
-def _check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...]) -> None:
-    for row, path in zip(probabilities, paths, strict=True):
-        if not (np.isfinite(row).all() and np.abs(row.sum(-1) - 1).max(initial=0) <= 1e-2):
-            raise DataError(
-                f"The predicted probabilities of the pixels of {path} are not finite or do not sum to 1: the weights "
-                "are damaged or training diverged; train the model again."
-            )
-
-
-def _find_errors(evaluation: SegmentationResult, probabilities: NDArray[np.float32]) -> MaskErrors:
+def _find_errors(evaluation: SegmentationResult, outputs: MaskOutputs) -> MaskErrors:
     classes, confusions = evaluation.classes, evaluation.confusions
     ious = segmentation_metrics.compute_image_iou(confusions)
     order = [int(i) for i in np.argsort(ious, kind="stable") if np.isfinite(ious[i])]
@@ -186,7 +201,8 @@ def _find_errors(evaluation: SegmentationResult, probabilities: NDArray[np.float
             evaluation.paths[i],
             float(ious[i]),
             *_most_confused(classes, confusions[i]),
-            probabilities[i].argmax(-1).astype(np.uint8),
+            float(evaluation.quality[i]),
+            outputs.worst_masks[i],
         )
         for i in order[:MAX_EXAMPLES]
     )

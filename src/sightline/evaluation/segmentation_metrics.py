@@ -2,7 +2,7 @@
 
 The pixels of an image depend on each other, so that images are resampled, not pixels. Pixels without a class count
 nowhere. IoU is the intersection of the pixels that have a class and those that are predicted to, over their union
-(Everingham et al., 2010); the mean is over the classes that any image has.
+(Everingham et al., 2010); the mean is over the classes that any image has. `boundaries` defines the boundary F1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.masks import VOID
-from sightline.evaluation import bootstrap
+from sightline.evaluation import bootstrap, calibration
+from sightline.evaluation.boundaries import compute_boundary_f1
 from sightline.evaluation.results import Metric
 
 SEED = 0
@@ -31,21 +32,19 @@ class MaskClassMetrics:
     dice: Metric
     precision: Metric
     recall: Metric
+    boundary_f1: Metric
     support: int
     fraction: float
 
 
 def count_confusions(predicted: NDArray[np.uint8], true: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Return how often each class was predicted for the pixels of each class: int64 [N, K, K], true classes in rows.
+    """Return how often each class was predicted for the pixels of each class: int64 [K, K], true classes in rows.
 
-    `predicted` and `true` are masks uint8 [N, H, W]; pixels whose true class is `VOID` are left out.
+    `predicted` and `true` are masks uint8 [H, W]; pixels whose true class is `VOID` are left out.
     """
-    confusions = np.zeros((len(true), classes, classes), np.int64)
-    for matrix, guess, truth in zip(confusions, predicted, true, strict=True):
-        known = truth != VOID
-        cells = truth[known].astype(np.int64) * classes + guess[known]
-        matrix[:] = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
-    return confusions
+    known = true != VOID
+    cells = true[known].astype(np.int64) * classes + predicted[known]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def compute_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
@@ -67,9 +66,16 @@ def compute_pixel_accuracy(confusion: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def compute_mask_metrics(
-    classes: Sequence[str], confusions: NDArray[np.int64]
+    classes: Sequence[str],
+    confusions: NDArray[np.int64],
+    boundaries: NDArray[np.int64],
+    reliability: NDArray[np.float64],
 ) -> tuple[dict[str, Metric], tuple[MaskClassMetrics, ...]]:
-    """Return the metrics of all classes by name, and those of each class, of the confusions int64 [N, K, K]."""
+    """Return the metrics of all classes by name, and those of each class.
+
+    `confusions` int64 [N, K, K], `boundaries` int64 [N, K, 4] and `reliability` float64 [N, B, 3] are those of each
+    image, as in `MaskOutputs`.
+    """
     total = confusions.sum(0)
     present = total.sum(1) > 0
     resampled = _resample(confusions)
@@ -87,25 +93,59 @@ def compute_mask_metrics(
         spread = _mean_of_present(compute(resampled))
         return bootstrap.make_metric(float(np.mean(compute(total)[present])), spread, int(present.sum()))
 
-    accuracy = (
-        bootstrap.make_metric(float(compute_pixel_accuracy(total)), compute_pixel_accuracy(resampled))
-        if present.any()
-        else Metric(None, None, "no pixel has a class")
-    )
+    def measure_pixels(value: NDArray[np.float64], spread: NDArray[np.float64]) -> Metric:
+        return (
+            bootstrap.make_metric(float(value), spread) if present.any() else Metric(None, None, "no pixel has a class")
+        )
+
+    boundary, boundary_classes = _measure_boundaries(classes, boundaries, present)
     metrics = {
         "mean_iou": average(compute_iou),
         "mean_dice": average(compute_dice),
-        "pixel_accuracy": accuracy,
+        "boundary_f1": boundary,
+        "pixel_accuracy": measure_pixels(compute_pixel_accuracy(total), compute_pixel_accuracy(resampled)),
         "mean_class_accuracy": average(_compute_recall),
+        "ece": measure_pixels(
+            calibration.compute_binned_ece(reliability.sum(0)), calibration.compute_binned_ece(_resample(reliability))
+        ),
     }
     iou, dice, precision, recall = map(measure, (compute_iou, compute_dice, _compute_precision, _compute_recall))
     support = (confusions.sum(2) > 0).sum(0)
     fractions = total.sum(1) / max(int(total.sum()), 1)
     per_class = tuple(
-        MaskClassMetrics(label, iou[k], dice[k], precision[k], recall[k], int(support[k]), float(fractions[k]))
+        MaskClassMetrics(
+            label, iou[k], dice[k], precision[k], recall[k], boundary_classes[k], int(support[k]), float(fractions[k])
+        )
         for k, label in enumerate(classes)
     )
     return metrics, per_class
+
+
+def _measure_boundaries(
+    classes: Sequence[str], boundaries: NDArray[np.int64], present: NDArray[np.bool_]
+) -> tuple[Metric, list[Metric]]:
+    """Return the boundary F1 of all classes and of each: means over the images in which a class has a boundary."""
+    f1 = compute_boundary_f1(boundaries)  # [N, K]
+    known = np.isfinite(f1)
+    sums = np.stack([np.where(known, f1, 0), known.astype(np.float64)], axis=-1)
+
+    def compute(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _divide(totals[..., 0], totals[..., 1], totals[..., 1])
+
+    values, spread = compute(sums.sum(0)), compute(_resample(sums))
+    has_value = present & np.isfinite(values)
+    each = [
+        bootstrap.make_metric(float(values[k]), spread[:, k])
+        if has_value[k]
+        else Metric(
+            None, None, f"the class {label} has no boundary" if present[k] else f"no pixel has the class {label}"
+        )
+        for k, label in enumerate(classes)
+    ]
+    if not has_value.any():
+        return Metric(None, None, "no class has a boundary"), each
+    mean = float(values[has_value].mean())
+    return bootstrap.make_metric(mean, _mean_of_present(spread[:, has_value]), int(has_value.sum())), each
 
 
 def _make_class_metric(label: str, value: float, spread: NDArray[np.float64], *, is_present: bool) -> Metric:
@@ -117,17 +157,20 @@ def _make_class_metric(label: str, value: float, spread: NDArray[np.float64], *,
 
 
 def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean IoU of each image by itself, float64 [N], over the classes that it has; NaN without any pixel."""
+    """Return the mean IoU of each image by itself, float64 [...], over the classes that it has; NaN without any pixel.
+
+    `confusions` are int64 [..., K, K].
+    """
     return _mean_of_present(compute_iou(confusions))
 
 
-def _resample(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the summed confusions of resampled images, float64 [R, K, K]."""
-    count, classes = confusions.shape[:2]
-    cells = confusions.reshape(count, -1).astype(np.float64)
+def _resample(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sums over resampled images of the values of each [N, ...], float64 [R, ...]."""
+    count, shape = len(values), values.shape[1:]
+    cells = values.reshape(count, -1).astype(np.float64)
     number = bootstrap.count_resamples(count) or bootstrap.MIN_RESAMPLES
     sums = [weights @ cells for weights in bootstrap.draw_weights(count, number, SEED, "masks")]
-    return np.concatenate(sums).reshape(-1, classes, classes)
+    return np.concatenate(sums).reshape(-1, *shape)
 
 
 def _count_parts(

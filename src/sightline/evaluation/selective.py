@@ -23,7 +23,7 @@ JSON_POINTS = 101  # of the risk-coverage curve
 
 @dataclass(frozen=True, slots=True)
 class RiskCoverageCurve:
-    """The error rate (`risk`) at each `coverage`, float64 [N] each, and the area under the curve, `aurc`."""
+    """The error rate or mean loss (`risk`) at each `coverage`, float64 [N], and the area under the curve, `aurc`."""
 
     coverage: NDArray[np.float64]
     risk: NDArray[np.float64]
@@ -89,17 +89,25 @@ def compute_risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.
 
     Images with the same confidence are ordered at random; the curve has the mean risk over these orders.
     """
+    return compute_loss_coverage(confidences, ~correct)
+
+
+def compute_loss_coverage(confidences: NDArray[np.floating[Any]], losses: NDArray[Any]) -> RiskCoverageCurve:
+    """Return the risk-coverage curve whose risk is the mean of `losses` [N], such as one minus the IoU of a mask."""
     count = len(confidences)
     order = np.argsort(-confidences, kind="stable")
-    wrong = ~correct[order]
     _, group, sizes = np.unique(-confidences[order], return_inverse=True, return_counts=True)
-    shared = np.bincount(group, wrong, len(sizes)) / np.maximum(sizes, 1)
+    shared = np.bincount(group, losses[order], len(sizes)) / np.maximum(sizes, 1)
     risk = np.cumsum(shared[group]) / np.arange(1, count + 1)
     return RiskCoverageCurve(np.arange(1, count + 1) / max(count, 1), risk, float(risk.mean()) if count else math.nan)
 
 
 def choose_threshold(
-    confidences: NDArray[np.float32], correct: NDArray[np.bool_], target_precision: float, *, conservative: bool = True
+    confidences: NDArray[np.floating[Any]],
+    correct: NDArray[np.bool_],
+    target_precision: float,
+    *,
+    conservative: bool = True,
 ) -> Threshold:
     """Return the smallest confidence threshold whose precision is at least `target_precision`.
 

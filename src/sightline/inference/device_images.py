@@ -7,6 +7,7 @@ keeps images on its device; see `keeps_images`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -106,10 +107,10 @@ class DeviceInference:
 
         self._compute = jax.jit(compute)
 
-    def predict(
+    def iterate(
         self, batch_size: int, progress: Progress = no_progress, count: int | None = None
-    ) -> NDArray[np.float32]:
-        """Return the outputs of the first `count` images, at least one (default: of all): float32 [n, ...].
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the outputs of the first `count` images, at least one (default: of all), in batches: float32 [n, ...].
 
         Every batch has `batch_size` rows; `progress` is called when the outputs of one have been read.
         """
@@ -118,22 +119,21 @@ class DeviceInference:
         count = len(self._subset) if count is None else count
         size = min(batch_size, count)
         values = devices.read_values((self._model.trainable_variables, self._model.non_trainable_variables))
-        outputs: list[NDArray[np.float32]] = []
         pending: deque[tuple[slice, Any]] = deque()
 
-        def read_oldest() -> None:
+        def read_oldest() -> NDArray[np.float32]:
             rows, result = pending.popleft()
-            outputs.append(np.array(result)[: rows.stop - rows.start])
+            outputs = np.array(result)[: rows.stop - rows.start]
             progress("", rows.stop, count)
+            return outputs
 
         for rows in iterate_slices(count, size):
             padded = np.minimum(np.arange(rows.start, rows.start + size), count - 1).astype(np.int32)
             pending.append((rows, self._compute(values, self._images, padded)))
             if len(pending) > BATCHES_IN_FLIGHT:
-                read_oldest()
+                yield read_oldest()
         while pending:
-            read_oldest()
-        return np.concatenate(outputs)
+            yield read_oldest()
 
 
 def _count_row_bytes(subset: Subset) -> int:

@@ -17,8 +17,9 @@ from sightline.data.batches import load_ahead
 from sightline.data.masks import VOID
 from sightline.errors import ImageError
 from sightline.inference.decisions import Interpreter
+from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
-from sightline.inference.results import Prediction, Thresholds
+from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import choose_batch_size, predict_images, run_batches
 from sightline.inference.stream import InputItem, decode_item
 from sightline.inference.tiling import predict_tiled, scale_spec
@@ -36,19 +37,25 @@ class MaskPrediction:
         mask: The position of the class of each pixel, uint8 [H, W], at the size of the image as displayed; 255 for what
             the model does not see, beyond its center crop. None with an `error`.
         areas: The fraction of the pixels of each class that the mask has, the largest first.
+        quality: The expected IoU of the mask with the true one, in [0, 1]; None with an `error`.
+        decision: Whether the mask is accepted, ``"mask"``, or the model abstains, ``"abstain"``; None without a
+            threshold.
         error: Why there is no mask; None if there is one.
     """
 
     path: str
     mask: NDArray[np.uint8] | None = None
     areas: tuple[tuple[str, float], ...] = ()
+    quality: float | None = None
+    decision: DecisionKind | None = None
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the path and the areas as JSON values; of an error only its reason."""
+        """Return the path, the areas, the quality and the decision, if any, as JSON values; of an error its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        return {"path": self.path, "areas": dict(self.areas)}
+        decided = {} if self.decision is None else {"decision": self.decision}
+        return {"path": self.path, "areas": dict(self.areas), "quality": self.quality} | decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +96,16 @@ def keep_pixels(interpret: Interpreter) -> Interpreter:
     return interpret_pixels
 
 
-def predict_masks(predictor: Predictor, items: Iterable[InputItem], tile: float = 0.0) -> Iterator[MaskPrediction]:
+def predict_masks(
+    predictor: Predictor, items: Iterable[InputItem], tile: float = 0.0, thresholds: Thresholds | None = None
+) -> Iterator[MaskPrediction]:
     """Yield the mask of each item, in order; `error` is the reason if there is none.
 
     An image is resized to what the network takes, or with `tile` predicted in tiles, cut from it at this scale.
+    `thresholds` decide whether a mask is accepted.
     """
     if tile:
-        yield from _predict_in_tiles(predictor, items, tile)
+        yield from _predict_in_tiles(predictor, items, tile, thresholds)
         return
     decode = partial(_decode_sized, predictor.preprocess)
     for batch in predict_images(predictor, items, decode, lambda sized: sized.pixels):
@@ -105,10 +115,23 @@ def predict_masks(predictor: Predictor, items: Iterable[InputItem], tile: float 
                 continue
             mask = image.probabilities.argmax(-1).astype(np.uint8)
             mask = restore_size(predictor.preprocess, mask, image.decoded.width, image.decoded.height)
-            yield MaskPrediction(image.item.path, mask, measure_areas(mask, predictor.classes))
+            quality = estimate_iou(image.probabilities)
+            yield describe_mask(image.item.path, mask, quality, predictor.classes, thresholds)
 
 
-def _predict_in_tiles(predictor: Predictor, items: Iterable[InputItem], scale: float) -> Iterator[MaskPrediction]:
+def describe_mask(
+    path: str, mask: NDArray[np.uint8], quality: float, classes: tuple[str, ...], thresholds: Thresholds | None
+) -> MaskPrediction:
+    """Return the prediction of a mask uint8 [H, W] at the size of its image: its areas, and what thresholds decide."""
+    decision = decide_mask(quality, thresholds)
+    return MaskPrediction(
+        path, mask, _measure_areas(mask, classes), quality, None if decision is None else decision.decision
+    )
+
+
+def _predict_in_tiles(
+    predictor: Predictor, items: Iterable[InputItem], scale: float, thresholds: Thresholds | None
+) -> Iterator[MaskPrediction]:
     preprocess, size = predictor.preprocess, choose_batch_size(predictor.preprocess.shape)
 
     def compute(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -126,12 +149,12 @@ def _predict_in_tiles(predictor: Predictor, items: Iterable[InputItem], scale: f
             if isinstance(image, str):
                 yield MaskPrediction(item.path, error=image)
                 continue
-            mask = predict_tiled(compute, image.pixels, preprocess, len(predictor.classes))
-            if mask is None:
+            tiled = predict_tiled(compute, image.pixels, preprocess, len(predictor.classes))
+            if tiled is None:
                 yield MaskPrediction(item.path, error=NOT_FINITE_REASON)
                 continue
-            mask = resize_mask(mask, image.width, image.height)
-            yield MaskPrediction(item.path, mask, measure_areas(mask, predictor.classes))
+            mask = resize_mask(tiled.mask, image.width, image.height)
+            yield describe_mask(item.path, mask, tiled.quality, predictor.classes, thresholds)
 
 
 def _decode_sized(preprocess: PreprocessingSpec, item: InputItem, scale: float = 0.0) -> _SizedImage:
@@ -148,7 +171,7 @@ def _decode_sized(preprocess: PreprocessingSpec, item: InputItem, scale: float =
     return _SizedImage(decode_item(spec, InputItem(item.path, lambda: content)), width, height)
 
 
-def measure_areas(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+def _measure_areas(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     """Return the fraction of the pixels of a mask [H, W] of each class that it has, the largest first."""
     counts = np.bincount(mask.ravel(), minlength=256)[: len(classes)]
     order = np.argsort(-counts, kind="stable")

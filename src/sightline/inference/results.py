@@ -51,6 +51,8 @@ class Thresholds:
         target_recall: The requested recall of each class.
         target_fnr: The requested false-negative rate of label sets.
         set_threshold: The smallest probability of a class in a label set, to reach `target_fnr`.
+        min_iou: The smallest IoU of a mask that counts as right for `target_precision`, where each pixel has a class.
+        quality: The smallest expected IoU with which a mask is accepted, to reach `target_precision`; None for never.
     """
 
     count: int
@@ -72,6 +74,8 @@ class Thresholds:
     target_recall: float | None = None
     target_fnr: float | None = None
     set_threshold: float | None = None
+    min_iou: float | None = None
+    quality: float | None = None
 
     @property
     def abstains(self) -> bool:
@@ -85,9 +89,11 @@ class Thresholds:
         return tuple(name for name, limit in limits.items() if limit is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, those of several labels only if there are any."""
-        values = asdict(self)
-        return values if self.labels is not None else {k: v for k, v in values.items() if k not in _OF_SEVERAL_LABELS}
+        """Return the fields as JSON values, those of several labels and of masks only if there are any."""
+        absent = (set() if self.labels is not None else _OF_SEVERAL_LABELS) | (
+            set() if self.min_iou is not None else _OF_MASKS
+        )
+        return {name: value for name, value in asdict(self).items() if name not in absent}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
@@ -116,6 +122,7 @@ class Thresholds:
 
 
 _OF_SEVERAL_LABELS = {"labels", "label_target", "absent", "target_recall", "target_fnr", "set_threshold"}
+_OF_MASKS = {"min_iou", "quality"}
 
 
 def _is_fraction(value: object) -> bool:
@@ -127,7 +134,9 @@ class ThresholdRequest:
     """The targets of thresholds, as `evaluation.selective`, `conformal` and `binary` fit them.
 
     `positive` is the positive class of two; "" chooses it by name, see `evaluation.binary.choose_positive_class`.
-    `recall` and `fnr`, a false-negative rate, are those of several labels, see `evaluation.label_thresholds`.
+    `recall` and `fnr`, a false-negative rate, are those of several labels, see `evaluation.label_thresholds`. Of masks,
+    `target_precision` is the fraction of accepted ones with an IoU of at least `min_iou`, see
+    `evaluation.mask_decisions`.
     """
 
     target_precision: float | None = None
@@ -138,13 +147,14 @@ class ThresholdRequest:
     specificity: float | None = None
     recall: float | None = None
     fnr: float | None = None
+    min_iou: float | None = None
 
     @classmethod
     def from_config(cls, config: EvaluationConfig) -> Self:
         """Return the targets of the settings ``evaluation``."""
         return cls(
             config.target_precision, config.coverage, positive=config.positive_class, recall=config.target_recall,
-            fnr=config.target_fnr,
+            fnr=config.target_fnr, min_iou=config.min_iou,
         )  # fmt: skip
 
     def __bool__(self) -> bool:
@@ -169,7 +179,7 @@ class ThresholdRequest:
 NO_THRESHOLDS = ThresholdRequest()
 
 
-DecisionKind = Literal["class", "set", "abstain"]
+DecisionKind = Literal["class", "set", "mask", "abstain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +187,14 @@ class Decision:
     """The decision for a prediction.
 
     Attributes:
-        decision: ``"class"``, ``"set"`` or ``"abstain"``.
+        decision: ``"class"``, ``"set"`` or ``"abstain"``; of a model of masks ``"mask"`` or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
-        ood_score: The out-of-distribution score: higher is more unusual.
+        ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
     """
 
     decision: DecisionKind
     set: tuple[str, ...] | None
-    ood_score: float
+    ood_score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +215,7 @@ class Prediction:
             first; None without one.
         label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
             first; None without one.
+        quality: The expected IoU of the predicted mask with the true one, in [0, 1]; None for any other model.
     """
 
     path: str
@@ -216,11 +227,12 @@ class Prediction:
     labels: tuple[str, ...] | None = None
     undecided: tuple[str, ...] | None = None
     label_set: tuple[str, ...] | None = None
+    quality: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        absent = [name for name in ("labels", "undecided", "label_set") if getattr(self, name) is None]
+        absent = [name for name in ("labels", "undecided", "label_set", "quality") if getattr(self, name) is None]
         fields = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
         return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline.callbacks import Progress, no_progress
-from sightline.data.batches import iterate_batches, load_ahead
+from sightline.data.batches import Batch, iterate_batches, load_ahead
 from sightline.data.types import Subset
 from sightline.errors import ImageError
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
@@ -83,16 +83,29 @@ def run_subset(
 
     A background thread gathers the next batch while the model runs. `batch_size` None: see `choose_batch_size`.
     """
-    size = min(batch_size or choose_batch_size(samples.pixels.shape[1:]), len(samples))
-    results, done = [], 0
-    with closing(iterate_batches(samples, size)) as batches:
-        for rows, result in run_batches(function, (batch.pixels for batch in batches), size):
-            results.append(result)
-            done += len(rows)
-            progress(task, done, len(samples))
+    results = [
+        result for _, result in iterate_results(function, samples, batch_size=batch_size, task=task, progress=progress)
+    ]
     if isinstance(results[0], Outputs):
         return Outputs(*map(np.concatenate, zip(*(outputs.arrays for outputs in results), strict=True)))
     return np.concatenate(results)
+
+
+def iterate_results(
+    function: Callable[[Any], Any],
+    samples: Subset,
+    *,
+    batch_size: int | None = None,
+    task: str = "",
+    progress: Progress = no_progress,
+) -> Iterator[tuple[Batch, Any]]:
+    """Yield each batch of `samples`, at least one image, with its results, of which none are kept; as `run_subset`."""
+    size, done = min(batch_size or choose_batch_size(samples.pixels.shape[1:]), len(samples)), 0
+    with closing(iterate_batches(samples, size)) as batches:
+        for batch in batches:
+            yield batch, call_padded(function, batch.pixels, size)
+            done += len(batch.positions)
+            progress(task, done, len(samples))
 
 
 def predict_probabilities(

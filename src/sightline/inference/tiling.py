@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ImageError
+from sightline.inference.mask_quality import MaskQuality
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import WholeImageSpec
 
@@ -84,6 +85,7 @@ class TiledMask:
         self._row_spans, self._columns = divide_axis(height, self._side[0]), divide_axis(width, self._side[1])
         self._mask = np.zeros((height, width), np.uint8)
         self._scores = np.zeros((self._side[0], width, num_classes), np.float32)  # of the rows of the last tiles
+        self._quality = MaskQuality(num_classes)
 
     @property
     def rows(self) -> range:
@@ -94,6 +96,11 @@ class TiledMask:
     def mask(self) -> NDArray[np.uint8]:
         """The most probable class of each pixel, uint8 [H, W]."""
         return self._mask[: self._shape[0], : self._shape[1]]
+
+    @property
+    def quality(self) -> float:
+        """The expected IoU of the mask, see `MaskQuality`."""
+        return self._quality.compute_iou()
 
     def cut_row(self, row: int) -> NDArray[np.uint8]:
         """Return the tiles of a row, uint8 [T, h, w, C]."""
@@ -113,6 +120,7 @@ class TiledMask:
         end = start + self._side[0] if is_last else self._row_spans[row + 1].start
         complete = end - start
         self._mask[start:end] = self._scores[:complete].argmax(-1)
+        self._quality.add(self._scores[: max(0, min(complete, self._shape[0] - start)), : self._shape[1]])
         self._scores = np.concatenate([self._scores[complete:], np.zeros_like(self._scores[:complete])])
 
 
@@ -121,8 +129,8 @@ def predict_tiled(
     pixels: NDArray[np.uint8],
     preprocess: PreprocessingSpec,
     num_classes: int,
-) -> NDArray[np.uint8] | None:
-    """Return the mask uint8 [H, W] of `pixels` uint8 [H, W, C]; None if a probability is not finite.
+) -> TiledMask | None:
+    """Return the complete mask of `pixels` uint8 [H, W, C]; None if a probability is not finite.
 
     `compute` returns the probabilities [T, h, w, K] of tiles [T, h, w, C].
     """
@@ -132,4 +140,4 @@ def predict_tiled(
         if not np.isfinite(probabilities).all():
             return None
         tiled.add_row(row, probabilities)
-    return tiled.mask
+    return tiled

@@ -47,7 +47,8 @@ class RowFormat:
         if self.decisions and prediction.decision is not None:
             decision = prediction.decision
             labels = "" if decision.set is None else jsonio.dumps(list(decision.set))
-            decision_cells = [decision.decision, labels, f"{decision.ood_score:.6g}"]
+            score = "" if decision.ood_score is None else f"{decision.ood_score:.6g}"
+            decision_cells = [decision.decision, labels, score]
         return [
             self._text(prediction.path),
             *ranked,

@@ -18,8 +18,8 @@ from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
+from sightline.evaluation.mask_outputs import MaskOutputs
 from sightline.evaluation.multi_label import Report, Result
-from sightline.evaluation.report import collect_outputs
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, runner
@@ -73,19 +73,21 @@ def finalize(
     labels = labeled["validation"].subset.labels
     if folds.is_folded(config):
         logits = folds.collect_logits(run, config.split.folds, labeled["validation"].subset.paths, classes)
+    elif task.targets.are_masks:
+        logits, labels = _sample_pixel_logits(task, model, data)
     else:
-        logits = validation_logits(model, data, fit_result.validation_logits, config.train.precision)
+        logits = validation_logits(task, model, data, fit_result.validation_logits, config.train.precision)
     temperature = (calibrate_temperature(task, model, logits, labels) if config.bundle.calibrate else None) or 1.0
     run.write_model(model, classes, preprocess)
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
-    outputs_by_split = collect_split_outputs(predictor, data, callback.on_progress)
+    outputs_by_split = collect_split_outputs(task, predictor, data, callback.on_progress)
     agreement = check_parity(task, model, predictor, data, logits / np.float32(temperature), outputs_by_split)
     no_bundle_reason = parity_failure(agreement)
     keras_predictor = KerasPredictor(model, classes, preprocess)
     if no_bundle_reason is not None:
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
-        outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
+        outputs_by_split = collect_split_outputs(task, keras_predictor, data, callback.on_progress)
     if folds.is_folded(config):
         outputs_by_split = {
             "validation": folds.make_outputs(task, logits / np.float32(temperature), labels), **outputs_by_split
@@ -171,8 +173,18 @@ def calibrate_temperature(task: Task, model: Any, logits: NDArray[np.float32], l
     return temperature
 
 
+def _sample_pixel_logits(task: Task, model: Any, data: DecodedDataset) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return the logits float32 [M, K] and the classes int32 [M] of pixels of the validation split."""
+    samples = data.subset("validation")
+    if not len(samples):
+        return np.zeros((0, len(data.classes)), np.float32), np.zeros(0, np.int32)
+    outputs = task.collect_outputs(KerasPredictor(model, data.classes, PreprocessingSpec()), samples)
+    assert isinstance(outputs, MaskOutputs)
+    return outputs.pixel_logits, outputs.pixel_labels
+
+
 def validation_logits(
-    model: Any, data: DecodedDataset, training_logits: NDArray[np.float32] | None, precision: str
+    task: Task, model: Any, data: DecodedDataset, training_logits: NDArray[np.float32] | None, precision: str
 ) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
 
@@ -190,16 +202,16 @@ def validation_logits(
     if not len(samples):
         return np.zeros((0, len(data.classes)), np.float32)
     keras_predictor = KerasPredictor(model, data.classes, PreprocessingSpec())  # the pixels are already decoded
-    return collect_outputs(keras_predictor, samples).outputs.logits
+    return task.collect_outputs(keras_predictor, samples).outputs.logits
 
 
 def collect_split_outputs(
-    predictor: Predictor, data: DecodedDataset, progress: Progress = no_progress
+    task: Task, predictor: Predictor, data: DecodedDataset, progress: Progress = no_progress
 ) -> dict[Split, ModelOutputs]:
     """Return the model outputs on the validation and test splits that contain images."""
     subsets = {split: data.subset(split) for split in SPLITS[1:]}
     return {
-        name: collect_outputs(predictor, samples, progress, f"evaluating ({name})")
+        name: task.collect_outputs(predictor, samples, progress, f"evaluating ({name})")
         for name, samples in subsets.items()
         if len(samples)
     }
@@ -215,20 +227,21 @@ def check_parity(
 ) -> Parity:
     """Compare a Keras model with its exported file on the validation split, for which `logits` are the model's.
 
-    Without a validation split, both models run on up to `MAX_PARITY_IMAGES` training images.
+    Both run on up to `MAX_PARITY_IMAGES` images where there are no such logits: of training images without a validation
+    split, and of validation images for a model of masks, in batches.
     """
-    if "validation" in outputs_by_split:
+    are_masks = task.targets.are_masks
+    if "validation" in outputs_by_split and not are_masks:
         validation_outputs = outputs_by_split["validation"]
         return task.compare(task.activate(logits), validation_outputs.outputs.probabilities, validation_outputs.labels)
-    train_subset = data.subset("train")
-    parity_subset = train_subset.select(
-        np.linspace(0, len(train_subset) - 1, min(MAX_PARITY_IMAGES, len(train_subset))).astype(np.int64)
-    )
-    keras_predictor = KerasPredictor(model, predictor.classes, predictor.preprocess)
-    return task.compare(
-        runner.predict_probabilities(keras_predictor, parity_subset),
-        runner.predict_probabilities(predictor, parity_subset),
-        parity_subset.labels,
+    subset = data.subset("validation" if "validation" in outputs_by_split else "train")
+    subset = subset.select(np.linspace(0, len(subset) - 1, min(MAX_PARITY_IMAGES, len(subset))).astype(np.int64))
+    forms = [
+        runner.iterate_results(form.probabilities, subset)
+        for form in (KerasPredictor(model, predictor.classes, predictor.preprocess), predictor)
+    ]
+    return task.compare_batches(
+        (first, second, batch.labels) for (batch, first), (_, second) in zip(*forms, strict=True)
     )
 
 
@@ -277,10 +290,10 @@ def build_bundle(
     return bundle.make(manifest, graph, files)
 
 
-def collect_sample_outputs(predictor: Predictor, validation: Subset) -> ModelOutputs:
+def collect_sample_outputs(task: Task, predictor: Predictor, validation: Subset) -> ModelOutputs:
     """Return the outputs for up to `MAX_SAMPLED` validation images, at least one, at random."""
     rows = make_generator(0, "validation sample", "images").permutation(len(validation))[:MAX_SAMPLED]
-    return collect_outputs(predictor, validation.select(rows))
+    return task.collect_outputs(predictor, validation.select(rows))
 
 
 def make_sample_file(outputs: ModelOutputs, task: Task) -> dict[str, bytes]:

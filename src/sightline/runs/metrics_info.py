@@ -10,12 +10,13 @@ from sightline import jsonio
 from sightline.errors import ModelError
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.label_thresholds import LabelDecisions
+from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.multi_label_metrics import LabelMetrics
 from sightline.evaluation.report import CalibrationReport, DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.evaluation.risk_control import LabelSetMetrics
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
-from sightline.evaluation.selective import SelectiveResult
+from sightline.evaluation.selective import SelectiveResult, Threshold
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.results import Rate, Thresholds
 from sightline.intervals import Interval
@@ -209,6 +210,7 @@ class MaskExampleInfo(TypedDict):
     iou: float
     label: str
     predicted: str
+    quality: float
 
 
 class ClassPairInfo(TypedDict):
@@ -241,7 +243,11 @@ class SegmentationInfo(TypedDict):
     metrics: Mapping[str, Metric]
     leaked: LeakedInfo | None
     errors: MaskErrorsInfo
-    thresholds: None
+    calibration: CalibrationReport
+    risk_coverage: CurveInfo
+    thresholds: Thresholds | None
+    threshold: Threshold | None
+    selective: MaskDecisions | None
 
 
 _INFO_BY_TASK = {"multi_label": MultiLabelInfo, "segmentation": SegmentationInfo}

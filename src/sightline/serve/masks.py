@@ -14,11 +14,11 @@ from starlette.responses import Response
 from sightline.errors import ImageError
 from sightline.inference.masks import (
     MaskPrediction,
+    describe_mask,
     encode_mask,
     encode_png,
     encode_runs,
     make_palette,
-    measure_areas,
     overlay_mask,
     resize_mask,
     restore_size,
@@ -72,23 +72,25 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
             pixels = await batcher.decode(content, scale_spec(preprocess, header.width, header.height, scale))
     except ImageError as error:
         return MaskPrediction("", error=str(error))
-    mask = await (_predict_tiles(running, pixels) if scale else _predict_whole(batcher, pixels))
-    if mask is None:
+    prediction = await (_predict_tiles(running, pixels) if scale else _predict_whole(batcher, pixels))
+    if prediction is None:
         return MaskPrediction("", error=NOT_FINITE_REASON)
+    mask, quality = prediction
 
     def complete() -> MaskPrediction:
         size = header.width, header.height
         full = resize_mask(mask, *size) if scale else restore_size(preprocess, mask, *size)
-        return MaskPrediction("", full, measure_areas(full, classifier.classes))
+        return describe_mask("", full, quality, classifier.classes, classifier.thresholds)
 
     return await asyncio.to_thread(complete)
 
 
-async def _predict_whole(batcher: Batcher, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    return (await batcher.predict_each_pixel(pixels)).mask
+async def _predict_whole(batcher: Batcher, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float] | None:
+    prediction = await batcher.predict_each_pixel(pixels)
+    return None if prediction.mask is None or prediction.quality is None else (prediction.mask, prediction.quality)
 
 
-async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float] | None:
     classifier = running.served.classifier
     tiled = await asyncio.to_thread(TiledMask, pixels, classifier.preprocess, len(classifier.classes))
     for row in tiled.rows:
@@ -97,7 +99,7 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> ND
         if len(probabilities) < len(tiles):
             return None
         await asyncio.to_thread(tiled.add_row, row, np.stack(probabilities))
-    return tiled.mask
+    return tiled.mask, tiled.quality
 
 
 def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str, Any]:

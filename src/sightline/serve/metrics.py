@@ -151,7 +151,8 @@ class ModelMetrics:
         self._metrics.images.labels(self._name, outcome).inc()
         if prediction.decision is not None:
             self._metrics.decisions.labels(self._name, prediction.decision.decision).inc()
-            self._ood_score.observe(prediction.decision.ood_score)
+            if prediction.decision.ood_score is not None:
+                self._ood_score.observe(prediction.decision.ood_score)
 
 
 def name_endpoint(path: str) -> str:

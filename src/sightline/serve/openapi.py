@@ -110,7 +110,7 @@ _PREDICTION: dict[str, Any] = {
     "undecided": _list(_STRING),
     "label_set": _list(_STRING),
     "top": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
-    "decision": {"enum": ["class", "set", "abstain"]},
+    "decision": {"enum": ["class", "set", "mask", "abstain"]},
     "set": {"type": ["array", "null"], "items": _STRING},
     "ood_score": _NUMBER,
     "log_id": _STRING,
@@ -131,6 +131,8 @@ _PREDICTIONS = _object(
 )
 _MASK_FIELDS: dict[str, Any] = {
     "areas": {"type": "object", "additionalProperties": _NUMBER},
+    "quality": _NUMBER,
+    "decision": {"enum": ["mask", "abstain"]},
     "masks": _list(
         _object(
             label=_STRING,
@@ -140,12 +142,12 @@ _MASK_FIELDS: dict[str, Any] = {
         )
     ),
 }
-_ONE_MASK = _object(**_MASK_FIELDS, model=_IDENTITY)
+_ONE_MASK = _object(("areas", "quality", "masks", "model"), **_MASK_FIELDS, model=_IDENTITY)
 _MASKS = _object(
     predictions=_list(
         {
             "oneOf": [
-                _object(("areas", "masks"), path=_STRING, **_MASK_FIELDS),
+                _object(("areas", "quality", "masks"), path=_STRING, **_MASK_FIELDS),
                 _object(("error",), path=_STRING, error=_STRING),
             ]
         },

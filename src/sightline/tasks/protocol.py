@@ -7,21 +7,23 @@ modules of this package, which is in a higher layer: the registry imports them b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, EvaluationConfig, RunConfig
 from sightline.data.targets import Targets
 from sightline.data.types import LabeledSubset, Subset
-from sightline.errors import UsageError
+from sightline.errors import DataError, UsageError
 from sightline.inference.decisions import Interpreter
 from sightline.inference.parity import Parity
-from sightline.inference.predictor import ModelOutputs
+from sightline.inference.predictor import ModelOutputs, Predictor
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
+from sightline.inference.runner import predict_outputs
 from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
@@ -114,6 +116,11 @@ class Task(ABC):
     def score(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> Score:
         """Return the loss and the accuracy of N logits; NaN if a logit is NaN."""
 
+    def score_batches(self, batches: Iterable[tuple[NDArray[np.float32], NDArray[Any]]]) -> Score:
+        """Return the score of logits and their labels in batches, at least one; by default of all together."""
+        logits, labels = (np.concatenate(values) for values in zip(*batches, strict=True))
+        return self.score(logits, labels)
+
     @abstractmethod
     def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
         """Return the loss of n logits and its gradient, by which a linear head is solved."""
@@ -130,6 +137,17 @@ class Task(ABC):
         """Return logits that have these probabilities, float32 [N, K]; by default not possible."""
         del probabilities
         raise NotImplementedError(f"The task {self.name} does not support folds.")
+
+    def collect_outputs(
+        self, predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
+    ) -> ModelOutputs:
+        """Return the outputs of `predictor` for all `samples`, as `evaluate` and `fit_thresholds` take them.
+
+        Raises `DataError` if there are no images.
+        """
+        if not len(samples):
+            raise DataError("There are no images to evaluate the model on.")
+        return ModelOutputs(predict_outputs(predictor, samples, task=task, progress=progress), samples.labels)
 
     @abstractmethod
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:
@@ -164,6 +182,18 @@ class Task(ABC):
     ) -> Parity:
         """Compare the probabilities of two forms of a model; see `inference.parity.compare_probabilities`."""
 
+    def compare_batches(
+        self,
+        batches: Iterable[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[Any] | None]],
+        size: int = 0,
+    ) -> Parity:
+        """Compare batches of the probabilities of two forms and the labels, at least one; by default all together."""
+        first, second, labels = zip(*batches, strict=True)
+        known = [label for label in labels if label is not None]
+        return self.compare(
+            np.concatenate(first), np.concatenate(second), np.concatenate(known) if known else None, size
+        )
+
     @abstractmethod
     def evaluate(
         self,
@@ -178,9 +208,14 @@ class Task(ABC):
         """Return the evaluation of `outputs` for the images `labeled`; see `evaluation.report.build_report`."""
 
 
-def check_targets(config: EvaluationConfig) -> None:
-    """Raise `UsageError` for a target of ``evaluation`` that is 0 or 1, which no images can show to be reached."""
-    for name in ("target_precision", "coverage", "target_recall", "target_fnr"):
+def check_targets(config: EvaluationConfig, *, are_masks: bool = False) -> None:
+    """Raise `UsageError` for a target of ``evaluation`` that is 0 or 1, which no images can show to be reached.
+
+    The IoU of an image is one of masks alone.
+    """
+    if config.min_iou is not None and not are_masks:
+        raise UsageError("evaluation.min_iou is for masks: leave it out, or set model.task=segmentation.")
+    for name in ("target_precision", "coverage", "target_recall", "target_fnr", "min_iou"):
         if (value := getattr(config, name)) is not None and not 0 < value < 1:
             raise UsageError(f"evaluation.{name} must be between 0 and 1, e.g. 0.9; got {value:g}.")
 

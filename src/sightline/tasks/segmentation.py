@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend, metrics
+from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.masks import VOID
 from sightline.data.targets import MASKS, join_classes
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import UsageError
-from sightline.evaluation import calibration, segmentation
+from sightline.evaluation import calibration, mask_decisions, segmentation
+from sightline.evaluation.mask_outputs import MaskOutputs, collect_mask_outputs
 from sightline.evaluation.segmentation import SegmentationReport
+from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.parity import Parity, find_ties
-from sightline.inference.predictor import ModelOutputs
+from sightline.inference.predictor import ModelOutputs, Predictor
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
-from sightline.tasks.protocol import LossGradient, Score, Task, register_task
+from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
 from sightline.training.augment.masks import transform_masks
 from sightline.training.optimizers import make_loss
 
-CALIBRATION_PIXELS = 200_000  # of all validation images, at even distances; neighbors hardly differ
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
 NOT_LINEAR = "A decoder cannot be solved as a logistic regression: leave out the solver of the stage."
 EMPTY = 1.0  # pixels added to both areas of a class, so that one that neither mask has counts as found
@@ -97,7 +98,7 @@ class Segmentation(Task):
 
     targets = MASKS
     activation = "softmax"
-    sections = ("mask-metrics", "mask-classes", "mask-errors")
+    sections = ("mask-metrics", "mask-classes", "mask-calibration", "mask-abstention", "mask-errors")
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that a mask has no meaning for."""
@@ -110,7 +111,6 @@ class Segmentation(Task):
             "augment.randaugment": config.augment.randaugment > 0,
             "augment.custom": bool(config.augment.custom),
             "evaluation.positive_class": bool(evaluation.positive_class),
-            "evaluation.target_precision": evaluation.target_precision is not None,
             "evaluation.coverage": evaluation.coverage is not None,
             "evaluation.target_recall": evaluation.target_recall is not None,
             "evaluation.target_fnr": evaluation.target_fnr is not None,
@@ -118,15 +118,14 @@ class Segmentation(Task):
         }
         if named := [name for name, is_set in refused.items() if is_set]:
             raise UsageError(f"{named[0]} is for labels of whole images: leave it out with model.task=segmentation.")
+        check_targets(evaluation, are_masks=True)
+        if evaluation.min_iou is not None and evaluation.target_precision is None:
+            raise UsageError("evaluation.min_iou says which masks count for evaluation.target_precision: set both.")
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
-        """Raise `UsageError` for any target: a pixel has its most probable class."""
+        """Raise `UsageError` for any target but that of accepted masks: a pixel has its most probable class."""
         del classes
-        if request or request.positive or request.rates:
-            raise UsageError(
-                "Targets of precision, sensitivity, specificity and coverage, and a positive class, are for "
-                "single-label classification: leave them out. Each pixel has its most probable class."
-            )
+        mask_decisions.check_request(request)
 
     def make_objective(
         self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
@@ -135,10 +134,10 @@ class Segmentation(Task):
         weights = compute_pixel_weights(train.labels, num_classes, config.train.class_weights)
         return MaskObjective(config, train, drop_disabled(augmentation), num_classes, weights)
 
-    def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
+    def score_batches(self, batches: Iterable[tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> Score:
         """Return the mean cross-entropy of a pixel, and the fraction of pixels whose most probable class is true."""
         losses, hits, count = 0.0, 0, 0
-        for row, mask in zip(logits, labels, strict=True):
+        for row, mask in (pair for logits, labels in batches for pair in zip(logits, labels, strict=True)):
             known = mask != VOID
             true, scores = mask[known].astype(np.int32), row[known]
             if len(true):
@@ -146,6 +145,10 @@ class Segmentation(Task):
                 hits += int((scores.argmax(1) == true).sum())
                 count += len(true)
         return Score(losses / max(count, 1), hits / max(count, 1))
+
+    def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
+        """Return the score of these logits, as `score_batches` does."""
+        return self.score_batches([(logits, labels)])
 
     def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.uint8]) -> LossGradient:
         """Raise `UsageError`: a decoder has several layers, which have no closed solution."""
@@ -162,15 +165,33 @@ class Segmentation(Task):
         return np.stack([metrics.softmax(row.reshape(-1, row.shape[-1])).reshape(row.shape) for row in logits])
 
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
-        """Return the temperature of least cross-entropy of some pixels; None if there are too few, or no errors."""
-        step = max(1, labels.size // CALIBRATION_PIXELS)
-        while math.gcd(step, labels.shape[-1]) > 1:  # else only some of the columns would count
-            step += 1
-        mask = labels.reshape(-1)[::step]
+        """Return the temperature of least cross-entropy of pixels; None if there are too few, or no errors.
+
+        `logits` are float32 [..., K] and `labels` [...] of any pixels.
+        """
+        mask = labels.reshape(-1)
         known = mask != VOID
-        scores = logits.reshape(-1, logits.shape[-1])[::step][known]
-        temperature = calibration.fit_temperature(scores, mask[known].astype(np.int32))
+        temperature = calibration.fit_temperature(
+            logits.reshape(-1, logits.shape[-1])[known], mask[known].astype(np.int32), "pixel"
+        )
         return None if temperature.note else temperature.value
+
+    def fit_thresholds(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        request: ThresholdRequest = NO_THRESHOLDS,
+        old: Thresholds | None = None,
+    ) -> Thresholds | None:
+        """Return the threshold of the quality of a mask that reaches the target precision."""
+        del classes
+        return mask_decisions.fit_thresholds(_check_outputs(outputs), request, old)
+
+    def collect_outputs(
+        self, predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
+    ) -> MaskOutputs:
+        """Return what an evaluation needs of the outputs, of which one batch is in memory at a time."""
+        return collect_mask_outputs(predictor, samples, progress, task)
 
     @staticmethod
     def interpret(
@@ -180,9 +201,9 @@ class Segmentation(Task):
         classes: tuple[str, ...],
         *,
         top: int,
-        thresholds: Thresholds | None,  # noqa: ARG004  # a pixel has none
+        thresholds: Thresholds | None,
     ) -> Prediction:
-        """Return the classes in the mask of probabilities [H, W, K], and the mean probability of each class."""
+        """Return the classes in the mask of probabilities [H, W, K], their mean probabilities, and its quality."""
         areas = np.bincount(probabilities.argmax(-1).ravel(), minlength=len(classes))
         labels = tuple(classes[k] for k in np.argsort(-areas, kind="stable") if areas[k])
         means = probabilities.mean((0, 1), dtype=np.float64)
@@ -190,7 +211,24 @@ class Segmentation(Task):
             ClassProbability(classes[k], float(means[k])) for k in np.argsort(-means, kind="stable")[:top]
         )
         sureness = float(probabilities.max(-1).mean(dtype=np.float64))
-        return Prediction(path, join_classes(labels), sureness, candidates, labels=labels)
+        quality = estimate_iou(probabilities)
+        return Prediction(
+            path, join_classes(labels), sureness, candidates, decision=decide_mask(quality, thresholds), labels=labels,
+            quality=quality,
+        )  # fmt: skip
+
+    def compare_batches(
+        self,
+        batches: Iterable[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.uint8] | None]],
+        size: int = 0,
+    ) -> Parity:
+        """Compare the probabilities and the most probable classes of all pixels, one image after the other."""
+        comparison = _MaskComparison()
+        for first, second, labels in batches:
+            masks: Sequence[NDArray[np.uint8] | None] = [None] * len(first) if labels is None else list(labels)
+            for a, b, mask in zip(first, second, masks, strict=True):
+                comparison.add(a, b, mask)
+        return comparison.finish(size)
 
     def compare(
         self,
@@ -200,25 +238,7 @@ class Segmentation(Task):
         size: int = 0,
     ) -> Parity:
         """Compare the probabilities and the most probable classes of all pixels."""
-        largest, total, agreeing, clear, first_hits, second_hits = 0.0, 0.0, 0, 0, 0, 0
-        known_count = 0
-        for i, (a, b) in enumerate(zip(first, second, strict=True)):
-            a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])  # noqa: PLW2901  # one row for each pixel
-            differences = np.abs(a.astype(np.float64) - b)
-            largest, total = max(largest, float(differences.max())), total + float(differences.mean())
-            chosen, other, untied = a.argmax(1), b.argmax(1), ~find_ties(a)
-            agreeing, clear = agreeing + int((chosen == other)[untied].sum()), clear + int(untied.sum())
-            if labels is not None:
-                mask = labels[i].ravel()
-                first_hits, second_hits = (
-                    first_hits + int((chosen == mask).sum()),
-                    second_hits + int((other == mask).sum()),
-                )
-                known_count += int((mask != VOID).sum())
-        change = (second_hits - first_hits) / known_count if known_count else None
-        return Parity(
-            len(first), largest, total / max(len(first), 1), agreeing / clear if clear else 1.0, change, None, size
-        )
+        return self.compare_batches([(first, second, labels)], size)
 
     def evaluate(
         self,
@@ -226,12 +246,52 @@ class Segmentation(Task):
         outputs: ModelOutputs,
         labeled: LabeledSubset,
         split: str,
-        validation_outputs: ModelOutputs | None,  # noqa: ARG002  # no thresholds are fitted
-        thresholds: Thresholds | None = None,  # noqa: ARG002
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,  # noqa: ARG002  # none, see `check_request`
+        validation_outputs: ModelOutputs | None,
+        thresholds: Thresholds | None = None,
+        threshold_request: ThresholdRequest = NO_THRESHOLDS,
     ) -> SegmentationReport:
-        """Return the IoU and the Dice coefficient of each class and of all, and the worst images."""
-        return segmentation.build_report(classes, outputs.outputs.probabilities, labeled, split)
+        """Return the metrics of each class and of all, the calibration of pixels, and the worst images."""
+        held_out = None if validation_outputs is None else _check_outputs(validation_outputs)
+        return segmentation.build_report(
+            classes, _check_outputs(outputs), labeled, split, held_out, thresholds, threshold_request
+        )
+
+
+def _check_outputs(outputs: ModelOutputs) -> MaskOutputs:
+    if not isinstance(outputs, MaskOutputs):
+        raise TypeError("the outputs of masks are those of Segmentation.collect_outputs")
+    return outputs
+
+
+class _MaskComparison:
+    """The differences between the probabilities of two forms of a model, summed over images."""
+
+    def __init__(self) -> None:
+        self._largest, self._total = 0.0, 0.0
+        self._images = self._agreeing = self._untied = self._known = self._gained = 0
+
+    def add(
+        self, first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]], mask: NDArray[np.uint8] | None
+    ) -> None:
+        """Add the probabilities [H, W, K] of one image."""
+        first, second = (rows.reshape(-1, rows.shape[-1]) for rows in (first, second))  # one row for each pixel
+        differences = np.abs(first.astype(np.float64) - second)
+        self._largest, self._total = max(self._largest, float(differences.max())), self._total + differences.mean()
+        chosen, other, untied = first.argmax(1), second.argmax(1), ~find_ties(first)
+        self._agreeing += int((chosen == other)[untied].sum())
+        self._untied += int(untied.sum())
+        self._images += 1
+        if mask is not None:
+            self._gained += int((other == mask.ravel()).sum()) - int((chosen == mask.ravel()).sum())
+            self._known += int((mask != VOID).sum())
+
+    def finish(self, size: int) -> Parity:
+        """Return the comparison of all images; the second form has a file of `size` bytes."""
+        return Parity(
+            self._images, self._largest, float(self._total) / max(self._images, 1),
+            self._agreeing / self._untied if self._untied else 1.0,
+            self._gained / self._known if self._known else None, None, size,
+        )  # fmt: skip
 
 
 def compute_pixel_weights(masks: NDArray[np.uint8], classes: int, mode: str) -> NDArray[np.float32] | None:

@@ -26,7 +26,7 @@ from sightline.training.divergence import LossLimit
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
 from sightline.training.schedules import compute_plateau_factor
-from sightline.training.stage_run import StagePreparer, StageRun, predict_validation, set_epochs
+from sightline.training.stage_run import StagePreparer, StageRun, iterate_validation, predict_validation, set_epochs
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 from sightline.training.time_budget import StageDeadline, TimeBudget, measure_epoch
 
@@ -199,7 +199,7 @@ def _run_stage(
                 state.best_arrays = all_arrays | checkpoints.copy_variables(
                     stage_run.network.model, stage_run.logits_model
                 )
-            state.best_logits = logits if logits is None or logits.ndim == 2 else None  # of each pixel: too large
+            state.best_logits = logits
         else:
             state.since_best += 1
         callback.on_epoch_end(record)
@@ -247,9 +247,13 @@ def _run_epoch(
             if done < total:
                 stop.check(f"while validating epoch {number}")
 
+        task = find_task(stage_run.config.model.task)
         with swap_in_ema(stage_run.training_model):
-            logits = predict_validation(stage_run, check_stop)
-        score = find_task(stage_run.config.model.task).score(logits, stage_run.validation.labels)
+            if task.targets.are_masks:  # logits of each pixel are too large to keep
+                score = task.score_batches(iterate_validation(stage_run, check_stop))
+            else:
+                logits = predict_validation(stage_run, check_stop)
+                score = task.score(logits, stage_run.validation.labels)
         val_loss, val_accuracy = cluster.broadcast_array(np.array(score)).tolist()  # the same on every host
         if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
             paths = () if stage_run.stage.is_solved else _get_paths(stage_run, number, state.step - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.inference import device_images
-from sightline.inference.runner import choose_batch_size, run_subset
+from sightline.inference.runner import choose_batch_size, iterate_results
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
 from sightline.training import linear_head, stages
@@ -182,11 +182,21 @@ def predict_validation(
 
     Batches are at least as large as those of a training step, for which there is enough memory.
     """
-    subset = stage_run.validation
+    return np.concatenate([logits for logits, _ in iterate_validation(stage_run, progress, count)])
+
+
+def iterate_validation(
+    stage_run: StageRun, progress: Progress = no_progress, count: int | None = None
+) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+    """Yield the logits and the labels of each batch of validation images, [n, ...], as `predict_validation`."""
+    subset = stage_run.validation if count is None else stage_run.validation.head(count)
     size = max(stage_run.batch_size, choose_batch_size(subset.pixels.shape[1:]))
     if stage_run.validation_inference is not None:
-        return stage_run.validation_inference.predict(size, progress, count)
+        done = 0
+        for logits in stage_run.validation_inference.iterate(size, progress, count):
+            yield logits, subset.labels[done : done + len(logits)]
+            done += len(logits)
+        return
     predict = partial(devices.predict_on_batch, stage_run.logits_model)
-    subset = subset if count is None else subset.head(count)
-    logits: NDArray[np.float32] = run_subset(predict, subset, batch_size=size, progress=progress)
-    return logits
+    for batch, logits in iterate_results(predict, subset, batch_size=size, progress=progress):
+        yield logits, batch.labels

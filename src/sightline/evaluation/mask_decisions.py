@@ -1,0 +1,145 @@
+"""Calibration of pixels, and masks that a model abstains from because their expected IoU is low.
+
+The threshold is chosen on validation images so that a given fraction of the accepted masks has at least a given IoU;
+see `selective.choose_threshold`, for which such a mask counts as right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.errors import UsageError
+from sightline.evaluation import bootstrap, calibration, selective
+from sightline.evaluation.mask_outputs import MaskOutputs
+from sightline.evaluation.report import CalibrationReport
+from sightline.evaluation.results import Metric
+from sightline.evaluation.segmentation_metrics import compute_image_iou
+from sightline.evaluation.selective import RiskCoverageCurve, Threshold
+from sightline.inference.results import ThresholdRequest, Thresholds
+from sightline.intervals import Interval
+
+DEFAULT_MIN_IOU = 0.5
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaskDecisions:
+    """What the threshold of a model does on `count` images: the fraction of accepted masks, and how good they are.
+
+    `precision` is the fraction of accepted masks with an IoU of at least `min_iou`, with Wilson's 95% `interval` and
+    the exact one-sided 95% `lower_bound`; None if none is accepted. `met` tells whether the bound reaches the `target`,
+    None if the threshold was chosen on these images. `mean_iou` is the mean over the accepted images.
+    """
+
+    coverage: float
+    precision: float | None
+    interval: Interval | None
+    mean_iou: Metric
+    count: int
+    target: float
+    min_iou: float
+    lower_bound: float | None
+    met: bool | None
+
+
+def check_request(request: ThresholdRequest) -> None:
+    """Raise `UsageError` for targets that a mask has no meaning for, or that are not between 0 and 1."""
+    if (
+        request.positive
+        or request.rates
+        or any(target is not None for target in (request.coverage, request.recall, request.fnr))
+    ):
+        raise UsageError(
+            "A positive class and targets of sensitivity, specificity, recall, false-negative rate and coverage are "
+            "for labels of whole images: leave them out. --target-precision with --min-iou chooses the masks that are "
+            "accepted."
+        )
+    if request.min_iou is not None and request.target_precision is None:
+        raise UsageError("--min-iou says which masks count for --target-precision: give both, e.g. 0.7 and 0.9.")
+    for name, value in (("target precision", request.target_precision), ("smallest IoU", request.min_iou)):
+        if value is not None and not 0 < value < 1:
+            raise UsageError(f"The {name} must be between 0 and 1, e.g. 0.9; got {value}.")
+
+
+def fit_thresholds(held_out: MaskOutputs, request: ThresholdRequest, old: Thresholds | None) -> Thresholds | None:
+    """Return the smallest quality that reaches the target precision on validation images; `old` without a target."""
+    threshold = choose_threshold(held_out, request)
+    if threshold is None:
+        return old
+    return replace(
+        old or Thresholds(0), count=threshold.count, target_precision=threshold.target, quality=threshold.confidence,
+        selective_coverage=threshold.coverage, min_iou=_get_min_iou(request),
+    )  # fmt: skip
+
+
+def choose_threshold(held_out: MaskOutputs | None, request: ThresholdRequest) -> Threshold | None:
+    """Return the quality for the target precision; None if there is no target, or no validation images."""
+    if held_out is None or request.target_precision is None:
+        return None
+    ious = compute_image_iou(held_out.confusions)
+    known = np.isfinite(ious)
+    return selective.choose_threshold(
+        held_out.quality[known],
+        ious[known] >= _get_min_iou(request),
+        request.target_precision,
+        conservative=request.conservative,
+    )
+
+
+def _get_min_iou(request: ThresholdRequest) -> float:
+    return DEFAULT_MIN_IOU if request.min_iou is None else request.min_iou
+
+
+def evaluate_decisions(
+    outputs: MaskOutputs, thresholds: Thresholds | None, *, is_fitted: bool = False
+) -> MaskDecisions | None:
+    """Apply a threshold to evaluated images; None without one. `is_fitted`: it was chosen on these images."""
+    if thresholds is None or thresholds.min_iou is None or thresholds.target_precision is None:
+        return None
+    ious = compute_image_iou(outputs.confusions)
+    known = np.isfinite(ious)
+    ious = ious[known]
+    limit = np.inf if thresholds.quality is None else thresholds.quality
+    accepted = outputs.quality[known] >= limit
+    result = selective.evaluate_threshold(accepted, ious >= thresholds.min_iou, thresholds.target_precision)
+    return MaskDecisions(
+        result.coverage, result.precision, result.interval, _average(ious[accepted]), result.count,
+        thresholds.target_precision, thresholds.min_iou, result.lower_bound, None if is_fitted else result.met,
+    )  # fmt: skip
+
+
+def _average(ious: NDArray[np.float64]) -> Metric:
+    if len(ious) < 2:
+        return (
+            Metric(float(ious[0]), None, "one image has no interval")
+            if len(ious)
+            else Metric(None, None, "no mask is accepted")
+        )
+    return bootstrap.make_metric(float(ious.mean()), bootstrap.resample_means(ious[:, None], SEED, "accepted")[:, 0])
+
+
+def compute_risk_coverage(outputs: MaskOutputs) -> RiskCoverageCurve:
+    """Return one minus the mean IoU of the images of the highest quality, at each coverage."""
+    ious = compute_image_iou(outputs.confusions)
+    known = np.isfinite(ious)
+    return selective.compute_loss_coverage(outputs.quality[known], 1 - ious[known])
+
+
+def evaluate_calibration(evaluated: MaskOutputs, held_out: MaskOutputs | None) -> CalibrationReport:
+    """Evaluate the calibration of all pixels as served, and of the sampled ones at the temperature of `held_out`."""
+    sums = evaluated.reliability.sum(0)
+    before = float(calibration.compute_binned_ece(sums)), calibration.make_bins(sums)
+    if held_out is None or not len(held_out.pixel_labels):
+        note = "There are no validation pixels to fit a temperature on."
+        return CalibrationReport(*before, None, None, (), note)
+    fitted = calibration.fit_temperature(held_out.pixel_logits, held_out.pixel_labels, "pixel")
+    calibrated = metrics.softmax(evaluated.pixel_logits / np.float32(fitted.value))
+    after = (
+        calibration.compute_ece(calibrated, evaluated.pixel_labels),
+        calibration.reliability_bins(calibrated, evaluated.pixel_labels),
+    )
+    return CalibrationReport(*before, fitted, *after, fitted.note)

@@ -1,0 +1,154 @@
+"""What an evaluation of masks keeps of a model's outputs: counts and means of each image, and a sample of the pixels.
+
+The outputs for one batch are in memory at a time. An image leaves its confusions, its boundary pixels, a reliability
+diagram and a few means; the masks of the worst images stay for the report, and pixels at random for the temperature.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.callbacks import Progress, no_progress
+from sightline.data.masks import VOID
+from sightline.data.types import Subset
+from sightline.errors import DataError
+from sightline.evaluation import boundaries, calibration, segmentation_metrics
+from sightline.evaluation.error_analysis import MAX_EXAMPLES
+from sightline.inference.mask_quality import estimate_iou
+from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
+from sightline.inference.runner import iterate_results
+from sightline.seeding import make_generator
+
+CALIBRATION_PIXELS = 200_000  # of all images: neighbors hardly differ, so that more would show no more
+MIN_PROBABILITY = 1e-12  # of the true class of a pixel, so that the loss is finite
+
+
+@dataclass(frozen=True, slots=True)
+class MaskOutputs(ModelOutputs):
+    """The outputs of a model of masks for N images, of which `outputs` has the means over the pixels of each.
+
+    `labels` are the masks uint8 [N, H, W]. Of each image there are `confusions` int64 [N, K, K], true classes in rows;
+    `boundaries` int64 [N, K, 4] as `count_boundaries` returns them; the mean cross-entropy of a pixel in nats, `losses`
+    float64 [N], NaN without any; `reliability` float64 [N, B, 3], the pixels, the sum of their confidences and the
+    correct ones in each of B bins; and the IoU that its probabilities promise, `quality` float64 [N].
+
+    `pixel_logits` float32 [M, K] and `pixel_labels` int32 [M] are those of pixels at random. `worst_masks` are the
+    predicted masks uint8 [H, W] of the images of the lowest IoU, by position.
+    """
+
+    confusions: NDArray[np.int64]
+    boundaries: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    reliability: NDArray[np.float64]
+    quality: NDArray[np.float64]
+    pixel_logits: NDArray[np.float32]
+    pixel_labels: NDArray[np.int32]
+    worst_masks: Mapping[int, NDArray[np.uint8]]
+
+
+def collect_mask_outputs(
+    predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
+) -> MaskOutputs:
+    """Run `predictor` on `samples`, whose labels are masks, and return what an evaluation needs of its outputs.
+
+    Raises `DataError` if there are no images, and for probabilities that are not finite or do not sum to 1.
+    """
+    if not len(samples):
+        raise DataError("There are no images to evaluate the model on.")
+    collector = MaskCollector(len(predictor.classes), samples)
+    for batch, outputs in iterate_results(predictor.outputs, samples, task=task, progress=progress):
+        collector.add(batch.positions, outputs)
+    return collector.finish()
+
+
+class MaskCollector:
+    """Collects `MaskOutputs` from batches of outputs for `samples`, each image in one of them."""
+
+    def __init__(self, classes: int, samples: Subset) -> None:
+        self._classes, self._samples = classes, samples
+        count = len(samples)
+        self._confusions = np.zeros((count, classes, classes), np.int64)
+        self._boundaries = np.zeros((count, classes, 4), np.int64)
+        self._losses, self._quality = np.zeros(count), np.zeros(count)
+        self._reliability = np.zeros((count, calibration.BINS, 3))
+        self._means: list[tuple[NDArray[np.float32], ...]] = [()] * count
+        self._pixels: list[tuple[NDArray[np.float32], NDArray[np.int32]]] = []
+        self._worst: list[tuple[float, int, NDArray[np.uint8]]] = []
+        self._quota = math.ceil(CALIBRATION_PIXELS / max(count, 1))
+
+    def add(self, positions: NDArray[np.int64], outputs: Outputs) -> None:
+        """Add the outputs for the images at `positions`, [n, H, W, K]."""
+        rows = zip(*outputs.arrays, strict=True)
+        for position, (probabilities, logits, features) in zip(positions.tolist(), rows, strict=True):
+            _check_probabilities(probabilities, self._samples.paths[position])
+            self._add_image(position, probabilities, logits, features)
+
+    def _add_image(
+        self,
+        position: int,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        features: NDArray[np.float32],
+    ) -> None:
+        mask = self._samples.labels[position]
+        predicted = probabilities.argmax(-1).astype(np.uint8)
+        confusion = segmentation_metrics.count_confusions(predicted, mask, self._classes)
+        self._confusions[position] = confusion
+        self._boundaries[position] = boundaries.count_boundaries(predicted, mask, self._classes)
+        self._quality[position] = estimate_iou(probabilities)
+        self._means[position] = (
+            probabilities.mean((0, 1), dtype=np.float64).astype(np.float32),
+            logits.mean((0, 1), dtype=np.float64).astype(np.float32),
+            features.copy(),
+        )
+        known = mask != VOID
+        true, rows = mask[known].astype(np.int32), probabilities[known]
+        self._losses[position] = _compute_loss(rows, true)
+        self._reliability[position] = calibration.sum_bins(rows.max(1, initial=0), predicted[known] == true)
+        self._sample_pixels(position, logits, mask)
+        self._keep_worst(position, confusion, predicted)
+
+    def _sample_pixels(self, position: int, logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> None:
+        chosen = make_generator(0, "calibration pixels", position).permutation(mask.size)[: self._quota]
+        labels = mask.reshape(-1)[chosen]
+        known = labels != VOID
+        self._pixels.append((logits.reshape(-1, logits.shape[-1])[chosen][known], labels[known].astype(np.int32)))
+
+    def _keep_worst(self, position: int, confusion: NDArray[np.int64], predicted: NDArray[np.uint8]) -> None:
+        iou = float(segmentation_metrics.compute_image_iou(confusion))
+        if not math.isfinite(iou):
+            return
+        heapq.heappush(self._worst, (-iou, -position, predicted))  # the best of them first; positions are distinct
+        if len(self._worst) > MAX_EXAMPLES:
+            heapq.heappop(self._worst)
+
+    def finish(self) -> MaskOutputs:
+        """Return what was collected of all images."""
+        means = Outputs(*(np.stack(values) for values in zip(*self._means, strict=True)))
+        logits, labels = (np.concatenate(values) for values in zip(*self._pixels, strict=True))
+        return MaskOutputs(
+            means, self._samples.labels, self._confusions, self._boundaries, self._losses, self._reliability,
+            self._quality, logits, labels, {-position: mask for _, position, mask in self._worst},
+        )  # fmt: skip
+
+
+def _compute_loss(probabilities: NDArray[np.float32], true: NDArray[np.int32]) -> float:
+    """Return the mean cross-entropy of pixels, probabilities [M, K], in nats; NaN without any."""
+    if not len(true):
+        return math.nan
+    chosen = np.take_along_axis(probabilities, true[:, None], axis=1)
+    return float(-np.log(np.maximum(chosen, MIN_PROBABILITY), dtype=np.float64).mean())
+
+
+def _check_probabilities(probabilities: NDArray[np.float32], path: str) -> None:
+    if not (np.isfinite(probabilities).all() and np.abs(probabilities.sum(-1) - 1).max(initial=0) <= 1e-2):
+        raise DataError(
+            f"The predicted probabilities of the pixels of {path} are not finite or do not sum to 1: the weights "
+            "are damaged or training diverged; train the model again."
+        )
