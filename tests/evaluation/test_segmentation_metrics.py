@@ -200,8 +200,8 @@ def test_the_quality_of_a_sure_mask_is_that_of_its_probabilities() -> None:
     p = spread_probabilities(mask, 0.8)
     assert estimate_iou(p.astype(np.float32)) == pytest.approx(40 / (50 + 5))
     rng = np.random.default_rng(0)  # the probabilities are right: so is the quality, for large classes
-    drawn = np.array([[rng.choice(3, p=row) for row in line] for line in np.tile(p, (4, 4, 1))], np.uint8)
-    outputs = collect(np.tile(p, (4, 4, 1))[None], drawn[None])
+    truth = np.array([[rng.choice(3, p=row) for row in line] for line in np.tile(p, (4, 4, 1))], np.uint8)
+    outputs = collect(np.tile(p, (4, 4, 1))[None], truth[None])
     hits = outputs.confusions[0].diagonal()
     union = outputs.confusions[0].sum(0) + outputs.confusions[0].sum(1) - hits
     assert outputs.quality[0] == pytest.approx((hits / union)[:2].mean(), abs=0.02)

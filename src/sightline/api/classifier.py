@@ -132,8 +132,7 @@ class Classifier(ImageModel):
             target_sensitivity: Fit the threshold of the positive class that reaches this sensitivity.
             target_specificity: Fit the threshold of the positive class that reaches this specificity.
             target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
-            target_fnr: With several labels per image, fit conformal label sets that miss at most this fraction of the
-                labels of an image on average, e.g. 0.1.
+            target_fnr: With several labels per image, fit conformal label sets that miss this fraction on average.
             min_iou: With masks, the IoU from which on a mask counts as right for `target_precision`; 0.5 by default.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
@@ -148,8 +147,7 @@ class Classifier(ImageModel):
             callback: Receives the progress events in place of the display.
 
         Returns:
-            The evaluation. Thresholds are fitted on validation images and saved with the model, so that `predict`
-            decides by them.
+            The evaluation. Thresholds are fitted on validation images and saved with the model, for `predict`.
 
         Raises:
             MissingImagesError: If images of the run are missing or changed.

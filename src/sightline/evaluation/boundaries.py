@@ -69,8 +69,8 @@ def compute_boundary_f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the F1 of counts [..., 4] of `count_boundaries`, float64 [...]; NaN where neither mask has a boundary."""
     predicted, predicted_found, true, true_found = np.moveaxis(counts.astype(np.float64), -1, 0)
     precision, recall = (
-        np.divide(found, total, out=np.zeros(np.shape(total)), where=total > 0)
-        for found, total in ((predicted_found, predicted), (true_found, true))
+        np.divide(hits, total, out=np.zeros(np.shape(total)), where=total > 0)
+        for hits, total in ((predicted_found, predicted), (true_found, true))
     )
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros(np.shape(both)), where=both > 0)
