@@ -131,3 +131,30 @@ def test_accuracy_and_weighted_recall_have_one_interval() -> None:
         metrics = compute_metrics(rng.dirichlet(np.ones(4), count).astype(np.float32), labels)
         assert metrics["weighted_recall"].value == pytest.approx(metrics["top_1"].value)
         assert metrics["weighted_recall"].interval == metrics["top_1"].interval
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_exact_is_scipys_and_inside_that_of_any_time(counts: Counts) -> None:
+    hits, count = counts
+    ours, anytime = intervals.exact_interval(hits, count), intervals.anytime_interval(hits, count)
+    theirs = binomtest(hits, count).proportion_ci(0.95, method="exact")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert 0 <= ours.low <= hits / count <= ours.high <= 1
+    assert anytime.low <= ours.low + 1e-9
+    assert ours.high <= anytime.high + 1e-9
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.99])
+def test_anytime_interval_holds_after_every_image(probability: float) -> None:
+    """Of 300 sequences, at most 5% ever leave the interval; it is left out where the mixture is 20 times as likely."""
+    rng = np.random.default_rng(0)
+    counts = np.arange(1, 201)
+    outcomes = []
+    for _ in range(300):
+        hits = np.cumsum(rng.random(200) < probability)
+        log_mixture = -np.log((counts + 1) * binom.pmf(hits, counts, probability))  # over the likelihood
+        outcomes.append((log_mixture <= np.log(20)).all())
+    assert np.mean(outcomes) >= 0.95
+    hit_count = round(200 * probability)
+    for end in intervals.anytime_interval(hit_count, 200):
+        assert np.log(201 * binom.pmf(hit_count, 200, end)) == pytest.approx(-np.log(20), abs=1e-6)

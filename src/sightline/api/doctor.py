@@ -103,7 +103,9 @@ def doctor(
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
-    index = make_index(sources, callback.on_progress, threads, options=options, lenient=True)
+    index = make_index(
+        sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None
+    )
     index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
     preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
     result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, threads, sample_range, preprocess)

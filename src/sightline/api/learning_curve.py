@@ -35,6 +35,7 @@ from sightline.tasks.protocol import find_task
 from sightline.training import stages
 
 HEAD = StageConfig("head", unfreeze=0)
+CHOICES = (choose_device, choose_weights, choose_value_range)  # that features depend on
 FEW_IMAGES = 10  # different images of a class; with fewer, the curve says so
 VISIBLE_GAIN = 0.0005  # a gain that is written as 0.1 points
 
@@ -208,8 +209,7 @@ def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) 
     """Index, check and decode the images as `train` does, and specify the pretrained network."""
     inputs = resolve_request(request, sources, callback)
     facts = DataFacts.from_index(inputs.index, find_task(inputs.config.model.task), callback.on_progress)
-    steps = (choose_device, choose_weights, choose_value_range)
-    config = apply_steps(inputs.config, steps, facts, THIS_MACHINE, callback)
+    config = apply_steps(inputs.config, CHOICES, facts, THIS_MACHINE, callback)
     if config.model.task != TASK:
         raise UsageError(f"A learning curve counts errors of images with one class each, not of {config.model.task}.")
     if config.model.weights == "none":

@@ -26,7 +26,7 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
 from sightline.data.sources.idx import get_labels_path, is_idx, read_idx_files
-from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.sources.listing import SourceItem, SourceListing, include_unlabeled
 from sightline.data.sources.manifest import (
     find_label_table,
     is_table,
@@ -69,18 +69,23 @@ def build_index(
     *,
     options: DataConfig = DEFAULT_OPTIONS,
     lenient: bool = False,
+    unlabeled: bool = False,
 ) -> Index:
     """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
     A source is a folder of class folders (optionally inside train, validation and test), a ``.zip`` or ``.tar`` of such
     a folder, a manifest (CSV, JSON), idx files or a folder of them, a named data set, or a `SourceListing` of arrays.
-    `options` are the settings of ``[data]`` in docs/reference.md, which control how a source is read.
+    `options` are the settings of ``[data]`` in docs/reference.md, which control how a source is read. With `unlabeled`,
+    and with a patch, which can label them, images without a class are listed too, with the label "", unless the source
+    states splits or several labels.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
     """
     source_list = _drop_idx_labels(list_of_sources(sources))
     listings = list_sources(source_list, options, lenient=lenient)
+    if unlabeled or options.patch:
+        listings = include_unlabeled(listings)
     entries = [e for listing in listings for e in listing.items]
     name = "+".join(dict.fromkeys(_short_name(s) for s in source_list))
     _check_labels(entries)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sightline import _io, jsonio
-from sightline.data.types import SPLITS, ImageRecord, Index, Split
+from sightline.data.types import NO_LABEL, SPLITS, ImageRecord, Index, Split, UnreadableImage
 from sightline.errors import DataError
 
 Action = Literal["drop", "relabel", "move"]
@@ -96,8 +96,12 @@ def _parse_line(line: str, where: str) -> PatchEntry:
     return PatchEntry(cast("Action", action), row["path"], row["sha256"], row["label"], to, row["reason"])
 
 
-def apply_patch(index: Index, entries: Sequence[tuple[int, PatchEntry]], where: str) -> Index:
+def apply_patch(
+    index: Index, entries: Sequence[tuple[int, PatchEntry]], where: str, *, keep_unlabeled: bool = False
+) -> Index:
     """Apply corrections, with their line numbers, to `index`; `where` names the patch in messages.
+
+    Images that have no label then are left out, and become unreadable ones, unless `keep_unlabeled`.
 
     Raises `DataError` for a line that matches no image, for conflicting lines on one image, for a move if the source
     gives no splits, and if no image remains.
@@ -122,10 +126,21 @@ def apply_patch(index: Index, entries: Sequence[tuple[int, PatchEntry]], where: 
                 )
         first_lines[i, entry.action] = number
         changed[i] = _apply_entry(changed[i], entry, f"{where}, line {number}")
-    remaining = [i for i, image in changed.items() if image is not None]
+    unlabeled = set() if keep_unlabeled or index.several_labels else {
+        i for i, image in changed.items() if image is not None and not image.label
+    }  # fmt: skip
+    remaining = [i for i, image in changed.items() if image is not None and i not in unlabeled]
     if not remaining:
-        raise DataError(f"{where} drops every image of {index.name}: delete some of its lines.")
-    return replace(index.select(remaining), images=tuple(cast("ImageRecord", changed[i]) for i in remaining))
+        raise DataError(
+            f"{where} labels none of the images of {index.name}: label some with `sightline studio`."
+            if unlabeled
+            else f"{where} drops every image of {index.name}: delete some of its lines."
+        )
+    return replace(
+        index.select(remaining),
+        images=tuple(cast("ImageRecord", changed[i]) for i in remaining),
+        unreadable=(*index.unreadable, *(UnreadableImage(index.images[i].path, NO_LABEL) for i in sorted(unlabeled))),
+    )
 
 
 def load_and_apply_patch(index: Index, path: Path | None) -> Index:

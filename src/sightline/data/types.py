@@ -19,6 +19,9 @@ Split = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+NO_LABEL = "has no label"
+"""The reason for leaving out an image that has no class."""
+
 
 @dataclass(frozen=True, slots=True)
 class MaskRecord:
@@ -34,7 +37,7 @@ class ImageRecord:
 
     `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `split` is
     the split that the source states, if any; `width` and `height` are as displayed; `high_bit_depth`: more than 8 bits
-    per sample. The label of an image with a `mask` is the classes in it.
+    per sample. The label of an image with a `mask` is the classes in it; one without a label, to be labeled, has "".
     """
 
     path: str

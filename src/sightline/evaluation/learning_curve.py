@@ -174,7 +174,7 @@ def measure_errors(
         return _find_errors(train, test, halves[units[partition.held_out]], num_classes)
 
     results: dict[tuple[int, int], NDArray[np.bool_]] = {}
-    with _one_thread_each(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
+    with one_thread_each(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
         try:
             for job, wrong_images in zip(jobs, pool.map(run, jobs), strict=True):
                 results[job] = wrong_images
@@ -193,7 +193,7 @@ def measure_errors(
     )  # fmt: skip
 
 
-def _one_thread_each() -> Any:
+def one_thread_each() -> Any:
     """Return a context in which a product of matrices takes one thread: small ones are slower in several."""
     import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
     from threadpoolctl import threadpool_limits  # comes with scikit-learn, as SciPy does

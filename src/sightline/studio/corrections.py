@@ -54,7 +54,7 @@ class Corrections:
         self.revision = 0
         self._revisions: dict[int, int] = {}
         self._before_drop: dict[int, Entries] = {}
-        self._labels = {image.label for image in index.images}
+        self._labels = {image.label for image in index.images} - {""}
         with self._lock:
             self._read()
 
@@ -173,7 +173,7 @@ class Corrections:
         source = self.path if stamp else self._initial if not self.revision else None
         if source is not None:
             lines = read_patch(source)
-            apply_patch(self._index, lines, f"The patch {source}")  # raises if it does not fit
+            apply_patch(self._index, lines, f"The patch {source}", keep_unlabeled=True)  # raises if it does not fit
             for _, entry in lines:
                 entries.setdefault(self._positions[entry.path, entry.sha256], {})[entry.action] = entry
         self._stamp = stamp

@@ -15,12 +15,12 @@ from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, Pa
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
 from sightline.data.sources.split_names import suggest_split
 from sightline.data.storage import FileStore
-from sightline.data.types import SourceNote, Split, UnreadableImage
+from sightline.data.types import NO_LABEL, SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, plural
 
 NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS = "is not in a class folder", "is above the level of the class folders"
 NO_LABEL_IN_NAME = "has no label in its name"
-NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL_IN_NAME})
+NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL_IN_NAME, NO_LABEL})
 """Reasons for rejecting a file that can be read but has no class."""
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
@@ -118,6 +118,7 @@ def _list_by_folder(
                 listing.unusable.append(
                     UnreadableImage(prefix + key, NOT_IN_CLASS_FOLDER if depth == 1 else ABOVE_CLASS_FOLDERS)
                 )
+                listing.to_label.append(SourceItem(store, key, prefix + key, ""))
     for folder in folders:
         if not is_hidden(folder) and level != "leaf":
             find_class_folder(PurePosixPath(folder).parts, is_folder=True)
@@ -153,6 +154,7 @@ def list_by_file_name(
             listing.items.append(SourceItem(store, key, prefix + key, label_name, location[0]))
         elif is_image_name(key):
             unlabeled[location[0] if location else None].append(prefix + key)
+            listing.to_label.append(SourceItem(store, key, prefix + key, ""))
     if not listing.items and image_paths:
         raise DataError(
             f"data.label_pattern matches none of the {plural(len(image_paths), 'image')} in {store.name}, the first of "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sightline.data.storage import Store
@@ -53,7 +53,8 @@ class SourceListing:
     """The contents of a source: entries to open, files that cannot be used, and files passed over.
 
     `classes` are its class folders, one for each split that has it. `unlabeled` are images left out for lack of a
-    label, such as those of a test folder without class folders. `notes` become findings about the source.
+    label, such as those of a test folder without class folders. `to_label` are images without a label that people can
+    give one, which `unusable` or `unlabeled` names too. `notes` become findings about the source.
     `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
     reads them; "" if each has one.
     """
@@ -65,8 +66,25 @@ class SourceListing:
     unlabeled: list[str] = field(default_factory=list)
     notes: list[SourceNote] = field(default_factory=list)
     several_labels: str = ""
+    to_label: list[SourceItem] = field(default_factory=list)
 
     @property
     def num_skipped(self) -> int:
         """The number of files passed over."""
         return len(self.skipped_files)
+
+
+def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:
+    """Return the listings with the images to label among their items, where an image has one class and no split."""
+    if any(item.split or item.mask for listing in listings for item in listing.items):
+        return list(listings)
+    if any(listing.several_labels for listing in listings):
+        return list(listings)
+    included = []
+    for listing in listings:
+        labeled = {item.path for item in listing.items}
+        items = list({item.path: item for item in listing.to_label if item.path not in labeled}.values())
+        paths = {item.path for item in items}
+        unusable = [image for image in listing.unusable if image.path not in paths]
+        included.append(replace(listing, items=[*listing.items, *items], unusable=unusable))
+    return included

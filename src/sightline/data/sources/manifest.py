@@ -210,6 +210,8 @@ class _RowReader:
                 stated_label = label if kind == "missing-files" and not self.columns.mask else ""
                 listing.unusable.append(UnreadableImage(display_path, reason, stated_label))
                 conflicts += [(row, display_path)] if kind == "conflicting-rows" else []
+                if kind == "empty-labels" and key is not None and not self.columns.mask:
+                    listing.to_label.append(self._to_item(row, "", key))
             elif key is not None and key not in first_rows:  # an equal row is a repetition
                 first_rows[key] = row.line, label
                 positions[key] = len(listing.items)
@@ -302,6 +304,7 @@ def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, labele
             continue
         if is_image_name(key) and not is_hidden(key):
             folders[str(PurePosixPath(key).parent)].append(prefix + key)
+            listing.to_label.append(SourceItem(store, key, prefix + key, ""))
         else:
             listing.skipped_files.append(prefix + key)
     for folder, paths in sorted(folders.items()):

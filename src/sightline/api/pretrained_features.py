@@ -1,0 +1,53 @@
+"""Features of a pretrained network for the images of an index, whether or not they have labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.api.learning_curve import CHOICES, compute_features
+from sightline.callbacks import Callback
+from sightline.data.types import Index
+from sightline.runs import environment, network_setup
+from sightline.runs.facts import THIS_MACHINE, DataFacts
+from sightline.runs.resolve import RunInputs, apply_steps, merge_recipe
+from sightline.runs.steps import IMMEDIATE_STEPS
+from sightline.runs.train_request import TrainRequest
+from sightline.tasks.protocol import find_task
+
+
+def compute_pretrained_features(
+    index: Index, settings: tuple[str, ...] = (), callback: Callback | None = None, recipe: str = "transfer"
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the features float32 [N, F] of all images of an index, and which of them could be decoded, bool [N].
+
+    Both pixels and features come from the cache if it has them. `settings` are assignments such as
+    ``device.threads=2``. Images that cannot be decoded have features of zero.
+
+    Raises:
+        DataError: If no image can be decoded.
+        MissingExtraError: If the packages of the backend are not installed.
+    """
+    callback = callback or Callback()
+    request = TrainRequest.create((), recipe, None, settings)
+    environment.check_packages(request.merge_layers())
+    placeholders = tuple(  # features do not depend on the labels, without which no data set is decoded for training
+        replace(image, label=str(i % 2), split=None) for i, image in enumerate(index.images)
+    )
+    inputs = replace(index, images=placeholders, unreadable=(), several_labels="")
+    facts = DataFacts.from_index(inputs, find_task("single_label"), callback.on_progress)
+    config, _ = merge_recipe(request, facts, THIS_MACHINE)
+    THIS_MACHINE.start_backend(config.device)
+    config = apply_steps(config, (*IMMEDIATE_STEPS, *CHOICES), facts, THIS_MACHINE, callback)
+    prepared = network_setup.prepare_inputs(RunInputs(config, inputs), callback.on_progress)
+    subset = compute_features(prepared, callback)
+    computed = subset.take(slice(None))
+    position_of = {(image.path, image.sha256): i for i, image in enumerate(index.images)}
+    positions = [position_of[image.path, image.sha256] for image in prepared.data.images]
+    features = np.zeros((len(index.images), computed.shape[1]), np.float32)
+    features[positions] = computed
+    decoded = np.zeros(len(features), bool)
+    decoded[positions] = True
+    return features, decoded

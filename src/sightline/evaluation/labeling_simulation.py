@@ -1,0 +1,92 @@
+"""Labeling simulated on images whose labels are known: what it would have stated, and what was true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.evaluation.active_learning import (
+    AUDIT_FRACTION,
+    UNLABELED,
+    ActiveLearner,
+    AuditedAccuracy,
+    predict_probabilities,
+)  # fmt: skip
+from sightline.evaluation.learning_curve import LabelGain
+from sightline.seeding import make_generator
+
+BATCH = 12  # labels after which the head is trained again
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedLook:
+    """What labeling states after `labels` labels, beside the truth.
+
+    `true_accuracy` is that of the head on the images that it was not trained on and that were not chosen: those outside
+    the pool and the unlabeled ones of the audit. `accuracy` and `gain` are what is stated; None if nothing is.
+    """
+
+    labels: int
+    true_accuracy: float
+    accuracy: AuditedAccuracy | None = None
+    gain: LabelGain | None = None
+
+
+def simulate_labeling(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    budget: int,
+    looks: Sequence[int] = (),
+    pool_fraction: float = 0.5,
+    more: int = 0,
+    at_random: bool = False,
+    seed: int = 0,
+) -> list[SimulatedLook]:
+    """Label up to `budget` images of a random pool, batch by batch, and return the true accuracy after each.
+
+    Args:
+        features: The features of all images, as `active_learning.project_features` returns them.
+        labels: Their classes, int64 [N], of which labeling learns those that it asks for.
+        budget: The number of labels.
+        looks: The numbers of labels at which the accuracy is estimated too; rounded up to a whole batch.
+        pool_fraction: The fraction of the images that can be labeled; the others show the truth.
+        more: At these looks, the gain of so many labels is predicted as well; 0 for none.
+        at_random: Label in a random order instead.
+        seed: Draws the pool, the audit and the random order.
+    """
+    rng = make_generator(seed, "simulated labeling")
+    order = rng.permutation(len(labels))
+    pool, outside = np.split(order, [round(pool_fraction * len(order))])
+    audit = np.arange(round(AUDIT_FRACTION * len(pool)))  # the pool is in a random order
+    learner, num_classes = ActiveLearner(features[pool], audit, seed), int(labels.max()) + 1
+    known, truth, remaining = np.full(len(pool), UNLABELED), labels[pool], sorted(looks)
+    results = []
+    for count in range(BATCH, min(budget, len(pool)) + 1, BATCH):
+        chosen = np.arange(count - BATCH, count) if at_random else np.array(learner.choose_next(known, BATCH))
+        known[chosen] = truth[chosen]
+        measure = bool(remaining) and count >= remaining[0]
+        learner.refit(known, num_classes, measure=measure)
+        if learner.head is None:
+            continue
+        unseen = np.concatenate([outside, pool[audit[known[audit] == UNLABELED]]])
+        hits = predict_probabilities(features[unseen], learner.head).argmax(1) == labels[unseen]
+        gain = learner.predict_gain(known, num_classes, more) if measure and more else None
+        results.append(SimulatedLook(count, float(hits.mean()), learner.accuracy, gain))
+        remaining = [look for look in remaining if look > count]
+    return results
+
+
+def measure_full_accuracy(
+    features: NDArray[np.float32], labels: NDArray[np.int64], *, pool_fraction: float = 0.5, seed: int = 0
+) -> float:
+    """Return the accuracy outside the pool of `simulate_labeling` with this seed if all of the pool is labeled."""
+    order = make_generator(seed, "simulated labeling").permutation(len(labels))
+    pool, outside = np.split(order, [round(pool_fraction * len(order))])
+    learner = ActiveLearner(features[pool], np.zeros(0, np.int64), seed)
+    learner.refit(labels[pool], int(labels.max()) + 1, measure=False)
+    assert learner.head is not None, "the images are of several classes"
+    return float((predict_probabilities(features[outside], learner.head).argmax(1) == labels[outside]).mean())
