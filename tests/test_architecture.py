@@ -40,7 +40,7 @@ LAYERS: dict[int, set[str]] = {
     13: {"api"},
     14: {"sweeps"},
     15: {"serve", "studio"},
-    16: {"cli"},
+    16: {"cli", "integrations"},
     17: {"__main__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

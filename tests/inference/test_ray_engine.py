@@ -6,6 +6,8 @@ import asyncio
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -222,6 +224,22 @@ class TestTwoNodes:
         assert 0 < at_first_part.calls < 1000
         classifier.write_predictions(photos, tmp_path / "local.parquet", rows_per_part=128, progress=False)
         assert read_files(out) == read_files(tmp_path / "local.parquet")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(ray is None, reason="Ray is not installed: make test-ray")
+def test_the_command_line_starts_ray_and_prints_the_result_alone(tmp_path: Path, classifier: sl.Classifier) -> None:
+    images, out = draw_classes(tmp_path / "photos", COLORS, 4), tmp_path / "out.parquet"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "sightline", "predict", str(classifier.path), str(images), "--out", str(out)]
+    completed = subprocess.run(
+        [*command, "--engine", "ray"], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (completed.returncode, completed.stdout) == (0, "")
+    assert completed.stderr == f"12 images: {out}\n"
+    classifier.write_predictions(images, tmp_path / "local.parquet", progress=False)
+    assert read_files(out) == read_files(tmp_path / "local.parquet")
 
 
 def find_workers() -> list[int]:

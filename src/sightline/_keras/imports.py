@@ -147,30 +147,23 @@ def import_wandb(purpose: str) -> Any:
         return require("wandb", purpose)
 
 
-def import_ray(purpose: str) -> Any:
-    """Import and return Ray without its telemetry, for this process and for a cluster that it starts.
+def import_ray(purpose: str, module: str = "ray") -> Any:
+    """Import and return Ray, or a `module` of it, without its telemetry, for this process and a cluster that it starts.
 
-    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    In the command line's own process, Ray prints only errors. Raises `MissingExtraError`, whose message starts with
+    `purpose`, if it is not installed.
     """
     set_variable("RAY_USAGE_STATS_ENABLED", "0")
     if process.is_claimed():
         set_variable("RAY_BACKEND_LOG_LEVEL", "fatal")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return require("ray", purpose)
-
-
-def import_ray_data(purpose: str) -> Any:
-    """Import and return ``ray.data``; in the command line's own process, it prints only errors."""
-    import_ray(purpose)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = require("ray.data", purpose)
+        imported = require(module, purpose)
     if process.is_claimed():
-        for handler in logging.getLogger("ray.data").handlers:
-            if not hasattr(handler, "baseFilename"):
+        for handler in logging.getLogger(module).handlers:
+            if not hasattr(handler, "baseFilename"):  # not that of the session's log file
                 handler.setLevel(logging.ERROR)
-    return data
+    return imported
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from sightline import process
-from sightline._keras.imports import import_ray
+from sightline._keras.imports import import_ray, suppress_stderr
 from sightline.errors import HostError, UsageError, first_line
 
 CONNECT_SECONDS = 10.0
@@ -48,7 +48,8 @@ def _start(ray: Any, address: str) -> None:
     is_local = address == "local"
     options = {"num_cpus": process.count_cores(), "include_dashboard": False} if is_local else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with suppress_stderr() if process.is_claimed() else nullcontext():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         if is_local:

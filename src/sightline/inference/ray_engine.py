@@ -22,7 +22,7 @@ from itertools import count as count_from
 from typing import Any
 
 from sightline import process
-from sightline._keras.imports import import_ray_data
+from sightline._keras.imports import import_ray
 from sightline.config import LimitsConfig
 from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
@@ -202,7 +202,7 @@ def _check_visible(item: InputItem, reason: str) -> None:
 
 def _run(feed: Any, model: Any, limits: LimitsConfig, workers: int, cpus: int) -> Generator[list[bytes], None, None]:
     """Yield the results of the batches of `feed` in order, as Ray Data delivers them."""
-    data = import_ray_data(PURPOSE)
+    data = import_ray(PURPOSE, "ray.data")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of settings that Ray Data itself copies
         context = data.DataContext.get_current().copy()

@@ -1,0 +1,95 @@
+"""A Ray Serve application whose replicas answer as `sightline serve` does.
+
+``serve run sightline.integrations.ray_serve:build_app model=/models/cats.zip``, or in Python
+``ray.serve.run(build_app({"model": "/models/cats.zip"}))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sightline import process
+from sightline._keras.imports import import_ray
+from sightline.errors import UsageError, suggest
+from sightline.serve.limits import MEGABYTE
+
+PURPOSE = "Ray Serve"
+MAX_UPLOAD_MB = 32
+_ARGUMENTS = ("model", "name", "max_upload_mb", "token_file")
+
+
+def build_app(arguments: Mapping[str, str]) -> Any:
+    """Return an application of Ray Serve; this is an application builder, as ``serve run`` and its YAML files take.
+
+    Args:
+        arguments: ``model``, the path of a run, a bundle, its ``.zip`` or ``.onnx`` file, or an exported folder, which
+            all nodes see. Optional: ``name``, that of the model for clients; ``max_upload_mb``, the maximum size of a
+            request; ``token_file``, a file with the token that requests need.
+
+    Raises:
+        UsageError: For unknown or missing arguments.
+        MissingExtraError: If Ray is not installed.
+
+    Example:
+        ```python
+        import ray.serve
+        from sightline.integrations.ray_serve import build_app
+
+        ray.serve.run(build_app({"model": "/models/cats.zip"}))
+        ```
+    """
+    return make_deployment(arguments).bind()
+
+
+def make_deployment(arguments: Mapping[str, str]) -> Any:
+    """Return the deployment of `build_app`, whose `options` set the replicas and their CPUs.
+
+    A replica loads the model once, computes in as many threads as it has CPUs (at least one), and is ready after the
+    first prediction. Images wait for each other in batches, and are decoded in processes of their own.
+
+    Args:
+        arguments: As for `build_app`.
+    """
+    unknown = [name for name in arguments if name not in _ARGUMENTS]
+    if unknown:
+        raise UsageError(f"Ray Serve got the argument {unknown[0]!r}.{suggest(unknown[0], _ARGUMENTS)}")
+    if "model" not in arguments:
+        raise UsageError("Ray Serve needs a model: give its path as model=PATH.")
+    _read_megabytes(arguments)
+    serve = import_ray(PURPOSE, "ray.serve")
+
+    def create() -> Any:  # Ray Serve asks for a function, not any other callable
+        return create_replica(arguments)
+
+    # A request waits in the replica, where others join its batch, and is refused there when there are too many.
+    return serve.deployment(serve.ingress(create)(), name="sightline", max_ongoing_requests=256)
+
+
+def create_replica(arguments: Mapping[str, str]) -> Any:
+    """Return the ASGI application of a replica, in the process that Ray Serve started for it."""
+    from sightline.api import load
+    from sightline.serve.access import Access, read_token
+    from sightline.serve.app import create_app
+    from sightline.serve.uploads import silence_form_reader
+
+    ray = import_ray(PURPOSE)
+    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
+    process.limit_cores(max(1, int(cpus)))
+    token_file = arguments.get("token_file")
+    silence_form_reader()
+    return create_app(
+        load(arguments["model"]),
+        name=arguments.get("name"),
+        max_bytes=_read_megabytes(arguments) * MEGABYTE,
+        access=Access(read_token(Path(token_file) if token_file else None), (), ()),
+        warm_up=True,
+    )
+
+
+def _read_megabytes(arguments: Mapping[str, str]) -> int:
+    text = str(arguments.get("max_upload_mb", MAX_UPLOAD_MB))
+    if not text.isdecimal() or not 0 < int(text) < 10**6:
+        raise UsageError(f"max_upload_mb is the maximum size of a request in MB, e.g. {MAX_UPLOAD_MB}, not {text!r}.")
+    return int(text)
