@@ -260,6 +260,10 @@ def make_litert(kind: str) -> bytes:
         if kind == "fill":
             rows = tf.cast(tf.reduce_max(features), tf.int32) * 0 + (1 << 30)
             features = features + tf.reduce_mean(tf.fill([rows], 1.0))
+        if kind in {"size", "large size"}:
+            side = tf.cast(tf.reduce_max(features), tf.int32) * 0 + (1 << 15) if kind == "size" else 1 << 15
+            resized = tf.image.resize(tf.cast(pixels, tf.float32), tf.stack([side, side]))
+            features = features + tf.reduce_mean(resized)
         if kind == "operation of TensorFlow":
             features = features + tf.cast(tf.strings.length(tf.io.read_file("/etc/passwd")), tf.float32)
         logits = features[:, :3]

@@ -50,9 +50,17 @@ def test_skips_are_the_last_maps_of_each_size() -> None:
     assert [skip.shape[1:3] for skip in skips] == [(4, 6), (8, 12), (16, 24), (32, 48), (64, 96)]
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv3-small"])
+def test_padded_maps_and_those_of_squeeze_and_excitation_are_not_skips(name: str) -> None:
+    model = build_model(spec(name, "bilinear", (45, 64))).model
+    assert model.output["logits"].shape[1:] == (45, 64, 4)
+
+
 def test_maps_that_do_not_halve_are_refused() -> None:
     with pytest.raises(UsageError, match="shrink from 16x16 to 14x14, which a decoder cannot undo"):
         build_model(spec("cifar10-deep", "bilinear", (32, 32)))
+    with pytest.raises(UsageError, match="have no fixed size"):
+        build_model(spec("convnext-tiny", "bilinear"))
     with pytest.raises(UsageError, match="multiples of 32"):
         build_model(spec("vgg16", "fcn32", (40, 32)))
 

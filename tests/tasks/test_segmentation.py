@@ -24,6 +24,7 @@ from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, ModelError, OutputError, SightlineError, UsageError
 from sightline.evaluation.mask_outputs import collect_mask_outputs
 from sightline.evaluation.segmentation import SegmentationReport, build_report
+from sightline.inference.exporters import EXPORTERS
 from sightline.inference.masks import encode_mask, make_palette, overlay_image, overlay_mask, restore_size
 from sightline.inference.predictor import Outputs
 from sightline.inference.stream import InputItem
@@ -236,6 +237,33 @@ def test_exports_agree_on_all_pixels(run: sightline.Run, tmp_path: Path) -> None
     assert flipped is not None
     assert mirrored is not None
     assert (flipped == mirrored[:, ::-1]).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("form", "precision"),
+    [
+        ("onnx", "int8"),
+        pytest.param("saved_model", "float32", marks=pytest.mark.slow),
+        pytest.param("openvino", "float32", marks=pytest.mark.installed),
+        pytest.param("openvino", "int8", marks=pytest.mark.installed),
+        pytest.param("litert", "float32", marks=pytest.mark.installed),
+    ],
+)
+def test_each_format_predicts_the_same_masks(run: sightline.Run, tmp_path: Path, form: str, precision: str) -> None:
+    for package in EXPORTERS[form].packages:
+        pytest.importorskip(package)
+    exported = run.classifier.export(tmp_path / "model", to=form, precision=precision, progress=False)
+    assert exported.path is not None
+    assert exported.parity.top1_agreement >= (1 if precision == "float32" else 0.99)
+    image = np.asarray(Image.fromarray(draw_scene(2001)[0]).resize((70, 50)))
+    for tile in (0, 1):
+        mask, other = (
+            model.predict_masks([image], tile=tile)[0].mask
+            for model in (run.classifier, sightline.load(tmp_path / "model"))
+        )
+        assert mask is not None
+        assert other is not None
+        assert (mask == other).mean() >= (0.999 if precision == "float32" else 0.97)
 
 
 def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: Path, tmp_path: Path) -> None:

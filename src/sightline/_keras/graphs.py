@@ -78,6 +78,15 @@ def list_litert_operations(interpreter: Any) -> list[str]:
     return [operation["op_name"] for operation in interpreter._get_ops_details()]
 
 
+def list_litert_sizes(interpreter: Any, name: str) -> list[tuple[int, ...] | None]:
+    """Return the size to which each operation `name` of a LiteRT interpreter resizes; None for one that is computed."""
+    operations = interpreter._get_ops_details()
+    inputs = [details["index"] for details in interpreter.get_input_details()]
+    computed = {int(index) for operation in operations for index in operation["outputs"]}.union(map(int, inputs))
+    sizes = (int(operation["inputs"][1]) for operation in operations if operation["op_name"] == name)
+    return [None if index in computed else tuple(interpreter.get_tensor(index).ravel().tolist()) for index in sizes]
+
+
 @contextmanager
 def use_dtype_policy(name: str) -> Iterator[None]:
     """Build layers with the dtype policy `name`, such as ``"mixed_bfloat16"``, in the block."""

@@ -45,13 +45,20 @@ def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> An
 def find_skips(inputs: Any, features: Any) -> list[Any]:
     """Return the last maps of each size that a backbone has before those of `features`, the smallest maps first.
 
-    The last of them have the size of `inputs`, and may be the normalized pixels themselves.
+    The last of them have the size of `inputs`, and may be the normalized pixels themselves. Maps that are only padded
+    for the next stride, and smaller ones, such as those of squeeze-and-excitation, do not count.
     """
     last: dict[tuple[int, int], Any] = {}
-    for node in graphs.list_nodes(backend.keras().Model(inputs, features)):
-        for tensor in node.outputs:
-            if len(tensor.shape) == 4 and tensor.shape[1:3] != features.shape[1:3]:
-                last[tuple(tensor.shape[1:3])] = tensor
+    keras, smallest = backend.keras(), tuple(features.shape[1:3])
+    if None in smallest:
+        raise UsageError(
+            "The maps of this network have no fixed size, so a decoder cannot enlarge them: choose another."
+        )
+    for node in graphs.list_nodes(keras.Model(inputs, features)):
+        for tensor in () if isinstance(node.operation, keras.layers.ZeroPadding2D) else node.outputs:
+            size = tuple(tensor.shape[1:3])
+            if len(tensor.shape) == 4 and None not in size and max(size) > max(smallest) and min(size) >= min(smallest):
+                last[size] = tensor
     skips = sorted(last.values(), key=lambda tensor: tensor.shape[1] * tensor.shape[2])
     sizes = [tuple(tensor.shape[1:3]) for tensor in (features, *skips)]
     for small, large in pairwise(sizes):
@@ -105,10 +112,13 @@ def _decode_fcn(x: Any, skips: Sequence[Any], classes: int, sizes: int) -> Any:
 
 def _enlarge(x: Any, factor: int, name: str, dtype: str | None = None) -> Any:
     keras = backend.keras()
-    return keras.layers.Conv2DTranspose(
+    layer = keras.layers.Conv2DTranspose(
         x.shape[-1], 2 * factor, strides=factor, padding="same", use_bias=False, name=name, dtype=dtype,
         kernel_initializer=make_bilinear_kernel,
-    )(x)  # fmt: skip
+    )  # fmt: skip
+    enlarged = layer(x)
+    layer.kernel_initializer = keras.initializers.Zeros()  # a file of the model could not name a function of ours
+    return enlarged
 
 
 def make_bilinear_kernel(shape: Sequence[int], dtype: Any = None) -> Any:

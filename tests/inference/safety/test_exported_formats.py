@@ -110,7 +110,7 @@ def test_a_saved_model_cannot_do_more_than_compute(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.installed
-@pytest.mark.parametrize("kind", ["loop", "fill", "operation of TensorFlow"])
+@pytest.mark.parametrize("kind", ["loop", "fill", "size", "large size", "operation of TensorFlow"])
 def test_a_litert_file_cannot_loop_or_use_other_operations(kind: str, tmp_path: Path) -> None:
     assert_refused(
         load_in_processes("litert", [write_folder(tmp_path / "x", "litert", {"model.tflite": make_litert(kind)})])

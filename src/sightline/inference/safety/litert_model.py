@@ -7,6 +7,7 @@ from typing import Any
 from sightline._keras import graphs
 from sightline.errors import ModelError
 from sightline.inference.safety.limits import check_operation_count
+from sightline.preprocessing.spec import MAX_SIDE
 
 ALLOWED_OPERATIONS = frozenset(
     {
@@ -14,12 +15,15 @@ ALLOWED_OPERATIONS = frozenset(
         "DEQUANTIZE", "DIV", "ELU", "EXP", "EXPAND_DIMS", "FULLY_CONNECTED", "GATHER", "GELU", "GREATER", "HARD_SWISH",
         "L2_NORMALIZATION", "LEAKY_RELU", "LOG", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D", "MEAN", "MINIMUM", "MUL", "NEG",
         "PACK", "PAD", "PADV2", "POW", "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "RELU", "RELU6",
-        "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE", "REVERSE_V2", "RSQRT", "SELECT_V2", "SHAPE", "SLICE", "SOFTMAX",
-        "SPLIT", "SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SQUEEZE", "STRIDED_SLICE", "SUB", "SUM", "TANH",
-        "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK",
+        "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR", "REVERSE_V2", "RSQRT", "SELECT_V2", "SHAPE",
+        "SLICE", "SOFTMAX", "SPLIT", "SPLIT_V", "SQRT", "SQUARE", "SQUARED_DIFFERENCE", "SQUEEZE", "STRIDED_SLICE",
+        "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK",
     }
 )  # fmt: skip
-"""What Keras layers become: no loops, branches or custom operations, and none whose output size is read from data."""
+"""What Keras layers become: no loops, branches or custom operations, and none whose output size is read from data.
+
+The size of ``RESIZE_BILINEAR`` is an input, which has to be a constant.
+"""
 
 
 def check_interpreter(interpreter: Any) -> None:
@@ -30,3 +34,9 @@ def check_interpreter(interpreter: Any) -> None:
     check_operation_count(len(names))
     if foreign := sorted(set(names) - ALLOWED_OPERATIONS):
         raise ModelError(f"its graph has the operation {foreign[0]!r}, which Sightline does not run")
+    for size in graphs.list_litert_sizes(interpreter, "RESIZE_BILINEAR"):
+        if size is None or len(size) != 2 or not all(1 <= side <= MAX_SIDE for side in size):
+            raise ModelError(
+                f"its graph resizes to {'a size that it computes' if size is None else list(size)}, expected a "
+                f"constant height and width of at most {MAX_SIDE}"
+            )
