@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sightline as sl
@@ -32,6 +34,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     for i in range(4):
         (folder / "blue" / f"blue-{i:03}.png").rename(folder / "red" / f"mistake-{i}.png")
     return sl.train(folder, recipe="quick", model="cifar10-simple", epochs=2, seed=1, out=root / "a")
+
+
+@pytest.fixture(scope="session")
+def other(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A copy of the run that predicts the next class for each third test image."""
+    path = tmp_path_factory.mktemp("other") / "b"
+    shutil.copytree(run.path, path)
+    file = path / "eval" / "test" / "predictions.npz"
+    arrays = dict(np.load(file))
+    arrays["probabilities"][::3] = np.roll(arrays["probabilities"][::3], 1, 1)
+    np.savez(file, **arrays)
+    return sl.Run(path)
 
 
 @pytest.fixture(scope="module")

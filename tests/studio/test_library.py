@@ -12,7 +12,7 @@ from sightline import UsageError
 from sightline.data.checks.finding import Finding
 from sightline.data.types import ImageRecord, Index
 from sightline.studio.corrections import Corrections
-from sightline.studio.library import SORTS, ImagePrediction, Library, Query
+from sightline.studio.library import MAX_SELECTIONS, SORTS, ImagePrediction, Library, Query
 
 LABELS = ("cat", "dog", "cat", "dog", "Ärger")
 PREDICTED = {0: ("cat", 0.9, 0.9), 1: ("cat", 0.6, 0.4), 3: ("dog", 0.55, 0.55)}
@@ -156,3 +156,14 @@ def test_every_order_holds_every_image_once(index: Index, tmp_path: Path, sort: 
     library.set_findings([Finding("all", "note", 1, "", "", tuple(image.path for image in images))])
     assert sorted(library.list_ids(Query(sort=sort, finding="all"))) == list(range(count))
     library.close()
+
+
+def test_the_last_selections_are_kept(library: Library) -> None:
+    keys = [library.add_selection([i % 5, (i // 5) % 5, 4]) for i in range(25)]
+    assert library.add_selection([4, 4, 3]) == keys[-2], "it is the same set"
+    assert library.list_ids(Query(selection=keys[-2], sort="path")) == [3, 4]
+    assert library.list_ids(Query(selection=keys[-2], label="dog")) == [3]
+    for i in range(MAX_SELECTIONS):
+        library.add_selection(range(100 + i))
+    with pytest.raises(UsageError, match="select them again"):
+        library.list_ids(Query(selection=keys[-2]))

@@ -10,7 +10,7 @@ import pytest
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
-from sightline.studio.contents import Studio
+from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -136,3 +136,18 @@ def test_the_viewer_shows_a_heat_map(open_page: Any, address: str) -> None:
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#viewer-heat", state="hidden")
     assert page.locator("#viewer-image").is_visible()
+
+
+def test_two_runs_are_compared(open_page: Any, run: sl.Run, other: sl.Run, tmp_path: Path) -> None:
+    with open_studio(run, tmp_path / "fixes.jsonl", compare=[other]) as studio, serve(studio) as address:
+        page = open_page(f"{address}/compare", 390, ready="#verdict")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        group = page.locator(".group").first
+        count = len(group.locator("img").all())
+        assert group.locator("h2").text_content() == f"Only {run.path.name} is right: {count}"
+        group.locator("a").click()
+        page.wait_for_selector(".tile img")
+        playwright.expect(page.locator("#count")).to_have_text(f"{count} images")
+        page.click("#filters summary")
+        page.click("#clear")
+        playwright.expect(page.locator("#count")).to_have_text("60 images")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import _io, intervals, jsonio
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
@@ -24,7 +25,6 @@ from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import find_reported_split
 
-CorrectByImage = dict[tuple[str, str, int], bool]
 ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
 
 
@@ -150,51 +150,71 @@ def compare_to_first(rows: Sequence[ComparisonRow]) -> tuple[PairedRun, ...]:
 
 
 def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> PairedRun:
-    runs = RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run))
-    for split in ("test", "validation"):
-        baseline_predictions, other_predictions = (run.read_predictions(split) for run in runs)
-        if baseline_predictions is None or other_predictions is None:
-            continue
-        if baseline_predictions.labels.ndim == 2 or other_predictions.labels.ndim == 2:
-            raise UsageError("Runs with several labels for each image cannot be compared yet: compare their metrics.")
-        baseline_correct, other_correct = _correct_by_image(runs, split, (baseline_predictions, other_predictions))
-        common = [key for key in baseline_correct if key in other_correct]
-        if not common:
-            return PairedRun(baseline.name, other.name, split, None, f"their {split} splits have no image in common")
-        correct_arrays = [np.array([correct[key] for key in common]) for correct in (baseline_correct, other_correct)]
-        note = (
-            ""
-            if len(common) == len(baseline_correct) == len(other_correct)
-            else f"only {len(common)} images are in both {split} splits"
-        )
+    common = find_common_images(RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run)))
+    if common is None:
         return PairedRun(
-            baseline.name,
-            other.name,
-            split,
-            paired.compare_paired(correct_arrays[0], correct_arrays[1], tests=tests),
-            note,
+            baseline.name, other.name, None, None, "they were not evaluated on the same split: evaluate both first"
         )
-    return PairedRun(
-        baseline.name, other.name, None, None, "they were not evaluated on the same split: evaluate both first"
-    )
+    if not len(common.rows):
+        note = f"their {common.split} splits have no image in common"
+        return PairedRun(baseline.name, other.name, common.split, None, note)
+    is_whole = len(common.rows) == len(common.first.paths) == len(common.second.paths)
+    note = "" if is_whole else f"only {len(common.rows)} images are in both {common.split} splits"
+    first, second = (predicted == common.labels for predicted in common.predicted)
+    return PairedRun(baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests), note)
 
 
-def _correct_by_image(
-    runs: tuple[RunDirectory, RunDirectory], split: str, predictions: tuple[LabeledPredictions, LabeledPredictions]
-) -> tuple[CorrectByImage, CorrectByImage]:
-    """Return whether each image was classified correctly, keyed by content hash and true class, or by path and class.
+@dataclass(frozen=True, slots=True)
+class CommonImages:
+    """The images of one split that two runs were both evaluated on.
 
-    Paths are used if a run has no content hashes for its predictions. Repeated images are paired in order.
+    `rows` int64 [N, 2] are their rows in the predictions `first` and `second`; images are paired by content and class.
     """
-    contents = [
-        _content_hashes(run, split, run_predictions) for run, run_predictions in zip(runs, predictions, strict=True)
-    ]
-    have_hashes = all(hashes is not None for hashes in contents)
-    first, second = (
-        _index_correct(names if have_hashes and names is not None else one.paths, one)
-        for names, one in zip(contents, predictions, strict=True)
-    )
-    return first, second
+
+    split: str
+    first: LabeledPredictions
+    second: LabeledPredictions
+    rows: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """The names of the true classes, [N]."""
+        labels: NDArray[np.str_] = np.array(self.first.classes)[self.first.labels[self.rows[:, 0]]]
+        return labels
+
+    @property
+    def predicted(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+        """The names of the classes that each run predicts, [N]."""
+        first, second = (
+            np.array(of.classes)[of.probabilities.argmax(1)[rows]]
+            for of, rows in zip((self.first, self.second), self.rows.T, strict=True)
+        )
+        return first, second
+
+
+def find_common_images(first: RunDirectory, second: RunDirectory) -> CommonImages | None:
+    """Return the test images that both runs were evaluated on, else the validation images; None without such a split.
+
+    Raises `UsageError` for runs with several labels for each image.
+    """
+    for split in ("test", "validation"):
+        of_first, of_second = first.read_predictions(split), second.read_predictions(split)
+        if of_first is None or of_second is None:
+            continue
+        if of_first.labels.ndim == 2 or of_second.labels.ndim == 2:
+            raise UsageError("Runs with several labels for each image cannot be compared yet: compare their metrics.")
+        predictions = of_first, of_second
+        contents = [
+            _content_hashes(run, split, of) for run, of in zip((first, second), predictions, strict=True)
+        ]  # without them, images are paired by path
+        have_hashes = all(hashes is not None for hashes in contents)
+        rows_of, other_rows_of = (
+            _index_rows(names if have_hashes and names is not None else of.paths, of)
+            for names, of in zip(contents, predictions, strict=True)
+        )
+        pairs = [(row, other_rows_of[key]) for key, row in rows_of.items() if key in other_rows_of]
+        return CommonImages(split, *predictions, np.array(pairs, np.int64).reshape(-1, 2))
+    return None
 
 
 def _content_hashes(run: RunDirectory, split: str, predictions: LabeledPredictions) -> list[str] | None:
@@ -203,15 +223,15 @@ def _content_hashes(run: RunDirectory, split: str, predictions: LabeledPredictio
     return [row.sha256 for row in rows] if [row.label for row in rows] == true_labels else None
 
 
-def _index_correct(keys: Sequence[str], predictions: LabeledPredictions) -> CorrectByImage:
-    correct = (predictions.probabilities.argmax(1) == predictions.labels).tolist()
+def _index_rows(keys: Sequence[str], predictions: LabeledPredictions) -> dict[tuple[str, str, int], int]:
+    """Return the row of each image by its key, its true class, and how many of the same came before it."""
     occurrences: Counter[tuple[str, str]] = Counter()
-    correct_by_image: CorrectByImage = {}
-    for name, label, hit in zip(keys, predictions.labels, correct, strict=True):
+    rows: dict[tuple[str, str, int], int] = {}
+    for row, (name, label) in enumerate(zip(keys, predictions.labels, strict=True)):
         key = name, predictions.classes[label]
-        correct_by_image[*key, occurrences[key]] = hit
+        rows[*key, occurrences[key]] = row
         occurrences[key] += 1
-    return correct_by_image
+    return rows
 
 
 def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:

@@ -23,6 +23,9 @@ def studio(
             metavar="PATCH.jsonl", help="The file of corrections, for train --patch. [default: NAME-fixes.jsonl]"
         ),
     ] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Another run to compare the run with; repeatable.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
     column: Column = None,
@@ -37,6 +40,9 @@ def studio(
     if is_run and (column or set):
         raise UsageError("--column and --set say how to read images: a run knows how it read its own. Leave them out.")
 
+    if compare and not is_run:
+        raise UsageError("--compare compares a run with another: give a run, as in sightline studio RUN --compare RUN.")
+
     def show(address: str) -> None:
         print_line(address)
         if browser:
@@ -46,4 +52,6 @@ def studio(
 
     with ProgressDisplay() as display:
         chosen = Run(data[0]) if is_run else Dataset(data, column=column, set=set or ())
-        run_studio(chosen, patch=patch, port=port, say=show, callback=display)
+        run_studio(
+            chosen, patch=patch, compare=[Run(path) for path in compare or ()], port=port, say=show, callback=display
+        )

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import results, trial
+from sightline.studio import comparing, results, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -27,6 +27,7 @@ from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, rea
 from sightline.studio.protection import ProtectionMiddleware, make_token
 
 MAX_ROWS = 500  # of one request
+PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/try": "trial"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
@@ -44,8 +45,7 @@ def create_app(studio: Studio) -> Starlette:
     Errors are ``{"error": message}``.
     """
     token = make_token()
-    model = studio.model
-    pages = Pages(token, {"/": "list"} | ({} if model is None else {"/results": "results", "/try": "trial"}))
+    pages = Pages(token, {"/": "list"} | ({} if studio.model is None else PAGES_OF_RUN))
     endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
@@ -58,8 +58,7 @@ def create_app(studio: Studio) -> Starlette:
         Route("/corrections", endpoints.correct, methods=["POST"]),
         Route("/undo", endpoints.undo, methods=["POST"]),
         Route("/check", endpoints.start_check, methods=["POST"]),
-        *(() if model is None else results.make_routes(model.run.directory, studio.name, pages)),
-        *(() if model is None else trial.make_routes(model, studio.library, studio.name, pages)),
+        *_make_run_routes(studio, pages),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(
@@ -67,6 +66,17 @@ def create_app(studio: Studio) -> Starlette:
         exception_handlers={HTTPException: _answer_error, SightlineError: _answer_error},
         middleware=[Middleware(ProtectionMiddleware, token=token)],
     )
+
+
+def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
+    model, library, name = studio.model, studio.library, studio.name
+    if model is None:
+        return []
+    return [
+        *results.make_routes(model.run.directory, name, pages),
+        *comparing.make_routes(model, library, name, pages, studio.compared),
+        *trial.make_routes(model, library, name, pages),
+    ]
 
 
 class _Endpoints:

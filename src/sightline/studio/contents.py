@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from sightline.studio.thumbnails import Thumbnails
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """What the pages show: the images, their corrections, their versions, what is wrong with them, and a model."""
+    """What the pages show: the images, corrections, versions and findings, the run's model, and other runs."""
 
     name: str
     library: Library
@@ -34,10 +34,13 @@ class Studio:
     thumbnails: Thumbnails
     check: BackgroundCheck
     model: RunModel | None = None
+    compared: tuple[Path, ...] = ()
 
 
 @contextmanager
-def open_studio(data: Dataset | Run, patch: Path | None = None, callback: Callback | None = None) -> Iterator[Studio]:
+def open_studio(
+    data: Dataset | Run, patch: Path | None = None, callback: Callback | None = None, compare: Sequence[Run] = ()
+) -> Iterator[Studio]:
     """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
     if run is None:
@@ -61,7 +64,8 @@ def open_studio(data: Dataset | Run, patch: Path | None = None, callback: Callba
         model = RunModel(data, index) if isinstance(data, Run) else None
         try:
             thumbnails = Thumbnails(index, preprocess)
-            yield Studio(index.name, library, corrections, thumbnails, check, model)
+            others = tuple(other.path for other in compare)
+            yield Studio(index.name, library, corrections, thumbnails, check, model, others)
         finally:
             check.stop()
             if model is not None:

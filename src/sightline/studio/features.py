@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from threading import Lock
 
@@ -35,8 +35,10 @@ class RunModel:
     def __init__(self, run: Run, index: Index) -> None:
         self.run, self.index = run, index
         self._lock = Lock()
-        training = {(row.path, row.sha256) for row in run.directory.read_data() or () if row.split == "train"}
-        self.is_training = np.array([(image.path, image.sha256) in training for image in index.images], bool)
+        splits = {(row.path, row.sha256): row.split for row in run.directory.read_data() or ()}
+        recorded = [splits.get((image.path, image.sha256)) for image in index.images]
+        self.is_training = np.array([split == "train" for split in recorded], bool)
+        self._positions = {index.images[i].path: i for i, split in enumerate(recorded) if split is not None}
         self.features = BackgroundFeatures(index, lambda: self.classifier)
 
     @property
@@ -44,6 +46,10 @@ class RunModel:
         """The model; raises `ModelError` if the run has none yet."""
         with self._lock:
             return self.run.classifier
+
+    def find_positions(self, paths: Iterable[str]) -> list[int | None]:
+        """Return the position of each path among the images; None if it is missing or has changed since training."""
+        return [self._positions.get(path) for path in paths]
 
 
 class BackgroundFeatures(BackgroundTask):

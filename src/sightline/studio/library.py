@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +30,7 @@ STATES = {
     "corrected": "(label != source_label OR split IS NOT source_split OR dropped)",
     "dropped": "dropped",
 }
+MAX_SELECTIONS = 20
 MAX_TEXT = 200  # characters of a text to look for
 
 _TABLES = """
@@ -38,6 +40,7 @@ CREATE TABLE images (
     predicted TEXT, confidence REAL, label_probability REAL
 );
 CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE selections (key TEXT NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (key, image)) WITHOUT ROWID;
 CREATE INDEX findings_of_image ON findings (image, kind);
 CREATE INDEX findings_of_kind ON findings (kind);
 """
@@ -64,6 +67,7 @@ class Query:
         finding: The kind of finding that the images belong to.
         text: A part of the path, in any case.
         below: The largest confidence of the model, 0 to 1.
+        selection: What `Library.add_selection` returned for the images.
         sort: One of `SORTS`.
     """
 
@@ -74,6 +78,7 @@ class Query:
     finding: str = ""
     text: str = ""
     below: str = ""
+    selection: str = ""
     sort: str = "path"
 
     @classmethod
@@ -116,6 +121,8 @@ class Query:
             conditions.append("id IN (SELECT image FROM findings WHERE kind = :finding)")
         if self.text:
             conditions.append("instr(lower(path), :needle) > 0")
+        if self.selection:
+            conditions.append("id IN (SELECT image FROM selections WHERE key = :selection)")
         if self.below:
             conditions.append("confidence <= :limit")
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -161,6 +168,7 @@ class Library:
             "confidence, label_probability) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+        self._selections: list[str] = []
         self.has_predictions = bool(known_predictions)
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.can_move = any(image.split for image in index.images)
@@ -172,9 +180,24 @@ class Library:
 
     def list_ids(self, query: Query) -> list[int]:
         """Return the positions of the images that the query asks for, in its order."""
+        if query.selection and query.selection not in self._selections:
+            raise UsageError("The studio no longer knows these images: select them again.")
         where, values = query.build_where()
         statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # texts of ours
         return [row[0] for row in self._run(statement, values)]
+
+    def add_selection(self, ids: Iterable[int]) -> str:
+        """Keep a set of images for a `Query`, and return its key; the oldest of `MAX_SELECTIONS` is forgotten."""
+        chosen = sorted(set(ids))
+        key = hashlib.sha256(jsonio.dumps(chosen).encode()).hexdigest()[:12]
+        with self._lock:
+            if key not in self._selections:
+                self._database.executemany("INSERT INTO selections VALUES (?, ?)", [(key, i) for i in chosen])
+                self._selections.append(key)
+            for forgotten in self._selections[:-MAX_SELECTIONS]:
+                self._database.execute("DELETE FROM selections WHERE key = ?", (forgotten,))
+                self._selections.remove(forgotten)
+        return key
 
     def describe(self, ids: Iterable[int]) -> list[dict[str, Any]]:
         """Return the rows of images as JSON values, in the order of `ids`; unknown ones are left out."""

@@ -88,10 +88,11 @@ function restoreQuery() {
     const field = form.elements[name];
     if (!(field instanceof HTMLElement)) continue;
     if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) {
-      field.append(new Option(value, value));
+      field.append(new Option(name === "selection" ? texts["selected-images"] : value, value));
     }
     field.value = value;
   }
+  $("#selection-filter").hidden = !form.elements.selection.value;
 }
 
 function fillCounts() {

@@ -1,0 +1,90 @@
+"""The page that compares a run with another: their accuracies, a paired test, and the images on which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sightline.api.comparison import compare_runs, compare_to_first, find_common_images
+from sightline.data.types import SPLITS
+from sightline.runs.directory import RunDirectory
+from sightline.studio.features import RunModel
+from sightline.studio.library import Library
+from sightline.studio.pages import Pages
+
+MAX_RUNS = 200  # to choose from
+MAX_IMAGES = 48  # of each kind, on the page; all of them are in the list of images
+
+
+def make_routes(model: RunModel, library: Library, name: str, pages: Pages, others: Sequence[Path]) -> list[Route]:
+    """Return the route of the page; `others` are runs to choose from besides those in the folder of the run."""
+    run = model.run.directory
+
+    def page(request: Request) -> Response:
+        runs = list_runs(run.path, others)
+        chosen = request.query_params.get("with") or (next(iter(runs)) if others else "")
+        if chosen and chosen not in runs:
+            raise HTTPException(404, f"There is no evaluated run {chosen[:80]!r} to compare with.")
+        values = {} if not chosen else compare_pair(model, library, runs[chosen])
+        return pages.render(
+            request, "comparison.html.j2", name=name, runs=list(runs), chosen=chosen, max_images=MAX_IMAGES, **values
+        )
+
+    return [Route("/compare", page)]
+
+
+def list_runs(path: Path, others: Sequence[Path]) -> dict[str, Path]:
+    """Return the evaluated runs to compare the one at `path` with, by name: `others`, and those in its folder."""
+    siblings = sorted(folder for folder in path.resolve().parent.iterdir() if (folder / "run.json").is_file())
+    known, runs = {path.resolve()}, {}
+    for folder in (*others, *siblings):
+        if folder.resolve() not in known and any((folder / "eval" / split).is_dir() for split in SPLITS):
+            known.add(folder.resolve())
+            runs[str(folder) if folder.name in runs else folder.name] = folder
+    return dict(list(runs.items())[:MAX_RUNS])
+
+
+def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, Any]:
+    """Return what the page shows of a run and another one.
+
+    `rows` are the runs, `paired` the test, and `groups` the images on which they differ: `kind` tells which run is
+    right, `selection` lists them all, and `images` are the first of them, with what each run predicts.
+    """
+    run = model.run.directory
+    rows = compare_runs([run.path, other])
+    values: dict[str, Any] = {"rows": rows, "paired": compare_to_first(rows)[0], "groups": []}
+    common = find_common_images(run, RunDirectory(other))
+    if common is None:
+        return values
+    positions = model.find_positions([common.first.paths[row] for row in common.rows[:, 0]])
+    labels, (first, second) = common.labels, common.predicted
+    for kind, is_member in (
+        ("only-first", (first == labels) & (second != labels)),
+        ("only-second", (first != labels) & (second == labels)),
+        ("both-wrong", (first != labels) & (second != labels) & (first != second)),
+    ):
+        members = np.flatnonzero(is_member)
+        images = _describe_images(library, members, positions, first, second)
+        selection = library.add_selection(p for p in (positions[i] for i in members.tolist()) if p is not None)
+        values["groups"].append({"kind": kind, "count": len(members), "selection": selection, "images": images})
+    return values
+
+
+def _describe_images(
+    library: Library,
+    members: NDArray[np.int64],
+    positions: Sequence[int | None],
+    first: NDArray[np.str_],
+    second: NDArray[np.str_],
+) -> list[dict[str, Any]]:
+    predictions = {positions[i]: (str(first[i]), str(second[i])) for i in members[:MAX_IMAGES].tolist()}
+    rows = library.describe([position for position in predictions if position is not None])
+    return [row | {"predictions": predictions[row["id"]]} for row in rows]

@@ -1,0 +1,83 @@
+"""The page that compares two runs: its test is that of `compare`, and its images are those on which they differ."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sightline as sl
+from sightline.studio.contents import open_studio
+
+pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
+testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
+
+
+@pytest.fixture(scope="module")
+def client(run: sl.Run, other: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from sightline.studio.app import create_app
+
+    patch = tmp_path_factory.mktemp("patch") / "fixes.jsonl"
+    with (
+        open_studio(run, patch, compare=[other]) as studio,
+        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as opened,
+    ):
+        yield opened
+
+
+def test_the_images_on_which_two_runs_differ_are_listed(client: Any, run: sl.Run, other: sl.Run) -> None:
+    page = client.get("/compare").text
+    (paired,) = run.compare(other).paired
+    c = paired.comparison
+    assert c is not None
+    assert c.difference_interval is not None
+    difference = (
+        f"{100 * c.difference:+.1f} [{100 * c.difference_interval.low:+.1f}, {100 * c.difference_interval.high:+.1f}]"
+    )
+    assert difference in page
+    assert f"McNemar p = {c.p_value:.3g}, {c.count} images" in page
+    predictions = [one.directory.read_predictions("test") for one in (run, other)]
+    assert predictions[0] is not None
+    assert predictions[1] is not None
+    first, second = (of.probabilities.argmax(1) for of in predictions if of is not None)
+    labels, paths = predictions[0].labels, np.array(predictions[0].paths)
+    expected = {
+        "only-first": (first == labels) & (second != labels),
+        "only-second": (first != labels) & (second == labels),
+        "both-wrong": (first != labels) & (second != labels) & (first != second),
+    }
+    assert sum(map(np.count_nonzero, expected.values())) == len(labels[::3]), "the runs differ on each third image"
+    assert expected["only-first"].sum() == c.only_first_correct
+    assert expected["only-second"].sum() == c.only_second_correct
+    for kind, is_member in expected.items():
+        section = page[page.index(f'id="{kind}"') :].partition("</section>")[0]
+        assert f": {is_member.sum()}</h2>" in section
+        if not is_member.any():
+            continue
+        selection = re.findall(r'href="/\?selection=(\w+)"', section)[0]
+        order = np.frombuffer(client.get("/order", params={"selection": selection}).content, "<u4").tolist()
+        rows = client.get("/images", params={"ids": ",".join(map(str, order))}).json()
+        assert sorted(row["path"] for row in rows) == sorted(paths[is_member].tolist())
+        assert sorted(re.findall(r'<img src="[^"]+" alt="([^"]+)"', section)) == sorted(paths[is_member].tolist())
+
+
+def test_only_listed_runs_can_be_chosen(client: Any, other: sl.Run, tmp_path: Path) -> None:
+    shutil.copytree(other.path, tmp_path / "c")
+    for name in (str(tmp_path / "c"), "../c", "none"):
+        answer = client.get("/compare", params={"with": name})
+        assert (answer.status_code, "no evaluated run" in answer.json()["error"]) == (404, True)
+    assert client.get("/compare", params={"with": "b"}).status_code == 200
+
+
+def test_a_run_without_others_says_how_to_give_one(run_client: Any) -> None:
+    assert "--compare" in run_client.get("/compare").text
+
+
+def test_a_forgotten_selection_is_an_error(client: Any) -> None:
+    answer = client.get("/order", params={"selection": "0123456789ab"})
+    assert (answer.status_code, "select them again" in answer.json()["error"]) == (400, True)
