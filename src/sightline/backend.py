@@ -6,6 +6,7 @@ start fast.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -18,7 +19,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from sightline import process
-from sightline._keras import imports, process_state
+from sightline._keras import compilation, imports, process_state
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
@@ -85,13 +86,20 @@ def _has_accelerated_jax() -> bool:
 
 
 def configure(
-    requested: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int, deterministic: bool = False
+    requested: str,
+    gpus: Sequence[int] | None,
+    *,
+    memory_growth: bool,
+    threads: int,
+    deterministic: bool = False,
+    program_folder: Path | None = None,
 ) -> None:
     """Import Keras on the chosen backend, with only the GPUs numbered `gpus` visible (None: all, empty: none).
 
     `memory_growth` allocates GPU memory as needed instead of all at the start; `threads` is the number of compute
-    threads (0: one per core); `deterministic` makes nondeterministic operations raise an error. Raises `UsageError` if
-    Keras is already running with other GPUs.
+    threads (0: one per core); `deterministic` makes nondeterministic operations raise an error. JAX keeps its compiled
+    programs in a folder of this machine within `program_folder`, unless ``JAX_COMPILATION_CACHE_DIR`` is set. Raises
+    `UsageError` if Keras is already running with other GPUs.
     """
     if gpus is not None:
         visible = ",".join(map(str, gpus)) or "-1"
@@ -102,6 +110,9 @@ def configure(
     imports.set_variable("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
     if deterministic:
         imports.set_determinism_flags()
+    if program_folder is not None and choose_backend(requested).name == "jax":
+        processor = hashlib.sha256(repr(describe_processor()).encode()).hexdigest()
+        compilation.keep_compiled_programs(program_folder / f"jax-{processor[:8]}")
     keras(requested)
     set_threads(threads or process.count_cores())
     if deterministic:
@@ -199,8 +210,12 @@ def assign(variable: Any, value: Any) -> None:
     """
     if name() == "jax":
         import jax
+        import numpy as np
 
-        value = jax.numpy.array(keras().ops.convert_to_tensor(value, dtype=variable.dtype), copy=True)
+        if isinstance(value, np.ndarray):  # a copy on the host needs no program, which JAX compiles for each shape
+            value = jax.device_put(value.astype(jax.numpy.dtype(variable.dtype)), may_alias=False)
+        else:
+            value = jax.numpy.array(keras().ops.convert_to_tensor(value, dtype=variable.dtype), copy=True)
     variable.assign(value)
 
 
@@ -303,6 +318,27 @@ def list_devices() -> tuple[str, ...]:
 
         return tuple(f"gpu:{i}" for i in range(torch.cuda.device_count())) or ("cpu:0",)
     return tuple(keras().distribution.list_devices())
+
+
+def find_compute_capability() -> tuple[int, int] | None:
+    """Return the compute capability of the first GPU, such as (9, 0) for an H100; None without a GPU of NVIDIA."""
+    with suppress(AttributeError, IndexError, KeyError, ValueError, TypeError):
+        if name() == "jax":
+            import jax
+
+            major, minor = str(jax.local_devices()[0].compute_capability).split(".")
+        elif name() == "tensorflow":
+            experimental = tensorflow().config.experimental
+            gpu = tensorflow().config.list_physical_devices("GPU")[0]
+            major, minor = experimental.get_device_details(gpu)["compute_capability"]
+        else:
+            import torch
+
+            if not torch.cuda.is_available():
+                return None
+            major, minor = torch.cuda.get_device_capability()
+        return int(major), int(minor)
+    return None
 
 
 def has_accelerator() -> bool:

@@ -40,6 +40,21 @@ def test_bfloat16_must_be_clearly_faster(
     assert precision.choose_precision(SPEC, CONFIG, 4).precision == expected
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "mixed_bfloat16"), ((8, 0), "mixed_bfloat16"), ((7, 5), "float32")]
+)
+def test_a_table_decides_for_gpus(
+    capability: tuple[int, int], expected: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling two networks to measure them would take longer than many trainings."""
+    monkeypatch.setattr(backend, "find_compute_capability", lambda: capability)
+    monkeypatch.setattr(precision, "_measure_gain", lambda *_: pytest.fail("it was measured"))
+    choice = precision.choose_precision(SPEC, CONFIG, 4)
+    assert (choice.precision, "{}.{}".format(*capability) in choice.reason) == (expected, True)
+    staged = RunConfig(train=TrainConfig(stages=(StageConfig(unfreeze=0),)))
+    assert precision.choose_precision(SPEC, staged, 4).precision == "float32"
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"gain": null}', "[1]"])
 def test_a_damaged_record_is_measured_again(content: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_measure_gain", lambda *_: 2.0)

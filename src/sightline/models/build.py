@@ -10,6 +10,7 @@ from typing import Any
 
 from sightline import backend
 from sightline._keras import training_steps
+from sightline._keras.compilation import share_compiled_draws
 from sightline._keras.fused_kernels import use_fused_kernels
 from sightline._keras.graphs import fresh_layer_names, shapes_only, use_dtype_policy
 from sightline._keras.process_state import seed_new_layers
@@ -88,18 +89,21 @@ def build_model(spec: ModelSpec) -> Network:
     Raises `UsageError` for settings that the model does not support, `ModelError` for weights that do not fit.
     """
     entry = registry.get_entry(spec.config.name)
-    model, backbone_names = _build_graph(spec, entry)
+    backend.keras()  # chooses the backend, and imports it quietly
+    with share_compiled_draws():
+        model, backbone_names = _build_graph(spec, entry)
     backbone = [model.get_layer(name) for name in backbone_names]
     init = entry.init if spec.config.initializer == "auto" else spec.config.initializer
     if init != "auto":
         ones_bias_layers = entry.ones_bias_layers if spec.config.initializer == "auto" else ()
-        initialize_weights(
-            model,
-            init,
-            derive_seed(spec.seed, "weights"),
-            skip_layers=backbone_names if spec.weights else (),
-            ones_bias_layers=ones_bias_layers,
-        )
+        with share_compiled_draws():
+            initialize_weights(
+                model,
+                init,
+                derive_seed(spec.seed, "weights"),
+                skip_layers=backbone_names if spec.weights else (),
+                ones_bias_layers=ones_bias_layers,
+            )
     pretrained_head = False
     if spec.weights is not None:
         head = [layer for layer in model.layers[model.layers.index(backbone[-1]) :] if layer.name not in backbone_names]

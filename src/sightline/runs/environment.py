@@ -45,7 +45,7 @@ def start_backend(device: DeviceConfig) -> None:
     """Import Keras with the configured backend and devices."""
     backend.configure(
         device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads,
-        deterministic=device.deterministic,
+        deterministic=device.deterministic, program_folder=cache.cache_folder(),
     )  # fmt: skip
 
 

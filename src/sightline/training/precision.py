@@ -1,7 +1,7 @@
 """``train.precision = "auto"``: use bfloat16 where it is faster, decided by a short benchmark that is cached.
 
 On a CPU with bfloat16 instructions it doubles the speed of VGG and of small models and does little for MobileNetV2; on
-other CPUs it slows everything down. Only a measurement can tell.
+other CPUs it slows everything down. Only a measurement can tell. On a GPU of NVIDIA, its compute capability does.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sightline.training.optimizers import build_loss, build_optimizer, smooth_la
 
 Precision = Literal["float32", "mixed_bfloat16"]
 MIN_GAIN = 1.1  # required speedup of bfloat16
+BFLOAT16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in its tensor cores (CUDA C++ Programming Guide, 5.1)
 MIN_STEPS = 200  # shorter runs are not worth a benchmark of some seconds
 ROUNDS = 4
 KERNELS_VERSION = 3  # increment with each change of `_keras.fused_kernels`, which invalidates cached measurements
@@ -49,6 +50,8 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
     """
     if any(stage.unfreeze >= 0 for stage in config.train.stages):
         return PrecisionChoice("float32", "layers are frozen, so little is left to train")
+    if (capability := backend.find_compute_capability()) is not None:
+        return _choose_by_capability(capability)
     steps = config.train.epochs * -(-num_images // config.train.batch_size)
     if steps < MIN_STEPS:
         return PrecisionChoice("float32", f"{steps} steps are too few to be worth a measurement")
@@ -63,6 +66,14 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
     return PrecisionChoice(
         chosen, f"bfloat16 is {gain:.2f} times as fast ({'measured before' if is_cached else 'measured'})"
     )
+
+
+def _choose_by_capability(capability: tuple[int, int]) -> PrecisionChoice:
+    """Choose the precision of a GPU of NVIDIA by a fixed table: compiling two networks to measure it takes minutes."""
+    number = "{}.{}".format(*capability)
+    if capability >= BFLOAT16_CAPABILITY:
+        return PrecisionChoice("mixed_bfloat16", f"a GPU of compute capability {number} computes it in tensor cores")
+    return PrecisionChoice("float32", f"a GPU of compute capability {number} does not compute in bfloat16")
 
 
 @contextmanager

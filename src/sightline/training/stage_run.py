@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras.compilation import share_compiled_draws
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, StageConfig, TrainConfig
 from sightline.config.stage_epochs import count_epochs
@@ -171,7 +172,10 @@ def _compile_stage(
         loss=objective.build_loss(),
         weighted_metrics=[objective.build_accuracy()],
     )
-    training_model.optimizer.build(training_model.trainable_variables)  # so that a checkpoint can be restored into it
+    with share_compiled_draws():
+        training_model.optimizer.build(
+            training_model.trainable_variables
+        )  # so that a checkpoint can be restored into it
     return devices.make_train_step(training_model)
 
 
