@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -26,3 +27,23 @@ def start_nodes(*num_cpus: int) -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def list_workers() -> list[int]:
+    """Return the processes of the cluster of this process that train."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            continue
+
+    def is_own(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [
+        pid for pid in parents
+        if is_own(pid) and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainingWorker")
+    ]  # fmt: skip

@@ -17,8 +17,9 @@ import pytest
 
 import sightline as sl
 from multi_device import free_address
+from ray_nodes import list_workers
 from sightline import Callback, UsageError
-from sightline.api.ray_training import RayOptions, resolve_engine
+from sightline.api.ray_options import RayOptions, resolve_engine
 from sightline.callbacks import EpochRecord
 from synthetic_images import draw_classes
 
@@ -104,26 +105,6 @@ def weights_of_hosts(tmp_path_factory: pytest.TempPathFactory, data: Path) -> st
     outputs = [host.communicate(timeout=600) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], outputs
     return str(json.loads(outputs[0][0])["weights_sha256"])
-
-
-def list_workers() -> list[int]:
-    """Return the processes of the cluster of this process that train."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-        except FileNotFoundError:
-            continue
-
-    def is_own(pid: int) -> bool:
-        while pid > 1 and pid != os.getpid():
-            pid = parents.get(pid, 0)
-        return pid == os.getpid()
-
-    return [
-        pid for pid in parents
-        if is_own(pid) and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainingWorker")
-    ]  # fmt: skip
 
 
 class Killer(Callback):

@@ -7,89 +7,35 @@ connects GPUs and TPUs only, starts again after any error, even one in the image
 from __future__ import annotations
 
 import math
-import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from sightline import _io
+from sightline.api.ray_options import RayOptions, check_room, check_sources, make_room_error
 from sightline.api.ray_worker import Call, Outcome, TrainingWorker
 from sightline.api.training_process import deliver_event
 from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.indexing import Sources, list_of_sources
-from sightline.data.sources.listing import SourceListing
 from sightline.distributed import ray_cluster
 from sightline.distributed.cluster import ClusterSpec
-from sightline.errors import HostError, Interrupted, ProcessError, UsageError, first_line, plural, suggest
+from sightline.errors import HostError, Interrupted, ProcessError, first_line
 from sightline.runs.directory import RunDirectory, next_path
 from sightline.runs.existing_run import is_run
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
 
-ENGINES = ("local", "ray")
 MAX_RESTARTS = 3  # in a row, without an epoch in between
 GRACE_SECONDS = 15.0  # for the other hosts to end, after one has failed
 START_SECONDS = 120.0  # for a worker to answer for the first time
 CLUSTER_WAIT_SECONDS = 600.0  # for a cluster to have room, since some add nodes when they are asked for
 POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class RayOptions:
-    """The workers that train, and their cluster.
-
-    Attributes:
-        num_workers: The number of workers.
-        address: The cluster, as in `ray_cluster.connect`.
-        cpus_per_worker: The number of CPUs that each worker reserves.
-        devices: The number of GPUs that each reserves, 0 for all of a node, if the cluster has any.
-    """
-
-    num_workers: int = 1
-    address: str | None = None
-    cpus_per_worker: int = 1
-    devices: int = 1
-
-    def count_resources(self, ray: Any) -> dict[str, int]:
-        """Return what a worker reserves on the connected cluster."""
-        counts = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
-        gpus = min((count for count in counts if count), default=0)
-        return {"CPU": self.cpus_per_worker} | ({"GPU": self.devices or gpus} if gpus else {})
-
-
-def resolve_engine(
-    engine: str,
-    *,
-    num_workers: int | None,
-    cpus_per_worker: int | None,
-    ray_address: str | None,
-    devices: int | None = None,
-    others: Mapping[str, object] = MappingProxyType({}),
-) -> RayOptions | None:
-    """Return the options of the engine ``"ray"``; None for ``"local"``, which has none.
-
-    `others` are options that do not go with Ray. Raises `UsageError` for options that do not belong together.
-    """
-    if engine not in ENGINES:
-        raise UsageError(f"--engine cannot be {engine!r}.{suggest(engine, ENGINES)}")
-    numbers = {"--num-workers": num_workers, "--cpus-per-worker": cpus_per_worker}
-    unfit = others if engine == "ray" else {**numbers, "--ray-address": ray_address}
-    for name, value in unfit.items():
-        if value is not None:
-            advice = "leave it out: Ray places the hosts" if engine == "ray" else "add --engine ray"
-            raise UsageError(f"{name} does not go with --engine {engine}: {advice}.")
-    if engine == "local":
-        return None
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UsageError(f"{name} cannot be {number}: expected 1 or more.")
-    return RayOptions(num_workers or 1, ray_address, cpus_per_worker or 1, 1 if devices is None else devices)
 
 
 class _WorkerLostError(HostError):
@@ -98,11 +44,8 @@ class _WorkerLostError(HostError):
 
 def train_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: Callback) -> TrainResult:
     """Run `api.train` with `arguments` on the workers of a Ray cluster, which train together; see `_train_together`."""
+    check_sources(arguments["sources"])
     sources = list_of_sources(arguments["sources"])
-    if any(isinstance(source, SourceListing) for source in sources):
-        raise UsageError(
-            "Images in memory cannot be sent to the workers of a Ray cluster: give a folder or a file of them."
-        )
     stem = _io.safe_stem(f"{arguments['recipe']}-{'+'.join(Path(str(source)).name for source in sources)}")
     path = Path(arguments["out"] or next_path(Path("runs"), stem))
     arguments = {**arguments, "out": path}
@@ -190,27 +133,20 @@ def _reserve(ray: Any, options: RayOptions, callback: Callback) -> Iterator[Call
     from ray.util import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    check_room(ray, options)
     bundle, count = options.count_resources(ray), options.num_workers
     group = placement_group([bundle] * count, strategy="PACK")
-    is_own = options.address is None and "RAY_ADDRESS" not in os.environ
-    needed = f"{plural(count, 'worker')} with {' and '.join(f'{n} {name}' for name, n in bundle.items())} each"
 
-    def wait() -> list[Any]:
-        deadline = time.monotonic() + (START_SECONDS if is_own else CLUSTER_WAIT_SECONDS)
-        total = ray.cluster_resources()
-        is_too_small = is_own and any(total.get(name, 0) < count * n for name, n in bundle.items())
-        while is_too_small or not group.wait(POLL_SECONDS):
-            if is_too_small or time.monotonic() > deadline:
-                available = ", ".join(f"{int(total.get(name, 0))} {name}" for name in bundle)
-                raise UsageError(
-                    f"The Ray cluster has no room for {needed}; it has {available} in all: ask for less with "
-                    "--num-workers or --cpus-per-worker, or add nodes."
-                )
+    def wait_for_bundles() -> list[Any]:
+        deadline = time.monotonic() + CLUSTER_WAIT_SECONDS
+        while not group.wait(POLL_SECONDS):
+            if time.monotonic() > deadline:
+                raise make_room_error(ray, options)
         return [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index) for index in range(count)]
 
-    callback.on_message(f"Ray: {needed}")
+    callback.on_message(f"Ray: {options.describe(ray)}")
     try:
-        yield wait
+        yield wait_for_bundles
     finally:
         remove_placement_group(group)
 
@@ -305,6 +241,7 @@ class RayTrainer:
 
     ray: Any
     options: RayOptions
+    report: Callback
     stop: threading.Event = field(default_factory=threading.Event)
 
     def train(self, sources: Sources, *, callback: Callback, **arguments: Any) -> TrainResult:
@@ -322,5 +259,32 @@ class RayTrainer:
             if not isinstance(outcome, _WorkerLostError):
                 raise outcome
             reason = str(outcome)
-            callback.on_message(f"{reason}: training starts again on another worker")
+            self.report.on_message(f"{reason}: training starts again on another one")
         raise ProcessError(f"{reason}, {1 + MAX_RESTARTS} times in a row.")
+
+
+@contextmanager
+def open_trainer(options: RayOptions, sources: Sources, callback: Callback) -> Iterator[RayTrainer]:
+    """Connect to the cluster and return a trainer for `sources`; raises `UsageError` if they are in memory."""
+    check_sources(sources)
+    with interrupt.raise_on_sigterm(), ray_cluster.connect(options.address, "The engine ray") as ray:
+        check_room(ray, options)
+        callback.on_message(f"Ray: {options.describe(ray)}")
+        yield RayTrainer(ray, options, callback)
+
+
+def run_in_threads(tasks: Sequence[Callable[[], None]], stop: threading.Event) -> None:
+    """Run each task in a thread; set `stop` if one fails or after Ctrl-C, and raise the first error once all ended."""
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            stop.set()
+            raise
+        if any(future.done() and future.exception() is not None for future in futures):
+            stop.set()
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    errors.sort(key=lambda error: isinstance(error, Interrupted))  # the others were only stopped
+    if errors:
+        raise errors[0]

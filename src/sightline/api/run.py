@@ -16,7 +16,7 @@ from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
 from sightline.api.loading import load
 from sightline.api.options import Settings, data_assignments, parse_devices, to_assignments
-from sightline.api.ray_training import resolve_engine
+from sightline.api.ray_options import resolve_engine
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import DeviceConfig, RunConfig

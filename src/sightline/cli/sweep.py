@@ -9,6 +9,7 @@ import typer
 
 from sightline.cli.output import ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
+from sightline.cli.train import CpusPerWorker, Engine, RayAddress
 from sightline.errors import ModelError
 
 if TYPE_CHECKING:  # annotations only: --help must not import Optuna
@@ -32,6 +33,12 @@ def sweep(
     allow: Allow = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
+    engine: Engine = "local",
+    num_workers: Annotated[
+        int | None, typer.Option(help="With --engine ray: the number of trials at a time; default 1.")
+    ] = None,
+    cpus_per_worker: CpusPerWorker = None,
+    ray_address: RayAddress = None,
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per trial, as in results.csv.")
     ] = TableFormat.text,
@@ -46,7 +53,8 @@ def sweep(
         resolve_settings(column, allow, set)  # report mistakes before any work
         result = search(
             data, space, out=out, trials=trials, storage=storage, column=column, allow=allow or (), set=set or (),
-            cache=not no_cache, callback=display,
+            cache=not no_cache, engine=engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker,
+            ray_address=ray_address, callback=display,
         )  # fmt: skip
     if output_format == TableFormat.json:
         print_json(result.to_dict())

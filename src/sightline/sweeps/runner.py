@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from sightline import _io, intervals, jsonio
 from sightline.api import training_process
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.ray_options import resolve_engine
+from sightline.api.ray_training import RayTrainer, open_trainer, run_in_threads
 from sightline.callbacks import Callback, EpochRecord
 from sightline.data.indexing import Sources
 from sightline.data.sources.listing import SourceListing
@@ -49,6 +54,10 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     allow: Sequence[str] = (),
     set: Settings = (),  # noqa: A002  # the option's own name
     cache: bool = True,
+    engine: str = "local",
+    num_workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    ray_address: str | None = None,
     progress: bool | None = None,
     callback: Callback | None = None,
 ) -> SweepResult:
@@ -66,6 +75,12 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
         allow: Kinds of data errors to accept.
         set: Settings of all trials, as in ``{"data.class_level": 2}``.
         cache: Whether to keep decoded images on disk.
+        engine: ``"ray"`` trains the trials on the workers of a Ray cluster; see [Sweeps](sweeps.md#on-a-ray-cluster).
+        num_workers: The number of trials at a time on the Ray cluster; by default 1.
+        cpus_per_worker: The number of CPUs that each trial reserves there, and of its threads; by default 1. If the
+            cluster has GPUs, each trial reserves one.
+        ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster of this machine
+            alone.
         progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
         callback: Receives the progress events in place of the display.
 
@@ -78,23 +93,34 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     """
     studies.import_optuna()
     search_space = load_space(space)
+    ray_options = resolve_engine(
+        engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address
+    )
     dataset = Dataset.wrap(data, column=column, set=data_assignments(None, allow))
     settings = [*to_assignments(set), *dataset.settings]
     source_names = [str(s) for s in dataset.sources if not isinstance(s, SourceListing)]
     data_name = "+".join(Path(s).name or s for s in source_names) or "arrays"
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{search_space.name}-{data_name}"[:60])
     folder = Path(out) if out is not None else Path("runs") / stem
-    prepare_folder(folder, search_space, stem, settings)
-    if storage is None and (folder / "study.db").is_symlink():
-        raise OutputError(f"{folder / 'study.db'} is a link, and files are never written through links: remove it.")
-    url = storage or f"sqlite:///{folder / 'study.db'}"
-    with (
-        studies.storage_errors(url),
-        studies.open_study(search_space, stem, url) as study,
-        show_progress(progress, callback) as display,
-    ):
-        runner = _SweepRunner(search_space, study, dataset.sources, folder, cache, tuple(settings), display)
-        return runner.run(search_space.num_trials(trials))
+    with ExitStack() as stack:
+        display = stack.enter_context(show_progress(progress, callback))
+        trainer = None
+        if ray_options is not None:
+            trainer = stack.enter_context(open_trainer(ray_options, dataset.sources, display))
+        prepare_folder(folder, search_space, stem, settings)
+        if storage is None and (folder / "study.db").is_symlink():
+            raise OutputError(f"{folder / 'study.db'} is a link, and files are never written through links: remove it.")
+        url = storage or f"sqlite:///{folder / 'study.db'}"
+        stack.enter_context(studies.storage_errors(url))
+        shared_state = SharedState()
+        runners = [
+            _SweepRunner(
+                search_space, stack.enter_context(studies.open_study(search_space, stem, url)), dataset.sources, folder,
+                cache, tuple(settings), display, shared_state, trainer,
+            )
+            for _ in range(1 if trainer is None else trainer.options.num_workers)
+        ]  # fmt: skip
+        return runners[0].run(search_space.num_trials(trials), runners[1:])
 
 
 def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequence[str] = ()) -> None:
@@ -128,8 +154,18 @@ def _format_record(name: str, settings: Sequence[str]) -> str:
     return jsonio.dumps({"study": name, **settings_entry}, ensure_ascii=True) + "\n"
 
 
+@dataclass(slots=True)
+class SharedState:
+    """What the runners of one process share: the trials that they run, and a lock for the study and the table."""
+
+    own_trials: set[int] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(frozen=True, slots=True)
 class _SweepRunner:
+    """Runs the trials of a study one by one, in child processes or with `trainer` on a Ray cluster."""
+
     space: SearchSpace
     study: Any
     sources: Sources
@@ -137,24 +173,17 @@ class _SweepRunner:
     cache: bool
     settings: tuple[str, ...]
     callback: Callback
+    shared_state: SharedState
+    trainer: RayTrainer | None
 
-    def run(self, count: int) -> SweepResult:
-        package = studies.import_optuna()
-        seed = self.space.trial_config().seed
+    def run(self, count: int, others: Sequence[_SweepRunner] = ()) -> SweepResult:
+        """Run all trials, on a cluster `others` at the same time, and return their results."""
         self._report_start(count)
         try:
-            while True:
-                studies.fill_queue(self.study, self.space, count)
-                waiting = self.study.get_trials(deepcopy=False, states=(package.trial.TrialState.WAITING,))
-                if not any((studies.trial_slot(trial) or count + 1) <= count for trial in waiting):
-                    break
-                try:
-                    self.study.optimize(
-                        lambda trial: self._run_trial(trial, seed, count), n_trials=1, catch=(_TrialFailed,)
-                    )
-                except package.exceptions.UpdateFinishedTrialError:
-                    self.callback.on_message("Another machine took over this trial after missing heartbeats.")
-                self._save()
+            if self.trainer is None:
+                self.run_trials(count)
+            else:
+                run_in_threads([partial(runner.run_trials, count) for runner in (self, *others)], self.trainer.stop)
         except (KeyboardInterrupt, Interrupted):
             studies.fill_queue(self.study, self.space, count)
             partial_results = self._save()
@@ -164,6 +193,39 @@ class _SweepRunner:
                 "run the same command to continue."
             ) from None
         return self._finish(self._save())
+
+    def run_trials(self, count: int) -> None:
+        """Run waiting trials until there are none."""
+        seed = self.space.trial_config().seed
+        while self._run_next_trial(seed, count):
+            with self.shared_state.lock:
+                self._save()
+
+    def _run_next_trial(self, seed: int, count: int) -> bool:
+        """Run a waiting trial; False if there is none. Runners take their trials in turn."""
+        package, own_trials = studies.import_optuna(), self.shared_state.own_trials
+        number: int | None = None
+        with ExitStack() as turn:
+            turn.enter_context(self.shared_state.lock)
+            studies.fill_queue(self.study, self.space, count, own_trials)
+            waiting = self.study.get_trials(deepcopy=False, states=(package.trial.TrialState.WAITING,))
+            if not any((studies.trial_slot(trial) or count + 1) <= count for trial in waiting):
+                return False
+
+            def run_trial(trial: Any) -> float:
+                nonlocal number
+                number = trial.number
+                own_trials.add(trial.number)
+                turn.close()
+                return self._run_trial(trial, seed, count)
+
+            try:
+                self.study.optimize(run_trial, n_trials=1, catch=(_TrialFailed,))
+            except package.exceptions.UpdateFinishedTrialError:
+                self.callback.on_message("Another machine took over this trial after missing heartbeats.")
+            finally:
+                own_trials.discard(-1 if number is None else number)
+        return True
 
     def _report_start(self, count: int) -> None:
         finished = sum(t.state in {"complete", "pruned", "failed"} for t in self._current_results().trials)
@@ -191,14 +253,17 @@ class _SweepRunner:
         _io.refuse_links(self.folder, path)
         trial.set_user_attr("run", str(path))
         self.callback.on_message(f"trial {slot} of {count}: {format_values(values)}")
-        trial_callback = _TrialCallback(self.callback, trial, self.space, slot)
+        trial_callback = _TrialCallback(self.callback, trial, self.space, slot, is_alone=self.trainer is None)
         assignments = [
             "train.keep_last_checkpoint=false",
             *self.space.trial_assignments(values),
         ]  # few trials are ever extended
+        if self.trainer is not None:
+            assignments.insert(0, f"device.threads={self.trainer.options.cpus_per_worker}")
         assignments += [*self.settings, *([] if self.cache else ["data.cache=false"])]
+        train = training_process.train_in_subprocess if self.trainer is None else self.trainer.train
         try:
-            result = training_process.train_in_subprocess(
+            result = train(
                 self.sources, recipe=self.space.options.recipe, config=self.space.config, set=assignments, out=path,
                 force=(path / "run.json").is_file(), callback=trial_callback,
             )  # fmt: skip
@@ -258,16 +323,20 @@ class _SweepRunner:
 class _TrialCallback(Callback):
     """Reports each epoch and stops the trial when the study's pruner decides to; `verdict` is the reason."""
 
-    def __init__(self, inner: Callback, trial: Any, space: SearchSpace, slot: int) -> None:
+    def __init__(self, inner: Callback, trial: Any, space: SearchSpace, slot: int, *, is_alone: bool) -> None:
         self._inner, self._trial, self._space, self._slot = inner, trial, space, slot
+        self._is_alone = is_alone
         self.verdict, self.epochs = "", 0
 
     def on_progress(self, task: str, done: int, total: int) -> None:
-        """Forward the progress of slow work."""
-        self._inner.on_progress(task, done, total)
+        """Forward the progress of slow work, unless other trials may do the same at the same time."""
+        if self._is_alone:
+            self._inner.on_progress(task, done, total)
 
     def on_epoch_end(self, record: EpochRecord) -> None:
         """Report the monitored metric; raises `Interrupted` if the trial is pruned."""
+        if record.epoch <= self.epochs:  # once more, since its worker was lost
+            return
         self.epochs = record.epoch
         value = getattr(record, self._space.monitored_field)
         if value is None:  # without a validation split, the trial fails at its end

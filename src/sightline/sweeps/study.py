@@ -13,7 +13,7 @@ import socket
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -165,10 +165,10 @@ def trial_slot(trial: Any) -> int | None:
     return slot if type(slot) is int else None
 
 
-def fill_queue(study: Any, space: SearchSpace, count: int) -> None:
-    """Queue every slot from 1 to `count` that has no trial, or whose trial died."""
+def fill_queue(study: Any, space: SearchSpace, count: int, own_trials: Collection[int] = ()) -> None:
+    """Queue every slot from 1 to `count` that has no trial, or whose trial died; this process runs `own_trials`."""
     states = import_optuna().trial.TrialState
-    _fail_dead_trials(study)
+    _fail_dead_trials(study, own_trials)
     active_trials: dict[int, Any] = {}
     dead_trials: dict[int, Any] = {}
     for trial in study.get_trials(deepcopy=False):
@@ -183,11 +183,13 @@ def fill_queue(study: Any, space: SearchSpace, count: int) -> None:
             study.enqueue_trial(previous_values or values, user_attrs={"slot": slot})
 
 
-def _fail_dead_trials(study: Any) -> None:
+def _fail_dead_trials(study: Any, own_trials: Collection[int]) -> None:
     """Mark running trials as failed if their process is gone, or, on other machines, their heartbeats are missing."""
     package = import_optuna()
     states = package.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        if trial.number in own_trials:
+            continue
         host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
         if host == HOST_NAME and process.isdecimal() and not _is_alive(int(process[:20])):
             study.tell(trial.number, state=states.FAIL)
