@@ -18,9 +18,9 @@ ROW = re.compile(r"^\| [^|]+ \| ([\d,.]+(?: [\u00d7/+] \(?[\d,.]+\)?)+) \| ([\d,
 def list_commands(page: str) -> list[str]:
     """Return the arguments of each `sightline` command, in blocks and inside of lines."""
     lines = [line for block in re.findall(r"```(?:sh|yaml)\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    quoted = re.findall(r"`sightline ([^`]+)`", page)
+    quoted = re.findall(r"`sightline ([^` ]+ [^`]+)`", page)  # `sightline serve` alone is the name of a command
     in_blocks = [match.group(1) for line in lines if (match := re.search(r"\bsightline ([^\"]+)", line))]
-    return [text for text in (*in_blocks, *quoted) if not text.startswith("...")]
+    return list(dict.fromkeys([*in_blocks, *quoted]))
 
 
 def parse(text: str) -> None:
