@@ -14,11 +14,13 @@ from sightline.config import DataConfig
 from sightline.data.checks.audit import Audit, quick_audit
 from sightline.data.dataset import check_classes
 from sightline.data.indexing import build_index
-from sightline.data.masks import VOID, MaskClasses, load_masks, read_mask_classes
+from sightline.data.masks import VOID, MaskClasses, choose_labels, load_masks, read_mask_classes
 from sightline.data.targets import LABEL_SETS
+from sightline.datasets import coffee_beans
 from sightline.errors import DataError, ImageError
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.masks import decode_mask
+from sightline.tasks.protocol import find_task
 from synthetic_images import encode_png, write_files
 
 CLASSES = b"value,name\n0,sky\n1,road\n7,car\n11,void\n"
@@ -281,3 +283,15 @@ def test_real_scenes_have_the_classes_in_their_masks(shared: Path) -> None:
     assert (audit.count, audit.splits, audit.errors) == (468, {"train": 367, "validation": 101}, 0)
     assert len(audit.classes) == 11
     assert "void" not in audit.classes
+
+
+def test_drawn_beans_have_a_roast_and_a_mask() -> None:
+    index = build_index("beans:12@32")
+    assert {image.label for image in index.images} == {"Dark", "Green", "Light", "Medium"}
+    assert index.several_labels == ""
+    assert choose_labels(index, find_task("single_label").targets) is index
+    masked = choose_labels(index, find_task("segmentation").targets)
+    assert {image.label for image in masked.images} == {"background;bean"}
+    assert "beans[0] and 11 others have masks" in masked.several_labels
+    masks = load_masks(masked, [0, 5], PreprocessingSpec(32, 32), ["background", "bean"])
+    np.testing.assert_array_equal(masks[1], coffee_beans.draw_mask(5, 32))

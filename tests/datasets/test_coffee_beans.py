@@ -151,3 +151,22 @@ def test_wrong_index_size_and_kind_are_named(tmp_path: Path) -> None:
         coffee_beans.draw(0, 8)
     with pytest.raises(UsageError, match="got 'gif'"):
         coffee_beans.write(tmp_path / "beans", 8, 16, kind="gif")
+
+
+def test_the_mask_of_an_image_has_its_beans() -> None:
+    seen = []
+    for index in range(12):
+        mask, image = coffee_beans.draw_mask(index, 48, seed=1), coffee_beans.draw(index, 48, seed=1)
+        assert mask.shape == (48, 48)
+        assert mask.dtype == np.uint8
+        assert set(np.unique(mask).tolist()) == {0, 1}
+        assert mask[20:28, 20:28].mean() > 0.5, "the first bean is near the middle"
+        seen.append(mask.mean())
+        border = mask.astype(bool)
+        colors = image.astype(float)
+        within = np.linalg.norm(np.diff(colors, axis=1)[border[:, 1:] == border[:, :-1]], axis=1).mean()
+        across = np.linalg.norm(np.diff(colors, axis=1)[border[:, 1:] != border[:, :-1]], axis=1).mean()
+        assert across > within, "colors change where the mask does"
+    assert 0.15 < np.mean(seen) < 0.6
+    large = coffee_beans.draw_mask(3, 96, seed=1).reshape(48, 2, 48, 2).mean((1, 3))
+    assert ((large >= 0.5) == coffee_beans.draw_mask(3, 48, seed=1)).mean() > 0.97, "any size has the same scene"

@@ -189,10 +189,32 @@ def test_what_a_transposed_convolution_and_upsampling_cost() -> None:
     transposed, enlarged = describe_model(keras.Model(pixels, x), "x").layers[1:]
     assert (transposed.kind, transposed.role) == ("transposed convolution", "convolution")
     assert transposed.multiply_adds == 10 * 10 * 3 * 3 * 8 * 4
-    assert transposed.output_formula == "10·2 = 20"
+    assert transposed.output_formula == "(10 - 1)·2 - (0 + 1) + 3 = 20"
     assert transposed.receptive_field == (2, 2), "two of the inputs are under a kernel of three"
     assert enlarged.output_formula == "rows 20·2 = 40; columns 20·3 = 60"
     assert enlarged.multiply_adds == 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "options", "formula"),
+    [
+        (4, 2, {"padding": "same"}, "(10 - 1)·2 - 2·1 + 4 = 20"),  # o = (i - 1)s - 2p + k
+        (3, 2, {}, "(10 - 1)·2 + 3 = 21"),
+        (2, 3, {"padding": "same"}, "(10 - 1)·3 + 2 + 1 = 30"),
+        (3, 2, {"output_padding": 1}, "(10 - 1)·2 + 3 + 1 = 22"),
+        (3, 1, {"dilation_rate": 2}, "(10 - 1)·1 + 5 = 14"),
+    ],
+)
+def test_the_size_of_a_transposed_convolution_is_worked_out(
+    kernel: int, strides: int, options: dict[str, Any], formula: str
+) -> None:
+    keras = backend.keras()
+    pixels = keras.Input((10, 10, 8))
+    model = keras.Model(pixels, keras.layers.Conv2DTranspose(4, kernel, strides, **options)(pixels))
+    layer = describe_model(model, "x").layers[1]
+    assert layer.output_formula == formula
+    left, _, size = formula.partition(" = ")
+    assert layer.output[0] == int(size) == eval(left.replace("·", "*"))  # noqa: S307  # the formulas above
 
 
 def test_options_that_cannot_be_converted_are_named() -> None:

@@ -377,6 +377,16 @@ def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
     assert interval.high - interval.low > 0.5
 
 
+def test_masks_of_drawn_beans_are_learned_and_evaluated(tmp_path: Path) -> None:
+    settings = {"device.threads": 1, "bundle.calibrate": False}
+    run = sightline.train("beans:24@32", recipe="fcn", epochs=1, out=tmp_path / "a", progress=False, set=settings)
+    assert run.classifier.classes == ("background", "bean")
+    ours = run.classifier.evaluate(progress=False)
+    assert ours.metrics["mean_iou"].value == pytest.approx(run.result.details["metrics"]["test"]["mean_iou"])
+    others = sightline.load(Path(run.path, "bundle")).evaluate("beans:8@32#7", progress=False)
+    assert others.result.count == 8
+
+
 @pytest.mark.slow
 def test_the_network_of_the_tutorials_learns_drawn_scenes(tmp_path: Path) -> None:
     scenes = draw_scenes(tmp_path / "scenes", 300, 60)

@@ -15,6 +15,7 @@ from sightline.callbacks import Callback
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
+from sightline.data.masks import choose_labels
 from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.preprocessing import PreprocessingSpec
@@ -78,6 +79,7 @@ def preview_images(
     requested = request.merge_layers()  # fail on invalid settings first
     plotting.check_packages()
     index = make_index(sources, callback.on_progress, requested.device.threads or None, options=requested.data)
+    index = choose_labels(index, find_task(requested.model.task).targets)
     path = (
         Path(out)
         if out is not None

@@ -315,6 +315,8 @@ def _inspect_mask(
     """Return the record of an image with its mask and the label that it has; unchanged if there is none."""
     if entry.mask is None or not isinstance(image, ImageRecord):
         return image
+    if entry.mask.label:
+        return replace(image, mask=MaskRecord(entry.mask.path, image.sha256), mask_label=entry.mask.label)
     try:
         content = bytes(entry.store.read(entry.mask.key, preprocessing.detect_format))
         label = inspect_mask(content, (image.width, image.height), entry.mask.classes)
@@ -359,7 +361,7 @@ def _read_unchanged_mask(entry: SourceItem, image: ImageRecord) -> bytes:
         content = bytes(entry.store.read(entry.mask.key))
     except ImageError as error:
         raise DataError(_change_error(entry.mask.path, f" ({error})")) from error
-    if _hash_content(content) != image.mask.sha256:
+    if not isinstance(entry.store, GeneratedStore) and _hash_content(content) != image.mask.sha256:
         raise DataError(_change_error(entry.mask.path))
     return content
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sightline import process
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.table import read_table
-from sightline.data.targets import SEPARATOR, join_classes
+from sightline.data.targets import SEPARATOR, Targets, join_classes
 from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, plural
 from sightline.preprocessing import PreprocessingSpec
@@ -183,6 +183,17 @@ def load_masks(
         for row, mask in zip(masks, pool.map(load, positions), strict=True):
             row[:] = mask
     return masks
+
+
+def choose_labels(index: Index, targets: Targets) -> Index:
+    """Return an index whose labels are the classes in the masks, if masks are learned and the images have other labels.
+
+    Drawn beans have both: a roast, and the pixels of beans.
+    """
+    if not targets.are_masks or not any(image.mask_label for image in index.images):
+        return index
+    images = tuple(replace(image, label=image.mask_label or image.label, mask_label="") for image in index.images)
+    return replace(index, images=images, several_labels=describe_masks(images[0].path, len(images)))
 
 
 def inspect_mask(content: bytes, size: tuple[int, int], classes: MaskClasses) -> str:

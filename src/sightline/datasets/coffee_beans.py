@@ -57,6 +57,7 @@ ROASTS = {
     "Medium": Roast((108, 67, 45), (90, 54, 37), (.1, .03), (.2, .7), (.3, 1), (.4, 1), (0, .04), (.03, .16), (10, 30)),
 }  # fmt: skip
 CLASSES: tuple[str, ...] = tuple(ROASTS)
+MASK_CLASSES = ("background", "bean")  # of the values 0 and 1 of a mask
 SILVERSKIN_COLOR, CHAFF_COLOR = (203, 178, 147), (190, 152, 112)
 TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.9, 2), (30, 1, 1))  # of a bean: blotches, bumps and pores
 BEAN_EXTENT = 1.15  # the extent to which a bean is drawn, in semi-axes
@@ -219,9 +220,14 @@ def shape_bean(rng: np.random.Generator, u: Plane, v: Plane, bumps: Plane) -> tu
     return square, height - 0.15 * groove - 0.25 * np.exp(-((away / 0.25) ** 2)) * ends, groove
 
 
-def draw_bean(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Plane, pose: Pose, light: Light) -> None:
-    """Draw a bean in the roast's color, times `factors` `[3]`, onto the canvas, in place."""
-    mottle, depth, chaff, coverage, gloss, power = rng.uniform(*np.transpose(roast[3:])).tolist()
+def draw_bean(
+    rng: np.random.Generator, canvas: Plane, coverage: Plane, roast: Roast, factors: Plane, pose: Pose, light: Light
+) -> None:
+    """Draw a bean in the roast's color, times `factors` `[3]`, onto the canvas, in place.
+
+    The fraction of each pixel that beans cover, `[side, side]`, is drawn into `coverage`.
+    """
+    mottle, depth, chaff, skin, gloss, power = rng.uniform(*np.transpose(roast[3:])).tolist()
     side = canvas.shape[1]
     rows, columns, u, v = pose.region(side, BEAN_EXTENT)
     size = 8 * math.ceil((BEAN_EXTENT * pose.length * side + 1) / 4)  # the FFT is fast for multiples of 8
@@ -230,7 +236,7 @@ def draw_bean(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Pl
     blotch, bumps, pores = texture[:, top : top + u.shape[0], left : left + u.shape[1]]
     blotch, flakes = (
         smoothstep(-1.5, 1.5, blotch),
-        smoothstep(0, 0.8, bumps + 3.5 * coverage - 1.8) * min(0.7, 4 * coverage),
+        smoothstep(0, 0.8, bumps + 3.5 * skin - 1.8) * min(0.7, 4 * skin),
     )
     square, height, groove = shape_bean(rng, u, v, 0.02 * (depth * bumps + 0.4 * flakes))
     down, across = np.gradient((height + 0.9 * pose.tip * u) * (pose.height * side))
@@ -252,6 +258,7 @@ def draw_bean(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Pl
     color += light.key * shine
     cover = np.clip((1 - square) * (0.25 * (pose.length + pose.width) * side) + 0.5, 0, 1)
     canvas[:, rows, columns] += (color - canvas[:, rows, columns]) * cover
+    coverage[rows, columns] += (1 - coverage[rows, columns]) * cover
 
 
 def sample_light(rng: np.random.Generator) -> Light:
@@ -314,14 +321,33 @@ def draw(index: int, size: int = 224, seed: int = 0) -> NDArray[np.uint8]:
 
     Raises `UsageError` for a negative index or a size outside 16..1024.
     """
+    rng, canvas, _ = _draw_scene(index, size, seed)
+    return render_photo(rng, canvas, size)
+
+
+def draw_mask(index: int, size: int = 224, seed: int = 0) -> NDArray[np.uint8]:
+    """Draw the mask of image `index`, uint8 `[size, size]`: 1 where beans cover at least half of a pixel, else 0.
+
+    It comes from the same drawing, before the blur of the camera. Raises `UsageError` as `draw` does.
+    """
+    _, _, coverage = _draw_scene(index, size, seed)
+    times = len(coverage) // size
+    covered = coverage.reshape(size, times, size, times).mean((1, 3))
+    return np.asarray(covered >= 0.5, np.uint8)
+
+
+def _draw_scene(index: int, size: int, seed: int) -> tuple[np.random.Generator, Plane, Plane]:
+    """Return the generator for the camera, the canvas, and the fraction of each of its pixels that beans cover."""
     check_request(size, index=index)
     rng, roast = make_generator(seed, "beans", index), ROASTS[CLASSES[index % len(CLASSES)]]
     light, factors = sample_light(rng), sample_color_factors(rng, roast.spread)
     canvas = draw_surface(rng, light, size * math.ceil(WORKING_SIDE / size))
+    coverage = np.zeros(canvas.shape[1:], np.float32)
     for pose in sample_poses(rng):
         cast_shadow(canvas, pose, light)
-        draw_bean(rng, canvas, roast, factors * sample_color_factors(rng, roast.spread, 0.35), pose, light)
-    return render_photo(rng, canvas, size)
+        color = factors * sample_color_factors(rng, roast.spread, 0.35)
+        draw_bean(rng, canvas, coverage, roast, color, pose, light)
+    return rng, canvas, coverage
 
 
 def draw_all(

@@ -10,6 +10,7 @@ from sightline.data.checks.leakage import leaked_contents
 from sightline.data.dataset import decode_images, encode_labels
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
+from sightline.data.masks import choose_labels
 from sightline.data.recorded_images import MatchedImages
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import Index, LabeledSubset, Split, Subset
@@ -71,7 +72,7 @@ class LabeledImages:
 
     @cached_property
     def _index(self) -> Index:
-        return make_index(self.sources or [], self.progress)
+        return choose_labels(make_index(self.sources or [], self.progress), self.targets)
 
     @cached_property
     def _known_images(self) -> run_images.KnownImages | None:

@@ -20,6 +20,7 @@ from sightline.data.dataset import check_classes
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.label_patch import load_and_apply_patch
+from sightline.data.masks import choose_labels
 from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.types import Index
 from sightline.evaluation.binary import check_positive_class
@@ -55,6 +56,7 @@ def resolve_request(
     config = request.with_relative_paths(request.merge_layers())
     environment.check_packages(config)
     index = make_index(sources, callback.on_progress, config.device.threads or None, options=config.data)
+    index = choose_labels(index, find_task(config.model.task).targets)
     index, findings = preflight.run_preflight_checks(index, config, callback)
     check_positive_class(sorted({image.label for image in index.images}), config.evaluation.positive_class)
     facts = DataFacts.from_index(index, find_task(config.model.task))
@@ -86,8 +88,9 @@ def restore_inputs(
     environment.start_backend(config.device)
     threads = config.device.threads or None
     index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
-    index = select_images(load_and_apply_patch(index, patch), config.split)
-    check_classes(index, find_task(config.model.task).targets)
+    targets = find_task(config.model.task).targets
+    index = select_images(load_and_apply_patch(choose_labels(index, targets), patch), config.split)
+    check_classes(index, targets)
     return RunInputs(config, index)
 
 

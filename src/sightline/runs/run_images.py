@@ -15,6 +15,7 @@ from sightline.data.checks.leakage import SmallImages, find_near_contents, make_
 from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
+from sightline.data.masks import choose_labels
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
 from sightline.data.remote import is_url
 from sightline.data.sources import named
@@ -23,6 +24,7 @@ from sightline.errors import DataError, MissingImagesError, plural
 from sightline.inference.manifest import Manifest
 from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
+from sightline.tasks.protocol import find_task
 
 MAX_PATHS = 3  # paths shown in a message
 IN_MEMORY = (
@@ -95,7 +97,8 @@ def read_run_index(run: RunDirectory, progress: Progress = no_progress) -> Index
     """Return the index of the sources of a run as they are now, without the run's corrections."""
     config, request = run.config, _read_request(run)
     options = config.data if request is None else request.with_relative_paths(config).data
-    return make_index(resolve_sources(run), progress, config.device.threads or None, options=options)
+    index = make_index(resolve_sources(run), progress, config.device.threads or None, options=options)
+    return choose_labels(index, find_task(config.model.task).targets)
 
 
 def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImages:

@@ -15,11 +15,16 @@ if TYPE_CHECKING:  # it reads tables, which are listed here
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """The mask of an image, not opened yet: a file of the same store, and what its values mean."""
+    """The mask of an image, not opened yet: a file of the same store, and what its values mean.
+
+    `label` are the classes in it, if they are known without opening it; the image then keeps its own label, and has
+    this one where masks are learned.
+    """
 
     key: str
     path: str
     classes: MaskClasses
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

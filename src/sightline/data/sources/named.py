@@ -15,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline.data.masks import MaskClasses
 from sightline.data.sources.arrays import list_array_items
-from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.storage import GeneratedStore
+from sightline.data.targets import join_classes
 from sightline.data.types import Split
 from sightline.datasets import coffee_beans
 from sightline.errors import DataError, require
 from sightline.plugins import Registry
+from sightline.preprocessing.masks import encode_mask
 
 BEANS_COUNT, BEANS_SIZE = 1200, 224
 _BEANS_PATTERN = re.compile(r"beans(?::(\d+))?(?:@(\d+))?(?:#(\d+))?")
@@ -132,9 +135,19 @@ def _load_beans(count: int, size: int, seed: int) -> SourceListing:
     def identity(i: int) -> str:  # the generator and these three numbers determine the image
         return hashlib.sha256(f"beans {coffee_beans.GENERATOR_VERSION} {seed} {i} {size}".encode()).hexdigest()
 
-    store = GeneratedStore("beans", (size, size, 3), draw, identity)
-    classes = coffee_beans.CLASSES
-    return SourceListing([SourceItem(store, str(i), f"beans[{i}]", classes[i % len(classes)]) for i in range(count)])
+    def draw_mask(i: int) -> bytes:
+        return encode_mask(coffee_beans.draw_mask(i, size, seed))
+
+    store = GeneratedStore("beans", (size, size, 3), draw, identity, draw_mask)
+    classes, mask_classes = coffee_beans.CLASSES, MaskClasses(dict(enumerate(coffee_beans.MASK_CLASSES)))
+    label = join_classes(coffee_beans.MASK_CLASSES)
+    return SourceListing([
+        SourceItem(
+            store, str(i), path := f"beans[{i}]", classes[i % len(classes)],
+            mask=MaskFile(f"mask:{i}", f"{path}.mask", mask_classes, label),
+        )
+        for i in range(count)
+    ])  # fmt: skip
 
 
 def _load_digits() -> SourceListing:

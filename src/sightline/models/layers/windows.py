@@ -180,16 +180,17 @@ class Conv2DTranspose(LayerType):
         return Window(_pair(layer.kernel_size), _pair(layer.strides), (span[0], span[1]), layer.padding, upsamples=True)
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
-        """Return w * s for "same" padding, else (w - 1) * s + k, or what `output_padding` makes of it."""
+        """Return (w - 1) * s - 2p + k, where 2p is what is cut off at both ends, if anything; added if negative."""
         formulas = []
-        for i, (kernel, _, stride) in enumerate(zip(*self._get_sides(layer), strict=True)):
-            if layer.output_padding is None and layer.padding == "same":
-                formulas.append(f"{inputs[0][i]}·{stride} = {output[i]}")
-            else:
-                rest = output[i] - (inputs[0][i] - 1) * stride - kernel
-                formulas.append(
-                    f"({inputs[0][i]} - 1)·{stride} + {kernel}{f' {rest:+d}' if rest else ''} = {output[i]}"
-                )
+        for i, (kernel, dilation, stride) in enumerate(zip(*self._get_sides(layer), strict=True)):
+            reach = (kernel - 1) * dilation + 1
+            cut = (inputs[0][i] - 1) * stride + reach - output[i]
+            before = cut // 2
+            pads = f"2·{before}" if cut == 2 * before else f"({before} + {cut - before})"
+            formulas.append(
+                f"({inputs[0][i]} - 1)·{stride}{f' - {pads}' if cut > 0 else ''} + {reach}"
+                f"{f' + {-cut}' if cut < 0 else ''} = {output[i]}"
+            )
         return format_sizes(formulas)
 
     @staticmethod
