@@ -37,8 +37,8 @@ class ImageRecord:
 
     `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `split` is
     the split that the source states, if any; `width` and `height` are as displayed; `high_bit_depth`: more than 8 bits
-    per sample. The label of an image with a `mask` is the classes in it, or if it has another label, `mask_label` is; the
-    label of an image that is to be labeled is "".
+    per sample. The label of an image with a `mask` is the classes in it, or if it has another label, `mask_label` is.
+    That of an image to be labeled is "".
     """
 
     path: str
