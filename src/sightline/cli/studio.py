@@ -26,6 +26,10 @@ def studio(
     compare: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="Another run to compare the run with; repeatable.")
     ] = None,
+    classes: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Classes to label images with, such as cat,dog; the page adds others."),
+    ] = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
     column: Column = None,
@@ -42,6 +46,9 @@ def studio(
 
     if compare and not is_run:
         raise UsageError("--compare compares a run with another: give a run, as in sightline studio RUN --compare RUN.")
+    if is_run and classes:
+        raise UsageError("--classes is for images to label: a run has its classes. Leave it out.")
+    names = [name.strip() for name in classes.split(",") if name.strip()]
 
     def show(address: str) -> None:
         print_line(address)
@@ -52,6 +59,5 @@ def studio(
 
     with ProgressDisplay() as display:
         chosen = Run(data[0]) if is_run else Dataset(data, column=column, set=set or ())
-        run_studio(
-            chosen, patch=patch, compare=[Run(path) for path in compare or ()], port=port, say=show, callback=display
-        )
+        others = [Run(path) for path in compare or ()]
+        run_studio(chosen, patch=patch, classes=names, compare=others, port=port, say=show, callback=display)

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import comparing, results, trial
+from sightline.studio import comparing, labeling, results, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -45,7 +45,8 @@ def create_app(studio: Studio) -> Starlette:
     Errors are ``{"error": message}``.
     """
     token = make_token()
-    pages = Pages(token, {"/": "list"} | ({} if studio.model is None else PAGES_OF_RUN))
+    of_data = {} if studio.labeling is None else {"/label": "label-page"}
+    pages = Pages(token, {"/": "list"} | of_data | ({} if studio.model is None else PAGES_OF_RUN))
     endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
@@ -59,6 +60,7 @@ def create_app(studio: Studio) -> Starlette:
         Route("/undo", endpoints.undo, methods=["POST"]),
         Route("/check", endpoints.start_check, methods=["POST"]),
         *_make_run_routes(studio, pages),
+        *_make_labeling_routes(studio, pages),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(
@@ -79,6 +81,12 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     ]
 
 
+def _make_labeling_routes(studio: Studio, pages: Pages) -> list[Route]:
+    if studio.labeling is None:
+        return []
+    return labeling.make_routes(studio.labeling, studio.name, pages, str(studio.corrections.path))
+
+
 class _Endpoints:
     """What answers each address; functions that are not coroutines run in threads."""
 
@@ -90,6 +98,7 @@ class _Endpoints:
         return self._pages.render(
             request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
+            has_unlabeled=library.has_unlabeled,
             patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
         )  # fmt: skip
 

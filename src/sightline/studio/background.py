@@ -64,3 +64,47 @@ class BackgroundTask:
         if self._is_stopped.is_set():
             raise _Stopped
         self._state |= {"task": task, "done": done, "total": total}
+
+
+class RepeatedTask:
+    """Runs a function each time it is started, and once more if it was started while it ran."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        self._name, self._work = name, work
+        self._lock = Lock()
+        self._is_wanted = self._is_running = self._is_stopped = False
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Run it in a thread, after the call that runs already."""
+        with self._lock:
+            self._is_wanted = not self._is_stopped
+            if self._is_wanted and not self._is_running:
+                self._is_running = True
+                self._thread = Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until nothing runs."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def stop(self) -> None:
+        """Wait until the present call has ended, and start no other."""
+        with self._lock:
+            self._is_stopped, self._is_wanted = True, False
+        self.wait()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._is_running = self._is_wanted
+                if not self._is_running:
+                    return
+                self._is_wanted = False
+            try:
+                self._work()
+            except BaseException:
+                with self._lock:
+                    self._is_running = False
+                raise

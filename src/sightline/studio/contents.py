@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sightline import _io
 from sightline.api.dataset import Dataset
+from sightline.api.pretrained_features import compute_pretrained_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.data.indexing import build_index
@@ -20,6 +25,7 @@ from sightline.runs.run_images import read_run_index
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
 from sightline.studio.features import RunModel
+from sightline.studio.labeling import Labeling
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
 
@@ -35,17 +41,22 @@ class Studio:
     check: BackgroundCheck
     model: RunModel | None = None
     compared: tuple[Path, ...] = ()
+    labeling: Labeling | None = None
 
 
 @contextmanager
 def open_studio(
-    data: Dataset | Run, patch: Path | None = None, callback: Callback | None = None, compare: Sequence[Run] = ()
+    data: Dataset | Run,
+    patch: Path | None = None,
+    callback: Callback | None = None,
+    compare: Sequence[Run] = (),
+    classes: Sequence[str] = (),
 ) -> Iterator[Studio]:
     """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
     if run is None:
         assert isinstance(data, Dataset)
-        index = build_index(data.sources, progress, options=data.config.data, lenient=True)
+        index = build_index(data.sources, progress, options=data.config.data, lenient=True, unlabeled=True)
     else:
         index = read_run_index(run, progress)
     if index.several_labels:
@@ -62,15 +73,27 @@ def open_studio(
         library = Library(index, corrections, splits, predictions)
         check = BackgroundCheck(index, library, input_config)
         model = RunModel(data, index) if isinstance(data, Run) else None
+        labeling = None if isinstance(data, Run) else _make_labeling(data, index, corrections, classes)
         try:
             thumbnails = Thumbnails(index, preprocess)
             others = tuple(other.path for other in compare)
-            yield Studio(index.name, library, corrections, thumbnails, check, model, others)
+            yield Studio(index.name, library, corrections, thumbnails, check, model, others, labeling)
         finally:
             check.stop()
             if model is not None:
                 model.features.stop()
+            if labeling is not None:
+                labeling.stop()
             library.close()
+
+
+def _make_labeling(data: Dataset, index: Index, corrections: Corrections, classes: Sequence[str]) -> Labeling:
+    def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return compute_pretrained_features(images, tuple(data.settings), callback)
+
+    sources = [*map(str, data.sources), *(word for setting in data.settings for word in ("--set", setting))]
+    words = ["sightline", "train", *sources, "--patch", str(corrections.path)]
+    return Labeling(index, corrections, compute, classes, "" if data.is_in_memory else shlex.join(words))
 
 
 def _read_splits(run: RunDirectory) -> dict[tuple[str, str], Split]:

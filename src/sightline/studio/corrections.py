@@ -34,6 +34,12 @@ class Click:
     after: Mapping[int, Entries]
 
 
+def check_class_name(name: str | None) -> None:
+    """Raise `UsageError` for a name that a new class cannot have."""
+    if not name or name != name.strip() or len(name) > MAX_NAME or "/" in name or not jsonio.is_encodable(name):
+        raise UsageError(f"A class name has 1 to {MAX_NAME} characters, no slash, and no spaces at its ends.")
+
+
 class Corrections:
     """The corrections of the images of an index, as the lines of one patch file.
 
@@ -118,12 +124,8 @@ class Corrections:
             raise UsageError("There is no such image: load the page again.")
         if edit not in get_args(Edit):
             raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
-        if (
-            edit == "relabel"
-            and to not in self._labels
-            and (not to or to != to.strip() or len(to) > MAX_NAME or "/" in to or not jsonio.is_encodable(to))
-        ):
-            raise UsageError(f"A class name has 1 to {MAX_NAME} characters, no slash, and no spaces at its ends.")
+        if edit == "relabel" and to not in self._labels:
+            check_class_name(to)
         if edit == "move" and to not in SPLITS:
             raise UsageError(f"There is no split {to!r}: expected {', '.join(SPLITS)}.")
         if edit == "move" and any(self._index.images[position].split is None for position in positions):

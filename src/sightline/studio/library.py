@@ -29,6 +29,7 @@ STATES = {
     "right": "predicted = label",
     "corrected": "(label != source_label OR split IS NOT source_split OR dropped)",
     "dropped": "dropped",
+    "unlabeled": "label = ''",
 }
 MAX_SELECTIONS = 20
 MAX_TEXT = 200  # characters of a text to look for
@@ -171,6 +172,7 @@ class Library:
         self._selections: list[str] = []
         self.has_predictions = bool(known_predictions)
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
+        self.has_unlabeled = any(not image.label for image in index.images)
         self.can_move = any(image.split for image in index.images)
         self.update(corrections.read_changes()[1])
 
@@ -215,16 +217,16 @@ class Library:
 
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped, in the order of the index."""
-        yield from self._run("SELECT path, label, split FROM images WHERE NOT dropped ORDER BY id")
+        yield from self._run("SELECT path, label, split FROM images WHERE NOT dropped AND label != '' ORDER BY id")
 
     def count_values(self) -> dict[str, dict[str, int]]:
         """Return the number of images of each class, split, predicted class and kind of finding, largest first.
 
-        Dropped images count in no class and no split.
+        Dropped images count in no class and no split, and those without a label in no class.
         """
         counts = {}
         for name in ("label", "split", "predicted"):
-            where = f"{name} IS NOT NULL" + (" AND NOT dropped" if name != "predicted" else "")
+            where = f"{name} IS NOT NULL AND {name} != ''" + (" AND NOT dropped" if name != "predicted" else "")
             statement = f"SELECT {name}, count(*) FROM images WHERE {where} GROUP BY 1 ORDER BY 1"  # noqa: S608
             counts[name] = {row[0]: row[1] for row in self._run(statement)}
         kinds = "SELECT kind, count(DISTINCT image) FROM findings GROUP BY 1 ORDER BY min(rowid)"

@@ -24,6 +24,7 @@ def run_studio(
     *,
     patch: Path | None = None,
     compare: Sequence[Run] = (),
+    classes: Sequence[str] = (),
     port: int = 0,
     say: Callable[[str], None] = print,
     callback: Callback | None = None,
@@ -34,6 +35,7 @@ def run_studio(
         data: The images; those of a run come with their splits, and with its predictions for the splits it evaluated.
         patch: The file of corrections, by default ``NAME-fixes.jsonl`` in the current folder. What it holds is kept.
         compare: Other runs, to compare a run with.
+        classes: Classes to label images with, beside those that the images have; more can be added on the page.
         port: The port; 0 picks a free one.
         say: Called with the address of the page.
         callback: Receives the progress of reading the images.
@@ -58,7 +60,7 @@ def run_studio(
             listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise UsageError(f"Cannot listen on {HOST}:{port}: {error}. Choose another port with --port.") from error
-        with open_studio(data, patch, callback, compare) as studio:
+        with open_studio(data, patch, callback, compare, classes) as studio:
             config = uvicorn.Config(create_app(studio), log_config=None, access_log=False, timeout_graceful_shutdown=2)
             server = uvicorn.Server(config)
             server.handle_exit = lambda *_: setattr(server, "should_exit", True)  # type: ignore[method-assign]  # exit 0

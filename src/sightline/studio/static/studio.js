@@ -44,7 +44,7 @@ function describeModel(row) {
 }
 
 function describeImage(row) {
-  const label = element("b", row.label);
+  const label = element("b", row.label || texts.unlabeled);
   const isWrong = row.predicted !== null && row.predicted !== row.label;
   const lines = [label, " ", element("span", describeModel(row), isWrong ? "wrong" : "soft")];
   if (row.findings.length) lines.push(element("i", "●", "finding"));

@@ -1,0 +1,223 @@
+"""`Labeling`: which images to label next, and how accurate a head on the labels so far is, while people label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sightline.callbacks import Callback, Progress
+from sightline.data.types import Index
+from sightline.evaluation.active_learning import (
+    EXCLUDED,
+    MIN_AUDITED,
+    UNLABELED,
+    ActiveLearner,
+    AuditedAccuracy,
+    draw_audit_order,
+    project_features,
+)  # fmt: skip
+from sightline.evaluation.learning_curve import LabelGain
+from sightline.studio.background import BackgroundTask, RepeatedTask
+from sightline.studio.corrections import Corrections, check_class_name
+from sightline.studio.pages import Pages, StrictJSONResponse, read_json
+
+BATCH = 12  # labels after which the head is trained again
+QUEUED = 2 * BATCH  # images to label next, so that nobody waits for the head
+MORE = 100  # labels whose gain is predicted
+RESERVED, RESERVED_S = 8, 30.0  # images for one page alone, and for how many seconds after it asked for them
+
+ComputeFeatures = Callable[[Index, Callback], tuple[NDArray[np.float32], NDArray[np.bool_]]]
+
+
+class _ProgressCallback(Callback):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        self._progress(task, done, total)
+
+
+class Labeling:
+    """The images of an index without a label, each content once; methods may be called from any thread.
+
+    What is labeled, dropped or taken back is read from the corrections alone, so it is known after a restart, and
+    whoever labels elsewhere takes part.
+    """
+
+    def __init__(
+        self, index: Index, corrections: Corrections, compute: ComputeFeatures, classes: Sequence[str] = (),
+        command: str = "",
+    ) -> None:  # fmt: skip
+        """`compute` returns features float32 [N, F] of an index and which images could be decoded, bool [N].
+
+        `command` trains on the labels; "" if none can.
+        """
+        self._index, self._corrections, self._compute, self.command = index, corrections, compute, command
+        self._lock = RLock()
+        positions: dict[str, list[int]] = {}
+        for i, image in enumerate(index.images):
+            positions.setdefault(image.sha256, []).append(i)
+        self._copies = list(positions.values())
+        self._number_of = {i: number for number, copies in enumerate(self._copies) for i in copies}
+        unlabeled = [n for n, copies in enumerate(self._copies) if not any(index.images[i].label for i in copies)]
+        order = draw_audit_order([index.images[self._copies[n][0]].sha256 for n in unlabeled])
+        self._audit_order = np.array(unlabeled, np.int64)[order]
+        self._classes = list(dict.fromkeys([*classes, *sorted({image.label for image in index.images} - {""})]))
+        self._labels = np.full(len(self._copies), UNLABELED)
+        self._trained = self._labels  # the labels that the head was trained on
+        self._is_decoded = np.ones(len(self._copies), bool)
+        self._revision = 0
+        self._learner: ActiveLearner | None = None
+        self._queue: list[int] = []
+        self._accuracy: AuditedAccuracy | None = None
+        self._gain: LabelGain | None = None
+        self._reserved: dict[int, tuple[str, float]] = {}
+        self.features = BackgroundTask("features", self._prepare)
+        self.training = RepeatedTask("head", self._train)
+        self.forecast = RepeatedTask("gain", self._predict_gain)
+        for number in range(len(self._copies)):
+            self._read_label(number)
+
+    def stop(self) -> None:
+        """Give up what runs, and wait until it has ended."""
+        for task in (self.features, self.training, self.forecast):
+            task.stop()
+
+    def add_class(self, name: str) -> None:
+        """Add a class to choose from; raises `UsageError` for a name that no class can have."""
+        check_class_name(name)
+        with self._lock:
+            self._update()
+            if name not in self._classes:
+                self._classes.append(name)
+
+    def describe(self, page: str = "") -> dict[str, Any]:
+        """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it."""
+        with self._lock:
+            self._update()
+            queue = [n for n in self._queue if self._labels[n] == UNLABELED]
+            changed = int((self._labels != self._trained).sum())
+            if self._learner is not None and (changed >= BATCH or (changed and not queue)):
+                self.training.start()
+            accuracy, gain = self._accuracy, self._gain
+            return {
+                "features": self.features.state,
+                "classes": list(self._classes),
+                "labeled": int((self._labels >= 0).sum()),
+                "remaining": int((self._labels == UNLABELED).sum()),
+                "queue": [self._describe_image(n) for n in self._reserve(queue, page)],
+                "audited": 0 if accuracy is None else accuracy.count,
+                "needed": MIN_AUDITED,
+                "accuracy": None if accuracy is None else {
+                    "value": accuracy.value, "interval": accuracy.interval, "whenever": accuracy.anytime_interval,
+                },
+                "more": MORE,
+                "gain": None if gain is None else {"value": gain.gain, "interval": gain.interval},
+            }  # fmt: skip
+
+    def _reserve(self, queue: list[int], page: str) -> list[int]:
+        """Return the images of the queue for a page: some that no other page asked for lately, if there are any."""
+        if not page:
+            return queue
+        now = time.monotonic()
+        others = {n for n, (name, at) in self._reserved.items() if name != page and now - at < RESERVED_S}
+        own = [n for n in queue if n not in others][:RESERVED]
+        self._reserved |= dict.fromkeys(own, (page, now))
+        return own or queue
+
+    def _describe_image(self, number: int) -> dict[str, Any]:
+        copies = self._copies[number]
+        image = self._index.images[copies[0]]
+        return {"ids": copies, "sha256": image.sha256, "path": image.path}
+
+    def _update(self) -> None:
+        """Read what was corrected since the last time, and queue images while there is no head."""
+        revision, changed = self._corrections.read_changes(self._revision)
+        self._revision = revision
+        for number in {self._number_of[i] for i in changed}:
+            self._read_label(number)
+        if self._learner is None:
+            audit = self._audit_order[self._labels[self._audit_order] == UNLABELED]
+            rest = np.flatnonzero(self._labels == UNLABELED)
+            self._queue = [int(n) for n in (audit if len(audit) else rest)[:QUEUED]]
+
+    def _read_label(self, number: int) -> None:
+        """Take over the label of an image: that of the first of its copies that has one and is not dropped."""
+        remaining = [(i, entries) for i in self._copies[number] if "drop" not in (entries := self._corrections.get(i))]
+        names = [str(e["relabel"].to) if "relabel" in e else self._index.images[i].label for i, e in remaining]
+        name = next((name for name in names if name), "")
+        if name and name not in self._classes:
+            self._classes.append(name)
+        label = self._classes.index(name) if name else UNLABELED
+        self._labels[number] = label if remaining and self._is_decoded[number] else EXCLUDED
+
+    def _prepare(self, progress: Progress) -> None:
+        """Compute the features, and train the first head."""
+        features, decoded = self._compute(self._index, _ProgressCallback(progress))
+        first = np.array([copies[0] for copies in self._copies])
+        learner = ActiveLearner(project_features(features[first]), self._audit_order)
+        with self._lock:
+            self._is_decoded = decoded[first]
+            for number in np.flatnonzero(~self._is_decoded):
+                self._read_label(int(number))
+            self._learner = learner
+        self._train()
+
+    def _train(self) -> None:
+        """Train the head on the labels, measure it, and choose the images to label next."""
+        with self._lock:
+            assert self._learner is not None, "it is there once the features are"
+            learner, labels, num_classes = self._learner, self._labels.copy(), len(self._classes)
+        learner.refit(labels, num_classes)
+        queue = learner.choose_next(labels, QUEUED)
+        with self._lock:
+            self._queue, self._trained, self._accuracy = queue, labels, learner.accuracy
+        self.forecast.start()
+
+    def _predict_gain(self) -> None:
+        with self._lock:
+            assert self._learner is not None, "it is there once the features are"
+            learner, labels, num_classes = self._learner, self._trained.copy(), len(self._classes)
+        self._gain = learner.predict_gain(labels, num_classes, MORE)
+
+
+def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list[Route]:
+    """Return what labels images.
+
+    ``GET /label`` is the page, ``GET /label/state`` what it shows, ``POST /label/start`` computes the features, and
+    ``POST /label/classes`` adds a class. Labels themselves are corrections.
+    """
+
+    def page(request: Request) -> Response:
+        return pages.render(request, "label.html.j2", name=name, patch=patch, command=labeling.command)
+
+    def describe(request: Request) -> StrictJSONResponse:
+        return StrictJSONResponse(labeling.describe(request.query_params.get("page", "")[:64]))
+
+    def start(request: Request) -> StrictJSONResponse:
+        labeling.features.start()
+        return describe(request)
+
+    async def add_class(request: Request) -> StrictJSONResponse:
+        class_name = (await read_json(request)).get("name")
+        if not isinstance(class_name, str):
+            raise HTTPException(400, "Expected the key name.")
+        await run_in_threadpool(labeling.add_class, class_name)
+        return await run_in_threadpool(describe, request)
+
+    return [
+        Route("/label", page),
+        Route("/label/state", describe),
+        Route("/label/start", start, methods=["POST"]),
+        Route("/label/classes", add_class, methods=["POST"]),
+    ]

@@ -1,0 +1,193 @@
+// The page that labels images one after the other, and says what the labels so far are good for.
+
+import { correct, load, send, undo } from "./api.js";
+
+const POLL_MS = 1000; // what others label, and what the head on the labels says
+
+const $ = (selector) => document.querySelector(selector);
+const texts = JSON.parse($("#texts").textContent);
+const name = `${Date.now()}-${Math.random()}`; // of this page, whose images others do not get
+const clicks = []; // of this page: {click, image}, to undo
+const done = new Set(); // images whose label is on its way
+let state = null;
+let current = null;
+let retaken = null; // the image whose label was undone: it stays until it has another one
+let changes = Promise.resolve(); // corrections are sent in their order
+
+const post = (path, content) => send(path, JSON.stringify(content), { type: "application/json" });
+const fill = (text, values) => Object.entries(values).reduce((filled, [key, value]) => filled.replace(key, value), text);
+const two = (value) => value.toFixed(2);
+const points = (value) => (100 * value).toFixed(1);
+const signed = (value) => (value < 0 ? "" : "+") + points(value);
+
+function showError(error) {
+  $("#message").textContent = error instanceof TypeError ? texts.offline : error.message;
+  $("#message").hidden = false;
+}
+
+async function refresh() {
+  try {
+    show(await load(`/label/state?page=${name}`));
+    $("#message").hidden = true;
+  } catch (error) {
+    showError(error);
+  }
+}
+
+function show(received) {
+  state = received;
+  for (const sha256 of [...done]) if (!state.queue.some((image) => image.sha256 === sha256)) done.delete(sha256);
+  if (!current || (current !== retaken && !state.queue.some((image) => image.sha256 === current.sha256))) next();
+  showChoices();
+  showFacts();
+}
+
+function next() {
+  const waiting = state.queue.filter((image) => !done.has(image.sha256));
+  showImage(waiting[0] ?? null);
+  if (waiting[1]) new Image().src = `/large/${waiting[1].sha256}.webp`;
+}
+
+function showImage(image) {
+  current = image;
+  $("#asked").hidden = !image;
+  if (!image) return;
+  const source = `/large/${image.sha256}.webp`;
+  if (!$("#image").src.endsWith(source)) $("#image").src = source;
+  $("#path").textContent = image.path;
+}
+
+function showChoices() {
+  const shown = [...$("#choices").querySelectorAll("button")].map((button) => button.dataset.to);
+  if (shown.join("\n") !== state.classes.join("\n")) {
+    $("#choices").replaceChildren(
+      ...state.classes.map((label, i) => {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.dataset.to = label;
+        button.append(label);
+        if (i < 9) {
+          const key = document.createElement("kbd");
+          key.textContent = i + 1;
+          button.append(" ", key);
+        }
+        return button;
+      }),
+    );
+  }
+  const isReady = current !== null && state.classes.length > 0;
+  for (const button of $("#choices").querySelectorAll("button")) button.disabled = !isReady;
+  $("#drop").disabled = current === null;
+}
+
+function showFacts() {
+  const { features, accuracy, gain } = state;
+  $("#progress").textContent = fill(texts["label-progress"], { LABELED: state.labeled.toLocaleString(), REMAINING: state.remaining.toLocaleString() });
+  $("#question").textContent = state.remaining ? (state.classes.length > 1 ? texts["label-question"] : texts["label-none"]) : texts["label-done"];
+  $("#features").textContent = describeFeatures(features);
+  const isKnown = accuracy !== null;
+  $("#accuracy").textContent = isKnown
+    ? fill(texts["label-accuracy"], { VALUE: two(accuracy.value), LOW: two(accuracy.interval[0]), HIGH: two(accuracy.interval[1]) })
+    : fill(texts["label-accuracy-none"], { COUNT: 3 * state.needed });
+  $("#gain").textContent = "";
+  if (isKnown && gain) {
+    const values = { MORE: state.more, VALUE: signed(gain.value), LOW: points(gain.interval[0]), HIGH: points(gain.interval[1]) };
+    $("#gain").textContent = fill(texts["label-gain"], values);
+  } else if (isKnown) {
+    $("#gain").textContent = fill(texts["label-gain-none"], { VALUE: points(1 - accuracy.interval[0]) });
+  }
+  $("#whenever").textContent = isKnown ? fill(texts["label-whenever"], { LOW: two(accuracy.whenever[0]) }) : "";
+  $("#about").hidden = !isKnown;
+  $("#about").textContent = fill(texts["label-about"], { COUNT: state.audited });
+  if ($("#train")) $("#train").hidden = !state.labeled;
+}
+
+function describeFeatures({ status, done: count, total, error }) {
+  if (status === "failed") return error;
+  if (status === "complete") return "";
+  return `${texts["label-start"]} ${texts["label-computing"]}${total ? ` ${Math.floor((100 * count) / total)}%` : " …"}`;
+}
+
+/** Send a change after those before it; what it returns, or null if it failed. */
+function change(request) {
+  const result = changes.then(request).catch((error) => {
+    showError(error);
+    return null;
+  });
+  changes = result;
+  return result;
+}
+
+async function answer(edit, to = null) {
+  const image = current;
+  if (!image) return;
+  done.add(image.sha256);
+  retaken = null;
+  next();
+  showChoices();
+  const confirmed = await change(() => correct(image.ids, edit, to));
+  if (confirmed === null) {
+    done.delete(image.sha256);
+    showImage(image);
+    return;
+  }
+  clicks.push({ click: confirmed.click, image });
+  $("#undo").disabled = false;
+  await refresh();
+}
+
+async function takeBack() {
+  await changes;
+  const last = clicks.pop();
+  $("#undo").disabled = !clicks.length;
+  if (!last) return;
+  if ((await change(() => undo(last.click))) === null) return;
+  done.delete(last.image.sha256);
+  retaken = last.image;
+  showImage(last.image);
+  await refresh();
+}
+
+function askForClass() {
+  $("#new-class-name").value = "";
+  $("#new-class").returnValue = "";
+  $("#new-class").showModal();
+}
+
+$("#choices").addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) answer("relabel", button.dataset.to);
+});
+$("#drop").addEventListener("click", () => answer("drop"));
+$("#undo").addEventListener("click", takeBack);
+$("#another").addEventListener("click", askForClass);
+$("#help").addEventListener("click", () => $("#keys").showModal());
+$("#keys .close").addEventListener("click", () => $("#keys").close());
+$("#new-class").addEventListener("close", async () => {
+  const label = $("#new-class-name").value.trim();
+  if ($("#new-class").returnValue !== "add" || !label) return;
+  try {
+    show(await post(`/label/classes?page=${name}`, { name: label }));
+  } catch (error) {
+    showError(error);
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog") || document.querySelector("dialog[open]")) return;
+  const key = event.key.toLowerCase();
+  if (/^[1-9]$/.test(key) && state?.classes[key - 1] !== undefined) answer("relabel", state.classes[key - 1]);
+  else if (key === "x") answer("drop");
+  else if (key === "u") takeBack();
+  else if (key === "n") askForClass();
+  else if (key === "?") $("#keys").showModal();
+  else return;
+  event.preventDefault();
+});
+
+try {
+  show(await post(`/label/start?page=${name}`, {}));
+} catch (error) {
+  showError(error);
+}
+setInterval(refresh, POLL_MS);

@@ -1,0 +1,122 @@
+"""Labeling a folder in a real browser: by keyboard, from the first class to the accuracy, and on a phone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.studio.contents import open_studio
+from studio_server import serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+ASKED = "#asked:not([hidden])"
+NAMES = sorted(COLORS)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 90 images without labels; the letter in the name of each says its class."""
+    root = tmp_path_factory.mktemp("data")
+    labeled = draw_classes(root / "labeled", COLORS, 30)
+    folder = root / "photos"
+    folder.mkdir()
+    for number, path in enumerate(sorted(labeled.rglob("*.png"), key=lambda path: path.name[-6:])):
+        path.rename(folder / f"{number:03}{path.parent.name[0]}.png")
+    return folder
+
+
+def show(page: Any) -> str:
+    """Return the path of the image that is asked for."""
+    return str(page.text_content("#path"))
+
+
+def answer(page: Any, count: int) -> None:
+    """Label images by keyboard: with the key of the class whose first letter the name has."""
+    for _ in range(count):
+        path = show(page)
+        page.keyboard.press(str(1 + next(i for i, name in enumerate(NAMES) if name[0] == path[3])))
+        page.wait_for_function("path => document.querySelector('#path').textContent !== path", arg=path)
+
+
+def expect_count(page: Any, labeled: int) -> None:
+    playwright.expect(page.locator("#progress")).to_have_text(f"{labeled} labeled, {90 - labeled} to go")
+
+
+def read_labels(patch: Path) -> dict[str, str]:
+    return {row["path"]: row["to"] for row in map(json.loads, patch.read_text(encoding="utf-8").splitlines())}
+
+
+def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(photos), patch, classes=NAMES[:1]) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        assert page.text_content("#question") == "Add two classes to begin."
+        for name in NAMES[1:]:
+            page.keyboard.press("n")
+            page.keyboard.type(name)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(f"#choices [data-to={name}]")
+        first = show(page)
+        answer(page, 12)
+        expect_count(page, 12)
+        page.keyboard.press("u")
+        expect_count(page, 11)
+        last = show(page)
+        page.keyboard.press("x")
+        playwright.expect(page.locator("#progress")).to_have_text("11 labeled, 78 to go")
+        page.keyboard.press("u")
+        playwright.expect(page.locator("#path")).to_have_text(last)
+        page.wait_for_function("() => document.querySelector('#features').textContent === ''", timeout=120_000)
+        answer(page, 40)
+        expect_count(page, 51)
+        assert read_labels(patch)[first] == next(name for name in NAMES if name[0] == first[3])
+        assert len(read_labels(patch)) == 51
+        page.wait_for_function("() => /Accuracy now 1.00 .0/.test(document.querySelector('#accuracy').textContent)")
+        assert "at most" in page.text_content("#gain")
+        assert page.text_content("#command") == f"sightline train {photos} --patch {patch}"
+        page.keyboard.press("?")
+        assert page.locator("#keys").is_visible()
+    port = int(address.rpartition(":")[2])
+    with open_studio(Dataset(photos), patch) as studio, serve(studio, port):
+        page.reload()
+        expect_count(page, 51)
+        page.wait_for_function(
+            "() => /Accuracy now/.test(document.querySelector('#accuracy').textContent)", timeout=60_000
+        )
+
+
+def test_two_pages_label_different_images_and_lose_none(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
+        first = open_page(f"{address}/label", ready=ASKED)
+        first.wait_for_timeout(1500)  # it has said which image it shows
+        second = open_page(f"{address}/label", ready=ASKED)
+        assert show(first) != show(second)
+        for _ in range(6):
+            answer(first, 1)
+            answer(second, 1)
+        expect_count(first, 12)
+        expect_count(second, 12)
+        labels = read_labels(patch)
+        assert len(labels) == 12
+        assert all(path[3] == label[0] for path, label in labels.items())
+
+
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, language: str) -> None:
+    with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
+        options = {"has_touch": True, "is_mobile": True, "locale": language}
+        page = open_page(f"{address}/label", 390, ready=ASKED, **options)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for _ in range(2):
+            page.locator("#choices [data-to=red]").tap()
+        playwright.expect(page.locator("#progress")).to_contain_text("2 labeled" if language == "en-US" else "剩余 88")
+        page.locator("#undo").tap()
+        playwright.expect(page.locator("#progress")).to_contain_text("1")
+        playwright.expect(page.locator("#progress")).to_contain_text("89")
