@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from command import SMALL, Command
+from sightline import load
 from synthetic_images import draw_scene, encode, encode_png, encode_scene_jpeg, write_files
 
 UNTRAINED = (*SMALL, "--set", "train.epochs=0")
@@ -44,6 +45,8 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
     assert len(sides) == 15
     assert all(len(side) == 1 for side in sides.values())
     assert {next(iter(side)) for side in sides.values()} == {"train", "validation", "test"}
+    test = load(tmp_path / "run").labeled_images().load("test")
+    assert test.groups == {path: path.split("-")[0] for path in test.subset.paths}
     if rule.startswith("column"):
         assert sightline("evaluate", tmp_path / "run", "--format", "json").code == 0
 

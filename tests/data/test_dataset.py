@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sightline.data.dataset import DecodedDataset, build_dataset, check_classes
 from sightline.data.indexing import build_index
 from sightline.data.sources.arrays import list_array_items
 from sightline.data.sources.listing import SourceListing
-from sightline.data.types import SPLITS
+from sightline.data.types import SPLITS, ImageRecord
 from sightline.errors import DataError
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import (
@@ -297,3 +298,14 @@ def test_arrays_that_change_after_indexing_are_an_error() -> None:
     images[2, 0, 0] ^= 255
     with pytest.raises(DataError, match="changed while the images were being read"):
         dataset.decode_images(source_index, SMALL)
+
+
+def test_a_split_states_the_groups_of_its_images() -> None:
+    images = tuple(ImageRecord(f"{i}.png", str(i), "a", None, 1, 1) for i in range(3))
+    pixels, rows = np.zeros((3, 1, 1, 3), np.uint8), np.arange(3)
+    data = DecodedDataset(
+        "d", ("a",), images, ("train", "test", "test"), np.zeros(3, np.int32), pixels, rows, (), 0, (), cache_hit=False
+    )
+    assert data.labeled_subset("test").groups == {}
+    grouped = replace(data, groups=("p", "q", "q")).labeled_subset("test")
+    assert grouped.groups == dict.fromkeys(grouped.subset.paths, "q") != {}

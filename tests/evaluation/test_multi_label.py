@@ -14,10 +14,14 @@ from sightline.errors import DataError
 from sightline.evaluation import multi_label_metrics
 from sightline.evaluation.multi_label import build_report
 from sightline.evaluation.multi_label_metrics import (
+    AVERAGED,
+    COUNTED,
+    RANKED,
     compute_coverage,
     compute_label_metrics,
     compute_ranking_losses,
 )
+from sightline.evaluation.results import Metric
 
 CLASSES = tuple("abcd")
 HALF = np.full(4, 0.5)
@@ -116,10 +120,55 @@ def test_too_many_pairs_have_no_interval_but_a_reason(monkeypatch: pytest.Monkey
         assert (metric.interval, metric.note) == (None, "no interval: 4 classes of 80 images would take too long")
 
 
+def test_images_of_a_group_count_as_one() -> None:
+    """Copies of an image make no interval narrower if they are known to be of one group; else they do."""
+    p, y = draw()
+    copies = 5
+    alone, alone_classes = compute_label_metrics(CLASSES, p, y, HALF)
+    pretended, _ = compute_label_metrics(CLASSES, np.repeat(p, copies, 0), np.repeat(y, copies, 0), HALF)
+    groups = np.repeat(np.arange(len(y)), copies)
+    grouped, grouped_classes = compute_label_metrics(
+        CLASSES, np.repeat(p, copies, 0), np.repeat(y, copies, 0), HALF, groups=groups
+    )
+    for name in (*RANKED, *COUNTED, *AVERAGED, "subset_accuracy"):
+        assert grouped[name].value == pytest.approx(alone[name].value)
+        low, high = (grouped[name].interval or ()), (alone[name].interval or ())
+        assert low == pytest.approx(high, abs=0.05), name
+        assert width(pretended[name]) < 0.7 * width(grouped[name]), name
+    for one, other in zip(alone_classes, grouped_classes, strict=True):
+        assert one.recall_interval is not None
+        assert other.recall_interval == pytest.approx(one.recall_interval, abs=0.07)
+    single, classes = compute_label_metrics(CLASSES, p, y, HALF, groups=np.zeros(len(y), np.int64))
+    assert single["micro_f1"].note == "no interval: all images are of one group"
+    assert (single["auroc"].interval, classes[0].recall_interval) == (None, None)
+
+
+def test_a_report_resamples_the_groups_of_the_images() -> None:
+    p, y = draw()
+    labeled = label_images(y)
+    one, other = (
+        build_report(CLASSES, p, labeled, "test", None),
+        build_report(
+            CLASSES,
+            p,
+            replace(labeled, groups={path: str(int(path) // 20) for path in labeled.subset.paths}),
+            "test",
+            None,
+        ),
+    )
+    assert one.evaluation.metrics["micro_f1"].value == other.evaluation.metrics["micro_f1"].value
+    assert one.evaluation.metrics["micro_f1"].interval != other.evaluation.metrics["micro_f1"].interval
+
+
 def test_images_with_all_classes_or_none_have_no_wrong_order() -> None:
     p, y = draw()
     losses, depths = compute_ranking_losses(p.astype(np.float64), y), compute_coverage(p.astype(np.float64), y)
     assert (losses[0], losses[1], depths[0], depths[1]) == (0, 0, 0, 4)
+
+
+def width(metric: Metric) -> float:
+    assert metric.interval is not None
+    return metric.interval.high - metric.interval.low
 
 
 def label_images(y: NDArray[np.bool_]) -> LabeledSubset:

@@ -17,8 +17,8 @@ from PIL import Image
 from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
 from sightline.api import Classifier
 from sightline.errors import UsageError
-from sightline.inference.feature_log import FeatureLog
 from sightline.inference.masks import encode_mask, make_palette, overlay_image
+from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 
 pytest.importorskip("starlette")
@@ -169,6 +169,8 @@ def test_an_answer_that_is_not_a_number_is_the_servers_fault(tile: float) -> Non
 def test_the_open_inference_protocol_has_masks_of_the_networks_own_size() -> None:
     model = make_mask_model()
     pixels = np.stack([draw_blobs(16, 24, seed) for seed in range(3)])
+    worst = min(one.quality or 0.0 for one in model.predict_masks(list(pixels)))
+    model.thresholds = Thresholds(9, min_iou=0.5, quality=worst + 1e-9)
     as_pixels = {"name": "pixels", "datatype": "UINT8", "shape": [3, 16, 24, 3], "data": pixels.ravel().tolist()}
     as_files = {
         "name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(encode_blobs(16, 24)).decode()]
@@ -188,7 +190,11 @@ def test_the_open_inference_protocol_has_masks_of_the_networks_own_size() -> Non
     )  # fmt: skip
     assert {"name": "mask", "datatype": "UINT8", "shape": [-1, 16, 24]} in described.json["outputs"]
     outputs = {output["name"]: output for output in answer.json["outputs"]}
-    assert list(outputs) == ["probabilities", "label", "labels", "mask"]
+    assert list(outputs) == ["probabilities", "label", "labels", "mask", "quality", "decision"]
+    predicted = model.predict_masks(list(pixels))
+    assert outputs["quality"]["data"] == [one.quality for one in predicted]
+    assert outputs["decision"]["data"] == [one.decision for one in predicted]
+    assert set(outputs["decision"]["data"]) == {"mask", "abstain"}
     expected = np.stack([model.predict_masks([image])[0].mask for image in pixels])
     assert outputs["mask"]["shape"] == [3, 16, 24]
     np.testing.assert_array_equal(np.reshape(outputs["mask"]["data"], expected.shape), expected)
@@ -214,10 +220,11 @@ def test_the_description_of_the_api_names_what_masks_have() -> None:
 
 
 def test_options_without_a_meaning_are_refused(tmp_path: Path) -> None:
+    from sightline.serve.feature_logs import FeatureLogs
     from sightline.serve.served_model import ServedModel
 
     with pytest.raises(UsageError, match="A log of features is of models that classify whole images"):
-        send(make_mask_model(), feature_log=FeatureLog(tmp_path / "log", "m", CLASSES, 1000))
+        send(make_mask_model(), feature_logs=FeatureLogs(tmp_path / "log", 1000))
     whole = make_mask_model()
     whole._task_name = "single_label"
     with pytest.raises(UsageError, match="leave --tile out"):

@@ -55,8 +55,10 @@ class DecodedDataset:
 
     def labeled_subset(self, split: Split) -> LabeledSubset:
         """Return one split with its image records, for evaluating a model."""
-        images = tuple(p for p, assigned in zip(self.images, self.splits, strict=True) if assigned == split)
-        return LabeledSubset(self.subset(split), images, (), split)
+        positions = [i for i, assigned in enumerate(self.splits) if assigned == split]
+        images = tuple(self.images[i] for i in positions)
+        groups = {self.images[i].path: self.groups[i] for i in positions} if self.groups else {}
+        return LabeledSubset(self.subset(split), images, (), split, groups=groups)
 
     def counts(self) -> dict[Split, int]:
         """Return the number of images in each split."""

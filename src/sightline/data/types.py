@@ -198,7 +198,8 @@ class LabeledSubset:
     `split` is the run's own split that they form, or None for images from other sources, whose overlap with the
     training images is `overlap`. `missing` are images of the split that are gone; `added` counts images that were added
     to the run's sources later and are in no split. `leaked` maps the hash of each image that is also in an earlier
-    split to "identical" or "near_duplicates".
+    split to "identical" or "near_duplicates". `groups` maps the path of each image to its group, where the run was
+    split by groups.
     """
 
     subset: Subset
@@ -209,3 +210,4 @@ class LabeledSubset:
     added: int = 0
     overlap: TrainingOverlap | None = None
     leaked: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)

@@ -28,24 +28,33 @@ def count_resamples(count: int, work: int = 1) -> int:
     return affordable if affordable >= MIN_RESAMPLES else 0
 
 
-def draw_weights(count: int, number: int, seed: int, name: str) -> Iterator[NDArray[np.float64]]:
-    """Yield `number` resamples of `count` images in batches, as how often each was drawn: float64 [r, count]."""
+def draw_weights(
+    count: int, number: int, seed: int, name: str, groups: NDArray[np.int64] | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """Yield `number` resamples of `count` images in batches, as how often each was drawn: float64 [r, count].
+
+    With `groups` [count], from 0, whole groups are drawn: images of one group depend on each other.
+    """
     step = max(1, CHUNK // max(count, 1))
     rng = make_generator(seed, "bootstrap", name)
+    size = count if groups is None else int(groups.max(initial=-1)) + 1
     for start in range(0, number, step):
         rows = np.empty((min(step, number - start), count))
         for row in rows:
-            row[:] = np.bincount(rng.integers(0, count, count, np.int32), minlength=count)
+            weights = np.bincount(rng.integers(0, size, size, np.int32), minlength=size)
+            row[:] = weights if groups is None else weights[groups]
         yield rows
 
 
-def resample_means(values: NDArray[np.float64], seed: int, name: str) -> NDArray[np.float64]:
-    """Return the means [R, M] of resampled rows of `values` [N, M]."""
+def resample_means(
+    values: NDArray[np.float64], seed: int, name: str, groups: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Return the means [R, M] of resampled rows of `values` [N, M], or of resampled `groups` of rows."""
     count = len(values)
-    return (
-        np.concatenate([w @ values for w in draw_weights(count, count_resamples(count) or MIN_RESAMPLES, seed, name)])
-        / count
-    )
+    batches = draw_weights(count, count_resamples(count) or MIN_RESAMPLES, seed, name, groups)
+    if groups is None:
+        return np.concatenate([w @ values for w in batches]) / count
+    return np.concatenate([w @ values / w.sum(1, keepdims=True) for w in batches])
 
 
 def resample_counts(counts: NDArray[np.int64], seed: int, name: str) -> NDArray[np.int64]:

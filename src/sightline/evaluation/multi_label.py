@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -96,11 +96,8 @@ def build_report(
 ) -> MultiLabelReport:
     """Return the evaluation of `probabilities` float32 [N, K] for the images `labeled`."""
     cuts = list_thresholds(thresholds, classes)
-    evaluation = add_leakage(
-        _evaluate(classes, cuts, probabilities, labeled.subset, labeled.unreadable),
-        labeled,
-        partial(_evaluate, classes, cuts),
-    )
+    evaluate = partial(_evaluate, classes, cuts, labeled.groups)
+    evaluation = add_leakage(evaluate(probabilities, labeled.subset, labeled.unreadable), labeled, evaluate)
     return MultiLabelReport(
         evaluation,
         split,
@@ -137,13 +134,16 @@ def _evaluate_label_sets(evaluation: MultiLabelResult, thresholds: Thresholds | 
 def _evaluate(
     classes: tuple[str, ...],
     cuts: NDArray[np.float64],
+    group_by_path: Mapping[str, str],
     probabilities: NDArray[np.float32],
     samples: Subset,
     unreadable: Sequence[UnreadableImage] = (),
 ) -> MultiLabelResult:
     _check_probabilities(probabilities, samples.paths)
     labels = samples.labels.astype(bool)
-    metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts)
+    names = [group_by_path.get(path, path) for path in samples.paths]
+    groups = np.unique(names, return_inverse=True)[1].astype(np.int64) if group_by_path else None
+    metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts, groups=groups)
     decisions, right = labels.size, int(((probabilities >= cuts) == labels).sum())
     return MultiLabelResult(
         classes=classes,

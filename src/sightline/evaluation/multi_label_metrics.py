@@ -1,7 +1,8 @@
 """Metrics of several labels per image, each with its 95% interval.
 
 N images have probabilities float32 [N, K] of K classes, and labels bool [N, K]: the classes that each image shows. The
-bootstrap resamples images. Means over classes skip classes without images, as those of one label do.
+bootstrap resamples images, or their groups where a run was split by groups. Means over classes skip classes without
+images, as those of one label do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sightline.intervals import Interval
 
 MAX_PAIRS = 500_000  # of an image and a class; with more, ranking 200 resamples would take a minute
 MAX_WEIGHTS = 4_000_000  # of pairs in memory at once
+ONE_GROUP_NOTE = "no interval: all images are of one group"
 NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
@@ -31,8 +33,9 @@ NAMES = (*RANKED, *COUNTED, *AVERAGED, "subset_accuracy", "calibration_error")
 class LabelMetrics:
     """The metrics of one class: which images have it, as its probability and its `threshold` (None: never) tell.
 
-    `support` images of the `count` have the class. Precision and recall have Wilson's 95% intervals; None where they
-    are not defined: precision if the class was never predicted, recall and F1 if no image has it.
+    `support` images of the `count` have the class. Precision and recall have Wilson's 95% intervals, or those of
+    the bootstrap of groups; None where they are not defined: precision if the class was never predicted, recall and F1
+    if no image has it.
     """
 
     label: str
@@ -49,33 +52,90 @@ class LabelMetrics:
     calibration_error: float
 
 
+def _wilson(hits: np.int64, count: np.int64) -> Interval | None:
+    return intervals.wilson_interval(int(hits), int(count)) if count else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Resampling:
+    """How images are resampled: by `seed`, each on its own, or whole `groups` int64 [N], numbered from 0."""
+
+    seed: int
+    groups: NDArray[np.int64] | None
+
+    def explain_absence(self, count: int) -> str:
+        """Return why `count` images determine no interval; empty if they do."""
+        if count < 2:
+            return ONE_IMAGE_NOTE
+        return ONE_GROUP_NOTE if self.groups is not None and not self.groups.any() else ""
+
+    def resample_means(self, values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        """Return the means [R, M] of resampled rows of `values` [N, M]."""
+        return bootstrap.resample_means(values, self.seed, name, self.groups)
+
+    def make_metric(
+        self, value: float, resampled: NDArray[np.float64], count: int, classes: int | None = None
+    ) -> Metric:
+        """Return the metric of `count` images with the interval of its resampled values [R], if it has one."""
+        if note := self.explain_absence(count):
+            return Metric(value, None, note, classes)
+        return bootstrap.make_metric(value, resampled, classes)
+
+    def estimate_rates(
+        self, predicted: NDArray[np.bool_], labels: NDArray[np.bool_]
+    ) -> list[tuple[Interval | None, Interval | None]]:
+        """Return the intervals of the precision and of the recall of each class, None where there is no such rate."""
+        hits, totals = predicted & labels, (predicted, labels)
+        if self.groups is None:
+            pairs = [[_wilson(h, n) for h, n in zip(hits.sum(0), total.sum(0), strict=True)] for total in totals]
+        elif self.explain_absence(len(labels)):
+            pairs = [[None] * labels.shape[1]] * 2
+        else:
+            means = self.resample_means(np.concatenate([hits, *totals], axis=1).astype(np.float64), "rates")
+            numerators, *denominators = np.split(means, 3, axis=1)
+            rates = [np.divide(numerators, n, out=np.full_like(n, np.nan), where=n > 0) for n in denominators]
+            pairs = [[bootstrap.percentile_interval(column) for column in columns.T] for columns in rates]
+        return list(zip(*pairs, strict=True))
+
+    def estimate_fraction(self, hits: NDArray[np.bool_]) -> Metric:
+        """Return the fraction of images that are `hits` [N]; by Wilson's interval if each image is on its own."""
+        number, count = int(hits.sum()), len(hits)
+        if self.groups is None:
+            return Metric(number / count, intervals.wilson_interval(number, count))
+        means = self.resample_means(hits[:, None].astype(np.float64), "exact matches")
+        return self.make_metric(number / count, means[:, 0], count)
+
+
 def compute_label_metrics(
     classes: tuple[str, ...],
     probabilities: NDArray[np.float32],
     labels: NDArray[np.bool_],
     thresholds: NDArray[np.float64],
     seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, Metric], tuple[LabelMetrics, ...]]:
     """Return the metrics over all classes by name, and those of each class, which is predicted from its threshold on.
 
-    `thresholds` are float64 [K], infinity for a class that is never predicted.
+    `thresholds` are float64 [K], infinity for a class that is never predicted. `groups` int64 [N] number the groups of
+    the images from 0; None if each image is on its own.
     """
     count, predicted = len(labels), probabilities >= thresholds
-    ranked, ranked_classes = _rank(probabilities, labels, seed)
+    resampling = _Resampling(seed, groups)
+    ranked, ranked_classes = _rank(probabilities, labels, resampling)
+    ranges = resampling.estimate_rates(predicted, labels)
     per_class = tuple(
-        _measure_class(label, float(cut), p, y, chosen, pair)
-        for label, cut, p, y, chosen, pair in zip(
-            classes, thresholds, probabilities.T, labels.T, predicted.T, ranked_classes, strict=True
+        _measure_class(label, float(cut), p, y, chosen, pair, rates)
+        for label, cut, p, y, chosen, pair, rates in zip(
+            classes, thresholds, probabilities.T, labels.T, predicted.T, ranked_classes, ranges, strict=True
         )
     )
     if not count:
         return dict.fromkeys(NAMES, NO_IMAGES), per_class
-    hits = int((predicted == labels).all(1).sum())
     return {
         **ranked,
-        **_count_all(predicted, labels, seed),
-        **_average_examples(probabilities, predicted, labels, seed),
-        "subset_accuracy": Metric(hits / count, intervals.wilson_interval(hits, count)),
+        **_count_all(predicted, labels, resampling),
+        **_average_examples(probabilities, predicted, labels, resampling),
+        "subset_accuracy": resampling.estimate_fraction((predicted == labels).all(1)),
         "calibration_error": Metric(
             float(np.mean([row.calibration_error for row in per_class])),
             note="mean over the classes; it has no interval",
@@ -90,19 +150,19 @@ def _measure_class(
     y: NDArray[np.bool_],
     predicted: NDArray[np.bool_],
     ranked: tuple[Metric, Metric],
+    rates: tuple[Interval | None, Interval | None],
 ) -> LabelMetrics:
     hits, support, total = int((predicted & y).sum()), int(y.sum()), int(predicted.sum())
     return LabelMetrics(
         label, support, len(y), threshold if np.isfinite(threshold) else None,
-        hits / total if total else None, intervals.wilson_interval(hits, total) if total else None,
-        hits / support if support else None, intervals.wilson_interval(hits, support) if support else None,
+        hits / total if total else None, rates[0], hits / support if support else None, rates[1],
         2 * hits / (support + total) if support else None,
         *ranked, compute_calibration_error(p, y),
     )  # fmt: skip
 
 
 def _rank(
-    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], seed: int
+    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], resampling: _Resampling
 ) -> tuple[dict[str, Metric], list[tuple[Metric, Metric]]]:
     """Return average precision and AUROC: the metrics `RANKED` over all classes, and both of each class.
 
@@ -119,14 +179,13 @@ def _rank(
         return np.concatenate([each, [mean_over_classes(each), np.concatenate(pairs, axis=1)]])
 
     values = rank(np.ones((1, count)))[:, :, 0]
-    note, resampled = "", np.empty((classes + 2, 2, 0))
-    if count < 2:
-        note = ONE_IMAGE_NOTE
-    elif count * classes > MAX_PAIRS:
+    note, resampled = resampling.explain_absence(count), np.empty((classes + 2, 2, 0))
+    if not note and count * classes > MAX_PAIRS:
         note = f"no interval: {classes} classes of {count} images would take too long"
-    else:
+    if not note:
         number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
-        resampled = np.concatenate([rank(w) for w in bootstrap.draw_weights(count, number, seed, "ranking")], axis=2)
+        batches = bootstrap.draw_weights(count, number, resampling.seed, "ranking", resampling.groups)
+        resampled = np.concatenate([rank(w) for w in batches], axis=2)
 
     def make(row: int, column: int, undefined: str, included: int | None = None) -> Metric:
         value = float(values[row, column])
@@ -160,14 +219,16 @@ def compute_calibration_error(probabilities: NDArray[np.float32], labels: NDArra
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], seed: int) -> dict[str, Metric]:
+def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: _Resampling) -> dict[str, Metric]:
     """Return precision, recall and F1: of the counts of all classes together (micro), and their means (macro)."""
     counts = np.concatenate([predicted & labels, predicted, labels], axis=1).astype(np.float64)
     supported = labels.sum(0) > 0
     values = _average_counts(counts.mean(0, keepdims=True), supported)[:, 0]
-    resampled = _average_counts(bootstrap.resample_means(counts, seed, "counts"), supported)
+    resampled = _average_counts(resampling.resample_means(counts, "counts"), supported)
     return {
-        name: _make_metric(float(value), row, len(labels), None if name.startswith("micro") else int(supported.sum()))
+        name: resampling.make_metric(
+            float(value), row, len(labels), None if name.startswith("micro") else int(supported.sum())
+        )
         for name, value, row in zip(COUNTED, values, resampled, strict=True)
     }
 
@@ -193,7 +254,10 @@ def _average_counts(means: NDArray[np.float64], supported: NDArray[np.bool_]) ->
 
 
 def _average_examples(
-    probabilities: NDArray[np.float32], predicted: NDArray[np.bool_], labels: NDArray[np.bool_], seed: int
+    probabilities: NDArray[np.float32],
+    predicted: NDArray[np.bool_],
+    labels: NDArray[np.bool_],
+    resampling: _Resampling,
 ) -> dict[str, Metric]:
     """Return the means over the images of metrics that each image has."""
     sizes = predicted.sum(1) + labels.sum(1)
@@ -206,17 +270,11 @@ def _average_examples(
         compute_coverage(p, labels),
         metrics.negative_log(np.where(labels, p, 1 - p)).mean(1),
     ], axis=1)  # fmt: skip
-    resampled = bootstrap.resample_means(columns, seed, "means")
+    resampled = resampling.resample_means(columns, "means")
     return {
-        name: _make_metric(float(column.mean()), row, len(labels))
+        name: resampling.make_metric(float(column.mean()), row, len(labels))
         for name, column, row in zip(AVERAGED, columns.T, resampled.T, strict=True)
     }
-
-
-def _make_metric(value: float, resampled: NDArray[np.float64], count: int, classes: int | None = None) -> Metric:
-    if count < 2:
-        return Metric(value, None, ONE_IMAGE_NOTE, classes)
-    return bootstrap.make_metric(value, resampled, classes)
 
 
 def compute_ranking_losses(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:

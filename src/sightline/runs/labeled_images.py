@@ -101,6 +101,7 @@ class LabeledImages:
             missing=run_images.summarize_missing(matched_split),
             leaked=leaked,
             added=len(matched.added),
+            groups={row.path: row.group for row in matched_split.rows if row.group},
         )
 
     def _load_others(self, split: Split | None, *, cache: bool) -> LabeledSubset:

@@ -86,7 +86,9 @@ class InferenceModel:
             if thresholds is not None and thresholds.set_threshold is not None:
                 self.outputs["label_set"] = marks
             if classifier.task.targets.are_masks:
-                self.outputs["mask"] = ("UINT8", [-1, *classifier.preprocess.shape[:2]])
+                self.outputs |= {"mask": ("UINT8", [-1, *classifier.preprocess.shape[:2]]), "quality": ("FP64", [-1])}
+            if thresholds is not None and thresholds.min_iou is not None:
+                self.outputs["decision"] = (BYTES, [-1])
         elif classifier.thresholds is not None:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:
@@ -192,6 +194,8 @@ class InferenceModel:
         if request.name == "mask":
             masks = [prediction.mask for prediction in predictions if isinstance(prediction, PixelPrediction)]
             return Tensor.from_array("mask", "UINT8", np.stack([mask for mask in masks if mask is not None]))
+        if request.name == "quality":
+            return Tensor.from_array("quality", "FP64", np.array([one.quality for one in predictions], np.float64))
         return self._compute_decisions(request.name, predictions)
 
     def _compute_decisions(self, name: str, predictions: Sequence[Prediction]) -> Tensor:

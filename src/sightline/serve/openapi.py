@@ -200,7 +200,7 @@ _INFER_REQUEST = _object(
             name={
                 "enum": [
                     *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
-                    "mask",
+                    *("mask", "quality"),
                 ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),
