@@ -88,16 +88,37 @@ def vgg16(channels: int, side: int, classes: int) -> Any:
 
 def mobilenetv2(channels: int, side: int, classes: int) -> Any:
     """Return MobileNetV2 at width 1 (Sandler et al., 2018, table 2), average pooling and one dense layer."""
+    stages = (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3), (6, 96, 3, 1, 3), (6, 160, 3, 2, 3),
+        (6, 320, 1, 1, 3),
+    )  # fmt: skip
+    return _inverted_residuals(channels, side, classes, stages)
+
+
+def efficientnet_lite0(channels: int, side: int, classes: int) -> Any:
+    """Return EfficientNet-Lite0 (TensorFlow's repository tpu, efficientnet/lite), pooling and one dense layer."""
+    stages = (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    )  # fmt: skip
+    return _inverted_residuals(channels, side, classes, stages)
+
+
+def _inverted_residuals(
+    channels: int, side: int, classes: int, stages: tuple[tuple[int, int, int, int, int], ...]
+) -> Any:
+    """Return a network of stages (expansion, channels, blocks, stride, kernel)."""
     from torch import nn
 
     class Block(nn.Module):  # type: ignore[misc]  # PyTorch is not in the lock file, so mypy does not know the class
-        def __init__(self, into: int, out: int, stride: int, factor: int) -> None:
+        def __init__(self, into: int, out: int, stride: int, factor: int, kernel: int) -> None:
             super().__init__()
             wide = into * factor
             layers: list[Any] = []
             if factor > 1:
                 layers += [nn.Conv2d(into, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(inplace=True)]
-            layers += [nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide)]
+            depthwise = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False)
+            layers += [depthwise, nn.BatchNorm2d(wide)]
             layers += [nn.ReLU6(inplace=True), nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out)]
             self.body, self.adds = nn.Sequential(*layers), stride == 1 and into == out
 
@@ -106,15 +127,45 @@ def mobilenetv2(channels: int, side: int, classes: int) -> Any:
 
     layers: list[Any] = [nn.Conv2d(channels, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)]
     into = 32
-    for factor, out, count, stride in (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-    ):  # fmt: skip
+    for factor, out, count, stride, kernel in stages:
         for number in range(count):
-            layers.append(Block(into, out, stride if number == 0 else 1, factor))
+            layers.append(Block(into, out, stride if number == 0 else 1, factor, kernel))
             into = out
     layers += [nn.Conv2d(into, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(inplace=True)]
     assert side >= 32
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes))
 
 
-NETS = {"cifar10-deep": deep, "fashion-cnn": fashion, "vgg16": vgg16, "mobilenetv2": mobilenetv2}
+def resnet50(channels: int, side: int, classes: int) -> Any:
+    """Return ResNet50 (He et al., 2015, table 1) with strides in the first convolution of a block, as Keras has it."""
+    from torch import nn
+
+    class Block(nn.Module):  # type: ignore[misc]  # see `_inverted_residuals`
+        def __init__(self, into: int, width: int, stride: int) -> None:
+            super().__init__()
+            layers: list[Any] = []
+            for here, out, kernel, step in ((into, width, 1, stride), (width, width, 3, 1), (width, 4 * width, 1, 1)):
+                layers += [nn.Conv2d(here, out, kernel, step, kernel // 2), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            self.body = nn.Sequential(*layers[:-1])
+            shortcut = nn.Sequential(nn.Conv2d(into, 4 * width, 1, stride), nn.BatchNorm2d(4 * width))
+            self.shortcut = nn.Identity() if into == 4 * width else shortcut
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.relu(self.body(x) + self.shortcut(x))
+
+    layers: list[Any] = [nn.Conv2d(channels, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    layers.append(nn.MaxPool2d(3, 2, 1))
+    into = 64
+    for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for number in range(count):
+            layers.append(Block(into, width, stride if number == 0 else 1))
+            into = 4 * width
+    assert side >= 32
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(into, classes))
+
+
+NETS = {
+    "cifar10-deep": deep, "fashion-cnn": fashion, "vgg16": vgg16, "mobilenetv2": mobilenetv2, "resnet50": resnet50,
+    "efficientnet-lite0": efficientnet_lite0,
+}  # fmt: skip
