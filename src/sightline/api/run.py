@@ -106,7 +106,8 @@ def train(
             but its own `rank`, and only that of rank 0 writes the run; see [Scaling](scaling.md).
         coordinator: The address and port at which rank 0 waits for the others.
         rank: The rank of this process, from 0.
-        engine: ``"ray"`` trains on the workers of a Ray cluster, in place of `hosts`; see [Scaling](scaling.md#ray).
+        engine: ``"ray"`` trains on the workers of a Ray cluster, in place of `hosts`; see
+            [Scaling](scaling.md#training-on-a-ray-cluster).
         num_workers: The number of workers that train together on the Ray cluster; by default 1.
         cpus_per_worker: The number of CPUs that each worker reserves there; by default 1. If the cluster has GPUs, each
             reserves `devices` of them, too.
