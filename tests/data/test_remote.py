@@ -6,6 +6,7 @@ import errno
 import functools
 import http.server
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,8 +238,55 @@ def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
     assert [(image.path, image.label) for image in index.images] == [
         (f"row-{i}", label) for i, label in enumerate(["cat", "dog"] * 2)
     ]
-    with pytest.raises(DataError, match="Pack the folder"):
+    with pytest.raises(DataError, match=r"a folder of archives or tables: name each of them, as memory://b/t\.parquet"):
         build_index("memory://b")
+    memory.pipe_file("/b/notes.txt", b"")
+    with pytest.raises(DataError, match="expected a folder of class folders"):
+        build_index("memory://b/notes.txt")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_the_class_folders_of_an_address_are_labels(
+    memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i, image in enumerate(IMAGES[:4]):
+        memory.pipe_file(f"/b/photos/train/{('cat', 'dog')[i % 2]}/{i}.png", image)
+    memory.pipe_file("/b/photos/test/cat/9.png", IMAGES[4])
+    memory.pipe_file("/b/photos/train/cat/broken.png", b"no image")
+    opened: list[str] = []
+    original = RemotePath._open
+
+    def record(self: RemotePath) -> Any:
+        opened.append(self.url)
+        return original(self)
+
+    monkeypatch.setattr(RemotePath, "_open", record)
+    index = build_index("memory://b/photos/")
+    assert {image.path: (image.label, image.split) for image in index.images} == {
+        "test/cat/9.png": ("cat", "test"),
+        **{f"train/{('cat', 'dog')[i % 2]}/{i}.png": (("cat", "dog")[i % 2], "train") for i in range(4)},
+    }
+    assert [index.read(i) for i in range(5)] == [IMAGES[4], *IMAGES[0:4:2], *IMAGES[1:4:2]]
+    assert [file.path for file in index.unreadable] == ["train/cat/broken.png"]
+    assert sorted(opened) == sorted({*opened}), "each file is downloaded once"
+    assert len(opened) == 6
+    again = build_index("memory://b/photos")
+    assert [image.sha256 for image in again.images] == [image.sha256 for image in index.images]
+    assert opened[6:] == ["memory://b/photos/train/cat/broken.png"], "what was refused by its header is not kept"
+    memory.pipe_file("/b/photos/train/dog/1.png", IMAGES[0])
+    changed = build_index("memory://b/photos")
+    assert "memory://b/photos/train/dog/1.png" in opened[7:]
+    assert changed.read(3) == IMAGES[0]
+    shutil.rmtree(own_cache / "remote")
+    assert changed.read(3) == IMAGES[0], "downloaded again if the copy had to make room"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_table_in_a_folder_of_an_address_has_the_labels(memory: Any) -> None:
+    for i, image in enumerate(IMAGES[:4]):
+        memory.pipe_file(f"/b/{i}.png", image)
+    memory.pipe_file("/b/labels.csv", b"path,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n")
+    assert [image.label for image in build_index("memory://b").images] == ["a", "b", "a", "b"]
 
 
 # Servers on loopback.
@@ -265,8 +313,16 @@ def test_a_bucket_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         archive = write_tar(tmp_path / "a.tar", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)})
         client.put_file(str(archive), "bucket/a.tar")
         assert len(build_index("s3://bucket/a.tar").images) == 5
+        for i, image in enumerate(IMAGES):
+            client.pipe_file(f"bucket/train/{'ab'[i % 2]}/{i}.png", image)
+        for _ in range(2):  # the second time, from the cache
+            index = build_index("s3://bucket/train/")
+            assert [image.label for image in index.images] == ["a", "a", "a", "b", "b"]
+            assert index.read(3) == IMAGES[1]
         with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
             list(stream.expand_inputs(["s3://bucket/gone"]))
+        with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
+            build_index("s3://bucket/gone")
     finally:
         server.stop()
 

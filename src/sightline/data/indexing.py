@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from sightline import jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
-from sightline.data import remote
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
 from sightline.data.copies import merge_copies
 from sightline.data.image_tables import ImageTable
 from sightline.data.masks import inspect_mask
+from sightline.data.remote import RemotePath, is_url
+from sightline.data.remote_folder import RemoteFolder
 from sightline.data.sources import named
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
@@ -44,6 +45,7 @@ from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, So
 from sightline.errors import DataError, ImageError, UsageError, plural
 
 DEFAULT_OPTIONS = DataConfig()
+DOWNLOADS = 16  # at a time, of the files of a folder at an address
 
 Source = str | Path
 Sources = Source | SourceListing | Sequence[Source | SourceListing]
@@ -73,11 +75,11 @@ def build_index(
 ) -> Index:
     """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
-    A source is a folder of class folders (optionally inside train, validation and test), a ``.zip`` or ``.tar`` of such
-    a folder, a manifest (CSV, JSON), idx files or a folder of them, a named data set, or a `SourceListing` of arrays.
-    `options` are the settings of ``[data]`` in docs/reference.md, which control how a source is read. With `unlabeled`,
-    and with a patch, which can label them, images without a class are listed too, with the label "", unless the source
-    states splits or several labels.
+    A source is a folder of class folders (optionally inside train, validation and test), also one at an address such as
+    ``s3://bucket/train``; a ``.zip`` or ``.tar`` of such a folder, a manifest (CSV, JSON), idx files or a folder of
+    them, a named data set, or a `SourceListing` of arrays. `options` are the settings of ``[data]`` in
+    docs/reference.md, which control how a source is read. With `unlabeled`, and with a patch, which can label them,
+    images without a class are listed too, with the label "", unless the source states splits or several labels.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
@@ -190,7 +192,13 @@ def list_source(
 ) -> SourceListing:
     """List the contents of a source, given by path or name, without opening any image."""
     text = str(source)
-    path = remote.stage_source(text, options.limits) if remote.is_url(text) else Path(text).expanduser()
+    if is_url(text):
+        remote = RemotePath.parse(text)
+        if not is_container(remote.url):
+            return _list_remote_folder(remote, prefix, options, lenient=lenient)
+        path = remote.stage(options.limits)
+    else:
+        path = Path(text).expanduser()
     if not path.exists():
         if named.is_named(text):
             return named.load_named(text)
@@ -242,8 +250,22 @@ def _list_store(
     return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
 
 
+def _list_remote_folder(source: RemotePath, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
+    if source.describe()["type"] != "directory":
+        raise DataError(
+            f"{source.url} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of "
+            "one, or a .parquet or .arrow file with images."
+        )
+    store = RemoteFolder(source, options.limits)
+    if (containers := list(filter(is_container, store.keys()))) and not any(map(is_image_name, store.keys())):
+        raise DataError(
+            f"{source.url} is a folder of archives or tables: name each of them, as {source.url}/{containers[0]}."
+        )
+    return _list_files(store, prefix, options, lenient=lenient)
+
+
 def _list_files(
-    store: FolderStore | ZipStore | TarStore,
+    store: FolderStore | ZipStore | TarStore | RemoteFolder,
     prefix: str,
     options: DataConfig,
     folder: Path | None = None,
@@ -277,9 +299,10 @@ def _inspect_all(
     entries: Sequence[SourceItem], progress: Progress, threads: int | None
 ) -> list[ImageRecord | UnreadableImage | None]:
     results: list[ImageRecord | UnreadableImage | None] = []
-    step = 256  # entries per task: small enough for progress, large enough for negligible overhead
+    is_remote = any(isinstance(entry.store, RemoteFolder) for entry in entries)
+    step = 1 if is_remote else 256  # entries per task: small enough for progress, large enough for little overhead
     chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
-    with ThreadPoolExecutor(threads or process.count_cores()) as pool:
+    with ThreadPoolExecutor(DOWNLOADS if is_remote else threads or process.count_cores()) as pool:
         for batch in pool.map(lambda chunk: [_inspect_mask(e, _inspect(e)) for e in chunk], chunks):
             results += batch
             progress("indexing", len(results), len(entries))

@@ -2,7 +2,8 @@
 
 The client of each kind of storage finds its credentials as its own tools do (environment variables, files in the home
 folder, the machine's role); none is passed or stored here. Folders are listed in the order of names, one level at a
-time. An archive or a table is staged: downloaded once into the cache, by its content.
+time. An archive or a table is staged: downloaded once into the cache, by its content. Labeled folders are in
+`remote_folder`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
 from sightline.data.cache import cache_folder, size_limit
-from sightline.data.containers import is_container
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import (
     DataError,
@@ -58,11 +59,15 @@ def is_url(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RemotePath:
-    """A file or a folder of a storage: the address that the user knows it by, the client and its own path."""
+    """A file or a folder of a storage: the address that the user knows it by, the client and its own path.
+
+    `facts` are what a listing stated of a file, as text.
+    """
 
     url: str
     client: Any
     path: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, url: str) -> RemotePath:
@@ -94,22 +99,25 @@ class RemotePath:
             if not levels[-1]:
                 levels.pop()
                 continue
-            path, is_folder = levels[-1].pop()
+            path, is_folder, facts = levels[-1].pop()
             below = RemotePath(
-                self.url + path.rstrip("/").removeprefix(self.path.rstrip("/")), self.client, path.rstrip("/")
+                self.url + path.rstrip("/").removeprefix(self.path.rstrip("/")), self.client, path.rstrip("/"), facts
             )
             if is_folder:
                 levels.append(below._list())
             else:
                 yield below
 
-    def _list(self) -> list[tuple[str, bool]]:
-        """Return the files and folders in a folder, in reverse order, each with whether it is a folder."""
+    def _list(self) -> list[tuple[str, bool, Mapping[str, str]]]:
+        """Return the files and folders in a folder, in reverse order, each with whether it is a folder, and facts."""
         own = self.path.rstrip("/")
         entries = _retry(self.url, lambda: self.client.ls(self.path, detail=True))
-        names = ((str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in entries)
-        below = ((name + "/" * is_folder, is_folder) for name, is_folder in names if name.startswith(own + "/"))
-        return sorted(below, reverse=True)
+        below = []
+        for entry in entries:
+            name, is_folder = str(entry["name"]).rstrip("/"), entry["type"] == "directory"
+            if name.startswith(own + "/"):
+                below.append((name + "/" * is_folder, is_folder, _describe_file(entry)))
+        return sorted(below, key=itemgetter(0), reverse=True)
 
     def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file; raises `ImageError` if it does not exist or exceeds the limit.
@@ -138,11 +146,11 @@ class RemotePath:
     def stage(self, limits: LimitsConfig) -> Path:
         """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed."""
         info = self.describe()
-        facts = {str(name): str(value) for name, value in info.items() if name != "url"}  # may be signed anew each time
+        facts = _describe_file(info)
         folder = cache_folder() / "remote"
         record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
         with suppress(OSError, ValueError, KeyError, TypeError):
-            staged = folder / str(jsonio.loads(record.read_bytes())["sha256"]) / _safe_name(self.path)
+            staged = folder / str(jsonio.loads(record.read_bytes())["sha256"]) / safe_name(self.path)
             if staged.is_file():
                 with suppress(OSError):
                     os.utime(staged.parent)  # marks it as recently used
@@ -156,18 +164,18 @@ class RemotePath:
             with self._open() as source, aside.open("wb", buffering=0) as copy:
                 while chunk := source.read(_CHUNK):
                     digest.update(chunk)
-                    with _explain_failure(folder):
+                    with explain_cache_failure(folder):
                         _write_all(copy, chunk)
                     _check_total(self.url, copy.tell(), limits)
 
         try:
-            with _explain_failure(folder):
-                _make_room(folder, int(info.get("size") or 0))
+            with explain_cache_failure(folder):
+                make_room(folder, int(info.get("size") or 0))
                 folder.mkdir(parents=True, exist_ok=True)
                 aside.touch()
             _retry(self.url, download)
-            staged = folder / digest.hexdigest() / _safe_name(self.path)
-            with _explain_failure(folder):
+            staged = folder / digest.hexdigest() / safe_name(self.path)
+            with explain_cache_failure(folder):
                 staged.parent.mkdir(exist_ok=True)
                 aside.replace(staged)
         finally:
@@ -177,15 +185,9 @@ class RemotePath:
         return staged
 
 
-def stage_source(url: str, limits: LimitsConfig) -> Path:
-    """Return a staged copy of a source of labeled images; raises `DataError` for one that is not a single file."""
-    source = RemotePath.parse(url)
-    if not is_container(source.url):
-        raise DataError(
-            f"{url} is not an archive, a Parquet or an Arrow file: labeled images are read from those at an address. "
-            "Pack the folder, e.g. as .tar, or copy it here."
-        )
-    return source.stage(limits)
+def _describe_file(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a storage states of a file, as far as it identifies its content: an address may be signed anew."""
+    return {str(name): str(value) for name, value in info.items() if name != "url"}
 
 
 class _MissingError(DataError):
@@ -225,7 +227,7 @@ def _read_up_to(file: IO[bytes], count: int) -> bytes:
 
 
 @contextmanager
-def _explain_failure(folder: Path) -> Iterator[None]:
+def explain_cache_failure(folder: Path) -> Iterator[None]:
     """Raise `OutputError` for a cache that cannot be written, which is no failure of the network."""
     try:
         yield
@@ -248,13 +250,13 @@ def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
         raise DataError(f"{url} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb.")
 
 
-def _safe_name(path: str) -> str:
+def safe_name(path: str) -> str:
     """Return a name for a staged file: its suffixes say what it is, and its directory is its content."""
     name = path.rstrip("/").rpartition("/")[2].partition("?")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[-100:] or "file"
 
 
-def _make_room(folder: Path, needed: int) -> None:
+def make_room(folder: Path, needed: int) -> None:
     """Delete the least recently used files that were staged until `needed` more bytes fit within the limit.
 
     Downloads that other processes are writing count too, and those that killed processes left are deleted.

@@ -1,0 +1,117 @@
+"""A folder of labeled images behind an address: its files are downloaded once, and kept in the cache by their content.
+
+CACHE/remote/
+<sha256>/cat.jpg    the content of a file, whatever its address
+<sha256>.files      of a folder: a line for each file, the hash of what the storage states of it, and its content
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from sightline import _io, jsonio
+from sightline.config import LimitsConfig
+from sightline.data.cache import cache_folder
+from sightline.data.remote import RemotePath, explain_cache_failure, make_room, safe_name
+from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+
+
+class RemoteFolder:
+    """The files below a folder at an address when it was listed; reading one downloads it if it is new or has changed.
+
+    Raises `DataError` if the folder does not exist or cannot be listed, and when a file cannot be read after several
+    attempts.
+    """
+
+    repeated_names: tuple[str, ...] = ()
+
+    def __init__(self, source: RemotePath, limits: LimitsConfig) -> None:
+        self.name = PurePosixPath(source.path).name
+        self._limits, self._folder = limits, cache_folder() / "remote"
+        self._files = {file.url.removeprefix(source.url).lstrip("/"): file for file in source.walk()}
+        self._record = self._folder / f"{_hash(source.url)}.files"
+        self._contents = self._read_record()
+        self._lock = threading.Lock()
+        self._has_room = False
+
+    def keys(self) -> Sequence[str]:
+        """Return the sorted relative paths."""
+        return sorted(self._files)
+
+    def folders(self) -> Sequence[str]:
+        """Return no folder: most storages have none but those that their files name."""
+        return ()
+
+    def contains(self, key: str) -> bool:
+        """Return whether there was a file with this relative path."""
+        return key in self._files
+
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
+        """Return the content of a file, after `check` has accepted its first bytes."""
+        content = self._read_copy(key)
+        if content is None:
+            return self._download(key, check)
+        check(content[:HEADER_BYTES])
+        check_file_size(len(content), self._limits)
+        return content
+
+    def _read_copy(self, key: str) -> bytes | None:
+        digest = self._contents.get(self._identify(key))
+        if digest is None:
+            return None
+        path = self._locate(digest, key)
+        try:
+            content = path.read_bytes()
+        except OSError:  # it had to make room since
+            return None
+        with suppress(OSError):
+            os.utime(path.parent)  # marks it as recently used
+        return content if hashlib.sha256(content).hexdigest() == digest else None
+
+    def _download(self, key: str, check: CheckHeader) -> bytes:
+        file = self._files[key]
+        content = file.read(self._limits, check)
+        digest = hashlib.sha256(content).hexdigest()
+        with explain_cache_failure(self._folder):
+            with self._lock:
+                if not self._has_room:
+                    self._has_room = True
+                    make_room(self._folder, self._count_missing_bytes())
+            path = self._locate(digest, key)
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _io.write_atomic(path, content)
+            with self._lock, self._record.open("a", encoding="ascii") as record:
+                record.write(f"{self._identify(key)} {digest}\n")
+        self._contents[self._identify(key)] = digest
+        return content
+
+    def _identify(self, key: str) -> str:
+        return _hash(jsonio.dumps([key, self._files[key].facts], sort_keys=True))
+
+    def _locate(self, digest: str, key: str) -> Path:
+        return self._folder / digest / safe_name(key)
+
+    def _count_missing_bytes(self) -> int:
+        sizes = (
+            str(file.facts.get("size", "")) for key, file in self._files.items()
+            if self._identify(key) not in self._contents
+        )  # fmt: skip
+        return sum(int(size) for size in sizes if size.isdecimal())
+
+    def _read_record(self) -> dict[str, str]:
+        """Return the content of each file that was downloaded before; a line that was cut off has another length."""
+        try:
+            lines = self._record.read_text("ascii", errors="replace").splitlines()
+        except OSError:
+            return {}
+        return dict(line.split(" ") for line in lines if len(line) == 129 and line.count(" ") == 1)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
