@@ -1,24 +1,31 @@
-"""Commands give the same results for a folder of images and for the same images in a Parquet file or a WebDataset."""
+"""Commands give the same results for a folder of images and for the same images packed, or at an address."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
 import pytest
 
-from command import Command
+from command import SMALL, Command
 from packed_images import make_table, write_table, write_tar
+from sightline.runs.directory import RunDirectory
 
 Trained = tuple[Path, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=["parquet", "webdataset", "arrow folder"])
-def packed(request: pytest.FixtureRequest, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["parquet", "webdataset", "arrow folder", "address"])
+def packed(request: pytest.FixtureRequest, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
     """The images of `colors` in another form."""
     folder = tmp_path_factory.mktemp("packed")
     files = sorted(colors.glob("*/*.png"))
+    if request.param == "address":
+        client = fsspec.filesystem("memory", use_listings_cache=False)
+        for file in files:
+            client.pipe_file(f"/packed/colors/{file.parent.name}/{file.name}", file.read_bytes())
+        return "memory://packed/colors/"
     labels = [file.parent.name for file in files]
     names = sorted({*labels})
     table = make_table([file.read_bytes() for file in files], names, label=[names.index(label) for label in labels])
@@ -33,13 +40,13 @@ def packed(request: pytest.FixtureRequest, colors: Path, tmp_path_factory: pytes
     return write_tar(folder / "colors.tar", members)
 
 
-def test_evaluate(sightline: Command, trained: Trained, colors: Path, packed: Path) -> None:
+def test_evaluate(sightline: Command, trained: Trained, colors: Path, packed: Path | str) -> None:
     metrics = [sightline("evaluate", trained[0], data, "--format", "json").json for data in (colors, packed)]
     assert metrics[0]["count"] == metrics[1]["count"] > 0
     assert metrics[0]["accuracy"] == metrics[1]["accuracy"]
 
 
-def test_doctor(sightline: Command, colors: Path, packed: Path) -> None:
+def test_doctor(sightline: Command, colors: Path, packed: Path | str) -> None:
     reports = [sightline("doctor", data, "--format", "json").json for data in (colors, packed)]
     assert reports[0]["classes"] == reports[1]["classes"]
     assert reports[0]["count"] == reports[1]["count"] == 120
@@ -47,8 +54,43 @@ def test_doctor(sightline: Command, colors: Path, packed: Path) -> None:
     assert kinds[0] == kinds[1]
 
 
-def test_predict(sightline: Command, trained: Trained, colors: Path, packed: Path, tmp_path: Path) -> None:
+def test_predict(sightline: Command, trained: Trained, colors: Path, packed: Path | str, tmp_path: Path) -> None:
     assert sightline("predict", trained[0], packed, "--out", tmp_path / "p.parquet").code == 0
     assert sightline("predict", trained[0], colors, "--out", tmp_path / "folder.parquet").code == 0
     rows, expected = (pq.read_table(tmp_path / name).drop(["path"]) for name in ("p.parquet", "folder.parquet"))
     assert rows.equals(expected)
+
+
+@pytest.mark.slow
+def test_a_bucket_of_s3_is_trained_on_and_gets_the_predictions(
+    sightline: Command, trained: Trained, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a",
+                            "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        client = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+        client.mkdir("bucket")
+        client.put(f"{colors}/", "bucket/train/", recursive=True)
+        run = tmp_path / "run"
+        assert sightline("train", "s3://bucket/train/", "--out", run, *SMALL).code == 0
+        hashes = [sorted(row.sha256 for row in RunDirectory.open(path).read_data() or ()) for path in (run, trained[0])]
+        assert hashes[0] == hashes[1]
+        assert sightline("evaluate", run, "--format", "json").json["count"] > 0
+        out = "s3://bucket/labels.parquet"
+        for shard in ("1/2", "0/2", "0/2"):
+            options = ("--out", out, "--shard", shard, "--rows-per-part", 8)
+            result = sightline("predict", run, "s3://bucket/train", *options)
+            assert (result.code, out in result.err) == (0, True)
+        assert sightline("predict", run, colors, "--out", tmp_path / "p.parquet", "--rows-per-part", 8).code == 0
+        rows, expected = (
+            pq.read_table(path, filesystem=filesystem).drop(["path"])
+            for path, filesystem in (("bucket/labels.parquet", client), (str(tmp_path / "p.parquet"), None))
+        )
+        assert rows.equals(expected)
+        assert "should end with .parquet" in sightline("predict", run, colors, "--out", "s3://bucket/labels.csv").err
+    finally:
+        server.stop()

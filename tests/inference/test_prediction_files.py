@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sightline import jsonio
+from sightline.data import remote
 from sightline.errors import DataError, ImageError, OutputError, UsageError
 from sightline.inference import prediction_files, stream
 from sightline.inference.prediction_files import PredictionFiles, PredictionFolder, PredictionFormat, Shard
@@ -46,7 +47,11 @@ def predict(items: Iterator[InputItem]) -> Iterator[Prediction]:
 
 
 def write(
-    path: Path, items: Iterator[InputItem], shard: str | None = None, form: PredictionFormat = FORMAT, **options: Any
+    path: Path | str,
+    items: Iterator[InputItem],
+    shard: str | None = None,
+    form: PredictionFormat = FORMAT,
+    **options: Any,
 ) -> PredictionFiles:
     return PredictionFolder(path, form).write(items, options.pop("predict", predict), Shard.parse(shard), **options)
 
@@ -158,6 +163,52 @@ def test_another_model_and_other_options_are_refused(tmp_path: Path, name: str, 
     (tmp_path / "empty" / "_predictions.json").rename(tmp_path / "p.parquet" / "_predictions.json")
     with pytest.raises(OutputError, match="with another model or other options"):
         write(tmp_path / "p.parquet", make_items(8), form=changed)
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """An empty storage in memory."""
+    client = pytest.importorskip("fsspec").filesystem("memory", use_listings_cache=False)
+    client.store.clear()
+    yield client
+    client.store.clear()
+    client.pseudo_dirs[:] = [""]
+
+
+def test_a_folder_at_an_address_has_the_files_of_a_local_one_and_is_resumed(memory: Any, tmp_path: Path) -> None:
+    write(tmp_path / "p.parquet", make_items(23))
+    address = "memory://bucket/p.parquet"
+    assert write(address, make_items(23), "1/2") == PredictionFiles(address, 11, 0, 23, is_complete=False)
+    del memory.store["/bucket/p.parquet/part-00000001.parquet"]
+    memory.pipe_file("/bucket/p.parquet/part-00000003.parquet", b"damaged")
+    reads: list[int] = []
+    assert write(address, make_items(23, reads)).is_complete
+    files = {name: memory.cat_file(f"/bucket/p.parquet/{name}") for name in read_files(tmp_path / "p.parquet")}
+    assert files == read_files(tmp_path / "p.parquet")
+    assert len(reads) == 20
+    reads.clear()
+    write(address, make_items(23, reads))
+    assert not reads
+    with pytest.raises(OutputError, match=f"{address} was written with another setting of top"):
+        write(address, make_items(23), form=replace(FORMAT, top=1))
+
+
+def test_an_address_that_holds_anything_else_is_refused(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/bucket/file.parquet", b"PAR1")
+    memory.pipe_file("/bucket/folder.parquet/part-0.parquet", b"PAR1")
+    for name, words in (("file", "is a file"), ("folder", "is a folder without _predictions.json")):
+        with pytest.raises(OutputError, match=words):
+            write(f"memory://bucket/{name}.parquet", make_items(3))
+    with pytest.raises(UsageError, match=r"cannot be written to.*s3://"):
+        write("https://example.org/p.parquet", make_items(3))
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0)
+    monkeypatch.setattr(type(memory), "pipe_file", fail_to_connect)
+    with pytest.raises(OutputError, match=r"_predictions.json cannot be written, in 5 attempts: reset by peer"):
+        write("memory://bucket/p.parquet", make_items(3))
+
+
+def fail_to_connect(*_: object) -> None:
+    raise ConnectionError("reset by peer")
 
 
 def test_what_predict_did_not_write_is_left_alone(tmp_path: Path) -> None:

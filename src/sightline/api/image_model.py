@@ -128,7 +128,8 @@ class ImageModel(MaskModel):
         Args:
             images: As for `predict`, in the same order each time; may be a generator. A folder is listed while its
                 images are predicted.
-            out: The folder to write, whose name ends with ``.parquet``.
+            out: The folder to write, whose name ends with ``.parquet``; also at an address such as
+                ``s3://bucket/labels.parquet``.
             top: The number of classes in each row, the most probable ones first.
             probabilities: Whether each row has the probabilities of all classes, in the order of `classes`.
             shard: ``"0/4"`` to ``"3/4"`` predict a fourth of the parts each; None predicts all.
@@ -156,7 +157,7 @@ class ImageModel(MaskModel):
         """
         with show_progress(progress, callback) as display:
             return prediction_folder.write_predictions(
-                self, images, Path(out), display.on_progress, top=top, probabilities=probabilities, shard=shard,
+                self, images, out, display.on_progress, top=top, probabilities=probabilities, shard=shard,
                 rows_per_part=rows_per_part, settings=set, engine=engine, ray_address=ray_address,
             )  # fmt: skip
 

@@ -38,7 +38,7 @@ Predict = Callable[[Iterator[stream.InputItem]], Iterator[Prediction]]
 def write_predictions(
     model: LoadedModel,
     images: ImageLike | Iterable[ImageLike | stream.InputItem],
-    out: Path,
+    out: str | Path,
     progress: Progress,
     *,
     top: int,

@@ -69,10 +69,11 @@ def predict(
         bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
     ] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="PATH",
             help="Write to this .csv or .jsonl file instead of standard output, or to this .parquet folder, which the "
-            "same command resumes."
+            "same command resumes; a folder may be at an address such as s3://bucket/labels.parquet.",
         ),
     ] = None,
     shard: Annotated[
@@ -131,9 +132,10 @@ def predict(
     to_folder = _check_folder(out, output_format, shard, rows_per_part, engine)
     if ray_address is not None and engine != Engine.ray:
         raise UsageError("--ray-address is for --engine ray.")
-    chosen_format = TableFormat.json if to_folder else _choose_format(output_format, out)
-    if out is not None and not to_folder:
-        _check_output(out)
+    file = None if out is None or to_folder else Path(out)
+    chosen_format = TableFormat.json if to_folder else _choose_format(output_format, file)
+    if file is not None:
+        _check_output(file)
     items = list_images(images, set)
     classifier = _load(model, knn, reference, set)
     if masks is not None:
@@ -150,7 +152,7 @@ def predict(
         failed = _print_files(result, shard)
     else:
         failed = _write_rows(
-            classifier, items, chosen_format, out, top=top, probabilities=probabilities, raw_csv=raw_csv
+            classifier, items, chosen_format, file, top=top, probabilities=probabilities, raw_csv=raw_csv
         )
     if failed:
         raise typer.Exit(1)
@@ -189,12 +191,17 @@ def _write_rows(
 
 
 def _check_folder(
-    out: Path | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None, engine: Engine
+    out: str | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None, engine: Engine
 ) -> bool:
     """Return whether `out` is a folder of Parquet files; raises for one that cannot be written, and wrong options."""
+    from sightline.data.remote import is_url
     from sightline.inference import prediction_files
 
-    if out is None or out.suffix.lower() != prediction_files.SUFFIX:
+    if out is None or Path(out).suffix.lower() != prediction_files.SUFFIX:
+        if out is not None and is_url(out):
+            raise UsageError(
+                f"--out {out} should end with .parquet: a folder of Parquet files is what an address takes."
+            )
         options = {"--shard": shard, "--rows-per-part": rows_per_part, "--engine ray": engine == Engine.ray or None}
         if wrong := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"{' and '.join(wrong)}: only for a folder of Parquet files; give --out NAME.parquet.")

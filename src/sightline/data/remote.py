@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
@@ -70,8 +70,11 @@ class RemotePath:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, url: str) -> RemotePath:
-        """Return what an address names; raises `UsageError` for an unknown kind, `MissingExtraError` without it."""
+    def parse(cls, url: str, purpose: Literal["Reading", "Writing"] = "Reading") -> RemotePath:
+        """Return what an address names; raises `UsageError` for an unknown kind, `MissingExtraError` without it.
+
+        To write to it is refused for kinds that are only read.
+        """
         if _PASSWORD.match(url):
             raise UsageError(
                 "An address of http:// or https:// has a user or a password before @, which would show in logs and "
@@ -83,7 +86,9 @@ class RemotePath:
             raise UsageError(
                 f"{url} cannot be read: addresses begin with {', '.join(f'{name}://' for name in PACKAGES)}."
             )
-        check_installed("fsspec", PACKAGES[kind], purpose=f"Reading {kind}://")
+        if purpose == "Writing" and PACKAGES[kind] == "aiohttp":
+            raise UsageError(f"{url} cannot be written to: results go to a folder, or to s3://, gs:// or az://.")
+        check_installed("fsspec", PACKAGES[kind], purpose=f"{purpose} {kind}://")
         client, path = require("fsspec.core", "Reading addresses").url_to_fs(url, use_listings_cache=False)
         return cls(url.rstrip("/"), client, path)
 
@@ -138,6 +143,35 @@ class RemotePath:
         check(content[:HEADER_BYTES])
         check_file_size(len(content), limits)
         return content
+
+    def join(self, name: str) -> RemotePath:
+        """Return a file in a folder."""
+        return RemotePath(f"{self.url}/{name}", self.client, f"{self.path.rstrip('/')}/{name}")
+
+    def is_file(self) -> bool:
+        """Return whether there is a file with this very path."""
+        return bool(_retry(self.url, lambda: self.client.isfile(self.path)))
+
+    def list_names(self) -> list[str]:
+        """Return the names of the files and folders in a folder; none if it does not exist."""
+        try:
+            return [path.rstrip("/").rpartition("/")[2] for path, _, _ in self._list()]
+        except _MissingError:
+            return []
+
+    def open(self) -> Any:
+        """Open a file for reading at any position; raises OSError if it does not exist or cannot be read."""
+        try:
+            return _retry(self.url, lambda: self.client.open(self.path, "rb"))
+        except DataError as error:
+            raise FileNotFoundError(str(error)) from error
+
+    def write(self, content: bytes) -> None:
+        """Write a file, in place of the one with this path if there is one; raises `OutputError`."""
+        try:
+            _retry(self.url, lambda: self.client.pipe_file(self.path, content), "written")
+        except DataError as error:
+            raise OutputError(str(error)) from error
 
     def _open(self) -> Any:
         options = {"block_size": 0} if self.url.lower().startswith("http") else {"cache_type": "none"}
@@ -194,7 +228,7 @@ class _MissingError(DataError):
     """The file does not exist."""
 
 
-def _retry(url: str, call: Callable[[], T]) -> T:
+def _retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = "read") -> T:
     """Return the result of `call`, which is repeated after a failure of the network.
 
     Raises `DataError` after `ATTEMPTS`, and at once if the file does not exist or may not be read.
@@ -207,11 +241,11 @@ def _retry(url: str, call: Callable[[], T]) -> T:
         except FileNotFoundError as error:
             raise _MissingError(f"There is nothing at {url}. Check the address.") from error
         except PermissionError as error:
-            raise DataError(f"{url} may not be read: {first_line(error)}. Check the credentials.") from error
+            raise DataError(f"{url} may not be {action}: {first_line(error)}. Check the credentials.") from error
         except Exception as error:  # each client raises its own types
             if attempt == ATTEMPTS - 1:
                 raise DataError(
-                    f"{url} cannot be read, in {ATTEMPTS} attempts: {first_line(error).rstrip('.')}. Check the "
+                    f"{url} cannot be {action}, in {ATTEMPTS} attempts: {first_line(error).rstrip('.')}. Check the "
                     "connection, then run the same command again."
                 ) from error
             time.sleep(FIRST_WAIT * 2**attempt)

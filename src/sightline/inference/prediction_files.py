@@ -6,7 +6,7 @@
       part-00000001.parquet   those of the next, and so on
 
 A part holds a fixed number of consecutive images, whichever process writes it, so the files are the same for any number
-of shards. It is written under a temporary name and renamed, and states a hash of its paths: a process skips the
+of shards. It is there completely or not at all, and states a hash of its paths: a process skips the
 parts that exist, after it has compared their paths with its own list. pyarrow, pandas, DuckDB and Spark read the folder
 as one table; names that start with ``_`` or ``.`` are not part of it.
 """
@@ -14,7 +14,6 @@ as one table; names that start with ``_`` or ``.`` are not part of it.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +22,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sightline import _io, jsonio
+from sightline import jsonio
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import DataError, OutputError, UsageError, check_installed, plural, require
+from sightline.inference.output_folder import OutputFolder, open_output_folder
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
 
@@ -99,14 +99,14 @@ class PredictionFiles:
     """What a process has written, with what was there before.
 
     Attributes:
-        path: The folder.
+        path: The folder, or its address.
         images: The number of images of this shard.
         failed: The number of those that could not be read; their rows say why.
         total: The number of images of all shards.
         is_complete: Whether the parts of all shards are there.
     """
 
-    path: Path
+    path: Path | str
     images: int
     failed: int
     total: int
@@ -122,17 +122,17 @@ class _PartFacts:
     paths_sha256: str
 
 
-def check_output(path: Path) -> None:
-    """Raise `OutputError` if something exists at `path` that is not a folder of predictions.
+def check_output(out: str | Path) -> OutputFolder:
+    """Return the folder `out`; raises `OutputError` if something is there that is not a folder of predictions.
 
-    Raises `MissingExtraError` without pyarrow.
+    Raises `MissingExtraError` without pyarrow, `UsageError` for an address that cannot be written to.
     """
     check_installed("pyarrow", purpose=_PURPOSE)
-    if path.is_dir():
-        if not (path / MANIFEST).exists() and not all(_is_manifest(entry.name) for entry in path.iterdir()):
-            raise OutputError(f"{path} is a folder without {MANIFEST}: name a new folder with --out.")
-    elif path.exists() or path.is_symlink():
-        raise OutputError(f"{path} is a file, but predictions in Parquet are a folder: name a new one with --out.")
+    folder = open_output_folder(out)
+    names = folder.list_names() or []
+    if MANIFEST not in names and not all(map(_is_manifest, names)):
+        raise OutputError(f"{folder.location} is a folder without {MANIFEST}: name a new folder with --out.")
+    return folder
 
 
 def _is_manifest(name: str) -> bool:
@@ -141,22 +141,22 @@ def _is_manifest(name: str) -> bool:
 
 
 class PredictionFolder:
-    """The folder `path`, which is created, or continued if the same model wrote the same columns there.
+    """The folder `out`, which is created, or continued if the same model wrote the same columns there.
 
     Raises `OutputError` for anything else.
     """
 
-    def __init__(self, path: Path, form: PredictionFormat) -> None:
-        check_output(path)
-        self.path, self._form, self._sha256 = path, form, form.sha256
-        if not (path / MANIFEST).exists():
+    def __init__(self, out: str | Path, form: PredictionFormat) -> None:
+        self._folder = check_output(out)
+        self._form, self._sha256 = form, form.sha256
+        if MANIFEST not in (self._folder.list_names() or []):
             self._write_manifest(None)
         self._compare_manifest()
         self._schema = _make_schema(form).with_metadata({_METADATA_KEY: b""})
 
     def list_parts(self) -> set[int]:
         """Return the numbers of the parts that exist."""
-        return {int(match[1]) for entry in os.scandir(self.path) if (match := _PART.fullmatch(entry.name))}
+        return {int(match[1]) for name in self._folder.list_names() or [] if (match := _PART.fullmatch(name))}
 
     def write(
         self,
@@ -187,7 +187,7 @@ class PredictionFolder:
             if (known := total.get()) is not None:
                 progress("predicting", done, max(known, done))
         is_complete = self._finish(totals.total)
-        return PredictionFiles(self.path, totals.images, totals.failed, totals.total, is_complete)
+        return PredictionFiles(self._folder.location, totals.images, totals.failed, totals.total, is_complete)
 
     def _select(
         self, items: Iterable[InputItem], shard: Shard, waiting: deque[tuple[int, int]], totals: _Totals
@@ -211,11 +211,11 @@ class PredictionFolder:
             first = number * self._form.rows
             raise DataError(
                 f"Images {first + 1:,} to {first + len(block):,}, from {block[0].path} on, are not those that "
-                f"{self._name(number)} holds: the list of images has changed since. Name a new folder with --out."
+                f"{self._locate(number)} holds: the list of images has changed since. Name a new folder with --out."
             )
 
-    def _name(self, number: int) -> Path:
-        return self.path / f"part-{number:08}.parquet"
+    def _locate(self, number: int) -> str:
+        return self._folder.locate(_name_part(number))
 
     def _write_part(self, number: int, predictions: Sequence[Prediction]) -> _PartFacts:
         pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
@@ -225,15 +225,9 @@ class PredictionFolder:
         values = {"schema": SCHEMA, "format": self._sha256, **jsonio.fields_to_dict(facts)}
         schema = self._schema.with_metadata({_METADATA_KEY: jsonio.dumps(values)})
         rows = [_make_row(prediction, self._form) for prediction in predictions]
-        table = pyarrow.Table.from_pylist(rows, schema=schema)
-
-        def fill(aside: Path) -> None:
-            with aside.open("xb") as file:
-                parquet.write_table(table, file)
-                file.flush()
-                os.fsync(file.fileno())
-
-        _io.write_atomic(self._name(number), fill, "Free some space, then run the same command again to go on.")
+        stream = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), stream)
+        self._folder.write(_name_part(number), stream.getvalue().to_pybytes())
         return facts
 
     def _read_part(self, number: int) -> _PartFacts | None:
@@ -242,16 +236,18 @@ class PredictionFolder:
         Raises `OutputError` if it is one of another job.
         """
         pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
-        path = self._name(number)
         try:
-            metadata = parquet.read_metadata(str(path))
+            with self._folder.open(_name_part(number)) as file:
+                metadata = parquet.read_metadata(file)
             values = jsonio.loads((metadata.schema.to_arrow_schema().metadata or {})[_METADATA_KEY])
             facts = _PartFacts(int(values["images"]), int(values["failed"]), str(values["paths_sha256"]))
             is_ours = values["format"] == self._sha256
         except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
             return None
         if not is_ours:
-            raise OutputError(f"{path} was written with another model or other options: name a new folder with --out.")
+            raise OutputError(
+                f"{self._locate(number)} was written with another model or other options: name a new folder with --out."
+            )
         return facts if metadata.num_rows == facts.images else None
 
     def _finish(self, total: int) -> bool:
@@ -260,7 +256,7 @@ class PredictionFolder:
         numbers = self.list_parts()
         if extra := numbers - expected:
             raise DataError(
-                f"{self._name(min(extra))} is beyond the {plural(total, 'image')}: the list of images has become "
+                f"{self._locate(min(extra))} is beyond the {plural(total, 'image')}: the list of images has become "
                 "shorter since it was written. Name a new folder with --out."
             )
         if numbers != expected:
@@ -271,16 +267,16 @@ class PredictionFolder:
     def _write_manifest(self, images: int | None) -> None:
         status = "writing" if images is None else "complete"
         values = {"kind": "sightline.predictions", **self._form.to_dict(), "images": images, "status": status}
-        _io.write_atomic(self.path / MANIFEST, jsonio.encode_text(jsonio.dumps(values, indent=2) + "\n"))
+        self._folder.write(MANIFEST, jsonio.encode_text(jsonio.dumps(values, indent=2) + "\n"))
 
     def _compare_manifest(self) -> None:
-        values = _read_manifest(self.path)
+        values = _read_manifest(self._folder)
         for name, value in self._form.to_dict().items():
             if values.get(name) != jsonio.loads(jsonio.dumps(value)):
                 difference = "" if name in {"model", "classes"} else f" ({values.get(name)}, not {value})"
                 raise OutputError(
-                    f"{self.path} was written with another setting of {name}{difference}: give the same options, or "
-                    "name a new folder with --out."
+                    f"{self._folder.location} was written with another setting of {name}{difference}: give the same "
+                    "options, or name a new folder with --out."
                 )
 
 
@@ -309,14 +305,19 @@ class _RemainingCount:
         return self._remaining
 
 
-def _read_manifest(folder: Path) -> Mapping[str, Any]:
-    path = folder / MANIFEST
+def _name_part(number: int) -> str:
+    return f"part-{number:08}.parquet"
+
+
+def _read_manifest(folder: OutputFolder) -> Mapping[str, Any]:
+    where = folder.locate(MANIFEST)
     try:
-        values = jsonio.loads(_io.read_regular(path, _MAX_MANIFEST))
+        with folder.open(MANIFEST) as file:
+            values = jsonio.loads(file.read(_MAX_MANIFEST))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}. Name a new folder with --out.") from error
+        raise OutputError(f"{where} cannot be read: {error}. Name a new folder with --out.") from error
     if not isinstance(values, dict) or values.get("kind") != "sightline.predictions":
-        raise OutputError(f"{path} was not written by predict: name a new folder with --out.")
+        raise OutputError(f"{where} was not written by predict: name a new folder with --out.")
     return values
 
 
