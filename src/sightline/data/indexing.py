@@ -21,12 +21,12 @@ from sightline.data.copies import merge_copies
 from sightline.data.image_tables import ImageTable
 from sightline.data.masks import inspect_mask
 from sightline.data.remote import RemotePath, is_url
-from sightline.data.remote_folder import RemoteFolder
+from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
-from sightline.data.sources.idx import get_labels_path, is_idx, read_idx_files
+from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
 from sightline.data.sources.listing import SourceItem, SourceListing, include_unlabeled
 from sightline.data.sources.manifest import (
     find_label_table,
@@ -45,7 +45,6 @@ from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, So
 from sightline.errors import DataError, ImageError, UsageError, plural
 
 DEFAULT_OPTIONS = DataConfig()
-DOWNLOADS = 16  # at a time, of the files of a folder at an address
 
 Source = str | Path
 Sources = Source | SourceListing | Sequence[Source | SourceListing]
@@ -84,7 +83,7 @@ def build_index(
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
     """
-    source_list = _drop_idx_labels(list_of_sources(sources))
+    source_list = drop_label_files(list_of_sources(sources))
     listings = list_sources(source_list, options, lenient=lenient)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)
@@ -148,7 +147,7 @@ def list_sources(
     Listings are sources themselves, so commands such as `evaluate` can pass on sources read with specific options.
     Raises `DataError` as `build_index` does.
     """
-    source_list = _drop_idx_labels(list_of_sources(sources))
+    source_list = drop_label_files(list_of_sources(sources))
     for source in source_list:
         if not isinstance(source, SourceListing) and not jsonio.is_encodable(str(source)):
             raise DataError(
@@ -173,13 +172,6 @@ def describe_sources(sources: Sources) -> str:
     return "+".join(_short_name(s) if isinstance(s, SourceListing) else str(s) for s in list_of_sources(sources))
 
 
-def _drop_idx_labels(sources: Sequence[Source | SourceListing]) -> list[Source | SourceListing]:
-    """Drop idx label files passed along with their image files, which find them by name."""
-    paths = [Path(s) for s in sources if not isinstance(s, SourceListing) and is_idx(Path(s))]
-    labels = {get_labels_path(p) for p in paths if get_labels_path(p) != p}
-    return [s for s in sources if isinstance(s, SourceListing) or Path(s) not in labels]
-
-
 def _short_name(source: Source | SourceListing) -> str:
     if isinstance(source, SourceListing):
         return source.items[0].store.name if source.items else "arrays"
@@ -195,7 +187,7 @@ def list_source(
     if is_url(text):
         remote = RemotePath.parse(text)
         if not is_container(remote.url):
-            return _list_remote_folder(remote, prefix, options, lenient=lenient)
+            return _list_files(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
         path = remote.stage(options.limits)
     else:
         path = Path(text).expanduser()
@@ -248,20 +240,6 @@ def _list_store(
     if isinstance(store, TarStore) and (samples := list_samples(store)):
         return read_rows(samples, str(path), options, FileFinder(store), prefix)
     return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
-
-
-def _list_remote_folder(source: RemotePath, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
-    if source.describe()["type"] != "directory":
-        raise DataError(
-            f"{source.url} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of "
-            "one, or a .parquet or .arrow file with images."
-        )
-    store = RemoteFolder(source, options.limits)
-    if (containers := list(filter(is_container, store.keys()))) and not any(map(is_image_name, store.keys())):
-        raise DataError(
-            f"{source.url} is a folder of archives or tables: name each of them, as {source.url}/{containers[0]}."
-        )
-    return _list_files(store, prefix, options, lenient=lenient)
 
 
 def _list_files(

@@ -17,8 +17,13 @@ from pathlib import Path, PurePosixPath
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
 from sightline.data.cache import cache_folder
+from sightline.data.containers import is_container
 from sightline.data.remote import RemotePath, explain_cache_failure, make_room, safe_name
+from sightline.data.sources.filenames import is_image_name
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+from sightline.errors import DataError
+
+DOWNLOADS = 16  # at a time
 
 
 class RemoteFolder:
@@ -111,6 +116,23 @@ class RemoteFolder:
         except OSError:
             return {}
         return dict(line.split(" ") for line in lines if len(line) == 129 and line.count(" ") == 1)
+
+
+def open_remote_folder(source: RemotePath, limits: LimitsConfig) -> RemoteFolder:
+    """Return the folder of labeled images at an address; raises `DataError` if there is none."""
+    if source.describe()["type"] != "directory":
+        raise DataError(
+            f"{source.url} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of "
+            "one, or a .parquet or .arrow file with images."
+        )
+    folder = RemoteFolder(source, limits)
+    keys = folder.keys()
+    containers = [key for key in keys if is_container(key)]
+    if containers and not any(map(is_image_name, keys)):
+        raise DataError(
+            f"{source.url} is a folder of archives or tables: name each of them, as {source.url}/{containers[0]}."
+        )
+    return folder
 
 
 def _hash(text: str) -> str:

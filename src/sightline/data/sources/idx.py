@@ -36,6 +36,13 @@ def get_labels_path(images_path: Path) -> Path:
     return images_path.with_name(images_path.name.replace("images", "labels").replace("idx3", "idx1"))
 
 
+def drop_label_files(sources: Sequence[str | Path | SourceListing]) -> list[str | Path | SourceListing]:
+    """Return `sources` without files of labels whose images, which find them by name, are among them."""
+    paths = [Path(source) for source in sources if not isinstance(source, SourceListing) and is_idx(Path(source))]
+    labels = {get_labels_path(path) for path in paths if get_labels_path(path) != path}
+    return [source for source in sources if isinstance(source, SourceListing) or Path(source) not in labels]
+
+
 def read_idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> SourceListing:
     """Read idx images with their labels; ``train`` in a name means the training split, ``t10k`` or ``test`` the test.
 
