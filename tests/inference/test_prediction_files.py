@@ -273,3 +273,20 @@ def test_all_columns(tmp_path: Path) -> None:
     schema = pq.read_schema(tmp_path / "p.parquet" / "part-00000000.parquet")
     assert schema.field("probabilities").type.list_size == 4
     assert prediction_files.MANIFEST.startswith("_"), "readers of data sets skip it"
+
+
+def test_what_predicts_stops_before_an_error_is_raised(tmp_path: Path) -> None:
+    stopped = []
+
+    def predict_and_tell(items: Iterator[InputItem]) -> Iterator[Prediction]:
+        try:
+            yield from predict(items)
+        finally:
+            stopped.append(True)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as error:
+        write(tmp_path / "p.parquet", make_items(23), predict=predict_and_tell, progress=interrupt, count=lambda: 23)
+    assert stopped == [True], error

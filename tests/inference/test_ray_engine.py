@@ -151,6 +151,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def local_files(photos: Path, classifier: sl.Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files that this process writes for `photos`."""
+    out = tmp_path_factory.mktemp("local") / "out.parquet"
+    classifier.write_predictions(photos, out, rows_per_part=128, progress=False)
+    return read_files(out)
+
+
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     with start_nodes(1, 1) as nodes:
         yield nodes
@@ -205,13 +213,41 @@ class TestTwoNodes:
         with pytest.raises(DataError, match="the list of images has changed"):
             write(images, out)
 
-    def test_arrays_and_errors_of_workers_are_raised_here(self, tmp_path: Path, write: Callable[..., Any]) -> None:
+    def test_arrays_are_an_error(self, tmp_path: Path, write: Callable[..., Any]) -> None:
         with pytest.raises(UsageError, match="is an array"):
             write(np.zeros((2, 8, 8, 3), np.uint8), tmp_path / "out.parquet")
         assert list((tmp_path / "out.parquet").glob("part-*")) == []
 
+    def test_an_interrupted_job_stops_at_once_and_goes_on(
+        self, tmp_path: Path, photos: Path, local_files: dict[str, bytes], write: Callable[..., Any]
+    ) -> None:
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write(photos, tmp_path / "out.parquet", callback=AtFirstPart(tmp_path / "out.parquet", interrupt))
+        assert ray is not None
+        assert not ray.is_initialized()
+        assert 0 < len(list((tmp_path / "out.parquet").glob("part-*"))) < 10
+        assert write(photos, tmp_path / "out.parquet").is_complete
+        assert read_files(tmp_path / "out.parquet") == local_files
+
+    def test_a_node_that_is_lost_costs_nothing(
+        self, tmp_path: Path, photos: Path, local_files: dict[str, bytes], classifier: sl.Classifier
+    ) -> None:
+        out = tmp_path / "out.parquet"
+        with start_nodes(1, 1) as cluster:
+            node = next(iter(cluster.worker_nodes))
+            lose_a_node = AtFirstPart(out, lambda: cluster.remove_node(node, allow_graceful=False))
+            result = classifier.write_predictions(
+                photos, out, rows_per_part=128, engine="ray", ray_address=cluster.address, callback=lose_a_node
+            )
+        assert result.is_complete
+        assert 0 < lose_a_node.calls < 1000
+        assert read_files(out) == local_files
+
     def test_a_worker_that_is_killed_costs_nothing(
-        self, tmp_path: Path, photos: Path, classifier: sl.Classifier, write: Callable[..., Any]
+        self, tmp_path: Path, photos: Path, local_files: dict[str, bytes], write: Callable[..., Any]
     ) -> None:
         out, killed = tmp_path / "out.parquet", []
 
@@ -222,8 +258,7 @@ class TestTwoNodes:
         at_first_part = AtFirstPart(out, kill_a_worker)
         assert write(photos, out, callback=at_first_part).is_complete
         assert 0 < at_first_part.calls < 1000
-        classifier.write_predictions(photos, tmp_path / "local.parquet", rows_per_part=128, progress=False)
-        assert read_files(out) == read_files(tmp_path / "local.parquet")
+        assert read_files(out) == local_files
 
 
 @pytest.mark.ray

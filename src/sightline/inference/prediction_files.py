@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -178,14 +178,18 @@ class PredictionFolder:
         predictions = predict(self._select(items, shard, waiting, totals))
         total = _RemainingCount(self.list_parts(), shard, self._form.rows, count)
         rows: list[Prediction] = []
-        for done, prediction in enumerate(predictions, start=1):
-            rows.append(prediction)
-            if len(rows) == waiting[0][1]:
-                number, _ = waiting.popleft()
-                totals.add(self._write_part(number, rows))
-                rows = []
-            if (known := total.get()) is not None:
-                progress("predicting", done, max(known, done))
+        try:
+            for done, prediction in enumerate(predictions, start=1):
+                rows.append(prediction)
+                if len(rows) == waiting[0][1]:
+                    number, _ = waiting.popleft()
+                    totals.add(self._write_part(number, rows))
+                    rows = []
+                if (known := total.get()) is not None:
+                    progress("predicting", done, max(known, done))
+        finally:
+            if isinstance(predictions, Generator):
+                predictions.close()  # what computes them stops now, not when the error has been handled
         is_complete = self._finish(totals.total)
         return PredictionFiles(self._folder.location, totals.images, totals.failed, totals.total, is_complete)
 

@@ -61,8 +61,9 @@ def predict(
     except ray.exceptions.RayError as error:
         raise _find_cause(error) or HostError(f"Ray has failed: {first_line(error)}") from error
     finally:
-        results.close()
-        ray.kill(feed)
+        if ray.is_initialized():  # else all has ended, and Ray would start again
+            results.close()
+            ray.kill(feed)
 
 
 @dataclass(frozen=True, slots=True)
