@@ -138,6 +138,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
             for name, chosen in (("undecided", prediction.undecided), ("label_set", prediction.label_set))
             if chosen is not None
         },
+        **({} if prediction.quality is None else {"quality": prediction.quality}),
         **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
     }
 

@@ -176,9 +176,11 @@ def _write_rows(
     has_several = classifier.task.targets.allows_several
     if has_several and chosen_format == TableFormat.csv:
         shown_count = 1  # the label column has all predicted classes
+    are_masks = classifier.task.targets.are_masks
     layout = RowFormat(
-        shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None and not has_several,
-        raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields,
+        shown_count, classifier.classes if probabilities else (),
+        classifier.thresholds is not None and (are_masks or not has_several),
+        raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields, are_masks,
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
     width, items = _measure_paths(items) if chosen_format == TableFormat.text else (MIN_WIDTH, items)
@@ -336,9 +338,17 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label not in p.labels)
             undecided = f"  undecided: {', '.join(p.undecided)}" if p.undecided else ""
             label_set = "" if p.label_set is None else f"  set: {', '.join(p.label_set) or 'empty'}"
+            quality = "" if p.quality is None else f"  quality {p.quality:.3f}"
             abstains = "  abstain" if p.decision is not None and p.decision.decision == "abstain" else ""
             print_line(
-                name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), undecided, label_set, abstains
+                name,
+                (", ".join(chosen) or "no label", "bold"),
+                "  ",
+                (others, "dim"),
+                undecided,
+                label_set,
+                quality,
+                abstains,
             )
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])

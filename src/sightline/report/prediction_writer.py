@@ -18,8 +18,8 @@ class RowFormat:
     """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
 
     With `decisions`, what to make of the answer, for a model that has thresholds. `sets` are the fields of a prediction
-    with sets of classes that have a column each: undecided, label_set. In CSV, text that a spreadsheet would
-    take for a formula gets an apostrophe, unless `raw`.
+    with sets of classes that have a column each: undecided, label_set. With `quality`, that of a mask has a column. In
+    CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`.
     """
 
     top: int = 1
@@ -27,11 +27,13 @@ class RowFormat:
     decisions: bool = False
     raw: bool = False
     sets: tuple[str, ...] = ()
+    quality: bool = False
 
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
         more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
         decided = ["decision", "set", "ood_score"] if self.decisions else []
+        decided += ["quality"] if self.quality else []
         return [*HEADER, *more, *decided, *self.sets, *(f"probability:{label}" for label in self.classes), "error"]
 
     def csv_row(self, prediction: Prediction) -> list[str]:
@@ -49,6 +51,8 @@ class RowFormat:
             labels = "" if decision.set is None else jsonio.dumps(list(decision.set))
             score = "" if decision.ood_score is None else f"{decision.ood_score:.6g}"
             decision_cells = [decision.decision, labels, score]
+        if self.quality:
+            decision_cells.append("" if prediction.quality is None else f"{prediction.quality:.6f}")
         return [
             self._text(prediction.path),
             *ranked,
