@@ -507,3 +507,22 @@ def test_an_unknown_augmentation_is_refused_with_a_suggestion() -> None:
     config = AugmentConfig(custom=(CustomAugmentConfig("test-sallt"),))
     with pytest.raises(UsageError, match=r"There is no augmentation 'test-sallt'\. Did you mean 'test-salt'\?"):
         pipeline.is_enabled(config)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("fill", ["nearest", "reflect", "constant"])
+def test_all_images_are_resampled_at_once_as_by_keras(fill: str) -> None:
+    """Beyond every border, by whole pixels and by fractions of them; with a batch of any size in a graph."""
+    keras = backend.keras()
+    rng = np.random.default_rng(4)
+    pixels = rng.uniform(0, 255, (6, 9, 7, 3)).astype(np.float32)
+    maps = np.array([[1, 0, 0, 0, 1, 0], [1, 0, 5, 0, 1, -12]], np.float32)
+    maps = np.concatenate([maps, rng.normal([1, 0, 0, 0, 1, 0], [0.3, 0.3, 4, 0.3, 0.3, 4], (4, 6)).astype(np.float32)])
+    transform = np.concatenate([maps, np.zeros((6, 2), np.float32)], 1)
+    expected = keras.ops.image.affine_transform(pixels, transform, interpolation="bilinear", fill_mode=fill)
+    outputs = geometry.resample_at_once(keras.ops.convert_to_tensor(pixels), keras.ops.convert_to_tensor(maps), fill)
+    expected, outputs = map(keras.ops.convert_to_numpy, (expected, outputs))
+    np.testing.assert_allclose(outputs, expected, atol=1e-3)
+    inputs = keras.Input((9, 7, 3)), keras.Input((6,))
+    model = keras.Model(inputs, geometry.resample_at_once(*inputs, fill))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model([pixels, maps])), outputs, atol=1e-4)

@@ -147,6 +147,49 @@ def sample_crops(
 
 def resample(x: Any, matrix: Any, fill: str) -> Any:
     """Resample float32 `x` [N, H, W, C] bilinearly by `matrix` [N, 6], the map from output to input pixels."""
+    if backend.name() == "torch":
+        return resample_at_once(x, matrix, fill)
     ops = backend.keras().ops
     transform = ops.concatenate([matrix, ops.zeros_like(matrix[:, :2])], axis=1)
     return ops.image.affine_transform(x, transform, interpolation="bilinear", fill_mode=fill)
+
+
+def resample_at_once(x: Any, matrix: Any, fill: str) -> Any:
+    """Do the same with one operation for all images; `fill` is a mode of ``augment.fill_mode``.
+
+    On PyTorch, Keras resamples one image after the other, by hundreds of operations each: `fast-small` trained at 665
+    images/s on an H200.
+    """
+    ops = backend.keras().ops
+    height, width, channels = x.shape[1:]
+    rows, columns = map(ops.convert_to_tensor, np.mgrid[:height, :width].astype(np.float32))
+    m = [ops.reshape(matrix[:, column], (-1, 1, 1)) for column in range(6)]
+    corners = [
+        _find_neighbors(m[0] * columns + m[1] * rows + m[2], width, fill),
+        _find_neighbors(m[3] * columns + m[4] * rows + m[5], height, fill),
+    ]
+    flat, values = ops.reshape(x, (-1, height * width, channels)), 0.0
+    for column, column_weight in corners[0]:
+        for row, row_weight in corners[1]:
+            positions = ops.reshape(row * width + column, (-1, height * width, 1))
+            weights = ops.reshape(row_weight * column_weight, (-1, height * width, 1))
+            values += weights * ops.take_along_axis(flat, ops.repeat(positions, channels, axis=2), axis=1)
+    return ops.reshape(values, (-1, height, width, channels))
+
+
+def _find_neighbors(position: Any, size: int, fill: str) -> list[tuple[Any, Any]]:
+    """Return the pixels below and above `position` on an axis of `size` pixels, each with its weight."""
+    ops = backend.keras().ops
+    below = ops.floor(position)
+    neighbors = []
+    for pixel, weight in ((below, 1 - (position - below)), (below + 1, position - below)):
+        inside = weight
+        if fill == "constant":
+            inside = weight * ops.cast(ops.logical_and(pixel >= 0, pixel <= size - 1), "float32")
+        if fill == "reflect":  # the border pixel twice: 1 0 | 0 1 2
+            period = ops.mod(pixel, 2 * size)
+            index = ops.minimum(period, 2 * size - 1 - period)
+        else:
+            index = ops.clip(pixel, 0, size - 1)
+        neighbors.append((ops.cast(index, "int32"), inside))
+    return neighbors
