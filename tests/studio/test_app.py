@@ -67,9 +67,9 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', templates))
     chosen_by_value = {"wrong", "right", "corrected", "dropped", "train", "validation", "test"}
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
-    chosen_by_value |= {"list", "label-page", "results", "trial", "compare"}  # of pages
+    chosen_by_value |= {"list", "label-page", "results", "trial", "compare", "map"}  # of pages
     chosen_by_value |= {"precision", "recall", "abstention"}  # of metrics
-    chosen_by_value |= {"only-first", "only-second", "both-wrong", "better", "worse", "no-difference"}
+    chosen_by_value |= {"only-first", "only-second", "both-wrong", "better", "worse", "no-difference", "not-predicted"}
     assert set(texts) == named | chosen_by_value, "each text is used"
 
 

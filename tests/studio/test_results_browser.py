@@ -151,3 +151,32 @@ def test_two_runs_are_compared(open_page: Any, run: sl.Run, other: sl.Run, tmp_p
         page.click("#filters summary")
         page.click("#clear")
         playwright.expect(page.locator("#count")).to_have_text("60 images")
+
+
+def test_points_of_the_map_are_selected_by_lasso_and_by_keyboard(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/map", ready="#features:not([hidden]), #map:not([hidden])")
+    if page.locator("#start-features").is_visible():
+        page.click("#start-features")
+    page.wait_for_selector("#map:not([hidden])", timeout=30_000)
+    playwright.expect(page.locator("#legend li")).to_have_count(3)
+    bounds = page.locator("#plane").bounding_box()
+    corners = [(1, 1), (bounds["width"] - 2, 1), (bounds["width"] - 2, bounds["height"] - 2), (1, bounds["height"] - 2)]
+    for i, (x, y) in enumerate(corners):
+        page.mouse.move(bounds["x"] + x, bounds["y"] + y, steps=3)
+        if not i:
+            page.mouse.down()
+    page.mouse.up()
+    playwright.expect(page.locator("#chosen")).to_have_text("60 selected")
+    playwright.expect(page.locator("#preview img")).to_have_count(24)
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator("#chosen")).to_have_text("0 selected")
+    page.focus("#plane")
+    for key, times in (("ArrowLeft", 1), ("Shift+ArrowRight", 12), ("Shift+ArrowUp", 8), ("ArrowDown", 4)):
+        for _ in range(times):
+            page.keyboard.press(key)
+    playwright.expect(page.locator("#chosen")).not_to_have_text("0 selected")
+    count = page.locator("#chosen").text_content().split()[0]
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".tile img")
+    playwright.expect(page.locator("#count")).to_have_text("1 image" if count == "1" else f"{count} images")
+    assert page.locator("#selection-filter").is_visible()

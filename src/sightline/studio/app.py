@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import comparing, labeling, results, trial
+from sightline.studio import comparing, embedding_map, labeling, results, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -27,7 +27,7 @@ from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, rea
 from sightline.studio.protection import ProtectionMiddleware, make_token
 
 MAX_ROWS = 500  # of one request
-PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/try": "trial"}
+PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/try": "trial"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
@@ -77,6 +77,7 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     return [
         *results.make_routes(model.run.directory, name, pages),
         *comparing.make_routes(model, library, name, pages, studio.compared),
+        *embedding_map.make_routes(model, library, name, pages),
         *trial.make_routes(model, library, name, pages),
     ]
 

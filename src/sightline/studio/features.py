@@ -99,6 +99,7 @@ class BackgroundFeatures(BackgroundTask):
             cached = feature_cache.load_features(name)  # on disk, where they take no memory
             vectors = vectors if cached is None else cached
         self._vectors = vectors
+        progress("features", len(vectors), len(vectors))
 
     def _iter_rows(self, classifier: Classifier, start: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         images = list(enumerate(self._index.images))[start:]

@@ -215,6 +215,10 @@ class Library:
         by_id = {row["id"]: dict(row) | {"findings": findings.get(row["id"], [])} for row in rows}
         return [by_id[i] for i in listed if i in by_id]
 
+    def list_predictions(self) -> list[tuple[int, str, str | None]]:
+        """Return the position, the class and the predicted class of each image, in the order of the index."""
+        return [tuple(row) for row in self._run("SELECT id, label, predicted FROM images ORDER BY id")]
+
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped, in the order of the index."""
         yield from self._run("SELECT path, label, split FROM images WHERE NOT dropped AND label != '' ORDER BY id")

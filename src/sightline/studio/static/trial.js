@@ -1,16 +1,15 @@
 // The page to try the model: an image is dropped, pasted, chosen or taken, classified, explained and compared.
 
-import { load, send } from "./api.js";
+import { send } from "./api.js";
+import { followFeatures } from "./features.js";
 import { decode, describe, draw, percent } from "./heat.js";
 
-const POLL_MS = 700; // of the progress of the features
 const PAUSE_MS = 150; // between two frames of the camera
 
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 let current = null; // {file, label, heat, controller} of the image that is shown
 let stream = null; // of the camera
-let features = { status: "new", done: 0, total: 0, error: "" };
 
 function element(name, text, className = "") {
   const created = document.createElement(name);
@@ -55,24 +54,6 @@ function showNearest(rows) {
     return item;
   });
   $("#nearest").replaceChildren(...items);
-}
-
-function showFeatures() {
-  const { status, done, total, error } = features;
-  $("#features").hidden = status === "running" || status === "complete";
-  const share = total ? ` ${Math.floor((100 * done) / total)}%` : "";
-  $("#features-state").textContent = { new: "", running: `${texts["features-running"]}${share}`, failed: error, complete: "" }[status];
-}
-
-async function followFeatures(request) {
-  try {
-    features = await request;
-    showFeatures();
-    if (features.status === "running") setTimeout(() => followFeatures(load("/features")), POLL_MS);
-    else if (features.status === "complete" && current?.label) showNearest((await predict(current.file, { nearest: true })).nearest);
-  } catch (error) {
-    showError(error);
-  }
 }
 
 function predict(file, { nearest = false, signal } = {}) {
@@ -210,7 +191,6 @@ document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take(event.clipboardData.files[0]);
 });
 $("#show-heat").addEventListener("click", toggleHeat);
-$("#start-features").addEventListener("click", () => followFeatures(send("/features", "")));
 $("#camera").addEventListener("click", startCamera);
 $("#stop").addEventListener("click", () => {
   stopCamera();
@@ -218,4 +198,6 @@ $("#stop").addEventListener("click", () => {
 });
 $("#snap").addEventListener("click", async () => take(await readFrame()));
 $("#camera").hidden = !navigator.mediaDevices?.getUserMedia; // browsers have it at secure addresses and on this machine alone
-followFeatures(load("/features"));
+followFeatures(async () => {
+  if (current?.label) showNearest((await predict(current.file, { nearest: true })).nearest);
+}, showError);
