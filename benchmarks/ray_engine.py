@@ -45,7 +45,7 @@ def measure(classifier: sl.Classifier, paths: list[str], engine: Engine) -> floa
         started = time.perf_counter()
         classifier.write_predictions(paths, out, engine=engine, progress=False)
         seconds = time.perf_counter() - started
-        digest = hashlib.sha256(b"".join(part.read_bytes() for part in sorted(out.glob("part-*")))).hexdigest()
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(out.glob("part-*")))).hexdigest()
     expected = Path(os.environ[EXPECTED])
     if not expected.exists():
         expected.write_text(digest, encoding="utf-8")
