@@ -25,4 +25,6 @@ def serve(studio: Studio, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
+        if studio.training is not None:
+            studio.training.closing.set()
         thread.join()

@@ -30,14 +30,19 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(file: IO[bytes]) -> None:
+    def lock_file(file: IO[bytes]) -> None:
+        """Lock an open file against other processes; raises `OSError` if one has locked it."""
         file.seek(1 << 30)  # beyond the content, so that others may read it
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def _lock(file: IO[bytes]) -> None:
+    def lock_file(file: IO[bytes]) -> None:
+        """Lock an open file against other processes; raises `OSError` if one has locked it.
+
+        A process that inherits the file keeps it locked until it ends, too.
+        """
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -310,7 +315,7 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
         ) from error
     with file:
         try:
-            _lock(file)
+            lock_file(file)
         except OSError:
             raise OutputError(
                 f"{what} is in use by another process{_describe_owner(file)}: wait until it ends, or stop it."
@@ -328,7 +333,7 @@ def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock on the file at `path`; False if there is no such file."""
     try:
         with open_in_place(path, new=False) as file:
-            _lock(file)
+            lock_file(file)
     except FileNotFoundError:
         return False
     except OSError:

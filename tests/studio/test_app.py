@@ -21,6 +21,7 @@ from sightline.studio.contents import Studio, open_studio
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
+FINISHED = ("complete", "interrupted", "failed")
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -69,6 +70,8 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
     chosen_by_value |= {"list", "label-page", "results", "trial", "compare", "map"}  # of pages
     chosen_by_value |= {"precision", "recall", "abstention"}  # of metrics
+    chosen_by_value |= {"train-page", "fast", "balanced", "best"}
+    chosen_by_value |= {f"run-{status}" for status in ("starting", "running", "stopping", *FINISHED)}
     chosen_by_value |= {"only-first", "only-second", "both-wrong", "better", "worse", "no-difference", "not-predicted"}
     assert set(texts) == named | chosen_by_value, "each text is used"
 

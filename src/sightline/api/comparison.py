@@ -253,6 +253,12 @@ def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:
     return tuple(_build_row(name, run, config, differing) for name, run, config, differing in rows)
 
 
+def describe_run(path: Path) -> ComparisonRow:
+    """Return the row of one run, complete or not; raises `ModelError` for a path that is not a run."""
+    run = RunDirectory.open(path)
+    return _build_row(path.name, run, run.config, {})
+
+
 def _short_names(folders: Sequence[Path]) -> list[str]:
     """Return the shortest path suffixes that distinguish the folders."""
     absolute = [folder.resolve().parts for folder in folders]

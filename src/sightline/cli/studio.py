@@ -30,6 +30,10 @@ def studio(
         str,
         typer.Option(metavar="NAME,...", help="Classes to label images with, such as cat,dog; the page adds others."),
     ] = "",
+    runs: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The runs to train and watch. [default: runs, or the folder of the run]"),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
     column: Column = None,
@@ -60,4 +64,4 @@ def studio(
     with ProgressDisplay() as display:
         chosen = Run(data[0]) if is_run else Dataset(data, column=column, set=set or ())
         others = [Run(path) for path in compare or ()]
-        run_studio(chosen, patch=patch, classes=names, compare=others, port=port, say=show, callback=display)
+        run_studio(chosen, patch=patch, classes=names, compare=others, runs=runs, port=port, say=show, callback=display)

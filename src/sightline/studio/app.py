@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import comparing, embedding_map, labeling, results, trial
+from sightline.studio import comparing, embedding_map, labeling, results, training, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -46,7 +46,8 @@ def create_app(studio: Studio) -> Starlette:
     """
     token = make_token()
     of_data = {} if studio.labeling is None else {"/label": "label-page"}
-    pages = Pages(token, {"/": "list"} | of_data | ({} if studio.model is None else PAGES_OF_RUN))
+    of_runs = {} if studio.training is None else {"/train": "train-page"}
+    pages = Pages(token, {"/": "list"} | of_data | ({} if studio.model is None else PAGES_OF_RUN) | of_runs)
     endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
@@ -61,6 +62,7 @@ def create_app(studio: Studio) -> Starlette:
         Route("/check", endpoints.start_check, methods=["POST"]),
         *_make_run_routes(studio, pages),
         *_make_labeling_routes(studio, pages),
+        *([] if studio.training is None else training.make_routes(studio.training, studio.name, pages)),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(

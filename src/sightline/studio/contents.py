@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,14 @@ from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import DataError
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
-from sightline.runs.run_images import read_run_index
+from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sources
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
 from sightline.studio.features import RunModel
 from sightline.studio.labeling import Labeling
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
+from sightline.studio.training_runs import OwnData, TrainingRuns, list_data_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Studio:
     model: RunModel | None = None
     compared: tuple[Path, ...] = ()
     labeling: Labeling | None = None
+    training: TrainingRuns | None = None
 
 
 @contextmanager
@@ -51,6 +54,7 @@ def open_studio(
     callback: Callback | None = None,
     compare: Sequence[Run] = (),
     classes: Sequence[str] = (),
+    runs: Path | None = None,
 ) -> Iterator[Studio]:
     """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
@@ -74,17 +78,38 @@ def open_studio(
         check = BackgroundCheck(index, library, input_config)
         model = RunModel(data, index) if isinstance(data, Run) else None
         labeling = None if isinstance(data, Run) else _make_labeling(data, index, corrections, classes)
+        training = _make_training(data, corrections, index.name, runs)
         try:
             thumbnails = Thumbnails(index, preprocess)
             others = tuple(other.path for other in compare)
-            yield Studio(index.name, library, corrections, thumbnails, check, model, others, labeling)
+            yield Studio(index.name, library, corrections, thumbnails, check, model, others, labeling, training)
         finally:
+            if training is not None:
+                training.closing.set()
             check.stop()
             if model is not None:
                 model.features.stop()
             if labeling is not None:
                 labeling.stop()
             library.close()
+
+
+def _make_training(
+    data: Dataset | Run, corrections: Corrections, name: str, folder: Path | None
+) -> TrainingRuns | None:
+    """Return the trainings beside the images; None on Windows, where a process cannot be asked to save and end."""
+    if os.name != "posix":
+        return None
+    if isinstance(data, Dataset):
+        sources, settings, initial = [*map(str, data.sources)], data.settings, None
+        in_memory = data.is_in_memory
+    else:
+        run = data.directory
+        in_memory, initial = is_in_memory(run), run.patch
+        sources, settings = ([], []) if in_memory else (resolve_sources(run), list_data_settings(run))
+        folder = folder or run.path.parent
+    own = None if in_memory else OwnData(tuple(sources), tuple(settings), corrections, initial)
+    return TrainingRuns(folder or Path("runs"), own, name)
 
 
 def _make_labeling(data: Dataset, index: Index, corrections: Corrections, classes: Sequence[str]) -> Labeling:

@@ -25,6 +25,7 @@ def run_studio(
     patch: Path | None = None,
     compare: Sequence[Run] = (),
     classes: Sequence[str] = (),
+    runs: Path | None = None,
     port: int = 0,
     say: Callable[[str], None] = print,
     callback: Callback | None = None,
@@ -36,6 +37,7 @@ def run_studio(
         patch: The file of corrections, by default ``NAME-fixes.jsonl`` in the current folder. What it holds is kept.
         compare: Other runs, to compare a run with.
         classes: Classes to label images with, beside those that the images have; more can be added on the page.
+        runs: The folder of the runs that the page trains and shows, by default ``runs``, or that of the run.
         port: The port; 0 picks a free one.
         say: Called with the address of the page.
         callback: Receives the progress of reading the images.
@@ -60,10 +62,16 @@ def run_studio(
             listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise UsageError(f"Cannot listen on {HOST}:{port}: {error}. Choose another port with --port.") from error
-        with open_studio(data, patch, callback, compare, classes) as studio:
+        with open_studio(data, patch, callback, compare, classes, runs) as studio:
             config = uvicorn.Config(create_app(studio), log_config=None, access_log=False, timeout_graceful_shutdown=2)
             server = uvicorn.Server(config)
-            server.handle_exit = lambda *_: setattr(server, "should_exit", True)  # type: ignore[method-assign]  # exit 0
+
+            def end() -> None:
+                server.should_exit = True  # and exit with 0
+                if studio.training is not None:
+                    studio.training.closing.set()  # pages that follow a training would be waited for
+
+            server.handle_exit = lambda *_: end()  # type: ignore[method-assign]
             listener.listen(BACKLOG)
             say(f"http://{HOST}:{listener.getsockname()[1]}")
             server.run(sockets=[listener])
