@@ -66,8 +66,10 @@ NOT_SHARED = {  # and why
         "ray_address",
         "masks",
         "tile",
-    },  # predict_proba, to_frame().to_csv, write_predictions, predict_masks
-    "embed": {"out"},  # Embeddings.save
+        "device",
+    },  # predict_proba, to_frame().to_csv, write_predictions, predict_masks, load
+    "embed": {"out", "device"},  # Embeddings.save, load
+    "evaluate": {"device"},  # load
     "doctor": {"strict"},  # the exit code: DoctorReport.errors
 }
 

@@ -295,6 +295,8 @@ def test_lists(sightline: Command) -> None:
     env = sightline("env", "--format", "json").json
     assert env["backend"] in env["installed_backends"]
     assert env["backend_reason"]
+    assert ("backend_use" in env) == (env["backend"] == "torch")
+    assert "CPUExecutionProvider" in env["onnxruntime_providers"]
     assert {"python", "keras", "sightline"} <= set(env["versions"])
 
 

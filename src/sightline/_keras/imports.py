@@ -14,9 +14,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from io import StringIO
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,7 @@ ENVIRONMENT = {
     "JAX_COMPILATION_CACHE_MAX_SIZE": "their limit, in bytes; read when JAX is imported",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "keep also what compiles in less than a second; read by JAX likewise",
     "MLFLOW_DISABLE_TELEMETRY": "no telemetry; MLflow reads it on import",
+    "NVIDIA_TF32_OVERRIDE": "no TF32, once ONNX Runtime uses a GPU; read by cuBLAS and cuDNN when they start",
     "ORT_DISABLE_TELEMETRY": "no telemetry; ONNX Runtime 1.31 reads it on import and again in each new session",
     "RAY_BACKEND_LOG_LEVEL": "no messages of Ray's C++ code on the command line's standard error",
     "RAY_USAGE_STATS_ENABLED": "no telemetry; read by the processes of a Ray cluster when they start",
@@ -97,6 +99,18 @@ def import_onnx_runtime(module: str = "onnxruntime") -> Any:
     """
     set_variable("ORT_DISABLE_TELEMETRY", "1")
     return importlib.import_module(module)
+
+
+def load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from the packages of NVIDIA, if they are installed, for ONNX Runtime's next session.
+
+    From then on, CUDA's libraries compute products of float32 without TF32 in this process. ONNX Runtime's own option
+    does not reach the convolutions of cuDNN 9 (https://github.com/microsoft/onnxruntime/pull/19470).
+    """
+    set_variable("NVIDIA_TF32_OVERRIDE", "0")
+    onnxruntime = import_onnx_runtime()
+    with redirect_stdout(StringIO()):  # it prints what it cannot load, which then shows in the session
+        onnxruntime.preload_dlls()
 
 
 def import_openvino() -> Any:

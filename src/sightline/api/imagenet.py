@@ -13,6 +13,7 @@ from sightline.data import cache
 from sightline.errors import ModelError, check_installed
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle
+from sightline.inference.device_choice import Device
 from sightline.inference.manifest import SCHEMA_VERSION, Manifest
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models import pretrained, registry
@@ -32,7 +33,7 @@ def read_class_names() -> tuple[str, ...]:
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
 
-def load_or_build(threads: int = 0) -> tuple[Path, bundle.Bundle, OnnxPredictor]:
+def load_or_build(threads: int = 0, device: Device = "cpu") -> tuple[Path, bundle.Bundle, OnnxPredictor]:
     """Load the bundle of the classifier, a ``.onnx`` file in the cache that Keras builds on first use.
 
     Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed.
@@ -40,11 +41,11 @@ def load_or_build(threads: int = 0) -> tuple[Path, bundle.Bundle, OnnxPredictor]
     path = cache.cache_folder() / f"imagenet-{_cache_key()}.onnx"
     if path.is_file() and _is_own(path):
         try:
-            return path, *bundle.load(path, threads)
+            return path, *bundle.load(path, threads, device)
         except ModelError:  # damaged: built again
             pass
     _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
-    return path, *bundle.load(path, threads)
+    return path, *bundle.load(path, threads, device)
 
 
 def _is_own(path: Path) -> bool:

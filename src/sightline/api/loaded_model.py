@@ -185,8 +185,10 @@ class LoadedModel:
     def _properties(self) -> Mapping[str, str]:
         spec, thresholds = self.predictor.preprocess, self.thresholds
         stored = {} if self.manifest is None else {"model": self.manifest.model, "precision": self.manifest.precision}
+        device = getattr(self.predictor, "device", "")
         return {
             **stored,
+            **({"device": device} if device else {}),
             "classes": ", ".join(self.predictor.classes[:20]) + (", ..." if len(self.predictor.classes) > 20 else ""),
             "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
             "abstains": "yes, by thresholds of the validation split" if thresholds and thresholds.abstains else "no",

@@ -13,6 +13,7 @@ from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
 from sightline.errors import ModelError, UsageError, suggest
 from sightline.inference import bundle, exported_folder
+from sightline.inference.device_choice import Device
 from sightline.inference.predictor import Predictor
 from sightline.runs.directory import RunDirectory
 
@@ -25,7 +26,7 @@ MODEL_KINDS = (
 MAX_MODELS = 5  # models listed in a message
 
 
-def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0) -> Classifier:
+def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0, device: Device | None = None) -> Classifier:
     """Load a classifier from a run, a bundle or an exported file, and verify its files.
 
     Args:
@@ -35,6 +36,10 @@ def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0) -> Clas
         engine: ``onnx`` predicts with the bundle of a run, in ONNX Runtime, if it has one. ``keras`` predicts with
             its Keras model, which has gradients.
         threads: The number of threads in which a bundle or an exported file computes; 0: one for each core.
+        device: ``gpu`` runs a bundle on a GPU, for which the package ``onnxruntime-gpu`` must take the place of
+            ``onnxruntime``: its probabilities are compared with those of the CPU first, within the limits of an export.
+            ``auto`` does so if there is a GPU and a batch takes no longer on it, and uses the CPU otherwise. By
+            default, a bundle runs on the CPU, and a Keras model where Keras computes.
 
     Returns:
         The classifier.
@@ -42,6 +47,7 @@ def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0) -> Clas
     Raises:
         ModelError: If `path` is not a model, or was damaged.
         MissingExtraError: If the runtime of its format is not installed.
+        UsageError: If there is no such device for the model.
 
     Warning:
         Operations of a SavedModel or a LiteRT file that do more than compute are refused, but the memory and time that
@@ -49,27 +55,44 @@ def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0) -> Clas
     """
     if engine not in get_args(Engine):
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
-    path = Path(path)
+    if device not in (None, *get_args(Device)):
+        raise UsageError(f"There is no device {device!r}.{suggest(str(device), get_args(Device))}")
+    path, bundle_device = Path(path), device or "cpu"
     if str(path) == IMAGENET and not path.exists():
         from sightline.api import imagenet  # which can build a network: no other model needs all that
 
-        path, loaded_bundle, predictor = imagenet.load_or_build(threads)
+        path, loaded_bundle, predictor = imagenet.load_or_build(threads, bundle_device)
         return _make_bundle_classifier(path, loaded_bundle, predictor, engine)
     if (folder := exported_folder.find(path)) is not None:
         if engine == "keras":
             raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")
         manifest, runner = exported_folder.load(folder, threads)
+        _check_device(runner, device, folder)
         return Classifier(runner, manifest=manifest, path=folder)
     if bundle.is_bundle(path):
-        return _make_bundle_classifier(path, *bundle.load(path, threads), engine)
+        return _make_bundle_classifier(path, *bundle.load(path, threads, bundle_device), engine)
     if not (path / "run.json").exists():
         raise ModelError(explain_not_a_model(path))
     run = RunDirectory.open(path)
     if engine == "onnx" and run.bundle is not None:
-        loaded_bundle, predictor = bundle.load(run.bundle, threads)
+        loaded_bundle, predictor = bundle.load(run.bundle, threads, bundle_device)
         return Classifier(predictor, run, loaded_bundle.manifest, path)
     backend.tune_malloc()
-    return Classifier(load_keras_predictor(run), run, path=path)
+    keras_predictor = load_keras_predictor(run)
+    _check_device(keras_predictor, device, path)
+    return Classifier(keras_predictor, run, path=path)
+
+
+def _check_device(predictor: Predictor, device: Device | None, path: Path) -> None:
+    """Raise `UsageError` if a runtime that chooses its device itself computes on another one than `device`."""
+    actual = getattr(predictor, "device", "cpu")  # an exporter of another package need not state it
+    if device == "gpu" and actual == "cpu":
+        raise UsageError(
+            f"{path} computes on the CPU here: a GPU runs bundles, with onnxruntime-gpu, and Keras models, if the "
+            "backend of Keras sees one."
+        )
+    if device == "cpu" and actual == "gpu":
+        raise UsageError(f"{path} computes on the GPU that its framework sees: set CUDA_VISIBLE_DEVICES=-1 to hide it.")
 
 
 def _make_bundle_classifier(

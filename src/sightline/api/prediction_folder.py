@@ -28,6 +28,7 @@ from sightline.inference.prediction_files import (
 )
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
+from sightline.inference.runtimes.onnx import OnnxPredictor
 
 Engine = Literal["local", "ray"]
 """What computes predictions: this process, or the workers of a Ray cluster."""
@@ -64,6 +65,10 @@ def write_predictions(
     )  # fmt: skip
     with ExitStack() as stack:
         if engine == "ray":
+            if isinstance(model.predictor, OnnxPredictor) and model.predictor.device == "gpu":
+                raise UsageError(
+                    "The model computes on a GPU, and the workers of the engine ray on CPUs: load it on the CPU."
+                )
             check_output(out)  # before a cluster is started
             ray = stack.enter_context(ray_cluster.connect(ray_address, ray_engine.PURPOSE))
             limits = stream.parse_file_limits(to_assignments(settings))

@@ -9,7 +9,7 @@ import typer
 
 from sightline.cli.output import print_line
 from sightline.cli.predict import Images, Model, list_images
-from sightline.cli.sources import FileLimit
+from sightline.cli.sources import DeviceOption, FileLimit, load_model
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -28,18 +28,18 @@ def embed(
         bool,
         typer.Option("--labeled", help="Read IMAGES as labeled images, as train does, and store their labels."),
     ] = False,
+    device: DeviceOption = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Compute the embeddings of images: the features that the last layer of the network classifies.
 
     Exits with 1 if an image could not be read; its row says why.
     """
-    from sightline import api
     from sightline.inference import embedding_files
 
     embedding_files.check_output(out)
     items: Iterator[InputItem] | list[str] = images if labeled else list_images(images, set)
-    classifier = api.load(model)
+    classifier = load_model(model, device)
     count, failed = embedding_files.write(out, classifier.iter_embeddings(items, labeled=labeled, set=set or ()))
     rest = f", {failed} of them failed" if failed else ""
     print_line(f"{plural(count, 'image')}{rest}: {out}", stderr=True)

@@ -19,7 +19,7 @@ from sightline.cli.output import (
     print_line,
     print_table,
 )
-from sightline.cli.sources import Column, ReadSettings, list_inputs
+from sightline.cli.sources import Column, DeviceOption, ReadSettings, list_inputs, load_model
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
 
@@ -94,6 +94,7 @@ def evaluate(
             help="Evaluate the remaining images if some are missing; the run keeps its stored evaluation.",
         ),
     ] = False,
+    device: DeviceOption = None,
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
@@ -105,10 +106,8 @@ def evaluate(
 
     Exits with 1 if no threshold reaches a target precision, sensitivity, specificity or recall.
     """
-    from sightline import api
-
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
-        evaluation = api.load(model).evaluate(
+        evaluation = load_model(model, device).evaluate(
             list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
             target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,

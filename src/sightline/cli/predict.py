@@ -15,7 +15,7 @@ import typer
 from sightline._io import open_regular
 from sightline.cli.mask_rows import print_masks
 from sightline.cli.output import TableFormat, measure_text, print_line, results_stream
-from sightline.cli.sources import FileLimit
+from sightline.cli.sources import Device, DeviceOption, FileLimit, load_model
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
@@ -120,6 +120,7 @@ def predict(
             help="Predict masks in tiles, cut from the image at this scale; 0: resize the whole image.",
         ),
     ] = None,
+    device: DeviceOption = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
@@ -132,12 +133,14 @@ def predict(
     to_folder = _check_folder(out, output_format, shard, rows_per_part, engine)
     if ray_address is not None and engine != Engine.ray:
         raise UsageError("--ray-address is for --engine ray.")
+    if engine == Engine.ray and device not in (None, Device.cpu):
+        raise UsageError(f"--device {device.value} is for this process, and the workers of --engine ray use CPUs.")
     file = None if out is None or to_folder else Path(out)
     chosen_format = TableFormat.json if to_folder else _choose_format(output_format, file)
     if file is not None:
         _check_output(file)
     items = list_images(images, set)
-    classifier = _load(model, knn, reference, set)
+    classifier = _load(model, knn, reference, device, set)
     if masks is not None:
         if out is not None or probabilities or top is not None:
             raise UsageError("--masks prints the area of each class: leave out --out, --probabilities and --top.")
@@ -224,11 +227,11 @@ def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterat
     return chain(stream.take_first(items), items)
 
 
-def _load(model: str, knn: int | None, reference: str | None, settings: Sequence[str] | None) -> ImageModel:
+def _load(
+    model: str, knn: int | None, reference: str | None, device: Device | None, settings: Sequence[str] | None
+) -> ImageModel:
     """Return the classifier, by nearest neighbors if the options ask for it."""
-    from sightline import api
-
-    classifier = api.load(model)
+    classifier = load_model(model, device)
     if knn is None or reference is None:
         return classifier
     classifier = classifier.with_neighbors(reference, knn=knn, set=settings or ())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sightline.cli.output import print_line
 from sightline.errors import UsageError
+from sightline.escaping import printable
 
 if TYPE_CHECKING:  # annotations only
+    from sightline.api.classifier import Classifier
     from sightline.config import RunConfig
     from sightline.data.sources.listing import SourceListing
 
@@ -47,6 +51,38 @@ FileLimit = Annotated[
         help="Only data.limits.file_mb: the maximum size of an image file in MiB; default 256.",
     ),
 ]
+
+
+class Device(StrEnum):
+    """Where a model computes."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+    auto = "auto"
+
+
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option(
+        "--device",
+        help="Where a bundle computes: gpu needs onnxruntime-gpu; auto: on a GPU if there is one and a batch takes no "
+        "longer there.  [default: cpu]",
+    ),
+]
+
+
+def load_model(model: str, device: Device | None) -> Classifier:
+    """Load a model on a device; with ``auto``, print which one and why."""
+    from sightline import api
+
+    classifier = api.load(model, device=None if device is None else device.value)
+    if device == Device.auto:
+        predictor = classifier.predictor
+        chosen, reason = (getattr(predictor, name, "") for name in ("device", "device_reason"))
+        print_line(
+            printable(f"device {chosen or 'cpu'}: {reason or 'that of the runtime of this model.'}"), stderr=True
+        )
+    return classifier
 
 
 def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] | None = None) -> list[str]:

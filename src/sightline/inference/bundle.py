@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from sightline import _io, jsonio
 from sightline.errors import ImageError, ModelError, OutputError
+from sightline.inference.device_choice import Device, choose_device
 from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
 from sightline.inference.predictor import Predictor, check_finite
 from sightline.inference.runner import choose_batch_size
@@ -37,6 +38,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
+from sightline.seeding import make_generator
 
 MODEL_FILE, MANIFEST_FILE, CARD_FILE = "model.onnx", "manifest.json", "README.md"
 SAMPLE_FILE = "validation.npz"
@@ -165,15 +167,31 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST_FILE).is_file() or (path.suffix.lower() in {".zip", ".onnx"} and path.is_file())
 
 
-def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
-    """Load and fully verify a bundle; return it with its predictor. Raises `ModelError`."""
+def load(path: Path, threads: int = 0, device: Device = "cpu") -> tuple[Bundle, OnnxPredictor]:
+    """Load and fully verify a bundle; return it with its predictor on `device`.
+
+    It is verified on the CPU. Raises `ModelError`, and `UsageError` for a device that is not there.
+    """
     with _explain_errors(path):
         bundle = _read(path)
         check_limits(parse_graph(bundle.model), choose_batch_size(bundle.manifest.preprocess.shape))
         predictor = bundle.make_predictor(threads)
         check_reference_examples(bundle, predictor)
         check_finite(predictor.outputs, predictor.preprocess)
-    return bundle, predictor
+    if device == "cpu":
+        return bundle, predictor
+    return bundle, choose_device(predictor, device, _make_check_batch(bundle), bundle.manifest.precision)
+
+
+def _make_check_batch(bundle: Bundle) -> NDArray[np.uint8]:
+    """Return a batch of the size of predictions on which two devices are compared: reference examples, then noise."""
+    spec = bundle.manifest.preprocess
+    size = choose_batch_size(spec.shape)
+    batch = make_generator(0, "check", "device").integers(0, 256, (size, *spec.shape), np.uint8)
+    for row, example in zip(batch, bundle.manifest.reference_examples, strict=False):
+        if example.file in bundle.files:
+            row[:] = spec.decode(bundle.files[example.file])
+    return batch
 
 
 def read(path: Path) -> Bundle:

@@ -90,7 +90,7 @@ def _open_onnxruntime(onnx_model: bytes, threads: int) -> FrozenLayers:
         outputs: NDArray[np.float32] = session.run(["out"], {"pixels": np.ascontiguousarray(rows)})[0]
         return outputs
 
-    return FrozenLayers(run, (onnx_model, "onnxruntime", metadata.version("onnxruntime"), threads))
+    return FrozenLayers(run, (onnx_model, "onnxruntime", imports.import_onnx_runtime().__version__, threads))
 
 
 def _open_openvino(onnx_model: bytes, threads: int) -> FrozenLayers:

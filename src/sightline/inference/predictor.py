@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,9 @@ class PicklablePredictor:
     a copy creates its own at its first call. Like any pickle, that of a model may run arbitrary code: unpickle only
     what you trust.
     """
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where it computes."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}

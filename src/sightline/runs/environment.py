@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from sightline import backend, process
+from sightline._keras import imports
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
@@ -19,7 +20,11 @@ from sightline.training.augment.augmentation import AUGMENTATIONS
 
 PACKAGES = (
     *("sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"),
-    *("numpy", "pillow", "onnxruntime", "scikit-learn"),
+    *("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "scikit-learn"),
+)
+TORCH_USE = (
+    "for programs that use PyTorch already: Keras runs its operations one by one, without compiling a step, so prefer "
+    "TensorFlow on a CPU and JAX on a GPU"
 )
 
 
@@ -73,8 +78,10 @@ def describe_environment() -> dict[str, Any]:
     return {
         "backend": choice.name,
         "backend_reason": choice.reason,
+        **({"backend_use": TORCH_USE} if choice.name == "torch" else {}),
         "installed_backends": list(backend.list_installed()),
         "devices": list(backend.list_devices()),
+        "onnxruntime_providers": list(imports.import_onnx_runtime().get_available_providers()),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
         "gpu_memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
         "threads": backend.get_threads(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,11 @@ class KerasPredictor:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_model": None, "_compiled": None, "_file": self._file or _to_bytes(self._model)}
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"]:
+        """Where Keras computes: on a GPU (or TPU) if its backend sees one."""
+        return "gpu" if backend.has_accelerator() else "cpu"
 
     @property
     def model(self) -> Any:

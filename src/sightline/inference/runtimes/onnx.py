@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process
 from sightline._keras import imports
-from sightline.errors import ModelError, first_line, plural
+from sightline.errors import ModelError, UsageError, first_line, plural
 from sightline.inference.predictor import Outputs, PicklablePredictor
 from sightline.inference.safety import onnx_file
+from sightline.inference.safety.limits import read_scale
 from sightline.models.head import OUTPUTS, PROBABILITIES
 from sightline.preprocessing import PreprocessingSpec
+
+GPU_PROVIDER = "CUDAExecutionProvider"
+GPU_ARENA_BYTES = 4 << 30  # memory that the model may take on a GPU, times the scale of `safety.limits`
+GPU_INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'  # both own one folder
 
 
 def create_session(model: bytes, threads: int = 0) -> Any:
@@ -33,11 +38,67 @@ def create_session(model: bytes, threads: int = 0) -> Any:
         raise ModelError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
 
+def create_gpu_session(model: bytes) -> Any:
+    """Create an ONNX Runtime session of a file on the first GPU of NVIDIA, in full float32.
+
+    Raises `UsageError`, which says what to install, if ONNX Runtime cannot compute on a GPU here: it would use the CPU.
+    """
+    onnxruntime = imports.import_onnx_runtime()
+    if GPU_PROVIDER not in onnxruntime.get_available_providers():
+        raise UsageError(f"The installed ONNX Runtime has no support for GPUs: {GPU_INSTALL}, or use the device cpu.")
+    imports.load_cuda_libraries()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    cause = ""
+    try:
+        with imports.suppress_stderr():  # C++ code logs which library is missing, in several lines
+            session = onnxruntime.InferenceSession(
+                model, options, providers=[(GPU_PROVIDER, _list_gpu_options()), "CPUExecutionProvider"],
+                enable_fallback=0,
+            )  # fmt: skip
+        if session.get_providers()[0] == GPU_PROVIDER:
+            session.disable_fallback()
+            return session
+    except Exception as error:  # noqa: BLE001  # any of a dozen types from C++; stated below
+        cause = f" ({first_line(error)})"
+    raise UsageError(
+        f"ONNX Runtime cannot use a GPU here{cause}: check that nvidia-smi lists one, and that CUDA and cuDNN are "
+        f"installed ({GPU_INSTALL}), or use the device cpu."
+    )
+
+
+def _list_gpu_options() -> dict[str, str]:
+    """Return the options of the provider.
+
+    cuDNN's kernels are chosen by its rules, since choosing them by timing gives other last digits in each process.
+    """
+    return {
+        "device_id": "0",  # of those in CUDA_VISIBLE_DEVICES
+        "gpu_mem_limit": str(int(GPU_ARENA_BYTES * max(1.0, read_scale()))),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+    }
+
+
 class OnnxPredictor(PicklablePredictor):
     """Predicts with the bytes of an ONNX file whose input is uint8 pixels [N, H, W, C]."""
 
-    def __init__(self, model: bytes, classes: Sequence[str], preprocess: PreprocessingSpec, threads: int = 0) -> None:
-        """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run or does not match."""
+    def __init__(
+        self,
+        model: bytes,
+        classes: Sequence[str],
+        preprocess: PreprocessingSpec,
+        threads: int = 0,
+        *,
+        device: Literal["cpu", "gpu"] = "cpu",
+    ) -> None:
+        """`threads` 0: one for each core.
+
+        Raises `ModelError` for a file that cannot be run or does not match, `UsageError` for a GPU that is not there.
+        """
+        self.device = device
+        self.device_reason = ""  # of a device that was chosen for the user
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._threads = threads
@@ -50,9 +111,14 @@ class OnnxPredictor(PicklablePredictor):
 
     @cached_property
     def _session(self) -> Any:
-        runtime_session = create_session(self._model, self._threads)
+        on_gpu = self.device == "gpu"
+        runtime_session = create_gpu_session(self._model) if on_gpu else create_session(self._model, self._threads)
         self._check_signature(runtime_session)
         return runtime_session
+
+    def on_gpu(self) -> Self:
+        """Return a predictor for the same model on the GPU; raises `UsageError` if there is none."""
+        return type(self)(self._model, self.classes, self.preprocess, self._threads, device="gpu")
 
     def _check_signature(self, runtime_session: Any) -> None:
         preprocess = self.preprocess

@@ -34,6 +34,8 @@ class SavedModelPredictor(PicklablePredictor):
         self.preprocess = preprocess
         self._files = {name: content for name, content in files.items() if name.startswith(f"{SAVED_MODEL}/")}
         _ = self._session  # so that errors are raised here
+        tf = imports.import_tensorflow("The format saved_model")
+        self.device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
 
     @cached_property
     def _session(self) -> tuple[Any, Any]:

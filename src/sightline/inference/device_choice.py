@@ -1,0 +1,70 @@
+"""Choose the device of a bundle's model: the CPU, or a GPU whose results agree with those of the CPU."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import ModelError, UsageError
+from sightline.inference.parity import TOLERANCES, compare_probabilities
+from sightline.inference.predictor import Predictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
+
+Device = Literal["cpu", "gpu", "auto"]
+"""Where a model computes; auto: on a GPU if that is possible and not slower than the CPU."""
+ROUNDS = 3  # timed batches on each device
+
+
+def choose_device(cpu: OnnxPredictor, device: Device, pixels: NDArray[np.uint8], precision: str) -> OnnxPredictor:
+    """Return the predictor for `device`: `cpu`, or the same model on a GPU; its `device_reason` says why for "auto".
+
+    On `pixels` uint8 [N, H, W, C], a batch of images, both must give the same probabilities, within the limits that an
+    export in float32 has, or in int8 if that is the `precision` of the weights. For "auto", batches of them are timed.
+
+    Raises `UsageError` for "gpu" if there is none, and `ModelError` if its results differ.
+    """
+    if device == "cpu":
+        return cpu
+    try:
+        gpu = cpu.on_gpu()
+        _check_parity(cpu, gpu, pixels, precision)
+    except (UsageError, ModelError) as error:
+        if device == "gpu":
+            raise
+        cpu.device_reason = str(error)
+        return cpu
+    return gpu if device == "gpu" else choose_faster(cpu, gpu, pixels)
+
+
+def _check_parity(cpu: Predictor, gpu: Predictor, pixels: NDArray[np.uint8], precision: str) -> None:
+    classes = len(cpu.classes)
+    parity = compare_probabilities(
+        cpu.probabilities(pixels).reshape(-1, classes), gpu.probabilities(pixels).reshape(-1, classes)
+    )
+    if not parity.is_within(TOLERANCES["int8" if precision == "int8" else "float32"]):
+        raise ModelError(
+            f"The GPU gives other results than the CPU: their probabilities differ by {parity.max_difference:.2g}, and "
+            f"{parity.top1_agreement:.1%} of the classes are the same. Use the device cpu."
+        )
+
+
+def choose_faster(cpu: OnnxPredictor, gpu: OnnxPredictor, pixels: NDArray[np.uint8]) -> OnnxPredictor:
+    """Return `gpu` unless it takes longer than `cpu` for the batch `pixels`: the best of `ROUNDS` alternating calls.
+
+    Both have computed such a batch before.
+    """
+    rounds = [[_time_call(predictor, pixels) for predictor in (cpu, gpu)] for _ in range(ROUNDS)]
+    cpu_seconds, gpu_seconds = map(min, zip(*rounds, strict=True))
+    chosen = gpu if gpu_seconds <= cpu_seconds else cpu
+    times = f"{1e3 * gpu_seconds:.3g} ms on the GPU and {1e3 * cpu_seconds:.3g} ms on the CPU"
+    chosen.device_reason = f"A batch of {len(pixels)} takes {times}."
+    return chosen
+
+
+def _time_call(predictor: Predictor, pixels: NDArray[np.uint8]) -> float:
+    started = time.perf_counter()
+    predictor.probabilities(pixels)
+    return time.perf_counter() - started
