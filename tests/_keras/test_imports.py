@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import subprocess
 import sys
@@ -65,6 +66,23 @@ import openvino_telemetry  # it can still be imported afterwards
 """
     assert run(code, tmp_path / "home") == "[]\n"
     assert list((tmp_path / "home").rglob("*")) == []
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_waits_for_the_end_of_an_import_and_the_collector_stays_as_it_was(
+    enabled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keras.py").write_text("import gc\nenabled = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        keras = imports.import_keras("numpy")
+        assert (keras.enabled, gc.isenabled()) == (False, enabled)
+    finally:
+        (gc.enable if before else gc.disable)()
+        sys.modules.pop("keras")
 
 
 def test_what_a_failing_start_wrote_is_shown() -> None:
