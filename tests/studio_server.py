@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sightline.studio.contents import Studio
+from sightline.studio.network import make_access
 
 
 @contextmanager
-def serve(studio: Studio, port: int = 0) -> Iterator[str]:
-    """Serve a studio in a thread and yield its address."""
+def serve(studio: Studio, port: int = 0, *, host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
+    """Serve a studio in a thread and yield its address; with a token, for other devices too."""
     import uvicorn
 
     from sightline.studio.app import create_app
 
-    server = uvicorn.Server(uvicorn.Config(create_app(studio), port=port, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        if studio.training is not None:
-            studio.training.closing.set()
-        thread.join()
+    with socket.create_server((host, port)) as listener:
+        port = listener.getsockname()[1]
+        access = make_access(host, port, token) if token else None
+        server = uvicorn.Server(uvicorn.Config(create_app(studio, access), log_config=None, access_log=False))
+        thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+        thread.start()
+        while not server.started:
+            thread.join(0.02)
+        try:
+            yield f"http://{host}:{port}" if access is None else access.address
+        finally:
+            server.should_exit = True
+            if studio.training is not None:
+                studio.training.closing.set()
+            thread.join()

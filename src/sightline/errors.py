@@ -146,6 +146,7 @@ EXTRAS = {
     "ray": ("ray", "ray"),
     "s3fs": ("s3fs", "remote"),
     "safetensors": ("safetensors", "export"),
+    "segno": ("segno", "studio"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),
     "tensorboard": ("tensorboard", "train"),

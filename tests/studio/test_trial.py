@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def test_few_heat_maps_wait_and_one_is_computed_at_a_time() -> None:
         queue = HeatMapQueue()
         return await asyncio.gather(*(queue.run(compute) for _ in range(MAX_WAITING + 3)), return_exceptions=True)
 
-    answers = asyncio.run(ask())
+    with ThreadPoolExecutor(1) as executor:  # the browser of other tests has a loop in this thread
+        answers = executor.submit(asyncio.run, ask()).result()
     assert sum(isinstance(answer, LookupError) for answer in answers) == MAX_WAITING
     refused = [answer for answer in answers if isinstance(answer, HTTPException)]
     assert [answer.status_code for answer in refused] == [503] * 3

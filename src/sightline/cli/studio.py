@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_line
+from sightline.cli.output import ProgressDisplay, print_line, print_text
 from sightline.cli.sources import Column, ReadSettings
 from sightline.errors import UsageError
 
@@ -34,7 +34,21 @@ def studio(
         Path | None,
         typer.Option(metavar="FOLDER", help="The runs to train and watch. [default: runs, or the folder of the run]"),
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="The address to listen on; 0.0.0.0 also for phones in the same network, which need a token."),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 0,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Another name of this machine in the network; repeatable.")
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None,
+        typer.Option(help="The certificate chain in PEM, to serve https: phones allow a live camera only then."),
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="The private key of the certificate, if it is another file.")
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
@@ -42,7 +56,7 @@ def studio(
     """Look at labeled images in the browser, and correct their labels; the images are never changed."""
     from sightline.api.dataset import Dataset
     from sightline.api.run import Run
-    from sightline.studio.server import run_studio
+    from sightline.studio.server import Addresses, run_studio
 
     is_run = len(data) == 1 and Path(data[0], "run.json").is_file()
     if is_run and (column or set):
@@ -54,14 +68,24 @@ def studio(
         raise UsageError("--classes is for images to label: a run has its classes. Leave it out.")
     names = [name.strip() for name in classes.split(",") if name.strip()]
 
-    def show(address: str) -> None:
-        print_line(address)
+    def show(addresses: Addresses) -> None:
+        print_line(addresses.local)
+        if addresses.network is not None:
+            from sightline.studio.network import draw_code
+
+            if addresses.network != addresses.local:
+                print_line(addresses.network, soft_wrap=True)
+            print_text(draw_code(addresses.network))
         if browser:
             import webbrowser
 
-            webbrowser.open(address)
+            webbrowser.open(addresses.local)
 
     with ProgressDisplay() as display:
         chosen = Run(data[0]) if is_run else Dataset(data, column=column, set=set or ())
         others = [Run(path) for path in compare or ()]
-        run_studio(chosen, patch=patch, classes=names, compare=others, runs=runs, port=port, say=show, callback=display)
+        run_studio(
+            chosen, patch=patch, classes=names, compare=others, runs=runs, host=host, port=port,
+            allowed_hosts=allowed_host or (), ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
+            show=show, callback=display,
+        )  # fmt: skip

@@ -66,6 +66,13 @@ class Certificate:
         return signature
 
 
+def read_certificate(certfile: Path | None, keyfile: Path | None) -> Certificate | None:
+    """Return the certificate of these files, None without any; raises `UsageError` if they cannot be used."""
+    if certfile is None and keyfile is not None:
+        raise UsageError("A key needs its certificate: give it with --ssl-certfile.")
+    return None if certfile is None else Certificate(certfile, keyfile)
+
+
 def _refuse_password() -> str:
     """Return no password, so that OpenSSL does not ask for one on the terminal."""
     return ""

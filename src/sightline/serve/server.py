@@ -12,7 +12,6 @@ from sightline.errors import UsageError, require
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
 if TYPE_CHECKING:
-    from sightline.serve.certificate import Certificate
     from sightline.serve.model_folder import StoredModel
 
 
@@ -73,6 +72,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app
     from sightline.serve.batcher import Batching
+    from sightline.serve.certificate import read_certificate
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
     from sightline.serve.feature_logs import FeatureLogs
     from sightline.serve.observing import make_log_config
@@ -82,7 +82,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
 
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
-    certificate = _read_certificate(ssl_certfile, ssl_keyfile)
+    certificate = read_certificate(ssl_certfile, ssl_keyfile)
     reloader = Reloader(_choose_models(model, models, name), threads, reload_interval, tile)
     served = reloader.load_all()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -120,14 +120,6 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         log_config = make_log_config() if log_format == "json" else None
         Server(app, limits, grace, log_config, certificate).run(sockets=[listener])
-
-
-def _read_certificate(certfile: Path | None, keyfile: Path | None) -> Certificate | None:
-    from sightline.serve.certificate import Certificate
-
-    if certfile is None and keyfile is not None:
-        raise UsageError("A key needs its certificate: give it with --ssl-certfile.")
-    return None if certfile is None else Certificate(certfile, keyfile)
 
 
 def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:

@@ -19,10 +19,11 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import comparing, embedding_map, labeling, results, training, trial
+from sightline.studio import comparing, embedding_map, labeling, network, results, training, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
+from sightline.studio.network import NetworkAccess
 from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, read_json
 from sightline.studio.protection import ProtectionMiddleware, make_token
 
@@ -31,7 +32,7 @@ PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/t
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
-def create_app(studio: Studio) -> Starlette:
+def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette:
     """Return the ASGI application.
 
     ``GET /`` is the page; ``GET /order`` the positions of the images that a `Query` asks for, uint32 little-endian;
@@ -40,14 +41,17 @@ def create_app(studio: Studio) -> Starlette:
     rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, ``POST /check``
     starts the checks. ``GET /images.csv`` is the corrected list of images.
 
-    Pages of their own modules, such as ``GET /results``, are those of a run alone.
+    Pages of their own modules, such as ``GET /results``, are those of a run alone. With `access`, the studio is for
+    other devices too, and ``GET /phone`` shows its address.
 
     Errors are ``{"error": message}``.
     """
     token = make_token()
     of_data = {} if studio.labeling is None else {"/label": "label-page"}
+    of_run = {} if studio.model is None else PAGES_OF_RUN
     of_runs = {} if studio.training is None else {"/train": "train-page"}
-    pages = Pages(token, {"/": "list"} | of_data | ({} if studio.model is None else PAGES_OF_RUN) | of_runs)
+    of_network = {} if access is None else {"/phone": "phone"}
+    pages = Pages(token, {"/": "list"} | of_data | of_run | of_runs | of_network)
     endpoints = _Endpoints(studio, pages)
     routes = [
         Route("/", endpoints.page),
@@ -63,12 +67,13 @@ def create_app(studio: Studio) -> Starlette:
         *_make_run_routes(studio, pages),
         *_make_labeling_routes(studio, pages),
         *([] if studio.training is None else training.make_routes(studio.training, studio.name, pages)),
+        *_make_network_routes(studio, pages, access),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
     return Starlette(
         routes=routes,
         exception_handlers={HTTPException: _answer_error, SightlineError: _answer_error},
-        middleware=[Middleware(ProtectionMiddleware, token=token)],
+        middleware=[Middleware(ProtectionMiddleware, token=token, pages=pages, access=access)],
     )
 
 
@@ -88,6 +93,12 @@ def _make_labeling_routes(studio: Studio, pages: Pages) -> list[Route]:
     if studio.labeling is None:
         return []
     return labeling.make_routes(studio.labeling, studio.name, pages, str(studio.corrections.path))
+
+
+def _make_network_routes(studio: Studio, pages: Pages, access: NetworkAccess | None) -> list[Route]:
+    if access is None:
+        return []
+    return network.make_routes(access, studio.name, pages, has_model=studio.model is not None)
 
 
 class _Endpoints:

@@ -6,19 +6,23 @@ import hmac
 import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sightline.studio.network import NetworkAccess
+from sightline.studio.pages import Pages
 
 HOSTS = ("127.0.0.1", "localhost")
 TOKEN_HEADER = "X-CSRF-Token"  # noqa: S105  # the name of a header
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "object-src 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+OPENER_POLICY = {"Cross-Origin-Opener-Policy": "same-origin"}  # browsers heed it where a connection cannot be read
 SAFE_METHODS = {"GET", "HEAD"}
 
 
@@ -31,11 +35,12 @@ class ProtectionMiddleware:
     """Refuses requests to other names, changes from other pages, and adds `HEADERS` to every response.
 
     The name of the host protects against pages whose own name was made to point here (DNS rebinding); origin and token
-    against requests that other pages send (cross-site request forgery).
+    against requests that other pages send (cross-site request forgery). If the studio listens beyond this machine,
+    `access` says who may use it.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._token = app, token
+    def __init__(self, app: ASGIApp, token: str, pages: Pages, access: NetworkAccess | None = None) -> None:
+        self._app, self._token, self._pages, self._access = app, token, pages, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -43,26 +48,59 @@ class ProtectionMiddleware:
             await self._app(scope, receive, send)
             return
 
+        is_secure = scope["scheme"] == "https" or split_host(Headers(scope=scope).get("host", "")) in HOSTS
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in (HEADERS | (OPENER_POLICY if is_secure else {})).items():
                     headers.setdefault(name, value)
             await send(message)
 
-        reason = self._refuse(scope["method"], Headers(scope=scope))
-        app = self._app if reason is None else JSONResponse({"error": reason}, 403)
+        app = self._refuse(scope) or self._app
         await app(scope, receive, send_with_headers)
 
-    def _refuse(self, method: str, headers: Headers) -> str | None:
-        """Return why a request is refused; None if it is not."""
+    def _refuse(self, scope: Scope) -> Response | None:
+        """Return the response to a request that goes no further; None if it does."""
+        headers, access = Headers(scope=scope), self._access
         host = headers.get("host", "")
-        if host.rpartition(":")[0] not in HOSTS and host not in HOSTS:
-            return "The studio answers only to this machine's own names."
-        if method in SAFE_METHODS:
-            return None
-        if headers.get("origin", f"http://{host}") != f"http://{host}":
-            return "This request comes from another page."
+        name = split_host(host)
+        if name not in HOSTS and not (access is not None and access.knows_host(name, scope)):
+            how = "" if access is None else " --allowed-host adds one."
+            return _forbid(f"The studio answers only to this machine's own names.{how}")
+        is_safe = scope["method"] in SAFE_METHODS
+        if access is not None and not access.allows(scope):
+            return (access.admit(scope) if is_safe else None) or self._ask_for_token(scope)
+        return None if is_safe else self._refuse_change(scope, headers)
+
+    def _refuse_change(self, scope: Scope, headers: Headers) -> Response | None:
+        origin = f"{scope['scheme']}://{headers.get('host', '')}"
+        if headers.get("origin", origin) != origin:
+            return _forbid("This request comes from another page.")
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
-            return "The studio was started again: load the page again."
+            return _forbid("The studio was started again: load the page again.")
+        if self._access is not None and self._access.forbids(scope):
+            return _forbid("Trainings are started and stopped on the machine of the studio alone.")
         return None
+
+    def _ask_for_token(self, scope: Scope) -> Response:
+        request = Request(scope)
+        if "text/html" in request.headers.get("accept", ""):
+            response: Response = self._pages.render(request, "closed.html.j2")
+            response.status_code = 401
+            return response
+        return JSONResponse({"error": "Open the address that the studio printed: it holds a token."}, 401)
+
+
+def split_host(host: str) -> str:
+    """Return the name or address in a Host header, in lower case.
+
+    >>> [split_host(host) for host in ("Localhost:8000", "[::1]:80", "10.0.0.1")]
+    ['localhost', '[::1]', '10.0.0.1']
+    """
+    end = host.find("]") + 1 if host.startswith("[") else host.rfind(":")
+    return (host if end <= 0 else host[:end]).lower()
+
+
+def _forbid(reason: str) -> Response:
+    return JSONResponse({"error": reason}, 403)

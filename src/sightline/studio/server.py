@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from sightline.callbacks import Callback
 from sightline.errors import UsageError, require
@@ -14,23 +16,41 @@ from sightline.errors import UsageError, require
 if TYPE_CHECKING:
     from sightline.api.dataset import Dataset
     from sightline.api.run import Run
+    from sightline.studio.network import NetworkAccess
 
 HOST = "127.0.0.1"
+LOCAL_HOSTS = {HOST, "localhost"}
+ANY = {"0.0.0.0", "::"}  # noqa: S104  # addresses of all interfaces
 BACKLOG = 128  # connections that wait to be accepted
 
 
-def run_studio(
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the page is: for this machine, and for other devices of the network if the studio listens there."""
+
+    local: str
+    network: str | None = None
+
+
+def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has options
     data: Dataset | Run,
     *,
     patch: Path | None = None,
     compare: Sequence[Run] = (),
     classes: Sequence[str] = (),
     runs: Path | None = None,
+    host: str = HOST,
     port: int = 0,
-    say: Callable[[str], None] = print,
+    allowed_hosts: Sequence[str] = (),
+    ssl_certfile: Path | None = None,
+    ssl_keyfile: Path | None = None,
+    show: Callable[[Addresses], None] = print,
     callback: Callback | None = None,
 ) -> None:
     """Serve the page of a data set or a run on this machine until Ctrl-C or SIGTERM.
+
+    On an address other than that of this machine alone, whoever opens `Addresses.network` may use the studio: it holds
+    a random token.
 
     Args:
         data: The images; those of a run come with their splits, and with its predictions for the splits it evaluated.
@@ -38,32 +58,46 @@ def run_studio(
         compare: Other runs, to compare a run with.
         classes: Classes to label images with, beside those that the images have; more can be added on the page.
         runs: The folder of the runs that the page trains and shows, by default ``runs``, or that of the run.
+        host: The address to listen on; ``0.0.0.0`` for all interfaces.
         port: The port; 0 picks a free one.
-        say: Called with the address of the page.
+        allowed_hosts: Names of this machine in the network, besides its host name.
+        ssl_certfile: A certificate chain in PEM, to encrypt connections.
+        ssl_keyfile: Its private key, if it is another file.
+        show: Called with the addresses of the page.
         callback: Receives the progress of reading the images.
 
     Raises:
         DataError: If the images cannot be read, or the patch does not fit them.
         OutputError: If another studio edits the same patch.
-        UsageError: If the port is taken.
+        UsageError: If the address cannot be bound, the certificate cannot be used, or `allowed_hosts` are given for
+            this machine alone.
         MissingExtraError: If the packages of the extra are not installed.
     """
-    for package in ("starlette", "uvicorn"):
+    is_local = host in LOCAL_HOSTS
+    for package in ("starlette", "uvicorn", *(() if is_local else ("segno",))):
         require(package, "The studio")
+    if is_local and allowed_hosts:
+        raise UsageError("--allowed-host is for a studio that others can reach: give an address with --host, too.")
     import uvicorn
 
+    from sightline.serve.certificate import read_certificate
     from sightline.studio.app import create_app
     from sightline.studio.contents import open_studio
+    from sightline.studio.network import make_access
+    from sightline.studio.protection import make_token
 
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        if os.name == "posix":  # on Windows it would steal a port that is in use
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"Cannot listen on {HOST}:{port}: {error}. Choose another port with --port.") from error
+    certificate = read_certificate(ssl_certfile, ssl_keyfile)
+    scheme = "http" if certificate is None else "https"
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as listener:
+        bound = _bind(listener, host, port)
+        access = None if is_local else make_access(host, bound, make_token(), allowed_hosts, scheme=scheme)
         with open_studio(data, patch, callback, compare, classes, runs) as studio:
-            config = uvicorn.Config(create_app(studio), log_config=None, access_log=False, timeout_graceful_shutdown=2)
+            config = uvicorn.Config(
+                create_app(studio, access), log_config=None, access_log=False, proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )  # fmt: skip
+            config.load()
+            config.ssl = None if certificate is None else certificate.context
             server = uvicorn.Server(config)
 
             def end() -> None:
@@ -73,5 +107,25 @@ def run_studio(
 
             server.handle_exit = lambda *_: end()  # type: ignore[method-assign]
             listener.listen(BACKLOG)
-            say(f"http://{HOST}:{listener.getsockname()[1]}")
+            show(Addresses(f"{scheme}://{host}:{bound}") if access is None else _list_addresses(access, host))
             server.run(sockets=[listener])
+
+
+def _list_addresses(access: NetworkAccess, host: str) -> Addresses:
+    """Return the addresses of a studio in the network; browsers allow the camera of this machine at its local one."""
+    parts = urlsplit(access.address)
+    is_reachable = host in ANY and parts.scheme == "http"  # a certificate is for a name
+    local = urlunsplit(parts._replace(netloc=f"{HOST}:{parts.port}")) if is_reachable else access.address
+    return Addresses(local, access.address)
+
+
+def _bind(listener: socket.socket, host: str, port: int) -> int:
+    """Bind to an address and return the port."""
+    if os.name == "posix":  # on Windows it would steal a port that is in use
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        others = "port with --port" if host in LOCAL_HOSTS else "address with --host or --port"
+        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another {others}.") from error
+    return int(listener.getsockname()[1])
