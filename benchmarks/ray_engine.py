@@ -20,9 +20,7 @@ from measure import compare
 from trained_run import IMAGES
 
 import sightline as sl
-from sightline.api.prediction_folder import Engine
 from sightline.distributed import ray_cluster
-from sightline.inference.ray_engine import PURPOSE
 
 COUNT = int(os.environ.get("SIGHTLINE_BENCHMARK_COUNT", "20000"))
 EXPECTED = "SIGHTLINE_BENCHMARK_ROWS"  # a file with the hash of the rows of the first variant
@@ -38,7 +36,7 @@ def prepare() -> tuple[sl.Classifier, list[str]]:
     return classifier, [str(file) for file in islice(cycle(files), COUNT)]
 
 
-def measure(classifier: sl.Classifier, paths: list[str], engine: Engine) -> float:
+def measure(classifier: sl.Classifier, paths: list[str], engine: str) -> float:
     """Return the images per second, and check that the files are those of the first variant."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "labels.parquet")
@@ -61,7 +59,7 @@ def predict_here() -> float:
 def predict_on_running_cluster() -> float:
     """Predict on Ray, which runs already; the workers start within the time."""
     classifier, paths = prepare()
-    with ray_cluster.connect(purpose=PURPOSE):
+    with ray_cluster.connect():
         return measure(classifier, paths, "ray")
 
 

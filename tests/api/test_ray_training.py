@@ -17,10 +17,13 @@ import pytest
 
 import sightline as sl
 from multi_device import free_address
-from ray_nodes import list_workers
+from ray_nodes import list_workers, start_nodes
 from sightline import Callback, UsageError
+from sightline.api import ray_training
 from sightline.api.ray_options import RayOptions, resolve_engine
 from sightline.callbacks import EpochRecord
+from sightline.errors import Interrupted
+from sightline.runs.directory import RunDirectory
 from synthetic_images import draw_classes
 
 needs_ray = [
@@ -48,7 +51,7 @@ def test_options_of_the_engine() -> None:
 @pytest.mark.parametrize(
     ("engine", "options", "message"),
     [
-        ("rey", {}, "--engine cannot be 'rey'. Did you mean 'ray'?"),
+        ("rey", {}, "There is no engine 'rey'. Did you mean 'ray'?"),
         ("local", {"num_workers": 2}, "--num-workers does not go with --engine local: add --engine ray."),
         ("local", {"ray_address": "auto"}, "--ray-address does not go with --engine local"),
         ("ray", {"num_workers": 0}, "--num-workers cannot be 0"),
@@ -61,6 +64,12 @@ def test_options_that_do_not_go_together(engine: str, options: dict[str, Any], m
         sl.train(tmp_path, engine=engine, out=tmp_path / "run", **options)
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_resume_refuses_to_have_no_workers(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    with pytest.raises(UsageError, match="--num-workers cannot be 0"):
+        sl.Run(run.path).resume(engine="ray", num_workers=0)
 
 
 def test_a_worker_reserves_gpus_where_there_are_some() -> None:
@@ -177,3 +186,14 @@ class TestOnACluster:
         assert driver.returncode == 2, errors
         assert "The Ray cluster has no room for 99 workers with 1 CPU each" in errors
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_trial_that_waits_for_room_can_be_stopped(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ray_training, "GRACE_SECONDS", 1.0)
+        killer = Killer()
+        with start_nodes(1) as cluster:
+            options = RayOptions(1, cluster.address, cpus_per_worker=2)
+            with ray_training.open_trainer(options, str(data), killer) as trainer:
+                assert killer.messages[-1].startswith("No node of the Ray cluster is large enough for a worker")
+                trainer.stop.set()
+                with pytest.raises(Interrupted):
+                    trainer.train(str(data), callback=killer)

@@ -27,7 +27,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
         pytest.raises(MissingExtraError, match=r'^The engine ray needs the package \'ray\'.*"sightline\[ray\]"'),
-        ray_cluster.connect(purpose="The engine ray"),
+        ray_cluster.connect(),
     ):
         pass
 
@@ -35,7 +35,11 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 class TestWithoutACluster:
     pytestmark = on_ray
 
-    @pytest.mark.parametrize("address", ["somewhere", "ray://10.0.0.1:10001", "host:port", "host:99999"])
+    @pytest.mark.parametrize(
+        "address", [
+            "somewhere", "ray://10.0.0.1:10001", "host:port", "host:99999", ":6379", "host:" + "9" * 5000, "a\0b:1",
+        ]
+    )  # fmt: skip
     def test_other_addresses_are_refused(self, address: str) -> None:
         with pytest.raises(UsageError, match="is HOST:PORT"), ray_cluster.connect(address):
             pass
@@ -47,6 +51,27 @@ class TestWithoutACluster:
             with (
                 pytest.raises(HostError, match=f"no Ray cluster at {address} .*ray start"),
                 ray_cluster.connect(address),
+            ):
+                pass
+
+    @pytest.mark.parametrize("host", ["a" * 300, ".."])
+    def test_a_malformed_host_is_an_error(self, host: str) -> None:
+        with pytest.raises(HostError, match="that is not a host name"), ray_cluster.connect(f"{host}:6379"):
+            pass
+
+    @pytest.mark.parametrize("by_variable", [False, True])
+    def test_an_address_where_something_else_listens_is_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+    ) -> None:
+        monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 1.0)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            if by_variable:
+                monkeypatch.setenv("RAY_ADDRESS", address)
+            advice = "unset RAY_ADDRESS" if by_variable else "leave out the address"
+            with (
+                pytest.raises(HostError, match=f"no Ray cluster at {address} .* is something else.*{advice}"),
+                ray_cluster.connect(None if by_variable else address),
             ):
                 pass
 

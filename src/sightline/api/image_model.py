@@ -15,7 +15,6 @@ from sightline.api.dataset import Dataset
 from sightline.api.images import ImageLike, list_items, list_labeled_items, prediction_row, to_class_indices
 from sightline.api.masks import MaskModel
 from sightline.api.options import Settings
-from sightline.api.prediction_folder import Engine
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
@@ -112,7 +111,7 @@ class ImageModel(MaskModel):
         probabilities: bool = False,
         shard: str | None = None,
         rows_per_part: int | None = None,
-        engine: Engine = "local",
+        engine: str = "local",
         ray_address: str | None = None,
         set: Settings = (),
         progress: bool | None = None,
@@ -134,7 +133,7 @@ class ImageModel(MaskModel):
             probabilities: Whether each row has the probabilities of all classes, in the order of `classes`.
             shard: ``"0/4"`` to ``"3/4"`` predict a fourth of the parts each; None predicts all.
             rows_per_part: The number of images of a part, rounded up to whole batches; None is 1,024.
-            engine: ``ray`` predicts with workers of a Ray cluster, which this process feeds: the files are the same.
+            engine: ``"ray"`` predicts with the workers of a Ray cluster, which this process feeds, into the same files.
                 They need the paths of `images`, or their addresses; arrays are refused.
             ray_address: The cluster, as ``HOST:PORT``, or ``auto`` for the one that runs on this machine; None uses
                 ``RAY_ADDRESS``, or else starts one of this machine's cores.

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 from sightline import jsonio
 from sightline.api.images import ImageLike, list_items
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, to_assignments
+from sightline.api.ray_options import resolve_engine
 from sightline.callbacks import Progress
 from sightline.data.remote import is_url
 from sightline.distributed import ray_cluster
-from sightline.errors import UsageError, suggest
+from sightline.errors import UsageError
 from sightline.inference import ray_engine, stream
 from sightline.inference.prediction_files import (
     ROWS,
@@ -29,9 +29,6 @@ from sightline.inference.prediction_files import (
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
-
-Engine = Literal["local", "ray"]
-"""What computes predictions: this process, or the workers of a Ray cluster."""
 
 Predict = Callable[[Iterator[stream.InputItem]], Iterator[Prediction]]
 
@@ -47,11 +44,11 @@ def write_predictions(
     shard: str | None,
     rows_per_part: int | None,
     settings: Settings,
-    engine: Engine,
+    engine: str,
     ray_address: str | None,
 ) -> PredictionFiles:
     """Write the predictions of a model for `images` to the folder `out`; see `ImageModel.write_predictions`."""
-    _check_engine(engine, ray_address)
+    ray_options = resolve_engine(engine, ray_address=ray_address)
     own_shard = Shard.parse(shard)
     preprocess = model.predictor.preprocess
     size = choose_batch_size(preprocess.shape)
@@ -64,14 +61,14 @@ def write_predictions(
         interpret=model.task.interpret,
     )  # fmt: skip
     with ExitStack() as stack:
-        if engine == "ray":
+        if ray_options is not None:
             if isinstance(model.predictor, OnnxPredictor) and model.predictor.device == "gpu":
                 raise UsageError(
                     "The model computes on a GPU, and the workers of the engine ray on CPUs: load it on the CPU."
                 )
             check_output(out)  # before a cluster is started
-            ray = stack.enter_context(ray_cluster.connect(ray_address, ray_engine.PURPOSE))
             limits = stream.parse_file_limits(to_assignments(settings))
+            ray = stack.enter_context(ray_cluster.connect(ray_options.address))
             predict = partial(ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits)
         count = None
         paths = [images] if isinstance(images, str | Path) else images
@@ -82,13 +79,6 @@ def write_predictions(
             list_items(images, preprocess.channels, settings), predict, own_shard, progress,
             lambda: None if count is None else count.value,
         )  # fmt: skip
-
-
-def _check_engine(engine: str, ray_address: str | None) -> None:
-    if engine not in get_args(Engine):
-        raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
-    if ray_address is not None and engine != "ray":
-        raise UsageError(f"{ray_address} is the address of a Ray cluster, which the engine ray uses: choose it.")
 
 
 def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -> PredictionFormat:  # noqa: FBT001

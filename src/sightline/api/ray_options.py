@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from typing import Any
 
 from sightline.data.indexing import Sources, list_of_sources
 from sightline.data.sources.listing import SourceListing
+from sightline.distributed import ray_cluster
 from sightline.errors import UsageError, plural, suggest
 
 ENGINES = ("local", "ray")
@@ -46,9 +46,9 @@ class RayOptions:
 def resolve_engine(
     engine: str,
     *,
-    num_workers: int | None,
-    cpus_per_worker: int | None,
-    ray_address: str | None,
+    num_workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    ray_address: str | None = None,
     devices: int | None = None,
     others: Mapping[str, object] = MappingProxyType({}),
 ) -> RayOptions | None:
@@ -57,7 +57,7 @@ def resolve_engine(
     `others` are options that do not go with Ray. Raises `UsageError` for options that do not belong together.
     """
     if engine not in ENGINES:
-        raise UsageError(f"--engine cannot be {engine!r}.{suggest(engine, ENGINES)}")
+        raise UsageError(f"There is no engine {engine!r}.{suggest(engine, ENGINES)}")
     numbers = {"--num-workers": num_workers, "--cpus-per-worker": cpus_per_worker}
     unfit = others if engine == "ray" else {**numbers, "--ray-address": ray_address}
     for name, value in unfit.items():
@@ -82,10 +82,16 @@ def check_sources(sources: Sources) -> None:
 
 def check_room(ray: Any, options: RayOptions) -> None:
     """Raise `UsageError` if the cluster is too small for all workers, unless it may still grow, as others' may."""
-    is_own = options.address is None and "RAY_ADDRESS" not in os.environ
+    is_own = ray_cluster.choose_address(options.address) == "local"
     total, bundle = ray.cluster_resources(), options.count_resources(ray)
     if is_own and any(total.get(name, 0) < options.num_workers * count for name, count in bundle.items()):
         raise make_room_error(ray, options)
+
+
+def has_node(ray: Any, options: RayOptions) -> bool:
+    """Return whether a node of the cluster, if nothing else ran there, would have room for a worker."""
+    bundle, nodes = options.count_resources(ray), [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(name, 0) >= count for name, count in bundle.items()) for node in nodes)
 
 
 def make_room_error(ray: Any, options: RayOptions) -> UsageError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io
-from sightline.api.ray_options import RayOptions, check_room, check_sources, make_room_error
+from sightline.api.ray_options import RayOptions, check_room, check_sources, has_node, make_room_error
 from sightline.api.ray_worker import Call, Outcome, TrainingWorker
 from sightline.api.training_process import deliver_event
 from sightline.callbacks import Callback, CallbackList, EpochRecord
@@ -84,7 +84,7 @@ def _train_together(choose_call: Callable[[], Call], options: RayOptions, callba
 
     with (
         interrupt.raise_on_sigterm(),
-        ray_cluster.connect(options.address, "The engine ray") as ray,
+        ray_cluster.connect(options.address) as ray,
         _reserve(ray, options, callback) as wait_for_bundles,
     ):
         while True:
@@ -163,7 +163,8 @@ def _run_calls(
 ) -> list[Outcome]:
     """Run one call on each worker and return the outcomes; the events of the first worker go to `callback`.
 
-    Once one has failed, the others have `GRACE_SECONDS` to end. No worker is left at the end.
+    Once one has failed, the others have `GRACE_SECONDS` to end. Once asked to stop, a worker that is lost was stopped.
+    No worker is left at the end.
     """
     runs = {
         worker.run.remote(call, has_listener=rank == 0): rank
@@ -176,18 +177,21 @@ def _run_calls(
         while (len(outcomes) < len(runs) or events is not None) and time.monotonic() < deadline:
             if should_stop() and not is_stopping:
                 is_stopping = True
-                _stop_workers(workers)
+                _stop_workers(ray, workers)
             pending = [ref for ref, rank in runs.items() if rank not in outcomes]
             ready, _ = ray.wait([*pending, *([] if events is None else [events])], timeout=POLL_SECONDS)
             for ref in ready:
                 if ref == events:
                     events = _deliver_events(ray, workers[0], events, callback)
                     continue
-                outcome = outcomes[runs[ref]] = _get_outcome(ray, ref)
+                outcome = _get_outcome(ray, ref)
+                if is_stopping and isinstance(outcome, _WorkerLostError):
+                    outcome = Interrupted("Stopped.")
+                outcomes[runs[ref]] = outcome
                 if not isinstance(outcome, TrainResult | Interrupted):
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
     except BaseException:
-        _stop_workers(workers)
+        _stop_workers(ray, workers)
         ray.wait(list(runs), num_returns=len(runs), timeout=GRACE_SECONDS)
         raise
     finally:
@@ -222,9 +226,12 @@ def _get_outcome(ray: Any, run: Any) -> Outcome:
     return outcome
 
 
-def _stop_workers(workers: Sequence[Any]) -> None:
-    for worker in workers:
-        worker.stop.remote()
+def _stop_workers(ray: Any, workers: Sequence[Any]) -> None:
+    """Ask all workers to stop, and end those that do not answer, because they still wait for a place."""
+    stops = {worker.stop.remote(): worker for worker in workers}
+    _, unanswered = ray.wait(list(stops), num_returns=len(stops), timeout=GRACE_SECONDS)
+    for ref in unanswered:
+        ray.kill(stops[ref])
 
 
 def _dismiss_workers(ray: Any, workers: Sequence[Any]) -> None:
@@ -267,9 +274,11 @@ class RayTrainer:
 def open_trainer(options: RayOptions, sources: Sources, callback: Callback) -> Iterator[RayTrainer]:
     """Connect to the cluster and return a trainer for `sources`; raises `UsageError` if they are in memory."""
     check_sources(sources)
-    with interrupt.raise_on_sigterm(), ray_cluster.connect(options.address, "The engine ray") as ray:
+    with interrupt.raise_on_sigterm(), ray_cluster.connect(options.address) as ray:
         check_room(ray, options)
         callback.on_message(f"Ray: {options.describe(ray)}")
+        if not has_node(ray, options):
+            callback.on_message("No node of the Ray cluster is large enough for a worker: waiting until one is added")
         yield RayTrainer(ray, options, callback)
 
 

@@ -188,7 +188,7 @@ def resume_run(
     run = RunDirectory(path)
     device = run.config.device if engine == "ray" and run.has_config else DeviceConfig()
     ray_options = resolve_engine(
-        engine, num_workers=num_workers or (device.num_hosts if engine == "ray" else None),
+        engine, num_workers=device.num_hosts if num_workers is None and engine == "ray" else num_workers,
         cpus_per_worker=cpus_per_worker, ray_address=ray_address, devices=device.num_devices,
         others={"--hosts": hosts, "--coordinator": coordinator, "--rank": rank},
     )  # fmt: skip

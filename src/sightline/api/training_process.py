@@ -193,15 +193,15 @@ class _EventSender(Callback):
     """Sends events to the parent, and waits for its reply after each epoch."""
 
     def __init__(self, events: IO[bytes], replies: queue.SimpleQueue[str | None]) -> None:
-        self._news, self._answers, self._lock = events, replies, threading.Lock()
+        self._events, self._replies, self._lock = events, replies, threading.Lock()
         self._step_time = 0.0
 
     def send(self, kind: str, content: object) -> None:
         """Send an event or the outcome."""
         data = pickle.dumps((kind, content))
         with self._lock:
-            self._news.write(data)
-            self._news.flush()
+            self._events.write(data)
+            self._events.flush()
 
     def on_message(self, text: str) -> None:
         """Send a line of text."""
@@ -224,7 +224,7 @@ class _EventSender(Callback):
     def on_epoch_end(self, record: EpochRecord) -> None:
         """Send an epoch; raises `Interrupted` if the parent stops the training."""
         self.send("event", ("on_epoch_end", (record,)))
-        verdict = self._answers.get()
+        verdict = self._replies.get()
         if verdict is not None:
             raise Interrupted(verdict)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -42,13 +41,6 @@ MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so t
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
 
 
-class Engine(Enum):
-    """What computes the predictions of a folder."""
-
-    local = "local"
-    ray = "ray"
-
-
 def predict(
     model: Model,
     images: Images,
@@ -84,13 +76,17 @@ def predict(
         int | None, typer.Option(min=1, help="Images of each file in a .parquet folder; default: 1024.")
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="Predict into a .parquet folder in this process, or with workers of a Ray cluster.")
-    ] = Engine.local,
+        str,
+        typer.Option(
+            metavar="local|ray",
+            help="Predict into a .parquet folder in this process, or with the workers of a Ray cluster.",
+        ),
+    ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT",
-            help="The cluster of --engine ray, or auto; default: RAY_ADDRESS, else one is started on this machine.",
+            metavar="HOST:PORT|auto",
+            help="With --engine ray: the cluster; default: RAY_ADDRESS, else one is started on this machine.",
         ),
     ] = None,
     knn: Annotated[
@@ -130,10 +126,11 @@ def predict(
         )
     if tile is not None and masks is None:
         raise UsageError("--tile is for masks: give the folder to write them to with --masks as well.")
+    from sightline.api.ray_options import resolve_engine
+
+    resolve_engine(engine, ray_address=ray_address)
     to_folder = _check_folder(out, output_format, shard, rows_per_part, engine)
-    if ray_address is not None and engine != Engine.ray:
-        raise UsageError("--ray-address is for --engine ray.")
-    if engine == Engine.ray and device not in (None, Device.cpu):
+    if engine == "ray" and device not in (None, Device.cpu):
         raise UsageError(f"--device {device.value} is for this process, and the workers of --engine ray use CPUs.")
     file = None if out is None or to_folder else Path(out)
     chosen_format = TableFormat.json if to_folder else _choose_format(output_format, file)
@@ -150,7 +147,7 @@ def predict(
         result = classifier.write_predictions(
             items if "-" in images else images,  # standard input can be listed only once
             out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part,
-            engine=engine.value, ray_address=ray_address, set=set or (), progress=True,
+            engine=engine, ray_address=ray_address, set=set or (), progress=True,
         )  # fmt: skip
         failed = _print_files(result, shard)
     else:
@@ -196,7 +193,7 @@ def _write_rows(
 
 
 def _check_folder(
-    out: str | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None, engine: Engine
+    out: str | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None, engine: str
 ) -> bool:
     """Return whether `out` is a folder of Parquet files; raises for one that cannot be written, and wrong options."""
     from sightline.data.remote import is_url
@@ -207,7 +204,7 @@ def _check_folder(
             raise UsageError(
                 f"--out {out} should end with .parquet: a folder of Parquet files is what an address takes."
             )
-        options = {"--shard": shard, "--rows-per-part": rows_per_part, "--engine ray": engine == Engine.ray or None}
+        options = {"--shard": shard, "--rows-per-part": rows_per_part, "--engine ray": engine == "ray" or None}
         if wrong := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"{' and '.join(wrong)}: only for a folder of Parquet files; give --out NAME.parquet.")
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,28 +14,35 @@ from typing import Any
 
 from sightline import process
 from sightline._keras.imports import import_ray, suppress_stderr
-from sightline.errors import HostError, UsageError, first_line
+from sightline.errors import HostError, UsageError, first_line, require
 
+PURPOSE = "The engine ray"
 CONNECT_SECONDS = 10.0
+_ADDRESS = re.compile(r"(\[[\da-f:.]+\]|[\w.-]+):(\d{1,5})", re.ASCII | re.IGNORECASE)
+
+
+def choose_address(address: str | None) -> str:
+    """Return `address`, by default the value of ``RAY_ADDRESS``, and ``local``, a new cluster, if that is not set."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextmanager
-def connect(address: str | None = None, purpose: str = "Ray") -> Iterator[Any]:
+def connect(address: str | None = None) -> Iterator[Any]:
     """Connect this process to the Ray cluster at `address` until the block ends, and return the module `ray`.
 
     `address` is ``HOST:PORT``, or ``auto`` for the cluster that runs on this machine. None is the value of
     ``RAY_ADDRESS``; where that is not set, a cluster of this machine's cores is started, and stopped at the end of the
     block. A process that is connected already stays so, and `address` must then be None.
 
-    Raises `HostError` if there is no cluster, `MissingExtraError`, whose message starts with `purpose`, without Ray.
+    Raises `HostError` if there is no cluster, `MissingExtraError` without Ray.
     """
-    ray = import_ray(purpose)
+    ray = import_ray(PURPOSE)
     if ray.is_initialized():
         if address is not None:
             raise UsageError(f"This process is connected to a Ray cluster already: leave out the address {address}.")
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = choose_address(address)
     _check_address(address)
     with _keep_sigterm():
         _start(ray, address)
@@ -58,24 +66,35 @@ def _start(ray: Any, address: str) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise an error if nothing listens at an address: Ray itself would try for minutes, and then end the process."""
+    """Raise an error if no gRPC server is at an address: Ray itself would try for minutes, and then end the process."""
     if address in {"auto", "local"}:
         return
-    host, separator, port = address.rpartition(":")
-    if "://" in address or not separator or not port.isdecimal() or int(port) > 0xFFFF:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[2]) > 0xFFFF:
         raise UsageError(
             f"The address of a Ray cluster is HOST:PORT, e.g. 10.0.0.1:6379, or auto, not {address!r}; to start from "
             "another machine, submit the command: `ray job submit -- sightline ...`."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        socket.create_connection((match[1].strip("[]"), int(match[2])), CONNECT_SECONDS).close()
     except OSError as error:
         raise HostError(_explain_missing(address, error.strerror or str(error))) from error
+    except UnicodeError as error:  # from the codec of host names
+        raise HostError(_explain_missing(address, "that is not a host name")) from error
+    if "RAY_USE_TLS" in os.environ:
+        return
+    grpc = require("grpc", PURPOSE)
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise HostError(_explain_missing(address, "what listens there is something else")) from error
 
 
 def _explain_missing(address: str, reason: str) -> str:
     place = "on this machine" if address == "auto" else f"at {address}"
-    return f"There is no Ray cluster {place} ({reason}): start it with `ray start --head`, or leave out the address."
+    way_out = "unset RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") == address else "leave out the address"
+    return f"There is no Ray cluster {place} ({reason}): start it with `ray start --head`, or {way_out}."
 
 
 @contextmanager

@@ -26,11 +26,11 @@ from sightline._keras.imports import import_ray
 from sightline.config import LimitsConfig
 from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
+from sightline.distributed.ray_cluster import PURPOSE
 from sightline.errors import HostError, ImageError, SightlineError, UsageError, first_line, require
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem, read_location
 
-PURPOSE = "The engine ray"
 IMAGES = 128  # of a batch: about a second of work, so that the pauses between batches are short in comparison
 MAX_CPUS = 4  # of a worker: two models on four cores are faster than one on eight
 BATCHES_AHEAD = 4  # for each worker
@@ -59,7 +59,9 @@ def predict(
     try:
         yield from _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
     except ray.exceptions.RayError as error:
-        raise _find_cause(error) or HostError(f"Ray has failed: {first_line(error)}") from error
+        raise _find_cause(error) or HostError(
+            f"Ray has failed: {first_line(error).rstrip('.')}. Run the same command again to go on."
+        ) from error
     finally:
         if ray.is_initialized():  # else all has ended, and Ray would start again
             results.close()
