@@ -80,6 +80,10 @@ class MaskClasses:
         at = np.minimum(np.searchsorted(values, mask), len(values) - 1)
         return np.where(values[at] == mask, targets[at], np.uint8(VOID))
 
+    def list_void(self) -> list[str]:
+        """Return the values or colors of the classes of the table that are none, such as the one called void."""
+        return [self._describe(value) for value in sorted(self.void - {VOID_VALUE, TRANSPARENT})]
+
     def _describe(self, value: int) -> str:
         return f"#{value:06x}" if self.are_colors else str(value)
 

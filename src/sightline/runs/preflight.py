@@ -12,7 +12,7 @@ from sightline.data import label_patch
 from sightline.data.checks import remarks
 from sightline.data.checks.audit import quick_audit
 from sightline.data.checks.finding import ALLOWABLE_ERRORS, Finding
-from sightline.data.checks.label_sets import SEVERAL_LABELS
+from sightline.data.checks.label_sets import CO_OCCURRENCE, MASKS, SEVERAL_LABELS
 from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset, check_classes
 from sightline.data.grouping import assign_groups
@@ -57,11 +57,13 @@ def _applicable_findings(findings: Sequence[Finding], index: Index, config: RunC
     """Return the findings that apply under the settings.
 
     Class folders with identical subfolders look like splits, unless ``split.group = "folder"`` declares the subfolders
-    to be groups. Classes named like splits look like splits in any case. A task that takes several labels needs no
-    advice to take them.
+    to be groups. Classes named like splits look like splits in any case. A task that takes several labels or masks
+    needs no advice to take them, and to a mask it does not matter which classes occur together.
     """
-    if find_task(config.model.task).targets.allows_several:
-        findings = [f for f in findings if f.kind != SEVERAL_LABELS]
+    targets = find_task(config.model.task).targets
+    if targets.allows_several:
+        hidden = {SEVERAL_LABELS, MASKS} | ({CO_OCCURRENCE} if targets.are_masks else set())
+        findings = [f for f in findings if f.kind not in hidden]
     labels = {p.label for p in index.images}
     if parse_group_rule(config.split.group).kind != "folder" or find_splits(labels) or any(map(suggest_split, labels)):
         return tuple(findings)
