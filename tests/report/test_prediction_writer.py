@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from sightline.inference.masks import MaskPrediction
 from sightline.inference.results import ClassProbability, Decision, Prediction
-from sightline.report.prediction_writer import RowFormat, is_prediction_file, write_csv, write_jsonl
+from sightline.report.prediction_writer import MaskRowFormat, RowFormat, is_prediction_file, write_csv, write_jsonl
 
 Write = Callable[..., Iterator[Prediction]]
 CLASSES = ("2", "a,b", "path")  # names that look like columns or need quotes
@@ -103,6 +104,21 @@ def test_a_result_is_known_again(write: Write, layout: RowFormat) -> None:
     assert is_prediction_file(file.getvalue().encode()[:100])
     assert not is_prediction_file(b"path,label\nx.png,cat\n")
     assert not is_prediction_file(b"\x89PNG")
+
+
+@pytest.mark.parametrize("classes", [("sky", "road"), ("sky, clear", "road")])
+def test_rows_of_masks_have_the_area_of_each_class(classes: tuple[str, ...]) -> None:
+    masks = [
+        MaskPrediction("=a.png", areas=((classes[1], 0.25),), quality=0.5, decision="abstain"),
+        MaskPrediction("b.png", error="=cannot be opened"),
+    ]
+    file = io.StringIO()
+    assert list(write_csv(masks, MaskRowFormat(classes), file)) == masks
+    assert is_prediction_file(file.getvalue().encode()[:100])
+    header, first, second = csv.reader(io.StringIO(file.getvalue()))
+    assert header == ["path", f"area:{classes[0]}", "area:road", "quality", "decision", "error"]
+    assert first == ["'=a.png", "0.000000", "0.250000", "0.500000", "abstain", ""]
+    assert second == ["b.png", "", "", "", "", "'=cannot be opened"]
 
 
 def test_a_name_becomes_no_formula_and_a_number_stays_one() -> None:

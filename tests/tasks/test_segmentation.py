@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
 import pytest
 from PIL import Image
 
@@ -27,6 +28,7 @@ from sightline.evaluation.segmentation import SegmentationReport, build_report
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.masks import encode_mask, make_palette, overlay_image, overlay_mask, restore_size
 from sightline.inference.predictor import Outputs
+from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec
 from sightline.tasks.protocol import find_task
@@ -161,6 +163,30 @@ def test_masks_of_low_quality_are_not_accepted(
     assert code == 1
     assert "validation images do not show" in printed
     assert sightline.load(copy).predict_masks([image])[0].decision == "abstain"
+
+
+def test_rows_of_masks_go_to_a_table_and_to_a_folder(
+    run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
+) -> None:
+    bundle, image = Path(run.path, "bundle"), tmp_path / "a.png"
+    image.write_bytes(encode(draw_scene(2003)[0]))
+    areas, folder = tmp_path / "areas.csv", tmp_path / "all.parquet"
+    model = sightline.load(bundle)
+    mask = model.predict_masks([image])[0]
+    assert mask.quality is not None
+    command = ("predict", bundle, image, "--masks", tmp_path / "masks", "--out")
+    for _ in range(2):  # the second replaces what the first wrote
+        assert sightline_command(*command, areas)[0] == 0
+    row = next(csv.DictReader(io.StringIO(areas.read_text("utf-8"))))
+    assert {label: float(row[f"area:{label}"]) for label, _ in mask.areas} == pytest.approx(dict(mask.areas), abs=1e-5)
+    assert sightline_command(*command, folder)[0] == 2
+    assert not folder.exists()
+
+    model.thresholds = Thresholds(9, target_precision=0.9, min_iou=0.5, quality=mask.quality + 0.01)
+    model.write_predictions(image, folder, progress=False)
+    (cells,) = pq.read_table(folder / "part-00000000.parquet").to_pylist()
+    assert (cells["decision"], cells["labels"]) == ("abstain", [label for label, _ in mask.areas])
+    assert cells["quality"] == pytest.approx(mask.quality, abs=1e-5)
 
 
 def test_checkpoints_have_no_outputs_of_each_pixel(run: sightline.Run) -> None:

@@ -88,10 +88,11 @@ def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -
     thresholds = None if model.thresholds is None else model.thresholds.to_dict()
     identity = [type(model.predictor).__name__, getattr(model.predictor, "sha256", None), thresholds]
     digest = hashlib.sha256(jsonio.dumps([model.feature_model_id, *identity], sort_keys=True).encode())
-    has_several = model.task.targets.allows_several
+    has_several, are_masks = model.task.targets.allows_several, model.task.targets.are_masks
     classes = model.predictor.classes
     return PredictionFormat(
         f"{model.feature_model_id.rpartition('@')[0]}@{digest.hexdigest()}", classes, rows, min(top, len(classes)),
-        probabilities, decisions=model.thresholds is not None and not has_several, several_labels=has_several,
-        sets=() if model.thresholds is None else model.thresholds.set_fields,
+        probabilities, decisions=model.thresholds is not None and (are_masks or not has_several),
+        several_labels=has_several, sets=() if model.thresholds is None else model.thresholds.set_fields,
+        quality=are_masks,
     )  # fmt: skip

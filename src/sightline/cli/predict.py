@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from sightline._io import open_regular
-from sightline.cli.mask_rows import print_masks
+from sightline.cli import segmentation_view
 from sightline.cli.output import TableFormat, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, load_model
 from sightline.cli.streams import read_stdin
@@ -22,9 +22,10 @@ from sightline.inference.results import Decision, Prediction
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.image_model import ImageModel
+    from sightline.inference.masks import MaskPrediction
     from sightline.inference.prediction_files import PredictionFiles
     from sightline.inference.stream import InputItem
-    from sightline.report.prediction_writer import RowFormat
+    from sightline.report.prediction_writer import RowLayout
 
 Model = Annotated[
     str,
@@ -39,6 +40,7 @@ Images = Annotated[
 MIN_WIDTH = 12  # of the column of paths in text
 MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so that their columns align
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
+_Row = TypeVar("_Row", bound="Prediction | MaskPrediction")
 
 
 def predict(
@@ -104,7 +106,8 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write the mask of each image as PNG, and its colors over the image; rows state the areas.",
+            help="Write the mask of each image as PNG, and its colors over the image; rows, also of --out, state "
+            "the areas.",
         ),
     ] = None,
     tile: Annotated[
@@ -126,10 +129,12 @@ def predict(
         )
     if tile is not None and masks is None:
         raise UsageError("--tile is for masks: give the folder to write them to with --masks as well.")
+    if masks is not None and (probabilities or top is not None):
+        raise UsageError("--masks lists the area of each class: leave out --probabilities and --top.")
     from sightline.api.ray_options import resolve_engine
 
     resolve_engine(engine, ray_address=ray_address)
-    to_folder = _check_folder(out, output_format, shard, rows_per_part, engine)
+    to_folder = _check_folder(out, output_format, shard, rows_per_part, engine, masks)
     if engine == "ray" and device not in (None, Device.cpu):
         raise UsageError(f"--device {device.value} is for this process, and the workers of --engine ray use CPUs.")
     file = None if out is None or to_folder else Path(out)
@@ -139,10 +144,8 @@ def predict(
     items = list_images(images, set)
     classifier = _load(model, knn, reference, device, set)
     if masks is not None:
-        if out is not None or probabilities or top is not None:
-            raise UsageError("--masks prints the area of each class: leave out --out, --probabilities and --top.")
         predicted = classifier.iter_masks(items, out=masks, tile=tile)
-        failed = print_masks(predicted, classifier.classes, chosen_format, raw=raw_csv)
+        failed = _write_mask_rows(predicted, classifier.classes, chosen_format, file, raw_csv=raw_csv)
     elif out is not None and to_folder:
         result = classifier.write_predictions(
             items if "-" in images else images,  # standard input can be listed only once
@@ -187,13 +190,32 @@ def _write_rows(
     predictions = classifier.iter_predictions(items, top=requested_count)
     if chosen_format == TableFormat.text:
         return _count_errors(_print_rows(predictions, width))[1]
-    if out is None:
-        return _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
-    return _write_file(predictions, layout, chosen_format, out)
+    return _write_table(predictions, layout, chosen_format, out)
+
+
+def _write_mask_rows(
+    predictions: Iterator[MaskPrediction],
+    classes: tuple[str, ...],
+    chosen_format: TableFormat,
+    out: Path | None,
+    *,
+    raw_csv: bool,
+) -> int:
+    """Print the areas in all masks, or write them to `out`; return the number of errors among them."""
+    from sightline.report.prediction_writer import MaskRowFormat
+
+    if chosen_format == TableFormat.text:
+        return _count_errors(segmentation_view.print_masks(predictions))[1]
+    return _write_table(predictions, MaskRowFormat(classes, raw_csv), chosen_format, out)
 
 
 def _check_folder(
-    out: str | None, output_format: TableFormat | None, shard: str | None, rows_per_part: int | None, engine: str
+    out: str | None,
+    output_format: TableFormat | None,
+    shard: str | None,
+    rows_per_part: int | None,
+    engine: str,
+    masks: Path | None,
 ) -> bool:
     """Return whether `out` is a folder of Parquet files; raises for one that cannot be written, and wrong options."""
     from sightline.data.remote import is_url
@@ -208,6 +230,8 @@ def _check_folder(
         if wrong := [name for name, value in options.items() if value is not None]:
             raise UsageError(f"{' and '.join(wrong)}: only for a folder of Parquet files; give --out NAME.parquet.")
         return False
+    if masks is not None:
+        raise UsageError(f"With --masks, --out is a table of areas: name a .csv or .jsonl file instead of {out}.")
     if output_format is not None:
         raise UsageError(f"--out {out} is a folder of Parquet files, so --format does not apply: leave it out.")
     prediction_files.Shard.parse(shard)
@@ -284,15 +308,7 @@ def _check_output(out: Path) -> None:
         raise OutputError(f"{out} exists and is not a result of predict: name another file with --out.")
 
 
-def _row_writer(
-    output_format: TableFormat,
-) -> Callable[[Iterator[Prediction], RowFormat, TextFile], Iterator[Prediction]]:
-    from sightline.report import prediction_writer
-
-    return prediction_writer.write_csv if output_format == TableFormat.csv else prediction_writer.write_jsonl
-
-
-def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
+def _count_errors(predictions: Iterable[Prediction | MaskPrediction]) -> tuple[int, int]:
     """Return the number of predictions and of errors among them."""
     total = errors = 0
     for prediction in predictions:
@@ -301,16 +317,24 @@ def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
     return total, errors
 
 
-def _write_file(predictions: Iterator[Prediction], layout: RowFormat, output_format: TableFormat, out: Path) -> int:
-    """Write all predictions to `out`, atomically; return the number of errors among them."""
+def _write_table(
+    predictions: Iterable[_Row], layout: RowLayout[_Row], output_format: TableFormat, out: Path | None
+) -> int:
+    """Print all predictions, or write them to `out`, atomically; return the number of errors among them."""
     from sightline import _io
+    from sightline.report.prediction_writer import write_csv, write_jsonl
 
+    def write(file: TextFile) -> Iterator[_Row]:
+        return (write_csv if output_format == TableFormat.csv else write_jsonl)(predictions, layout, file)
+
+    if out is None:
+        return _count_errors(write(results_stream()))[1]
     total = errors = 0
 
     def fill(aside: Path) -> None:
         nonlocal total, errors
         with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            total, errors = _count_errors(_row_writer(output_format)(predictions, layout, file))
+            total, errors = _count_errors(write(file))
             os.fsync(file.fileno())
 
     _io.write_atomic(out, fill)

@@ -1,16 +1,33 @@
-"""Print the evaluation of masks."""
+"""Print predicted masks, and their evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sightline.cli.evaluation_view import format_interval, format_number, list_calibration_lines, print_metrics
 from sightline.cli.output import print_line, print_table
 from sightline.errors import plural
+from sightline.escaping import printable
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.segmentation import SegmentationReport
+    from sightline.inference.masks import MaskPrediction
+
+MAX_SHOWN = 5  # classes in a row
+
+
+def print_masks(predictions: Iterable[MaskPrediction]) -> Iterator[MaskPrediction]:
+    """Print the largest areas, the quality and the decision of each mask as it is ready."""
+    for prediction in predictions:
+        path = f"{printable(prediction.path)}  "
+        if prediction.error is not None:
+            print_line(path, (prediction.error, "red"))
+        else:
+            areas = ", ".join(f"{label} {area:.1%}" for label, area in prediction.areas[:MAX_SHOWN])
+            abstains = "  abstain" if prediction.decision == "abstain" else ""
+            print_line(path, areas, (f"  quality {prediction.quality:.3f}", "dim"), abstains)
+        yield prediction
 
 
 def print_report(report: SegmentationReport) -> None:

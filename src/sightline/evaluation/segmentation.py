@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.evaluation import mask_decisions, segmentation_metrics
-from sightline.evaluation.error_analysis import MAX_EXAMPLES
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.mask_outputs import MaskOutputs
@@ -194,7 +193,7 @@ def _compute_image_interval(accuracy: float | None, images: int) -> Interval:
 def _find_errors(evaluation: SegmentationResult, outputs: MaskOutputs) -> MaskErrors:
     classes, confusions = evaluation.classes, evaluation.confusions
     ious = segmentation_metrics.compute_image_iou(confusions)
-    order = [int(i) for i in np.argsort(ious, kind="stable") if np.isfinite(ious[i])]
+    order = sorted(outputs.worst_masks, key=lambda i: (ious[i], i))
     examples = tuple(
         MaskExample(
             i,
@@ -204,7 +203,7 @@ def _find_errors(evaluation: SegmentationResult, outputs: MaskOutputs) -> MaskEr
             float(evaluation.quality[i]),
             outputs.worst_masks[i],
         )
-        for i in order[:MAX_EXAMPLES]
+        for i in order
     )
     total = confusions.sum(0)
     fractions = total / np.maximum(total.sum(1, keepdims=True), 1)

@@ -72,7 +72,7 @@ class PredictionFormat:
     `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
     row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
     `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
-    fields.
+    fields; with `quality`, that of a mask.
     """
 
     model: str
@@ -83,6 +83,7 @@ class PredictionFormat:
     decisions: bool = False
     several_labels: bool = False
     sets: tuple[str, ...] = ()
+    quality: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -346,6 +347,8 @@ def _make_schema(form: PredictionFormat) -> Any:
         fields += [(name, pyarrow.list_(text)) for name in ("labels", *form.sets)]
     if form.decisions:
         fields += [("decision", text), ("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
+    if form.quality:
+        fields.append(("quality", pyarrow.float64()))
     if form.probabilities:
         fields.append(("probabilities", pyarrow.list_(number, len(form.classes))))
     return pyarrow.schema([*fields, ("error", text)])

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from sightline import jsonio
 from sightline.data.targets import join_classes
 from sightline.escaping import CsvWriter, TextFile, escape_formula
+from sightline.inference.masks import MaskPrediction
 from sightline.inference.results import Prediction
 
-HEADER = ("path", "label", "probability")  # of every CSV file, first
+HEADER = ("path", "label", "probability")  # of every CSV file of classes, first
+AREA = "area:"  # before the class in the name of a column
+_Row = TypeVar("_Row")
+_Row_contra = TypeVar("_Row_contra", contravariant=True)
+
+
+class RowLayout(Protocol[_Row_contra]):
+    """What a row has of a prediction."""
+
+    def column_names(self) -> list[str]:
+        """Return the header of the CSV file."""
+
+    def csv_row(self, prediction: _Row_contra) -> list[str]:
+        """Return a row of the CSV file; an image without an answer has its path and the reason."""
+
+    def json_line(self, prediction: _Row_contra) -> str:
+        """Return a row as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +97,44 @@ class RowFormat:
         return [by_label[label] for label in self.classes]
 
 
-def write_csv(predictions: Iterable[Prediction], layout: RowFormat, file: TextFile) -> Iterator[Prediction]:
+@dataclass(frozen=True, slots=True)
+class MaskRowFormat:
+    """Rows of masks: the fraction of the pixels of each of `classes`, the quality and the decision; `raw` as above."""
+
+    classes: tuple[str, ...]
+    raw: bool = False
+
+    def column_names(self) -> list[str]:
+        """Return the header of the CSV file."""
+        return ["path", *(f"{AREA}{label}" for label in self.classes), "quality", "decision", "error"]
+
+    def csv_row(self, prediction: MaskPrediction) -> list[str]:
+        """Return a row of the CSV file; an image without a mask has its path and the reason."""
+        texts = [prediction.path, prediction.error or ""]
+        path, error = texts if self.raw else map(escape_formula, texts)
+        areas = dict(prediction.areas)
+        cells = ["" if prediction.error is not None else f"{areas.get(label, 0):.6f}" for label in self.classes]
+        quality = "" if prediction.quality is None else f"{prediction.quality:.6f}"
+        return [path, *cells, quality, prediction.decision or "", error]
+
+    def json_line(self, prediction: MaskPrediction) -> str:
+        """Return a row as JSON, with the areas of the classes that the mask has."""
+        return jsonio.dumps(prediction.to_dict())
+
+
+def write_csv(predictions: Iterable[_Row], layout: RowLayout[_Row], file: TextFile) -> Iterator[_Row]:
     """Write a header and a row for each prediction, and yield each once its row is written."""
     writer = CsvWriter(file)
     writer.write_row(layout.column_names())
     return _write_each(predictions, lambda prediction: writer.write_row(layout.csv_row(prediction)), file)
 
 
-def write_jsonl(predictions: Iterable[Prediction], layout: RowFormat, file: TextFile) -> Iterator[Prediction]:
+def write_jsonl(predictions: Iterable[_Row], layout: RowLayout[_Row], file: TextFile) -> Iterator[_Row]:
     """Write a JSON object on a line for each prediction, and yield each once its line is written."""
     return _write_each(predictions, lambda prediction: file.write(layout.json_line(prediction) + "\n"), file)
 
 
-def _write_each(
-    predictions: Iterable[Prediction], write: Callable[[Prediction], object], file: TextFile
-) -> Iterator[Prediction]:
+def _write_each(predictions: Iterable[_Row], write: Callable[[_Row], object], file: TextFile) -> Iterator[_Row]:
     for prediction in predictions:
         write(prediction)
         file.flush()
@@ -105,10 +146,12 @@ def is_prediction_file(start: bytes) -> bool:
 
     >>> (
     ...     is_prediction_file(b"path,label,probability,error"),
+    ...     is_prediction_file(b"path,area:sky,quality,decision,error"),
     ...     is_prediction_file(b"path,label"),
     ...     is_prediction_file(b'{"path": "a.png", "label"'),
     ... )
-    (True, False, True)
+    (True, True, False, True)
     """
-    known: Sequence[bytes] = (",".join(HEADER).encode() + b",", b'{"path": ')
+    headers = ",".join(HEADER) + ",", f"path,{AREA}", f'path,"{AREA}'
+    known: Sequence[bytes] = (*(header.encode() for header in headers), b'{"path": ')
     return not start or start.startswith(tuple(known))
