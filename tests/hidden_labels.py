@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
 
 from sightline.data.types import Subset
 from sightline.evaluation.learning_curve import measure_learning_curve
@@ -13,12 +16,12 @@ from sightline.training.linear_head import fit_linear_head
 DRAWS = 4  # of the training images with which the gain is measured
 
 
-def make_subset(values: NDArray[np.float32], labels: NDArray[np.int32]) -> Subset:
+def make_subset(values: NDArray[np.float32], labels: NDArray[Any]) -> Subset:
     """Return features as a subset whose images are all different."""
     return Subset(values, np.arange(len(values)), labels, tuple(map(str, range(len(values)))))
 
 
-def check_coverage(features: Subset, visible: int, seed: int) -> bool | None:
+def check_coverage(features: Subset, visible: int, seed: int, task: str = "single_label") -> bool | None:
     """Return whether the interval that `visible` images predict holds what as many labels again bring.
 
     None if nothing is predicted. What they bring is measured on the images that are left over, as the mean over some
@@ -27,7 +30,7 @@ def check_coverage(features: Subset, visible: int, seed: int) -> bool | None:
     rng = np.random.default_rng(seed)
     half = features.select(rng.permutation(len(features))[:visible])
     more = visible * 9 // 10  # as many as are trained on where a tenth is held out
-    curve = measure_learning_curve(half, half.paths, seed=seed, more=[more])
+    curve = measure_learning_curve(half, half.paths, seed=seed, more=[more], task=task)
     if not curve.gains:
         return None
     gains = []
@@ -35,15 +38,21 @@ def check_coverage(features: Subset, visible: int, seed: int) -> bool | None:
         order = rng.permutation(len(features))
         sizes = (curve.labels, curve.labels + more)
         test = features.select(order[sizes[1] :])
-        few, many = (_measure_accuracy(features.select(order[:size]), test, curve.num_classes) for size in sizes)
+        few, many = (_measure_head(features.select(order[:size]), test, curve.num_classes, task) for size in sizes)
         gains.append(many - few)
     low, high = curve.gains[0].interval
     print(f"+{100 * np.mean(gains):.2f} points, predicted {100 * low:.2f} to {100 * high:.2f}")  # noqa: T201  # with -s
     return bool(low <= np.mean(gains) <= high)
 
 
-def _measure_accuracy(train: Subset, test: Subset, num_classes: int) -> float:
-    """Return the accuracy of a head; a tenth of the images chooses the penalty, the others measure."""
+def _measure_head(train: Subset, test: Subset, num_classes: int, task: str) -> float:
+    """Return the accuracy of a head, or the mean average precision of several labels per image.
+
+    A tenth of the images chooses the penalty, the others measure.
+    """
     tuning, others = test.head(len(test) // 10), test.select(np.arange(len(test) // 10, len(test)))
-    head = fit_linear_head(find_task("single_label"), train, tuning, num_classes)
-    return float((head.compute_logits(others.take(slice(None))).argmax(1) == others.labels).mean())
+    head = fit_linear_head(find_task(task), train, tuning, num_classes)
+    logits = head.compute_logits(others.take(slice(None)))
+    if others.labels.ndim == 2:
+        return float(average_precision_score(others.labels, logits, average="macro"))
+    return float((logits.argmax(1) == others.labels).mean())

@@ -63,6 +63,23 @@ def test_features_are_computed_once(scenes: Path, report: LearningCurveReport) -
     assert [done for task, done in tasks if task.startswith("features")] == [96], "all from the cache, at once"
 
 
+def test_images_with_several_labels_have_a_curve_of_mean_average_precision(scenes: Path) -> None:
+    rows = [
+        f"{path.relative_to(scenes.parent)},{path.parent.name if number % 4 else 'dusk;noon'}"
+        for number, path in enumerate(sorted(scenes.rglob("*.png")))
+    ]
+    manifest = scenes.parent / "labels.csv"
+    manifest.write_text("\n".join(["path,labels", *rows]))
+    report = sl.learning_curve(manifest, more=[20], set={"model.task": "multi_label", **SMALL})
+    curve = report.curve
+    assert (curve.metric, curve.held_out, curve.labels) == ("mean_average_precision", 96, curve.points[-1].labels)
+    assert set(curve.to_dict()["points"][0]) == {"labels", "mean_average_precision", "interval"}
+    assert report.rows[0]["mean_average_precision"] == curve.points[0].value
+    assert "labels_per_class" not in report.rows[0]
+    assert any("20 more labeled images would bring" in sentence for sentence in report.list_sentences())
+    assert any("points of mean average precision" in sentence for sentence in report.list_sentences())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -81,6 +98,7 @@ def test_predictions_from_half_of_a_set_hold_for_the_other_half(shared: Path) ->
     data = shared / "data"
     covered: list[bool] = []
     for source, settings, visible in (
+        (str(data / "camvid" / "labels.csv"), ["model.task=multi_label"], 150),
         ("digits", ["input.height=64"], 300),
         (str(data / "flowers5"), ['data.allow_findings=["conflicting-duplicates"]'], 600),
         (str(data / "cats_vs_dogs"), ["input.height=64"], 200),
@@ -90,7 +108,7 @@ def test_predictions_from_half_of_a_set_hold_for_the_other_half(shared: Path) ->
         request = TrainRequest.create([source], "transfer", None, settings)
         prepared, _ = prepare_images(request, [source], Callback())
         features = compute_features(prepared, Callback())
-        outcomes = [check_coverage(features, visible, seed) for seed in range(5)]
+        outcomes = [check_coverage(features, visible, seed, prepared.config.model.task) for seed in range(5)]
         print(source, outcomes)  # noqa: T201  # with -s
         covered += [outcome for outcome in outcomes if outcome is not None]
     assert len(covered) >= 12

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
 
 from hidden_labels import check_coverage, make_subset
 from sightline.data.types import Subset
 from sightline.errors import DataError
-from sightline.evaluation.label_subsets import REPEATS, draw_partitions, list_sizes
+from sightline.evaluation.held_out import HeldOutRankings
+from sightline.evaluation.label_subsets import REPEATS, draw_partitions, list_sizes, list_strata
 from sightline.evaluation.learning_curve import LearningCurve, measure_learning_curve
 from sightline.report.learning_curve_plot import plot_learning_curve
 from sightline.tasks.protocol import Task, find_task
@@ -43,9 +45,9 @@ def curve() -> LearningCurve:
 def test_points_are_accuracies_of_growing_subsets(curve: LearningCurve) -> None:
     assert [point.labels for point in curve.points] == list(list_sizes(198, CLASSES))
     assert curve.held_out == 220, "every image is held out once"
-    accuracies = [point.accuracy for point in curve.points]
+    accuracies = [point.value for point in curve.points]
     assert accuracies[0] < accuracies[-1] - 0.05
-    assert all(point.interval.low < point.accuracy < point.interval.high for point in curve.points)
+    assert all(point.interval.low < point.value < point.interval.high for point in curve.points)
     train, test = draw_features(198, 1), draw_features(4000, 2)
     head = fit_linear_head(find_task("single_label"), train, test.head(500), CLASSES)
     expected = float((head.compute_logits(test.pixels).argmax(1) == test.labels).mean())
@@ -94,6 +96,80 @@ def test_both_figures_are_drawn(curve: LearningCurve) -> None:
     pages = [plot_learning_curve(curve, "beans"), plot_learning_curve(without_law)]
     assert all(page.startswith(b"\x89PNG") for page in pages)
     assert len(pages[0]) > len(pages[1]), "it has the law and the prediction as well"
+
+
+# Several labels per image
+
+
+def draw_label_sets(count: int, seed: int, noise: float = 1.2) -> Subset:
+    """Return features float32 [N, 12] of images that have each of three classes, the last a rare one, on its own."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, CLASSES)) < [0.6, 0.4, 0.1]).astype(np.uint8)
+    values = labels @ np.eye(CLASSES, 12) * 1.5 + noise * rng.normal(0, 1, (count, 12))
+    return make_subset(values.astype(np.float32), labels)
+
+
+def test_several_labels_have_a_curve_of_mean_average_precision() -> None:
+    curve = measure(draw_label_sets(240, 0), task="multi_label", more=[200])
+    assert (curve.metric, curve.num_classes, curve.held_out) == ("mean_average_precision", CLASSES, 240)
+    assert curve.points[0].value < curve.points[-1].value
+    train, test = draw_label_sets(216, 1), draw_label_sets(4000, 2)
+    head = fit_linear_head(find_task("multi_label"), train, test.head(500), CLASSES)
+    expected = average_precision_score(test.labels, head.compute_logits(test.pixels), average="macro")
+    low, high = curve.points[-1].interval
+    assert low < expected < high
+    assert high - low < 0.2, "ten errors and more need no wider interval than the resampled one"
+    (gain,) = curve.gains
+    assert gain.interval.low <= gain.gain <= gain.interval.high
+    assert curve.to_dict()["gains"][0]["mean_average_precision"] == gain.value
+
+
+def test_several_labels_without_errors_predict_nothing() -> None:
+    curve = measure(draw_label_sets(120, 0, noise=0.02), task="multi_label")
+    assert curve.gains == ()
+    assert "with 0 misranked labels on 120 held-out images" in (curve.no_gain_reason or "")
+    low, high = curve.points[-1].interval
+    assert low < 0.97, "without errors, resampled intervals have no width"
+    assert high == 1
+
+
+@pytest.mark.parametrize("num_pools", [1, 4])
+def test_error_rates_are_one_minus_the_precision_of_each_pool(num_pools: int) -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.random((80, 3)) < 0.3, rng.random((2, 80, 3)).astype(np.float32)
+    units, pools = np.arange(80) % 20, np.arange(80) // 20 % num_pools
+    results = HeldOutRankings((10, 20), scores, labels, units, np.arange(80) // 20, pools, 20)
+    for number, rate in enumerate(results.compute_error_rates()):
+        precisions = [
+            average_precision_score(labels[pools == pool], scores[number][pools == pool], average="macro")
+            for pool in range(num_pools)
+        ]
+        assert 1 - rate == pytest.approx(np.mean(precisions))
+    resampled = results.resample_rates(0)
+    assert resampled.shape == (1000, 2)
+    assert np.isfinite(resampled).all()
+    assert 0.02 < resampled[:, 0].std() < 0.2
+
+
+def test_resamples_whose_groups_and_repeats_do_not_meet_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.random((60, 3)) < 0.4, rng.random((1, 60, 3)).astype(np.float32)
+    units = np.arange(60) // 20
+    resampled = HeldOutRankings((10,), scores, labels, units, units, np.zeros(60, np.int64), 60).resample_rates(0)
+    assert 200 < len(resampled) < 1000
+    assert resampled.max() < 0.8
+
+
+def test_strata_are_the_rarest_classes_and_spread_every_class() -> None:
+    labels = draw_label_sets(300, 5).labels
+    strata = list_strata(labels)
+    rare = labels[:, 2] == 1
+    assert (strata[rare] == 2).all()
+    assert (strata[~labels.any(1)] == CLASSES).all()
+    for partition in draw_partitions(strata, np.arange(300), None, 0):
+        for size in (60, 150):
+            counts = labels[partition.pool[:size]].sum(0)
+            assert counts == pytest.approx(size * labels[partition.pool].mean(0), abs=0.12 * size)
 
 
 # Subsets and held-out images
@@ -166,3 +242,8 @@ def test_all_training_images_of_a_given_split_are_trained_on_once(monkeypatch: p
 
 def test_the_predicted_interval_holds_what_as_many_labels_again_bring() -> None:
     assert check_coverage(draw_features(2000, 11), 80, seed=0)
+
+
+@pytest.mark.slow
+def test_the_predicted_interval_of_several_labels_holds_it_too() -> None:
+    assert check_coverage(draw_label_sets(2000, 11), 120, seed=0, task="multi_label")

@@ -1,7 +1,8 @@
-"""`learning_curve`: accuracy against the number of labels, and what more labels would bring."""
+"""`learning_curve`: a metric against the number of labeled images, and what more of them would bring."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,10 @@ from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import Callback
 from sightline.config import StageConfig
-from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import Sources
 from sightline.data.types import Subset
 from sightline.errors import UsageError, plural
-from sightline.evaluation.learning_curve import CHECKED_FACTOR, TASK, LabelGain, LearningCurve, measure_learning_curve
+from sightline.evaluation.learning_curve import CHECKED_FACTOR, TASKS, LabelGain, LearningCurve, measure_learning_curve
 from sightline.models import registry
 from sightline.progress import show_progress
 from sightline.report import plotting
@@ -60,23 +60,31 @@ class LearningCurveReport:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each measured and each predicted point, with the columns of ``--format csv``."""
+        """A row for each measured and each predicted point, with the columns of ``--format csv``.
+
+        The metric is the column ``accuracy``, or ``mean_average_precision`` for several labels per image.
+        """
         measured = [
-            self._row("measured", point.labels, point.accuracy)
+            self._row("measured", point.labels, point.value)
             | {"low": point.interval.low, "high": point.interval.high, "more": None}
             for point in self.curve.points
         ]
         predicted = [
-            self._row("predicted", gain.labels, gain.accuracy)
+            self._row("predicted", gain.labels, gain.value)
             | {"low": None, "high": None, "more": gain.more}
             | {"gain": gain.gain, "gain_low": gain.interval.low, "gain_high": gain.interval.high}
             for gain in self.curve.gains
         ]
         return measured + predicted
 
-    def _row(self, kind: str, labels: int, accuracy: float) -> dict[str, Any]:
-        per_class = labels / self.curve.num_classes
-        return {"kind": kind, "labels": labels, "labels_per_class": per_class, "accuracy": accuracy}
+    def _row(self, kind: str, labels: int, value: float) -> dict[str, Any]:
+        per_class = {} if self.has_several_labels else {"labels_per_class": labels / self.curve.num_classes}
+        return {"kind": kind, "labels": labels} | per_class | {self.curve.metric: value}
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether an image has several labels, so that `labels` counts labeled images."""
+        return self.curve.metric == "mean_average_precision"
 
     def to_frame(self) -> Any:
         """Return the rows as a pandas DataFrame; raises `MissingExtraError` without pandas."""
@@ -94,8 +102,9 @@ class LearningCurveReport:
         """Yield what the curve says about more labels, a sentence each, and what it cannot say."""
         law = self.curve.law
         if law is not None:
-            yield f"error = {law.asymptote:.3f} + {law.scale:.3g} x labels^-{law.exponent:.2f}"
-        yield from (_describe_gain(gain, self.curve.labels) for gain in self.curve.gains)
+            x, y = ("labels", "error") if not self.has_several_labels else ("images", "1 - mean average precision")
+            yield f"{y} = {law.asymptote:.3f} + {law.scale:.3g} x {x}^-{law.exponent:.2f}"
+        yield from (self._describe_gain(gain) for gain in self.curve.gains)
         if self.curve.no_gain_reason is not None:
             yield self.curve.no_gain_reason
         yield from self.notes
@@ -106,18 +115,20 @@ class LearningCurveReport:
     def _describe(self) -> str:
         return f"{self.name}: heads on features of {self.network}, {plural(self.curve.held_out, 'held-out image')}"
 
+    def _describe_gain(self, gain: LabelGain) -> str:
+        low, high = (100 * end for end in gain.interval)
+        what, unit = ("labels", "points")
+        if self.has_several_labels:
+            what, unit = "labeled images", "points of mean average precision"
+        text = f"{gain.more:,} more {what} would bring about {100 * gain.gain:+.1f} {unit} ({low:.1f} to {high:.1f})"
+        if gain.interval.low < VISIBLE_GAIN:
+            text += ": whether they would help cannot be said"
+        if gain.labels > CHECKED_FACTOR * self.curve.labels:
+            text += "; predictions this far were not checked"
+        return text
+
     def _repr_html_(self) -> str:
         return format_html_table(self.rows, title=f"{self._describe()}. {'. '.join(self.list_sentences())}.")
-
-
-def _describe_gain(gain: LabelGain, labels: int) -> str:
-    low, high = (100 * end for end in gain.interval)
-    text = f"{gain.more:,} more labels would bring about {100 * gain.gain:+.1f} points ({low:.1f} to {high:.1f})"
-    if gain.interval.low < VISIBLE_GAIN:
-        text += ": whether they would help cannot be said"
-    if gain.labels > CHECKED_FACTOR * labels:
-        text += "; predictions this far were not checked"
-    return text
 
 
 def learning_curve(
@@ -137,14 +148,17 @@ def learning_curve(
 ) -> LearningCurveReport:
     """Measure how the accuracy grows with the number of labels, and predict what more labels would bring.
 
+    With several labels per image (``set={"model.task": "multi_label"}``), the metric is the mean average precision of
+    the classes, and labeled images are counted.
+
     Heads are trained on the features of a pretrained network, on growing subsets of the images, and evaluated on images
     that they were not trained on: those of the validation and test splits if the source states them, else every image
     once, a tenth at a time. A power law is fitted to the errors (see the [guide](learning-curve.md)).
 
     Args:
         data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
-        more: Numbers of additional labels to predict the gain of; by default a quarter of the present ones, and as
-            many again.
+        more: Numbers of additional labels, or images if they have several, to predict the gain of; by default a quarter
+            of the present ones, and as many again.
         recipe: The recipe whose pretrained network computes the features.
         figure: A PNG file to write.
         seed: Chooses the images of the subsets.
@@ -157,7 +171,7 @@ def learning_curve(
         callback: Receives the progress events in place of the display.
 
     Returns:
-        The measured and the predicted accuracies, with intervals.
+        The measured and the predicted values of the metric, with intervals.
 
     Raises:
         DataError: If there are too few images, or they cannot be used.
@@ -199,10 +213,10 @@ def _measure(request: TrainRequest, sources: Sources, more: Sequence[int], callb
     held_out = np.array([image.split not in (None, "train") for image in data.images])
     curve = measure_learning_curve(
         compute_features(prepared, callback), data.groups or [image.sha256 for image in data.images],
-        held_out if held_out.any() else None, more=more, seed=prepared.config.seed,
+        held_out if held_out.any() else None, task=prepared.config.model.task, more=more, seed=prepared.config.seed,
         threads=prepared.config.device.threads or None, progress=callback.on_progress,
     )  # fmt: skip
-    return LearningCurveReport(data.name, prepared.config.model.name, curve, tuple(_list_notes(data, facts)))
+    return LearningCurveReport(data.name, prepared.config.model.name, curve, tuple(_list_notes(prepared, facts)))
 
 
 def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) -> tuple[PreparedRun, DataFacts]:
@@ -210,8 +224,11 @@ def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) 
     inputs = resolve_request(request, sources, callback)
     facts = DataFacts.from_index(inputs.index, find_task(inputs.config.model.task), callback.on_progress)
     config = apply_steps(inputs.config, CHOICES, facts, THIS_MACHINE, callback)
-    if config.model.task != TASK:
-        raise UsageError(f"A learning curve counts errors of images with one class each, not of {config.model.task}.")
+    if config.model.task not in TASKS:
+        raise UsageError(
+            f"A learning curve is for images with one label or several, and model.task is {config.model.task}: set "
+            "model.task=multi_label for the curve of the classes in each mask."
+        )
     if config.model.weights == "none":
         raise UsageError(
             f"The recipe {config.recipe} trains {config.model.name} from random weights, and a learning curve takes "
@@ -236,14 +253,16 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
     return features.train
 
 
-def _list_notes(data: DecodedDataset, facts: DataFacts) -> Iterator[str]:
+def _list_notes(prepared: PreparedRun, facts: DataFacts) -> Iterator[str]:
+    data, list_classes = prepared.data, find_task(prepared.config.model.task).targets.list_classes
     if facts.median_side <= SMALL_SIDE:
         yield (
             f"the images have about {facts.median_side} pixels: `sightline train` trains a small network from scratch, "
             "whose curve differs"
         )
-    different = {label: len({i.sha256 for i in data.images if i.label == label}) for label in data.classes}
-    smallest = min(different, key=lambda label: different[label])
+    pairs = {(label, image.sha256) for image in data.images for label in list_classes(image.label)}
+    different = Counter(label for label, _ in pairs)
+    smallest = min(data.classes, key=lambda label: different[label])
     if different[smallest] < FEW_IMAGES:
         yield (
             f"class {smallest!r} has only {plural(different[smallest], 'different image')}: how well it would be "

@@ -13,10 +13,6 @@ from sightline.cli.sources import Allow, Column, Sources
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.learning_curve import LearningCurveReport
 
-CSV_COLUMNS = (
-    "kind", "labels", "labels_per_class", "accuracy", "low", "high", "more", "gain", "gain_low", "gain_high",
-)  # fmt: skip
-
 
 def learning_curve(
     data: Sources,
@@ -24,8 +20,8 @@ def learning_curve(
         list[int] | None,
         typer.Option(
             min=1,
-            help="Number of additional labels to predict the gain of; repeatable; default: a quarter of the present "
-            "ones, and as many again.",
+            help="Number of additional labels, or images if they have several, to predict the gain of; repeatable; "
+            "default: a quarter of the present ones, and as many again.",
         ),
     ] = None,
     recipe: Annotated[
@@ -56,22 +52,28 @@ def learning_curve(
     if output_format == TableFormat.json:
         print_json(report.to_dict())
     elif output_format == TableFormat.csv:
-        print_csv(CSV_COLUMNS, [[row.get(name) for name in CSV_COLUMNS] for row in report.rows])
+        names = list(dict.fromkeys(name for row in report.rows for name in row))
+        columns = [*names, *(name for name in ("gain", "gain_low", "gain_high") if name not in names)]
+        print_csv(columns, [[row.get(name) for name in columns] for row in report.rows])
     else:
         print_curve(report)
 
 
 def print_curve(report: LearningCurveReport) -> None:
     """Print the measured points as a table, then what the curve says about more labels."""
+    curve = report.curve
+    columns = ["labels", "per class", "accuracy", "95% interval"]
     rows: list[list[Cell]] = [
         [
-            f"{point.labels:,}", f"{point.labels / report.curve.num_classes:,.0f}", f"{point.accuracy:.4f}",
+            f"{point.labels:,}", f"{point.labels / curve.num_classes:,.0f}", f"{point.value:.4f}",
             f"{point.interval.low:.4f} to {point.interval.high:.4f}",
         ]
-        for point in report.curve.points
+        for point in curve.points
     ]  # fmt: skip
-    columns = ["labels", "per class", "accuracy", "95% interval"]
-    print_table(columns, rows, right=columns[:3])
+    if report.has_several_labels:  # they do not add up to the images
+        columns = ["images", "mean average precision", "95% interval"]
+        rows = [[row[0], *row[2:]] for row in rows]
+    print_table(columns, rows, right=columns[:-1])
     print_line()
     for sentence in report.list_sentences():
         print_line(sentence)

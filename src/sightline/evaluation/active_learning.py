@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import DataError
+from sightline.evaluation.held_out import HeldOutErrors, one_thread_each
 from sightline.evaluation.label_subsets import list_sizes
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
-from sightline.evaluation.learning_curve import HeldOutErrors, LabelGain, one_thread_each, summarize
+from sightline.evaluation.learning_curve import LabelGain, summarize
 from sightline.intervals import Interval, anytime_interval, exact_interval
 from sightline.seeding import make_generator
 

@@ -24,11 +24,25 @@ class Partition:
     held_out: NDArray[np.int64]
 
 
+def list_strata(labels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return the rarest class of each image by its classes uint8 [N, K], and K for an image without any: int32 [N].
+
+    Where each rare class is spread evenly, the common ones are.
+
+    >>> list_strata(np.array([[1, 1], [1, 0], [0, 0]], np.uint8)).tolist()
+    [1, 0, 2]
+    """
+    ranks = np.where(labels.astype(bool), labels.sum(0, dtype=np.int64), len(labels) + 1)
+    strata: NDArray[np.int32] = np.where(labels.any(1), ranks.argmin(1), labels.shape[1]).astype(np.int32)
+    return strata
+
+
 def draw_partitions(
     labels: NDArray[np.int32], units: NDArray[np.int64], held_out: NDArray[np.bool_] | None, seed: int
 ) -> list[Partition]:
     """Return the repeats: folds of the images if `held_out` is None, else orders of the images not held out.
 
+    Subsets and folds are stratified by `labels` (int32 [N]; of several labels per image, those of `list_strata`).
     Images to train on that share a unit with one that is always held out are left out.
     """
     everything = np.arange(len(labels))

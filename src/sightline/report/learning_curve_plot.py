@@ -1,4 +1,4 @@
-"""The figure of a learning curve: measured accuracies, the fitted law, and where it is extrapolated."""
+"""The figure of a learning curve: the measured metric, the fitted law, and where it is extrapolated."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
 
 
 def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
-    """Draw the accuracy over the number of training labels, with 95% intervals; what is predicted is dashed."""
+    """Draw the metric over the number of labeled training images, with 95% intervals; what is predicted is dashed."""
     figure = plotting.make_figure(7.5, 4.6)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes = figure.subplots()
     points = curve.points
-    accuracies = [point.accuracy for point in points]
-    below = [point.accuracy - point.interval.low for point in points]
-    above = [point.interval.high - point.accuracy for point in points]
+    values = [point.value for point in points]
+    below = [point.value - point.interval.low for point in points]
+    above = [point.interval.high - point.value for point in points]
     axes.errorbar(
-        [point.labels for point in points], accuracies, yerr=[below, above], color=TRAIN, fmt="o", capsize=3,
+        [point.labels for point in points], values, yerr=[below, above], color=TRAIN, fmt="o", capsize=3,
         elinewidth=1.2, label="measured, 95% interval", zorder=4,
     )  # fmt: skip
     if len(curve.fitted):
@@ -32,7 +32,7 @@ def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
         for gain, marker in zip(curve.gains, "sD^vP", strict=False):
             low_end, high_end = (100 * end for end in gain.interval)
             axes.plot(
-                gain.labels, gain.accuracy, marker, color="white", markeredgecolor=VALIDATION, zorder=5,
+                gain.labels, gain.value, marker, color="white", markeredgecolor=VALIDATION, zorder=5,
                 label=f"{gain.more:,} more: {100 * gain.gain:+.1f} points ({low_end:.1f} to {high_end:.1f})",
             )  # fmt: skip
     axes.set_xscale("log")
@@ -41,8 +41,8 @@ def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.0))
-    axes.set_xlabel("training labels", color=INK)
-    axes.set_ylabel("accuracy on held-out images", color=INK)
+    axes.set_xlabel("training labels" if curve.metric == "accuracy" else "labeled training images", color=INK)
+    axes.set_ylabel(f"{curve.metric.replace('_', ' ')} on held-out images", color=INK)
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)

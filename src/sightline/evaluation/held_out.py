@@ -1,0 +1,305 @@
+"""Linear heads evaluated on held-out images: the errors at each number of training images, and bootstrap resamples.
+
+The error of one label per image is the fraction of misclassified images; of several, one minus the mean average
+precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics, process
+from sightline.callbacks import Progress, no_progress
+from sightline.data.types import Subset
+from sightline.errors import plural
+from sightline.evaluation.label_subsets import Partition
+from sightline.evaluation.scoring import mean_over_classes
+from sightline.intervals import Interval, wilson_interval
+from sightline.seeding import make_generator
+from sightline.tasks.protocol import Task
+from sightline.training import linear_head
+
+MIN_ERRORS = 10  # at the largest size; with fewer, no gain is predicted
+RESAMPLES, MIN_RESAMPLES = 1000, 200
+CHUNK = 1_000_000  # weights in memory at once
+RANKING_BUDGET = 100_000_000  # scores ranked in all resamples together
+
+
+class HeldOutResults(Protocol):
+    """What heads of S `sizes`, ascending, got wrong on `count` different held-out images."""
+
+    metric: ClassVar[str]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of labeled training images."""
+
+    @property
+    def count(self) -> int:
+        """The number of different held-out images."""
+
+    def compute_error_rates(self) -> NDArray[np.float64]:
+        """Return one minus the metric at each size, float64 [S]."""
+
+    def count_errors(self) -> float:
+        """Return the number of errors at the largest size, a mean over the repeats."""
+
+    def describe_errors(self) -> str:
+        """Return that number in words."""
+
+    def resample_rates(self, seed: int) -> NDArray[np.float64]:
+        """Return bootstrap resamples of the error rates, float64 [R, S]: of the units and of the repeats at once.
+
+        Both are drawn, since a repeat stands for other training images as well (Owen, 2007, Ann. Appl. Stat.
+        1:386-411).
+        """
+
+    def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:
+        """Return the 95% interval of the metric at a size, from its error rate and its resampled ones [R]."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutErrors:
+    """Which held-out images were misclassified: `wrong` bool [S, M], at each of S sizes, in M evaluations.
+
+    Evaluation m is that of an image of the unit `units[m]` (int64) in the repeat `repeats[m]` (int64); `count` is the
+    number of different images.
+    """
+
+    sizes: tuple[int, ...]
+    wrong: NDArray[np.bool_]
+    units: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+    count: int
+    metric: ClassVar[str] = "accuracy"
+
+    def compute_error_rates(self) -> NDArray[np.float64]:
+        """Return the fraction of misclassified images at each size, float64 [S]."""
+        rates: NDArray[np.float64] = self.wrong.mean(1)
+        return rates
+
+    def count_errors(self) -> float:
+        """Return the number of misclassified images at the largest size, a mean over the repeats."""
+        return float(self.compute_error_rates()[-1] * self.count)
+
+    def describe_errors(self) -> str:
+        """Return that number in words."""
+        return plural(round(self.count_errors()), "error")
+
+    def resample_rates(self, seed: int) -> NDArray[np.float64]:
+        """Return resampled fractions of misclassified images, float64 [R, S]."""
+        wrong = self.wrong.T.astype(np.float64)
+        weights = draw_weights(self.units, self.repeats, RESAMPLES, seed)
+        return np.concatenate([(w @ wrong) / np.maximum(w.sum(1, keepdims=True), 1) for w in weights])
+
+    def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:
+        """Return the percentiles, at least as wide as Wilson's interval.
+
+        Few errors vary too little when they are resampled; without any they do not vary at all.
+        """
+        return _widen(1 - resampled, round((1 - rate) * self.count), self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutRankings:
+    """How held-out images were ranked by K classes: `scores` float32 [S, M, K], at each of S sizes, in M evaluations.
+
+    `labels` bool [M, K] are their classes; `units`, `repeats` and `count` are those of `HeldOutErrors`. Evaluations are
+    ranked together that have the same number in `pools` (int64 [M], from 0): all of them, if each image is held out
+    once, else those of a repeat.
+    """
+
+    sizes: tuple[int, ...]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.bool_]
+    units: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+    pools: NDArray[np.int64]
+    count: int
+    metric: ClassVar[str] = "mean_average_precision"
+
+    def compute_error_rates(self) -> NDArray[np.float64]:
+        """Return one minus the mean over the classes of the average precision at each size, float64 [S]."""
+        rates: NDArray[np.float64] = self._rank(np.ones((1, len(self.units))))[0]
+        return rates
+
+    def _rank(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the error rates [R, S] of evaluations that count as often as `weights` [R, M] say."""
+        precisions = np.zeros((len(weights), len(self.sizes)))
+        total = np.zeros((len(weights), 1))
+        for pool in range(int(self.pools.max()) + 1):
+            rows = np.flatnonzero(self.pools == pool)
+            in_pool = weights[:, rows]
+            labels = self.labels[rows]
+            usable = np.flatnonzero(((in_pool @ labels) > 0).any(1))  # any other resample has no image with a class
+            for column, scores in enumerate(self.scores[:, rows].astype(np.float64)):
+                pairs = zip(scores.T, labels.T, strict=True)
+                classes = np.array([metrics.auroc_and_ap(x, y, in_pool[usable])[1] for x, y in pairs])
+                precisions[usable, column] += mean_over_classes(classes) * in_pool[usable].sum(1)
+            total[usable, 0] += in_pool[usable].sum(1)
+        rates: NDArray[np.float64] = 1 - precisions / np.where(total > 0, total, np.nan)
+        return rates
+
+    def count_errors(self) -> float:
+        """Return how many images are misranked at the largest size, summed over the classes, a mean over the pools.
+
+        Of a class, they are those that lack it and outrank one that has it, or these, whichever are fewer.
+        """
+        scores, num_pools, errors = self.scores[-1], int(self.pools.max()) + 1, 0
+        for pool in range(num_pools):
+            rows = self.pools == pool
+            for s, has_class in zip(scores[rows].T, self.labels[rows].T, strict=True):
+                if has_class.any() and not has_class.all():
+                    with_class, without = s[has_class], s[~has_class]
+                    errors += min(int((without >= with_class.min()).sum()), int((with_class <= without.max()).sum()))
+        return errors / num_pools
+
+    def describe_errors(self) -> str:
+        """Return that number in words."""
+        return plural(round(self.count_errors()), "misranked label")
+
+    def resample_rates(self, seed: int) -> NDArray[np.float64]:
+        """Return resampled error rates, float64 [R, S]; fewer resamples of many images, since ranking takes long."""
+        number = int(np.clip(RANKING_BUDGET // self.scores.size, MIN_RESAMPLES, RESAMPLES))
+        rates = np.concatenate([self._rank(w) for w in draw_weights(self.units, self.repeats, number, seed)])
+        finite: NDArray[np.float64] = rates[
+            np.isfinite(rates).all(1)
+        ]  # others have no image with a class: units and repeats do not meet
+        return finite
+
+    def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:
+        """Return the percentiles; with few errors, at least as wide as Wilson's interval.
+
+        That of a mean over classes, each of a proportion of the images that have the class, is for as many images as
+        have the variance of this mean: the harmonic mean of their numbers, times the number of classes.
+        """
+        if self.count_errors() >= MIN_ERRORS:
+            return find_percentiles(1 - resampled)
+        supports = self.labels.sum(0) * self.count / len(self.labels)
+        supports = supports[supports > 0]
+        effective = max(1, round(len(supports) ** 2 / float((1 / supports).sum())))
+        return _widen(1 - resampled, round((1 - rate) * effective), effective)
+
+
+def find_percentiles(values: NDArray[np.float64]) -> Interval:
+    """Return the 2.5th and 97.5th percentile of resampled values [R]."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def _widen(resampled: NDArray[np.float64], hits: int, count: int) -> Interval:
+    """Return the percentiles of a resampled proportion, at least as wide as Wilson's interval of ``hits / count``."""
+    interval, wilson = find_percentiles(resampled), wilson_interval(hits, count)
+    return Interval(min(interval.low, wilson.low), max(interval.high, wilson.high))
+
+
+def draw_weights(
+    units: NDArray[np.int64], repeats: NDArray[np.int64], number: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield `number` resamples of M evaluations in batches, as how often each counts: float64 [r, M].
+
+    Units and repeats are drawn at once.
+    """
+    num_units, num_repeats = int(units.max()) + 1, int(repeats.max()) + 1
+    present = np.unique(units)
+    rng = make_generator(seed, "learning curve", "bootstrap")
+    step = max(1, CHUNK // len(units))
+    for start in range(0, number, step):
+        weights = np.empty((min(step, number - start), len(units)))
+        for row in weights:
+            unit_weights = np.bincount(rng.choice(present, len(present)), minlength=num_units)
+            repeat_weights = np.bincount(rng.integers(0, num_repeats, num_repeats), minlength=num_repeats)
+            row[:] = unit_weights[units] * repeat_weights[repeats]
+        yield weights
+
+
+def count_classes(labels: NDArray[Any]) -> int:
+    """Return the number of classes of labels int32 [N], or of several for each image, uint8 [N, K]."""
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+
+
+def measure_results(
+    task: Task,
+    features: Subset,
+    units: NDArray[np.int64],
+    partitions: Sequence[Partition],
+    sizes: Sequence[int],
+    seed: int,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> HeldOutResults:
+    """Solve a head for each repeat and size, and evaluate it on the images that the repeat holds out."""
+    first_pool = np.sort(partitions[0].pool)
+    jobs = [
+        (number, size)
+        for size in sorted(sizes, reverse=True)  # the longest first
+        for number, partition in enumerate(partitions)
+        if not (number and size == len(partition.pool) and np.array_equal(np.sort(partition.pool), first_pool))
+    ]
+    several, num_classes = task.targets.allows_several, count_classes(features.labels)
+
+    def run(job: tuple[int, int]) -> NDArray[Any]:
+        number, size = job
+        partition = partitions[number]
+        halves = make_generator(seed, "learning curve", "halves", number).permutation(int(units.max()) + 1) % 2 == 1
+        train, test = features.select(partition.pool[:size]), features.select(partition.held_out)
+        logits = _compute_logits(task, train, test, halves[units[partition.held_out]], num_classes)
+        return logits if several else logits.argmax(1) != test.labels
+
+    results: dict[tuple[int, int], NDArray[Any]] = {}
+    with one_thread_each(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
+        try:
+            for job, result in zip(jobs, pool.map(run, jobs), strict=True):
+                results[job] = result
+                progress("learning curve", len(results), len(jobs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    values = np.array([
+        np.concatenate([results.get((number, size), results[0, size]) for number in range(len(partitions))])
+        for size in sizes
+    ])  # fmt: skip  # all images of the same pool: the same head
+    held_out = np.concatenate([partition.held_out for partition in partitions])
+    repeats = np.repeat(np.arange(len(partitions)), [len(partition.held_out) for partition in partitions])
+    count = len(np.unique(held_out))
+    if not several:
+        return HeldOutErrors(tuple(sizes), values, units[held_out], repeats, count)
+    pools = np.zeros_like(repeats) if count == len(held_out) else repeats
+    return HeldOutRankings(
+        tuple(sizes), values, features.labels[held_out].astype(bool), units[held_out], repeats, pools, count
+    )
+
+
+def one_thread_each() -> Any:
+    """Return a context in which a product of matrices takes one thread: small ones are slower in several."""
+    import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn, as SciPy does
+
+    return threadpool_limits(1, user_api="blas")
+
+
+def _compute_logits(
+    task: Task, train: Subset, test: Subset, second_half: NDArray[np.bool_], num_classes: int
+) -> NDArray[np.float32]:
+    """Return the logits [N, K] of the images of `test`, by a head whose penalty the other half of them chose."""
+    everything = np.ones(len(test), bool)
+    halves = [~second_half, second_half] if 0 < second_half.sum() < len(second_half) else [everything, everything]
+    best_losses, best_logits = np.full(2, np.inf), [np.zeros((len(test), num_classes), np.float32)] * 2
+    since_best, features = 0, test.take(slice(None))
+    for head in linear_head.iter_heads(task, train, num_classes):
+        logits = head.compute_logits(features)
+        losses = task.differentiate_loss(logits.astype(np.float64), test.labels).losses
+        since_best += 1
+        for number, half in enumerate(halves):
+            if (loss := float(losses[half].mean())) < best_losses[number]:
+                best_losses[number], best_logits[number] = loss, logits
+                since_best = 0
+        if since_best == linear_head.PATIENCE:
+            break
+    return np.where(halves[0][:, None], best_logits[1], best_logits[0])
