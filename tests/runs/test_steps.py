@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recording import RecordingCallback
+from sightline import backend
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_config
 from sightline.config.stage_epochs import count_epochs
@@ -117,6 +118,7 @@ TABLE: list[Row] = [
     (steps.choose_value_range, ("input.value_range=full",), SCANS, EMPTY, {}),
     (steps.choose_precision, (), PHOTOS, EMPTY, {}),
     (steps.choose_precision, ("train.precision=auto",), PHOTOS, EMPTY, {"train.precision": "mixed_bfloat16"}),
+    (steps.choose_precision, ("train.precision=device",), PHOTOS, GPU, {"train.precision": "mixed_bfloat16"}),
 ]  # fmt: skip
 
 
@@ -271,6 +273,30 @@ def test_after_all_steps_no_setting_is_open(
     )
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((9, 0), "mixed_bfloat16"), ((7, 5), "float32"), (None, "float32")]
+)
+@pytest.mark.parametrize(
+    ("facts", "machine", "recipe"),
+    [(DIGITS, EMPTY, "quick"), (PHOTOS, INSTALLED, "transfer"), (PHOTOS, CACHED, "transfer-mobilenetv2")],
+)
+def test_without_options_the_device_decides_the_precision(
+    capability: tuple[int, int] | None, expected: str, facts: DataFacts, machine: FakeMachine, recipe: str,
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path,
+) -> None:  # fmt: skip
+    """As `sightline train DATA` resolves it: bfloat16 on a GPU that computes in it, float32 elsewhere, unmeasured."""
+    monkeypatch.setattr(backend, "find_compute_capability", lambda: capability)
+    config, choice = merge_recipe(TrainRequest.create("somewhere", "auto", None, ()), facts, machine)
+    assert choice is not None
+    assert choice.recipe == recipe
+    config = apply_steps(config, (*steps.IMMEDIATE_STEPS, steps.choose_weights), facts, machine, Callback())
+    config, note = steps.choose_precision(config, facts, THIS_MACHINE)
+    assert config.train.precision == expected
+    assert note.startswith(f"precision {expected}: a GPU of compute capability" if capability else "")
+    assert bool(note) is (capability is not None)
+    assert not own_cache.exists()
+
+
 def leave_open(config: RunConfig, keys: dict[str, Any]) -> RunConfig:
     for key, value in keys.items():
         table, name = key.split(".")
@@ -283,6 +309,7 @@ def leave_open(config: RunConfig, keys: dict[str, Any]) -> RunConfig:
     [
         *(("model.name", "auto"), ("model.alpha", None), ("model.weights", "auto"), ("input.height", None)),
         *(("input.width", None), ("input.channels", None), ("input.value_range", "auto"), ("train.precision", "auto")),
+        ("train.precision", "device"),
         *(("device.backend", "auto"), ("device.feature_runtime", "auto"), ("device.num_devices", 0)),
         ("device.threads", 0),
     ],

@@ -51,8 +51,18 @@ def test_a_table_decides_for_gpus(
     monkeypatch.setattr(precision, "_measure_gain", lambda *_: pytest.fail("it was measured"))
     choice = precision.choose_precision(SPEC, CONFIG, 4)
     assert (choice.precision, "{}.{}".format(*capability) in choice.reason) == (expected, True)
-    staged = RunConfig(train=TrainConfig(stages=(StageConfig(unfreeze=0),)))
-    assert precision.choose_precision(SPEC, staged, 4).precision == "float32"
+    frozen, unfrozen = StageConfig(unfreeze=0), StageConfig(unfreeze=2)
+    for stages, of_stages in (((frozen,), "float32"), ((frozen, unfrozen), expected), ((StageConfig(),), expected)):
+        for requested in ("auto", "device"):
+            config = RunConfig(train=TrainConfig(stages=stages, precision=requested))
+            assert precision.choose_precision(SPEC, config, 4).precision == of_stages
+
+
+def test_nothing_is_measured_for_the_precision_of_the_device(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "find_compute_capability", lambda: None)
+    monkeypatch.setattr(precision, "_measure_gain", lambda *_: pytest.fail("it was measured"))
+    config = replace(CONFIG, train=replace(CONFIG.train, precision="device"))
+    assert precision.choose_precision(SPEC, config, 4) == precision.PrecisionChoice("float32", "")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"gain": null}', "[1]"])

@@ -312,10 +312,11 @@ class TrainConfig:
     class_weights: Literal["none", "balanced"] = setting(
         "none", "balanced: weight classes inversely to their frequency, mean weight 1"
     )
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
+    precision: Literal["device", "auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32",
-        "numeric precision of training steps; the saved model is always float32; auto: mixed_bfloat16 on GPUs from "
-        "NVIDIA's Ampere on, and where it benchmarks faster, measured once per network and machine",
+        "numeric precision of training steps; the saved model is always float32; device: mixed_bfloat16 on GPUs "
+        "from NVIDIA's Ampere on, else float32; auto: also where it benchmarks faster, measured once per network and "
+        "machine",
     )
     l2: float = setting(0.0, "L2 penalty on kernels, added to the loss", 0)
     ema_decay: float = setting(

@@ -29,6 +29,7 @@ DISTRIBUTION_SETTINGS = {
 AUTO_SETTINGS = {  # auto matches whatever was chosen for it
     *("device.backend", "device.feature_runtime", "model.weights", "input.value_range", "train.precision"),
 }
+AUTO_VALUES = {"auto", "device"}
 
 
 def is_run(path: Path) -> bool:
@@ -82,7 +83,7 @@ def diff_settings(old_config: RunConfig, new_config: RunConfig) -> Iterator[str]
         if (
             key not in ignored
             and old.get(key) != new.get(key)
-            and not (key in AUTO_SETTINGS and new.get(key) == "auto")
+            and not (key in AUTO_SETTINGS and new.get(key) in AUTO_VALUES)
         ):
             yield f"{key} is {old.get(key)}, not {new.get(key)}"
 

@@ -104,7 +104,7 @@ class Machine(Protocol):
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
-        """Return the faster precision, measured with the network of `config`."""
+        """Return the precision of the device, or the faster one, measured with the network of `config`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class ThisMachine:
         return devices.resolve_devices(environment.resolve_device(device), self.num_hosts)
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
-        """Return the faster precision, measured with the network of `config`."""
+        """Return the precision of the device, or the faster one, measured with the network of `config`."""
         size, task = config.input, find_task(config.model.task)
         assert size.height is not None
         assert size.width is not None

@@ -21,6 +21,7 @@ from sightline.training import linear_head
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
 MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
 DEFAULT_MODEL = "cifar10-deep"
+OPEN_PRECISIONS = ("auto", "device")  # values of train.precision that `choose_precision` replaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +194,15 @@ def choose_value_range(config: RunConfig, facts: DataFacts, _machine: Machine) -
 
 
 def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> StepResult:
-    """Fill in the precision of training steps: the faster one."""
-    if config.train.precision != "auto":
+    """Fill in the precision of training steps: that of the device, or the faster one."""
+    if config.train.precision not in OPEN_PRECISIONS:
         return StepResult(config)
     if facts.mask_size is not None:  # what would be measured is the loss of labels
         return StepResult(replace(config, train=replace(config.train, precision="float32")))
     choice = machine.choose_precision(config, facts)
     return StepResult(
         replace(config, train=replace(config.train, precision=choice.precision)),
-        f"precision {choice.precision}: {choice.reason}",
+        f"precision {choice.precision}: {choice.reason}" if choice.reason else "",
     )
 
 
@@ -223,7 +224,7 @@ def list_unresolved(config: RunConfig) -> Iterator[str]:
     yield from (f"input.{name}" for name in ("height", "width", "channels") if getattr(config.input, name) is None)
     if config.input.value_range == "auto":
         yield "input.value_range"
-    if config.train.precision == "auto":
+    if config.train.precision in OPEN_PRECISIONS:
         yield "train.precision"
     yield from (f"train.stages.{at}.solver" for at, stage in enumerate(config.train.stages) if stage.solver == "auto")
     yield from (f"device.{name}" for name in ("backend", "feature_runtime") if getattr(config.device, name) == "auto")

@@ -1,7 +1,8 @@
-"""``train.precision = "auto"``: use bfloat16 where it is faster, decided by a short benchmark that is cached.
+"""``train.precision``: "device" is bfloat16 on GPUs that compute in it; "auto" also where a short benchmark is faster.
 
-On a CPU with bfloat16 instructions it doubles the speed of VGG and of small models and does little for MobileNetV2; on
-other CPUs it slows everything down. Only a measurement can tell. On a GPU of NVIDIA, its compute capability does.
+The benchmark is cached. On a CPU with bfloat16 instructions, bfloat16 doubles the speed of VGG and of small models and
+does little for MobileNetV2; on other CPUs it slows everything down. Only a measurement can tell. On a GPU of NVIDIA,
+its compute capability does.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MAX_BATCH_PIXELS = 1 << 20  # maximum per batch: large images are measured in sm
 
 @dataclass(frozen=True, slots=True)
 class PrecisionChoice:
-    """A precision and the reason for choosing it, as text."""
+    """A precision and the reason for choosing it, as text; "" if it is what is used anyway."""
 
     precision: Precision
     reason: str
@@ -46,12 +47,17 @@ class PrecisionChoice:
 def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> PrecisionChoice:
     """Choose the precision for training the model of `spec` on `num_images` images; builds the model to measure it.
 
-    The first measurement is cached, so that the same model on the same machine always gets the same precision.
+    The first measurement is cached, so that the same model on the same machine always gets the same precision. Nothing
+    is measured on a GPU of NVIDIA, and for ``train.precision = "device"``.
     """
-    if any(stage.unfreeze >= 0 for stage in config.train.stages):
-        return PrecisionChoice("float32", "layers are frozen, so little is left to train")
-    if (capability := backend.find_compute_capability()) is not None:
+    stages = config.train.stages
+    trains_backbone = not stages or any(stage.unfreeze for stage in stages)
+    if trains_backbone and (capability := backend.find_compute_capability()) is not None:
         return _choose_by_capability(capability)
+    if config.train.precision == "device":
+        return PrecisionChoice("float32", "")
+    if any(stage.unfreeze >= 0 for stage in stages):
+        return PrecisionChoice("float32", "layers are frozen, so little is left to train")
     steps = config.train.epochs * -(-num_images // config.train.batch_size)
     if steps < MIN_STEPS:
         return PrecisionChoice("float32", f"{steps} steps are too few to be worth a measurement")
