@@ -12,7 +12,7 @@ import pytest
 
 from networks import make_plan, random_images
 from sightline import backend
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, no_progress
 from sightline.config import (
     AugmentConfig,
     DeviceConfig,
@@ -28,7 +28,7 @@ from sightline.errors import DivergedError, Interrupted, UsageError
 from sightline.inference import device_images
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.training import device_steps
+from sightline.training import device_steps, stages
 from sightline.training.loop import FitResult, fit
 from sightline.training.state import load_latest
 
@@ -199,3 +199,29 @@ def test_the_setting_is_refused_where_it_has_no_effect(monkeypatch: pytest.Monke
         assert device_images.keeps_images(DeviceConfig(data_on_device="on"))
         monkeypatch.setattr(backend, "has_accelerator", lambda: True)
         assert device_images.keeps_images(DeviceConfig())
+
+
+@ON_JAX
+@pytest.mark.parametrize("count", [9, 70])
+def test_features_of_frozen_layers_do_not_wait_for_each_other(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 32, the last one padded, with the bits that batches from the host have."""
+    network = build_model(make_plan("fashion-cnn", side=8))
+    group = [StageConfig(unfreeze=0, views=2)]
+    launched: list[int] = []
+    iterate = device_images.DeviceInference.iterate
+
+    def count_batches(inference: Any, *arguments: Any, **options: Any) -> Any:
+        for batch in iterate(inference, *arguments, **options):
+            launched.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(device_images.DeviceInference, "iterate", count_batches)
+    rows = {}
+    for setting in ("on", "off"):
+        device = DeviceConfig(feature_runtime="keras", data_on_device=setting)
+        config = replace(CONFIG, device=device)
+        features = stages.extract_features(network, group, make_subset(count), VALIDATION, config, no_progress)
+        assert features is not None
+        rows[setting] = [subset.take(slice(None)).tobytes() for subset in (features.train, features.validation)]
+        assert sum(launched) == count + len(VALIDATION), "the original images, not their augmented copies"
+    assert rows["on"] == rows["off"]

@@ -108,16 +108,17 @@ class DeviceInference:
         self._compute = jax.jit(compute)
 
     def iterate(
-        self, batch_size: int, progress: Progress = no_progress, count: int | None = None
+        self, batch_size: int, progress: Progress = no_progress, count: int | None = None, *, padded: bool = False
     ) -> Iterator[NDArray[np.float32]]:
         """Yield the outputs of the first `count` images, at least one (default: of all), in batches: float32 [n, ...].
 
-        Every batch has `batch_size` rows; `progress` is called when the outputs of one have been read.
+        Every batch is computed with `batch_size` rows, or `count` if that is less and not `padded`; `progress` is
+        called when the outputs of one have been read.
         """
         if self._images is None:
             self._images = copy_to_device(self._subset)
         count = len(self._subset) if count is None else count
-        size = min(batch_size, count)
+        size = batch_size if padded else min(batch_size, count)
         values = devices.read_values((self._model.trainable_variables, self._model.non_trainable_variables))
         pending: deque[tuple[slice, Any]] = deque()
 
@@ -128,8 +129,8 @@ class DeviceInference:
             return outputs
 
         for rows in iterate_slices(count, size):
-            padded = np.minimum(np.arange(rows.start, rows.start + size), count - 1).astype(np.int32)
-            pending.append((rows, self._compute(values, self._images, padded)))
+            positions = np.minimum(np.arange(rows.start, rows.start + size), count - 1).astype(np.int32)
+            pending.append((rows, self._compute(values, self._images, positions)))
             if len(pending) > BATCHES_IN_FLIGHT:
                 yield read_oldest()
         while pending:

@@ -36,12 +36,14 @@ class FrozenLayers:
 
     `fallback_reason` says why Keras computes them where another engine should; "" if it need not.
     `exact` computes them in float32 where `run` does not: for validation, whose outputs must be those of the model.
+    `keras_model` is the model that computes them, if Keras does.
     """
 
     run: Run
     cache_key: tuple[bytes | str | int, ...] | None
     fallback_reason: str = ""
     exact: FrozenLayers | None = None
+    keras_model: Any = None
 
 
 def build_frozen_layers(
@@ -59,7 +61,7 @@ def build_frozen_layers(
     choice never depends on timing, so that a resumed run repeats it.
     """
     keras_call = keras_function or partial(training_steps.predict_on_batch, model)
-    keras_layers = FrozenLayers(lambda rows: call_padded(keras_call, rows, BATCH_SIZE), None)
+    keras_layers = FrozenLayers(lambda rows: call_padded(keras_call, rows, BATCH_SIZE), None, keras_model=model)
     if engine == "keras" or not len(sample):
         return keras_layers
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -22,6 +22,7 @@ from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.errors import OutputError, UsageError, plural
+from sightline.inference import device_images
 from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLayers, build_frozen_layers
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
@@ -188,8 +189,10 @@ def advance_features(
         done += count
         progress("features of the newly frozen layers", done, total)
 
-    validation_features = _run_layers(intermediate.exact or intermediate, shape, base.validation, advance)
-    return StageFeatures(tensor, _run_layers(intermediate, shape, train_subset, advance), validation_features, views)
+    exact = intermediate.exact or intermediate
+    validation_features = _run_layers(exact, shape, base.validation, config, advance)
+    train_features = _run_layers(intermediate, shape, train_subset, config, advance)
+    return StageFeatures(tensor, train_features, validation_features, views)
 
 
 def _make_layers(
@@ -207,13 +210,38 @@ def _make_layers(
 
 
 def _run_layers(
-    intermediate: FrozenLayers, shape: tuple[int, ...], subset: Subset, advance: Callable[[int], None]
+    intermediate: FrozenLayers,
+    shape: tuple[int, ...],
+    subset: Subset,
+    config: RunConfig,
+    advance: Callable[[int], None],
 ) -> Subset:
     values = _allocate_features((len(subset), *shape))
-    for rows in iterate_slices(len(subset), BATCH_SIZE):
-        values[rows] = intermediate.run(subset.take(rows))
+    for rows, features in _iterate_features(intermediate, subset, config):
+        values[rows] = features
         advance(rows.stop - rows.start)
     return Subset(values, np.arange(len(values)), subset.labels, subset.paths)
+
+
+def _iterate_features(
+    frozen: FrozenLayers, subset: Subset, config: RunConfig, done: int = 0
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield the rows of each batch of `subset` and their features; batches of which all rows are `done` are left out.
+
+    Where Keras computes them and the device keeps images, batches do not wait for each other.
+    """
+    model = frozen.keras_model
+    if model is not None and len(subset) and _keeps_on_device(subset, config):
+        batches = device_images.DeviceInference(model, subset).iterate(BATCH_SIZE, padded=True)
+        yield from zip(iterate_slices(len(subset), BATCH_SIZE), batches, strict=True)
+        return
+    for rows in iterate_slices(len(subset), BATCH_SIZE):
+        if rows.stop > done:
+            yield rows, frozen.run(subset.take(rows))
+
+
+def _keeps_on_device(subset: Subset, config: RunConfig) -> bool:
+    return device_images.keeps_images(config.device) and device_images.fit_on_device(subset)
 
 
 def _compute_features(
@@ -241,18 +269,21 @@ def _compute_features(
     values = _allocate_features((len(subset) * views, *shape))
     augment_model = _build_augment_model(subset, augment_config) if augment_config else None
     with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
-        for view in range(views):
-            augment_params = None
-            if view and augment_config:
-                augment_params = pipeline.sample_params(
-                    augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
-                )
+        if num_done:
+            advance(min(num_done, len(subset)))
+        for rows, features in _iterate_features(frozen, subset, config, num_done):
+            values[rows] = features
+            mark_done(rows.start, rows.stop)
+            advance(rows.stop - rows.start)
+        for view in range(1, views):
+            assert augment_config is not None
+            augment_params = pipeline.sample_params(
+                augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
+            )
             for rows in iterate_slices(len(subset), BATCH_SIZE):
                 start, stop = (view * len(subset) + row for row in (rows.start, rows.stop))
                 if stop > num_done:
-                    pixels = subset.take(rows)
-                    if augment_params is not None and augment_model is not None:
-                        pixels = devices.predict_on_batch(augment_model, [pixels, augment_params[rows]])
+                    pixels = devices.predict_on_batch(augment_model, [subset.take(rows), augment_params[rows]])
                     values[start:stop] = frozen.run(pixels)
                     mark_done(start, stop)
                 advance(stop - start)
