@@ -180,3 +180,17 @@ def test_points_of_the_map_are_selected_by_lasso_and_by_keyboard(open_page: Any,
     page.wait_for_selector(".tile img")
     playwright.expect(page.locator("#count")).to_have_text("1 image" if count == "1" else f"{count} images")
     assert page.locator("#selection-filter").is_visible()
+
+
+def test_look_alikes_of_a_large_image_follow_the_list(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/?split=test")
+    page.keyboard.press("Enter")
+    page.click("#show-nearest")
+    playwright.expect(page.locator("#viewer-nearest img")).to_have_count(8, timeout=30_000)
+    first = page.locator("#viewer-nearest li").first.get_attribute("title")
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "first => document.querySelector('#viewer-nearest li').title !== first", arg=first, timeout=30_000
+    )
+    assert page.locator("#viewer-nearest img").count() == 8

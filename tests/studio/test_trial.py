@@ -15,8 +15,9 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 import sightline as sl
-from sightline.studio.contents import Studio
+from sightline.studio.contents import Studio, open_studio
 from sightline.studio.heat_maps import MAX_WAITING, HeatMap, HeatMapQueue, blend_heat
+from sightline.studio.library import Query
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 
@@ -53,6 +54,42 @@ def test_nearest_training_images_are_found_once_the_features_are_there(
     np.testing.assert_allclose(
         [row["similarity"] for row in nearest], [one.similarity or 0.0 for one in expected], atol=1e-5
     )
+
+
+def test_an_image_of_the_run_has_look_alikes_without_itself(run_client: Any, run_studio: Studio) -> None:
+    assert run_studio.model is not None
+    run_studio.model.features.start()
+    run_studio.model.features.wait()
+    position = int(np.flatnonzero(run_studio.model.is_training)[0])
+    answer = run_client.get(f"/images/{position}/nearest").json()
+    assert answer["features"]["status"] == "complete"
+    assert len(answer["images"]) == 8
+    assert {row["split"] for row in answer["images"]} == {"train"}
+    assert position not in {row["id"] for row in answer["images"]}
+    assert run_client.get("/images/60/nearest").status_code == 404
+
+
+def test_likely_label_errors_of_a_run_are_listed_worst_first(other: sl.Run, tmp_path: Path) -> None:
+    images = [row for row in other.directory.read_data() or () if row.path.startswith("red/mistake")]
+    assert len(images) > 1
+    worst_first = sorted(images, key=lambda row: row.path, reverse=True)
+    lines = [
+        {"action": "relabel", "path": row.path, "sha256": row.sha256, "label": "red", "to": "blue", "reason": "blue"}
+        for row in worst_first
+    ]
+    changed = lines[0] | {"path": "red/red-000.png", "sha256": "0" * 64}
+    other.directory.write_label_issues([changed, *lines])
+    query = Query(finding="suspected-label-errors", sort="group")
+    try:
+        with open_studio(other, tmp_path / "fixes.jsonl") as studio:
+            assert studio.library.count_values()["finding"] == {"suspected-label-errors": len(images)}
+            rows = studio.library.describe(studio.library.list_ids(query))
+            studio.library.set_findings(())
+            assert len(studio.library.list_ids(query)) == len(images), "the checks keep them"
+    finally:
+        (other.path / "label_issues.jsonl").unlink()
+    assert [row["path"] for row in rows] == [row.path for row in worst_first]
+    assert rows[0]["findings"] == [{"kind": "suspected-label-errors", "reason": "blue"}]
 
 
 def test_a_heat_map_is_the_explanation_of_the_class(run_client: Any, run: sl.Run, photo: Path) -> None:

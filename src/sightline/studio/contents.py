@@ -17,6 +17,7 @@ from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_pretrained_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
+from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import DataError
@@ -74,7 +75,9 @@ def open_studio(
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = patch or Path(f"{_io.safe_stem(index.name)}-fixes.jsonl")
     with open_corrections(path, index, None if run is None else run.patch) as corrections:
-        library = Library(index, corrections, splits, predictions)
+        library = Library(
+            index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
+        )
         check = BackgroundCheck(index, library, input_config)
         model = RunModel(data, index) if isinstance(data, Run) else None
         labeling = None if isinstance(data, Run) else _make_labeling(data, index, corrections, classes)
@@ -124,6 +127,17 @@ def _make_labeling(data: Dataset, index: Index, corrections: Corrections, classe
 def _read_splits(run: RunDirectory) -> dict[tuple[str, str], Split]:
     """Return the splits that a run had its images in, by path and content."""
     return {(row.path, row.sha256): row.split for row in run.read_data() or ()}
+
+
+def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
+    """Return the likely label errors of a run, worst first, as one finding; those of changed images are left out."""
+    known = {(image.path, image.sha256) for image in index.images}
+    issues = [issue for issue in run.read_label_issues() or () if (issue.path, issue.sha256) in known]
+    if not issues:
+        return []
+    paths, reasons = tuple(issue.path for issue in issues), tuple(issue.reason for issue in issues)
+    advice = "relabel or drop those that are wrong"
+    return [Finding("suspected-label-errors", "note", len(issues), "may have the wrong label", advice, paths, reasons)]
 
 
 def _read_predictions(run: RunDirectory, index: Index) -> dict[int, ImagePrediction]:

@@ -145,10 +145,12 @@ class Library:
         corrections: Corrections,
         splits: Mapping[tuple[str, str], Split] | None = None,
         predictions: Mapping[int, ImagePrediction] | None = None,
+        findings: Sequence[Finding] = (),
     ) -> None:
         """Fill the table.
 
-        `splits` are those of a run, by path and content, in place of the source's; `predictions` are by position.
+        `splits` are those of a run, by path and content, in place of the source's; `predictions` are by position;
+        `findings` are known before the images are checked.
         """
         self._corrections = corrections
         self._lock = Lock()
@@ -170,11 +172,13 @@ class Library:
             rows,
         )
         self._selections: list[str] = []
+        self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.has_unlabeled = any(not image.label for image in index.images)
         self.can_move = any(image.split for image in index.images)
         self.update(corrections.read_changes()[1])
+        self.set_findings(())
 
     def close(self) -> None:
         """Free the table."""
@@ -255,14 +259,14 @@ class Library:
             )
 
     def set_findings(self, findings: Sequence[Finding]) -> None:
-        """Replace the findings by these; those on classes or folders are of no image."""
+        """Replace the findings by those known from the start and these; those on classes or folders are of no image."""
         with self._lock:
             ids: dict[str, list[int]] = {}
             for row in self._database.execute("SELECT id, path FROM images"):
                 ids.setdefault(row["path"], []).append(row["id"])
             rows = [
                 (i, finding.kind, number, _to_text(reason))
-                for finding in findings
+                for finding in (*self._known_findings, *findings)
                 for number, (paths, reason) in enumerate(_list_members(finding))
                 for path in paths
                 for i in ids.get(_to_text(path), ())

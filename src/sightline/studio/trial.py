@@ -28,8 +28,9 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
     """Return the routes of the page, and of the heat maps of the run's own images.
 
     ``POST /try`` takes an image and returns its prediction, with ``nearest=1`` also the nearest training images;
-    ``POST /try/heat`` its heat map for the class ``class``. ``POST /images/ID/heat`` is that of an image of the run.
-    ``GET /features`` is the progress of the features of the run's images, and ``POST /features`` starts them.
+    ``POST /try/heat`` its heat map for the class ``class``. ``POST /images/ID/heat`` is that of an image of the run,
+    and ``GET /images/ID/nearest`` lists the training images nearest to it. ``GET /features`` is the progress of the
+    features of the run's images, and ``POST /features`` starts them.
     """
     endpoints = _Endpoints(model, library, name, pages)
     return [
@@ -37,6 +38,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         Route("/try", endpoints.predict, methods=["POST"]),
         Route("/try/heat", endpoints.explain, methods=["POST"]),
         Route("/images/{id:int}/heat", endpoints.explain_own, methods=["POST"]),
+        Route("/images/{id:int}/nearest", endpoints.find_nearest),
         Route("/features", endpoints.state),
         Route("/features", endpoints.start_features, methods=["POST"]),
     ]
@@ -74,10 +76,24 @@ class _Endpoints:
         return await self._explain(lambda: content, request.query_params.get("class"))
 
     async def explain_own(self, request: Request) -> StrictJSONResponse:
-        position = request.path_params["id"]
+        position = self._get_position(request)
+        return await self._explain(lambda: self._model.index.read(position), None)
+
+    def find_nearest(self, request: Request) -> StrictJSONResponse:
+        position, features = self._get_position(request), self._model.features
+        rows: list[dict[str, Any]] = []
+        if features.vectors is not None and np.isfinite(features.vectors[position]).all():
+            is_searched = self._model.is_training.copy()
+            is_searched[position] = False
+            nearest = features.find_nearest(np.array(features.vectors[position]), is_searched, NEAREST)
+            rows = self._library.describe([i for i, _ in nearest])
+        return StrictJSONResponse({"features": features.state, "images": rows})
+
+    def _get_position(self, request: Request) -> int:
+        position: int = request.path_params["id"]
         if not 0 <= position < len(self._model.index.images):
             raise HTTPException(404, "There is no such image.")
-        return await self._explain(lambda: self._model.index.read(position), None)
+        return position
 
     async def _explain(self, read: Callable[[], bytes | NDArray[np.uint8]], label: str | None) -> StrictJSONResponse:
         def compute() -> HeatMap:

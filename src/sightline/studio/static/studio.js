@@ -124,6 +124,7 @@ function takeOver(response) {
   if (!isKnown) {
     fillCounts();
     showClasses();
+    showFindingFilter();
   }
   const one = state.corrections === 1 ? "one-correction" : "corrections";
   $("#corrections").textContent = `${number.format(state.corrections)} ${texts[one]}`;
@@ -139,11 +140,16 @@ function showCheck() {
   $("#check-state").textContent = { new: "", running: `${texts.checking}${share}`, failed: error, complete: texts.checked }[status];
 }
 
+/** Show the filter if there are findings, and return whether there are. */
+function showFindingFilter() {
+  const isEmpty = !Object.keys(state.counts.finding ?? {}).length;
+  $("#finding-filter").hidden = isEmpty;
+  form.elements.sort.querySelector('[value="group"]').hidden = isEmpty;
+  return !isEmpty;
+}
+
 async function showFindings() {
-  const kinds = Object.keys(state.counts.finding ?? {});
-  $("#finding-filter").hidden = !kinds.length;
-  form.elements.sort.querySelector('[value="group"]').hidden = !kinds.length;
-  if (!kinds.length) $("#check-state").textContent = `${texts.checked}: ${texts["no-findings"]}`;
+  if (!showFindingFilter()) $("#check-state").textContent = `${texts.checked}: ${texts["no-findings"]}`;
   grid.reload(); // their rows name the findings
 }
 

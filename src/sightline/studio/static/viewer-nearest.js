@@ -1,0 +1,56 @@
+// The training images that look like the image that is shown large, with their classes.
+
+import { load, send } from "./api.js";
+
+const POLL_MS = 700; // while features are computed
+
+const $ = (selector) => document.querySelector(selector);
+const texts = JSON.parse($("#texts").textContent);
+const panel = $("#viewer-nearest");
+let controller = null;
+
+function show(images) {
+  const items = images.map((row) => {
+    const item = document.createElement("li");
+    const image = document.createElement("img");
+    image.src = `/thumbnails/${row.sha256}.webp`;
+    image.alt = row.path;
+    item.title = row.path;
+    const label = document.createElement("b");
+    label.textContent = row.label;
+    item.append(image, label);
+    return item;
+  });
+  panel.querySelector("ul").replaceChildren(...items);
+}
+
+async function refresh() {
+  controller?.abort();
+  if ($("#show-nearest").getAttribute("aria-pressed") !== "true" || !$("#viewer").open) return;
+  controller = new AbortController();
+  const { signal } = controller;
+  const note = panel.querySelector("p");
+  try {
+    for (;;) {
+      const { features, images } = await load(`/images/${$("#viewer").dataset.id}/nearest`, signal);
+      const share = features.total ? ` ${Math.round((100 * features.done) / features.total)}%` : " …";
+      note.textContent = { complete: "", failed: features.error }[features.status] ?? `${texts["features-running"]}${share}`;
+      show(images);
+      if (features.status === "complete" || features.status === "failed") return;
+      if (features.status === "new") await send("/features", "", { signal });
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      if (signal.aborted) return;
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") note.textContent = error instanceof TypeError ? texts.offline : error.message;
+  }
+}
+
+$("#show-nearest").addEventListener("click", () => {
+  const isShown = $("#show-nearest").getAttribute("aria-pressed") !== "true";
+  $("#show-nearest").setAttribute("aria-pressed", isShown);
+  panel.hidden = !isShown;
+  refresh();
+});
+$("#viewer").addEventListener("close", () => controller?.abort());
+new MutationObserver(refresh).observe($("#viewer"), { attributeFilter: ["data-id", "open"] });
