@@ -31,6 +31,7 @@ from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec
+from sightline.studio.contents import open_studio
 from sightline.tasks.protocol import find_task
 from sightline.tasks.segmentation import compute_pixel_weights
 from sightline.training.checkpoints import load_latest
@@ -311,6 +312,12 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         run.classifier.add_class("line", [image, image])
     with pytest.raises(UsageError, match="This model predicts masks: watch compares"):
         run.classifier.watch(tmp_path / "log")
+    for data, advice in ((run, f"`sightline report {run.path}` shows"), (sightline.Dataset(scenes), "doctor` checks")):
+        with (
+            pytest.raises(DataError, match=f"has masks, which the studio cannot show .* {advice}"),
+            open_studio(data, tmp_path / "fixes.jsonl"),
+        ):
+            pass
     for setting in (
         {"augment.mixup": 0.2}, {"train.loss": "binary"}, {"train.loss": "asymmetric"}, {"model.head": "sigmoid"},
         {"evaluation.target_recall": 0.9}, {"evaluation.target_fnr": 0.1},

@@ -64,6 +64,9 @@ def open_studio(
         index = build_index(data.sources, progress, options=data.config.data, lenient=True, unlabeled=True)
     else:
         index = read_run_index(run, progress)
+    if index.several_labels and index.mask_classes is not None:
+        looks = f"`sightline report {run.path}` shows the worst of them" if run else "`sightline doctor` checks them"
+        raise DataError(f"{index.name} has masks, which the studio cannot show or edit yet: {looks}.")
     if index.several_labels:
         raise DataError(
             f"{index.name} has several labels for an image ({index.several_labels}), which the studio cannot edit yet: "
