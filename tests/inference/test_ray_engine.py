@@ -22,6 +22,7 @@ from command import COLORS, draw_classes
 from ray_nodes import start_nodes
 from sightline.callbacks import Callback
 from sightline.data.storage import LIMITS
+from sightline.distributed import ray_cluster
 from sightline.errors import DataError, HostError, ImageError, UsageError
 from sightline.inference import bundle, ray_engine, stream
 from sightline.inference.stream import InputItem
@@ -37,6 +38,20 @@ on_ray = [
     pytest.mark.slow,
     pytest.mark.skipif(ray is None, reason="Ray is not installed: make test-ray"),
 ]
+
+
+class DiesAsItStarts:
+    """A model that ends the process of the worker that opens it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+class FailsToStart:
+    """A model that cannot be opened."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no model",)
 
 
 def copy(value: Any) -> Any:
@@ -259,6 +274,23 @@ class TestTwoNodes:
         assert write(photos, out, callback=at_first_part).is_complete
         assert 0 < at_first_part.calls < 1000
         assert read_files(out) == local_files
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            (DiesAsItStarts(), "Workers end as soon as they have started"),
+            (FailsToStart(), r"ValueError: invalid literal .* 'no model'"),
+        ],
+    )
+    def test_a_worker_that_never_starts_is_an_error(
+        self, cluster: Any, model: Any, message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ray_engine, "MAX_RESTARTS", 1)
+        with (
+            ray_cluster.connect(cluster.address) as connected,
+            pytest.raises(HostError, match=rf"Ray has failed \(.*{message}.*\): run the same command again"),
+        ):
+            list(ray_engine.predict(connected, stream.make_items([encode_png(0)]), model, batch_size=8))
 
 
 @pytest.mark.ray

@@ -25,7 +25,7 @@ from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.indexing import Sources, list_of_sources
 from sightline.distributed import ray_cluster
 from sightline.distributed.cluster import ClusterSpec
-from sightline.errors import HostError, Interrupted, ProcessError, first_line
+from sightline.errors import HostError, Interrupted, ProcessError
 from sightline.runs.directory import RunDirectory, next_path
 from sightline.runs.existing_run import is_run
 from sightline.training import interrupt
@@ -108,7 +108,7 @@ def _run_together(ray: Any, workers: Sequence[Any], call: Call, callback: Callba
             address = ray.get(workers[0].choose_address.remote(), timeout=START_SECONDS)
         except ray.exceptions.RayError as error:
             _dismiss_workers(ray, workers)
-            return [_WorkerLostError(f"A worker did not start ({first_line(error)})")]
+            return [_WorkerLostError(f"A worker did not start ({ray_cluster.describe_error(error)})")]
         hosts = [ClusterSpec(address, len(workers), rank) for rank in range(len(workers))]
         calls = [(function, {**arguments, "hosts": host}) for host in hosts]
     with interrupt.catch_stop_signals() as stop:
@@ -222,7 +222,7 @@ def _get_outcome(ray: Any, run: Any) -> Outcome:
     except ray.exceptions.RayTaskError:  # a fault of ours
         raise
     except ray.exceptions.RayError as error:
-        return _WorkerLostError(f"A worker of the Ray cluster was lost ({first_line(error).rstrip('.')})")
+        return _WorkerLostError(f"A worker of the Ray cluster was lost ({ray_cluster.describe_error(error)})")
     return outcome
 
 

@@ -52,6 +52,17 @@ def connect(address: str | None = None) -> Iterator[Any]:
         ray.shutdown(wait_for_processes=True)
 
 
+def describe_error(error: BaseException) -> str:
+    r"""Return why Ray has failed: the last line where the message holds a traceback of another process, else the first.
+
+    >>> describe_error(RuntimeError('The actor died\n  File "a.py", line 1\nValueError: x.'))
+    'ValueError: x'
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    is_traceback = any(line.startswith('  File "') for line in lines)
+    return (lines[-1] if is_traceback else first_line(error)).strip().rstrip(".")
+
+
 def _start(ray: Any, address: str) -> None:
     is_local = address == "local"
     options = {"num_cpus": process.count_cores(), "include_dashboard": False} if is_local else {}

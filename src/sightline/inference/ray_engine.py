@@ -26,8 +26,8 @@ from sightline._keras.imports import import_ray
 from sightline.config import LimitsConfig
 from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
-from sightline.distributed.ray_cluster import PURPOSE
-from sightline.errors import HostError, ImageError, SightlineError, UsageError, first_line, require
+from sightline.distributed.ray_cluster import PURPOSE, describe_error
+from sightline.errors import HostError, ImageError, SightlineError, UsageError, require
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem, read_location
 
@@ -36,6 +36,7 @@ MAX_CPUS = 4  # of a worker: two models on four cores are faster than one on eig
 BATCHES_AHEAD = 4  # for each worker
 MAX_BATCH_BYTES = 16 << 20  # of encoded images
 MAX_BYTES_AHEAD = 512 << 20
+MAX_RESTARTS = 20  # of workers, with no batch predicted in between: Ray itself has no limit
 
 Predict = Callable[[Iterator[InputItem]], Iterator[Prediction]]
 
@@ -60,7 +61,7 @@ def predict(
         yield from _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
     except ray.exceptions.RayError as error:
         raise _find_cause(error) or HostError(
-            f"Ray has failed: {first_line(error).rstrip('.')}. Run the same command again to go on."
+            f"Ray has failed ({describe_error(error)}): run the same command again to go on."
         ) from error
     finally:
         if ray.is_initialized():  # else all has ended, and Ray would start again
@@ -129,6 +130,7 @@ class _Feed:
         self._batches: dict[int, bytes] = {}
         self._first = 0  # that is held
         self._is_finished = False
+        self._starts = 0  # of workers, since predictions have last arrived
         self._changed = asyncio.Condition()
 
     async def put(self, number: int, batch: bytes) -> None:
@@ -146,6 +148,12 @@ class _Feed:
         """Forget a batch whose predictions have arrived, as have those of all before it."""
         self._batches.pop(number, None)
         self._first = number + 1
+        self._starts = 0
+
+    async def count_start(self) -> int:
+        """Count the start of a worker; return the number since predictions have last arrived."""
+        self._starts += 1
+        return self._starts
 
     async def get(self, number: int) -> bytes | None:
         """Return a batch as soon as it is there: None after the last one, an empty one if it was dropped."""
@@ -215,7 +223,7 @@ def _run(feed: Any, model: Any, limits: LimitsConfig, workers: int, cpus: int) -
     with data.DataContext.current(context):
         dataset = data.read_datasource(_make_datasource(data, feed), override_num_blocks=1, num_cpus=0).map_batches(
             _Worker,
-            fn_constructor_args=(model, limits, cpus),
+            fn_constructor_args=(model, limits, cpus, feed, workers + MAX_RESTARTS),
             batch_size=None,
             batch_format="pyarrow",
             compute=data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
@@ -255,9 +263,12 @@ def _read_feed(feed: Any) -> Iterator[Any]:
 class _Worker:
     """Predicts batches in a process of Ray's, with a model that is opened once and as many threads as its CPUs."""
 
-    def __init__(self, model: Any, limits: LimitsConfig, cpus: int) -> None:
+    def __init__(self, model: Any, limits: LimitsConfig, cpus: int, feed: Any, max_starts: int) -> None:
         process.limit_cores(cpus)
-        content = require("ray", PURPOSE).get(model)
+        ray = require("ray", PURPOSE)
+        if ray.get(feed.count_start.remote()) > max_starts:
+            raise HostError("Workers end as soon as they have started")
+        content = ray.get(model)
         self._predict: Predict = pickle.loads(content)  # noqa: S301  # what our own process pickled
         self._limits = limits
 
