@@ -12,6 +12,7 @@ from sklearn import metrics as reference
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
 from sightline.evaluation import multi_label_metrics
+from sightline.evaluation.label_thresholds import fit_label_thresholds, fit_thresholds
 from sightline.evaluation.multi_label import build_report
 from sightline.evaluation.multi_label_metrics import (
     AVERAGED,
@@ -22,6 +23,7 @@ from sightline.evaluation.multi_label_metrics import (
     compute_ranking_losses,
 )
 from sightline.evaluation.results import Metric
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest
 
 CLASSES = tuple("abcd")
 HALF = np.full(4, 0.5)
@@ -210,3 +212,49 @@ def test_probabilities_that_are_none_are_refused() -> None:
     y = np.ones((2, 2), bool)
     with pytest.raises(DataError, match="not between 0 and 1, first for 1"):
         build_report(("a", "b"), np.array([[0, 1], [0, np.nan]], np.float32), label_images(y), "test", None)
+
+
+def test_decisions_of_a_fold_are_those_of_thresholds_from_the_other_folds() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.random((60, 4)).astype(np.float32), rng.random((60, 4)) < 0.3  # nothing to learn
+    paths = tuple(map(str, range(60)))
+    subset = Subset(p, np.arange(60), y.astype(np.uint8), paths)
+    images = tuple(ImageRecord(path, path, "", None, 1, 1) for path in paths)
+    fold_by_path = {path: number % 5 for number, path in enumerate(paths)}
+    thresholds = fit_thresholds(CLASSES, p, y, NO_THRESHOLDS, None)
+    optimistic = build_report(CLASSES, p, LabeledSubset(subset, images, ()), "validation", thresholds)
+    labeled = LabeledSubset(subset, images, (), folds=fold_by_path)
+    honest = build_report(CLASSES, p, labeled, "out-of-fold", thresholds)
+    predicted = np.empty_like(y)
+    for fold in range(5):
+        rows = np.arange(60) % 5 == fold
+        cuts = fit_label_thresholds(CLASSES, p[~rows], y[~rows])
+        predicted[rows] = p[rows] >= list(cuts.values())
+    assert honest.evaluation.metrics["micro_f1"].value == pytest.approx(
+        reference.f1_score(y, predicted, average="micro")
+    )
+    assert honest.evaluation.accuracy == pytest.approx((predicted == y).mean())
+    values = [report.evaluation.metrics["macro_f1"].value or 0 for report in (honest, optimistic)]
+    assert values[0] < values[1] - 0.02
+    assert [row.threshold for row in honest.evaluation.per_class] == list((thresholds.labels or {}).values())
+    assert honest.evaluation.metrics["auroc"] == optimistic.evaluation.metrics["auroc"]
+
+
+@pytest.mark.parametrize("request_", [ThresholdRequest(target_precision=0.7, fnr=0.2), ThresholdRequest(recall=0.8)])
+def test_targets_are_checked_on_folds_that_did_not_choose_the_thresholds(request_: ThresholdRequest) -> None:
+    p, y = draw(200)
+    paths = tuple(map(str, range(200)))
+    images = tuple(ImageRecord(path, path, "", None, 1, 1) for path in paths)
+    subset = Subset(p, np.arange(200), y.astype(np.uint8), paths)
+    thresholds = fit_thresholds(CLASSES, p, y, request_, None)
+    reports = [
+        build_report(CLASSES, p, LabeledSubset(subset, images, (), folds=folds), "out-of-fold", thresholds)
+        for folds in ({}, {path: int(path) % 4 for path in paths})
+    ]
+    assert reports[0].evaluation.metrics["micro_f1"] != reports[1].evaluation.metrics["micro_f1"]
+    if request_.fnr is None:
+        return
+    sets, decisions = ([getattr(report, name) for report in reports] for name in ("label_sets", "decisions"))
+    assert sets[0].threshold == sets[1].threshold
+    assert sets[0].fnr != sets[1].fnr
+    assert decisions[0] != decisions[1]

@@ -72,7 +72,8 @@ class OutputReader:
             raise UsageError("--tta does not apply to out-of-fold predictions, which are stored: leave it out.")
         labeled = self.labeled_images.load("train", allow_missing=self.allowed.missing, cache=self.cache)
         leaked = folds.find_leaked_contents(run, run.config.split.folds)
-        labeled = replace(labeled, split="validation", leaked=leaked)
+        fold_by_path = folds.list_folds(run, run.config.split.folds)
+        labeled = replace(labeled, split="validation", leaked=leaked, folds=fold_by_path)
         return labeled, folds.read_outputs(run, labeled.subset.paths, labeled.subset.labels)
 
     def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.selective import SelectiveMetrics
 
-CHOSEN_ON = ("validation", "out-of-fold")  # splits that thresholds are chosen on
+OUT_OF_FOLD = "out-of-fold"
 
 
 def print_report(report: MultiLabelReport) -> None:
@@ -46,11 +46,15 @@ def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:
     target = (
         None if t is None else {"precision": t.target_precision, "recall": t.target_recall}.get(str(t.label_target))
     )
+    if t is not None and report.split == OUT_OF_FOLD:
+        yield "decisions: those of each fold by thresholds that were fitted on the other folds"
+    if t is not None and t.label_target == "f1" and report.split == "validation":
+        yield "thresholds for the highest F1, chosen on these same images: evaluate on others for an unbiased value"
     if t is None or target is None:
         return
     images = plural(t.count, "validation image")
     yield f"thresholds for a {t.label_target} of {target:g} of each class, chosen on {images}"
-    if report.split in CHOSEN_ON:
+    if report.split == "validation":
         yield "  they were chosen on these same images: evaluate on others for an unbiased value"
     if report.unreached:
         listed = ", ".join(report.unreached[:5]) + (", ..." if len(report.unreached) > 5 else "")
@@ -71,7 +75,7 @@ def _label_set_lines(report: MultiLabelReport) -> Iterator[str]:
         f"label sets for a false-negative rate of {s.target:g}: they miss {value or 'nothing'} of the labels of an "
         f"image ({ends or note}), {s.mean_size:.2f} classes on average, {s.empty_fraction:.1%} empty"
     )
-    if report.split in CHOSEN_ON:
+    if report.split == "validation":
         yield "  their threshold was chosen on these same images: evaluate on others for an unbiased value"
 
 

@@ -199,7 +199,7 @@ class LabeledSubset:
     training images is `overlap`. `missing` are images of the split that are gone; `added` counts images that were added
     to the run's sources later and are in no split. `leaked` maps the hash of each image that is also in an earlier
     split to "identical" or "near_duplicates". `groups` maps the path of each image to its group, where the run was
-    split by groups.
+    split by groups. `folds` maps the path of each image to its fold, where the predictions are out of fold.
     """
 
     subset: Subset
@@ -211,3 +211,4 @@ class LabeledSubset:
     overlap: TrainingOverlap | None = None
     leaked: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    folds: Mapping[str, int] = field(default_factory=dict)

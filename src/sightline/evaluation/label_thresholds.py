@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,61 @@ def list_limits(thresholds: Thresholds | None, classes: Sequence[str]) -> NDArra
     return np.array([-1.0 if limit is None else limit for limit in limits])
 
 
+@dataclass(frozen=True, slots=True)
+class DecisionLimits:
+    """The probabilities from which on classes are present, `present`, and up to which they are absent, `absent`.
+
+    float64 [K], or [N, K] where each image has its own. `in_set` is that of a class in a label set: one number, or
+    float64 [N, 1].
+    """
+
+    present: NDArray[np.float64]
+    absent: NDArray[np.float64] | None
+    in_set: NDArray[np.float64] | float | None
+
+    @classmethod
+    def from_thresholds(cls, thresholds: Thresholds | None, classes: Sequence[str]) -> Self:
+        """Return the limits that are the same for all images."""
+        in_set = None if thresholds is None else thresholds.set_threshold
+        return cls(list_thresholds(thresholds, classes), list_limits(thresholds, classes), in_set)
+
+
+def cross_fit_limits(
+    classes: Sequence[str],
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    folds: NDArray[np.int64],
+    thresholds: Thresholds,
+    conservative: bool,  # noqa: FBT001  # as in the request
+) -> DecisionLimits:
+    """Return limits for the targets of `thresholds`: for each of `folds` (int64 [N]), those of the other images.
+
+    Thresholds look better on the images that they were fitted on than on others. These are nearly those that all images
+    give, and were fitted without the image that they decide.
+    """
+    request = ThresholdRequest(
+        target_precision=thresholds.target_precision if thresholds.label_target == "precision" else None,
+        recall=thresholds.target_recall if thresholds.label_target == "recall" else None,
+        fnr=thresholds.target_fnr, conservative=conservative,
+    )  # fmt: skip
+    of_all = DecisionLimits.from_thresholds(thresholds, classes)
+    present = np.tile(of_all.present, (len(labels), 1))
+    absent = None if of_all.absent is None else np.tile(of_all.absent, (len(labels), 1))
+    in_set = None if of_all.in_set is None else np.full((len(labels), 1), of_all.in_set)
+    for fold in np.unique(folds):
+        rows = folds == fold
+        if rows.all():
+            continue
+        fitted = fit_thresholds(classes, probabilities[~rows], labels[~rows], request, None)
+        limits = DecisionLimits.from_thresholds(fitted, classes)
+        present[rows] = limits.present
+        if absent is not None and limits.absent is not None:
+            absent[rows] = limits.absent
+        if in_set is not None and limits.in_set is not None:
+            in_set[rows] = limits.in_set
+    return DecisionLimits(present, absent, in_set)
+
+
 def list_unreached(thresholds: Thresholds) -> tuple[str, ...]:
     """Return the classes for which no threshold is known to reach the target precision or recall.
 
@@ -171,17 +227,19 @@ def fit_recall(
 
 
 def evaluate_decisions(
-    classes: Sequence[str], probabilities: NDArray[np.float32], labels: NDArray[np.bool_], thresholds: Thresholds | None
+    classes: Sequence[str],
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    thresholds: Thresholds | None,
+    limits: DecisionLimits | None = None,
 ) -> tuple[LabelDecisions, ...] | None:
-    """Return how each class is decided; None for thresholds that do not abstain."""
-    limits = list_limits(thresholds, classes)
-    if thresholds is None or limits is None:
+    """Return how each class is decided, by `limits` in place of those of `thresholds`; None if they do not abstain."""
+    limits = limits or DecisionLimits.from_thresholds(thresholds, classes)
+    if thresholds is None or limits.absent is None:
         return None
     target, present, absent = (
-        thresholds.target_precision,
-        probabilities >= list_thresholds(thresholds, classes),
-        probabilities <= limits,
-    )
+        thresholds.target_precision, probabilities >= limits.present, probabilities <= limits.absent
+    )  # fmt: skip
     return tuple(
         LabelDecisions(
             label,

@@ -16,7 +16,13 @@ from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
 from sightline.evaluation import risk_control
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
-from sightline.evaluation.label_thresholds import LabelDecisions, evaluate_decisions, list_thresholds
+from sightline.evaluation.label_thresholds import (
+    DecisionLimits,
+    LabelDecisions,
+    cross_fit_limits,
+    evaluate_decisions,
+    list_thresholds,
+)
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.report import EvaluationReport
@@ -93,18 +99,30 @@ def build_report(
     split: str,
     thresholds: Thresholds | None,
     unreached: tuple[str, ...] = (),
+    *,
+    conservative: bool = True,
 ) -> MultiLabelReport:
-    """Return the evaluation of `probabilities` float32 [N, K] for the images `labeled`."""
-    cuts = list_thresholds(thresholds, classes)
-    evaluate = partial(_evaluate, classes, cuts, labeled.groups)
-    evaluation = add_leakage(evaluate(probabilities, labeled.subset, labeled.unreadable), labeled, evaluate)
+    """Return the evaluation of `probabilities` float32 [N, K] for the images `labeled`.
+
+    Thresholds that were fitted on out-of-fold predictions are not evaluated on these images: each fold is decided by
+    thresholds of the others, `conservative` ones if those for a target are.
+    """
+    limits = DecisionLimits.from_thresholds(thresholds, classes)
+    subset, cuts_by_path = labeled.subset, dict[str, NDArray[np.float64]]()
+    if labeled.folds and thresholds is not None:
+        folds = np.array([labeled.folds[path] for path in subset.paths], np.int64)
+        true = subset.labels.astype(bool)
+        limits = cross_fit_limits(classes, probabilities, true, folds, thresholds, conservative)
+        cuts_by_path = dict(zip(subset.paths, limits.present, strict=True))
+    evaluate = partial(_evaluate, classes, list_thresholds(thresholds, classes), cuts_by_path, labeled.groups)
+    evaluation = add_leakage(evaluate(probabilities, subset, labeled.unreadable), labeled, evaluate)
     return MultiLabelReport(
         evaluation,
         split,
-        _find_errors(evaluation, cuts),
+        _find_errors(evaluation, limits.present),
         thresholds,
-        evaluate_decisions(classes, probabilities, evaluation.labels, thresholds),
-        _evaluate_label_sets(evaluation, thresholds),
+        evaluate_decisions(classes, probabilities, evaluation.labels, thresholds, limits),
+        _evaluate_label_sets(evaluation, thresholds, limits),
         unreached,
     )
 
@@ -123,17 +141,20 @@ def list_predictions(result: MultiLabelResult, thresholds: Thresholds | None) ->
         }
 
 
-def _evaluate_label_sets(evaluation: MultiLabelResult, thresholds: Thresholds | None) -> LabelSetMetrics | None:
+def _evaluate_label_sets(
+    evaluation: MultiLabelResult, thresholds: Thresholds | None, limits: DecisionLimits
+) -> LabelSetMetrics | None:
     if thresholds is None or thresholds.set_threshold is None or thresholds.target_fnr is None:
         return None
     return risk_control.evaluate_label_sets(
-        evaluation.probabilities, evaluation.labels, thresholds.set_threshold, thresholds.target_fnr
+        evaluation.probabilities, evaluation.labels, thresholds.set_threshold, thresholds.target_fnr, limits.in_set
     )
 
 
 def _evaluate(
     classes: tuple[str, ...],
     cuts: NDArray[np.float64],
+    cuts_by_path: Mapping[str, NDArray[np.float64]],
     group_by_path: Mapping[str, str],
     probabilities: NDArray[np.float32],
     samples: Subset,
@@ -143,8 +164,10 @@ def _evaluate(
     labels = samples.labels.astype(bool)
     names = [group_by_path.get(path, path) for path in samples.paths]
     groups = np.unique(names, return_inverse=True)[1].astype(np.int64) if group_by_path else None
-    metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts, groups=groups)
-    decisions, right = labels.size, int(((probabilities >= cuts) == labels).sum())
+    of_images = np.reshape([cuts_by_path[path] for path in samples.paths], labels.shape) if cuts_by_path else cuts
+    predicted = probabilities >= of_images
+    metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts, groups=groups, predicted=predicted)
+    decisions, right = labels.size, int((predicted == labels).sum())
     return MultiLabelResult(
         classes=classes,
         accuracy=right / decisions if decisions else 0.0,

@@ -113,13 +113,16 @@ def compute_label_metrics(
     thresholds: NDArray[np.float64],
     seed: int = 0,
     groups: NDArray[np.int64] | None = None,
+    predicted: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, Metric], tuple[LabelMetrics, ...]]:
     """Return the metrics over all classes by name, and those of each class, which is predicted from its threshold on.
 
     `thresholds` are float64 [K], infinity for a class that is never predicted. `groups` int64 [N] number the groups of
-    the images from 0; None if each image is on its own.
+    the images from 0; None if each image is on its own. `predicted` bool [N, K] are the predicted classes, if they
+    are not those of one threshold for all images.
     """
-    count, predicted = len(labels), probabilities >= thresholds
+    count = len(labels)
+    predicted = probabilities >= thresholds if predicted is None else predicted
     resampling = _Resampling(seed, groups)
     ranked, ranked_classes = _rank(probabilities, labels, resampling)
     ranges = resampling.estimate_rates(predicted, labels)

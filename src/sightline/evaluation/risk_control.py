@@ -64,10 +64,18 @@ def compute_false_negative_rates(in_set: NDArray[np.bool_], labels: NDArray[np.b
 
 
 def evaluate_label_sets(
-    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], threshold: float, target: float, seed: int = 0
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    threshold: float,
+    target: float,
+    cuts: NDArray[np.float64] | float | None = None,
+    seed: int = 0,
 ) -> LabelSetMetrics:
-    """Return the false-negative rate and the size of the sets on images that were not used to fit them."""
-    in_set = probabilities.astype(np.float64) >= threshold
+    """Return the false-negative rate and the size of the sets on images that were not used to fit them.
+
+    `cuts` are thresholds of the images, float64 [N, 1], in place of the `threshold`.
+    """
+    in_set = probabilities.astype(np.float64) >= (threshold if cuts is None else cuts)
     rates, sizes, count = compute_false_negative_rates(in_set, labels), in_set.sum(1), len(labels)
     if count < 2:
         fnr = Metric(float(rates.mean()) if count else None, None, ONE_IMAGE_NOTE if count else "there are no images")

@@ -129,7 +129,10 @@ def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) 
     }
     if folds.is_folded(config):
         leaked = folds.find_leaked_contents(run, config.split.folds)
-        labeled["validation"] = replace(data.labeled_subset("train"), split="validation", leaked=leaked)
+        labeled["validation"] = replace(
+            data.labeled_subset("train"), split="validation", leaked=leaked,
+            folds=folds.list_folds(run, config.split.folds),
+        )  # fmt: skip
     return labeled
 
 

@@ -113,6 +113,12 @@ def collect_logits(
     return np.stack([logits[path] for path in paths])
 
 
+def list_folds(run: RunDirectory, folds: int) -> dict[str, int]:
+    """Return the fold of each image that a fold held out, by path."""
+    predictions = {fold: RunDirectory.open(get_fold_path(run, fold)).read_predictions("test") for fold in range(folds)}
+    return {path: fold for fold, values in predictions.items() if values is not None for path in values.paths}
+
+
 def find_leaked_contents(run: RunDirectory, folds: int) -> dict[str, LeakKind]:
     """Return the contents that were predicted by a model that was trained on the same or a nearly identical image."""
     leaked: dict[str, LeakKind] = {}
