@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,19 @@ def test_the_last_selections_are_kept(library: Library) -> None:
         library.add_selection(range(100 + i))
     with pytest.raises(UsageError, match="select them again"):
         library.list_ids(Query(selection=keys[-2]))
+
+
+def test_counts_after_any_corrections_are_those_of_a_new_table(
+    index: Index, library: Library, corrections: Corrections
+) -> None:
+    generator = np.random.default_rng(0)
+    edits = [("relabel", "a"), ("relabel", "new"), ("move", "test"), ("drop", None), ("restore", None)]
+    for _ in range(40):
+        ids = generator.choice(len(index.images), int(generator.integers(1, 4)), replace=False).tolist()
+        edit, to = edits[int(generator.integers(len(edits)))]
+        with contextlib.suppress(UsageError):  # such as to drop every image
+            library.update(corrections.apply(ids, edit, to).after)
+        library.update(ids)
+        fresh = Library(index, corrections, None, {i: ImagePrediction(*p) for i, p in PREDICTED.items()})
+        assert library.count_values() == fresh.count_values()
+        fresh.close()

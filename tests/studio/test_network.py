@@ -68,6 +68,8 @@ def test_the_token_becomes_a_cookie_of_this_studio_alone(client: Any) -> None:
     assert attributes[0] == f"{COOKIE}={TOKEN}"
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(attributes)
     assert "Secure" not in attributes
+    for scanned in (TOKEN, "of-an-earlier-start"):
+        assert 'http-equiv="refresh"' in client.get(f"/?token={scanned}").text, "the code is scanned again"
     page = client.get("/")
     token = re.search(r'name="csrf-token" content="([^"]+)"', page.text)
     assert token

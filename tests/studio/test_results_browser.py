@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
 from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
 
@@ -194,3 +197,34 @@ def test_look_alikes_of_a_large_image_follow_the_list(open_page: Any, address: s
         "first => document.querySelector('#viewer-nearest li').title !== first", arg=first, timeout=30_000
     )
     assert page.locator("#viewer-nearest img").count() == 8
+
+
+def test_hostile_names_are_text_on_every_page(tmp_path: Path, open_page: Any) -> None:
+    script = "<img src=x onerror=document.title='owned'>"
+    names = (script, "$&$'\"{{7*7}} LABEL")
+    data = draw_classes(tmp_path / "data", COLORS, 12)
+    for color, name in zip(COLORS, names, strict=False):
+        (data / color).rename(data / name)
+        (data / name / f"{color}-000.png").rename(data / name / f"{script}\x1b[2J'\".png")
+    run = sl.train(data, recipe="quick", model="cifar10-simple", epochs=1, seed=1, out=tmp_path / "a")
+    shutil.copytree(run.path, tmp_path / script)
+    with open_studio(run, tmp_path / "fixes.jsonl") as studio, serve(studio) as address:
+        page = open_page(address)
+        for path in ("results", "compare", "map", "try", "train"):
+            page.goto(f"{address}/{path}")
+            if path == "compare":
+                page.click(".choices a")
+                assert script in page.text_content("#runs")
+            elif path == "map":
+                page.click("#start-features")
+                page.wait_for_selector("#map:not([hidden])")
+                playwright.expect(page.locator("#legend")).to_contain_text(names[1])
+            elif path == "try":
+                page.set_input_files("#file", next((data / names[1]).iterdir()))
+                page.wait_for_selector("#nearest li")
+                page.click("#show-heat")
+                playwright.expect(page.locator("#evidence")).to_contain_text(re.compile(r"“.+”"), timeout=60_000)
+                label = str(page.text_content("#label")).rpartition(" · ")[0]
+                assert f"“{label}”" in page.text_content("#evidence"), "no pattern of a replacement"
+            assert "owned" not in page.title()
+            assert page.locator("img[src=x]").count() == 0

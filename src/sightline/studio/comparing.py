@@ -43,7 +43,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages, othe
 
 def list_runs(path: Path, others: Sequence[Path]) -> dict[str, Path]:
     """Return the evaluated runs to compare the one at `path` with, by name: `others`, and those in its folder."""
-    siblings = sorted(folder for folder in path.resolve().parent.iterdir() if (folder / "run.json").is_file())
+    siblings = sorted(file.parent for file in path.resolve().parent.glob("*/run.json"))
     known, runs = {path.resolve()}, {}
     for folder in (*others, *siblings):
         if folder.resolve() not in known and any((folder / "eval" / split).is_dir() for split in SPLITS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from threading import Lock
@@ -171,6 +172,7 @@ class Library:
             "confidence, label_probability) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+        self._counts, self._findings = self._count(), dict[str, int]()  # as updates leave them
         self._selections: list[str] = []
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
@@ -232,17 +234,9 @@ class Library:
 
         Dropped images count in no class and no split, and those without a label in no class.
         """
-        counts = {}
-        for name in ("label", "split", "predicted"):
-            where = f"{name} IS NOT NULL AND {name} != ''" + (" AND NOT dropped" if name != "predicted" else "")
-            statement = f"SELECT {name}, count(*) FROM images WHERE {where} GROUP BY 1 ORDER BY 1"  # noqa: S608
-            counts[name] = {row[0]: row[1] for row in self._run(statement)}
-        kinds = "SELECT kind, count(DISTINCT image) FROM findings GROUP BY 1 ORDER BY min(rowid)"
-        counts["finding"] = {row[0]: row[1] for row in self._run(kinds)}
-        for state, condition in STATES.items():
-            statement = f"SELECT count(*) FROM images WHERE {condition}"  # noqa: S608
-            counts.setdefault("state", {})[state] = self._run(statement)[0][0]
-        return counts
+        with self._lock:
+            counts = {name: dict(sorted(counter.items())) for name, counter in self._counts.items()}
+            return counts | {"finding": dict(self._findings), "state": {s: self._counts["state"][s] for s in STATES}}
 
     def update(self, ids: Iterable[int]) -> None:
         """Take over the corrections of these images."""
@@ -251,12 +245,16 @@ class Library:
             entries = self._corrections.get(i)
             label, split = (entries[action].to if action in entries else None for action in ("relabel", "move"))
             rows.append((label, split, "drop" in entries, i))
+        changed = [row[-1] for row in rows]
         with self._lock:
+            before = self._count(changed)
             self._database.executemany(
                 "UPDATE images SET label = coalesce(?, source_label), split = coalesce(?, source_split), dropped = ? "
                 "WHERE id = ?",
                 rows,
             )
+            for name, counter in self._count(changed).items():
+                self._counts[name] = self._counts[name] - before[name] + counter
 
     def set_findings(self, findings: Sequence[Finding]) -> None:
         """Replace the findings by those known from the start and these; those on classes or folders are of no image."""
@@ -273,6 +271,22 @@ class Library:
             ]
             self._database.execute("DELETE FROM findings")
             self._database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", rows)
+            kinds = "SELECT kind, count(DISTINCT image) FROM findings GROUP BY 1 ORDER BY min(rowid)"
+            self._findings = {row[0]: row[1] for row in self._database.execute(kinds)}
+
+    def _count(self, ids: Sequence[int] | None = None) -> dict[str, Counter[str]]:
+        """Return the numbers of `count_values` but those of findings, of some images or of all."""
+        among = "1" if ids is None else "id IN (SELECT value FROM json_each(:ids))"
+        values = {"ids": jsonio.dumps(ids)}
+        counts: dict[str, Counter[str]] = {}
+        for name in ("label", "split", "predicted"):
+            where = f"{among} AND {name} != ''" + (" AND NOT dropped" if name != "predicted" else "")
+            statement = f"SELECT {name}, count(*) FROM images WHERE {where} GROUP BY 1"  # noqa: S608
+            counts[name] = Counter(dict(map(tuple, self._database.execute(statement, values))))
+        sums = ", ".join(f"total({condition})" for condition in STATES.values())
+        totals = self._database.execute(f"SELECT {sums} FROM images WHERE {among}", values).fetchone()  # noqa: S608
+        counts["state"] = Counter({state: int(total) for state, total in zip(STATES, totals, strict=True)})
+        return counts
 
     def _run(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[sqlite3.Row]:
         with self._lock:

@@ -62,9 +62,12 @@ class NetworkAccess:
         return address is not None and address == _parse_address(server[0])
 
     def admit(self, scope: Scope) -> Response | None:
-        """Return what turns the token of the first address into a cookie, if a request has it there."""
+        """Return what turns the token of the first address into a cookie, if a request has it there.
+
+        Who has the cookie may open an address of an earlier start.
+        """
         token = QueryParams(scope["query_string"]).get(PARAMETER)
-        if scope["path"] != "/" or token is None or not self._is_token(token):
+        if scope["path"] != "/" or token is None or not (self._is_token(token) or self.allows(scope)):
             return None
         response = HTMLResponse(_ENTRANCE, headers=FRESH)
         is_encrypted = scope["scheme"] == "https"

@@ -69,8 +69,10 @@ class ProtectionMiddleware:
             how = "" if access is None else " --allowed-host adds one."
             return _forbid(f"The studio answers only to this machine's own names.{how}")
         is_safe = scope["method"] in SAFE_METHODS
+        if access is not None and is_safe and (entrance := access.admit(scope)) is not None:
+            return entrance
         if access is not None and not access.allows(scope):
-            return (access.admit(scope) if is_safe else None) or self._ask_for_token(scope)
+            return self._ask_for_token(scope)
         return None if is_safe else self._refuse_change(scope, headers)
 
     def _refuse_change(self, scope: Scope, headers: Headers) -> Response | None:

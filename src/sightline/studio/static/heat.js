@@ -22,7 +22,7 @@ export function draw(canvas, image, side = 900) {
 
 /** What a heat map shows, in a sentence. */
 export function describe({ label, probability, faithfulness }) {
-  if (!faithfulness) return texts["no-evidence"].replace("LABEL", label);
+  if (!faithfulness) return texts["no-evidence"].replace("LABEL", () => label);
   const values = {
     LABEL: label,
     SHARE: percent(faithfulness.masked_fraction),

@@ -30,7 +30,7 @@ function showPrediction({ label, probability, top, decision, set }) {
   $("#view").setAttribute("aria-label", label);
   const sentence = { class: texts["decision-class"], set: texts["decision-set"], abstain: texts["decision-abstain"] }[decision];
   $("#decision").hidden = !sentence;
-  $("#decision").textContent = sentence ? sentence.replace("LABELS", (set ?? []).join(", ")) : "";
+  $("#decision").textContent = sentence ? sentence.replace("LABELS", () => (set ?? []).join(", ")) : "";
   $("#decision").className = decision ?? "";
   $("#top").replaceChildren(
     ...top.map((one) => {
