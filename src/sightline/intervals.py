@@ -148,7 +148,7 @@ def anytime_interval(hits: int, count: int, alpha: float = ALPHA) -> Interval:
     41:1397-1409). It is about 1.5 times as wide as the exact interval.
 
     >>> anytime_interval(9, 10)
-    Interval(low=0.4334..., high=0.9993...)
+    Interval(low=0.4548..., high=0.9995...)
     """
     if not count:
         return Interval(0.0, 1.0)

@@ -29,13 +29,13 @@ from sightline.runs import network_setup
 from sightline.runs.facts import THIS_MACHINE, DataFacts
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.resolve import apply_steps, resolve_request
-from sightline.runs.steps import SMALL_SIDE, choose_device, choose_value_range, choose_weights
+from sightline.runs.steps import SMALL_SIDE, choose_device, choose_value_range, choose_weights, keep_features_exact
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
 from sightline.training import stages
 
 HEAD = StageConfig("head", unfreeze=0)
-CHOICES = (choose_device, choose_weights, choose_value_range)  # that features depend on
+CHOICES = (choose_device, choose_weights, choose_value_range, keep_features_exact)  # that features depend on
 FEW_IMAGES = 10  # different images of a class; with fewer, the curve says so
 VISIBLE_GAIN = 0.0005  # a gain that is written as 0.1 points
 

@@ -206,6 +206,13 @@ def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> S
     )
 
 
+def keep_features_exact(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in the precision of a network that is not trained: float32, without asking the device or a clock."""
+    if config.train.precision not in OPEN_PRECISIONS:
+        return StepResult(config)
+    return StepResult(replace(config, train=replace(config.train, precision="float32")))
+
+
 IMMEDIATE_STEPS: tuple[Step, ...] = (choose_model, choose_input_size, choose_alpha, choose_channels, choose_solvers)
 """Steps that follow from the headers of the images and the files of this machine."""
 
