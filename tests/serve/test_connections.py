@@ -124,6 +124,14 @@ def server() -> Iterator[RunningServer]:
         yield running
 
 
+def test_answers_are_sent_at_once() -> None:
+    with Listener(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_header_must_arrive_in_time_on_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LINGER_SECONDS", 0.5)  # after which a client that goes on sending is cut off
     with RunningServer(Limits(header=0.3)) as server:

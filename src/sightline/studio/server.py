@@ -88,7 +88,8 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
 
     certificate = read_certificate(ssl_certfile, ssl_keyfile)
     scheme = "http" if certificate is None else "https"
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # asyncio knows TCP by its protocol
         bound = _bind(listener, host, port)
         access = None if is_local else make_access(host, bound, make_token(), allowed_hosts, scheme=scheme)
         with open_studio(data, patch, callback, compare, classes, runs) as studio:
