@@ -46,14 +46,20 @@ def draw_weights(
         yield rows
 
 
+def resample_sums(values: NDArray[np.float64], seed: int, name: str) -> NDArray[np.float64]:
+    """Return the sums [R, M] of resampled rows of `values` [N, M]."""
+    number = count_resamples(len(values)) or MIN_RESAMPLES
+    return np.concatenate([w @ values for w in draw_weights(len(values), number, seed, name)])
+
+
 def resample_means(
     values: NDArray[np.float64], seed: int, name: str, groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
     """Return the means [R, M] of resampled rows of `values` [N, M], or of resampled `groups` of rows."""
     count = len(values)
-    batches = draw_weights(count, count_resamples(count) or MIN_RESAMPLES, seed, name, groups)
     if groups is None:
-        return np.concatenate([w @ values for w in batches]) / count
+        return resample_sums(values, seed, name) / count
+    batches = draw_weights(count, count_resamples(count) or MIN_RESAMPLES, seed, name, groups)
     return np.concatenate([w @ values / w.sum(1, keepdims=True) for w in batches])
 
 

@@ -80,36 +80,37 @@ def compute_mask_metrics(
     present = total.sum(1) > 0
     resampled = _resample(confusions)
 
-    def measure(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> list[Metric]:
+    def measure(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> tuple[Metric, list[Metric]]:
         values, spread = compute(total), compute(resampled)
-        return [
+        each = [
             _make_class_metric(label, float(values[k]), spread[:, k], is_present=bool(present[k]))
             for k, label in enumerate(classes)
         ]
-
-    def average(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> Metric:
         if not present.any():
-            return Metric(None, None, "no pixel has a class")
-        spread = _mean_of_present(compute(resampled))
-        return bootstrap.make_metric(float(np.mean(compute(total)[present])), spread, int(present.sum()))
+            return Metric(None, None, "no pixel has a class"), each
+        mean = float(np.mean(values[present]))
+        return bootstrap.make_metric(mean, _mean_of_present(spread), int(present.sum())), each
 
     def measure_pixels(value: NDArray[np.float64], spread: NDArray[np.float64]) -> Metric:
         return (
             bootstrap.make_metric(float(value), spread) if present.any() else Metric(None, None, "no pixel has a class")
         )
 
+    mean_iou, iou = measure(compute_iou)
+    mean_dice, dice = measure(compute_dice)
+    mean_recall, recall = measure(_compute_recall)
+    _, precision = measure(_compute_precision)  # of a class that is never predicted there is none to average
     boundary, boundary_classes = _measure_boundaries(classes, boundaries, present)
     metrics = {
-        "mean_iou": average(compute_iou),
-        "mean_dice": average(compute_dice),
+        "mean_iou": mean_iou,
+        "mean_dice": mean_dice,
         "boundary_f1": boundary,
         "pixel_accuracy": measure_pixels(compute_pixel_accuracy(total), compute_pixel_accuracy(resampled)),
-        "mean_class_accuracy": average(_compute_recall),
+        "mean_class_accuracy": mean_recall,
         "ece": measure_pixels(
             calibration.compute_binned_ece(reliability.sum(0)), calibration.compute_binned_ece(_resample(reliability))
         ),
     }
-    iou, dice, precision, recall = map(measure, (compute_iou, compute_dice, _compute_precision, _compute_recall))
     support = (confusions.sum(2) > 0).sum(0)
     fractions = total.sum(1) / max(int(total.sum()), 1)
     per_class = tuple(
@@ -166,11 +167,8 @@ def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _resample(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return the sums over resampled images of the values of each [N, ...], float64 [R, ...]."""
-    count, shape = len(values), values.shape[1:]
-    cells = values.reshape(count, -1).astype(np.float64)
-    number = bootstrap.count_resamples(count) or bootstrap.MIN_RESAMPLES
-    sums = [weights @ cells for weights in bootstrap.draw_weights(count, number, SEED, "masks")]
-    return np.concatenate(sums).reshape(-1, *shape)
+    cells = values.reshape(len(values), -1).astype(np.float64)
+    return bootstrap.resample_sums(cells, SEED, "masks").reshape(-1, *values.shape[1:])
 
 
 def _count_parts(
