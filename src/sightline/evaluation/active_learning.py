@@ -24,6 +24,7 @@ from sightline.evaluation.label_subsets import list_sizes
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.learning_curve import LabelGain, summarize
 from sightline.intervals import Interval, anytime_interval, exact_interval
+from sightline.metrics import softmax
 from sightline.seeding import make_generator
 
 UNLABELED, EXCLUDED = -1, -2
@@ -132,10 +133,7 @@ def fit_heads(
 def predict_probabilities(features: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the probabilities float32 [N, K] of one head with weights [D + 1, K]."""
     weights32 = weights.astype(np.float32)
-    logits = features @ weights32[:-1] + weights32[-1]
-    exps = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities: NDArray[np.float32] = exps / exps.sum(1, keepdims=True)
-    return probabilities
+    return softmax(features @ weights32[:-1] + weights32[-1])
 
 
 class ActiveLearner:
@@ -149,9 +147,7 @@ class ActiveLearner:
         self._features, self._order, self._seed = features, audit_order, seed
         self._in_audit = np.zeros(len(features), bool)
         self._in_audit[audit_order] = True
-        self._weights: NDArray[np.float64] | None = (
-            None  # [D + 1, 2 or 2 + FOLDS, K]: `head`, `chooser`, without a fold
-        )
+        self._weights: NDArray[np.float64] | None = None  # [D + 1, 2 (+ FOLDS), K]: `head`, `chooser`, without a fold
         self._can_choose = False
         self.accuracy: AuditedAccuracy | None = None
 
@@ -180,7 +176,8 @@ class ActiveLearner:
         if len(np.unique(labels[labeled])) < 2:
             self._weights = self.accuracy = None
             return
-        folds = self._assign_folds(labels)
+        audited = self.list_audited(labels)
+        folds = self._assign_folds(audited)
         others = ~self._in_audit[labeled]
         without_fold = [folds[labeled] != fold for fold in range(FOLDS if measure else 0)]
         used = np.stack([np.ones(len(labeled), bool), others, *without_fold])
@@ -190,17 +187,15 @@ class ActiveLearner:
             start = None
         with one_thread_each():
             self._weights = fit_heads(self._features[labeled], labels[labeled], used, num_classes, start)
-        audited = self.list_audited(labels)
         if measure and len(audited) >= MIN_AUDITED:
             wrong = self._find_errors(audited, labels, folds, self._weights[:, 2:])
             self.accuracy = AuditedAccuracy(int((~wrong).sum()), len(audited))
         else:
             self.accuracy = None
 
-    def _assign_folds(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the fold int64 [N] of each image of the audit, and -1 for others."""
-        folds = np.full(len(labels), -1)
-        audited = self.list_audited(labels)
+    def _assign_folds(self, audited: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the fold int64 [N] of each audited image, and -1 for others."""
+        folds = np.full(len(self._features), -1)
         folds[audited] = np.arange(len(audited)) % FOLDS
         return folds
 
@@ -246,7 +241,7 @@ class ActiveLearner:
             return None
         if len(audited) < MIN_AUDITED:
             return None
-        folds = self._assign_folds(labels)
+        folds = self._assign_folds(audited)
         wrong = np.empty((len(sizes), REPEATS, len(audited)), bool)
         for repeat in range(REPEATS):
             order = make_generator(self._seed, "label gain", repeat).permutation(labeled)
