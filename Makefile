@@ -126,24 +126,25 @@ $(VENV)/installed: $(VENV)/locked pyproject.toml
 	@touch $@
 	@echo "$(VENV) is ready: $(BIN)/sightline --help"
 
-# On top of $(VENV), which it sees through a .pth file: only what the lock for backends adds lies in it.
-$(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
-	@echo "Creating $(BACKENDS) from requirements-backends.lock and $(TORCH) (about a minute, once) ..."
-	@$(BIN)/python -m venv --clear $(BACKENDS)
+# $(call layer_venv,FOLDER,WHAT,LOCK): make FOLDER on top of $(VENV), which it sees through a .pth file; only what LOCK adds
+# lies in it.
+define layer_venv
+	@echo "Creating $1 from $2 (about a minute, once) ..."
+	@$(BIN)/python -m venv --clear $1
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> "$$($(ON_BACKENDS) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
-	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-backends.lock
+		> "$$($1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	@$1/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r $3
+endef
+
+$(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
+	$(call layer_venv,$(BACKENDS),requirements-backends.lock and $(TORCH),requirements-backends.lock)
 	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps "$(TORCH)"
 	@$(ON_BACKENDS) -c 'import torch' || { echo "$(TORCH) is not a build for CPUs: make TORCH=WHEEL test-backends"; exit 1; }
 	@touch $@
 
-# Likewise, for Ray, JAX beside it for training.
+# JAX lies beside Ray, for training.
 $(RAY)/installed: $(VENV)/locked requirements-ray.lock
-	@echo "Creating $(RAY) from requirements-ray.lock (about a minute, once) ..."
-	@$(BIN)/python -m venv --clear $(RAY)
-	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> "$$($(ON_RAY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
-	@$(ON_RAY) -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-ray.lock
+	$(call layer_venv,$(RAY),requirements-ray.lock,requirements-ray.lock)
 	@touch $@
 
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock
