@@ -14,7 +14,7 @@ import typer
 from sightline._io import open_regular
 from sightline.cli import segmentation_view
 from sightline.cli.output import TableFormat, measure_text, print_line, results_stream
-from sightline.cli.sources import Device, DeviceOption, FileLimit, load_model
+from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
@@ -110,15 +110,7 @@ def predict(
             "the areas.",
         ),
     ] = None,
-    tile: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=16,
-            metavar="SCALE",
-            help="Predict masks in tiles, cut from the image at this scale; 0: resize the whole image.",
-        ),
-    ] = None,
+    tile: TileOption = None,
     device: DeviceOption = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:

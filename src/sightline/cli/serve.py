@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import print_line
+from sightline.cli.sources import TileOption
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, MEGABYTE, Limits
 
 _DEFAULTS = Limits()
@@ -53,15 +54,7 @@ def serve(
     max_wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long an image waits for others to share its batch.")
     ] = 0.0,
-    tile: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=16,
-            metavar="SCALE",
-            help="Predict masks in tiles, cut from the image at this scale; 0: resize the whole image.",
-        ),
-    ] = None,
+    tile: TileOption = None,
     reload_interval: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only."),

@@ -1,4 +1,4 @@
-"""Options shared by all commands that read labeled images: the sources, and how to read them."""
+"""Options that several commands share: the sources of labeled images, how to read them, and how a model computes."""
 
 from __future__ import annotations
 
@@ -67,6 +67,15 @@ DeviceOption = Annotated[
         "--device",
         help="Where a bundle computes: gpu needs onnxruntime-gpu; auto: on a GPU if there is one and a batch takes no "
         "longer there.  [default: cpu]",
+    ),
+]
+TileOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=16,
+        metavar="SCALE",
+        help="Predict masks in tiles, cut from the image at this scale; 0: resize the whole image.",
     ),
 ]
 
