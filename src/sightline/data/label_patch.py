@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -28,7 +29,7 @@ KEYS = ("action", "path", "sha256", "label", "reason")
 PATCH_LIMIT = 256 << 20  # bytes of a patch: about a million corrections
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that it keeps its line
 class PatchEntry:
     """One line of a patch: what to do with the image of this path, content and class."""
 
@@ -39,9 +40,9 @@ class PatchEntry:
     to: str | None
     reason: str
 
-    @property
+    @cached_property
     def line(self) -> str:
-        """The JSON line, without a newline."""
+        """The JSON line, without a newline; made once, as the studio writes all lines at each click."""
         return jsonio.dumps({k: v for k, v in asdict(self).items() if v is not None})
 
 
