@@ -65,6 +65,18 @@ def test_csv_has_a_column_for_each_class_and_what_to_make_of_the_answer() -> Non
     assert every[1]["error"] == "cannot be opened"
 
 
+def test_csv_of_masks_has_the_quality_and_no_column_that_is_always_empty() -> None:
+    top = (ClassProbability("sky", 0.6),)
+    mask = Prediction("a.png", "sky", 0.6, top, decision=Decision("mask", None, None), labels=("sky",), quality=0.5)
+    file = io.StringIO()
+    list(write_csv([mask, Prediction("b.png", error="broken")], RowFormat(decisions=True, quality=True), file))
+    assert list(csv.reader(io.StringIO(file.getvalue()))) == [
+        ["path", "label", "probability", "decision", "quality", "error"],
+        ["a.png", "sky", "0.600000", "mask", "0.500000", ""],
+        ["b.png", "", "", "", "", "broken"],
+    ]
+
+
 def test_json_lines_hold_the_top_classes_and_on_demand_all() -> None:
     file = io.StringIO()
     assert list(write_jsonl(PREDICTIONS, RowFormat(top=1, classes=CLASSES), file)) == PREDICTIONS

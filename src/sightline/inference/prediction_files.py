@@ -72,7 +72,7 @@ class PredictionFormat:
     `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
     row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
     `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
-    fields; with `quality`, that of a mask.
+    fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score.
     """
 
     model: str
@@ -346,7 +346,9 @@ def _make_schema(form: PredictionFormat) -> Any:
     if form.several_labels:
         fields += [(name, pyarrow.list_(text)) for name in ("labels", *form.sets)]
     if form.decisions:
-        fields += [("decision", text), ("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
+        fields.append(("decision", text))
+    if form.decisions and not form.quality:
+        fields += [("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
     if form.quality:
         fields.append(("quality", pyarrow.float64()))
     if form.probabilities:

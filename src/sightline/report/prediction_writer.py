@@ -36,8 +36,9 @@ class RowFormat:
     """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
 
     With `decisions`, what to make of the answer, for a model that has thresholds. `sets` are the fields of a prediction
-    with sets of classes that have a column each: undecided, label_set. With `quality`, that of a mask has a column. In
-    CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`.
+    with sets of classes that have a column each: undecided, label_set. With `quality`, rows are of masks: there is a
+    column for it, and a decision has neither a set nor an out-of-distribution score. In CSV, text that a spreadsheet
+    would take for a formula gets an apostrophe, unless `raw`.
     """
 
     top: int = 1
@@ -50,7 +51,7 @@ class RowFormat:
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
         more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
-        decided = ["decision", "set", "ood_score"] if self.decisions else []
+        decided = ["decision", *([] if self.quality else ["set", "ood_score"])] if self.decisions else []
         decided += ["quality"] if self.quality else []
         return [*HEADER, *more, *decided, *self.sets, *(f"probability:{label}" for label in self.classes), "error"]
 
@@ -63,22 +64,25 @@ class RowFormat:
         if prediction.labels is not None:
             probability = "" if prediction.probability is None else f"{prediction.probability:.6f}"
             ranked[:2] = [self._text(prediction.label or ""), probability]
-        decision_cells: list[str] = []
-        if self.decisions and prediction.decision is not None:
-            decision = prediction.decision
-            labels = "" if decision.set is None else jsonio.dumps(list(decision.set))
-            score = "" if decision.ood_score is None else f"{decision.ood_score:.6g}"
-            decision_cells = [decision.decision, labels, score]
-        if self.quality:
-            decision_cells.append("" if prediction.quality is None else f"{prediction.quality:.6f}")
         return [
             self._text(prediction.path),
             *ranked,
-            *decision_cells,
+            *self._decision_cells(prediction),
             *(self._text(join_classes(getattr(prediction, name) or ())) for name in self.sets),
             *(f"{p:.7g}" for p in self._probabilities(prediction)),
             "",
         ]
+
+    def _decision_cells(self, prediction: Prediction) -> list[str]:
+        cells: list[str] = []
+        if self.decisions and prediction.decision is not None:
+            decision = prediction.decision
+            labels = "" if decision.set is None else jsonio.dumps(list(decision.set))
+            score = "" if decision.ood_score is None else f"{decision.ood_score:.6g}"
+            cells = [decision.decision] if self.quality else [decision.decision, labels, score]
+        if self.quality:
+            cells.append("" if prediction.quality is None else f"{prediction.quality:.6f}")
+        return cells
 
     def json_line(self, prediction: Prediction) -> str:
         """Return a row as JSON."""
