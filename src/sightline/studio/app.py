@@ -82,7 +82,7 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     if model is None:
         return []
     return [
-        *results.make_routes(model.run.directory, name, pages),
+        *results.make_routes(model, name, pages),
         *comparing.make_routes(model, library, name, pages, studio.compared),
         *embedding_map.make_routes(model, library, name, pages),
         *trial.make_routes(model, library, name, pages),

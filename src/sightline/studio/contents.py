@@ -19,7 +19,7 @@ from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
-from sightline.data.types import SPLITS, Index, Split
+from sightline.data.types import Index
 from sightline.errors import DataError
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
@@ -72,8 +72,9 @@ def open_studio(
             f"{index.name} has several labels for an image ({index.several_labels}), which the studio cannot edit yet: "
             "give images of one class each."
         )
-    splits = {} if run is None else _read_splits(run)
-    predictions = {} if run is None else _read_predictions(run, index)
+    model = RunModel(data, index) if isinstance(data, Run) else None
+    splits = {} if model is None else model.splits
+    predictions = {} if model is None else _list_predictions(model)
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = patch or Path(f"{_io.safe_stem(index.name)}-fixes.jsonl")
@@ -82,7 +83,6 @@ def open_studio(
             index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
         )
         check = BackgroundCheck(index, library, input_config)
-        model = RunModel(data, index) if isinstance(data, Run) else None
         labeling = None if isinstance(data, Run) else _make_labeling(data, index, corrections, classes)
         training = _make_training(data, corrections, index.name, runs)
         try:
@@ -127,11 +127,6 @@ def _make_labeling(data: Dataset, index: Index, corrections: Corrections, classe
     return Labeling(index, corrections, compute, classes, "" if data.is_in_memory else shlex.join(words))
 
 
-def _read_splits(run: RunDirectory) -> dict[tuple[str, str], Split]:
-    """Return the splits that a run had its images in, by path and content."""
-    return {(row.path, row.sha256): row.split for row in run.read_data() or ()}
-
-
 def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
     """Return the likely label errors of a run, worst first, as one finding; those of changed images are left out."""
     known = {(image.path, image.sha256) for image in index.images}
@@ -143,20 +138,16 @@ def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
     return [Finding("suspected-label-errors", "note", len(issues), "may have the wrong label", advice, paths, reasons)]
 
 
-def _read_predictions(run: RunDirectory, index: Index) -> dict[int, ImagePrediction]:
-    """Return what a run predicts for the images of the splits that it evaluated."""
-    recorded = {(row.path, row.sha256) for row in run.read_data() or ()}
-    positions = {image.path: i for i, image in enumerate(index.images) if (image.path, image.sha256) in recorded}
+def _list_predictions(model: RunModel) -> dict[int, ImagePrediction]:
+    """Return what a run predicts for the images of the splits that it evaluated, by position."""
     predictions: dict[int, ImagePrediction] = {}
-    for split in SPLITS:
-        evaluated = run.read_predictions(split)
-        if evaluated is None:
-            continue
+    for evaluated in model.predictions.values():
         column_of = {name: i for i, name in enumerate(evaluated.classes)}
         best = evaluated.probabilities.argmax(axis=1)
-        for path, column, row in zip(evaluated.paths, best, evaluated.probabilities, strict=True):
-            if (position := positions.get(path)) is not None:
-                label = column_of.get(index.images[position].label)
+        positions = model.find_positions(evaluated.paths)
+        for position, column, row in zip(positions, best, evaluated.probabilities, strict=True):
+            if position is not None:
+                label = column_of.get(model.index.images[position].label)
                 of_label = 0.0 if label is None else float(row[label])
                 predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label)
     return predictions

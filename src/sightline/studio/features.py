@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from threading import Lock
 
 import numpy as np
@@ -15,7 +15,8 @@ from sightline.api.classifier import Classifier
 from sightline.api.run import Run
 from sightline.callbacks import Progress
 from sightline.data import feature_cache
-from sightline.data.types import Index
+from sightline.data.types import SPLITS, Index, Split
+from sightline.evaluation.results import LabeledPredictions
 from sightline.inference.embeddings import ROWS
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.stream import InputItem, compute_feature_size
@@ -28,6 +29,7 @@ class RunModel:
     Attributes:
         run: The run.
         index: Its images.
+        splits: The splits that it had them in, by path and content.
         is_training: Which of them the model was trained on, bool [N].
         features: Their features.
     """
@@ -35,11 +37,17 @@ class RunModel:
     def __init__(self, run: Run, index: Index) -> None:
         self.run, self.index = run, index
         self._lock = Lock()
-        splits = {(row.path, row.sha256): row.split for row in run.directory.read_data() or ()}
-        recorded = [splits.get((image.path, image.sha256)) for image in index.images]
+        self.splits = {(row.path, row.sha256): row.split for row in run.directory.read_data() or ()}
+        recorded = [self.splits.get((image.path, image.sha256)) for image in index.images]
         self.is_training = np.array([split == "train" for split in recorded], bool)
         self._positions = {index.images[i].path: i for i, split in enumerate(recorded) if split is not None}
         self.features = BackgroundFeatures(index, lambda: self.classifier)
+
+    @cached_property
+    def predictions(self) -> dict[Split, LabeledPredictions]:
+        """What the run predicted for the images of each split that it evaluated."""
+        predictions = {split: self.run.directory.read_predictions(split) for split in SPLITS}
+        return {split: of_split for split, of_split in predictions.items() if of_split is not None}
 
     @property
     def classifier(self) -> Classifier:
@@ -72,9 +80,9 @@ class BackgroundFeatures(BackgroundTask):
 
         `is_searched` bool [N] tells which images are compared. Empty until the features are complete.
         """
-        nearest: NearestRows[int] = NearestRows(query[None], count)
         if self._vectors is None:
             return []
+        nearest: NearestRows[int] = NearestRows(query[None], count)
         for start in range(0, len(self._vectors), ROWS):
             rows = np.asarray(self._vectors[start : start + ROWS])
             positions = np.flatnonzero(is_searched[start : start + ROWS] & np.isfinite(rows).all(1))

@@ -15,11 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import intervals, metrics
-from sightline.data.types import SPLITS
 from sightline.evaluation.results import LabeledPredictions, Metric
 from sightline.evaluation.scoring import compute_class_metrics
 from sightline.evaluation.selective import compute_risk_coverage
-from sightline.runs.directory import RunDirectory
+from sightline.studio.features import RunModel
 from sightline.studio.pages import Pages, StrictJSONResponse
 
 MAX_CLASSES = 40  # of a confusion matrix; of more, those with most errors
@@ -135,15 +134,11 @@ def _describe_fraction(hits: int, count: int) -> dict[str, Any]:
     return Metric(hits / count, intervals.wilson_interval(hits, count)).to_dict()
 
 
-def read_results(run: RunDirectory) -> dict[str, SplitResults]:
-    """Return the results of each split that the run was evaluated on."""
-    predictions = {split: run.read_predictions(split) for split in sorted(SPLITS, key=REPORTED.index)}
-    return {split: SplitResults(values) for split, values in predictions.items() if values is not None}
-
-
-def make_routes(run: RunDirectory, name: str, pages: Pages) -> list[Route]:
-    """Return the routes of the page and of its figures; the predictions are read once."""
-    results = read_results(run)
+def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
+    """Return the routes of the page and of its figures."""
+    run = model.run.directory
+    evaluated = sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
+    results: dict[str, SplitResults] = {split: SplitResults(predictions) for split, predictions in evaluated}
     thresholds = run.read_thresholds()
     fitted = None if thresholds is None else thresholds.confidence
 
