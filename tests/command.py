@@ -57,3 +57,13 @@ train.track = []
 [space]
 train.optimizer.learning_rate = [1e-3, 1e-4]
 """
+TINY_SWEEP = """
+recipe = "quick"
+[settings]
+model.name = "cifar10-simple"
+model.hidden_units = [16]
+train.epochs = 3
+train.batch_size = 16
+train.track = []
+"""
+"""The start of a search space: a small network, settings and no parameters yet."""

@@ -34,6 +34,20 @@ IN_ORDER = ["a-b/2.png", "a.png", "a/1.png", "a/b/3.png"]
 
 
 @pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that were opened, in order."""
+    urls: list[str] = []
+    original = RemotePath._open
+
+    def record(self: RemotePath) -> Any:
+        urls.append(self.url)
+        return original(self)
+
+    monkeypatch.setattr(RemotePath, "_open", record)
+    return urls
+
+
+@pytest.fixture
 def memory() -> Iterator[Any]:
     """An empty storage in memory."""
     client = fsspec.filesystem("memory", use_listings_cache=False)
@@ -192,17 +206,9 @@ def test_a_new_signature_of_an_address_does_not_stage_again(memory: Any, monkeyp
 
 @pytest.mark.parametrize("full", [False, True])
 def test_a_cache_that_cannot_be_written_is_reported_at_once(
-    memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+    memory: Any, own_cache: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
     memory.pipe_file("/b/a.zip", b"content")
-    opened: list[str] = []
-    original = RemotePath._open
-
-    def record(self: RemotePath) -> Any:
-        opened.append(self.url)
-        return original(self)
-
-    monkeypatch.setattr(RemotePath, "_open", record)
     if full:
         monkeypatch.setattr(remote, "_write_all", fill_disk)
     else:
@@ -246,21 +252,11 @@ def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_the_class_folders_of_an_address_are_labels(
-    memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_class_folders_of_an_address_are_labels(memory: Any, own_cache: Path, opened: list[str]) -> None:
     for i, image in enumerate(IMAGES[:4]):
         memory.pipe_file(f"/b/photos/train/{('cat', 'dog')[i % 2]}/{i}.png", image)
     memory.pipe_file("/b/photos/test/cat/9.png", IMAGES[4])
     memory.pipe_file("/b/photos/train/cat/broken.png", b"no image")
-    opened: list[str] = []
-    original = RemotePath._open
-
-    def record(self: RemotePath) -> Any:
-        opened.append(self.url)
-        return original(self)
-
-    monkeypatch.setattr(RemotePath, "_open", record)
     index = build_index("memory://b/photos/")
     assert {image.path: (image.label, image.split) for image in index.images} == {
         "test/cat/9.png": ("cat", "test"),

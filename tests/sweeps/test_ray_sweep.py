@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from command import COLORS, draw_classes
+from command import COLORS, TINY_SWEEP, draw_classes
 from ray_nodes import list_workers
 from sightline.api.ray_options import RayOptions
 from sightline.callbacks import Callback, EpochRecord
@@ -23,15 +23,8 @@ from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, runner, sweep
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
-GRID = """
-recipe = "quick"
-[settings]
-model.name = "cifar10-simple"
-model.hidden_units = [16]
-train.epochs = 3
-train.batch_size = 16
-train.track = []
-device.threads = 1
+GRID = f"""
+{TINY_SWEEP}device.threads = 1
 [space]
 train.optimizer.learning_rate = [1e-2, 1e-3]
 seed = [1, 2]

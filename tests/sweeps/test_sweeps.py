@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from command import COLORS, draw_classes
+from command import COLORS, TINY_SWEEP, draw_classes
 from damage import damage_file
 from sightline import api
 from sightline.api import training_process
@@ -41,16 +41,6 @@ from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
-
-TINY = """
-recipe = "quick"
-[settings]
-model.name = "cifar10-simple"
-model.hidden_units = [16]
-train.epochs = 3
-train.batch_size = 16
-train.track = []
-"""
 
 
 def parse_text(text: str, name: str = "mine") -> search_space.SearchSpace:
@@ -203,7 +193,7 @@ REAL = f"""
 monitor = "validation.loss"
 pruner = "median"
 startup_trials = 1
-{TINY}
+{TINY_SWEEP}
 [space]
 train.optimizer.learning_rate = [1e-2, 1e-9]
 model.head = ["softmax", "sigmoid"]
