@@ -80,14 +80,16 @@ def choose_threshold(held_out: MaskOutputs | None, request: ThresholdRequest) ->
     """Return the quality for the target precision; None if there is no target, or no validation images."""
     if held_out is None or request.target_precision is None:
         return None
-    ious = compute_image_iou(held_out.confusions)
+    qualities, ious = _compare_qualities(held_out)
+    is_right = ious >= _get_min_iou(request)
+    return selective.choose_threshold(qualities, is_right, request.target_precision, conservative=request.conservative)
+
+
+def _compare_qualities(outputs: MaskOutputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the quality and the mean IoU, float64 [n] each, of the images with a pixel that has a class."""
+    ious = compute_image_iou(outputs.confusions)
     known = np.isfinite(ious)
-    return selective.choose_threshold(
-        held_out.quality[known],
-        ious[known] >= _get_min_iou(request),
-        request.target_precision,
-        conservative=request.conservative,
-    )
+    return outputs.quality[known], ious[known]
 
 
 def _get_min_iou(request: ThresholdRequest) -> float:
@@ -100,11 +102,8 @@ def evaluate_decisions(
     """Apply a threshold to evaluated images; None without one. `is_fitted`: it was chosen on these images."""
     if thresholds is None or thresholds.min_iou is None or thresholds.target_precision is None:
         return None
-    ious = compute_image_iou(outputs.confusions)
-    known = np.isfinite(ious)
-    ious = ious[known]
-    limit = np.inf if thresholds.quality is None else thresholds.quality
-    accepted = outputs.quality[known] >= limit
+    qualities, ious = _compare_qualities(outputs)
+    accepted = qualities >= (np.inf if thresholds.quality is None else thresholds.quality)
     result = selective.evaluate_threshold(accepted, ious >= thresholds.min_iou, thresholds.target_precision)
     return MaskDecisions(
         result.coverage, result.precision, result.interval, _average(ious[accepted]), result.count,
@@ -124,9 +123,8 @@ def _average(ious: NDArray[np.float64]) -> Metric:
 
 def compute_risk_coverage(outputs: MaskOutputs) -> RiskCoverageCurve:
     """Return one minus the mean IoU of the images of the highest quality, at each coverage."""
-    ious = compute_image_iou(outputs.confusions)
-    known = np.isfinite(ious)
-    return selective.compute_loss_coverage(outputs.quality[known], 1 - ious[known])
+    qualities, ious = _compare_qualities(outputs)
+    return selective.compute_loss_coverage(qualities, 1 - ious)
 
 
 def evaluate_calibration(evaluated: MaskOutputs, held_out: MaskOutputs | None) -> CalibrationReport:

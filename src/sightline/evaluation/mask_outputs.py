@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import metrics
 from sightline.callbacks import Progress, no_progress
 from sightline.data.masks import VOID
 from sightline.data.types import Subset
@@ -26,7 +27,6 @@ from sightline.inference.runner import iterate_results
 from sightline.seeding import make_generator
 
 CALIBRATION_PIXELS = 200_000  # of all images: neighbors hardly differ, so that more would show no more
-MIN_PROBABILITY = 1e-12  # of the true class of a pixel, so that the loss is finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class MaskCollector:
         )
         known = mask != VOID
         true, rows = mask[known].astype(np.int32), probabilities[known]
-        self._losses[position] = _compute_loss(rows, true)
+        self._losses[position] = metrics.cross_entropy(rows, true) if len(true) else math.nan
         self._reliability[position] = calibration.sum_bins(rows.max(1, initial=0), predicted[known] == true)
         self._sample_pixels(position, logits, mask)
         self._keep_worst(position, confusion, predicted)
@@ -136,14 +136,6 @@ class MaskCollector:
             means, self._samples.labels, self._confusions, self._boundaries, self._losses, self._reliability,
             self._quality, logits, labels, {-position: mask for _, position, mask in self._worst},
         )  # fmt: skip
-
-
-def _compute_loss(probabilities: NDArray[np.float32], true: NDArray[np.int32]) -> float:
-    """Return the mean cross-entropy of pixels, probabilities [M, K], in nats; NaN without any."""
-    if not len(true):
-        return math.nan
-    chosen = np.take_along_axis(probabilities, true[:, None], axis=1)
-    return float(-np.log(np.maximum(chosen, MIN_PROBABILITY), dtype=np.float64).mean())
 
 
 def _check_probabilities(probabilities: NDArray[np.float32], path: str) -> None:
