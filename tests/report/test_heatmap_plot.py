@@ -40,3 +40,10 @@ def test_hot_is_yellow_cold_is_dark_and_what_was_not_seen_is_darker() -> None:
     assert min(red, green) > blue + 50
     assert pixels[5, 14].sum() > pixels[5, 11].sum() > pixels[5, 2].sum()
     assert len(set(pixels[5, 2])) == 1
+
+
+def test_heat_is_color_and_the_image_is_gray() -> None:
+    image = np.full((1, 2, 3), (200, 100, 0), np.uint8)
+    cold, hot = overlay_heat(image, np.array([[0, 1]], np.float32))[0].tolist()
+    assert cold == [90, 70, 95]
+    assert hot == [199, 185, 59]

@@ -19,16 +19,12 @@ from sightline.errors import ModelError
 from sightline.explain.explanation import Explanation
 from sightline.explain.localization import map_to_original
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
-from sightline.preprocessing import LUMA, PreprocessingSpec, inspect_image
+from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.report.doctor_page import encode_thumbnail
+from sightline.report.heatmap_plot import overlay_heat
 
 MAX_SIDE = 900  # pixels of the longer side of what is shown
 MAX_WAITING = 4  # requests, the one that is computed included: each takes 154 evaluations of the model
-_COLORS = np.array([
-    (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
-    (170, 220, 50), (253, 231, 37),
-])  # fmt: skip
-"""Viridis at equal distances, as figures and the server's page have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +56,16 @@ def compute_heat_map(predictor: Predictor, content: bytes | NDArray[np.uint8], l
     explanation = explain_pixels(predictor, _decode(spec, content), width, height, label=label)
     scale = min(1.0, MAX_SIDE / max(width, height))
     width, height = (max(1, round(scale * length)) for length in (width, height))
-    image = _decode(spec.with_size(height, width), content)
     if explanation.heat is None:
         raise ModelError(f"The image cannot be explained: {NOT_FINITE_REASON}.")
-    return HeatMap(explanation, blend_heat(image, map_to_original(explanation.heat, spec, width, height)))
+    image = _decode(spec.with_size(height, width), content)
+    visible_box, _ = spec.compute_placement(width, height)
+    heat = map_to_original(explanation.heat, spec, width, height)
+    return HeatMap(explanation, overlay_heat(image, heat, visible_box))
 
 
 def _decode(spec: PreprocessingSpec, content: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return spec.decode(content) if isinstance(content, bytes) else spec.apply(content)
-
-
-def blend_heat(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return an image [H, W, C] in gray under the colors of its heat [H, W] in [0, 1], uint8 [H, W, 3]."""
-    gray = image[..., 0] if image.shape[2] == 1 else image @ np.array(LUMA, np.float32)
-    at = np.linspace(0, 1, len(_COLORS))
-    colors = np.stack([np.interp(heat, at, channel) for channel in _COLORS.T], -1)
-    blended: NDArray[np.uint8] = np.rint((gray[..., None] + colors) / 2).astype(np.uint8)
-    return blended
 
 
 class HeatMapQueue:
