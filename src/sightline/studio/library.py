@@ -98,21 +98,9 @@ class Query:
                 raise UsageError(f"{name} is {value[:MAX_TEXT]!r}: expected one of {', '.join(filter(None, allowed))}.")
         if query.sort == "group" and not query.finding:
             raise UsageError("The order 'group' needs a finding.")
-        query.max_confidence  # noqa: B018  # raises
+        if query.below:
+            parse_fraction("below", query.below)
         return query
-
-    @property
-    def max_confidence(self) -> float | None:
-        """The largest confidence, or None."""
-        if not self.below:
-            return None
-        try:
-            value = float(self.below)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 1:
-            raise UsageError(f"below is {self.below[:MAX_TEXT]!r}: expected a number from 0 to 1.")
-        return value
 
     def build_where(self) -> tuple[str, dict[str, object]]:
         """Return the condition in SQL, and its values."""
@@ -130,8 +118,19 @@ class Query:
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
         return " AND ".join(conditions) or "1", values | {
             "needle": self.text[:MAX_TEXT].lower(),
-            "limit": self.max_confidence,
+            "limit": parse_fraction("below", self.below) if self.below else None,
         }
+
+
+def parse_fraction(name: str, text: str) -> float:
+    """Return a number from 0 to 1 of an address; raises `UsageError` for other texts, with the `name` of the value."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} is {text[:MAX_TEXT]!r}: expected a number from 0 to 1.")
+    return value
 
 
 class Library:

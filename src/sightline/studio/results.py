@@ -19,6 +19,7 @@ from sightline.evaluation.results import LabeledPredictions, Metric
 from sightline.evaluation.scoring import compute_class_metrics
 from sightline.evaluation.selective import compute_risk_coverage
 from sightline.studio.features import RunModel
+from sightline.studio.library import parse_fraction
 from sightline.studio.pages import Pages, StrictJSONResponse
 
 MAX_CLASSES = 40  # of a confusion matrix; of more, those with most errors
@@ -154,9 +155,12 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
 
     def select(request: Request) -> StrictJSONResponse:
         _, chosen = _find_split(results, request)
-        if (coverage := _parse_fraction(request, "coverage")) is not None:
-            return StrictJSONResponse(chosen.describe_selection(chosen.choose_confidence(coverage)))
-        return StrictJSONResponse(chosen.describe_selection(_parse_fraction(request, "confidence") or 0.0))
+        params = request.query_params
+        if "coverage" in params:
+            confidence = chosen.choose_confidence(parse_fraction("coverage", params["coverage"]))
+        else:
+            confidence = parse_fraction("confidence", params.get("confidence", "0"))
+        return StrictJSONResponse(chosen.describe_selection(confidence))
 
     return [Route("/results", page), Route("/results/selection", select)]
 
@@ -166,16 +170,3 @@ def _find_split(results: Mapping[str, SplitResults], request: Request) -> tuple[
     if split not in results:
         raise HTTPException(404, f"The run was not evaluated on a split {split[:40]!r}.")
     return split, results[split]
-
-
-def _parse_fraction(request: Request, name: str) -> float | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise HTTPException(400, f"{name} is {text[:40]!r}: expected a number from 0 to 1.")
-    return value

@@ -73,16 +73,18 @@ class TrainingRuns:
 
     def list_runs(self) -> list[dict[str, Any]]:
         """Return the name and status of the runs, the newest first."""
+        return [{"name": name, "status": self._find_state(name)[0]} for name in self._list_names()]
+
+    def _list_names(self) -> list[str]:
         times: dict[str, int] = {}
         for file in (*self.folder.glob("*/run.json"), *self.folder.glob(f"{FOLDER}/*.log")):
             name = file.stem if file.suffix == ".log" else file.parent.name
             times[name] = max(times.get(name, 0), _read_time(file))
-        newest = sorted(times, key=lambda name: (-times[name], name))[:MAX_RUNS]
-        return [{"name": name, "status": self._find_state(name)[0]} for name in newest]
+        return sorted(times, key=lambda name: (-times[name], name))[:MAX_RUNS]
 
     def check_name(self, name: str) -> None:
         """Raise `UsageError` unless there is a run of this name."""
-        if name not in {run["name"] for run in self.list_runs()}:
+        if name not in self._list_names():
             raise UsageError(f"There is no run {name[:80]!r} in {self.folder}.")
 
     def describe(self, name: str) -> dict[str, Any]:
