@@ -6,7 +6,6 @@ Only the command line, which calls `claim`, changes them; a program that imports
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import math
 import os
@@ -59,6 +58,8 @@ def trim_memory() -> None:
     """
     gc.collect()
     if sys.platform.startswith("linux"):
+        import ctypes  # which `sightline --help` needs nowhere else
+
         malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if malloc_trim is not None:
             malloc_trim(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,17 +20,15 @@ from sightline.errors import UsageError
 from sightline.inference import ray_engine, stream
 from sightline.inference.prediction_files import (
     ROWS,
+    Predict,
     PredictionFiles,
     PredictionFolder,
     PredictionFormat,
     Shard,
     check_output,
 )
-from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
-
-Predict = Callable[[Iterator[stream.InputItem]], Iterator[Prediction]]
 
 
 def write_predictions(

@@ -39,6 +39,9 @@ _MAX_MANIFEST = 1 << 26  # bytes; 100,000 classes with long names
 _PART = re.compile(r"part-(\d{8,})\.parquet")
 _PURPOSE = "Writing Parquet"
 
+Predict = Callable[[Iterator[InputItem]], Iterator[Prediction]]
+"""Yields a prediction for each item, in order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -123,17 +126,22 @@ class _PartFacts:
     paths_sha256: str
 
 
-def check_output(out: str | Path) -> OutputFolder:
-    """Return the folder `out`; raises `OutputError` if something is there that is not a folder of predictions.
+def check_output(out: str | Path) -> None:
+    """Raise `OutputError` if something is at `out` that is not a folder of predictions.
 
     Raises `MissingExtraError` without pyarrow, `UsageError` for an address that cannot be written to.
     """
+    _list_output(out)
+
+
+def _list_output(out: str | Path) -> tuple[OutputFolder, list[str]]:
+    """Return the folder `out` and the names of its files; raises as `check_output` does."""
     check_installed("pyarrow", purpose=_PURPOSE)
     folder = open_output_folder(out)
     names = folder.list_names() or []
     if MANIFEST not in names and not all(map(_is_manifest, names)):
         raise OutputError(f"{folder.location} is a folder without {MANIFEST}: name a new folder with --out.")
-    return folder
+    return folder, names
 
 
 def _is_manifest(name: str) -> bool:
@@ -148,9 +156,9 @@ class PredictionFolder:
     """
 
     def __init__(self, out: str | Path, form: PredictionFormat) -> None:
-        self._folder = check_output(out)
+        self._folder, names = _list_output(out)
         self._form, self._sha256 = form, form.sha256
-        if MANIFEST not in (self._folder.list_names() or []):
+        if MANIFEST not in names:
             self._write_manifest(None)
         self._compare_manifest()
         self._schema = _make_schema(form).with_metadata({_METADATA_KEY: b""})
@@ -162,7 +170,7 @@ class PredictionFolder:
     def write(
         self,
         items: Iterable[InputItem],
-        predict: Callable[[Iterator[InputItem]], Iterator[Prediction]],
+        predict: Predict,
         shard: Shard,
         progress: Progress = no_progress,
         count: Callable[[], int | None] = lambda: None,

@@ -10,12 +10,11 @@ predictions are here, so that Ray can repeat whatever was lost, and nobody holds
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as count_from
@@ -28,6 +27,7 @@ from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
 from sightline.distributed.ray_cluster import PURPOSE, describe_error
 from sightline.errors import HostError, ImageError, SightlineError, UsageError, require
+from sightline.inference.prediction_files import Predict
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem, read_location
 
@@ -37,8 +37,6 @@ BATCHES_AHEAD = 4  # for each worker
 MAX_BATCH_BYTES = 16 << 20  # of encoded images
 MAX_BYTES_AHEAD = 512 << 20
 MAX_RESTARTS = 20  # of workers, with no batch predicted in between: Ray itself has no limit
-
-Predict = Callable[[Iterator[InputItem]], Iterator[Prediction]]
 
 
 def predict(
@@ -127,6 +125,8 @@ class _Feed:
     """An actor that holds the batches which were sent and whose predictions have not arrived."""
 
     def __init__(self) -> None:
+        import asyncio  # only here: a prediction without Ray does not wait for it
+
         self._batches: dict[int, bytes] = {}
         self._first = 0  # that is held
         self._is_finished = False
