@@ -23,7 +23,7 @@ from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import choose_batch_size, predict_images, run_batches
 from sightline.inference.stream import InputItem, decode_item
 from sightline.inference.tiling import predict_tiled, scale_spec
-from sightline.preprocessing import PreprocessingSpec, inspect_image
+from sightline.preprocessing import PreprocessingSpec, encode_png, inspect_image
 
 MAX_OVERLAY_SIDE = 4096  # pixels, as of any other preprocessed image
 
@@ -233,6 +233,11 @@ def make_palette(count: int) -> NDArray[np.uint8]:
     return palette
 
 
+def list_colors(count: int) -> list[str]:
+    """Return the colors of `make_palette` for `count` classes, such as ``#800000``."""
+    return [f"#{bytes(color).hex()}" for color in make_palette(count)[:count]]
+
+
 def encode_mask(mask: NDArray[np.uint8], count: int) -> bytes:
     """Return a mask uint8 [H, W] of `count` classes as an indexed PNG file with the colors of `make_palette`."""
     image = Image.fromarray(mask)
@@ -265,10 +270,3 @@ def shrink_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = min(1, MAX_OVERLAY_SIDE / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
     return resize_mask(mask, width, height)
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return pixels uint8 [H, W, 3] as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

@@ -22,7 +22,7 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 """
 
 from sightline.preprocessing.array_hints import suggest_conversion
-from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format
+from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format, encode_png
 from sightline.preprocessing.spec import (
     LUMA,
     SCHEMA_VERSION,
@@ -44,6 +44,7 @@ __all__ = [
     "Resize",
     "decode_preview",
     "detect_format",
+    "encode_png",
     "inspect_image",
     "suggest_conversion",
     "use_large_image_lock",

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, features
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -123,6 +125,13 @@ def detect_format(start: bytes) -> str:
     unsupported = re.match(_UNSUPPORTED, start, re.DOTALL)
     reason = "not an image" if start else "empty file"
     raise ImageError(f"format {unsupported.lastgroup} is not supported" if unsupported else reason)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels uint8 [H, W] or [H, W, 3], gray or RGB, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def check_pixel_count(width: int, height: int, pixel_count: int, max_megapixels: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
 from sightline.errors import ImageError
 from sightline.preprocessing import formats
@@ -51,13 +49,6 @@ def decode_color_mask(data: ImageBytes) -> NDArray[np.uint32]:
         raise ImageError("has partly transparent pixels: expected the color of a class for each")
     colors = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
     return np.where(alpha == 0, np.uint32(TRANSPARENT), colors)
-
-
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """Return a mask uint8 [H, W] as a grayscale PNG, whose gray levels are its values."""
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "PNG")
-    return file.getvalue()
 
 
 def _open_png(data: ImageBytes) -> ImageFile.ImageFile:

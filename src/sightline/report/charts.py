@@ -15,7 +15,7 @@ from typing import Any
 from sightline import intervals
 from sightline.callbacks import EpochRecord
 from sightline.errors import plural
-from sightline.inference.masks import make_palette
+from sightline.inference.masks import list_colors
 from sightline.metrics import most_confused_pairs
 from sightline.report.plotting import shorten
 
@@ -115,11 +115,6 @@ def add_bin_intervals(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return [dict(one) | {"interval": find_interval(one["accuracy"], one["count"])} for one in bins]
 
 
-def list_mask_colors(count: int) -> list[str]:
-    """Return the colors of `count` classes in overlays, such as ``#800000``."""
-    return [f"#{bytes(color).hex()}" for color in make_palette(count)[:count]]
-
-
 def find_interval(fraction: float, count: int) -> list[float]:
     """Return the 95% interval (Wilson) of a fraction of `count` images; values of a damaged file are clipped."""
     count = max(count, 0)
@@ -190,7 +185,7 @@ HELPERS = {
     "lay_out_matrix": lay_out_matrix,
     "measure_text": measure_text,
     "limit_from_zero": limit_from_zero,
-    "list_mask_colors": list_mask_colors,
+    "list_mask_colors": list_colors,
     "list_confusions": list_confusions,
     "max_pairs": MAX_PAIRS,
     "plural": plural,

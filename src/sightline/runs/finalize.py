@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sightline import backend
 from sightline.callbacks import Callback, Progress, no_progress
@@ -32,7 +30,7 @@ from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model, weights_sha256
 from sightline.models.head import TEMPERATURE_LAYER
-from sightline.preprocessing import PreprocessingSpec, inspect_image
+from sightline.preprocessing import PreprocessingSpec, encode_png, inspect_image
 from sightline.runs import folds, report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
@@ -354,6 +352,4 @@ def encode_image(content: Any) -> bytes:
     """Return an image's encoded bytes; pixels in memory are encoded as PNG."""
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
-    file = io.BytesIO()
-    Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else content).save(file, "PNG")
-    return file.getvalue()
+    return encode_png(content[..., 0] if content.shape[2:] == (1,) else content)

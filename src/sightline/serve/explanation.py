@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import math
 import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
@@ -20,7 +18,7 @@ from sightline.api.explanation import explain_pixels
 from sightline.errors import ImageError, suggest
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
 from sightline.inference.results import Prediction
-from sightline.preprocessing import inspect_image
+from sightline.preprocessing import encode_png, inspect_image
 from sightline.serve.batcher import Batcher
 from sightline.serve.responses import JSONResponse, check_prediction, refuse_busy
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
@@ -117,10 +115,8 @@ def _compute(
     del values["path"], values["figure"]
     box, (left, top, right, bottom) = preprocess.compute_placement(header.width, header.height)
     heat = np.rint(255 * explanation.heat[int(top) : int(bottom), int(left) : int(right)]).astype(np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(heat).save(png, "PNG")
     return values | {
         "image_size": [header.width, header.height],
         "box": list(box),
-        "heat_map": base64.b64encode(png.getvalue()).decode(),
+        "heat_map": base64.b64encode(encode_png(heat)).decode(),
     }

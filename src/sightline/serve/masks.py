@@ -16,9 +16,8 @@ from sightline.inference.masks import (
     MaskPrediction,
     describe_mask,
     encode_mask,
-    encode_png,
     encode_runs,
-    make_palette,
+    list_colors,
     overlay_mask,
     resize_mask,
     restore_size,
@@ -26,7 +25,7 @@ from sightline.inference.masks import (
 )
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.tiling import TiledMask, scale_spec
-from sightline.preprocessing import inspect_image
+from sightline.preprocessing import encode_png, inspect_image
 from sightline.serve.batcher import Batcher, gather_limited
 from sightline.serve.limits import MAX_MASKS
 from sightline.serve.responses import JSONResponse, check_prediction
@@ -111,12 +110,12 @@ def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str,
     del content["path"]
     if prediction.mask is None:
         return content
-    runs, palette = encode_runs(prediction.mask), make_palette(len(classes))
+    runs, colors = encode_runs(prediction.mask), list_colors(len(classes))
     masks = [
         {
             "label": label,
             "value": (value := classes.index(label)),
-            "color": f"#{bytes(palette[value]).hex()}",
+            "color": colors[value],
             "rle": {"size": list(prediction.mask.shape), "counts": runs[value]},
         }
         for label, _ in prediction.areas

@@ -24,7 +24,7 @@ from sightline.data.types import Split
 from sightline.datasets import coffee_beans
 from sightline.errors import DataError, require
 from sightline.plugins import Registry
-from sightline.preprocessing.masks import encode_mask
+from sightline.preprocessing import encode_png
 
 BEANS_COUNT, BEANS_SIZE = 1200, 224
 _BEANS_PATTERN = re.compile(r"beans(?::(\d+))?(?:@(\d+))?(?:#(\d+))?")
@@ -136,7 +136,7 @@ def _load_beans(count: int, size: int, seed: int) -> SourceListing:
         return hashlib.sha256(f"beans {coffee_beans.GENERATOR_VERSION} {seed} {i} {size}".encode()).hexdigest()
 
     def draw_mask(i: int) -> bytes:
-        return encode_mask(coffee_beans.draw_mask(i, size, seed))
+        return encode_png(coffee_beans.draw_mask(i, size, seed))
 
     store = GeneratedStore("beans", (size, size, 3), draw, identity, draw_mask)
     classes, mask_classes = coffee_beans.CLASSES, MaskClasses(dict(enumerate(coffee_beans.MASK_CLASSES)))
