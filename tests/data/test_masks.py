@@ -88,6 +88,12 @@ def test_the_doctor_states_the_classes_of_masks_and_what_has_none(tmp_path: Path
     assert (masks.description, "unlabeled" in masks.advice) == ("images have masks of 4 classes", False)
 
 
+def test_the_values_without_a_class_are_listed_as_the_table_writes_them() -> None:
+    assert read_mask_classes(b"value,name\n0,sky\n7,void\n", "classes.csv").list_void() == ["7"]
+    blue = read_mask_classes(b"value,name\n#808080,sky\n#0000ff,void\n", "classes.csv")  # as a number 255
+    assert blue.list_void() == ["#0000ff"]
+
+
 @pytest.mark.parametrize(
     ("image", "mask"),
     [

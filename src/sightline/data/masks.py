@@ -82,7 +82,7 @@ class MaskClasses:
 
     def list_void(self) -> list[str]:
         """Return the values or colors of the classes of the table that are none, such as the one called void."""
-        return [self._describe(value) for value in sorted(self.void - {VOID_VALUE, TRANSPARENT})]
+        return [self._describe(value) for value in sorted(self.void - {TRANSPARENT if self.are_colors else VOID_VALUE})]
 
     def _describe(self, value: int) -> str:
         return f"#{value:06x}" if self.are_colors else str(value)
