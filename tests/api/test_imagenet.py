@@ -16,6 +16,7 @@ from sightline.api import imagenet
 from sightline.data import cache
 from sightline.errors import MissingExtraError, ModelError
 from sightline.inference import bundle
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models import pretrained
 
 
@@ -114,6 +115,19 @@ def test_it_is_read_and_verified_once(classifier: sl.Classifier, monkeypatch: py
     monkeypatch.setattr(_io, "read_regular", count)
     assert sl.load("imagenet").path == classifier.path
     assert reads == [classifier.path]
+
+
+def test_a_gpu_that_differs_is_not_taken_for_a_damaged_file(
+    classifier: sl.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = bundle.load(imagenet.load_or_build()[0])[1]
+    compute = other.probabilities
+    monkeypatch.setattr(other, "probabilities", lambda pixels: np.roll(compute(pixels), 1, axis=1))
+    monkeypatch.setattr(OnnxPredictor, "on_gpu", lambda _: other)
+    monkeypatch.setattr(imagenet, "_build", lambda: pytest.fail("nothing is wrong with the file"))
+    with pytest.raises(ModelError, match="The GPU gives other results"):
+        sl.load("imagenet", device="gpu")
+    assert sl.load("imagenet", device="auto").path == classifier.path
 
 
 def test_a_path_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,16 +36,25 @@ def read_class_names() -> tuple[str, ...]:
 def load_or_build(threads: int = 0, device: Device = "cpu") -> tuple[Path, bundle.Bundle, OnnxPredictor]:
     """Load the bundle of the classifier, a ``.onnx`` file in the cache that Keras builds on first use.
 
-    Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed.
+    Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed, and what
+    `bundle.move_to_device` raises.
     """
     path = cache.cache_folder() / f"imagenet-{_cache_key()}.onnx"
-    if path.is_file() and _is_own(path):
-        try:
-            return path, *bundle.load(path, threads, device)
-        except ModelError:  # damaged: built again
-            pass
-    _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
-    return path, *bundle.load(path, threads, device)
+    loaded = _load_built(path, threads)
+    if loaded is None:
+        _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
+        loaded = bundle.load(path, threads)
+    return path, loaded[0], bundle.move_to_device(*loaded, device)
+
+
+def _load_built(path: Path, threads: int) -> tuple[bundle.Bundle, OnnxPredictor] | None:
+    """Return the bundle that was built before; None if there is none, or it is damaged."""
+    if not (path.is_file() and _is_own(path)):
+        return None
+    try:
+        return bundle.load(path, threads)
+    except ModelError:
+        return None
 
 
 def _is_own(path: Path) -> bool:

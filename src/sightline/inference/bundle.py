@@ -178,9 +178,14 @@ def load(path: Path, threads: int = 0, device: Device = "cpu") -> tuple[Bundle, 
         predictor = bundle.make_predictor(threads)
         check_reference_examples(bundle, predictor)
         check_finite(predictor.outputs, predictor.preprocess)
+    return bundle, move_to_device(bundle, predictor, device)
+
+
+def move_to_device(bundle: Bundle, predictor: OnnxPredictor, device: Device) -> OnnxPredictor:
+    """Return the predictor of a verified bundle on `device`; see `choose_device`."""
     if device == "cpu":
-        return bundle, predictor
-    return bundle, choose_device(predictor, device, _make_check_batch(bundle), bundle.manifest.precision)
+        return predictor
+    return choose_device(predictor, device, _make_check_batch(bundle), bundle.manifest.precision)
 
 
 def _make_check_batch(bundle: Bundle) -> NDArray[np.uint8]:
