@@ -24,7 +24,8 @@ export async function load(path, signal) {
   return (await check(await fetch(path, { signal }))).json();
 }
 
-const post = (path, content) => send(path, JSON.stringify(content), { type: "application/json" });
+/** Send a JSON value. */
+export const post = (path, content) => send(path, JSON.stringify(content), { type: "application/json" });
 
 /** The ids of the images that `query` asks for, in its order. */
 export async function loadOrder(query, signal) {

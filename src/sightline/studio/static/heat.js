@@ -1,11 +1,8 @@
 // Heat maps: the image with its heat comes from the server and is drawn onto a canvas.
 
-const texts = JSON.parse(document.querySelector("#texts").textContent);
+import { percent } from "./elements.js";
 
-/** The percentage of a fraction, such as 93.4%. */
-export function percent(value) {
-  return `${(100 * value).toFixed(1)}%`;
-}
+const texts = JSON.parse(document.querySelector("#texts").textContent);
 
 /** An image of a base64 text, to be drawn; the policy of the page allows no address for it. */
 export async function decode(text) {

@@ -1,6 +1,6 @@
 // The page that labels images one after the other, and says what the labels so far are good for.
 
-import { correct, load, send, undo } from "./api.js";
+import { correct, load, post, undo } from "./api.js";
 
 const POLL_MS = 1000; // what others label, and what the head on the labels says
 
@@ -14,7 +14,6 @@ let current = null;
 let retaken = null; // the image whose label was undone: it stays until it has another one
 let changes = Promise.resolve(); // corrections are sent in their order
 
-const post = (path, content) => send(path, JSON.stringify(content), { type: "application/json" });
 const fill = (text, values) => Object.entries(values).reduce((filled, [key, value]) => filled.replace(key, value), text);
 const two = (value) => value.toFixed(2);
 const points = (value) => (100 * value).toFixed(1);

@@ -1,6 +1,7 @@
 // The map of images: points on a canvas, and a lasso or a rectangle that selects some of them.
 
 import { load, loadImages, send } from "./api.js";
+import { imageItem } from "./elements.js";
 import { followFeatures } from "./features.js";
 
 const MARGIN = 12; // pixels around the points
@@ -138,17 +139,7 @@ async function showChosen(ids) {
   try {
     const rows = ids.length ? await loadImages([...ids.slice(0, PREVIEW)]) : [];
     if (chosen !== ids) return;
-    const items = rows.map((row) => {
-      const item = document.createElement("li");
-      const image = new Image();
-      image.src = `/thumbnails/${row.sha256}.webp`;
-      image.alt = item.title = row.path;
-      const label = document.createElement("b");
-      label.textContent = row.label;
-      item.append(image, label);
-      return item;
-    });
-    $("#preview").replaceChildren(...items);
+    $("#preview").replaceChildren(...rows.map((row) => imageItem(row)));
   } catch (error) {
     showError(error);
   }

@@ -1,14 +1,11 @@
 // The page of results: two sliders that move the metrics of a model that abstains.
 
 import { load } from "./api.js";
+import { percent } from "./elements.js";
 
 const $ = (selector) => document.querySelector(selector);
 const section = $("#selection");
 let loading = null; // aborts the request of an older position
-
-function percent(value, digits = 1) {
-  return `${(100 * value).toFixed(digits)}%`;
-}
 
 function showMetric(element, { value, interval }) {
   const [number, range] = element.children;

@@ -1,6 +1,7 @@
 // The page: filters, the grid, corrections and keys.
 
 import * as api from "./api.js";
+import { element } from "./elements.js";
 import { Grid } from "./grid.js";
 
 const POLL_MS = 3000; // between looks at what other pages changed
@@ -26,13 +27,6 @@ const grid = new Grid($("#grid"), $("#canvas"), {
   onOpen: openViewer,
   onError: showError,
 });
-
-function element(name, text, className = "") {
-  const created = document.createElement(name);
-  created.textContent = text;
-  if (className) created.className = className;
-  return created;
-}
 
 function percent(value) {
   return value === null ? "" : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)}%`;

@@ -1,6 +1,7 @@
 // The page that trains: it starts a training, follows it by server-sent events, and stops and resumes it.
 
-import { load, send } from "./api.js";
+import { load, post } from "./api.js";
+import { element, percent } from "./elements.js";
 import { drawCurves, drawParallel } from "./plots.js";
 
 const LIST_MS = 5000; // between two looks at which runs there are
@@ -15,8 +16,6 @@ let source = null; // of the events of the chosen run
 let wasNarrowed = false; // the form was closed, on a phone, where runs come first
 let statuses = ""; // of all runs, as they are listed
 
-const post = (path, content) => send(path, JSON.stringify(content), { type: "application/json" });
-const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const name = (status) => texts[`run-${status}`] ?? status;
 
 function showError(error) {
@@ -26,13 +25,6 @@ function showError(error) {
 
 function hideError() {
   $("#message").hidden = true;
-}
-
-function element(tag, text, className = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
 }
 
 // The list of runs

@@ -1,8 +1,9 @@
 // The page to try the model: an image is dropped, pasted, chosen or taken, classified, explained and compared.
 
 import { send } from "./api.js";
+import { element, imageItem, percent } from "./elements.js";
 import { followFeatures } from "./features.js";
-import { decode, describe, draw, percent } from "./heat.js";
+import { decode, describe, draw } from "./heat.js";
 
 const PAUSE_MS = 150; // between two frames of the camera
 
@@ -10,13 +11,6 @@ const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 let current = null; // {file, label, heat, controller} of the image that is shown
 let stream = null; // of the camera
-
-function element(name, text, className = "") {
-  const created = document.createElement(name);
-  created.textContent = text;
-  if (className) created.className = className;
-  return created;
-}
 
 function showError(error) {
   if (error.name === "AbortError") return;
@@ -44,15 +38,7 @@ function showPrediction({ label, probability, top, decision, set }) {
 }
 
 function showNearest(rows) {
-  const items = rows.map((row) => {
-    const item = document.createElement("li");
-    const image = new Image();
-    image.src = `/thumbnails/${row.sha256}.webp`;
-    image.alt = row.path;
-    item.title = row.path;
-    item.append(image, element("b", row.label), element("span", row.similarity.toFixed(3), "soft"));
-    return item;
-  });
+  const items = rows.map((row) => imageItem(row, element("span", row.similarity.toFixed(3), "soft")));
   $("#nearest").replaceChildren(...items);
 }
 

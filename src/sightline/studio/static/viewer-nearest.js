@@ -1,6 +1,7 @@
 // The training images that look like the image that is shown large, with their classes.
 
 import { load, send } from "./api.js";
+import { imageItem } from "./elements.js";
 
 const POLL_MS = 700; // while features are computed
 
@@ -10,18 +11,7 @@ const panel = $("#viewer-nearest");
 let controller = null;
 
 function show(images) {
-  const items = images.map((row) => {
-    const item = document.createElement("li");
-    const image = document.createElement("img");
-    image.src = `/thumbnails/${row.sha256}.webp`;
-    image.alt = row.path;
-    item.title = row.path;
-    const label = document.createElement("b");
-    label.textContent = row.label;
-    item.append(image, label);
-    return item;
-  });
-  panel.querySelector("ul").replaceChildren(...items);
+  panel.querySelector("ul").replaceChildren(...images.map((row) => imageItem(row)));
 }
 
 async function refresh() {
