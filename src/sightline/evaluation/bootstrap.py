@@ -74,13 +74,18 @@ def resample_counts(counts: NDArray[np.int64], seed: int, name: str) -> NDArray[
     return np.concatenate([[np.bincount(cell, row, len(counts)) for row in rows] for rows in batches]).astype(np.int64)
 
 
+def find_percentiles(values: NDArray[np.float64]) -> Interval:
+    """Return the 2.5th and 97.5th percentile of resampled values [R]."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
 def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
     """Return the 2.5th and 97.5th percentile of resampled values; None if too few are finite."""
     finite = values[np.isfinite(values)]
     if len(finite) < max(MIN_RESAMPLES, len(values) // 2):
         return None
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Interval(float(low), float(high))
+    return find_percentiles(finite)
 
 
 def make_metric(value: float, resampled: NDArray[np.float64], classes: int | None = None, note: str = "") -> Metric:

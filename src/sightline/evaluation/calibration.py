@@ -52,14 +52,14 @@ def reliability_bins(
     probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS
 ) -> tuple[ReliabilityBin, ...]:
     """Return the non-empty bins of equal width, lowest first."""
-    confidence = probabilities.max(1, initial=0).astype(np.float64)
-    return make_bins(sum_bins(confidence, probabilities.argmax(1) == labels, bins)) if len(labels) else ()
+    return make_bins(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels, bins))
 
 
 def sum_bins(confidence: NDArray[Any], correct: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.float64]:
     """Return the count, the summed confidence and the number correct in each bin, float64 [bins, 3]; these add up."""
-    number = bin_indices(confidence.astype(np.float64), bins)
-    sums = (np.bincount(number, weights, bins) for weights in (None, confidence.astype(np.float64), correct))
+    confidence = confidence.astype(np.float64)
+    number = bin_indices(confidence, bins)
+    sums = (np.bincount(number, weights, bins) for weights in (None, confidence, correct))
     return np.stack([np.asarray(column, np.float64) for column in sums], axis=1)
 
 
@@ -87,8 +87,6 @@ def bin_indices(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np
 
 def compute_ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:
     """Return the expected calibration error in [0, 1]; 0 for no images."""
-    if not len(labels):
-        return 0.0
     return float(compute_binned_ece(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels, bins)))
 
 

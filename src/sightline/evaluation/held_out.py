@@ -18,6 +18,7 @@ from sightline import metrics, process
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset
 from sightline.errors import plural
+from sightline.evaluation.bootstrap import find_percentiles
 from sightline.evaluation.label_subsets import Partition
 from sightline.evaluation.scoring import mean_over_classes
 from sightline.intervals import Interval, wilson_interval
@@ -185,12 +186,6 @@ class HeldOutRankings:
         supports = supports[supports > 0]
         effective = max(1, round(len(supports) ** 2 / float((1 / supports).sum())))
         return _widen(1 - resampled, round((1 - rate) * effective), effective)
-
-
-def find_percentiles(values: NDArray[np.float64]) -> Interval:
-    """Return the 2.5th and 97.5th percentile of resampled values [R]."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(float(low), float(high))
 
 
 def _widen(resampled: NDArray[np.float64], hits: int, count: int) -> Interval:

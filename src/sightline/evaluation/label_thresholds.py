@@ -122,7 +122,8 @@ def cross_fit_limits(
     labels: NDArray[np.bool_],
     folds: NDArray[np.int64],
     thresholds: Thresholds,
-    conservative: bool,  # noqa: FBT001  # as in the request
+    *,
+    conservative: bool,
 ) -> DecisionLimits:
     """Return limits for the targets of `thresholds`: for each of `folds` (int64 [N]), those of the other images.
 

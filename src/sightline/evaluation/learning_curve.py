@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset
-from sightline.evaluation.held_out import MIN_ERRORS, HeldOutResults, count_classes, find_percentiles, measure_results
+from sightline.evaluation.bootstrap import find_percentiles
+from sightline.evaluation.held_out import MIN_ERRORS, HeldOutResults, count_classes, measure_results
 from sightline.evaluation.label_subsets import draw_partitions, list_sizes, list_strata
 from sightline.evaluation.power_law import fit_power_laws
 from sightline.intervals import Interval

@@ -136,8 +136,6 @@ def evaluate_calibration(evaluated: MaskOutputs, held_out: MaskOutputs | None) -
         return CalibrationReport(*before, None, None, (), note)
     fitted = calibration.fit_temperature(held_out.pixel_logits, held_out.pixel_labels, "pixel")
     calibrated = metrics.softmax(evaluated.pixel_logits / np.float32(fitted.value))
-    after = (
-        calibration.compute_ece(calibrated, evaluated.pixel_labels),
-        calibration.reliability_bins(calibrated, evaluated.pixel_labels),
-    )
+    sums = calibration.sum_bins(calibrated.max(1), calibrated.argmax(1) == evaluated.pixel_labels)
+    after = float(calibration.compute_binned_ece(sums)), calibration.make_bins(sums)
     return CalibrationReport(*before, fitted, *after, fitted.note)

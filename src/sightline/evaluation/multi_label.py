@@ -112,7 +112,7 @@ def build_report(
     if labeled.folds and thresholds is not None:
         folds = np.array([labeled.folds[path] for path in subset.paths], np.int64)
         true = subset.labels.astype(bool)
-        limits = cross_fit_limits(classes, probabilities, true, folds, thresholds, conservative)
+        limits = cross_fit_limits(classes, probabilities, true, folds, thresholds, conservative=conservative)
         cuts_by_path = dict(zip(subset.paths, limits.present, strict=True))
     evaluate = partial(_evaluate, classes, list_thresholds(thresholds, classes), cuts_by_path, labeled.groups)
     evaluation = add_leakage(evaluate(probabilities, subset, labeled.unreadable), labeled, evaluate)
