@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,6 +56,11 @@ class StageRun:
     def steps(self) -> int:
         """The number of steps in an epoch."""
         return self.inputs.steps
+
+    @property
+    def validation_batch_size(self) -> int:
+        """The number of images in a batch of validation: at least those of a step, for which there is enough memory."""
+        return max(self.batch_size, choose_batch_size(self.validation.pixels.shape[1:]))
 
 
 class StagePreparer:
@@ -133,11 +137,11 @@ def _prepare_stage(
     batch_size, base_rate = devices.scale_batch_and_rate(config.device, batch_size, base_rate)
     batch_size = devices.limit_batch_size(batch_size, len(train))
     epochs = count_epochs(config.train, stage)
-    steps = epochs * math.ceil(len(train) / batch_size)
+    inputs = StepInputs(train, objective, config.seed, batch_size)
+    steps = epochs * inputs.steps
     rate_at = build_schedule(config.train.schedule, base_rate, steps)
     train_step = _compile_stage(config.train, stage, training_model, objective, base_rate, steps)
     on_device = device_images.keeps_images(config.device)
-    inputs = StepInputs(train, objective, config.seed, batch_size)
     runner = DeviceRunner(training_model, inputs) if on_device else HostRunner(training_model, train_step, inputs)
     is_resident = on_device and len(validation) > 0 and device_images.fit_on_device(train, validation)
     inference = device_images.DeviceInference(logits_model, validation) if is_resident else None
@@ -153,13 +157,13 @@ def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
     Only another decay of the average is compiled again: that takes longer than many steps.
     """
     config, steps = stage_run.config.train, epochs * stage_run.steps
-    rate_at, runner = build_schedule(config.schedule, stage_run.base_rate, steps), stage_run.runner
+    rate_at = build_schedule(config.schedule, stage_run.base_rate, steps)
     if limit_decay(config.ema_decay, steps) != limit_decay(config.ema_decay, stage_run.epochs * stage_run.steps):
         train_step = _compile_stage(
             config, stage_run.stage, stage_run.training_model, stage_run.objective, stage_run.base_rate, steps
         )
-        runner.set_train_step(train_step)
-    return replace(stage_run, epochs=epochs, rate_at=rate_at, runner=runner)
+        stage_run.runner.set_train_step(train_step)
+    return replace(stage_run, epochs=epochs, rate_at=rate_at)
 
 
 def _compile_stage(
@@ -172,20 +176,15 @@ def _compile_stage(
         loss=objective.build_loss(),
         weighted_metrics=[objective.build_accuracy()],
     )
-    with share_compiled_draws():
-        training_model.optimizer.build(
-            training_model.trainable_variables
-        )  # so that a checkpoint can be restored into it
+    with share_compiled_draws():  # now, so that a checkpoint can be restored into the optimizer
+        training_model.optimizer.build(training_model.trainable_variables)
     return devices.make_train_step(training_model)
 
 
 def predict_validation(
     stage_run: StageRun, progress: Progress = no_progress, count: int | None = None
 ) -> NDArray[np.float32]:
-    """Return the logits of the first `count` validation images (default: of all): float32 [n, K].
-
-    Batches are at least as large as those of a training step, for which there is enough memory.
-    """
+    """Return the logits of the first `count` validation images (default: of all): float32 [n, K]."""
     return np.concatenate([logits for logits, _ in iterate_validation(stage_run, progress, count)])
 
 
@@ -194,7 +193,7 @@ def iterate_validation(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
     """Yield the logits and the labels of each batch of validation images, [n, ...], as `predict_validation`."""
     subset = stage_run.validation if count is None else stage_run.validation.head(count)
-    size = max(stage_run.batch_size, choose_batch_size(subset.pixels.shape[1:]))
+    size = stage_run.validation_batch_size
     if stage_run.validation_inference is not None:
         done = 0
         for logits in stage_run.validation_inference.iterate(size, progress, count):

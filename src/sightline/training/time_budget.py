@@ -16,7 +16,6 @@ import numpy as np
 
 from sightline.config.durations import format_duration
 from sightline.errors import plural
-from sightline.inference.runner import choose_batch_size
 from sightline.training import checkpoints
 from sightline.training.result import StagePlan, TimeRecord
 from sightline.training.stage_run import StageRun, predict_validation
@@ -177,8 +176,7 @@ def _time_validation(stage_run: StageRun) -> float:
     """Return the time that validating takes, from one batch of it."""
     if not len(stage_run.validation):
         return 0.0
-    size = max(stage_run.batch_size, choose_batch_size(stage_run.validation.pixels.shape[1:]))
-    count = min(len(stage_run.validation), size)
+    count = min(len(stage_run.validation), stage_run.validation_batch_size)
     predict_validation(stage_run, count=count)  # compiles
     started = time.perf_counter()
     predict_validation(stage_run, count=count)
