@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from sightline.errors import require
 from sightline.studio.pages import FRESH, Pages
+from sightline.studio.server import ANY
 
 PARAMETER = "token"  # of the address
 PUBLIC = "/static/"  # scripts and style sheets, which hold nothing of anyone
@@ -108,7 +109,7 @@ def make_access(
 ) -> NetworkAccess:
     """Return the access to a studio that listens on `host`; its address has the first of `names`, if there is one."""
     own = socket.gethostname().lower()
-    place = next(iter(names), "") or (find_address() if host in {"0.0.0.0", "::", ""} else host)  # noqa: S104
+    place = next(iter(names), "") or (find_address() if host in ANY else host)
     place = f"[{place}]" if ":" in place else place
     address = f"{scheme}://{place}:{port}/?{urlencode({PARAMETER: token})}"
     return NetworkAccess(address, token, {own, f"{own}.local", *(name.lower() for name in names)})

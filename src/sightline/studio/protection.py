@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.studio.network import NetworkAccess
 from sightline.studio.pages import Pages
+from sightline.studio.server import LOCAL_HOSTS
 
-HOSTS = ("127.0.0.1", "localhost")
 TOKEN_HEADER = "X-CSRF-Token"  # noqa: S105  # the name of a header
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -48,7 +48,7 @@ class ProtectionMiddleware:
             await self._app(scope, receive, send)
             return
 
-        is_secure = scope["scheme"] == "https" or split_host(Headers(scope=scope).get("host", "")) in HOSTS
+        is_secure = scope["scheme"] == "https" or split_host(Headers(scope=scope).get("host", "")) in LOCAL_HOSTS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,7 +65,7 @@ class ProtectionMiddleware:
         headers, access = Headers(scope=scope), self._access
         host = headers.get("host", "")
         name = split_host(host)
-        if name not in HOSTS and not (access is not None and access.knows_host(name, scope)):
+        if name not in LOCAL_HOSTS and not (access is not None and access.knows_host(name, scope)):
             how = "" if access is None else " --allowed-host adds one."
             return _forbid(f"The studio answers only to this machine's own names.{how}")
         is_safe = scope["method"] in SAFE_METHODS

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 LOCAL_HOSTS = {HOST, "localhost"}
-ANY = {"0.0.0.0", "::"}  # noqa: S104  # addresses of all interfaces
+ANY = {"0.0.0.0", "::", ""}  # noqa: S104  # addresses of all interfaces
 BACKLOG = 128  # connections that wait to be accepted
 
 
