@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from sightline import _io
 from sightline.api import owned_png
@@ -23,8 +22,8 @@ from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
 from sightline.inference.predictor import Predictor
 from sightline.inference.runner import predict_images
-from sightline.inference.stream import InputItem
-from sightline.preprocessing import PreprocessingSpec, inspect_image
+from sightline.inference.stream import InputItem, decode_item, find_size
+from sightline.preprocessing import PreprocessingSpec
 from sightline.report.heatmap_plot import plot_explanation
 
 MAX_FIGURE_SIDE = 2000  # maximum side of an image in a figure, in pixels; larger images are scaled down
@@ -104,15 +103,9 @@ def _explain_batches(
 
 def _decode(preprocess: PreprocessingSpec, item: InputItem) -> _DecodedImage:
     content = item.read()
-    if isinstance(content, bytes | bytearray | memoryview):
-        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
-        return _DecodedImage(content, header.width, header.height, preprocess.decode(content))
-    pixels = preprocess.apply(content)
-    if isinstance(content, Image.Image):
-        width, height = ImageOps.exif_transpose(content).size
-    else:
-        height, width = content.shape[:2]
-    return _DecodedImage(content, width, height, pixels)
+    return _DecodedImage(
+        content, *find_size(preprocess, content), decode_item(preprocess, InputItem(item.path, lambda: content))
+    )
 
 
 def explain_pixels(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sightline.data.batches import load_ahead
 from sightline.data.masks import VOID
@@ -21,9 +21,9 @@ from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import choose_batch_size, predict_images, run_batches
-from sightline.inference.stream import InputItem, decode_item
+from sightline.inference.stream import InputItem, decode_item, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
-from sightline.preprocessing import PreprocessingSpec, encode_png, inspect_image
+from sightline.preprocessing import PreprocessingSpec, encode_png
 
 MAX_OVERLAY_SIDE = 4096  # pixels, as of any other preprocessed image
 
@@ -160,13 +160,7 @@ def _predict_in_tiles(
 def _decode_sized(preprocess: PreprocessingSpec, item: InputItem, scale: float = 0.0) -> _SizedImage:
     """Return the pixels of an item, those of the whole image at `scale` unless it is 0, and the size of the image."""
     content = item.read()
-    if isinstance(content, bytes | bytearray | memoryview):
-        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
-        width, height = header.width, header.height
-    elif isinstance(content, Image.Image):
-        width, height = ImageOps.exif_transpose(content).size
-    else:
-        height, width = (*np.shape(content), 1, 1)[:2]  # anything else is refused below
+    width, height = find_size(preprocess, content)
     spec = scale_spec(preprocess, width, height, scale) if scale else preprocess
     return _SizedImage(decode_item(spec, InputItem(item.path, lambda: content)), width, height)
 

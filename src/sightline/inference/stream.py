@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
@@ -348,6 +349,17 @@ def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.ui
         return preprocess.apply(content)
     except UsageError as error:
         raise UsageError(f"Image {item.path}: {error}.") from error
+
+
+def find_size(preprocess: PreprocessingSpec, content: Any) -> tuple[int, int]:
+    """Return the width and height of an image, encoded or as pixels, as displayed; raises `ImageError`."""
+    if isinstance(content, bytes | bytearray | memoryview):
+        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
+        return header.width, header.height
+    if isinstance(content, Image.Image):
+        return ImageOps.exif_transpose(content).size
+    height, width = (*np.shape(content), 1, 1)[:2]  # decoding refuses what is not an image
+    return width, height
 
 
 def _make_predictions(
