@@ -10,7 +10,14 @@ import typer
 
 from sightline.cli.output import print_line
 from sightline.cli.sources import TileOption
-from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, MEGABYTE, Limits
+from sightline.serve.limits import (
+    DEFAULT_GRACE,
+    DEFAULT_RELOAD_INTERVAL,
+    DEFAULT_UPLOAD_MB,
+    LOG_BYTES,
+    MEGABYTE,
+    Limits,
+)
 
 _DEFAULTS = Limits()
 
@@ -34,7 +41,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="The model's name for clients; default: that of its run.")] = None,
     max_upload_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of the body of a request.")
-    ] = 32,
+    ] = DEFAULT_UPLOAD_MB,
     max_inflight_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of all bodies in flight; beyond it, 503.")
     ] = _DEFAULTS.body_bytes // MEGABYTE,

@@ -24,8 +24,7 @@ from sightline.inference.runner import choose_batch_size, predict_images, run_ba
 from sightline.inference.stream import InputItem, decode_item, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, encode_png
-
-MAX_OVERLAY_SIDE = 4096  # pixels, as of any other preprocessed image
+from sightline.preprocessing.spec import MAX_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +249,7 @@ def overlay_mask(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], count: int)
 def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.uint8], count: int) -> bytes:
     """Return an image, encoded or as pixels, under its mask as a PNG file; raises `ImageError`.
 
-    It has the size of the mask, of which at most `MAX_OVERLAY_SIDE` pixels on the longer side; `preprocess` says which
+    It has the size of the mask, of which at most `MAX_SIDE` pixels on the longer side; `preprocess` says which
     page of the image is read, and its range of values.
     """
     mask = shrink_mask(mask)
@@ -260,7 +259,7 @@ def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.
 
 
 def shrink_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a mask [H, W] at the size of its overlay: at most `MAX_OVERLAY_SIDE` pixels on the longer side."""
-    scale = min(1, MAX_OVERLAY_SIDE / max(mask.shape))
+    """Return a mask [H, W] at the size of its overlay: at most `MAX_SIDE` pixels on the longer side."""
+    scale = min(1, MAX_SIDE / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
     return resize_mask(mask, width, height)

@@ -13,10 +13,9 @@ from typing import Any
 from sightline import process
 from sightline._keras.imports import import_ray
 from sightline.errors import UsageError, suggest
-from sightline.serve.limits import MEGABYTE
+from sightline.serve.limits import DEFAULT_UPLOAD_MB, MEGABYTE
 
 PURPOSE = "Ray Serve"
-MAX_UPLOAD_MB = 32
 _ARGUMENTS = ("model", "name", "max_upload_mb", "token_file")
 
 
@@ -89,7 +88,9 @@ def create_replica(arguments: Mapping[str, str]) -> Any:
 
 
 def _read_megabytes(arguments: Mapping[str, str]) -> int:
-    text = str(arguments.get("max_upload_mb", MAX_UPLOAD_MB))
+    text = str(arguments.get("max_upload_mb", DEFAULT_UPLOAD_MB))
     if not text.isdecimal() or not 0 < int(text) < 10**6:
-        raise UsageError(f"max_upload_mb is the maximum size of a request in MB, e.g. {MAX_UPLOAD_MB}, not {text!r}.")
+        raise UsageError(
+            f"max_upload_mb is the maximum size of a request in MB, e.g. {DEFAULT_UPLOAD_MB}, not {text!r}."
+        )
     return int(text)

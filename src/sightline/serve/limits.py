@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MEGABYTE = 10**6
+DEFAULT_UPLOAD_MB = 32  # of the body of a request
 MAX_IMAGES = 1024  # of a request
 MAX_MASKS = 64  # of a request: each has a value for each pixel
 LOG_BYTES = 256 * MEGABYTE  # of a log of features: 70,000 images of 1,280 features
