@@ -25,6 +25,7 @@ PAGES = {
     "benchmarks/results/peers.md": "benchmarks-peers.md",
     "benchmarks/results/doctor.md": "benchmarks-doctor.md",
     "benchmarks/results/compress.md": "benchmarks-compress.md",
+    "benchmarks/results/servers.md": "benchmarks-servers.md",
 }
 NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 
