@@ -100,8 +100,9 @@ function fillCounts() {
     select.replaceChildren(select.options[0], ...options);
     select.value = chosen;
   }
-  for (const option of form.elements.state.options) {
-    if (option.value) option.textContent = `${texts[option.value]} (${number.format(state.counts.state?.[option.value] ?? 0)})`;
+  for (const { value, selected } of [...form.elements.state.options].slice(1)) {
+    const text = `${texts[value]} (${number.format(state.counts.state?.[value] ?? 0)})`;
+    form.elements.state.querySelector(`[value="${value}"]`).replaceWith(new Option(text, value, false, selected)); // a new text alone would not widen the list
   }
 }
 

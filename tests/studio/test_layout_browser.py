@@ -1,0 +1,112 @@
+"""Every page of the studio in a real browser, on a desktop and on a phone: nothing is cut, and headers stay small."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline as sl
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.studio.contents import Studio, open_studio
+from studio_server import serve
+
+pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+WIDTHS = (1280, 390)
+LOOKS = [("en-US", "light"), ("zh-CN", "dark")]
+DRAWN = "img[src], .tile img, #empty:not([hidden]), main h2, main section"
+MOST_HEADER = {1280: 64, 390: 120}  # pixels of 800
+LIST_CUT = """
+() => {
+  const cut = [];
+  const describe = (e) => `${e.tagName} #${e.id} "${(e.textContent || e.name || "").trim().slice(0, 30)}"`;
+  const scrolls = (e) => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+  const isInScroller = (e) => e !== null && (scrolls(e) || isInScroller(e.parentElement));
+  for (const e of document.querySelectorAll("body *")) {
+    if (!e.checkVisibility() || e.closest(".skip, .hidden, svg")) continue;
+    const { left, right, width, height } = e.getBoundingClientRect();
+    const style = getComputedStyle(e);
+    if (!width || !height || style.display === "inline") continue;
+    const isOutside = left < -1 || right > innerWidth + 1;
+    if (isOutside && !isInScroller(e.parentElement)) cut.push(`outside the page: ${describe(e)}`);
+    if (e.tagName === "SELECT") {
+      const text = document.createElement("canvas").getContext("2d");
+      text.font = style.font;
+      const needed = Math.max(...[...e.options].map((option) => text.measureText(option.textContent).width));
+      const room = e.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+      if (needed > room) cut.push(`an option is cut: ${e.name}`);
+    } else if (!["IMG", "CANVAS", "VIDEO", "INPUT"].includes(e.tagName) && e.clientWidth) {
+      const isMeant = style.textOverflow === "ellipsis" || e.matches(".scroll, .pages");
+      if (!isMeant && e.scrollWidth > e.clientWidth + 1) cut.push(`wider than its box: ${describe(e)}`);
+    }
+  }
+  return cut;
+}
+"""
+IS_ELLIPSIS = "selector => { const e = document.querySelector(selector); return e.scrollWidth > e.clientWidth; }"
+
+
+@pytest.fixture(scope="module")
+def patch_far_away(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of corrections whose path is longer than a page is wide."""
+    folder = tmp_path_factory.mktemp("project") / "/".join(["a folder of a network drive"] * 6)
+    folder.mkdir(parents=True)
+    return folder / "cats-and-dogs-of-the-second-round-fixes.jsonl"
+
+
+@pytest.fixture(scope="module")
+def split_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A data set with splits and many classes, with long names."""
+    classes = {f"class of many words {i}": (i * 9, 200 - i * 9, 60) for i in range(9)} | COLORS
+    folder = tmp_path_factory.mktemp("data") / ("a data set with quite a long name of its own" * 2)
+    for split in ("train", "validation", "test"):
+        draw_classes(folder / split, classes, 2)
+    return Dataset(folder)
+
+
+def check_pages(studio: Studio, open_page: Any) -> None:
+    with serve(studio, token="t" * 32) as address:
+        for width, (language, scheme) in itertools.product(WIDTHS, LOOKS):
+            page = open_page(address, width, ready=DRAWN, locale=language, color_scheme=scheme)
+            links = page.eval_on_selector_all(".pages a", "all => all.map((a) => a.href)")
+            assert len(links) >= 4
+            for link in links:
+                page.goto(link, wait_until="networkidle")
+                page.wait_for_selector(DRAWN)
+                where = f"{link} at {width} in {language}, {scheme}"
+                assert page.evaluate(LIST_CUT) == [], where
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, where
+                assert page.locator("header").bounding_box()["height"] <= MOST_HEADER[width], where
+                here = page.locator(".pages [aria-current]").bounding_box()
+                assert here["x"] >= 0, where
+                assert here["x"] + here["width"] <= width, where
+            page.close()
+
+
+def test_no_page_of_a_run_is_cut(run: sl.Run, other: sl.Run, patch_far_away: Path, open_page: Any) -> None:
+    with open_studio(run, patch_far_away, compare=[other]) as studio:
+        check_pages(studio, open_page)
+
+
+def test_no_page_of_images_to_label_is_cut(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:
+    with open_studio(split_images, patch_far_away) as studio:
+        check_pages(studio, open_page)
+
+
+def test_the_bars_leave_room_for_the_images(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:
+    with open_studio(split_images, patch_far_away) as studio, serve(studio) as address:
+        phone = open_page(address, 390, has_touch=True, is_mobile=True)
+        buttons = [button.bounding_box() for button in phone.locator("#others button").all()]
+        assert len(buttons) == 5
+        assert max(box["x"] + box["width"] for box in buttons) <= 390
+        assert phone.locator("#grid").bounding_box()["height"] > 0.5 * 800
+        page = open_page(address)
+        assert page.evaluate(IS_ELLIPSIS, ".file code span")
+        assert not page.evaluate(IS_ELLIPSIS, ".file code b"), "the name of the file is whole"
+        assert page.get_attribute(".file code", "title") == str(patch_far_away)
