@@ -28,6 +28,7 @@ class EpochRecord:
         seconds: The time that the epoch took.
         images_per_second: The speed of its training steps.
         penalty: The L2 penalty of a head that was solved; None for an epoch of steps.
+        val_mean_iou: The mean IoU of the masks of the validation split; None without one, and without masks.
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class EpochRecord:
     seconds: float
     images_per_second: float
     penalty: float | None = None
+    val_mean_iou: float | None = None
 
 
 class Callback:

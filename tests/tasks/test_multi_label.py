@@ -343,7 +343,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     gradient = TASK.differentiate_loss(logits, labels)
     moved = TASK.differentiate_loss(logits + 1e-6, labels)
     np.testing.assert_allclose((moved.losses - gradient.losses) / 1e-6, gradient.residuals, atol=1e-5)
-    loss, accuracy = TASK.score(logits.astype(np.float32), labels)
+    loss, accuracy, _ = TASK.score(logits.astype(np.float32), labels)
     assert gradient.losses.mean() == pytest.approx(loss, rel=1e-6)
     assert accuracy == np.mean((logits >= 0) == labels)
 

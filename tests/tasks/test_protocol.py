@@ -57,7 +57,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
         moved[:, k] += step
         change = (task.differentiate_loss(moved, labels).losses - gradient.losses).sum(1) / step
         np.testing.assert_allclose(change, gradient.residuals[:, k], atol=1e-5)
-    loss, accuracy = task.score(logits.astype(np.float32), labels)
+    loss, accuracy, _ = task.score(logits.astype(np.float32), labels)
     assert gradient.losses.sum(1).mean() == pytest.approx(loss, rel=1e-6)
     assert gradient.correct.mean() == accuracy
     np.testing.assert_allclose(task.activate(logits.astype(np.float32)), metrics.softmax(logits.astype(np.float32)))

@@ -26,10 +26,18 @@ from sightline.errors import DataError, ModelError, OutputError, SightlineError,
 from sightline.evaluation.mask_outputs import collect_mask_outputs
 from sightline.evaluation.segmentation import SegmentationReport, build_report
 from sightline.inference.exporters import EXPORTERS
-from sightline.inference.masks import encode_mask, make_palette, overlay_image, overlay_mask, restore_size
+from sightline.inference.mask_quality import estimate_iou
+from sightline.inference.masks import (
+    encode_mask,
+    make_palette,
+    overlay_image,
+    overlay_mask,
+    predict_masks,
+    restore_size,
+)
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
-from sightline.inference.stream import InputItem
+from sightline.inference.stream import InputItem, predict
 from sightline.preprocessing import PreprocessingSpec
 from sightline.studio.contents import open_studio
 from sightline.tasks.protocol import find_task
@@ -94,6 +102,10 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
     iou = evaluation.metrics["mean_iou"]
     assert iou.value == pytest.approx(result.details["metrics"]["validation"]["mean_iou"])
     assert evaluation.accuracy > 0.5
+    epochs = {record.epoch: record.val_mean_iou for record in run.history}
+    validated = run.classifier.evaluate(split="validation", progress=False).metrics["mean_iou"]
+    assert validated.value == pytest.approx(epochs[result.details["best_epoch"]], abs=1e-3)
+    assert validated.value == pytest.approx(max(value or 0 for value in epochs.values()), abs=1e-3)
     assert [row["path"] for row in evaluation.errors] == [
         row["path"] for row in sorted(evaluation.predictions, key=lambda row: row["iou"])
     ]
@@ -107,6 +119,7 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
         "Worst images",
         f"Predicted mask of {worst[0].path}",
         "of the pixels",
+        "validation mean IoU",
     ):
         assert text in page
     with pytest.raises(UsageError, match="confusion of the pixels"):
@@ -374,6 +387,38 @@ def test_a_mask_returns_to_the_pixels_that_it_is_of(resize: str) -> None:
     assert restored.shape == mask.shape
     assert has_class.mean() == pytest.approx(1 if resize != "crop" else 2 / 3, abs=0.02)
     assert (restored[has_class] == mask[has_class]).mean() > 0.85
+
+
+def test_the_mean_iou_of_an_epoch_counts_each_class_alike() -> None:
+    task, masks = find_task("segmentation"), np.zeros((2, 10, 10), np.uint8)
+    masks[0, 0], masks[1, 0] = 1, VOID
+    all_first = np.broadcast_to(np.array([1, 0, 0], np.float32), (2, 10, 10, 3))
+    score = task.score_batches([(all_first[:1], masks[:1]), (all_first[1:], masks[1:])])
+    assert score.accuracy == pytest.approx(180 / 190)
+    assert score.mean_iou == pytest.approx(180 / 190 / 2)  # the third class has no pixel
+    assert task.score(all_first, np.full_like(masks, VOID)).mean_iou == 0
+    with pytest.raises(UsageError, match="val_mean_iou, which is a metric of masks"):
+        sightline.train("beans:4@32", set={"train.early_stopping.monitor": "val_mean_iou"}, progress=False)
+
+
+def test_padding_does_not_count_for_the_quality_of_a_mask() -> None:
+    class SureOfWhite(FakeMasks):
+        preprocess = PreprocessingSpec(20, 20, resize="pad")
+
+        def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+            return np.where(pixels[..., :1] > 128, np.array([0.9, 0.1]), np.array([0.5, 0.5])).astype(np.float32)
+
+    model, task, wide = SureOfWhite(), find_task("segmentation"), np.full((10, 40, 3), 255, np.uint8)
+    quality = estimate_iou(np.broadcast_to(np.array([0.9, 0.1], np.float32), (5, 20, 2)))
+    assert next(iter(predict_masks(model, [InputItem("a", lambda: wide)]))).quality == pytest.approx(quality)
+    prediction = next(iter(predict(model, [InputItem("a", lambda: wide)], interpret=task.interpret)))
+    assert prediction.quality == pytest.approx(quality)
+    assert prediction.top[0].probability == pytest.approx(0.9)
+    masks = np.zeros((1, 20, 20), np.uint8)
+    subset = Subset(model.preprocess.apply(wide)[None], np.arange(1), masks, ("a",), np.array([[40, 10]]))
+    outputs = collect_mask_outputs(model, subset.select(np.arange(1)).head(1))
+    assert outputs.quality == pytest.approx([quality])
+    np.testing.assert_allclose(outputs.outputs.probabilities, [[0.9, 0.1]], rtol=1e-5)
 
 
 def test_colors_of_masks_are_distinct() -> None:

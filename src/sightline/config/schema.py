@@ -224,7 +224,9 @@ class ScheduleConfig:
     rise_fraction: float = setting(
         0.45, "one_cycle: fraction of the steps of the rise and of the fall; then it anneals to zero", 0.01, 0.5
     )
-    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting("val_loss", "plateau: metric to monitor")
+    monitor: Literal["val_loss", "val_accuracy", "val_mean_iou", "loss", "accuracy"] = setting(
+        "val_loss", "plateau: metric to monitor"
+    )
     compare: Literal["best", "previous"] = setting(
         "best", "plateau: count epochs that do not improve on the best, or that equal the previous one"
     )
@@ -237,8 +239,8 @@ class ScheduleConfig:
 class EarlyStoppingConfig:
     """When training stops, and which epoch is used."""
 
-    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting(
-        "val_loss", "metric that selects the best epoch and decides when to stop"
+    monitor: Literal["val_loss", "val_accuracy", "val_mean_iou", "loss", "accuracy"] = setting(
+        "val_loss", "metric that selects the best epoch and decides when to stop; val_mean_iou is one of masks"
     )
     patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
     min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)

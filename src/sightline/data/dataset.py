@@ -49,9 +49,11 @@ class DecodedDataset:
     def subset(self, split: Split) -> Subset:
         """Return the images of one split, in index order."""
         positions = np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
+        images = tuple(self.images[i] for i in positions)
         return Subset(
-            self.pixels, self.rows[positions], self.labels[positions], tuple(self.images[i].path for i in positions)
-        )
+            self.pixels, self.rows[positions], self.labels[positions], tuple(image.path for image in images),
+            list_sizes(images),
+        )  # fmt: skip
 
     def labeled_subset(self, split: Split) -> LabeledSubset:
         """Return one split with its image records, for evaluating a model."""
@@ -64,6 +66,11 @@ class DecodedDataset:
         """Return the number of images in each split."""
         counted = Counter(self.splits)
         return {split: counted[split] for split in SPLITS}
+
+
+def list_sizes(images: Sequence[ImageRecord]) -> NDArray[np.int64]:
+    """Return the width and height of each image, int64 [N, 2]."""
+    return np.array([(image.width, image.height) for image in images], np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, slots=True)

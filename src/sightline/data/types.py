@@ -125,12 +125,14 @@ class Subset:
 
     `pixels` is uint8 [M, H, W, C] (memory-mapped), or float32 features computed by frozen layers; `rows` is int64.
     `labels` [N, ...] are as the task encodes them (`data.targets`): class indices, int32 [N], for one class each.
+    `sizes` int64 [N, 2] are the width and height of each image as displayed, where they matter: of images with masks.
     """
 
     pixels: NDArray[Any]
     rows: NDArray[np.int64]
     labels: NDArray[Any]
     paths: tuple[str, ...]
+    sizes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -141,12 +143,14 @@ class Subset:
 
     def head(self, count: int) -> Subset:
         """Return the first `count` images."""
-        return Subset(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count])
+        sizes = None if self.sizes is None else self.sizes[:count]
+        return Subset(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count], sizes)
 
     def select(self, positions: NDArray[np.int64]) -> Subset:
         """Return the images at `positions`, in that order."""
         paths = tuple(self.paths[i] for i in positions)
-        return Subset(self.pixels, self.rows[positions], self.labels[positions], paths)
+        sizes = None if self.sizes is None else self.sizes[positions]
+        return Subset(self.pixels, self.rows[positions], self.labels[positions], paths, sizes)
 
 
 @dataclass(frozen=True, slots=True)

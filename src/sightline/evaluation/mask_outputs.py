@@ -24,6 +24,7 @@ from sightline.evaluation.error_analysis import MAX_EXAMPLES
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
 from sightline.inference.runner import iterate_results
+from sightline.preprocessing import PreprocessingSpec
 from sightline.seeding import make_generator
 
 CALIBRATION_PIXELS = 200_000  # of all images: neighbors hardly differ, so that more would show no more
@@ -61,17 +62,20 @@ def collect_mask_outputs(
     """
     if not len(samples):
         raise DataError("There are no images to evaluate the model on.")
-    collector = MaskCollector(len(predictor.classes), samples)
+    collector = MaskCollector(len(predictor.classes), samples, predictor.preprocess)
     for batch, outputs in iterate_results(predictor.outputs, samples, task=task, progress=progress):
         collector.add(batch.positions, outputs)
     return collector.finish()
 
 
 class MaskCollector:
-    """Collects `MaskOutputs` from batches of outputs for `samples`, each image in one of them."""
+    """Collects `MaskOutputs` from batches of outputs for `samples`, each image in one of them.
 
-    def __init__(self, classes: int, samples: Subset) -> None:
-        self._classes, self._samples = classes, samples
+    Where the images have sizes, what `preprocess` padded them with counts nowhere.
+    """
+
+    def __init__(self, classes: int, samples: Subset, preprocess: PreprocessingSpec) -> None:
+        self._classes, self._samples, self._preprocess = classes, samples, preprocess
         count = len(samples)
         self._confusions = np.zeros((count, classes, classes), np.int64)
         self._boundaries = np.zeros((count, classes, 4), np.int64)
@@ -101,18 +105,22 @@ class MaskCollector:
         confusion = segmentation_metrics.count_confusions(predicted, mask, self._classes)
         self._confusions[position] = confusion
         self._boundaries[position] = boundaries.count_boundaries(predicted, mask, self._classes)
-        self._quality[position] = estimate_iou(probabilities)
-        self._means[position] = (
-            probabilities.mean((0, 1), dtype=np.float64).astype(np.float32),
-            logits.mean((0, 1), dtype=np.float64).astype(np.float32),
-            features.copy(),
-        )
+        contents = [self._cut_padding(position, values) for values in (probabilities, logits)]
+        self._quality[position] = estimate_iou(contents[0])
+        means = [values.mean((0, 1), dtype=np.float64).astype(np.float32) for values in contents]
+        self._means[position] = (*means, features.copy())
         known = mask != VOID
         true, rows = mask[known].astype(np.int32), probabilities[known]
         self._losses[position] = metrics.cross_entropy(rows, true) if len(true) else math.nan
         self._reliability[position] = calibration.sum_bins(rows.max(1, initial=0), predicted[known] == true)
         self._sample_pixels(position, logits, mask)
         self._keep_worst(position, confusion, predicted)
+
+    def _cut_padding(self, position: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        sizes = self._samples.sizes
+        if sizes is None or self._preprocess.resize != "pad":
+            return values
+        return self._preprocess.cut_padding(values, *sizes[position].tolist())
 
     def _sample_pixels(self, position: int, logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> None:
         chosen = make_generator(0, "calibration pixels", position).permutation(mask.size)[: self._quota]

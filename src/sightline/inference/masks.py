@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import choose_batch_size, predict_images, run_batches
-from sightline.inference.stream import InputItem, decode_item, find_size
+from sightline.inference.stream import InputItem, SizedImage, decode_sized, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, encode_png
 from sightline.preprocessing.spec import MAX_SIDE
@@ -55,13 +55,6 @@ class MaskPrediction:
             return {"path": self.path, "error": self.error}
         decided = {} if self.decision is None else {"decision": self.decision}
         return {"path": self.path, "areas": dict(self.areas), "quality": self.quality} | decided
-
-
-@dataclass(frozen=True, slots=True)
-class _SizedImage:
-    pixels: NDArray[np.uint8]
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,15 +99,16 @@ def predict_masks(
     if tile:
         yield from _predict_in_tiles(predictor, items, tile, thresholds)
         return
-    decode = partial(_decode_sized, predictor.preprocess)
+    preprocess = predictor.preprocess
+    decode = partial(decode_sized, preprocess)
     for batch in predict_images(predictor, items, decode, lambda sized: sized.pixels):
         for image in batch:
             if image.probabilities is None or image.decoded is None:
                 yield MaskPrediction(image.item.path, error=image.error)
                 continue
-            mask = image.probabilities.argmax(-1).astype(np.uint8)
-            mask = restore_size(predictor.preprocess, mask, image.decoded.width, image.decoded.height)
-            quality = estimate_iou(image.probabilities)
+            size = image.decoded.width, image.decoded.height
+            mask = restore_size(preprocess, image.probabilities.argmax(-1).astype(np.uint8), *size)
+            quality = estimate_iou(preprocess.cut_padding(image.probabilities, *size))
             yield describe_mask(image.item.path, mask, quality, predictor.classes, thresholds)
 
 
@@ -137,9 +131,9 @@ def _predict_in_tiles(
         batches = [tiles[start : start + size] for start in range(0, len(tiles), size)]
         return np.concatenate([rows for _, rows in run_batches(predictor.probabilities, batches, len(batches[0]))])
 
-    def decode(item: InputItem) -> tuple[InputItem, _SizedImage | str]:
+    def decode(item: InputItem) -> tuple[InputItem, SizedImage | str]:
         try:
-            return item, _decode_sized(preprocess, item, scale)
+            return item, _decode_scaled(preprocess, item, scale)
         except ImageError as error:
             return item, str(error)
 
@@ -156,12 +150,11 @@ def _predict_in_tiles(
             yield describe_mask(item.path, mask, tiled.quality, predictor.classes, thresholds)
 
 
-def _decode_sized(preprocess: PreprocessingSpec, item: InputItem, scale: float = 0.0) -> _SizedImage:
-    """Return the pixels of an item, those of the whole image at `scale` unless it is 0, and the size of the image."""
+def _decode_scaled(preprocess: PreprocessingSpec, item: InputItem, scale: float) -> SizedImage:
+    """Return the pixels of a whole image at `scale`, and its size."""
     content = item.read()
     width, height = find_size(preprocess, content)
-    spec = scale_spec(preprocess, width, height, scale) if scale else preprocess
-    return _SizedImage(decode_item(spec, InputItem(item.path, lambda: content)), width, height)
+    return decode_sized(scale_spec(preprocess, width, height, scale), replace(item, read=lambda: content))
 
 
 def _measure_areas(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:

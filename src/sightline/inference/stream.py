@@ -55,6 +55,18 @@ class InputItem:
         return self.location is not None and is_url(self.location)
 
 
+@dataclass(frozen=True, slots=True)
+class SizedImage:
+    """The preprocessed pixels of an image, and its own `width` and `height` as displayed."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+DecodedItem = NDArray[np.uint8] | SizedImage
+
+
 def read_location(location: str, limits: LimitsConfig) -> bytes:
     """Return the content of the file or the address `location`, as `read` of its item does."""
     if is_url(location):
@@ -254,10 +266,12 @@ def predict(
     first = take_first(remaining)
     if first and first[0].is_remote:
         threads = threads or max(REMOTE_THREADS, process.count_cores())
+    preprocess = predictor.preprocess
+    decode: Callable[..., DecodedItem] = decode_sized if preprocess.resize == "pad" else decode_item
     batches = predict_images(
         predictor,
         chain(first, remaining),
-        partial(decode_item, predictor.preprocess),
+        partial(decode, preprocess),
         _get_pixels,
         all_outputs=thresholds is not None,
         batch_size=batch_size,
@@ -336,8 +350,8 @@ def _log_image(
     return replace(image, item=replace(image.item, path=image_id))
 
 
-def _get_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return pixels
+def _get_pixels(decoded: DecodedItem) -> NDArray[np.uint8]:
+    return decoded.pixels if isinstance(decoded, SizedImage) else decoded
 
 
 def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.uint8]:
@@ -349,6 +363,13 @@ def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.ui
         return preprocess.apply(content)
     except UsageError as error:
         raise UsageError(f"Image {item.path}: {error}.") from error
+
+
+def decode_sized(preprocess: PreprocessingSpec, item: InputItem) -> SizedImage:
+    """Read an item and decode it as `decode_item` does, and state the size of the image."""
+    content = item.read()
+    width, height = find_size(preprocess, content)
+    return SizedImage(decode_item(preprocess, replace(item, read=lambda: content)), width, height)
 
 
 def find_size(preprocess: PreprocessingSpec, content: Any) -> tuple[int, int]:
@@ -364,13 +385,15 @@ def find_size(preprocess: PreprocessingSpec, content: Any) -> tuple[int, int]:
 
 def _make_predictions(
     predictor: Predictor,
-    batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]],
+    batch: Sequence[ImageOutputs[InputItem, Any]],
     top: int,
     thresholds: Thresholds | None,
     interpret: Interpreter,
 ) -> Iterator[Prediction]:
     for image in batch:
-        path, row = image.item.path, image.probabilities
+        path, row, decoded = image.item.path, image.probabilities, image.decoded
+        if row is not None and row.ndim == 3 and isinstance(decoded, SizedImage):  # of each pixel
+            row = predictor.preprocess.cut_padding(row, decoded.width, decoded.height)
         if row is None:
             yield Prediction(path, error=image.error)
         else:

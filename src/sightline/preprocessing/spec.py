@@ -238,6 +238,11 @@ class PreprocessingSpec:
         left, top = (self.width - w) // 2, (self.height - h) // 2
         return source_box, (left, top, left + w, top + h)
 
+    def cut_padding(self, values: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+        """Return the part of values [height, width, ...] of output pixels that shows the image of this size."""
+        left, top, right, bottom = map(round, self.compute_placement(width, height)[1])
+        return values[top:bottom, left:right]
+
     def _compute_boxes(self, size: Size, orientation: int) -> tuple[Box, tuple[int, int]]:
         """Return the box of the stored image to keep and the (width, height) to resize it to, before rotation."""
         (w, h), (tw, th) = size, ((self.width, self.height) if orientation < 5 else (self.height, self.width))

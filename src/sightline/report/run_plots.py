@@ -28,6 +28,9 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
         held_out = [getattr(r, f"val_{name}") for r in history]
         if None not in held_out:
             axes.plot(epochs, held_out, color=VALIDATION, label="validation", marker=marker)
+        ious = [r.val_mean_iou for r in history]
+        if name == "accuracy" and None not in ious:
+            axes.plot(epochs, ious, color=VALIDATION, label="validation mean IoU", linestyle=":", marker=marker)
         _mark_stages(axes, history)
         axes.set_xlabel("epoch", color=INK)
         axes.set_ylabel(name, color=INK)
@@ -40,7 +43,7 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     if title:
         figure.suptitle(title, **plotting.text_style(12))
     return plotting.render(figure)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from sightline.callbacks import Progress, no_progress
 from sightline.data.checks.leakage import leaked_contents
-from sightline.data.dataset import decode_images, encode_labels
+from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.masks import choose_labels
@@ -132,5 +132,6 @@ class LabeledImages:
             decoded.rows,
             encode_labels(split_index, decoded.readable, self.preprocess, self.targets, self.classes),
             tuple(p.path for p in images),
+            list_sizes(images),
         )
         return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))

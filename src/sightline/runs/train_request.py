@@ -67,6 +67,13 @@ class TrainRequest:
         task.check_settings(config)
         if config.input.tile and not task.targets.are_masks:
             raise ConfigError("input.tile is for masks: leave it out, or set model.task=segmentation.")
+        monitors = {"early_stopping": config.train.early_stopping.monitor, "schedule": config.train.schedule.monitor}
+        for table, monitor in monitors.items():
+            if monitor == "val_mean_iou" and not task.targets.are_masks:
+                raise ConfigError(
+                    f"train.{table}.monitor is val_mean_iou, which is a metric of masks: choose val_accuracy or "
+                    "val_loss, or set model.task=segmentation."
+                )
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
         if config.train.effort and self.recipe != "auto" and not self.has_efforts:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sightline.errors import ImageError
+from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import (
     MaskPrediction,
     describe_mask,
@@ -26,7 +27,7 @@ from sightline.inference.masks import (
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.tiling import TiledMask, scale_spec
 from sightline.preprocessing import encode_png, inspect_image
-from sightline.serve.batcher import Batcher, gather_limited
+from sightline.serve.batcher import gather_limited
 from sightline.serve.limits import MAX_MASKS
 from sightline.serve.responses import JSONResponse, check_prediction
 from sightline.serve.running_models import RunningModel
@@ -71,22 +72,27 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
             pixels = await batcher.decode(content, scale_spec(preprocess, header.width, header.height, scale))
     except ImageError as error:
         return MaskPrediction("", error=str(error))
-    prediction = await (_predict_tiles(running, pixels) if scale else _predict_whole(batcher, pixels))
+    size = header.width, header.height
+    prediction = await (_predict_tiles(running, pixels) if scale else _predict_whole(running, pixels, size))
     if prediction is None:
         return MaskPrediction("", error=NOT_FINITE_REASON)
     mask, quality = prediction
 
     def complete() -> MaskPrediction:
-        size = header.width, header.height
         full = resize_mask(mask, *size) if scale else restore_size(preprocess, mask, *size)
         return describe_mask("", full, quality, classifier.classes, classifier.thresholds)
 
     return await asyncio.to_thread(complete)
 
 
-async def _predict_whole(batcher: Batcher, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float] | None:
-    prediction = await batcher.predict_each_pixel(pixels)
-    return None if prediction.mask is None or prediction.quality is None else (prediction.mask, prediction.quality)
+async def _predict_whole(
+    running: RunningModel, pixels: NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[NDArray[np.uint8], float] | None:
+    prediction = await running.batcher.predict_each_pixel(pixels)
+    if prediction.mask is None or prediction.probabilities is None:
+        return None
+    content = running.served.classifier.preprocess.cut_padding(prediction.probabilities, *size)
+    return prediction.mask, await asyncio.to_thread(estimate_iou, content)
 
 
 async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float] | None:

@@ -64,10 +64,11 @@ class Objective(Protocol):
 
 
 class Score(NamedTuple):
-    """The `loss` and the `accuracy` of logits, as the history of a run states them for each epoch."""
+    """The `loss`, the `accuracy` and, for masks, the `mean_iou` of logits, as the history of a run states them."""
 
     loss: float
     accuracy: float
+    mean_iou: float | None = None
 
 
 class LossGradient(NamedTuple):

@@ -19,6 +19,7 @@ from sightline.errors import UsageError
 from sightline.evaluation import calibration, mask_decisions, segmentation
 from sightline.evaluation.mask_outputs import MaskOutputs, collect_mask_outputs
 from sightline.evaluation.segmentation import SegmentationReport
+from sightline.evaluation.segmentation_metrics import compute_iou
 from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.parity import Parity, find_ties
 from sightline.inference.predictor import ModelOutputs, Predictor
@@ -135,16 +136,18 @@ class Segmentation(Task):
         return MaskObjective(config, train, drop_disabled(augmentation), num_classes, weights)
 
     def score_batches(self, batches: Iterable[tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> Score:
-        """Return the mean cross-entropy of a pixel, and the fraction of pixels whose most probable class is true."""
-        losses, hits, count = 0.0, 0, 0
+        """Return the mean cross-entropy of a pixel, the fraction that is predicted correctly, and the mean IoU."""
+        losses, confusion = 0.0, np.zeros((0, 0), np.int64)
         for row, mask in (pair for logits, labels in batches for pair in zip(logits, labels, strict=True)):
             known = mask != VOID
             true, scores = mask[known].astype(np.int32), row[known]
             if len(true):
                 losses += len(true) * metrics.cross_entropy_from_logits(scores, true)
-                hits += int((scores.argmax(1) == true).sum())
-                count += len(true)
-        return Score(losses / max(count, 1), hits / max(count, 1))
+                counts = metrics.confusion_matrix(true, scores.argmax(1), scores.shape[1])
+                confusion = counts + (confusion if confusion.size else 0)
+        count, ious = int(confusion.sum()), compute_iou(confusion)
+        mean_iou = float(np.nanmean(ious)) if count else 0.0  # of the classes that a mask has
+        return Score(losses / max(count, 1), int(np.trace(confusion)) / max(count, 1), mean_iou)
 
     def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
         """Return the score of these logits, as `score_batches` does."""

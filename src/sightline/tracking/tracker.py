@@ -123,6 +123,7 @@ def list_epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
         "loss/validation": record.val_loss,
         "accuracy/train": record.accuracy,
         "accuracy/validation": record.val_accuracy,
+        "mean_iou/validation": record.val_mean_iou,
         "learning_rate": record.learning_rate,
         "images_per_second": record.images_per_second,
     }

@@ -240,7 +240,7 @@ def _run_epoch(
     else:
         _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
         rate = plateau_factor * stage_run.rate_at(state.epoch * stage_run.steps + state.step - 1)
-    val_loss = val_accuracy = logits = None
+    val_loss = val_accuracy = val_mean_iou = logits = None
     if len(stage_run.validation):
 
         def check_stop(_task: str, done: int, total: int) -> None:
@@ -254,13 +254,15 @@ def _run_epoch(
             else:
                 logits = predict_validation(stage_run, check_stop)
                 score = task.score(logits, stage_run.validation.labels)
-        val_loss, val_accuracy = cluster.broadcast_array(np.array(score)).tolist()  # the same on every host
+        known = [value for value in score if value is not None]
+        val_loss, val_accuracy, *ious = cluster.broadcast_array(np.array(known)).tolist()  # the same on every host
+        val_mean_iou = next(iter(ious), None)
         if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
             paths = () if stage_run.stage.is_solved else _get_paths(stage_run, number, state.step - 1)
             raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, paths)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
-    speed = state.num_images / state.seconds
-    record = EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed, penalty)
+    costs = (rate, state.seconds, state.num_images / state.seconds)
+    record = EpochRecord(number, stage_run.stage.name, *metric_values, *costs, penalty, val_mean_iou)
     return record, logits
 
 
