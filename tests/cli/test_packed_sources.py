@@ -11,6 +11,7 @@ import pytest
 
 from command import SMALL, Command
 from packed_images import make_table, write_table, write_tar
+from s3_server import start_bucket
 from sightline.runs.directory import RunDirectory
 
 Trained = tuple[Path, dict[str, Any]]
@@ -63,17 +64,9 @@ def test_predict(sightline: Command, trained: Trained, colors: Path, packed: Pat
 
 @pytest.mark.slow
 def test_a_bucket_of_s3_is_trained_on_and_gets_the_predictions(
-    sightline: Command, trained: Trained, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, trained: Trained, colors: Path, tmp_path: Path
 ) -> None:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a",
-                            "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
-        client = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
-        client.mkdir("bucket")
+    with start_bucket() as client:
         client.put(f"{colors}/", "bucket/train/", recursive=True)
         run = tmp_path / "run"
         assert sightline("train", "s3://bucket/train/", "--out", run, *SMALL).code == 0
@@ -92,5 +85,3 @@ def test_a_bucket_of_s3_is_trained_on_and_gets_the_predictions(
         )
         assert rows.equals(expected)
         assert "should end with .parquet" in sightline("predict", run, colors, "--out", "s3://bucket/labels.csv").err
-    finally:
-        server.stop()

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from packed_images import make_table, write_table, write_tar
+from s3_server import start_bucket
 from sightline.config import LimitsConfig
 from sightline.data import remote
 from sightline.data.indexing import build_index
@@ -290,17 +291,8 @@ def test_a_table_in_a_folder_of_an_address_has_the_labels(memory: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
-def test_a_bucket_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a",
-                            "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
-        client = fsspec.filesystem("s3", use_listings_cache=False)
-        client.mkdir("bucket")
+def test_a_bucket_of_s3(tmp_path: Path) -> None:
+    with start_bucket() as client:
         fill(client, "bucket/photos")
         items = list(stream.expand_inputs(["s3://bucket/photos"]))
         assert [item.path for item in items] == [f"s3://bucket/photos/{name}" for name in IN_ORDER]
@@ -319,8 +311,6 @@ def test_a_bucket_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             list(stream.expand_inputs(["s3://bucket/gone"]))
         with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
             build_index("s3://bucket/gone")
-    finally:
-        server.stop()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import sightline as sl
 import small_bundles
 from command import COLORS, draw_classes
 from ray_nodes import start_nodes
+from s3_server import start_bucket
 from sightline.callbacks import Callback
 from sightline.data.storage import LIMITS
 from sightline.distributed import ray_cluster
@@ -174,7 +175,15 @@ def local_files(photos: Path, classifier: sl.Classifier, tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def bucket() -> Iterator[Any]:
+    with start_bucket() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: Any) -> Iterator[Any]:
+    """Two nodes, whose workers find the bucket."""
+    del bucket
     with start_nodes(1, 1) as nodes:
         yield nodes
 
@@ -184,7 +193,7 @@ class TestTwoNodes:
 
     @pytest.fixture
     def write(self, classifier: sl.Classifier, cluster: Any) -> Callable[..., Any]:
-        def write(images: Any, out: Path, **options: Any) -> Any:
+        def write(images: Any, out: Path | str, **options: Any) -> Any:
             return classifier.write_predictions(
                 images, out, rows_per_part=128, engine="ray", ray_address=cluster.address, progress=False, **options
             )
@@ -208,6 +217,29 @@ class TestTwoNodes:
         assert (result.images, result.failed, result.is_complete) == (local.images, local.failed, True)
         assert local.failed == 3
         assert read_files(Path("ray.parquet")) == read_files(Path("local.parquet"))
+
+    def test_workers_read_a_bucket_of_s3_themselves(
+        self, tmp_path: Path, bucket: Any, classifier: sl.Classifier, write: Callable[..., Any]
+    ) -> None:
+        folder = draw_classes(tmp_path / "photos", COLORS, 100, size=16)
+        bucket.put(f"{folder}/", "bucket/photos/", recursive=True)
+        bucket.pipe_file("bucket/photos/red/bad.png", b"\x89PNG\r\n\x1a\n, then nothing")
+        images = ["s3://bucket/photos", "s3://bucket/photos/missing.png"]
+        sent = [ray_engine._SentItem.from_item(item) for item in stream.make_items(images)]
+        assert {item.content for item in sent} == {None}, "addresses are sent, not what they hold"
+        options: dict[str, Any] = {"rows_per_part": 128, "probabilities": True, "progress": False}
+        local = classifier.write_predictions(images, "s3://bucket/local.parquet", **options)
+        result = write(images, "s3://bucket/ray.parquet", probabilities=True)
+        assert (result.images, result.failed) == (local.images, local.failed) == (302, 2)
+        files, expected = (
+            {
+                path.rpartition("/")[2]: bucket.cat_file(path)
+                for path in bucket.ls(f"bucket/{name}.parquet", detail=False)
+            }
+            for name in ("ray", "local")
+        )
+        assert len(files) > 2
+        assert files == expected
 
     def test_either_engine_goes_on_with_what_the_other_wrote(
         self, tmp_path: Path, classifier: sl.Classifier, write: Callable[..., Any]
