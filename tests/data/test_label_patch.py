@@ -72,7 +72,7 @@ def test_images_are_dropped_relabeled_and_moved_in_the_index_alone(tmp_path: Pat
         ({"path": "cat/9.png"}, "line 2 matches no image: there is no image cat/9.png"),
         ({"sha256": "0" * 64}, "line 2 matches no image: cat/1.png has changed since the line was written"),
         ({"label": "dog"}, "line 2 matches no image: cat/1.png has class 'cat', not 'dog'"),
-        ({"action": "delete"}, "line 2: action is 'delete'; expected drop, relabel or move"),
+        ({"action": "delete"}, "line 2: action is 'delete'; expected drop, relabel, move or keep"),
         ({"to": "dog"}, "line 2: the action drop takes no 'to'"),
         ({"action": "relabel"}, "line 2: 'to' is None; expected the correct class"),
         ({"action": "move", "to": "tests"}, "line 2: 'to' is 'tests'; expected train, validation or test"),

@@ -66,7 +66,7 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     assert {a or b for a, b in used} <= set(texts)
     templates = "".join(path.read_text() for path in (Path(messages.__file__).parent / "templates").glob("*.j2"))
     named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', templates))
-    chosen_by_value = {"wrong", "right", "corrected", "dropped", "train", "validation", "test"}
+    chosen_by_value = {"wrong", "right", "corrected", "dropped", "kept", "to-review", "train", "validation", "test"}
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
     chosen_by_value |= {"list", "label-page", "results", "trial", "compare", "map"}  # of pages
     chosen_by_value |= {"phone"}  # of a page of the network

@@ -19,6 +19,7 @@ from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
+from sightline.data.label_patch import read_kept
 from sightline.data.types import LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
@@ -226,7 +227,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
 ) -> Evaluation:
     """Evaluate a model with `evaluate_model`, with flip test-time augmentation if `tta`, and find label issues.
 
-    `label_issues` is the patch file to write them to. Raises `UsageError` for thresholds or label issues with `tta`.
+    `label_issues` is the patch file to write them to; images that it keeps already stay out of it. Raises `UsageError` for thresholds or label issues with `tta`.
     """
     if tta and (label_issues is not None or threshold_request):
         raise UsageError(
@@ -240,6 +241,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
                 "out."
             )
         issues.check_packages()  # before the evaluation, not after it
+        kept = read_kept(label_issues) + read_kept(None if classifier.run is None else classifier.run.patch)
     report = evaluate_model(
         classifier.with_flip_tta() if tta else classifier, sources, split=split, threshold_request=threshold_request,
         ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
@@ -247,7 +249,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     suspects = None
     if label_issues is not None:
         suspects = find_label_issues(
-            classifier, label_issues, allow_missing=allowed.missing, cache=cache, progress=progress
+            classifier, label_issues, kept=list(dict.fromkeys(kept)), allow_missing=allowed.missing, cache=cache,
+            progress=progress,
         )  # fmt: skip
     return Evaluation(report, suspects, 2 if tta else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from sightline import _io, jsonio
 from sightline.api.classifier import Classifier
 from sightline.api.report_writer import refresh_report
 from sightline.callbacks import Progress, no_progress
+from sightline.data.label_patch import PatchEntry
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssue
@@ -21,6 +23,7 @@ def find_label_issues(
     classifier: Classifier,
     patch: Path,
     *,
+    kept: Sequence[PatchEntry] = (),
     allow_missing: bool = False,
     cache: bool = True,
     progress: Progress = no_progress,
@@ -28,7 +31,8 @@ def find_label_issues(
     """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
     Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
-    the same list in the run, unless images are missing. Raises `DataError` if the run's images are unavailable,
+    the same list in the run, unless images are missing. Images that `kept` names, with the same content and label, are
+    no label errors; the patch begins with these lines. Raises `DataError` if the run's images are unavailable,
     `MissingImagesError` if some are missing, unless `allow_missing`.
     """
     records: list[ImageRecord] = []
@@ -51,8 +55,11 @@ def find_label_issues(
     seed = 0 if classifier.run is None else classifier.run.config.seed
     probabilities = label_issues.predict_out_of_fold(features, labels_given, len(classifier.classes), seed, progress)
     suspects = label_issues.select_label_issues(records, labels_given, probabilities, classifier.classes)
+    known = {(entry.path, entry.sha256, entry.label) for entry in kept}
+    suspects = tuple(s for s in suspects if (s.path, s.sha256, s.label) not in known)
     lines = [s.to_patch() for s in suspects]
-    _io.write_atomic(patch, jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
+    keeping = "".join(f"{entry.line}\n" for entry in kept).encode(errors="backslashreplace")
+    _io.write_atomic(patch, keeping + jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
     if classifier.run is not None and complete:
         classifier.run.write_label_issues(lines)
         worst = {issue.path for issue in suspects[: report_images.MAX_LABEL_ISSUES]}

@@ -2,14 +2,17 @@
 
 Each line is a JSON object with the keys
 
-    action  drop, relabel or move
+    action  drop, relabel, move or keep
     path    the path of the image in the index
     sha256  the hash of its content: an image that has changed since is not corrected
-    label   its current class
-    to      relabel: the correct class; move: train, validation or test; drop: absent
+    label   its current class, or its classes as a manifest has them, "car;tree"
+    to      relabel: the correct class, or classes, "" for none of them; move: train, validation or test; else absent
     reason  an explanation for people
 
 Delete a line to undo its correction. Empty lines are ignored.
+
+The action keep changes nothing: a person has looked at the image and says that its label is right, so that no check
+questions it again. Once the image or its label has changed, it says nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +24,17 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sightline import _io, jsonio
+from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
 from sightline.data.types import NO_LABEL, SPLITS, ImageRecord, Index, Split, UnreadableImage
 from sightline.errors import DataError
 
-Action = Literal["drop", "relabel", "move"]
+Action = Literal["drop", "relabel", "move", "keep"]
+EXCLUDED: dict[Action, tuple[Action, ...]] = {
+    "drop": get_args(Action), "relabel": ("drop", "relabel", "keep"), "move": ("drop", "move"),
+    "keep": ("drop", "relabel"),
+}  # fmt: skip
+"""The actions that another line on the same image must not have."""
+
 KEYS = ("action", "path", "sha256", "label", "reason")
 PATCH_LIMIT = 256 << 20  # bytes of a patch: about a million corrections
 
@@ -59,6 +69,13 @@ def write_patch(
     return _io.write_atomic(path, text.encode(errors="backslashreplace"), advice)
 
 
+def read_kept(path: Path | None) -> list[PatchEntry]:
+    """Return the lines of a patch that keep an image; none if there is no such file, or `path` is None."""
+    if path is None or not path.exists():
+        return []
+    return [entry for _, entry in read_patch(path) if entry.action == "keep"]
+
+
 def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:
     """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
     try:
@@ -87,12 +104,12 @@ def _parse_line(line: str, where: str) -> PatchEntry:
         )
     action, to = row["action"], row.get("to")
     if action not in get_args(Action):
-        raise DataError(f"{where}: action is {action!r}; expected drop, relabel or move.")
-    if action == "drop" and to is not None:
-        raise DataError(f"{where}: the action drop takes no 'to': remove it, or use relabel or move.")
+        raise DataError(f"{where}: action is {action!r}; expected drop, relabel, move or keep.")
+    if action in ("drop", "keep") and to is not None:
+        raise DataError(f"{where}: the action {action} takes no 'to': remove it, or use relabel or move.")
     if action == "move" and to not in SPLITS:
         raise DataError(f"{where}: 'to' is {to!r}; expected train, validation or test for the action move.")
-    if action == "relabel" and (not isinstance(to, str) or not to):
+    if action == "relabel" and not isinstance(to, str):
         raise DataError(f"{where}: 'to' is {to!r}; expected the correct class for the action relabel.")
     return PatchEntry(cast("Action", action), row["path"], row["sha256"], row["label"], to, row["reason"])
 
@@ -102,23 +119,27 @@ def apply_patch(
 ) -> Index:
     """Apply corrections, with their line numbers, to `index`; `where` names the patch in messages.
 
-    Images that have no label then are left out, and become unreadable ones, unless `keep_unlabeled`.
+    Images that have no label then are left out, and become unreadable ones, unless `keep_unlabeled` or images may have
+    several labels, which they may once a line says so.
 
     Raises `DataError` for a line that matches no image, for conflicting lines on one image, for a move if the source
     gives no splits, and if no image remains.
     """
     positions = {(p.path, p.sha256): i for i, p in enumerate(index.images)}
     hashes = {p.path: p.sha256 for p in index.images}
+    several_labels = index.several_labels or _find_several_labels(index, entries, where)
     changed: dict[int, ImageRecord | None] = dict(enumerate(index.images))
     first_lines: dict[tuple[int, str], int] = {}
     for number, entry in entries:
         i = positions.get((entry.path, entry.sha256))
         if i is None or index.images[i].label != entry.label:
+            if entry.action == "keep":
+                continue
             raise DataError(
                 f"{where}, line {number} matches no image: "
                 f"{_describe_mismatch(entry, hashes, index, i)}; delete the line."
             )
-        for action in ("drop", entry.action) if entry.action != "drop" else get_args(Action):
+        for action in EXCLUDED[entry.action]:
             if (i, action) in first_lines:
                 raise DataError(
                     f"{where}, line {number} corrects {entry.path}, which line "
@@ -126,8 +147,8 @@ def apply_patch(
                     "delete one of the two."
                 )
         first_lines[i, entry.action] = number
-        changed[i] = _apply_entry(changed[i], entry, f"{where}, line {number}")
-    unlabeled = set() if keep_unlabeled or index.several_labels else {
+        changed[i] = _apply_entry(changed[i], entry, f"{where}, line {number}", several=bool(several_labels))
+    unlabeled = set() if keep_unlabeled or several_labels else {
         i for i, image in changed.items() if image is not None and not image.label
     }  # fmt: skip
     remaining = [i for i, image in changed.items() if image is not None and i not in unlabeled]
@@ -141,7 +162,17 @@ def apply_patch(
         index.select(remaining),
         images=tuple(cast("ImageRecord", changed[i]) for i in remaining),
         unreadable=(*index.unreadable, *(UnreadableImage(index.images[i].path, NO_LABEL) for i in sorted(unlabeled))),
+        several_labels=several_labels,
     )
+
+
+def _find_several_labels(index: Index, entries: Sequence[tuple[int, PatchEntry]], where: str) -> str:
+    """Return which line gives an image of an index of single classes several labels or none; "" without one."""
+    classes = {image.label for image in index.images}
+    for number, entry in entries:
+        if entry.action == "relabel" and entry.to not in classes and (not entry.to or SEPARATOR in entry.to):
+            return f"{where}, line {number} gives {entry.path} the labels {entry.to!r}"
+    return ""
 
 
 def load_and_apply_patch(index: Index, path: Path | None) -> Index:
@@ -157,11 +188,14 @@ def _describe_mismatch(entry: PatchEntry, hashes: dict[str, str], index: Index, 
     return f"there is no image {entry.path} in {index.name}"
 
 
-def _apply_entry(image: ImageRecord | None, entry: PatchEntry, where: str) -> ImageRecord | None:
+def _apply_entry(image: ImageRecord | None, entry: PatchEntry, where: str, *, several: bool) -> ImageRecord | None:
     if image is None or entry.action == "drop":
         return None
+    if entry.action == "keep":
+        return replace(image, is_kept=True)
     if entry.action == "relabel":
-        return replace(image, label=str(entry.to))
+        label = str(entry.to)
+        return replace(image, label=join_classes(LABEL_SETS.list_classes(label)) if several else label)
     if image.split is None:
         raise DataError(f"{where} moves {entry.path} to {entry.to}, but this source gives no splits: delete the line.")
     return replace(image, split=cast("Split", entry.to))

@@ -35,7 +35,7 @@ def run_preflight_checks(index: Index, config: RunConfig, callback: Callback) ->
         path = Path(config.data.patch)
         corrections = label_patch.read_patch(path)
         index = label_patch.apply_patch(index, corrections, f"The patch {path}")
-        applied = plural(len(corrections), "correction")
+        applied = plural(sum(entry.action != "keep" for _, entry in corrections), "correction")
         callback.on_message(f"{path}: {applied} applied; to undo one, delete its line")
     assign_groups(index.images, parse_group_rule(config.split.group))  # fail on an unusable rule before any work
     findings = _applicable_findings(quick_audit(index).findings, index, config)

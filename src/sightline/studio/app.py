@@ -28,7 +28,8 @@ from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, rea
 from sightline.studio.protection import ProtectionMiddleware, make_token
 
 MAX_ROWS = 500  # of one request
-PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/try": "trial"}
+PAGES_OF_SINGLE = {"/results": "results", "/compare": "compare"}  # of runs whose images have one class each
+PAGES_OF_RUN = {"/map": "map", "/try": "trial"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
@@ -49,6 +50,8 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
     token = make_token()
     of_data = {} if studio.labeling is None else {"/label": "label-page"}
     of_run = {} if studio.model is None else PAGES_OF_RUN
+    if studio.model is not None and not studio.library.has_several_labels:
+        of_run = PAGES_OF_SINGLE | of_run
     of_runs = {} if studio.training is None else {"/train": "train-page"}
     of_network = {} if access is None else {"/phone": "phone"}
     pages = Pages(token, {"/": "list"} | of_data | of_run | of_runs | of_network)
@@ -81,9 +84,12 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     model, library, name = studio.model, studio.library, studio.name
     if model is None:
         return []
-    return [
+    of_single = [] if library.has_several_labels else [
         *results.make_routes(model, name, pages),
         *comparing.make_routes(model, library, name, pages, studio.compared),
+    ]  # fmt: skip
+    return [
+        *of_single,
         *embedding_map.make_routes(model, library, name, pages),
         *trial.make_routes(model, library, name, pages),
     ]
@@ -112,7 +118,7 @@ class _Endpoints:
         return self._pages.render(
             request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
-            has_unlabeled=library.has_unlabeled,
+            has_unlabeled=library.has_unlabeled, several=library.has_several_labels,
             patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
         )  # fmt: skip
 

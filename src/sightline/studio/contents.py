@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,11 @@ from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
+from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import Index
 from sightline.errors import DataError
+from sightline.evaluation.label_thresholds import list_thresholds
+from sightline.evaluation.results import LabeledPredictions
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
 from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sources
@@ -31,6 +34,7 @@ from sightline.studio.labeling import Labeling
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
 from sightline.studio.training_runs import OwnData, TrainingRuns, list_data_settings
+from sightline.tasks.protocol import find_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,8 @@ def open_studio(
     if index.several_labels and index.mask_classes is not None:
         looks = f"`sightline report {run.path}` shows the worst of them" if run else "`sightline doctor` checks them"
         raise DataError(f"{index.name} has masks, which the studio cannot show or edit yet: {looks}.")
-    if index.several_labels:
-        raise DataError(
-            f"{index.name} has several labels for an image ({index.several_labels}), which the studio cannot edit yet: "
-            "give images of one class each."
-        )
+    if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
+        index = replace(index, several_labels=f"{run.path} is a classifier of several labels")
     model = RunModel(data, index) if isinstance(data, Run) else None
     splits = {} if model is None else model.splits
     predictions = {} if model is None else _list_predictions(model)
@@ -83,7 +84,8 @@ def open_studio(
             index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
         )
         check = BackgroundCheck(index, library, input_config)
-        labeling = None if isinstance(data, Run) else _make_labeling(data, index, corrections, classes)
+        is_labeled = isinstance(data, Run) or index.several_labels  # no label is an answer where several are allowed
+        labeling = None if is_labeled else _make_labeling(data, index, corrections, classes)
         training = _make_training(data, corrections, index.name, runs)
         try:
             thumbnails = Thumbnails(index, preprocess)
@@ -142,6 +144,9 @@ def _list_predictions(model: RunModel) -> dict[int, ImagePrediction]:
     """Return what a run predicts for the images of the splits that it evaluated, by position."""
     predictions: dict[int, ImagePrediction] = {}
     for evaluated in model.predictions.values():
+        if evaluated.labels.ndim == 2:
+            predictions |= _list_label_sets(model, evaluated)
+            continue
         column_of = {name: i for i, name in enumerate(evaluated.classes)}
         best = evaluated.probabilities.argmax(axis=1)
         positions = model.find_positions(evaluated.paths)
@@ -151,3 +156,25 @@ def _list_predictions(model: RunModel) -> dict[int, ImagePrediction]:
                 of_label = 0.0 if label is None else float(row[label])
                 predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label)
     return predictions
+
+
+def _list_label_sets(model: RunModel, evaluated: LabeledPredictions) -> dict[int, ImagePrediction]:
+    """Return what a classifier of several labels predicts for the images of a split, by position.
+
+    The confidence is that of its least certain decision about a class, and the probability of the image's own label
+    that of its least probable class, or absence of one.
+    """
+    thresholds = list_thresholds(model.run.directory.read_thresholds(), evaluated.classes)
+    predictions: dict[int, ImagePrediction] = {}
+    for position, row in zip(model.find_positions(evaluated.paths), evaluated.probabilities, strict=True):
+        if position is None:
+            continue
+        predicted = [name for name, p, t in zip(evaluated.classes, row, thresholds, strict=True) if p >= t]
+        own = LABEL_SETS.encode([join_classes({*_known(model, position)} & {*evaluated.classes})], evaluated.classes)[0]
+        certainty, of_own = np.maximum(row, 1 - row), np.where(own, row, 1 - row)
+        predictions[position] = ImagePrediction(join_classes(predicted), float(certainty.min()), float(of_own.min()))
+    return predictions
+
+
+def _known(model: RunModel, position: int) -> tuple[str, ...]:
+    return LABEL_SETS.list_classes(model.index.images[position].label)

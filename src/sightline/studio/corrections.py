@@ -13,16 +13,17 @@ from typing import Literal, get_args
 from sightline import _io, jsonio
 from sightline.data import cache
 from sightline.data.label_patch import PatchEntry, apply_patch, make_entry, read_patch, write_patch
+from sightline.data.targets import SEPARATOR, join_classes
 from sightline.data.types import SPLITS, Index
 from sightline.errors import OutputError, UsageError
 
-Edit = Literal["relabel", "drop", "move", "restore"]
+Edit = Literal["relabel", "add", "remove", "drop", "keep", "move", "restore"]
 Entries = dict[str, PatchEntry]
 """The corrections of one image, by action."""
 
 MAX_IMAGES = 10_000  # of one click
 MAX_NAME = 255  # characters of a class name
-REASON = "corrected by hand"
+REASON, KEPT = "corrected by hand", "the label is right"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,11 @@ class Click:
 
 def check_class_name(name: str | None) -> None:
     """Raise `UsageError` for a name that a new class cannot have."""
-    if not name or name != name.strip() or len(name) > MAX_NAME or "/" in name or not jsonio.is_encodable(name):
-        raise UsageError(f"A class name has 1 to {MAX_NAME} characters, no slash, and no spaces at its ends.")
+    is_valid = name and name == name.strip() and len(name) <= MAX_NAME and not {"/", SEPARATOR} & set(name)
+    if not is_valid or not jsonio.is_encodable(name or ""):
+        raise UsageError(
+            f"A class name has 1 to {MAX_NAME} characters, no slash, no semicolon, and no spaces at its ends."
+        )
 
 
 class Corrections:
@@ -60,7 +64,9 @@ class Corrections:
         self.revision = 0
         self._revisions: dict[int, int] = {}
         self._before_drop: dict[int, Entries] = {}
-        self._labels = {image.label for image in index.images} - {""}
+        self._targets = index.targets
+        self._classes = {name for image in index.images for name in self._targets.list_classes(image.label)} - {""}
+        self._void: list[PatchEntry] = []  # lines that keep images which are no longer there, or have another label
         with self._lock:
             self._read()
 
@@ -83,8 +89,9 @@ class Corrections:
 
         Args:
             positions: The images, as positions in the index.
-            edit: ``relabel`` and ``move`` set the class or the split to `to`; ``drop`` leaves the images out, and
-                ``restore`` takes that back, or else every correction of them.
+            edit: ``relabel`` and ``move`` set the class or the split to `to`; ``add`` and ``remove`` change the classes
+                of images that may have several. ``keep`` states that the label is right, unless it was corrected.
+                ``drop`` leaves the images out, and ``restore`` takes that back, or else every correction of them.
             to: The class or the split.
 
         Raises:
@@ -124,7 +131,11 @@ class Corrections:
             raise UsageError("There is no such image: load the page again.")
         if edit not in get_args(Edit):
             raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
-        if edit == "relabel" and to not in self._labels:
+        if edit in ("add", "remove") and not self._targets.allows_several:
+            raise UsageError("The images have one class each: relabel them.")
+        if edit == "relabel" and self._targets.allows_several:
+            raise UsageError("The images may have several classes: add one, or remove one.")
+        if edit in ("relabel", "add", "remove") and to not in self._classes:
             check_class_name(to)
         if edit == "move" and to not in SPLITS:
             raise UsageError(f"There is no split {to!r}: expected {', '.join(SPLITS)}.")
@@ -141,6 +152,16 @@ class Corrections:
                 self._before_drop[position] = entries
             return {"drop": entries.get("drop") or make_entry("drop", image, REASON)}
         entries.pop("drop", None)
+        label = entries["relabel"].to if "relabel" in entries else image.label
+        if edit == "keep":
+            if not (label or self._targets.allows_several):
+                raise UsageError("An image without a class cannot be kept: give it one.")
+            return entries if {"relabel", "keep"} & set(entries) else entries | {"keep": make_entry("keep", image, KEPT)}
+        if edit in ("add", "remove"):
+            names = set(self._targets.list_classes(label or "")) - {to}
+            edit, to = "relabel", join_classes(names | ({str(to)} if edit == "add" else set()))
+        if edit == "relabel":
+            entries.pop("keep", None)
         is_original = to == (image.label if edit == "relabel" else image.split)
         if is_original:
             entries.pop(edit, None)
@@ -155,7 +176,7 @@ class Corrections:
         if sum("drop" in of_image for of_image in entries.values()) == len(self._index.images):
             raise UsageError("This would drop every image: keep at least one.")
         lines = (entry for _, of_image in sorted(entries.items()) for entry in of_image.values())
-        write_patch(self.path, lines, "Choose another file with --patch.")
+        write_patch(self.path, (*lines, *self._void), "Choose another file with --patch.")
         self._stamp = self._read_stamp()
         self._take_over({position: of_image for position, of_image in entries.items() if of_image}, after)
         self._clicks[click.number] = click
@@ -172,13 +193,18 @@ class Corrections:
         if stamp == self._stamp:
             return
         entries: dict[int, Entries] = {}
+        void: list[PatchEntry] = []
         source = self.path if stamp else self._initial if not self.revision else None
         if source is not None:
             lines = read_patch(source)
             apply_patch(self._index, lines, f"The patch {source}", keep_unlabeled=True)  # raises if it does not fit
             for _, entry in lines:
-                entries.setdefault(self._positions[entry.path, entry.sha256], {})[entry.action] = entry
-        self._stamp = stamp
+                position = self._positions.get((entry.path, entry.sha256))
+                if position is None or self._index.images[position].label != entry.label:
+                    void.append(entry)
+                else:
+                    entries.setdefault(position, {})[entry.action] = entry
+        self._stamp, self._void = stamp, void
         changed = {i for i in {*entries, *self._entries} if entries.get(i) != self._entries.get(i)}
         if changed:
             self._take_over(entries, dict.fromkeys(changed))

@@ -12,6 +12,7 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.data.checks.finding import Finding
+from sightline.data.targets import SEPARATOR, join_classes
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import UsageError
 from sightline.studio.corrections import Corrections
@@ -29,6 +30,8 @@ STATES = {
     "wrong": "predicted != label",
     "right": "predicted = label",
     "corrected": "(label != source_label OR split IS NOT source_split OR dropped)",
+    "to-review": "NOT (kept OR dropped OR label != source_label)",
+    "kept": "kept",
     "dropped": "dropped",
     "unlabeled": "label = ''",
 }
@@ -39,7 +42,7 @@ _TABLES = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     source_label TEXT NOT NULL, source_split TEXT, label TEXT NOT NULL, split TEXT, dropped INTEGER NOT NULL DEFAULT 0,
-    predicted TEXT, confidence REAL, label_probability REAL
+    kept INTEGER NOT NULL DEFAULT 0, predicted TEXT, confidence REAL, label_probability REAL
 );
 CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE selections (key TEXT NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (key, image)) WITHOUT ROWID;
@@ -62,10 +65,11 @@ class Query:
     """Which images to list, and in which order; empty texts are no condition.
 
     Attributes:
-        label: The class, corrections included.
+        label: The class, or one of them, corrections included.
         split: The split, corrections included.
         predicted: The class that the model predicts.
-        state: ``wrong`` or ``right`` predictions, ``corrected`` or ``dropped`` images.
+        state: ``wrong`` or ``right`` predictions, ``corrected``, ``kept`` or ``dropped`` images, or those
+            ``to-review``, of which nobody has said that the label is right or wrong.
         finding: The kind of finding that the images belong to.
         text: A part of the path, in any case.
         below: The largest confidence of the model, 0 to 1.
@@ -102,9 +106,12 @@ class Query:
             parse_fraction("below", query.below)
         return query
 
-    def build_where(self) -> tuple[str, dict[str, object]]:
-        """Return the condition in SQL, and its values."""
-        conditions = [f"{name} = :{name}" for name in ("label", "split", "predicted") if getattr(self, name)]
+    def build_where(self, *, several: bool = False) -> tuple[str, dict[str, object]]:
+        """Return the condition in SQL, and its values; `several` if images may have several classes."""
+        among = f"instr('{SEPARATOR}' || {{0}} || '{SEPARATOR}', '{SEPARATOR}' || :{{0}} || '{SEPARATOR}') > 0"
+        of_class = among if several else "{0} = :{0}"
+        texts = {"label": of_class, "split": "{0} = :{0}", "predicted": of_class}
+        conditions = [text.format(name) for name, text in texts.items() if getattr(self, name)]
         if self.state:
             conditions.append(STATES[self.state])
         if self.finding:
@@ -153,6 +160,7 @@ class Library:
         `findings` are known before the images are checked.
         """
         self._corrections = corrections
+        self._targets = index.targets
         self._lock = Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.row_factory = sqlite3.Row
@@ -171,10 +179,11 @@ class Library:
             "confidence, label_probability) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
-        self._counts, self._findings = self._count(), dict[str, int]()  # as updates leave them
+        self._counts, self._kinds = self._count(), list[str]()  # as updates leave them
         self._selections: list[str] = []
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
+        self.has_several_labels = self._targets.allows_several
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.has_unlabeled = any(not image.label for image in index.images)
         self.can_move = any(image.split for image in index.images)
@@ -189,7 +198,7 @@ class Library:
         """Return the positions of the images that the query asks for, in its order."""
         if query.selection and query.selection not in self._selections:
             raise UsageError("The studio no longer knows these images: select them again.")
-        where, values = query.build_where()
+        where, values = query.build_where(several=self.has_several_labels)
         statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # texts of ours
         return [row[0] for row in self._run(statement, values)]
 
@@ -217,7 +226,13 @@ class Library:
             values,
         ):
             findings.setdefault(row["image"], []).append({"kind": row["kind"], "reason": row["reason"]})
-        by_id = {row["id"]: dict(row) | {"findings": findings.get(row["id"], [])} for row in rows}
+        by_id = {
+            row["id"]: dict(row) | {
+                "labels": [name for name in self._targets.list_classes(row["label"]) if name],
+                "findings": findings.get(row["id"], []),
+            }
+            for row in rows
+        }  # fmt: skip
         return [by_id[i] for i in listed if i in by_id]
 
     def list_predictions(self) -> list[tuple[int, str, str | None]]:
@@ -225,17 +240,23 @@ class Library:
         return [tuple(row) for row in self._run("SELECT id, label, predicted FROM images ORDER BY id")]
 
     def iter_kept(self) -> Iterator[sqlite3.Row]:
-        """Yield the rows of the images that are not dropped, in the order of the index."""
-        yield from self._run("SELECT path, label, split FROM images WHERE NOT dropped AND label != '' ORDER BY id")
+        """Yield the rows of the images that are not dropped and have a label, in the order of the index.
+
+        Where images may have several labels, they may have none.
+        """
+        labeled = "1" if self.has_several_labels else "label != ''"
+        yield from self._run(f"SELECT path, label, split FROM images WHERE NOT dropped AND {labeled} ORDER BY id")  # noqa: S608
 
     def count_values(self) -> dict[str, dict[str, int]]:
         """Return the number of images of each class, split, predicted class and kind of finding, largest first.
 
-        Dropped images count in no class and no split, and those without a label in no class.
+        Dropped images count in no class and no split, and those without a label in no class. Of findings, the images
+        to review count.
         """
         with self._lock:
             counts = {name: dict(sorted(counter.items())) for name, counter in self._counts.items()}
-            return counts | {"finding": dict(self._findings), "state": {s: self._counts["state"][s] for s in STATES}}
+            findings = {kind: self._counts["finding"][kind] for kind in self._kinds}
+            return counts | {"finding": findings, "state": {s: self._counts["state"][s] for s in STATES}}
 
     def update(self, ids: Iterable[int]) -> None:
         """Take over the corrections of these images."""
@@ -243,13 +264,15 @@ class Library:
         for i in ids:
             entries = self._corrections.get(i)
             label, split = (entries[action].to if action in entries else None for action in ("relabel", "move"))
-            rows.append((label, split, "drop" in entries, i))
+            if label is not None and self.has_several_labels:
+                label = join_classes(self._targets.list_classes(label))
+            rows.append((label, split, "drop" in entries, "keep" in entries, i))
         changed = [row[-1] for row in rows]
         with self._lock:
             before = self._count(changed)
             self._database.executemany(
-                "UPDATE images SET label = coalesce(?, source_label), split = coalesce(?, source_split), dropped = ? "
-                "WHERE id = ?",
+                "UPDATE images SET label = coalesce(?, source_label), split = coalesce(?, source_split), dropped = ?, "
+                "kept = ? WHERE id = ?",
                 rows,
             )
             for name, counter in self._count(changed).items():
@@ -270,11 +293,12 @@ class Library:
             ]
             self._database.execute("DELETE FROM findings")
             self._database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", rows)
-            kinds = "SELECT kind, count(DISTINCT image) FROM findings GROUP BY 1 ORDER BY min(rowid)"
-            self._findings = {row[0]: row[1] for row in self._database.execute(kinds)}
+            kinds = "SELECT kind FROM findings GROUP BY 1 ORDER BY min(rowid)"
+            self._kinds = [row[0] for row in self._database.execute(kinds)]
+            self._counts["finding"] = self._count()["finding"]
 
     def _count(self, ids: Sequence[int] | None = None) -> dict[str, Counter[str]]:
-        """Return the numbers of `count_values` but those of findings, of some images or of all."""
+        """Return the numbers of `count_values`, of some images or of all."""
         among = "1" if ids is None else "id IN (SELECT value FROM json_each(:ids))"
         values = {"ids": jsonio.dumps(ids)}
         counts: dict[str, Counter[str]] = {}
@@ -282,9 +306,22 @@ class Library:
             where = f"{among} AND {name} != ''" + (" AND NOT dropped" if name != "predicted" else "")
             statement = f"SELECT {name}, count(*) FROM images WHERE {where} GROUP BY 1"  # noqa: S608
             counts[name] = Counter(dict(map(tuple, self._database.execute(statement, values))))
+            if name != "split":
+                counts[name] = self._count_classes(counts[name])
+        kinds = (
+            f"SELECT kind, count(DISTINCT image) FROM findings JOIN images ON id = image "  # noqa: S608
+            f"WHERE {among} AND {STATES['to-review']} GROUP BY 1"
+        )
+        counts["finding"] = Counter(dict(map(tuple, self._database.execute(kinds, values))))
         sums = ", ".join(f"total({condition})" for condition in STATES.values())
         totals = self._database.execute(f"SELECT {sums} FROM images WHERE {among}", values).fetchone()  # noqa: S608
         counts["state"] = Counter({state: int(total) for state, total in zip(STATES, totals, strict=True)})
+        return counts
+
+    def _count_classes(self, labels: Mapping[str, int]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for label, count in labels.items():
+            counts.update(dict.fromkeys(self._targets.list_classes(label), count))
         return counts
 
     def _run(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[sqlite3.Row]:

@@ -70,11 +70,12 @@ def duplicate_findings(duplicates: Duplicates, images: Sequence[ImageRecord]) ->
     """Return the findings on duplicates among `images`.
 
     Conflicting classes and leaks are errors above `TOLERATED_FRACTION`; below, they cannot change a metric by more than
-    that.
+    that. Groups whose images are all kept by a person are left out, but for leaks: no label is wrong there.
     """
     identical, near = duplicates.identical, duplicates.near
-    conflicts = [g for g in identical if has_conflicting_labels(g)]
     leaks, near_leaks = [g for g in identical if spans_splits(g)], [g for g in near if spans_splits(g)]
+    identical, near = (tuple(g for g in groups if not all(p.is_kept for p in g)) for groups in (identical, near))
+    conflicts = [g for g in identical if has_conflicting_labels(g)]
     if all(p.split != "validation" for p in images):
         near_advice, group_advice = (
             "A random split may put one in training and another in test.",

@@ -22,6 +22,8 @@ def propose_fixes(index: Index, duplicates: Duplicates, stats: DatasetStats) -> 
     - Of near duplicates in several splits, those in the last split are kept, so a given test split never changes.
     - Blank images are dropped.
     - Classes whose names differ only in spelling take the name of the largest of them.
+
+    No correction is proposed for an image that a person keeps.
     """
     fixes: dict[tuple[str, str], PatchEntry] = {}  # by path and action; the first reason wins
     for fix in (
@@ -32,6 +34,8 @@ def propose_fixes(index: Index, duplicates: Duplicates, stats: DatasetStats) -> 
     ):
         if (fix.path, "drop") not in fixes:
             fixes.setdefault((fix.path, fix.action), fix)
+    kept = {p.path for p in index.images if p.is_kept}
+    fixes = {key: fix for key, fix in fixes.items() if fix.path not in kept}
     dropped = {path for path, action in fixes if action == "drop"}
     order = {p.path: i for i, p in enumerate(index.images)}
     remaining = [c for (path, action), c in fixes.items() if action == "drop" or path not in dropped]

@@ -66,7 +66,7 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
         *_file_findings(files),
         *_bit_depth_findings(readable, sample_range),
         *_size_findings([p for p, _ in readable]),
-        *_exposure_findings(readable),
+        *_exposure_findings([(p, look) for p, look in readable if not p.is_kept]),
     ]  # fmt: skip
 
 
@@ -138,12 +138,13 @@ def _size_findings(images: Sequence[ImageRecord]) -> list[Finding]:
         return []
     side = statistics.median(min(p.width, p.height) for p in images)
     shape = statistics.median(_aspect_ratio(p) for p in images)
+    questioned = [p for p in images if not p.is_kept]
     sizes = [
         p
-        for p in images
+        for p in questioned
         if _is_extreme(min(p.width, p.height), side) or max(p.width, p.height) > MAX_SIDE_FACTOR * side
     ]
-    aspects = [p for p in images if _aspect_ratio(p) > max(MAX_ASPECT_RATIO, MAX_ASPECT_RATIO / 2 * shape)]
+    aspects = [p for p in questioned if _aspect_ratio(p) > max(MAX_ASPECT_RATIO, MAX_ASPECT_RATIO / 2 * shape)]
     return [
         *image_finding(
             "extreme-size", "warning",

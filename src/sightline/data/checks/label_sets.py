@@ -50,7 +50,8 @@ def _count_labels(index: Index, sets: list[tuple[str, ...]]) -> list[Finding]:
 
 
 def _find_unlabeled(index: Index, sets: list[tuple[str, ...]]) -> list[Finding]:
-    unlabeled = [image.path for image, names in zip(index.images, sets, strict=True) if not names]
+    pairs = zip(index.images, sets, strict=True)
+    unlabeled = [image.path for image, names in pairs if not (names or image.is_kept)]
     return image_finding(
         "no-labels", "note", ("image has no label", "images have no label"),
         "They are examples of none of the classes. If their labels are unknown, remove them.", unlabeled,

@@ -12,6 +12,7 @@ const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const form = $("#query");
 const number = new Intl.NumberFormat(document.documentElement.lang);
+const hasSeveralLabels = document.body.dataset.several === "1";
 const state = { revision: 0, counts: {}, check: { status: "new" }, corrections: 0 };
 const names = []; // of the classes, in the order of their keys, which stays the same while the page is open
 const clicks = []; // numbers of the clicks of this page, for undo
@@ -19,7 +20,7 @@ let changes = Promise.resolve(); // the last of the changes on their way
 let loading = null; // aborts the request of an older query
 
 const grid = new Grid($("#grid"), $("#canvas"), {
-  captionHeight: document.body.dataset.predictions === "1" ? 44 : 26,
+  captionHeight: (document.body.dataset.predictions === "1" ? 44 : 26) + (hasSeveralLabels ? 22 : 0),
   unreadable: texts.unreadable,
   describe: describeImage,
   label: nameImage,
@@ -34,19 +35,28 @@ function percent(value) {
 
 function describeModel(row) {
   if (row.predicted === null) return "";
-  return `${row.predicted === row.label ? "✓" : row.predicted} ${percent(row.confidence)}`;
+  return `${row.predicted === row.label ? "✓" : row.predicted || texts["no-label"]} ${percent(row.confidence)}`;
 }
 
 function describeImage(row) {
-  const label = element("b", row.label || texts.unlabeled);
+  const label = hasSeveralLabels ? listChips(row) : element("b", row.label || texts.unlabeled);
   const isWrong = row.predicted !== null && row.predicted !== row.label;
   const lines = [label, " ", element("span", describeModel(row), isWrong ? "wrong" : "soft")];
+  if (row.kept) lines.push(element("i", "✓", "kept"));
   if (row.findings.length) lines.push(element("i", "●", "finding"));
   return lines;
 }
 
+/** The labels of an image as chips; `make` returns what each is. */
+function listChips(row, make = (name) => element("b", name, "chip")) {
+  const chips = element("div", "", "chips");
+  chips.append(...(row.labels.length ? row.labels.map(make) : [element("span", texts["no-label"], "soft")]));
+  return chips;
+}
+
 function nameImage(row) {
-  const parts = [`${row.label} ${describeModel(row)}`.trim(), row.path];
+  const parts = [`${row.labels.join(", ")} ${describeModel(row)}`.trim(), row.path];
+  if (row.kept) parts.push(texts.kept);
   if (row.dropped) parts.push(texts.dropped);
   return parts.join(", ");
 }
@@ -174,9 +184,10 @@ function showSelection() {
   $("#count").textContent = `${number.format(grid.length)} ${texts[word]}`;
   $("#selection").textContent = count ? `${number.format(count)} ${texts.selected}` : grid.current?.path ?? "";
   $("#actions").hidden = !grid.length;
-  const labels = new Set(grid.targets.slice(0, 1000).map((id) => grid.row(id)?.label));
+  const rows = grid.targets.slice(0, 1000).map((id) => grid.row(id)).filter(Boolean);
   for (const button of $("#classes").querySelectorAll("[data-to]")) {
-    button.setAttribute("aria-pressed", labels.size === 1 && labels.has(button.dataset.to));
+    const having = rows.filter((row) => row.labels.includes(button.dataset.to)).length;
+    button.setAttribute("aria-pressed", having && having < rows.length && hasSeveralLabels ? "mixed" : having > 0 && having === rows.length);
   }
   if ($("#viewer").open) fillViewer();
 }
@@ -186,7 +197,7 @@ function showClasses() {
   const buttons = names.map((name, i) => {
     const button = element("button", name);
     button.type = "button";
-    button.dataset.edit = "relabel";
+    button.dataset.edit = hasSeveralLabels ? "toggle" : "relabel";
     button.dataset.to = name;
     if (i < MAX_KEYS) button.append(" ", element("kbd", String(i + 1)));
     return button;
@@ -214,14 +225,22 @@ function change(request) {
   return changes;
 }
 
+/** What toggling a label does once all changes before it are known: it is removed if every image has it. */
+function chooseEdit(ids, to) {
+  const rows = ids.map((id) => grid.row(id)).filter(Boolean);
+  return rows.length && rows.every((row) => row.labels.includes(to)) ? "remove" : "add";
+}
+
 /** Correct the images, and go on at once: who labels fast does not wait for the server. */
 async function edit(name, to = null) {
   const ids = $("#viewer").open ? [grid.currentId] : grid.targets;
   if (!ids.length || ids[0] === undefined) return;
   const selected = [...grid.selected];
-  if (!selected.length && (name === "relabel" || name === "drop")) grid.move(grid.cursor + 1);
+  if (name === "toggle" || name === "remove") {
+    // the images may get other labels, too
+  } else if (!selected.length && ["relabel", "drop", "keep"].includes(name)) grid.move(grid.cursor + 1);
   else grid.select([]);
-  const click = await change(() => api.correct(ids, name, to));
+  const click = await change(() => api.correct(ids, name === "toggle" ? chooseEdit(ids, to) : name, to));
   if (click === null) grid.select(selected);
   else clicks.push(click);
   $("#undo").disabled = !clicks.length;
@@ -251,6 +270,7 @@ function askForClass() {
 function openViewer() {
   if (!grid.current) return;
   fillViewer();
+  $("#viewer .close").before($("#actions")); // a dialog covers the page
   if (!$("#viewer").open) $("#viewer").showModal();
 }
 
@@ -262,13 +282,28 @@ function fillViewer() {
   if (!$("#viewer-image").src.endsWith(address)) $("#viewer-image").src = address;
   $("#viewer-image").alt = nameImage(row);
   $("#viewer-path").textContent = row.path;
-  const facts = [[texts.class, row.label + (row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label})`)]];
+  const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label || texts["no-label"]})`;
+  const label = hasSeveralLabels ? [listChips(row, removableChip), was] : [row.label + was];
+  const facts = [[texts.class, ...label]];
   if (row.split) facts.push([texts.split, texts[row.split]]);
   if (row.predicted !== null) facts.push([texts.model, `${row.predicted} ${percent(row.confidence)}`]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
-  if (row.dropped) facts.push([texts.state, texts.dropped]);
+  if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
   for (const finding of row.findings) facts.push([texts.finding, [finding.kind, finding.reason].filter(Boolean).join(": ")]);
-  $("#viewer-facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+  const entries = facts.flatMap(([name, ...values]) => {
+    const value = element("dd", "");
+    value.append(...values);
+    return [element("dt", name), value];
+  });
+  $("#viewer-facts").replaceChildren(...entries);
+}
+
+function removableChip(name) {
+  const chip = element("button", `${name} ×`, "chip");
+  chip.type = "button";
+  chip.setAttribute("aria-label", texts["remove-label"].replace("NAME", () => name));
+  chip.addEventListener("click", () => edit("remove", name));
+  return chip;
 }
 
 function showMessage(text, { offline = false } = {}) {
@@ -299,11 +334,13 @@ form.addEventListener("reset", () => setTimeout(list));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.elements.finding.addEventListener("change", () => {
   form.elements.sort.value = form.elements.finding.value ? "group" : "path";
+  form.elements.state.value = form.elements.finding.value ? "to-review" : "";
 });
 $("#check").addEventListener("click", async () => {
   await change(api.startCheck);
   await poll();
 });
+$("#viewer").addEventListener("close", () => document.querySelector("main").after($("#actions")));
 $("#undo").addEventListener("click", undo);
 $("#help").addEventListener("click", () => $("#keys").showModal());
 $("#actions").addEventListener("click", (event) => {
@@ -312,7 +349,7 @@ $("#actions").addEventListener("click", (event) => {
 });
 $("#new-class").addEventListener("close", () => {
   const name = $("#new-class-name").value.trim();
-  if ($("#new-class").returnValue === "add" && name) edit("relabel", name);
+  if ($("#new-class").returnValue === "add" && name) edit(hasSeveralLabels ? "toggle" : "relabel", name);
 });
 for (const button of document.querySelectorAll("dialog .close")) {
   button.addEventListener("click", () => button.closest("dialog").close());
@@ -335,6 +372,7 @@ const KEYS = {
   "?": () => $("#keys").showModal(),
   Escape: () => grid.select([]),
   a: () => grid.selectAll(),
+  k: () => edit("keep"),
   u: undo,
   x: toggleDropped,
 };
@@ -354,7 +392,7 @@ document.addEventListener("keydown", (event) => {
   if (viewer && (key === "Escape" || key === "Enter")) return;
   if (MOVES[key]) grid.move(MOVES[key](), { extend: event.shiftKey && !viewer });
   else if (KEYS[key]) KEYS[key]();
-  else if (/^[1-9]$/.test(key) && names[key - 1] !== undefined) edit("relabel", names[key - 1]);
+  else if (/^[1-9]$/.test(key) && names[key - 1] !== undefined) edit(hasSeveralLabels ? "toggle" : "relabel", names[key - 1]);
   else return;
   event.preventDefault();
 });
