@@ -19,6 +19,7 @@ from sightline.errors import DataError
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.results import ThresholdRequest
 from sightline.preprocessing import PreprocessingSpec
+from sightline.runs.directory import RunDirectory
 
 
 @pytest.fixture
@@ -240,3 +241,11 @@ def test_planted_labels_of_cats_and_dogs_are_listed_first(
     assert sightline("evaluate", run, "--find-label-issues", patch, "--format", "json").code == 0
     paths = [json.loads(line)["path"] for line in patch.read_text().splitlines()]
     assert len(planted & set(paths[:30])) >= 18  # 60% of 30, among the first 5% of 600
+    lines = [json.loads(line) for line in patch.read_text().splitlines()]
+    keep_lines = [{k: v for k, v in line.items() if k != "to"} | {"action": "keep"} for line in lines[:2]]
+    keep_lines[1]["sha256"] = lines[2]["sha256"]  # as if the image had changed since
+    patch.write_text("".join(json.dumps(line) + "\n" for line in keep_lines))
+    assert sightline("evaluate", run, "--find-label-issues", patch, "--format", "json").code == 0
+    again = [json.loads(line) for line in patch.read_text().splitlines()]
+    assert again == [*keep_lines, *lines[1:]], "an image that is kept is no label error, as long as it is the same"
+    assert [issue.path for issue in RunDirectory(run).read_label_issues() or ()] == paths[1:]

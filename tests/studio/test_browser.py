@@ -208,6 +208,7 @@ def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open
         page.select_option("select[name=sort]", "confidence")
         page.select_option("select[name=state]", "wrong")
         expect_text(page, "#count", "14,286 images")
+        page.wait_for_function("() => document.querySelectorAll('.tile .caption span').length > 20")
         captions = page.locator(".tile .caption span").all_text_contents()
         values = [int(re.findall(r"(\d+)%", text)[0]) for text in captions]
         assert len(values) > 20

@@ -104,7 +104,15 @@ def test_corrections_change_what_is_listed_and_counted(library: Library, correct
     counts = library.count_values()
     assert counts["label"] == {"cat": 1, "dog": 3}
     assert counts["split"] == {"test": 1, "train": 3}
-    assert counts["state"] == {"wrong": 2, "right": 1, "corrected": 3, "to-review": 3, "kept": 0, "dropped": 1, "unlabeled": 0}
+    assert counts["state"] == {
+        "wrong": 2,
+        "right": 1,
+        "corrected": 3,
+        "to-review": 3,
+        "kept": 0,
+        "dropped": 1,
+        "unlabeled": 0,
+    }
     corrections.apply([0, 1, 4], "restore")
     library.update([0, 1, 4])
     assert library.list_ids(Query(state="corrected")) == []

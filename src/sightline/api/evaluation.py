@@ -19,7 +19,7 @@ from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
-from sightline.data.label_patch import read_kept
+from sightline.data.label_patch import PatchEntry, read_keep_lines
 from sightline.data.types import LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
@@ -227,13 +227,15 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
 ) -> Evaluation:
     """Evaluate a model with `evaluate_model`, with flip test-time augmentation if `tta`, and find label issues.
 
-    `label_issues` is the patch file to write them to; images that it keeps already stay out of it. Raises `UsageError` for thresholds or label issues with `tta`.
+    `label_issues` is the patch file to write them to; images that it keeps already are none. Raises `UsageError` for
+    thresholds or label issues with `tta`.
     """
     if tta and (label_issues is not None or threshold_request):
         raise UsageError(
             "--tta cannot be combined with thresholds or --find-label-issues, which are computed from single images: "
             "leave it out."
         )
+    keep_lines: list[PatchEntry] = []
     if label_issues is not None:
         if "label-issues" not in classifier.task.sections:
             raise UsageError(
@@ -241,7 +243,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
                 "out."
             )
         issues.check_packages()  # before the evaluation, not after it
-        kept = read_kept(label_issues) + read_kept(None if classifier.run is None else classifier.run.patch)
+        patches = {label_issues, None if classifier.run is None else classifier.run.patch}
+        keep_lines = list(dict.fromkeys(line for patch in patches for line in read_keep_lines(patch)))
     report = evaluate_model(
         classifier.with_flip_tta() if tta else classifier, sources, split=split, threshold_request=threshold_request,
         ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
@@ -249,7 +252,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     suspects = None
     if label_issues is not None:
         suspects = find_label_issues(
-            classifier, label_issues, kept=list(dict.fromkeys(kept)), allow_missing=allowed.missing, cache=cache,
+            classifier, label_issues, keep_lines=keep_lines, allow_missing=allowed.missing, cache=cache,
             progress=progress,
         )  # fmt: skip
     return Evaluation(report, suspects, 2 if tta else 1)

@@ -23,7 +23,7 @@ def find_label_issues(
     classifier: Classifier,
     patch: Path,
     *,
-    kept: Sequence[PatchEntry] = (),
+    keep_lines: Sequence[PatchEntry] = (),
     allow_missing: bool = False,
     cache: bool = True,
     progress: Progress = no_progress,
@@ -31,8 +31,8 @@ def find_label_issues(
     """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
     Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
-    the same list in the run, unless images are missing. Images that `kept` names, with the same content and label, are
-    no label errors; the patch begins with these lines. Raises `DataError` if the run's images are unavailable,
+    the same list in the run, unless images are missing. Images that `keep_lines` name, with the same content and label,
+    are no label errors; the patch begins with these lines. Raises `DataError` if the run's images are unavailable,
     `MissingImagesError` if some are missing, unless `allow_missing`.
     """
     records: list[ImageRecord] = []
@@ -55,11 +55,11 @@ def find_label_issues(
     seed = 0 if classifier.run is None else classifier.run.config.seed
     probabilities = label_issues.predict_out_of_fold(features, labels_given, len(classifier.classes), seed, progress)
     suspects = label_issues.select_label_issues(records, labels_given, probabilities, classifier.classes)
-    known = {(entry.path, entry.sha256, entry.label) for entry in kept}
+    known = {(entry.path, entry.sha256, entry.label) for entry in keep_lines}
     suspects = tuple(s for s in suspects if (s.path, s.sha256, s.label) not in known)
     lines = [s.to_patch() for s in suspects]
-    keeping = "".join(f"{entry.line}\n" for entry in kept).encode(errors="backslashreplace")
-    _io.write_atomic(patch, keeping + jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
+    head = "".join(f"{entry.line}\n" for entry in keep_lines).encode(errors="backslashreplace")
+    _io.write_atomic(patch, head + jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
     if classifier.run is not None and complete:
         classifier.run.write_label_issues(lines)
         worst = {issue.path for issue in suspects[: report_images.MAX_LABEL_ISSUES]}

@@ -69,7 +69,7 @@ def write_patch(
     return _io.write_atomic(path, text.encode(errors="backslashreplace"), advice)
 
 
-def read_kept(path: Path | None) -> list[PatchEntry]:
+def read_keep_lines(path: Path | None) -> list[PatchEntry]:
     """Return the lines of a patch that keep an image; none if there is no such file, or `path` is None."""
     if path is None or not path.exists():
         return []

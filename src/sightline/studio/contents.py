@@ -84,8 +84,9 @@ def open_studio(
             index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
         )
         check = BackgroundCheck(index, library, input_config)
-        is_labeled = isinstance(data, Run) or index.several_labels  # no label is an answer where several are allowed
-        labeling = None if is_labeled else _make_labeling(data, index, corrections, classes)
+        labeling = None
+        if not (isinstance(data, Run) or index.several_labels):  # where several are allowed, none is an answer
+            labeling = _make_labeling(data, index, corrections, classes)
         training = _make_training(data, corrections, index.name, runs)
         try:
             thumbnails = Thumbnails(index, preprocess)

@@ -156,7 +156,9 @@ class Corrections:
         if edit == "keep":
             if not (label or self._targets.allows_several):
                 raise UsageError("An image without a class cannot be kept: give it one.")
-            return entries if {"relabel", "keep"} & set(entries) else entries | {"keep": make_entry("keep", image, KEPT)}
+            return (
+                entries if {"relabel", "keep"} & set(entries) else entries | {"keep": make_entry("keep", image, KEPT)}
+            )
         if edit in ("add", "remove"):
             names = set(self._targets.list_classes(label or "")) - {to}
             edit, to = "relabel", join_classes(names | ({str(to)} if edit == "add" else set()))

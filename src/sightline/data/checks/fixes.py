@@ -34,8 +34,8 @@ def propose_fixes(index: Index, duplicates: Duplicates, stats: DatasetStats) -> 
     ):
         if (fix.path, "drop") not in fixes:
             fixes.setdefault((fix.path, fix.action), fix)
-    kept = {p.path for p in index.images if p.is_kept}
-    fixes = {key: fix for key, fix in fixes.items() if fix.path not in kept}
+    paths_to_keep = {p.path for p in index.images if p.is_kept}
+    fixes = {key: fix for key, fix in fixes.items() if fix.path not in paths_to_keep}
     dropped = {path for path, action in fixes if action == "drop"}
     order = {p.path: i for i, p in enumerate(index.images)}
     remaining = [c for (path, action), c in fixes.items() if action == "drop" or path not in dropped]

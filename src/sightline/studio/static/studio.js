@@ -271,7 +271,9 @@ function openViewer() {
   if (!grid.current) return;
   fillViewer();
   $("#viewer .close").before($("#actions")); // a dialog covers the page
-  if (!$("#viewer").open) $("#viewer").showModal();
+  if ($("#viewer").open) return;
+  $("#viewer").showModal();
+  $("#viewer").focus(); // no button, which Enter would press
 }
 
 function fillViewer() {
@@ -282,7 +284,7 @@ function fillViewer() {
   if (!$("#viewer-image").src.endsWith(address)) $("#viewer-image").src = address;
   $("#viewer-image").alt = nameImage(row);
   $("#viewer-path").textContent = row.path;
-  const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label || texts["no-label"]})`;
+  const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label.replaceAll(";", ", ") || texts["no-label"]})`;
   const label = hasSeveralLabels ? [listChips(row, removableChip), was] : [row.label + was];
   const facts = [[texts.class, ...label]];
   if (row.split) facts.push([texts.split, texts[row.split]]);

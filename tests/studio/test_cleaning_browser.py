@@ -1,0 +1,128 @@
+"""Cleaning a data set in a real browser: several labels, keeping, look-alikes, and the folders of the cleaned set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.studio.contents import Studio, open_studio
+from studio_server import serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+HOSTILE = "<img src=x onerror=document.title='owned'>"
+LABELS = ("car;tree", "car", "", f"tree;{HOSTILE}")
+
+
+def expect_text(page: Any, selector: str, text: str) -> None:
+    playwright.expect(page.locator(selector)).to_have_text(text, timeout=15_000)
+
+
+def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
+    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+    return [(row["action"], row["path"], row.get("to")) for row in rows]
+
+
+@pytest.fixture
+def several(tmp_path: Path, patch: Path) -> Iterator[Studio]:
+    root = draw_classes(tmp_path / "images", {"x": (90, 90, 90)}, len(LABELS), 16)
+    lines = [f'x/x-{i:03}.png,"{label}"' for i, label in enumerate(LABELS)]
+    (root / "labels.csv").write_text("\n".join(["path,label", *lines]) + "\n", encoding="utf-8")
+    with open_studio(Dataset(root / "labels.csv"), patch) as opened:
+        yield opened
+
+
+def list_chips(page: Any, position: int) -> list[str]:
+    return [str(text) for text in page.locator(f"#image-{position} .chip").all_text_contents()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_labels_are_chips_that_keys_and_clicks_toggle(
+    several: Studio, patch: Path, open_page: Any, scheme: str
+) -> None:
+    with serve(several) as address:
+        page = open_page(address, color_scheme=scheme)
+        names = page.locator("#classes [data-to]").evaluate_all("all => all.map(one => one.dataset.to)")
+        assert names == [HOSTILE, "car", "tree"]
+        assert list_chips(page, 0) == ["car", "tree"]
+        assert list_chips(page, 2) == []
+        page.keyboard.press("3")  # tree, of the first image: it stays there
+        page.keyboard.press("1")
+        expect_text(page, "#corrections", "1 correction")
+        page.wait_for_function("() => document.querySelectorAll('#image-0 .chip').length === 2")
+        assert list_chips(page, 0) == [HOSTILE, "car"]
+        assert page.locator("img[src=x]").count() == 0
+        assert page.title() != "owned"
+        page.keyboard.press("u")
+        page.keyboard.press("u")
+        expect_text(page, "#corrections", "0 corrections")
+        page.keyboard.press("a")
+        assert page.locator("#classes [data-to=car]").get_attribute("aria-pressed") == "mixed"
+        page.locator("#classes [data-to=car]").click()
+        expect_text(page, "#corrections", "2 corrections")
+        assert page.locator("#classes [data-to=car]").get_attribute("aria-pressed") == "true"
+        page.locator("#classes [data-to=car]").click()
+        expect_text(page, "#corrections", "2 corrections")
+        page.wait_for_function("() => !document.querySelector('#canvas').textContent.includes('car')")
+        assert [to for _, _, to in read_lines(patch)] == ["tree", ""], "of those that had it"
+
+
+def test_a_chip_is_removed_and_another_label_added_beside_the_large_image(
+    several: Studio, patch: Path, open_page: Any
+) -> None:
+    with serve(several) as address:
+        page = open_page(address)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#viewer[open]")
+        page.get_by_role("button", name="Remove the label car").click()
+        expect_text(page, "#corrections", "1 correction")
+        page.locator("#viewer #classes").get_by_role("button", name="New class").click()
+        page.keyboard.type("zebra")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#viewer-facts .chip:has-text('zebra')")
+        assert read_lines(patch) == [("relabel", "x/x-000.png", "tree;zebra")]
+        page.locator("#viewer button.close").click()
+        assert page.locator("#viewer #actions").count() == 0
+        page.select_option("select[name=label]", "zebra")
+        expect_text(page, "#count", "1 image")
+
+
+def test_what_is_kept_leaves_the_queue_for_every_page_and_after_a_restart(
+    tmp_path: Path, patch: Path, open_page: Any
+) -> None:
+    folder = draw_classes(tmp_path / "twins", COLORS, 3)
+    (folder / "red" / "twin.png").write_bytes((folder / "blue" / "blue-001.png").read_bytes())
+
+    def open_queue(address: str, count: str) -> Any:
+        page = open_page(address)
+        page.click("#check")
+        page.wait_for_selector("#finding-filter:not([hidden])", timeout=30_000)
+        page.select_option("select[name=finding]", "conflicting-duplicates")
+        expect_text(page, "#count", count)
+        assert page.locator("select[name=state]").input_value() == "to-review"
+        return page
+
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page, other = open_queue(address, "2 images"), open_page(address)
+        page.locator("#others [data-edit=keep]").click()
+        page.wait_for_selector(".tile .kept")
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "2 corrections")
+        other.wait_for_selector(".tile .kept", timeout=10_000)
+        page.keyboard.press("u")
+        expect_text(page, "#corrections", "1 correction")
+        assert read_lines(patch) == [("keep", "blue/blue-001.png", None)]
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_queue(address, "1 image")
+        assert page.locator(".tile").get_attribute("title") == "red/twin.png"
+        page.select_option("select[name=finding]", "")
+        page.select_option("select[name=state]", "kept")
+        expect_text(page, "#count", "1 image")
