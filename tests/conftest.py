@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files of few tests first: they are the long ones, and the last file decides when the second process ends."""
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])
+
+
+def pytest_runtest_logfinish() -> None:
+    """Freeze what the import of Keras made, as the command line does: each full collection would look at it again."""
+    if "keras" in sys.modules and gc.get_freeze_count() == 0:
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

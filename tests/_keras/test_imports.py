@@ -89,6 +89,29 @@ def test_garbage_waits_for_the_end_of_an_import_and_the_collector_stays_as_it_wa
         sys.modules.pop("keras")
 
 
+@pytest.mark.parametrize(
+    ("before", "expected"), [("", "old, 0 frozen"), ("process.claim()", "frozen"), ("gc.freeze()", "collected")]
+)
+def test_the_command_line_alone_freezes_what_an_import_made(before: str, expected: str, tmp_path: Path) -> None:
+    """A program has no objects frozen, or those that it froze itself."""
+    (tmp_path / "keras.py").write_text("made = [[] for _ in range(1000)]\n")
+    code = f"""
+import gc, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from sightline import process
+from sightline._keras import imports
+{before}
+made = imports.import_keras("numpy").made
+if not any(value is made for value in gc.get_objects()):
+    print("frozen")
+elif any(value is made for value in gc.get_objects(generation=2)):
+    print(f"old, {{gc.get_freeze_count()}} frozen")
+elif gc.get_freeze_count():
+    print("collected")
+"""
+    assert run(code, tmp_path / "home") == f"{expected}\n"
+
+
 def test_what_a_failing_start_wrote_is_shown() -> None:
     code = """
 import os
