@@ -59,6 +59,20 @@ def test_each_image_has_a_point(run_client: Any, run_studio: Studio) -> None:
     assert arrays["state"].tolist() == expected
 
 
+def test_a_corrected_class_is_on_the_map_at_once(run_client: Any, run_studio: Studio) -> None:
+    assert run_studio.model is not None
+    run_studio.model.features.start()
+    run_studio.model.features.wait()
+    before = run_client.get("/map/points").json()
+    assert run_client.get("/map/points").json() == before
+    click = run_client.post("/corrections", json={"ids": [0], "edit": "relabel", "to": "purple"}).json()["click"]
+    try:
+        assert run_client.get("/map/points").json()["classes"] == sorted([*before["classes"], "purple"])
+    finally:
+        run_client.post("/undo", json={"click": click})
+    assert run_client.get("/map/points").json() == before
+
+
 def test_selected_images_are_listed(run_client: Any) -> None:
     answer = run_client.post("/selections", content=np.array([7, 3, 7], "<u4").tobytes()).json()
     order = run_client.get("/order", params=answer).content

@@ -33,7 +33,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
     ``GET /map/points`` returns the points of the method ``method``, and ``POST /selections`` takes the positions of
     images, uint32 little-endian, and returns what to list them by.
     """
-    maps = _Maps(model)
+    maps = _Maps(model, library)
 
     def page(request: Request) -> Response:
         return pages.render(request, "map.html.j2", name=name, methods=list_methods())
@@ -42,7 +42,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         method = request.query_params.get("method", "pca")
         if method not in list_methods():
             raise HTTPException(400, f"There is no map {method[:40]!r}: expected {' or '.join(list_methods())}.")
-        return StrictJSONResponse(_describe_points(maps.compute(method), library))
+        return StrictJSONResponse(maps.describe(method))
 
     async def select(request: Request) -> StrictJSONResponse:
         content = await read_body(request, MAX_SELECTION)
@@ -62,20 +62,24 @@ def list_methods() -> list[str]:
 
 
 class _Maps:
-    """The maps that were computed, one at a time."""
+    """The maps that were computed, one at a time, and what the page was told last of each."""
 
-    def __init__(self, model: RunModel) -> None:
-        self._model, self._lock = model, Lock()
+    def __init__(self, model: RunModel, library: Library) -> None:
+        self._model, self._library, self._lock = model, library, Lock()
         self._maps: dict[str, NDArray[np.float32]] = {}
+        self._described: dict[str, tuple[int, dict[str, Any]]] = {}
 
-    def compute(self, method: str) -> NDArray[np.float32]:
+    def describe(self, method: str) -> dict[str, Any]:
         vectors = self._model.features.vectors
         if vectors is None:
             raise HTTPException(409, "The features of the images are not computed yet.")
         with self._lock:
             if method not in self._maps:
                 self._maps[method] = compute_pca(vectors) if method == "pca" else compute_umap(vectors)
-            return self._maps[method]
+            revision = self._library.revision  # before the classes are read, so that none is missed
+            if self._described.get(method, (-1,))[0] != revision:
+                self._described[method] = revision, _describe_points(self._maps[method], self._library)
+            return self._described[method][1]
 
 
 def compute_pca(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -92,7 +96,8 @@ def compute_pca(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     components *= np.sign(components[np.abs(components).argmax(0), np.arange(components.shape[1])])
     points = np.zeros((len(vectors), 2), np.float32)
     for start in range(0, len(vectors), ROWS):  # which may be on disk
-        points[start : start + ROWS, : components.shape[1]] = (vectors[start : start + ROWS] - mean) @ components
+        centered = vectors[start : start + ROWS] - mean.astype(np.float32)
+        points[start : start + ROWS, : components.shape[1]] = centered @ components.astype(np.float32)
     return points
 
 

@@ -181,6 +181,7 @@ class Library:
         )
         self._counts, self._kinds = self._count(), list[str]()  # as updates leave them
         self._selections: list[str] = []
+        self.revision = 0  # of the corrections that the table holds
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
         self.has_several_labels = self._targets.allows_several
@@ -237,7 +238,10 @@ class Library:
 
     def list_predictions(self) -> list[tuple[int, str, str | None]]:
         """Return the position, the class and the predicted class of each image, in the order of the index."""
-        return [tuple(row) for row in self._run("SELECT id, label, predicted FROM images ORDER BY id")]
+        with self._lock:
+            cursor = self._database.cursor()
+            cursor.row_factory = None  # plain tuples take a third of the time
+            return cursor.execute("SELECT id, label, predicted FROM images ORDER BY id").fetchall()
 
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped and have a label, in the order of the index.
@@ -269,6 +273,7 @@ class Library:
             rows.append((label, split, "drop" in entries, "keep" in entries, i))
         changed = [row[-1] for row in rows]
         with self._lock:
+            self.revision += bool(changed)
             before = self._count(changed)
             self._database.executemany(
                 "UPDATE images SET label = coalesce(?, source_label), split = coalesce(?, source_split), dropped = ?, "
