@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,36 @@ def test_bytes_that_are_not_an_image_are_refused_in_a_sentence(run_client: Any, 
     answer = run_client.post(path, content=body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("The image cannot be ")
+
+
+def test_the_bundle_of_the_run_is_for_the_browser(run_client: Any, run: sl.Run, photo: Path) -> None:
+    assert run.directory.bundle is not None
+    assert run_client.get("/try/model.onnx").content == (run.directory.bundle / "model.onnx").read_bytes()
+    values = run_client.get("/try/bundle").json()
+    assert values == {"classes": [*run.classifier.classes], "preprocess": run.classifier.preprocess.to_dict()}
+    answer = run_client.post("/try/probabilities", content=photo.read_bytes()).json()
+    np.testing.assert_allclose(answer["probabilities"], run.classifier.predict_proba(photo)[0], atol=1e-6)
+    assert run_client.post("/try/probabilities", content=b"no image").status_code == 400
+
+
+def test_the_page_to_try_alone_may_compile_web_assembly(run_client: Any) -> None:
+    policies = {
+        path: run_client.get(path).headers["Content-Security-Policy"] for path in ("/", "/try", "/map", "/results")
+    }
+    assert [path for path, policy in policies.items() if "script-src" in policy] == ["/try"]
+    assert policies["/try"] == f"{policies['/']}; script-src 'self' 'wasm-unsafe-eval'"
+
+
+def test_a_run_without_a_bundle_says_so(run: sl.Run, tmp_path: Path) -> None:
+    testclient = pytest.importorskip("starlette.testclient", reason="the extra studio is not installed")
+    from sightline.studio.app import create_app
+
+    shutil.copytree(run.path, tmp_path / "a", ignore=shutil.ignore_patterns("bundle"))
+    with open_studio(sl.Run(tmp_path / "a"), tmp_path / "fixes.jsonl") as studio:
+        client = testclient.TestClient(create_app(studio), "http://127.0.0.1:8000")
+        assert "This run has no bundle" in client.get("/try").text
+        answer = client.get("/try/model.onnx")
+    assert (answer.status_code, "a has no bundle" in answer.json()["error"]) == (400, True)
 
 
 def test_an_unknown_class_and_another_page_are_refused(run_client: Any, photo: Path) -> None:

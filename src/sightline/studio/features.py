@@ -16,7 +16,10 @@ from sightline.api.run import Run
 from sightline.callbacks import Progress
 from sightline.data import feature_cache
 from sightline.data.types import SPLITS, Index, Split
+from sightline.errors import ModelError
 from sightline.evaluation.results import LabeledPredictions
+from sightline.inference import bundle
+from sightline.inference.bundle import Bundle
 from sightline.inference.embeddings import ROWS
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.stream import InputItem, compute_feature_size
@@ -54,6 +57,13 @@ class RunModel:
         """The model; raises `ModelError` if the run has none yet."""
         with self._lock:
             return self.run.classifier
+
+    def read_bundle(self) -> Bundle:
+        """Read and verify the bundle of the run; raises `ModelError` if it has none."""
+        path = self.run.directory.bundle
+        if path is None:
+            raise ModelError(f"{self.run.path.name} has no bundle, so its model runs in the studio alone.")
+        return bundle.read(path)
 
     def find_positions(self, paths: Iterable[str]) -> list[int | None]:
         """Return the position of each path among the images; None if it is missing or has changed since training."""

@@ -17,6 +17,8 @@ from sightline.studio import messages
 FOLDER = Path(__file__).parent
 MAX_BODY = 1 << 20  # bytes of a request in JSON
 FRESH = {"Cache-Control": "no-store"}
+POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+"""What a page may load and run; the header of every response that has no policy of its own."""
 
 
 class StrictJSONResponse(Response):

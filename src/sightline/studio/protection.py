@@ -11,13 +11,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.studio.network import NetworkAccess
-from sightline.studio.pages import Pages
+from sightline.studio.pages import POLICY, Pages
 from sightline.studio.server import LOCAL_HOSTS
 
 TOKEN_HEADER = "X-CSRF-Token"  # noqa: S105  # the name of a header
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "object-src 'none'",
+    "Content-Security-Policy": POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

@@ -13,15 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline.errors import ImageError
+from sightline.errors import DataError, ImageError
+from sightline.inference.bundle import MODEL_FILE
 from sightline.studio.features import RunModel
 from sightline.studio.heat_maps import HeatMap, HeatMapQueue, compute_heat_map
 from sightline.studio.library import Library
-from sightline.studio.pages import Pages, StrictJSONResponse, read_body
+from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body
 
 TOP = 5  # classes
 NEAREST = 8  # training images
 MAX_IMAGE = 64 << 20  # bytes of an image
+RUNTIME = FOLDER / "static" / "vendor" / "onnxruntime-web" / "ort-wasm-simd-threaded.wasm.gz"
 
 
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
@@ -31,12 +33,18 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
     ``POST /try/heat`` its heat map for the class ``class``. ``POST /images/ID/heat`` is that of an image of the run,
     and ``GET /images/ID/nearest`` lists the training images nearest to it. ``GET /features`` is the progress of the
     features of the run's images, and ``POST /features`` starts them.
+
+    For the model in the browser, ``GET /try/bundle`` is what it needs to know of the bundle, ``GET /try/model.onnx``
+    the file, and ``POST /try/probabilities`` returns the probabilities of an image as computed here.
     """
     endpoints = _Endpoints(model, library, name, pages)
     return [
         Route("/try", endpoints.page),
         Route("/try", endpoints.predict, methods=["POST"]),
         Route("/try/heat", endpoints.explain, methods=["POST"]),
+        Route("/try/bundle", endpoints.describe_bundle),
+        Route("/try/model.onnx", endpoints.model_file),
+        Route("/try/probabilities", endpoints.compute_probabilities, methods=["POST"]),
         Route("/images/{id:int}/heat", endpoints.explain_own, methods=["POST"]),
         Route("/images/{id:int}/nearest", endpoints.find_nearest),
         Route("/features", endpoints.state),
@@ -50,7 +58,11 @@ class _Endpoints:
         self._heat_maps = HeatMapQueue()
 
     def page(self, request: Request) -> Response:
-        return self._pages.render(request, "trial.html.j2", name=self._name)
+        path = self._model.run.directory.bundle
+        size = None if path is None else (path / MODEL_FILE).stat().st_size + RUNTIME.stat().st_size
+        response = self._pages.render(request, "trial.html.j2", name=self._name, size=size)
+        response.headers["Content-Security-Policy"] = f"{POLICY}; script-src 'self' 'wasm-unsafe-eval'"
+        return response
 
     async def predict(self, request: Request) -> StrictJSONResponse:
         content = await read_body(request, MAX_IMAGE)
@@ -70,6 +82,23 @@ class _Endpoints:
             rows = self._library.describe([position for position, _ in nearest])
             values["nearest"] = [row | {"similarity": s} for row, (_, s) in zip(rows, nearest, strict=True)]
         return values
+
+    def describe_bundle(self, _request: Request) -> StrictJSONResponse:
+        manifest = self._model.read_bundle().manifest
+        values = {"classes": manifest.classes, "preprocess": manifest.preprocess.to_dict()}
+        return StrictJSONResponse(values)
+
+    def model_file(self, _request: Request) -> Response:
+        content = self._model.read_bundle().model
+        return Response(content, media_type="application/octet-stream", headers=FRESH)
+
+    async def compute_probabilities(self, request: Request) -> StrictJSONResponse:
+        content = await read_body(request, MAX_IMAGE)
+        try:
+            (row,) = await run_in_threadpool(self._model.classifier.predict_proba, [content])
+        except DataError as error:
+            raise HTTPException(400, str(error)) from None
+        return StrictJSONResponse({"probabilities": row.tolist()})
 
     async def explain(self, request: Request) -> StrictJSONResponse:
         content = await read_body(request, MAX_IMAGE)

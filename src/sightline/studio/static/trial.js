@@ -1,6 +1,7 @@
 // The page to try the model: an image is dropped, pasted, chosen or taken, classified, explained and compared.
 
 import { send } from "./api.js";
+import { predictHere } from "./browser-model.js";
 import { element, imageItem, percent } from "./elements.js";
 import { followFeatures } from "./features.js";
 import { decode, describe, draw } from "./heat.js";
@@ -56,6 +57,7 @@ async function take(file) {
   $("#message").hidden = true;
   resetHeat();
   showNearest([]);
+  $("#here-state").textContent = "";
   try {
     const image = await createImageBitmap(file).catch(() => null);
     if (signal.aborted) return;
@@ -66,6 +68,7 @@ async function take(file) {
     current.label = prediction.label;
     showPrediction(prediction);
     showNearest(prediction.nearest);
+    runHere();
   } catch (error) {
     if (!signal.aborted) $("#result").hidden = true;
     showError(error);
@@ -102,6 +105,33 @@ async function toggleHeat() {
   }
 }
 
+// The same model in this browser
+
+async function runHere() {
+  const state = current;
+  $("#here-state").textContent = "";
+  delete $("#here-state").dataset.difference;
+  if (!state?.label || $("#run-here")?.getAttribute("aria-pressed") !== "true") return;
+  $("#here-state").textContent = texts["here-running"];
+  try {
+    const here = await predictHere(state.file, texts);
+    const there = await send("/try/probabilities", state.file, { signal: state.controller.signal });
+    if (state !== current || $("#run-here").getAttribute("aria-pressed") !== "true") return;
+    const best = here.probabilities.indexOf(Math.max(...here.probabilities));
+    const difference = Math.max(...here.probabilities.map((p, k) => Math.abs(p - there.probabilities[k])));
+    $("#here-state").dataset.difference = difference;
+    const values = {
+      LABEL: `${here.classes[best]} · ${percent(here.probabilities[best])}`,
+      DIFFERENCE: difference < 1e-6 ? "< 0.000001" : difference.toFixed(6),
+      TIME: Math.round(here.milliseconds),
+    };
+    $("#here-state").textContent = texts["here-result"].replace(/LABEL|DIFFERENCE|TIME/g, (name) => values[name]);
+  } catch (error) {
+    if (state === current) $("#here-state").textContent = "";
+    showError(error);
+  }
+}
+
 // Camera
 
 async function startCamera() {
@@ -120,7 +150,7 @@ async function startCamera() {
   await $("#video").play();
   $("#live").hidden = false;
   $("#inputs").hidden = true;
-  $("#figure").hidden = $("#neighbors").hidden = true;
+  $("#figure").hidden = $("#neighbors").hidden = $("#here").hidden = true;
   $("#snap").focus();
   classifyFrames(stream);
 }
@@ -129,7 +159,7 @@ function stopCamera() {
   for (const track of stream?.getTracks() ?? []) track.stop();
   stream = null;
   $("#live").hidden = true;
-  $("#inputs").hidden = $("#figure").hidden = $("#neighbors").hidden = false;
+  $("#inputs").hidden = $("#figure").hidden = $("#neighbors").hidden = $("#here").hidden = false;
 }
 
 function readFrame() {
@@ -177,6 +207,10 @@ document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) take(event.clipboardData.files[0]);
 });
 $("#show-heat").addEventListener("click", toggleHeat);
+$("#run-here")?.addEventListener("click", ({ target }) => {
+  target.setAttribute("aria-pressed", target.getAttribute("aria-pressed") !== "true");
+  runHere();
+});
 $("#camera").addEventListener("click", startCamera);
 $("#stop").addEventListener("click", () => {
   stopCamera();

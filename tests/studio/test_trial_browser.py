@@ -1,0 +1,128 @@
+"""The model in the browser: the same pixels and, but for rounding, the same probabilities as in the studio."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sightline as sl
+from browser import NO_BROWSER, find_browser
+from sightline.preprocessing import PreprocessingSpec
+from sightline.studio.contents import Studio
+from studio_server import serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+SHOWN = "#here-state[data-difference]"
+DECODE = """async ([content, spec]) => {
+  const { decodePixels } = await import("/static/pixels.js");
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  return Array.from(await decodePixels(new Blob([bytes]), spec));
+}"""
+SPECS = [
+    PreprocessingSpec(48, 40, 3, "crop", "bilinear"),
+    PreprocessingSpec(48, 40, 3, "pad", "bicubic"),
+    PreprocessingSpec(31, 64, 1, "stretch", "lanczos"),
+    PreprocessingSpec(50, 50, 3, "crop", "box"),
+    PreprocessingSpec(33, 47, 3, "pad", "nearest"),
+    PreprocessingSpec(200, 150, 1, "pad", "bilinear"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(run_studio: Studio) -> Iterator[str]:
+    with serve(run_studio) as opened:
+        yield opened
+
+
+def make_photo(width: int, height: int) -> Image.Image:
+    """Return smooth shapes with fine grain."""
+    y, x = np.mgrid[:height, :width] / 40
+    waves = [np.sin(x * a + y * b) for a, b in ((1, 0.3), (0.2, 1.1), (2.3, 1.7))]
+    grain = np.random.default_rng(3).normal(0, 6, (height, width, 3))
+    return Image.fromarray(np.clip(np.stack(waves, -1) * 90 + 128 + grain, 0, 255).astype(np.uint8))
+
+
+def encode(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+def decode_here(page: Any, content: bytes, spec: PreprocessingSpec) -> Any:
+    values = page.evaluate(DECODE, [base64.b64encode(content).decode(), spec.to_dict()])
+    return np.array(values, np.uint8).reshape(spec.shape)
+
+
+def test_pixels_of_lossless_files_are_those_of_the_studio(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    for size in ((300, 220), (61, 150), (40, 48)):
+        content = encode(make_photo(*size), format="PNG")
+        for spec in SPECS:
+            difference = decode_here(page, content, spec).astype(int) - spec.decode(content)
+            assert np.abs(difference).max() <= 1, (size, spec)  # Pillow 13 resizes some images by their columns first
+            assert np.abs(difference).mean() < 0.3, (size, spec)
+
+
+def test_pixels_of_a_large_jpeg_are_close(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for size, options in (((1300, 900), {}), ((1296, 896), {"exif": rotated})):
+        content = encode(make_photo(*size), format="JPEG", quality=90, **options)
+        for spec in SPECS:
+            difference = decode_here(page, content, spec).astype(int) - spec.decode(content)
+            assert np.abs(difference).mean() < 1, (spec, options)
+
+
+def test_what_is_transparent_is_white(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    image = make_photo(90, 70)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    content = encode(image, format="PNG")
+    difference = decode_here(page, content, SPECS[0]).astype(int) - SPECS[0].decode(content)
+    assert np.abs(difference).max() <= 1
+
+
+def test_both_answers_agree_and_nothing_is_loaded_before_it_is_asked_for(
+    open_page: Any, address: str, run: sl.Run, tmp_path: Path
+) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    photo = next(Path(run.config.data.sources[0]).glob("green/*.png"))
+    page.set_input_files("#file", str(photo))
+    playwright.expect(page.locator("#top li")).to_have_count(3)
+    assert not [url for url in requested if "vendor" in url or "onnx" in url]
+    page.focus("#run-here")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(SHOWN, timeout=60_000)
+    assert float(page.get_attribute("#here-state", "data-difference")) < 1e-4
+    label = str(page.text_content("#label"))
+    assert f"In this browser: {label}. Largest difference" in page.text_content("#here-state")
+    assert len([url for url in requested if url.endswith("/try/model.onnx")]) == 1
+    make_photo(640, 480).save(tmp_path / "photo.jpg", quality=92)
+    page.set_input_files("#file", str(tmp_path / "photo.jpg"))
+    page.wait_for_function("() => !document.querySelector('#here-state').dataset.difference")
+    page.wait_for_selector(SHOWN, timeout=60_000)
+    assert float(page.get_attribute("#here-state", "data-difference")) < 0.02, "another decoder"
+    assert len([url for url in requested if url.endswith("/try/model.onnx")]) == 1, "it is kept"
+    page.click("#run-here")
+    playwright.expect(page.locator("#here-state")).to_be_empty()
+
+
+def test_the_page_says_it_in_chinese_on_a_phone(open_page: Any, address: str, run: sl.Run) -> None:
+    page = open_page(f"{address}/try", 390, ready="#drop", locale="zh-CN", color_scheme="dark")
+    page.set_input_files("#file", str(next(Path(run.config.data.sources[0]).glob("red/*.png"))))
+    page.click("#run-here")
+    page.wait_for_selector(SHOWN, timeout=60_000)
+    assert page.text_content("#here-state").startswith("浏览器中")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
