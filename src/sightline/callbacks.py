@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)`` from any thread, at most a few times a second."""
@@ -11,6 +12,30 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(task: str, done: int, total: int) -> None:
     """Do nothing; the default wherever a `Progress` is accepted."""
+
+
+Batch = TypeVar("Batch")
+
+
+def track(
+    batches: Iterable[Batch],
+    task: str,
+    progress: Progress,
+    count: Callable[[], int | None],
+    measure: Callable[[Batch], int],
+) -> Iterator[Batch]:
+    """Yield each of `batches`, and report how many items `task` has done: `measure` returns those of a batch.
+
+    `count` returns the number of all items, or None as long as it is not known.
+    """
+    done = total = 0
+    for batch in batches:
+        yield batch
+        done += measure(batch)
+        total = max(count() or 0, done) if count() is not None else 0
+        progress(task, done, total)
+    if done != total:
+        progress(task, done, done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +93,7 @@ class Callback:
         Args:
             task: The name of the task, such as ``"decoding"``.
             done: The number of items done.
-            total: The number of items in all.
+            total: The number of items in all; 0 as long as it is not known.
         """
 
     def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:

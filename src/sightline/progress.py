@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-LINE_SECONDS = 60  # between two lines of a long task, where there are no bars
+SHORT_SECONDS = 2  # of a task that is not worth a line
+FIRST_LINE_SECONDS = 5  # before the first line of a long task, where there are no bars; doubles from line to line
+MAX_LINE_SECONDS = 60
 
 StyledText = str | tuple[str, str]
 """A piece of a line: text, or a pair of text and rich style."""
@@ -53,16 +56,12 @@ def format_time_left(seconds: float) -> str:
 
 
 @contextmanager
-def show_progress(progress: bool | None = None, callback: Callback | None = None) -> Iterator[Callback]:  # noqa: FBT001
+def show_progress(progress: bool = True, callback: Callback | None = None) -> Iterator[Callback]:  # noqa: FBT001, FBT002
     """Yield the callback of a long call from Python: `callback` if there is one, else a display on standard error.
 
-    `progress` None shows the display on a terminal and in a notebook only, so that a script in the background prints
-    nothing; True shows it in any case, False in none. In a notebook bars need ipywidgets; without it, and where
-    standard error is a file, there is a line for each epoch and each slow task.
+    `progress` False shows nothing. In a notebook bars need ipywidgets; without it, and where standard error is a file,
+    there is a line for each epoch, and one from time to time for each slow task.
     """
-    if progress is None:
-        console = make_console(stderr=True)
-        progress = console.is_terminal or console.is_jupyter
     if callback is not None or not progress:
         yield callback or Callback()
         return
@@ -73,27 +72,29 @@ def show_progress(progress: bool | None = None, callback: Callback | None = None
 class ProgressDisplay(Callback):
     """Shows progress on standard error: bars on a terminal, elsewhere one line per epoch and per slow task.
 
-    A task of more than a minute has a line each minute, with the time that is left at its speed so far.
+    A task of more than 5 seconds has lines with the time that is left at its speed so far: after 5, 15 and 35 seconds,
+    and so on, and at last one each minute.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, messages_only: bool = False) -> None:
+        """`quiet` shows nothing, `messages_only` no tasks."""
         self._console = make_console(stderr=True)
-        self._quiet = quiet
+        self._quiet, self._shows_tasks = quiet, not (quiet or messages_only)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}  # when, and how much was done by then
-        self._line_times: dict[str, float] = {}
+        self._next_lines: dict[str, tuple[float, float]] = {}  # when the next line is due, and the wait before it
         self._epochs = self._steps = self._first_epoch = self._last_epoch = 0
 
     def __enter__(self) -> Self:
         has_widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        if (self._console.is_terminal or has_widgets) and not self._quiet:
+        if (self._console.is_terminal or has_widgets) and self._shows_tasks:
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}", markup=False), console=self._console, transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # results that go to a file must not end up on the terminal
             )  # fmt: skip
-            self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -107,18 +108,21 @@ class ProgressDisplay(Callback):
     def on_progress(self, task: str, done: int, total: int) -> None:
         if self._bars is not None:
             self._advance(task, done, total, "")
+        if self._bars is not None or not self._shows_tasks:
             return
         now = time.perf_counter()
         started, first = self._started.setdefault(task, (now, done))
-        if done >= total:
-            del self._started[task]
-            self._line_times.pop(task, None)
-            if now - started > 2:  # shorter tasks are not worth a line
-                self.on_message(f"{task}: {total} in {now - started:.1f} s")
-        elif now - self._line_times.get(task, started) >= LINE_SECONDS and done > first:
-            self._line_times[task] = now
+        due, wait = self._next_lines.setdefault(task, (started + FIRST_LINE_SECONDS, FIRST_LINE_SECONDS))
+        if 0 < total <= done:
+            del self._started[task], self._next_lines[task]
+            if now - started > SHORT_SECONDS:
+                self.on_message(f"{task}: {total:,} in {now - started:.1f} s")
+        elif now >= due and done > first:
+            wait = min(2 * wait, MAX_LINE_SECONDS)
+            self._next_lines[task] = now + wait, wait
             seconds = (now - started) * (total - done) / (done - first)
-            self.on_message(f"{task}: {done:,} of {total:,}, {format_time_left(seconds)} left")
+            rest = f" of {total:,}, {format_time_left(seconds)} left" if total else " so far"
+            self.on_message(f"{task}: {done:,}{rest}")
 
     def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
         self._epochs, self._steps, self._first_epoch = epochs, steps, self._last_epoch
@@ -150,7 +154,10 @@ class ProgressDisplay(Callback):
     def _advance(self, task: str, done: int, total: int, statistics: str) -> None:
         assert self._bars is not None
         if task not in self._tasks:
-            self._tasks[task] = self._bars.add_task(printable(task), total=total, figures="")
-        self._bars.update(self._tasks[task], completed=done, total=total, figures=statistics)
-        if done >= total:
+            if 0 < total <= done:
+                return
+            self._bars.start()  # only now: most calls are over before there is anything to show
+            self._tasks[task] = self._bars.add_task(printable(task), total=None, figures="")
+        self._bars.update(self._tasks[task], completed=done, total=total or None, figures=statistics)
+        if 0 < total <= done:
             self._bars.remove_task(self._tasks.pop(task))

@@ -233,6 +233,44 @@ def test_nearest_neighbors_classify_with_a_class_of_five_images(
     np.testing.assert_array_equal(neighbors.embed(new).vectors, classifier.embed(new).vectors)
 
 
+def test_reference_images_that_are_to_be_predicted_are_counted(
+    sightline: Command, trained: Trained, images: Path, tmp_path: Path
+) -> None:
+    """They are recognized by their features, so those in a file count, too, and a copy under another name."""
+    reference = tmp_path / "reference.npy"
+    assert sightline("embed", trained[0], images, "--labeled", "--out", reference).code == 0
+    new = draw_classes(tmp_path / "new", {"red": COLORS["red"]}, 2)
+    shutil.copy(images / "blue" / "blue-001.png", new / "red" / "copy.png")
+    for known in (images, reference):
+        result = sightline("predict", trained[0], new, "--knn", "3", "--reference", known)
+        assert result.code == 0
+        assert result.err.startswith("1 image to predict is among the reference images too, by their features: ")
+
+
+def test_slow_calls_report_their_progress(trained: Trained, images: Path) -> None:
+    classifier, events = sl.load(trained[0]), list[tuple[str, int, int]]()
+
+    class Recorder(sl.Callback):
+        def on_progress(self, task: str, done: int, total: int) -> None:
+            events.append((task, done, total))
+
+    calls: dict[str, Any] = {
+        "predicting": lambda: classifier.predict(images, callback=Recorder()),
+        "embedding": lambda: classifier.embed(images, callback=Recorder()),
+        "embedding 2": lambda: classifier.similar(images / "red" / "red-000.png", [images], callback=Recorder()),
+        "embedding 3": lambda: classifier.with_neighbors(images, callback=Recorder()),
+        "explaining": lambda: classifier.explain(images, callback=Recorder()),
+    }
+    for name, call in calls.items():
+        events.clear()
+        call()
+        assert (name.split()[0], 9, 9) in events, name
+    events.clear()
+    classifier.predict((path for path in images.rglob("*.png")), callback=Recorder())
+    assert events[0] == ("predicting", 1, 0), "the images of a generator cannot be counted before"
+    assert events[-1] == ("predicting", 9, 9)
+
+
 def test_reference_images_that_cannot_be_read_are_left_out(
     sightline: Command, trained: Trained, images: Path, tmp_path: Path
 ) -> None:

@@ -200,7 +200,7 @@ def _embed_new(
     classifier: Classifier, items: Sequence[InputItem], callback: Callback
 ) -> tuple[Embeddings, list[InputItem]]:
     """Return the embeddings of the new images and their items, without unreadable ones and repeated ones."""
-    batches = list(classifier.iter_embeddings(items))
+    batches = list(classifier.iter_embeddings(items, callback=callback))
     embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
     failed = [f"{p}: {e}" for p, e in zip(embeddings.paths, embeddings.errors, strict=True) if e is not None]
     if failed:

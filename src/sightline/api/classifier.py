@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sightline.api.dataset import Dataset, list_data
-from sightline.api.image_model import ImageModel, iter_labeled
+from sightline.api.embedding_model import iter_labeled
+from sightline.api.image_model import ImageModel
 from sightline.api.images import ImageLike, explanation_row, list_items, list_labeled_items
 from sightline.api.options import Settings, parse_split
 from sightline.api.record_list import RecordList
@@ -53,7 +54,7 @@ class Classifier(ImageModel):
         out: str | Path | None = None,
         seed: int = 0,
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> RecordList[Explanation]:
         """Compute heat maps of the evidence for a class.
@@ -67,7 +68,7 @@ class Classifier(ImageModel):
             out: A folder to write a figure for each image to.
             seed: The seed of random masks and positions.
             set: As for `predict`.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -81,12 +82,11 @@ class Classifier(ImageModel):
         from sightline.api.explanation import explain
 
         items = list(list_items(images, self.preprocess.channels, set))
-        folder = None if out is None else Path(out)
-        predictor = self.explanation_predictor(method)
         with show_progress(progress, callback) as display:
             explanations = explain(
-                predictor, items, method=method, label=label, out=folder, seed=seed, progress=display.on_progress
-            )
+                self.explanation_predictor(method, display), items, method=method, label=label,
+                out=None if out is None else Path(out), seed=seed, progress=display.on_progress,
+            )  # fmt: skip
             return RecordList(explanations, explanation_row)
 
     def evaluate(
@@ -111,7 +111,7 @@ class Classifier(ImageModel):
         column: Settings | None = None,
         set: Settings = (),
         cache: bool = True,
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> Evaluation:
         """Evaluate the model on labeled images, and measure how far its predictions can be trusted.
@@ -143,7 +143,7 @@ class Classifier(ImageModel):
             column: The columns of a table, as in ``{"label": "breed"}``.
             set: Settings of how images are read.
             cache: Whether to keep decoded images on disk.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -190,7 +190,7 @@ class Classifier(ImageModel):
         min_agreement: float | None = None,
         column: Settings | None = None,
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> ExportResult:
         """Write the model in another format, load the file in the runtime of that format, and compare the two.
@@ -206,7 +206,7 @@ class Classifier(ImageModel):
                 precision.
             column: The columns of a table, as in ``{"label": "breed"}``.
             set: Settings of how images are read.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -249,7 +249,7 @@ class Classifier(ImageModel):
         epochs: int | None = None,
         column: Settings | None = None,
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> CompressionResult:
         """Search for a smaller model that is no less accurate, and save each candidate as a bundle.
@@ -267,7 +267,7 @@ class Classifier(ImageModel):
             epochs: The epochs of each fine-tuning; by default a quarter of the run's.
             column: The columns of a table, as in ``{"label": "breed"}``.
             set: Settings of how images are read.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -296,7 +296,7 @@ class Classifier(ImageModel):
         out: str | Path | None = None,
         force: bool = False,
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> AddedClass:
         """Write a model with one more class, from a few images of it, in seconds.
@@ -312,7 +312,7 @@ class Classifier(ImageModel):
             out: The bundle to write: a folder, or a ``.zip`` or ``.onnx`` file; by default ``with-<name>`` in the run.
             force: Whether to replace a bundle at `out`.
             set: As for `predict`.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -338,7 +338,7 @@ class Classifier(ImageModel):
         with show_progress(progress, callback) as display:
             return add_class(
                 self, name, list(list_items(images, self.preprocess.channels, set)),
-                reference=None if reference is None else iter_labeled(self, reference, set),
+                reference=None if reference is None else iter_labeled(self, reference, set, display),
                 out=None if out is None else Path(out), force=force, callback=display,
             )  # fmt: skip
 
@@ -351,7 +351,7 @@ class Classifier(ImageModel):
         top: int = 10,
         figure: str | Path | None = None,
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> WatchReport:
         """Check whether the images that a server answered have drifted from the validation images.
@@ -364,7 +364,7 @@ class Classifier(ImageModel):
             top: The number of images to label first.
             figure: A PNG file to plot the evidence for drift to.
             set: As for `predict`.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -377,16 +377,16 @@ class Classifier(ImageModel):
 
         Example:
             ```python
-            report = clf.watch("cats.log")
-            print(report.drift.alarm, report.accuracy)
+            print(clf.watch("cats.log").drift.alarm)
             ```
         """
         from sightline.api.watching import watch
 
         with show_progress(progress, callback) as display:
+            items = None if reference is None else list_labeled_items(reference, set, display.on_progress)
             return watch(
-                self, Path(log), reference=None if reference is None else list_labeled_items(reference, set),
-                level=level, top=top, figure=None if figure is None else Path(figure), callback=display,
+                self, Path(log), reference=items, level=level, top=top,
+                figure=None if figure is None else Path(figure), callback=display,
             )  # fmt: skip
 
     def model_card(self) -> str:

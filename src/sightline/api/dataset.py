@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.record_list import format_html_table
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, resolve_config
 from sightline.data.indexing import Source, Sources, build_index, describe_sources, list_of_sources, list_sources
 from sightline.data.sources import named
@@ -49,8 +49,7 @@ class Dataset:
 
         Args:
             sources: One or more paths (folders, archives, tables, idx files) or names of data sets.
-            column: The columns of a table that hold the path, the label and the split, as in ``{"label": "breed"}``.
-                By default they are recognized by their names.
+            column: The columns of a table, as for `from_csv`.
             set: Settings of the tables ``[data]`` and ``[input]`` of the [reference](reference.md), as in
                 ``{"data.class_level": 2}``.
 
@@ -169,8 +168,7 @@ class Dataset:
                 "The images in x have different sizes: resize them to one size, or save them as files and use "
                 "Dataset.from_folder."
             ) from error
-        suffix = f"/{split}" if split else ""
-        return cls(SourceListing(list_array_items(pixels, y, name + suffix, split, classes)))
+        return cls(SourceListing(list_array_items(pixels, y, f"{name}/{split}" if split else name, split, classes)))
 
     @classmethod
     def from_dataframe(
@@ -241,7 +239,7 @@ class Dataset:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether some images or labels are in memory (arrays, a DataFrame), where a run cannot find them again."""
+        """Whether images or labels are in memory (arrays, a DataFrame), where a run cannot find them again."""
         return any(isinstance(source, SourceListing) for source in self.sources)
 
     @property
@@ -257,8 +255,17 @@ class Dataset:
     @property
     def index(self) -> Index:
         """The readable images with their labels and hashes, and the unreadable files with reasons; read once."""
+        with show_progress(self._index is None) as display:
+            return self.read_index(display.on_progress)
+
+    def read_index(self, progress: Progress = no_progress) -> Index:
+        """Return `index`, and report the progress of reading it.
+
+        Args:
+            progress: Called with the name of the task, the number of files that are read, and the number of all.
+        """
         if self._index is None:
-            self._index = build_index(self.sources, options=self._config.data, lenient=True)
+            self._index = build_index(self.sources, progress, options=self._config.data, lenient=True)
         return self._index
 
     def __len__(self) -> int:
@@ -284,7 +291,7 @@ class Dataset:
         column: Settings | None = None,
         allow: Sequence[str] = (),
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> DoctorReport:
         """Look for problems, as `sightline doctor` does: duplicates, leakage, unreadable files, suspicious classes.
@@ -298,7 +305,7 @@ class Dataset:
             column: The columns of a table, as for `from_csv`.
             allow: Kinds of errors to accept, such as ``"split-leakage"``.
             set: Settings of how images are read.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -327,7 +334,7 @@ class Dataset:
         seed: int = 0,
         column: Settings | None = None,
         set: Settings = (),
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> PreviewResult:
         """Draw a labeled grid of some images, spread over the classes.
@@ -341,7 +348,7 @@ class Dataset:
             seed: Chooses the images and their augmentations.
             column: The columns of a table, as for `from_csv`.
             set: Settings of how images are read; with `augment` also those of the augmentation.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:
@@ -364,9 +371,8 @@ class Dataset:
 
     def _describe(self) -> str:
         if self._index is None:
-            in_memory = all(isinstance(source, SourceListing) for source in self.sources)
             counts = [len(source.items) for source in self.sources if isinstance(source, SourceListing)]
-            return plural(sum(counts), "image") if in_memory and counts else "not read yet"
+            return plural(sum(counts), "image") if 0 < len(counts) == len(self.sources) else "not read yet"
         images = plural(len(self), "image")
         unreadable = len(self.index.unreadable)
         rest = f", {plural(unreadable, 'unreadable file')}" if unreadable else ""
@@ -385,9 +391,7 @@ class Dataset:
         return format_html_table(rows, title=title)
 
 
-def list_data(
-    data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()
-) -> Sources | None:  # fmt: skip
+def list_data(data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()) -> Sources | None:
     """Return the sources of `data`, read with `column` and `set`; None for none."""
     if data is not None:
         return Dataset.wrap(data, column=column, set=set).listed_sources

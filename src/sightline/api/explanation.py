@@ -70,7 +70,9 @@ def _explain_batches(
     seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
-    last_progress, start = ("", 0), 0
+    total, started, finished = len(items), 0, 0
+    has_steps = not method.startswith("gradcam")  # so many that an image takes seconds: they are counted instead
+    last_progress = ("", 0)
     decode = partial(_decode, predictor.preprocess)
     with closing(predict_images(predictor, items, decode, lambda image: image.pixels)) as batches:
         for batch in batches:
@@ -79,24 +81,30 @@ def _explain_batches(
             decoded = [image.decoded for image in predicted if image.decoded is not None]
             probabilities = [image.probabilities for image in predicted if image.probabilities is not None]
 
-            def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(predicted)) -> None:
+            def advance(
+                task: str, done: int, steps: int, *, before: int = started, count: int = len(predicted)
+            ) -> None:
                 nonlocal last_progress
-                steps_per_image = total // count  # per image
-                last_progress = (task, len(items) * steps_per_image)
-                if start * steps_per_image + done < last_progress[1]:
-                    progress(task, start * steps_per_image + done, last_progress[1])
+                steps_per_image = steps // count
+                last_progress = (task, total * steps_per_image)
+                if before * steps_per_image + done < last_progress[1]:
+                    progress(task, before * steps_per_image + done, last_progress[1])
 
             explanations: Iterator[Explanation] = iter(())
             if predicted:
                 explanations = _explain_batch(
-                    predictor, paths, decoded, np.stack(probabilities), method, label, seed, advance
-                )
+                    predictor, paths, decoded, np.stack(probabilities), method, label, seed,
+                    advance if has_steps else no_progress,
+                )  # fmt: skip
             for image in batch:
                 if image.decoded is None or image.error is not None:
                     yield Explanation(image.item.path, method, error=image.error)
                 else:
                     yield writer.draw(next(explanations), image.decoded, predictor.preprocess)
-            start += len(batch)
+                finished += 1
+                if not has_steps:
+                    progress("explaining", finished, total)
+            started += len(batch)
     if last_progress[1]:
         progress(last_progress[0], last_progress[1], last_progress[1])
 

@@ -85,7 +85,7 @@ def push(
     public: bool = False,
     include_images: bool = False,
     dry_run: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
     callback: Callback | None = None,
 ) -> PushResult:
     """Upload the bundle of a model to the Hugging Face Hub, with a model card.
@@ -101,7 +101,7 @@ def push(
         include_images: Whether to upload the reference examples, by which whoever loads the bundle verifies it, and the
             features of validation images, with which `watch` compares others.
         dry_run: Whether to return what would be uploaded, without connecting to anything.
-        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        progress: Whether to show progress on standard error.
         callback: Receives the progress events in place of the display.
 
     Returns:
@@ -184,15 +184,13 @@ def _render_card(
         ) from error
 
 
-def pull(
-    source: str, dest: str | Path, *, progress: bool | None = None, callback: Callback | None = None
-) -> Classifier:
+def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Callback | None = None) -> Classifier:
     """Download a bundle from the Hugging Face Hub, and verify it before any of it is opened or put in place.
 
     Args:
         source: The model on the Hub, as ``"hf:USER/NAME"``, or ``"hf:USER/NAME@REVISION"`` for a branch, tag or commit.
         dest: The folder to write the bundle to, which must be empty or not exist.
-        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        progress: Whether to show progress on standard error.
         callback: Receives the progress events in place of the display.
 
     Returns:

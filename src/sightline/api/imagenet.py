@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -33,8 +34,12 @@ def read_class_names() -> tuple[str, ...]:
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
 
-def load_or_build(threads: int = 0, device: Device = "cpu") -> tuple[Path, bundle.Bundle, OnnxPredictor]:
+def load_or_build(
+    threads: int = 0, device: Device = "cpu", on_message: Callable[[str], None] | None = None
+) -> tuple[Path, bundle.Bundle, OnnxPredictor]:
     """Load the bundle of the classifier, a ``.onnx`` file in the cache that Keras builds on first use.
+
+    `on_message` receives a line before it is built.
 
     Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed, and what
     `bundle.move_to_device` raises.
@@ -42,6 +47,8 @@ def load_or_build(threads: int = 0, device: Device = "cpu") -> tuple[Path, bundl
     path = cache.cache_folder() / f"imagenet-{_cache_key()}.onnx"
     loaded = _load_built(path, threads)
     if loaded is None:
+        if on_message is not None:
+            on_message("Building the imagenet classifier from the installed weights, once.")
         _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
         loaded = bundle.load(path, threads)
     return path, loaded[0], bundle.move_to_device(*loaded, device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,11 +14,13 @@ from PIL import Image
 
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
+from sightline.callbacks import Batch, Progress, no_progress, track
 from sightline.data.indexing import Sources
+from sightline.data.remote import is_url
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
-from sightline.inference.stream import InputItem, make_items, parse_file_limits
+from sightline.inference.stream import BackgroundCount, InputItem, make_items, parse_file_limits
 
 ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image
 """A path (a file, a folder or a glob), an encoded image, a binary file, uint8 pixels or a Pillow image."""
@@ -52,9 +55,44 @@ def list_items(
     return make_items(split_images(images, channels), parse_file_limits(to_assignments(settings)))
 
 
-def list_labeled_items(data: Dataset | Sources, settings: Settings) -> Iterator[InputItem]:
+@contextmanager
+def count_images(images: Any, channels: int, settings: Settings) -> Iterator[Callable[[], int | None]]:
+    """Yield a function that returns the number of `images`, counted in the background while the block runs.
+
+    It returns None until they are counted, and if they can be read only once, or are at an address.
+    """
+    listed = images if isinstance(images, list | tuple) else [images]
+    can_repeat = isinstance(images, list | tuple | str | Path) or hasattr(images, "__array__")
+    if not can_repeat or any(hasattr(one, "read") or is_url(str(one)) for one in listed if not _is_in_memory(one)):
+        yield lambda: None
+        return
+    with BackgroundCount(list_items(images, channels, settings)) as count:
+        yield lambda: count.value
+
+
+def _is_in_memory(image: Any) -> bool:
+    return hasattr(image, "__array__") or isinstance(image, InputItem | bytes | bytearray | memoryview)
+
+
+def track_images(
+    batches: Iterator[Batch],
+    task: str,
+    images: Any,
+    channels: int,
+    settings: Settings,
+    progress: Progress,
+    measure: Callable[[Batch], int],
+) -> Iterator[Batch]:
+    """Yield the results of `images` as `track` does, of as many images as `count_images` counts."""
+    with count_images(images, channels, settings) as count:
+        yield from track(batches, task, progress, count, measure)
+
+
+def list_labeled_items(
+    data: Dataset | Sources, settings: Settings, progress: Progress = no_progress
+) -> Iterator[InputItem]:
     """Yield the images of `data` with their labels, then its unreadable files, whose reading raises their reason."""
-    index = Dataset.wrap(data, set=settings).index
+    index = Dataset.wrap(data, set=settings).read_index(progress)
     for position, image in enumerate(index.images):
         yield InputItem(image.path, partial(index.read, position), image.label)
     for file in index.unreadable:

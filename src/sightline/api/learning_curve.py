@@ -143,7 +143,7 @@ def learning_curve(
     allow: Sequence[str] = (),
     set: Settings = (),
     cache: bool = True,
-    progress: bool | None = None,
+    progress: bool = True,
     callback: Callback | None = None,
 ) -> LearningCurveReport:
     """Measure how the accuracy grows with the number of labels, and predict what more labels would bring.
@@ -167,7 +167,7 @@ def learning_curve(
         allow: Kinds of data errors to accept, such as ``"split-leakage"``.
         set: Settings of how images are read and grouped and of the network, as in ``{"split.group": "folder"}``.
         cache: Whether to keep decoded images and features on disk.
-        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        progress: Whether to show progress on standard error.
         callback: Receives the progress events in place of the display.
 
     Returns:

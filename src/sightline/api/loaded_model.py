@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +10,7 @@ from typing import Any, Self
 from sightline.api import stored_thresholds
 from sightline.api.dataset import Dataset
 from sightline.api.record_list import format_html_table
-from sightline.callbacks import Progress, no_progress
+from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
 from sightline.errors import ModelError, UsageError, plural
@@ -155,17 +155,18 @@ class LoadedModel:
         flipped.thresholds, flipped.trained_on = self.thresholds, self.trained_on
         return flipped
 
-    def explanation_predictor(self, method: str | None) -> Predictor:
+    def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
         """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one.
 
-        Raises `UsageError` for a model of masks, which has nothing to explain by heat maps.
+        `callback` receives a message before the Keras model is loaded. Raises `UsageError` for a model of masks, which
+        has nothing to explain by heat maps.
         """
         if self.task.targets.are_masks:
             raise UsageError("Heat maps show the evidence for the class of an image, and this model predicts masks.")
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
         if self._keras_predictor is None:
-            self._keras_predictor = load_keras_predictor(self.run)
+            self._keras_predictor = load_keras_predictor(self.run, (callback or Callback()).on_message)
         return self._keras_predictor
 
     def __repr__(self) -> str:
@@ -195,8 +196,13 @@ class LoadedModel:
         }
 
 
-def load_keras_predictor(run: RunDirectory) -> KerasPredictor:
-    """Return the Keras model of a run; raises `ModelError` if it has no weights yet."""
+def load_keras_predictor(run: RunDirectory, on_message: Callable[[str], None] | None = None) -> KerasPredictor:
+    """Return the Keras model of a run; raises `ModelError` if it has no weights yet.
+
+    `on_message` receives a line before Keras starts, which takes seconds.
+    """
     if not run.has_model:
         raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
+    if on_message is not None:
+        on_message("Loading the Keras model of the run, which has gradients.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())

@@ -9,12 +9,14 @@ from typing import Literal, get_args
 from sightline import backend
 from sightline.api.classifier import Classifier
 from sightline.api.loaded_model import load_keras_predictor
+from sightline.callbacks import Callback
 from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
 from sightline.errors import ModelError, UsageError, suggest
 from sightline.inference import bundle, exported_folder
 from sightline.inference.device_choice import Device
 from sightline.inference.predictor import Predictor
+from sightline.progress import show_progress
 from sightline.runs.directory import RunDirectory
 
 Engine = Literal["onnx", "keras"]
@@ -26,7 +28,15 @@ MODEL_KINDS = (
 MAX_MODELS = 5  # models listed in a message
 
 
-def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0, device: Device | None = None) -> Classifier:
+def load(
+    path: str | Path,
+    *,
+    engine: Engine = "onnx",
+    threads: int = 0,
+    device: Device | None = None,
+    progress: bool = True,
+    callback: Callback | None = None,
+) -> Classifier:
     """Load a classifier from a run, a bundle or an exported file, and verify its files.
 
     Args:
@@ -40,6 +50,8 @@ def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0, device:
             ``onnxruntime``: its probabilities are compared with those of the CPU first, within the limits of an export.
             ``auto`` does so if there is a GPU and a batch takes no longer on it, and uses the CPU otherwise. By
             default, a bundle runs on the CPU, and a Keras model where Keras computes.
+        progress: Whether to say on standard error what takes seconds: building ``imagenet``, and loading a Keras model.
+        callback: Receives these messages in place of the display.
 
     Returns:
         The classifier.
@@ -61,7 +73,8 @@ def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0, device:
     if str(path) == IMAGENET and not path.exists():
         from sightline.api import imagenet  # which can build a network: no other model needs all that
 
-        path, loaded_bundle, predictor = imagenet.load_or_build(threads, bundle_device)
+        with show_progress(progress, callback) as display:
+            path, loaded_bundle, predictor = imagenet.load_or_build(threads, bundle_device, display.on_message)
         return _make_bundle_classifier(path, loaded_bundle, predictor, engine)
     if (folder := exported_folder.find(path)) is not None:
         if engine == "keras":
@@ -78,7 +91,8 @@ def load(path: str | Path, *, engine: Engine = "onnx", threads: int = 0, device:
         loaded_bundle, predictor = bundle.load(run.bundle, threads, bundle_device)
         return Classifier(predictor, run, loaded_bundle.manifest, path)
     backend.tune_malloc()
-    keras_predictor = load_keras_predictor(run)
+    with show_progress(progress, callback) as display:
+        keras_predictor = load_keras_predictor(run, display.on_message)
     _check_device(keras_predictor, device, path)
     return Classifier(keras_predictor, run, path=path)
 

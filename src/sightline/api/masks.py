@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from itertools import count as count_from
 from pathlib import Path, PurePath
 
-from sightline.api.images import ImageLike, list_items
+from sightline.api.images import ImageLike, list_items, track_images
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings
 from sightline.api.owned_png import is_owned_png, save_owned_png
 from sightline.api.record_list import RecordList
+from sightline.callbacks import Callback
 from sightline.errors import ImageError, OutputError, UsageError
 from sightline.inference import stream
 from sightline.inference.manifest import MAX_TILE
@@ -20,6 +21,7 @@ from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem
+from sightline.progress import show_progress
 
 OVERLAY_SUFFIX = ".overlay.png"
 _OVERLAY_ENDING = re.compile(r"(\.overlay)+\Z")
@@ -35,6 +37,8 @@ class MaskModel(LoadedModel):
         out: str | Path | None = None,
         tile: float | None = None,
         set: Settings = (),
+        progress: bool = True,
+        callback: Callback | None = None,
     ) -> RecordList[MaskPrediction]:
         """Predict the class of each pixel, with a model of ``model.task="segmentation"``.
 
@@ -47,6 +51,8 @@ class MaskModel(LoadedModel):
                 image at this scale: 1 is its full resolution, 0 resizes the whole image instead. None is what
                 ``input.tile`` was in training, by default 0.
             set: As for `predict`.
+            progress: As for `predict`.
+            callback: As for `predict`.
 
         Returns:
             One mask for each image, in order: `mask` is uint8 [H, W] at the size of the image, `areas` the fraction of
@@ -63,7 +69,9 @@ class MaskModel(LoadedModel):
             print(masks[0].mask.shape, masks[0].areas)
             ```
         """
-        return RecordList(self.iter_masks(images, out=out, tile=tile, set=set), MaskPrediction.to_dict)
+        with show_progress(progress, callback) as display:
+            masks = self.iter_masks(images, out=out, tile=tile, set=set, callback=display)
+            return RecordList(masks, MaskPrediction.to_dict)
 
     def iter_masks(
         self,
@@ -72,6 +80,7 @@ class MaskModel(LoadedModel):
         out: str | Path | None = None,
         tile: float | None = None,
         set: Settings = (),
+        callback: Callback | None = None,
     ) -> Iterator[MaskPrediction]:
         """Yield what `predict_masks` returns as it is ready, for any number of images: few are in memory at once.
 
@@ -80,14 +89,20 @@ class MaskModel(LoadedModel):
             out: As for `predict_masks`.
             tile: As for `predict_masks`.
             set: As for `predict`.
+            callback: Receives the progress events.
         """
         if not self.task.targets.are_masks:
             raise UsageError("This model classifies whole images: masks need one with model.task=segmentation.")
         scale = self.tile if tile is None else check_tile(tile)
-        items = list_items(images, self.predictor.preprocess.channels, set)
+        channels = self.predictor.preprocess.channels
+        items = list_items(images, channels, set)
         if out is None:
-            return predict_masks(self.predictor, items, scale, self.thresholds)
-        return write_masks(self.predictor, items, Path(out), scale, self.thresholds)
+            masks = predict_masks(self.predictor, items, scale, self.thresholds)
+        else:
+            masks = write_masks(self.predictor, items, Path(out), scale, self.thresholds)
+        if callback is None:
+            return masks
+        return track_images(masks, "predicting", images, channels, set, callback.on_progress, lambda _: 1)
 
 
 def check_tile(tile: float) -> float:

@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from sightline import jsonio
-from sightline.api.images import ImageLike, list_items
+from sightline.api.images import ImageLike, count_images, list_items
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, to_assignments
 from sightline.api.ray_options import resolve_engine
 from sightline.callbacks import Progress
-from sightline.data.remote import is_url
 from sightline.distributed import ray_cluster
 from sightline.errors import UsageError
 from sightline.inference import ray_engine, stream
@@ -68,15 +67,9 @@ def write_predictions(
             limits = stream.parse_file_limits(to_assignments(settings))
             ray = stack.enter_context(ray_cluster.connect(ray_options.address))
             predict = partial(ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits)
-        count = None
-        paths = [images] if isinstance(images, str | Path) else images
-        if isinstance(paths, list | tuple) and not any(is_url(str(path)) for path in paths):  # can be listed twice
-            items = list_items(images, preprocess.channels, settings)
-            count = stack.enter_context(stream.BackgroundCount(items))
-        return PredictionFolder(out, form).write(
-            list_items(images, preprocess.channels, settings), predict, own_shard, progress,
-            lambda: None if count is None else count.value,
-        )  # fmt: skip
+        count = stack.enter_context(count_images(images, preprocess.channels, settings))
+        items = list_items(images, preprocess.channels, settings)
+        return PredictionFolder(out, form).write(items, predict, own_shard, progress, count)
 
 
 def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -> PredictionFormat:  # noqa: FBT001

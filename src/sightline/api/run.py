@@ -67,7 +67,7 @@ def train(
     cpus_per_worker: int | None = None,
     ray_address: str | None = None,
     force: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
     callback: Callback | None = None,
 ) -> Run:
     """Train a classifier on labeled images, evaluate it, and write a run directory with its report and its bundle.
@@ -114,8 +114,8 @@ def train(
         ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster of this machine
             alone.
         force: Whether to replace the run at `out`.
-        progress: Whether to show progress on standard error: a bar, or a line for each epoch. None shows it in a
-            terminal and in a notebook, so that a script in the background prints nothing.
+        progress: Whether to show progress on standard error: a bar, or where standard error is a file, a line
+            for each epoch.
         callback: Receives the progress events in place of the display.
 
     Returns:
@@ -297,7 +297,7 @@ class Run:
         num_workers: int | None = None,
         cpus_per_worker: int | None = None,
         ray_address: str | None = None,
-        progress: bool | None = None,
+        progress: bool = True,
         callback: Callback | None = None,
     ) -> Run:
         """Continue an interrupted run, or train a complete one further.
@@ -314,7 +314,7 @@ class Run:
             num_workers: The number of workers, by default the number of hosts that the run was started with.
             cpus_per_worker: The number of CPUs that each worker reserves; by default 1.
             ray_address: The address of the Ray cluster; by default a cluster of this machine alone.
-            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
         Returns:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_line
+from sightline.cli.output import ProgressDisplay, print_line
 from sightline.cli.predict import Images, Model, list_images
 from sightline.cli.sources import DeviceOption, FileLimit, load_model
 from sightline.errors import plural
-
-if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from collections.abc import Iterator
-
-    from sightline.inference.stream import InputItem
 
 
 def embed(
@@ -38,9 +33,12 @@ def embed(
     from sightline.inference import embedding_files
 
     embedding_files.check_output(out)
-    items: Iterator[InputItem] | list[str] = images if labeled else list_images(images, set)
+    items = None if labeled else list_images(images, set)
     classifier = load_model(model, device)
-    count, failed = embedding_files.write(out, classifier.iter_embeddings(items, labeled=labeled, set=set or ()))
+    inputs = items if items is not None and "-" in images else images  # standard input can be listed only once
+    with ProgressDisplay() as display:
+        batches = classifier.iter_embeddings(inputs, labeled=labeled, set=set or (), callback=display)
+        count, failed = embedding_files.write(out, batches)
     rest = f", {failed} of them failed" if failed else ""
     print_line(f"{plural(count, 'image')}{rest}: {out}", stderr=True)
     if failed:

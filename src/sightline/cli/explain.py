@@ -41,7 +41,7 @@ def explain(
     items = list(stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits))
     failed = False
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        predictor = api.load(model).explanation_predictor(method)
+        predictor = api.load(model).explanation_predictor(method, display)
         if method is None and resolve_method(None, predictor) == "occlusion":
             display.on_message(
                 "An exported model has no gradients; using occlusion instead of Grad-CAM (or pass --method rise)."

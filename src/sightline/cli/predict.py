@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
 from sightline._io import open_regular
 from sightline.cli import segmentation_view
-from sightline.cli.output import TableFormat, measure_text, print_line, results_stream
+from sightline.cli.output import ProgressDisplay, TableFormat, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
@@ -40,6 +41,7 @@ Images = Annotated[
 MIN_WIDTH = 12  # of the column of paths in text
 MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so that their columns align
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
+Inputs: TypeAlias = "Sequence[str | InputItem] | Iterator[str | InputItem]"
 _Row = TypeVar("_Row", bound="Prediction | MaskPrediction")
 
 
@@ -135,35 +137,44 @@ def predict(
         _check_output(file)
     items = list_images(images, set)
     classifier = _load(model, knn, reference, device, set)
-    if masks is not None:
-        predicted = classifier.iter_masks(items, out=masks, tile=tile)
-        failed = _write_mask_rows(predicted, classifier.classes, chosen_format, file, raw_csv=raw_csv)
-    elif out is not None and to_folder:
-        result = classifier.write_predictions(
-            items if "-" in images else images,  # standard input can be listed only once
-            out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part,
-            engine=engine, ray_address=ray_address, set=set or (), progress=True,
-        )  # fmt: skip
-        failed = _print_files(result, shard)
-    else:
-        failed = _write_rows(
-            classifier, items, chosen_format, file, top=top, probabilities=probabilities, raw_csv=raw_csv
-        )
+    inputs: Inputs = items if "-" in images else images  # standard input can be listed only once
+    with ProgressDisplay(messages_only=out is None and sys.stdout.isatty()) as display:  # the rows are progress enough
+        if masks is not None:
+            predicted = classifier.iter_masks(inputs, out=masks, tile=tile, set=set or (), callback=display)
+            failed = _write_mask_rows(predicted, classifier.classes, chosen_format, file, raw_csv=raw_csv)
+        elif out is not None and to_folder:
+            result = classifier.write_predictions(
+                inputs, out, top=top or TOP, probabilities=probabilities, shard=shard, rows_per_part=rows_per_part,
+                engine=engine, ray_address=ray_address, set=set or (), callback=display,
+            )  # fmt: skip
+            failed = _print_files(result, shard)
+        else:
+            if chosen_format == TableFormat.text:
+                width, inputs = _measure_paths(items, inputs)
+            else:
+                width = MIN_WIDTH
+            failed = _write_rows(
+                classifier, inputs, chosen_format, file, display, width=width, top=top, probabilities=probabilities,
+                settings=set or (), raw_csv=raw_csv,
+            )  # fmt: skip
     if failed:
         raise typer.Exit(1)
 
 
 def _write_rows(
     classifier: ImageModel,
-    items: Iterator[InputItem],
+    inputs: Inputs,
     chosen_format: TableFormat,
     out: Path | None,
+    display: ProgressDisplay,
     *,
+    width: int,
+    settings: Sequence[str],
     top: int | None,
     probabilities: bool,
     raw_csv: bool,
 ) -> int:
-    """Predict all `items`, and print the rows or write them to `out`; return the number of errors among them."""
+    """Predict all `inputs`, and print the rows or write them to `out`; return the number of errors among them."""
     from sightline.report.prediction_writer import RowFormat
 
     count = len(classifier.classes)
@@ -178,8 +189,7 @@ def _write_rows(
         raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields, are_masks,
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
-    width, items = _measure_paths(items) if chosen_format == TableFormat.text else (MIN_WIDTH, items)
-    predictions = classifier.iter_predictions(items, top=requested_count)
+    predictions = classifier.iter_predictions(inputs, top=requested_count, set=settings, callback=display)
     if chosen_format == TableFormat.text:
         return _count_errors(_print_rows(predictions, width))[1]
     return _write_table(predictions, layout, chosen_format, out)
@@ -335,10 +345,16 @@ def _write_table(
     return errors
 
 
-def _measure_paths(items: Iterator[InputItem]) -> tuple[int, Iterator[InputItem]]:
-    """Return the width of the column of paths, and all items; of more than `MAX_ALIGNED`, the first are measured."""
-    first = list(islice(items, MAX_ALIGNED))
-    return max([MIN_WIDTH, *(measure_text(item.path) for item in first)]), chain(first, items)
+def _measure_paths(items: Iterator[InputItem], inputs: Inputs) -> tuple[int, Inputs]:
+    """Return the width of the column of paths, and all images; of more than `MAX_ALIGNED`, the first are measured."""
+    first: list[str | InputItem] = [*islice(items, MAX_ALIGNED)]
+    if len(first) == MAX_ALIGNED:
+        return _measure(first), chain(first, items) if inputs is items else inputs
+    return _measure(first), first
+
+
+def _measure(items: Sequence[str | InputItem]) -> int:
+    return max([MIN_WIDTH, *(measure_text(str(getattr(item, "path", item))) for item in items)])
 
 
 def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Prediction]:

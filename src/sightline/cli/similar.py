@@ -38,7 +38,7 @@ def similar(
     from sightline import api
 
     classifier = api.load(model)
-    with ProgressDisplay(quiet=False) as display:
+    with ProgressDisplay() as display:
         rows = classifier.similar(image, data, top=top, set=set or (), callback=display)
     if output_format == TableFormat.csv:
         print_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows))

@@ -15,6 +15,7 @@ from sightline.inference.predictor import Outputs, Predictor
 from sightline.preprocessing import PreprocessingSpec
 
 TEMPERATURE = 0.07  # of Wu et al., 2018: a neighbor at a similarity lower by 0.07 has a vote of 1/e
+SAME_IMAGE = 1 - 1e-6  # similarity to a reference image from which an image is taken for the same one
 MIN_PROBABILITY = 1e-7  # of a class without a vote, so that its logit is finite
 
 
@@ -36,6 +37,7 @@ class KnnPredictor:
         """
         self._predictor, self._count = predictor, count
         self.unreadable: list[tuple[str, str]] = []
+        self._own_images: set[bytes] = set()  # hashes of the features of queries that are reference images
         self._rows: list[NDArray[np.float32]] = []
         labels: list[str] = []
         for batch in regroup(reference):
@@ -76,6 +78,10 @@ class KnnPredictor:
         """How an image becomes pixels."""
         return self._predictor.preprocess
 
+    def count_own_images(self) -> int:
+        """Return how many different images were predicted that are reference images, too, by their features."""
+        return len(self._own_images)
+
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the fractions of the votes, float32 [N, K], for uint8 pixels [N, H, W, C]."""
         return self.outputs(pixels).probabilities
@@ -92,8 +98,11 @@ class KnnPredictor:
         for rows, labels in zip(self._rows, self._labels, strict=True):
             nearest.add(rows, labels.tolist())
         votes = np.full((len(features), len(self._classes)), np.nan, np.float32)
-        for row, similarities, neighbors in zip(votes, nearest.similarities, nearest.keys, strict=True):
+        queries = np.ascontiguousarray(features)
+        for query, row, similarities, neighbors in zip(queries, votes, nearest.similarities, nearest.keys, strict=True):
             if neighbors:
+                if similarities[0] >= SAME_IMAGE:
+                    self._own_images.add(hashlib.sha256(query.data).digest())
                 weights = np.exp((similarities - similarities[0]).astype(np.float64) / TEMPERATURE)
                 row[:] = np.bincount(neighbors, weights, len(row)) / weights.sum()
         return votes

@@ -194,8 +194,8 @@ class PredictionFolder:
                     number, _ = waiting.popleft()
                     totals.add(self._write_part(number, rows))
                     rows = []
-                if (known := total.get()) is not None:
-                    progress("predicting", done, max(known, done))
+                known = total.get()
+                progress("predicting", done, 0 if known is None else max(known, done))
         finally:
             if isinstance(predictions, Generator):
                 predictions.close()  # what computes them stops now, not when the error has been handled

@@ -58,7 +58,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     num_workers: int | None = None,
     cpus_per_worker: int | None = None,
     ray_address: str | None = None,
-    progress: bool | None = None,
+    progress: bool = True,
     callback: Callback | None = None,
 ) -> SweepResult:
     """Search hyperparameters: train a run for each trial of a search space, each in its own process.
@@ -81,7 +81,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
             cluster has GPUs, each trial reserves one.
         ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster of this machine
             alone.
-        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        progress: Whether to show progress on standard error.
         callback: Receives the progress events in place of the display.
 
     Returns:

@@ -1,0 +1,162 @@
+"""`EmbeddingModel`: the features of a loaded model as embeddings, and the images whose embeddings are similar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+from sightline.api.dataset import Dataset
+from sightline.api.images import ImageLike, list_items, list_labeled_items, track_images
+from sightline.api.masks import MaskModel
+from sightline.api.options import Settings
+from sightline.api.record_list import RecordList
+from sightline.callbacks import Callback, track
+from sightline.data.indexing import Sources
+from sightline.errors import UsageError
+from sightline.inference import embedding_files, nearest, stream
+from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
+from sightline.inference.nearest import SimilarImage
+from sightline.progress import show_progress
+
+
+class EmbeddingModel(MaskModel):
+    """A loaded model whose features serve to search, to cluster and to train other models on."""
+
+    def embed(
+        self,
+        images: ImageLike | Iterable[ImageLike] | Dataset,
+        *,
+        labeled: bool = False,
+        set: Settings = (),
+        progress: bool = True,
+        callback: Callback | None = None,
+    ) -> Embeddings:
+        """Compute the embedding of each image: the features that the last layer of the network classifies.
+
+        Images that look alike to the model have embeddings in similar directions, so they serve to search, to cluster
+        and to train other models on.
+
+        Args:
+            images: As for `predict`, or a [`Dataset`][sightline.Dataset], whose labels the result then has.
+            labeled: Whether `images` are sources of labeled images, as for [`train`][sightline.train]: their labels
+                become part of the result.
+            set: As for `predict`.
+            progress: As for `predict`.
+            callback: As for `predict`.
+
+        Returns:
+            The embeddings, with a row for each image, in order. A file that cannot be read has a row of NaN, and its
+            reason is in `errors`. `save` writes a file, and `to_frame` makes a DataFrame.
+
+        Raises:
+            UsageError: For what is not an image.
+
+        Example:
+            ```python
+            embeddings = clf.embed("photos/")
+            print(embeddings.vectors.shape, embeddings.paths[0])
+            ```
+        """
+        with show_progress(progress, callback) as display:
+            batches = list(self.iter_embeddings(images, labeled=labeled, set=set, callback=display))
+        size = 0 if batches else stream.compute_feature_size(self.predictor)
+        return join_embeddings(batches, size, self.feature_model_id)
+
+    def iter_embeddings(
+        self,
+        images: ImageLike | Iterable[ImageLike | stream.InputItem] | Dataset,
+        *,
+        labeled: bool = False,
+        set: Settings = (),
+        callback: Callback | None = None,
+    ) -> Iterator[Embeddings]:
+        """Yield what `embed` returns in batches, for any number of images: few of them are in memory at once.
+
+        Args:
+            images: As for `embed`; may be a generator.
+            labeled: As for `embed`.
+            set: As for `predict`.
+            callback: Receives the progress events.
+        """
+        progress = (callback or Callback()).on_progress
+        if labeled or isinstance(images, Dataset):
+            labeled_items = list(list_labeled_items(cast("Dataset | Sources", images), set, progress))
+            batches = stream.embed(self.predictor, labeled_items, self.feature_model_id)
+            return track(batches, "embedding", progress, lambda: len(labeled_items), len)
+        items = list_items(images, self.predictor.preprocess.channels, set)
+        batches = stream.embed(self.predictor, chain(stream.take_first(items), items), self.feature_model_id)
+        return batches if callback is None else track_images(
+            batches, "embedding", images, self.predictor.preprocess.channels, set, progress, len
+        )  # fmt: skip
+
+    def similar(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        data: ImageLike | Iterable[ImageLike] | Dataset | Embeddings,
+        *,
+        top: int = 5,
+        set: Settings = (),
+        progress: bool = True,
+        callback: Callback | None = None,
+    ) -> RecordList[SimilarImage]:
+        """Find the images that are most similar to each image, by the cosine similarity of their embeddings.
+
+        All images of `data` are compared, in parts, so that a million of them fit in memory. An image is not compared
+        with itself, the file of the same path.
+
+        Args:
+            images: As for `predict`: one image or several.
+            data: The images to search, as for `predict`; or their embeddings: a file that `sightline embed` or
+                `Embeddings.save` wrote, or what `embed` returned.
+            top: The number of similar images for each image.
+            set: As for `predict`.
+            progress: As for `predict`.
+            callback: As for `predict`.
+
+        Returns:
+            `top` rows for each image, the most similar one first: `image`, `rank`, `path` and `similarity`. For an
+            image that cannot be read, one row with its `error`.
+
+        Raises:
+            DataError: If no image of `data` can be read, or its embeddings are those of another model.
+
+        Example:
+            ```python
+            for row in clf.similar("new.jpg", "photos/", top=3):
+                print(row.path, row.similarity)
+            ```
+        """
+        if top < 1:
+            raise UsageError(f"top is the number of similar images, at least 1, not {top}.")
+        with show_progress(progress, callback) as display:
+            batches = self._iter_searched(data, set, display)
+            queries = self.embed(images, set=set, progress=False)
+            results = nearest.find_similar(queries, batches, top, display.on_message)
+        return RecordList(results, SimilarImage.to_dict)
+
+    def _iter_searched(self, data: Any, settings: Settings, callback: Callback) -> Iterator[Embeddings]:
+        """Return the embeddings of `data`; raises `DataError` at once if they are those of another model."""
+        stored = _read_embeddings(self, data, "data")
+        return self.iter_embeddings(data, set=settings, callback=callback) if stored is None else stored
+
+
+def iter_labeled(model: EmbeddingModel, reference: Any, settings: Settings, callback: Callback) -> Iterator[Embeddings]:
+    """Return the embeddings of labeled images; raises `DataError` at once if they are those of another model."""
+    stored = _read_embeddings(model, reference, "reference")
+    if stored is None:
+        return model.iter_embeddings(reference, labeled=True, set=settings, callback=callback)
+    return stored
+
+
+def _read_embeddings(model: EmbeddingModel, value: Any, name: str) -> Iterator[Embeddings] | None:
+    """Return the rows of embeddings or of their file; None for anything else. Raises `DataError` as `iter_labeled`."""
+    if isinstance(value, Embeddings):
+        check_same_model(name, value.model, model.feature_model_id)
+        return iter([value])
+    if not (isinstance(value, str | Path) and embedding_files.has_embeddings(Path(value))):
+        return None
+    file = embedding_files.open_file(Path(value))
+    check_same_model(str(value), file.model, model.feature_model_id)
+    return file.iterate()
