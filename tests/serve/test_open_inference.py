@@ -233,6 +233,23 @@ def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
         assert answer.outputs[name]["data"] == [label in chosen for chosen in sets for label in classifier.classes]
 
 
+def test_a_tree_of_classes_has_its_answer_as_outputs() -> None:
+    classifier = Classifier(FakePredictor(("owl", "pet/cat", "pet/dog"), PreprocessingSpec(4, 6)))
+    classifier._task_name = "hierarchical"
+    classifier.thresholds = Thresholds(9, target_precision=0.9, confidence=0.92)
+    expected = classifier.predict(FILES)
+    assert {one.answer for one in expected} == {"pet"}
+    answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
+    assert list(answer.outputs) == ["probabilities", "label", "decision", "ood_score", "answer", "answer_probability"]
+    assert answer.outputs["answer"]["data"] == [one.answer or "" for one in expected]
+    assert answer.outputs["answer_probability"]["data"] == [one.answer_probability or 0 for one in expected]
+    (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
+    values = expected[0].to_dict()
+    assert {name: answer.json[name] for name in ("answer", "answer_probability", "levels", "decision")} == {
+        name: values[name] for name in ("answer", "answer_probability", "levels", "decision")
+    }
+
+
 def test_a_model_has_a_name_that_an_address_can_hold(tmp_path: Path) -> None:
     from sightline.serve.served_model import ServedModel
 

@@ -177,6 +177,11 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
             if chosen is not None
         },
         **({} if prediction.quality is None else {"quality": prediction.quality}),
+        **(
+            {}
+            if prediction.levels is None
+            else {"answer": prediction.answer, "answer_probability": prediction.answer_probability}
+        ),
         **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
     }
 

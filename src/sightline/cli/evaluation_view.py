@@ -10,6 +10,7 @@ from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
+    from sightline.evaluation.hierarchy import HierarchyMetrics
     from sightline.evaluation.label_issues import LabelIssue
     from sightline.evaluation.report import CalibrationReport, EvaluationReport
     from sightline.evaluation.results import Metric, TaskResult
@@ -21,7 +22,11 @@ RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV
 
 def print_report(report: EvaluationReport) -> None:
     """Print an evaluation report in a few lines."""
+    from sightline.evaluation.hierarchy import HierarchyReport
+
     print_line()
+    if isinstance(report, HierarchyReport):
+        _print_levels(report.hierarchy)
     _print_detection(report)
     for text in (
         *list_calibration_lines(report.calibration),
@@ -39,6 +44,20 @@ def print_report(report: EvaluationReport) -> None:
         count = report.errors.count
         rest = f"--format json lists {'all' if count == len(rows) else f'the first {len(rows)}'}"
         print_table(columns, rows, right=["confidence"], limit=MAX_ROWS, rest=rest, total=count)
+
+
+def _print_levels(hierarchy: HierarchyMetrics) -> None:
+    """Print the accuracy at each level of a tree, and the answers at each depth."""
+    columns = ["level", "classes", "accuracy", "95% interval", "answers", "precision", "95% interval"]
+    rows = [
+        [str(level.level), str(level.classes), f"{level.accuracy:.4f}", format_interval(level.interval, 4),
+         f"{at.fraction:.1%}", "" if at.precision is None else f"{at.precision:.4f}", format_interval(at.interval, 4)]
+        for level, at in zip(hierarchy.levels, hierarchy.answers[1:], strict=True)
+    ]  # fmt: skip
+    print_table(columns, rows, right=["level", "classes", "accuracy", "answers", "precision"])
+    unanswered = hierarchy.answers[0].fraction
+    print_line(f"an answer is the deepest class that reaches the threshold; there is none for {unanswered:.1%}")
+    print_line()
 
 
 def print_label_issues(issues: Sequence[LabelIssue], patch: str) -> None:

@@ -187,6 +187,7 @@ def _write_rows(
         shown_count, classifier.classes if probabilities else (),
         classifier.thresholds is not None and (are_masks or not has_several),
         raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields, are_masks,
+        classifier.task.targets.are_paths,
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
     predictions = classifier.iter_predictions(inputs, top=requested_count, set=settings, callback=display)
@@ -382,6 +383,10 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
                 quality,
                 abstains,
             )
+        elif p.levels is not None:
+            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label != p.answer)
+            probability = "" if p.answer_probability is None else f" {p.answer_probability:.3f}"
+            print_line(name, (p.answer or "abstain", "bold"), f"{probability}  ", (others, "dim"))
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
             decision = (

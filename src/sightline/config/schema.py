@@ -61,6 +61,11 @@ class DataConfig:
         "folder that contains the image; unset: 1, with a finding about nested folders",
         1,
     )
+    class_tree: str = setting(
+        "",
+        "tree of classes, for model.task=hierarchical; folders: of nested folders, as in animal/cat/1.jpg; column: of "
+        "the column parent of a manifest; or a table (.csv, .tsv, .json) with the columns name and parent; empty: none",
+    )
     label_pattern: str = setting(
         "",
         "regular expression with a group (?P<label>...) that extracts the class from the file name, or from the path "
@@ -81,6 +86,21 @@ class DataConfig:
     )
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self) -> None:
+        others = {"class_level": self.class_level, "label_pattern": self.label_pattern, "labels": self.labels}
+        if self.class_tree == "folders" and (other := next((name for name, value in others.items() if value), None)):
+            raise ConfigError(f"data.class_tree=folders takes the classes from folders: leave out data.{other}.")
+
+    @property
+    def reads_tree_file(self) -> bool:
+        """Whether `class_tree` is the path of a table."""
+        return self.class_tree not in ("", "folders", "column")
+
+    @property
+    def folder_level(self) -> int | Literal["leaf", "path"] | None:
+        """The folders that name a class: `class_level`, or all of its path for a tree of folders."""
+        return "path" if self.class_tree == "folders" else self.class_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +174,8 @@ class ModelConfig:
     name: str = setting("auto", "a model listed by `sightline models`, or auto")
     task: str = setting(
         "single_label",
-        "what is learned; single_label: one class per image, multi_label: any number of classes, segmentation: the "
-        "class of each pixel",
+        "what is learned; single_label: one class per image, hierarchical: one class of a tree per image, multi_label: "
+        "any number of classes, segmentation: the class of each pixel",
     )
     weights: str = setting(
         "auto",

@@ -15,6 +15,7 @@ from sightline.config import SplitConfig
 from sightline.config.split_groups import parse_group_rule
 from sightline.data import cache
 from sightline.data.checks.image_stats import compute_image_stats
+from sightline.data.class_tree import check_paths
 from sightline.data.grouping import assign_groups
 from sightline.data.masks import load_masks
 from sightline.data.split import assign_splits
@@ -234,4 +235,6 @@ def _check_and_list_classes(
             f"{name} has only one class, {only!r}: a classifier needs at least two. If the class folders are nested "
             "deeper, pass the folder directly above them, or use --set data.class_level=2."
         )
+    if targets.are_paths:
+        check_paths(sorted(classes))
     return tuple(sorted(classes))

@@ -23,6 +23,7 @@ from sightline.data.masks import inspect_mask
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
+from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
@@ -164,7 +165,7 @@ def list_sources(
         else list_source(s, f"{_short_name(s)}/" if len(source_list) > 1 else "", options, lenient=lenient)
         for s in source_list
     ]
-    return assign_splits_by_source_name([_short_name(s) for s in source_list], listings)
+    return apply_class_tree(assign_splits_by_source_name([_short_name(s) for s in source_list], listings), options)
 
 
 def describe_sources(sources: Sources) -> str:
@@ -253,10 +254,10 @@ def _list_files(
     """List a folder or archive, with labels from a table, from file names or from folders."""
     if options.labels:
         return read_label_table(_labels_file(options.labels, folder), store, options, prefix)
-    states_labels = options.label_pattern or options.class_level is not None or MASK_FOLDERS in options.allow_findings
+    states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
-    if not options.label_pattern and options.class_level is None and is_flat(store):
+    if not options.label_pattern and options.folder_level is None and is_flat(store):
         table = find_label_table(store, folder)
         if table is not None:
             return list_from_table(*table, FileFinder(store), options, prefix, store_is_source=True)

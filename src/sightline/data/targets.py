@@ -20,6 +20,10 @@ class Targets(Protocol):
         """Whether an image may have several classes, or none."""
 
     @property
+    def are_paths(self) -> bool:
+        """Whether each class is a leaf of a tree, named by its path; see `data.class_tree`."""
+
+    @property
     def are_masks(self) -> bool:
         """Whether the target of an image is its mask, uint8 [H, W], in place of what `encode` makes of its label."""
 
@@ -35,6 +39,7 @@ class ClassTargets:
 
     allows_several = False
     are_masks = False
+    are_paths = False
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the label itself."""
@@ -50,11 +55,18 @@ class ClassTargets:
         return np.array([index[label] for label in labels], np.int32)
 
 
+class PathTargets(ClassTargets):
+    """A label is the path of one class in a tree; targets are the indices of the classes, its leaves, int32 [N]."""
+
+    are_paths = True
+
+
 class LabelSetTargets:
     """A label is the names of any number of classes, sorted, joined by `SEPARATOR`; targets are uint8 [N, K]."""
 
     allows_several = True
     are_masks = False
+    are_paths = False
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes; none for an empty label.
@@ -83,7 +95,7 @@ class MaskTargets(LabelSetTargets):
     are_masks = True
 
 
-CLASS_TARGETS, LABEL_SETS, MASKS = ClassTargets(), LabelSetTargets(), MaskTargets()
+CLASS_TARGETS, CLASS_PATHS, LABEL_SETS, MASKS = ClassTargets(), PathTargets(), LabelSetTargets(), MaskTargets()
 
 
 def join_classes(names: Iterable[str]) -> str:

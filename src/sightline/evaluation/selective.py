@@ -120,13 +120,37 @@ def choose_threshold(
 
     Raises `UsageError` for a target outside (0, 1).
     """
+    order = np.argsort(-confidences, kind="stable")
+    sorted_confidences, hits = confidences[order], np.cumsum(correct[order], dtype=np.int64)
+    ends = find_group_ends(sorted_confidences)
+    return choose_from_counts(
+        sorted_confidences[ends], ends + 1, hits[ends], len(confidences), target_precision, conservative=conservative
+    )
+
+
+def find_group_ends(sorted_values: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the last position of each run of equal values."""
+    if not len(sorted_values):
+        return np.zeros(0, np.int64)
+    return np.append(np.flatnonzero(np.diff(sorted_values)), len(sorted_values) - 1)
+
+
+def choose_from_counts(
+    confidences: NDArray[np.floating[Any]],
+    accepted: NDArray[np.int64],
+    correct_counts: NDArray[np.int64],
+    count: int,
+    target_precision: float,
+    *,
+    conservative: bool,
+) -> Threshold:
+    """Return the smallest of the thresholds `confidences` [T], descending, as `choose_threshold` does.
+
+    Of `count` validation images, `accepted` int64 [T] reach each of them, `correct_counts` int64 [T] of those with a
+    correct prediction, which may depend on the threshold. Raises `UsageError` for a target outside (0, 1).
+    """
     if not 0 < target_precision < 1:
         raise UsageError(f"The target precision must be between 0 and 1, e.g. 0.99; got {target_precision}.")
-    count = len(confidences)
-    order = np.argsort(-confidences, kind="stable")
-    sorted_confidences, hits = confidences[order], np.cumsum(correct[order])
-    ends = np.append(np.flatnonzero(np.diff(sorted_confidences)), count - 1) if count else np.zeros(0, np.int64)
-    accepted, correct_counts = ends + 1, hits[ends]
     reached = np.flatnonzero(correct_counts >= target_precision * accepted - 1e-9)
     best = observed = int(reached[-1]) if len(reached) else None
     if conservative:
@@ -148,7 +172,7 @@ def choose_threshold(
             f"{bound:.3f}: use more validation images, or choose the threshold with --conservative."
         )
     return Threshold(
-        target_precision, float(sorted_confidences[ends[best]]), correct_count / accepted_count, interval,
+        target_precision, float(confidences[best]), correct_count / accepted_count, interval,
         accepted_count / count, accepted_count, count, note, bound,
         conservative, max(observed_coverage - accepted_count / count, 0.0) if conservative else 0.0,
     )  # fmt: skip

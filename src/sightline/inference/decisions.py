@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
 from sightline.errors import ModelError, plural
-from sightline.inference.results import ClassProbability, Decision, Prediction, Thresholds
+from sightline.inference.results import ClassProbability, Decision, DecisionKind, Prediction, Thresholds
 
 
 class Interpreter(Protocol):
@@ -117,6 +119,60 @@ def predict_class(
     top_indices = np.concatenate([[first], order[order != first]])[:top]
     candidates = tuple(ClassProbability(classes[i], float(probabilities[i])) for i in top_indices)
     return Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
+
+
+def find_answers(
+    probabilities: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
+    tree: ClassTree,
+    thresholds: Thresholds | None,
+) -> NDArray[np.int64]:
+    """Return the node of the tree with which each image is answered, int64 [N]; -1 to abstain.
+
+    It is the deepest one whose probability reaches the threshold, without one more than one half. As in `decide`, there
+    is no answer for an image out of distribution, or with an output that is not finite.
+    """
+    if thresholds is None or (thresholds.confidence is None and thresholds.target_precision is None):
+        limit = LEAST_PROBABILITY
+    else:
+        limit = np.inf if thresholds.confidence is None else thresholds.confidence
+    answers = tree.find_answers(tree.sum_probabilities(probabilities), limit)
+    known = np.isfinite(probabilities).all(1)
+    if thresholds is not None and thresholds.ood_limit is not None and logits is not None:
+        known &= compute_energy(logits) <= thresholds.ood_limit
+    return np.where(known, answers, -1)
+
+
+def predict_in_tree(
+    path: str,
+    probabilities: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
+    classes: tuple[str, ...],
+    *,
+    top: int,
+    thresholds: Thresholds | None,
+) -> Prediction:
+    """Return the prediction of a class in a tree: the `Interpreter` of hierarchical classification.
+
+    `classes` are the leaves of the tree, named by their paths.
+    """
+    tree = build_tree(classes)
+    prediction = predict_class(path, probabilities, None, classes, top=top, thresholds=None)
+    rows = None if logits is None else logits[None]
+    answer = int(find_answers(probabilities[None], rows, tree, thresholds)[0])
+    sums = tree.sum_probabilities(probabilities[None])[0]
+    above = dict.fromkeys(tree.ancestors[int(probabilities.argmax())].tolist())
+    decision = None
+    if thresholds is not None and rows is not None:
+        kind: DecisionKind = "abstain" if answer < 0 else "class" if tree.nodes[answer] in classes else "ancestor"
+        decision = Decision(kind, None, float(compute_energy(rows)[0]))
+    return replace(
+        prediction,
+        decision=decision,
+        answer=None if answer < 0 else tree.nodes[answer],
+        answer_probability=None if answer < 0 else float(sums[answer]),
+        levels=tuple(ClassProbability(tree.nodes[node], float(sums[node])) for node in above),
+    )
 
 
 def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:

@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict
 
 from sightline import jsonio
-from sightline.errors import ModelError
+from sightline.data.class_tree import check_paths
+from sightline.errors import DataError, ModelError
 from sightline.inference.decisions import check_thresholds
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION = 2
 MAX_CLASSES = 100_000
+ONE_CLASS_TASKS = ("single_label", "hierarchical")
+"""The tasks for which the label of an image is one of the classes."""
 MAX_TILE = 16.0  # the largest scale at which an image is cut into tiles
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD_TYPES: dict[str, Any] = {
@@ -132,12 +135,20 @@ class Manifest:
             raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MAX_CLASSES}")
         if len(set(self.classes)) < len(self.classes) or not all(map(_is_name, self.classes)):
             raise ModelError("the manifest's classes are not distinct names")
+        self._check_tree()
         self._check_numbers()
         check_thresholds(thresholds, self.classes)
         for example in self.reference_examples:
             is_valid = len(example.probabilities) == len(self.classes) and _SHA256.fullmatch(example.pixels_sha256)
             if not is_valid or not REFERENCE_FILE.fullmatch(example.file) or not self._knows(example.label):
                 raise ModelError(f"the manifest's reference example {example.file!r} is invalid")
+
+    def _check_tree(self) -> None:
+        if self.task == "hierarchical":
+            try:
+                check_paths(self.classes)
+            except DataError as error:
+                raise ModelError(f"the manifest's classes are not a tree: {error}") from error
 
     def _check_numbers(self) -> None:
         if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
@@ -146,7 +157,7 @@ class Manifest:
             raise ModelError(f"the manifest's tile is {self.tile!r}, expected a number from 0 to {MAX_TILE:g}")
 
     def _knows(self, label: str) -> bool:
-        return self.task != "single_label" or label in self.classes
+        return self.task not in ONE_CLASS_TASKS or label in self.classes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, with the schema version."""

@@ -75,7 +75,8 @@ class PredictionFormat:
     `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
     row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
     `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
-    fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score.
+    fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score;
+    with `answers`, that of a hierarchical model.
     """
 
     model: str
@@ -87,6 +88,7 @@ class PredictionFormat:
     several_labels: bool = False
     sets: tuple[str, ...] = ()
     quality: bool = False
+    answers: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -359,6 +361,8 @@ def _make_schema(form: PredictionFormat) -> Any:
         fields += [("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
     if form.quality:
         fields.append(("quality", pyarrow.float64()))
+    if form.answers:
+        fields += [("answer", text), ("answer_probability", pyarrow.float64())]
     if form.probabilities:
         fields.append(("probabilities", pyarrow.list_(number, len(form.classes))))
     return pyarrow.schema([*fields, ("error", text)])

@@ -30,7 +30,8 @@ class Thresholds:
     Attributes:
         count: The number of validation images.
         target_precision: The requested precision of the images that are classified.
-        confidence: The smallest probability with which a class is predicted, to reach `target_precision`.
+        confidence: The smallest probability with which a class, of a hierarchical model any in the tree, is predicted,
+            to reach `target_precision`.
         selective_coverage: The fraction of the validation images that are classified then.
         coverage: The requested probability that a prediction set contains the true class.
         conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
@@ -179,7 +180,7 @@ class ThresholdRequest:
 NO_THRESHOLDS = ThresholdRequest()
 
 
-DecisionKind = Literal["class", "set", "mask", "abstain"]
+DecisionKind = Literal["class", "ancestor", "set", "mask", "abstain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,8 @@ class Decision:
     """The decision for a prediction.
 
     Attributes:
-        decision: ``"class"``, ``"set"`` or ``"abstain"``; of a model of masks ``"mask"`` or ``"abstain"``.
+        decision: ``"class"``, ``"set"`` or ``"abstain"``; of a model of masks ``"mask"`` or ``"abstain"``; of a
+            hierarchical model ``"class"``, ``"ancestor"`` for a class above others, or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
         ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
     """
@@ -216,6 +218,10 @@ class Prediction:
         label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
             first; None without one.
         quality: The expected IoU of the predicted mask with the true one, in [0, 1]; None for any other model.
+        answer: The class that a hierarchical model answers with, as its path: `label` or one above it, or above another
+            class; None if it abstains, and for any other model.
+        answer_probability: The probability of `answer`, the sum of those of the classes below it.
+        levels: The classes on the path to `label`, from the top, with their probabilities; None for any other model.
     """
 
     path: str
@@ -228,11 +234,15 @@ class Prediction:
     undecided: tuple[str, ...] | None = None
     label_set: tuple[str, ...] | None = None
     quality: float | None = None
+    answer: str | None = None
+    answer_probability: float | None = None
+    levels: tuple[ClassProbability, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         absent = [name for name in ("labels", "undecided", "label_set", "quality") if getattr(self, name) is None]
+        absent += ["answer", "answer_probability", "levels"] if self.levels is None else []
         fields = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
         return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

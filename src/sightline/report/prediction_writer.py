@@ -37,7 +37,8 @@ class RowFormat:
 
     With `decisions`, what to make of the answer, for a model that has thresholds. `sets` are the fields of a prediction
     with sets of classes that have a column each: undecided, label_set. With `quality`, rows are of masks: there is a
-    column for it, and a decision has neither a set nor an out-of-distribution score. In CSV, text that a spreadsheet
+    column for it, and a decision has neither a set nor an out-of-distribution score. With `answers`, there are columns
+    for the answer of a hierarchical model, whose decision has no set. In CSV, text that a spreadsheet
     would take for a formula gets an apostrophe, unless `raw`.
     """
 
@@ -47,12 +48,14 @@ class RowFormat:
     raw: bool = False
     sets: tuple[str, ...] = ()
     quality: bool = False
+    answers: bool = False
 
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
         more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
         decided = ["decision", *([] if self.quality else ["set", "ood_score"])] if self.decisions else []
         decided += ["quality"] if self.quality else []
+        decided += ["answer", "answer_probability"] if self.answers else []
         return [*HEADER, *more, *decided, *self.sets, *(f"probability:{label}" for label in self.classes), "error"]
 
     def csv_row(self, prediction: Prediction) -> list[str]:
@@ -82,6 +85,9 @@ class RowFormat:
             cells = [decision.decision] if self.quality else [decision.decision, labels, score]
         if self.quality:
             cells.append("" if prediction.quality is None else f"{prediction.quality:.6f}")
+        if self.answers:
+            probability = prediction.answer_probability
+            cells += [self._text(prediction.answer or ""), "" if probability is None else f"{probability:.6f}"]
         return cells
 
     def json_line(self, prediction: Prediction) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
 from sightline.evaluation.conformal import SetCoverage
+from sightline.evaluation.hierarchy import HierarchyMetrics
 from sightline.evaluation.label_thresholds import LabelDecisions
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.multi_label_metrics import LabelMetrics
@@ -164,6 +165,7 @@ class MetricsInfo(TypedDict):
     set_coverage: SetCoverage | None
     binary: BinaryInfo | None
     validation: ShiftInfo | None
+    hierarchy: NotRequired[HierarchyMetrics]
 
 
 class LabelPairInfo(TypedDict):

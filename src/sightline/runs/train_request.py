@@ -131,7 +131,8 @@ class TrainRequest:
         patch, labels, root = (
             text and self._relative_path(text) for text in (config.data.patch, config.data.labels, config.data.root)
         )
-        data = replace(config.data, patch=patch, labels=labels, root=root)
+        tree = self._relative_path(config.data.class_tree) if config.data.reads_tree_file else config.data.class_tree
+        data = replace(config.data, patch=patch, labels=labels, root=root, class_tree=tree)
         start = config.model.weights
         model = (
             config.model

@@ -93,6 +93,8 @@ class InferenceModel:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:
                 self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
+        if classifier.task.targets.are_paths:
+            self.outputs |= {"answer": (BYTES, [-1]), "answer_probability": ("FP64", [-1])}
         if is_logged:
             self.outputs["log_id"] = (BYTES, [-1])
 
@@ -186,16 +188,17 @@ class InferenceModel:
         count = len(predictions)
         if request.name == "probabilities":
             return self._compute_probabilities(request, predictions)
-        if request.name in {"label", "log_id"}:
-            texts = [str(one.label if request.name == "label" else one.path) for one in predictions]
-            return Tensor(request.name, BYTES, (count,), texts)
+        if request.name in {"label", "answer", "log_id"}:
+            field = "path" if request.name == "log_id" else request.name
+            return Tensor(request.name, BYTES, (count,), [str(getattr(one, field) or "") for one in predictions])
         if request.name in {"labels", "undecided", "label_set"}:
             return self._mark_classes(request.name, [getattr(prediction, request.name) for prediction in predictions])
         if request.name == "mask":
             masks = [prediction.mask for prediction in predictions if isinstance(prediction, PixelPrediction)]
             return Tensor.from_array("mask", "UINT8", np.stack([mask for mask in masks if mask is not None]))
-        if request.name == "quality":
-            return Tensor.from_array("quality", "FP64", np.array([one.quality for one in predictions], np.float64))
+        if request.name in {"quality", "answer_probability"}:
+            values = [getattr(one, request.name) or 0 for one in predictions]
+            return Tensor.from_array(request.name, "FP64", np.array(values, np.float64))
         return self._compute_decisions(request.name, predictions)
 
     def _compute_decisions(self, name: str, predictions: Sequence[Prediction]) -> Tensor:

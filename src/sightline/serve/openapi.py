@@ -110,7 +110,10 @@ _PREDICTION: dict[str, Any] = {
     "undecided": _list(_STRING),
     "label_set": _list(_STRING),
     "top": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
-    "decision": {"enum": ["class", "set", "mask", "abstain"]},
+    "decision": {"enum": ["class", "ancestor", "set", "mask", "abstain"]},
+    "answer": {"type": ["string", "null"]},
+    "answer_probability": {"type": ["number", "null"]},
+    "levels": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     "set": {"type": ["array", "null"], "items": _STRING},
     "ood_score": _NUMBER,
     "log_id": _STRING,
@@ -200,7 +203,7 @@ _INFER_REQUEST = _object(
             name={
                 "enum": [
                     *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
-                    *("mask", "quality"),
+                    *("mask", "quality", "answer", "answer_probability"),
                 ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),

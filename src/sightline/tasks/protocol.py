@@ -27,7 +27,7 @@ from sightline.inference.runner import predict_outputs
 from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
-BUILT_IN = ("single_label", "multi_label", "segmentation")
+BUILT_IN = ("single_label", "hierarchical", "multi_label", "segmentation")
 """The tasks of this package, each in the module of its name."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class SingleLabel(Task):
 
     targets = CLASS_TARGETS
     activation = "softmax"
-    sections = (
+    sections: ClassVar[tuple[str, ...]] = (
         "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
         "errors", "label-issues",
     )  # fmt: skip

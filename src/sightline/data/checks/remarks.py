@@ -82,7 +82,8 @@ REMARK_FINDINGS = {
         "class folder contains images only in subfolders",
         "class folders contain images only in subfolders",
         "The upper folder is used as the class. If the subfolders are the classes, use --set data.class_level=2, or "
-        "leaf for the folder that directly contains the image.",
+        "leaf for the folder that directly contains the image. If both are classes, they form a tree: use --set "
+        "model.task=hierarchical --set data.class_tree=folders.",
     ),
     "labels-from-names": RemarkFinding(
         "note",

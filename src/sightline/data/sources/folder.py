@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sightline.config import DataConfig
+from sightline.data.class_tree import PATH_SEPARATOR
 from sightline.data.sources.file_labels import are_class_names, compile_pattern, parse_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
@@ -58,7 +59,7 @@ def read_class_folders(
     image_paths = [p for k, p in paths.items() if is_image_name(k)] or list(paths.values())  # skips a README
     if options.label_pattern:
         return list_by_file_name(store, prefix, image_paths, compile_pattern(options.label_pattern))
-    as_classes, level = SPLIT_FOLDERS in options.allow_findings, options.class_level
+    as_classes, level = SPLIT_FOLDERS in options.allow_findings, options.folder_level
     layout = infer_layout(image_paths, as_classes=as_classes, level=level is not None)
     if layout.flat and level is None and (class_names := _infer_classes(image_paths)):
         return list_by_file_name(store, prefix, image_paths, parse_label, class_names)
@@ -94,17 +95,18 @@ def _list_by_folder(
     """List the entries, the class folders and the remaining files."""
     listing = SourceListing([])
     classes: dict[tuple[Split | None, str], ClassFolder] = {}
-    depth = 1 if level in (None, "leaf") else int(level or 1)
+    depth = 1 if level in (None, "leaf", "path") else int(level or 1)
 
     def find_class_folder(path: PathParts, *, is_folder: bool = False) -> ClassFolder | None:
         location = layout.locate((*path, "") if is_folder else path)
         if location is None:
             return None
         split, below = location
-        label_index = len(below) - 2 if level == "leaf" else depth - 1
+        label_index = len(below) - 2 if level in ("leaf", "path") else depth - 1
         if label_index < 0 or len(below) < label_index + 2 or (is_folder and len(below) != label_index + 2):
             return None
-        label = unicodedata.normalize("NFC", below[label_index])  # macOS decomposes accented characters
+        names = below[: label_index + 1] if level == "path" else below[label_index : label_index + 1]
+        label = unicodedata.normalize("NFC", PATH_SEPARATOR.join(names))  # macOS decomposes accented characters
         folder = path[: len(path) - len(below) + label_index + 1 + is_folder]
         return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
 
@@ -120,7 +122,7 @@ def _list_by_folder(
                 )
                 listing.to_label.append(SourceItem(store, key, prefix + key, ""))
     for folder in folders:
-        if not is_hidden(folder) and level != "leaf":
+        if not is_hidden(folder) and level not in ("leaf", "path"):
             find_class_folder(PurePosixPath(folder).parts, is_folder=True)
     _skip_rest(listing, store, prefix)
     listing.classes.extend(classes.values())

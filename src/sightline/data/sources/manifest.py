@@ -11,6 +11,7 @@ from typing import Any
 
 from sightline.config import DataConfig
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
+from sightline.data.sources.class_parents import label_by_parents
 from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_columns
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
@@ -61,7 +62,8 @@ def read_rows(
     """
     finder = finder or _open_root(Path(), name, options)
     table = build_table(rows, name)
-    return _list_rows(table, choose_columns(table, options.columns, finder.is_file), finder, prefix)
+    listing = _list_rows(table, choose_columns(table, options.columns, finder.is_file), finder, prefix)
+    return label_by_parents(listing, table) if options.class_tree == "column" else listing
 
 
 def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
@@ -142,6 +144,8 @@ def list_from_table(
     """
     table, columns = _parse_table(content, name, finder, options)
     listing = _list_rows(table, columns, finder, prefix, by_folder=store_is_source and not columns.split)
+    if options.class_tree == "column":
+        listing = label_by_parents(listing, table)
     if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
         listing.notes.append(SourceNote("guessed-encoding", name))
     if store_is_source:

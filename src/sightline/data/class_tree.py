@@ -1,0 +1,137 @@
+"""A tree of classes: its nodes are paths such as ``animal/cat``, and its leaves are the classes of a model.
+
+The path of a class names all classes above it, so a tree is where its classes are: in a run, a bundle, an export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError
+
+PATH_SEPARATOR = "/"
+MAX_DEPTH = 16  # classes in a path
+LEAST_PROBABILITY = float(np.nextafter(0.5, 1))
+"""The smallest probability of an answer: more than one half, which at most one node of a level has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassTree:
+    """The tree of K classes, with M nodes besides the root.
+
+    Attributes:
+        classes: The leaves, in the order of the probabilities of a model.
+        nodes: The paths of all nodes, sorted, so that each stands after the nodes above it.
+        parents: The position in `nodes` of the node above each node, int64 [M]; -1 for the root.
+        depths: The number of classes in the path of each node, int64 [M].
+        ancestors: The positions in `nodes` of the path to each class, int64 [K, D], where D is the greatest depth;
+            a class of a smaller depth stands in all further columns.
+    """
+
+    classes: tuple[str, ...]
+    nodes: tuple[str, ...]
+    parents: NDArray[np.int64]
+    depths: NDArray[np.int64]
+    ancestors: NDArray[np.int64]
+
+    @property
+    def levels(self) -> int:
+        """The greatest depth of a class."""
+        return int(self.ancestors.shape[1])
+
+    def sum_probabilities(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the probability of each node, float64 [N, M], from those of the classes, [N, K].
+
+        That of an inner node is the sum of those directly below it, so no node is less probable than one below it.
+        """
+        sums = np.zeros((len(self.nodes), len(probabilities)))
+        sums[self.ancestors[:, -1]] = probabilities.T
+        for depth in range(self.levels, 1, -1):
+            nodes = np.flatnonzero(self.depths == depth)
+            np.add.at(sums, self.parents[nodes], sums[nodes])
+        return np.minimum(sums.T, 1.0)
+
+    def find_answers(self, node_probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+        """Return the deepest node whose probability is at least `threshold`, int64 [N]; -1 for the root.
+
+        `node_probabilities` are float64 [N, M]. The threshold is at least `LEAST_PROBABILITY`, so that these nodes
+        are on one path.
+        """
+        passing = node_probabilities >= max(threshold, LEAST_PROBABILITY)
+        deepest = np.where(passing, self.depths, 0).argmax(1)
+        return np.where(passing.any(1), deepest, -1)
+
+    def are_above(self, nodes: NDArray[np.int64], labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return whether each of `nodes` [N] is the class of `labels` [N] or above it, bool [N]; never for the root."""
+        above: NDArray[np.bool_] = (self.ancestors[labels] == nodes[:, None]).any(1)
+        return above
+
+
+@lru_cache(maxsize=8)
+def build_tree(classes: tuple[str, ...]) -> ClassTree:
+    """Return the tree of classes whose names are paths; raises `DataError` if they are not, see `check_paths`."""
+    check_paths(classes)
+    paths = [name.split(PATH_SEPARATOR) for name in classes]
+    nodes = sorted({PATH_SEPARATOR.join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)})
+    position = {node: i for i, node in enumerate(nodes)}
+    levels = max(map(len, paths))
+    ancestors = [[position[PATH_SEPARATOR.join(path[:depth])] for depth in range(1, levels + 1)] for path in paths]
+    return ClassTree(
+        classes,
+        tuple(nodes),
+        np.array([position.get(node.rpartition(PATH_SEPARATOR)[0], -1) for node in nodes], np.int64),
+        np.array([node.count(PATH_SEPARATOR) + 1 for node in nodes], np.int64),
+        np.array(ancestors, np.int64),
+    )
+
+
+def check_paths(classes: Sequence[str]) -> None:
+    """Raise `DataError` unless `classes` are the leaves of a tree, at least one of them below another node.
+
+    A class cannot have an empty name in its path, more than `MAX_DEPTH` names, or be above another class.
+    """
+    known = set(classes)
+    if all(PATH_SEPARATOR not in name for name in classes):
+        names = ", ".join(sorted(classes)[:4])
+        raise DataError(
+            f"There is no tree: none of the classes {names} is a path such as animal/cat. Set data.class_tree=folders "
+            "for nested folders, data.class_tree=column for the column parent of a manifest, or data.class_tree=FILE "
+            "for a table with the columns name and parent."
+        )
+    for name in classes:
+        path = name.split(PATH_SEPARATOR)
+        if not all(name_in_path.strip() for name_in_path in path):
+            raise DataError(f"The class {name!r} has an empty name in its path: expected a path such as animal/cat.")
+        if len(path) > MAX_DEPTH:
+            raise DataError(f"The class {name[:80]!r} is {len(path)} levels deep: a tree has at most {MAX_DEPTH}.")
+        for depth in range(1, len(path)):
+            if (above := PATH_SEPARATOR.join(path[:depth])) in known:
+                raise DataError(
+                    f"{above!r} has images of its own, and so has {name!r} below it: put them into a class below "
+                    f"{above!r}, such as {above}/other, or leave them out."
+                )
+
+
+def resolve_paths(parents: Mapping[str, str], source: str) -> dict[str, str]:
+    """Return the path of each class from the name of its parent, "" for one directly below the root.
+
+    A parent that is no key is directly below the root, or the path of one. `source` is what messages call the table.
+    Raises `DataError` for parents in a circle, and for a path of more than `MAX_DEPTH` names.
+    """
+    paths = {}
+    for name in parents:
+        path = [name]
+        while parent := parents.get(path[-1], ""):
+            if parent in path:
+                circle = " < ".join([*path, parent])
+                raise DataError(f"{source}: the parents of {name!r} form a circle ({circle}): change one of them.")
+            path.append(parent)
+            if len(path) > MAX_DEPTH:
+                raise DataError(f"{source}: {name!r} is more than {MAX_DEPTH} levels deep: shorten its path.")
+        paths[name] = PATH_SEPARATOR.join(reversed(path))
+    return paths

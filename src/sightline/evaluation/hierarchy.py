@@ -1,0 +1,236 @@
+"""Evaluate a classifier whose classes are the leaves of a tree: accuracy at each level, and answers at any depth.
+
+Source of the hierarchical precision, recall and F1: Silla and Freitas, "A survey of hierarchical classification across
+different application domains", 2011.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals
+from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
+from sightline.data.types import LabeledSubset
+from sightline.evaluation import bootstrap, ood, report, selective
+from sightline.evaluation.report import DecisionMetrics, EvaluationReport
+from sightline.evaluation.results import Metric
+from sightline.evaluation.scoring import ONE_IMAGE_NOTE
+from sightline.evaluation.selective import SelectiveResult, Threshold
+from sightline.inference.decisions import compute_energy, find_answers
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import ThresholdRequest, Thresholds
+from sightline.intervals import Interval
+
+METRICS = ("hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
+
+
+@dataclass(frozen=True, slots=True)
+class LevelMetrics:
+    """The accuracy at a level of the tree, counted from 1 at the top, where it has a number of `classes`.
+
+    The class predicted there is the one with the highest sum of probabilities below it. A class that ends at a higher
+    level counts as itself.
+    """
+
+    level: int
+    classes: int
+    accuracy: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMetrics:
+    """The images answered with a class at depth `depth`; 0: with none.
+
+    `fraction` is that of all images, `precision` the fraction of the answers that are the true class or above it; None
+    if there are none.
+    """
+
+    depth: int
+    count: int
+    fraction: float
+    precision: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class HierarchyMetrics:
+    """The `levels` of the tree from the top, and the `answers` at each depth from 0."""
+
+    levels: tuple[LevelMetrics, ...]
+    answers: tuple[AnswerMetrics, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HierarchyReport(EvaluationReport):
+    """The evaluation of a hierarchical classifier; thresholds and decisions are those of its answers."""
+
+    hierarchy: HierarchyMetrics = field(kw_only=True)
+
+
+def build_report(
+    classes: tuple[str, ...],
+    outputs: ModelOutputs,
+    labeled: LabeledSubset,
+    split: str,
+    validation_outputs: ModelOutputs | None,
+    thresholds: Thresholds | None,
+    request: ThresholdRequest,
+) -> HierarchyReport:
+    """Return the evaluation of `outputs` as `evaluation.report.build_report` does, with answers from the tree."""
+    tree, labels = build_tree(classes), outputs.labels
+    leaf_report = report.build_report(classes, outputs, labeled, split, validation_outputs)
+    values = {field.name: getattr(leaf_report, field.name) for field in fields(leaf_report)}
+    sums = tree.sum_probabilities(outputs.outputs.probabilities)
+    levels = tuple(_evaluate_level(tree, sums, labels, level) for level in range(1, tree.levels + 1))
+    answers = find_answers(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
+    correct = tree.are_above(answers, labels)
+    evaluation = leaf_report.evaluation
+    metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels)
+    by_level = {f"accuracy_level_{level.level}": Metric(level.accuracy, level.interval) for level in levels[:-1]}
+    values |= {
+        "evaluation": replace(evaluation, metrics={**evaluation.metrics, **metrics, **by_level}),
+        "thresholds": thresholds,
+        "threshold": _choose_requested(tree, validation_outputs, request),
+        "selective": None
+        if thresholds is None
+        else _evaluate_decisions(answers, correct, thresholds, fitted=validation_outputs is outputs),
+        "selective_check": _check_usual_targets(tree, validation_outputs, outputs),
+    }
+    depths = np.where(answers < 0, 0, tree.depths[answers])
+    at_depths = tuple(_evaluate_depth(depths == depth, correct, depth) for depth in range(tree.levels + 1))
+    return HierarchyReport(**values, hierarchy=HierarchyMetrics(levels, at_depths))
+
+
+def fit_thresholds(
+    classes: tuple[str, ...], held_out: ModelOutputs, request: ThresholdRequest, old: Thresholds | None
+) -> Thresholds:
+    """Fit the requested threshold for answers on validation images; what is not requested stays as in `old`."""
+    threshold = _choose_requested(build_tree(classes), held_out, request)
+    new = replace(
+        old or Thresholds(0),
+        count=len(held_out.labels),
+        ood_limit=ood.fit_limit(compute_energy(held_out.outputs.logits)),
+    )
+    if threshold is None:
+        return new
+    return replace(
+        new,
+        target_precision=threshold.target,
+        confidence=threshold.confidence,
+        selective_coverage=threshold.coverage,
+    )
+
+
+def choose_threshold(
+    tree: ClassTree,
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    target_precision: float,
+    *,
+    conservative: bool = True,
+) -> Threshold:
+    """Return the smallest threshold of node probabilities whose answers have at least the precision `target_precision`.
+
+    An answer is right if it is the true class or above it. Lower thresholds give more answers, and deeper ones.
+    `probabilities` are float32 [N, K], `labels` int32 [N]; the test is that of `selective.choose_threshold`.
+    """
+    sums = tree.sum_probabilities(probabilities)
+    images, nodes = np.nonzero(sums >= LEAST_PROBABILITY)  # of an image the nodes of one path, from the top
+    confidences, is_first = sums[images, nodes], tree.depths[nodes] == 1
+    correct = tree.are_above(nodes, labels[images]).astype(np.int64)
+    gains = correct - np.where(is_first, 0, np.append(0, correct)[:-1])
+    order = np.lexsort((tree.depths[nodes], -confidences))
+    ends = selective.find_group_ends(confidences[order])
+    return selective.choose_from_counts(
+        confidences[order][ends], np.cumsum(is_first[order])[ends], np.cumsum(gains[order])[ends], len(labels),
+        target_precision, conservative=conservative,
+    )  # fmt: skip
+
+
+def compute_metrics(
+    tree: ClassTree, predicted: NDArray[np.integer], labels: NDArray[np.integer], seed: int = 0
+) -> dict[str, Metric]:
+    """Return hierarchical precision, recall and F1 of predicted classes, indices [N], against `labels` [N].
+
+    Each image counts all nodes on the path to its class: precision is the fraction of the predicted nodes that are on
+    the true path, recall that of the true nodes that are predicted.
+    """
+    if not len(labels):
+        return {name: Metric(None, note="there are no images") for name in METRICS}
+    sizes = tree.depths[tree.ancestors[:, -1]]
+    same = tree.ancestors[predicted] == tree.ancestors[labels]
+    common = (same & (np.arange(tree.levels) < sizes[labels][:, None])).sum(1)
+    columns = np.stack([common, sizes[predicted], sizes[labels]], 1).astype(np.float64)
+    value = _compute_rates(columns.sum(0, keepdims=True))[0]
+    if len(labels) == 1:
+        return {name: Metric(float(v), note=ONE_IMAGE_NOTE) for name, v in zip(METRICS, value, strict=True)}
+    resampled = _compute_rates(bootstrap.resample_sums(columns, seed, "hierarchy"))
+    return {
+        name: bootstrap.make_metric(float(v), rates) for name, v, rates in zip(METRICS, value, resampled.T, strict=True)
+    }
+
+
+def _compute_rates(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return precision, recall and F1 [R, 3] from the sums [R, 3] of common, predicted and true nodes."""
+    common, predicted, true = sums.T
+    return np.stack([common / predicted, common / true, 2 * common / (predicted + true)], 1)
+
+
+def _evaluate_level(
+    tree: ClassTree, sums: NDArray[np.float64], labels: NDArray[np.integer], level: int
+) -> LevelMetrics:
+    path = tree.ancestors[:, level - 1]
+    nodes = np.unique(path)
+    correct = int((nodes[sums[:, nodes].argmax(1)] == path[labels]).sum())
+    return LevelMetrics(
+        level, len(nodes), correct / max(len(labels), 1), intervals.wilson_interval(correct, len(labels))
+    )
+
+
+def _evaluate_depth(answered: NDArray[np.bool_], correct: NDArray[np.bool_], depth: int) -> AnswerMetrics:
+    count = int(answered.sum())
+    fraction = count / max(len(answered), 1)
+    if not depth or not count:
+        return AnswerMetrics(depth, count, fraction, None, None)
+    hits = int(correct[answered].sum())
+    return AnswerMetrics(depth, count, fraction, hits / count, intervals.wilson_interval(hits, count))
+
+
+def _evaluate_decisions(
+    answers: NDArray[np.int64], correct: NDArray[np.bool_], thresholds: Thresholds, *, fitted: bool
+) -> DecisionMetrics:
+    """Return how often there is an answer and how precise it is; `fitted`: the threshold was chosen on these images."""
+    target = thresholds.target_precision
+    result = selective.evaluate_threshold(answers >= 0, correct, target)
+    return DecisionMetrics(
+        result.coverage, 0.0, 1 - result.coverage, result.precision, result.interval, len(answers), target,
+        result.lower_bound,
+        None if fitted or target is None else result.met,
+    )  # fmt: skip
+
+
+def _choose_requested(tree: ClassTree, held_out: ModelOutputs | None, request: ThresholdRequest) -> Threshold | None:
+    if held_out is None or request.target_precision is None:
+        return None
+    p, labels = held_out.outputs.probabilities, held_out.labels
+    return choose_threshold(tree, p, labels, request.target_precision, conservative=request.conservative)
+
+
+def _check_usual_targets(
+    tree: ClassTree, held_out: ModelOutputs | None, evaluated: ModelOutputs
+) -> SelectiveResult | None:
+    """Choose a threshold on validation for the strictest usual target and evaluate it; None on the same images."""
+    if held_out is None or held_out is evaluated:
+        return None
+    p, labels = held_out.outputs.probabilities, held_out.labels
+    thresholds = [choose_threshold(tree, p, labels, target) for target in selective.TARGETS]
+    threshold = next((t for t in thresholds if t.confidence is not None), thresholds[-1])
+    if threshold.confidence is None:
+        return SelectiveResult(threshold, None)
+    answers = tree.find_answers(tree.sum_probabilities(evaluated.outputs.probabilities), threshold.confidence)
+    correct = tree.are_above(answers, evaluated.labels)
+    return SelectiveResult(threshold, selective.evaluate_threshold(answers >= 0, correct, threshold.target))
