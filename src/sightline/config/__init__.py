@@ -14,16 +14,14 @@ from typing import Any
 
 from sightline.config import parse, recipes, stage_epochs
 from sightline.config.augmentation import AugmentConfig, CustomAugmentConfig
+from sightline.config.data import ColumnsConfig, DataConfig, LimitsConfig
 from sightline.config.device import DeviceConfig
 from sightline.config.evaluation import EvaluationConfig
 from sightline.config.parse import dump_toml, flatten_config, read_toml, to_dict
 from sightline.config.schema import (
     BundleConfig,
-    ColumnsConfig,
-    DataConfig,
     EarlyStoppingConfig,
     InputConfig,
-    LimitsConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
