@@ -446,6 +446,28 @@ def test_jpegs_are_scaled_where_twice_the_target_remains(
     assert np.abs(pixels - preprocess.apply(Image.open(io.BytesIO(data)))).mean() < 0.6
 
 
+@settings(max_examples=40)
+@given(
+    st.tuples(st.integers(2, 90), st.integers(2, 90)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from(["RGB", "L", "CMYK"]),
+    st.fixed_dictionaries({"quality": st.integers(20, 98), "progressive": st.booleans()}),
+)
+def test_jpegs_have_the_pixels_of_pillow_at_the_same_scale(
+    size: tuple[int, int], target: tuple[int, int], mode: str, options: dict[str, Any]
+) -> None:
+    (width, height), (target_width, target_height) = size, target
+    data = encode(draw_asymmetric(width, height).convert(mode), "JPEG", **options)
+    most = min(width / (2 * target_width), height / (2 * target_height))
+    scale = max(scale for scale in (1, 2, 4, 8) if scale == 1 or scale <= most)
+    image = Image.open(io.BytesIO(data))
+    image.draft(None, (width // scale, height // scale))
+    box = (0, 0, width / scale, height / scale)
+    expected = image.convert("L" if mode == "L" else "RGB").resize(target, Image.Resampling.BILINEAR, box)
+    pixels = PreprocessingSpec(target_height, target_width).decode(data)
+    np.testing.assert_array_equal(pixels, np.asarray(expected.convert("RGB")))
+
+
 def test_the_limit_counts_pixels_after_scaling() -> None:
     image, message = draw_asymmetric(1100, 1000), r"too large: 1100x1000 pixels, limit 1 megapixels \(max_megapixels\)"
     small = PreprocessingSpec(16, 16, max_megapixels=1)

@@ -106,7 +106,7 @@ def load_pixels(
     try:
         if keep:
             make_room(root, int(np.prod(shape)))
-        failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads)
+        failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
         if not keep:
             array = np.load(temporary / "pixels.npy", mmap_mode="r")
             return CachedPixels(
@@ -136,8 +136,10 @@ def _decode_all(
     preprocess: PreprocessingSpec,
     progress: Progress,
     threads: int | None,
+    *,
+    keep: bool,
 ) -> tuple[dict[int, str], list[int]]:
-    """Decode into a file; return the reason for each failed image, by row, and one checksum per task.
+    """Decode into a file; return the reason for each failed image, by row, and one checksum per task if it is kept.
 
     Plain writes are a few percent faster than a memory map, whose pages the system allocates one by one.
     """
@@ -158,7 +160,7 @@ def _decode_all(
                 except ImageError as error:
                     failures[i], image = str(error), blank
                 file.write(image.data)
-                checksum = zlib.crc32(image.data, checksum)
+                checksum = zlib.crc32(image.data, checksum) if keep else 0
         return checksum
 
     checks = []

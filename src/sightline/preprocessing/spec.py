@@ -268,7 +268,8 @@ class PreprocessingSpec:
         max_scale = min((right - left) / (min_scale * tw), (bottom - top) / (min_scale * th))
         scale = next((s for s in (8, 4, 2) if s <= max_scale), 1)
         size = image.width / scale, image.height / scale
-        image.draft(mode, (image.width // scale, image.height // scale))
+        if scale > 1 or mode is not None:
+            image.draft(mode, (image.width // scale, image.height // scale))
         return size, image.width * image.height if formats.has_single_scan(image) else full_pixels
 
     def _convert_and_resize(
