@@ -1,0 +1,166 @@
+"""Accessibility of every page that Sightline makes: axe-core finds nothing against WCAG 2.2, levels A and AA."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline as sl
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from server_process import Server
+from sightline import Dataset
+from sightline.studio.contents import Studio, open_studio
+from studio_server import serve
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+OPTIONS = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}
+LANGUAGES = ("en-US", "zh-CN")
+WIDTHS = (1280, 390)
+SCHEMES = ("light", "dark")
+TOKEN = "secret" * 4
+
+
+def list_violations(page: Any) -> list[str]:
+    """Return what axe-core finds on a page as it is, for each width and color scheme."""
+    violations = []
+    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.evaluate("Promise.allSettled(document.getAnimations().map((animation) => animation.finished))")
+        for violation in axe.Axe().run(page, options=OPTIONS).response["violations"]:
+            nodes = [f"{node['html'][:120]}: {node['failureSummary']}" for node in violation["nodes"][:3]]
+            violations.append(f"{page.url} {width} {scheme} {violation['id']}: {nodes}")
+    return violations
+
+
+def check(open_page: Any, address: str, ready: str, prepare: Callable[[Any], None] | None = None) -> None:
+    for language in LANGUAGES:
+        page = open_page(address, ready=ready, locale=language)
+        if prepare is not None:
+            prepare(page)
+        assert list_violations(page) == []
+        page.context.close()
+
+
+@pytest.fixture(scope="module")
+def address(run_studio: Studio, other: sl.Run) -> Iterator[str]:
+    assert run_studio.model is not None
+    assert run_studio.training is not None
+    run_studio.model.features.start()
+    run_studio.model.features.wait()
+    sweep = run_studio.training.folder / "sweep"
+    sweep.mkdir(exist_ok=True)
+    (sweep / "sweep.json").write_text("{}")
+    columns = "trial,state,val_accuracy,train.optimizer.learning_rate,accuracy"
+    (sweep / "results.csv").write_text(f"{columns}\n2,complete,0.9,0.01,0.9\n1,complete,0.8,1,0.8\n")
+    with serve(run_studio) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def photo(run: sl.Run) -> Path:
+    return next(Path(run.config.data.sources[0]).glob("green/*.png"))
+
+
+def show_large(page: Any) -> None:
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    page.click("#show-nearest")
+    page.wait_for_selector("#viewer-nearest li")
+
+
+def show_keys(page: Any) -> None:
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+
+
+def select_images(page: Any) -> None:
+    page.keyboard.press("Shift+ArrowRight")
+    page.click("#another")
+    page.wait_for_selector("dialog[open]")
+
+
+@pytest.mark.parametrize("prepare", [None, show_large, show_keys, select_images])
+def test_the_list_of_images(open_page: Any, address: str, prepare: Callable[[Any], None] | None) -> None:
+    check(open_page, address, ".tile img", prepare)
+
+
+@pytest.mark.parametrize(
+    ("path", "ready"),
+    [
+        ("results", "#confusion"),
+        ("map", "#map:not([hidden]) #legend li"),
+        ("train", "#loss .of-train circle"),
+        ("train?sweep=sweep", "#parallel .trial"),
+    ],
+)
+def test_a_page_of_a_run(open_page: Any, address: str, path: str, ready: str) -> None:
+    check(open_page, f"{address}/{path}", ready)
+
+
+def test_a_model_that_is_tried(open_page: Any, address: str, photo: Path) -> None:
+    def prepare(page: Any) -> None:
+        page.set_input_files("#file", str(photo))
+        page.wait_for_selector("#nearest img")
+        page.click("#run-here")
+        page.wait_for_selector("#here-state[data-difference]", timeout=60_000)
+        page.click("#show-heat")
+        page.wait_for_selector("#heat:not([hidden])", timeout=60_000)
+
+    check(open_page, f"{address}/try", "#drop", prepare)
+
+
+def test_the_comparison_of_two_runs(open_page: Any, run: sl.Run, other: sl.Run, tmp_path: Path) -> None:
+    with open_studio(run, tmp_path / "fixes.jsonl", compare=[other]) as studio, serve(studio) as opened:
+        check(open_page, f"{opened}/compare", "#verdict")
+
+
+def test_labeling(open_page: Any, tmp_path: Path) -> None:
+    images = draw_classes(tmp_path / "labeled", COLORS, 5)
+    (tmp_path / "photos").mkdir()
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        path.rename(tmp_path / "photos" / f"{number}.png")
+    opened = open_studio(Dataset(tmp_path / "photos"), tmp_path / "fixes.jsonl", classes=sorted(COLORS))
+    with opened as studio, serve(studio) as address:
+        check(open_page, f"{address}/label", "#asked:not([hidden])", lambda page: page.keyboard.press("1"))
+
+
+def test_a_studio_in_the_network(open_page: Any, run_studio: Studio) -> None:
+    with serve(run_studio, token=TOKEN) as opened:
+        root = opened.partition("/?")[0]
+        check(open_page, root, "main")
+        open_page.errors[:] = [error for error in open_page.errors if "401" not in error]  # which is what it shows
+
+        def follow(page: Any) -> None:
+            page.goto(f"{root}/phone")
+            page.wait_for_selector("main svg, main img")
+
+        check(open_page, opened, ".tile img", follow)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_a_server(open_page: Any, run: sl.Run, photo: Path, language: str) -> None:
+    with Server(run.path) as server:
+        page = open_page(f"{server.address}/", ready="#file", locale=language)
+        page.set_input_files("#file", str(photo))
+        page.wait_for_selector("#top li")
+        page.wait_for_selector("#heat-switch:not([hidden])")
+        assert list_violations(page) == []
+
+
+def test_the_report_of_a_run(open_page: Any, run: sl.Run) -> None:
+    page = open_page((run.path / "report.html").as_uri(), ready="h1")
+    assert list_violations(page) == []
+
+
+def test_a_page_with_faults_is_refused(open_page: Any, address: str) -> None:
+    page = open_page(address)
+    page.evaluate("document.querySelector('#grid').insertAdjacentHTML('afterend', '<img src=\"/static/icon.svg\">')")
+    assert any("image-alt" in violation for violation in list_violations(page))
