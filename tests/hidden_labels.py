@@ -52,7 +52,7 @@ def _measure_head(train: Subset, test: Subset, num_classes: int, task: str) -> f
     """
     tuning, others = test.head(len(test) // 10), test.select(np.arange(len(test) // 10, len(test)))
     head = fit_linear_head(find_task(task), train, tuning, num_classes)
-    logits = head.compute_logits(others.take(slice(None)))
+    logits = head.compute_scores(others.take(slice(None)))
     if others.labels.ndim == 2:
         return float(average_precision_score(others.labels, logits, average="macro"))
     return float((logits.argmax(1) == others.labels).mean())

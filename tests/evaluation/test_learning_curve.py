@@ -50,7 +50,7 @@ def test_points_are_accuracies_of_growing_subsets(curve: LearningCurve) -> None:
     assert all(point.interval.low < point.value < point.interval.high for point in curve.points)
     train, test = draw_features(198, 1), draw_features(4000, 2)
     head = fit_linear_head(find_task("single_label"), train, test.head(500), CLASSES)
-    expected = float((head.compute_logits(test.pixels).argmax(1) == test.labels).mean())
+    expected = float((head.compute_scores(test.pixels).argmax(1) == test.labels).mean())
     assert curve.points[-1].interval.low < expected < curve.points[-1].interval.high
 
 
@@ -115,7 +115,7 @@ def test_several_labels_have_a_curve_of_mean_average_precision() -> None:
     assert curve.points[0].value < curve.points[-1].value
     train, test = draw_label_sets(216, 1), draw_label_sets(4000, 2)
     head = fit_linear_head(find_task("multi_label"), train, test.head(500), CLASSES)
-    expected = average_precision_score(test.labels, head.compute_logits(test.pixels), average="macro")
+    expected = average_precision_score(test.labels, head.compute_scores(test.pixels), average="macro")
     low, high = curve.points[-1].interval
     assert low < expected < high
     assert high - low < 0.2, "ten errors and more need no wider interval than the resampled one"

@@ -360,7 +360,7 @@ def test_a_solved_head_is_a_logistic_regression_for_each_class(mode: str) -> Non
         reference = LogisticRegression(C=1 / (DEFAULT_PENALTY * scale), tol=1e-8, max_iter=1000)
         reference.fit(train.pixels / std, train.labels[:, k], sample_weight)
         np.testing.assert_allclose(head.kernel[:, k], reference.coef_[0] / std, atol=2e-3)
-    assert head.loss == pytest.approx(TASK.score(head.compute_logits(train.pixels), train.labels).loss, rel=0.2)
+    assert head.loss == pytest.approx(TASK.score(head.compute_scores(train.pixels), train.labels).loss, rel=0.2)
 
 
 def make_objective(*settings: str, augmentation: AugmentConfig | None = None) -> LabelSetObjective:

@@ -58,8 +58,8 @@ def test_it_is_the_solution_of_scikit_learn(classes: int, penalty: float, monkey
     theirs = LogisticRegression(C=1 / (penalty * len(train)), tol=1e-8, max_iter=5000)
     theirs.fit((train.pixels[:, varying] - mean) / std, train.labels)
     expected = theirs.predict_proba((others.pixels[:, varying] - mean) / std)
-    np.testing.assert_allclose(metrics.softmax(head.compute_logits(others.pixels)), expected, atol=2e-3)
-    logits = head.compute_logits(train.pixels)
+    np.testing.assert_allclose(metrics.softmax(head.compute_scores(others.pixels)), expected, atol=2e-3)
+    logits = head.compute_scores(train.pixels)
     assert head.loss == pytest.approx(metrics.cross_entropy_from_logits(logits, train.labels), abs=1e-4)
     assert head.accuracy == pytest.approx((logits.argmax(1) == train.labels).mean())
 
@@ -78,8 +78,8 @@ def test_with_fewer_images_than_features_it_is_the_same_solution(
     mean, std = values.mean(0), values.std(0)
     theirs = LogisticRegression(C=1 / (penalty * 24), tol=1e-8, max_iter=5000).fit((values - mean) / std, labels)
     expected = theirs.predict_proba((others - mean) / std)
-    np.testing.assert_allclose(metrics.softmax(head.compute_logits(others)), expected, atol=2e-3)
-    assert head.accuracy == (head.compute_logits(values).argmax(1) == labels).mean()
+    np.testing.assert_allclose(metrics.softmax(head.compute_scores(others)), expected, atol=2e-3)
+    assert head.accuracy == (head.compute_scores(values).argmax(1) == labels).mean()
 
 
 def test_two_classes_have_opposite_weights() -> None:
@@ -93,7 +93,7 @@ def test_class_weights_count_as_repeated_images() -> None:
     weighted = fit_linear_head(TASK, train, EMPTY, 3, (times / times.mean()).astype(np.float32)[train.labels, None])
     plain = fit_linear_head(TASK, train, EMPTY, 3)
     repeated = fit_linear_head(TASK, repeat_rows(train, times[train.labels]), EMPTY, 3)
-    logits = [metrics.softmax(head.compute_logits(train.pixels)) for head in (weighted, repeated, plain)]
+    logits = [metrics.softmax(head.compute_scores(train.pixels)) for head in (weighted, repeated, plain)]
     assert np.abs(logits[0] - logits[1]).max() < 0.03, "the features are scaled by other deviations"
     assert np.abs(logits[0] - logits[2]).max() > 0.05
 
@@ -105,7 +105,7 @@ def test_the_penalty_has_the_lowest_validation_loss() -> None:
     for penalty in PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(linear_head, "DEFAULT_PENALTY", penalty)
-            logits = fit_linear_head(TASK, train, EMPTY, 3).compute_logits(validation.pixels)
+            logits = fit_linear_head(TASK, train, EMPTY, 3).compute_scores(validation.pixels)
         losses[penalty] = metrics.cross_entropy_from_logits(logits, validation.labels)
     assert best.penalty == min(losses, key=lambda penalty: losses[penalty])
     assert PENALTIES[0] > best.penalty > PENALTIES[-1], "the best is in between"

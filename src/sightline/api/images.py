@@ -176,7 +176,11 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
             for name, chosen in (("undecided", prediction.undecided), ("label_set", prediction.label_set))
             if chosen is not None
         },
-        **({} if prediction.quality is None else {"quality": prediction.quality}),
+        **{
+            name: value
+            for name, value in (("quality", prediction.quality), ("expected_grade", prediction.expected_grade))
+            if value is not None
+        },
         **(
             {}
             if prediction.levels is None

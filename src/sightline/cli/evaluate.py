@@ -162,9 +162,11 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(caution)
     print_line()
     others = [
-        [name.replace("_", " "), *metric_cells(f, len(evaluation.classes))] for name, f in evaluation.metrics.items()
+        [name.replace("_", " "), *metric_cells(f, len(evaluation.classes))]
+        for name, f in evaluation.metrics.items()
+        if name != "top_1"  # the accuracy again
     ]
-    print_table(["metric", "value", "95% interval", ""], others[1:])  # the first is accuracy
+    print_table(["metric", "value", "95% interval", ""], others)
     print_line()
     tested = [c for c in evaluation.per_class if c.support]
     columns = ["class", "precision", "95% interval", "recall", "95% interval", "F1", "images"]

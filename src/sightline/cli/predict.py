@@ -188,6 +188,7 @@ def _write_rows(
         classifier.thresholds is not None and (are_masks or not has_several),
         raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields, are_masks,
         classifier.task.targets.are_paths,
+        classifier.task.targets.are_ordered,
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
     predictions = classifier.iter_predictions(inputs, top=requested_count, set=settings, callback=display)
@@ -373,16 +374,8 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
             label_set = "" if p.label_set is None else f"  set: {', '.join(p.label_set) or 'empty'}"
             quality = "" if p.quality is None else f"  quality {p.quality:.3f}"
             abstains = "  abstain" if p.decision is not None and p.decision.decision == "abstain" else ""
-            print_line(
-                name,
-                (", ".join(chosen) or "no label", "bold"),
-                "  ",
-                (others, "dim"),
-                undecided,
-                label_set,
-                quality,
-                abstains,
-            )
+            rest = f"{undecided}{label_set}{quality}{abstains}"
+            print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), rest)
         elif p.levels is not None:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label != p.answer)
             probability = "" if p.answer_probability is None else f" {p.answer_probability:.3f}"
@@ -392,7 +385,8 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
             decision = (
                 "" if p.decision is None or p.decision.decision == "class" else f"  {_format_decision(p.decision)}"
             )
-            print_line(name, (str(p.label), "bold"), f" {p.probability:.3f}  ", (others, "dim"), decision)
+            grade = "" if p.expected_grade is None else f"  expected grade {p.expected_grade:.2f}"
+            print_line(name, (str(p.label), "bold"), f" {p.probability:.3f}  ", (others, "dim"), grade, decision)
         yield p
 
 

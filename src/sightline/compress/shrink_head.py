@@ -12,6 +12,7 @@ from sightline.config import ModelConfig
 from sightline.models import registry
 from sightline.models.build import NORMALIZE_LAYER, ModelSpec, Network, build_model
 from sightline.models.head import LOGITS
+from sightline.tasks.protocol import find_task
 
 SHRINK = 8  # factor by which a hidden layer is narrowed
 
@@ -38,7 +39,10 @@ def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
     """
     height, width, channels = model.input.shape[1:]
     classes = model.output[LOGITS].shape[-1]
-    spec = ModelSpec(config, height, width, channels, classes, seed, pixel_stats=_read_pixel_stats(model))
+    spec = ModelSpec(
+        config, height, width, channels, classes, seed, pixel_stats=_read_pixel_stats(model),
+        activation=find_task(config.task).activation,
+    )  # fmt: skip
     network = build_model(spec)
     for name in network.backbone:
         backend.assign_all(network.model.get_layer(name).weights, model.get_layer(name).weights)

@@ -71,6 +71,11 @@ class DataConfig:
         "text encoding of a manifest, such as big5 or shift_jis; empty: detect UTF-8, UTF-16 or GBK",
         check=check_encoding,
     )
+    class_order: tuple[str, ...] = setting(
+        (),
+        "all classes, in the order that probabilities and tables have and from the lowest grade to the highest for "
+        "model.task=ordinal; empty: sorted by name, or ordinal grades by the number in it",
+    )
     merge_copies: bool = setting(
         False, "identical images, as in several class folders, are one image with all of their classes"
     )

@@ -88,8 +88,8 @@ class ModelConfig:
     name: str = setting("auto", "a model listed by `sightline models`, or auto")
     task: str = setting(
         "single_label",
-        "what is learned; single_label: one class per image, hierarchical: one class of a tree per image, multi_label: "
-        "any number of classes, segmentation: the class of each pixel",
+        "what is learned; single_label: one class per image, hierarchical: one class of a tree per image, ordinal: one "
+        "of several grades, multi_label: any number of classes, segmentation: the class of each pixel",
     )
     weights: str = setting(
         "auto",

@@ -141,7 +141,7 @@ def build_dataset(
     decoded = decode_images(index, preprocess, keep=keep, progress=progress, threads=threads)
     images = tuple(index.images[i] for i in decoded.readable)
     unreadable = (*index.unreadable, *decoded.unreadable)
-    classes = _check_and_list_classes(images, unreadable, index.name, targets)
+    classes = _check_and_list_classes(images, unreadable, index, targets)
     rule = parse_group_rule(config.group)
     near = (
         compute_image_stats(index, progress, threads, preprocess).near_duplicates
@@ -182,11 +182,12 @@ def encode_labels(
 def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
     """Raise `DataError` for problems known before decoding.
 
-    These are a single class, a class without readable images, and images with several labels where each needs one.
+    These are a single class, a class without readable images, images with several labels where each needs one, and
+    grades whose order is not known.
     """
     if index.several_labels and not targets.allows_several:
         raise DataError(f"{index.several_labels}. {_advise_task(index)}")
-    _check_and_list_classes(index.images, index.unreadable, index.name, targets)
+    _check_and_list_classes(index.images, index.unreadable, index, targets)
 
 
 def _advise_task(index: Index) -> str:
@@ -202,8 +203,9 @@ def _advise_task(index: Index) -> str:
 
 
 def _check_and_list_classes(
-    images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], name: str, targets: Targets
+    images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], index: Index, targets: Targets
 ) -> tuple[str, ...]:
+    name = index.name
     classes = {label for p in images if p.split in (None, "train") for label in targets.list_classes(p.label)}
     readable = {label for p in images for label in targets.list_classes(p.label)}
     if not images and unreadable:
@@ -237,4 +239,4 @@ def _check_and_list_classes(
         )
     if targets.are_paths:
         check_paths(sorted(classes))
-    return tuple(sorted(classes))
+    return targets.order_classes(classes, index.class_order)

@@ -126,7 +126,7 @@ def build_index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
         several_labels,
-        read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries),
+        read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
     )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sightline.errors import DataError
 
 SEPARATOR = ";"
 """Between the classes in the label of an image that has several."""
@@ -27,6 +30,16 @@ class Targets(Protocol):
     def are_masks(self) -> bool:
         """Whether the target of an image is its mask, uint8 [H, W], in place of what `encode` makes of its label."""
 
+    @property
+    def are_ordered(self) -> bool:
+        """Whether classes are grades, from the lowest to the highest."""
+
+    def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+        """Return the classes in order: as ``data.class_order`` states it, if it is not empty.
+
+        Raises `DataError` if that does not list each class once, or if the order of grades is not known.
+        """
+
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes that a label names."""
 
@@ -40,6 +53,15 @@ class ClassTargets:
     allows_several = False
     are_masks = False
     are_paths = False
+    are_ordered = False
+
+    def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+        """Return the classes as stated, or sorted.
+
+        >>> ClassTargets().order_classes({"b", "a"}, ()), ClassTargets().order_classes({"b", "a"}, ("b", "a"))
+        (('a', 'b'), ('b', 'a'))
+        """
+        return check_order(names, order) if order else tuple(sorted(names))
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the label itself."""
@@ -61,12 +83,41 @@ class PathTargets(ClassTargets):
     are_paths = True
 
 
+class GradeTargets(ClassTargets):
+    """A label is the name of a grade; targets are its position in the order of grades, int32 [N]."""
+
+    are_ordered = True
+
+    def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+        """Return the grades as stated, or by the number in their names; raises `DataError` if that is not possible.
+
+        >>> GradeTargets().order_classes({"grade 10", "grade 9"}, ()), GradeTargets().order_classes({"2", "1"}, ())
+        (('grade 9', 'grade 10'), ('1', '2'))
+        """
+        if order:
+            return check_order(names, order)
+        matches = [re.fullmatch(r"(\D*)(\d+(?:\.\d+)?)(\D*)", name) for name in names]
+        by_number = {float(match[2]): match[0] for match in matches if match}
+        if len(by_number) < len(names) or len({(match[1], match[3]) for match in matches if match}) > 1:
+            example = ", ".join(f'"{name}"' for name in sorted(names)[:8])
+            raise DataError(
+                f"The names of the classes do not tell their order, which model.task=ordinal needs: state all of them, "
+                f"from the lowest grade to the highest, as in --set 'data.class_order=[{example}]'."
+            )
+        return tuple(by_number[number] for number in sorted(by_number))
+
+
 class LabelSetTargets:
     """A label is the names of any number of classes, sorted, joined by `SEPARATOR`; targets are uint8 [N, K]."""
 
     allows_several = True
     are_masks = False
     are_paths = False
+    are_ordered = False
+
+    def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+        """Return the classes as stated, or sorted."""
+        return CLASS_TARGETS.order_classes(names, order)
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes; none for an empty label.
@@ -95,7 +146,23 @@ class MaskTargets(LabelSetTargets):
     are_masks = True
 
 
-CLASS_TARGETS, CLASS_PATHS, LABEL_SETS, MASKS = ClassTargets(), PathTargets(), LabelSetTargets(), MaskTargets()
+CLASS_TARGETS, CLASS_PATHS, GRADES = ClassTargets(), PathTargets(), GradeTargets()
+LABEL_SETS, MASKS = LabelSetTargets(), MaskTargets()
+
+
+def check_order(names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+    """Return the `order` of the classes `names`; raises `DataError` if it does not list each of them once."""
+    if unknown := [name for name in order if name not in names]:
+        raise DataError(
+            f"data.class_order has {unknown[0]!r}, of which there are no training images: the classes are "
+            f"{', '.join(sorted(names)[:8])}. List these, each once."
+        )
+    if missing := sorted(set(names) - set(order)):
+        raise DataError(f"data.class_order lacks the class {missing[0]!r}: list all {len(names)} classes, each once.")
+    if len(order) > len(names):
+        twice = next(name for name in order if list(order).count(name) > 1)
+        raise DataError(f"data.class_order has {twice!r} twice: list each class once.")
+    return tuple(order)
 
 
 def join_classes(names: Iterable[str]) -> str:

@@ -87,7 +87,8 @@ class Index:
     counts files that are not images (``Thumbs.db``, notes, hidden files); `other_files` names them. `empty_classes`
     names the class folders without images or rejects. `notes` say how the source was read and what was left
     out. `several_labels` tells which image has several labels; "" if each has one. `read_mask(i)` returns the encoded
-    mask of image `i`, whose values `mask_classes` explain; None for a source without masks.
+    mask of image `i`, whose values `mask_classes` explain; None for a source without masks. `class_order` is the order
+    of all classes, if it is stated.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Index:
     several_labels: str = ""
     read_mask: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
     mask_classes: MaskClasses | None = None
+    class_order: tuple[str, ...] = ()
 
     @property
     def targets(self) -> Targets:

@@ -288,8 +288,9 @@ def _compute_logits(
     best_losses, best_logits = np.full(2, np.inf), [np.zeros((len(test), num_classes), np.float32)] * 2
     since_best, features = 0, test.take(slice(None))
     for head in linear_head.iter_heads(task, train, num_classes):
-        logits = head.compute_logits(features)
-        losses = task.differentiate_loss(logits.astype(np.float64), test.labels).losses
+        scores = head.compute_scores(features)
+        logits = task.link_scores(scores)
+        losses = task.differentiate_loss(scores.astype(np.float64), test.labels).losses
         since_best += 1
         for number, half in enumerate(halves):
             if (loss := float(losses[half].mean())) < best_losses[number]:

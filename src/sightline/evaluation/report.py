@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -105,12 +105,16 @@ def build_report(
     validation_outputs: ModelOutputs | None,
     thresholds: Thresholds | None = None,
     threshold_request: ThresholdRequest = NO_THRESHOLDS,
+    compute_result: Callable[..., EvaluationResult] = compute_evaluation,
 ) -> EvaluationReport:
-    """Return the evaluation of `outputs` for the images `labeled`, given the outputs of the validation split."""
+    """Return the evaluation of `outputs` for the images `labeled`, given the outputs of the validation split.
+
+    Its metrics are those of `compute_result`, a function with the parameters of `compute_evaluation`.
+    """
     evaluation = add_leakage(
-        compute_evaluation(classes, outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable),
+        compute_result(classes, outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable),
         labeled,
-        partial(compute_evaluation, classes),
+        partial(compute_result, classes),
     )
     confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
     return EvaluationReport(

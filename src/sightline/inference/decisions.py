@@ -175,6 +175,29 @@ def predict_in_tree(
     )
 
 
+def number_grades(classes: Sequence[str]) -> list[int]:
+    """Return the number of each grade: that in its name if they are consecutive, else its position from 0.
+
+    >>> number_grades(["1", "2", "3"]), number_grades(["light", "dark"])
+    ([1, 2, 3], [0, 1])
+    """
+    positions = list(range(len(classes)))
+    if not all(name.isdecimal() for name in classes):
+        return positions
+    numbers = [int(name) for name in classes]
+    return numbers if numbers == [numbers[0] + position for position in positions] else positions
+
+
+def add_expected_grade(
+    prediction: Prediction, probabilities: NDArray[np.float32], classes: Sequence[str]
+) -> Prediction:
+    """Return the prediction with the mean of the grades under `probabilities` float32 [K], if they are finite."""
+    if not np.isfinite(probabilities).all():
+        return prediction
+    grade = float(probabilities.astype(np.float64) @ np.array(number_grades(classes)))
+    return replace(prediction, expected_grade=grade)
+
+
 def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
     """Raise `ModelError` if `thresholds` are not for these classes."""
     if thresholds.positive is not None and (len(classes) != 2 or thresholds.positive not in classes):

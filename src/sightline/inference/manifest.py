@@ -17,7 +17,7 @@ from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION = 2
 MAX_CLASSES = 100_000
-ONE_CLASS_TASKS = ("single_label", "hierarchical")
+ONE_CLASS_TASKS = ("single_label", "hierarchical", "ordinal")
 """The tasks for which the label of an image is one of the classes."""
 MAX_TILE = 16.0  # the largest scale at which an image is cut into tiles
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -50,6 +50,8 @@ class _SplitMetrics(TypedDict, total=False):
     mean_average_precision: _MetricFields
     micro_f1: _MetricFields
     macro_f1: _MetricFields
+    quadratic_weighted_kappa: _MetricFields
+    mean_absolute_error: _MetricFields
     mean_iou: _MetricFields
     mean_dice: _MetricFields
 

@@ -76,7 +76,7 @@ class PredictionFormat:
     row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
     `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
     fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score;
-    with `answers`, that of a hierarchical model.
+    with `answers`, that of a hierarchical model; with `grades`, the expected grade.
     """
 
     model: str
@@ -89,6 +89,7 @@ class PredictionFormat:
     sets: tuple[str, ...] = ()
     quality: bool = False
     answers: bool = False
+    grades: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -363,6 +364,8 @@ def _make_schema(form: PredictionFormat) -> Any:
         fields.append(("quality", pyarrow.float64()))
     if form.answers:
         fields += [("answer", text), ("answer_probability", pyarrow.float64())]
+    if form.grades:
+        fields.append(("expected_grade", pyarrow.float64()))
     if form.probabilities:
         fields.append(("probabilities", pyarrow.list_(number, len(form.classes))))
     return pyarrow.schema([*fields, ("error", text)])

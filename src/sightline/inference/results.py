@@ -222,6 +222,8 @@ class Prediction:
             class; None if it abstains, and for any other model.
         answer_probability: The probability of `answer`, the sum of those of the classes below it.
         levels: The classes on the path to `label`, from the top, with their probabilities; None for any other model.
+        expected_grade: The mean of an ordinal model's grades, each weighted by its probability: of grades named by
+            consecutive numbers their numbers, of others their positions from 0. None for any other model.
     """
 
     path: str
@@ -237,12 +239,14 @@ class Prediction:
     answer: str | None = None
     answer_probability: float | None = None
     levels: tuple[ClassProbability, ...] | None = None
+    expected_grade: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        absent = [name for name in ("labels", "undecided", "label_set", "quality") if getattr(self, name) is None]
+        optional = ("labels", "undecided", "label_set", "quality", "expected_grade")
+        absent = [name for name in optional if getattr(self, name) is None]
         absent += ["answer", "answer_probability", "levels"] if self.levels is None else []
         fields = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
         return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "lite", "raw", "standardize"]
 Pooling = Literal["average", "max", "flatten"]
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "ordinal"]
 Init = Literal["auto", "gaussian", "he", "glorot"]
 Decoder = Literal["bilinear", "transposed", "fcn32", "fcn16", "fcn8"]
 

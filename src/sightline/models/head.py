@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sightline import backend
 from sightline.models.entry import Activation, HeadSpec
 
@@ -16,9 +19,14 @@ PROBABILITIES, LOGITS, FEATURES = OUTPUTS = ("probabilities", "logits", "feature
 POOL_LAYER, FLATTEN_LAYER = "pool", "flatten"  # a head has one of them, as its first layer
 DENSE_LAYER = "predictions"
 ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER = "as_row", "two_classes", "pair"  # only of a sigmoid head
+ORDINAL_LAYERS = (
+    "softplus", "scores_and_softplus", "as_column", "class_columns", "coefficients", "sum_of_scores",
+)  # fmt: skip  # only of an ordinal head
 TEMPERATURE_LAYER = "temperature"
 
-FLOAT32_LAYERS = (FEATURES, DENSE_LAYER, ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER, TEMPERATURE_LAYER, PROBABILITIES)
+FLOAT32_LAYERS = (
+    FEATURES, DENSE_LAYER, ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER, *ORDINAL_LAYERS, TEMPERATURE_LAYER, PROBABILITIES,
+)  # fmt: skip
 """The layers that compute in float32, whatever the precision of the model."""
 
 
@@ -28,7 +36,7 @@ def apply_head(
     """Return the symbolic outputs, by the names in `OUTPUTS`, for the feature maps `x`; see `models.build.Network`.
 
     `is_sigmoid`: two classes share one unit. `activation` turns the logits into probabilities, which sum to 1 over the
-    classes ("softmax") or are independent of each other ("sigmoid").
+    classes ("softmax"; "ordinal": by a score of each boundary between two of them) or are independent ("sigmoid").
     """
     keras = backend.keras()
     layers = keras.layers
@@ -45,9 +53,12 @@ def apply_head(
     features = layers.Activation("linear", name=FEATURES, dtype="float32")(x)
     if head.dropout and not head.hidden:
         x = layers.Dropout(head.dropout, name="head_drop")(x)
-    units = 1 if is_sigmoid else classes
+    is_ordinal = activation == "ordinal"
+    units = 1 if is_sigmoid else classes - is_ordinal
     logits = layers.Dense(units, name=DENSE_LAYER, dtype="float32")(x)
-    if units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
+    if is_ordinal:
+        logits = _link_scores(logits, classes)
+    elif units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
         row = layers.Reshape((1, 1), name=ROW_LAYER, dtype="float32")(logits)
         padded = layers.ZeroPadding1D((1, 0), name=TWO_CLASSES_LAYER, dtype="float32")(row)
         logits = layers.Flatten(name=PAIR_LAYER, dtype="float32")(padded)
@@ -57,6 +68,32 @@ def apply_head(
     else:
         probabilities = layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
     return {PROBABILITIES: probabilities, LOGITS: logits, FEATURES: features}
+
+
+def make_ordinal_coefficients(classes: int) -> NDArray[np.float32]:
+    """Return float32 [2 (K - 1), K]: what K - 1 scores, and then their softplus, add to the logits of K classes.
+
+    The sigmoid of score k is the probability of a class above k, given that it is k or above (Shi et al., 2021,
+    arXiv:2111.08851): log p of class k is the sum of the log sigmoids of the scores below k, plus that of minus score
+    k. The logits are these logarithms plus one number for all classes: the sum of softplus(z) - z / 2 over the scores
+    z. It is large where scores are far from 0, so that the energy of the logits tells unusual images.
+    """
+    boundaries = classes - 1
+    not_below, above = (np.tri(boundaries, classes, k, np.float32) for k in (0, -1))  # a boundary, of a class
+    return np.concatenate([0.5 - not_below, above])
+
+
+def _link_scores(scores: Any, classes: int) -> Any:
+    """Return the logits [N, K] of the scores [N, K - 1] of the boundaries; stock layers multiply, none has weights."""
+    layers, coefficients = backend.keras().layers, make_ordinal_coefficients(classes)
+    softplus, both, column, columns, product, total = ORDINAL_LAYERS
+    terms = layers.Activation("softplus", name=softplus, dtype="float32")(scores)
+    terms = layers.Concatenate(name=both, dtype="float32")([scores, terms])
+    terms = layers.Reshape((len(coefficients), 1, 1), name=column, dtype="float32")(terms)
+    table = layers.Concatenate(name=columns, dtype="float32")([terms] * classes)
+    scale = (coefficients * len(coefficients))[:, None].tolist()  # what follows is a mean
+    table = layers.Rescaling(scale, name=product, dtype="float32")(table)
+    return layers.GlobalAveragePooling2D(name=total, dtype="float32")(table)
 
 
 def apply_mask_head(features: Any, scores: Any) -> dict[str, Any]:

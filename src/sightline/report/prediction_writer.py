@@ -38,8 +38,8 @@ class RowFormat:
     With `decisions`, what to make of the answer, for a model that has thresholds. `sets` are the fields of a prediction
     with sets of classes that have a column each: undecided, label_set. With `quality`, rows are of masks: there is a
     column for it, and a decision has neither a set nor an out-of-distribution score. With `answers`, there are columns
-    for the answer of a hierarchical model, whose decision has no set. In CSV, text that a spreadsheet
-    would take for a formula gets an apostrophe, unless `raw`.
+    for the answer of a hierarchical model, whose decision has no set; with `grades`, one for the expected grade. In
+    CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`.
     """
 
     top: int = 1
@@ -49,6 +49,7 @@ class RowFormat:
     sets: tuple[str, ...] = ()
     quality: bool = False
     answers: bool = False
+    grades: bool = False
 
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
@@ -56,6 +57,7 @@ class RowFormat:
         decided = ["decision", *([] if self.quality else ["set", "ood_score"])] if self.decisions else []
         decided += ["quality"] if self.quality else []
         decided += ["answer", "answer_probability"] if self.answers else []
+        decided += ["expected_grade"] if self.grades else []
         return [*HEADER, *more, *decided, *self.sets, *(f"probability:{label}" for label in self.classes), "error"]
 
     def csv_row(self, prediction: Prediction) -> list[str]:
@@ -88,6 +90,8 @@ class RowFormat:
         if self.answers:
             probability = prediction.answer_probability
             cells += [self._text(prediction.answer or ""), "" if probability is None else f"{probability:.6f}"]
+        if self.grades:
+            cells.append("" if prediction.expected_grade is None else f"{prediction.expected_grade:.6f}")
         return cells
 
     def json_line(self, prediction: Prediction) -> str:

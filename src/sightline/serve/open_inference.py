@@ -95,6 +95,7 @@ class InferenceModel:
                 self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
         if classifier.task.targets.are_paths:
             self.outputs |= {"answer": (BYTES, [-1]), "answer_probability": ("FP64", [-1])}
+        self.outputs |= {"expected_grade": ("FP64", [-1])} if classifier.task.targets.are_ordered else {}
         if is_logged:
             self.outputs["log_id"] = (BYTES, [-1])
 
@@ -196,7 +197,7 @@ class InferenceModel:
         if request.name == "mask":
             masks = [prediction.mask for prediction in predictions if isinstance(prediction, PixelPrediction)]
             return Tensor.from_array("mask", "UINT8", np.stack([mask for mask in masks if mask is not None]))
-        if request.name in {"quality", "answer_probability"}:
+        if request.name in {"quality", "answer_probability", "expected_grade"}:
             values = [getattr(one, request.name) or 0 for one in predictions]
             return Tensor.from_array(request.name, "FP64", np.array(values, np.float64))
         return self._compute_decisions(request.name, predictions)

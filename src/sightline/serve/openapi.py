@@ -116,6 +116,7 @@ _PREDICTION: dict[str, Any] = {
     "levels": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     "set": {"type": ["array", "null"], "items": _STRING},
     "ood_score": _NUMBER,
+    "expected_grade": _NUMBER,
     "log_id": _STRING,
 }
 _PREDICTED = ("label", "probability", "top")
@@ -203,7 +204,7 @@ _INFER_REQUEST = _object(
             name={
                 "enum": [
                     *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
-                    *("mask", "quality", "answer", "answer_probability"),
+                    *("mask", "quality", "answer", "answer_probability", "expected_grade"),
                 ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),

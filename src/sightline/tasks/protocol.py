@@ -27,7 +27,7 @@ from sightline.inference.runner import predict_outputs
 from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
-BUILT_IN = ("single_label", "hierarchical", "multi_label", "segmentation")
+BUILT_IN = ("single_label", "hierarchical", "ordinal", "multi_label", "segmentation")
 """The tasks of this package, each in the module of its name."""
 
 
@@ -72,10 +72,10 @@ class Score(NamedTuple):
 
 
 class LossGradient(NamedTuple):
-    """The loss of n logits and its gradient.
+    """The loss of n scores and its gradient.
 
-    `losses` are float64 [n, 1], or [n, K] for a loss that is a sum over the classes; `residuals` float64 [n, K] are
-    their derivatives by the logits, and `correct` float64 [n] is how far each image counts as classified correctly.
+    `losses` are float64 [n, 1], or [n, K] for a loss that is a sum over the classes; `residuals` float64 [n, U] are
+    their derivatives by the scores, and `correct` float64 [n] is how far each image counts as classified correctly.
     """
 
     losses: NDArray[np.float64]
@@ -122,9 +122,17 @@ class Task(ABC):
         logits, labels = (np.concatenate(values) for values in zip(*batches, strict=True))
         return self.score(logits, labels)
 
+    def count_units(self, num_classes: int) -> int:
+        """Return the number U of scores that the last dense layer computes for K classes; by default K: the logits."""
+        return num_classes
+
+    def link_scores(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Return the logits float32 [N, K] of scores [N, U], as the network computes them; by default the same."""
+        return np.asarray(scores, np.float32)
+
     @abstractmethod
-    def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
-        """Return the loss of n logits and its gradient, by which a linear head is solved."""
+    def differentiate_loss(self, scores: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
+        """Return the loss of n scores [n, U] and its gradient, by which a linear head is solved."""
 
     @abstractmethod
     def compute_weights(self, labels: NDArray[Any], num_classes: int, mode: str) -> NDArray[np.float32] | None:

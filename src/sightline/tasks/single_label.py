@@ -20,6 +20,7 @@ from sightline.inference import decisions, parity
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
+from sightline.models.entry import Activation
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
@@ -72,7 +73,7 @@ class SingleLabel(Task):
     """One class for each image."""
 
     targets = CLASS_TARGETS
-    activation = "softmax"
+    activation: ClassVar[Activation] = "softmax"
     sections: ClassVar[tuple[str, ...]] = (
         "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
         "errors", "label-issues",

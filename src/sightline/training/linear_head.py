@@ -20,7 +20,7 @@ from sightline.data.types import Subset
 from sightline.distributed import cluster
 from sightline.errors import UsageError
 from sightline.models.build import Network
-from sightline.models.head import DENSE_LAYER
+from sightline.models.head import DENSE_LAYER, LOGITS
 from sightline.tasks.protocol import Task, find_task
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -33,7 +33,7 @@ MAX_ITERATIONS = 200
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
-    """A dense layer from features [F] to logits [K]: `kernel` float32 [F, K], `bias` float32 [K].
+    """A dense layer from features [F] to scores [U]: `kernel` float32 [F, U], `bias` float32 [U].
 
     `loss` and `accuracy` are those on the training images, without the penalty.
     """
@@ -44,10 +44,10 @@ class LinearHead:
     loss: float
     accuracy: float
 
-    def compute_logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits float32 [N, K] of features float32 [N, F]."""
-        logits: NDArray[np.float32] = features @ self.kernel + self.bias
-        return logits
+    def compute_scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the scores float32 [N, U] of features float32 [N, F], which are the logits of most tasks."""
+        scores: NDArray[np.float32] = features @ self.kernel + self.bias
+        return scores
 
 
 def list_obstacles(config: RunConfig, *, has_hidden_layers: bool) -> list[str]:
@@ -97,7 +97,7 @@ def train_head(
     `penalty` is that of the head; without it, the validation split chooses one.
     """
     layer = model.get_layer(DENSE_LAYER)
-    num_classes = int(layer.bias.shape[0])
+    num_classes = int(model.output[LOGITS].shape[-1])
     task = find_task(config.model.task)
     weights = task.compute_weights(train.labels, num_classes, config.train.class_weights)
     if penalty is None:
@@ -127,8 +127,8 @@ def fit_linear_head(
     best, best_loss, since_best = None, np.inf, 0
     for head in iter_heads(task, train, num_classes, weights, check_stop):
         slices = iterate_slices(len(validation), CHUNK_ROWS)
-        logits = np.concatenate([head.compute_logits(validation.take(rows)) for rows in slices])
-        loss = task.score(logits, validation.labels).loss
+        scores = np.concatenate([head.compute_scores(validation.take(rows)) for rows in slices])
+        loss = task.score(task.link_scores(scores), validation.labels).loss
         if loss < best_loss:
             best, best_loss, since_best = head, loss, 0
         else:
@@ -166,10 +166,11 @@ class _Problem:
         weights: NDArray[np.float32] | None,
         check_stop: Callable[[], None],
     ) -> None:
-        self._task, self._train, self._num_classes, self._check_stop = task, train, num_classes, check_stop
+        self._task, self._train, self._check_stop = task, train, check_stop
+        self._num_units = task.count_units(num_classes)
         weights64 = np.ones((len(train), 1)) if weights is None else weights.astype(np.float64)
         self._weights = weights64 / weights64.sum() * weights64.shape[1]
-        first_loss = task.differentiate_loss(np.zeros((1, num_classes)), train.labels[:1]).losses
+        first_loss = task.differentiate_loss(np.zeros((1, self._num_units)), train.labels[:1]).losses
         self._num_terms = first_loss.shape[1]  # of the loss of an image, which the optimum is for the sum of
         moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for _, x in self._iter_features()]
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
@@ -178,7 +179,7 @@ class _Problem:
         self._basis: NDArray[np.float64] | None = None
         if len(train) < len(mean):
             self._change_basis()
-        self._theta = np.zeros((len(self._mean) + 1, num_classes))
+        self._theta = np.zeros((len(self._mean) + 1, self._num_units))
 
     def _change_basis(self) -> None:
         """Replace the features by their coordinates in a basis, whose mean is zero and whose scale is one."""
@@ -207,15 +208,15 @@ class _Problem:
 
     def _split(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the kernel and bias for plain features of the parameters for standardized ones."""
-        matrix = theta.reshape(-1, self._num_classes)
+        matrix = theta.reshape(-1, self._num_units)
         kernel = matrix[:-1] / self._std[:, None]
         return kernel.astype(np.float32), (matrix[-1] - self._mean @ kernel).astype(np.float32)
 
     def _evaluate(self, theta: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
         self._check_stop()
         loss, kernel_gradient, bias_gradient, _ = self._sum_over_rows(*self._split(theta))
-        weights = theta.reshape(-1, self._num_classes)[:-1]
-        gradient = np.empty((len(self._mean) + 1, self._num_classes))
+        weights = theta.reshape(-1, self._num_units)[:-1]
+        gradient = np.empty((len(self._mean) + 1, self._num_units))
         gradient[:-1] = (kernel_gradient - np.outer(self._mean, bias_gradient)) / self._std[:, None] + penalty * weights
         gradient[-1] = bias_gradient
         return loss + penalty / 2 * float(np.square(weights).sum()), gradient.ravel()

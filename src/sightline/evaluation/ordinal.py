@@ -1,0 +1,95 @@
+"""Metrics of grades: how far the predicted grade is from the true one, each with its 95% interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals
+from sightline.data.types import Subset, UnreadableImage
+from sightline.evaluation import bootstrap
+from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation.results import EvaluationResult, Metric
+
+QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
+
+
+@dataclass(frozen=True, slots=True)
+class OrdinalResult(EvaluationResult):
+    """The metrics of a classifier of grades, whose `classes` are in order: those of any classes, and of distances."""
+
+    headlines = (QWK, MAE)
+
+
+def compute_ordinal_evaluation(
+    classes: tuple[str, ...],
+    probabilities: NDArray[np.float32],
+    samples: Subset,
+    *,
+    unreadable: Sequence[UnreadableImage] = (),
+    group_by_path: Mapping[str, str] | None = None,
+) -> OrdinalResult:
+    """Compute the metrics of `probabilities` float32 [N, K] of grades, see `evaluator.compute_evaluation`.
+
+    Where `group_by_path` names the group of each image, the intervals of distances resample whole groups.
+    """
+    evaluation = compute_evaluation(classes, probabilities, samples, unreadable=unreadable)
+    groups = None
+    if group_by_path:
+        names = [group_by_path.get(path, path) for path in samples.paths]
+        groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    grades = compute_ordinal_metrics(samples.labels, probabilities.argmax(1), groups)
+    result = OrdinalResult(**{f.name: getattr(evaluation, f.name) for f in fields(evaluation)})
+    return replace(result, metrics=grades | dict(evaluation.metrics))
+
+
+def compute_ordinal_metrics(
+    labels: NDArray[np.int32], predictions: NDArray[np.int64], groups: NDArray[np.int64] | None = None, seed: int = 0
+) -> dict[str, Metric]:
+    """Return quadratic weighted kappa, mean absolute error and the fraction within one grade, by name.
+
+    `labels` and `predictions` [N] are positions in the order of grades, and distances count positions. With `groups`
+    [N], from 0, intervals are those of images that depend on each other within a group.
+    """
+    count = len(labels)
+    if not count:
+        return {name: Metric(None, note="there are no images") for name in (QWK, MAE, WITHIN_ONE)}
+    terms = list_distance_terms(labels, predictions)
+    values, resampled = terms.mean(0), bootstrap.resample_means(terms, seed, "grades", groups)
+    kappa = float(compute_kappa(values))
+    near = int(terms[:, 1].sum())
+    metrics = {
+        QWK: bootstrap.make_metric(kappa, compute_kappa(resampled))
+        if np.isfinite(kappa)
+        else Metric(None, note="all images are of one grade, and predicted as it"),
+        MAE: bootstrap.make_metric(float(values[0]), resampled[:, 0]),
+        WITHIN_ONE: Metric(near / count, intervals.wilson_interval(near, count))
+        if groups is None
+        else bootstrap.make_metric(near / count, resampled[:, 1]),
+    }
+    return metrics if count > 1 else {name: replace(m, interval=None) for name, m in metrics.items()}
+
+
+def list_distance_terms(labels: NDArray[np.int32], predictions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return float64 [N, 6], whose means are enough for all metrics of true grades y and predicted ones z.
+
+    The columns are the distance of y and z, whether it is at most 1, its square, y² + z², y and z.
+    """
+    true, predicted = labels.astype(np.float64), predictions.astype(np.float64)
+    distance = np.abs(true - predicted)
+    return np.stack([distance, distance <= 1, distance**2, true**2 + predicted**2, true, predicted], 1)
+
+
+def compute_kappa(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return quadratic weighted kappa from the means [..., 6] of `list_distance_terms`; NaN if it is not defined.
+
+    Cohen, 1968, doi:10.1037/h0026256: one minus the mean squared distance, divided by that of the same true and
+    predicted grades if they were independent.
+    """
+    by_chance = means[..., 3] - 2 * means[..., 4] * means[..., 5]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa: NDArray[np.float64] = np.where(by_chance > 1e-12, 1 - means[..., 2] / by_chance, np.nan)
+    return kappa

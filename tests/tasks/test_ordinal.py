@@ -1,0 +1,219 @@
+"""Grades, from a folder with a stated order to the report, the bundle, predictions and exports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
+from typer.testing import CliRunner
+
+import sightline as sl
+from graded_images import SIZES, write_sizes
+from networks import make_plan
+from sightline import api, backend, jsonio
+from sightline.cli import app
+from sightline.data.targets import GRADES
+from sightline.data.types import Subset
+from sightline.errors import DataError, UsageError
+from sightline.evaluation.ordinal import (
+    MAE,
+    QWK,
+    WITHIN_ONE,
+    compute_kappa,
+    compute_ordinal_metrics,
+    list_distance_terms,
+)
+from sightline.models.build import build_model
+from sightline.models.head import DENSE_LAYER
+from sightline.tasks.protocol import find_task
+from sightline.training.linear_head import iter_heads
+
+TASK = find_task("ordinal")
+SETTINGS = [
+    "model.task=ordinal", f"data.class_order={json.dumps(SIZES)}", "model.name=cifar10-simple", "model.pooling=average",
+    "train.epochs=12", "train.optimizer.learning_rate=0.01",
+    "train.track=[]", "train.batch_size=16", "split.mode=stratified", "evaluation.coverage=0.9",
+]  # fmt: skip
+SCORES = arrays.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 7)), elements=st.floats(-60, 60))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sizes(tmp_path_factory.mktemp("sizes"), 150)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assert api.train(data, recipe="quick", set=SETTINGS, out=path).bundle is not None
+    return path
+
+
+def test_a_run_learns_how_far_grades_are_apart(run: Path) -> None:
+    values = jsonio.read_object(run / "eval" / "test" / "metrics.json")
+    assert values["classes"] == list(SIZES), "in the stated order, not by name"
+    assert values["metrics"][QWK]["value"] > 0.8
+    assert values["metrics"][MAE]["value"] < 0.6
+    assert values["metrics"][WITHIN_ONE]["value"] > 0.9
+    assert all(values["metrics"][name]["interval"] for name in (QWK, MAE))
+    assert jsonio.read_object(run / "run.json")["result"]["metrics"]["test"][QWK] == values["metrics"][QWK]["value"]
+
+
+def test_the_bundle_holds_the_task_and_the_order(run: Path) -> None:
+    manifest = jsonio.read_object(run / "bundle" / "manifest.json")
+    assert manifest["task"] == "ordinal"
+    assert manifest["classes"] == list(SIZES)
+    assert sl.load(run / "bundle").classes == SIZES
+
+
+def test_a_prediction_has_the_expected_grade_in_every_format(run: Path, data: Path) -> None:
+    classifier, image = sl.load(run / "bundle"), data / "large" / "3.png"
+    probabilities = classifier.predict_proba(image)[0]
+    prediction = classifier.predict(image)[0]
+    assert prediction.label == SIZES[probabilities.argmax()]
+    assert prediction.expected_grade == pytest.approx(probabilities @ np.arange(5), abs=1e-5)
+    arguments = ["predict", str(run), str(image), "--format"]
+    row = json.loads(CliRunner().invoke(app, [*arguments, "json"]).stdout)
+    (cells,) = csv.DictReader(io.StringIO(CliRunner().invoke(app, [*arguments, "csv"]).stdout))
+    assert row["expected_grade"] == pytest.approx(float(cells["expected_grade"]), abs=1e-6)
+    text = CliRunner().invoke(app, arguments[:-1]).stdout
+    assert f"expected grade {prediction.expected_grade:.2f}" in text
+
+
+def test_an_evaluation_prints_the_distances_of_grades(run: Path) -> None:
+    text = CliRunner().invoke(app, ["evaluate", str(run)]).stdout
+    for name in (QWK, MAE, WITHIN_ONE):
+        assert f"{name.replace('_', ' ')} " in text
+    assert "prediction sets for coverage 0.9" in text
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([], "state all of them, from the lowest grade to the highest"),
+        (["tiny", "huge"], "lacks the class 'large'"),
+        ([*SIZES, "giant"], "has 'giant', of which there are no training images"),
+        ([*SIZES, "huge"], "has 'huge' twice"),
+    ],
+)
+def test_an_order_that_is_not_known_is_refused(data: Path, tmp_path: Path, order: list[str], message: str) -> None:
+    settings = ["model.task=ordinal", f"data.class_order={json.dumps(order)}"]
+    with pytest.raises(DataError, match=message):
+        api.train(data, recipe="quick", set=settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_in_names_state_an_order() -> None:
+    assert GRADES.order_classes({"grade 10", "grade 2", "grade 1"}, ()) == ("grade 1", "grade 2", "grade 10")
+    assert GRADES.order_classes({"1.5mm", "0.5mm"}, ()) == ("0.5mm", "1.5mm")
+    for names in ({"-1", "1"}, {"a1", "b2"}, {"1", "01"}, {"1-2", "3-4"}):
+        with pytest.raises(DataError, match=r"data\.class_order"):
+            GRADES.order_classes(names, ())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.head=sigmoid", "one sigmoid for each boundary"),
+        ("train.loss=asymmetric", "several labels per image"),
+        ("evaluation.target_fnr=0.1", "several labels per image"),
+    ],
+)
+def test_settings_of_other_tasks_are_refused(data: Path, tmp_path: Path, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        api.train(data, recipe="quick", set=[*SETTINGS, setting], out=tmp_path / "run")
+
+
+@given(SCORES)
+def test_probabilities_are_valid_and_no_higher_grade_is_exceeded_more_often(scores: np.ndarray) -> None:
+    p = TASK.activate(TASK.link_scores(scores)).astype(np.float64)
+    assert p.shape == (len(scores), scores.shape[1] + 1)
+    assert (p >= 0).all()
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    conditional = 1 / (1 + np.exp(-scores))
+    exceeded = np.cumprod(conditional, 1)
+    np.testing.assert_allclose(1 - np.cumsum(p, 1)[:, :-1], exceeded, atol=2e-5)
+    assert (np.diff(exceeded, axis=1) <= 0).all()
+
+
+def test_the_network_computes_the_probabilities_of_its_scores() -> None:
+    import keras
+
+    model = build_model(make_plan("cifar10-simple", side=32, classes=4, options={"activation": "ordinal"})).model
+    scores = keras.Model(model.input, model.get_layer(DENSE_LAYER).output)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    linked = TASK.link_scores(backend.keras().ops.convert_to_numpy(scores(pixels)))
+    outputs = {name: backend.keras().ops.convert_to_numpy(value) for name, value in model(pixels).items()}
+    np.testing.assert_allclose(outputs["logits"], linked, atol=1e-5)
+    np.testing.assert_allclose(outputs["probabilities"], TASK.activate(linked), atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(0, 2, (40, 3)), rng.integers(0, 4, 40).astype(np.int32)
+    gradient = TASK.differentiate_loss(scores, labels)
+    for k in range(3):
+        moved = scores.copy()
+        moved[:, k] += 1e-6
+        change = (TASK.differentiate_loss(moved, labels).losses - gradient.losses).sum(1) / 1e-6
+        np.testing.assert_allclose(change, gradient.residuals[:, k], atol=1e-5)
+    loss, accuracy, _ = TASK.score(TASK.link_scores(scores), labels)
+    assert gradient.losses.mean() == pytest.approx(loss, rel=1e-5)
+    assert gradient.correct.mean() == accuracy
+
+
+def test_a_solved_head_is_a_logistic_regression_of_each_boundary() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(300, 4))
+    features = ((features - features.mean(0)) / features.std(0)).astype(np.float32)
+    labels = np.digitize(features[:, 0] + 0.5 * rng.normal(size=300), [-0.8, 0.2, 1.0]).astype(np.int32)
+    subset = Subset(features, np.arange(300), labels, tuple(map(str, range(300))))
+    head = next(iter_heads(TASK, subset, 4, penalties=(0.01,)))
+    for boundary in range(3):
+        reached = labels >= boundary
+        reference = LogisticRegression(C=1 / (300 * 0.01), tol=1e-8)
+        reference.fit(features[reached], labels[reached] > boundary)
+        np.testing.assert_allclose(head.kernel[:, boundary], reference.coef_[0], atol=0.02)
+        np.testing.assert_allclose(head.bias[boundary], reference.intercept_[0], atol=0.02)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_kappa_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    true, predicted = (np.array(values) for values in zip(*pairs, strict=True))
+    kappa = compute_kappa(list_distance_terms(true.astype(np.int32), predicted.astype(np.int64)).mean(0))
+    if len(set(true) | set(predicted)) == 1:
+        assert np.isnan(kappa)
+    else:
+        assert kappa == pytest.approx(cohen_kappa_score(true, predicted, labels=range(5), weights="quadratic"))
+
+
+def test_metrics_that_are_not_defined_say_why() -> None:
+    same = np.zeros(5, np.int64)
+    metrics = compute_ordinal_metrics(same.astype(np.int32), same)
+    assert metrics[QWK].value is None
+    assert metrics[QWK].note == "all images are of one grade, and predicted as it"
+    assert metrics[MAE].value == 0
+    assert compute_ordinal_metrics(same[:0].astype(np.int32), same[:0])[MAE].note == "there are no images"
+
+
+def test_groups_widen_the_intervals() -> None:
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(20), 10)
+    true = rng.integers(0, 5, 20)[groups].astype(np.int32)
+    predicted = np.clip(true + rng.integers(-1, 2, 20)[groups], 0, 4).astype(np.int64)
+    alone, grouped = compute_ordinal_metrics(true, predicted), compute_ordinal_metrics(true, predicted, groups)
+    for name in (QWK, MAE):
+        assert alone[name].value == grouped[name].value
+        first, second = alone[name].interval, grouped[name].interval
+        assert first is not None
+        assert second is not None
+        assert second.high - second.low > 1.5 * (first.high - first.low)
