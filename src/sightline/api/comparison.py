@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of h
 class ComparisonRow:
     """One run: `accuracy` and `loss` are those of split `split`; `settings` are those that differ between the runs.
 
-    `leaked` counts the images of that split that are also in an earlier split. An incomplete run has the validation
-    metrics of its best epoch, the seconds of its epochs, and None for what it lacks.
+    `metrics` are the others that the task of the run states first, by name, such as ``hierarchical_f1``. `leaked`
+    counts the images of that split that are also in an earlier split. An incomplete run has the validation metrics of
+    its best epoch, the seconds of its epochs, and None for what it lacks.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ComparisonRow:
     seconds: float
     history: tuple[EpochRecord, ...]
     leaked: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the history as JSON values."""
@@ -112,6 +114,7 @@ class RunComparison:
             {
                 "run": row.name, **row.settings, "parameters": row.parameters, "accuracy": row.accuracy,
                 "95% interval": "" if (i := row.accuracy_interval) is None else f"{i.low:.4f} to {i.high:.4f}",
+                **{metric_name: row.metrics.get(metric_name) for metric_name in list_metrics(self.rows)},
                 "split": row.split, "epochs": row.epochs, "seconds": row.seconds,
             }
             for row in self.rows
@@ -128,6 +131,11 @@ class RunComparison:
         """Return a column for each run, since they may differ in many settings."""
         table = self._table()
         return [{"": name, **{row["run"]: row[name] for row in table}} for name in table[0] if name != "run"]
+
+
+def list_metrics(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return the names of the metrics besides accuracy and loss that a run has."""
+    return list(dict.fromkeys(name for row in rows for name in row.metrics))
 
 
 def compare(paths: Sequence[str | Path], *, figure: str | Path | None = None) -> RunComparison:
@@ -302,6 +310,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
         epochs=len(history),
         seconds=result.get("seconds", sum(r.seconds for r in history)),
         history=history,
+        metrics=(result.get("metrics") or {}).get(split) or {},
         leaked=((result.get("leaked") or {}).get(split) or {}).get("count", 0),
     )
 

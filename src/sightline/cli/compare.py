@@ -43,25 +43,38 @@ def compare(
 
 def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
     """Print one row per run."""
+    from sightline.api.comparison import list_metrics
+
     cells: list[list[Cell]] = []
+    names = list_metrics(rows)
     for row in rows:
         settings = [f"{key}={_format_setting(value)}" for key, value in row.settings.items()] or ["none"]
         name = row.name if row.status == "complete" else f"{row.name} ({row.status})"
         parameters = "" if row.parameters is None else f"{row.parameters:,}"
-        cells.append([name, settings, parameters, *_accuracy_cells(row), str(row.epochs), f"{row.seconds:.1f}"])
-    columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "split", "epochs", "seconds"]
-    print_table(columns, cells, right=["parameters", "accuracy", "epochs", "seconds"])
+        cells.append([name, settings, parameters, *_accuracy_cells(row)])
+        values = (row.metrics.get(key) for key in names)
+        cells[-1] += ["" if value is None else f"{value:.4f}" for value in values]
+        cells[-1] += [str(row.epochs), f"{row.seconds:.1f}"]
+    headings = [name.replace("_", " ") for name in names]
+    columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "split", *headings]
+    print_table(
+        [*columns, "epochs", "seconds"], cells, right=["parameters", "accuracy", *headings, "epochs", "seconds"]
+    )
 
 
 def print_runs_csv(rows: tuple[ComparisonRow, ...]) -> None:
     """Print one row of CSV per run; each setting that differs is a column."""
+    from sightline.api.comparison import list_metrics
+
+    names = list_metrics(rows)
     before, after = ("name", "run", "status", "model", "parameters", "split", "accuracy"), ("loss", "epochs", "seconds")
     cells = [
         [*(getattr(row, name) for name in before), *(row.accuracy_interval or (None, None)),
-         *(getattr(row, name) for name in after), row.leaked, *row.settings.values()]
+         *(getattr(row, name) for name in after), row.leaked, *(row.metrics.get(name) for name in names),
+         *row.settings.values()]
         for row in rows
     ]  # fmt: skip
-    print_csv([*before, "low", "high", *after, "leaked", *rows[0].settings], cells)
+    print_csv([*before, "low", "high", *after, "leaked", *names, *rows[0].settings], cells)
 
 
 def _accuracy_cells(row: ComparisonRow) -> list[str]:

@@ -16,7 +16,7 @@ from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
 from sightline.data.types import LabeledSubset
 from sightline.evaluation import bootstrap, ood, report, selective
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
-from sightline.evaluation.results import Metric
+from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.scoring import ONE_IMAGE_NOTE
 from sightline.evaluation.selective import SelectiveResult, Threshold
 from sightline.inference.decisions import compute_energy, find_answers
@@ -65,6 +65,13 @@ class HierarchyMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class HierarchyResult(EvaluationResult):
+    """The metrics of the leaves and of the tree, see `compute_metrics`."""
+
+    headlines = ("accuracy_level_1", "hierarchical_f1")
+
+
+@dataclass(frozen=True, slots=True)
 class HierarchyReport(EvaluationReport):
     """The evaluation of a hierarchical classifier; thresholds and decisions are those of its answers."""
 
@@ -88,11 +95,11 @@ def build_report(
     levels = tuple(_evaluate_level(tree, sums, labels, level) for level in range(1, tree.levels + 1))
     answers = find_answers(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
     correct = tree.are_above(answers, labels)
-    evaluation = leaf_report.evaluation
+    evaluation = {field.name: getattr(leaf_report.evaluation, field.name) for field in fields(leaf_report.evaluation)}
     metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels)
-    by_level = {f"accuracy_level_{level.level}": Metric(level.accuracy, level.interval) for level in levels[:-1]}
+    by_level = {f"accuracy_level_{level.level}": Metric(level.accuracy, level.interval) for level in levels}
     values |= {
-        "evaluation": replace(evaluation, metrics={**evaluation.metrics, **metrics, **by_level}),
+        "evaluation": HierarchyResult(**evaluation | {"metrics": evaluation["metrics"] | metrics | by_level}),
         "thresholds": thresholds,
         "threshold": _choose_requested(tree, validation_outputs, request),
         "selective": None

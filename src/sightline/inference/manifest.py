@@ -54,6 +54,8 @@ class _SplitMetrics(TypedDict, total=False):
     mean_absolute_error: _MetricFields
     mean_iou: _MetricFields
     mean_dice: _MetricFields
+    accuracy_level_1: _MetricFields
+    hierarchical_f1: _MetricFields
 
 
 class _ParityFields(TypedDict, total=False):

@@ -72,7 +72,8 @@ class LabeledImages:
 
     @cached_property
     def _index(self) -> Index:
-        return choose_labels(make_index(self.sources or [], self.progress), self.targets)
+        options = run_images.choose_tree_options(self.source_run, self.targets)
+        return choose_labels(make_index(self.sources or [], self.progress, options=options), self.targets)
 
     @cached_property
     def _known_images(self) -> run_images.KnownImages | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sightline.callbacks import Progress, no_progress
+from sightline.config import DataConfig
 from sightline.data import label_patch
 from sightline.data.checks.leakage import SmallImages, find_near_contents, make_small_images
 from sightline.data.dataset import DecodedDataset
@@ -19,6 +20,7 @@ from sightline.data.masks import choose_labels
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
 from sightline.data.remote import is_url
 from sightline.data.sources import named
+from sightline.data.targets import Targets
 from sightline.data.types import Index, LabeledSubset, MissingImages, Split, TrainingOverlap
 from sightline.errors import DataError, MissingImagesError, plural
 from sightline.inference.manifest import Manifest
@@ -95,10 +97,26 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
 
 def read_run_index(run: RunDirectory, progress: Progress = no_progress) -> Index:
     """Return the index of the sources of a run as they are now, without the run's corrections."""
-    config, request = run.config, _read_request(run)
-    options = config.data if request is None else request.with_relative_paths(config).data
-    index = make_index(resolve_sources(run), progress, config.device.threads or None, options=options)
+    config = run.config
+    index = make_index(resolve_sources(run), progress, config.device.threads or None, options=resolve_data_options(run))
     return choose_labels(index, find_task(config.model.task).targets)
+
+
+def resolve_data_options(run: RunDirectory) -> DataConfig:
+    """Return how a run reads its images, with paths relative to the current directory."""
+    config, request = run.config, _read_request(run)
+    return config.data if request is None else request.with_relative_paths(config).data
+
+
+def choose_tree_options(run: RunDirectory | None, targets: Targets) -> DataConfig:
+    """Return how to read images that a model is evaluated on, but not the run's own: as its tree of classes, if any.
+
+    Without its run, that is the tree of nested folders.
+    """
+    if not targets.are_paths:
+        return DataConfig()
+    tree = "" if run is None else resolve_data_options(run).class_tree
+    return DataConfig(class_tree=tree or "folders")
 
 
 def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImages:

@@ -49,6 +49,7 @@ class ResultInfo(TypedDict, total=False):
     skipped: int
     leaked: Mapping[str, LeakageCounts | None] | None
     untested_classes: Mapping[str, list[str]]
+    metrics: Mapping[str, Mapping[str, float | None]]
     time: TimeInfo
 
 
