@@ -37,6 +37,10 @@ class BackendChoice:
 
 _PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}  # of JAX, by device
 
+_DEVICE_FILES = (  # of GPUs (NVIDIA, Windows' subsystem for Linux, AMD) and TPUs
+    "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0",
+)  # fmt: skip
+
 _reasons: dict[str, str] = {}  # why the backend in use was chosen, by its name
 
 
@@ -83,6 +87,12 @@ def _has_accelerated_jax() -> bool:
         Path(device).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
         for device, plugins in _PLUGINS.items()
     )
+
+
+def may_have_accelerator() -> bool:
+    """Return False where a backend would list one CPU and nothing else: on Linux without files of other devices."""
+    simulated = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"} & os.environ.keys()  # several devices of one CPU
+    return bool(simulated) or sys.platform != "linux" or any(Path(file).exists() for file in _DEVICE_FILES)
 
 
 def configure(

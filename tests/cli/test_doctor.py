@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from command import SMALL, Command, draw_classes
 from sightline.config import SplitConfig
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
+from sightline.data.label_patch import make_entry, write_patch
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.directory import RunDirectory
 from synthetic_images import draw_scene, encode, encode_scene_jpeg, write_files
@@ -123,6 +125,28 @@ def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Comman
     assert result.code == 2
     assert "line 1 matches no image: there is no image cat/99.jpg in clean; delete the line." in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_train_names_the_corrections_of_the_studio_that_it_does_not_use(
+    sightline: Command, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = build_index(clean).images[0]
+    entry = make_entry("drop", image, "seen")
+    options = ("--set", "evaluation.positive_class=zebra")  # an error, once the images are read
+    for lines, hint in (
+        ([entry], "clean-fixes.jsonl holds 1 correction of these images: to use them, add --patch clean-fixes.jsonl"),
+        ([make_entry("keep", image, "seen")], ""),
+        ([replace(entry, path="other.png")], ""),
+    ):
+        write_patch(Path("clean-fixes.jsonl"), lines)
+        result = sightline("train", clean, *SMALL, *options, "--out", "run")
+        assert result.code == 2
+        assert ("--patch" in result.err) == bool(hint)
+        assert hint in result.err
+    write_patch(Path("clean-fixes.jsonl"), [entry])
+    result = sightline("train", clean, *SMALL, *options, "--out", "run", "--patch", "clean-fixes.jsonl")
+    assert "to use them" not in result.err
 
 
 @pytest.mark.slow

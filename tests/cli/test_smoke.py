@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from command import Command
-from sightline import load
+from sightline import backend, load
 from sightline.inference import bundle
 from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.runs import environment
 
 
 @pytest.fixture
@@ -298,6 +299,22 @@ def test_lists(sightline: Command) -> None:
     assert ("backend_use" in env) == (env["backend"] == "torch")
     assert "CPUExecutionProvider" in env["onnxruntime_providers"]
     assert {"python", "keras", "sightline"} <= set(env["versions"])
+
+
+def test_no_backend_starts_to_list_the_one_cpu_of_a_machine(
+    sightline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.keras()
+    expected = sightline("env", "--format", "json").json
+    monkeypatch.delitem(sys.modules, "keras")
+    monkeypatch.setattr(environment, "start_backend", lambda _: pytest.fail("a backend starts"))
+    monkeypatch.setattr(backend, "may_have_accelerator", lambda: False)
+    quick = sightline("env", "--format", "json").json
+    assert (quick["devices"], quick["threads"]) == (["cpu:0"], quick["cores"])
+    assert set(quick) == set(expected)
+    header, *rows = sightline("env").out.splitlines()
+    assert header.split() == ["property", "value"]
+    assert all(row.strip() for row in rows)
 
 
 def test_only_existing_commands_are_listed(sightline: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,8 +40,11 @@ def test_losses_after_calibration_are_distinguished_from_those_of_epochs(
         bundle="r/bundle", details={"temperature": temperature},
     )  # fmt: skip
     print_result(result)
-    text = "losses after calibration (temperature 1.250); val_loss of an epoch is before it"
-    assert capsys.readouterr().out.count(text) == lines
+    text = "these losses are after calibration (temperature 1.250), the val_loss of epochs before it"
+    out = capsys.readouterr().out
+    assert out.count(text) == lines
+    assert "1 epoch at 40 training images/s; 2 s in all" in out
+    assert re.search(r"^report     r/report\.html\nbundle     r/bundle\nfigures    r/figures$", out, re.MULTILINE)
 
 
 def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_path: Path) -> None:

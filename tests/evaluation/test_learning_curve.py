@@ -80,9 +80,11 @@ def test_without_enough_errors_nothing_is_predicted() -> None:
     curve = measure(draw_features(120, 0, noise=0.05))
     assert (curve.errors, curve.gains, curve.law) == (0, (), None)
     assert curve.no_gain_reason == (
-        "with 0 errors on 120 held-out images there is no curve to predict from, which takes 10; more labels can bring "
-        "at most 3.1 points"
+        "What more labels would bring cannot be predicted from 0 errors on 120 held-out images: that takes at least "
+        "10. More labels can bring at most 3.1 points"
     )
+    curve = measure(draw_features(120, 0, noise=0.05), more=[5000])
+    assert (curve.no_gain_reason or "").startswith("What 5,000 more labels would bring cannot be predicted from 0 err")
     assert curve.points[-1].interval.low == pytest.approx(1 - 0.031, abs=1e-3)
 
 
@@ -127,7 +129,7 @@ def test_several_labels_have_a_curve_of_mean_average_precision() -> None:
 def test_several_labels_without_errors_predict_nothing() -> None:
     curve = measure(draw_label_sets(120, 0, noise=0.02), task="multi_label")
     assert curve.gains == ()
-    assert "with 0 misranked labels on 120 held-out images" in (curve.no_gain_reason or "")
+    assert "from 0 misranked labels on 120 held-out images" in (curve.no_gain_reason or "")
     low, high = curve.points[-1].interval
     assert low < 0.97, "without errors, resampled intervals have no width"
     assert high == 1

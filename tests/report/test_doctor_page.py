@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sightline.data.checks.audit import Audit
@@ -12,10 +14,30 @@ from sightline.report.doctor_page import MAX_ITEMS, render_html
 
 @pytest.mark.parametrize(
     ("count", "classes", "text"),
-    [(1, {"cat": 1}, "1 image in 1 class;"), (1200, {"cat": 600, "dog": 600}, "1,200 images in 2 classes;")],
+    [
+        (1, {"cat": 1}, "1 image in 1 class, and nothing to report."),
+        (1200, {"cat": 600, "dog": 600}, "1,200 images in 2 classes, and nothing to report."),
+        (1200, {"cat": 600, "dog": 600}, ">600 images each."),
+        (900, {"cat": 300, "dog": 600}, ">300 to 600 images each."),
+    ],
 )
 def test_counts_have_their_nouns_in_the_right_number(count: int, classes: dict[str, int], text: str) -> None:
     assert text in render_html(Audit("pets", count, classes, ()), {})
+
+
+@pytest.mark.parametrize(
+    ("severities", "text"),
+    [
+        (["error"], "with 1 kind of finding, an error."),
+        (["note"], "with 1 kind of finding."),
+        (["error", "note"], "with 2 kinds of findings, 1 of them an error."),
+        (["warning", "note"], "with 2 kinds of findings, none of them an error."),
+        (["error", "error"], "with 2 kinds of findings, all of them errors."),
+    ],
+)
+def test_the_first_sentence_counts_the_findings(severities: list[Any], text: str) -> None:
+    findings = tuple(Finding(f"kind-{i}", s, 1, "images", "Drop.") for i, s in enumerate(severities))
+    assert text in render_html(Audit("pets", 4, {"cat": 4}, findings), {})
 
 
 def test_one_more_group_is_not_one_more_groups() -> None:

@@ -21,7 +21,7 @@ def image(height: int, width: int) -> Any:
 def test_each_pixel_of_the_image_is_there(height: int, width: int, times: int) -> None:
     pixels = image(height, width)
     heat = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
-    png = plot_explanation(pixels, heat, HeatRegion(2, 3, 10, 12, 0.5), "cat  $0.9", "below")
+    png = plot_explanation(pixels, heat, HeatRegion(2, 3, 10, 12, 0.5), "cat  $0.9", ["below"])
     plot = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     panel = np.repeat(np.repeat(pixels, times, 0), times, 1)
     places = np.lib.stride_tricks.sliding_window_view(plot[:, :, 0], (8, 8))
@@ -29,6 +29,20 @@ def test_each_pixel_of_the_image_is_there(height: int, width: int, times: int) -
     assert len(positions) >= 1, "the image's corner, pixel by pixel"
     top, left = positions[0]
     assert np.array_equal(plot[top : top + panel.shape[0], left : left + panel.shape[1]], panel)
+
+
+def test_the_lines_below_say_what_is_dashed_and_what_is_dark(figures_drawn: list[Any]) -> None:
+    pixels, heat, region = image(40, 60), np.zeros((40, 60), np.float32), HeatRegion(12, 3, 20, 12, 0.5)
+    dark = "dark: cut off by the crop, so the model does not see it"
+    for visible_box, lines in (
+        ((10, 0, 50, 40), ["dashed: region", "masked", dark]),
+        ((0, 0, 60, 40), ["dashed: region", "masked"]),
+    ):
+        plot_explanation(pixels, heat, region, "cat", ["region", "masked"], visible_box)
+        figure = figures_drawn.pop()
+        assert [text.get_text() for text in figure.texts] == ["cat", *lines]
+        width = figure.bbox.width
+        assert all(text.get_window_extent().x0 >= 0 and text.get_window_extent().x1 <= width for text in figure.texts)
 
 
 def test_hot_is_yellow_cold_is_dark_and_what_was_not_seen_is_darker() -> None:

@@ -410,7 +410,23 @@ def test_a_training_that_diverged_has_a_page(bad: float) -> None:
 
 def test_one_epoch_and_one_image_have_a_page() -> None:
     report = make_report(("a", "b"), 1, history=make_history(1, validated=False))
-    assert "Epoch 1" in render_html(report)
+    page = render_html(report)
+    assert "the only epoch" in page, "a curve of one point shows nothing"
+    assert "Loss over 1 epoch" not in page
+
+
+def test_the_most_frequent_confusion_is_named_only_if_there_is_one() -> None:
+    pairs = [
+        {"label": label, "predicted": "fly", "count": count, "fraction": 0.1, "examples": ()}
+        for label, count in (("ant", 2), ("bee", 2))
+    ]
+    metrics_info = make_metrics(("ant", "bee", "fly"), 60)
+    metrics_info["errors"]["confused_pairs"] = pairs
+    page = render_html(make_report(metrics=metrics_info))
+    assert "No confusion stands out: the most frequent ones each occur 2 times, such as ant classified as fly." in page
+    pairs[0]["count"] = 3
+    page = render_html(make_report(metrics=metrics_info))
+    assert "The most frequent confusion is ant classified as fly: 3 times" in page
 
 
 # In a browser
@@ -420,10 +436,12 @@ def test_one_epoch_and_one_image_have_a_page() -> None:
 @pytest.mark.parametrize(
     "make", [make_report, lambda: make_report(tuple(f"a long class name {i}" for i in range(40)), 600)]
 )
-def test_no_page_scrolls_sideways_on_a_phone(make: Callable[[], RunReport], tmp_path: Path) -> None:
+def test_no_page_scrolls_sideways_and_no_table_is_cut_on_a_phone(make: Callable[[], RunReport], tmp_path: Path) -> None:
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_html(make()))
     probe = (
-        "<script>const d = document.documentElement; document.title = `${innerWidth} ${d.scrollWidth}`</script></body>"
+        "<script>const d = document.documentElement, tables = [...document.querySelectorAll('.scroll table')];"
+        "const wide = tables.filter(t => t.getBoundingClientRect().width > t.parentElement.clientWidth + 1);"
+        "document.title = `${innerWidth} ${d.scrollWidth} ${wide.length}`</script></body>"
     )
     (tmp_path / "page.html").write_text(text.replace("</body>", probe), encoding="utf-8")
     browser = find_browser()
@@ -433,9 +451,10 @@ def test_no_page_scrolls_sideways_on_a_phone(make: Callable[[], RunReport], tmp_
          "--window-size=390,844", "--dump-dom", (tmp_path / "page.html").as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    match = re.search(r"<title>(\d+) (\d+)</title>", outcome.stdout)
+    match = re.search(r"<title>(\d+) (\d+) (\d+)</title>", outcome.stdout)
     assert match, outcome.stderr
     assert int(match[2]) <= int(match[1])
+    assert int(match[3]) == 0, "tables that their boxes cut"
 
 
 def test_fractions_and_numbers_that_are_undefined_say_so() -> None:

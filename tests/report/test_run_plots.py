@@ -87,8 +87,11 @@ def test_curves_without_validation_have_one_line(figures_drawn: list[Any]) -> No
     assert [text.get_text() for text in figures_drawn[0].legends[0].get_texts()] == ["training"]
 
 
-def test_one_epoch_is_a_point(figures_drawn: list[Any]) -> None:
-    run_plots.plot_curves(make_history(1))
+def test_one_epoch_is_a_point_with_its_value(figures_drawn: list[Any]) -> None:
+    (row,) = make_history(1)
+    run_plots.plot_curves([row])
+    written = texts(figures_drawn[0])
+    assert {f"{row.loss:.4f}", f"{row.val_loss:.4f}", f"{row.accuracy:.4f}", f"{row.val_accuracy:.4f}"} <= {*written}
     assert all(line.get_marker() == "o" for line in figures_drawn[0].axes[0].lines[:2])
 
 

@@ -39,3 +39,16 @@ def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:
     assert [stage.epochs for stage in request.merge_layers().train.stages] == [6, 1]
     quick = TrainRequest.create("somewhere", "quick", tmp_path / "mine.toml", ())
     assert not list(quick.override_notes(quick.merge_layers())), "there are no stages to speak of"
+
+
+@pytest.mark.parametrize(
+    ("source", "recorded"),
+    [
+        ("photos/", "photos"),
+        ("./photos", "photos"),
+        ("beans:24@32", "beans:24@32"),
+        ("s3://bucket/a/", "s3://bucket/a/"),
+    ],
+)
+def test_a_folder_is_recorded_in_one_spelling(source: str, recorded: str) -> None:
+    assert TrainRequest.create(source, "quick", None, ()).sources == (recorded,)

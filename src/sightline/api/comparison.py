@@ -89,7 +89,7 @@ class PairedRun:
         return (
             f"{self.second} vs. {self.first}: {c.verdict}. Accuracy "
             f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
-            f"only the former is right on {c.only_second_correct}, only the latter on {c.only_first_correct}; "
+            f"{self.second} alone is right on {c.only_second_correct}, {self.first} alone on {c.only_first_correct}; "
             f"exact McNemar p = {c.p_value:.3g}{note}."
         )
 

@@ -224,7 +224,7 @@ class _FigureWriter:
         owned_png.save_owned_png(
             path,
             plot_explanation(
-                display_image, heat_overlay, hottest, _title(explanation), _faithfulness_text(explanation), visible_box
+                display_image, heat_overlay, hottest, _title(explanation), explanation.list_sentences(), visible_box
             ),
         )
         return replace(explanation, figure=str(path))
@@ -242,15 +242,3 @@ class _FigureWriter:
 
 def _title(explanation: Explanation) -> str:
     return f"{explanation.label}  {explanation.probability:.3f}  ({explanation.method})"
-
-
-def _faithfulness_text(explanation: Explanation) -> str:
-    if explanation.faithfulness is None or explanation.probability is None:
-        return "no evidence for this class in the image"
-    masked_probability, random_probability = (
-        explanation.probability - fall for fall in (explanation.faithfulness.drop, explanation.faithfulness.random_drop)
-    )
-    return (
-        f"{masked_probability:.3f} with the hottest {explanation.faithfulness.masked_fraction:.0%} "
-        f"masked, {random_probability:.3f} with random masking"
-    )

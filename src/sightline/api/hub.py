@@ -226,7 +226,7 @@ def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Call
         if total > MAX_BUNDLE_BYTES:
             raise ModelError(f"{source} cannot be used: its files have more than {MAX_BUNDLE_BYTES >> 30} GB.")
         for number, name in enumerate(names):
-            display.on_progress("downloading", number, len(names))
+            display.on_progress("downloading files", number, len(names))
             hub.download(address.repository, name, commit, temporary)
         with _name_source(source, temporary):
             verified, predictor = bundle.load(temporary)

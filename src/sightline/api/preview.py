@@ -69,8 +69,9 @@ def preview_images(
     """Draw `count` images of a source, spread over its classes, and save them as a PNG file.
 
     With `augmented`: a row per image, the original followed by its augmentations in five epochs of training with
-    `recipe` and `set` (as for `train`). `out` defaults to ``<name>-samples.png`` or ``<name>-augmented.png`` in the
-    current directory; a file that this function did not write is never overwritten.
+    `recipe` and `set` (as for `train`); without any augmentation there, the images as training takes them. `out`
+    defaults to ``<name>-samples.png`` or ``<name>-augmented.png`` in the current directory; a file that this function
+    did not write is never overwritten.
     """
     callback = callback or Callback()
     if not augmented and (recipe or any(not text.startswith(("data.", "input.")) for text in set)):
@@ -87,27 +88,37 @@ def preview_images(
     )
     owned_png.check_output(path, "--out")
     num_images = count or (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT)
-    if augmented:
-        rows = _augment_rows(index, _resolve_training_settings(request, index, callback), num_images, seed)
+    config = _resolve_training_settings(request, index, callback) if augmented else None
+    is_changed = config is not None and pipeline.is_enabled(config.augment)
+    if config is not None and is_changed:
+        rows = _augment_rows(index, config, num_images, seed)
+    elif config is not None:
+        images = _decode_images(index, num_images, seed, build_preprocess(config), training=True)
+        rows = _divide_rows(images)
     else:
         preprocess, _ = inspection_preprocess(
             requested.input, index, callback.on_progress, requested.device.threads or None
         )
         images = _decode_images(index, num_images, seed, preprocess, training=False)
-        rows = [images[offset : offset + COLUMNS] for offset in range(0, len(images), COLUMNS)]
+        rows = _divide_rows(images)
     owned_png.save_owned_png(path, plot_grid(rows))
     classes = tuple(sorted({p.label for p in index.images}))
-    return PreviewResult(str(path), classes, len(rows) if augmented else sum(map(len, rows)))
+    return PreviewResult(str(path), classes, len(rows) if is_changed else sum(map(len, rows)))
+
+
+def _divide_rows(images: list[LabeledPixels]) -> list[list[LabeledPixels]]:
+    return [images[offset : offset + COLUMNS] for offset in range(0, len(images), COLUMNS)]
 
 
 def _resolve_training_settings(request: TrainRequest, index: Index, callback: Callback) -> RunConfig:
-    """Return the settings that `train` would use, as far as images depend on them."""
+    """Return the settings that `train` would use, as far as images depend on them; tells if they change no image."""
     facts = DataFacts.from_index(index, find_task(request.merge_layers().model.task), callback.on_progress)
     config, choice = merge_recipe(request, facts, THIS_MACHINE)
     if not pipeline.is_enabled(config.augment):
-        raise UsageError(
-            f"The recipe {choice.recipe if choice else request.recipe} has no augmentation. Choose another with "
-            "--recipe, or enable one, as in --set augment.rotation=20."
+        callback.on_message(
+            f"The recipe {choice.recipe if choice else request.recipe} has no augmentation: the figure shows the "
+            "images as it trains on them, the same in each epoch. To see them changed, choose another with --recipe, "
+            "or enable one, as in --set augment.rotation=20."
         )
     return apply_steps(config, (*IMMEDIATE_STEPS, choose_value_range), facts, THIS_MACHINE, callback)
 

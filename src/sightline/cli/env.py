@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_table
 
 
 def env(output_format: FormatOption = OutputFormat.text) -> None:
@@ -10,7 +10,8 @@ def env(output_format: FormatOption = OutputFormat.text) -> None:
     from sightline.report.fonts import describe_fonts
     from sightline.runs.environment import describe_environment
 
-    facts = describe_environment()
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+        facts = describe_environment(display.on_message)
     facts["plot_fonts"] = describe_fonts()
     if output_format == OutputFormat.json:
         print_json(facts)
@@ -21,4 +22,4 @@ def env(output_format: FormatOption = OutputFormat.text) -> None:
         if key != "versions"
     ]
     rows += [[f"  {name}", version] for name, version in facts["versions"].items()]
-    print_table(["", ""], rows)
+    print_table(["property", "value"], rows)

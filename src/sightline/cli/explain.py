@@ -63,15 +63,6 @@ def _print_explanation(explanation: Explanation) -> None:
         print_line(f"{explanation.path}  ", (explanation.error, "red"))
         return
     print_line(f"{explanation.path}  ", (str(explanation.label), "bold"), f" {explanation.probability:.3f}")
-    r, check, p = explanation.region, explanation.faithfulness, explanation.probability
-    if r is None or check is None or p is None:
-        print_line("  nothing in the image supports this class")
-    else:
-        print_line(
-            f"  hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.heat_fraction:.0%} of the heat"
-        )
-        print_line(
-            f"  {p - check.drop:.3f} with the hottest {check.masked_fraction:.0%} masked, "
-            f"{p - check.random_drop:.3f} on average with the same shape masked elsewhere"
-        )
+    for text in explanation.list_sentences():
+        print_line(f"  {text}")
     print_line("  ", (str(explanation.figure), "dim"))

@@ -160,16 +160,20 @@ def print_result(result: TrainResult) -> None:
     temperature = result.details.get("temperature", 1.0)
     if temperature != 1:
         print_line(
-            f"           losses after calibration (temperature {temperature:.3f}); val_loss of an epoch is before it"
+            f"           these losses are after calibration (temperature {temperature:.3f}), "
+            "the val_loss of epochs before it"
         )
     print_line(
-        f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} in {result.seconds:.0f} s "
-        f"({result.images_per_second:,.0f} images/s)"
+        f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} at "
+        f"{result.images_per_second:,.0f} training images/s; {result.seconds:.0f} s in all, with reading and evaluation"
     )
     if limit := result.details.get("time"):
         used = format_duration(limit["seconds"])
         print_line(f"time limit {format_duration(limit['limit'])}, of which {used} were used. {limit['outlook']}")
     print_line(f"run        {result.run}")
+    print_line(f"report     {Path(result.run) / 'report.html'}")
+    if result.bundle is not None:
+        print_line(f"bundle     {result.bundle}")
     print_line(f"figures    {Path(result.run) / 'figures'}")
 
 

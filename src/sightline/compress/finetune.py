@@ -124,7 +124,7 @@ class FineTuner:
                 training_model.compile(recorder, build_loss(self.config.train))
             batch = remaining.pop()
             train_on_batch(training_model, batch.pixels, smooth_labels(batch.labels, classes, 0.0))
-            self.callback.on_progress("scoring channels", len(batches) - len(remaining), len(batches))
+            self.callback.on_progress("scoring channels (batches)", len(batches) - len(remaining), len(batches))
             return len(remaining)
 
         scores = prune.score_by_taylor(model, groups, run_step)

@@ -69,6 +69,23 @@ def write_patch(
     return _io.write_atomic(path, text.encode(errors="backslashreplace"), advice)
 
 
+def choose_patch_path(name: str) -> Path:
+    """Return the file in the current folder where the studio keeps the corrections of the data set `name`."""
+    return Path(f"{_io.safe_stem(name)}-fixes.jsonl")
+
+
+def find_unused_patch(index: Index) -> tuple[Path, int] | None:
+    """Return the file of the studio's corrections of `index` and their number; None without any that fit."""
+    path = choose_patch_path(index.name)
+    try:
+        entries = read_patch(path)
+        apply_patch(index, entries, str(path), keep_unlabeled=True)
+    except DataError:
+        return None
+    count = sum(entry.action != "keep" for _, entry in entries)
+    return (path, count) if count else None
+
+
 def read_keep_lines(path: Path | None) -> list[PatchEntry]:
     """Return the lines of a patch that keep an image; none if there is no such file, or `path` is None."""
     if path is None or not path.exists():

@@ -252,7 +252,7 @@ def measure_results(
         try:
             for job, result in zip(jobs, pool.map(run, jobs), strict=True):
                 results[job] = result
-                progress("learning curve", len(results), len(jobs))
+                progress("fitting classifiers", len(results), len(jobs))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -90,7 +90,7 @@ def predict_out_of_fold(
                 (x[train_rows] - mean) / deviation, labels[train_rows]
             )
         probabilities[test_rows] = head.predict_proba((x[test_rows] - mean) / deviation)
-        progress("checking labels", done, folds)
+        progress("checking labels (folds)", done, folds)
     return probabilities
 
 

@@ -144,10 +144,12 @@ def summarize(results: HeldOutResults, num_classes: int, more: Sequence[int], se
     curve = LearningCurve(num_classes, results.count, num_errors, points, metric=results.metric)
     if num_errors < MIN_ERRORS:
         at_most = 100 * (1 - points[-1].interval.low)
+        what = f"{more[0]:,} more labels" if len(more) == 1 else "more labels"
         return replace(
             curve,
-            no_gain_reason=f"with {results.describe_errors()} on {results.count:,} held-out images there is no "
-            f"curve to predict from, which takes {MIN_ERRORS}; more labels can bring at most {at_most:.1f} points",
+            no_gain_reason=f"What {what} would bring cannot be predicted from {results.describe_errors()} on "
+            f"{results.count:,} held-out images: that takes at least {MIN_ERRORS}. More labels can bring at most "
+            f"{at_most:.1f} points",
         )
     return _predict_gains(curve, rates, resampled, more, seed)
 

@@ -69,6 +69,19 @@ class Explanation:
     figure: str | None = None
     error: str | None = None
 
+    def list_sentences(self) -> list[str]:
+        """Return the hottest region and its faithfulness in words, which the figure and the command line share."""
+        r, check, p = self.region, self.faithfulness, self.probability
+        if r is None or check is None or p is None:
+            return ["nothing in the image supports this class"]
+        return [
+            f"hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.heat_fraction:.0%} of the heat",
+            (
+                f"{p - check.drop:.3f} with the hottest {check.masked_fraction:.0%} masked, "
+                f"{p - check.random_drop:.3f} on average with the same shape masked elsewhere"
+            ),
+        ]
+
     def __repr__(self) -> str:
         if self.error is not None:
             return f"Explanation({self.path!r}, {self.error})"

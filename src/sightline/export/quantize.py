@@ -101,7 +101,7 @@ class CalibratedGraph:
         for done, name in enumerate(self.layers, 1):
             file = self.quantize([other for other in self.layers if other != name])
             error_by_layer[name] = float(np.sqrt(np.mean((_compute_logits(file, pixels) - float_logits) ** 2))) / spread
-            progress("measuring int8 sensitivity", done, len(self.layers))
+            progress("measuring int8 sensitivity (layers)", done, len(self.layers))
         return error_by_layer
 
     def quantize_until_accepted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sightline.report import plotting
 DPI = 120  # that of `canvas`
 MIN_PANEL = 240  # pixels of a panel's longer side; a smaller image is drawn a whole number of times as large
 GAP = 12  # pixels around panels
+LINE, LETTER = 17, 7.2  # pixels: the height of a line of text below them, and the width of a letter
 COLORS = np.array([  # of viridis, from little heat to much: told apart by people with any kind of color blindness
     (68, 1, 84), (72, 26, 108), (71, 47, 125), (65, 68, 135), (57, 86, 140), (49, 104, 142), (42, 120, 142),
     (35, 136, 142), (31, 152, 139), (34, 168, 132), (53, 183, 121), (84, 197, 104), (122, 209, 81), (165, 219, 54),
@@ -49,17 +51,21 @@ def plot_explanation(
     heat: NDArray[np.float32],
     region: HeatRegion | None,
     title: str,
-    below: str = "",
+    below: Sequence[str] = (),
     visible_box: Box | None = None,
 ) -> bytes:
     """Draw an image [H, W, 3], and beside it the heat [H, W] on it with the `region` framed; return PNG bytes.
 
     Outside of the box `visible_box`, (left, top, right, bottom), which a crop cut off, the image is dark and has no
-    heat. Each pixel of the image is one pixel of the figure, or a square of them where the image is tiny.
+    heat. `below` are lines of text, the first of them about the region. Each pixel of the image is one pixel of the
+    figure, or a square of them where the image is tiny.
     """
     height, width = heat.shape
     scale = max(1, math.ceil(MIN_PANEL / max(height, width)))
-    panel_w, panel_h, head, foot = width * scale, height * scale, 34, 28 if below else GAP
+    lines = [f"dashed: {below[0]}", *below[1:]] if below and region is not None else list(below)
+    if visible_box is not None and tuple(map(round, visible_box)) != (0, 0, width, height):
+        lines.append("dark: cut off by the crop, so the model does not see it")
+    panel_w, panel_h, head, foot = width * scale, height * scale, 34, GAP + LINE * len(lines)
     total_w, total_h = 2 * panel_w + 3 * GAP, panel_h + head + foot
     figure = plotting.make_figure(total_w / DPI, total_h / DPI)
     figure.set_layout_engine("none")
@@ -71,8 +77,10 @@ def plot_explanation(
         if number and region is not None:
             _draw_region(axes, region)
     figure.text(0.5, 1 - head / 2 / total_h, title, ha="center", va="center", **plotting.text_style(10))
-    if below:
-        figure.text(0.5, foot / 2 / total_h, below, ha="center", va="center", **plotting.text_style(8))
+    size = min(8.0, 8.0 * total_w / (LETTER * max(map(len, lines), default=1)))
+    for number, text in enumerate(lines):
+        down = (foot - GAP / 2 - LINE * (number + 0.5)) / total_h
+        figure.text(0.5, down, text, ha="center", va="center", **plotting.text_style(size))
     return plotting.render_png(figure)
 
 

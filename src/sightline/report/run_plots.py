@@ -31,6 +31,8 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
         ious = [r.val_mean_iou for r in history]
         if name == "accuracy" and None not in ious:
             axes.plot(epochs, ious, color=VALIDATION, label="validation mean IoU", linestyle=":", marker=marker)
+        if len(epochs) == 1:
+            _write_values(axes)
         _mark_stages(axes, history)
         axes.set_xlabel("epoch", color=INK)
         axes.set_ylabel(name, color=INK)
@@ -47,6 +49,17 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
     if title:
         figure.suptitle(title, **plotting.text_style(12))
     return plotting.render(figure)
+
+
+def _write_values(axes: Any) -> None:
+    """Write the value of each point beside it, on alternate sides: of a single epoch there is no line to read."""
+    for number, line in enumerate(axes.get_lines()):
+        (x,), (y,) = line.get_data()
+        side = 1 if number % 2 else -1
+        axes.annotate(
+            f"{y:.4f}", (x, y), (10 * side, 10 * (number // 2)), textcoords="offset points", va="center",
+            ha="left" if side > 0 else "right", color=line.get_color(), fontsize=9,
+        )  # fmt: skip
 
 
 def _mark_stages(axes: Any, history: Sequence[EpochRecord]) -> None:

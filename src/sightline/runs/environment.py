@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -70,21 +71,30 @@ def resolve_device(device: DeviceConfig) -> DeviceConfig:
     return replace(device, backend=backend.name(), threads=backend.get_threads(), feature_runtime=engine)
 
 
-def describe_environment() -> dict[str, Any]:
-    """Return versions, the backend and why it was chosen, devices, cores, memory and cache folders."""
-    if "keras" not in sys.modules:
-        start_backend(DeviceConfig())
+def describe_environment(on_message: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Return versions, the backend and why it was chosen, devices, cores, memory and cache folders.
+
+    Only on a machine that may have an accelerator does a backend start, to list its devices: that takes seconds, which
+    `on_message` is told before.
+    """
+    choice, default = backend.choose_backend(), DeviceConfig()
+    if "keras" not in sys.modules and backend.may_have_accelerator():
+        if on_message is not None:
+            on_message(f"Starting {choice.name}, which lists its devices.")
+        start_backend(default)
+    is_started = "keras" in sys.modules
     choice = backend.choose_backend()
+    grows = os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH", str(default.memory_growth).lower()) == "true"
     return {
         "backend": choice.name,
         "backend_reason": choice.reason,
         **({"backend_use": TORCH_USE} if choice.name == "torch" else {}),
         "installed_backends": list(backend.list_installed()),
-        "devices": list(backend.list_devices()),
+        "devices": list(backend.list_devices()) if is_started else ["cpu:0"],
         "onnxruntime_providers": list(imports.import_onnx_runtime().get_available_providers()),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
-        "gpu_memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
-        "threads": backend.get_threads(),
+        "gpu_memory": "as needed" if grows else "all at the start",
+        "threads": backend.get_threads() if is_started else process.count_cores(),
         "cores": process.count_cores(),
         "processor": processor_id(),
         "memory": _total_memory(),

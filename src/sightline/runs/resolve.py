@@ -19,10 +19,11 @@ from sightline.data.checks.finding import Finding
 from sightline.data.dataset import check_classes
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.label_patch import load_and_apply_patch
+from sightline.data.label_patch import find_unused_patch, load_and_apply_patch
 from sightline.data.masks import choose_labels
 from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.types import Index
+from sightline.errors import plural
 from sightline.evaluation.binary import check_positive_class
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import environment, preflight, steps
@@ -57,6 +58,11 @@ def resolve_request(
     environment.check_packages(config)
     index = make_index(sources, callback.on_progress, config.device.threads or None, options=config.data)
     index = choose_labels(index, find_task(config.model.task).targets)
+    if not config.data.patch and (unused := find_unused_patch(index)) is not None:
+        path, count = unused
+        callback.on_message(
+            f"{path} holds {plural(count, 'correction')} of these images: to use them, add --patch {path}"
+        )
     index, findings = preflight.run_preflight_checks(index, config, callback)
     check_positive_class(sorted({image.label for image in index.images}), config.evaluation.positive_class)
     facts = DataFacts.from_index(index, find_task(config.model.task))

@@ -9,7 +9,8 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.config import RunConfig, parse, recipes, resolve_config, stage_epochs
-from sightline.data.indexing import Sources, list_of_sources
+from sightline.data.indexing import Source, Sources, list_of_sources
+from sightline.data.remote import is_url
 from sightline.data.sources.listing import SourceListing
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.models import pretrained, registry
@@ -38,7 +39,7 @@ class TrainRequest:
         layers = [recipes.load(recipe)]
         if config is not None:
             layers.append(parse.read_toml(Path(config)))
-        source_names = tuple(str(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing))
+        source_names = tuple(_normalize(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing))
         arrays = len(source_names) < len(list_of_sources(sources))
         return cls(source_names, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))
 
@@ -145,3 +146,9 @@ class TrainRequest:
         """Resolve a path against the folder of the request; other names are returned unchanged."""
         original_path = Path(self.folder, text)
         return str(original_path) if Path(self.folder) != Path.cwd() and original_path.exists() else text
+
+
+def _normalize(source: Source) -> str:
+    """Return the one spelling of a source that runs record: ``photos/`` and ``./photos`` are ``photos``."""
+    text = str(source)
+    return text if is_url(text) or not text else str(Path(text))

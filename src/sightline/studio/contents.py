@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io
 from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_pretrained_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
+from sightline.data.label_patch import choose_patch_path
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import Index
 from sightline.errors import DataError
@@ -78,7 +78,7 @@ def open_studio(
     predictions = {} if model is None else _list_predictions(model)
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
-    path = patch or Path(f"{_io.safe_stem(index.name)}-fixes.jsonl")
+    path = patch or choose_patch_path(index.name)
     with open_corrections(path, index, None if run is None else run.patch) as corrections:
         library = Library(
             index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
