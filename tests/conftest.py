@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -54,6 +54,33 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "own cache"
     monkeypatch.setenv("SIGHTLINE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain_figures() -> Iterator[dict[str, Any]]:
+    """Build each figure, but draw an empty one in its place, for a module whose tests do not look at figures.
+
+    matplotlib takes a third of the time of a tiny training, and more of that of an evaluation.
+    """
+    from sightline.report import plotting
+
+    figure = plotting.make_figure(2, 2)
+    figure.subplots()
+    empty = plotting.render(figure)
+    originals = {"render": plotting.render, "render_png": plotting.render_png}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "render", lambda _: empty)
+        patch.setattr(plotting, "render_png", lambda _: empty.png)
+        yield originals
+
+
+@pytest.fixture
+def drawn_figures(plain_figures: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the figures of one test in a module of `plain_figures`."""
+    from sightline.report import plotting
+
+    for name, original in plain_figures.items():
+        monkeypatch.setattr(plotting, name, original)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from sightline.data.indexing import build_index as make_index
 from sightline.errors import OutputError
 from sightline.training.result import TrainResult
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 QUICK = {"recipe": "quick", "set": ["train.epochs=1", "model.name=cifar10-simple"]}
 DATA = "beans:40@32"
 

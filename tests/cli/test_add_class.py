@@ -16,6 +16,8 @@ from command import COLORS, Command, Outcome, draw_classes
 from sightline.api.added_class import AddedClass
 from sightline.inference import bundle
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 Trained = tuple[Path, dict[str, Any]]
 BLACK = {"black": (10, 10, 10)}
 

@@ -16,6 +16,8 @@ import sightline as face
 from command import Command
 from sightline.inference import bundle
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 
 @pytest.fixture
 def run(trained: tuple[Path, dict[str, Any]]) -> Path:

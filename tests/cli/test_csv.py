@@ -16,6 +16,8 @@ from PIL import Image
 from command import SPACE, Command
 from sightline.cli.output import print_csv
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 Row = dict[str, Any]
 
 

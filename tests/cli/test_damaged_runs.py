@@ -13,7 +13,10 @@ from command import COLORS, Command, draw_classes
 from damage import Damage, choose_damage
 from sightline.inference.results import Thresholds
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+pytestmark = [
+    pytest.mark.usefixtures("plain_figures"),
+    pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders"),
+]
 
 TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
 SMALL = ("--set", "input.height=8", "--set", "input.width=8")

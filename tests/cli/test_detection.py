@@ -12,6 +12,8 @@ import pytest
 
 from command import Command, draw_classes
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 CLASSES = {"good": (90, 120, 90), "dent": (150, 100, 100)}
 OPTIONS = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "3")
 

@@ -19,6 +19,8 @@ from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.directory import RunDirectory
 from synthetic_images import draw_scene, encode, encode_scene_jpeg, write_files
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 CLEAN = {
     f"{label}/{i}.jpg": encode_scene_jpeg(100 * k + i) for k, label in enumerate(("cat", "dog")) for i in range(24)
 }

@@ -21,6 +21,8 @@ from sightline.inference.results import ThresholdRequest
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 
 @pytest.fixture
 def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
@@ -28,6 +30,7 @@ def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path, tmp_path: Path) -> None:
     ood_folder = tmp_path / "strange" / "noise"
     ood_folder.mkdir(parents=True)

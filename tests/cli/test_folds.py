@@ -21,6 +21,8 @@ from sightline.evaluation.report import EvaluationReport
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 FOLDS = 2
 SETTINGS: dict[str, Any] = {"recipe": "quick", "model": "cifar10-simple", "epochs": 2, "folds": FOLDS, "batch_size": 16}
 

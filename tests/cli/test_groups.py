@@ -13,6 +13,8 @@ from command import SMALL, Command
 from sightline import load
 from synthetic_images import draw_scene, encode, encode_png, encode_scene_jpeg, write_files
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 UNTRAINED = (*SMALL, "--set", "train.epochs=0")
 
 

@@ -14,7 +14,10 @@ from command import SMALL, Command
 from damage import hash_files, replace_by_links
 from sightline.errors import OutputError
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
+pytestmark = [
+    pytest.mark.usefixtures("plain_figures"),
+    pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows"),
+]
 
 # Every command that writes into an existing run.
 VERBS: dict[str, tuple[object, ...]] = {

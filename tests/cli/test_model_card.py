@@ -15,6 +15,8 @@ from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report.model_card import render_card
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 
 def header(text: str) -> dict[str, Any]:
     start, middle, _ = text.split("---\n", 2)

@@ -15,6 +15,8 @@ from sightline.api import train
 from sightline.datasets import coffee_beans
 from tf32 import emulate_tf32
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 SETTINGS = ("model.name=cifar10-simple", "train.epochs=4", "bundle.calibrate=false")
 TRAIN = ("train", "beans:90@16", "--recipe", "quick", *(word for text in SETTINGS for word in ("--set", text)))
 

@@ -21,6 +21,8 @@ from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from synthetic_images import draw_scene, encode
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 TINT = {"blue": (0.5, 0.6, 1.0), "red": (1.0, 0.6, 0.5)}
 SETTINGS = [
     'data.allow_findings=["split-leakage"]',

@@ -14,6 +14,8 @@ from packed_images import make_table, write_table, write_tar
 from s3_server import start_bucket
 from sightline.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 Trained = tuple[Path, dict[str, Any]]
 
 

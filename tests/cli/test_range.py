@@ -16,6 +16,8 @@ from sightline import load
 from sightline.runs import facts, pipeline
 from synthetic_images import draw_scene, encode, write_files
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 LOW, HIGH = 1000, 1400
 
 
@@ -84,6 +86,7 @@ def test_8_bit_images_have_no_range(tmp_path: Path, sightline: Command) -> None:
     assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["input"]["value_range"] == "full"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_given_range_is_taken_by_doctor_and_show(sightline: Command, microscope: Path, tmp_path: Path) -> None:
     plain = {
         f["kind"]: f

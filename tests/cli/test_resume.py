@@ -21,7 +21,10 @@ from command import COLORS, SMALL, Command, draw_classes
 from kill_process import MOMENTS, RunPaths, after, read_history, read_weights_hash, run_and_kill
 from sightline.errors import Interrupted
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
+pytestmark = [
+    pytest.mark.usefixtures("plain_figures"),
+    pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows"),
+]
 
 DATA = "beans:100@32"
 STAGES = """

@@ -13,6 +13,8 @@ from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
 from synthetic_images import encode_png, write_files
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 NAMES = ("cat", "dog")
 
 

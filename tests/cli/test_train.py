@@ -24,6 +24,8 @@ from sightline.errors import SightlineError
 from sightline.training import checkpoints
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 KEYS = {
     "run", "model", "parameters", "classes", "train", "validation", "test",
     "epochs", "seconds", "images_per_second", "weights_sha256",

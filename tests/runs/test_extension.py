@@ -20,6 +20,8 @@ from sightline.training import checkpoints
 from sightline.training.result import TrainResult
 from sightline.training.schedules import build_schedule
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 TINY = [
     *("model.name=cifar10-deep", "model.hidden_units=[4]", "input.height=16", "train.batch_size=16", "seed=3"),
     *(

@@ -22,6 +22,8 @@ from sightline.data.types import Index, LabeledSubset, Subset
 from sightline.runs.finalize import CANDIDATES_PER_CLASS
 from test_architecture import LAYER_OF, ROOT
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 IMAGE_VALUES = (DecodedDataset, Index, LabeledSubset, Subset)
 PNG = b"\x89PNG"
 SOURCE = f"{ROOT}{os.sep}"
