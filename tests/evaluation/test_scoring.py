@@ -15,9 +15,13 @@ from sklearn.metrics import (
 )
 
 from sightline import intervals, metrics
+from sightline.data.types import Subset
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
-from sightline.evaluation.scoring import NAMES, check_probabilities, compute_class_metrics, compute_metrics
+from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation.results import EvaluationResult
+from sightline.evaluation.scoring import METRICS, NAMES, check_probabilities, compute_class_metrics, compute_metrics
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int32]]
 
@@ -139,7 +143,7 @@ def test_intervals_contain_their_metrics_and_are_seeded() -> None:
         assert metric.interval is not None
         assert metric.interval.low < metric.value < metric.interval.high
     assert scores == compute_metrics(p, labels)
-    assert scores != compute_metrics(p, labels, seed=1)
+    assert scores != compute_metrics(p, labels, Resampling(seed=1))
 
 
 def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
@@ -198,3 +202,29 @@ def test_an_interval_without_a_width_is_none() -> None:
     resamples[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
     assert bootstrap.make_metric(0.5, resamples).interval is None
     assert bootstrap.make_metric(0.5, resamples).note == "no interval: the same value in nearly every resample"
+
+
+def test_intervals_of_copies_in_groups_are_those_of_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS._entries, "hits", lambda p, labels: float((p.argmax(1) == labels).mean()))
+    classes, times = ("a", "b"), 9
+    p, labels = (np.repeat(values, times, 0) for values in draw_predictions(40, 2))
+    paths = tuple(f"{i}.png" for i in range(len(labels)))
+    subset = Subset(p, np.arange(len(labels)), labels, paths)
+    groups = {path: str(i // times) for i, path in enumerate(paths)}
+    originals = compute_evaluation(classes, p[::times], subset.select(np.arange(0, len(labels), times)))
+    grouped, alone = (compute_evaluation(classes, p, subset, group_by_path=of) for of in (groups, {}))
+    assert (grouped.groups, alone.groups, originals.groups) == (40, None, None)
+
+    def list_widths(result: EvaluationResult) -> list[float]:
+        found = [result.accuracy_interval, *(metric.interval for metric in result.metrics.values())]
+        found += [interval for c in result.per_class for interval in (c.precision_interval, c.recall_interval)]
+        assert None not in found
+        return [interval.high - interval.low for interval in found if interval]
+
+    narrow, wide, expected = map(np.array, map(list_widths, (alone, grouped, originals)))
+    assert grouped.metrics["hits"].interval == pytest.approx(grouped.accuracy_interval, abs=0.05)
+    np.testing.assert_allclose(wide, expected, rtol=0.25)
+    assert (wide > 2 * narrow).all()
+    single = compute_evaluation(classes, p, subset, group_by_path=dict.fromkeys(paths, "x"))
+    assert {metric.interval for metric in single.metrics.values()} == {None}
+    assert single.accuracy_interval.high - single.accuracy_interval.low > 0.5

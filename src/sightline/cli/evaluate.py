@@ -160,6 +160,8 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(untested)
     for caution in sentences.list_cautions(evaluation.to_dict()):
         print_line(caution)
+    if evaluation.groups is not None:
+        print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
     print_line()
     others = [
         [name.replace("_", " "), *metric_cells(f, len(evaluation.classes))]

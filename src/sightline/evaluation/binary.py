@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sightline import intervals, jsonio, metrics
 from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.results import Metric
 from sightline.inference.results import Rate
 
@@ -62,7 +63,10 @@ class BinaryCurve:
 
 @dataclass(frozen=True, slots=True)
 class BinaryRates:
-    """The metrics of predicting the positive class at a score of `threshold` or more, with Wilson's intervals."""
+    """The metrics of predicting the positive class at a score of `threshold` or more.
+
+    Their intervals are Wilson's, or where images come in groups those of resampled groups.
+    """
 
     threshold: float
     sensitivity: Metric
@@ -197,7 +201,7 @@ def evaluate_binary(
     classes: Sequence[str],
     auroc: Metric,
     positive: str = "",
-    seed: int = 0,
+    resampling: Resampling = EACH_IMAGE,
 ) -> BinaryReport:
     """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` comes from `scores`."""
     label, rule = choose_positive_class(classes, positive)
@@ -205,20 +209,20 @@ def evaluate_binary(
     score, truth = probabilities[:, k].astype(np.float64), labels == k
     return BinaryReport(
         label, classes[1 - k], rule, int(truth.sum()), int((~truth).sum()),
-        _compute_rates(probabilities.argmax(1) == k, truth, 0.5), auroc, _compute_average_precision(score, truth, seed),
+        _compute_rates(probabilities.argmax(1) == k, truth, 0.5, resampling), auroc,
+        _compute_average_precision(score, truth, resampling),
         *compute_curves(score, truth),
     )  # fmt: skip
 
 
-def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.bool_], seed: int) -> Metric:
+def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.bool_], resampling: Resampling) -> Metric:
     if not truth.any() or truth.all():
         return Metric(None, note="all images are of one class")
     value = float(metrics.auroc_and_ap(score, truth, np.ones((1, len(score))))[1][0])
     number = bootstrap.count_resamples(len(score))
-    resampled = [
-        metrics.auroc_and_ap(score, truth, w)[1] for w in bootstrap.draw_weights(len(score), number, seed, "ranking")
-    ]
-    return bootstrap.make_metric(value, np.concatenate(resampled) if resampled else np.zeros(0))
+    batches = resampling.draw_weights(len(score), number, "ranking")
+    resampled = [metrics.auroc_and_ap(score, truth, w)[1] for w in batches]
+    return resampling.make_metric(value, np.concatenate(resampled) if resampled else np.zeros(0), len(score))
 
 
 def compute_rates_at(score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float) -> BinaryRates:
@@ -226,10 +230,15 @@ def compute_rates_at(score: NDArray[np.float64], truth: NDArray[np.bool_], thres
     return _compute_rates(score >= threshold, truth, threshold)
 
 
-def _compute_rates(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], threshold: float) -> BinaryRates:
+def _compute_rates(
+    predicted: NDArray[np.bool_], truth: NDArray[np.bool_], threshold: float, resampling: Resampling = EACH_IMAGE
+) -> BinaryRates:
     def proportion(hits: NDArray[np.bool_], among: NDArray[np.bool_], nothing: str) -> Metric:
         good, count = int((hits & among).sum()), int(among.sum())
-        return Metric(good / count, intervals.wilson_interval(good, count)) if count else Metric(None, note=nothing)
+        if not count:
+            return Metric(None, note=nothing)
+        (interval,) = resampling.estimate_proportions(hits[:, None], among[:, None], "rates")
+        return Metric(good / count, interval, "" if interval else bootstrap.ONE_GROUP_NOTE)
 
     return BinaryRates(
         threshold,

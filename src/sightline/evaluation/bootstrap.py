@@ -1,14 +1,15 @@
-"""Percentile bootstrap: metrics of images resampled with replacement (Efron, 1979)."""
+"""Percentile bootstrap: metrics of images, or of groups of them, resampled with replacement (Efron, 1979)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.evaluation.results import Metric
-from sightline.intervals import Interval
+from sightline.intervals import Interval, wilson_interval
 from sightline.seeding import make_generator
 
 RESAMPLES = 2000
@@ -16,6 +17,8 @@ MIN_PER_CELL = 8  # images: below, drawing them one by one is faster than a bino
 MIN_RESAMPLES = 200  # resamples; with fewer, the ends of a 95% interval rest on a handful
 BUDGET = 20_000_000  # images drawn in total, about a second
 CHUNK = 100_000  # numbers in memory at once, so that they fit the processor's cache
+ONE_IMAGE_NOTE = "one image has no interval"
+ONE_GROUP_NOTE = "no interval: all images are of one group"
 
 
 def count_resamples(count: int, work: int = 1) -> int:
@@ -100,3 +103,107 @@ def make_metric(value: float, resampled: NDArray[np.float64], classes: int | Non
     if interval and interval.low == interval.high:
         return Metric(value, None, "no interval: the same value in nearly every resample", classes)
     return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)
+
+
+def number_groups(paths: Sequence[str], group_by_path: Mapping[str, str]) -> NDArray[np.int64] | None:
+    """Return the number of the group of each image, int64 [N] from 0; None if there are no groups.
+
+    An image whose group is not known is one of its own.
+    """
+    if not group_by_path:
+        return None
+    names = [group_by_path.get(path, path) for path in paths]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def count_groups(groups: NDArray[np.int64] | None) -> int | None:
+    """Return the number of `groups` [N], numbered from 0; None if each image is on its own."""
+    return None if groups is None else int(groups.max(initial=-1)) + 1
+
+
+def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the sum of the rows [N, ...] of each of G groups, float64 [G, ...]."""
+    sums = np.zeros((count_groups(groups) or 0, *values.shape[1:]))
+    np.add.at(sums, groups, values)
+    return sums
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How images are resampled: by `seed`, each on its own, or whole `groups` int64 [N], numbered from 0."""
+
+    seed: int = 0
+    groups: NDArray[np.int64] | None = None
+
+    def explain_absence(self, count: int) -> str:
+        """Return why `count` images determine no interval; empty if they do."""
+        if count < 2:
+            return ONE_IMAGE_NOTE
+        return ONE_GROUP_NOTE if count_groups(self.groups) == 1 else ""
+
+    def draw_weights(self, count: int, number: int, name: str) -> Iterator[NDArray[np.float64]]:
+        """Yield `number` resamples of `count` images, as `draw_weights` does."""
+        return draw_weights(count, number, self.seed, name, self.groups)
+
+    def resample_means(self, values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        """Return the means [R, M] of resampled rows of `values` [N, M]."""
+        return resample_means(values, self.seed, name, self.groups)
+
+    def resample_sums(self, values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        """Return the sums [R, M] of resampled rows of `values` [N, M]."""
+        rows = values if self.groups is None else sum_by_group(values, self.groups)
+        return resample_sums(rows, self.seed, name)
+
+    def resample_counts(self, cells: NDArray[np.int64], size: int, name: str) -> NDArray[np.int64]:
+        """Return how often a resample has each of `size` cells, int64 [R, size]; `cells` [N] has that of each image."""
+        if self.groups is None:
+            return resample_counts(np.bincount(cells, minlength=size), self.seed, name)
+        batches = self.draw_weights(len(cells), count_resamples(len(cells)) or MIN_RESAMPLES, name)
+        return np.concatenate([[np.bincount(cells, row, size) for row in rows] for rows in batches]).astype(np.int64)
+
+    def draw_rows(self, count: int, number: int, name: str) -> Iterator[NDArray[np.int64]]:
+        """Yield `number` resamples of `count` images as their positions."""
+        rng = make_generator(self.seed, "bootstrap", name)
+        if self.groups is None:
+            yield from rng.integers(0, count, (number, count))
+            return
+        members = np.split(np.argsort(self.groups, kind="stable"), np.cumsum(np.bincount(self.groups))[:-1])
+        for chosen in rng.integers(0, len(members), (number, len(members))):
+            yield np.concatenate([members[i] for i in chosen])
+
+    def make_metric(
+        self, value: float, resampled: NDArray[np.float64], count: int, classes: int | None = None
+    ) -> Metric:
+        """Return the metric of `count` images with the interval of its resampled values [R], if it has one."""
+        if note := self.explain_absence(count):
+            return Metric(value, None, note, classes)
+        return make_metric(value, resampled, classes)
+
+    def estimate_proportions(
+        self, hits: NDArray[np.bool_], among: NDArray[np.bool_], name: str
+    ) -> list[Interval | None]:
+        """Return the interval of each proportion of `hits` in `among`, both [N, M]; None where it has none.
+
+        It is Wilson's if each image is on its own.
+        """
+        hits = hits & among
+        if self.groups is None:
+            pairs = zip(hits.sum(0).tolist(), among.sum(0).tolist(), strict=True)
+            return [wilson_interval(number, count) if count else None for number, count in pairs]
+        if self.explain_absence(len(hits)):
+            return [None] * hits.shape[1]
+        sums = self.resample_sums(np.concatenate([hits, among], axis=1).astype(np.float64), name)
+        numerators, counts = np.split(sums, 2, axis=1)
+        ratios = np.divide(numerators, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+        return [percentile_interval(column) for column in ratios.T]
+
+    def estimate_fraction(self, hits: NDArray[np.bool_], name: str) -> Metric:
+        """Return the fraction of images that are `hits` [N]; by Wilson's interval if each image is on its own."""
+        number, count = int(hits.sum()), len(hits)
+        if self.groups is None:
+            return Metric(number / count, wilson_interval(number, count))
+        means = self.resample_means(hits[:, None].astype(np.float64), name)
+        return self.make_metric(number / count, means[:, 0], count)
+
+
+EACH_IMAGE = Resampling()

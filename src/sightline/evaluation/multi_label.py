@@ -14,7 +14,7 @@ from sightline import intervals, jsonio
 from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
-from sightline.evaluation import risk_control
+from sightline.evaluation import bootstrap, risk_control
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
 from sightline.evaluation.label_thresholds import (
     DecisionLimits,
@@ -162,8 +162,7 @@ def _evaluate(
 ) -> MultiLabelResult:
     _check_probabilities(probabilities, samples.paths)
     labels = samples.labels.astype(bool)
-    names = [group_by_path.get(path, path) for path in samples.paths]
-    groups = np.unique(names, return_inverse=True)[1].astype(np.int64) if group_by_path else None
+    groups = bootstrap.number_groups(samples.paths, group_by_path)
     of_images = np.reshape([cuts_by_path[path] for path in samples.paths], labels.shape) if cuts_by_path else cuts
     predicted = probabilities >= of_images
     metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts, groups=groups, predicted=predicted)
@@ -181,6 +180,7 @@ def _evaluate(
         probabilities=probabilities,
         seconds=0.0,
         metrics=metrics,
+        groups=bootstrap.count_groups(groups),
     )
 
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals, metrics
+from sightline import metrics
 from sightline.evaluation import bootstrap
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.calibration import BINS, bin_indices
 from sightline.evaluation.results import Metric
-from sightline.evaluation.scoring import ONE_IMAGE_NOTE, mean_over_classes
+from sightline.evaluation.scoring import mean_over_classes
 from sightline.intervals import Interval
 
 MAX_PAIRS = 500_000  # of an image and a class; with more, ranking 200 resamples would take a minute
 MAX_WEIGHTS = 4_000_000  # of pairs in memory at once
-ONE_GROUP_NOTE = "no interval: all images are of one group"
 NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
@@ -52,60 +52,6 @@ class LabelMetrics:
     calibration_error: float
 
 
-def _wilson(hits: np.int64, count: np.int64) -> Interval | None:
-    return intervals.wilson_interval(int(hits), int(count)) if count else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Resampling:
-    """How images are resampled: by `seed`, each on its own, or whole `groups` int64 [N], numbered from 0."""
-
-    seed: int
-    groups: NDArray[np.int64] | None
-
-    def explain_absence(self, count: int) -> str:
-        """Return why `count` images determine no interval; empty if they do."""
-        if count < 2:
-            return ONE_IMAGE_NOTE
-        return ONE_GROUP_NOTE if self.groups is not None and not self.groups.any() else ""
-
-    def resample_means(self, values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-        """Return the means [R, M] of resampled rows of `values` [N, M]."""
-        return bootstrap.resample_means(values, self.seed, name, self.groups)
-
-    def make_metric(
-        self, value: float, resampled: NDArray[np.float64], count: int, classes: int | None = None
-    ) -> Metric:
-        """Return the metric of `count` images with the interval of its resampled values [R], if it has one."""
-        if note := self.explain_absence(count):
-            return Metric(value, None, note, classes)
-        return bootstrap.make_metric(value, resampled, classes)
-
-    def estimate_rates(
-        self, predicted: NDArray[np.bool_], labels: NDArray[np.bool_]
-    ) -> list[tuple[Interval | None, Interval | None]]:
-        """Return the intervals of the precision and of the recall of each class, None where there is no such rate."""
-        hits, totals = predicted & labels, (predicted, labels)
-        if self.groups is None:
-            pairs = [[_wilson(h, n) for h, n in zip(hits.sum(0), total.sum(0), strict=True)] for total in totals]
-        elif self.explain_absence(len(labels)):
-            pairs = [[None] * labels.shape[1]] * 2
-        else:
-            means = self.resample_means(np.concatenate([hits, *totals], axis=1).astype(np.float64), "rates")
-            numerators, *denominators = np.split(means, 3, axis=1)
-            rates = [np.divide(numerators, n, out=np.full_like(n, np.nan), where=n > 0) for n in denominators]
-            pairs = [[bootstrap.percentile_interval(column) for column in columns.T] for columns in rates]
-        return list(zip(*pairs, strict=True))
-
-    def estimate_fraction(self, hits: NDArray[np.bool_]) -> Metric:
-        """Return the fraction of images that are `hits` [N]; by Wilson's interval if each image is on its own."""
-        number, count = int(hits.sum()), len(hits)
-        if self.groups is None:
-            return Metric(number / count, intervals.wilson_interval(number, count))
-        means = self.resample_means(hits[:, None].astype(np.float64), "exact matches")
-        return self.make_metric(number / count, means[:, 0], count)
-
-
 def compute_label_metrics(
     classes: tuple[str, ...],
     probabilities: NDArray[np.float32],
@@ -123,9 +69,10 @@ def compute_label_metrics(
     """
     count = len(labels)
     predicted = probabilities >= thresholds if predicted is None else predicted
-    resampling = _Resampling(seed, groups)
+    resampling = Resampling(seed, groups)
     ranked, ranked_classes = _rank(probabilities, labels, resampling)
-    ranges = resampling.estimate_rates(predicted, labels)
+    precisions = resampling.estimate_proportions(labels, predicted, "precision")
+    ranges = zip(precisions, resampling.estimate_proportions(predicted, labels, "recall"), strict=True)
     per_class = tuple(
         _measure_class(label, float(cut), p, y, chosen, pair, rates)
         for label, cut, p, y, chosen, pair, rates in zip(
@@ -138,7 +85,7 @@ def compute_label_metrics(
         **ranked,
         **_count_all(predicted, labels, resampling),
         **_average_examples(probabilities, predicted, labels, resampling),
-        "subset_accuracy": resampling.estimate_fraction((predicted == labels).all(1)),
+        "subset_accuracy": resampling.estimate_fraction((predicted == labels).all(1), "exact matches"),
         "calibration_error": Metric(
             float(np.mean([row.calibration_error for row in per_class])),
             note="mean over the classes; it has no interval",
@@ -165,7 +112,7 @@ def _measure_class(
 
 
 def _rank(
-    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], resampling: _Resampling
+    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], resampling: Resampling
 ) -> tuple[dict[str, Metric], list[tuple[Metric, Metric]]]:
     """Return average precision and AUROC: the metrics `RANKED` over all classes, and both of each class.
 
@@ -187,7 +134,7 @@ def _rank(
         note = f"no interval: {classes} classes of {count} images would take too long"
     if not note:
         number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
-        batches = bootstrap.draw_weights(count, number, resampling.seed, "ranking", resampling.groups)
+        batches = resampling.draw_weights(count, number, "ranking")
         resampled = np.concatenate([rank(w) for w in batches], axis=2)
 
     def make(row: int, column: int, undefined: str, included: int | None = None) -> Metric:
@@ -222,7 +169,7 @@ def compute_calibration_error(probabilities: NDArray[np.float32], labels: NDArra
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: _Resampling) -> dict[str, Metric]:
+def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: Resampling) -> dict[str, Metric]:
     """Return precision, recall and F1: of the counts of all classes together (micro), and their means (macro)."""
     counts = np.concatenate([predicted & labels, predicted, labels], axis=1).astype(np.float64)
     supported = labels.sum(0) > 0
@@ -260,7 +207,7 @@ def _average_examples(
     probabilities: NDArray[np.float32],
     predicted: NDArray[np.bool_],
     labels: NDArray[np.bool_],
-    resampling: _Resampling,
+    resampling: Resampling,
 ) -> dict[str, Metric]:
     """Return the means over the images of metrics that each image has."""
     sizes = predicted.sum(1) + labels.sum(1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sightline import intervals
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap
-from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation.evaluator import NO_GROUPS, compute_evaluation
 from sightline.evaluation.results import EvaluationResult, Metric
 
 QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
@@ -30,17 +30,16 @@ def compute_ordinal_evaluation(
     samples: Subset,
     *,
     unreadable: Sequence[UnreadableImage] = (),
-    group_by_path: Mapping[str, str] | None = None,
+    group_by_path: Mapping[str, str] = NO_GROUPS,
 ) -> OrdinalResult:
     """Compute the metrics of `probabilities` float32 [N, K] of grades, see `evaluator.compute_evaluation`.
 
-    Where `group_by_path` names the group of each image, the intervals of distances resample whole groups.
+    Where `group_by_path` names the group of each image, intervals resample whole groups.
     """
-    evaluation = compute_evaluation(classes, probabilities, samples, unreadable=unreadable)
-    groups = None
-    if group_by_path:
-        names = [group_by_path.get(path, path) for path in samples.paths]
-        groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    evaluation = compute_evaluation(
+        classes, probabilities, samples, unreadable=unreadable, group_by_path=group_by_path
+    )
+    groups = bootstrap.number_groups(samples.paths, group_by_path)
     grades = compute_ordinal_metrics(samples.labels, probabilities.argmax(1), groups)
     result = OrdinalResult(**{f.name: getattr(evaluation, f.name) for f in fields(evaluation)})
     return replace(result, metrics=grades | dict(evaluation.metrics))

@@ -15,6 +15,7 @@ from sightline.data.types import LabeledSubset
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
 from sightline.evaluation.binary import BinaryReport
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, number_groups
 from sightline.evaluation.calibration import ReliabilityBin, Temperature
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.error_analysis import ErrorAnalysis, analyze_errors
@@ -111,11 +112,11 @@ def build_report(
 
     Its metrics are those of `compute_result`, a function with the parameters of `compute_evaluation`.
     """
+    evaluate = partial(compute_result, classes, group_by_path=labeled.groups)
     evaluation = add_leakage(
-        compute_result(classes, outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable),
-        labeled,
-        partial(compute_result, classes),
+        evaluate(outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable), labeled, evaluate
     )
+    resampling = Resampling(groups=number_groups(labeled.subset.paths, labeled.groups))
     confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
     return EvaluationReport(
         evaluation=evaluation,
@@ -131,7 +132,7 @@ def build_report(
         if thresholds is None
         else evaluate_decisions(outputs, classes, thresholds, fitted=validation_outputs is outputs),
         set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds),
-        binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds),
+        binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds, resampling),
         validation=compare_with_validation(outputs, validation_outputs),
     )
 
@@ -250,6 +251,7 @@ def evaluate_binary(
     held_out: ModelOutputs | None,
     request: ThresholdRequest,
     saved: Thresholds | None = None,
+    resampling: Resampling = EACH_IMAGE,
 ) -> BinaryReport | None:
     """Compute the binary metrics of two classes; None for another number of classes.
 
@@ -260,7 +262,7 @@ def evaluate_binary(
     if len(classes) != 2:
         return None
     p, truth = evaluation.probabilities, evaluation.labels
-    report = binary.evaluate_binary(p, truth, classes, evaluation.metrics["auroc"], request.positive)
+    report = binary.evaluate_binary(p, truth, classes, evaluation.metrics["auroc"], request.positive, resampling)
     k = classes.index(report.positive)
     evaluated_scores = _class_scores(evaluated, k)
     points: list[binary.OperatingPoint] = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """Metrics of one class of `support` images, with Wilson's 95% intervals.
+    """Metrics of one class of `support` images, with 95% intervals: Wilson's, or of resampled groups.
 
     None if a metric is undefined: precision if the class was never predicted, recall and F1 if no image of it was
     evaluated.
@@ -71,7 +71,8 @@ class TaskResult:
     """What the evaluation of any task returns: its metrics on labeled images.
 
     `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` holds all metrics by name
-    that have no field of their own. `leaked` and the fields after it relate the images to those of the run, see
+    that have no field of their own. `groups` is the number of groups that their intervals resample, None if each image
+    is on its own. `leaked` and the fields after it relate the images to those of the run, see
     `LabeledSubset`.
     """
 
@@ -87,6 +88,7 @@ class TaskResult:
     probabilities: NDArray[np.float32]
     seconds: float
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    groups: int | None = None
     leaked: LeakedImages | None = None
     missing: MissingImages | None = None
     added: int = 0
@@ -113,6 +115,7 @@ class TaskResult:
             "unreadable": [{"path": image.path, "reason": image.reason} for image in self.unreadable],
             "seconds": self.seconds,
             "metrics": jsonio.to_plain(self.metrics),
+            "groups": self.groups,
             "leaked": jsonio.to_plain(self.leaked),
             "missing": jsonio.to_plain(self.missing),
             "added": self.added,

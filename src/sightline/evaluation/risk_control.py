@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import bootstrap
+from sightline.evaluation.bootstrap import ONE_IMAGE_NOTE
 from sightline.evaluation.results import Metric
-from sightline.evaluation.scoring import ONE_IMAGE_NOTE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """Metrics of probabilities against labels, each with its 95% interval.
 
 Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, all others a
-seeded percentile bootstrap. Means over classes skip classes without images; AUROC and AP are one-vs-rest.
+seeded percentile bootstrap; where images come in groups, all have a bootstrap of groups. Means over classes skip
+classes without images; AUROC and AP are one-vs-rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,13 @@ from numpy.typing import NDArray
 from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.results import ClassMetrics, Metric
+from sightline.intervals import Interval
 from sightline.plugins import Registry
-from sightline.seeding import make_generator
 
 AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
 RANKINGS = ("auroc", "average_precision")
-ONE_IMAGE_NOTE = "one image has no interval"
 NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
 
 MetricFunction = Callable[[NDArray[np.float32], NDArray[np.int32]], float]
@@ -64,7 +66,9 @@ def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ..
         )
 
 
-def compute_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int = 0) -> dict[str, Metric]:
+def compute_metrics(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], resampling: Resampling = EACH_IMAGE
+) -> dict[str, Metric]:
     """Return all metrics by name, of float32 [N, K] against int32 [N]; those that cannot be computed have a note."""
     count, classes = probabilities.shape
     tops = [f"top_{k}" for k in ((1, 5) if classes > 5 else (1,))]
@@ -72,29 +76,29 @@ def compute_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32
         return {name: Metric(None, note="there are no images") for name in (*tops, *NAMES, *METRICS)}
     values_by_name = {}
     for k, name in zip((1, 5), tops, strict=False):
-        hits = int(metrics.in_top_k(probabilities, labels, k).sum())
-        values_by_name[name] = Metric(hits / count, intervals.wilson_interval(hits, count))
+        values_by_name[name] = resampling.estimate_fraction(metrics.in_top_k(probabilities, labels, k), name)
     true = probabilities[np.arange(count), labels].astype(np.float64)
     columns = np.stack([metrics.negative_log(true), metrics.brier_scores(probabilities, labels)], 1)
-    resampled = bootstrap.resample_means(columns, seed, "means")
+    resampled = resampling.resample_means(columns, "means")
     for name, values, means in zip(("log_loss", "brier"), columns.T, resampled.T, strict=True):
-        value = float(values.mean())
-        values_by_name[name] = bootstrap.make_metric(value, means) if count > 1 else Metric(value, note=ONE_IMAGE_NOTE)
+        values_by_name[name] = resampling.make_metric(float(values.mean()), means, count)
     return (
         values_by_name
-        | _average_metrics(probabilities.argmax(1), labels, classes, seed)
-        | _ranking_metrics(probabilities, labels, seed)
-        | {name: _registered_metric(name, probabilities, labels, seed) for name in METRICS}
+        | _average_metrics(probabilities.argmax(1), labels, classes, values_by_name["top_1"].interval, resampling)
+        | _ranking_metrics(probabilities, labels, resampling)
+        | {name: _registered_metric(name, probabilities, labels, resampling) for name in METRICS}
     )
 
 
-def _registered_metric(name: str, probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int) -> Metric:
+def _registered_metric(
+    name: str, probabilities: NDArray[np.float32], labels: NDArray[np.int32], resampling: Resampling
+) -> Metric:
     value = float(METRICS[name](probabilities, labels))
     if not np.isfinite(value):
         return Metric(None, note="undefined for these images")
-    if len(labels) < 2:
-        return Metric(value, note=ONE_IMAGE_NOTE)
-    rows = make_generator(seed, "bootstrap", name).integers(0, len(labels), (bootstrap.MIN_RESAMPLES, len(labels)))
+    if note := resampling.explain_absence(len(labels)):
+        return Metric(value, note=note)
+    rows = resampling.draw_rows(len(labels), bootstrap.MIN_RESAMPLES, name)
     return bootstrap.make_metric(
         value, np.array([METRICS[name](probabilities[r], labels[r]) for r in rows], np.float64)
     )
@@ -120,6 +124,36 @@ def _class_metrics(label: str, hits: int, predicted: int, support: int) -> Class
     )
 
 
+def add_group_intervals(
+    per_class: tuple[ClassMetrics, ...],
+    predictions: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    resampling: Resampling,
+) -> tuple[ClassMetrics, ...]:
+    """Return the metrics of the classes with the intervals of resampled groups in place of Wilson's."""
+    groups, size = resampling.groups, len(per_class)
+    if groups is None:
+        return per_class
+    if resampling.explain_absence(len(labels)):
+        return tuple(replace(one, precision_interval=None, recall_interval=None) for one in per_class)
+    count = bootstrap.count_groups(groups) or 0
+
+    def count_by_group(values: NDArray[np.integer[Any]], of: NDArray[np.bool_] | slice) -> NDArray[np.float64]:
+        cells = groups[of] * size + values[of]
+        return np.bincount(cells, minlength=count * size).reshape(count, size).astype(np.float64)
+
+    everything = slice(None)
+    parts = (count_by_group(labels, predictions == labels), count_by_group(predictions, everything))
+    sums = bootstrap.resample_sums(np.hstack([*parts, count_by_group(labels, everything)]), resampling.seed, "classes")
+    hits, *totals = np.split(sums, 3, axis=1)
+    ratios = [np.divide(hits, total, out=np.full_like(hits, np.nan), where=total > 0) for total in totals]
+    ends = ([bootstrap.percentile_interval(column) for column in of_rate.T] for of_rate in ratios)
+    return tuple(
+        replace(one, precision_interval=precision, recall_interval=recall)
+        for one, precision, recall in zip(per_class, *ends, strict=True)
+    )
+
+
 def average_metrics(
     true_counts: NDArray[np.int64], predicted_counts: NDArray[np.int64], hits: NDArray[np.int64]
 ) -> NDArray[np.float64]:
@@ -137,9 +171,15 @@ def average_metrics(
 
 
 def _average_metrics(
-    predictions: NDArray[np.int64], labels: NDArray[np.int32], classes: int, seed: int
+    predictions: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    classes: int,
+    accuracy: Interval | None,
+    resampling: Resampling,
 ) -> dict[str, Metric]:
-    cells, counts = np.unique(labels.astype(np.int64) * classes + predictions, return_counts=True)
+    cells, cell, counts = np.unique(
+        labels.astype(np.int64) * classes + predictions, return_inverse=True, return_counts=True
+    )
     true, predicted = cells // classes, cells % classes
 
     def average(counted: NDArray[np.int64]) -> NDArray[np.float64]:  # [R, cells] -> [R, 6]
@@ -150,13 +190,12 @@ def _average_metrics(
 
     values = dict(zip(AVERAGES, average(counts[None])[0].tolist(), strict=True))
     class_counts = {name: len(np.unique(labels)) if name.startswith("macro") else None for name in AVERAGES}
-    accuracy = intervals.wilson_interval(int((predictions == labels).sum()), len(labels))
     same = {
         "weighted_recall": Metric(values["weighted_recall"], accuracy)
     }  # equals accuracy, so it has the same interval
-    if len(labels) < 2:
-        return {name: Metric(v, None, ONE_IMAGE_NOTE, class_counts[name]) for name, v in values.items()} | same
-    resampled = bootstrap.resample_counts(counts, seed, "averages")
+    if note := resampling.explain_absence(len(labels)):
+        return {name: Metric(v, None, note, class_counts[name]) for name, v in values.items()} | same
+    resampled = resampling.resample_counts(cell, len(cells), "averages")
     resampled_averages = np.concatenate(
         [average(chunk) for chunk in np.array_split(resampled, 1 + len(resampled) * classes // bootstrap.CHUNK)]
     )
@@ -173,7 +212,9 @@ def _sum_by_group(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int
     return out
 
 
-def _ranking_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int) -> dict[str, Metric]:
+def _ranking_metrics(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], resampling: Resampling
+) -> dict[str, Metric]:
     """Return macro AUROC and average precision, one-vs-rest; for two classes, AUROC is the same for both."""
     count, classes = probabilities.shape
     present = [k for k in range(classes) if 0 < (labels == k).sum() < count]
@@ -181,13 +222,14 @@ def _ranking_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int3
         return {name: Metric(None, note="all images are of one class", classes=0) for name in RANKINGS}
     one = np.ones((1, count))
     values = np.mean([_rank_class(probabilities, labels, k, one) for k in present], axis=0)[:, 0]
-    number = bootstrap.count_resamples(count, len(present))
+    number, note = bootstrap.count_resamples(count, len(present)), resampling.explain_absence(count)
     if not number:
         note = f"no interval: {len(present)} classes of {count} images would take too long"
+    if note:
         return {name: Metric(float(v), None, note, len(present)) for name, v in zip(RANKINGS, values, strict=True)}
     resampled = np.concatenate([
         mean_over_classes(np.array([_rank_class(probabilities, labels, k, w) for k in present]))
-        for w in bootstrap.draw_weights(count, number, seed, "ranking")
+        for w in resampling.draw_weights(count, number, "ranking")
     ], axis=1)  # fmt: skip
     auroc, average = (
         bootstrap.make_metric(float(v), row, len(present)) for v, row in zip(values, resampled, strict=True)

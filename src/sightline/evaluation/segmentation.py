@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sightline import jsonio
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
-from sightline.evaluation import mask_decisions, segmentation_metrics
+from sightline.evaluation import bootstrap, mask_decisions, segmentation_metrics
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.mask_outputs import MaskOutputs
@@ -134,7 +135,8 @@ def build_report(
         rows: NDArray[np.float32], samples: Subset, unreadable: Sequence[UnreadableImage] = ()
     ) -> SegmentationResult:
         at = np.array([positions[path] for path in samples.paths], np.int64)
-        return _evaluate(classes, rows, outputs, at, samples.paths, unreadable)
+        groups = bootstrap.number_groups(samples.paths, labeled.groups)
+        return _evaluate(classes, rows, outputs, at, samples.paths, unreadable, groups)
 
     means = outputs.outputs.probabilities
     evaluation = add_leakage(evaluate(means, labeled.subset, labeled.unreadable), labeled, evaluate)
@@ -157,17 +159,19 @@ def _evaluate(
     at: NDArray[np.int64],
     paths: tuple[str, ...],
     unreadable: Sequence[UnreadableImage],
+    groups: NDArray[np.int64] | None,
 ) -> SegmentationResult:
     confusions, losses = outputs.confusions[at], outputs.losses[at]
     metrics, per_class = segmentation_metrics.compute_mask_metrics(
-        classes, confusions, outputs.boundaries[at], outputs.reliability[at]
+        classes, confusions, outputs.boundaries[at], outputs.reliability[at], Resampling(groups=groups)
     )
+    num_groups = bootstrap.count_groups(groups)
     accuracy = metrics["pixel_accuracy"]
     known = losses[np.isfinite(losses)]
     return SegmentationResult(
         classes=classes,
         accuracy=accuracy.value or 0.0,
-        accuracy_interval=accuracy.interval or _compute_image_interval(accuracy.value, len(paths)),
+        accuracy_interval=accuracy.interval or _compute_image_interval(accuracy.value, num_groups or len(paths)),
         loss=float(known.mean()) if len(known) else 0.0,
         count=len(paths),
         per_class=per_class,
@@ -177,6 +181,7 @@ def _evaluate(
         probabilities=probabilities,
         seconds=0.0,
         metrics=metrics,
+        groups=num_groups,
         confusions=confusions,
         quality=outputs.quality[at],
     )

@@ -1,8 +1,9 @@
 """Metrics of masks: of each class and of all, from the pixels of each image, with intervals by a bootstrap of images.
 
-The pixels of an image depend on each other, so that images are resampled, not pixels. Pixels without a class count
-nowhere. IoU is the intersection of the pixels that have a class and those that are predicted to, over their union
-(Everingham et al., 2010); the mean is over the classes that any image has. `boundaries` defines the boundary F1.
+The pixels of an image depend on each other, so that images are resampled, not pixels, or their groups where a run was
+split by groups. Pixels without a class count nowhere. IoU is the intersection of the pixels that have a class and those
+that are predicted to, over their union (Everingham et al., 2010); the mean is over the classes that any image has.
+`boundaries` defines the boundary F1.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 
 from sightline.data.masks import VOID
 from sightline.evaluation import bootstrap, calibration
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.boundaries import compute_boundary_f1
 from sightline.evaluation.results import Metric
-
-SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ def compute_mask_metrics(
     confusions: NDArray[np.int64],
     boundaries: NDArray[np.int64],
     reliability: NDArray[np.float64],
+    resampling: Resampling = EACH_IMAGE,
 ) -> tuple[dict[str, Metric], tuple[MaskClassMetrics, ...]]:
     """Return the metrics of all classes by name, and those of each class.
 
@@ -78,7 +79,7 @@ def compute_mask_metrics(
     """
     total = confusions.sum(0)
     present = total.sum(1) > 0
-    resampled = _resample(confusions)
+    resampled = _resample(confusions, resampling)
 
     def measure(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> tuple[Metric, list[Metric]]:
         values, spread = compute(total), compute(resampled)
@@ -100,7 +101,7 @@ def compute_mask_metrics(
     mean_dice, dice = measure(compute_dice)
     mean_recall, recall = measure(_compute_recall)
     _, precision = measure(_compute_precision)  # of a class that is never predicted there is none to average
-    boundary, boundary_classes = _measure_boundaries(classes, boundaries, present)
+    boundary, boundary_classes = _measure_boundaries(classes, boundaries, present, resampling)
     metrics = {
         "mean_iou": mean_iou,
         "mean_dice": mean_dice,
@@ -108,7 +109,8 @@ def compute_mask_metrics(
         "pixel_accuracy": measure_pixels(compute_pixel_accuracy(total), compute_pixel_accuracy(resampled)),
         "mean_class_accuracy": mean_recall,
         "ece": measure_pixels(
-            calibration.compute_binned_ece(reliability.sum(0)), calibration.compute_binned_ece(_resample(reliability))
+            calibration.compute_binned_ece(reliability.sum(0)),
+            calibration.compute_binned_ece(_resample(reliability, resampling)),
         ),
     }
     support = (confusions.sum(2) > 0).sum(0)
@@ -123,7 +125,7 @@ def compute_mask_metrics(
 
 
 def _measure_boundaries(
-    classes: Sequence[str], boundaries: NDArray[np.int64], present: NDArray[np.bool_]
+    classes: Sequence[str], boundaries: NDArray[np.int64], present: NDArray[np.bool_], resampling: Resampling
 ) -> tuple[Metric, list[Metric]]:
     """Return the boundary F1 of all classes and of each: means over the images in which a class has a boundary."""
     f1 = compute_boundary_f1(boundaries)  # [N, K]
@@ -133,7 +135,7 @@ def _measure_boundaries(
     def compute(totals: NDArray[np.float64]) -> NDArray[np.float64]:
         return _divide(totals[..., 0], totals[..., 1], totals[..., 1])
 
-    values, spread = compute(sums.sum(0)), compute(_resample(sums))
+    values, spread = compute(sums.sum(0)), compute(_resample(sums, resampling))
     has_value = present & np.isfinite(values)
     each = [
         bootstrap.make_metric(float(values[k]), spread[:, k])
@@ -165,10 +167,10 @@ def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
     return _mean_of_present(compute_iou(confusions))
 
 
-def _resample(values: NDArray[Any]) -> NDArray[np.float64]:
+def _resample(values: NDArray[Any], resampling: Resampling) -> NDArray[np.float64]:
     """Return the sums over resampled images of the values of each [N, ...], float64 [R, ...]."""
     cells = values.reshape(len(values), -1).astype(np.float64)
-    return bootstrap.resample_sums(cells, SEED, "masks").reshape(-1, *values.shape[1:])
+    return resampling.resample_sums(cells, "masks").reshape(-1, *values.shape[1:])
 
 
 def _count_parts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,5 +89,5 @@ class Ordinal(SingleLabel):
         """Return what single-label classification does, and how far grades are from the true ones."""
         return report.build_report(
             classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request,
-            partial(compute_ordinal_evaluation, group_by_path=labeled.groups),
+            compute_ordinal_evaluation,
         )  # fmt: skip
