@@ -207,7 +207,8 @@ def test_an_interval_without_a_width_is_none() -> None:
 def test_intervals_of_copies_in_groups_are_those_of_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS._entries, "hits", lambda p, labels: float((p.argmax(1) == labels).mean()))
     classes, times = ("a", "b"), 9
-    p, labels = (np.repeat(values, times, 0) for values in draw_predictions(40, 2))
+    one_p, one_labels = draw_predictions(40, 2)
+    p, labels = np.repeat(one_p, times, 0), np.repeat(one_labels, times)
     paths = tuple(f"{i}.png" for i in range(len(labels)))
     subset = Subset(p, np.arange(len(labels)), labels, paths)
     groups = {path: str(i // times) for i, path in enumerate(paths)}

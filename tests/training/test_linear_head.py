@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from networks import make_plan, random_images
 from sightline import backend, metrics
 from sightline.callbacks import Callback, EpochRecord
-from sightline.config import EarlyStoppingConfig, RunConfig, StageConfig, TrainConfig
-from sightline.data.types import Subset
+from sightline.config import EarlyStoppingConfig, RunConfig, SplitConfig, StageConfig, TrainConfig
+from sightline.data.types import Subset, join_subsets
 from sightline.errors import Interrupted, UsageError
 from sightline.models.build import Network, build_model
 from sightline.models.head import DENSE_LAYER
@@ -165,6 +166,31 @@ def test_it_is_one_epoch_of_the_head_alone() -> None:
     assert {path.split("/")[-2] for path in changed} == {DENSE_LAYER}
     assert result.best == record
     assert record.learning_rate is None, "it takes no steps"
+
+
+def test_the_head_of_a_fold_is_fitted_to_its_validation_images_too(tmp_path: Path) -> None:
+    train, validation = make_images(30), make_images(12, seed=1)
+    later = StageConfig("fine-tune", unfreeze=1, epochs=1, learning_rate=1e-9)
+    early = EarlyStoppingConfig(monitor="val_loss", min_delta=1)
+    config = replace(make_config(SOLVED, later, early_stopping=early), split=SplitConfig(folds=2, fold=0))
+    network = build_network()
+    with pytest.raises(Interrupted):
+        fit(network, train, validation, config, StopAt("fine-tune"), checkpoint_dir=tmp_path)
+    result = fit(network, train, validation, config, Callback(), resume_from=load_latest(tmp_path))
+    assert result.is_refit
+    assert result.best is not None
+    assert result.validation_logits is not None
+    before = TASK.score(result.validation_logits, validation.labels).loss
+    assert before == pytest.approx(result.best.val_loss), "of the model before"
+    logits = backend.keras().Model(network.model.input, network.logits).predict_on_batch(validation.take(slice(None)))
+    assert TASK.score(logits, validation.labels).loss < before
+    both, other = join_subsets(train, validation), build_network()
+    fit(other, both, both.head(0), make_config(replace(SOLVED, penalty=result.best.penalty)), Callback())
+    for name, ours, theirs in zip(
+        ("kernel", "bias"), *(n.model.get_layer(DENSE_LAYER).get_weights() for n in (network, other)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)
+    assert not fit(build_network(), train, validation, make_config(SOLVED), Callback()).is_refit
 
 
 def test_no_stage_follows_where_none_could_be_better() -> None:

@@ -57,8 +57,10 @@ class InputConfig:
     channels: Literal[1, 3] | None = setting(
         None, "3: RGB, 1: grayscale; unset: 1 if all images are grayscale and the weights are not pretrained"
     )
-    resize: Literal["stretch", "crop", "pad"] = setting(
-        "stretch", "stretch: ignore the aspect ratio; crop: center crop; pad: keep the aspect ratio and add borders"
+    resize: Literal["auto", "stretch", "crop", "pad"] = setting(
+        "stretch",
+        "stretch: ignore the aspect ratio; crop: center crop; pad: keep the aspect ratio and add borders; auto: "
+        "stretch with several labels per image, which may stand at its edges, else crop",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = setting(
         "bilinear", "resampling filter, with antialiasing"

@@ -156,6 +156,19 @@ class Subset:
         return Subset(self.pixels, self.rows[positions], self.labels[positions], paths, sizes)
 
 
+def join_subsets(first: Subset, second: Subset) -> Subset:
+    """Return the images of both, without their sizes; pixels are copied unless both have the same array."""
+    import numpy as np
+
+    is_shared = first.pixels is second.pixels
+    return Subset(
+        first.pixels if is_shared else np.concatenate([first.take(slice(None)), second.take(slice(None))]),
+        np.concatenate([first.rows, second.rows]) if is_shared else np.arange(len(first) + len(second)),
+        np.concatenate([first.labels, second.labels]),
+        first.paths + second.paths,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class MissingImages:
     """Images that no longer match the run, of the `total` in a split: `changed` were modified, the others are gone."""

@@ -15,9 +15,9 @@ from sightline import intervals
 from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
 from sightline.data.types import LabeledSubset
 from sightline.evaluation import bootstrap, ood, report, selective
+from sightline.evaluation.bootstrap import ONE_IMAGE_NOTE
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
-from sightline.evaluation.scoring import ONE_IMAGE_NOTE
 from sightline.evaluation.selective import SelectiveResult, Threshold
 from sightline.inference.decisions import compute_energy, find_answers
 from sightline.inference.predictor import ModelOutputs

@@ -36,9 +36,7 @@ def compute_ordinal_evaluation(
 
     Where `group_by_path` names the group of each image, intervals resample whole groups.
     """
-    evaluation = compute_evaluation(
-        classes, probabilities, samples, unreadable=unreadable, group_by_path=group_by_path
-    )
+    evaluation = compute_evaluation(classes, probabilities, samples, unreadable=unreadable, group_by_path=group_by_path)
     groups = bootstrap.number_groups(samples.paths, group_by_path)
     grades = compute_ordinal_metrics(samples.labels, probabilities.argmax(1), groups)
     result = OrdinalResult(**{f.name: getattr(evaluation, f.name) for f in fields(evaluation)})

@@ -73,20 +73,25 @@ def finalize(
         logits = folds.collect_logits(run, config.split.folds, labeled["validation"].subset.paths, classes)
     elif task.targets.are_masks:
         logits, labels = _sample_pixel_logits(task, model, data)
+    elif fit_result.is_refit and fit_result.validation_logits is not None:
+        logits = fit_result.validation_logits  # of the model before it was fitted to these images
     else:
         logits = validation_logits(task, model, data, fit_result.validation_logits, config.train.precision)
     temperature = (calibrate_temperature(task, model, logits, labels) if config.bundle.calibrate else None) or 1.0
     run.write_model(model, classes, preprocess)
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
     outputs_by_split = collect_split_outputs(task, predictor, data, callback.on_progress)
-    agreement = check_parity(task, model, predictor, data, logits / np.float32(temperature), outputs_by_split)
+    has_other_logits = folds.is_folded(config) or fit_result.is_refit  # than those of this model
+    compared = {} if has_other_logits else outputs_by_split
+    agreement = check_parity(task, model, predictor, data, logits / np.float32(temperature), compared)
     no_bundle_reason = parity_failure(agreement)
     keras_predictor = KerasPredictor(model, classes, preprocess)
     if no_bundle_reason is not None:
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         outputs_by_split = collect_split_outputs(task, keras_predictor, data, callback.on_progress)
-    if folds.is_folded(config):
+    if has_other_logits:
+        outputs_by_split.pop("validation", None)
         outputs_by_split = {
             "validation": folds.make_outputs(task, logits / np.float32(temperature), labels), **outputs_by_split
         }  # fmt: skip
@@ -105,7 +110,7 @@ def finalize(
     if no_bundle_reason is None:
         run.write_bundle(
             build_bundle(
-                model, graph, predictor, data, prepared.index, config, None if folds.is_folded(config) else held_out,
+                model, graph, predictor, data, prepared.index, config, None if has_other_logits else held_out,
                 model=config.model.name, temperature=temperature, parity=agreement.to_dict(),
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )

@@ -134,6 +134,7 @@ def build_preprocess(config: RunConfig) -> PreprocessingSpec:
     assert size.height is not None
     assert size.width is not None
     assert size.channels is not None
+    assert size.resize != "auto"
     value_range = None if isinstance(size.value_range, str) else size.value_range
     return PreprocessingSpec(
         size.height, size.width, size.channels, size.resize, size.interpolation, value_range, size.page,

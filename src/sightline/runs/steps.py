@@ -16,6 +16,7 @@ from sightline.errors import plural
 from sightline.models import registry
 from sightline.models.entry import ModelEntry
 from sightline.runs.facts import DataFacts, Machine
+from sightline.tasks.protocol import find_task
 from sightline.training import linear_head
 
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
@@ -113,6 +114,14 @@ def _choose_side(config: RunConfig, image_side: int) -> int:
 
 def _uses_pretrained(config: RunConfig, entry: ModelEntry) -> bool:
     return config.model.weights != "none" and entry.pretrained is not None
+
+
+def choose_resize(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in how images are resized: whole where any of several labels may be at an edge, else a center crop."""
+    if config.input.resize != "auto":
+        return StepResult(config)
+    resize: Literal["stretch", "crop"] = "stretch" if find_task(config.model.task).targets.allows_several else "crop"
+    return StepResult(replace(config, input=replace(config.input, resize=resize)))
 
 
 def choose_alpha(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
@@ -213,7 +222,9 @@ def keep_features_exact(config: RunConfig, _facts: DataFacts, _machine: Machine)
     return StepResult(replace(config, train=replace(config.train, precision="float32")))
 
 
-IMMEDIATE_STEPS: tuple[Step, ...] = (choose_model, choose_input_size, choose_alpha, choose_channels, choose_solvers)
+IMMEDIATE_STEPS: tuple[Step, ...] = (
+    choose_model, choose_input_size, choose_resize, choose_alpha, choose_channels, choose_solvers,
+)  # fmt: skip
 """Steps that follow from the headers of the images and the files of this machine."""
 
 MEASURED_STEPS: tuple[Step, ...] = (choose_device, choose_weights, choose_value_range, choose_precision)
@@ -229,6 +240,8 @@ def list_unresolved(config: RunConfig) -> Iterator[str]:
     if config.model.weights == "auto":
         yield "model.weights"
     yield from (f"input.{name}" for name in ("height", "width", "channels") if getattr(config.input, name) is None)
+    if config.input.resize == "auto":
+        yield "input.resize"
     if config.input.value_range == "auto":
         yield "input.value_range"
     if config.train.precision in OPEN_PRECISIONS:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import RunConfig
 from sightline.data.batches import iterate_slices
-from sightline.data.types import Subset
+from sightline.data.types import Subset, join_subsets
 from sightline.distributed import cluster
 from sightline.errors import UsageError
 from sightline.models.build import Network
 from sightline.models.head import DENSE_LAYER, LOGITS
 from sightline.tasks.protocol import Task, find_task
+from sightline.training import checkpoints
+from sightline.training.checkpoints import Arrays
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Penalties to choose from: the loss is the mean cross-entropy plus half of this times the squared weights."""
@@ -107,6 +109,22 @@ def train_head(
     for variable, values in ((layer.kernel, head.kernel), (layer.bias, head.bias)):
         backend.assign(variable, cluster.broadcast_array(values))
     return head
+
+
+def refit_head(
+    model: Any, train: Subset, validation: Subset, config: RunConfig, check_stop: Callable[[], None], penalty: float
+) -> Arrays:
+    """Return the variables of `model` with a head that is fitted to the images of both subsets; `model` keeps its own.
+
+    `penalty` is the one that the validation images chose.
+    """
+    layer, both = model.get_layer(DENSE_LAYER), join_subsets(train, validation)
+    num_classes = int(layer.bias.shape[0])
+    task = find_task(config.model.task)
+    weights = task.compute_weights(both.labels, num_classes, config.train.class_weights)
+    head = next(iter_heads(task, both, num_classes, weights, check_stop, (penalty,)))
+    names = checkpoints.copy_variables(model, layer)
+    return {name: head.kernel if name.endswith(":kernel") else head.bias for name in names}
 
 
 def fit_linear_head(

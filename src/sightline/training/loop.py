@@ -35,13 +35,15 @@ from sightline.training.time_budget import StageDeadline, TimeBudget, measure_ep
 class FitResult:
     """The result of `fit`; the model holds the weights of the best epoch, or of the last one if so configured.
 
-    `validation_logits` are those of the final weights, float32 [N, K]; None if they were not computed.
+    `validation_logits` are those of the final weights, float32 [N, K]; None if they were not computed. If `is_refit`,
+    the head was fitted to the validation images too after them: they are those of the model before.
     """
 
     history: tuple[EpochRecord, ...]
     best: EpochRecord | None
     images_per_second: float
     validation_logits: NDArray[np.float32] | None
+    is_refit: bool = False
 
 
 def fit(  # noqa: PLR0913  # keyword arguments
@@ -96,13 +98,17 @@ def fit(  # noqa: PLR0913  # keyword arguments
             if state.best_arrays:
                 checkpoints.restore_variables(network.model, state.best_arrays)
             raise
-    logits = None
+    logits, is_refit = None, False
     if config.train.early_stopping.restore_best_weights and state.best_arrays:
-        checkpoints.restore_variables(network.model, state.best_arrays)
-        logits = state.best_logits
+        logits, is_refit = state.best_logits, bool(state.refit) and _is_solved(state.best)
+        checkpoints.restore_variables(network.model, state.best_arrays | (state.refit if is_refit else {}))
     seconds = sum(r.seconds for r in state.history)
     num_images = sum(r.seconds * r.images_per_second for r in state.history)
-    return FitResult(tuple(state.history), state.best, num_images / seconds if seconds else 0.0, logits)
+    return FitResult(tuple(state.history), state.best, num_images / seconds if seconds else 0.0, logits, is_refit)
+
+
+def _is_solved(record: EpochRecord | None) -> bool:
+    return record is not None and record.penalty is not None
 
 
 def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
@@ -267,20 +273,20 @@ def _run_epoch(
 
 
 def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> float:
-    """Solve the head, and return its penalty."""
+    """Solve the head, and return its penalty.
+
+    A fold of a cross-validation is predicted by a head that was fitted to its validation images too, as the final model
+    of all folds is, once they have chosen the penalty.
+    """
     started, count, number = time.perf_counter(), len(stage_run.train), state.epoch_number
 
     def check_stop() -> None:
         stop.check(f"while solving the head in epoch {number}")
 
-    head = linear_head.train_head(
-        stage_run.network.model,
-        stage_run.train,
-        stage_run.validation,
-        stage_run.config,
-        check_stop,
-        stage_run.stage.penalty,
-    )
+    images = (stage_run.network.model, stage_run.train, stage_run.validation, stage_run.config, check_stop)
+    head = linear_head.train_head(*images, stage_run.stage.penalty)
+    if stage_run.config.split.fold is not None and len(stage_run.validation):
+        state.refit = linear_head.refit_head(*images, head.penalty)
     state.add(count, head.loss, head.accuracy)
     state.seconds = time.perf_counter() - started
     callback.on_step_end(number, stage_run.steps, head.loss, head.accuracy, count / state.seconds)

@@ -28,7 +28,8 @@ class TrainingState:
 
     `stage`, `epoch` and `step` count completed stages, epochs of the stage and steps of the epoch. In the current
     epoch, `num_images` images had a summed loss of `loss_sum` and `num_correct` correct predictions in `seconds`.
-    `stage_start` is the number of epochs before the stage. No random state is stored: our streams derive from seed and
+    `stage_start` is the number of epochs before the stage. `refit` are the variables of a solved head that is fitted to
+    the validation images too. No random state is stored: our streams derive from seed and
     epoch by name, and those of Keras' random layers are variables of the model.
     """
 
@@ -45,6 +46,7 @@ class TrainingState:
     best: EpochRecord | None = None
     best_arrays: Arrays = field(default_factory=dict)
     best_logits: NDArray[np.float32] | None = None
+    refit: Arrays = field(default_factory=dict)
 
     @property
     def epoch_number(self) -> int:
@@ -132,6 +134,7 @@ def pack_state(state: TrainingState, network: Network, optimizer: Any | None) ->
             arrays[f"best/{name}"] = array
     if optimizer is not None:
         arrays |= {f"optimizer/{name}": array for name, array in checkpoints.copy_variables(optimizer).items()}
+    arrays |= {f"refit/{name}": array for name, array in state.refit.items()}
     if state.best_logits is not None:
         arrays["best_logits"] = state.best_logits
     facts: dict[str, Any] = {name: getattr(state, name) for name in _COUNTERS}
@@ -149,6 +152,7 @@ def unpack_state(saved: Checkpoint, network: Network) -> tuple[TrainingState, Ar
     checkpoints.restore_variables(network.model, model_arrays)
     state = TrainingState(**{name: saved.state[name] for name in _COUNTERS})
     state.history = list(read_history(saved))
+    state.refit = _select_prefix("refit/", saved.arrays)
     best_epoch = saved.state["best"]
     if best_epoch is not None:
         state.best = state.history[best_epoch - 1]
