@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -197,7 +197,7 @@ def run_open(port: int, requests: Sequence[bytes], rate: float, seconds: float, 
     return asyncio.run(run())
 
 
-def measure_memory(process: subprocess.Popen[bytes]) -> int:
+def measure_memory(process: subprocess.Popen[Any]) -> int:
     """Return the memory of a process and of all that it has started, in bytes; what they share is counted once."""
     total = 0
     for pid in _list_descendants(process.pid):

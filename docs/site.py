@@ -26,6 +26,7 @@ PAGES = {
     "benchmarks/results/doctor.md": "benchmarks-doctor.md",
     "benchmarks/results/compress.md": "benchmarks-compress.md",
     "benchmarks/results/servers.md": "benchmarks-servers.md",
+    "benchmarks/results/studio.md": "benchmarks-studio.md",
 }
 NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 

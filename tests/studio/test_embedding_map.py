@@ -15,10 +15,12 @@ from sightline.studio.embedding_map import RIGHT, UNKNOWN, WRONG, compute_pca, c
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 
 
-def test_the_plane_is_that_of_the_principal_components() -> None:
+@pytest.mark.parametrize("features", [2, 6, 60])
+def test_the_plane_is_that_of_the_principal_components(features: int) -> None:
     decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn is not installed")
     generator = np.random.default_rng(5)
-    vectors = (generator.normal(0, 1, (ROWS + 40, 6)) * (5, 3, 1, 1, 1, 1) + 7).astype(np.float32)
+    spread = np.array([5, 3, *[1] * 58])[:features]
+    vectors = (generator.normal(0, 1, (ROWS + 40, features)) * spread + 7).astype(np.float32)
     vectors[3] = np.nan
     points = compute_pca(vectors)
     assert np.isnan(points[3]).all()

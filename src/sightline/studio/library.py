@@ -201,7 +201,7 @@ class Library:
             raise UsageError("The studio no longer knows these images: select them again.")
         where, values = query.build_where(several=self.has_several_labels)
         statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # texts of ours
-        return [row[0] for row in self._run(statement, values)]
+        return [i for (i,) in self._run_plain(statement, values)]
 
     def add_selection(self, ids: Iterable[int]) -> str:
         """Keep a set of images for a `Query`, and return its key; the oldest of `MAX_SELECTIONS` is forgotten."""
@@ -238,10 +238,7 @@ class Library:
 
     def list_predictions(self) -> list[tuple[int, str, str | None]]:
         """Return the position, the class and the predicted class of each image, in the order of the index."""
-        with self._lock:
-            cursor = self._database.cursor()
-            cursor.row_factory = None  # plain tuples take a third of the time
-            return cursor.execute("SELECT id, label, predicted FROM images ORDER BY id").fetchall()
+        return self._run_plain("SELECT id, label, predicted FROM images ORDER BY id")
 
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped and have a label, in the order of the index.
@@ -332,6 +329,13 @@ class Library:
     def _run(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[sqlite3.Row]:
         with self._lock:
             return self._database.execute(statement, values).fetchall()
+
+    def _run_plain(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[Any]:
+        """Return tuples in place of rows, in a third of the time."""
+        with self._lock:
+            cursor = self._database.cursor()
+            cursor.row_factory = None
+            return cursor.execute(statement, values).fetchall()
 
 
 def _to_text(name: str) -> str:
