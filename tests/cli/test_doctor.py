@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from command import SMALL, Command, draw_classes
+from sightline import Dataset
 from sightline.config import SplitConfig
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
@@ -195,3 +196,27 @@ def test_class_names_that_no_font_draws_are_named(
     assert "install a font that has them" in findings["names-without-font"]["advice"]
     monkeypatch.setattr("sightline.report.fonts.fonts_by_script", lambda: {"Chinese": "none", "emoji": "Symbola"})
     assert sightline("env", "--format", "json").json["plot_fonts"] == "Chinese: none; emoji: Symbola"
+
+
+def test_a_corrected_set_becomes_folders_that_are_read_back(tmp_path: Path, sightline: Command) -> None:
+    photos = draw_classes(tmp_path / "photos", {"cat": (200, 60, 60), "dog": (60, 60, 200)}, 3, 16)
+    index = build_index(photos)
+    first, second = index.images[0], index.images[4]
+    lines = [
+        {"action": "relabel", "path": first.path, "sha256": first.sha256, "label": "cat", "to": "dog", "reason": ""},
+        {"action": "drop", "path": second.path, "sha256": second.sha256, "label": "dog", "reason": ""},
+    ]
+    patch = tmp_path / "fixes.jsonl"
+    patch.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    result = sightline("doctor", photos, "--patch", patch, "--write-folders", tmp_path / "clean", "--format", "json")
+    assert result.json["folders"] | {"path": "", "renamed": {}} == {
+        "path": "", "images": 5, "hard_links": 5, "symbolic_links": 0, "copies": 0, "left_out": 0, "renamed": {},
+    }  # fmt: skip
+    assert sorted(path.relative_to(tmp_path / "clean").as_posix() for path in (tmp_path / "clean").rglob("*.png")) == [
+        "cat/cat-001.png", "cat/cat-002.png", "dog/cat-000.png", "dog/dog-000.png", "dog/dog-002.png",
+    ]  # fmt: skip
+    assert (tmp_path / "clean" / "dog" / "cat-000.png").samefile(photos / "cat" / "cat-000.png"), "no image is copied"
+    assert Dataset(tmp_path / "clean").counts == {"cat": 2, "dog": 3}
+    again = Dataset(photos).check(write_folders=tmp_path / "as-is", patch=patch, progress=False)
+    assert again.folders is not None
+    assert str(again.folders) == "5 images: 5 hard links"

@@ -17,6 +17,7 @@ from sightline.preprocessing import PreprocessingSpec
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.corrections import Corrections
+from sightline.studio.folder_export import FolderExport
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
 from studio_server import serve
@@ -194,7 +195,14 @@ def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open
     }
     library = Library(index, corrections, None, predictions)
     check = BackgroundCheck(index, library, Dataset(tmp_path).config.input)
-    studio = Studio("many", library, corrections, Thumbnails(index, PreprocessingSpec(8, 8)), check)
+    studio = Studio(
+        "many",
+        library,
+        corrections,
+        Thumbnails(index, PreprocessingSpec(8, 8)),
+        check,
+        FolderExport(index, corrections),
+    )
     with serve(studio) as address:
         page = open_page(address)
         assert page.locator("#count").text_content() == "100,000 images"

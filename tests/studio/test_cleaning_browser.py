@@ -126,3 +126,21 @@ def test_what_is_kept_leaves_the_queue_for_every_page_and_after_a_restart(
         page.select_option("select[name=finding]", "")
         page.select_option("select[name=state]", "kept")
         expect_text(page, "#count", "1 image")
+
+
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_the_cleaned_set_is_written_as_folders_of_links(
+    studio: Studio, patch: Path, open_page: Any, language: str
+) -> None:
+    with serve(studio) as address:
+        page = open_page(address, locale=language)
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "1 correction" if language == "en-US" else "1 处更正")
+        page.click("#write-folders")
+        folder = patch.with_name("fixes-images-1")
+        text = {
+            "en-US": f"23 images are in {folder}: 23 hard links",
+            "zh-CN": f"23 张图片已写入 {folder}\uff1a 23 硬链接",
+        }
+        expect_text(page, "#folders-state", text[language])
+        assert len(list(folder.glob("*/*.png"))) == 23

@@ -288,6 +288,7 @@ class Dataset:
         html: str | Path | None = None,
         write_fixes: str | Path | None = None,
         patch: str | Path | None = None,
+        write_folders: str | Path | None = None,
         column: Settings | None = None,
         allow: Sequence[str] = (),
         set: Settings = (),
@@ -302,6 +303,7 @@ class Dataset:
             html: A page to write, with thumbnails.
             write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] takes as `patch`.
             patch: A file of fixes to apply first.
+            write_folders: A folder to write, with links to the images, fixes applied: one folder per class and split.
             column: The columns of a table, as for `from_csv`.
             allow: Kinds of errors to accept, such as ``"split-leakage"``.
             set: Settings of how images are read.
@@ -320,8 +322,8 @@ class Dataset:
         data = Dataset.wrap(self, column=column, set=[*to_assignments(set), *data_assignments(None, allow)])
         with show_progress(progress, callback) as display:
             return doctor(
-                data.sources, html=html, fix=write_fixes, patch=patch, options=data.config.data,
-                input_config=data.config.input, callback=display,
+                data.sources, html=html, fix=write_fixes, patch=patch, folders=write_folders,
+                options=data.config.data, input_config=data.config.input, callback=display,
             )  # fmt: skip
 
     def preview(

@@ -18,8 +18,10 @@ from sightline.data import label_patch as patches
 from sightline.data.checks import fixes
 from sightline.data.checks.audit import Audit, audit_images
 from sightline.data.checks.finding import Finding, image_finding
-from sightline.data.indexing import Sources
+from sightline.data.class_folders import ClassFolders, write_class_folders
+from sightline.data.indexing import Sources, list_of_sources
 from sightline.data.indexing import build_index as make_index
+from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
 from sightline.errors import ImageError, plural
 from sightline.preprocessing import PreprocessingSpec
@@ -40,6 +42,7 @@ class DoctorReport:
     html: str | None = None
     patch: str | None = None
     corrections: int = 0
+    folders: ClassFolders | None = None
 
     @property
     def findings(self) -> RecordList[Finding]:
@@ -57,7 +60,9 @@ class DoctorReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``doctor --format json``."""
-        return self.audit.to_dict() | {"html": self.html, "patch": self.patch, "corrections": self.corrections}
+        folders = None if self.folders is None else self.folders.to_dict()
+        files = {"html": self.html, "patch": self.patch, "corrections": self.corrections, "folders": folders}
+        return self.audit.to_dict() | files
 
     def __repr__(self) -> str:
         return f"{self._describe()}\n{self.findings!r}" if self.audit.findings else self._describe()
@@ -83,12 +88,13 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
     }
 
 
-def doctor(
+def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has options
     sources: Sources,
     *,
     html: Path | str | None = None,
     fix: Path | str | None = None,
     patch: Path | str | None = None,
+    folders: Path | str | None = None,
     options: DataConfig = DEFAULT_DATA,
     input_config: InputConfig = DEFAULT_INPUT,
     threads: int | None = None,
@@ -97,9 +103,10 @@ def doctor(
     """Check every image of `sources` and return the findings.
 
     `html` is the path of a report to write, with thumbnails; `fix` that of a patch file of proposed corrections, which
-    `train --patch` applies; `patch` is applied first. `options` control how sources are read, `input_config` how images
-    are decoded. The images themselves are never modified. Raises `DataError` for a source without images, `OutputError`
-    if a file cannot be written.
+    `train --patch` applies; `patch` is applied first; `folders` is a folder to write, with a link to each image in one
+    folder per class and split, see `write_class_folders`. `options` control how sources are read,
+    `input_config` how images are decoded. The images themselves are never modified. Raises `DataError` for a source
+    without images, `OutputError` if a file cannot be written.
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
@@ -121,6 +128,11 @@ def doctor(
         text = page.render_html(result_audit, _thumbnails(index, result_audit.findings, preprocess))
         _io.write_atomic(Path(html), text.encode(errors="backslashreplace"), "Choose another file with --html.")
         result = replace(result, html=str(html))
+    if folders is not None:
+        paths = [source for source in list_of_sources(sources) if not isinstance(source, SourceListing)]
+        readable = [i for i, image in enumerate(index.images) if not image_stats.images[image.sha256].error]
+        written = write_class_folders(index.select(readable), Path(folders), paths, callback.on_progress)
+        result = replace(result, folders=written)
     return result
 
 

@@ -26,6 +26,10 @@ def doctor(
         Path | None, typer.Option(metavar="PATCH.jsonl", help="Write proposed fixes to this file, for train --patch.")
     ] = None,
     patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these fixes first.")] = None,
+    write_folders: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write links to the images, fixes applied: a folder per class and split."),
+    ] = None,
     column: Column = None,
     allow: Allow = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
@@ -46,13 +50,13 @@ def doctor(
             html=html,
             fix=write_fixes,
             patch=patch,
+            folders=write_folders,
             options=settings.data,
             input_config=settings.input,
             callback=display,
         )
     if output_format == TableFormat.json:
-        files = {"html": checkup.html, "patch": checkup.patch, "corrections": checkup.corrections}
-        print_json(checkup.audit.to_dict() | files)
+        print_json(checkup.to_dict())
     elif output_format == TableFormat.csv:
         columns = ["severity", "kind", "finding", "group", "path", "label", "reason"]
         print_csv(columns, (row for finding in checkup.audit.findings for row in _csv_rows(finding)))
@@ -85,6 +89,8 @@ def print_findings(checkup: DoctorReport) -> None:
                 else ""
             )
             print_line(f"{name:<11}{path}{count}")
+    if checkup.folders is not None:
+        print_line(f"{'folders':<11}{checkup.folders.path} ({checkup.folders})")
 
 
 def _csv_rows(finding: Finding) -> Iterator[list[object]]:

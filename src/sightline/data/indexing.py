@@ -118,6 +118,10 @@ def build_index(
     def read_mask(i: int) -> bytes:
         return _read_unchanged_mask(*images[i])
 
+    def find_file(i: int) -> Path | None:
+        item = images[i][0]
+        return item.store.root / item.key if isinstance(item.store, FolderStore) else None
+
     nonempty_classes = {(e.label, e.split) for e, f in zip(entries, results, strict=True) if f is not None}
     empty = [c.path for listing in listings for c in listing.classes if (c.label, c.split) not in nonempty_classes]
     remarks = [remark for listing in listings for remark in listing.notes]
@@ -127,6 +131,7 @@ def build_index(
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
         several_labels,
         read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
+        find_file,
     )  # fmt: skip
 
 

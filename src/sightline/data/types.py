@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -88,7 +90,8 @@ class Index:
     names the class folders without images or rejects. `notes` say how the source was read and what was left
     out. `several_labels` tells which image has several labels; "" if each has one. `read_mask(i)` returns the encoded
     mask of image `i`, whose values `mask_classes` explain; None for a source without masks. `class_order` is the order
-    of all classes, if it is stated.
+    of all classes, if it is stated. `find_file(i)` returns the path of the file that image `i` is on this machine; None
+    if it is in an archive, a table or memory.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Index:
     read_mask: Callable[[int], bytes] | None = field(default=None, repr=False, compare=False)
     mask_classes: MaskClasses | None = None
     class_order: tuple[str, ...] = ()
+    find_file: Callable[[int], Path | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def targets(self) -> Targets:
@@ -113,12 +117,13 @@ class Index:
 
     def select(self, positions: Sequence[int]) -> Index:
         """Return the index of only the images at `positions`, in that order."""
-        read, read_mask, indices = self.read, self.read_mask, tuple(positions)
+        read, read_mask, find_file, indices = self.read, self.read_mask, self.find_file, tuple(positions)
         return replace(
             self,
             images=tuple(self.images[i] for i in indices),
             read=lambda i: read(indices[i]),
             read_mask=None if read_mask is None else lambda i: read_mask(indices[i]),
+            find_file=None if find_file is None else lambda i: find_file(indices[i]),
         )
 
 

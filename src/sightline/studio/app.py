@@ -40,7 +40,8 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
     ``GET /images?ids=1,2`` their rows; ``GET /thumbnails/HASH.webp`` and ``GET /large/HASH.webp`` their pixels, at
     addresses whose content never changes. ``GET /state?since=N`` returns counts, the progress of the checks, and the
     rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, ``POST /check``
-    starts the checks. ``GET /images.csv`` is the corrected list of images.
+    starts the checks, and ``POST /folders`` writes the corrected images as class folders of links beside the patch
+    file. ``GET /images.csv`` is the corrected list of images.
 
     Pages of their own modules, such as ``GET /results``, are those of a run alone. With `access`, the studio is for
     other devices too, and ``GET /phone`` shows its address.
@@ -67,6 +68,7 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
         Route("/corrections", endpoints.correct, methods=["POST"]),
         Route("/undo", endpoints.undo, methods=["POST"]),
         Route("/check", endpoints.start_check, methods=["POST"]),
+        Route("/folders", endpoints.write_folders, methods=["POST"]),
         *_make_run_routes(studio, pages),
         *_make_labeling_routes(studio, pages),
         *([] if studio.training is None else training.make_routes(studio.training, studio.name, pages)),
@@ -167,6 +169,10 @@ class _Endpoints:
         self._studio.check.start()
         return self._describe_state(())
 
+    def write_folders(self, _request: Request) -> StrictJSONResponse:
+        self._studio.folders.start()
+        return self._describe_state(())
+
     def _confirm(self, click: Click) -> StrictJSONResponse:
         self._studio.library.update(click.after)
         return self._describe_state(list(click.after), click=click.number)
@@ -176,6 +182,7 @@ class _Endpoints:
         return StrictJSONResponse({
             "corrections": len(self._studio.corrections),
             "check": self._studio.check.state,  # before the counts, which have its findings once it is complete
+            "folders": self._studio.folders.state,
             "counts": self._studio.library.count_values(),
             "rows": self._studio.library.describe(changed[:MAX_ROWS]),
             "changed": len(changed),

@@ -19,6 +19,7 @@ from sightline.callbacks import Callback
 from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import choose_patch_path
+from sightline.data.sources.listing import SourceListing
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import Index
 from sightline.errors import DataError
@@ -30,6 +31,7 @@ from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sour
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
 from sightline.studio.features import RunModel
+from sightline.studio.folder_export import FolderExport
 from sightline.studio.labeling import Labeling
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
@@ -46,6 +48,7 @@ class Studio:
     corrections: Corrections
     thumbnails: Thumbnails
     check: BackgroundCheck
+    folders: FolderExport
     model: RunModel | None = None
     compared: tuple[Path, ...] = ()
     labeling: Labeling | None = None
@@ -87,20 +90,31 @@ def open_studio(
         labeling = None
         if not (isinstance(data, Run) or index.several_labels):  # where several are allowed, none is an answer
             labeling = _make_labeling(data, index, corrections, classes)
+        folders = FolderExport(index, corrections, splits, _list_paths(data))
         training = _make_training(data, corrections, index.name, runs)
         try:
             thumbnails = Thumbnails(index, preprocess)
             others = tuple(other.path for other in compare)
-            yield Studio(index.name, library, corrections, thumbnails, check, model, others, labeling, training)
+            yield Studio(
+                index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training
+            )
         finally:
             if training is not None:
                 training.closing.set()
             check.stop()
+            folders.stop()
             if model is not None:
                 model.features.stop()
             if labeling is not None:
                 labeling.stop()
             library.close()
+
+
+def _list_paths(data: Dataset | Run) -> list[str | Path]:
+    """Return the sources of the images that are paths or names."""
+    if isinstance(data, Dataset):
+        return [source for source in data.sources if not isinstance(source, SourceListing)]
+    return [] if is_in_memory(data.directory) else [*resolve_sources(data.directory)]
 
 
 def _make_training(

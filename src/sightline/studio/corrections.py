@@ -80,6 +80,12 @@ class Corrections:
             self._read()
             return self.revision, sorted(i for i, revision in self._revisions.items() if revision > since)
 
+    def list_entries(self) -> list[PatchEntry]:
+        """Return the lines that correct an image, or keep one, in the order of the index."""
+        with self._lock:
+            self._read()
+            return [entry for _, of_image in sorted(self._entries.items()) for entry in of_image.values()]
+
     def get(self, position: int) -> Entries:
         """Return the corrections of an image by action."""
         return self._entries.get(position, {})

@@ -22,7 +22,7 @@ from sightline.studio.server import ANY
 
 PARAMETER = "token"  # of the address
 PUBLIC = "/static/"  # scripts and style sheets, which hold nothing of anyone
-OWN_PATHS = "/train/"  # what is changed there is changed on this machine alone: it starts processes, and takes any path
+OWN_PATHS = ("/train/", "/folders")  # what these change starts processes and writes folders: on this machine alone
 _PROBE = ("192.0.2.1", 9)  # an address of documentation (RFC 5737); nothing is sent there
 
 # A page rather than a redirect: a browser that came from elsewhere would leave a strict cookie out of the latter.

@@ -81,7 +81,7 @@ class ProtectionMiddleware:
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
             return _forbid("The studio was started again: load the page again.")
         if self._access is not None and self._access.forbids(scope):
-            return _forbid("Trainings are started and stopped on the machine of the studio alone.")
+            return _forbid("Trainings and folders are made on the machine of the studio alone.")
         return None
 
     def _ask_for_token(self, scope: Scope) -> Response:

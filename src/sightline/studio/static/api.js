@@ -45,4 +45,5 @@ export async function loadState(since) {
 
 export const correct = (ids, edit, to = null) => post("/corrections", { ids, edit, to });
 export const undo = (click) => post("/undo", { click });
+export const writeFolders = () => post("/folders", {});
 export const startCheck = () => post("/check", {});

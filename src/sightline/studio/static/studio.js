@@ -13,7 +13,7 @@ const texts = JSON.parse($("#texts").textContent);
 const form = $("#query");
 const number = new Intl.NumberFormat(document.documentElement.lang);
 const hasSeveralLabels = document.body.dataset.several === "1";
-const state = { revision: 0, counts: {}, check: { status: "new" }, corrections: 0 };
+const state = { revision: 0, counts: {}, check: { status: "new" }, folders: { status: "new" }, corrections: 0 };
 const names = []; // of the classes, in the order of their keys, which stays the same while the page is open
 const clicks = []; // numbers of the clicks of this page, for undo
 let changes = Promise.resolve(); // the last of the changes on their way
@@ -134,6 +134,7 @@ function takeOver(response) {
   const one = state.corrections === 1 ? "one-correction" : "corrections";
   $("#corrections").textContent = `${number.format(state.corrections)} ${texts[one]}`;
   showCheck();
+  showFolders(state.folders);
   if (state.check.status === "complete" && !wasChecked) showFindings();
   return click;
 }
@@ -143,6 +144,24 @@ function showCheck() {
   const share = total ? ` ${Math.round((100 * done) / total)}%` : "";
   $("#check").disabled = status === "running" || status === "complete";
   $("#check-state").textContent = { new: "", running: `${texts.checking}${share}`, failed: error, complete: texts.checked }[status];
+}
+
+/** Show what was written, and how: links, or copies where none is possible. */
+function showFolders({ status, done, total, error, written }) {
+  $("#write-folders").disabled = status === "running";
+  $("#folders-state").hidden = status === "new";
+  const share = total ? ` ${Math.round((100 * done) / total)}%` : " …";
+  let text = { running: `${texts["writing-folders"]}${share}`, failed: error }[status] ?? "";
+  if (written) {
+    const counts = { "hard-links": written.hard_links, "symbolic-links": written.symbolic_links, copies: written.copies, "left-out": written.left_out };
+    const parts = Object.entries(counts).filter(([, count]) => count).map(([key, count]) => `${number.format(count)} ${texts[key]}`);
+    for (const [label, folder] of Object.entries(written.renamed)) {
+      parts.push(texts.renamed.replace("LABEL", () => label).replace("FOLDER", () => folder));
+    }
+    const head = texts["folders-written"].replace("COUNT", number.format(written.images)).replace("PATH", () => written.path);
+    text = `${head} ${parts.join(", ")}`;
+  }
+  if ($("#folders-state").textContent !== text) $("#folders-state").textContent = text;
 }
 
 /** Show the filter if there are findings, and return whether there are. */
@@ -166,7 +185,7 @@ async function poll() {
   try {
     if (!document.hidden) {
       takeOver(await api.loadState(state.revision));
-      if (state.check.status === "running") wait = CHECK_MS;
+      if ([state.check.status, state.folders.status].includes("running")) wait = CHECK_MS;
       if ($("#message").dataset.offline) hideMessage();
     }
   } catch (error) {
@@ -340,6 +359,10 @@ form.elements.finding.addEventListener("change", () => {
 });
 $("#check").addEventListener("click", async () => {
   await change(api.startCheck);
+  await poll();
+});
+$("#write-folders").addEventListener("click", async () => {
+  await change(api.writeFolders);
   await poll();
 });
 $("#viewer").addEventListener("close", () => document.querySelector("main").after($("#actions")));

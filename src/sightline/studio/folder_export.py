@@ -1,0 +1,65 @@
+"""`FolderExport`: the corrected images as class folders of links, written beside the patch file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sightline.callbacks import Progress
+from sightline.data.class_folders import ClassFolders, write_class_folders
+from sightline.data.label_patch import apply_patch
+from sightline.data.types import Index, Split
+from sightline.runs.paths import next_path
+from sightline.studio.background import BackgroundTask
+from sightline.studio.corrections import Corrections
+
+
+class FolderExport:
+    """Writes a new folder each time it is started; its name is chosen here, so no page can name another."""
+
+    def __init__(
+        self,
+        index: Index,
+        corrections: Corrections,
+        splits: Mapping[tuple[str, str], Split] | None = None,
+        sources: Sequence[str | Path] = (),
+    ) -> None:
+        """`splits` are those of a run, by path and content; the folder is never written in one of the `sources`."""
+        self._index, self._corrections, self._splits, self._sources = index, corrections, splits or {}, sources
+        self._lock = Lock()
+        self._task = BackgroundTask("folders", self._write)
+        self._written: ClassFolders | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state of the task, and `written`: what the last one wrote."""
+        return self._task.state | {"written": None if self._written is None else self._written.to_dict()}
+
+    def start(self) -> None:
+        """Write the folder, unless one is being written."""
+        with self._lock:
+            if self._task.state["status"] != "running":
+                self._written = None
+                self._task = BackgroundTask("folders", self._write)
+                self._task.start()
+
+    def wait(self) -> None:
+        """Wait until the folder is written."""
+        self._task.wait()
+
+    def stop(self) -> None:
+        """Give it up, if it runs; nothing of it is left then."""
+        self._task.stop()
+
+    def _write(self, progress: Progress) -> None:
+        index, splits = self._index, self._splits
+        if splits:
+            known = (replace(p, split=splits.get((p.path, p.sha256))) for p in index.images)
+            index = replace(index, images=tuple(known))
+        path = self._corrections.path
+        index = apply_patch(index, list(enumerate(self._corrections.list_entries(), 1)), f"The patch {path}")
+        folder = next_path(path.parent, f"{path.stem}-images")
+        self._written = write_class_folders(index, folder, self._sources, progress)
