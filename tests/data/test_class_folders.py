@@ -1,4 +1,4 @@
-"""Class folders of links: what they hold, names that no folder can have, and images that are no files."""
+"""Class folders of links: what they hold, names that no folder can have, and images without a file of their own."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_images_of_archives_and_arrays_are_written(photos: Path, tmp_path: Path)
             archive.write(file, file.relative_to(photos))
     assert write_class_folders(build_index(tmp_path / "photos.zip"), tmp_path / "from-zip").copies == 6
     assert Dataset(tmp_path / "from-zip").counts == {"cat": 3, "dog": 3}
-    drawn = Dataset.from_source("beans:12@32")
-    assert write_class_folders(drawn.index, tmp_path / "drawn").copies == 12
+    beans = Dataset.from_source("beans:12@32")
+    assert write_class_folders(beans.index, tmp_path / "drawn").copies == 12
     pixels = np.asarray(Image.open(next((tmp_path / "drawn").rglob("*.png"))))
-    assert any(np.array_equal(pixels, drawn.index.read(i)) for i in range(12))
+    assert any(np.array_equal(pixels, beans.index.read(i)) for i in range(12))
 
 
 def test_a_folder_that_is_used_already_is_refused_and_nothing_is_left_behind(photos: Path, tmp_path: Path) -> None:

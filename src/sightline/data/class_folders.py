@@ -164,7 +164,7 @@ def escape_name(name: str) -> str:
     >>> escape_name("../a"), escape_name("50% off"), escape_name("con"), escape_name(".")
     ('%2E.%2Fa', '50% off', '%63on', '%2E')
     """
-    escaped = _UNSAFE.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+    escaped = _UNSAFE.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", name)
     if _RESERVED.match(escaped):
         escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
     suffix = PurePosixPath(escaped).suffix if _has_suffix(escaped) else ""

@@ -41,7 +41,7 @@ from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes
 from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.table_files import find_table_files, read_image_table, read_table_files
 from sightline.data.sources.webdataset import list_samples
-from sightline.data.storage import FolderStore, GeneratedStore
+from sightline.data.storage import FolderStore, GeneratedStore, Store
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError, UsageError, plural
 
@@ -113,10 +113,14 @@ def build_index(
         images, several_labels = merge_copies(images, several_labels)
 
     def read(i: int) -> bytes | NDArray[np.uint8]:
-        return _read_unchanged(*images[i])
+        item, image = images[i]
+        return _read_unchanged(item.store, item.key, item.path, image.sha256)
 
     def read_mask(i: int) -> bytes:
-        return _read_unchanged_mask(*images[i])
+        item, image = images[i]
+        assert item.mask is not None
+        assert image.mask is not None
+        return bytes(_read_unchanged(item.store, item.mask.key, item.mask.path, image.mask.sha256))
 
     def find_file(i: int) -> Path | None:
         item = images[i][0]
@@ -347,36 +351,19 @@ def _hash_content(content: bytes | NDArray[np.uint8]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_unchanged(entry: SourceItem, image: ImageRecord) -> bytes | NDArray[np.uint8]:
+def _read_unchanged(store: Store, key: str, path: str, sha256: str) -> bytes | NDArray[np.uint8]:
     """Return the content that was indexed; raises `DataError` if it has changed since.
 
     Pixels, features and splits are stored under the hash from the index: changed bytes would poison those caches.
     """
+    advice = "wait until nothing writes to them, then run again."
     try:
-        content = entry.store.read(entry.key)
+        content = store.read(key)
     except ImageError as error:  # it was readable during indexing
-        raise DataError(_change_error(entry.path, f" ({error})")) from error
-    if not isinstance(entry.store, GeneratedStore) and _hash_content(content) != image.sha256:
-        raise DataError(_change_error(entry.path))
+        raise DataError(f"{path} changed while the images were being read ({error}): {advice}") from error
+    if not isinstance(store, GeneratedStore) and _hash_content(content) != sha256:
+        raise DataError(f"{path} changed while the images were being read: {advice}")
     return content
-
-
-def _read_unchanged_mask(entry: SourceItem, image: ImageRecord) -> bytes:
-    assert entry.mask is not None
-    assert image.mask is not None
-    try:
-        content = bytes(entry.store.read(entry.mask.key))
-    except ImageError as error:
-        raise DataError(_change_error(entry.mask.path, f" ({error})")) from error
-    if not isinstance(entry.store, GeneratedStore) and _hash_content(content) != image.mask.sha256:
-        raise DataError(_change_error(entry.mask.path))
-    return content
-
-
-def _change_error(path: str, reason: str = "") -> str:
-    return (
-        f"{path} changed while the images were being read{reason}: wait until nothing writes to them, then run again."
-    )
 
 
 def _no_images_error(
