@@ -382,13 +382,11 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         title = f"{self.name}: {self._describe()}"
-        if self._index is None:
-            return format_html_table([], title=title)
-        splits = {image.split for image in self.index.images}
-        by_split = Counter((image.label, image.split) for image in self.index.images)
+        images = () if self._index is None else self._index.images
+        by_split, splits = Counter((p.label, p.split) for p in images), {p.split for p in images}
         rows = [
             {"class": label, "images": count, **{split: by_split[label, split] for split in SPLITS if split in splits}}
-            for label, count in self.counts.items()
+            for label, count in (self.counts.items() if images else ())
         ]
         return format_html_table(rows, title=title)
 
