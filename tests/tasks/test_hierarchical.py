@@ -179,6 +179,10 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert "Accuracy at each level" in page
     assert "answers with the deepest class whose probability is at least" in page
+    shown = json.loads(command("compare", run, copy, "--format", "json"))["runs"][0]
+    recorded = jsonio.read_object(run / "eval" / "test" / "metrics.json")
+    assert shown["metrics"]["hierarchical_f1"] == recorded["metrics"]["hierarchical_f1"]["value"]
+    assert shown["metrics"]["top_1"] == recorded["accuracy"]
     compared = command("compare", run, copy)
     assert "hierarchical f1" in compared
     assert "accuracy level 1" in compared

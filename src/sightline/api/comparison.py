@@ -135,7 +135,7 @@ class RunComparison:
 
 def list_metrics(rows: Sequence[ComparisonRow]) -> list[str]:
     """Return the names of the metrics besides accuracy and loss that a run has."""
-    return list(dict.fromkeys(name for row in rows for name in row.metrics))
+    return list(dict.fromkeys(name for row in rows for name in row.metrics if name != "top_1"))  # which is the accuracy
 
 
 def compare(paths: Sequence[str | Path], *, figure: str | Path | None = None) -> RunComparison:

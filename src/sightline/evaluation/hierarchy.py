@@ -68,7 +68,7 @@ class HierarchyMetrics:
 class HierarchyResult(EvaluationResult):
     """The metrics of the leaves and of the tree, see `compute_metrics`."""
 
-    headlines = ("accuracy_level_1", "hierarchical_f1")
+    headlines = ("top_1", "accuracy_level_1", "hierarchical_f1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ const TEXTS = {
     abstain: "The model abstains: it is too uncertain, or the image is unlike those that it was trained on.",
     set: (labels) => `The model is uncertain between: ${labels.join(", ")}`,
     certain: "The model is certain enough to decide.",
+    ancestor: "The model is certain enough of this class, but not of one of those below it.",
     noEvidence: (label) => `No region of the image supports “${label}”.`,
     evidence: (label, f, before) => `Bright: where the evidence for “${label}” is. With the hottest ${f.share} masked, its probability goes from ${before} to ${f.masked}; with as much masked elsewhere, it is ${f.random} on average.`,
     offline: "The server does not answer.", version: "version", weights: "weights",
@@ -22,6 +23,7 @@ const TEXTS = {
     abstain: "模型弃权：把握不足，或者图片与训练图片差别太大。",
     set: (labels) => `模型无法在这些类别中确定：${labels.join("、")}`,
     certain: "模型有足够的把握作出判断。",
+    ancestor: "模型对这个类别有足够的把握，但不能确定是其中的哪一类。",
     noEvidence: (label) => `图中没有支持“${label}”的区域。`,
     evidence: (label, f, before) => `亮处是支持“${label}”的区域。遮住最热的 ${f.share} 后，该类的概率从 ${before} 变为 ${f.masked}；在其他位置遮住同样大小的区域，平均为 ${f.random}。`,
     offline: "服务器没有响应。", version: "版本", weights: "权重",
@@ -201,12 +203,14 @@ function showAreas() {
 
 function showPrediction() {
   if (current.prediction.masks) return showAreas();
-  const { label, labels, probability, top, decision, set, model } = current.prediction;
+  const { labels, top, decision, set, model, answer } = current.prediction;
+  const label = answer ?? current.prediction.label; // of a tree of classes, which may be one above others
+  const probability = answer ? current.prediction.answer_probability : current.prediction.probability;
   const named = labels ? labels.join(", ") : label;
   $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
   $("view").setAttribute("aria-label", text("alt")(named));
   $("decision").hidden = !decision;
-  if (decision) $("decision").textContent = decision === "set" ? text("set")(set) : text(decision === "abstain" ? "abstain" : "certain");
+  if (decision) $("decision").textContent = decision === "set" ? text("set")(set) : text(decision === "class" ? "certain" : decision);
   $("top").replaceChildren(...top.map((one) => makeRow(one.label, one.probability)));
   showIdentity(model);
 }

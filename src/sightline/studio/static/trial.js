@@ -19,11 +19,11 @@ function showError(error) {
   $("#message").hidden = false;
 }
 
-function showPrediction({ label, probability, top, decision, set }) {
+function showPrediction({ label, probability, top, decision, set, answer, answer_probability }) {
   $("#result").hidden = false;
-  $("#label").textContent = `${label} · ${percent(probability)}`;
-  $("#view").setAttribute("aria-label", label);
-  const sentence = { class: texts["decision-class"], set: texts["decision-set"], abstain: texts["decision-abstain"] }[decision];
+  $("#label").textContent = `${answer ?? label} · ${percent(answer ? answer_probability : probability)}`;
+  $("#view").setAttribute("aria-label", answer ?? label);
+  const sentence = texts[`decision-${decision}`];
   $("#decision").hidden = !sentence;
   $("#decision").textContent = sentence ? sentence.replace("LABELS", () => (set ?? []).join(", ")) : "";
   $("#decision").className = decision ?? "";
