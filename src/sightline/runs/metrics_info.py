@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
@@ -141,7 +141,13 @@ class ShiftInfo(TypedDict):
     ece_differs: bool
 
 
-class MetricsInfo(TypedDict):
+class _TaskInfo(TypedDict, total=False):
+    """What only some tasks have."""
+
+    hierarchy: HierarchyMetrics
+
+
+class MetricsInfo(_TaskInfo):
     """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it."""
 
     split: str
@@ -165,7 +171,6 @@ class MetricsInfo(TypedDict):
     set_coverage: SetCoverage | None
     binary: BinaryInfo | None
     validation: ShiftInfo | None
-    hierarchy: NotRequired[HierarchyMetrics]
 
 
 class LabelPairInfo(TypedDict):
