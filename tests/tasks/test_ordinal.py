@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ import sightline as sl
 from graded_images import SIZES, write_sizes
 from networks import make_plan
 from sightline import api, backend, jsonio
+from sightline.api.comparison import compare
 from sightline.cli import app
 from sightline.data.targets import GRADES
 from sightline.data.types import Subset
 from sightline.errors import DataError, UsageError
+from sightline.evaluation import conformal
 from sightline.evaluation.ordinal import (
     MAE,
     QWK,
@@ -32,8 +35,10 @@ from sightline.evaluation.ordinal import (
     compute_ordinal_metrics,
     list_distance_terms,
 )
+from sightline.inference.decisions import make_prediction_sets
 from sightline.models.build import build_model
 from sightline.models.head import DENSE_LAYER
+from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
 from sightline.training.linear_head import iter_heads
 
@@ -94,6 +99,52 @@ def test_an_evaluation_prints_the_distances_of_grades(run: Path) -> None:
     for name in (QWK, MAE, WITHIN_ONE):
         assert f"{name.replace('_', ' ')} " in text
     assert "prediction sets for coverage 0.9" in text
+    assert jsonio.read_object(run / "bundle" / "manifest.json")["thresholds"]["conformal"] == "contiguous"
+
+
+def test_the_report_and_the_model_card_state_distances(run: Path) -> None:
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for words in ("ordinal classification", "Weighted kappa", "Mean absolute error", "accuracy within one grade"):
+        assert words in page
+    card = sl.load(run).model_card()
+    assert "| Quadratic weighted kappa |" in card
+    assert "grades above, from the lowest to the highest" in card
+
+
+def test_runs_are_compared_by_distances(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    predictions = other / "eval" / "test" / "predictions.npz"
+    with np.load(predictions) as arrays_of:
+        values = dict(arrays_of)
+    values["probabilities"] = np.eye(5, dtype=np.float32)[
+        np.minimum(values["labels"] + 1, 4)
+    ]  # all but the last one off
+    np.savez(predictions, **values)
+    (comparison,) = compare([run, other]).paired
+    assert comparison.grades is not None
+    evaluation = jsonio.read_object(run / "eval" / "test" / "metrics.json")["metrics"]
+    error = np.minimum(values["labels"] + 1, 4) - values["labels"]
+    expected = error.mean() - evaluation[MAE]["value"]
+    assert comparison.grades.error_difference.value == pytest.approx(expected)
+    interval = comparison.grades.error_difference.interval
+    assert interval is not None
+    assert interval.low < expected < interval.high
+    assert f"mean absolute error {expected:+.4f} (95% interval" in comparison.describe()
+
+
+def test_a_run_is_explained_exported_and_extended(run: Path, data: Path, tmp_path: Path) -> None:
+    classifier, image = sl.load(run), data / "huge" / "4.png"
+    assert classifier.explain(image)[0].label in SIZES
+    exported = classifier.export(tmp_path / "int8.onnx", precision="int8")
+    assert exported.parity.top1_agreement > 0.8
+    quantized = sl.load(tmp_path / "int8.onnx")
+    assert quantized.classes == SIZES
+    assert quantized.predict(image)[0].expected_grade is not None
+    longer = tmp_path / "longer"
+    shutil.copytree(run, longer)
+    api.resume(longer, epochs=13)
+    assert RunDirectory.open(longer).read_history()[-1].epoch == 13
 
 
 @pytest.mark.parametrize(
@@ -143,6 +194,25 @@ def test_probabilities_are_valid_and_no_higher_grade_is_exceeded_more_often(scor
     exceeded = np.cumprod(conditional, 1)
     np.testing.assert_allclose(1 - np.cumsum(p, 1)[:, :-1], exceeded, atol=2e-5)
     assert (np.diff(exceeded, axis=1) <= 0).all()
+
+
+@given(SCORES, st.floats(0, 1))
+def test_prediction_sets_of_grades_have_no_gaps(scores: np.ndarray, quantile: float) -> None:
+    p = TASK.activate(TASK.link_scores(scores))
+    for row, in_set in zip(p, make_prediction_sets(p, quantile, "contiguous"), strict=True):
+        places = np.flatnonzero(in_set)
+        assert len(places) == places[-1] - places[0] + 1
+        assert in_set[row.argmax()]
+        assert (in_set | ~make_prediction_sets(row[None], quantile)[0]).all(), "no class of other sets is missing"
+
+
+def test_prediction_sets_of_grades_cover_as_often_as_wanted() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.full(6, 0.7), 20_000).astype(np.float32)
+    labels = (p.cumsum(1) < rng.random((len(p), 1))).sum(1).clip(0, 5).astype(np.int32)
+    quantile = conformal.fit_quantile(p[:10_000], labels[:10_000], 0.8, "contiguous")
+    result = conformal.evaluate_sets(p[10_000:], labels[10_000:], quantile, 0.8, "contiguous")
+    assert result.coverage == pytest.approx(0.8, abs=0.015)
 
 
 def test_the_network_computes_the_probabilities_of_its_scores() -> None:
@@ -217,3 +287,23 @@ def test_groups_widen_the_intervals() -> None:
         assert first is not None
         assert second is not None
         assert second.high - second.low > 1.5 * (first.high - first.low)
+
+
+@pytest.mark.slow
+def test_grades_are_missed_by_no_more_than_by_a_model_that_does_not_know_their_order(tmp_path: Path) -> None:
+    """On overlapping sizes, learned by a frozen network's features, over three seeds and with equal settings."""
+    data = write_sizes(tmp_path / "sizes", 300, spread=3.0)
+    kappas, errors = [], []
+    for task in ("ordinal", "single_label"):
+        settings = [f"model.task={task}", f"data.class_order={json.dumps(SIZES)}", "train.track=[]", "split.test=0.5"]
+        means = []
+        for seed in range(3):
+            out = tmp_path / f"{task}{seed}"
+            api.train(data, recipe="transfer", seed=seed, set=[*settings, "train.effort=fast"], out=out)
+            loaded = np.load(out / "eval" / "test" / "predictions.npz")
+            labels, predicted = loaded["labels"], loaded["probabilities"].argmax(1)
+            means.append(list_distance_terms(labels, predicted).mean(0))
+        kappas.append(compute_kappa(np.mean(means, 0)))
+        errors.append(np.mean(means, 0)[0])
+    assert kappas[0] >= kappas[1]
+    assert errors[0] <= errors[1]

@@ -18,12 +18,14 @@ from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
 from sightline.errors import UsageError
 from sightline.evaluation import paired
+from sightline.evaluation.ordinal import GradeComparison, compare_grades
 from sightline.evaluation.paired import PairedComparison
-from sightline.evaluation.results import LabeledPredictions
+from sightline.evaluation.results import LabeledPredictions, Metric
 from sightline.intervals import Interval
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import find_reported_split
+from sightline.tasks.protocol import find_task
 
 ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
 
@@ -62,7 +64,8 @@ class ComparisonRow:
 class PairedRun:
     """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` says why.
 
-    `split` is the split that both were evaluated on; images are paired by content and class.
+    `split` is the split that both were evaluated on; images are paired by content and class. `grades` compares how far
+    predicted grades are from the true ones, if one of the runs is ordinal.
     """
 
     first: str
@@ -70,6 +73,7 @@ class PairedRun:
     split: str | None
     comparison: PairedComparison | None
     note: str
+    grades: GradeComparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the comparison beside the others, as JSON values."""
@@ -90,8 +94,14 @@ class PairedRun:
             f"{self.second} vs. {self.first}: {c.verdict}. Accuracy "
             f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
             f"{self.second} alone is right on {c.only_second_correct}, {self.first} alone on {c.only_first_correct}; "
-            f"exact McNemar p = {c.p_value:.3g}{note}."
+            f"exact McNemar p = {c.p_value:.3g}{note}.{self._describe_grades()}"
         )
+
+    def _describe_grades(self) -> str:
+        if self.grades is None:
+            return ""
+        kappa, error = map(_describe_difference, (self.grades.kappa_difference, self.grades.error_difference))
+        return f" Quadratic weighted kappa {kappa}; mean absolute error {error}."
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -169,7 +179,33 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
     is_whole = len(common.rows) == len(common.first.paths) == len(common.second.paths)
     note = "" if is_whole else f"only {len(common.rows)} images are in both {common.split} splits"
     first, second = (predicted == common.labels for predicted in common.predicted)
-    return PairedRun(baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests), note)
+    return PairedRun(
+        baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests), note,
+        _compare_grades(common, [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]),
+    )  # fmt: skip
+
+
+def _compare_grades(common: CommonImages, tasks: Sequence[str]) -> GradeComparison | None:
+    """Compare the grades of two runs with the same classes, in the order of one that is ordinal; None without one."""
+    orders = [
+        of.classes
+        for of, task in zip((common.first, common.second), tasks, strict=True)
+        if find_task(task).targets.are_ordered
+    ]
+    if not orders or set(common.first.classes) != set(common.second.classes):
+        return None
+    position = {name: i for i, name in enumerate(orders[0])}
+    labels, first, second = (
+        np.array([position[name] for name in names.tolist()], np.int64) for names in (common.labels, *common.predicted)
+    )
+    return compare_grades(labels.astype(np.int32), first, second)
+
+
+def _describe_difference(metric: Metric) -> str:
+    if metric.value is None:
+        return f"not compared ({metric.note})"
+    i = metric.interval
+    return f"{metric.value:+.4f}" + ("" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})")
 
 
 @dataclass(frozen=True, slots=True)

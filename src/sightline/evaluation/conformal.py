@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sightline import intervals
 from sightline.errors import DataError, UsageError
 from sightline.inference.decisions import compute_nonconformity, make_prediction_sets
+from sightline.inference.results import Nonconformity
 from sightline.intervals import Interval
 
 ALL_CLASSES = 2.0  # above every score: the set contains all classes
@@ -32,7 +33,9 @@ class SetCoverage:
     count: int
 
 
-def fit_quantile(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float) -> float:
+def fit_quantile(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float, score: Nonconformity = "lac"
+) -> float:
     """Return the score up to which classes are in the set: the ceil((N + 1) coverage)-th smallest of true classes.
 
     It is 2, so that the set has all classes, if N images are too few for the coverage. Raises `UsageError` for a
@@ -42,16 +45,20 @@ def fit_quantile(probabilities: NDArray[np.float32], labels: NDArray[np.int32], 
         raise UsageError(f"The coverage must be between 0 and 1, e.g. 0.9; got {coverage}.")
     if not len(labels):
         raise DataError("There are no validation images to fit prediction sets on: use a validation split.")
-    scores = np.sort(compute_nonconformity(probabilities)[np.arange(len(labels)), labels])
+    scores = np.sort(compute_nonconformity(probabilities, score)[np.arange(len(labels)), labels])
     rank = math.ceil((len(labels) + 1) * coverage - 1e-9)
     return float(scores[rank - 1]) if rank <= len(labels) else ALL_CLASSES
 
 
 def evaluate_sets(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int32], quantile: float, coverage: float
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    quantile: float,
+    coverage: float,
+    score: Nonconformity = "lac",
 ) -> SetCoverage:
     """Return coverage and size of the sets on images that were not used to fit them."""
-    in_set = make_prediction_sets(probabilities, quantile)
+    in_set = make_prediction_sets(probabilities, quantile, score)
     hits, count = int(in_set[np.arange(len(labels)), labels].sum()), len(labels)
     sizes = in_set.sum(1)
     size, single = (float(v.mean()) if count else 0.0 for v in (sizes, sizes == 1))

@@ -24,7 +24,7 @@ from sightline.intervals import Interval
 from sightline.seeding import make_generator
 from sightline.tasks.protocol import find_task
 
-TASKS = ("single_label", "hierarchical", "multi_label")
+TASKS = ("single_label", "hierarchical", "ordinal", "multi_label")
 BAND_POINTS = 80
 MIN_FITTED = 3  # points that a law is fitted to: as many as it has parameters
 CHECKED_FACTOR = 2.0  # the predictions are checked up to twice the labels

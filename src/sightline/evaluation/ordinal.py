@@ -70,6 +70,33 @@ def compute_ordinal_metrics(
     return metrics if count > 1 else {name: replace(m, interval=None) for name, m in metrics.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class GradeComparison:
+    """The quadratic weighted kappa and the mean absolute error of the second of two classifiers minus the first's.
+
+    Both have the 95% interval of a paired bootstrap: images are resampled with both predictions.
+    """
+
+    kappa_difference: Metric
+    error_difference: Metric
+
+
+def compare_grades(
+    labels: NDArray[np.int32], first: NDArray[np.int64], second: NDArray[np.int64], seed: int = 0
+) -> GradeComparison:
+    """Compare the grades [N] that two classifiers predict for the same images, N at least 1."""
+    terms = np.concatenate([list_distance_terms(labels, predicted) for predicted in (first, second)], 1)
+    means = np.concatenate([terms.mean(0)[None], bootstrap.resample_means(terms, seed, "grade differences")])
+    kappas = compute_kappa(means[:, 6:]) - compute_kappa(means[:, :6])
+    errors = means[:, 6] - means[:, 0]
+    return GradeComparison(
+        bootstrap.make_metric(float(kappas[0]), kappas[1:])
+        if np.isfinite(kappas[0])
+        else Metric(None, note="all images are of one grade, and predicted as it"),
+        bootstrap.make_metric(float(errors[0]), errors[1:]),
+    )
+
+
 def list_distance_terms(labels: NDArray[np.int32], predictions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return float64 [N, 6], whose means are enough for all metrics of true grades y and predicted ones z.
 

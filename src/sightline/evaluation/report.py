@@ -28,7 +28,7 @@ from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.decisions import compute_energy, decide, predict_labels
 from sightline.inference.predictor import ModelOutputs, Outputs
-from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
+from sightline.inference.results import NO_THRESHOLDS, Nonconformity, ThresholdRequest, Thresholds
 from sightline.intervals import Interval
 
 TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
@@ -154,7 +154,11 @@ def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None)
 
 
 def fit_thresholds(
-    held_out: ModelOutputs, request: ThresholdRequest, old: Thresholds | None, classes: Sequence[str]
+    held_out: ModelOutputs,
+    request: ThresholdRequest,
+    old: Thresholds | None,
+    classes: Sequence[str],
+    score: Nonconformity = "lac",
 ) -> tuple[Thresholds | None, Threshold | None]:
     """Fit the requested thresholds on validation images; the others stay as in `old`.
 
@@ -185,8 +189,8 @@ def fit_thresholds(
             selective_coverage=threshold.coverage,
         )  # fmt: skip
     if coverage is not None:
-        quantile = conformal.fit_quantile(p, held_out.labels, coverage)
-        new = replace(new, coverage=coverage, conformal_quantile=quantile)
+        quantile = conformal.fit_quantile(p, held_out.labels, coverage, score)
+        new = replace(new, coverage=coverage, conformal_quantile=quantile, conformal=score)
     return new, threshold
 
 
@@ -310,7 +314,9 @@ def evaluate_sets(evaluated: ModelOutputs, thresholds: Thresholds) -> SetCoverag
     if thresholds.conformal_quantile is None or thresholds.coverage is None:
         return None
     p = evaluated.outputs.probabilities
-    return conformal.evaluate_sets(p, evaluated.labels, thresholds.conformal_quantile, thresholds.coverage)
+    return conformal.evaluate_sets(
+        p, evaluated.labels, thresholds.conformal_quantile, thresholds.coverage, thresholds.conformal
+    )
 
 
 def evaluate_ood(

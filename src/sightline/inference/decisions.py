@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
 from sightline.errors import ModelError, plural
-from sightline.inference.results import ClassProbability, Decision, DecisionKind, Prediction, Thresholds
+from sightline.inference.results import ClassProbability, Decision, DecisionKind, Nonconformity, Prediction, Thresholds
 
 
 class Interpreter(Protocol):
@@ -44,21 +44,29 @@ def compute_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return energies
 
 
-def compute_nonconformity(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+def compute_nonconformity(probabilities: NDArray[np.float32], score: Nonconformity = "lac") -> NDArray[np.float64]:
     """Return the nonconformity score of each class, float64 [N, K]: lower conforms better.
 
     It is one minus the probability ("lac": Sadinle et al., 2019, arXiv:1609.00451), but 0 for the most probable class,
     so that no set is empty. Adaptive scores, which sum the probabilities of all more probable classes (Romano et al.,
     2020), give the most confident images empty sets if the accuracy of a classifier exceeds the coverage.
+
+    With "contiguous", a class between two more probable ones counts as the less probable of these, so that the sets of
+    classes in order have no gaps.
     """
-    scores = 1 - probabilities.astype(np.float64)
+    p = probabilities.astype(np.float64)
+    if score == "contiguous":
+        p = np.minimum(np.maximum.accumulate(p, 1), np.maximum.accumulate(p[:, ::-1], 1)[:, ::-1])
+    scores = 1 - p
     scores[np.arange(len(scores)), probabilities.argmax(1)] = 0
     return scores
 
 
-def make_prediction_sets(probabilities: NDArray[np.float32], quantile: float) -> NDArray[np.bool_]:
+def make_prediction_sets(
+    probabilities: NDArray[np.float32], quantile: float, score: Nonconformity = "lac"
+) -> NDArray[np.bool_]:
     """Return bool [N, K]: the classes in the conformal prediction set of each image."""
-    in_sets: NDArray[np.bool_] = compute_nonconformity(probabilities) <= quantile
+    in_sets: NDArray[np.bool_] = compute_nonconformity(probabilities, score) <= quantile
     return in_sets
 
 
@@ -76,7 +84,7 @@ def decide(
     in_sets = (
         None
         if thresholds.conformal_quantile is None
-        else make_prediction_sets(probabilities, thresholds.conformal_quantile)
+        else make_prediction_sets(probabilities, thresholds.conformal_quantile, thresholds.conformal)
     )
     return [
         _decide_one(row, None if in_sets is None else in_sets[i], float(energies[i]), classes, thresholds)

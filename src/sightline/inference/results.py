@@ -15,6 +15,10 @@ Rate = Literal["sensitivity", "specificity"]
 """What a threshold of the positive one of two classes is chosen for."""
 
 
+Nonconformity = Literal["lac", "contiguous"]
+"""The score of a class by which conformal prediction sets are made; see `decisions.compute_nonconformity`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassProbability:
     """One class with its probability in [0, 1]."""
@@ -35,7 +39,8 @@ class Thresholds:
         selective_coverage: The fraction of the validation images that are classified then.
         coverage: The requested probability that a prediction set contains the true class.
         conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
-        conformal: The nonconformity score: lac (Sadinle et al., 2019).
+        conformal: The nonconformity score: lac (Sadinle et al., 2019), or contiguous, which is that of the highest
+            probabilities from which a class of several in order is reached, so that sets have no gaps.
         ood: The out-of-distribution score: energy (Liu et al., 2020).
         ood_limit: The score above which an image is out of distribution.
         rate: Whether the threshold of the positive class was chosen for its sensitivity or its specificity.
@@ -62,7 +67,7 @@ class Thresholds:
     selective_coverage: float | None = None
     coverage: float | None = None
     conformal_quantile: float | None = None
-    conformal: Literal["lac"] = "lac"
+    conformal: Nonconformity = "lac"
     ood: Literal["energy"] = "energy"
     ood_limit: float | None = None
     rate: Rate | None = None
@@ -108,7 +113,7 @@ class Thresholds:
                     raise ValueError(f"{name} cannot be {value!r}")
                 continue
             allowed = {
-                "conformal": ("lac",),
+                "conformal": ("lac", "contiguous"),
                 "ood": ("energy",),
                 "rate": (None, "sensitivity", "specificity"),
                 "label_target": (None, "f1", "precision", "recall"),

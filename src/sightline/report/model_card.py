@@ -22,6 +22,7 @@ LABEL_NAMES = {
     "macro_f1": "Macro F1",
 }
 MASK_NAMES = {"mean_iou": "Mean IoU", "mean_dice": "Mean Dice"}
+GRADE_NAMES = {"quadratic_weighted_kappa": "Quadratic weighted kappa", "mean_absolute_error": "Mean absolute error"}
 
 
 def render_card(
@@ -73,8 +74,10 @@ def _header(manifest: Manifest, license_id: str) -> str:
 
 
 def _get_metric_names(manifest: Manifest) -> Mapping[str, str]:
-    """Return the metrics that a model of several labels or of masks states, in place of the accuracy; else none."""
+    """Return the metrics that a model of several labels, of masks or of grades states in place of the accuracy."""
     targets = find_task(manifest.task).targets
+    if targets.are_ordered:
+        return GRADE_NAMES
     return MASK_NAMES if targets.are_masks else LABEL_NAMES if targets.allows_several else {}
 
 
@@ -87,8 +90,9 @@ def _describe_scope(manifest: Manifest) -> str:
         )
     if targets.allows_several:
         return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
+    classes = "grades above, from the lowest to the highest" if targets.are_ordered else "classes above"
     return (
-        f"It classifies images like its training images into the {count} classes above. It always predicts one of "
+        f"It classifies images like its training images into the {count} {classes}. It always predicts one of "
         "them, even for an image of something else."
     )
 

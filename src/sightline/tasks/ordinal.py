@@ -34,6 +34,7 @@ class Ordinal(SingleLabel):
 
     targets = GRADES
     activation = "ordinal"
+    nonconformity = "contiguous"
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that do not apply to grades."""

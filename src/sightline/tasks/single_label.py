@@ -19,7 +19,7 @@ from sightline.evaluation.report import EvaluationReport
 from sightline.inference import decisions, parity
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
-from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
+from sightline.inference.results import NO_THRESHOLDS, Nonconformity, ThresholdRequest, Thresholds
 from sightline.models.entry import Activation
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
@@ -74,6 +74,7 @@ class SingleLabel(Task):
 
     targets = CLASS_TARGETS
     activation: ClassVar[Activation] = "softmax"
+    nonconformity: ClassVar[Nonconformity] = "lac"
     sections: ClassVar[tuple[str, ...]] = (
         "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
         "errors", "label-issues",
@@ -155,7 +156,7 @@ class SingleLabel(Task):
         old: Thresholds | None = None,
     ) -> Thresholds | None:
         """Return the requested thresholds, see `evaluation.report.fit_thresholds`."""
-        return report.fit_thresholds(outputs, request, old, classes)[0] if request else old
+        return report.fit_thresholds(outputs, request, old, classes, self.nonconformity)[0] if request else old
 
     def compare(
         self,
