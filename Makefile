@@ -18,6 +18,7 @@ ON_BACKENDS := $(BACKENDS)/bin/python
 RAY := .venv-ray
 ON_RAY := $(RAY)/bin/python
 CODE := $(wildcard src tests benchmarks docs/*.py)
+BROWSER_TESTS := $(wildcard tests/studio/test_*browser.py) tests/studio/test_accessibility.py tests/cli/test_serve_page.py
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # Tests start Python many times; each start that finds bytecode saves half a second.
@@ -25,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-backends test-ray lint format docs site parity bench bench-quick fuzz lock clean
+.PHONY: help setup demo test test-slow test-browser test-backends test-ray lint format docs site parity bench bench-quick fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -41,6 +42,9 @@ test: $(VENV)/installed ## run the tests, less the slow ones
 
 test-slow: $(VENV)/installed .venv-clients/installed ## run the slow tests only
 	@$(BIN)/pytest -m slow $(ARGS)
+
+test-browser: $(VENV)/installed ## run the tests of the pages in Chromium, which has to be on PATH
+	@$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile $(BROWSER_TESTS) $(ARGS)
 
 test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backends and formats on JAX, PyTorch and TensorFlow
 	@for backend in jax torch; do echo "== $$backend"; \

@@ -141,6 +141,19 @@ def test_the_server_restarts_in_the_middle(colors: Path, patch: Path, open_page:
         assert len(read_lines(patch)) == 1
 
 
+def test_the_corrected_list_is_downloaded(studio: Studio, open_page: Any) -> None:
+    with serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("2")
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "2 corrections")
+        with page.expect_download() as download:
+            page.click("a[download]")
+        lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == ["path,label", "blue/blue-000.png,green", "blue/blue-002.png,blue"]
+    assert len(lines) == 24
+
+
 def test_the_checks_become_a_queue(tmp_path: Path, patch: Path, open_page: Any) -> None:
     folder = draw_classes(tmp_path / "twins", COLORS, 3)
     (folder / "red" / "twin.png").write_bytes((folder / "blue" / "blue-001.png").read_bytes())

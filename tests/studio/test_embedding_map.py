@@ -75,6 +75,18 @@ def test_a_corrected_class_is_on_the_map_at_once(run_client: Any, run_studio: St
     assert run_client.get("/map/points").json() == before
 
 
+@pytest.mark.slow
+def test_the_page_has_a_map_by_umap_where_it_is_installed(run_client: Any, run_studio: Studio) -> None:
+    pytest.importorskip("umap", reason="umap-learn is not installed")
+    assert '<option value="umap">UMAP</option>' in run_client.get("/map").text
+    assert run_studio.model is not None
+    run_studio.model.features.start()
+    run_studio.model.features.wait()
+    values = run_client.get("/map/points", params={"method": "umap"}).json()
+    assert values["count"] == 60
+    assert values["x"] != run_client.get("/map/points").json()["x"]
+
+
 def test_selected_images_are_listed(run_client: Any) -> None:
     answer = run_client.post("/selections", content=np.array([7, 3, 7], "<u4").tobytes()).json()
     order = run_client.get("/order", params=answer).content

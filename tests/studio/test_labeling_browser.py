@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +125,60 @@ def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, lang
         page.locator("#undo").tap()
         playwright.expect(page.locator("#progress")).to_contain_text("1")
         playwright.expect(page.locator("#progress")).to_contain_text("89")
+
+
+@contextmanager
+def start_command(photos: Path, patch: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `sightline studio`, yield its process and address, and kill it after the block."""
+    options = ["--classes", ",".join(NAMES), "--patch", str(patch), "--port", str(port)]
+    command = [sys.executable, "-m", "sightline", "studio", str(photos), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patch: Path, open_page: Any) -> None:
+    with start_command(photos, patch) as (process, address):
+        page = open_page(f"{address}/label", ready=ASKED)
+        answer(page, 4)
+        expect_count(page, 4)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        page.keyboard.press("1")
+        page.wait_for_selector("#message:not([hidden])")
+        assert "Nothing is lost" in page.text_content("#message")
+    assert len(read_labels(patch)) == 4
+    with start_command(photos, patch, int(address.rpartition(":")[2])):
+        page.reload()
+        page.wait_for_selector(ASKED)
+        expect_count(page, 4)
+        answer(page, 2)
+        expect_count(page, 6)
+        labels = read_labels(patch)
+        assert len(labels) == 6
+        assert all(path[3] == label[0] for path, label in labels.items())
+
+
+def test_hostile_names_are_text_while_labeling(photos: Path, tmp_path: Path, patch: Path, open_page: Any) -> None:
+    script = "<img src=x onerror=document.title='owned'>"
+    names = [script, "$&$'\"{{7*7}} LABEL"]
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, path in enumerate(sorted(photos.iterdir())[:3]):
+        (folder / f"{number} {script}\x1b[2J'\".png").write_bytes(path.read_bytes())
+    with open_studio(Dataset(folder), patch, classes=names) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        assert script in show(page)
+        assert all(name in page.text_content("#choices") for name in names)
+        page.keyboard.press("n")
+        page.keyboard.type(f"{script} & more")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#choices")).to_contain_text("& more")
+        page.keyboard.press("2")
+        playwright.expect(page.locator("#progress")).to_have_text("1 labeled, 2 to go")
+        assert list(read_labels(patch).values()) == names[1:]
+        assert "owned" not in page.title()
+        assert page.locator("img[src=x]").count() == 0
