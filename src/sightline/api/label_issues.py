@@ -48,7 +48,7 @@ def find_label_issues(
         records += labeled.images
         subsets.append(labeled.subset)
         outputs.append(
-            classifier.task.collect_outputs(classifier.predictor, labeled.subset, progress, f"the {split} split")
+            classifier.task.collect_outputs(classifier.predictor, labeled.subset, progress, f"evaluating ({split})")
         )
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])

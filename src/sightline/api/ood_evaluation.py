@@ -95,7 +95,7 @@ class OutputReader:
             return None
         return (
             self.classifier.task.collect_outputs(
-                self.classifier.predictor, samples, self.progress, f"the {split} split"
+                self.classifier.predictor, samples, self.progress, f"evaluating ({split})"
             )
             if len(samples)
             else None
@@ -119,7 +119,7 @@ def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, result: Evaluation
     decoded = decode_images(index.select(indices), predictor.preprocess, keep=reader.cache, progress=reader.progress)
     count = len(decoded.rows)
     samples = Subset(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
-    ood_outputs = task.collect_outputs(predictor, samples, reader.progress, "OOD images").outputs
+    ood_outputs = task.collect_outputs(predictor, samples, reader.progress, "evaluating (OOD images)").outputs
     ood_result = report.evaluate_ood(
         outputs, ood_outputs, reader.collect_outputs("train"), index.name, result.thresholds
     )

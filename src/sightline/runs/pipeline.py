@@ -140,7 +140,7 @@ def _describe_data(data: DecodedDataset) -> list[str]:
             "(all are in data.jsonl)"
         )
     if data.skipped:
-        notes.append(f"{plural(data.skipped, 'file')} skipped that are not images")
+        notes.append(f"{plural(data.skipped, 'file')} skipped, not {'an image' if data.skipped == 1 else 'images'}")
     return [*notes, *data.notes]
 
 
