@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 from hypothesis import given
@@ -122,6 +122,11 @@ class Facts(TypedDict, total=False):
     inner: Inner | None
 
 
+class Sizes(TypedDict):
+    width: int
+    height: NotRequired[int]
+
+
 @dataclass(frozen=True)
 class Outer:
     kind: Literal["a", "b"]
@@ -134,6 +139,14 @@ class Outer:
 
 
 WHOLE = {"kind": "a", "items": [{"low": 0}], "facts": {"name": "x", "inner": None, "other": [1]}, "rest": {"k": []}}
+
+
+def test_only_keys_that_are_required_may_not_lack() -> None:
+    assert jsonio.build(Sizes, {"width": 3}, "it") == {"width": 3}
+    with pytest.raises(ModelError, match=r"height"):
+        jsonio.build(Sizes, {"width": 3, "height": "tall"}, "it")
+    with pytest.raises(ModelError, match="lacks width"):
+        jsonio.build(Sizes, {"height": 3}, "it")
 
 
 def test_values_become_what_the_annotations_say() -> None:

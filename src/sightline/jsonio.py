@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from sightline._io import open_regular
 from sightline.errors import ModelError
@@ -276,7 +276,9 @@ def _record_checker(kind: Any) -> _Check:
         required = {f.name for f in fields if f.default is missing and f.default_factory is missing}
         allows_unknown = False
     else:
-        required, allows_unknown = set(kind.__required_keys__), True
+        marked = get_type_hints(kind, include_extras=True)  # `__required_keys__` takes no note of hints that are text
+        optional = {name for name, hint in marked.items() if get_origin(hint) is NotRequired}
+        required, allows_unknown = set(kind.__required_keys__) - optional, True
 
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, dict):
