@@ -147,6 +147,29 @@ def test_what_keras_imports_for_its_wrappers_is_imported_when_they_are_used(tmp_
     assert run(KERAS, tmp_path / "home").splitlines() == ["[]", "plot_image_gallery", "True"]
 
 
+@pytest.mark.parametrize(("before", "expected"), [("", "True None"), ("process.claim()", "False False")])
+def test_the_command_line_alone_spares_itself_what_keras_only_compares_types_with(
+    before: str, expected: str, tmp_path: Path
+) -> None:
+    utilities = tmp_path / "keras" / "src" / "utils"
+    utilities.mkdir(parents=True)
+    (tmp_path / "pandas.py").touch()
+    look = "try:\n    import pandas\nexcept ImportError:\n    pandas = None\n"
+    (tmp_path / "keras" / "__init__.py").write_text(f"import keras.src.utils.module_utils\n{look}")
+    (utilities / "module_utils.py").write_text("class tensorflow:\n    _available = None\n")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from sightline import process
+from sightline._keras import imports
+{before}
+keras = imports.import_keras("jax")
+print(keras.pandas is not None, keras.src.utils.module_utils.tensorflow._available)
+import pandas
+"""
+    assert run(code, tmp_path / "home") == f"{expected}\n"
+
+
 def test_only_listed_variables_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyError, match="KERAS_HOME"):
         imports.set_variable("KERAS_HOME", "here")

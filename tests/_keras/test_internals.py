@@ -55,6 +55,17 @@ def compile_model(model: Any, **options: Any) -> tuple[Any, Any]:
     return rng.normal(size=(8, 4)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
 
 
+def test_keras_can_be_told_that_tensorflow_is_missing() -> None:
+    backend.keras()
+    with relies_on("keras.src.utils.module_utils", "imports"):
+        from keras.src.utils import module_utils
+
+        lazy = type(module_utils.tensorflow)("json")
+        assert lazy.available
+        lazy._available = False
+        assert not lazy.available
+
+
 @pytest.mark.parametrize("package", CHECKED_VERSIONS)
 def test_the_installed_release_was_checked(package: str) -> None:
     try:

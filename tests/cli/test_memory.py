@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+TRAIN = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[8]", "--epochs", "1"]
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -51,9 +52,7 @@ def classes(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A run of a tiny network, and the peak memory of its training."""
     run = tmp_path_factory.mktemp("memory") / "run"
-    options = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[8]", "--epochs", "1"]
-    allowed = ["--allow", "conflicting-duplicates"]
-    return run, peak("-m", "sightline", "train", classes, "--out", run, *options, *allowed)
+    return run, peak("-m", "sightline", "train", classes, "--out", run, *TRAIN, "--allow", "conflicting-duplicates")
 
 
 def test_doctor_over_odd_images(classes: Path) -> None:
@@ -71,3 +70,34 @@ def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
     On 2 cores, it added 264 to 299 MiB (2026-11-26); the limit is the largest of these and their spread once more.
     """
     assert trained[1] - peak("-c", "import tensorflow") < 335 * MIB
+
+
+@pytest.mark.installed
+def test_train_on_jax_over_odd_images(classes: Path, tmp_path: Path) -> None:
+    """On JAX no TensorFlow is imported, and memory other than files, which Linux can drop, stays below 512 MiB."""
+    options = ["--set", "device.backend=jax", "--set", "train.batch_size=32", "--no-cache"]
+    allowed = ["--allow", "conflicting-duplicates"]
+    command = ["train", str(classes), "--out", str(tmp_path / "run"), *TRAIN, *options, *allowed]
+    code = f"""
+import sys, threading, time
+from pathlib import Path
+from sightline.cli import main
+most = 0
+def watch():
+    global most
+    while True:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        most = max(most, int(status["RssAnon"].split()[0]) * 1024)
+        time.sleep(0.005)
+threading.Thread(target=watch, daemon=True).start()
+sys.argv[1:] = {command!r}
+try:
+    main()
+finally:
+    print(most, "tensorflow.python" in sys.modules)
+"""
+    pytest.importorskip("jax", reason="JAX is not installed")
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    anonymous, has_tensorflow = completed.stdout.splitlines()[-1].split()
+    assert has_tensorflow == "False"
+    assert int(anonymous) < MOST

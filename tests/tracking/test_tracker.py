@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,23 @@ def test_tensorboard_gets_the_metrics_of_each_epoch_and_the_settings(tmp_path: P
         "test/accuracy": [(2, 0.5)],
         "test/accuracy_low": [(2, 0.25)],
     }
+
+
+def test_tensorboard_needs_no_tensorflow_even_where_it_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')")
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(tmp_path)!r})
+from sightline.tracking.tensorboard import TensorBoardTracker
+from sightline.tracking.tracker import TrackedRun
+tracker = TensorBoardTracker()
+tracker.start(TrackedRun(Path({str(tmp_path)!r}), {{"data.sources": ["photos"], "train.epochs": 2}}))
+tracker.log_metrics({{"loss/train": 0.5}}, 1)
+tracker.finish("complete")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert read_events(tmp_path / "tensorboard") == {"loss/train": [(1, 0.5)]}
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -71,13 +71,20 @@ def import_keras(backend: str) -> ModuleType:
 
     Keras imports scikit-learn and matplotlib for ``keras.wrappers`` and ``keras.visualization``, which nothing here
     uses and which takes half of its import time (4 of 8 s on two cores): these are executed on first use instead.
-    ``KERAS_BACKEND`` is set during the import only. In the command line's own process, TensorFlow logs only errors.
+    ``KERAS_BACKEND`` is set during the import only. In the command line's own process, TensorFlow logs only errors, and
+    Keras takes two packages for missing that it would import only to see whether a value is one of their types: pandas
+    (80 MB), and on other backends TensorFlow (400 MB and seconds, whenever a layer is saved or copied).
     """
     _prepare_tensorflow()
-    with _set_temporarily("KERAS_BACKEND", backend), _import_lazily(_LAZY_MODULES), _import_quietly():
+    hidden = {"pandas"} - sys.modules.keys() if process.is_claimed() else set()
+    lazily = _import_lazily(_LAZY_MODULES)
+    with _set_temporarily("KERAS_BACKEND", backend), lazily, _hide_modules(hidden), _import_quietly():
         keras = importlib.import_module("keras")
     if process.is_claimed():
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        lazy_modules = sys.modules.get("keras.src.utils.module_utils")
+        if lazy_modules is not None and backend != "tensorflow" and "tensorflow" not in sys.modules:
+            lazy_modules.tensorflow._available = False
     return keras
 
 
@@ -262,6 +269,17 @@ class _LazyFinder(MetaPathFinder):
         if spec is not None and spec.loader is not None:
             spec.loader = importlib.util.LazyLoader(spec.loader)
         return spec
+
+
+@contextmanager
+def _hide_modules(names: Collection[str]) -> Iterator[None]:
+    """Let the import of each of these modules fail in the block."""
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None makes an import fail
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 @contextmanager

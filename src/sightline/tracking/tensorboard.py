@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +14,7 @@ from sightline.errors import require
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
 FOLDER = "tensorboard"
+_NUMBERS = itertools.count()  # of the files of this process, which may be opened within a second
 
 
 class TensorBoardTracker(Tracker):
@@ -20,12 +24,16 @@ class TensorBoardTracker(Tracker):
         """Open a new event file in the run; TensorBoard joins those of a folder."""
         folder = run.path / FOLDER
         _io.refuse_links(run.path, folder)
-        writer = require("tensorboard.summary.writer.event_file_writer", "train.track=tensorboard")
-        self._scalar = require("tensorboard.plugins.scalar.summary_v2", "train.track=tensorboard").scalar_pb
+        self._event = _require("compat.proto.event_pb2").Event
+        self._scalar = _require("plugins.scalar.summary_v2").scalar_pb
         self.last_epoch = run.epochs
-        self._writer: Any = writer.EventFileWriter(str(folder))
+        # TensorBoard's own EventFileWriter would import TensorFlow, where it is installed, only to open this file.
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
+        self._writer: Any = _require("summary.writer.record_writer").RecordWriter(_io.create_exclusive(folder / name))
+        self._write(file_version="brain.Event:2")
         if not run.epochs:
-            hparams = require("tensorboard.plugins.hparams.summary_v2", "train.track=tensorboard")
+            hparams = _require("plugins.hparams.summary_v2")
             self._add(hparams.hparams_pb({key: _to_hparam(value) for key, value in run.params.items()}), 0)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
@@ -40,9 +48,15 @@ class TensorBoardTracker(Tracker):
         self._writer.close()
 
     def _add(self, summary: Any, step: int) -> None:
-        event = require("tensorboard.compat.proto.event_pb2", "train.track=tensorboard").Event
-        self._writer.add_event(event(step=step, wall_time=time.time(), summary=summary))
+        self._write(step=step, summary=summary)
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def _to_hparam(value: Any) -> bool | float | str:
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _require(module: str) -> Any:
+    return require(f"tensorboard.{module}", "train.track=tensorboard")
