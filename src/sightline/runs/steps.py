@@ -124,6 +124,17 @@ def choose_resize(config: RunConfig, _facts: DataFacts, _machine: Machine) -> St
     return StepResult(replace(config, input=replace(config.input, resize=resize)))
 
 
+def choose_monitor(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in by what epochs are compared: several labels by the loss, since no threshold decides on them yet."""
+    early_stopping = config.train.early_stopping
+    if early_stopping.monitor != "auto":
+        return StepResult(config)
+    several = find_task(config.model.task).targets.allows_several
+    monitor: Literal["val_loss", "val_accuracy"] = "val_loss" if several else "val_accuracy"
+    train = replace(config.train, early_stopping=replace(early_stopping, monitor=monitor))
+    return StepResult(replace(config, train=train))
+
+
 def choose_alpha(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
     """Fill in the width multiplier: one whose weights are available locally, else the network's default."""
     entry, model = registry.get_entry(config.model.name), config.model
@@ -223,7 +234,7 @@ def keep_features_exact(config: RunConfig, _facts: DataFacts, _machine: Machine)
 
 
 IMMEDIATE_STEPS: tuple[Step, ...] = (
-    choose_model, choose_input_size, choose_resize, choose_alpha, choose_channels, choose_solvers,
+    choose_model, choose_input_size, choose_resize, choose_monitor, choose_alpha, choose_channels, choose_solvers,
 )  # fmt: skip
 """Steps that follow from the headers of the images and the files of this machine."""
 
@@ -244,6 +255,8 @@ def list_unresolved(config: RunConfig) -> Iterator[str]:
         yield "input.resize"
     if config.input.value_range == "auto":
         yield "input.value_range"
+    if config.train.early_stopping.monitor == "auto":
+        yield "train.early_stopping.monitor"
     if config.train.precision in OPEN_PRECISIONS:
         yield "train.precision"
     yield from (f"train.stages.{at}.solver" for at, stage in enumerate(config.train.stages) if stage.solver == "auto")
