@@ -144,3 +144,24 @@ def test_the_cleaned_set_is_written_as_folders_of_links(
         }
         expect_text(page, "#folders-state", text[language])
         assert len(list(folder.glob("*/*.png"))) == 23
+
+
+def test_look_alikes_of_a_folder_come_from_a_pretrained_network(
+    studio: Studio, open_page: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    with serve(studio) as address:
+        page = open_page(address)
+        page.click("#check")
+        page.wait_for_function("() => document.querySelector('#check-state').textContent.startsWith('Checked')")
+        page.keyboard.press("Enter")
+        page.click("#show-nearest")
+        page.wait_for_selector("#viewer-nearest li")
+        expect_features = playwright.expect(page.locator("#viewer-nearest p"))
+        expect_features.to_have_text("", timeout=120_000)
+        assert page.locator("#viewer-nearest li").count() == 8
+        labels = page.locator("#viewer-nearest li b").all_text_contents()
+        assert labels[:4] == ["blue"] * 4
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("() => document.querySelector('#viewer-path').textContent.endsWith('001.png')")
+        assert page.locator("#viewer-nearest li").count() == 8

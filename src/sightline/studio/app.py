@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import comparing, embedding_map, labeling, network, results, training, trial
+from sightline.studio import comparing, embedding_map, labeling, look_alikes, network, results, training, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library, Query
@@ -71,6 +71,7 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
         Route("/folders", endpoints.write_folders, methods=["POST"]),
         *_make_run_routes(studio, pages),
         *_make_labeling_routes(studio, pages),
+        *([] if studio.look_alikes is None else look_alikes.make_routes(studio.look_alikes, studio.library)),
         *([] if studio.training is None else training.make_routes(studio.training, studio.name, pages)),
         *_make_network_routes(studio, pages, access),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
@@ -122,6 +123,7 @@ class _Endpoints:
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
             has_unlabeled=library.has_unlabeled, several=library.has_several_labels,
             patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
+            has_nearest=self._studio.model is not None or self._studio.look_alikes is not None,
         )  # fmt: skip
 
     def order(self, request: Request) -> Response:

@@ -6,12 +6,23 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Any
 
-from sightline.callbacks import Progress
+from sightline.callbacks import Callback, Progress
 from sightline.errors import SightlineError
 
 
 class _Stopped(Exception):  # not an error
     """The studio ends."""
+
+
+class ProgressCallback(Callback):
+    """Reports the progress of a call that takes a callback."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Report it."""
+        self._progress(task, done, total)
 
 
 class BackgroundTask:

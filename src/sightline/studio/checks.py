@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sightline.callbacks import Progress
 from sightline.config import InputConfig
 from sightline.data.checks.audit import audit_images
@@ -17,8 +20,10 @@ class BackgroundCheck(BackgroundTask):
     def __init__(self, index: Index, library: Library, input_config: InputConfig) -> None:
         super().__init__("check", self._check)
         self._index, self._library, self._input_config = index, library, input_config
+        self.hashes: NDArray[np.uint64] | None = None  # perceptual ones of all images, once they are checked
 
     def _check(self, progress: Progress) -> None:
         preprocess, sample_range = inspection_preprocess(self._input_config, self._index)
-        audit, _, _ = audit_images(self._index, progress, None, sample_range, preprocess)
+        audit, _, stats = audit_images(self._index, progress, None, sample_range, preprocess)
         self._library.set_findings(audit.findings)
+        self.hashes = np.array([stats.hashes[image.sha256] for image in self._index.images], np.uint64)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,9 @@ from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
 from sightline.studio.features import RunModel
 from sightline.studio.folder_export import FolderExport
-from sightline.studio.labeling import Labeling
+from sightline.studio.labeling import ComputeFeatures, Labeling
 from sightline.studio.library import ImagePrediction, Library
+from sightline.studio.look_alikes import LookAlikes
 from sightline.studio.thumbnails import Thumbnails
 from sightline.studio.training_runs import OwnData, TrainingRuns, list_data_settings
 from sightline.tasks.protocol import find_task
@@ -53,6 +55,7 @@ class Studio:
     compared: tuple[Path, ...] = ()
     labeling: Labeling | None = None
     training: TrainingRuns | None = None
+    look_alikes: LookAlikes | None = None
 
 
 @contextmanager
@@ -87,17 +90,21 @@ def open_studio(
             index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
         )
         check = BackgroundCheck(index, library, input_config)
-        labeling = None
-        if not (isinstance(data, Run) or index.several_labels):  # where several are allowed, none is an answer
-            labeling = _make_labeling(data, index, corrections, classes)
+        labeling = look_alikes = None
+        if isinstance(data, Dataset):
+            compute = _make_compute(data)
+            look_alikes = LookAlikes(index, compute, check)
+            if not index.several_labels:  # where several are allowed, none is an answer
+                labeling = _make_labeling(data, compute, index, corrections, classes)
         folders = FolderExport(index, corrections, splits, _list_paths(data))
         training = _make_training(data, corrections, index.name, runs)
         try:
             thumbnails = Thumbnails(index, preprocess)
             others = tuple(other.path for other in compare)
             yield Studio(
-                index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training
-            )
+                index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
+                look_alikes,
+            )  # fmt: skip
         finally:
             if training is not None:
                 training.closing.set()
@@ -105,6 +112,8 @@ def open_studio(
             folders.stop()
             if model is not None:
                 model.features.stop()
+            if look_alikes is not None:
+                look_alikes.features.stop()
             if labeling is not None:
                 labeling.stop()
             library.close()
@@ -135,10 +144,20 @@ def _make_training(
     return TrainingRuns(folder or Path("runs"), own, name)
 
 
-def _make_labeling(data: Dataset, index: Index, corrections: Corrections, classes: Sequence[str]) -> Labeling:
-    def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        return compute_pretrained_features(images, tuple(data.settings), callback)
+def _make_compute(data: Dataset) -> ComputeFeatures:
+    """Return what computes pretrained features of the images; a second caller waits, and reads them from the cache."""
+    lock = Lock()
 
+    def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        with lock:
+            return compute_pretrained_features(images, tuple(data.settings), callback)
+
+    return compute
+
+
+def _make_labeling(
+    data: Dataset, compute: ComputeFeatures, index: Index, corrections: Corrections, classes: Sequence[str]
+) -> Labeling:
     sources = [*map(str, data.sources), *(word for setting in data.settings for word in ("--set", setting))]
     words = ["sightline", "train", *sources, "--patch", str(corrections.path)]
     return Labeling(index, corrections, compute, classes, "" if data.is_in_memory else shlex.join(words))

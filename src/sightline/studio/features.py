@@ -70,12 +70,12 @@ class RunModel:
         return [self._positions.get(path) for path in paths]
 
 
-class BackgroundFeatures(BackgroundTask):
-    """The features of the images of an index by a model, which is loaded once it is started."""
+class ImageFeatures(BackgroundTask):
+    """Features of images, which `compute` returns once it is started, and the nearest ones by them."""
 
-    def __init__(self, index: Index, load_classifier: Callable[[], Classifier]) -> None:
-        super().__init__("features", self._compute)
-        self._index, self._load_classifier = index, load_classifier
+    def __init__(self, compute: Callable[[Progress], NDArray[np.float32]]) -> None:
+        super().__init__("features", self._keep)
+        self._compute = compute
         self._vectors: NDArray[np.float32] | None = None
 
     @property
@@ -99,7 +99,18 @@ class BackgroundFeatures(BackgroundTask):
             nearest.add(normalize_rows(rows[positions]), (start + positions).tolist())
         return list(zip(nearest.keys[0], np.clip(nearest.similarities[0], -1, 1).tolist(), strict=True))
 
-    def _compute(self, progress: Progress) -> None:
+    def _keep(self, progress: Progress) -> None:
+        self._vectors = self._compute(progress)
+
+
+class BackgroundFeatures(ImageFeatures):
+    """The features of the images of an index by a model, which is loaded once it is started."""
+
+    def __init__(self, index: Index, load_classifier: Callable[[], Classifier]) -> None:
+        super().__init__(self._load)
+        self._index, self._load_classifier = index, load_classifier
+
+    def _load(self, progress: Progress) -> NDArray[np.float32]:
         progress("features", 0, len(self._index.images))
         classifier = self._load_classifier()
         provenance = [classifier.feature_model_id, [image.sha256 for image in self._index.images]]
@@ -116,8 +127,8 @@ class BackgroundFeatures(BackgroundTask):
             feature_cache.save_features(name, vectors)
             cached = feature_cache.load_features(name)  # on disk, where they take no memory
             vectors = vectors if cached is None else cached
-        self._vectors = vectors
         progress("features", len(vectors), len(vectors))
+        return vectors
 
     def _iter_rows(self, classifier: Classifier, start: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         images = list(enumerate(self._index.images))[start:]

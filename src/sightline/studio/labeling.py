@@ -27,7 +27,7 @@ from sightline.evaluation.active_learning import (
     project_features,
 )  # fmt: skip
 from sightline.evaluation.learning_curve import LabelGain
-from sightline.studio.background import BackgroundTask, RepeatedTask
+from sightline.studio.background import BackgroundTask, ProgressCallback, RepeatedTask
 from sightline.studio.corrections import Corrections, check_class_name
 from sightline.studio.pages import Pages, StrictJSONResponse, read_json
 
@@ -37,14 +37,6 @@ MORE = 100  # labels whose gain is predicted
 RESERVED, RESERVED_S = 8, 30.0  # images for one page alone, and for how many seconds after it asked for them
 
 ComputeFeatures = Callable[[Index, Callback], tuple[NDArray[np.float32], NDArray[np.bool_]]]
-
-
-class _ProgressCallback(Callback):
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def on_progress(self, task: str, done: int, total: int) -> None:
-        self._progress(task, done, total)
 
 
 class Labeling:
@@ -163,7 +155,7 @@ class Labeling:
 
     def _prepare(self, progress: Progress) -> None:
         """Compute the features, and train the first head."""
-        features, decoded = self._compute(self._index, _ProgressCallback(progress))
+        features, decoded = self._compute(self._index, ProgressCallback(progress))
         first = np.array([copies[0] for copies in self._copies])
         learner = ActiveLearner(project_features(features[first]), self._audit_order)
         with self._lock:

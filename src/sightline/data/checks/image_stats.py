@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,12 @@ class DatasetStats:
     """Statistics of the images of an index, by the sha256 of their content.
 
     `near_duplicates` maps each sha256 to the smallest sha256 of its group of near duplicates; a content without near
-    duplicates is a group of its own.
+    duplicates is a group of its own. `hashes` are perceptual ones, of 64 bits.
     """
 
     images: dict[str, ImageStats]
     near_duplicates: dict[str, str]
+    hashes: dict[str, int] = field(default_factory=dict)
 
 
 def compute_image_stats(
@@ -92,7 +93,9 @@ def compute_image_stats(
     near_duplicates = dict(zip(contents, contents, strict=True))
     if len(informative):
         near_duplicates |= group_by_name([contents[i] for i in informative], np.concatenate(small)[informative])
-    return DatasetStats(dict(zip(contents, stats, strict=True)), near_duplicates)
+    hashes = perceptual_hash.perceptual_hash(np.concatenate(small)).tolist() if small else []
+    by_content = dict(zip(contents, stats, strict=True))
+    return DatasetStats(by_content, near_duplicates, dict(zip(contents, hashes, strict=True)))
 
 
 def group_by_name(names: Sequence[str], small: NDArray[np.uint8]) -> dict[str, str]:

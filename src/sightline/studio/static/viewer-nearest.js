@@ -1,4 +1,4 @@
-// The training images that look like the image that is shown large, with their classes.
+// The images that look like the one that is shown large, with their classes: of a run, its training images.
 
 import { load, send } from "./api.js";
 import { imageItem } from "./elements.js";
@@ -22,9 +22,11 @@ async function refresh() {
   const note = panel.querySelector("p");
   try {
     for (;;) {
-      const { features, images } = await load(`/images/${$("#viewer").dataset.id}/nearest`, signal);
+      const { features, images, by } = await load(`/images/${$("#viewer").dataset.id}/nearest`, signal);
       const share = features.total ? ` ${Math.round((100 * features.done) / features.total)}%` : " …";
-      note.textContent = { complete: "", failed: features.error }[features.status] ?? `${texts["features-running"]}${share}`;
+      const byHash = by === "hash" ? ` ${texts["by-hash"]}` : "";
+      const progress = { complete: "", failed: features.error }[features.status] ?? `${texts["features-running"]}${share}`;
+      note.textContent = `${progress}${byHash}`;
       show(images);
       if (features.status === "complete" || features.status === "failed") return;
       if (features.status === "new") await send("/features", "", { signal });

@@ -1,0 +1,75 @@
+"""Look-alikes of the images of a data set without a run: by pretrained features, and by perceptual hash until then."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route
+
+from sightline.callbacks import Progress
+from sightline.data.types import Index
+from sightline.evaluation.active_learning import project_features
+from sightline.studio.background import ProgressCallback
+from sightline.studio.checks import BackgroundCheck
+from sightline.studio.features import ImageFeatures
+from sightline.studio.labeling import ComputeFeatures
+from sightline.studio.library import Library
+from sightline.studio.pages import StrictJSONResponse
+
+NEAREST = 8  # images
+
+
+class LookAlikes:
+    """The images nearest to one of an index; methods may be called from any thread."""
+
+    def __init__(self, index: Index, compute: ComputeFeatures, check: BackgroundCheck) -> None:
+        """`compute` returns features float32 [N, F] of an index and which images could be decoded, bool [N]."""
+        self._index, self._compute, self._check = index, compute, check
+        self.features = ImageFeatures(self._project)
+
+    def find_nearest(self, position: int) -> tuple[str, list[int]]:
+        """Return what images are compared by, ``features``, ``hash`` or "", and the positions of the nearest ones."""
+        vectors, hashes = self.features.vectors, self._check.hashes
+        others = np.arange(len(self._index.images)) != position
+        if vectors is not None and np.isfinite(vectors[position]).all():
+            nearest = self.features.find_nearest(np.array(vectors[position]), others, NEAREST)
+            return "features", [i for i, _ in nearest]
+        if hashes is None:
+            return "", []
+        distances = np.bitwise_count(hashes ^ hashes[position]).astype(np.int64)
+        order = np.argsort(np.where(others, distances, 65), kind="stable")
+        return "hash", order[: min(NEAREST, len(order) - 1)].tolist()
+
+    def _project(self, progress: Progress) -> NDArray[np.float32]:
+        progress("features", 0, len(self._index.images))
+        features, decoded = self._compute(self._index, ProgressCallback(progress))
+        vectors = project_features(features)
+        vectors[~decoded] = np.nan
+        return vectors
+
+
+def make_routes(look_alikes: LookAlikes, library: Library) -> list[Route]:
+    """Return the same routes as of a run: ``GET /images/ID/nearest``, ``GET /features`` and ``POST /features``."""
+
+    def find_nearest(request: Request) -> StrictJSONResponse:
+        position: int = request.path_params["id"]
+        if not library.describe([position]):
+            raise HTTPException(404, "There is no such image.")
+        by, positions = look_alikes.find_nearest(position)
+        images = library.describe(positions)
+        return StrictJSONResponse({"features": look_alikes.features.state, "by": by, "images": images})
+
+    def state(_request: Request) -> StrictJSONResponse:
+        return StrictJSONResponse(look_alikes.features.state)
+
+    def start(request: Request) -> StrictJSONResponse:
+        look_alikes.features.start()
+        return state(request)
+
+    return [
+        Route("/images/{id:int}/nearest", find_nearest),
+        Route("/features", state),
+        Route("/features", start, methods=["POST"]),
+    ]
