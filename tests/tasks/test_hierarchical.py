@@ -106,6 +106,8 @@ def test_a_tree_that_no_model_can_learn_is_refused_before_training(photos: Path,
         api.train(folder, set=TREE, out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"leave out data\.class_level"):
         api.train(photos, set=[*TREE, "data.class_level=2"], out=tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"data\.class_tree is for one class per image"):
+        api.train(photos, set=["model.task=multi_label", TREE[1]], out=tmp_path / "run")
     with pytest.raises(UsageError, match=r"set evaluation\.target_precision"):
         api.train(photos, set=[*TREE, "evaluation.coverage=0.9"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -179,10 +181,10 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert "Accuracy at each level" in page
     assert "answers with the deepest class whose probability is at least" in page
-    shown = json.loads(command("compare", run, copy, "--format", "json"))["runs"][0]
+    row = json.loads(command("compare", run, copy, "--format", "json"))["runs"][0]
     recorded = jsonio.read_object(run / "eval" / "test" / "metrics.json")
-    assert shown["metrics"]["hierarchical_f1"] == recorded["metrics"]["hierarchical_f1"]["value"]
-    assert shown["metrics"]["top_1"] == recorded["accuracy"]
+    assert row["metrics"]["hierarchical_f1"] == recorded["metrics"]["hierarchical_f1"]["value"]
+    assert row["metrics"]["top_1"] == recorded["accuracy"]
     compared = command("compare", run, copy)
     assert "hierarchical f1" in compared
     assert "accuracy level 1" in compared

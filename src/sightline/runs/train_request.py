@@ -75,6 +75,10 @@ class TrainRequest:
                     f"train.{table}.monitor is val_mean_iou, which is a metric of masks: choose val_accuracy or "
                     "val_loss, or set model.task=segmentation."
                 )
+        if config.data.class_tree and task.targets.allows_several:
+            raise ConfigError(
+                "data.class_tree is for one class per image: leave it out, or use model.task=hierarchical."
+            )
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
         if config.train.effort and self.recipe != "auto" and not self.has_efforts:
