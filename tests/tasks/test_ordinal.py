@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
@@ -22,7 +23,11 @@ from graded_images import SIZES, write_sizes
 from networks import make_plan
 from sightline import api, backend, jsonio
 from sightline.api.comparison import compare
+from sightline.callbacks import Callback
 from sightline.cli import app
+from sightline.config import resolve_config
+from sightline.data.checks.class_names import NUMERIC_NAMES
+from sightline.data.indexing import build_index
 from sightline.data.targets import GRADES
 from sightline.data.types import Subset
 from sightline.errors import DataError, UsageError
@@ -39,8 +44,10 @@ from sightline.inference.decisions import make_prediction_sets
 from sightline.models.build import build_model
 from sightline.models.head import DENSE_LAYER
 from sightline.runs.directory import RunDirectory
+from sightline.runs.preflight import run_preflight_checks
 from sightline.tasks.protocol import find_task
 from sightline.training.linear_head import iter_heads
+from synthetic_images import encode
 
 TASK = find_task("ordinal")
 SETTINGS = [
@@ -161,6 +168,19 @@ def test_an_order_that_is_not_known_is_refused(data: Path, tmp_path: Path, order
     with pytest.raises(DataError, match=message):
         api.train(data, recipe="quick", set=settings, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_grades_are_not_reported_as_sorted_by_text(tmp_path: Path) -> None:
+    for grade in range(11):
+        for i in range(3):
+            path = tmp_path / "grades" / str(grade) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(Image.fromarray(np.full((8, 8, 3), 20 * grade + i, np.uint8))))
+    index = build_index(tmp_path / "grades")
+    for task, kinds in (("single_label", {NUMERIC_NAMES}), ("ordinal", set())):
+        config = resolve_config(assignments=[f"model.task={task}"])
+        _, findings = run_preflight_checks(index, config, Callback())
+        assert {finding.kind for finding in findings} & {NUMERIC_NAMES} == kinds
 
 
 def test_numbers_in_names_state_an_order() -> None:

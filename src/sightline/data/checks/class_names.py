@@ -10,6 +10,7 @@ from sightline.data.checks.finding import Finding, image_finding
 from sightline.data.types import SPLITS, ImageRecord, Index
 from sightline.errors import plural
 
+NUMERIC_NAMES = "numeric-class-names"
 MIN_IMBALANCE = 3.0  # greatest ratio of images between the largest and the smallest class
 MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test images
 
@@ -134,6 +135,6 @@ def _numeric_names(classes: Sequence[str]) -> list[Finding]:
         return []
     order = ", ".join(classes[:4])
     return image_finding(
-        "numeric-class-names", "note", f"class names are numbers but sorted as text: {order}, ...",
+        NUMERIC_NAMES, "note", f"class names are numbers but sorted as text: {order}, ...",
         "The class index is not the number. Pad names with zeros (02, 10) if programs rely on that.", classes,
     )  # fmt: skip
