@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import sightline
 from sightline import backend, process
+from sightline.callbacks import Callback
 
 
 @pytest.fixture
@@ -55,43 +57,62 @@ def test_memory_is_left_alone_elsewhere(
 
 
 LIBRARY = """
-import signal, sys
+import signal
 def mine(number, frame): raise SystemExit(f"mine: {number}")
 signal.signal(signal.SIGTERM, mine)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that runs the tests may ignore it
 import sightline
 from sightline.callbacks import Callback
 class Stopping(Callback):
+    def __init__(self, number):
+        self.number = number
     def on_step_end(self, epoch, step, *_):
         if (epoch, step) == (2, 1):
-            signal.raise_signal(getattr(signal, sys.argv[1]))
-sightline.train("beans:60@16", recipe="quick", out="run", callback=Stopping(),
-    set=["model.name=cifar10-simple", "train.epochs=3", "train.checkpoint_steps=1"])
+            signal.raise_signal(self.number)
+def train(number):
+    sightline.train("beans:60@16", recipe="quick", out=f"run-{number.name}", callback=Stopping(number),
+        set=["model.name=cifar10-simple", "train.epochs=3", "train.checkpoint_steps=1"])
+try:
+    train(signal.SIGTERM)
+except SystemExit as stop:
+    print(stop)
+train(signal.SIGINT)
 """
 
 
-def _train(folder: Path, number: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", LIBRARY, number], cwd=folder, capture_output=True, text=True, check=False
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A program that was stopped in two trainings, by SIGTERM and by SIGINT; its folder, and what it wrote."""
+    folder = tmp_path_factory.mktemp("library")
+    return folder, subprocess.run(
+        [sys.executable, "-c", LIBRARY], cwd=folder, capture_output=True, text=True, check=False
     )
 
 
 @pytest.mark.backends
-def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None:
-    """Python's own handler raises at once; the run can be resumed to the same weights."""
-    completed = _train(tmp_path, "SIGINT")
-    assert "sightline.errors.Interrupted: Stopped. `sightline resume run` continues from there." in completed.stderr
-    resumed = subprocess.run(
-        [sys.executable, "-m", "sightline", "resume", "run", "--format", "json"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming after" in resumed.stderr, "from the last checkpoint"
+def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(
+    interrupted: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Python's own handler raises at once; the run goes on from its last checkpoint."""
+    folder, completed = interrupted
+    message = "sightline.errors.Interrupted: Stopped. `sightline resume run-SIGINT` continues from there."
+    assert message in completed.stderr
+    messages: list[str] = []
+
+    class Listening(Callback):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    resumed = sightline.Run(folder / "run-SIGINT").resume(callback=Listening())
+    assert [record.epoch for record in resumed.history] == [1, 2, 3]
+    assert any(message.startswith("resuming after 1 epoch") for message in messages), messages
 
 
-def test_a_library_call_keeps_the_callers_handlers(tmp_path: Path) -> None:
-    completed = _train(tmp_path, "SIGTERM")
-    assert completed.stderr.strip().endswith(f"mine: {int(signal.SIGTERM)}"), completed.stderr
+def test_a_library_call_keeps_the_callers_handlers(
+    interrupted: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, completed = interrupted
+    assert completed.stdout.strip().endswith(f"mine: {int(signal.SIGTERM)}"), completed.stderr
 
 
 def test_cores_are_those_of_the_affinity() -> None:

@@ -25,6 +25,8 @@ from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
 from sightline.progress import ProgressDisplay, show_progress
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 SIDE, COUNT = 32, 80
 QUICK: dict[str, Any] = {
     "recipe": "quick", "model": "cifar10-simple", "epochs": 2, "seed": 1
@@ -379,6 +381,7 @@ def test_an_evaluation_shows_its_metrics(run: sl.Run) -> None:
     assert ev.to_dict()["accuracy"] == ev.accuracy
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_the_confusion_matrix_is_a_figure(run: sl.Run, tmp_path: Path) -> None:
     figure = run.classifier.evaluate().plot_confusion(tmp_path / "confusion.png")
     assert Image.open(io.BytesIO(figure._repr_png_())).width > 100

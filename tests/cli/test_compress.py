@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -18,8 +20,9 @@ import pytest
 from PIL import Image
 
 from command import Command
-from sightline import load
+from sightline import load, process
 from sightline.callbacks import EpochRecord
+from sightline.cli import main
 from sightline.cli.output import ProgressDisplay
 from sightline.compress import search
 from sightline.compress.noninferiority import compare_models
@@ -33,20 +36,10 @@ CHEAP = ("--methods", "shrink-head,int8,float16", "--epochs", "1")
 
 @pytest.fixture(scope="module")
 def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A search that was killed and then restarted; its folder, and the output of the second process."""
+    """A search that was killed and then restarted here; its folder, and the output of the second command."""
     out = tmp_path_factory.mktemp("searches") / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "sightline",
-        "compress",
-        str(trained[0]),
-        "--out",
-        str(out),
-        "--format",
-        "json",
-        *CHEAP,
-    ]
+    arguments = ["compress", str(trained[0]), "--out", str(out), "--format", "json", *CHEAP]
+    command = [sys.executable, "-m", "sightline", *arguments]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         record = out / "candidates" / "original-float16" / "record.json"
@@ -62,10 +55,13 @@ def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory)
         parents=True, exist_ok=True
     )  # as left by a search that was killed later
     mtime = record.stat().st_mtime_ns
-    completed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert completed.returncode == 0, completed.stderr
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(process, "_claimed", False)  # `main` sets it, and the block restores it
+        patch.setattr(sys, "argv", ["sightline", *arguments])
+        with contextlib.suppress(SystemExit):
+            main()
     assert record.stat().st_mtime_ns == mtime, "a finished candidate was recomputed"
-    return out, completed.stdout
+    return out, printed.getvalue()
 
 
 def test_the_json_lists_the_candidates_and_the_chosen_one(completed_search: tuple[Path, str], trained: Trained) -> None:

@@ -34,6 +34,8 @@ from sightline.training.augment import pipeline
 from sightline.training.linear_head import DEFAULT_PENALTY, fit_linear_head
 from synthetic_images import encode
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 TASK = find_task("multi_label")
 COLORS = ("blue", "green", "red")
 SETTINGS = [

@@ -476,22 +476,23 @@ def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, make_te
 
 
 @pytest.mark.parametrize(
-    ("name", "make_text"),
+    ("name", "make_text", "limit"),
     [
-        ("list.csv", lambda: "path,label\n" + "a,b\n" * 2_000_001),
-        ("list.csv", lambda: "a,b\r" * 2_000_001),
-        ("list.jsonl", lambda: "{}\n" * 2_000_001),
-        ("list.json", lambda: "[" + "{}," * 8_000_004 + "{}]"),
-        ("list.json", lambda: json.dumps({str(i): 1 for i in range(2_000_001)})),
+        ("list.csv", lambda limit: "path,label\n" + "a,b\n" * (limit + 1), LimitsConfig().table_rows),
+        ("list.csv", lambda limit: "a,b\r" * (limit + 1), 100_000),
+        ("list.jsonl", lambda limit: "{}\n" * (limit + 1), 100_000),
+        ("list.json", lambda limit: "[" + "{}," * 4 * (limit + 1) + "{}]", 100_000),
+        ("list.json", lambda limit: json.dumps({str(i): 1 for i in range(limit + 1)}), 100_000),
     ],
-    ids=["short rows", "line ends of old Macs", "JSON lines", "JSON", "a JSON object"],
+    ids=["short rows, the default", "line ends of old Macs", "JSON lines", "JSON", "a JSON object"],
 )
 def test_rows_in_bulk_are_refused_before_they_are_looked_up(
-    tmp_path: Path, name: str, make_text: Callable[[], str]
+    tmp_path: Path, name: str, make_text: Callable[[int], str], limit: int
 ) -> None:
-    path = write_table(tmp_path, make_text(), name=name)
-    with pytest.raises(DataError, match=r"has more than 2,000,000 rows\. .*data\.limits\.table_rows"):
-        read_manifest(path)
+    path = write_table(tmp_path, make_text(limit), name=name)
+    config = DataConfig(limits=LimitsConfig(table_rows=limit))
+    with pytest.raises(DataError, match=rf"has more than {limit:,} rows\. .*data\.limits\.table_rows"):
+        read_manifest(path, config)
 
 
 def test_the_limit_of_rows_is_a_setting(tmp_path: Path) -> None:
