@@ -90,7 +90,7 @@ def test_a_chip_is_removed_and_another_label_added_beside_the_large_image(
         page.wait_for_selector("#viewer-facts .chip:has-text('zebra')")
         assert read_lines(patch) == [("relabel", "x/x-000.png", "tree;zebra")]
         page.locator("#viewer button.close").click()
-        assert page.locator("#viewer #actions").count() == 0
+        playwright.expect(page.locator("#viewer #actions")).to_have_count(0)
         page.select_option("select[name=label]", "zebra")
         expect_text(page, "#count", "1 image")
 
