@@ -21,6 +21,7 @@ from sightline.data.class_tree import build_tree
 from sightline.data.types import SPLITS
 from sightline.errors import ConfigError, DataError, ModelError, UsageError
 from sightline.evaluation import hierarchy, selective
+from sightline.evaluation.bootstrap import Resampling
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
 from synthetic_images import draw_image
@@ -226,6 +227,21 @@ def test_hierarchical_metrics_are_those_of_the_paper() -> None:
     assert metrics["hierarchical_precision"].value == pytest.approx(2 / 4)
     assert metrics["hierarchical_recall"].value == pytest.approx(2 / 3)
     assert metrics["hierarchical_f1"].value == pytest.approx(4 / 7)
+
+
+def test_intervals_resample_groups() -> None:
+    rng, tree = np.random.default_rng(0), build_tree(CLASSES)
+    labels = np.repeat(rng.integers(0, 5, 12), 20)
+    predicted = np.where(np.repeat(rng.random(12) < 0.4, 20), 0, labels)  # a group is right or wrong as a whole
+    groups = np.repeat(np.arange(12), 20)
+    each, grouped = (
+        hierarchy.compute_metrics(tree, predicted, labels, resampling)["hierarchical_f1"]
+        for resampling in (Resampling(), Resampling(groups=groups))
+    )
+    assert each.interval is not None
+    assert grouped.interval is not None
+    assert each.value == grouped.value
+    assert grouped.interval.high - grouped.interval.low > 2 * (each.interval.high - each.interval.low)
 
 
 def test_a_threshold_counts_what_predictions_answer() -> None:

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals
 from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
 from sightline.data.types import LabeledSubset
 from sightline.evaluation import bootstrap, ood, report, selective
-from sightline.evaluation.bootstrap import ONE_IMAGE_NOTE
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.selective import SelectiveResult, Threshold
@@ -38,7 +37,7 @@ class LevelMetrics:
     level: int
     classes: int
     accuracy: float
-    interval: Interval
+    interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +91,12 @@ def build_report(
     leaf_report = report.build_report(classes, outputs, labeled, split, validation_outputs)
     values = {field.name: getattr(leaf_report, field.name) for field in fields(leaf_report)}
     sums = tree.sum_probabilities(outputs.outputs.probabilities)
-    levels = tuple(_evaluate_level(tree, sums, labels, level) for level in range(1, tree.levels + 1))
+    resampling = Resampling(groups=bootstrap.number_groups(labeled.subset.paths, labeled.groups))
+    levels = tuple(_evaluate_level(tree, sums, labels, level, resampling) for level in range(1, tree.levels + 1))
     answers = find_answers(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
     correct = tree.are_above(answers, labels)
     evaluation = {field.name: getattr(leaf_report.evaluation, field.name) for field in fields(leaf_report.evaluation)}
-    metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels)
+    metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels, resampling)
     by_level = {f"accuracy_level_{level.level}": Metric(level.accuracy, level.interval) for level in levels}
     values |= {
         "evaluation": HierarchyResult(**evaluation | {"metrics": evaluation["metrics"] | metrics | by_level}),
@@ -108,7 +108,7 @@ def build_report(
         "selective_check": _check_usual_targets(tree, validation_outputs, outputs),
     }
     depths = np.where(answers < 0, 0, tree.depths[answers])
-    at_depths = tuple(_evaluate_depth(depths == depth, correct, depth) for depth in range(tree.levels + 1))
+    at_depths = tuple(_evaluate_depth(depths == depth, correct, depth, resampling) for depth in range(tree.levels + 1))
     return HierarchyReport(**values, hierarchy=HierarchyMetrics(levels, at_depths))
 
 
@@ -159,7 +159,7 @@ def choose_threshold(
 
 
 def compute_metrics(
-    tree: ClassTree, predicted: NDArray[np.integer], labels: NDArray[np.integer], seed: int = 0
+    tree: ClassTree, predicted: NDArray[np.integer], labels: NDArray[np.integer], resampling: Resampling = EACH_IMAGE
 ) -> dict[str, Metric]:
     """Return hierarchical precision, recall and F1 of predicted classes, indices [N], against `labels` [N].
 
@@ -173,11 +173,10 @@ def compute_metrics(
     common = (same & (np.arange(tree.levels) < sizes[labels][:, None])).sum(1)
     columns = np.stack([common, sizes[predicted], sizes[labels]], 1).astype(np.float64)
     value = _compute_rates(columns.sum(0, keepdims=True))[0]
-    if len(labels) == 1:
-        return {name: Metric(float(v), note=ONE_IMAGE_NOTE) for name, v in zip(METRICS, value, strict=True)}
-    resampled = _compute_rates(bootstrap.resample_sums(columns, seed, "hierarchy"))
+    resampled = _compute_rates(resampling.resample_means(columns, "hierarchy"))
     return {
-        name: bootstrap.make_metric(float(v), rates) for name, v, rates in zip(METRICS, value, resampled.T, strict=True)
+        name: resampling.make_metric(float(v), rates, len(labels))
+        for name, v, rates in zip(METRICS, value, resampled.T, strict=True)
     }
 
 
@@ -188,23 +187,23 @@ def _compute_rates(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _evaluate_level(
-    tree: ClassTree, sums: NDArray[np.float64], labels: NDArray[np.integer], level: int
+    tree: ClassTree, sums: NDArray[np.float64], labels: NDArray[np.integer], level: int, resampling: Resampling
 ) -> LevelMetrics:
     path = tree.ancestors[:, level - 1]
     nodes = np.unique(path)
-    correct = int((nodes[sums[:, nodes].argmax(1)] == path[labels]).sum())
-    return LevelMetrics(
-        level, len(nodes), correct / max(len(labels), 1), intervals.wilson_interval(correct, len(labels))
-    )
+    metric = resampling.estimate_fraction(nodes[sums[:, nodes].argmax(1)] == path[labels], f"level {level}")
+    return LevelMetrics(level, len(nodes), metric.value or 0.0, metric.interval)
 
 
-def _evaluate_depth(answered: NDArray[np.bool_], correct: NDArray[np.bool_], depth: int) -> AnswerMetrics:
+def _evaluate_depth(
+    answered: NDArray[np.bool_], correct: NDArray[np.bool_], depth: int, resampling: Resampling
+) -> AnswerMetrics:
     count = int(answered.sum())
     fraction = count / max(len(answered), 1)
     if not depth or not count:
         return AnswerMetrics(depth, count, fraction, None, None)
-    hits = int(correct[answered].sum())
-    return AnswerMetrics(depth, count, fraction, hits / count, intervals.wilson_interval(hits, count))
+    (interval,) = resampling.estimate_proportions(correct[:, None], answered[:, None], f"depth {depth}")
+    return AnswerMetrics(depth, count, fraction, int(correct[answered].sum()) / count, interval)
 
 
 def _evaluate_decisions(
