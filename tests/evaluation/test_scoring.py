@@ -217,10 +217,10 @@ def test_intervals_of_copies_in_groups_are_those_of_the_originals(monkeypatch: p
     assert (grouped.groups, alone.groups, originals.groups) == (40, None, None)
 
     def list_widths(result: EvaluationResult) -> list[float]:
-        found = [result.accuracy_interval, *(metric.interval for metric in result.metrics.values())]
-        found += [interval for c in result.per_class for interval in (c.precision_interval, c.recall_interval)]
-        assert None not in found
-        return [interval.high - interval.low for interval in found if interval]
+        all_intervals = [result.accuracy_interval, *(metric.interval for metric in result.metrics.values())]
+        all_intervals += [interval for c in result.per_class for interval in (c.precision_interval, c.recall_interval)]
+        assert None not in all_intervals
+        return [interval.high - interval.low for interval in all_intervals if interval]
 
     narrow, wide, expected = map(np.array, map(list_widths, (alone, grouped, originals)))
     assert grouped.metrics["hits"].interval == pytest.approx(grouped.accuracy_interval, abs=0.05)
