@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from command import Command
-from sightline import DataError, Dataset, Run
+from sightline import Run
 from sightline.studio.contents import open_studio
 from sightline.studio.library import Query
 from sightline.studio.network import find_address
@@ -104,14 +104,3 @@ def test_what_cannot_be_shown_is_refused(
             result = sightline("studio", *arguments)
             assert (result.code, result.out) == (2, ""), arguments
             assert words in result.err
-
-
-def test_images_of_several_labels_are_refused(tmp_path: Path) -> None:
-    from PIL import Image
-
-    for i in range(4):
-        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    table = tmp_path / "labels.csv"
-    table.write_text("path,labels\n" + "".join(f"{i}.png,a;b\n" for i in range(4)), encoding="utf-8")
-    with pytest.raises(DataError, match="cannot edit yet"), open_studio(Dataset(table), tmp_path / "fixes.jsonl"):
-        pass

@@ -81,6 +81,7 @@ def test_evaluation_without_its_arrays() -> None:
         "missing": None,
         "added": 0,
         "training_images": None,
+        "groups": None,
     }  # fmt: skip
 
 

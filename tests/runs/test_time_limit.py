@@ -9,7 +9,7 @@ from sightline.config import recipes, resolve_config
 from sightline.runs.time_limit import describe_outlook
 from sightline.training.result import StagePlan, TimeRecord
 
-TRANSFER = resolve_config(recipes.load("transfer"))
+TRANSFER = resolve_config(recipes.load("transfer"), assignments=["train.early_stopping.monitor=val_accuracy"])
 QUICK = resolve_config(recipes.load("quick"))  # its stage is called training, and it monitors the loss
 
 

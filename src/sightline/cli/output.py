@@ -83,9 +83,14 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     writer.write_rows([jsonio.to_cell(value) for value in row] for row in rows)
 
 
+def is_terminal() -> bool:
+    """Return whether results go to a terminal."""
+    return sys.stdout.isatty()
+
+
 def results_stream() -> TextFile:
     """Return standard output for CSV rows and JSON lines; control characters are escaped if it is a terminal."""
-    return _EscapedRows(sys.stdout) if sys.stdout.isatty() else sys.stdout
+    return _EscapedRows(sys.stdout) if is_terminal() else sys.stdout
 
 
 class _EscapedRows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -14,7 +13,7 @@ import typer
 
 from sightline._io import open_regular
 from sightline.cli import segmentation_view
-from sightline.cli.output import ProgressDisplay, TableFormat, measure_text, print_line, results_stream
+from sightline.cli.output import ProgressDisplay, TableFormat, is_terminal, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
@@ -138,7 +137,7 @@ def predict(
     items = list_images(images, set)
     classifier = _load(model, knn, reference, device, set)
     inputs: Inputs = items if "-" in images else images  # standard input can be listed only once
-    with ProgressDisplay(messages_only=out is None and sys.stdout.isatty()) as display:  # the rows are progress enough
+    with ProgressDisplay(messages_only=out is None and is_terminal()) as display:  # the rows are progress enough
         if masks is not None:
             predicted = classifier.iter_masks(inputs, out=masks, tile=tile, set=set or (), callback=display)
             failed = _write_mask_rows(predicted, classifier.classes, chosen_format, file, raw_csv=raw_csv)
