@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, f1_score
 from typer.testing import CliRunner
 
 import sightline as sl
@@ -24,6 +25,7 @@ from sightline.cli import app
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError
+from sightline.evaluation.multi_label_metrics import compare_label_sets
 from sightline.inference.decisions import check_thresholds
 from sightline.inference.results import Thresholds
 from sightline.report import templates
@@ -262,12 +264,84 @@ def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object],
         sl.load(run).evaluate(**options)  # type: ignore[arg-type]
 
 
-def test_compression_comparison_and_score_are_refused(run: Path, data: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(run, tmp_path / "other")
+def change_predictions(run: Path, path: Path, **changes: NDArray[np.generic]) -> Path:
+    """Copy a run with other arrays in the predictions of its test images."""
+    shutil.copytree(run, path)
+    file = path / "eval" / "test" / "predictions.npz"
+    with np.load(file) as stored:
+        np.savez(file, **dict(stored) | changes)
+    return path
+
+
+def test_runs_are_compared_on_the_same_images(run: Path, tmp_path: Path) -> None:
+    stored = RunDirectory.open(run).read_predictions("test")
+    assert stored is not None
+    rng, labels = np.random.default_rng(3), stored.labels
+    noisy = np.clip(0.35 + 0.3 * labels + rng.normal(0, 0.25, labels.shape), 0.01, 0.99).astype(np.float32)
+    other = change_predictions(run, tmp_path / "other", probabilities=noisy)
+    (comparison,) = compare([run, other]).paired
+    assert comparison.comparison is not None
+    assert comparison.label_sets is not None
+    thresholds = RunDirectory.open(run).read_thresholds()
+    assert thresholds is not None
+    assert thresholds.labels is not None
+    cuts = np.array([thresholds.labels[name] for name in stored.classes], float)
+    averages = {"mean_average_precision": "macro", "micro_f1": "micro", "macro_f1": "macro"}
+    for name, average in averages.items():
+        ranks = name == "mean_average_precision"
+        scores = [
+            average_precision_score(labels, p, average=average)
+            if ranks
+            else f1_score(labels, p >= cuts, average=average)
+            for p in (stored.probabilities, noisy)
+        ]
+        metric, expected = getattr(comparison.label_sets, name), float(scores[1] - scores[0])
+        assert metric.value == pytest.approx(expected), name
+        assert metric.interval.low < expected < metric.interval.high < 0, name
+        assert f"{name.replace('_', ' ')} {expected:+.4f} (95% interval" in comparison.describe().lower()
+    exact = [((p >= cuts) == labels).all(1).mean() for p in (noisy, stored.probabilities)]
+    assert comparison.comparison.difference == pytest.approx(exact[0] - exact[1])
+    assert comparison.comparison.verdict == "worse"
+    printed = CliRunner().invoke(app, ["compare", str(run), str(other)]).stdout
+    assert "worse. Subset accuracy -" in printed
+    values = json.loads(CliRunner().invoke(app, ["compare", str(run), str(other), "--format", "json"]).stdout)
+    assert values["comparisons"][0]["label_sets"]["macro_f1"]["interval"]
+    assert values["comparisons"][0]["metric"] == "subset_accuracy"
+
+
+def test_a_comparison_pairs_the_columns_of_the_same_classes(run: Path, tmp_path: Path) -> None:
+    stored = RunDirectory.open(run).read_predictions("test")
+    assert stored is not None
+    turned = {"labels": stored.labels[:, ::-1], "probabilities": stored.probabilities[:, ::-1]}
+    other = change_predictions(run, tmp_path / "other", **turned, classes=np.array(stored.classes[::-1]))
+    (same,) = compare([run, other]).paired
+    assert same.comparison is not None
+    assert same.label_sets is not None
+    assert same.comparison.count == len(stored.paths)
+    assert (same.comparison.difference, same.label_sets.micro_f1.value) == (0, 0)
+    assert same.label_sets.mean_average_precision.value == 0
+    renamed = change_predictions(run, tmp_path / "renamed", classes=np.array(["azure", *stored.classes[1:]]))
+    (other_classes,) = compare([run, renamed]).paired
+    assert other_classes.label_sets is None
+
+
+def test_images_of_a_group_are_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.random((12, 2)) < 0.5, 8, axis=0)
+    good = labels ^ np.repeat(rng.random((12, 2)) < 0.2, 8, axis=0)
+    scores = (labels.astype(np.float32), good.astype(np.float32))
+    groups = np.repeat(np.arange(12), 8)
+    alone, grouped = (compare_label_sets(labels, scores, (labels, good), of).micro_f1.interval for of in (None, groups))
+    assert alone is not None
+    assert grouped is not None
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+    one = compare_label_sets(labels, scores, (labels, good), np.zeros(96, np.int64))
+    assert (one.macro_f1.interval, one.macro_f1.note) == (None, "no interval: all images are of one group")
+
+
+def test_compression_and_score_are_refused(run: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="is a model of multi_label, which cannot be compressed yet"):
         sl.load(run).compress()
-    with pytest.raises(UsageError, match="several labels for each image cannot be compared yet"):
-        compare([run, other])
     with pytest.raises(UsageError, match="use evaluate"):
         sl.load(run).score(data.parent / "0.png", ["red"])
 
@@ -327,6 +401,11 @@ def test_folds_predict_every_image_and_choose_thresholds_and_temperature(data: P
         for fold in folds
     ]
     assert balance[0] == pytest.approx(balance[1], abs=0.03), "folds are stratified by the labels"
+    shutil.copytree(tmp_path / "run", tmp_path / "twin")
+    paired = compare([tmp_path / "run", tmp_path / "twin"]).paired[0].comparison
+    assert paired is not None
+    assert paired.count == 160
+    assert paired.first_accuracy == evaluation.metrics["subset_accuracy"].value, "thresholds are those of other folds"
 
 
 # The parts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -10,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sightline import _io, intervals, jsonio
+from sightline.api.common_images import CommonImages, find_common_images
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
 from sightline.errors import UsageError
-from sightline.evaluation import paired
-from sightline.evaluation.ordinal import GradeComparison, compare_grades
+from sightline.evaluation import bootstrap, paired
+from sightline.evaluation.multi_label import MultiLabelResult
+from sightline.evaluation.multi_label_metrics import LabelSetComparison, compare_label_sets
+from sightline.evaluation.ordinal import MAE, QWK, GradeComparison, compare_grades
 from sightline.evaluation.paired import PairedComparison
-from sightline.evaluation.results import LabeledPredictions, Metric
+from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
@@ -64,8 +65,10 @@ class ComparisonRow:
 class PairedRun:
     """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` says why.
 
-    `split` is the split that both were evaluated on; images are paired by content and class. `grades` compares how far
-    predicted grades are from the true ones, if one of the runs is ordinal.
+    `split` is the split that both were evaluated on; images are paired by content and class. `comparison` is of the
+    `metric`: ``accuracy``, or with several labels per image ``subset_accuracy``, the fraction of images whose labels
+    are all right. `grades` compares how far predicted grades are from the true ones, if one of the runs is ordinal, and
+    `label_sets` the metrics of several labels per image, if both runs have the same classes.
     """
 
     first: str
@@ -74,6 +77,8 @@ class PairedRun:
     comparison: PairedComparison | None
     note: str
     grades: GradeComparison | None = None
+    label_sets: LabelSetComparison | None = None
+    metric: str = "accuracy"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the comparison beside the others, as JSON values."""
@@ -91,17 +96,21 @@ class PairedRun:
         interval_text = "" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})"
         note = f"; {self.note}" if self.note else ""
         return (
-            f"{self.second} vs. {self.first}: {c.verdict}. Accuracy "
+            f"{self.second} vs. {self.first}: {c.verdict}. {_describe_name(self.metric).capitalize()} "
             f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
             f"{self.second} alone is right on {c.only_second_correct}, {self.first} alone on {c.only_first_correct}; "
-            f"exact McNemar p = {c.p_value:.3g}{note}.{self._describe_grades()}"
+            f"exact McNemar p = {c.p_value:.3g}{note}.{self._describe_metrics()}"
         )
 
-    def _describe_grades(self) -> str:
-        if self.grades is None:
-            return ""
-        kappa, error = map(_describe_difference, (self.grades.kappa_difference, self.grades.error_difference))
-        return f" Quadratic weighted kappa {kappa}; mean absolute error {error}."
+    def _describe_metrics(self) -> str:
+        differences: dict[str, Metric] = {}
+        if self.grades is not None:
+            grades = self.grades
+            differences = {QWK: grades.kappa_difference, MAE: grades.error_difference}
+        if self.label_sets is not None:
+            differences = {name: getattr(self.label_sets, name) for name in MultiLabelResult.headlines}
+        text = "; ".join(f"{_describe_name(name)} {_describe_difference(of)}" for name, of in differences.items())
+        return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -179,9 +188,11 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
     is_whole = len(common.rows) == len(common.first.paths) == len(common.second.paths)
     note = "" if is_whole else f"only {len(common.rows)} images are in both {common.split} splits"
     first, second = (predicted == common.labels for predicted in common.predicted)
+    tasks = [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]
     return PairedRun(
         baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests), note,
-        _compare_grades(common, [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]),
+        _compare_grades(common, tasks), _compare_label_sets(common),
+        "subset_accuracy" if common.has_label_sets else "accuracy",
     )  # fmt: skip
 
 
@@ -192,7 +203,7 @@ def _compare_grades(common: CommonImages, tasks: Sequence[str]) -> GradeComparis
         for of, task in zip((common.first, common.second), tasks, strict=True)
         if find_task(task).targets.are_ordered
     ]
-    if not orders or set(common.first.classes) != set(common.second.classes):
+    if not orders or common.has_label_sets or set(common.first.classes) != set(common.second.classes):
         return None
     position = {name: i for i, name in enumerate(orders[0])}
     labels, first, second = (
@@ -201,81 +212,30 @@ def _compare_grades(common: CommonImages, tasks: Sequence[str]) -> GradeComparis
     return compare_grades(labels.astype(np.int32), first, second)
 
 
+def _compare_label_sets(common: CommonImages) -> LabelSetComparison | None:
+    """Compare the metrics of several labels of two runs with the same classes; None for other runs."""
+    if common.present is None or set(common.first.classes) != set(common.second.classes):
+        return None
+    columns = [common.second.classes.index(name) for name in common.first.classes]
+    first_rows, second_rows = common.rows.T
+    paths = [common.first.paths[row] for row in first_rows]
+    return compare_label_sets(
+        common.first.labels[first_rows],
+        (common.first.probabilities[first_rows], common.second.probabilities[second_rows][:, columns]),
+        (common.present[0][first_rows], common.present[1][second_rows][:, columns]),
+        bootstrap.number_groups(paths, common.groups),
+    )
+
+
+def _describe_name(metric: str) -> str:
+    return metric.replace("_", " ").replace("f1", "F1")
+
+
 def _describe_difference(metric: Metric) -> str:
     if metric.value is None:
         return f"not compared ({metric.note})"
     i = metric.interval
     return f"{metric.value:+.4f}" + ("" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})")
-
-
-@dataclass(frozen=True, slots=True)
-class CommonImages:
-    """The images of one split that two runs were both evaluated on.
-
-    `rows` int64 [N, 2] are their rows in the predictions `first` and `second`; images are paired by content and class.
-    """
-
-    split: str
-    first: LabeledPredictions
-    second: LabeledPredictions
-    rows: NDArray[np.int64]
-
-    @property
-    def labels(self) -> NDArray[np.str_]:
-        """The names of the true classes, [N]."""
-        labels: NDArray[np.str_] = np.array(self.first.classes)[self.first.labels[self.rows[:, 0]]]
-        return labels
-
-    @property
-    def predicted(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-        """The names of the classes that each run predicts, [N]."""
-        first, second = (
-            np.array(of.classes)[of.probabilities.argmax(1)[rows]]
-            for of, rows in zip((self.first, self.second), self.rows.T, strict=True)
-        )
-        return first, second
-
-
-def find_common_images(first: RunDirectory, second: RunDirectory) -> CommonImages | None:
-    """Return the test images that both runs were evaluated on, else the validation images; None without such a split.
-
-    Raises `UsageError` for runs with several labels for each image.
-    """
-    for split in ("test", "validation"):
-        of_first, of_second = first.read_predictions(split), second.read_predictions(split)
-        if of_first is None or of_second is None:
-            continue
-        if of_first.labels.ndim == 2 or of_second.labels.ndim == 2:
-            raise UsageError("Runs with several labels for each image cannot be compared yet: compare their metrics.")
-        predictions = of_first, of_second
-        contents = [
-            _content_hashes(run, split, of) for run, of in zip((first, second), predictions, strict=True)
-        ]  # without them, images are paired by path
-        have_hashes = all(hashes is not None for hashes in contents)
-        rows_of, other_rows_of = (
-            _index_rows(names if have_hashes and names is not None else of.paths, of)
-            for names, of in zip(contents, predictions, strict=True)
-        )
-        pairs = [(row, other_rows_of[key]) for key, row in rows_of.items() if key in other_rows_of]
-        return CommonImages(split, *predictions, np.array(pairs, np.int64).reshape(-1, 2))
-    return None
-
-
-def _content_hashes(run: RunDirectory, split: str, predictions: LabeledPredictions) -> list[str] | None:
-    rows = [row for row in run.read_data() or () if row.split == split]
-    true_labels = [predictions.classes[i] for i in predictions.labels]
-    return [row.sha256 for row in rows] if [row.label for row in rows] == true_labels else None
-
-
-def _index_rows(keys: Sequence[str], predictions: LabeledPredictions) -> dict[tuple[str, str, int], int]:
-    """Return the row of each image by its key, its true class, and how many of the same came before it."""
-    occurrences: Counter[tuple[str, str]] = Counter()
-    rows: dict[tuple[str, str, int], int] = {}
-    for row, (name, label) in enumerate(zip(keys, predictions.labels, strict=True)):
-        key = name, predictions.classes[label]
-        rows[*key, occurrences[key]] = row
-        occurrences[key] += 1
-    return rows
 
 
 def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:
@@ -321,7 +281,7 @@ def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[str, Any]) -> ComparisonRow:
     info, history = run.info, run.read_history()
-    result = info.get("result") or {}
+    result, has_several = info.get("result") or {}, find_task(config.model.task).targets.allows_several
     split = find_reported_split(result)
     metrics = result[split] if split else {}
     accuracy, loss, count = (metrics.get(key) for key in ("accuracy", "loss", "count"))
@@ -341,7 +301,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
         parameters=result.get("parameters"),
         split=split,
         accuracy=accuracy,
-        accuracy_interval=_accuracy_interval(accuracy, count),
+        accuracy_interval=None if has_several else _accuracy_interval(accuracy, count),
         loss=loss,
         epochs=len(history),
         seconds=result.get("seconds", sum(r.seconds for r in history)),

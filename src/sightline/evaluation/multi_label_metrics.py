@@ -156,6 +156,61 @@ def _rank(
     return dict(zip(RANKED, overall, strict=True)), each_class
 
 
+@dataclass(frozen=True, slots=True)
+class LabelSetComparison:
+    """Metrics of the second of two classifiers with several labels per image minus those of the first.
+
+    Each has the 95% interval of a paired bootstrap: images are resampled with the predictions of both.
+    """
+
+    mean_average_precision: Metric
+    micro_f1: Metric
+    macro_f1: Metric
+
+
+def compare_label_sets(
+    labels: NDArray[np.bool_],
+    probabilities: tuple[NDArray[np.float32], NDArray[np.float32]],
+    predicted: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    groups: NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> LabelSetComparison:
+    """Compare two classifiers by their `probabilities` and `predicted` classes of the same N images, at least one."""
+    count, classes = labels.shape
+    resampling, supported = Resampling(seed, groups), labels.sum(0) > 0
+
+    def rank(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the differences of the mean average precision, float64 [R]."""
+        means = [
+            mean_over_classes(np.array([metrics.auroc_and_ap(p[:, k], labels[:, k], weights) for k in range(classes)]))[
+                1
+            ]
+            for p in (of.astype(np.float64) for of in probabilities)
+        ]
+        difference: NDArray[np.float64] = means[1] - means[0]
+        return difference
+
+    note, ranked = resampling.explain_absence(count), np.empty(0)
+    if not note and count * classes > MAX_PAIRS:
+        note = f"no interval: {classes} classes of {count} images would take too long"
+    if not note:
+        number = bootstrap.count_resamples(count, 2 * classes) or bootstrap.MIN_RESAMPLES
+        ranked = np.concatenate([rank(w) for w in resampling.draw_weights(count, number, "ranking")])
+    counts = np.concatenate([of for chosen in predicted for of in (chosen & labels, chosen, labels)], axis=1)
+    means = np.concatenate([counts.mean(0)[None], resampling.resample_means(counts.astype(np.float64), "counts")])
+    first, second = (_average_counts(of, supported)[:2] for of in np.split(means, 2, axis=1))
+
+    def make(difference: float, resampled: NDArray[np.float64], reason: str) -> Metric:
+        if not supported.any():
+            return Metric(None, None, "no image has a class")
+        return Metric(difference, None, reason) if reason else bootstrap.make_metric(difference, resampled)
+
+    return LabelSetComparison(
+        make(float(rank(np.ones((1, count)))[0]), ranked, note),
+        *(make(float(row[0]), row[1:], resampling.explain_absence(count)) for row in second - first),
+    )
+
+
 def compute_calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
     """Return the expected calibration error of the probabilities [N] of one class, in [0, 1]; 0 for no images.
 

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline.api.comparison import compare_runs, compare_to_first, find_common_images
+from sightline.api.common_images import find_common_images
+from sightline.api.comparison import compare_runs, compare_to_first
 from sightline.data.types import SPLITS
 from sightline.runs.directory import RunDirectory
 from sightline.studio.features import RunModel
