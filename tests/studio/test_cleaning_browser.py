@@ -154,6 +154,7 @@ def test_look_alikes_of_a_folder_come_from_a_pretrained_network(
         page = open_page(address)
         page.click("#check")
         page.wait_for_function("() => document.querySelector('#check-state').textContent.startsWith('Checked')")
+        page = open_page(address)  # its list is not about to be loaded again
         page.locator("#grid").press("Enter")
         page.click("#show-nearest")
         page.wait_for_selector("#viewer-nearest li")
