@@ -13,7 +13,13 @@ from scipy.special import log_softmax, logsumexp, softmax
 from sightline import intervals, metrics
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import calibration, conformal, ood, selective
-from sightline.inference.decisions import compute_energy, compute_nonconformity, decide, make_prediction_sets
+from sightline.inference.decisions import (
+    compute_energy,
+    compute_joint_energy,
+    compute_nonconformity,
+    decide,
+    make_prediction_sets,
+)
 from sightline.inference.results import Thresholds
 
 
@@ -194,9 +200,32 @@ def test_no_set_is_empty_and_a_classifier_right_more_often_than_asked_names_one_
 def test_energy_is_scipys_and_the_limit_a_quantile() -> None:
     logits, _ = draw_logits(500)
     np.testing.assert_allclose(compute_energy(logits), -logsumexp(logits.astype(float), 1))
+    joint = [compute_energy(np.stack([np.zeros(500, np.float32), column], 1)) for column in logits.T]
+    np.testing.assert_allclose(compute_joint_energy(logits), np.sum(joint, 0), err_msg="the sum of those of each class")
+    assert compute_joint_energy(np.full((1, 2), -1000, np.float32)) == 0
     assert ood.fit_limit(np.arange(1000.0)) == 990
     assert ood.fit_limit(np.arange(10.0)) == 9
     assert ood.fit_limit(np.zeros(0)) is None
+
+
+def test_the_distance_is_to_the_nearest_set_of_labels() -> None:
+    rng = np.random.default_rng(0)
+    parts = rng.normal(0, 6, (3, 10))
+    labels = (rng.random((200, 3)) < 0.5).astype(np.uint8)
+
+    def near(sets: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return (sets @ parts + rng.normal(size=(len(sets), 10))).astype(np.float32)
+
+    distance = ood.fit_distance(near(labels), labels)
+    assert len(distance.means) == 8
+    between = near(labels).mean(0) + rng.normal(size=(100, 10)).astype(np.float32)
+    assert ood.ood_auroc(distance(near(labels)), distance(between)) > 0.99, "nearer to the mean of all images than any"
+    classes = labels[:, 0].astype(np.int32)
+    features = near(labels)
+    of_class, of_set = (
+        ood.fit_distance(features, of)(features) for of in (classes, np.eye(2, dtype=np.uint8)[classes])
+    )
+    np.testing.assert_allclose(of_set, of_class, rtol=1e-9, err_msg="one label each is a special case")
 
 
 def test_the_distance_separates_ood_images_with_more_features_than_images() -> None:

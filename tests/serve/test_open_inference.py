@@ -206,7 +206,7 @@ def test_a_model_without_thresholds_makes_no_decisions() -> None:
 
 
 @pytest.mark.parametrize("least", [0.4, 0.99])
-def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
+def test_several_labels_are_an_output_and_a_decision_only_with_a_limit(least: float) -> None:
     classifier = make_classifier(thresholds=False)
     classifier._task_name = "multi_label"
     thresholds = Thresholds(9, labels=dict.fromkeys(classifier.classes, least), label_target="f1")
@@ -231,6 +231,14 @@ def test_several_labels_are_an_output_and_no_decision_is(least: float) -> None:
         sets = [getattr(one, name) for one in expected]
         assert any(sets)
         assert answer.outputs[name]["data"] == [label in chosen for chosen in sets for label in classifier.classes]
+    classifier.thresholds = replace(thresholds, ood="joint_energy", ood_limit=-100.0)
+    decisions = [one.decision for one in classifier.predict(FILES)]
+    answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
+    assert list(answer.outputs) == ["probabilities", "label", "labels", "decision", "ood_score"]
+    assert answer.outputs["decision"]["data"] == ["abstain"] * 3
+    assert answer.outputs["ood_score"]["data"] == [decision.ood_score for decision in decisions if decision]
+    (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
+    assert answer.json["decision"] == "abstain"
 
 
 def test_a_tree_of_classes_has_its_answer_as_outputs() -> None:

@@ -255,13 +255,78 @@ def test_flipped_views_are_averaged(run: Path) -> None:
         ({"coverage": 0.9}, "are for single-label classification: use --target-precision"),
         ({"positive": "red"}, "are for single-label classification: use --target-precision"),
         ({"target_precision": 0.9, "target_recall": 0.9}, "for --target-precision or for --target-recall"),
-        ({"ood": "beans:8@32"}, "--ood measures how a single-label classifier"),
         ({"find_label_issues": "patch.jsonl"}, "--find-label-issues works for single-label classifiers"),
     ],
 )
 def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         sl.load(run).evaluate(**options)  # type: ignore[arg-type]
+
+
+def test_images_of_something_else_are_out_of_distribution(run: Path, tmp_path: Path) -> None:
+    classifier = sl.load(run / "bundle")
+    thresholds = classifier.thresholds
+    assert thresholds is not None
+    assert thresholds.ood == "joint_energy"
+    assert thresholds.ood_limit is not None
+    outputs = classifier.predictor.outputs(draw_colors(5, np.array([True, False, True]))[None])
+    (prediction,) = classifier.predict(draw_colors(5, np.array([True, False, True])))
+    assert prediction.decision is not None
+    assert prediction.decision.ood_score is not None
+    assert prediction.decision.ood_score == pytest.approx(-np.log1p(np.exp(outputs.logits.astype(float))).sum())
+    assert prediction.decision.ood_score == pytest.approx(
+        np.log1p(-outputs.probabilities.astype(float)).sum(), abs=1e-3
+    )
+    for margin, decision in ((0.0, "labels"), (1e-6, "abstain")):
+        classifier.thresholds = replace(thresholds, ood_limit=prediction.decision.ood_score - margin)
+        (decided,) = classifier.predict(draw_colors(5, np.array([True, False, True])))
+        assert decided.decision is not None
+        assert (decided.decision.decision, decided.labels) == (decision, prediction.labels)
+
+    validation = RunDirectory.open(run).read_predictions("validation")
+    assert validation is not None
+    energies = np.log1p(-validation.probabilities.astype(float)).sum(1)
+    assert np.mean(energies <= thresholds.ood_limit + 1e-4) >= 0.99
+    assert thresholds.ood_limit == pytest.approx(energies.max(), abs=1e-3), "of fewer than 100 images the highest"
+
+    copy = shutil.copytree(run, tmp_path / "run")
+    RunDirectory.open(copy).write_thresholds(replace(thresholds, ood_limit=-3.0))
+    (tmp_path / "gray" / "x").mkdir(parents=True)
+    for i in range(20):
+        (tmp_path / "gray" / "x" / f"{i}.png").write_bytes(
+            encode(Image.fromarray(draw_colors(7000 + i, np.zeros(3, bool))))
+        )
+    printed = CliRunner().invoke(app, ["evaluate", str(copy), "--ood", str(tmp_path / "gray")])
+    assert printed.exit_code == 0, printed.output
+    assert "out-of-distribution: 20 images of gray vs." in printed.stdout
+    values = jsonio.read_object(copy / "eval" / "test" / "metrics.json")["ood"]
+    assert values["energy_auroc"] > 0.8, "they show none of the colors"
+    assert 0 <= values["distance_auroc"] <= 1
+    flagged = [p.decision.decision == "abstain" for p in sl.load(copy).predict(tmp_path / "gray") if p.decision]
+    assert (len(flagged), values["flagged_fraction"]) == (20, np.mean(flagged))
+    assert f"the energy limit flags {np.mean(flagged):.1%} of them" in printed.stdout
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert "is above -3, which 99% of the validation images stay below" in page
+    assert "20 images of gray against" in page
+
+
+def test_what_is_unlike_the_training_images_is_marked_in_every_format(run: Path, data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    thresholds = RunDirectory.open(copy).read_thresholds()
+    assert thresholds is not None
+    RunDirectory.open(copy).write_thresholds(replace(thresholds, ood_limit=-1000.0))
+    arguments = ["predict", str(copy), str(data.parent / "0.png")]
+    row = json.loads(CliRunner().invoke(app, [*arguments, "--format", "json"]).stdout)
+    table = CliRunner().invoke(app, [*arguments, "--format", "csv"]).stdout
+    (cells,) = csv.DictReader(io.StringIO(table))
+    assert (cells["decision"], row["decision"], cells["set"], cells["error"]) == ("abstain", "abstain", "", "")
+    assert float(cells["ood_score"]) == pytest.approx(row["ood_score"], rel=1e-5)
+    assert CliRunner().invoke(app, arguments).stdout.rstrip().endswith("  abstain")
+    RunDirectory.open(copy).write_thresholds(replace(thresholds, ood_limit=None))
+    row = json.loads(CliRunner().invoke(app, [*arguments, "--format", "json"]).stdout)
+    assert "decision" not in row, "a model of before the limit"
+    table = CliRunner().invoke(app, [*arguments, "--format", "csv"]).stdout
+    assert "ood_score" not in table
 
 
 def change_predictions(run: Path, path: Path, **changes: NDArray[np.generic]) -> Path:

@@ -284,10 +284,10 @@ def evaluate_model(
         threshold_request, positive=threshold_request.positive or _configured_positive(classifier)
     )
     classifier.task.check_request(threshold_request, classifier.classes)
-    if ood_sources is not None and "abstention" not in classifier.task.sections:
+    if ood_sources is not None and not classifier.task.supports_ood:
         raise UsageError(
-            "--ood measures how a single-label classifier detects unusual images, which a multi-label classifier does "
-            "not do yet: leave it out."
+            f"--ood measures how a classifier detects unusual images, which a model of {classifier.task.name} does not "
+            "do: leave it out."
         )
     if threshold_request and classifier.run is None and classifier.path is not None:
         check_not_in_run(classifier.path)
@@ -328,8 +328,9 @@ def evaluate_model(
         thresholds,
         threshold_request,
     )
-    if isinstance(result, EvaluationReport) and ood_sources is not None:
-        result = replace(result, ood=evaluate_ood(output_reader, outputs, result, ood_sources))
+    if ood_sources is not None and isinstance(result, EvaluationReport | MultiLabelReport):
+        ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_sources)
+        result = replace(result, ood=ood_result)
     _save_results(classifier, result, labeled, save_thresholds=bool(threshold_request))
     return result
 

@@ -15,8 +15,8 @@ from sightline.data.types import LabeledSubset, Split, Subset
 from sightline.errors import DataError, MissingImagesError, UsageError
 from sightline.evaluation import report
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.report import EvaluationReport
 from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.runs import folds
 from sightline.runs.labeled_images import LabeledImages
@@ -102,7 +102,9 @@ class OutputReader:
         )
 
 
-def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, result: EvaluationReport, sources: Sources) -> OODResult:
+def evaluate_ood(
+    reader: OutputReader, outputs: ModelOutputs, thresholds: Thresholds | None, sources: Sources
+) -> OODResult:
     """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded."""
     index = make_index(sources, reader.progress)
     run = reader.classifier.source_run
@@ -121,6 +123,6 @@ def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, result: Evaluation
     samples = Subset(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
     ood_outputs = task.collect_outputs(predictor, samples, reader.progress, "evaluating (OOD images)").outputs
     ood_result = report.evaluate_ood(
-        outputs, ood_outputs, reader.collect_outputs("train"), index.name, result.thresholds
+        outputs, ood_outputs, reader.collect_outputs("train"), index.name, thresholds, task.compute_energy
     )
     return replace(ood_result, note=" ".join(filter(None, (ood_result.note, note))))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.hierarchy import HierarchyMetrics
     from sightline.evaluation.label_issues import LabelIssue
+    from sightline.evaluation.ood import OODResult
     from sightline.evaluation.report import CalibrationReport, EvaluationReport
     from sightline.evaluation.results import Metric, TaskResult
     from sightline.intervals import Interval
@@ -32,7 +33,7 @@ def print_report(report: EvaluationReport) -> None:
         *list_calibration_lines(report.calibration),
         *_shift_lines(report),
         *_selective_lines(report),
-        *_ood_lines(report),
+        *list_ood_lines(report.ood),
         *_slice_lines(report),
     ):
         print_line(text)
@@ -228,8 +229,8 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
         )
 
 
-def _ood_lines(report: EvaluationReport) -> Iterator[str]:
-    s = report.ood
+def list_ood_lines(s: OODResult | None) -> Iterator[str]:
+    """Yield how out-of-distribution images are told apart, if there were any."""
     if s is None:
         return
     distance = "" if s.distance_auroc is None else f", by feature distance {s.distance_auroc:.4f}"

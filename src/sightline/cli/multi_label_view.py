@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sightline.cli.evaluation_view import format_interval, format_number, metric_cells, print_metrics
+from sightline.cli.evaluation_view import format_interval, format_number, list_ood_lines, metric_cells, print_metrics
 from sightline.cli.output import print_line, print_table
 from sightline.errors import plural
 
@@ -30,7 +30,7 @@ def print_report(report: MultiLabelReport) -> None:
         for c in evaluation.per_class
     ]  # fmt: skip
     print_table(columns, cells, right=columns[1:], rest="--format json has all classes")
-    for text in (*_threshold_lines(report), *_label_set_lines(report)):
+    for text in (*_threshold_lines(report), *_label_set_lines(report), *list_ood_lines(report.ood)):
         print_line(text)
     if report.decisions is not None:
         _print_decisions(report.decisions)

@@ -184,7 +184,7 @@ def _write_rows(
     are_masks = classifier.task.targets.are_masks
     layout = RowFormat(
         shown_count, classifier.classes if probabilities else (),
-        classifier.thresholds is not None and (are_masks or not has_several),
+        classifier.thresholds is not None and classifier.thresholds.decides,
         raw_csv, () if classifier.thresholds is None else classifier.thresholds.set_fields, are_masks,
         classifier.task.targets.are_paths,
         classifier.task.targets.are_ordered,

@@ -25,6 +25,7 @@ from sightline.evaluation.label_thresholds import (
 )
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
+from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric, TaskResult
 from sightline.evaluation.risk_control import LabelSetMetrics
@@ -70,7 +71,8 @@ class MultiLabelReport:
     """The evaluation of split `split`, with the images to look at, and the thresholds that decide.
 
     `decisions` and `label_sets` are those of thresholds that were fitted for a precision and a false-negative rate,
-    else None. `unreached` are the classes for which no threshold is known to reach the target that was requested.
+    else None. `unreached` are the classes for which no threshold is known to reach the target that was requested, and
+    `ood` how out-of-distribution images are told apart, if there were any.
     """
 
     evaluation: MultiLabelResult
@@ -80,6 +82,7 @@ class MultiLabelReport:
     decisions: tuple[LabelDecisions, ...] | None = None
     label_sets: LabelSetMetrics | None = None
     unreached: tuple[str, ...] = ()
+    ood: OODResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""

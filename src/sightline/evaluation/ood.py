@@ -1,6 +1,7 @@
 """Out-of-distribution (OOD) detection by the energy of the logits and by the distance in feature space.
 
-The distance is the Mahalanobis distance to the nearest class mean with a shared covariance (Lee et al., 2018,
+The energy is that of `inference.decisions`, with several labels per image the joint one. The distance is the
+Mahalanobis distance to the nearest class mean with a shared covariance (Lee et al., 2018,
 arXiv:1807.03888), shrunk after Ledoit and Wolf (2004), since there are often more features than images. Unlike the
 distance to the k-th neighbor, it need not store the features of every training image. Neither score is fitted on OOD
 images.
@@ -9,6 +10,7 @@ images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from sightline import metrics
 from sightline.errors import check_installed, require
 
 PURPOSE = "The distance in feature space"
+MAX_MEANS = 1000  # sets of labels, the most frequent ones
 LIMIT_QUANTILE = 0.99  # fraction of the validation images below the limit
 
 
@@ -53,13 +56,23 @@ def check_packages() -> None:
     check_installed("sklearn", purpose=PURPOSE)
 
 
-def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> MahalanobisDistance:
-    """Fit on the training images' features [N, F]; raises `MissingExtraError` without scikit-learn."""
+def fit_distance(features: NDArray[np.float32], labels: NDArray[Any]) -> MahalanobisDistance:
+    """Fit on the training images' features [N, F]; raises `MissingExtraError` without scikit-learn.
+
+    `labels` are the class of each image, int32 [N], or which classes it has, uint8 [N, K]. Most sets of labels have few
+    images, so the mean of each is a sum of a part for each label, by least squares.
+    """
     covariances = require("sklearn.covariance", PURPOSE)
     x = features.astype(np.float64)
-    present = np.unique(labels)
-    means = np.stack([x[labels == k].mean(0) for k in present])
-    residuals = x - means[np.searchsorted(present, labels)]
+    present, inverse, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    rows = inverse.ravel()  # a column in NumPy 2.0
+    if labels.ndim == 1:
+        means = np.stack([x[labels == k].mean(0) for k in present])
+    else:
+        design = np.column_stack([np.ones(len(present)), present])
+        means = design @ np.linalg.lstsq(design[rows], x, rcond=None)[0]
+    residuals = x - means[rows]
+    means = means[np.argsort(-counts, kind="stable")[:MAX_MEANS]]
     covariance, _ = covariances.ledoit_wolf(residuals, assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
     floor = max(float(values.max()) * 1e-6, 1e-12)  # for constant features

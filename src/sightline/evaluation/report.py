@@ -325,11 +325,18 @@ def evaluate_ood(
     training: ModelOutputs | None,
     name: str,
     thresholds: Thresholds | None,
+    energy: Callable[[NDArray[np.float32]], NDArray[np.float64]] = compute_energy,
 ) -> OODResult:
-    """Evaluate the detection of out-of-distribution images; the feature distance needs the training images."""
-    in_distribution, out_of_distribution = compute_energy(evaluated.outputs.logits), compute_energy(ood_outputs.logits)
+    """Evaluate the detection of out-of-distribution images by the `energy` of their logits and by feature distance.
+
+    The distance needs the training images.
+    """
+    in_distribution, out_of_distribution = energy(evaluated.outputs.logits), energy(ood_outputs.logits)
     distance_auroc = None
-    if training is not None:
+    note = "" if training is not None else "The distance in feature space needs the training images."
+    if training is not None and not evaluated.outputs.features.shape[1]:
+        note = "Out-of-fold predictions have no features, so there is no distance in feature space."
+    elif training is not None:
         distance = ood.fit_distance(training.outputs.features, training.labels)
         distance_auroc = ood.ood_auroc(distance(evaluated.outputs.features), distance(ood_outputs.features))
     flagged = (
@@ -337,7 +344,6 @@ def evaluate_ood(
         if thresholds is None or thresholds.ood_limit is None
         else float((out_of_distribution > thresholds.ood_limit).mean())
     )
-    note = "" if training is not None else "The distance in feature space needs the training images."
     return OODResult(
         name,
         ood.ood_auroc(in_distribution, out_of_distribution),

@@ -44,6 +44,16 @@ def compute_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return energies
 
 
+def compute_joint_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the joint energy -sum log(1 + exp(logits)), float64 [N], where an image may have several classes.
+
+    It is higher for out-of-distribution images, which show none of the classes clearly, and at most 0. Source: Wang et
+    al., 2021, arXiv:2111.12797.
+    """
+    energies: NDArray[np.float64] = -np.logaddexp(0, logits.astype(np.float64)).sum(1)
+    return energies
+
+
 def compute_nonconformity(probabilities: NDArray[np.float32], score: Nonconformity = "lac") -> NDArray[np.float64]:
     """Return the nonconformity score of each class, float64 [N, K]: lower conforms better.
 
@@ -90,6 +100,15 @@ def decide(
         _decide_one(row, None if in_sets is None else in_sets[i], float(energies[i]), classes, thresholds)
         for i, row in enumerate(probabilities)
     ]
+
+
+def decide_labels(logits: NDArray[np.float32], thresholds: Thresholds) -> Decision:
+    """Return the `Decision` for an image that may have several labels, from its logits float32 [K].
+
+    "abstain" if the joint energy exceeds the out-of-distribution limit, else "labels".
+    """
+    energy, limit = float(compute_joint_energy(logits[None])[0]), thresholds.ood_limit
+    return Decision("labels" if limit is None or energy <= limit else "abstain", None, energy)
 
 
 def predict_labels(

@@ -41,7 +41,8 @@ class Thresholds:
         conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
         conformal: The nonconformity score: lac (Sadinle et al., 2019), or contiguous, which is that of the highest
             probabilities from which a class of several in order is reached, so that sets have no gaps.
-        ood: The out-of-distribution score: energy (Liu et al., 2020).
+        ood: The out-of-distribution score: energy (Liu et al., 2020), or where an image may have several labels
+            joint_energy (Wang et al., 2021).
         ood_limit: The score above which an image is out of distribution.
         rate: Whether the threshold of the positive class was chosen for its sensitivity or its specificity.
         target_rate: The requested sensitivity or specificity.
@@ -68,7 +69,7 @@ class Thresholds:
     coverage: float | None = None
     conformal_quantile: float | None = None
     conformal: Nonconformity = "lac"
-    ood: Literal["energy"] = "energy"
+    ood: Literal["energy", "joint_energy"] = "energy"
     ood_limit: float | None = None
     rate: Rate | None = None
     target_rate: float | None = None
@@ -85,8 +86,13 @@ class Thresholds:
 
     @property
     def abstains(self) -> bool:
-        """Whether the model abstains; one with several labels per image does so only with limits for absent ones."""
-        return self.labels is None or self.absent is not None
+        """Whether the model abstains; one with several labels per image needs a limit for images or for labels."""
+        return self.decides or self.absent is not None
+
+    @property
+    def decides(self) -> bool:
+        """Whether predictions have a `Decision`; those of several labels only with an out-of-distribution limit."""
+        return self.labels is None or self.ood_limit is not None
 
     @property
     def set_fields(self) -> tuple[str, ...]:
@@ -114,7 +120,7 @@ class Thresholds:
                 continue
             allowed = {
                 "conformal": ("lac", "contiguous"),
-                "ood": ("energy",),
+                "ood": ("energy", "joint_energy"),
                 "rate": (None, "sensitivity", "specificity"),
                 "label_target": (None, "f1", "precision", "recall"),
             }.get(name)
@@ -185,7 +191,7 @@ class ThresholdRequest:
 NO_THRESHOLDS = ThresholdRequest()
 
 
-DecisionKind = Literal["class", "ancestor", "set", "mask", "abstain"]
+DecisionKind = Literal["class", "ancestor", "set", "labels", "mask", "abstain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +199,9 @@ class Decision:
     """The decision for a prediction.
 
     Attributes:
-        decision: ``"class"``, ``"set"`` or ``"abstain"``; of a model of masks ``"mask"`` or ``"abstain"``; of a
-            hierarchical model ``"class"``, ``"ancestor"`` for a class above others, or ``"abstain"``.
+        decision: ``"class"``, ``"set"`` or ``"abstain"``; of a multi-label model ``"labels"``, or ``"abstain"`` for an
+            image that is out of distribution; of a model of masks ``"mask"`` or ``"abstain"``; of a hierarchical model
+            ``"class"``, ``"ancestor"`` for a class above others, or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
         ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
     """

@@ -42,7 +42,9 @@ class Metrics:
         )
         self.images = self._counter("images", "Images by outcome: predicted, unreadable or failed.", "outcome")
         self.decisions = self._counter(
-            "decisions", "Predictions of a model with thresholds by decision: class, set or abstain.", "decision"
+            "decisions",
+            "Predictions of a model with thresholds by decision: class, set, labels or abstain.",
+            "decision",
         )
         self.decode_seconds = self._histogram("decode_seconds", "Decoding one image, with the wait for a process.")
         self.queue_seconds = self._histogram("queue_seconds", "An image's wait for the batch before it.")

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import jsonio
+from sightline.api import Classifier
 from sightline.inference.masks import PixelPrediction
 from sightline.inference.results import Prediction
 from sightline.serve.admission import MAX_DIGITS, read_body
@@ -67,6 +68,20 @@ class InferRequest:
     is_binary: bool = False
 
 
+def _list_set_outputs(classifier: Classifier) -> dict[str, tuple[str, list[int]]]:
+    """Return the outputs that only a model of several labels or of masks has, and its decisions."""
+    thresholds, marks = classifier.thresholds, ("BOOL", [-1, len(classifier.classes)])
+    outputs: dict[str, tuple[str, list[int]]] = {"labels": marks}
+    if thresholds is not None:
+        outputs |= dict.fromkeys(thresholds.set_fields, marks)
+    if classifier.task.targets.are_masks:
+        outputs |= {"mask": ("UINT8", [-1, *classifier.preprocess.shape[:2]]), "quality": ("FP64", [-1])}
+        return outputs | ({} if thresholds is None or thresholds.min_iou is None else {"decision": (BYTES, [-1])})
+    if thresholds is not None and thresholds.decides:
+        outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
+    return outputs
+
+
 class InferenceModel:
     """A served model in the terms of the protocol: `inputs` and `outputs` are datatypes and shapes by name.
 
@@ -79,16 +94,7 @@ class InferenceModel:
         self.inputs = {"pixels": ("UINT8", [-1, *classifier.preprocess.shape]), "image": (BYTES, [-1])}
         self.outputs = {"probabilities": ("FP32", [-1, len(classifier.classes)]), "label": (BYTES, [-1])}
         if classifier.task.targets.allows_several:
-            thresholds, marks = classifier.thresholds, ("BOOL", [-1, len(classifier.classes)])
-            self.outputs["labels"] = marks
-            if thresholds is not None and thresholds.absent is not None:
-                self.outputs["undecided"] = marks
-            if thresholds is not None and thresholds.set_threshold is not None:
-                self.outputs["label_set"] = marks
-            if classifier.task.targets.are_masks:
-                self.outputs |= {"mask": ("UINT8", [-1, *classifier.preprocess.shape[:2]]), "quality": ("FP64", [-1])}
-            if thresholds is not None and thresholds.min_iou is not None:
-                self.outputs["decision"] = (BYTES, [-1])
+            self.outputs |= _list_set_outputs(classifier)
         elif classifier.thresholds is not None:
             self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
             if classifier.thresholds.conformal_quantile is not None:

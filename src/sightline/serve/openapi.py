@@ -110,7 +110,7 @@ _PREDICTION: dict[str, Any] = {
     "undecided": _list(_STRING),
     "label_set": _list(_STRING),
     "top": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
-    "decision": {"enum": ["class", "ancestor", "set", "mask", "abstain"]},
+    "decision": {"enum": ["class", "ancestor", "set", "labels", "mask", "abstain"]},
     "answer": {"type": ["string", "null"]},
     "answer_probability": {"type": ["number", "null"]},
     "levels": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import UsageError
-from sightline.evaluation import label_thresholds, multi_label
+from sightline.evaluation import label_thresholds, multi_label, ood
 from sightline.evaluation.label_thresholds import list_limits, list_thresholds, list_unreached
 from sightline.evaluation.multi_label import MultiLabelReport
+from sightline.inference import decisions
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
@@ -91,6 +92,7 @@ class MultiLabel(Task):
     targets = LABEL_SETS
     activation = "sigmoid"
     supports_folds = True
+    supports_ood = True
     sections = ("label-metrics", "label-classes", "label-abstention", "label-errors")
 
     def check_settings(self, config: RunConfig) -> None:
@@ -187,22 +189,31 @@ class MultiLabel(Task):
         request: ThresholdRequest = NO_THRESHOLDS,
         old: Thresholds | None = None,
     ) -> Thresholds:
-        """Return a threshold of each class, for the highest F1 or the requested targets."""
-        return label_thresholds.fit_thresholds(
+        """Return a threshold of each class, for the highest F1 or the requested targets, and a limit of energy."""
+        thresholds = label_thresholds.fit_thresholds(
             classes, outputs.outputs.probabilities, outputs.labels.astype(bool), request, old
         )
+        limit = ood.fit_limit(self.compute_energy(outputs.outputs.logits))
+        return replace(thresholds, ood="joint_energy", ood_limit=limit)
+
+    def compute_energy(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the joint energy of the classes."""
+        return decisions.compute_joint_energy(logits)
 
     @staticmethod
     def interpret(
         path: str,
         probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,  # noqa: ARG004  # probabilities decide
+        logits: NDArray[np.float32] | None,
         classes: tuple[str, ...],
         *,
         top: int,
         thresholds: Thresholds | None,
     ) -> Prediction:
-        """Return the classes that reach their thresholds, the most probable first."""
+        """Return the classes that reach their thresholds, the most probable first.
+
+        It abstains where the energy of the logits exceeds its limit.
+        """
         order = np.argsort(-probabilities, kind="stable")
 
         def name(chosen: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -210,12 +221,15 @@ class MultiLabel(Task):
 
         reached, limits = probabilities >= list_thresholds(thresholds, classes), list_limits(thresholds, classes)
         set_threshold = None if thresholds is None else thresholds.set_threshold
-        labels = name(reached)
+        labels, decision = name(reached), None
+        if thresholds is not None and thresholds.decides and logits is not None:
+            decision = decisions.decide_labels(logits, thresholds)
         return Prediction(
             path,
             join_classes(labels),
             float(probabilities[reached].min()) if labels else None,
             tuple(ClassProbability(classes[i], float(probabilities[i])) for i in order[:top]),
+            decision=decision,
             labels=labels,
             undecided=None if limits is None else name(~reached & (probabilities > limits)),
             label_set=None if set_threshold is None else name(probabilities >= np.float64(set_threshold)),

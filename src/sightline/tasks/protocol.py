@@ -98,6 +98,8 @@ class Task(ABC):
     """The sections of a run's report that depend on the task, by the names in its template."""
     supports_folds: ClassVar[bool] = False
     """Whether `train --folds` can train it, for which `deactivate` is defined."""
+    supports_ood: ClassVar[bool] = False
+    """Whether `evaluate --ood` can evaluate it, for which `compute_energy` is defined."""
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that do not apply to the task; by default for none."""
@@ -146,6 +148,11 @@ class Task(ABC):
         """Return logits that have these probabilities, float32 [N, K]; by default not possible."""
         del probabilities
         raise NotImplementedError(f"The task {self.name} does not support folds.")
+
+    def compute_energy(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return a score of logits [N, K] that is higher for out-of-distribution images; by default not possible."""
+        del logits
+        raise NotImplementedError(f"The task {self.name} does not detect out-of-distribution images.")
 
     def collect_outputs(
         self, predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"

@@ -80,6 +80,7 @@ class SingleLabel(Task):
         "errors", "label-issues",
     )  # fmt: skip
     supports_folds = True
+    supports_ood = True
     interpret = staticmethod(decisions.predict_class)
 
     def check_settings(self, config: RunConfig) -> None:
@@ -147,6 +148,10 @@ class SingleLabel(Task):
         """Return the temperature of least cross-entropy; None if there are too few images or errors."""
         temperature = calibration.fit_temperature(logits, labels)
         return None if temperature.note else temperature.value
+
+    def compute_energy(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the energy."""
+        return decisions.compute_energy(logits)
 
     def fit_thresholds(
         self,

@@ -209,7 +209,7 @@ function showPrediction() {
   const named = labels ? labels.join(", ") : label;
   $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
   $("view").setAttribute("aria-label", text("alt")(named));
-  $("decision").hidden = !decision;
+  $("decision").hidden = !decision || decision === "labels"; // each of which has its own threshold
   if (decision) $("decision").textContent = decision === "set" ? text("set")(set) : text(decision === "class" ? "certain" : decision);
   $("top").replaceChildren(...top.map((one) => makeRow(one.label, one.probability)));
   showIdentity(model);
