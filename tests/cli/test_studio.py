@@ -18,8 +18,8 @@ import pytest
 from command import Command
 from sightline import Run
 from sightline.studio.contents import open_studio
-from sightline.studio.library import Query
 from sightline.studio.network import find_address
+from sightline.studio.query import Query
 
 
 def test_a_run_is_shown_with_its_splits_and_predictions(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sightline.evaluation import label_issues as wrong_labels
 from sightline.evaluation.error_analysis import analyze_errors
 from sightline.evaluation.evaluator import compute_evaluation
 from sightline.evaluation.paired import compare_paired, mcnemar_p_value
-from sightline.evaluation.slices import evaluate_slices, image_properties, slice_masks
+from sightline.evaluation.slices import evaluate_slices, find_slices, image_properties, record_properties, slice_masks
 from strategies import image_record
 
 
@@ -84,7 +84,7 @@ def test_the_slice_that_is_worse_is_named_and_no_other() -> None:
     camera = ["old" if i % 4 == 0 else "new" for i in range(400)]
     correct = rng.random(400) < np.where(np.array(camera) == "old", 0.6, 0.95)
     values = {"camera": camera, "brightness": rng.random(400).tolist()}
-    slice_rows = evaluate_slices(values, correct)
+    slice_rows = evaluate_slices(find_slices(values), correct)
     assert [s.name for s in slice_rows if s.significantly_worse] == ["camera old"]
     assert (slice_rows[0].name, slice_rows[0].count) == ("camera old", 100)
     assert slice_rows[0].difference_interval.high < 0 < slice_rows[0].rest_accuracy - slice_rows[0].accuracy
@@ -95,7 +95,7 @@ def test_chance_alone_names_a_slice_seldom() -> None:
     named = 0
     for _ in range(200):
         values = {name: rng.random(200).tolist() for name in "abcd"}
-        named += any(s.significantly_worse for s in evaluate_slices(values, rng.random(200) < 0.85))
+        named += any(s.significantly_worse for s in evaluate_slices(find_slices(values), rng.random(200) < 0.85))
     assert named <= 15
 
 
@@ -105,7 +105,15 @@ def test_slices_of_words_numbers_and_nothing() -> None:
     assert slice_masks("size", [3.0] * 5) == {}
     together = slice_masks("n", ["1", "2", "2", "9"])
     assert sum(at.astype(int) for at in together.values()).tolist() == [1] * 4  # type: ignore[union-attr]
-    assert evaluate_slices({"size": [1.0] * 5}, np.ones(5, bool)) == ()
+    assert find_slices({"size": [1.0] * 5}) == {}
+    assert evaluate_slices({}, np.ones(5, bool)) == ()
+
+
+def test_a_slice_has_ten_images_inside_and_outside() -> None:
+    camera = ["a"] * 10 + ["b"] * 9 + ["c"] * 31
+    assert {name: int(mask.sum()) for name, mask in find_slices({"camera": camera}).items()} == {
+        "camera a": 10, "camera c": 31,
+    }  # fmt: skip
 
 
 def test_properties_are_those_of_the_images() -> None:
@@ -119,6 +127,8 @@ def test_properties_are_those_of_the_images() -> None:
     assert properties["brightness"] == [0, 100]
     assert properties["sharpness"][0] == 0 < properties["sharpness"][1]
     assert properties["site"] == ["", "north"]
+    assert list(properties) == ["size", "aspect ratio", "brightness", "sharpness", "site"]
+    assert record_properties(images) == {name: properties[name] for name in ("size", "aspect ratio", "site")}
 
 
 def draw_clusters(count: int = 300, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -295,6 +295,28 @@ def test_evaluation_is_written_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(arrays["probabilities"], EVALUATION.probabilities)
 
 
+def test_scores_and_slices_of_each_image_come_back(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    count = len(EVALUATION.paths)
+    values = {
+        "energies": np.linspace(-3, 1, count),
+        "slice_names": np.array(["camera a"]),
+        "slice_masks": np.arange(count)[None] > 0,
+    }
+    run.write_evaluation("test", EVALUATION, None, values)
+    predictions = run.read_predictions("test")
+    assert predictions is not None
+    assert predictions.energies is not None
+    assert predictions.energies.tolist() == values["energies"].tolist()
+    assert {name: mask.tolist() for name, mask in predictions.slice_masks.items()} == {
+        "camera a": [False] + [True] * (count - 1)
+    }
+    for name, broken in (("energies", np.zeros(count + 1)), ("slice_masks", np.zeros((2, count), bool))):
+        run.write_evaluation("test", EVALUATION, None, values | {name: broken})
+        with pytest.raises(ModelError, match="slice_masks have the wrong types or shapes"):
+            run.read_predictions("test")
+
+
 # Writing is atomic
 
 

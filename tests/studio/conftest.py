@@ -16,6 +16,7 @@ from browser import find_browser
 from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
+from studio_server import serve
 
 LISTED = ".tile img, #empty:not([hidden])"  # what a page of images has once it has loaded
 
@@ -66,6 +67,22 @@ def run_client(run_studio: Studio) -> Iterator[Any]:
         assert token
         client.headers["X-CSRF-Token"] = token[1]
         yield client
+
+
+@pytest.fixture(scope="session")
+def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The studio of a run whose images were taken by two cameras; two of the test images are the same file."""
+    root = tmp_path_factory.mktemp("cameras")
+    folder = draw_classes(root / "colors", COLORS, 40)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))]
+    (folder / names[8]).write_bytes((folder / names[34]).read_bytes())  # both of the test split
+    splits = ("test", "test", "train", "train", "validation", "train", "test")
+    rows = [f"{name},{Path(name).parent},{splits[i % 7]},{'old' if i % 2 else 'new'}" for i, name in enumerate(names)]
+    table = folder / "images.csv"
+    table.write_text("\n".join(["path,label,split,camera", *rows]))
+    run = sl.train(table, recipe="quick", model="cifar10-simple", epochs=1, seed=1, out=root / "run")
+    with open_studio(run, root / "fixes.jsonl") as studio, serve(studio) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -164,3 +164,8 @@ def test_a_page_with_faults_is_refused(open_page: Any, address: str) -> None:
     page = open_page(address)
     page.evaluate("document.querySelector('#grid').insertAdjacentHTML('afterend', '<img src=\"/static/icon.svg\">')")
     assert any("image-alt" in violation for violation in list_violations(page))
+
+
+def test_slices(open_page: Any, cameras: str) -> None:
+    check(open_page, f"{cameras}/results", "#slices")
+    check(open_page, f"{cameras}/?split=test&slice=camera+old&sort=ood", ".tile img")

@@ -204,9 +204,11 @@ def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open
     index = Index("many", images, (), 0, lambda _: content)
     corrections = Corrections(tmp_path / "fixes.jsonl", index)
     predictions = {
-        i: ImagePrediction(f"class {(i + (i % 7 == 0)) % 10}", (i * 37 % 1000) / 1000, 0.5) for i in range(MANY)
+        i: ImagePrediction(f"class {(i + (i % 7 == 0)) % 10}", (i * 37 % 1000) / 1000, 0.5, float(i % 997))
+        for i in range(MANY)
     }
-    library = Library(index, corrections, None, predictions)
+    slices = {f"brightness {k}": range(k, MANY, 4) for k in range(4)} | {"camera old": range(0, MANY, 5)}
+    library = Library(index, corrections, None, predictions, slices=slices)
     check = BackgroundCheck(index, library, Dataset(tmp_path).config.input)
     studio = Studio(
         "many",
@@ -233,4 +235,13 @@ def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open
         captions = page.locator(".tile .caption span").all_text_contents()
         values = [int(re.findall(r"(\d+)%", text)[0]) for text in captions]
         assert len(values) > 20
+        page.select_option("select[name=state]", "")
+        page.select_option("select[name=slice]", "brightness 3")
+        expect_text(page, "#count", "25,000 images")
+        page.select_option("select[name=sort]", "ood")
+        first = 996 + 3 * 997  # the first with the largest score
+        page.wait_for_selector(f"#image-{first}[data-position='0'] img")
+        page.select_option("select[name=sort]", "group")
+        expect_text(page, "#count", "25,000 images")
+        assert page.locator("*").count() < MOST_NODES
     library.close()

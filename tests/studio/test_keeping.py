@@ -15,7 +15,7 @@ from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.corrections import Corrections
-from sightline.studio.library import Query
+from sightline.studio.query import Query
 
 
 def read_lines(patch: Path) -> list[dict[str, str]]:

@@ -13,10 +13,12 @@ from sightline import UsageError
 from sightline.data.checks.finding import Finding
 from sightline.data.types import ImageRecord, Index
 from sightline.studio.corrections import Corrections
-from sightline.studio.library import MAX_SELECTIONS, SORTS, ImagePrediction, Library, Query
+from sightline.studio.library import MAX_SELECTIONS, ImagePrediction, Library
+from sightline.studio.query import SORTS, Query
 
 LABELS = ("cat", "dog", "cat", "dog", "Ärger")
-PREDICTED = {0: ("cat", 0.9, 0.9), 1: ("cat", 0.6, 0.4), 3: ("dog", 0.55, 0.55)}
+PREDICTED = {0: ("cat", 0.9, 0.9, -3.0), 1: ("cat", 0.6, 0.4, -1.5), 3: ("dog", 0.55, 0.55, -9.0)}
+SLICES = {"camera ü": (1, 3, 4), "size up to 10": (0, 3)}
 
 
 def read(_: int) -> bytes:
@@ -40,7 +42,8 @@ def corrections(index: Index, tmp_path: Path) -> Corrections:
 
 @pytest.fixture
 def library(index: Index, corrections: Corrections) -> Iterator[Library]:
-    opened = Library(index, corrections, None, {i: ImagePrediction(*p) for i, p in PREDICTED.items()})
+    predictions = {i: ImagePrediction(*p) for i, p in PREDICTED.items()}
+    opened = Library(index, corrections, None, predictions, slices=SLICES)
     yield opened
     opened.close()
 
@@ -64,6 +67,11 @@ def library(index: Index, corrections: Corrections) -> Iterator[Library]:
         ({"sort": "confidence"}, [3, 1, 0, 2, 4]),
         ({"sort": "disagreement"}, [1, 3, 0, 2, 4]),
         ({"sort": "size"}, [0, 3, 1, 4, 2]),
+        ({"sort": "ood"}, [1, 0, 3, 2, 4]),
+        ({"slice": "camera ü"}, [1, 3, 4]),
+        ({"slice": "size up to 10", "label": "dog"}, [3]),
+        ({"slice": "size up to"}, []),
+        ({"slice": "camera ü", "sort": "ood"}, [1, 3, 4]),
         ({"finding": "blurred", "sort": "group"}, [2, 3, 0]),
         ({"finding": "blank"}, []),
     ],
@@ -72,6 +80,31 @@ def test_a_query_lists_what_it_asks_for(library: Library, query: dict[str, str],
     groups = (("cat/2 %_.png", "dog/3 %_.png"), ("cat/0 %_.png",))
     library.set_findings([Finding("blurred", "warning", 2, "groups", "", groups=groups)])
     assert library.list_ids(Query.from_params(query)) == expected
+
+
+def test_groups_of_all_findings_follow_each_other(library: Library) -> None:
+    assert library.list_ids(Query(sort="group")) == [0, 1, 2, 3, 4], "no group is known yet"
+    copies = (("cat/2 %_.png", "Ärger/4 %_.png"),)
+    near = (("dog/3 %_.png", "Ärger/4 %_.png", "cat/2 %_.png"), ("cat/0 %_.png", "dog/1 %_.png"))
+    library.set_findings([
+        Finding("duplicates", "warning", 1, "groups", "", groups=copies),
+        Finding("blank", "note", 1, "image", "", ("dog/1 %_.png",), ("all white",)),
+        Finding("near-duplicates", "warning", 2, "groups", "", groups=near),
+    ])  # fmt: skip
+    assert library.list_ids(Query(sort="group")) == [0, 1, 2, 3, 4]
+    library.set_findings([Finding("near-duplicates", "warning", 2, "groups", "", groups=(near[0],))])
+    assert library.list_ids(Query(sort="group")) == [2, 3, 4, 0, 1], "images of no group come last"
+    library.set_findings([Finding("duplicates", "warning", 2, "groups", "", groups=(
+        ("cat/0 %_.png", "Ärger/4 %_.png"), ("dog/1 %_.png", "dog/3 %_.png")
+    ))])  # fmt: skip
+    assert library.list_ids(Query(sort="group")) == [0, 4, 1, 3, 2]
+    assert library.list_ids(Query(sort="group", state="wrong")) == [1]
+
+
+def test_slices_are_counted_in_their_order(library: Library, corrections: Corrections) -> None:
+    corrections.apply([4], "drop")
+    library.update([4])
+    assert list(library.count_values()["slice"].items()) == [("camera ü", 3), ("size up to 10", 2)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +117,6 @@ def test_a_query_lists_what_it_asks_for(library: Library, query: dict[str, str],
         ({"below": "half"}, "a number from 0 to 1"),
         ({"below": "nan"}, "a number from 0 to 1"),
         ({"below": "1e400"}, "a number from 0 to 1"),
-        ({"sort": "group"}, "needs a finding"),
     ],
 )
 def test_an_unknown_query_is_refused(query: dict[str, str], words: str) -> None:
@@ -189,6 +221,7 @@ def test_counts_after_any_corrections_are_those_of_a_new_table(
         with contextlib.suppress(UsageError):  # such as to drop every image
             library.update(corrections.apply(ids, edit, to).after)
         library.update(ids)
-        fresh = Library(index, corrections, None, {i: ImagePrediction(*p) for i, p in PREDICTED.items()})
+        predictions = {i: ImagePrediction(*p) for i, p in PREDICTED.items()}
+        fresh = Library(index, corrections, None, predictions, slices=SLICES)
         assert library.count_values() == fresh.count_values()
         fresh.close()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import sightline as sl
+from command import draw_classes
+from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, LabeledPredictions
+from sightline.studio.app import create_app
+from sightline.studio.contents import open_studio
+from sightline.studio.query import Query
 from sightline.studio.results import SplitResults
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
@@ -56,6 +64,106 @@ def test_the_figures_at_a_threshold_are_those_of_evaluate() -> None:
         assert coverage <= reached <= coverage + 1 / 500
 
 
+@pytest.fixture
+def sliced(run: sl.Run, tmp_path: Path) -> Iterator[tuple[Any, dict[str, set[str]]]]:
+    """A client of a copy of the run whose test images are in two slices, and the paths of the images of each."""
+    path = tmp_path / "sliced"
+    shutil.copytree(run.path, path)
+    file = path / "eval" / "test" / "predictions.npz"
+    arrays = dict(np.load(file))
+    masks = np.arange(len(arrays["paths"])) % 3 == np.array([[0], [1]])
+    names = ["camera ü", "size up to 9"]
+    arrays["probabilities"][::2] = np.roll(arrays["probabilities"][::2], 1, 1)  # errors
+    np.savez(file, **arrays | {"slice_names": np.array(names), "slice_masks": masks})
+    members = {name: {*arrays["paths"][mask].tolist()} for name, mask in zip(names, masks, strict=True)}
+    with (
+        open_studio(sl.Run(path), tmp_path / "fixes.jsonl") as studio,
+        testclient.TestClient(create_app(studio), ADDRESS) as client,
+    ):
+        yield client, members
+
+
+def list_rows(client: Any, address: str) -> list[dict[str, Any]]:
+    ids = np.frombuffer(client.get(address).content, "<u4")
+    return list(client.get("/images", params={"ids": ",".join(map(str, ids))}).json())
+
+
+def test_slices_filter_and_link_to_their_images(sliced: tuple[Any, dict[str, set[str]]]) -> None:
+    client, members = sliced
+    assert client.get("/state").json()["counts"]["slice"] == {name: len(paths) for name, paths in members.items()}
+    assert 'name="slice"' in client.get("/").text
+    page = client.get("/results", params={"split": "test"}).text
+    table = page[page.index('id="slices"') :]
+    links = re.findall(
+        r'<th scope="row"><a href="/([^"]+)">([^<]+)</a>.*?<td>(\d+)</td>', table[: table.index("</table>")], re.DOTALL
+    )
+    assert {name for _, name, _ in links} == {*members}
+    for address, name, count in links:
+        rows = list_rows(client, "/order" + address.replace("&amp;", "&"))
+        assert {row["path"] for row in rows} == members[name]
+        assert len(rows) == int(count)
+    errors = re.findall(r'<a href="/([^"]+state=wrong)">(\d+)<', table)
+    assert errors
+    for address, count in errors:
+        assert len(list_rows(client, "/order" + address.replace("&amp;", "&"))) == int(count)
+
+
+def test_the_order_by_out_of_distribution_score_is_that_of_an_evaluation(
+    run_client: Any, run: sl.Run, evaluation: sl.Evaluation
+) -> None:
+    stored = run.directory.read_predictions("test")
+    assert stored is not None
+    assert stored.energies is not None
+    assert stored.paths == evaluation.result.paths
+    assert isinstance(evaluation.report, EvaluationReport)
+    assert evaluation.report.energies is not None
+    assert stored.energies == pytest.approx(evaluation.report.energies, rel=1e-3)  # Keras and ONNX Runtime
+    rows = list_rows(run_client, "/order?split=test&sort=ood")
+    expected = sorted(zip(-stored.energies, stored.paths, strict=True))
+    assert [row["path"] for row in rows] == [path for _, path in expected]
+    assert list_rows(run_client, "/order?sort=ood")[-1]["energy"] is None, "training images have no score"
+    assert 'value="ood"' in run_client.get("/").text
+
+
+def test_data_without_a_run_has_slices_that_need_no_pixels(tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "colors", {"blue": (20, 20, 200), "red": (200, 20, 20)}, 12)
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.png"))]
+    lines = [f"{name},{Path(name).parent},{'old' if i % 2 else 'new'}" for i, name in enumerate(names)]
+    table = folder / "images.csv"
+    table.write_text("\n".join(["path,label,camera", *lines]))
+    with open_studio(sl.Dataset(table), tmp_path / "fixes.jsonl") as studio:
+        assert studio.library.count_values()["slice"] == {"camera new": 12, "camera old": 12}
+        assert studio.library.list_ids(Query(slice="camera old")) == [*range(1, 24, 2)]
+        with testclient.TestClient(create_app(studio), ADDRESS) as client:
+            page = client.get("/").text
+    assert 'name="slice"' in page
+    assert 'value="ood"' not in page
+
+
+def test_no_slices_and_no_scores_have_no_controls(studio: Any) -> None:
+    with testclient.TestClient(create_app(studio), ADDRESS) as client:
+        page = client.get("/").text
+    assert 'name="slice"' not in page
+    assert 'value="ood"' not in page
+
+
+def test_the_curve_begins_where_one_error_is_not_most_of_it() -> None:
+    labels = np.zeros(200, np.int32)
+    confidence = np.linspace(0.999, 0.6, 200)
+    probabilities = np.stack([confidence, 1 - confidence], 1).astype(np.float32)
+    probabilities[[0, 150]] = probabilities[[0, 150], ::-1]  # the most confident prediction is an error
+    results = SplitResults(LabeledPredictions(("",) * 200, labels, probabilities, ("a", "b")))
+    coverage, precision = zip(*results.precision_curve, strict=True)
+    assert 20 / 200 <= coverage[0] <= 22 / 200
+    assert coverage[-1] == 1
+    assert min(precision) >= 0.95
+    assert results.lowest_precision == 0.9
+    few = SplitResults(LabeledPredictions(("",) * 3, labels[:3], probabilities[:3], ("a", "b")))
+    ((coverage_of_all, accuracy),) = few.precision_curve
+    assert coverage_of_all == 1
+    assert accuracy == pytest.approx(2 / 3)
+
+
 def test_each_cell_opens_its_images(run_client: Any, evaluation: sl.Evaluation) -> None:
     page = run_client.get("/results", params={"split": "test"}).text
     cells = re.findall(r'<td class="(?:right|wrong) shade-\d"><a href="/([^"]+)" title[^>]+>(\d+)', page)
@@ -84,8 +192,6 @@ def test_many_classes_are_a_part_of_the_matrix() -> None:
 
 
 def test_images_without_a_run_have_no_results(studio: Any) -> None:
-    from sightline.studio.app import create_app
-
     with testclient.TestClient(create_app(studio), ADDRESS) as opened:
         assert opened.get("/results").status_code == 404
         assert 'href="/results' not in opened.get("/").text

@@ -228,3 +228,57 @@ def test_hostile_names_are_text_on_every_page(tmp_path: Path, open_page: Any) ->
                 assert f"“{label}”" in page.text_content("#evidence"), "no pattern of a replacement"
             assert "owned" not in page.title()
             assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize(("width", "language", "word"), [(1280, "en-US", "Slice"), (390, "zh-CN", "切片")])
+def test_images_of_a_slice_are_found_from_the_results_and_the_filters(
+    open_page: Any, cameras: str, width: int, language: str, word: str
+) -> None:
+    page = open_page(f"{cameras}/results", width, ready="#slices", locale=language)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways"
+    row = page.locator("#slices tbody tr", has_text="camera old")
+    count = row.locator("td").nth(2).inner_text()
+    row.locator("th a").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".tile img")
+    playwright.expect(page.locator("#count")).to_contain_text(count)
+    if width < 640:
+        page.locator("#filters summary").click()
+    field = page.get_by_label(word)
+    assert field.input_value() == "camera old"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    field.focus()
+    page.keyboard.press("Home")  # all
+    page.wait_for_url(lambda address: "slice=" not in address)
+    names = page.locator("select[name=slice] option").all_text_contents()
+    assert len(names) > 8, "brightness, sharpness and the cameras"
+    assert any(name.startswith("brightness") for name in names)
+
+
+def test_the_order_by_score_begins_with_the_most_unusual_image(open_page: Any, cameras: str) -> None:
+    page = open_page(f"{cameras}/?split=test")
+    page.select_option("select[name=sort]", "ood")
+    page.wait_for_url("**sort=ood**")
+    page.wait_for_load_state("networkidle")
+    page.keyboard.press("Escape")
+    page.locator("#grid").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    scores = []
+    for _ in range(5):
+        facts = page.locator("#viewer-facts")
+        scores.append(float(facts.locator("dt", has_text="Out-of-distribution").locator("+ dd").inner_text()))
+        page.keyboard.press("ArrowRight")
+    assert scores == sorted(scores, reverse=True)
+    assert len({*scores}) > 1
+
+
+def test_groups_follow_each_other_once_the_images_are_checked(open_page: Any, cameras: str) -> None:
+    page = open_page(f"{cameras}/?sort=group")
+    page.locator("#check").click()
+    page.wait_for_selector("#finding-filter:not([hidden])", timeout=30_000)
+    page.wait_for_function("() => document.querySelectorAll('.tile .finding').length > 1")
+    tiles = page.locator(".tile")
+    assert tiles.nth(0).locator(".finding").count() == tiles.nth(1).locator(".finding").count() == 1
+    assert page.locator("select[name=finding]").input_value() == ""
+    assert page.locator("select[name=sort]").input_value() == "group"

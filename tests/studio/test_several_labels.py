@@ -20,7 +20,7 @@ from sightline.data.dataset import check_classes
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
 from sightline.studio.contents import Studio, open_studio
-from sightline.studio.library import Query
+from sightline.studio.query import Query
 
 LABELS = ("car;tree", "car", "", "tree", "car;person;tree", "person")
 

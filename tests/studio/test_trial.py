@@ -20,7 +20,7 @@ from sightline.explain.localization import map_to_original
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.heat_maps import MAX_WAITING, HeatMap, HeatMapQueue
-from sightline.studio.library import Query
+from sightline.studio.query import Query
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 

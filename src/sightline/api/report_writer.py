@@ -9,6 +9,7 @@ from sightline.errors import ModelError
 from sightline.report import html_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
+from sightline.runs.predictions import list_image_values
 from sightline.runs.report_images import write_examples
 from sightline.runs.run_report import find_reported_split, read_report
 
@@ -47,7 +48,7 @@ def save_evaluation(run: RunDirectory, split: Split, report: Report, samples: Su
     from sightline.evaluation.report import EvaluationReport
     from sightline.report import evaluation_plots
 
-    run.write_evaluation(split, report.evaluation, report.to_dict())
+    run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))
     if isinstance(report, EvaluationReport):
         run.write_figures({name: figure.files for name, figure in evaluation_plots.plot_all(report, samples).items()})
     if split == find_reported_split(run.info.get("result")):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,9 @@ class EvaluationReport:
     """The evaluation of split `split` with all analyses; None for those not requested or not possible.
 
     `selective` are the decisions of `thresholds`, `selective_check` a threshold chosen on validation for the strictest
-    target that it reaches, and `validation` how the validation split differs.
+    target that it reaches, and `validation` how the validation split differs. Of each image, in the order of
+    `evaluation.paths`, there are the out-of-distribution score, `energies` float64 [N], and in `slice_masks`, bool [N]
+    each, the slices that it belongs to.
     """
 
     evaluation: EvaluationResult
@@ -92,10 +94,13 @@ class EvaluationReport:
     ood: OODResult | None = None
     binary: BinaryReport | None = None
     validation: SplitShift | None = None
+    energies: NDArray[np.float64] | None = None
+    slice_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``: the metrics of the evaluation, and all analyses beside them."""
-        return self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
+        skipped = ["evaluation", "energies", "slice_masks"]
+        return self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=skipped)
 
 
 def build_report(
@@ -118,13 +123,14 @@ def build_report(
     )
     resampling = Resampling(groups=number_groups(labeled.subset.paths, labeled.groups))
     confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
+    masks = slices.find_slices(slices.image_properties(labeled.subset, labeled.images))
     return EvaluationReport(
         evaluation=evaluation,
         split=split,
         calibration=evaluate_calibration(outputs, validation_outputs),
         risk_coverage=selective.compute_risk_coverage(confidence, correct),
         errors=analyze_errors(evaluation),
-        slices=slices.evaluate_slices(slices.image_properties(labeled.subset, labeled.images), correct),
+        slices=slices.evaluate_slices(masks, correct),
         thresholds=thresholds,
         threshold=_choose_threshold(validation_outputs, threshold_request),
         selective_check=evaluate_selective(outputs, validation_outputs),
@@ -134,6 +140,8 @@ def build_report(
         set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds),
         binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds, resampling),
         validation=compare_with_validation(outputs, validation_outputs),
+        energies=compute_energy(outputs.outputs.logits),
+        slice_masks=masks,
     )
 
 

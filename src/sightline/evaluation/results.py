@@ -192,10 +192,12 @@ class LeakedImages:
 class LabeledPredictions:
     """Predictions for labeled images: `probabilities` float32 [N, K] of `classes`, `labels` int32 [N].
 
-    With several labels per image, `labels` are bool [N, K].
+    With several labels per image, `labels` are bool [N, K]. `energies` and `slice_masks` are as in `EvaluationReport`.
     """
 
     paths: tuple[str, ...]
     labels: NDArray[Any]
     probabilities: NDArray[np.float32]
     classes: tuple[str, ...]
+    energies: NDArray[np.float64] | None = None
+    slice_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)

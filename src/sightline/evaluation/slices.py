@@ -47,12 +47,9 @@ def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str
     Size is the square root of width times height in pixels, aspect is width by height, both as displayed. Brightness
     (0 to 255) is the mean, sharpness the variance of the Laplacian, of the grayscale pixels that the model sees.
     """
-    columns: dict[str, list[Any]] = {
-        "size": [math.sqrt(p.width * p.height) for p in images],
-        "aspect ratio": [p.width / max(p.height, 1) for p in images],
-        "brightness": [],
-        "sharpness": [],
-    }
+    recorded = record_properties(images)
+    columns: dict[str, list[Any]] = {name: recorded.pop(name) for name in ("size", "aspect ratio")}
+    columns |= {"brightness": [], "sharpness": []}
     for rows in iterate_slices(len(samples), CHUNK):
         gray = samples.take(rows).mean(3, dtype=np.float32)
         columns["brightness"] += gray.mean((1, 2)).tolist()
@@ -62,6 +59,15 @@ def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str
             columns["sharpness"] += (around - 4 * middle).var((1, 2)).tolist()
     if len(columns["sharpness"]) < len(images):
         del columns["sharpness"]
+    return columns | recorded
+
+
+def record_properties(images: Sequence[ImageRecord]) -> dict[str, list[Any]]:
+    """Return the `image_properties` that need no pixels: size, aspect ratio, and each extra manifest column."""
+    columns: dict[str, list[Any]] = {
+        "size": [math.sqrt(p.width * p.height) for p in images],
+        "aspect ratio": [p.width / max(p.height, 1) for p in images],
+    }
     for column in sorted({key for p in images for key in p.extra}):
         columns[column] = [p.extra.get(column, "") for p in images]
     return columns
@@ -107,14 +113,18 @@ def _parse_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
     return numbers if len(numbers) and np.isfinite(numbers).all() else None
 
 
-def evaluate_slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[SliceMetrics, ...]:
-    """Return all slices with at least ten images inside and outside, worst gap first; `correct` is bool [N].
+def find_slices(columns: Mapping[str, Sequence[Any]]) -> dict[str, NDArray[np.bool_]]:
+    """Return the slices of all properties, bool [N] each, that have at least ten images inside and outside."""
+    masks = {key: at for name, column in columns.items() for key, at in slice_masks(name, column).items()}
+    return {key: at for key, at in masks.items() if MIN_IMAGES <= at.sum() <= len(at) - MIN_IMAGES}
+
+
+def evaluate_slices(groups: Mapping[str, NDArray[np.bool_]], correct: NDArray[np.bool_]) -> tuple[SliceMetrics, ...]:
+    """Return the metrics of the slices that `find_slices` returned, worst gap first; `correct` is bool [N].
 
     The gap between slice and rest has Newcombe's interval (`intervals.difference_interval`), at 95% for all slices
     together (Bonferroni).
     """
-    groups = {key: at for name, column in values.items() for key, at in slice_masks(name, column).items()}
-    groups = {k: at for k, at in groups.items() if MIN_IMAGES <= at.sum() <= len(at) - MIN_IMAGES}
     z = NormalDist().inv_cdf(1 - 0.025 / max(len(groups), 1))
     results = [_evaluate_slice(name, correct[at], correct[~at], z) for name, at in groups.items()]
     return tuple(sorted(results, key=lambda s: s.accuracy - s.rest_accuracy))

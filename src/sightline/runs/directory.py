@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import _io, jsonio
 from sightline.callbacks import EpochRecord
@@ -268,8 +269,17 @@ class RunDirectory:
         """Save the bundle, replacing an existing one."""
         bundle.write_folder(new_bundle, self.path / "bundle")
 
-    def write_evaluation(self, split: str, evaluation: TaskResult, metrics: Mapping[str, Any] | None = None) -> None:
-        """Save metrics and probabilities of one split; `metrics` is that of the whole report, if there is one."""
+    def write_evaluation(
+        self,
+        split: str,
+        evaluation: TaskResult,
+        metrics: Mapping[str, Any] | None = None,
+        values: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Save metrics and probabilities of one split.
+
+        If there is a whole report, `metrics` are its own, and `values` what `list_image_values` returns for it.
+        """
         self._write_json(f"eval/{split}/metrics.json", metrics or evaluation.to_dict())
 
         def save(path: Path) -> None:
@@ -280,6 +290,7 @@ class RunDirectory:
                 labels=evaluation.labels,
                 probabilities=evaluation.probabilities,
                 classes=np.array(evaluation.classes, dtype=np.str_),
+                **(values or {}),
             )
 
         self._write_with(f"eval/{split}/predictions.npz", save)

@@ -34,6 +34,7 @@ from sightline.preprocessing import PreprocessingSpec, encode_png, inspect_image
 from sightline.runs import folds, report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
+from sightline.runs.predictions import list_image_values
 from sightline.seeding import make_generator
 from sightline.tasks.protocol import Task, find_task
 from sightline.training.loop import FitResult
@@ -153,7 +154,7 @@ def _evaluate_split(
         outputs_by_split.get("validation"), thresholds,
         threshold_request=ThresholdRequest.from_config(prepared.config.evaluation),
     )  # fmt: skip
-    run.write_evaluation(split, report.evaluation, report.to_dict())
+    run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))
     return report
 
 

@@ -1,4 +1,4 @@
-"""Validation of ``predictions.npz``."""
+"""The arrays of ``predictions.npz``: what is stored of each image, and its validation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.evaluation.results import LabeledPredictions
+
+
+def list_image_values(report: object) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a report that ``predictions.npz`` has beside the predictions; of other tasks, none."""
+    from sightline.evaluation.report import EvaluationReport
+
+    if not isinstance(report, EvaluationReport) or report.energies is None:
+        return {}
+    masks = np.array([*report.slice_masks.values()], dtype=np.bool_).reshape(
+        len(report.slice_masks), len(report.energies)
+    )
+    return {
+        "energies": report.energies,
+        "slice_names": np.array([*report.slice_masks], dtype=np.str_),
+        "slice_masks": masks,
+    }
 
 
 def parse_predictions(arrays: Mapping[str, NDArray[Any]]) -> LabeledPredictions:
@@ -28,4 +44,20 @@ def parse_predictions(arrays: Mapping[str, NDArray[Any]]) -> LabeledPredictions:
         raise ValueError(f"its labels are not between 0 and the number of classes, {len(classes)}")
     if not np.isfinite(probabilities).all():
         raise ValueError("its probabilities are not finite")
-    return LabeledPredictions(tuple(paths.tolist()), labels, probabilities, tuple(classes.tolist()))
+    return LabeledPredictions(
+        tuple(paths.tolist()), labels, probabilities, tuple(classes.tolist()), *_parse_image_values(arrays, len(paths))
+    )
+
+
+def _parse_image_values(
+    arrays: Mapping[str, NDArray[Any]], count: int
+) -> tuple[NDArray[np.float64] | None, dict[str, NDArray[np.bool_]]]:
+    """Return the energies and the slices of `count` images; none of a task that has none."""
+    if "energies" not in arrays:
+        return None, {}
+    energies, names, masks = (arrays[name] for name in ("energies", "slice_names", "slice_masks"))
+    kinds = energies.dtype.kind + names.dtype.kind + masks.dtype.kind
+    if kinds != "fUb" or names.ndim != 1 or energies.shape != (count,) or masks.shape != (len(names), count):
+        shapes = f"{list(energies.shape)}, {list(names.shape)} and {list(masks.shape)}"
+        raise ValueError(f"energies, slice_names and slice_masks have the wrong types or shapes: {shapes}")
+    return energies, dict(zip(names.tolist(), masks, strict=True))

@@ -22,10 +22,11 @@ from sightline.escaping import CsvWriter, escape_cell
 from sightline.studio import comparing, embedding_map, labeling, look_alikes, network, results, training, trial
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
-from sightline.studio.library import Library, Query
+from sightline.studio.library import Library
 from sightline.studio.network import NetworkAccess
 from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, read_json
 from sightline.studio.protection import ProtectionMiddleware, make_token
+from sightline.studio.query import Query
 
 MAX_ROWS = 500  # of one request
 PAGES_OF_SINGLE = {"/results": "results", "/compare": "compare"}  # of runs whose images have one class each
@@ -121,6 +122,7 @@ class _Endpoints:
         return self._pages.render(
             request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
+            has_energies=library.has_energies, has_slices=library.has_slices,
             has_unlabeled=library.has_unlabeled, several=library.has_several_labels,
             patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
             has_nearest=self._studio.model is not None or self._studio.look_alikes is not None,

@@ -26,6 +26,7 @@ from sightline.data.types import Index
 from sightline.errors import DataError
 from sightline.evaluation.label_thresholds import list_thresholds
 from sightline.evaluation.results import LabeledPredictions
+from sightline.evaluation.slices import find_slices, record_properties
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
 from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sources
@@ -86,9 +87,8 @@ def open_studio(
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = patch or choose_patch_path(index.name)
     with open_corrections(path, index, None if run is None else run.patch) as corrections:
-        library = Library(
-            index, corrections, splits, predictions, [] if run is None else _list_label_issues(run, index)
-        )
+        issues = [] if run is None else _list_label_issues(run, index)
+        library = Library(index, corrections, splits, predictions, issues, _list_slices(model, index))
         check = BackgroundCheck(index, library, input_config)
         labeling = look_alikes = None
         if isinstance(data, Dataset):
@@ -184,12 +184,31 @@ def _list_predictions(model: RunModel) -> dict[int, ImagePrediction]:
         column_of = {name: i for i, name in enumerate(evaluated.classes)}
         best = evaluated.probabilities.argmax(axis=1)
         positions = model.find_positions(evaluated.paths)
-        for position, column, row in zip(positions, best, evaluated.probabilities, strict=True):
+        energies = [None] * len(best) if evaluated.energies is None else evaluated.energies
+        for position, column, row, energy in zip(positions, best, evaluated.probabilities, energies, strict=True):
             if position is not None:
                 label = column_of.get(model.index.images[position].label)
                 of_label = 0.0 if label is None else float(row[label])
-                predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label)
+                score = None if energy is None or not np.isfinite(energy) else float(energy)
+                predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label, score)
     return predictions
+
+
+def _list_slices(model: RunModel | None, index: Index) -> dict[str, list[int]]:
+    """Return the positions of the images of each slice that the run evaluated, of all its evaluated splits.
+
+    Without a run, or if it evaluates no slices as its images have several labels, those that need no pixels.
+    """
+    if model is None or index.several_labels:
+        masks = find_slices(record_properties(index.images))
+        return {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()}
+    slices: dict[str, set[int]] = {}
+    for evaluated in model.predictions.values():
+        positions = model.find_positions(evaluated.paths)
+        for name, mask in evaluated.slice_masks.items():
+            members = (positions[row] for row in np.flatnonzero(mask))
+            slices.setdefault(name, set()).update(position for position in members if position is not None)
+    return {name: sorted(members) for name, members in slices.items()}
 
 
 def _list_label_sets(model: RunModel, evaluated: LabeledPredictions) -> dict[int, ImagePrediction]:

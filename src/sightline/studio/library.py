@@ -6,46 +6,31 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 from sightline import jsonio
 from sightline.data.checks.finding import Finding
-from sightline.data.targets import SEPARATOR, join_classes
-from sightline.data.types import SPLITS, Index, Split
+from sightline.data.targets import join_classes
+from sightline.data.types import Index, Split
 from sightline.errors import UsageError
 from sightline.studio.corrections import Corrections
+from sightline.studio.query import SORTS, STATES, Query
 
-SORTS = {
-    "path": "id",
-    "confidence": "confidence IS NULL, confidence, id",
-    "disagreement": "label_probability IS NULL OR label != source_label, label_probability, id",
-    "group": "(SELECT min(f.number) FROM findings f WHERE f.image = id AND f.kind = :finding), id",
-    "size": "width * height, id",
-}
-"""What ``ORDER BY`` each order is; those by the model list the images that it has not seen last."""
-
-STATES = {
-    "wrong": "predicted != label",
-    "right": "predicted = label",
-    "corrected": "(label != source_label OR split IS NOT source_split OR dropped)",
-    "to-review": "NOT (kept OR dropped OR label != source_label)",
-    "kept": "kept",
-    "dropped": "dropped",
-    "unlabeled": "label = ''",
-}
 MAX_SELECTIONS = 20
-MAX_TEXT = 200  # characters of a text to look for
 
 _TABLES = """
 CREATE TABLE images (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     source_label TEXT NOT NULL, source_split TEXT, label TEXT NOT NULL, split TEXT, dropped INTEGER NOT NULL DEFAULT 0,
-    kept INTEGER NOT NULL DEFAULT 0, predicted TEXT, confidence REAL, label_probability REAL
+    kept INTEGER NOT NULL DEFAULT 0, predicted TEXT, confidence REAL, label_probability REAL, energy REAL,
+    look_alikes INTEGER
 );
 CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE selections (key TEXT NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (key, image)) WITHOUT ROWID;
+CREATE TABLE slices (slice INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE slice_images (slice INTEGER NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (slice, image)) WITHOUT ROWID;
 CREATE INDEX findings_of_image ON findings (image, kind);
 CREATE INDEX findings_of_kind ON findings (kind);
 """
@@ -53,91 +38,15 @@ CREATE INDEX findings_of_kind ON findings (kind);
 
 @dataclass(frozen=True, slots=True)
 class ImagePrediction:
-    """What a model says of an image: its class and probability, and the probability of the image's own class."""
+    """What a model says of an image: its class and probability, and the probability of the image's own class.
+
+    `energy` is its out-of-distribution score, higher for unusual images; None if it is not known.
+    """
 
     predicted: str
     confidence: float
     label_probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which images to list, and in which order; empty texts are no condition.
-
-    Attributes:
-        label: The class, or one of them, corrections included.
-        split: The split, corrections included.
-        predicted: The class that the model predicts.
-        state: ``wrong`` or ``right`` predictions, ``corrected``, ``kept`` or ``dropped`` images, or those
-            ``to-review``, of which nobody has said that the label is right or wrong.
-        finding: The kind of finding that the images belong to.
-        text: A part of the path, in any case.
-        below: The largest confidence of the model, 0 to 1.
-        selection: What `Library.add_selection` returned for the images.
-        sort: One of `SORTS`.
-    """
-
-    label: str = ""
-    split: str = ""
-    predicted: str = ""
-    state: str = ""
-    finding: str = ""
-    text: str = ""
-    below: str = ""
-    selection: str = ""
-    sort: str = "path"
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, str]) -> Query:
-        """Return the query of an address; raises `UsageError` for what is unknown."""
-        names = {field.name for field in fields(cls)}
-        for name in params:
-            if name not in names:
-                raise UsageError(f"There is no filter {name!r}: expected {', '.join(sorted(names))}.")
-        query = cls(**params)
-        for name, value, allowed in (
-            ("state", query.state, ["", *STATES]), ("sort", query.sort, [*SORTS]), ("split", query.split, ["", *SPLITS])
-        ):  # fmt: skip
-            if value not in allowed:
-                raise UsageError(f"{name} is {value[:MAX_TEXT]!r}: expected one of {', '.join(filter(None, allowed))}.")
-        if query.sort == "group" and not query.finding:
-            raise UsageError("The order 'group' needs a finding.")
-        if query.below:
-            parse_fraction("below", query.below)
-        return query
-
-    def build_where(self, *, several: bool = False) -> tuple[str, dict[str, object]]:
-        """Return the condition in SQL, and its values; `several` if images may have several classes."""
-        among = f"instr('{SEPARATOR}' || {{0}} || '{SEPARATOR}', '{SEPARATOR}' || :{{0}} || '{SEPARATOR}') > 0"
-        of_class = among if several else "{0} = :{0}"
-        texts = {"label": of_class, "split": "{0} = :{0}", "predicted": of_class}
-        conditions = [text.format(name) for name, text in texts.items() if getattr(self, name)]
-        if self.state:
-            conditions.append(STATES[self.state])
-        if self.finding:
-            conditions.append("id IN (SELECT image FROM findings WHERE kind = :finding)")
-        if self.text:
-            conditions.append("instr(lower(path), :needle) > 0")
-        if self.selection:
-            conditions.append("id IN (SELECT image FROM selections WHERE key = :selection)")
-        if self.below:
-            conditions.append("confidence <= :limit")
-        values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return " AND ".join(conditions) or "1", values | {
-            "needle": self.text[:MAX_TEXT].lower(),
-            "limit": parse_fraction("below", self.below) if self.below else None,
-        }
-
-
-def parse_fraction(name: str, text: str) -> float:
-    """Return a number from 0 to 1 of an address; raises `UsageError` for other texts, with the `name` of the value."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} is {text[:MAX_TEXT]!r}: expected a number from 0 to 1.")
-    return value
+    energy: float | None = None
 
 
 class Library:
@@ -153,11 +62,12 @@ class Library:
         splits: Mapping[tuple[str, str], Split] | None = None,
         predictions: Mapping[int, ImagePrediction] | None = None,
         findings: Sequence[Finding] = (),
+        slices: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Fill the table.
 
         `splits` are those of a run, by path and content, in place of the source's; `predictions` are by position;
-        `findings` are known before the images are checked.
+        `findings` are known before the images are checked; `slices` are the positions of the images of each.
         """
         self._corrections = corrections
         self._targets = index.targets
@@ -171,19 +81,22 @@ class Library:
         for i, image in enumerate(index.images):
             split = known_splits.get((image.path, image.sha256), image.split)
             p = known_predictions.get(i)
-            model = (None, None, None) if p is None else (p.predicted, p.confidence, p.label_probability)
+            model = (None,) * 4 if p is None else (p.predicted, p.confidence, p.label_probability, p.energy)
             size = (image.width, image.height)
             rows.append((i, _to_text(image.path), image.sha256, *size, image.label, split, image.label, split, *model))
         self._database.executemany(
             "INSERT INTO images (id, path, sha256, width, height, source_label, source_split, label, split, predicted, "
-            "confidence, label_probability) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "confidence, label_probability, energy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+        self._slice_counts = self._add_slices(slices or {})
         self._counts, self._kinds = self._count(), list[str]()  # as updates leave them
         self._selections: list[str] = []
         self.revision = 0  # of the corrections that the table holds
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
+        self.has_energies = any(p.energy is not None for p in known_predictions.values())
+        self.has_slices = bool(self._slice_counts)
         self.has_several_labels = self._targets.allows_several
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.has_unlabeled = any(not image.label for image in index.images)
@@ -252,12 +165,13 @@ class Library:
         """Return the number of images of each class, split, predicted class and kind of finding, largest first.
 
         Dropped images count in no class and no split, and those without a label in no class. Of findings, the images
-        to review count.
+        to review count. Slices are in the order in which they were given, with all of their images.
         """
         with self._lock:
             counts = {name: dict(sorted(counter.items())) for name, counter in self._counts.items()}
             findings = {kind: self._counts["finding"][kind] for kind in self._kinds}
-            return counts | {"finding": findings, "state": {s: self._counts["state"][s] for s in STATES}}
+            counts |= {"finding": findings, "slice": self._slice_counts}
+            return counts | {"state": {s: self._counts["state"][s] for s in STATES}}
 
     def update(self, ids: Iterable[int]) -> None:
         """Take over the corrections of these images."""
@@ -295,9 +209,23 @@ class Library:
             ]
             self._database.execute("DELETE FROM findings")
             self._database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", rows)
+            members = [
+                [i for path in group for i in ids.get(_to_text(path), ())] for f in findings for group in f.groups
+            ]
+            self._database.execute("UPDATE images SET look_alikes = NULL WHERE look_alikes IS NOT NULL")
+            numbers = [(number, i) for i, number in _join_groups(members).items()]
+            self._database.executemany("UPDATE images SET look_alikes = ? WHERE id = ?", numbers)
             kinds = "SELECT kind FROM findings GROUP BY 1 ORDER BY min(rowid)"
             self._kinds = [row[0] for row in self._database.execute(kinds)]
             self._counts["finding"] = self._count()["finding"]
+
+    def _add_slices(self, slices: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """Insert the slices, and return the number of images of each."""
+        counts = {_to_text(name): len(positions) for name, positions in slices.items()}
+        self._database.executemany("INSERT INTO slices VALUES (?, ?)", enumerate(counts))
+        rows = ((number, i) for number, positions in enumerate(slices.values()) for i in sorted(positions))
+        self._database.executemany("INSERT INTO slice_images VALUES (?, ?)", rows)
+        return counts
 
     def _count(self, ids: Sequence[int] | None = None) -> dict[str, Counter[str]]:
         """Return the numbers of `count_values`, of some images or of all."""
@@ -349,3 +277,23 @@ def _list_members(finding: Finding) -> list[tuple[tuple[str, ...], str]]:
         return [(group, ", ".join(group[:8])) for group in finding.groups]
     reasons = finding.reasons or ("",) * len(finding.paths)
     return [((path,), reason) for path, reason in zip(finding.paths, reasons, strict=True)]
+
+
+def _join_groups(groups: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Return a number for each member of the groups, the same for those of groups that share a member.
+
+    >>> _join_groups([[1, 4], [2, 5], [5, 4, 7]])
+    {1: 1, 4: 1, 2: 1, 5: 1, 7: 1}
+    """
+    parents = {i: i for group in groups for i in group}
+
+    def find_root(i: int) -> int:
+        while parents[i] != i:
+            parents[i] = i = parents[parents[i]]
+        return i
+
+    for group in groups:
+        for i in group:
+            first, second = sorted((find_root(group[0]), find_root(i)))
+            parents[second] = first
+    return {i: find_root(i) for i in parents}

@@ -18,13 +18,16 @@ from sightline import intervals, metrics
 from sightline.evaluation.results import LabeledPredictions, Metric
 from sightline.evaluation.scoring import compute_class_metrics
 from sightline.evaluation.selective import compute_risk_coverage
+from sightline.evaluation.slices import SliceMetrics, evaluate_slices
 from sightline.studio.features import RunModel
-from sightline.studio.library import parse_fraction
 from sightline.studio.pages import Pages, StrictJSONResponse
+from sightline.studio.query import parse_fraction
 
 MAX_CLASSES = 40  # of a confusion matrix; of more, those with most errors
 MAX_PAIRS = 100
+MAX_SLICES = 20
 SHADES = 8  # of the cells of a matrix
+LEAST_ACCEPTED = 20  # images of a point of the curve: of fewer, one error more or less would be most of it
 REPORTED = ("test", "validation", "train")  # the split to show first
 
 
@@ -33,6 +36,7 @@ class SplitResults:
 
     def __init__(self, predictions: LabeledPredictions) -> None:
         self.classes = predictions.classes
+        self._slice_masks = predictions.slice_masks
         self._labels = predictions.labels
         self._predicted = predictions.probabilities.argmax(1)
         self._confidences: NDArray[np.float32] = predictions.probabilities.max(1)
@@ -45,9 +49,20 @@ class SplitResults:
 
     @cached_property
     def precision_curve(self) -> list[tuple[float, float]]:
-        """About a hundred points of the coverage and the precision at it."""
+        """About a hundred points of the coverage and the precision at it, from `least_accepted` images on."""
         curve = compute_risk_coverage(self._confidences, self._predicted == self._labels).to_dict()
-        return [(x, 1 - y) for x, y in zip(curve["coverage"], curve["risk"], strict=True)]
+        least = (self.least_accepted - 0.5) / max(len(self._labels), 1)
+        return [(x, 1 - y) for x, y in zip(curve["coverage"], curve["risk"], strict=True) if x >= least]
+
+    @property
+    def least_accepted(self) -> int:
+        """The number of classified images at which `precision_curve` begins."""
+        return min(LEAST_ACCEPTED, len(self._labels))
+
+    @cached_property
+    def slices(self) -> tuple[SliceMetrics, ...]:
+        """The accuracy on the slices with the largest gaps to the rest, as in the report; empty if none are stored."""
+        return evaluate_slices(self._slice_masks, self._predicted == self._labels)[:MAX_SLICES]
 
     @property
     def lowest_precision(self) -> float:

@@ -28,6 +28,7 @@ function show(selection, moved) {
     for (const cell of row.querySelectorAll("[data-metric]")) showMetric(cell, selection.classes[i][cell.dataset.metric]);
   }
   const marker = $("#marker");
+  marker.setAttribute("visibility", selection.accepted < Number(marker.dataset.least) ? "hidden" : "visible"); // as the curve
   marker.setAttribute("cx", 240 * coverage.value);
   marker.setAttribute("cy", (150 * (1 - (precision.value ?? 1))) / (1 - Number(marker.dataset.lowest)));
   const link = new URL($("#abstained").href);

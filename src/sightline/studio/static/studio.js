@@ -66,7 +66,6 @@ function nameImage(row) {
 function readQuery() {
   const query = new URLSearchParams();
   for (const [name, value] of new FormData(form)) if (value) query.set(name, value);
-  if (query.get("sort") === "group" && !query.get("finding")) query.set("sort", "path");
   return query;
 }
 
@@ -174,6 +173,7 @@ function showFindingFilter() {
 
 async function showFindings() {
   if (!showFindingFilter()) $("#check-state").textContent = `${texts.checked}: ${texts["no-findings"]}`;
+  if (form.elements.sort.value === "group") await list();
   grid.reload(); // their rows name the findings
 }
 
@@ -308,6 +308,7 @@ function fillViewer() {
   const facts = [[texts.class, ...label]];
   if (row.split) facts.push([texts.split, texts[row.split]]);
   if (row.predicted !== null) facts.push([texts.model, `${row.predicted} ${percent(row.confidence)}`]);
+  if (row.energy !== null) facts.push([texts["ood-score"], row.energy.toFixed(2)]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
   for (const finding of row.findings) facts.push([texts.finding, [finding.kind, finding.reason].filter(Boolean).join(": ")]);
