@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import http.server
 import json
 import os
 import queue
 import shutil
 import subprocess
-import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ import pytest
 
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
+from sightline import studio
 from sightline.api import train
 from sightline.api.decoding_vectors import write_decoding_vectors
 
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "web" / "index.html"
+RUNTIME = Path(studio.__file__).parent / "static" / "vendor" / "onnxruntime-web"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -43,26 +45,19 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the page, the runtime from npm, and the test vectors of a small run."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed")
+    """Return a folder with the page, the runtime that the studio has, and the test vectors of a small run."""
     folder = tmp_path_factory.mktemp("site")
-    completed = subprocess.run(
-        [npm, "pack", "--silent", "onnxruntime-web"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if completed.returncode:
-        pytest.skip(f"npm cannot fetch onnxruntime-web: {completed.stderr.strip()[-200:]}")
-    (packed,) = folder.glob("*.tgz")
-    with tarfile.open(packed) as archive:
-        archive.extractall(folder, filter="data")
-    packed.unlink()
     image_dir = draw_classes(folder / "images", COLORS, 20)
     run = folder / "run"
     train(image_dir, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
     vectors_dir = write_decoding_vectors(run, folder / "vectors")
     shutil.copy(PAGE, vectors_dir)
-    shutil.move(folder / "package" / "dist", vectors_dir / "dist")
+    dist = vectors_dir / "dist"
+    dist.mkdir()
+    for path in RUNTIME.glob("*.mjs"):
+        shutil.copy(path, dist)
+    for path in RUNTIME.glob("*.wasm.gz"):
+        (dist / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     return vectors_dir
 
 
