@@ -25,6 +25,7 @@ from sightline.cli import app
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError
+from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.multi_label_metrics import compare_label_sets
 from sightline.inference.decisions import check_thresholds
 from sightline.inference.results import Thresholds
@@ -60,6 +61,7 @@ def draw_colors(seed: int, colors: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def write_data(folder: Path, count: int, seed: int = 0) -> Path:
     """Write images and their manifest; about an eighth of the images shows nothing."""
+    folder.mkdir(exist_ok=True)
     colors = np.random.default_rng(seed).random((count, 3)) < 0.5
     lines = ["path,labels,scene"]
     for i, row in enumerate(colors):
@@ -368,7 +370,7 @@ def test_runs_are_compared_on_the_same_images(run: Path, tmp_path: Path) -> None
     assert comparison.comparison.difference == pytest.approx(exact[0] - exact[1])
     assert comparison.comparison.verdict == "worse"
     printed = CliRunner().invoke(app, ["compare", str(run), str(other)]).stdout
-    assert "worse. Subset accuracy -" in printed
+    assert "other vs. run: worse in subset accuracy: -" in printed
     values = json.loads(CliRunner().invoke(app, ["compare", str(run), str(other), "--format", "json"]).stdout)
     assert values["comparisons"][0]["label_sets"]["macro_f1"]["interval"]
     assert values["comparisons"][0]["metric"] == "subset_accuracy"
@@ -466,6 +468,12 @@ def test_folds_predict_every_image_and_choose_thresholds_and_temperature(data: P
         for fold in folds
     ]
     assert balance[0] == pytest.approx(balance[1], abs=0.03), "folds are stratified by the labels"
+    write_data(tmp_path / "others", 8, seed=9)
+    report = sl.load(tmp_path / "run").evaluate(ood=tmp_path / "others" / "labels.csv").report
+    assert isinstance(report, MultiLabelReport)
+    assert report.ood is not None
+    assert (report.ood.ood_count, report.ood.distance_auroc) == (8, None)
+    assert "Out-of-fold predictions have no features" in report.ood.note
     shutil.copytree(tmp_path / "run", tmp_path / "twin")
     paired = compare([tmp_path / "run", tmp_path / "twin"]).paired[0].comparison
     assert paired is not None

@@ -95,8 +95,10 @@ class PairedRun:
         i = c.difference_interval
         interval_text = "" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})"
         note = f"; {self.note}" if self.note else ""
+        is_accuracy = self.metric == "accuracy"
+        verdict = f"{c.verdict}. Accuracy" if is_accuracy else f"{c.verdict} in {_describe_name(self.metric)}:"
         return (
-            f"{self.second} vs. {self.first}: {c.verdict}. {_describe_name(self.metric).capitalize()} "
+            f"{self.second} vs. {self.first}: {verdict} "
             f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
             f"{self.second} alone is right on {c.only_second_correct}, {self.first} alone on {c.only_first_correct}; "
             f"exact McNemar p = {c.p_value:.3g}{note}.{self._describe_metrics()}"
