@@ -42,7 +42,9 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     assert result.code == 0
     payload = result.json
     stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
-    assert {key: value for key, value in payload.items() if key not in {"label_issues", "tta_views"}} == stored
+    assert {
+        key: value for key, value in payload.items() if key not in {"label_issues", "label_issue_counts", "tta_views"}
+    } == stored
     assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(payload["metrics"])
     assert payload["calibration"]["temperature"]["count"] > 0
     assert payload["calibration"]["note"], "there are too few images"

@@ -23,6 +23,7 @@ from sightline.api.comparison import compare
 from sightline.api.images import prediction_row
 from sightline.cli import app
 from sightline.config import AugmentConfig, RunConfig, resolve_config
+from sightline.data.label_patch import apply_patch, read_patch
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError
 from sightline.evaluation.multi_label import MultiLabelReport
@@ -71,9 +72,22 @@ def write_data(folder: Path, count: int, seed: int = 0) -> Path:
     return folder / "labels.csv"
 
 
+PLANTED = {"20.png": "red", "60.png": "green", "100.png": "blue", "140.png": "red"}
+"""One wrong label each: the class is missing where the image shows it, and present where it does not."""
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("colors"), 160)
+    manifest = write_data(tmp_path_factory.mktemp("colors"), 160)
+    lines = [line.split(",") for line in manifest.read_text(encoding="utf-8").splitlines()]
+    rows = [[path, change_label(labels, PLANTED.get(path, "")), scene] for path, labels, scene in lines]
+    manifest.write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    return manifest
+
+
+def change_label(labels: str, color: str) -> str:
+    """Return the labels with `color` if they lack it, without it if they have it."""
+    return ";".join(sorted({*labels.split(";")} ^ {color} - {""}) if color else [labels]).strip(";")
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +271,6 @@ def test_flipped_views_are_averaged(run: Path) -> None:
         ({"coverage": 0.9}, "are for single-label classification: use --target-precision"),
         ({"positive": "red"}, "are for single-label classification: use --target-precision"),
         ({"target_precision": 0.9, "target_recall": 0.9}, "for --target-precision or for --target-recall"),
-        ({"find_label_issues": "patch.jsonl"}, "--find-label-issues works for single-label classifiers"),
     ],
 )
 def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object], message: str) -> None:
@@ -404,6 +417,38 @@ def test_images_of_a_group_are_resampled_together() -> None:
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
     one = compare_label_sets(labels, scores, (labels, good), np.zeros(96, np.int64))
     assert (one.macro_f1.interval, one.macro_f1.note) == (None, "no interval: all images are of one group")
+
+
+def test_planted_labels_are_listed_first_with_all_classes_of_the_image(run: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab", reason="the extra labels is not installed")
+    with data.open(encoding="utf-8") as file:
+        labels = {row["path"]: row["labels"] for row in csv.DictReader(file)}
+    expected = {path: change_label(labels[path], color) for path, color in PLANTED.items()}
+    copy, patch = shutil.copytree(run, tmp_path / "run"), tmp_path / "patch.jsonl"
+    evaluation = sl.load(copy).evaluate(find_label_issues=patch, progress=False)
+    lines = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+    worst = {line["path"]: line["to"] for line in lines[: len(PLANTED) + 2]}
+    assert sum(worst.get(path) == to for path, to in expected.items()) >= 2
+    assert evaluation.to_dict()["label_issues"] == lines
+    counts = evaluation.label_issue_counts
+    assert counts is not None
+    changes = [(set(line["label"].split(";")) - {""}, set(line["to"].split(";")) - {""}) for line in lines]
+    for count in counts:
+        assert count.missing == sum(count.label in after - before for before, after in changes)
+        assert count.wrong == sum(count.label in before - after for before, after in changes)
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert "Label issues of each class" in page
+    assert read_patch(patch)[0][1].to == lines[0]["to"]
+    index = sl.Dataset.from_csv(data).index
+    corrected = {image.path: image.label for image in apply_patch(index, read_patch(patch), "patch").images}
+    assert corrected.items() >= worst.items()
+
+    keep_line = {key: value for key, value in lines[0].items() if key != "to"} | {"action": "keep"}
+    patch.write_text(json.dumps(keep_line) + "\n", encoding="utf-8")
+    again = CliRunner().invoke(app, ["evaluate", str(copy), "--find-label-issues", str(patch)])
+    assert again.exit_code == 0, again.output
+    assert "probably missing" in again.stdout
+    assert [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()] == [keep_line, *lines[1:]]
 
 
 def test_compression_and_score_are_refused(run: Path, data: Path) -> None:

@@ -24,7 +24,7 @@ from sightline.data.types import LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood
-from sightline.evaluation.label_issues import LabelIssue
+from sightline.evaluation.label_issues import LabelIssue, LabelIssueCount, LabelSetIssue
 from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult, Report, Result, list_predictions
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
@@ -49,7 +49,9 @@ class Evaluation:
         tta_views: The number of views of each image that its prediction is the mean of.
     """
 
-    def __init__(self, report: Report, label_issues: Sequence[LabelIssue] | None = None, tta_views: int = 1) -> None:
+    def __init__(
+        self, report: Report, label_issues: Sequence[LabelIssue | LabelSetIssue] | None = None, tta_views: int = 1
+    ) -> None:
         self.report = report
         self.tta_views = tta_views
         self.result: Result = report.evaluation
@@ -88,6 +90,16 @@ class Evaluation:
         Raises `UsageError` for a multi-label classifier, which has none.
         """
         return self._single_label_result.confusion
+
+    @property
+    def label_issue_counts(self) -> tuple[LabelIssueCount, ...] | None:
+        """How many labels of each class are probably missing and how many probably wrong, the most first.
+
+        None if they were not searched for, or if each image has one label.
+        """
+        if self.label_issues is None or not isinstance(self.result, MultiLabelResult):
+            return None
+        return issues.count_label_issues((issue.label, issue.suggested_label) for issue in self.label_issues)
 
     @property
     def _single_label_result(self) -> EvaluationResult:
@@ -162,9 +174,10 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``sightline evaluate --format json`` prints, as JSON-compatible values."""
-        issues = self.label_issues
+        suspects, counts = self.label_issues, self.label_issue_counts
         return self.report.to_dict() | {
-            "label_issues": None if issues is None else [issue.to_patch() for issue in issues],
+            "label_issues": None if suspects is None else [issue.to_patch() for issue in suspects],
+            "label_issue_counts": None if counts is None else [asdict(count) for count in counts],
             "tta_views": self.tta_views,
         }
 
@@ -239,7 +252,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     if label_issues is not None:
         if "label-issues" not in classifier.task.sections:
             raise UsageError(
-                f"--find-label-issues works for single-label classifiers, not yet for {classifier.task.name}: leave it "
+                f"--find-label-issues checks the labels of whole images, not those of {classifier.task.name}: leave it "
                 "out."
             )
         issues.check_packages()  # before the evaluation, not after it

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import _io, jsonio
 from sightline.api.classifier import Classifier
@@ -14,7 +16,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.label_patch import PatchEntry
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
-from sightline.evaluation.label_issues import LabelIssue
+from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
 from sightline.inference.predictor import ModelOutputs
 from sightline.runs import report_images
 
@@ -27,7 +29,7 @@ def find_label_issues(
     allow_missing: bool = False,
     cache: bool = True,
     progress: Progress = no_progress,
-) -> tuple[LabelIssue, ...]:
+) -> tuple[LabelIssue | LabelSetIssue, ...]:
     """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
     Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
@@ -52,9 +54,7 @@ def find_label_issues(
         )
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
-    seed = 0 if classifier.run is None else classifier.run.config.seed
-    probabilities = label_issues.predict_out_of_fold(features, labels_given, len(classifier.classes), seed, progress)
-    suspects = label_issues.select_label_issues(records, labels_given, probabilities, classifier.classes)
+    suspects = _select_suspects(classifier, records, features, labels_given, progress)
     known = {(entry.path, entry.sha256, entry.label) for entry in keep_lines}
     suspects = tuple(s for s in suspects if (s.path, s.sha256, s.label) not in known)
     lines = [s.to_patch() for s in suspects]
@@ -68,6 +68,24 @@ def find_label_issues(
         report_images.write_label_issue_images(classifier.run, pixels)
         refresh_report(classifier.run)
     return suspects
+
+
+def _select_suspects(
+    classifier: Classifier,
+    records: Sequence[ImageRecord],
+    features: NDArray[np.float32],
+    labels: NDArray[Any],
+    progress: Progress,
+) -> tuple[LabelIssue | LabelSetIssue, ...]:
+    """Return the likely label errors, worst first; of several labels per image, those of classes with enough images."""
+    seed, classes = 0 if classifier.run is None else classifier.run.config.seed, classifier.classes
+    if not classifier.task.targets.allows_several:
+        probabilities = label_issues.predict_out_of_fold(features, labels, len(classes), seed, progress)
+        return label_issues.select_label_issues(records, labels, probabilities, classes)
+    columns = label_issues.find_checkable_classes(labels)
+    labels, names = labels[:, columns], [classes[k] for k in columns]
+    probabilities = label_issues.predict_labels_out_of_fold(classifier.task, features, labels, seed, progress)
+    return label_issues.select_label_set_issues(records, labels, probabilities, names)
 
 
 def _has_split(classifier: Classifier, split: Split) -> bool:

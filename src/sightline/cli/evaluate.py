@@ -137,8 +137,9 @@ def evaluate(
             f"all classes are in {file}" if file else "--format json prints all classes",
         )
         evaluation_view.print_report(report)
-        if evaluation.label_issues is not None:
-            evaluation_view.print_label_issues(evaluation.label_issues, str(find_label_issues))
+    if output_format == TableFormat.text and evaluation.label_issues is not None:
+        evaluation_view.print_label_issues(evaluation.label_issues, str(find_label_issues))
+        multi_label_view.print_label_issue_counts(evaluation.label_issue_counts or ())
     if not evaluation.targets_met:
         raise typer.Exit(1)
 

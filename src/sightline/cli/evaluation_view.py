@@ -11,7 +11,7 @@ from sightline.errors import plural
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.hierarchy import HierarchyMetrics
-    from sightline.evaluation.label_issues import LabelIssue
+    from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
     from sightline.evaluation.ood import OODResult
     from sightline.evaluation.report import CalibrationReport, EvaluationReport
     from sightline.evaluation.results import Metric, TaskResult
@@ -61,15 +61,25 @@ def _print_levels(hierarchy: HierarchyMetrics) -> None:
     print_line()
 
 
-def print_label_issues(issues: Sequence[LabelIssue], patch: str) -> None:
+def print_label_issues(issues: Sequence[LabelIssue | LabelSetIssue], patch: str) -> None:
     """Print the most suspicious labels, and where to find them all."""
     print_line()
     print_line(
         f"{plural(len(issues), 'label')} {'looks' if len(issues) == 1 else 'look'} wrong, worst first; "
         f"proposed fixes are in {patch}"
     )
-    rows = [[s.path, s.label, f"{s.suggested_label} {s.probability:.2f}"] for s in issues]
+    rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
     print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
+
+
+def _describe_suggestion(issue: LabelIssue | LabelSetIssue) -> str:
+    """Return the suggested class and its probability, or how the labels of an image change: those added and removed."""
+    from sightline.evaluation.label_issues import LabelIssue
+
+    if isinstance(issue, LabelIssue):
+        return f"{issue.suggested_label} {issue.probability:.2f}"
+    changes = [("+", issue.missing), ("-", issue.wrong)]
+    return ", ".join(f"{sign}{c.label} {c.probability:.2f}" for sign, classes in changes for c in classes)
 
 
 def _print_detection(report: EvaluationReport) -> None:

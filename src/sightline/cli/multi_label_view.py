@@ -10,6 +10,7 @@ from sightline.cli.output import print_line, print_table
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
+    from sightline.evaluation.label_issues import LabelIssueCount
     from sightline.evaluation.label_thresholds import LabelDecisions
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.selective import SelectiveMetrics
@@ -38,6 +39,15 @@ def print_report(report: MultiLabelReport) -> None:
         text = ", ".join(f"{p.predicted} predicted where {p.label} is missed ({p.count})" for p in pairs[:3])
         print_line()
         print_line(f"most confused: {text}")
+
+
+def print_label_issue_counts(counts: Sequence[LabelIssueCount]) -> None:
+    """Print how many labels of each class are probably missing or wrong."""
+    if counts:
+        rows = [[count.label, str(count.missing), str(count.wrong)] for count in counts]
+        columns = ["class", "probably missing", "probably wrong"]
+        print_line()
+        print_table(columns, rows, right=columns[1:], rest="--format json has all classes")
 
 
 def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:

@@ -15,7 +15,10 @@ from PIL import Image
 
 from sightline.config import RunConfig
 from sightline.config.durations import format_duration
+from sightline.data.label_patch import PatchEntry
 from sightline.data.types import SPLITS
+from sightline.evaluation import label_issues
+from sightline.evaluation.label_issues import LabelIssueCount
 from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
@@ -171,8 +174,14 @@ def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return sorted((c for c in classes if c["support"]), key=lambda c: (c["f1"] or 0.0, c["label"]))
 
 
+def count_label_issues(issues: Sequence[PatchEntry]) -> list[LabelIssueCount]:
+    """Return how many labels of each class are probably missing or wrong, of images with several labels."""
+    return [*label_issues.count_label_issues((issue.label, issue.to or "") for issue in issues)]
+
+
 HELPERS = {
     "chosen_threshold": choose_threshold,
+    "count_label_issues": count_label_issues,
     "describe_run": describe_run,
     "format_duration": format_duration,
     "max_errors": MAX_ERRORS,

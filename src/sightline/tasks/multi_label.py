@@ -93,7 +93,7 @@ class MultiLabel(Task):
     activation = "sigmoid"
     supports_folds = True
     supports_ood = True
-    sections = ("label-metrics", "label-classes", "label-abstention", "label-errors")
+    sections = ("label-metrics", "label-classes", "label-abstention", "label-errors", "label-issues")
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for a head or thresholds of another task."""
