@@ -174,3 +174,33 @@ def test_arrays_of_probabilities_are_decided_by_thresholds(run_several: Any, pat
     limits = np.array([np.inf if thresholds[name] is None else thresholds[name] for name in evaluated.classes])
     for path, row in zip(evaluated.paths, evaluated.probabilities >= limits, strict=True):
         assert by_path[path] == ";".join(name for name, has in zip(evaluated.classes, row, strict=True) if has)
+
+
+def test_likely_label_errors_are_listed_worst_first_and_corrected_label_by_label(run_several: Any, patch: Path) -> None:
+    worst_first = [row for row in reversed(run_several.directory.read_data()) if row.label == "red"][:3]
+    reason = "probably has blue (0.97), to a classifier trained without this image"
+    lines = [
+        {
+            "action": "relabel",
+            "path": row.path,
+            "sha256": row.sha256,
+            "label": "red",
+            "to": "blue;red",
+            "reason": reason,
+        }
+        for row in worst_first
+    ]
+    run_several.directory.write_label_issues(lines)
+    try:
+        with open_studio(run_several, patch) as studio:
+            queue = studio.library.list_ids(Query(finding="suspected-label-errors", sort="group"))
+            rows = studio.library.describe(queue)
+            studio.corrections.apply(queue[:1], "add", "blue")
+    finally:
+        (run_several.path / "label_issues.jsonl").unlink()
+    assert [row["path"] for row in rows] == [row.path for row in worst_first]
+    assert rows[0]["findings"] == [{"kind": "suspected-label-errors", "reason": reason}]
+    (line,) = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+    assert {key: line[key] for key in ("path", "label", "to")} == {
+        key: lines[0][key] for key in ("path", "label", "to")
+    }
