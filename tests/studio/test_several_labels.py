@@ -151,6 +151,10 @@ def test_predictions_of_several_labels_are_sets(run_several: Any, patch: Path) -
         assert all(set(row["predicted"].split(";")) <= {"blue", "red", ""} for row in predicted)
         doubts = [row["label_probability"] for row in predicted]
         assert doubts == sorted(doubts)
+        unusual = studio.library.describe(studio.library.list_ids(Query(sort="ood")))[: len(predicted)]
+        energies = [row["energy"] for row in unusual]
+        assert energies == sorted(energies, reverse=True)
+        assert {row["id"] for row in unusual} == {row["id"] for row in predicted}
         wrong = studio.library.list_ids(Query(state="wrong"))
         assert {row["id"] for row in predicted if row["predicted"] != row["label"]} == set(wrong)
 

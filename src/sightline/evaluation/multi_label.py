@@ -72,7 +72,8 @@ class MultiLabelReport:
 
     `decisions` and `label_sets` are those of thresholds that were fitted for a precision and a false-negative rate,
     else None. `unreached` are the classes for which no threshold is known to reach the target that was requested, and
-    `ood` how out-of-distribution images are told apart, if there were any.
+    `ood` how out-of-distribution images are told apart, if there were any. `energies`, float64 [N], are the
+    out-of-distribution scores of the images, in the order of `evaluation.paths`.
     """
 
     evaluation: MultiLabelResult
@@ -83,10 +84,12 @@ class MultiLabelReport:
     label_sets: LabelSetMetrics | None = None
     unreached: tuple[str, ...] = ()
     ood: OODResult | None = None
+    energies: NDArray[np.float64] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
-        return {"task": "multi_label"} | self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
+        values = jsonio.fields_to_dict(self, skip=["evaluation", "energies"])
+        return {"task": "multi_label"} | self.evaluation.to_dict() | values
 
 
 Result = EvaluationResult | MultiLabelResult | SegmentationResult

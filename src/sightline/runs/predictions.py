@@ -13,17 +13,16 @@ from sightline.evaluation.results import LabeledPredictions
 
 def list_image_values(report: object) -> dict[str, NDArray[Any]]:
     """Return the arrays of a report that ``predictions.npz`` has beside the predictions; of other tasks, none."""
+    from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.report import EvaluationReport
 
-    if not isinstance(report, EvaluationReport) or report.energies is None:
+    if not isinstance(report, EvaluationReport | MultiLabelReport) or report.energies is None:
         return {}
-    masks = np.array([*report.slice_masks.values()], dtype=np.bool_).reshape(
-        len(report.slice_masks), len(report.energies)
-    )
+    masks = report.slice_masks if isinstance(report, EvaluationReport) else {}
     return {
         "energies": report.energies,
-        "slice_names": np.array([*report.slice_masks], dtype=np.str_),
-        "slice_masks": masks,
+        "slice_names": np.array([*masks], dtype=np.str_),
+        "slice_masks": np.array([*masks.values()], dtype=np.bool_).reshape(len(masks), len(report.energies)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -184,14 +185,21 @@ def _list_predictions(model: RunModel) -> dict[int, ImagePrediction]:
         column_of = {name: i for i, name in enumerate(evaluated.classes)}
         best = evaluated.probabilities.argmax(axis=1)
         positions = model.find_positions(evaluated.paths)
-        energies = [None] * len(best) if evaluated.energies is None else evaluated.energies
-        for position, column, row, energy in zip(positions, best, evaluated.probabilities, energies, strict=True):
+        for position, column, row, energy in zip(
+            positions, best, evaluated.probabilities, _list_energies(evaluated), strict=True
+        ):
             if position is not None:
                 label = column_of.get(model.index.images[position].label)
                 of_label = 0.0 if label is None else float(row[label])
-                score = None if energy is None or not np.isfinite(energy) else float(energy)
-                predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label, score)
+                predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label, energy)
     return predictions
+
+
+def _list_energies(evaluated: LabeledPredictions) -> list[float | None]:
+    """Return the out-of-distribution score of each image; None where there is none."""
+    if evaluated.energies is None:
+        return [None] * len(evaluated.paths)
+    return [energy if math.isfinite(energy) else None for energy in evaluated.energies.tolist()]
 
 
 def _list_slices(model: RunModel | None, index: Index) -> dict[str, list[int]]:
@@ -219,13 +227,17 @@ def _list_label_sets(model: RunModel, evaluated: LabeledPredictions) -> dict[int
     """
     thresholds = list_thresholds(model.run.directory.read_thresholds(), evaluated.classes)
     predictions: dict[int, ImagePrediction] = {}
-    for position, row in zip(model.find_positions(evaluated.paths), evaluated.probabilities, strict=True):
+    for position, row, energy in zip(
+        model.find_positions(evaluated.paths), evaluated.probabilities, _list_energies(evaluated), strict=True
+    ):
         if position is None:
             continue
         predicted = [name for name, p, t in zip(evaluated.classes, row, thresholds, strict=True) if p >= t]
         own = LABEL_SETS.encode([join_classes({*_known(model, position)} & {*evaluated.classes})], evaluated.classes)[0]
         certainty, of_own = np.maximum(row, 1 - row), np.where(own, row, 1 - row)
-        predictions[position] = ImagePrediction(join_classes(predicted), float(certainty.min()), float(of_own.min()))
+        predictions[position] = ImagePrediction(
+            join_classes(predicted), float(certainty.min()), float(of_own.min()), energy
+        )
     return predictions
 
 

@@ -267,10 +267,11 @@ class MultiLabel(Task):
     ) -> MultiLabelReport:
         """Return average precision, F1 and calibration of each class and of all, and the images to look at."""
         unreached = list_unreached(thresholds) if threshold_request and thresholds is not None else ()
-        return multi_label.build_report(
+        report = multi_label.build_report(
             classes, outputs.outputs.probabilities, labeled, split, thresholds, unreached,
             conservative=threshold_request.conservative,
         )  # fmt: skip
+        return replace(report, energies=decisions.compute_joint_energy(outputs.outputs.logits))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
