@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -448,6 +449,7 @@ def test_planted_labels_are_listed_first_with_all_classes_of_the_image(run: Path
     again = CliRunner().invoke(app, ["evaluate", str(copy), "--find-label-issues", str(patch)])
     assert again.exit_code == 0, again.output
     assert "probably missing" in again.stdout
+    assert re.search(r"^labels of \d+ images? look wrong, worst first", again.stdout, re.MULTILINE)
     assert [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()] == [keep_line, *lines[1:]]
 
 

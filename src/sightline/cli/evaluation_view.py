@@ -63,11 +63,14 @@ def _print_levels(hierarchy: HierarchyMetrics) -> None:
 
 def print_label_issues(issues: Sequence[LabelIssue | LabelSetIssue], patch: str) -> None:
     """Print the most suspicious labels, and where to find them all."""
+    from sightline.evaluation.label_issues import LabelSetIssue
+
     print_line()
-    print_line(
-        f"{plural(len(issues), 'label')} {'looks' if len(issues) == 1 else 'look'} wrong, worst first; "
-        f"proposed fixes are in {patch}"
-    )
+    count = len(issues)
+    text = f"{plural(count, 'label')} {'looks' if count == 1 else 'look'} wrong"
+    if any(isinstance(issue, LabelSetIssue) for issue in issues):
+        text = f"labels of {plural(count, 'image')} look wrong"
+    print_line(f"{text}, worst first; proposed fixes are in {patch}")
     rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
     print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
 
