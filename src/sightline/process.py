@@ -11,7 +11,9 @@ import math
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 MAX_SINGLE_ARENA_CORES = 4
 """Up to this many cores, a single glibc arena is faster than one per thread; with 16, threads contend for its lock."""
@@ -84,6 +86,15 @@ def count_cores() -> int:
     """Return how many cores this process may use: those of its CPU affinity, or fewer if its cgroup has a quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _cpu_quota(), _core_limit or math.inf)))
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Return a context in which a product of matrices takes one thread: small ones are slower in several."""
+    import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn, as SciPy does
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _cpu_quota() -> float:

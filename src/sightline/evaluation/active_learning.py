@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.errors import DataError
-from sightline.evaluation.held_out import HeldOutErrors, one_thread_each
+from sightline.evaluation.held_out import HeldOutErrors
 from sightline.evaluation.label_subsets import list_sizes
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.learning_curve import LabelGain, summarize
@@ -185,7 +186,7 @@ class ActiveLearner:
         start = self._weights
         if start is not None and start.shape[1:] != (len(used), num_classes):
             start = None
-        with one_thread_each():
+        with process.one_blas_thread():
             self._weights = fit_heads(self._features[labeled], labels[labeled], used, num_classes, start)
         if measure and len(audited) >= MIN_AUDITED:
             wrong = self._find_errors(audited, labels, folds, self._weights[:, 2:])
@@ -248,7 +249,7 @@ class ActiveLearner:
             for number, size in enumerate(sizes):
                 subset = order[:size]
                 used = np.stack([folds[subset] != fold for fold in range(FOLDS)])
-                with one_thread_each():
+                with process.one_blas_thread():
                     weights = fit_heads(self._features[subset], labels[subset], used, num_classes)
                 wrong[number, repeat] = self._find_errors(audited, labels, folds, weights)
         units = np.tile(np.arange(len(audited)), REPEATS)

@@ -248,7 +248,7 @@ def measure_results(
         return logits if several else logits.argmax(1) != test.labels
 
     results: dict[tuple[int, int], NDArray[Any]] = {}
-    with one_thread_each(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
+    with process.one_blas_thread(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
         try:
             for job, result in zip(jobs, pool.map(run, jobs), strict=True):
                 results[job] = result
@@ -269,14 +269,6 @@ def measure_results(
     return HeldOutRankings(
         tuple(sizes), values, features.labels[held_out].astype(bool), units[held_out], repeats, pools, count
     )
-
-
-def one_thread_each() -> Any:
-    """Return a context in which a product of matrices takes one thread: small ones are slower in several."""
-    import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn, as SciPy does
-
-    return threadpool_limits(1, user_api="blas")
 
 
 def _compute_logits(

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.callbacks import Progress, no_progress
 from sightline.data.iterative_stratification import stratify_iteratively
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import ImageRecord, Subset
 from sightline.errors import DataError, check_installed, require
-from sightline.evaluation.held_out import one_thread_each
 from sightline.inference.results import ClassProbability
 from sightline.seeding import derive_seed, make_generator
 from sightline.tasks.protocol import Task
-from sightline.training import linear_head
 
 PURPOSE = "Finding label issues"
 FOLDS = 5  # also the fewest images that must have a class, and lack it, for several labels per image to be checked
@@ -222,7 +221,9 @@ def predict_labels_out_of_fold(
     folds[order] = stratify_iteratively([1] * count, classes, [1 / FOLDS] * FOLDS)
     images = Subset(features, np.arange(count), labels, ("",) * count)
     probabilities = np.zeros((count, num_classes))
-    with one_thread_each():
+    from sightline.training import linear_head  # only here: a report does not wait for what builds networks
+
+    with process.one_blas_thread():
         for fold in range(FOLDS):
             train, rows = images.select(np.flatnonzero(folds != fold)), np.flatnonzero(folds == fold)
             head = next(linear_head.iter_heads(task, train, num_classes, penalties=(PENALTY * features.shape[1],)))
