@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from sightline.studio.contents import Studio
 from sightline.studio.network import make_access
 
+GRACE_SECONDS = 10  # for a page that a failed test leaves open
+
 
 @contextmanager
 def serve(studio: Studio, port: int = 0, *, host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
@@ -21,7 +23,11 @@ def serve(studio: Studio, port: int = 0, *, host: str = "127.0.0.1", token: str 
     with socket.create_server((host, port)) as listener:
         port = listener.getsockname()[1]
         access = make_access(host, port, token) if token else None
-        server = uvicorn.Server(uvicorn.Config(create_app(studio, access), log_config=None, access_log=False))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(studio, access), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+            )
+        )
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
         thread.start()
         while not server.started:
