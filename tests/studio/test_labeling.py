@@ -150,6 +150,19 @@ def test_two_pages_show_different_images(index: Index, patch: Path) -> None:
     assert labeling.describe("d")["queue"] == queue, "nothing is left for it alone"
 
 
+def test_the_image_that_a_page_shows_stays_its_own_until_somebody_labels_it(index: Index, patch: Path) -> None:
+    labeling, corrections = open_labeling(index, patch, classes=CLASSES)
+    queue = labeling.describe()["queue"]
+    others = {image.sha256 for image in index.images} - {image["sha256"] for image in queue}
+    assert labeling.describe("a", min(others))["shown"], "though it is not queued"
+    assert not labeling.describe("a", "0" * 64)["shown"]
+    shown = queue[-1]
+    assert labeling.describe("a", shown["sha256"])["shown"]
+    assert all(shown not in labeling.describe(page)["queue"] for page in "bc")
+    corrections.apply(shown["ids"], "relabel", "odd")
+    assert not labeling.describe("a", shown["sha256"])["shown"]
+
+
 def test_labels_of_the_source_are_trained_on_but_not_part_of_the_audit(tmp_path: Path, patch: Path) -> None:
     files = {f"{tell(str(i))}/{i}.png": encode_png(i) for i in range(12)}
     files |= {f"new {i}.png": encode_png(i) for i in range(20, 60)}

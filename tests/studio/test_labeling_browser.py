@@ -22,6 +22,7 @@ from studio_server import serve
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
+SLOW = 60_000  # milliseconds for answers that wait while a head is fitted
 ASKED = "#asked:not([hidden])"
 NAMES = sorted(COLORS)
 
@@ -52,7 +53,7 @@ def answer(page: Any, count: int) -> None:
 
 
 def expect_count(page: Any, labeled: int) -> None:
-    playwright.expect(page.locator("#progress")).to_have_text(f"{labeled} labeled, {90 - labeled} to go")
+    playwright.expect(page.locator("#progress")).to_have_text(f"{labeled} labeled, {90 - labeled} to go", timeout=SLOW)
 
 
 def read_labels(patch: Path) -> dict[str, str]:
@@ -83,6 +84,7 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         expect_count(page, 51)
         assert read_labels(patch)[first] == next(name for name in NAMES if name[0] == first[3])
         assert len(read_labels(patch)) == 51
+        assert all(path[3] == label[0] for path, label in read_labels(patch).items())
         page.wait_for_function("() => /Accuracy now 1.00 .0/.test(document.querySelector('#accuracy').textContent)")
         assert "at most" in page.text_content("#gain")
         assert page.text_content("#command") == f"sightline train {photos} --patch {patch}"
@@ -111,6 +113,26 @@ def test_two_pages_label_different_images_and_lose_none(photos: Path, patch: Pat
         labels = read_labels(patch)
         assert len(labels) == 12
         assert all(path[3] == label[0] for path, label in labels.items())
+
+
+def test_a_late_answer_shows_no_image_again(photos: Path, patch: Path, open_page: Any) -> None:
+    late: list[Any] = []
+
+    def hold_the_first(route: Any) -> None:
+        late.append((route, route.fetch())) if not late else route.continue_()
+
+    with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        page.route("**/label/state*", hold_the_first)
+        while not late:
+            page.wait_for_timeout(100)
+        answer(page, 6)
+        expect_count(page, 6)
+        route, response = late[0]
+        route.fulfill(response=response)
+        answer(page, 6)
+        expect_count(page, 12)
+        assert len(read_labels(patch)) == 12
 
 
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
@@ -160,6 +182,7 @@ def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patc
         labels = read_labels(patch)
         assert len(labels) == 6
         assert all(path[3] == label[0] for path, label in labels.items())
+    open_page.errors[:] = [error for error in open_page.errors if "net::ERR_" not in error]  # of the killed server
 
 
 def test_hostile_names_are_text_while_labeling(photos: Path, tmp_path: Path, patch: Path, open_page: Any) -> None:

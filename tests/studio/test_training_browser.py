@@ -29,8 +29,8 @@ def test_a_training_is_followed_across_pages_and_studios(
     runs = tmp_path / "runs"
     with open_studio(Dataset(colors), patch, runs=runs) as studio, serve(studio) as address:
         page = open_page(f"{address}/train", ready=READY)
-        page.select_option("[name=recipe]", "quick")
-        page.fill("[name=epochs]", "300")
+        page.select_option("[name=recipe]", "cifar10-simple")  # which does not stop early
+        page.fill("[name=epochs]", "2000")
         page.click("#start button")
         page.wait_for_selector("#loss .of-train circle", state="attached", timeout=SLOW)
         assert "$ sightline train" in page.text_content("#log")

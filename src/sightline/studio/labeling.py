@@ -60,6 +60,7 @@ class Labeling:
         for i, image in enumerate(index.images):
             positions.setdefault(image.sha256, []).append(i)
         self._copies = list(positions.values())
+        self._number_of_sha256 = {sha256: number for number, sha256 in enumerate(positions)}
         self._number_of = {i: number for number, copies in enumerate(self._copies) for i in copies}
         unlabeled = [n for n, copies in enumerate(self._copies) if not any(index.images[i].label for i in copies)]
         order = draw_audit_order([index.images[self._copies[n][0]].sha256 for n in unlabeled])
@@ -93,10 +94,17 @@ class Labeling:
             if name not in self._classes:
                 self._classes.append(name)
 
-    def describe(self, page: str = "") -> dict[str, Any]:
-        """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it."""
+    def describe(self, page: str = "", shown: str = "") -> dict[str, Any]:
+        """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it.
+
+        `shown` is the SHA-256 of the image that the page shows, which stays its own until somebody has labeled it.
+        """
         with self._lock:
             self._update()
+            number = self._number_of_sha256.get(shown)
+            remains = number is not None and bool(self._labels[number] == UNLABELED)
+            if number is not None and remains and page:
+                self._reserved[number] = (page, time.monotonic())
             queue = [n for n in self._queue if self._labels[n] == UNLABELED]
             changed = int((self._labels != self._trained).sum())
             if self._learner is not None and (changed >= BATCH or (changed and not queue)):
@@ -107,6 +115,7 @@ class Labeling:
                 "classes": list(self._classes),
                 "labeled": int((self._labels >= 0).sum()),
                 "remaining": int((self._labels == UNLABELED).sum()),
+                "shown": remains,
                 "queue": [self._describe_image(n) for n in self._reserve(queue, page)],
                 "audited": 0 if accuracy is None else accuracy.count,
                 "needed": MIN_AUDITED,
@@ -194,7 +203,8 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
         return pages.render(request, "label.html.j2", name=name, patch=patch, command=labeling.command)
 
     def describe(request: Request) -> StrictJSONResponse:
-        return StrictJSONResponse(labeling.describe(request.query_params.get("page", "")[:64]))
+        query = request.query_params
+        return StrictJSONResponse(labeling.describe(query.get("page", "")[:64], query.get("shown", "")))
 
     def start(request: Request) -> StrictJSONResponse:
         labeling.features.start()

@@ -8,10 +8,11 @@ const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const name = `${Date.now()}-${Math.random()}`; // of this page, whose images others do not get
 const clicks = []; // of this page: {click, image}, to undo
-const done = new Set(); // images whose label is on its way
+const done = new Map(); // images with a label -> the request for the state from which on the state has that label
+let requests = 0; // for the state
+let received = 0; // the latest of them that has an answer
 let state = null;
 let current = null;
-let retaken = null; // the image whose label was undone: it stays until it has another one
 let changes = Promise.resolve(); // corrections are sent in their order
 
 const fill = (text, values) => Object.entries(values).reduce((filled, [key, value]) => filled.replace(key, value), text);
@@ -24,19 +25,30 @@ function showError(error) {
   $("#message").hidden = false;
 }
 
-async function refresh() {
+/** Show the state that `send(query)` returns, unless that of a later request is shown; whether there was an answer. */
+async function update(send) {
+  const request = ++requests;
+  const asked = current;
   try {
-    show(await load(`/label/state?page=${name}`));
-    $("#message").hidden = true;
+    const answered = await send(new URLSearchParams({ page: name, shown: asked?.sha256 ?? "" }));
+    if (request > received) show(answered, request, asked);
+    return true;
   } catch (error) {
     showError(error);
+    return false;
   }
 }
 
-function show(received) {
-  state = received;
-  for (const sha256 of [...done]) if (!state.queue.some((image) => image.sha256 === sha256)) done.delete(sha256);
-  if (!current || (current !== retaken && !state.queue.some((image) => image.sha256 === current.sha256))) next();
+async function refresh() {
+  if (await update((query) => load(`/label/state?${query}`))) $("#message").hidden = true;
+}
+
+/** Show a state. The image shown stays, whatever is queued now, until somebody has labeled it. */
+function show(answered, request, asked) {
+  state = answered;
+  received = request;
+  for (const [sha256, since] of [...done]) if (request >= since) done.delete(sha256);
+  if (!current || (current === asked && !state.shown)) next();
   showChoices();
   showFacts();
 }
@@ -120,8 +132,7 @@ function change(request) {
 async function answer(edit, to = null) {
   const image = current;
   if (!image) return;
-  done.add(image.sha256);
-  retaken = null;
+  done.set(image.sha256, Infinity);
   next();
   showChoices();
   const confirmed = await change(() => correct(image.ids, edit, to));
@@ -130,6 +141,7 @@ async function answer(edit, to = null) {
     showImage(image);
     return;
   }
+  done.set(image.sha256, requests + 1);
   clicks.push({ click: confirmed.click, image });
   $("#undo").disabled = false;
   await refresh();
@@ -142,7 +154,6 @@ async function takeBack() {
   if (!last) return;
   if ((await change(() => undo(last.click))) === null) return;
   done.delete(last.image.sha256);
-  retaken = last.image;
   showImage(last.image);
   await refresh();
 }
@@ -165,11 +176,7 @@ $("#keys .close").addEventListener("click", () => $("#keys").close());
 $("#new-class").addEventListener("close", async () => {
   const label = $("#new-class-name").value.trim();
   if ($("#new-class").returnValue !== "add" || !label) return;
-  try {
-    show(await post(`/label/classes?page=${name}`, { name: label }));
-  } catch (error) {
-    showError(error);
-  }
+  await update((query) => post(`/label/classes?${query}`, { name: label }));
 });
 
 document.addEventListener("keydown", (event) => {
@@ -184,9 +191,5 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-try {
-  show(await post(`/label/start?page=${name}`, {}));
-} catch (error) {
-  showError(error);
-}
+await update((query) => post(`/label/start?${query}`, {}));
 setInterval(refresh, POLL_MS);
