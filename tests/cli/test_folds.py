@@ -102,6 +102,17 @@ def test_evaluate_and_report_show_both(sightline: Command, run: sl.Run) -> None:
     assert sightline("evaluate", run.path, "--split", "validation", "--tta", "flip").code == 2
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_exports_are_compared_on_the_training_images(
+    sightline: Command, run: sl.Run, tmp_path: Path, precision: str
+) -> None:
+    limits = ["--tolerance", "1", "--min-agreement", "0"]
+    result = sightline("export", run.path, "--precision", precision, "--out", tmp_path / "small.onnx", *limits)
+    assert result.code == 0, result.err
+    assert "60 images of the training split, since the run has no validation split" in " ".join(result.out.split())
+    assert sl.load(tmp_path / "small.onnx").classes == run.classifier.classes
+
+
 def test_thresholds_are_chosen_on_the_out_of_fold_predictions(run: sl.Run, tmp_path: Path) -> None:
     copy = sl.load(shutil.copytree(run.path, tmp_path / "run"))
     evaluation = copy.evaluate(target_precision=0.5, conservative=False)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sightline import _io
 from sightline.api.classifier import Classifier
 from sightline.api.loading import load
@@ -31,6 +29,7 @@ from sightline.runs import finalize
 from sightline.runs.labeled_images import LabeledImages
 
 VALIDATION = "the validation split"
+TRAINING = "the training split, since the run has no validation split"
 CALIBRATION_IMAGES = 256  # images for int8 calibration and for choosing the layers that stay in float
 
 
@@ -109,7 +108,7 @@ def export_model(
     """Write a model in another format, load it in the runtime of that format and compare it with the original.
 
     `model` is a run (whose Keras model is the reference) or a bundle. `data` are labeled images for the comparison, by
-    default the run's validation split. A file that exceeds the tolerance is discarded. Raises `UsageError`,
+    default the run's validation split, or its training images if it has none. A file that exceeds the tolerance is discarded. Raises `UsageError`,
     `ModelError`, `DataError`, `OutputError` and `MissingExtraError`.
     """
     callback = callback or Callback()
@@ -240,7 +239,12 @@ def _comparison_images(source: _ExportSource, data: Sources | None, callback: Ca
         raise UsageError("Only a run has images for the comparison: give labeled images with --parity.")
     if data is None:
         otherwise = "or give labeled images for the comparison with --parity"
-        return source.run_images.load("validation", alternative=otherwise).subset, VALIDATION
+        rows = None if source.classifier.run is None else source.classifier.run.read_data()
+        if any(row.split == "validation" for row in rows or ()):
+            return source.run_images.load("validation", alternative=otherwise).subset, VALIDATION
+        # As when training ends: a run with folds trains on all images, and one may have no validation split at all.
+        training = source.run_images.load("train", alternative=otherwise).subset
+        return training.sample_evenly(finalize.MAX_PARITY_IMAGES), TRAINING
     # Training images are fine for comparing a file with its model; only an accuracy would be misleading.
     labeled = source.classifier.labeled_images(data, callback.on_progress).load(include_training=True)
     overlap_count = 0 if labeled.overlap is None else labeled.overlap.count
@@ -313,9 +317,7 @@ class _ExportJob:
             source_samples = self.source.run_images.load("train", alternative=otherwise).subset
         if not len(source_samples):
             raise DataError("int8 needs images for calibration, and there are none: give labeled images with --parity.")
-        return source_samples.take(
-            np.linspace(0, len(source_samples) - 1, min(CALIBRATION_IMAGES, len(source_samples))).astype(np.int64)
-        )
+        return source_samples.sample_evenly(CALIBRATION_IMAGES).take(slice(None))
 
     def _predictor(self, graph: bytes) -> Predictor:
         return Bundle(self.source.manifest, graph, {}).make_predictor()

@@ -113,7 +113,7 @@ class CandidateFactory:
         """Create `base` in int8, with as many layers left in float as it takes to be non-inferior."""
 
         def quantize_graph(graph: bytes) -> tuple[bytes, Mapping[str, Any]]:
-            images = _sample_evenly(self.task.data.subset("train"), CALIBRATION_IMAGES)
+            images = self.task.data.subset("train").sample_evenly(CALIBRATION_IMAGES)
             pixels = images.take(slice(None))
             calibration = quantize.calibrate_graph(graph, pixels, self._callback.on_progress)
             quantized, float_layers, _ = calibration.quantize_until_accepted(
@@ -252,10 +252,6 @@ def _convert_uncalibrated(model: Any) -> bytes:
         return keras_to_onnx.convert_model(model)
     finally:
         layer.scale = scale
-
-
-def _sample_evenly(subset: Subset, count: int) -> Subset:
-    return subset.select(np.linspace(0, len(subset) - 1, min(count, len(subset))).astype(np.int64))
 
 
 def _describe_step(step: Mapping[str, Any]) -> str:

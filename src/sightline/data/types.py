@@ -160,6 +160,12 @@ class Subset:
         sizes = None if self.sizes is None else self.sizes[positions]
         return Subset(self.pixels, self.rows[positions], self.labels[positions], paths, sizes)
 
+    def sample_evenly(self, count: int) -> Subset:
+        """Return at most `count` images, at even distances: all of them if there are no more."""
+        import numpy as np
+
+        return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
+
 
 def join_subsets(first: Subset, second: Subset) -> Subset:
     """Return the images of both, without their sizes; pixels are copied unless both have the same array."""

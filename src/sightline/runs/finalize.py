@@ -242,7 +242,7 @@ def check_parity(
         validation_outputs = outputs_by_split["validation"]
         return task.compare(task.activate(logits), validation_outputs.outputs.probabilities, validation_outputs.labels)
     subset = data.subset("validation" if "validation" in outputs_by_split else "train")
-    subset = subset.select(np.linspace(0, len(subset) - 1, min(MAX_PARITY_IMAGES, len(subset))).astype(np.int64))
+    subset = subset.sample_evenly(MAX_PARITY_IMAGES)
     forms = [
         runner.iterate_results(form.probabilities, subset)
         for form in (KerasPredictor(model, predictor.classes, predictor.preprocess), predictor)
