@@ -173,3 +173,23 @@ def test_an_interrupted_run_continues_in_its_fold(noisy: Path, run: sl.Run, tmp_
     assert [text for text in callback.messages if text.startswith("fold ")] == [
         f"fold {fold + 1} of {FOLDS}" for fold in range(done, FOLDS)
     ]
+
+
+@pytest.mark.slow
+def test_a_fold_is_evaluated_on_validation_images_as_before_it_was_fitted_to_them(
+    sightline: Command, noisy: Path, tmp_path: Path
+) -> None:
+    size = {"input.height": 32, "input.width": 32}
+    run = sl.train(noisy, recipe="transfer", effort="fast", folds=FOLDS, set=size, out=tmp_path / "run")
+    fold = next(open_folds(run))
+    recorded, stored = fold.result["validation"], fold.read_predictions("validation")
+    assert stored is not None
+    result = sightline("evaluate", fold.path, "--split", "validation", "--format", "json").json
+    assert (result["split"], result["count"]) == ("validation", recorded["count"])
+    assert result["loss"] == pytest.approx(recorded["loss"], abs=1e-6)
+    fitted = metrics.cross_entropy(
+        sl.load(fold.path).predict_proba([noisy / path for path in stored.paths]), stored.labels
+    )
+    assert fitted < result["loss"] - 0.01, "the model has been fitted to these images since"
+    refused = sightline("evaluate", fold.path, "--split", "validation", "--tta", "flip")
+    assert (refused.code, "was trained on the images afterwards" in " ".join(refused.err.split())) == (2, True)

@@ -108,8 +108,8 @@ def export_model(
     """Write a model in another format, load it in the runtime of that format and compare it with the original.
 
     `model` is a run (whose Keras model is the reference) or a bundle. `data` are labeled images for the comparison, by
-    default the run's validation split, or its training images if it has none. A file that exceeds the tolerance is discarded. Raises `UsageError`,
-    `ModelError`, `DataError`, `OutputError` and `MissingExtraError`.
+    default the run's validation split, or its training images if it has none. A file that exceeds the tolerance is
+    discarded. Raises `UsageError`, `ModelError`, `DataError`, `OutputError` and `MissingExtraError`.
     """
     callback = callback or Callback()
     exporter = _find_exporter(export_format, precision)

@@ -46,9 +46,17 @@ class OutputReader:
     cache: bool
 
     def load(self, images: LabeledImages, split: Split | None) -> tuple[LabeledSubset, ModelOutputs]:
-        """Return the images of a split and the outputs for them; those of a run with folds are its out-of-fold ones."""
-        if images.is_own and self.is_folded and (split == "validation" or (split is None and not self._has_test)):
-            return self._load_out_of_fold()
+        """Return the images of a split and the outputs for them, for validation images of the run those stored with it.
+
+        They are stored where the model was trained on them afterwards.
+        """
+        if images.is_own and (split == "validation" or (split is None and not self._has_test)):
+            if self.is_folded:
+                return self._load_out_of_fold()
+            if self._is_refit:
+                return self._load_stored(
+                    images.load("validation", allow_missing=self.allowed.missing, cache=self.cache)
+                )
         labeled = images.load(
             split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
         )
@@ -61,6 +69,12 @@ class OutputReader:
         return run is not None and folds.is_folded(run.config)
 
     @property
+    def _is_refit(self) -> bool:
+        """Whether the head was fitted to the validation images too, after they had been predicted: that of a fold."""
+        run = self.classifier.run
+        return run is not None and bool((run.info.get("result") or {}).get("refit"))
+
+    @property
     def _has_test(self) -> bool:
         run = self.classifier.run
         return run is not None and any(row.split == "test" for row in run.read_data() or ())
@@ -68,12 +82,19 @@ class OutputReader:
     def _load_out_of_fold(self) -> tuple[LabeledSubset, ModelOutputs]:
         run = self.classifier.run
         assert run is not None
-        if isinstance(self.classifier.predictor, FlipTTA):
-            raise UsageError("--tta does not apply to out-of-fold predictions, which are stored: leave it out.")
         labeled = self.labeled_images.load("train", allow_missing=self.allowed.missing, cache=self.cache)
         leaked = folds.find_leaked_contents(run, run.config.split.folds)
         fold_by_path = folds.list_folds(run, run.config.split.folds)
-        labeled = replace(labeled, split="validation", leaked=leaked, folds=fold_by_path)
+        return self._load_stored(replace(labeled, split="validation", leaked=leaked, folds=fold_by_path))
+
+    def _load_stored(self, labeled: LabeledSubset) -> tuple[LabeledSubset, ModelOutputs]:
+        run = self.classifier.run
+        assert run is not None
+        if isinstance(self.classifier.predictor, FlipTTA):
+            raise UsageError(
+                "--tta does not apply to predictions that are stored, since the model was trained on the images "
+                "afterwards: leave it out."
+            )
         return labeled, folds.read_outputs(run, labeled.subset.paths, labeled.subset.labels)
 
     def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:
@@ -82,8 +103,8 @@ class OutputReader:
         `strict`: raise if some of its images are missing, instead of returning None.
         """
         try:
-            if split == "validation" and self.is_folded:
-                return self._load_out_of_fold()[1]
+            if split == "validation" and self.labeled_images.is_own and (self.is_folded or self._is_refit):
+                return self.load(self.labeled_images, split)[1]
             samples = self.labeled_images.load(
                 split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
             ).subset

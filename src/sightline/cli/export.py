@@ -38,7 +38,9 @@ def export(
     ] = None,
     parity: Annotated[
         list[str] | None,
-        typer.Option(metavar="DATA", help="Labeled images to compare on; default: the validation images, else training images."),
+        typer.Option(
+            metavar="DATA", help="Labeled images to compare on; default: the validation images, else training images."
+        ),
     ] = None,
     tolerance: Annotated[float | None, typer.Option(min=0, help="Maximum difference of any probability.")] = None,
     min_agreement: Annotated[

@@ -17,7 +17,6 @@ from sightline.compress.noninferiority import is_non_inferior
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
 from sightline.config import ModelConfig
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import Subset
 from sightline.errors import DivergedError, ModelError
 from sightline.export import keras_to_onnx, quantize
 from sightline.inference import parity, runner

@@ -139,10 +139,12 @@ def make_outputs(task: Task, logits: NDArray[np.float32], labels: NDArray[Any]) 
 
 
 def read_outputs(run: RunDirectory, paths: Sequence[str], labels: NDArray[Any]) -> ModelOutputs:
-    """Return the calibrated out-of-fold outputs for the images at `paths`, as stored in the run."""
+    """Return the calibrated outputs for the validation images at `paths`, as stored in the run."""
     predictions = run.read_predictions("validation")
     rows = {} if predictions is None else {path: number for number, path in enumerate(predictions.paths)}
     if predictions is None or not all(path in rows for path in paths):
-        raise ModelError(f"The out-of-fold predictions of {run.path} are missing or incomplete: train it with --force.")
+        raise ModelError(
+            f"The predictions of {run.path} for its validation images are missing or incomplete: train it with --force."
+        )
     task = find_task(run.config.model.task)
     return make_outputs(task, task.deactivate(predictions.probabilities[[rows[path] for path in paths]]), labels)
