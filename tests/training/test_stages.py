@@ -367,7 +367,10 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
     same = stages.advance_features(built_network, base, deep, config)
     assert same.tensor is base.tensor
     assert len(same.train) == 120
-    further = stages.advance_features(built_network, base, head, config)
+    tasks: list[tuple[str, int, int]] = []
+    further = stages.advance_features(built_network, base, head, config, lambda *event: tasks.append(event))
+    total = len(base.train) + len(base.validation)
+    assert tasks[-1] == ("features of the remaining frozen layers", total, total)
     direct = extract_features(built_network, [head], train, config)
     assert further.tensor is direct.tensor
     assert further.views == direct.views == 2

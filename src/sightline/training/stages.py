@@ -187,7 +187,7 @@ def advance_features(
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress("features of the newly frozen layers", done, total)
+        progress("features of the remaining frozen layers", done, total)
 
     exact = intermediate.exact or intermediate
     validation_features = _run_layers(exact, shape, base.validation, config, advance)
