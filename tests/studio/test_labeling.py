@@ -156,11 +156,11 @@ def test_the_image_that_a_page_shows_stays_its_own_until_somebody_labels_it(inde
     others = {image.sha256 for image in index.images} - {image["sha256"] for image in queue}
     assert labeling.describe("a", min(others))["shown"], "though it is not queued"
     assert not labeling.describe("a", "0" * 64)["shown"]
-    shown = queue[-1]
-    assert labeling.describe("a", shown["sha256"])["shown"]
-    assert all(shown not in labeling.describe(page)["queue"] for page in "bc")
-    corrections.apply(shown["ids"], "relabel", "odd")
-    assert not labeling.describe("a", shown["sha256"])["shown"]
+    image = queue[-1]
+    assert labeling.describe("a", image["sha256"])["shown"]
+    assert all(image not in labeling.describe(page)["queue"] for page in "bc")
+    corrections.apply(image["ids"], "relabel", "odd")
+    assert not labeling.describe("a", image["sha256"])["shown"]
 
 
 def test_labels_of_the_source_are_trained_on_but_not_part_of_the_audit(tmp_path: Path, patch: Path) -> None:

@@ -94,14 +94,14 @@ class Labeling:
             if name not in self._classes:
                 self._classes.append(name)
 
-    def describe(self, page: str = "", shown: str = "") -> dict[str, Any]:
+    def describe(self, page: str = "", current_image: str = "") -> dict[str, Any]:
         """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it.
 
-        `shown` is the SHA-256 of the image that the page shows, which stays its own until somebody has labeled it.
+        `current_image` is the SHA-256 of the image that the page shows, which stays its own until somebody has labeled it.
         """
         with self._lock:
             self._update()
-            number = self._number_of_sha256.get(shown)
+            number = self._number_of_sha256.get(current_image)
             remains = number is not None and bool(self._labels[number] == UNLABELED)
             if number is not None and remains and page:
                 self._reserved[number] = (page, time.monotonic())
