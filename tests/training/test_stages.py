@@ -369,7 +369,7 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
     assert len(same.train) == 120
     tasks: list[tuple[str, int, int]] = []
     further = stages.advance_features(built_network, base, head, config, lambda *event: tasks.append(event))
-    total = len(base.train) + len(base.validation)
+    total = len(further.train) + len(further.validation)
     assert tasks[-1] == ("features of the remaining frozen layers", total, total)
     direct = extract_features(built_network, [head], train, config)
     assert further.tensor is direct.tensor

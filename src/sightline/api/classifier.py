@@ -200,8 +200,7 @@ class Classifier(ImageModel):
             to: onnx, bundle, openvino, litert, saved_model, safetensors, or a format that was registered with
                 [`register_exporter`][sightline.register_exporter].
             precision: float32, bfloat16, float16 or int8, as far as the format has it.
-            parity: Labeled images to compare on; by default the run's validation split, or 256 of its training images
-                if it has none.
+            parity: Labeled images to compare on; by default the run's validation images, else its training images.
             tolerance: The largest difference of any probability; by default that of the precision.
             min_agreement: The smallest fraction of images with the same class, in [0, 1]; by default that of the
                 precision.

@@ -97,7 +97,7 @@ class Labeling:
     def describe(self, page: str = "", current_image: str = "") -> dict[str, Any]:
         """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it.
 
-        `current_image` is the SHA-256 of the image that the page shows, which stays its own until somebody has labeled it.
+        `current_image` is the SHA-256 of the image on the page, which stays its own until somebody has labeled it.
         """
         with self._lock:
             self._update()
