@@ -15,6 +15,7 @@ import sightline as sl
 from command import draw_classes
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, LabeledPredictions
+from sightline.studio import messages
 from sightline.studio.app import create_app
 from sightline.studio.contents import open_studio
 from sightline.studio.query import Query
@@ -64,6 +65,20 @@ def test_the_figures_at_a_threshold_are_those_of_evaluate() -> None:
         assert coverage <= reached <= coverage + 1 / 500
 
 
+@pytest.mark.parametrize(
+    ("name", "english", "chinese"),
+    [
+        ("size up to 9", "size up to 9", "尺寸 ≤ 9"),
+        ("sharpness above 1.5e+04", "sharpness above 1.5e+04", "清晰度 > 1.5e+04"),
+        ("temperature -3.5 to 20", "temperature -3.5 to 20", "temperature -3.5 至 20"),
+        ("camera unset", "camera unset", "camera 为空"),
+        ("camera NAME", "camera NAME", "camera NAME"),
+    ],
+)
+def test_slices_are_named_in_the_language_of_the_page(name: str, english: str, chinese: str) -> None:
+    assert [messages.translate_slice(name, messages.select(of)) for of in messages.LANGUAGES] == [english, chinese]
+
+
 @pytest.fixture
 def sliced(run: sl.Run, tmp_path: Path) -> Iterator[tuple[Any, dict[str, set[str]]]]:
     """A client of a copy of the run whose test images are in two slices, and the paths of the images of each."""
@@ -102,6 +117,8 @@ def test_slices_filter_and_link_to_their_images(sliced: tuple[Any, dict[str, set
         rows = list_rows(client, "/order" + address.replace("&amp;", "&"))
         assert {row["path"] for row in rows} == members[name]
         assert len(rows) == int(count)
+    for address in ("/", "/results?split=test"):
+        assert "尺寸 ≤ 9</" in client.get(address, headers={"Accept-Language": "zh-CN"}).text
     errors = re.findall(r'<a href="/([^"]+state=wrong)">(\d+)<', table)
     assert errors
     for address, count in errors:

@@ -230,9 +230,12 @@ def test_hostile_names_are_text_on_every_page(tmp_path: Path, open_page: Any) ->
             assert page.locator("img[src=x]").count() == 0
 
 
-@pytest.mark.parametrize(("width", "language", "word"), [(1280, "en-US", "Slice"), (390, "zh-CN", "切片")])
+@pytest.mark.parametrize(
+    ("width", "language", "word", "brightness"),
+    [(1280, "en-US", "Slice", "brightness up to"), (390, "zh-CN", "切片", "亮度 ≤")],
+)
 def test_images_of_a_slice_are_found_from_the_results_and_the_filters(
-    open_page: Any, cameras: str, width: int, language: str, word: str
+    open_page: Any, cameras: str, width: int, language: str, word: str, brightness: str
 ) -> None:
     page = open_page(f"{cameras}/results", width, ready="#slices", locale=language)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways"
@@ -252,7 +255,7 @@ def test_images_of_a_slice_are_found_from_the_results_and_the_filters(
     page.wait_for_url(lambda address: "slice=" not in address)
     names = page.locator("select[name=slice] option").all_text_contents()
     assert len(names) > 8, "brightness, sharpness and the cameras"
-    assert any(name.startswith("brightness") for name in names)
+    assert any(name.startswith(brightness) and name.endswith(")") for name in names), "translated, with its count"
 
 
 def test_the_order_by_score_begins_with_the_most_unusual_image(open_page: Any, cameras: str) -> None:

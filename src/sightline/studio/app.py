@@ -122,7 +122,7 @@ class _Endpoints:
         return self._pages.render(
             request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
-            has_energies=library.has_energies, has_slices=library.has_slices,
+            has_energies=library.has_energies, slices=library.slices,
             has_unlabeled=library.has_unlabeled, several=library.has_several_labels,
             patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
             has_nearest=self._studio.model is not None or self._studio.look_alikes is not None,

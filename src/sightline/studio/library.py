@@ -96,7 +96,7 @@ class Library:
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
         self.has_energies = any(p.energy is not None for p in known_predictions.values())
-        self.has_slices = bool(self._slice_counts)
+        self.slices = tuple(self._slice_counts)
         self.has_several_labels = self._targets.allows_several
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.has_unlabeled = any(not image.label for image in index.images)

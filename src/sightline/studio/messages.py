@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("en", "zh")
+_NUMBER = r"-?\d[\d.e+-]*"
+_SLICE = re.compile(
+    rf"(?P<property>.+) (?:up to (?P<below>{_NUMBER})|above (?P<above>{_NUMBER})|"
+    rf"(?P<low>{_NUMBER}) to (?P<high>{_NUMBER})|unset)"
+)
 
 
 @cache
@@ -15,6 +21,25 @@ def select(language: str) -> Mapping[str, str]:
     """Return the texts of one language by key."""
     texts = tomllib.loads(Path(__file__).with_name("messages.toml").read_text(encoding="utf-8"))
     return {key: of_languages[LANGUAGES.index(language)] for key, of_languages in texts.items()}
+
+
+def translate_slice(name: str, texts: Mapping[str, str]) -> str:
+    """Return the name of a slice, as `find_slices` makes it, in the language of `texts`.
+
+    The names and values of a table's columns stay as they are.
+
+    >>> [translate_slice(name, select("zh")) for name in ("aspect ratio 0.5 to 1.5", "weight above 9", "camera old")]
+    ['宽高比 0.5 至 1.5', 'weight > 9', 'camera old']
+    """
+    match = _SLICE.fullmatch(name)
+    if match is None:
+        return name
+    numbers = {key: value for key, value in match.groupdict().items() if value is not None}
+    column = numbers.pop("property")
+    text = texts[f"slice-{next(iter(numbers), 'unset')}"]
+    for key, value in numbers.items():
+        text = text.replace(key.upper(), value)
+    return text.replace("NAME", texts.get(f"property-{column.replace(' ', '-')}", column))
 
 
 def choose_language(requested: str | None, accepted: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -50,9 +51,12 @@ class Pages:
             return f"{path}?{urlencode(chosen, errors='backslashreplace')}" if chosen else path
 
         other = {**dict(request.query_params), "lang": "en" if language == "zh" else "zh"}
+        texts = messages.select(language)
+        slice_name = partial(messages.translate_slice, texts=texts)
         html = self._templates.get_template(template).render(
-            t=messages.select(language), language=language, token=self._token, links=self._links, address=address,
-            path=request.url.path, other_language=urlencode(other, errors="backslashreplace"), **values,
+            t=texts, translate_slice=slice_name, language=language, token=self._token, links=self._links,
+            address=address, path=request.url.path,
+            other_language=urlencode(other, errors="backslashreplace"), **values,
         )  # fmt: skip
         return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)
 

@@ -102,9 +102,13 @@ function fillCounts() {
   for (const select of form.querySelectorAll("select[data-counts]")) {
     const chosen = select.value;
     const counts = Object.entries(state.counts[select.dataset.counts] ?? {});
-    const options = counts.map(
-      ([name, count]) => new Option(`${texts[name] && select.name === "split" ? texts[name] : name} (${number.format(count)})`, name),
-    );
+    const translated = new Map([...select.options].map(({ value, dataset }) => [value, dataset.name ?? value]));
+    const options = counts.map(([value, count]) => {
+      const name = (select.name === "split" && texts[value]) || translated.get(value) || value;
+      const option = new Option(`${name} (${number.format(count)})`, value);
+      option.dataset.name = name;
+      return option;
+    });
     if (chosen && !counts.some(([name]) => name === chosen)) options.push(new Option(`${chosen} (0)`, chosen));
     select.replaceChildren(select.options[0], ...options);
     select.value = chosen;
