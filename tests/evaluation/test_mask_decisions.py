@@ -26,7 +26,8 @@ def draw_outputs(count: int, seed: int) -> MaskOutputs:
     return MaskOutputs(
         Outputs(nothing, nothing, nothing), np.zeros((count, 1, 1), np.uint8), confusions,
         np.zeros((count, 2, 4), np.int64), np.zeros(count), np.zeros((count, 15, 3)),
-        (ious + rng.normal(0, 0.08, count)).clip(0, 1), np.zeros((0, 2), np.float32), np.zeros(0, np.int32), {},
+        (ious + rng.normal(0, 0.08, count)).clip(0, 1), np.zeros((0, 2), np.float32), np.zeros(0, np.int32),
+        np.zeros(0, np.int32), {},
     )  # fmt: skip
 
 

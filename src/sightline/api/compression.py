@@ -36,7 +36,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.build import ModelSpec, build_shapes_only
 from sightline.models.describe import weights_sha256
 from sightline.report.pareto_plot import ParetoPoint, plot_pareto
-from sightline.runs import environment, finalize, run_images
+from sightline.runs import calibration, environment, finalize, run_images
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
 
@@ -269,7 +269,7 @@ def _build_task(
         config.device.threads,
         step,
         pack,
-        partial(finalize.calibrate_temperature, find_task(config.model.task)) if config.bundle.calibrate else None,
+        partial(calibration.calibrate_temperature, find_task(config.model.task)) if config.bundle.calibrate else None,
     )
 
 

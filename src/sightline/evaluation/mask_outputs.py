@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,9 @@ class MaskOutputs(ModelOutputs):
     float64 [N], NaN without any; `reliability` float64 [N, B, 3], the pixels, the sum of their confidences and the
     correct ones in each of B bins; and the IoU that its probabilities promise, `quality` float64 [N].
 
-    `pixel_logits` float32 [M, K] and `pixel_labels` int32 [M] are those of pixels at random. `worst_masks` are the
-    predicted masks uint8 [H, W] of the images of the lowest IoU, by position.
+    `pixel_logits` float32 [M, K] and `pixel_labels` int32 [M] are those of pixels at random, of the images at
+    `pixel_images` int32 [M]. `worst_masks` are the predicted masks uint8 [H, W] of the images of the lowest IoU, by
+    position.
     """
 
     confusions: NDArray[np.int64]
@@ -50,7 +52,49 @@ class MaskOutputs(ModelOutputs):
     quality: NDArray[np.float64]
     pixel_logits: NDArray[np.float32]
     pixel_labels: NDArray[np.int32]
+    pixel_images: NDArray[np.int32]
     worst_masks: Mapping[int, NDArray[np.uint8]]
+
+    def select(self, rows: NDArray[np.int64]) -> MaskOutputs:
+        """Return the outputs for the images at `rows` [n], in that order; each at most once."""
+        new_rows = np.full(len(self.quality), -1, np.int32)
+        new_rows[rows] = np.arange(len(rows))
+        pixel_images = new_rows[self.pixel_images]
+        is_selected = pixel_images >= 0
+        worst = {int(new_rows[i]): mask for i, mask in self.worst_masks.items() if new_rows[i] >= 0}
+        means = Outputs(*(values[rows] for values in self.outputs.arrays))
+        return MaskOutputs(
+            means, self.labels[rows], self.confusions[rows], self.boundaries[rows], self.losses[rows],
+            self.reliability[rows], self.quality[rows], self.pixel_logits[is_selected],
+            self.pixel_labels[is_selected], pixel_images[is_selected], worst,
+        )  # fmt: skip
+
+
+def join_outputs(subsets: Sequence[MaskOutputs]) -> MaskOutputs:
+    """Return the outputs for the images of all `subsets`, one after the other; at least one.
+
+    As many sampled pixels and worst masks stay as outputs for all images at once would have.
+    """
+
+    def join(name: str) -> Any:
+        return np.concatenate([getattr(outputs, name) for outputs in subsets])
+
+    masks: dict[int, NDArray[np.uint8]] = {}
+    images, start = [], 0
+    for outputs in subsets:
+        masks |= {i + start: mask for i, mask in outputs.worst_masks.items()}
+        images.append(outputs.pixel_images + np.int32(start))
+        start += len(outputs.quality)
+    pixel_images, confusions = np.concatenate(images), join("confusions")
+    rows = np.sort(make_generator(0, "joined pixels").permutation(len(pixel_images))[:CALIBRATION_PIXELS])
+    ious = segmentation_metrics.compute_image_iou(confusions)
+    worst = sorted(masks, key=lambda i: (ious[i], i))[:MAX_EXAMPLES]
+    means = zip(*(outputs.outputs.arrays for outputs in subsets), strict=True)
+    return MaskOutputs(
+        Outputs(*(np.concatenate(values) for values in means)), join("labels"), confusions, join("boundaries"),
+        join("losses"), join("reliability"), join("quality"), join("pixel_logits")[rows], join("pixel_labels")[rows],
+        pixel_images[rows], {i: masks[i] for i in worst},
+    )  # fmt: skip
 
 
 def collect_mask_outputs(
@@ -82,7 +126,7 @@ class MaskCollector:
         self._losses, self._quality = np.zeros(count), np.zeros(count)
         self._reliability = np.zeros((count, calibration.BINS, 3))
         self._means: list[tuple[NDArray[np.float32], ...]] = [()] * count
-        self._pixels: list[tuple[NDArray[np.float32], NDArray[np.int32]]] = []
+        self._pixels: list[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]] = []
         self._worst: list[tuple[float, int, NDArray[np.uint8]]] = []
         self._quota = math.ceil(CALIBRATION_PIXELS / max(count, 1))
 
@@ -126,7 +170,9 @@ class MaskCollector:
         chosen = make_generator(0, "calibration pixels", position).permutation(mask.size)[: self._quota]
         labels = mask.reshape(-1)[chosen]
         known = labels != VOID
-        self._pixels.append((logits.reshape(-1, logits.shape[-1])[chosen][known], labels[known].astype(np.int32)))
+        true = labels[known].astype(np.int32)
+        rows = logits.reshape(-1, logits.shape[-1])[chosen][known]
+        self._pixels.append((rows, true, np.full(len(true), position, np.int32)))
 
     def _keep_worst(self, position: int, confusion: NDArray[np.int64], predicted: NDArray[np.uint8]) -> None:
         iou = float(segmentation_metrics.compute_image_iou(confusion))
@@ -139,10 +185,10 @@ class MaskCollector:
     def finish(self) -> MaskOutputs:
         """Return what was collected of all images."""
         means = Outputs(*(np.stack(values) for values in zip(*self._means, strict=True)))
-        logits, labels = (np.concatenate(values) for values in zip(*self._pixels, strict=True))
+        logits, labels, images = (np.concatenate(values) for values in zip(*self._pixels, strict=True))
         return MaskOutputs(
             means, self._samples.labels, self._confusions, self._boundaries, self._losses, self._reliability,
-            self._quality, logits, labels, {-position: mask for _, position, mask in self._worst},
+            self._quality, logits, labels, images, {-position: mask for _, position, mask in self._worst},
         )  # fmt: skip
 
 

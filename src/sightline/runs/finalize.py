@@ -8,9 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sightline import backend
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
@@ -29,9 +27,9 @@ from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model, weights_sha256
-from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec, encode_png, inspect_image
-from sightline.runs import folds, report_images, run_report
+from sightline.runs import folds, mask_folds, report_images, run_report
+from sightline.runs.calibration import calibrate
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.predictions import list_image_values
@@ -69,33 +67,21 @@ def finalize(
     task = find_task(config.model.task)
     run.clear_results()
     labeled = _label_held_out(run, data, config)
-    labels = labeled["validation"].subset.labels
-    if folds.is_folded(config):
-        logits = folds.collect_logits(run, config.split.folds, labeled["validation"].subset.paths, classes)
-    elif task.targets.are_masks:
-        logits, labels = _sample_pixel_logits(task, model, data)
-    elif fit_result.is_refit and fit_result.validation_logits is not None:
-        logits = fit_result.validation_logits  # of the model before it was fitted to these images
-    else:
-        logits = validation_logits(task, model, data, fit_result.validation_logits, config.train.precision)
-    temperature = (calibrate_temperature(task, model, logits, labels) if config.bundle.calibrate else None) or 1.0
+    calibrated = calibrate(run, prepared, model, fit_result, labeled["validation"].subset)
     run.write_model(model, classes, preprocess)
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
     outputs_by_split = collect_split_outputs(task, predictor, data, callback.on_progress)
-    has_other_logits = folds.is_folded(config) or fit_result.is_refit  # than those of this model
-    compared = {} if has_other_logits else outputs_by_split
-    agreement = check_parity(task, model, predictor, data, logits / np.float32(temperature), compared)
+    compared = outputs_by_split if calibrated.other_outputs is None else {}
+    agreement = check_parity(task, model, predictor, data, calibrated.logits, compared)
     no_bundle_reason = parity_failure(agreement)
     keras_predictor = KerasPredictor(model, classes, preprocess)
     if no_bundle_reason is not None:
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         outputs_by_split = collect_split_outputs(task, keras_predictor, data, callback.on_progress)
-    if has_other_logits:
+    if calibrated.other_outputs is not None:
         outputs_by_split.pop("validation", None)
-        outputs_by_split = {
-            "validation": folds.make_outputs(task, logits / np.float32(temperature), labels), **outputs_by_split
-        }  # fmt: skip
+        outputs_by_split = {"validation": calibrated.other_outputs, **outputs_by_split}
     held_out = outputs_by_split.get("validation")
     request = ThresholdRequest.from_config(config.evaluation)
     if request and held_out is None:
@@ -111,8 +97,9 @@ def finalize(
     if no_bundle_reason is None:
         run.write_bundle(
             build_bundle(
-                model, graph, predictor, data, prepared.index, config, None if has_other_logits else held_out,
-                model=config.model.name, temperature=temperature, parity=agreement.to_dict(),
+                model, graph, predictor, data, prepared.index, config,
+                held_out if calibrated.other_outputs is None else None,
+                model=config.model.name, temperature=calibrated.temperature, parity=agreement.to_dict(),
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )
         )  # fmt: skip
@@ -122,7 +109,7 @@ def finalize(
     report = None if split is None else reports[split]
     if split is not None and report is not None:
         report_images.write_examples(run, report, labeled[split].subset, keras_predictor)
-    return FinalModel(evaluations, report, no_bundle_reason, temperature)
+    return FinalModel(evaluations, report, no_bundle_reason, calibrated.temperature)
 
 
 def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) -> dict[Split, LabeledSubset]:
@@ -155,6 +142,9 @@ def _evaluate_split(
         threshold_request=ThresholdRequest.from_config(prepared.config.evaluation),
     )  # fmt: skip
     run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))
+    outputs, is_held_out = outputs_by_split[split], split == ("validation" if name == folds.OUT_OF_FOLD else "test")
+    if prepared.config.split.folds and is_held_out and isinstance(outputs, MaskOutputs):
+        mask_folds.write_outputs(run, split, labeled.subset.paths, prepared.data.classes, outputs)
     return report
 
 
@@ -164,52 +154,6 @@ def export_onnx(
     """Convert a trained Keras model to ONNX; return the file and its predictor."""
     graph = keras_to_onnx.convert_model(model)
     return graph, OnnxPredictor(graph, classes, preprocess, threads)
-
-
-def calibrate_temperature(task: Task, model: Any, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:
-    """Fit the temperature on validation images, set it in the Keras model's graph, and return it.
-
-    `logits` float32 [N, K] are the model's, at temperature 1. Returns None and changes nothing if there are too few
-    images or errors to fit a meaningful temperature.
-    """
-    if not len(labels):
-        return None
-    temperature = task.fit_temperature(logits, labels)
-    if temperature is not None:
-        model.get_layer(TEMPERATURE_LAYER).scale = 1 / temperature
-    return temperature
-
-
-def _sample_pixel_logits(task: Task, model: Any, data: DecodedDataset) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the logits float32 [M, K] and the classes int32 [M] of pixels of the validation split."""
-    samples = data.subset("validation")
-    if not len(samples):
-        return np.zeros((0, len(data.classes)), np.float32), np.zeros(0, np.int32)
-    outputs = task.collect_outputs(KerasPredictor(model, data.classes, PreprocessingSpec()), samples)
-    assert isinstance(outputs, MaskOutputs)
-    return outputs.pixel_logits, outputs.pixel_labels
-
-
-def validation_logits(
-    task: Task, model: Any, data: DecodedDataset, training_logits: NDArray[np.float32] | None, precision: str
-) -> NDArray[np.float32]:
-    """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
-
-    Those from training (`training_logits`) are used if it ran in float32 on a CPU; otherwise they are recomputed.
-    """
-    samples = data.subset("validation")
-    is_usable = (
-        training_logits is not None
-        and training_logits.dtype == np.float32
-        and len(training_logits) == len(samples)
-        and training_logits.shape[-1] == len(data.classes)
-    )
-    if training_logits is not None and is_usable and precision == "float32" and not backend.has_accelerator():
-        return training_logits
-    if not len(samples):
-        return np.zeros((0, len(data.classes)), np.float32)
-    keras_predictor = KerasPredictor(model, data.classes, PreprocessingSpec())  # the pixels are already decoded
-    return task.collect_outputs(keras_predictor, samples).outputs.logits
 
 
 def collect_split_outputs(

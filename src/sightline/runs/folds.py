@@ -2,7 +2,7 @@
 
 The run itself trains on all images, so nothing is left to choose its epoch, the penalty of its head and its temperature
 with. The epoch and the penalty are medians of those of the folds. Temperature, thresholds and metrics come from the
-out-of-fold predictions, which take the place of a validation split.
+out-of-fold predictions, which take the place of a validation split; see `mask_folds` for those of masks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sightline.data.types import ImageRecord, Index
 from sightline.errors import ModelError, plural
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference.predictor import ModelOutputs, Outputs
+from sightline.runs import mask_folds
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import Task, find_task
 
@@ -58,6 +59,11 @@ def get_fold_path(run: RunDirectory, fold: int) -> Path:
     return run.path / FOLDER / str(fold)
 
 
+def list_runs(run: RunDirectory, folds: int) -> list[RunDirectory]:
+    """Return the runs of all folds."""
+    return [RunDirectory.open(get_fold_path(run, fold)) for fold in range(folds)]
+
+
 def select_images(index: Index, config: SplitConfig) -> Index:
     """Return the images of a fold's run: those of a test split of the source are in no fold."""
     if config.fold is None or not any(image.split == "test" for image in index.images):
@@ -70,8 +76,7 @@ def apply_choices(run: RunDirectory, config: RunConfig) -> RunConfig:
     if not is_folded(config):
         return config
     histories, epochs = [], []
-    for fold in range(config.split.folds):
-        fold_run = RunDirectory.open(get_fold_path(run, fold))
+    for fold_run in list_runs(run, config.split.folds):
         histories.append(fold_run.read_history())
         epochs.append(fold_run.result.get("best_epoch"))
     known = [epoch for epoch in epochs if epoch is not None]
@@ -99,8 +104,7 @@ def collect_logits(
     """
     task = find_task(run.config.model.task)
     logits: dict[str, NDArray[np.float32]] = {}
-    for fold in range(folds):
-        fold_run = RunDirectory.open(get_fold_path(run, fold))
+    for fold_run in list_runs(run, folds):
         predictions = fold_run.read_predictions("test")
         if predictions is None:
             continue  # a fold without images
@@ -115,15 +119,15 @@ def collect_logits(
 
 def list_folds(run: RunDirectory, folds: int) -> dict[str, int]:
     """Return the fold of each image that a fold held out, by path."""
-    predictions = {fold: RunDirectory.open(get_fold_path(run, fold)).read_predictions("test") for fold in range(folds)}
-    return {path: fold for fold, values in predictions.items() if values is not None for path in values.paths}
+    predictions = [fold_run.read_predictions("test") for fold_run in list_runs(run, folds)]
+    return {path: fold for fold, values in enumerate(predictions) if values is not None for path in values.paths}
 
 
 def find_leaked_contents(run: RunDirectory, folds: int) -> dict[str, LeakKind]:
     """Return the contents that were predicted by a model that was trained on the same or a nearly identical image."""
     leaked: dict[str, LeakKind] = {}
-    for fold in range(folds):
-        leaked |= leakage.leaked_contents(RunDirectory.open(get_fold_path(run, fold)).read_leaks(), "test")
+    for fold_run in list_runs(run, folds):
+        leaked |= leakage.leaked_contents(fold_run.read_leaks(), "test")
     return leaked
 
 
@@ -140,11 +144,12 @@ def make_outputs(task: Task, logits: NDArray[np.float32], labels: NDArray[Any]) 
 
 def read_outputs(run: RunDirectory, paths: Sequence[str], labels: NDArray[Any]) -> ModelOutputs:
     """Return the calibrated outputs for the validation images at `paths`, as stored in the run."""
-    predictions = run.read_predictions("validation")
+    task, predictions = find_task(run.config.model.task), run.read_predictions("validation")
+    if task.targets.are_masks:
+        return mask_folds.read_collected(run, paths, labels, () if predictions is None else predictions.classes)
     rows = {} if predictions is None else {path: number for number, path in enumerate(predictions.paths)}
     if predictions is None or not all(path in rows for path in paths):
         raise ModelError(
             f"The predictions of {run.path} for its validation images are missing or incomplete: train it with --force."
         )
-    task = find_task(run.config.model.task)
     return make_outputs(task, task.deactivate(predictions.probabilities[[rows[path] for path in paths]]), labels)

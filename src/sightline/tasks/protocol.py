@@ -97,7 +97,7 @@ class Task(ABC):
     sections: ClassVar[tuple[str, ...]]
     """The sections of a run's report that depend on the task, by the names in its template."""
     supports_folds: ClassVar[bool] = False
-    """Whether `train --folds` can train it, for which `deactivate` is defined."""
+    """Whether `train --folds` can train it, for which `deactivate` is defined, but for masks."""
     supports_ood: ClassVar[bool] = False
     """Whether `evaluate --ood` can evaluate it, for which `compute_energy` is defined."""
 

@@ -99,6 +99,7 @@ class Segmentation(Task):
 
     targets = MASKS
     activation = "softmax"
+    supports_folds = True
     sections = ("mask-metrics", "mask-classes", "mask-calibration", "mask-abstention", "mask-errors")
 
     def check_settings(self, config: RunConfig) -> None:
@@ -115,7 +116,6 @@ class Segmentation(Task):
             "evaluation.coverage": evaluation.coverage is not None,
             "evaluation.target_recall": evaluation.target_recall is not None,
             "evaluation.target_fnr": evaluation.target_fnr is not None,
-            "split.folds": config.split.folds > 0,
         }
         if named := [name for name, is_set in refused.items() if is_set]:
             raise UsageError(f"{named[0]} is for labels of whole images: leave it out with model.task=segmentation.")
