@@ -90,7 +90,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> sightline.Run:
     return sightline.train(
         str(scenes), recipe="fcn", epochs=3, seed=1, out=tmp_path_factory.mktemp("run") / "a", progress=False,
-        set=SETTINGS | {"augment.rotation": 10, "train.loss": "dice", "train.class_weights": "balanced"},
+        set=SETTINGS | {"augment.rotation": 10, "augment.cutmix": 0.5, "train.loss": "dice"}
+        | {"train.class_weights": "balanced"},
     )  # fmt: skip
 
 
@@ -332,12 +333,15 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         ):
             pass
     for setting in (
-        {"augment.mixup": 0.2}, {"train.loss": "binary"}, {"train.loss": "asymmetric"}, {"model.head": "sigmoid"},
+        {"augment.label_mixing": "union"}, {"augment.randaugment": 2},
+        {"train.loss": "binary"}, {"train.loss": "asymmetric"}, {"model.head": "sigmoid"},
         {"evaluation.target_recall": 0.9}, {"evaluation.target_fnr": 0.1},
         {"evaluation.coverage": 0.9},
     ):  # fmt: skip
         with pytest.raises(SightlineError, match="is for labels of whole images"):
             sightline.train(str(scenes), recipe="fcn", out=tmp_path / "b", set=SETTINGS | setting, progress=False)
+    with pytest.raises(UsageError, match=r"a mask states one: use augment\.cutmix"):
+        sightline.train(scenes, recipe="fcn", out=tmp_path / "b", set=SETTINGS | {"augment.mixup": 0.2}, progress=False)
     classes = tmp_path / "plain"
     for label in ("cat", "dog"):
         for number in range(3):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from sightline.config import AugmentConfig, RunConfig
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.training.augment import pipeline
+
+T = TypeVar("T", np.float32, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,20 @@ class AugmentedObjective:
 
     def mix_targets(self, targets: NDArray[np.float32], params: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Return the targets float32 [n, K] of a batch that is augmented with `params`, on each device by itself."""
-        if self.augmentation is None or params is None:
+        return self.augment_targets(pipeline.mix_labels, targets, params)
+
+    def augment_targets(
+        self,
+        augment: Callable[[AugmentConfig, NDArray[T], NDArray[np.float32]], NDArray[T]],
+        targets: NDArray[T],
+        params: NDArray[np.float32] | None,
+    ) -> NDArray[T]:
+        """Return the targets [n, ...] of a batch as `augment` changes them for the images of each device."""
+        config = self.augmentation
+        if config is None or params is None:
             return targets
-        slice_pairs = (np.split(values, devices.count_slices()) for values in (targets, params))
-        return np.concatenate(
-            [pipeline.mix_labels(self.augmentation, *slices) for slices in zip(*slice_pairs, strict=True)]
-        )
+        slice_pairs = zip(*(np.split(values, devices.count_slices()) for values in (targets, params)), strict=True)
+        return np.concatenate([augment(config, values, rows) for values, rows in slice_pairs])
 
 
 def drop_disabled(augmentation: AugmentConfig | None) -> AugmentConfig | None:

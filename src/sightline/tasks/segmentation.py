@@ -50,10 +50,8 @@ class MaskObjective(AugmentedObjective):
         epoch: int,  # noqa: ARG002  # masks are the same in each
         params: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
-        """Return the class of each pixel, or `VOID`, moved as its image is: float32 [n, H, W]."""
-        masks = self.train.labels[rows]
-        if self.augmentation is not None and params is not None:
-            masks = transform_masks(self.augmentation, masks, params, VOID)
+        """Return the class of each pixel, or `VOID`, moved and mixed as its image is: float32 [n, H, W]."""
+        masks = self.augment_targets(transform_masks, self.train.labels[rows], params)
         return masks.astype(np.float32)
 
     def build_loss(self) -> Any:
@@ -108,8 +106,7 @@ class Segmentation(Task):
         refused = {
             "model.head=sigmoid": config.model.head != "softmax",
             f"train.loss={config.train.loss}": config.train.loss in {"binary", "asymmetric"},
-            "augment.mixup": config.augment.mixup > 0,
-            "augment.cutmix": config.augment.cutmix > 0,
+            "augment.label_mixing=union": config.augment.label_mixing == "union",
             "augment.randaugment": config.augment.randaugment > 0,
             "augment.custom": bool(config.augment.custom),
             "evaluation.positive_class": bool(evaluation.positive_class),
@@ -119,6 +116,11 @@ class Segmentation(Task):
         }
         if named := [name for name, is_set in refused.items() if is_set]:
             raise UsageError(f"{named[0]} is for labels of whole images: leave it out with model.task=segmentation.")
+        if config.augment.mixup:
+            raise UsageError(
+                "augment.mixup blends two images, so that a pixel shows two classes, and a mask states one: use "
+                "augment.cutmix, which pastes a box of the other image and of its mask."
+            )
         check_targets(evaluation, are_masks=True)
         if evaluation.min_iou is not None and evaluation.target_precision is None:
             raise UsageError("evaluation.min_iou says which masks count for evaluation.target_precision: set both.")

@@ -87,9 +87,17 @@ def unite_labels(targets: NDArray[np.float32], params: NDArray[np.float32]) -> N
     return np.where(both, np.maximum(own, other), united).astype(np.float32)
 
 
+def mix_masks(masks: NDArray[np.uint8], params: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the masks [N, H, W] of a batch that `mix_images` mixes by CutMix: a box has the partner's classes."""
+    mixed = masks.copy()
+    for i, (top, left, bottom, right) in enumerate(params[:, _BOX].astype(np.int64)):
+        mixed[i, top:bottom, left:right] = masks[i - 1, top:bottom, left:right]  # of the first one, the last
+    return mixed
+
+
 @register_augmentation("mixing")
 class Mixing(Augmentation):
-    """Mixup and CutMix; the labels are mixed by the same parameters."""
+    """Mixup and CutMix; the labels, or for CutMix the masks, are mixed by the same parameters."""
 
     position = 900
     values = "uint8"
