@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import http.client
 import json
 import os
 import re
@@ -20,8 +22,9 @@ from sightline import Dataset
 from sightline.errors import DataError, SightlineError, UsageError
 from sightline.runs.directory import RunDirectory
 from sightline.studio.contents import Studio, open_studio
-from sightline.studio.training import read_sweep
+from sightline.studio.training import MAX_STREAMS, read_sweep
 from sightline.studio.training_runs import TrainingChoice, TrainingRuns
+from studio_server import serve
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -211,6 +214,35 @@ def test_a_complete_run_sends_its_epochs_once(run: sl.Run, run_client: Any) -> N
     assert (state["metrics"]["value"], state["metrics"]["split"]) == (pytest.approx(run.test.accuracy), "test")
     low, high = state["metrics"]["interval"]
     assert low < run.test.accuracy <= high
+
+
+def test_beyond_the_limit_of_streams_a_page_gets_the_state_and_asks_again_later(
+    colors: Path, patch: Path, tmp_path: Path
+) -> None:
+    add_run(tmp_path / "runs" / "a", "running")
+    with (
+        RunDirectory(tmp_path / "runs" / "a").lock(),
+        open_studio(Dataset(colors), patch, runs=tmp_path / "runs") as studio,
+        serve(studio) as address,
+        contextlib.ExitStack() as stack,
+    ):
+        connections: list[http.client.HTTPConnection] = []
+
+        def follow() -> http.client.HTTPResponse:
+            connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=5)
+            connections.append(stack.enter_context(contextlib.closing(connection)))
+            connection.request("GET", "/train/events?run=a")
+            return connection.getresponse()
+
+        streams = [follow() for _ in range(MAX_STREAMS)]
+        assert {stream.readline() for stream in streams} == {b"retry: 500\n"}
+        last = follow().read().decode()
+        assert last.startswith("retry: 5000\n")
+        ((kind, state),) = read_events(last)
+        assert (kind, state["status"]) == ("state", "running")
+        streams[0].close()
+        connections[0].close()
+        wait_for(lambda: follow().readline() == b"retry: 500\n", 10)
 
 
 def test_a_sweep_is_a_table_of_its_trials(client: Any, tmp_path: Path) -> None:

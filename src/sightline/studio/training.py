@@ -26,6 +26,8 @@ EFFORTS = ("fast", "balanced", "best")
 POLL_S = 0.5  # between two looks at the files of a run
 STREAM_S = 20.0  # after which a page connects again, so that no server waits for a page for long
 RETRY_MS = 500
+MAX_STREAMS = 64  # that are open at a time; each page and each run that it follows has one
+FULL_RETRY_MS = 5000
 MAX_TABLE = 4 << 20  # bytes of the results of a sweep
 MAX_TRIALS = 1000
 
@@ -51,6 +53,7 @@ def make_routes(runs: TrainingRuns, name: str, pages: Pages) -> list[Route]:
 class _Endpoints:
     def __init__(self, runs: TrainingRuns, name: str, pages: Pages) -> None:
         self._runs, self._name, self._pages = runs, name, pages
+        self._streams = 0
 
     def page(self, request: Request) -> Response:
         sweeps = list_sweeps(self._runs.folder)
@@ -77,9 +80,19 @@ class _Endpoints:
         return StreamingResponse(events, media_type="text/event-stream", headers=FRESH)
 
     async def _iter_events(self, request: Request, name: str, position: int) -> AsyncIterator[bytes]:
-        """Yield what is new of a run, until it has ended."""
-        sent, end = "", time.monotonic() + STREAM_S
-        yield f"retry: {RETRY_MS}\n\n".encode()
+        """Yield what is new of a run, until it has ended; only what there is now if too many streams are open."""
+        is_brief = self._streams >= MAX_STREAMS
+        self._streams += 1
+        try:
+            end = time.monotonic() + (0 if is_brief else STREAM_S)
+            yield f"retry: {FULL_RETRY_MS if is_brief else RETRY_MS}\n\n".encode()
+            async for event in self._iter_changes(request, name, position, end):
+                yield event
+        finally:
+            self._streams -= 1
+
+    async def _iter_changes(self, request: Request, name: str, position: int, end: float) -> AsyncIterator[bytes]:
+        sent = ""
         while True:
             # the state before the log: of a run that has ended, the log is complete
             state = await run_in_threadpool(self._runs.describe, name)
