@@ -57,7 +57,20 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     assert thresholds["target_precision"] == 0.7
     plots = {path.stem for path in (run / "figures").iterdir()}
     assert {"reliability", "risk-coverage", "confusion", "confusion-normalized"} <= plots
+    page = " ".join((run / "report.html").read_text(encoding="utf-8").split())
+    assert f"8 images of strange against the {payload['count']} evaluated images" in page
+    ood = payload["ood"]
+    for name, auroc in (
+        ("energy of the logits", ood["energy_auroc"]),
+        ("distance in feature space", ood["distance_auroc"]),
+    ):
+        assert f'<th scope="row">{name}</th><td class="n">{auroc:.3f}</td>' in page
+    assert f"{100 * ood['flagged_fraction']:.1f}%" in page
+    assert f"is above {thresholds['ood_limit']:.4g}, which 99%" in page
     outcome = sightline("evaluate", run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "strange" not in page
+    assert f"evaluate {run} --ood FOLDER" in page, "with its limit, but no other images"
     for word in ("auroc", "calibration: ECE", "risk-coverage", "returns a set for"):
         assert word in outcome.out
 

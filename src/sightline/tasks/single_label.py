@@ -76,8 +76,8 @@ class SingleLabel(Task):
     activation: ClassVar[Activation] = "softmax"
     nonconformity: ClassVar[Nonconformity] = "lac"
     sections: ClassVar[tuple[str, ...]] = (
-        "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
-        "errors", "label-issues",
+        "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention",
+        "out-of-distribution", "slices", "errors", "label-issues",
     )  # fmt: skip
     supports_folds = True
     supports_ood = True
