@@ -260,6 +260,36 @@ class TestTwoNodes:
         with pytest.raises(DataError, match="the list of images has changed"):
             write(images, out)
 
+    def test_a_busy_cluster_is_waited_for_with_a_message(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: sl.Classifier
+    ) -> None:
+        assert ray is not None
+        monkeypatch.setattr(ray_engine, "FIRST_NOTICE_SECONDS", 0.5)
+        images = draw_classes(tmp_path / "photos", COLORS, 4, size=16)
+        messages: list[str] = []
+
+        class FreesTheCluster(Callback):
+            def on_message(self, text: str) -> None:
+                messages.append(text)
+                if len(messages) == 2:
+                    ray.kill(busy)
+
+        class Busy:
+            def ping(self) -> None: ...
+
+        with start_nodes(1) as cluster:
+            ray.init(address=cluster.address, log_to_driver=False)
+            try:
+                busy = ray.remote(Busy).options(num_cpus=1).remote()
+                ray.get(busy.ping.remote())
+                result = classifier.write_predictions(
+                    images, tmp_path / "out.parquet", engine="ray", callback=FreesTheCluster()
+                )
+            finally:
+                ray.shutdown()
+        assert result.is_complete
+        assert messages[:2] == ["Ray: waiting for 1 free CPU, which a worker needs"] * 2
+
     def test_arrays_are_an_error(self, tmp_path: Path, write: Callable[..., Any]) -> None:
         with pytest.raises(UsageError, match="is an array"):
             write(np.zeros((2, 8, 8, 3), np.uint8), tmp_path / "out.parquet")

@@ -187,7 +187,7 @@ class ImageModel(EmbeddingModel):
         """
         with show_progress(progress, callback) as display:
             return prediction_folder.write_predictions(
-                self, images, out, display.on_progress, top=top, probabilities=probabilities, shard=shard,
+                self, images, out, display, top=top, probabilities=probabilities, shard=shard,
                 rows_per_part=rows_per_part, settings=set, engine=engine, ray_address=ray_address,
             )  # fmt: skip
 

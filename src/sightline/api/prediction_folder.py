@@ -13,7 +13,7 @@ from sightline.api.images import ImageLike, count_images, list_items
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, to_assignments
 from sightline.api.ray_options import resolve_engine
-from sightline.callbacks import Progress
+from sightline.callbacks import Callback
 from sightline.distributed import ray_cluster
 from sightline.errors import UsageError
 from sightline.inference import ray_engine, stream
@@ -34,7 +34,7 @@ def write_predictions(
     model: LoadedModel,
     images: ImageLike | Iterable[ImageLike | stream.InputItem],
     out: str | Path,
-    progress: Progress,
+    callback: Callback,
     *,
     top: int,
     probabilities: bool,
@@ -66,10 +66,13 @@ def write_predictions(
             check_output(out)  # before a cluster is started
             limits = stream.parse_file_limits(to_assignments(settings))
             ray = stack.enter_context(ray_cluster.connect(ray_options.address))
-            predict = partial(ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits)
+            predict = partial(
+                ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits,
+                notify=callback.on_message,
+            )  # fmt: skip
         count = stack.enter_context(count_images(images, preprocess.channels, settings))
         items = list_items(images, preprocess.channels, settings)
-        return PredictionFolder(out, form).write(items, predict, own_shard, progress, count)
+        return PredictionFolder(out, form).write(items, predict, own_shard, callback.on_progress, count)
 
 
 def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -> PredictionFormat:  # noqa: FBT001

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as count_from
@@ -26,7 +28,7 @@ from sightline.config import LimitsConfig
 from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
 from sightline.distributed.ray_cluster import PURPOSE, describe_error
-from sightline.errors import HostError, ImageError, SightlineError, UsageError, require
+from sightline.errors import HostError, ImageError, SightlineError, UsageError, plural, require
 from sightline.inference.prediction_files import Predict
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem, read_location
@@ -36,16 +38,24 @@ MAX_CPUS = 4  # of a worker: two models on four cores are faster than one on eig
 BATCHES_AHEAD = 4  # for each worker
 MAX_BATCH_BYTES = 16 << 20  # of encoded images
 MAX_BYTES_AHEAD = 512 << 20
+FIRST_NOTICE_SECONDS = 5.0  # before the first line that says which CPUs are waited for; doubles from line to line
+MAX_NOTICE_SECONDS = 60.0
 MAX_RESTARTS = 20  # of workers, with no batch predicted in between: Ray itself has no limit
 
 
 def predict(
-    ray: Any, items: Iterable[InputItem], predict_items: Predict, *, batch_size: int, limits: LimitsConfig = LIMITS
+    ray: Any,
+    items: Iterable[InputItem],
+    predict_items: Predict,
+    *,
+    batch_size: int,
+    limits: LimitsConfig = LIMITS,
+    notify: Callable[[str], None] | None = None,
 ) -> Iterator[Prediction]:
     """Yield what `predict_items`, which can be pickled, yields for `items`, computed by workers of a Ray cluster.
 
     `ray` is the module, connected. A batch of the network has `batch_size` images, as in this process. `limits` are
-    those of reading files.
+    those of reading files. `notify` is told from time to time that no worker has started yet, and why.
 
     Raises `HostError` if a worker does not see a file that this process does, or Ray fails; `UsageError` for images
     that are arrays.
@@ -54,9 +64,13 @@ def predict(
     strategies = require("ray.util.scheduling_strategies", PURPOSE)
     own_node = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     feed = ray.remote(_Feed).options(num_cpus=0, scheduling_strategy=own_node).remote()
+    is_busy = ray.available_resources().get("CPU", 0) < cpus
     results = _run(feed, ray.put(pickle.dumps(predict_items)), limits, workers, cpus)
+    reason = f"{plural(cpus, 'free CPU')}, which a worker needs" if is_busy else "the first worker to start"
+    delay = FIRST_NOTICE_SECONDS if is_busy else MAX_NOTICE_SECONDS
     try:
-        yield from _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
+        with _report_waiting(ray, feed, f"Ray: waiting for {reason}", notify, delay):
+            yield from _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
     except ray.exceptions.RayError as error:
         raise _find_cause(error) or HostError(
             f"Ray has failed ({describe_error(error)}): run the same command again to go on."
@@ -65,6 +79,32 @@ def predict(
         if ray.is_initialized():  # else all has ended, and Ray would start again
             results.close()
             ray.kill(feed)
+
+
+@contextmanager
+def _report_waiting(
+    ray: Any, feed: Any, message: str, notify: Callable[[str], None] | None, delay: float
+) -> Iterator[None]:
+    """Tell `notify` the `message` after `delay` seconds and later again, as long as no worker has started."""
+    has_ended = threading.Event()
+
+    def report() -> None:
+        nonlocal delay
+        while notify is not None and not has_ended.wait(delay):
+            try:
+                if ray.get(feed.has_workers.remote()):
+                    return
+            except ray.exceptions.RayError:  # this process learns of it, too
+                return
+            notify(message)
+            delay = min(2 * delay, MAX_NOTICE_SECONDS)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +171,7 @@ class _Feed:
         self._first = 0  # that is held
         self._is_finished = False
         self._starts = 0  # of workers, since predictions have last arrived
+        self._has_workers = False
         self._changed = asyncio.Condition()
 
     async def put(self, number: int, batch: bytes) -> None:
@@ -153,7 +194,12 @@ class _Feed:
     async def count_start(self) -> int:
         """Count the start of a worker; return the number since predictions have last arrived."""
         self._starts += 1
+        self._has_workers = True
         return self._starts
+
+    async def has_workers(self) -> bool:
+        """Return whether a worker has started."""
+        return self._has_workers
 
     async def get(self, number: int) -> bytes | None:
         """Return a batch as soon as it is there: None after the last one, an empty one if it was dropped."""
