@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,24 @@ def test_only_settings_that_differ_are_shown(sightline: Command, trained: Traine
     first, second = sightline("compare", trained[0], interrupted, "--format", "json").json["runs"]
     assert first["settings"] == {"model.hidden_units": None, "train.epochs": 2, "train.optimizer.name": "adam"}
     assert second["settings"] == {"model.hidden_units": [4], "train.epochs": 5, "train.optimizer.name": "sgd"}
+
+
+def test_a_stage_that_only_one_run_has_takes_one_line(
+    sightline: Command, trained: Trained, interrupted: Path, tmp_path: Path
+) -> None:
+    longer = tmp_path / "longer"
+    shutil.copytree(interrupted, longer)
+    config = longer / "config.toml"
+    stages = '[{name = "head", unfreeze = 0}, {name = "rest", learning_rate = 1e-3, epochs = 3}]'
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("\nstages = []\n", f"\nstages = {stages}\n"), encoding="utf-8")
+    out = sightline("compare", interrupted, longer).out
+    assert re.findall(r"train\.stages\S* (?:none|[^\s,]+(?:, [^\s,]+)*)", out) == [
+        "train.stages.0: none", "train.stages.1: none", "train.stages.0: name=head, unfreeze=0",
+        "train.stages.1: name=rest, epochs=3, learning_rate=0.001",
+    ]  # fmt: skip
+    settings = sightline("compare", interrupted, longer, "--format", "json").json["runs"][1]["settings"]
+    assert settings["train.stages.1.solver"] == "gradient"
 
 
 def test_the_table_and_the_plot(sightline: Command, trained: Trained, interrupted: Path, tmp_path: Path) -> None:

@@ -134,8 +134,8 @@ def get_metrics(report: RunReport) -> Mapping[str, Any]:
 
 SECTIONS = [
     "Summary", "Missing files", "Data", "Data leakage", "Training", "Metrics", "Confusion matrix", "Classes",
-    "Calibration", "Operating points", "Abstention", "Slices with lower accuracy", "Errors",
-    "Label issues", "Environment",
+    "Calibration", "Operating points", "Abstention", "Out-of-distribution images",
+    "Slices with lower accuracy", "Errors", "Label issues", "Environment",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
     cells: list[list[Cell]] = []
     names = list_metrics(rows)
     for row in rows:
-        settings = [f"{key}={_format_setting(value)}" for key, value in row.settings.items()] or ["none"]
+        settings = _list_settings(row, rows) or ["none"]
         name = row.name if row.status == "complete" else f"{row.name} ({row.status})"
         parameters = "" if row.parameters is None else f"{row.parameters:,}"
         cells.append([name, settings, parameters, *_accuracy_cells(row)])
@@ -75,6 +76,24 @@ def print_runs_csv(rows: tuple[ComparisonRow, ...]) -> None:
         for row in rows
     ]  # fmt: skip
     print_csv([*before, "low", "high", *after, "leaked", *names, *rows[0].settings], cells)
+
+
+def _list_settings(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[str]:
+    """Return a line for each setting that differs; one for a stage that only some runs have, without its defaults."""
+    from sightline.config import StageConfig
+
+    defaults = StageConfig()
+    lines: list[str] = []
+    stages: dict[str, list[str]] = {}
+    for key, value in row.settings.items():
+        stage, _, name = key.rpartition(".")
+        if stage.startswith("train.stages.") and any(of.settings.get(f"{stage}.name", "") is None for of in rows):
+            texts = stages.setdefault(stage, [])
+            if value is not None and value != getattr(defaults, name):
+                texts.append(f"{name}={_format_setting(value)}")
+        elif key != "train.stages":  # the empty list of a run without stages, which have lines of their own
+            lines.append(f"{key}={_format_setting(value)}")
+    return [*lines, *(f"{stage}: {', '.join(texts) or 'none'}" for stage, texts in stages.items())]
 
 
 def _accuracy_cells(row: ComparisonRow) -> list[str]:
