@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
     assert test.groups == {path: path.split("-")[0] for path in test.subset.paths}
     if rule.startswith("column"):
         assert sightline("evaluate", tmp_path / "run", "--format", "json").code == 0
+        shutil.copytree(tmp_path / "run", tmp_path / "twin")
+        compared = sightline("compare", tmp_path / "run", tmp_path / "twin")
+        count = len(set(test.groups.values()))
+        assert f"permutation test of {count} groups, p = 1." in " ".join(compared.out.split())
+        compared = sightline("compare", tmp_path / "run", tmp_path / "twin", "--format", "json")
+        assert compared.json["comparisons"][0]["groups"] == count
 
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:

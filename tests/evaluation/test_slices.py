@@ -15,7 +15,7 @@ from sightline.errors import DataError, MissingExtraError
 from sightline.evaluation import label_issues as wrong_labels
 from sightline.evaluation.error_analysis import analyze_errors
 from sightline.evaluation.evaluator import compute_evaluation
-from sightline.evaluation.paired import compare_paired, mcnemar_p_value
+from sightline.evaluation.paired import compare_paired, group_p_value, mcnemar_p_value
 from sightline.evaluation.slices import evaluate_slices, find_slices, image_properties, record_properties, slice_masks
 from strategies import image_record
 
@@ -63,6 +63,35 @@ def make_evaluation(p: list[list[float]], truth: list[int]) -> object:
         tuple(f"{i}.png" for i in range(count)),
     )  # fmt: skip
     return compute_evaluation(("a", "b", "c"), np.array(p, np.float32), samples)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (0, 5), (3, 9), (7, 7)])
+def test_groups_of_one_image_have_the_p_value_of_mcnemar(lost: int, gained: int) -> None:
+    differences = np.repeat([-1.0, 1.0, 0.0], [lost, gained, 4])
+    assert group_p_value(differences) == pytest.approx(mcnemar_p_value(lost, gained))
+
+
+def test_images_of_one_group_are_not_evidence_of_their_own() -> None:
+    groups = np.repeat(np.arange(6), 50)
+    first = np.zeros(300, bool)
+    second = np.isin(groups, [0, 1, 2])  # right on all images of three of six groups
+    alone, together = compare_paired(first, second), compare_paired(first, second, groups=groups)
+    assert (alone.verdict, alone.groups) == ("better", None)
+    assert alone.p_value < 1e-30
+    assert (together.verdict, together.groups, together.p_value) == ("no significant difference", 6, 0.25)
+    assert together.difference == alone.difference
+    assert together.difference_interval is not None
+    assert alone.difference_interval is not None
+    assert together.difference_interval.low < alone.difference_interval.low
+    assert compare_paired(first, second, groups=np.zeros(300, np.int64)).difference_interval is None
+
+
+def test_false_verdicts_are_rare_where_images_of_a_group_agree() -> None:
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(30), 20)
+    runs = [[rng.random(30)[groups] < 0.7 for _ in range(2)] for _ in range(200)]
+    wrong = sum(compare_paired(*pair, groups=groups).verdict != "no significant difference" for pair in runs)
+    assert wrong <= 18, "5% of 200 and two standard deviations"
+    assert sum(compare_paired(*pair).verdict != "no significant difference" for pair in runs) > 100
 
 
 def test_the_mistakes_worth_looking_at() -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import _io, intervals, jsonio
 from sightline.api.common_images import CommonImages, find_common_images
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
-from sightline.errors import UsageError
+from sightline.errors import UsageError, plural
 from sightline.evaluation import bootstrap, paired
 from sightline.evaluation.multi_label import MultiLabelResult
 from sightline.evaluation.multi_label_metrics import LabelSetComparison, compare_label_sets
@@ -96,12 +97,13 @@ class PairedRun:
         interval_text = "" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})"
         note = f"; {self.note}" if self.note else ""
         is_accuracy = self.metric == "accuracy"
+        test = "exact McNemar" if c.groups is None else f"permutation test of {plural(c.groups, 'group')},"
         verdict = f"{c.verdict}. Accuracy" if is_accuracy else f"{c.verdict} in {_describe_name(self.metric)}:"
         return (
             f"{self.second} vs. {self.first}: {verdict} "
             f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
             f"{self.second} alone is right on {c.only_second_correct}, {self.first} alone on {c.only_first_correct}; "
-            f"exact McNemar p = {c.p_value:.3g}{note}.{self._describe_metrics()}"
+            f"{test} p = {c.p_value:.3g}{note}.{self._describe_metrics()}"
         )
 
     def _describe_metrics(self) -> str:
@@ -191,14 +193,17 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
     note = "" if is_whole else f"only {len(common.rows)} images are in both {common.split} splits"
     first, second = (predicted == common.labels for predicted in common.predicted)
     tasks = [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]
+    groups = bootstrap.number_groups([common.first.paths[row] for row in common.rows[:, 0]], common.groups)
     return PairedRun(
-        baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests), note,
-        _compare_grades(common, tasks), _compare_label_sets(common),
+        baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests, groups=groups), note,
+        _compare_grades(common, tasks, groups), _compare_label_sets(common, groups),
         "subset_accuracy" if common.has_label_sets else "accuracy",
     )  # fmt: skip
 
 
-def _compare_grades(common: CommonImages, tasks: Sequence[str]) -> GradeComparison | None:
+def _compare_grades(
+    common: CommonImages, tasks: Sequence[str], groups: NDArray[np.int64] | None
+) -> GradeComparison | None:
     """Compare the grades of two runs with the same classes, in the order of one that is ordinal; None without one."""
     orders = [
         of.classes
@@ -211,21 +216,20 @@ def _compare_grades(common: CommonImages, tasks: Sequence[str]) -> GradeComparis
     labels, first, second = (
         np.array([position[name] for name in names.tolist()], np.int64) for names in (common.labels, *common.predicted)
     )
-    return compare_grades(labels.astype(np.int32), first, second)
+    return compare_grades(labels.astype(np.int32), first, second, groups)
 
 
-def _compare_label_sets(common: CommonImages) -> LabelSetComparison | None:
+def _compare_label_sets(common: CommonImages, groups: NDArray[np.int64] | None) -> LabelSetComparison | None:
     """Compare the metrics of several labels of two runs with the same classes; None for other runs."""
     if common.present is None or set(common.first.classes) != set(common.second.classes):
         return None
     columns = [common.second.classes.index(name) for name in common.first.classes]
     first_rows, second_rows = common.rows.T
-    paths = [common.first.paths[row] for row in first_rows]
     return compare_label_sets(
         common.first.labels[first_rows],
         (common.first.probabilities[first_rows], common.second.probabilities[second_rows][:, columns]),
         (common.present[0][first_rows], common.present[1][second_rows][:, columns]),
-        bootstrap.number_groups(paths, common.groups),
+        groups,
     )
 
 

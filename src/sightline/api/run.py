@@ -359,7 +359,8 @@ class Run:
             figure: A PNG file to write, with the curves of all runs.
 
         Returns:
-            A row for each run, and a paired comparison of each with this one (exact McNemar test).
+            A row for each run, and a paired comparison of each with this one (exact McNemar test, or a
+                permutation test of groups).
 
         Raises:
             UsageError: If a run is given twice, or there is only one.

@@ -74,7 +74,7 @@ def compute_ordinal_metrics(
 class GradeComparison:
     """The quadratic weighted kappa and the mean absolute error of the second of two classifiers minus the first's.
 
-    Both have the 95% interval of a paired bootstrap: images are resampled with both predictions.
+    Both have the 95% interval of a paired bootstrap: images, or their groups, are resampled with both predictions.
     """
 
     kappa_difference: Metric
@@ -82,18 +82,23 @@ class GradeComparison:
 
 
 def compare_grades(
-    labels: NDArray[np.int32], first: NDArray[np.int64], second: NDArray[np.int64], seed: int = 0
+    labels: NDArray[np.int32],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    groups: NDArray[np.int64] | None = None,
+    seed: int = 0,
 ) -> GradeComparison:
-    """Compare the grades [N] that two classifiers predict for the same images, N at least 1."""
+    """Compare the grades [N] that two classifiers predict for the same images, N at least 1, or `groups` of them."""
+    resampling = bootstrap.Resampling(seed, groups)
     terms = np.concatenate([list_distance_terms(labels, predicted) for predicted in (first, second)], 1)
-    means = np.concatenate([terms.mean(0)[None], bootstrap.resample_means(terms, seed, "grade differences")])
+    means = np.concatenate([terms.mean(0)[None], resampling.resample_means(terms, "grade differences")])
     kappas = compute_kappa(means[:, 6:]) - compute_kappa(means[:, :6])
     errors = means[:, 6] - means[:, 0]
     return GradeComparison(
-        bootstrap.make_metric(float(kappas[0]), kappas[1:])
+        resampling.make_metric(float(kappas[0]), kappas[1:], len(labels))
         if np.isfinite(kappas[0])
         else Metric(None, note="all images are of one grade, and predicted as it"),
-        bootstrap.make_metric(float(errors[0]), errors[1:]),
+        resampling.make_metric(float(errors[0]), errors[1:], len(labels)),
     )
 
 

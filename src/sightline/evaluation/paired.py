@@ -1,4 +1,7 @@
-"""Paired comparison of two classifiers on the same images: McNemar's exact test, and Tango's interval."""
+"""Paired comparison of two classifiers on the same images: McNemar's exact test, and Tango's interval.
+
+Where images come in groups, both are those of groups: a test that changes the signs of their differences, a bootstrap.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals
+from sightline.evaluation.bootstrap import Resampling, count_groups, sum_by_group
 from sightline.intervals import Interval
+from sightline.seeding import make_generator
 
 LEVEL = 0.05
+MAX_ENUMERATED = 16  # groups that differ, all of whose signs are tried; of more, a sample is drawn
+SIGN_DRAWS = 9999
+CHUNK = 1_000_000  # signs in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +27,8 @@ class PairedComparison:
 
     `only_first_correct` and `only_second_correct` count the images that only one of them classified correctly.
     `difference` is the second accuracy minus the first; `verdict` is about the second: "better", "worse" or "no
-    significant difference".
+    significant difference". If images come in groups, `groups` is their number, `p_value` is `group_p_value`, and the
+    interval resamples groups; it is None where it would be of zero width, or for a single group.
     """
 
     count: int
@@ -31,6 +40,7 @@ class PairedComparison:
     difference: float
     difference_interval: Interval | None
     verdict: str
+    groups: int | None = None
 
 
 def mcnemar_p_value(only_first_correct: int, only_second_correct: int) -> float:
@@ -45,15 +55,53 @@ def mcnemar_p_value(only_first_correct: int, only_second_correct: int) -> float:
     )
 
 
-def compare_paired(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int = 1) -> PairedComparison:
+def group_p_value(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value if the difference of each group, float64 [G], had either sign with probability 1/2.
+
+    With one image in each group, it is McNemar's exact test. Of more than 16 groups that differ, 9,999 draws are used.
+
+    >>> group_p_value(np.array([1.0] * 5)), group_p_value(np.array([90.0, 4.0, 0.0]))
+    (0.0625, 0.5)
+    """
+    nonzero = differences[differences != 0]
+    count = len(nonzero)
+    if not count:
+        return 1.0
+    if count <= MAX_ENUMERATED:
+        sums = _sum_signed(((np.arange(2**count)[:, None] >> np.arange(count)) & 1), nonzero)
+        return float((sums >= abs(nonzero.sum())).mean())
+    rng, step = make_generator(0, "signs of groups"), max(1, CHUNK // count)
+    sizes = (min(step, SIGN_DRAWS - start) for start in range(0, SIGN_DRAWS, step))
+    sums = np.concatenate([_sum_signed(rng.integers(0, 2, (size, count)), nonzero) for size in sizes])
+    return float((1 + (sums >= abs(nonzero.sum())).sum()) / (1 + SIGN_DRAWS))
+
+
+def _sum_signed(signs: NDArray[np.int64], differences: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the absolute sums [R] of `differences` [G], which are subtracted where `signs` [R, G] are 0."""
+    sums: NDArray[np.float64] = np.abs((2 * signs - 1) @ differences)
+    return sums
+
+
+def compare_paired(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int = 1, groups: NDArray[np.int64] | None = None
+) -> PairedComparison:
     """Compare two classifiers by which images they classified correctly, bool [N] each, in the same order.
 
     `tests` is the number of comparisons in the family: at most 5% for any false verdict among them (Bonferroni).
+    `groups` int64 [N], from 0, are those of images that depend on each other.
     """
     count = len(first)
     only_first_correct, only_second_correct = int((first & ~second).sum()), int((~first & second).sum())
-    p = mcnemar_p_value(only_first_correct, only_second_correct)
-    interval = intervals.paired_difference_interval(only_first_correct, only_second_correct, count) if count else None
+    if groups is None or not count:
+        p = mcnemar_p_value(only_first_correct, only_second_correct)
+        interval = (
+            intervals.paired_difference_interval(only_first_correct, only_second_correct, count) if count else None
+        )
+    else:
+        gains, resampling = second.astype(np.float64) - first, Resampling(groups=groups)
+        p = group_p_value(sum_by_group(gains, groups))
+        means = resampling.resample_means(gains[:, None], "paired difference")
+        interval = resampling.make_metric(float(gains.mean()), means[:, 0], count).interval
     better = "better" if only_second_correct > only_first_correct else "worse"
     verdict = "no significant difference" if p * tests >= LEVEL else better
     accuracies = (
@@ -71,4 +119,5 @@ def compare_paired(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests
         accuracies[2],
         interval,
         verdict,
+        count_groups(groups),
     )
