@@ -49,7 +49,7 @@ def list_runs(result: Any) -> Iterator[Row]:
 
 def list_trials(result: Any) -> Iterator[Row]:
     for trial in result["trials"]:
-        low, high = trial["accuracy_interval"]
+        low, high = trial["interval"]
         yield {**trial, "low": low, "high": high, result["monitor"]: trial["value"], **trial["settings"]}
 
 

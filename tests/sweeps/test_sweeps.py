@@ -23,12 +23,13 @@ from PIL import Image
 
 from command import COLORS, TINY_SWEEP, draw_classes
 from damage import damage_file
-from sightline import api
+from sightline import api, jsonio
 from sightline.api import training_process
 from sightline.callbacks import Callback, EpochRecord
 from sightline.cli.output import print_csv
 from sightline.config import resolve_config
 from sightline.errors import (
+    ConfigError,
     DataError,
     Interrupted,
     MissingExtraError,
@@ -41,6 +42,7 @@ from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
+from task_images import TASKS, write_task
 
 
 def parse_text(text: str, name: str = "mine") -> search_space.SearchSpace:
@@ -235,11 +237,11 @@ def test_its_metrics_are_those_of_the_run(finished_sweep: tuple[Path, SweepResul
     folder, sweep_result = finished_sweep
     best = sweep_result.best
     assert best is not None
-    assert best.accuracy_interval is not None
+    assert best.interval is not None
     own = json.loads((folder / "trial-0001" / "eval" / "validation" / "metrics.json").read_text())
     assert best.value == best.loss == own["loss"]
     assert best.accuracy == own["accuracy"]
-    assert [best.accuracy_interval.low, best.accuracy_interval.high] == own["accuracy_interval"]
+    assert [best.interval.low, best.interval.high] == own["metrics"]["log_loss"]["interval"]
     info = RunDirectory.open(folder / "trial-0001").info["result"]
     assert (best.parameters, best.epochs, best.seconds) == (info["parameters"], info["epochs"], info["seconds"])
 
@@ -395,6 +397,69 @@ def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(training_process, "train_in_subprocess", changed)
     assert [t.value for t in search(f'monitor = "validation.loss"\n{GRID}').trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("task", "pruner", "expected"),
+    [
+        ("single_label", "median", "validation.accuracy"),
+        ("ordinal", "none", "validation.accuracy"),
+        ("multi_label", "none", "validation.mean_average_precision"),
+        ("multi_label", "median", "validation.loss"),
+        ("segmentation", "median", "validation.mean_iou"),
+    ],
+)
+def test_the_metric_is_that_of_the_task(task: str, pruner: str, expected: str) -> None:
+    text = f'pruner = "{pruner}"\n[space]\nseed = [1]'
+    space = search_space.parse_space(text, "s", Path())
+    assert space.with_monitor([f"model.task={task}"]).monitor == expected
+    space_with_loss = search_space.parse_space(f'monitor = "validation.loss"\n{text}', "s", Path())
+    assert space_with_loss.with_monitor([f"model.task={task}"]).monitor == "validation.loss"
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        (
+            'monitor = "validation.quadratic_weighted_kappa"',
+            "of another task than single_label: set monitor to one of ",
+        ),
+        ('monitor = "validation.mean_iou"', "set monitor to one of validation.accuracy, validation.loss."),
+        (
+            'monitor = "validation.quadratic_weighted_kappa"\npruner = "median"\nsettings.model.task = "ordinal"',
+            "needs a metric of each epoch: set monitor to one of validation.accuracy, validation.loss, or pruner = ",
+        ),
+    ],
+)
+def test_a_metric_that_trials_do_not_have_is_refused(
+    search: Search, head: str, reason: str, trainer: FakeTrainer
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        search(f"{head}\n[space]\nseed = [1, 2]")
+    assert reason in str(refusal.value)
+    assert trainer.calls == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_trials_of_each_task_are_ranked_by_its_metric(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval is that of the run's evaluation: pixels, and labels of one image, depend on each other."""
+    data, settings = write_task(task, tmp_path / "data", 60)
+    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
+    metric = {
+        "multi_label": "mean_average_precision", "ordinal": "quadratic_weighted_kappa", "segmentation": "mean_iou",
+        "hierarchical": "hierarchical_f1",
+    }[task]  # fmt: skip
+    monitor = "" if task in {"multi_label", "segmentation"} else f'monitor = "validation.{metric}"\n'
+    (tmp_path / "s.toml").write_text(f"{monitor}[space]\nseed = [1]")
+    done = sweep(data, tmp_path / "s.toml", out=tmp_path / "out", set=[*settings, "train.epochs=1"], progress=False)
+    assert done.monitor == f"validation.{metric}"
+    (trial,) = done.trials
+    assert trial.run is not None
+    own = jsonio.read_object(Path(trial.run) / "eval" / "validation" / "metrics.json")["metrics"][metric]
+    assert trial.value == pytest.approx(own["value"])
+    assert (None if trial.interval is None else list(trial.interval)) == own["interval"]
 
 
 class Killed(BaseException):
@@ -613,7 +678,7 @@ def test_the_table_holds_what_the_command_prints(capsys: pytest.CaptureFixture[s
     print_csv(*sweep_result.to_table())
     printed = capsys.readouterr().out
     assert results.sweep_to_csv(sweep_result).decode() == printed
-    assert printed.splitlines()[1] == '1,complete,0.5,true,"[8, 4]",\'=1,,,,,,,,,,'
+    assert printed.splitlines()[1] == '1,complete,0.5,,,true,"[8, 4]",\'=1,,,,,,,,'
 
 
 def test_without_optuna_the_install_line_is_named(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,23 +24,14 @@ from sightline.evaluation import hierarchy, selective
 from sightline.evaluation.bootstrap import Resampling
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
-from synthetic_images import draw_image
+from task_images import draw_tree
 
 CLASSES = ("cool/blue", "cool/green", "gray", "warm/bright/yellow", "warm/red")
-COLORS = {"warm/red": 0, "cool/blue": 1, "cool/green": 2, "warm/bright/yellow": 3, "gray": 4}
 TREE = ["model.task=hierarchical", "data.class_tree=folders"]
 SETTINGS = [
     *TREE, "model.name=cifar10-simple", "train.epochs=3", "train.track=[]", "train.batch_size=16",
     "split.mode=stratified", "split.validation=0.4", "evaluation.target_precision=0.9",
 ]  # fmt: skip
-
-
-def draw_tree(root: Path, count: int = 24) -> Path:
-    for name, color in COLORS.items():
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            draw_image(number, color, 32).save(root / name / f"{number}.png")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -38,39 +38,18 @@ from sightline.tasks.protocol import find_task
 from sightline.training.augment import pipeline
 from sightline.training.linear_head import DEFAULT_PENALTY, fit_linear_head
 from synthetic_images import encode
+from task_images import LABEL_COLORS as COLORS
+from task_images import draw_colors
+from task_images import write_label_sets as write_data
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
 TASK = find_task("multi_label")
-COLORS = ("blue", "green", "red")
 SETTINGS = [
     "model.task=multi_label", "model.name=cifar10-simple", "train.epochs=12", "train.track=[]", "train.batch_size=16",
     "split.mode=stratified", "augment.horizontal_flip=true",
     "evaluation.target_fnr=0.2",
 ]  # fmt: skip
-
-
-def draw_colors(seed: int, colors: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return noise with a bright square of each color that is shown."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 60, (32, 32, 3)).astype(np.uint8)
-    for channel, has in zip((2, 1, 0), colors, strict=True):
-        if has:
-            y, x = rng.integers(0, 20, 2)
-            pixels[y : y + 12, x : x + 12, channel] += 180
-    return pixels
-
-
-def write_data(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write images and their manifest; about an eighth of the images shows nothing."""
-    folder.mkdir(exist_ok=True)
-    colors = np.random.default_rng(seed).random((count, 3)) < 0.5
-    lines = ["path,labels,scene"]
-    for i, row in enumerate(colors):
-        (folder / f"{i}.png").write_bytes(encode(Image.fromarray(draw_colors(1000 * seed + i, row))))
-        lines.append(f"{i}.png,{';'.join(c for c, has in zip(COLORS, row, strict=True) if has)},{i // 4}")
-    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    return folder / "labels.csv"
 
 
 PLANTED = {"20.png": "red", "60.png": "green", "100.png": "blue", "140.png": "red"}

@@ -91,7 +91,7 @@ def print_sweep(result: SweepResult) -> None:
 
 
 def _leading_cells(trial: TrialResult) -> list[str]:
-    interval = trial.accuracy_interval
+    interval = trial.interval
     value = "" if trial.value is None else f"{trial.value:.4f}"
     return [str(trial.trial), value, "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"]
 

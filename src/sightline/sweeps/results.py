@@ -25,7 +25,7 @@ class _TrialAttributes(TypedDict, total=False):
 
     run: str | None
     accuracy: float
-    accuracy_interval: tuple[float, float]
+    interval: tuple[float, float]
     loss: float
     parameters: int
     epochs: int
@@ -37,18 +37,18 @@ class _TrialAttributes(TypedDict, total=False):
 class TrialResult:
     """One trial: `state` is complete, pruned, failed, running or waiting; `reason` explains a failure.
 
-    `value` is the monitored metric: of the run's final weights, or of the last epoch if the trial was pruned.
-    `accuracy`, its 95% interval and `loss` are those of the validation split. Test metrics are omitted on purpose:
-    selecting by them would invalidate the test.
+    `value` is the monitored metric: of the run's final weights, with its 95% `interval` if it has one, or of the last
+    epoch if the trial was pruned. `accuracy` and `loss` are those of the validation split. Test metrics are omitted on
+    purpose: selecting by them would invalidate the test.
     """
 
     trial: int
     state: str
     value: float | None
     settings: Mapping[str, Value]
+    interval: Interval | None = None
     run: str | None = None
     accuracy: float | None = None
-    accuracy_interval: Interval | None = None
     loss: float | None = None
     parameters: int | None = None
     epochs: int | None = None
@@ -101,15 +101,15 @@ class SweepResult:
     def to_table(self) -> tuple[list[str], list[list[Any]]]:
         """Return the columns and the rows of ``results.csv``: the trials, with a column per parameter."""
         parameters = list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
-        measured = ("loss", "parameters", "epochs", "seconds", "run", "reason")
+        measured = ("accuracy", "loss", "parameters", "epochs", "seconds", "run", "reason")
         rows = [
             [
-                trial.trial, trial.state, trial.value, *map(trial.settings.get, parameters), trial.accuracy,
-                *(trial.accuracy_interval or (None, None)), *(getattr(trial, name) for name in measured),
+                trial.trial, trial.state, trial.value, *(trial.interval or (None, None)),
+                *map(trial.settings.get, parameters), *(getattr(trial, name) for name in measured),
             ]
             for trial in self.trials
         ]  # fmt: skip
-        return ["trial", "state", self.monitor, *parameters, "accuracy", "low", "high", *measured], rows
+        return ["trial", "state", self.monitor, "low", "high", *parameters, *measured], rows
 
 
 def _trial_row(trial: TrialResult) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def collect_results(study: Any, space: SearchSpace, folder: str) -> SweepResult:
         missing = [p.name for p in space.parameters if p.name not in trial.settings]
         if trial.value is not None and missing:
             raise ModelError(f"The study's trial {trial.trial} has no value of {missing[0]}: choose another folder.")
-    return SweepResult(study.study_name, folder, space.options.monitor, tuple(rank_trials(trials, space)), None)
+    return SweepResult(study.study_name, folder, space.monitor, tuple(rank_trials(trials, space)), None)
 
 
 def _build_trial(slot: int, optuna_trial: Any) -> TrialResult:
@@ -141,9 +141,9 @@ def _build_trial(slot: int, optuna_trial: Any) -> TrialResult:
     finished_value = optuna_trial.value if state in {"complete", "pruned"} else None
     value = None if finished_value is None else jsonio.build(float, finished_value, f"{where}, value")
     metrics = {k: stored.get(k) for k in ("run", "accuracy", "loss", "parameters", "epochs", "seconds", "reason")}
-    interval = Interval(*stored["accuracy_interval"]) if "accuracy_interval" in stored else None
+    interval = Interval(*stored["interval"]) if "interval" in stored else None
     state = {"fail": "failed"}.get(state, state)
-    return TrialResult(slot, state, value, settings, accuracy_interval=interval, **metrics)
+    return TrialResult(slot, state, value, settings, interval, **metrics)
 
 
 def rank_trials(trials: list[TrialResult], space: SearchSpace) -> list[TrialResult]:

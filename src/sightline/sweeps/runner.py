@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sightline import _io, intervals, jsonio
+from sightline import _io, jsonio
 from sightline.api import training_process
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
@@ -20,7 +20,16 @@ from sightline.api.ray_training import RayTrainer, open_trainer, run_in_threads
 from sightline.callbacks import Callback, EpochRecord
 from sightline.data.indexing import Sources
 from sightline.data.sources.listing import SourceListing
-from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError, plural
+from sightline.errors import (
+    DataError,
+    Interrupted,
+    MissingExtraError,
+    OutputError,
+    SightlineError,
+    UsageError,
+    plural,
+)
+from sightline.intervals import Interval
 from sightline.progress import show_progress
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
@@ -98,6 +107,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     )
     dataset = Dataset.wrap(data, column=column, set=data_assignments(None, allow))
     settings = [*to_assignments(set), *dataset.settings]
+    search_space = search_space.with_monitor(settings)
     source_names = [str(s) for s in dataset.sources if not isinstance(s, SourceListing)]
     data_name = "+".join(Path(s).name or s for s in source_names) or "arrays"
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{search_space.name}-{data_name}"[:60])
@@ -288,14 +298,13 @@ class _SweepRunner:
         metrics = result.validation
         if metrics is None:
             raise UsageError("There is no validation split to compare trials on: set split.validation above 0.")
-        interval = intervals.wilson_interval(round(metrics.accuracy * metrics.count), metrics.count)
+        value, interval = read_metric(result, self.space)
         stored = {
-            "accuracy": metrics.accuracy, "accuracy_interval": [interval.low, interval.high], "loss": metrics.loss,
-            "parameters": result.parameters, "epochs": result.epochs, "seconds": result.seconds,
+            "accuracy": metrics.accuracy, "loss": metrics.loss, "parameters": result.parameters,
+            "epochs": result.epochs, "seconds": result.seconds,
         }  # fmt: skip
-        trial.set_user_attr("facts", stored)
-        value = metrics.loss if self.space.minimize else metrics.accuracy
-        self.callback.on_message(f"trial {studies.trial_slot(trial)}: {self.space.options.monitor} {value:.4f}")
+        trial.set_user_attr("facts", stored | ({} if interval is None else {"interval": list(interval)}))
+        self.callback.on_message(f"trial {studies.trial_slot(trial)}: {self.space.monitor} {value:.4f}")
         return value
 
     def _finish(self, result: SweepResult) -> SweepResult:
@@ -338,10 +347,11 @@ class _TrialCallback(Callback):
         if record.epoch <= self.epochs:  # once more, since its worker was lost
             return
         self.epochs = record.epoch
-        value = getattr(record, self._space.monitored_field)
-        if value is None:  # without a validation split, the trial fails at its end
+        field = self._space.monitored_field
+        value = None if field is None else getattr(record, field)
+        if value is None:  # known at the end of the trial, which fails there without a validation split
             return
-        monitor = self._space.options.monitor
+        monitor = self._space.monitor
         self._inner.on_message(
             f"trial {self._slot}, epoch {record.epoch}: loss {record.loss:.4f}, {monitor} {value:.4f}"
         )
@@ -351,6 +361,21 @@ class _TrialCallback(Callback):
                 f"Pruned after epoch {record.epoch}: other trials had a better {monitor} than {value:.4f} by then."
             )
             raise _TrialPruned(self.verdict)
+
+
+def read_metric(result: TrainResult, space: SearchSpace) -> tuple[float, Interval | None]:
+    """Return the monitored metric of a trained run, and its interval if its evaluation is stored with one."""
+    metrics = result.validation
+    assert metrics is not None
+    headlines = result.details.get("metrics", {}).get("validation", {})
+    value = ({"accuracy": metrics.accuracy, "loss": metrics.loss} | headlines)[space.metric]
+    file = Path(result.run) / "eval" / "validation" / "metrics.json"
+    if not file.is_file():
+        return value, None
+    evaluation: Any = jsonio.read_object(file)
+    intervals = {name: metric.get("interval") for name, metric in evaluation["metrics"].items()}
+    intervals |= {"accuracy": evaluation["accuracy_interval"], "loss": intervals.get("log_loss")}
+    return value, None if (ends := intervals.get(space.metric)) is None else Interval(*ends)
 
 
 def format_values(values: dict[str, Value]) -> str:

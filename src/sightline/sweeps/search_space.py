@@ -5,7 +5,7 @@ An example of its file:
     recipe = "transfer"                 # the base; `config` is a TOML file that overrides it (relative to this one)
     sampler = "random"                  # grid, random or tpe
     trials = 20                         # total number of trials; a grid defaults to all its cells
-    monitor = "validation.accuracy"     # or validation.loss
+    monitor = "validation.accuracy"     # one of MONITORS; by default that of the task
     pruner = "median"                   # none, median or hyperband
     startup = 5                         # trials to complete before pruning starts
     warmup = 1                          # epochs of a trial before it can be pruned
@@ -28,19 +28,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sightline import jsonio
 from sightline.config import RunConfig, parse, recipes, resolve_config
 from sightline.config.parse import setting
+from sightline.data.targets import Targets
 from sightline.errors import ConfigError, UsageError, suggest
 from sightline.sweeps.parameters import Parameter, RangeParameter, Settings, Value, flatten_settings, format_toml
 from sightline.sweeps.parameters import parse_parameters as read_parameters
+from sightline.tasks.protocol import find_task
 
+Monitor = Literal[  # the first one that a task has is its default
+    "validation.mean_iou", "validation.mean_average_precision", "validation.accuracy", "validation.loss",
+    "validation.quadratic_weighted_kappa", "validation.hierarchical_f1",
+]  # fmt: skip
+IN_EACH_EPOCH = ("validation.accuracy", "validation.loss", "validation.mean_iou")  # the others are known at the end
 MAX_CELLS = 100_000  # a larger grid is probably a mistake
 
 
@@ -52,7 +59,9 @@ class SpaceOptions:
     config: str | None = setting(None, "a TOML file that overrides the recipe, relative to the space's file")
     sampler: Literal["grid", "random", "tpe"] = setting("grid", "how parameter values are chosen")
     trials: int | None = setting(None, "number of trials; unset: all cells of a grid, else 20", 1)
-    monitor: Literal["validation.accuracy", "validation.loss"] = setting("validation.accuracy", "ranking metric")
+    monitor: Monitor | None = setting(  # noqa: RUF009  # an alias of strings, which do not change
+        None, "ranking metric; unset: mean_iou of masks, mean_average_precision of several labels, else accuracy"
+    )
     pruner: Literal["none", "median", "hyperband"] = setting("none", "how unpromising trials are stopped early")
     startup_trials: int = setting(5, "median: trials to complete before pruning starts", 1)
     warmup_epochs: int = setting(1, "epochs of a trial before it can be pruned", 1)
@@ -70,14 +79,50 @@ class SearchSpace:
     parameters: tuple[Parameter, ...]
 
     @property
-    def minimize(self) -> bool:
-        """Whether lower values of the monitored metric are better."""
-        return self.options.monitor.endswith("loss")
+    def monitor(self) -> Monitor:
+        """The validation metric that ranks the trials; that of single-label classification if none is chosen yet."""
+        return self.options.monitor or "validation.accuracy"
 
     @property
-    def monitored_field(self) -> str:
-        """The monitored metric's field in `EpochRecord`."""
-        return "val_loss" if self.minimize else "val_accuracy"
+    def metric(self) -> str:
+        """The monitored metric, without its split."""
+        return self.monitor.removeprefix("validation.")
+
+    @property
+    def minimize(self) -> bool:
+        """Whether lower values of the monitored metric are better."""
+        return self.metric == "loss"
+
+    @property
+    def monitored_field(self) -> str | None:
+        """The monitored metric's field in `EpochRecord`; None for one that only a finished run has."""
+        return f"val_{self.metric}" if self.monitor in IN_EACH_EPOCH else None
+
+    def with_monitor(self, assignments: Sequence[str] = ()) -> SearchSpace:
+        """Return the space with the metric of its task, if it states none; `assignments` are those of all trials.
+
+        Raises `ConfigError` for a metric of another task, and for a pruner with one that only a finished run has.
+        """
+        cells = [{p.name: value} for p in self.parameters for value in p.check_values]
+        tasks = {self.trial_config(cell, assignments).model.task for cell in cells}
+        metrics = set.intersection(*(_list_monitors(find_task(task).targets) for task in tasks))
+        prunes = self.options.pruner != "none"
+        best_first = [name for name in get_args(Monitor) if name in metrics and (name in IN_EACH_EPOCH or not prunes)]
+        default = best_first[0]
+        if default == "validation.accuracy" and "validation.mean_average_precision" in metrics:
+            default = "validation.loss"  # no threshold decides on several labels before the end
+        monitor = self.options.monitor or default
+        if monitor not in metrics:
+            raise ConfigError(
+                f"{self.name}: {monitor} is a metric of another task than {', '.join(sorted(tasks))}: set monitor to "
+                f"one of {', '.join(best_first)}."
+            )
+        if monitor not in best_first:
+            raise ConfigError(
+                f'{self.name}: {monitor} is computed when a trial has ended, and pruner = "{self.options.pruner}" '
+                f'needs a metric of each epoch: set monitor to one of {", ".join(best_first)}, or pruner = "none".'
+            )
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, monitor=monitor))
 
     @property
     def grid_size(self) -> int | None:
@@ -109,20 +154,33 @@ class SearchSpace:
                 settings |= parameter.settings(values[parameter.name])
         return [f"{key}={format_toml(value)}" for key, value in settings.items()]
 
-    def trial_config(self, values: Mapping[str, Value] | None = None) -> RunConfig:
-        """Return the configuration of a trial before it sees the images; raises `ConfigError`."""
+    def trial_config(self, values: Mapping[str, Value] | None = None, assignments: Sequence[str] = ()) -> RunConfig:
+        """Return the configuration of a trial before it sees the images; raises `ConfigError`.
+
+        `assignments` come after those of the space.
+        """
         layers = [recipes.load(self.options.recipe)]
         if self.config is not None:
             layers.append(parse.read_toml(self.config))
-        return resolve_config(*layers, assignments=self.trial_assignments(values or {}))
+        return resolve_config(*layers, assignments=[*self.trial_assignments(values or {}), *assignments])
 
     def canonical_text(self) -> str:
         """Return a canonical text of the space, which comments and formatting of its file do not affect."""
         layer = parse.read_toml(self.config) if self.config is not None else {}
         ranges = [dataclasses.asdict(p) | {"values": list(p.check_values)} for p in self.parameters]
         choices = [[p.settings(v) for v in p.check_values] for p in self.parameters]
-        head = [self.options.recipe, self.options.sampler, self.options.monitor]
+        head = [self.options.recipe, self.options.sampler, self.monitor]
         return jsonio.dumps([head, layer, self.settings, ranges, choices], default=str, ensure_ascii=True)
+
+
+def _list_monitors(targets: Targets) -> set[str]:
+    """Return the metrics of the tasks that have these targets; accuracy is of whole images."""
+    several = targets.allows_several
+    has_metric = {
+        "mean_iou": targets.are_masks, "mean_average_precision": several and not targets.are_masks, "accuracy": True,
+        "loss": True, "quadratic_weighted_kappa": targets.are_ordered, "hierarchical_f1": targets.are_paths,
+    }  # fmt: skip
+    return {f"validation.{name}" for name, applies in has_metric.items() if applies}
 
 
 def load_space(path_or_name: str | Path) -> SearchSpace:
