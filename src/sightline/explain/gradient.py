@@ -34,7 +34,7 @@ def compile_gradient(front: Any, back: Any) -> Gradient:
 def _tensorflow_gradient(front: Any, back: Any) -> Gradient:
     tf = backend.tensorflow()
 
-    @tf.function(reduce_retracing=False)
+    @tf.function(reduce_retracing=False, autograph=False)
     def compiled(pixels: Any, weights: Any) -> Any:
         maps = front(pixels, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:

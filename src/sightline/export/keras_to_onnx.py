@@ -57,16 +57,19 @@ def _build_file(model: Any, outputs: Mapping[str, Any]) -> bytes:
         results.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape]))
     element_type = onnx.TensorProto.UINT8 if is_uint8 else onnx.TensorProto.FLOAT
     input_info = onnx.helper.make_tensor_value_info("pixels", element_type, ["N", *pixels.shape[1:]])
-    weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.weights.items()]
-    graph_proto = onnx.helper.make_graph(graph.nodes, "network", [input_info], results, weights)
+    graph_proto = onnx.helper.make_graph(graph.nodes, "network", [input_info], results)
     model_proto = onnx.helper.make_model(
         graph_proto,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="sightline",
     )
-    onnx.checker.check_model(model_proto)
-    return bytes(model_proto.SerializeToString())
+    for name in list(graph.weights):  # one at a time, so that the weights are in memory no more than twice
+        model_proto.graph.initializer.append(onnx.numpy_helper.from_array(graph.weights.pop(name), name))
+    file = bytes(model_proto.SerializeToString())
+    del model_proto
+    onnx.checker.check_model(file)
+    return file
 
 
 def import_onnx() -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sightline import process
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
@@ -69,6 +70,7 @@ def finalize(
     labeled = _label_held_out(run, data, config)
     calibrated = calibrate(run, prepared, model, fit_result, labeled["validation"].subset)
     run.write_model(model, classes, preprocess)
+    process.trim_memory()
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
     outputs_by_split = collect_split_outputs(task, predictor, data, callback.on_progress)
     compared = outputs_by_split if calibrated.other_outputs is None else {}
@@ -103,6 +105,8 @@ def finalize(
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )
         )  # fmt: skip
+    del graph, predictor
+    process.trim_memory()
     run_report.write_network(run, describe_model(model, config.model.name))
     report_images.write_leak_images(run, run.read_leaks(), data)
     split = run_report.find_reported_split(reports)

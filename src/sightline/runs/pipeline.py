@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from sightline import process
 from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
@@ -75,11 +76,13 @@ def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> Trai
     """
     resolved = resolve(job, inputs)
     prepared = prepare(job, replace(resolved, config=folds.apply_choices(job.run, resolved.config)))
+    process.trim_memory()  # of the images as they were decoded
     with (
         interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),
         tracked_run.open_trackers(prepared.config, job.callback) as trackers,
     ):
         fitted = fit(job, prepared, trackers)
+        process.trim_memory()  # of the optimizer and the activations
         final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback)
         return complete(job, prepared, fitted, final, trackers, write_report)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +23,51 @@ _NON_NUMERIC_KINDS = "USOcMm"  # dtype kinds; V is allowed because bfloat16 has 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A snapshot of training: `arrays` holds weights and optimizer state by name, `state` the rest as JSON values."""
+    """A snapshot of training: `arrays` holds weights and optimizer state by name, `state` the rest as JSON values.
 
-    arrays: Arrays
+    The arrays may be `VariableArrays`, which are those of the moment in which they are read.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
     state: dict[str, Any]
 
 
-def copy_variables(model: Any, submodel: Any = None) -> Arrays:
-    """Return a copy of each variable of a Keras model, or only of those that `submodel`, a submodel, contains.
+class VariableArrays(Mapping[str, NDArray[Any]]):
+    """Keras variables and arrays by name; a variable is copied when it is looked up, as all copies may not fit."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self._variables = variables
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        value = self._variables[name]
+        return value if isinstance(value, np.ndarray) else np.array(backend.keras().ops.convert_to_numpy(value))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+
+def name_variables(model: Any) -> dict[str, Any]:
+    """Return the variables of a Keras model or optimizer by name.
 
     Names are unique and the same in every process. Paths are not: Keras numbers the seeds of random layers across all
     models of a process.
     """
-    to_numpy = backend.keras().ops.convert_to_numpy
-    wanted_ids = None if submodel is None else {id(v) for v in submodel.variables}
-    return {
-        f"{i:04d}:{v.name}": np.array(to_numpy(v))
-        for i, v in enumerate(model.variables)
-        if wanted_ids is None or id(v) in wanted_ids
-    }
+    return {f"{i:04d}:{variable.name}": variable for i, variable in enumerate(model.variables)}
+
+
+def copy_variables(model: Any, submodel: Any = None, *, outside: bool = False) -> Arrays:
+    """Return a copy of each variable of a Keras model by its name in `name_variables`.
+
+    With a `submodel`, only of those that it contains, or with `outside` of those that it does not.
+    """
+    variables = name_variables(model)
+    if submodel is not None:
+        inside = {id(variable) for variable in submodel.variables}
+        variables = {name: v for name, v in variables.items() if (id(v) in inside) is not outside}
+    return dict(VariableArrays(variables))
 
 
 def restore_variables(model: Any, arrays: Arrays) -> None:
@@ -48,8 +75,7 @@ def restore_variables(model: Any, arrays: Arrays) -> None:
 
     Raises `ModelError` on a mismatch.
     """
-    for i, variable in enumerate(model.variables):
-        name = f"{i:04d}:{variable.name}"
+    for name, variable in name_variables(model).items():
         if (
             name not in arrays
             or arrays[name].shape != tuple(variable.shape)
@@ -72,12 +98,7 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _io.create_exclusive(temporary_path) as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                state=np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True)),
-                **checkpoint.arrays,
-            )
+            _write_arrays(file, checkpoint)
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
@@ -99,6 +120,19 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
     for old in {*folder.glob("*.npz"), *folder.glob(".part-*")} - kept_paths:
         _io.remove(old)
     return path
+
+
+def _write_arrays(file: Any, checkpoint: Checkpoint) -> None:
+    """Write what ``np.savez`` would, one array at a time, so that only one is in memory."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("state", *checkpoint.arrays):
+            array = checkpoint.arrays[name] if name != "state" else _encode_state(checkpoint)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _encode_state(checkpoint: Checkpoint) -> NDArray[Any]:
+    return np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True))
 
 
 def load_latest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,7 +17,7 @@ from sightline.config import TrainConfig
 from sightline.errors import ModelError
 from sightline.models.build import Network
 from sightline.training import checkpoints
-from sightline.training.checkpoints import Arrays, Checkpoint
+from sightline.training.checkpoints import Arrays, Checkpoint, VariableArrays
 
 SAVE_INTERVAL_RATIO = 50  # an automatic checkpoint waits for this multiple of the time that saving takes: 2% overhead
 
@@ -125,22 +125,25 @@ _COUNTERS = ("stage", "epoch", "step", "num_images", "loss_sum", "num_correct", 
 def pack_state(state: TrainingState, network: Network, optimizer: Any | None) -> Checkpoint:
     """Return a checkpoint of the training state; `optimizer` is None between stages, when the next one creates its own.
 
-    The best weights are stored only where they differ from the current ones.
+    The best weights are stored only where they differ from the current ones. Variables are read when the checkpoint is
+    written: do that before the next step.
     """
-    current = checkpoints.copy_variables(network.model)
-    arrays = {f"model/{name}": array for name, array in current.items()}
+    named = checkpoints.name_variables(network.model)
+    current = VariableArrays(named)
+    arrays: dict[str, Any] = {f"model/{name}": variable for name, variable in named.items()}
     for name, array in state.best_arrays.items():
         if not np.array_equal(array, current[name]):
             arrays[f"best/{name}"] = array
     if optimizer is not None:
-        arrays |= {f"optimizer/{name}": array for name, array in checkpoints.copy_variables(optimizer).items()}
+        variables = checkpoints.name_variables(optimizer)
+        arrays |= {f"optimizer/{name}": variable for name, variable in variables.items()}
     arrays |= {f"refit/{name}": array for name, array in state.refit.items()}
     if state.best_logits is not None:
         arrays["best_logits"] = state.best_logits
     facts: dict[str, Any] = {name: getattr(state, name) for name in _COUNTERS}
     facts["history"] = [asdict(record) for record in state.history]
     facts["best"] = state.best.epoch if state.best else None
-    return Checkpoint(arrays, facts)
+    return Checkpoint(VariableArrays(arrays), facts)
 
 
 def unpack_state(saved: Checkpoint, network: Network) -> tuple[TrainingState, Arrays]:
@@ -166,7 +169,7 @@ def read_history(saved: Checkpoint | None) -> tuple[EpochRecord, ...]:
     return jsonio.build(tuple[EpochRecord, ...], saved.state["history"], "The checkpoint") if saved else ()
 
 
-def _select_prefix(prefix: str, arrays: Arrays) -> Arrays:
+def _select_prefix(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
