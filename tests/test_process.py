@@ -135,6 +135,28 @@ def test_cores_are_no_more_than_the_quota(
     assert process.count_cores() == expected
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("memory.max", "536870912\n", 512 << 20),
+        ("memory.max", "max\n", None),
+        ("memory/memory.limit_in_bytes", "536870912\n", 512 << 20),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),  # version 1 has no word for no limit
+    ],
+)
+def test_memory_is_no_more_than_the_limit_of_the_cgroup(
+    file: str, text: str, expected: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not Path("/proc/self/cgroup").is_file():
+        pytest.skip("there is no /proc/self/cgroup")
+    monkeypatch.setattr(process, "CGROUPS", tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert process.count_memory() == (expected or machine)
+    assert process.is_memory_short() == ((expected or machine) < 2 << 30)
+
+
 @pytest.fixture
 def hangup(claimed: None) -> Iterator[list[int]]:
     """The SIGTERM signals received; restores the handlers."""

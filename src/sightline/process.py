@@ -11,12 +11,15 @@ import math
 import os
 import signal
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 MAX_SINGLE_ARENA_CORES = 4
 """Up to this many cores, a single glibc arena is faster than one per thread; with 16, threads contend for its lock."""
+
+LITTLE_MEMORY = 2 << 30
+"""With fewer bytes than these, memory is given back to the system rather than kept for the next step."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -97,20 +100,50 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     return limits
 
 
+def count_memory() -> float:
+    """Return how many bytes of memory this process may use: those of the machine, or fewer if its cgroup has a limit.
+
+    Infinity where neither is known.
+    """
+    limits = [*_read_cgroups("memory.max"), *_read_cgroups("memory.limit_in_bytes", "memory")]
+    smallest = min((int(text) for text in limits if text.strip().isdecimal()), default=math.inf)  # or "max"
+    try:
+        return min(smallest, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return smallest
+
+
+def is_memory_short() -> bool:
+    """Return whether there is so little memory that using less of it is worth some time."""
+    return count_memory() < LITTLE_MEMORY
+
+
 def _cpu_quota() -> float:
     """Return the smallest CPU quota of this process's cgroup (version 2) and its ancestors, in cores; else infinity."""
     smallest = math.inf
-    try:
-        line = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()[-1]
-        folder = CGROUPS / line.rpartition(":")[2].lstrip("/")
-    except (OSError, IndexError):
-        return smallest
-    for cgroup in (folder, *folder.parents):
-        if not cgroup.is_relative_to(CGROUPS):
-            break
+    for text in _read_cgroups("cpu.max"):
         try:
-            quota, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()
+            quota, period = text.split()
             smallest = min(smallest, int(quota) / int(period))
-        except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
+        except (ValueError, ZeroDivisionError):  # "max": no limit
             continue
     return smallest
+
+
+def _read_cgroups(name: str, controller: str = "") -> list[str]:
+    """Return the file `name` of this process's cgroup and of its ancestors, where they have one.
+
+    With a `controller`, those of version 1, else of version 2.
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    paths = [path for _, names, path in (line.split(":", 2) for line in lines) if controller in names.split(",")]
+    root, texts = CGROUPS / controller, []
+    folder = root / (paths or ["/"])[0].lstrip("/")
+    for cgroup in (folder, *folder.parents):
+        if cgroup.is_relative_to(root):
+            with suppress(OSError):  # a container may see its own cgroup as the root
+                texts.append((cgroup / name).read_text(encoding="utf-8"))
+    return texts

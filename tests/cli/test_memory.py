@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ pytestmark = [
 
 
 TRAIN = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[8]", "--epochs", "1"]
+ENTER = 'echo $$ > "$0" && exec "$@"'  # a cgroup, whose file is the first argument
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -70,6 +74,53 @@ def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
     On 2 cores, it added 264 to 299 MiB (2026-11-26); the limit is the largest of these and their spread once more.
     """
     assert trained[1] - peak("-c", "import tensorflow") < 335 * MIB
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A cgroup with 512 MiB of memory, below the one of this process."""
+    paths = {names: path for _, names, path in (line.split(":", 2) for line in read_lines("/proc/self/cgroup"))}
+    is_first_version = "memory" in paths
+    parent = Path("/sys/fs/cgroup/memory" if is_first_version else "/sys/fs/cgroup")
+    if not parent.is_dir():
+        pytest.skip("this system has no cgroups")
+    group = parent / paths.get("memory", paths.get("", "/")).lstrip("/") / "sightline-test"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made: {error.strerror}")
+    try:
+        (group / ("memory.limit_in_bytes" if is_first_version else "memory.max")).write_text(str(MOST))
+    except OSError as error:
+        group.rmdir()
+        pytest.skip(f"a cgroup can have no limit of memory: {error.strerror}")
+    yield group
+    with suppress(OSError):  # a process of a failed test may still end
+        group.rmdir()
+
+
+def read_lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+
+
+@pytest.mark.parametrize("options", [["--recipe", "cifar10-simple", "--epochs", "1"], ["--effort", "fast"]])
+def test_train_fits_a_container_of_512_mib(
+    options: list[str], classes: Path, little_memory: Path, tmp_path: Path
+) -> None:
+    """A network of 4.3 million parameters and the default one become the models of a machine with more memory."""
+    weights: list[str] = []
+    messages: list[bool] = []
+    for name, group in (("limited", ["sh", "-c", ENTER, str(little_memory / "cgroup.procs")]), ("free", [])):
+        command = ["-m", "sightline", "train", str(classes), *options, "--out", str(tmp_path / name), "--no-cache"]
+        allowed = ["--allow", "conflicting-duplicates"]
+        done = subprocess.run([*group, sys.executable, *command, *allowed], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name / "report.html").is_file()
+        assert (tmp_path / name / "bundle/model.onnx").is_file()
+        weights.append(json.loads((tmp_path / name / "run.json").read_text())["result"]["weights_sha256"])
+        messages.append("memory is short" in done.stdout + done.stderr)
+    assert messages[0]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.installed

@@ -33,6 +33,17 @@ def test_frozen_layers_of_each_network_run_elsewhere_alike(name: str) -> None:
     np.testing.assert_allclose(frozen_layers.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_their_outputs_do_not_depend_on_how_many_images_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = make_frozen_model("efficientnet-lite0"), random_images(5, 32)
+    outputs = []
+    for rows in (1, 2, 5):
+        monkeypatch.setattr(module, "choose_batch_size", lambda _, rows=rows: rows)
+        outputs.append(build_frozen_layers(model, pixels, "onnxruntime", 1).run(pixels))
+    assert len(outputs[0]) == 5
+    np.testing.assert_array_equal(outputs[1], outputs[0])
+    np.testing.assert_array_equal(outputs[2], outputs[0])
+
+
 @pytest.mark.backends
 def test_layers_between_two_cuts_take_features() -> None:
     network = build_network("fashion-cnn")

@@ -50,6 +50,12 @@ def test_the_batch_size_is_limited_by_pixels_and_by_rows() -> None:
     assert runner.choose_batch_size((4096, 4096, 3)) == 1
 
 
+def test_batches_are_smaller_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.process.count_memory", lambda: 512 << 20)
+    assert runner.choose_batch_size((224, 224, 3)) == 2
+    assert runner.choose_batch_size((1280,)) == 128, "features"
+
+
 @settings(deadline=None)
 @given(count=st.integers(1, 40), size=st.integers(1, 20))
 def test_results_come_in_order_from_calls_of_one_size(count: int, size: int) -> None:

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,33 @@ from hypothesis.extra import numpy as arrays_of
 
 from networks import build_network, compute_outputs, make_plan, random_images
 from sightline import backend
+from sightline.config import TrainConfig
 from sightline.errors import ModelError, OutputError
 from sightline.models.build import build_model
 from sightline.models.describe import weights_sha256
 from sightline.training import checkpoints
 from sightline.training.checkpoints import Checkpoint
+from sightline.training.state import CheckpointManager, TrainingState, pack_state
 
 STATE: dict[str, Any] = {"epoch": 3, "stage": "ä", "best": None, "list": [1, 2.5, "x"]}
 
 
 def make_checkpoint(number: int) -> Checkpoint:
     return Checkpoint({"model/0000:conv1/kernel": np.full((2, 3), number, np.float32)}, {"epoch": number})
+
+
+def test_saving_copies_one_variable_at_a_time(tmp_path: Path) -> None:
+    network = build_network("efficientnet-lite0")
+    total = sum(array.nbytes for array in checkpoints.copy_variables(network.model).values())
+    manager = CheckpointManager(tmp_path, TrainConfig())
+    manager.save(pack_state(TrainingState(), network, None))  # whatever is imported or kept at the first time
+    tracemalloc.start()
+    try:
+        manager.save(pack_state(TrainingState(), network, None))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < total / 2, f"{most:,} bytes for variables of {total:,}"
 
 
 def list_numbers(folder: Path) -> list[str]:

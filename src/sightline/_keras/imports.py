@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "no telemetry; read by the processes of a Ray cluster when they start",
     "TF_CPP_MIN_LOG_LEVEL": "no notes of TensorFlow's C++ code, which it writes until the process ends",
     "TF_ENABLE_ONEDNN_OPTS": "oneDNN also without AVX-512: training is 1.8 times as fast (benchmarks/README.md)",
+    "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "where memory is short, TensorFlow keeps none that it does not use",
     "TF_FORCE_GPU_ALLOW_GROWTH": "`device.memory_growth`; read by TensorFlow when it first uses a GPU",
     "WANDB_ERROR_REPORTING": "no reports of wandb's own errors to its makers; read by each run",
     "XLA_FLAGS": "deterministic operations on a GPU, if `device.deterministic` is set; read by JAX",
@@ -295,3 +296,5 @@ def _import_lazily(names: frozenset[str]) -> Iterator[None]:
 def _prepare_tensorflow() -> None:
     set_variable("TF_ENABLE_ONEDNN_OPTS", "1")
     set_variable("TF_CPP_MIN_LOG_LEVEL", "3")
+    if process.is_memory_short():
+        set_variable("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")

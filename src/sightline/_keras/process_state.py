@@ -30,9 +30,10 @@ def tune_malloc() -> bool:
     if mallopt is None:
         return False
     trim_threshold, mmap_max, arena_max = -1, -4, -8
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(mmap_max, 0)
     mallopt(arena_max, 1)
+    if not process.is_memory_short():
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_max, 0)
     return True
 
 

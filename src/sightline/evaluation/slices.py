@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from sightline import intervals
 from sightline.data.batches import iterate_slices
 from sightline.data.types import ImageRecord, Subset
+from sightline.inference.runner import choose_batch_size
 from sightline.intervals import Interval
 
 MIN_IMAGES = 10  # images in a slice and in the rest
 QUANTILES = 4
-CHUNK = 256  # images in memory at once
 MAX_VALUES = 20  # of a column that is not numeric
 
 
@@ -50,7 +50,7 @@ def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str
     recorded = record_properties(images)
     columns: dict[str, list[Any]] = {name: recorded.pop(name) for name in ("size", "aspect ratio")}
     columns |= {"brightness": [], "sharpness": []}
-    for rows in iterate_slices(len(samples), CHUNK):
+    for rows in iterate_slices(len(samples), choose_batch_size(samples.pixels.shape[1:])):
         gray = samples.take(rows).mean(3, dtype=np.float32)
         columns["brightness"] += gray.mean((1, 2)).tolist()
         if min(gray.shape[1:]) >= 3:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend
+from sightline import backend, process
 from sightline._keras import imports, training_steps
 from sightline.data.batches import iterate_slices
 from sightline.errors import MissingExtraError, ModelError
@@ -25,7 +25,7 @@ from sightline.inference.runtimes.onnx import create_session
 
 BATCH_SIZE = 32  # rows that are handed over at a time
 SAMPLE_ROWS = 8  # rows on which both are compared
-KERAS_ROWS = 2  # of these at a time: outside of a compiled model, Keras keeps the outputs of all layers
+KERAS_ROWS = 2  # of these at a time, 1 where memory is short: outside of a compiled model, Keras keeps all outputs
 RELATIVE_TOLERANCE = 1e-4  # relative to the largest absolute value
 BFLOAT16_TOLERANCE = 0.05  # the same for OpenVINO in bfloat16, which has 8 bits of precision
 
@@ -131,6 +131,7 @@ def outputs_agree(model: Any, run: Run, rows: NDArray[Any], tolerance: float = R
     """Return whether the results of `run` for `rows` agree with those of the Keras `model`."""
     to_numpy = backend.keras().ops.convert_to_numpy
     with backend.full_precision():
-        expected = _run_in_parts(lambda part: to_numpy(model(part, training=False)), rows, KERAS_ROWS)
+        size = 1 if process.is_memory_short() else KERAS_ROWS
+        expected = _run_in_parts(lambda part: to_numpy(model(part, training=False)), rows, size)
     expected = expected.astype(np.float32)
     return bool(np.abs(run(rows) - expected).max() <= tolerance * max(float(np.abs(expected).max()), 1e-6))

@@ -25,6 +25,7 @@ from sightline.errors import ImageError
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
 
 MAX_BATCH_PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
+SMALL_BATCH_PIXELS = 2 * 224 * 224  # the same where memory is short
 MAX_BATCH_SIZE = 128
 BATCHES_AHEAD = 3  # of images that are decoded while the model runs
 
@@ -37,9 +38,10 @@ def choose_batch_size(shape: Sequence[int]) -> int:
 
     On two cores, ONNX Runtime classifies 106 and 102 images/s of 224x224 with MobileNetV2 in batches of 8 and 32, but
     takes 220 and 520 MB; 2,103 and 3,325 images/s of 32x32 with `cifar10-deep` in batches of 8 and 128. A fixed size of
-    32 loses on both sides.
+    32 loses on both sides. Where memory is short (`process.is_memory_short`), they are 2 and 98.
     """
-    return max(1, min(MAX_BATCH_SIZE, MAX_BATCH_PIXELS // math.prod(shape[:-1])))
+    pixels = SMALL_BATCH_PIXELS if process.is_memory_short() else MAX_BATCH_PIXELS
+    return max(1, min(MAX_BATCH_SIZE, pixels // math.prod(shape[:-1])))
 
 
 def call_padded(function: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:

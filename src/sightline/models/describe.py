@@ -316,7 +316,7 @@ def weights_sha256(model: Any) -> str:
     for variable in _weights(model):
         value = backend.keras().ops.convert_to_numpy(variable)
         digest.update(f"{variable.path} {value.dtype.name} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import sys
@@ -97,7 +98,7 @@ def describe_environment(on_message: Callable[[str], None] | None = None) -> dic
         "threads": backend.get_threads() if is_started else process.count_cores(),
         "cores": process.count_cores(),
         "processor": processor_id(),
-        "memory": _total_memory(),
+        "memory": _describe_memory(),
         "platform": platform.platform(),
         "cache": f"{cache.cache_folder()} (limit {cache.size_limit() / 2**30:.0f} GiB)",
         "keras_home": str(backend.keras_home()),
@@ -105,7 +106,13 @@ def describe_environment(on_message: Callable[[str], None] | None = None) -> dic
     }
 
 
-def _total_memory() -> str:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return "unknown"
-    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB"
+def _describe_memory() -> str:
+    size = process.count_memory()
+    return f"{size / 2**30:.1f} GiB" if math.isfinite(size) else "unknown"
+
+
+def describe_little_memory() -> list[str]:
+    """Return a note on what is done where memory is short; empty elsewhere."""
+    megabytes = process.count_memory() / 2**20
+    note = f"memory is short ({megabytes:,.0f} MB): images are evaluated in smaller batches, at the same precision"
+    return [note] if process.is_memory_short() else []

@@ -114,6 +114,8 @@ def _finding_to_dict(finding: Finding) -> dict[str, object]:
 def prepare(job: Job, inputs: RunInputs) -> PreparedRun:
     """Decode and split the images, look for leakage between the splits, and specify the network."""
     run, callback = job.run, job.callback
+    for note in environment.describe_little_memory():
+        callback.on_message(note)
     prepared = network_setup.prepare_inputs(inputs, callback.on_progress)
     config, data = prepared.config, prepared.data
     check_unchanged(run, data)
