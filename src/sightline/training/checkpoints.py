@@ -70,7 +70,7 @@ def copy_variables(model: Any, submodel: Any = None, *, outside: bool = False) -
     return dict(VariableArrays(variables))
 
 
-def restore_variables(model: Any, arrays: Arrays) -> None:
+def restore_variables(model: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Set each variable of `model` from the `copy_variables` of an identical model.
 
     Raises `ModelError` on a mismatch.
