@@ -99,7 +99,7 @@ def _open_onnxruntime(onnx_model: bytes, threads: int) -> FrozenLayers:
         return outputs
 
     def run(rows: NDArray[Any]) -> NDArray[np.float32]:
-        return _run_in_parts(run_rows, rows, choose_batch_size(rows.shape[1:]))
+        return _run_in_batches(run_rows, rows, choose_batch_size(rows.shape[1:]))
 
     return FrozenLayers(run, (onnx_model, "onnxruntime", imports.import_onnx_runtime().__version__, threads))
 
@@ -123,8 +123,8 @@ def _open_openvino(onnx_model: bytes, threads: int) -> FrozenLayers:
     return FrozenLayers(run, (onnx_model, "openvino", metadata.version("openvino"), precision, threads))
 
 
-def _run_in_parts(function: Run, rows: NDArray[Any], size: int) -> NDArray[np.float32]:
-    return np.concatenate([function(rows[part]) for part in iterate_slices(len(rows), size)])
+def _run_in_batches(function: Run, rows: NDArray[Any], size: int) -> NDArray[np.float32]:
+    return np.concatenate([function(rows[positions]) for positions in iterate_slices(len(rows), size)])
 
 
 def outputs_agree(model: Any, run: Run, rows: NDArray[Any], tolerance: float = RELATIVE_TOLERANCE) -> bool:
@@ -132,6 +132,6 @@ def outputs_agree(model: Any, run: Run, rows: NDArray[Any], tolerance: float = R
     to_numpy = backend.keras().ops.convert_to_numpy
     with backend.full_precision():
         size = 1 if process.is_memory_short() else KERAS_ROWS
-        expected = _run_in_parts(lambda part: to_numpy(model(part, training=False)), rows, size)
+        expected = _run_in_batches(lambda inputs: to_numpy(model(inputs, training=False)), rows, size)
     expected = expected.astype(np.float32)
     return bool(np.abs(run(rows) - expected).max() <= tolerance * max(float(np.abs(expected).max()), 1e-6))
