@@ -22,6 +22,8 @@ from sightline.data.types import SPLITS
 from sightline.errors import ConfigError, DataError, ModelError, UsageError
 from sightline.evaluation import hierarchy, selective
 from sightline.evaluation.bootstrap import Resampling
+from sightline.inference.feature_log import FeatureLog
+from sightline.inference.stream import predict_pixels
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
 from task_images import draw_tree
@@ -191,6 +193,31 @@ def test_other_images_are_read_as_a_tree(run: Path, tmp_path: Path) -> None:
         evaluated = api.load(path).evaluate(others, include_training=True)
         assert evaluated.report.evaluation.classes == CLASSES
         assert evaluated.report.evaluation.count == 15
+
+
+def test_labeled_images_are_read_as_a_tree_by_each_command(run: Path, photos: Path, tmp_path: Path) -> None:
+    model = sl.load(shutil.copytree(run / "bundle", tmp_path / "bundle"))
+    assert set(model.embed(photos, labeled=True).labels or ()) == set(CLASSES)
+    assert model.with_neighbors(photos, knn=3).classes == CLASSES
+    log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 26)
+    pixels = [model.preprocess.decode(path.read_bytes()) for path in sorted(photos.rglob("*.png"))]
+    list(predict_pixels(model.predictor, pixels, top=1, thresholds=None, log=log))
+    log.close()
+    report = model.watch(tmp_path / "log", reference=photos)
+    assert report.accuracy is not None
+    assert report.count == len(pixels)
+    table = tmp_path / "tree.csv"
+    table.write_text("name,parent\nwarm,hue\ncool,hue\nhue,\ngray,\n", encoding="utf-8")
+    assert set(model.embed(photos, labeled=True, set={"data.class_tree": table}).labels or ()) == {
+        "gray", "hue/cool", "hue/warm",
+    }  # fmt: skip
+
+
+def test_a_run_is_compressed_with_other_images_of_its_tree(run: Path, photos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    search = sl.load(copy).compress(photos, methods="shrink-head,distill,int8", epochs=1, progress=False)
+    assert {candidate.name for candidate in search.candidates} >= {"original", "original-int8"}
+    assert sl.load(copy / "compressed" / "candidates" / "original-int8" / "bundle").classes == CLASSES
 
 
 def test_a_bundle_whose_classes_are_not_a_tree_is_refused(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from sightline.api.dataset import Dataset, list_data
 from sightline.api.embedding_model import iter_labeled
 from sightline.api.image_model import ImageModel
-from sightline.api.images import ImageLike, explanation_row, list_items, list_labeled_items
+from sightline.api.images import ImageLike, explanation_row, list_items
 from sightline.api.options import Settings, parse_split
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
@@ -383,10 +383,9 @@ class Classifier(ImageModel):
         from sightline.api.watching import watch
 
         with show_progress(progress, callback) as display:
-            items = None if reference is None else list_labeled_items(reference, set, display.on_progress)
             return watch(
-                self, Path(log), reference=items, level=level, top=top,
-                figure=None if figure is None else Path(figure), callback=display,
+                self, Path(log), reference=None if reference is None else self.wrap_labeled(reference, set),
+                level=level, top=top, figure=None if figure is None else Path(figure), callback=display,
             )  # fmt: skip
 
     def model_card(self) -> str:

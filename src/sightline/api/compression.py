@@ -218,7 +218,8 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
         matched = run_images.match_run_images(run, callback.on_progress)
         run_images.raise_if_incomplete(run, matched, "images", ", or give others with --data")
         return matched.index
-    index = run_images.restore_splits(run.read_data() or (), build_index(data, callback.on_progress))
+    options = run_images.choose_tree_options(run, find_task(run.config.model.task).targets)
+    index = run_images.restore_splits(run.read_data() or (), build_index(data, callback.on_progress, options=options))
     known_hashes = {row.sha256 for row in run.read_data() or ()}
     count = sum(p.sha256 in known_hashes for p in index.images)
     callback.on_message(

@@ -82,7 +82,8 @@ class EmbeddingModel(MaskModel):
         """
         progress = (callback or Callback()).on_progress
         if labeled or isinstance(images, Dataset):
-            labeled_items = list(list_labeled_items(cast("Dataset | Sources", images), set, progress))
+            data = self.wrap_labeled(cast("Dataset | Sources", images), set)
+            labeled_items = list(list_labeled_items(data, progress))
             batches = stream.embed(self.predictor, labeled_items, self.feature_model_id)
             return track(batches, "embedding", progress, lambda: len(labeled_items), len)
         items = list_items(images, self.predictor.preprocess.channels, set)

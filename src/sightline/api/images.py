@@ -15,7 +15,6 @@ from PIL import Image
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
 from sightline.callbacks import Batch, Progress, no_progress, track
-from sightline.data.indexing import Sources
 from sightline.data.remote import is_url
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
@@ -88,11 +87,9 @@ def track_images(
         yield from track(batches, task, progress, count, measure)
 
 
-def list_labeled_items(
-    data: Dataset | Sources, settings: Settings, progress: Progress = no_progress
-) -> Iterator[InputItem]:
+def list_labeled_items(data: Dataset, progress: Progress = no_progress) -> Iterator[InputItem]:
     """Yield the images of `data` with their labels, then its unreadable files, whose reading raises their reason."""
-    index = Dataset.wrap(data, set=settings).read_index(progress)
+    index = data.read_index(progress)
     for position, image in enumerate(index.images):
         yield InputItem(image.path, partial(index.read, position), image.label)
     for file in index.unreadable:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sightline.api import stored_thresholds
 from sightline.api.dataset import Dataset
+from sightline.api.options import Settings
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
@@ -141,6 +142,14 @@ class LoadedModel:
             self.run, self.source_run, self.predictor.classes, self.predictor.preprocess, sources, progress, index,
             self.task.targets,
         )  # fmt: skip
+
+    def wrap_labeled(self, data: Dataset | Sources, settings: Settings = ()) -> Dataset:
+        """Return labeled images other than the run's own, read as `settings` say, or else as its tree of classes."""
+        dataset = Dataset.wrap(data, set=settings)
+        tree = run_images.choose_tree_options(self.source_run, self.task.targets).class_tree
+        if not tree or dataset.config.data.class_tree:
+            return dataset
+        return Dataset.wrap(dataset, set={"data.class_tree": tree})
 
     @property
     def source_run(self) -> RunDirectory | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sightline import jsonio
@@ -16,7 +17,7 @@ ROLES = ("path", "label", "split")
 
 
 def to_assignments(settings: Settings) -> list[str]:
-    """Return `settings` as ``KEY=VALUE`` texts; a value of None removes the setting.
+    """Return `settings` as ``KEY=VALUE`` texts; a value of None removes the setting, and a path is its text.
 
     >>> to_assignments({"train.epochs": 5, "model.name": "vgg16", "input.page": None})
     ['train.epochs=5', 'model.name="vgg16"', 'input.page=unset']
@@ -30,7 +31,8 @@ def to_assignments(settings: Settings) -> list[str]:
         if isinstance(value, Mapping):
             assignments += to_assignments({f"{key}.{name}": inner for name, inner in value.items()})
         else:
-            assignments.append(f"{key}={'unset' if value is None else jsonio.dumps(value)}")
+            text = "unset" if value is None else jsonio.dumps(str(value) if isinstance(value, Path) else value)
+            assignments.append(f"{key}={text}")
     return assignments
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.api import owned_png
 from sightline.api.classifier import Classifier
+from sightline.api.dataset import Dataset
+from sightline.api.images import list_labeled_items
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import Callback
 from sightline.errors import DataError, ModelError, UsageError, plural, suggest
@@ -146,7 +148,7 @@ def watch(
     classifier: Classifier,
     log: Path,
     *,
-    reference: Iterable[InputItem] | None = None,
+    reference: Dataset | None = None,
     level: float = 0.05,
     top: int = 10,
     figure: Path | None = None,
@@ -248,8 +250,9 @@ def load_sample(classifier: Classifier) -> ValidationSample:
         raise ModelError(f"The model {path} cannot be used: {error}. Train it again, or give --reference.") from error
 
 
-def _make_sample(classifier: Classifier, items: Iterable[InputItem], callback: Callback) -> ValidationSample:
+def _make_sample(classifier: Classifier, reference: Dataset, callback: Callback) -> ValidationSample:
     """Return the sample of labeled images; those that cannot be read are left out, and a message counts them."""
+    items = list_labeled_items(reference, callback.on_progress)
     predictor = classifier.predictor
     images: list[ImageOutputs[InputItem, Any]] = []
     failed = 0
