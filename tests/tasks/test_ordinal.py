@@ -32,6 +32,7 @@ from sightline.data.targets import GRADES
 from sightline.data.types import Subset
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import conformal
+from sightline.evaluation.error_analysis import ErrorExample
 from sightline.evaluation.ordinal import (
     MAE,
     QWK,
@@ -99,6 +100,21 @@ def test_a_prediction_has_the_expected_grade_in_every_format(run: Path, data: Pa
     assert row["expected_grade"] == pytest.approx(float(cells["expected_grade"]), abs=1e-6)
     text = CliRunner().invoke(app, arguments[:-1]).stdout
     assert f"expected grade {prediction.expected_grade:.2f}" in text
+
+
+def test_the_errors_have_the_expected_grade_in_every_form(run: Path) -> None:
+    errors = jsonio.read_object(run / "eval" / "test" / "metrics.json")["errors"]["most_confident_errors"]
+    assert errors, "the intervals of this test need errors"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    printed = CliRunner().invoke(app, ["evaluate", str(run)]).stdout
+    assert "expected grade" in printed.split("most confident errors")[1]
+    stored = RunDirectory(run).read_predictions("test")
+    assert stored is not None
+    by_path = dict(zip(stored.paths, stored.probabilities @ np.arange(5), strict=True))
+    for error in errors:
+        assert error["expected_grade"] == pytest.approx(by_path[error["path"]], abs=1e-5)
+        assert f"expected grade {error['expected_grade']:.2f}<br>{error['path']}" in page
+    assert "expected_grade" not in json.dumps(ErrorExample(0, "a.png", "a", "b", 0.9).to_dict())
 
 
 def test_an_evaluation_prints_the_distances_of_grades(run: Path) -> None:

@@ -40,11 +40,12 @@ def print_report(report: EvaluationReport) -> None:
     if wrong := report.errors.most_confident_errors:
         print_line()
         print_line("most confident errors")
-        rows = [[a.path, a.label, a.predicted, f"{a.probability:.3f}"] for a in wrong]
-        columns = ["image", "true class", "predicted", "confidence"]
+        grades = [[] if a.expected_grade is None else [f"{a.expected_grade:.2f}"] for a in wrong]
+        rows = [[a.path, a.label, a.predicted, f"{a.probability:.3f}", *g] for a, g in zip(wrong, grades, strict=True)]
+        columns = ["image", "true class", "predicted", "confidence", *(["expected grade"] if grades[0] else [])]
         count = report.errors.count
         rest = f"--format json lists {'all' if count == len(rows) else f'the first {len(rows)}'}"
-        print_table(columns, rows, right=["confidence"], limit=MAX_ROWS, rest=rest, total=count)
+        print_table(columns, rows, right=["confidence", "expected grade"], limit=MAX_ROWS, rest=rest, total=count)
 
 
 def _print_levels(hierarchy: HierarchyMetrics) -> None:

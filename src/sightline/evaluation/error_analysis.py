@@ -17,17 +17,22 @@ MAX_PAIRS, EXAMPLES_PER_PAIR = 5, 4
 
 @dataclass(frozen=True, slots=True)
 class ErrorExample:
-    """Image number `index` of the evaluation: true class `label`, predicted class `predicted`, and its probability."""
+    """Image number `index` of the evaluation: true class `label`, predicted class `predicted`, and its probability.
+
+    `expected_grade` is that of a model of grades.
+    """
 
     index: int
     path: str
     label: str
     predicted: str
     probability: float
+    expected_grade: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields but the number of the image as JSON values."""
-        return jsonio.fields_to_dict(self, skip=["index"])
+        without_grade = [] if self.expected_grade is not None else ["expected_grade"]
+        return jsonio.fields_to_dict(self, skip=["index", *without_grade])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,13 @@ def analyze_errors(evaluation: EvaluationResult, max_examples: int = MAX_EXAMPLE
         order[predictions[order] == evaluation.labels[order]][::-1],
     )
 
+    grades = evaluation.expected_grades
+
     def pick(at: NDArray[np.int64], count: int) -> tuple[ErrorExample, ...]:
         return tuple(
             ErrorExample(
                 int(i), evaluation.paths[i], evaluation.classes[evaluation.labels[i]],
-                evaluation.classes[predictions[i]], float(confidences[i])
+                evaluation.classes[predictions[i]], float(confidences[i]), None if grades is None else float(grades[i]),
             )
             for i in at[:count]
         )  # fmt: skip

@@ -13,6 +13,7 @@ from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap
 from sightline.evaluation.evaluator import NO_GROUPS, compute_evaluation
 from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.inference.decisions import compute_expected_grades
 
 QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
 
@@ -22,6 +23,11 @@ class OrdinalResult(EvaluationResult):
     """The metrics of a classifier of grades, whose `classes` are in order: those of any classes, and of distances."""
 
     headlines = (QWK, MAE)
+
+    @property
+    def expected_grades(self) -> NDArray[np.float64]:
+        """The expected grade of each image, float64 [N]."""
+        return compute_expected_grades(self.probabilities, self.classes)
 
 
 def compute_ordinal_evaluation(

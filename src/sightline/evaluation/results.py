@@ -145,6 +145,11 @@ class EvaluationResult(TaskResult):
     per_class: tuple[ClassMetrics, ...]
     confusion: NDArray[np.int64] = field(kw_only=True)
 
+    @property
+    def expected_grades(self) -> NDArray[np.float64] | None:
+        """The expected grade of each image, float64 [N]; None unless the classes are grades."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON values, without the arrays of each image."""
         from sightline.metrics import most_confused_pairs

@@ -221,8 +221,16 @@ def add_expected_grade(
     """Return the prediction with the mean of the grades under `probabilities` float32 [K], if they are finite."""
     if not np.isfinite(probabilities).all():
         return prediction
-    grade = float(probabilities.astype(np.float64) @ np.array(number_grades(classes)))
-    return replace(prediction, expected_grade=grade)
+    return replace(prediction, expected_grade=float(compute_expected_grades(probabilities, classes)))
+
+
+def compute_expected_grades(probabilities: NDArray[np.float32], classes: Sequence[str]) -> NDArray[np.float64]:
+    """Return the mean of the grades, each weighted by its probability: float64 [N], or [] of one image.
+
+    >>> compute_expected_grades(np.array([[0.5, 0.25, 0.25]], np.float32), ("1", "2", "3")).tolist()
+    [1.75]
+    """
+    return np.asarray(probabilities.astype(np.float64) @ np.array(number_grades(classes)))
 
 
 def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:

@@ -40,7 +40,13 @@ class LeakedInfo(TypedDict):
     without_leaked: ImagesWithoutLeaked | None
 
 
-class ErrorInfo(TypedDict):
+class _GradeInfo(TypedDict, total=False):
+    """What only grades have."""
+
+    expected_grade: float
+
+
+class ErrorInfo(_GradeInfo):
     """A prediction to look at."""
 
     path: str
