@@ -9,6 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+WORDS = {"auroc": "AUROC", "f1": "F1", "iou": "IoU", "dice": "Dice", "hamming": "Hamming", "brier": "Brier score"}
+
+
+def describe_metric(name: str) -> str:
+    """Return how text spells a metric.
+
+    >>> [describe_metric(name) for name in ("macro_f1", "auroc", "mean_average_precision")]
+    ['macro F1', 'AUROC', 'mean average precision']
+    """
+    return " ".join(WORDS.get(word, word) for word in name.split("_"))
+
 
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """Return the mean of -log p(true class) in nats; p is clipped to at least 1e-7."""

@@ -157,7 +157,7 @@ def test_a_thousand_classes_are_not_a_thousand_lines(capsys: pytest.CaptureFixtu
     assert len(lines) < 80
     assert "... and 860 more of 900: all are in eval/test/metrics.json" in lines
     assert "100 of 1,000 classes have no image in the test split and are not tested: 'class 0900', " in lines[1]
-    assert "over 900 of 1,000 classes" in next(line for line in lines if line.startswith("macro f1"))
+    assert "over 900 of 1,000 classes" in next(line for line in lines if line.startswith("macro F1"))
     assert [line.split()[1] for line in lines if line.startswith("class 0")][:2] == ["0003", "0004"], "the worst first"
     assert len(to_metrics(value)["per_class"]) == 1000
 

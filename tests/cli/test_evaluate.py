@@ -71,7 +71,7 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "strange" not in page
     assert f"evaluate {run} --ood FOLDER" in page, "with its limit, but no other images"
-    for word in ("auroc", "calibration: ECE", "risk-coverage", "returns a set for"):
+    for word in ("AUROC", "calibration: ECE", "risk-coverage", "returns a set for"):
         assert word in outcome.out
 
 

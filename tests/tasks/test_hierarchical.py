@@ -159,7 +159,7 @@ def test_rows_of_predictions_have_the_answer(run: Path, photos: Path, tmp_path: 
 def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     output = command("evaluate", copy, "--target-precision", "0.75")
-    assert "hierarchical f1" in output
+    assert "hierarchical F1" in output
     assert "level  classes  accuracy" in output
     thresholds = RunDirectory(copy).read_thresholds()
     assert thresholds is not None
@@ -180,7 +180,7 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     assert row["metrics"]["hierarchical_f1"] == recorded["metrics"]["hierarchical_f1"]["value"]
     assert row["metrics"]["top_1"] == recorded["accuracy"]
     compared = command("compare", run, copy)
-    assert "hierarchical f1" in compared
+    assert "hierarchical F1" in compared
     assert "accuracy level 1" in compared
     with pytest.raises(UsageError, match="has --target-precision"):
         api.load(copy).evaluate(coverage=0.9)

@@ -24,6 +24,7 @@ from sightline.evaluation.ordinal import MAE, QWK, GradeComparison, compare_grad
 from sightline.evaluation.paired import PairedComparison
 from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
+from sightline.metrics import describe_metric
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import find_reported_split
@@ -98,7 +99,7 @@ class PairedRun:
         note = f"; {self.note}" if self.note else ""
         is_accuracy = self.metric == "accuracy"
         test = "exact McNemar" if c.groups is None else f"permutation test of {plural(c.groups, 'group')},"
-        verdict = f"{c.verdict}. Accuracy" if is_accuracy else f"{c.verdict} in {_describe_name(self.metric)}:"
+        verdict = f"{c.verdict}. Accuracy" if is_accuracy else f"{c.verdict} in {describe_metric(self.metric)}:"
         return (
             f"{self.second} vs. {self.first}: {verdict} "
             f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
@@ -113,7 +114,7 @@ class PairedRun:
             differences = {QWK: grades.kappa_difference, MAE: grades.error_difference}
         if self.label_sets is not None:
             differences = {name: getattr(self.label_sets, name) for name in MultiLabelResult.headlines}
-        text = "; ".join(f"{_describe_name(name)} {_describe_difference(of)}" for name, of in differences.items())
+        text = "; ".join(f"{describe_metric(name)} {_describe_difference(of)}" for name, of in differences.items())
         return f" {text[0].upper()}{text[1:]}." if text else ""
 
 
@@ -231,10 +232,6 @@ def _compare_label_sets(common: CommonImages, groups: NDArray[np.int64] | None) 
         (common.present[0][first_rows], common.present[1][second_rows][:, columns]),
         groups,
     )
-
-
-def _describe_name(metric: str) -> str:
-    return metric.replace("_", " ").replace("f1", "F1")
 
 
 def _describe_difference(metric: Metric) -> str:

@@ -45,6 +45,7 @@ def compare(
 def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
     """Print one row per run."""
     from sightline.api.comparison import list_metrics
+    from sightline.metrics import describe_metric
 
     cells: list[list[Cell]] = []
     names = list_metrics(rows)
@@ -56,7 +57,7 @@ def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
         values = (row.metrics.get(key) for key in names)
         cells[-1] += ["" if value is None else f"{value:.4f}" for value in values]
         cells[-1] += [str(row.epochs), f"{row.seconds:.1f}"]
-    headings = [name.replace("_", " ") for name in names]
+    headings = [describe_metric(name) for name in names]
     columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "split", *headings]
     print_table(
         [*columns, "epochs", "seconds"], cells, right=["parameters", "accuracy", *headings, "epochs", "seconds"]

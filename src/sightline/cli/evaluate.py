@@ -165,7 +165,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
     print_line()
     others = [
-        [name.replace("_", " "), *metric_cells(f, len(evaluation.classes))]
+        [metrics.describe_metric(name), *metric_cells(f, len(evaluation.classes))]
         for name, f in evaluation.metrics.items()
         if name != "top_1"  # the accuracy again
     ]

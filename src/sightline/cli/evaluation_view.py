@@ -117,6 +117,7 @@ def _describe_storage(report: EvaluationReport) -> str:
 
 def print_metrics(evaluation: TaskResult, split: str) -> None:
     """Print the size of an evaluation, what limits it, and a table of its metrics."""
+    from sightline.metrics import describe_metric
     from sightline.report import sentences
 
     classes = len(evaluation.classes)
@@ -128,7 +129,7 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
     for caution in sentences.list_cautions(evaluation.to_dict()):
         print_line(caution)
     print_line()
-    rows = [[name.replace("_", " "), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
+    rows = [[describe_metric(name), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
     print_table(["metric", "value", "95% interval", ""], rows)
     print_line()
 

@@ -178,7 +178,9 @@ def print_result(result: TrainResult) -> None:
 
 
 def _format_headline(headline: Mapping[str, float | None], metrics: SplitMetrics) -> str:
-    values = [f"{key.replace('_', ' ')} {value:.4f}" for key, value in headline.items() if value is not None]
+    from sightline.metrics import describe_metric
+
+    values = [f"{describe_metric(key)} {value:.4f}" for key, value in headline.items() if value is not None]
     return f"{', '.join(values)} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
 
 
