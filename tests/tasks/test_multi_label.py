@@ -433,7 +433,7 @@ def test_planted_labels_are_listed_first_with_all_classes_of_the_image(run: Path
 
 
 def test_compression_and_score_are_refused(run: Path, data: Path) -> None:
-    with pytest.raises(UsageError, match="is a model of multi_label, which cannot be compressed yet"):
+    with pytest.raises(UsageError, match="is a model of several labels per image, which cannot be compressed yet"):
         sl.load(run).compress()
     with pytest.raises(UsageError, match="use evaluate"):
         sl.load(run).score(data.parent / "0.png", ["red"])

@@ -134,10 +134,12 @@ def compress(
     selected_methods = _check_methods(methods)
     run = RunDirectory.open(Path(model))
     config = run.config
-    if find_task(config.model.task).targets.allows_several:
+    targets = find_task(config.model.task).targets
+    if targets.allows_several:
+        kind = "masks" if targets.are_masks else "several labels per image"
         raise UsageError(
-            f"{run.path} is a model of {config.model.task}, which cannot be compressed yet: export it instead, as in "
-            f"`sightline export {run.path} --precision int8`."
+            f"{run.path} is a model of {kind}, which cannot be compressed yet: export it instead, as in `sightline "
+            f"export {run.path} --precision int8`."
         )
     environment.check_packages(config)
     environment.start_backend(config.device)

@@ -213,5 +213,5 @@ def load_keras_predictor(run: RunDirectory, on_message: Callable[[str], None] | 
     if not run.has_model:
         raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
     if on_message is not None:
-        on_message("Loading the Keras model of the run, which has gradients.")
+        on_message("Loading the Keras model of the run, which takes a few seconds.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())

@@ -26,7 +26,7 @@ def print_report(report: MultiLabelReport) -> None:
     cells = [
         [
             c.label, *map(format_number, (c.average_precision.value, c.auroc.value, c.precision, c.recall, c.f1)),
-            format_number(c.threshold) or "never", str(c.support),
+            "always" if c.threshold == 0 else format_number(c.threshold) or "never", str(c.support),
         ]
         for c in evaluation.per_class
     ]  # fmt: skip
