@@ -10,14 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORDS = {"auroc": "AUROC", "f1": "F1", "iou": "IoU", "dice": "Dice", "hamming": "Hamming", "brier": "Brier score"}
+NAMES = {"top_1": "accuracy", "top_5": "top-5 accuracy"}
 
 
 def describe_metric(name: str) -> str:
     """Return how text spells a metric.
 
-    >>> [describe_metric(name) for name in ("macro_f1", "auroc", "mean_average_precision")]
-    ['macro F1', 'AUROC', 'mean average precision']
+    >>> [describe_metric(name) for name in ("macro_f1", "auroc", "top_1", "accuracy_level_2")]
+    ['macro F1', 'AUROC', 'accuracy', 'accuracy of level 2']
     """
+    if name in NAMES:
+        return NAMES[name]
+    name = name.replace("_level_", "_of_level_")
     return " ".join(WORDS.get(word, word) for word in name.split("_"))
 
 

@@ -30,7 +30,7 @@ def _describe_masks(classes: MaskClasses, images: int) -> Finding:
     pixels = f"; pixels of the {what if len(void) == 1 else what + 's'} {', '.join(void)} have no class" if void else ""
     advice = "Train on them with --set model.task=segmentation, or on the classes in each with model.task=multi_label."
     has = "image has" if images == 1 else "images have"
-    renamed = " A class called void, ignore or unlabeled is none: give it another name to learn it." if void else ""
+    renamed = " A class called void, ignore or unlabeled is left out: rename it to learn it." if void else ""
     return Finding(
         MASKS, "note", images,
         f"{has} masks of {plural(len(classes.names), 'class', 'classes')}{pixels}",
