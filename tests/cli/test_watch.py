@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 import sightline as sl
 from command import COLORS, Command, draw_classes
-from sightline.api.watching import load_sample
+from sightline.api.reference_sample import load_sample
 from sightline.evaluation import validation_sample
 from sightline.inference import bundle
 from sightline.inference.feature_log import FILES, FeatureLog

@@ -54,7 +54,20 @@ def read(path: Path, model: str = MODEL) -> LoggedImages:
     return LoggedImages(
         tuple(i for b in batches for i in b.ids), tuple(t for b in batches for t in b.times),
         np.concatenate([b.features for b in batches]), np.concatenate([b.probabilities for b in batches]),
+        np.concatenate([b.quality for b in batches]),
     )  # fmt: skip
+
+
+def test_the_quality_of_masks_is_read_as_it_was_added(open_log: Open, tmp_path: Path) -> None:
+    log = open_log()
+    for quality, features, probabilities in zip((0.25, 1.0, None), *draw(3), strict=True):
+        log.add(features, probabilities, quality)
+    log.close()
+    np.testing.assert_array_equal(read(tmp_path / "cats.log").quality, [0.25, 1.0, np.nan])
+    path = tmp_path / "cats.log"
+    path.write_text(path.read_text().replace('"quality": 0.25', '"quality": 1.25'))
+    with pytest.raises(DataError, match=r"line 2: a quality of 1\.25; expected 0 to 1"):
+        read(path)
 
 
 def test_a_log_returns_what_was_added_over_several_openings(open_log: Open, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
 from sightline.api import Classifier
 from sightline.errors import UsageError
+from sightline.inference.feature_log import read_log
 from sightline.inference.masks import encode_mask, make_palette, overlay_image
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
@@ -219,12 +220,33 @@ def test_the_description_of_the_api_names_what_masks_have() -> None:
     assert (model.json["task"], model.json["tile"]) == ("segmentation", 0)
 
 
+@pytest.mark.parametrize("resize", ["stretch", "pad"])
+def test_what_is_logged_of_a_mask_is_what_its_answer_states(tmp_path: Path, resize: str) -> None:
+    from sightline.serve.feature_logs import FeatureLogs
+
+    model = make_mask_model(resize=resize)
+    model.feature_model_id = f"blobs@{64 * '0'}"
+    content = json.dumps({"images": [base64.b64encode(file).decode() for file in FILES]}).encode()
+    (answer,) = send(
+        model, ("/predict", content, {"content-type": "application/json"}),
+        feature_logs=FeatureLogs(tmp_path / "scenes.log", 1 << 20),
+    )  # fmt: skip
+    (images,) = read_log(tmp_path / "scenes.log", model.feature_model_id, CLASSES, print)
+    predictions = {prediction["log_id"]: prediction for prediction in answer.json["predictions"]}
+    assert set(images.ids) == set(predictions)
+    for image_id, quality, means in zip(images.ids, images.quality, images.probabilities, strict=True):
+        assert predictions[image_id]["quality"] == pytest.approx(quality, abs=1e-6)
+        assert means.sum() == pytest.approx(1, abs=1e-5)
+
+
 def test_options_without_a_meaning_are_refused(tmp_path: Path) -> None:
     from sightline.serve.feature_logs import FeatureLogs
     from sightline.serve.served_model import ServedModel
 
-    with pytest.raises(UsageError, match="A log of features is of models that classify whole images"):
-        send(make_mask_model(), feature_logs=FeatureLogs(tmp_path / "log", 1000))
+    tiled = make_mask_model()
+    tiled.tile = 1.0
+    with pytest.raises(UsageError, match="this model predicts masks in tiles: leave --log-features out"):
+        send(tiled, feature_logs=FeatureLogs(tmp_path / "log", 1000))
     whole = make_mask_model()
     whole._task_name = "single_label"
     with pytest.raises(UsageError, match="leave --tile out"):

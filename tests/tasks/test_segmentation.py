@@ -324,8 +324,6 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         run.classifier.compress()
     with pytest.raises(ModelError, match="single_label alone"):
         run.classifier.add_class("line", [image, image])
-    with pytest.raises(UsageError, match="This model predicts masks: watch compares"):
-        run.classifier.watch(tmp_path / "log")
     for data, advice in ((run, f"`sightline report {run.path}` shows"), (sightline.Dataset(scenes), "doctor` checks")):
         with (
             pytest.raises(DataError, match=f"has masks, which the studio cannot show .* {advice}"),

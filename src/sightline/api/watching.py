@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,20 @@ from sightline import jsonio
 from sightline.api import owned_png
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
-from sightline.api.images import list_labeled_items
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
+from sightline.api.reference_sample import load_sample, make_sample
 from sightline.callbacks import Callback
-from sightline.errors import DataError, ModelError, UsageError, plural, suggest
+from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation.accuracy_estimate import AccuracyEstimate, estimate_accuracy
 from sightline.evaluation.drift import Drift, DriftTest
+from sightline.evaluation.iou_estimate import IouEstimate, estimate_mean_iou
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
-from sightline.evaluation.validation_sample import MIN_IMAGES, ValidationSample, compute_uncertainties
-from sightline.inference import bundle, exported_folder
+from sightline.evaluation.results import Metric
+from sightline.evaluation.validation_sample import ValidationSample, compute_uncertainties
 from sightline.inference.feature_log import FILES, LoggedImages, list_files, read_log
-from sightline.inference.predictor import Outputs
-from sightline.inference.runner import ImageOutputs, predict_images
-from sightline.inference.stream import InputItem, decode_item
 from sightline.report import plotting
 from sightline.report.drift_plot import plot_drift
 
-NO_SAMPLE = (
-    "{path} has no sample of its validation images: give labeled images that it was not trained on with --reference. A "
-    "run and its bundle (a folder or a .zip) have one if there are at least {count} validation images."
-)
 MAY_HAVE_DROPPED = (
     "{log} has all of its files and may have dropped its oldest images: if so, the test began anew with those that are "
     "left, and so did its probability of a false alarm"
@@ -43,12 +36,20 @@ MAY_HAVE_DROPPED = (
 
 @dataclass(frozen=True, slots=True)
 class ImageToLabel:
-    """An image that is worth a label: its id in the log, its time (UTC), and what was predicted."""
+    """An image that is worth a label: its id in the log, its time (UTC), and what was predicted.
+
+    Of a mask, `label` is the class with the largest mean `probability`, and `quality` the expected IoU.
+    """
 
     id: str
     time: str
     label: str
     probability: float
+    quality: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, the quality only of a mask."""
+        return jsonio.fields_to_dict(self, skip=["quality"] if self.quality is None else [])
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,7 +64,8 @@ class WatchReport:
         last: The time of the last image (UTC).
         drift: The test for drift: its alarm, if any, and its evidence after each image.
         accuracy: The estimated accuracy on all images, or on those since the start of the drift; None for a model of
-            several labels.
+            several labels or of masks.
+        mask_iou: The estimated mean IoU of the masks of these images; None for other models.
         label_first: The images to label first, of these images.
         notes: What limits the statements, one sentence each.
         figure: The path of the figure, None without one.
@@ -76,6 +78,7 @@ class WatchReport:
     last: str
     drift: Drift
     accuracy: AccuracyEstimate | None
+    mask_iou: IouEstimate | None
     label_first: tuple[ImageToLabel, ...]
     notes: tuple[str, ...] = ()
     figure: str | None = None
@@ -83,7 +86,7 @@ class WatchReport:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """A row for each image to label, with the columns of ``--format csv``."""
-        return [{"rank": rank} | jsonio.fields_to_dict(image) for rank, image in enumerate(self.label_first, 1)]
+        return [{"rank": rank} | image.to_dict() for rank, image in enumerate(self.label_first, 1)]
 
     def to_frame(self) -> Any:
         """Return the rows as a pandas DataFrame; raises `MissingExtraError` without pandas."""
@@ -100,7 +103,8 @@ class WatchReport:
             "drifted": self.drift.alarm is not None,
             "drift": jsonio.fields_to_dict(self.drift, skip=["log_evidence"]),
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
-            "label_first": jsonio.to_plain(self.label_first),
+            "mask_iou": None if self.mask_iou is None else self.mask_iou.to_dict(),
+            "label_first": [image.to_dict() for image in self.label_first],
             "notes": list(self.notes),
             "figure": self.figure,
         }
@@ -109,9 +113,15 @@ class WatchReport:
         """Yield what the log shows: the name of each line, and its sentence."""
         yield "images", f"{self.count:,}, {self.first} to {self.last}"
         yield "drift", _describe_drift(self.drift)
+        since_start = self.drift.start is not None
         if self.accuracy is not None:
-            yield "accuracy", _describe_accuracy(self.accuracy, since_start=self.drift.start is not None)
-            yield from (("", f"not to be trusted: {caveat}") for caveat in self.accuracy.caveats)
+            values = self.accuracy.accuracy, self.accuracy.count, self.accuracy.validation_accuracy
+            yield "accuracy", _describe_estimate(*values, since_start=since_start)
+        if self.mask_iou is not None:
+            values = self.mask_iou.iou, self.mask_iou.count, self.mask_iou.validation_iou
+            yield "mask IoU", _describe_estimate(*values, since_start=since_start)
+        estimate = self.accuracy or self.mask_iou
+        yield from (("", f"not to be trusted: {caveat}") for caveat in (() if estimate is None else estimate.caveats))
         yield from (("note", note) for note in self.notes)
 
     def __repr__(self) -> str:
@@ -133,14 +143,13 @@ def _describe_drift(drift: Drift) -> str:
     )
 
 
-def _describe_accuracy(estimate: AccuracyEstimate, *, since_start: bool) -> str:
-    value, interval = estimate.accuracy.value or 0.0, estimate.accuracy.interval
+def _describe_estimate(metric: Metric, count: int, on_validation: float, *, since_start: bool) -> str:
+    value, interval = metric.value or 0.0, metric.interval
     text = f"about {value:.3f}"
-    text += f" ({estimate.accuracy.note})" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
+    text += f" ({metric.note})" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
     where = " since the start of the drift" if since_start else ""
     return (
-        f"{text}, estimated without labels on {plural(estimate.count, 'image')}{where}; "
-        f"{estimate.validation_accuracy:.3f} on validation images"
+        f"{text}, estimated without labels on {plural(count, 'image')}{where}; {on_validation:.3f} on validation images"
     )
 
 
@@ -155,8 +164,6 @@ def watch(
     callback: Callback | None = None,
 ) -> WatchReport:
     """Compare the images of a log with validation images; see `Classifier.watch`."""
-    if classifier.task.targets.are_masks:
-        raise UsageError("This model predicts masks: watch compares the images of models that classify whole images.")
     if not 0 < level < 1:
         raise UsageError(f"level is the probability of a false alarm, between 0 and 1, not {level:g}.")
     if top < 0:
@@ -165,15 +172,16 @@ def watch(
         owned_png.check_output(figure, "--figure")
         plotting.check_packages()
     callback = callback or Callback()
-    sample = load_sample(classifier) if reference is None else _make_sample(classifier, reference, callback)
+    sample = load_sample(classifier) if reference is None else make_sample(classifier, reference, callback)
     notes: list[str] = []
     images = read_log(log, classifier.feature_model_id, classifier.classes, notes.append)
-    stream = _Stream.read(sample, log, images, level)
+    stream = _Stream.read(sample, log, images, level, are_masks=classifier.task.targets.are_masks)
     if len(list_files(log)) == FILES:
         notes.append(MAY_HAVE_DROPPED.format(log=log))
     report = WatchReport(
         str(log), str(classifier.path or "model"), len(stream.confidences), stream.first, stream.recent[-1].times[-1],
-        stream.drift, _estimate(sample, stream), _choose(classifier, stream, top), tuple(notes),
+        stream.drift, _estimate(sample, stream), _estimate_iou(sample, stream), _choose(classifier, stream, top),
+        tuple(notes),
     )  # fmt: skip
     if figure is not None:
         owned_png.save_owned_png(figure, plot_drift(report.drift, log.name))
@@ -183,24 +191,35 @@ def watch(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stream:
-    """What is kept of a log: the outcome of the test, the confidences, and all of the last `MAX_CANDIDATES` images."""
+    """What is kept of a log: the outcome of the test, the confidences, and all of the last `MAX_CANDIDATES` images.
+
+    The confidence of a mask is its quality.
+    """
 
     drift: Drift
-    confidences: NDArray[np.float32]
+    confidences: NDArray[np.float64]
     recent: Sequence[LoggedImages]
     first: str
 
     @classmethod
-    def read(cls, sample: ValidationSample, log: Path, batches: Iterable[LoggedImages], level: float) -> _Stream:
-        test, confidences, recent, first = DriftTest(sample, level), [np.zeros(0, np.float32)], [], ""
+    def read(
+        cls, sample: ValidationSample, log: Path, batches: Iterable[LoggedImages], level: float, *, are_masks: bool
+    ) -> _Stream:
+        test, confidences, recent, first = DriftTest(sample, level), [np.zeros(0)], [], ""
         for batch in batches:
             if batch.features.shape[1] != sample.bank.shape[1]:
                 raise DataError(
                     f"{log} holds {batch.features.shape[1]} features of each image, and the model has "
                     f"{sample.bank.shape[1]}: give the model that was served."
                 )
-            test.add(batch.features, compute_uncertainties(batch.probabilities))
-            confidences.append(batch.probabilities.max(1))
+            if are_masks:
+                _check_quality(log, batch)
+                uncertainties, sureness = 1 - batch.quality, batch.quality
+            else:
+                uncertainties = compute_uncertainties(batch.probabilities)
+                sureness = batch.probabilities.max(1).astype(np.float64)
+            test.add(batch.features, uncertainties)
+            confidences.append(sureness)
             first = first or batch.times[0]
             recent.append(batch)
             while sum(map(len, recent[1:])) >= MAX_CANDIDATES:
@@ -210,80 +229,52 @@ class _Stream:
         return cls(test.finish(), np.concatenate(confidences), recent, first)
 
 
+def _check_quality(log: Path, images: LoggedImages) -> None:
+    if np.isnan(images.quality).any():
+        raise DataError(f"{log} lacks the quality of masks: give the log of a server of this model of masks.")
+
+
+def _estimate_iou(sample: ValidationSample, stream: _Stream) -> IouEstimate | None:
+    if not len(sample.ious):
+        return None
+    new = stream.confidences[(stream.drift.start or 1) - 1 :]
+    quality, ious = (values.astype(np.float64) for values in (sample.confidences, sample.ious))
+    return estimate_mean_iou(quality, ious, new, stream.drift)
+
+
 def _estimate(sample: ValidationSample, stream: _Stream) -> AccuracyEstimate | None:
     if not len(sample.correct):
         return None
     new = stream.confidences[(stream.drift.start or 1) - 1 :]
-    return estimate_accuracy(sample.confidences, sample.correct, new, stream.drift)
+    return estimate_accuracy(sample.confidences, sample.correct, new.astype(np.float32), stream.drift)
 
 
 def _choose(classifier: Classifier, stream: _Stream, count: int) -> tuple[ImageToLabel, ...]:
-    """Choose images to label among the last ones, and of those the ones since the start of a drift."""
+    """Choose images to label among the last ones, and of those the ones since the start of a drift.
+
+    A mask counts as uncertain by as much as its quality is below 1.
+    """
     features = np.concatenate([batch.features for batch in stream.recent])
     probabilities = np.concatenate([batch.probabilities for batch in stream.recent])
     ids = [image_id for batch in stream.recent for image_id in batch.ids]
     times = [time for batch in stream.recent for time in batch.times]
     before = len(stream.confidences) - len(ids)
     skipped = max(0, (stream.drift.start or 1) - 1 - before, len(ids) - MAX_CANDIDATES)
-    several = classifier.task.targets.allows_several
-    positions = choose_images(features[skipped:], probabilities[skipped:], count, several=several)
+    targets = classifier.task.targets
+    quality = np.concatenate([batch.quality for batch in stream.recent])
+    doubts = probabilities
+    if targets.are_masks:
+        doubts = (np.stack([1 + quality, 1 - quality], 1) / 2).astype(np.float32)
+    several = targets.allows_several and not targets.are_masks
+    positions = choose_images(features[skipped:], doubts[skipped:], count, several=several)
     chosen = []
     for position in (skipped + i for i in positions):
         predicted = int(probabilities[position].argmax())
         probability = float(probabilities[position, predicted])
-        chosen.append(ImageToLabel(ids[position], times[position], classifier.classes[predicted], probability))
-    return tuple(chosen)
-
-
-def load_sample(classifier: Classifier) -> ValidationSample:
-    """Return the sample of validation images in the bundle of a model; raises `ModelError` if it has none."""
-    run, path = classifier.run, classifier.path
-    place = path if run is None else run.bundle
-    content = None
-    if place is not None and exported_folder.find(place) is None and bundle.is_bundle(place):
-        content = bundle.read(place).files.get(bundle.SAMPLE_FILE)
-    if content is None:
-        raise ModelError(NO_SAMPLE.format(path=path or "The model", count=MIN_IMAGES))
-    try:
-        return ValidationSample.from_bytes(content)
-    except ModelError as error:
-        raise ModelError(f"The model {path} cannot be used: {error}. Train it again, or give --reference.") from error
-
-
-def _make_sample(classifier: Classifier, reference: Dataset, callback: Callback) -> ValidationSample:
-    """Return the sample of labeled images; those that cannot be read are left out, and a message counts them."""
-    items = list_labeled_items(reference, callback.on_progress)
-    predictor = classifier.predictor
-    images: list[ImageOutputs[InputItem, Any]] = []
-    failed = 0
-    decode = partial(decode_item, predictor.preprocess)
-    for batch in predict_images(predictor, items, decode, lambda pixels: pixels, all_outputs=True):
-        failed += sum(image.error is not None for image in batch)
-        images += [replace(image, decoded=None) for image in batch if image.error is None]
-    if failed:
-        callback.on_message(f"{plural(failed, 'reference image')} cannot be read")
-    sample = None
-    if images:
-        names = ("probabilities", "logits", "features")
-        outputs = Outputs(*(np.stack([getattr(image, name) for image in images]) for name in names))
-        sample = ValidationSample.from_outputs(outputs, _check_correct(classifier, images))
-    if sample is None:
-        raise DataError(
-            f"The reference has {plural(len(images), 'readable image')}: it takes at least {MIN_IMAGES} that the model "
-            "was not trained on, better some hundreds."
-        )
-    return sample
-
-
-def _check_correct(classifier: Classifier, images: Sequence[ImageOutputs[InputItem, Any]]) -> NDArray[np.bool_] | None:
-    """Return whether the most probable class of each image is its label, bool [N]; None for several labels."""
-    if classifier.task.targets.allows_several:
-        return None
-    for item in (image.item for image in images):
-        if item.label not in classifier.classes:
-            raise DataError(
-                f"The reference image {item.path} has the label {item.label!r}, which is not a class of the model."
-                f"{suggest(str(item.label), classifier.classes)}"
+        chosen.append(
+            ImageToLabel(
+                ids[position], times[position], classifier.classes[predicted], probability,
+                float(quality[position]) if targets.are_masks else None,
             )
-    predicted = [classifier.classes[int(np.argmax(image.probabilities))] for image in images]  # type: ignore[arg-type]
-    return np.array([label == image.item.label for label, image in zip(predicted, images, strict=True)], bool)
+        )  # fmt: skip
+    return tuple(chosen)

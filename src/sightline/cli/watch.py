@@ -48,7 +48,8 @@ def watch(
 ) -> None:
     """Check whether the images of a server have drifted from the validation images.
 
-    Also estimates the accuracy without labels, and lists the images to label first. Exits with 1 if they have drifted.
+    Also estimates the accuracy, or the IoU of masks, without labels, and lists the images to label first. Exits with 1
+    if they have drifted.
     """
     from sightline import api
 
@@ -60,7 +61,8 @@ def watch(
     if output_format == TableFormat.json:
         print_json(report.to_dict())
     elif output_format == TableFormat.csv:
-        print_csv(COLUMNS, [[row[name] for name in COLUMNS] for row in report.rows])
+        columns = list(report.rows[0]) if report.rows else COLUMNS
+        print_csv(columns, [[row[name] for name in columns] for row in report.rows])
     else:
         print_report(report)
     if report.drift.alarm is not None:
@@ -76,6 +78,11 @@ def print_report(report: WatchReport) -> None:
     if report.label_first:
         print_line()
         rows: list[list[Cell]] = [
-            [image.id, image.time, image.label, f"{image.probability:.4f}"] for image in report.label_first
-        ]
-        print_table(["label first", "time", "predicted", "probability"], rows, right=["probability"])
+            [
+                image.id, image.time, image.label, f"{image.probability:.4f}",
+                *([] if image.quality is None else [f"{image.quality:.4f}"]),
+            ]
+            for image in report.label_first
+        ]  # fmt: skip
+        header = ["label first", "time", "predicted", "probability", "quality"][: len(rows[0])]
+        print_table(header, rows, right=["probability", "quality"])

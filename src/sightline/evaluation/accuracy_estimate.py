@@ -29,6 +29,7 @@ RESAMPLES = 1000
 MIN_IMAGES = 50
 MIN_ERRORS = 10  # among validation images
 LARGE_GAP = 0.05  # between the two estimates
+DRIFTED = "the input has drifted, and on unfamiliar images the model may be confident and wrong: label some of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,7 @@ def _list_caveats(
 ) -> list[str]:
     caveats = []
     if drift is not None and drift.alarm is not None:
-        caveats.append(
-            "the input has drifted, and on unfamiliar images the model may be confident and wrong: label some of them"
-        )
+        caveats.append(DRIFTED)
     if errors < MIN_ERRORS:
         caveats.append(f"it rests on {plural(errors, 'error')} among the validation images, which is too few")
     if count < MIN_IMAGES:

@@ -22,6 +22,7 @@ from sightline.data.types import Subset
 from sightline.errors import DataError
 from sightline.evaluation import boundaries, calibration, segmentation_metrics
 from sightline.evaluation.error_analysis import MAX_EXAMPLES
+from sightline.evaluation.validation_sample import ValidationSample
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
 from sightline.inference.runner import iterate_results
@@ -68,6 +69,12 @@ class MaskOutputs(ModelOutputs):
             self.reliability[rows], self.quality[rows], self.pixel_logits[is_selected],
             self.pixel_labels[is_selected], pixel_images[is_selected], worst,
         )  # fmt: skip
+
+
+def sample_masks(outputs: MaskOutputs) -> ValidationSample | None:
+    """Return what a bundle keeps of these validation images; None if they are too few."""
+    ious = segmentation_metrics.compute_image_iou(outputs.confusions)
+    return ValidationSample.from_masks(outputs.outputs.features, outputs.quality, ious)
 
 
 def join_outputs(subsets: Sequence[MaskOutputs]) -> MaskOutputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,10 @@ class ValidationSample:
     Attributes:
         bank: float32 [B, F]: features of images that scores are defined by: a third, at most 128.
         features: float32 [M, F]: features of the other images, with which new images are compared.
-        uncertainties: float64 [M]: one minus the largest probability for each of them.
-        confidences: float32 [N]: the largest probability for each image, and for some more.
-        correct: bool [N]: whether their predictions are correct; empty if images may have several labels.
+        uncertainties: float64 [M]: one minus the largest probability for each of them, or the quality of its mask.
+        confidences: float32 [N]: the largest probability, or the quality of the mask, for each image and some more.
+        correct: bool [N]: whether their predictions are correct; empty if images may have several labels, or masks.
+        ious: float32 [N]: the IoU of each mask; empty for other models.
     """
 
     bank: NDArray[np.float32]
@@ -43,6 +44,7 @@ class ValidationSample:
     uncertainties: NDArray[np.float64]
     confidences: NDArray[np.float32]
     correct: NDArray[np.bool_]
+    ious: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @classmethod
     def from_outputs(cls, outputs: Outputs, correct: NDArray[np.bool_] | None) -> ValidationSample | None:
@@ -52,15 +54,34 @@ class ValidationSample:
         """
         if len(outputs.features) < MIN_IMAGES or outputs.probabilities.ndim != 2 or outputs.features.ndim != 2:
             return None
-        rows = make_generator(0, "validation sample").permutation(len(outputs.features))[:MAX_CONFIDENCES]
-        size = max(MIN_IMAGES, min(MAX_IMAGES, MAX_BYTES // (2 * outputs.features.shape[1])))
-        features, probabilities = round_features(outputs.features[rows[:size]]), outputs.probabilities[rows]
-        if not np.isfinite(features).all() or not np.isfinite(probabilities).all():
+        rows = _choose_rows(len(outputs.features))
+        bank, features = _choose_features(outputs.features, rows)
+        probabilities = outputs.probabilities[rows]
+        if not np.isfinite(features).all() or not np.isfinite(bank).all() or not np.isfinite(probabilities).all():
             return None
-        bank = min(MAX_BANK, len(features) // 3)
         return cls(
-            features[:bank], features[bank:], compute_uncertainties(probabilities[bank : len(features)]),
-            probabilities.max(1), np.zeros(0, bool) if correct is None else correct[rows],
+            bank, features, compute_uncertainties(probabilities[len(bank) :][: len(features)]), probabilities.max(1),
+            np.zeros(0, bool) if correct is None else correct[rows],
+        )  # fmt: skip
+
+    @classmethod
+    def from_masks(
+        cls, features: NDArray[np.float32], quality: NDArray[np.float64], ious: NDArray[np.float64]
+    ) -> ValidationSample | None:
+        """Return a sample of images with masks, given their features [N, F], the quality [N] and the IoU [N] of masks.
+
+        The IoU of an image without a pixel of a class is NaN. Returns None if there are too few images.
+        """
+        if len(features) < MIN_IMAGES:
+            return None
+        rows = _choose_rows(len(features))
+        bank, others = _choose_features(features, rows)
+        if not np.isfinite(bank).all() or not np.isfinite(others).all() or not np.isfinite(quality).all():
+            return None
+        known = rows[np.isfinite(ious[rows])]
+        return cls(
+            bank, others, 1 - quality[rows][len(bank) :][: len(others)], quality[known].astype(np.float32),
+            np.zeros(0, bool), ious[known].astype(np.float32),
         )  # fmt: skip
 
     def compute_scores(self, features: NDArray[np.float32], uncertainties: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,7 +98,8 @@ class ValidationSample:
     def to_bytes(self) -> bytes:
         """Return the file of a bundle: an uncompressed ``.npz`` of the fields; equal samples give equal bytes."""
         file = io.BytesIO()
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = [entry.name for entry in fields(self) if entry.name != "ious" or len(self.ious)]
+        arrays = {name: getattr(self, name) for name in names}
         arrays |= {name: arrays[name].astype(np.float16) for name in ("bank", "features")}
         np.savez(file, schema=np.int64(SCHEMA), **arrays)
         return file.getvalue()
@@ -100,10 +122,26 @@ class ValidationSample:
             and len(sample.features) == len(sample.uncertainties)
             and sample.bank.shape[1] == sample.features.shape[1]
             and len(sample.correct) in {0, len(sample.confidences)}
+            and len(sample.ious) in {0, len(sample.confidences)}
         )
         if not fits:
             raise ModelError("its sample of validation images has arrays of shapes that do not fit each other")
         return sample
+
+
+def _choose_rows(count: int) -> NDArray[np.int64]:
+    """Return the positions of up to `MAX_CONFIDENCES` of `count` images, at random."""
+    return make_generator(0, "validation sample").permutation(count)[:MAX_CONFIDENCES]
+
+
+def _choose_features(
+    features: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the rounded features of the bank, and those of the images after it in `rows`, as many as may be kept."""
+    size = max(MIN_IMAGES, min(MAX_IMAGES, MAX_BYTES // (2 * features.shape[1])))
+    rounded = round_features(features[rows[:size]])
+    bank = min(MAX_BANK, len(rounded) // 3)
+    return rounded[:bank], rounded[bank:]
 
 
 def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -119,7 +157,7 @@ def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.floa
 
 _TYPES: dict[str, tuple[type[np.generic], str, int]] = {
     "bank": (np.float32, "f", 2), "features": (np.float32, "f", 2), "uncertainties": (np.float64, "f", 1),
-    "confidences": (np.float32, "f", 1), "correct": (np.bool_, "b", 1),
+    "confidences": (np.float32, "f", 1), "correct": (np.bool_, "b", 1), "ious": (np.float32, "f", 1),
 }  # fmt: skip
 
 

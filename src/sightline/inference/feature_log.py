@@ -7,13 +7,15 @@ The first line of a file states the model, each other line holds one image; numb
     {"schema": 1, "log": "features", "model": "...", "classes": ["cat", "dog"]}
     {"id": "9f0c...", "time": "2026-11-26T21:52:19Z", "features": "<float16 [F]>", "probabilities": "<float32 [K]>"}
 
-An id is random. A last line without an end is one that was not written completely.
+Probabilities of a model of masks are the means over the pixels, and a line has its ``quality``, the expected IoU of the
+mask. An id is random. A last line without an end is one that was not written completely.
 """
 
 from __future__ import annotations
 
 import base64
 import logging
+import math
 import os
 import queue
 import secrets
@@ -76,12 +78,16 @@ class LogHeader:
 
 @dataclass(frozen=True, slots=True)
 class _LogLine:
-    """The line of an image: its id, the time of its prediction, and its features and probabilities in base64."""
+    """The line of an image: its id, the time of its prediction, its features and probabilities in base64.
+
+    The quality is that of a mask.
+    """
 
     id: str
     time: str
     features: str
     probabilities: str
+    quality: float | None = None
 
 
 def _format_object(value: Any, *names: str) -> bytes:
@@ -90,12 +96,16 @@ def _format_object(value: Any, *names: str) -> bytes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoggedImages:
-    """Images of a log, in order: `features` float32 [N, F], `probabilities` float32 [N, K], ids and times (UTC)."""
+    """Images of a log, in order: `features` float32 [N, F], `probabilities` float32 [N, K], ids and times (UTC).
+
+    `quality` float64 [N] is the expected IoU of each mask, NaN for other models.
+    """
 
     ids: tuple[str, ...]
     times: tuple[str, ...]
     features: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    quality: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,9 +143,14 @@ class FeatureLog:
         self._thread = threading.Thread(target=self._run, name="feature log", daemon=True)
         self._thread.start()
 
-    def add(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> str:
-        """Log the features [F] and probabilities [K] of one image of the first model, and return its id."""
-        return self._add(_WaitingImage(features, probabilities, self._header, 0))
+    def add(
+        self, features: NDArray[np.float32], probabilities: NDArray[np.float32], quality: float | None = None
+    ) -> str:
+        """Log the features [F] and probabilities [K] of one image of the first model, and return its id.
+
+        The `quality` is that of a mask.
+        """
+        return self._add(_WaitingImage(features, probabilities, quality, self._header, 0))
 
     def use_model(self, model: str, classes: Sequence[str]) -> ModelLog:
         """Return the log of a model that takes the place of the one before; its first image starts a new file.
@@ -167,7 +182,7 @@ class FeatureLog:
             try:
                 if image.generation > self._generation:
                     self._switch(image)
-                self._write(_format_line(image.id, image.features, image.probabilities))
+                self._write(image.to_line())
                 self._is_failing = False
             except OSError as error:
                 self.dropped += 1
@@ -243,24 +258,29 @@ class ModelLog:
     header: LogHeader
     generation: int
 
-    def add(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> str:
-        """Log the features [F] and probabilities [K] of one image, and return its id."""
-        return self.log._add(_WaitingImage(features, probabilities, self.header, self.generation))  # noqa: SLF001  # a view of it
+    def add(
+        self, features: NDArray[np.float32], probabilities: NDArray[np.float32], quality: float | None = None
+    ) -> str:
+        """Log the features [F] and probabilities [K] of one image, and return its id; see `FeatureLog.add`."""
+        image = _WaitingImage(features, probabilities, quality, self.header, self.generation)
+        return self.log._add(image)  # noqa: SLF001  # a view of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _WaitingImage:
     features: NDArray[Any]
     probabilities: NDArray[Any]
+    quality: float | None
     header: LogHeader
     generation: int
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
-
-def _format_line(image_id: str, features: NDArray[Any], probabilities: NDArray[Any]) -> bytes:
-    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    encoded = _encode(round_features(features).astype(_FEATURES)), _encode(probabilities.astype(_PROBABILITIES))
-    return _format_object(_LogLine(image_id, time, *encoded), "id", "time", "features", "probabilities")
+    def to_line(self) -> bytes:
+        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        features = _encode(round_features(self.features).astype(_FEATURES))
+        line = _LogLine(self.id, time, features, _encode(self.probabilities.astype(_PROBABILITIES)), self.quality)
+        names = ("id", "time", "features", "probabilities")
+        return _format_object(line, *names, *(() if self.quality is None else ("quality",)))
 
 
 def _encode(values: NDArray[Any]) -> str:
@@ -359,12 +379,12 @@ def _read_images(path: Path, file: BufferedReader, classes: int) -> Iterator[Log
     lines = _iter_lines(path, file)
     size = None
     while batch := [_parse_line(path, number, line, classes) for number, line in islice(lines, ROWS)]:
-        ids, times, features, probabilities = zip(*batch, strict=True)
+        ids, times, features, probabilities, quality = zip(*batch, strict=True)
         sizes = {len(row) for row in features} | ({size} if size else set())
         if len(sizes) > 1:
             raise DataError(f"{path} is damaged: its images have {' and '.join(map(str, sorted(sizes)))} features.")
         size = sizes.pop()
-        yield LoggedImages(ids, times, np.stack(features), np.stack(probabilities))
+        yield LoggedImages(ids, times, np.stack(features), np.stack(probabilities), np.array(quality))
 
 
 def _iter_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
@@ -379,7 +399,7 @@ def _iter_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]
 
 def _parse_line(
     path: Path, number: int, line: bytes, classes: int
-) -> tuple[str, str, NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[str, str, NDArray[np.float32], NDArray[np.float32], float]:
     try:
         values = jsonio.build(_LogLine, jsonio.loads(line), "it")
         features, probabilities = _decode(values.features, _FEATURES), _decode(values.probabilities, _PROBABILITIES)
@@ -389,9 +409,11 @@ def _parse_line(
                 f"{len(features)} features and {len(probabilities)} probabilities, or NaN; expected {classes} classes"
             )
             raise ValueError(reason)  # noqa: TRY301  # as its parts raise
+        if values.quality is not None and not 0 <= values.quality <= 1:
+            raise ValueError(f"a quality of {values.quality}; expected 0 to 1")  # noqa: TRY301  # as its parts raise
     except (ValueError, ModelError) as error:
         raise DataError(f"{path} is damaged: line {number}: {first_line(error)}") from error
-    return values.id, values.time, features, probabilities
+    return values.id, values.time, features, probabilities, math.nan if values.quality is None else values.quality
 
 
 def _decode(text: str, dtype: np.dtype[Any]) -> NDArray[np.float32]:

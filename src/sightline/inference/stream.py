@@ -29,6 +29,7 @@ from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
@@ -321,7 +322,7 @@ def _make_embeddings(batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]]
 
 def predict_pixels(
     predictor: Predictor,
-    images: Sequence[NDArray[np.uint8]],
+    images: Sequence[DecodedItem],
     *,
     top: int,
     thresholds: Thresholds | None,
@@ -330,24 +331,34 @@ def predict_pixels(
 ) -> list[Prediction]:
     """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
 
-    With a `log`, the features and probabilities of each are added to it, and its path is its id there.
+    With a `log`, the features and probabilities of each are added to it, and its path is its id there. The quality of a
+    mask that it states is without what the image was padded with, where its size is known.
     """
-    decoded = [ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images]
+    decoded: list[ImageOutputs[InputItem, DecodedItem]] = [
+        ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images
+    ]
     all_outputs = thresholds is not None or log is not None
     batch = predict_decoded(predictor, decoded, _get_pixels, all_outputs=all_outputs, size=len(images))
     if log is not None:
-        batch = [_log_image(log, image) for image in batch]
+        batch = [_log_image(predictor.preprocess, log, image) for image in batch]
+    batch = [replace(image, decoded=None) for image in batch]  # the masks are of all pixels
     return list(_make_predictions(predictor, batch, top, thresholds, interpret))
 
 
 def _log_image(
-    log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, NDArray[np.uint8]]
-) -> ImageOutputs[InputItem, NDArray[np.uint8]]:
+    preprocess: PreprocessingSpec, log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, DecodedItem]
+) -> ImageOutputs[InputItem, DecodedItem]:
     """Log what was computed for an image, unless it failed, and return it with its id as its path."""
-    if image.features is None or image.probabilities is None or not np.isfinite(image.features).all():
+    rows, quality = image.probabilities, None
+    if image.features is None or rows is None or not np.isfinite(image.features).all():
         return image
-    image_id = log.add(image.features, image.probabilities)
-    return replace(image, item=replace(image.item, path=image_id))
+    if rows.ndim == 3:  # of each pixel
+        if isinstance(image.decoded, SizedImage):
+            rows = preprocess.cut_padding(rows, image.decoded.width, image.decoded.height)
+        elif preprocess.resize == "pad":  # an unknown part of it is no image
+            return image
+        quality, rows = estimate_iou(rows), rows.mean((0, 1), dtype=np.float64).astype(np.float32)
+    return replace(image, item=replace(image.item, path=log.add(image.features, rows, quality)))
 
 
 def _get_pixels(decoded: DecodedItem) -> NDArray[np.uint8]:

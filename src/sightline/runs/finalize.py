@@ -15,7 +15,7 @@ from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
-from sightline.evaluation.mask_outputs import MaskOutputs
+from sightline.evaluation.mask_outputs import MaskOutputs, sample_masks
 from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.export import keras_to_onnx
@@ -252,12 +252,13 @@ def collect_sample_outputs(task: Task, predictor: Predictor, validation: Subset)
 
 
 def make_sample_file(outputs: ModelOutputs, task: Task) -> dict[str, bytes]:
-    """Return the file of a bundle with a sample of these validation images by name; empty for too few, or masks."""
-    if task.targets.are_masks:  # an image has a probability for each pixel
-        return {}
-    several, probabilities = task.targets.allows_several, outputs.outputs.probabilities
-    correct = None if several or outputs.labels.ndim != 1 else probabilities.argmax(1) == outputs.labels
-    sample = ValidationSample.from_outputs(outputs.outputs, correct)
+    """Return the file of a bundle with a sample of these validation images by name; empty for too few."""
+    if isinstance(outputs, MaskOutputs):
+        sample = sample_masks(outputs)
+    else:
+        several, probabilities = task.targets.allows_several, outputs.outputs.probabilities
+        correct = None if several or outputs.labels.ndim != 1 else probabilities.argmax(1) == outputs.labels
+        sample = ValidationSample.from_outputs(outputs.outputs, correct)
     return {} if sample is None else {bundle.SAMPLE_FILE: sample.to_bytes()}
 
 

@@ -119,20 +119,34 @@ class LabeledImages:
                 f"{index.name} has no images in its {wanted_split} split: give other images, or "
                 "another split with --split."
             )
-        split_index = index.select(indices)
-        for image in split_index.images:
-            for label in set(self.targets.list_classes(image.label)).difference(self.classes):
-                raise DataError(
-                    f"{image.path} has the class {label!r}, which the model does not know: "
-                    f"its classes are {', '.join(self.classes[:8])}."
-                )
-        decoded = decode_images(split_index, self.preprocess, keep=cache, progress=self.progress)
-        images = tuple(split_index.images[i] for i in decoded.readable)
-        samples = Subset(
-            decoded.pixels.array,
-            decoded.rows,
-            encode_labels(split_index, decoded.readable, self.preprocess, self.targets, self.classes),
-            tuple(p.path for p in images),
-            list_sizes(images),
+        return decode_labeled(
+            index.select(indices), self.classes, self.preprocess, self.targets, cache=cache, progress=self.progress
         )
-        return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))
+
+
+def decode_labeled(
+    index: Index,
+    classes: tuple[str, ...],
+    preprocess: PreprocessingSpec,
+    targets: Targets,
+    *,
+    cache: bool = True,
+    progress: Progress = no_progress,
+) -> LabeledSubset:
+    """Return all images of `index` with their labels; raises `DataError` for a label that is not in `classes`."""
+    for image in index.images:
+        for label in set(targets.list_classes(image.label)).difference(classes):
+            raise DataError(
+                f"{image.path} has the class {label!r}, which the model does not know: "
+                f"its classes are {', '.join(classes[:8])}."
+            )
+    decoded = decode_images(index, preprocess, keep=cache, progress=progress)
+    images = tuple(index.images[i] for i in decoded.readable)
+    samples = Subset(
+        decoded.pixels.array,
+        decoded.rows,
+        encode_labels(index, decoded.readable, preprocess, targets, classes),
+        tuple(p.path for p in images),
+        list_sizes(images),
+    )
+    return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))

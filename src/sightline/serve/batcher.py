@@ -37,7 +37,7 @@ MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is 
 class _PendingImage:
     """An image that waits for its prediction; times are in seconds of `time.perf_counter`."""
 
-    pixels: NDArray[np.uint8]
+    pixels: stream.DecodedItem
     future: asyncio.Future[Prediction]
     arrival: float = field(default_factory=time.perf_counter)
     start: float | None = None  # of its batch
@@ -141,12 +141,15 @@ class Batcher:
         prediction = await self._enqueue(pixels)
         return replace(prediction, probabilities=None) if isinstance(prediction, PixelPrediction) else prediction
 
-    async def predict_each_pixel(self, pixels: NDArray[np.uint8]) -> PixelPrediction:
-        """Return the mask and the probabilities of the pixels [H, W, C], of a model of masks; see `predict`."""
+    async def predict_each_pixel(self, pixels: stream.DecodedItem) -> PixelPrediction:
+        """Return the mask and the probabilities of the pixels [H, W, C], of a model of masks; see `predict`.
+
+        Its path is its id in the log, if there is one.
+        """
         prediction = await self._enqueue(pixels)
         return prediction if isinstance(prediction, PixelPrediction) else PixelPrediction("", error=prediction.error)
 
-    async def _enqueue(self, pixels: NDArray[np.uint8]) -> Prediction:
+    async def _enqueue(self, pixels: stream.DecodedItem) -> Prediction:
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         image = _PendingImage(pixels, future)
         try:
@@ -205,7 +208,7 @@ class Batcher:
                     batch.append(await self._queue.get())
 
     async def _run_model(
-        self, pixels: list[NDArray[np.uint8]], futures: list[asyncio.Future[Prediction]]
+        self, pixels: Sequence[stream.DecodedItem], futures: list[asyncio.Future[Prediction]]
     ) -> list[Prediction]:
         """Return the predictions for a batch; the futures of a late one fail, but its thread is awaited."""
         work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels, self._log)
@@ -231,7 +234,7 @@ class Batcher:
             self._classifier.predictor.outputs(np.stack(pixels))
 
     def _predict_batch(
-        self, pixels: list[NDArray[np.uint8]], log: FeatureLog | ModelLog | None = None
+        self, pixels: Sequence[stream.DecodedItem], log: FeatureLog | ModelLog | None = None
     ) -> list[Prediction]:
         classifier = self._classifier
         return stream.predict_pixels(

@@ -25,6 +25,7 @@ from sightline.inference.masks import (
     shrink_mask,
 )
 from sightline.inference.predictor import NOT_FINITE_REASON
+from sightline.inference.stream import SizedImage
 from sightline.inference.tiling import TiledMask, scale_spec
 from sightline.preprocessing import encode_png, inspect_image
 from sightline.serve.batcher import gather_limited
@@ -76,26 +77,28 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
     prediction = await (_predict_tiles(running, pixels) if scale else _predict_whole(running, pixels, size))
     if prediction is None:
         return MaskPrediction("", error=NOT_FINITE_REASON)
-    mask, quality = prediction
+    log_id, mask, quality = prediction
 
     def complete() -> MaskPrediction:
         full = resize_mask(mask, *size) if scale else restore_size(preprocess, mask, *size)
-        return describe_mask("", full, quality, classifier.classes, classifier.thresholds)
+        return describe_mask(log_id, full, quality, classifier.classes, classifier.thresholds)
 
     return await asyncio.to_thread(complete)
 
 
 async def _predict_whole(
     running: RunningModel, pixels: NDArray[np.uint8], size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], float] | None:
-    prediction = await running.batcher.predict_each_pixel(pixels)
+) -> tuple[str, NDArray[np.uint8], float] | None:
+    prediction = await running.batcher.predict_each_pixel(SizedImage(pixels, *size))
     if prediction.mask is None or prediction.probabilities is None:
         return None
     content = running.served.classifier.preprocess.cut_padding(prediction.probabilities, *size)
-    return prediction.mask, await asyncio.to_thread(estimate_iou, content)
+    return prediction.path, prediction.mask, await asyncio.to_thread(estimate_iou, content)
 
 
-async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float] | None:
+async def _predict_tiles(
+    running: RunningModel, pixels: NDArray[np.uint8]
+) -> tuple[str, NDArray[np.uint8], float] | None:
     classifier = running.served.classifier
     tiled = await asyncio.to_thread(TiledMask, pixels, classifier.preprocess, len(classifier.classes))
     for row in tiled.rows:
@@ -104,16 +107,19 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> tu
         if len(probabilities) < len(tiles):
             return None
         await asyncio.to_thread(tiled.add_row, row, np.stack(probabilities))
-    return tiled.mask, tiled.quality
+    return "", tiled.mask, tiled.quality
 
 
 def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return what ``predict --masks --format json`` prints, and the run lengths of each class; of an error its reason.
 
+    The path of a prediction is its id in the log of features, "" without one.
+
     `rle` is COCO's uncompressed encoding, as `inference.masks.encode_runs` returns it, at the size of the image.
     """
     content = prediction.to_dict()
-    del content["path"]
+    log_id = content.pop("path")
+    content |= {"log_id": log_id} if log_id else {}
     if prediction.mask is None:
         return content
     runs, colors = encode_runs(prediction.mask), list_colors(len(classes))

@@ -137,6 +137,7 @@ _MASK_FIELDS: dict[str, Any] = {
     "areas": {"type": "object", "additionalProperties": _NUMBER},
     "quality": _NUMBER,
     "decision": {"enum": ["mask", "abstain"]},
+    "log_id": _STRING,
     "masks": _list(
         _object(
             label=_STRING,

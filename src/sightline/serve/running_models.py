@@ -112,8 +112,11 @@ class RunningModels:
         """
         log = None
         if self._feature_logs is not None:
-            if served.classifier.task.targets.are_masks:
-                raise UsageError("A log of features is of models that classify whole images: leave --log-features out.")
+            if served.classifier.tile:
+                raise UsageError(
+                    "A log of features is of whole images, and this model predicts masks in tiles: leave "
+                    "--log-features out, or resize each image with --tile 0."
+                )
             log = self._feature_logs.use(served)
         batcher = Batcher(
             served.classifier, self._limits, self._metrics.for_model(served.name), self._tracing, log,

@@ -1,0 +1,115 @@
+"""The IoU of masks without true ones, estimated from their quality, the IoU that the probabilities of pixels promise.
+
+The quality orders masks, but is too high or too low by as much as the probabilities are. An isotonic regression on
+validation images says which IoU masks of a quality have (Barlow et al., "Statistical inference under order
+restrictions", 1972); its mean over the new masks is the estimate. The difference of qualities is a second one: the IoU
+falls as much as the mean quality, as the accuracy does with the mean confidence (Guillory et al., ICCV 2021).
+
+Both assume that quality and IoU are related on the new images as on validation images. Nothing in the images shows
+whether that holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import jsonio
+from sightline.errors import plural
+from sightline.evaluation.accuracy_estimate import DRIFTED, LARGE_GAP, MIN_IMAGES, RESAMPLES
+from sightline.evaluation.bootstrap import make_metric
+from sightline.evaluation.drift import Drift
+from sightline.evaluation.results import Metric
+from sightline.seeding import make_generator
+
+MAX_UNFAMILIAR = 0.1  # of the new masks, with a quality below that of any validation image
+MAX_QUANTILES = 1000  # of the new qualities, which stand for all of them
+
+
+@dataclass(frozen=True, slots=True)
+class IouEstimate:
+    """The estimated mean IoU of the masks of `count` images: of each image the mean over its own classes.
+
+    Attributes:
+        count: The number of images.
+        iou: By the IoU of validation images of the same quality, with its 95% interval.
+        by_difference: By the difference of mean qualities, with its 95% interval.
+        validation_iou: The mean IoU of the validation images of the sample.
+        caveats: Why the estimate is not to be trusted, a sentence each; empty if nothing speaks against it.
+    """
+
+    count: int
+    iou: Metric
+    by_difference: Metric
+    validation_iou: float
+    caveats: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return jsonio.fields_to_dict(self)
+
+
+def estimate_mean_iou(
+    quality: NDArray[np.float64], ious: NDArray[np.float64], new: NDArray[np.float64], drift: Drift | None = None
+) -> IouEstimate:
+    """Estimate the mean IoU of masks of the quality `new` [T] from `quality` [N] and `ious` [N] of validation images.
+
+    The intervals are percentiles of 1,000 bootstrap resamples of both. An alarm in `drift` becomes a caveat.
+    """
+    size = min(len(new), MAX_QUANTILES)
+    quantiles = np.quantile(new, (np.arange(size) + 0.5) / size)
+    values = _estimate(quality, ious, quantiles, len(new))
+    rng = make_generator(0, "IoU estimate")
+    resampled = np.empty((RESAMPLES, 2))
+    for row in resampled:
+        rows = rng.integers(0, len(ious), len(ious))
+        row[:] = _estimate(quality[rows], ious[rows], quantiles, len(new), rng)
+    by_regression, by_difference = (
+        make_metric(float(value), column) for value, column in zip(values, resampled.T, strict=True)
+    )
+    caveats = _list_caveats(by_regression, by_difference, quality, new, drift)
+    return IouEstimate(len(new), by_regression, by_difference, float(ious.mean()), tuple(caveats))
+
+
+def _estimate(
+    quality: NDArray[np.float64],
+    ious: NDArray[np.float64],
+    quantiles: NDArray[np.float64],
+    count: int,
+    rng: np.random.Generator | None = None,
+) -> tuple[float, float]:
+    """Return both estimates for `count` masks; with `rng`, for a resample of them, by the central limit theorem."""
+    from sklearn.isotonic import isotonic_regression
+
+    order = np.argsort(quality, kind="stable")
+    fitted = np.interp(quantiles, quality[order], isotonic_regression(ious[order]))
+    errors = (0.0, 0.0)
+    if rng is not None:
+        first, second = (float(rng.normal() * values.std() / np.sqrt(count)) for values in (fitted, quantiles))
+        errors = first, second
+    by_difference = float(ious.mean()) + float(quantiles.mean()) + errors[1] - float(quality.mean())
+    return float(np.clip(fitted.mean() + errors[0], 0, 1)), float(np.clip(by_difference, 0, 1))
+
+
+def _list_caveats(
+    by_regression: Metric,
+    by_difference: Metric,
+    quality: NDArray[np.float64],
+    new: NDArray[np.float64],
+    drift: Drift | None,
+) -> list[str]:
+    caveats = [] if drift is None or drift.alarm is None else [DRIFTED]
+    if len(quality) < MIN_IMAGES:
+        caveats.append(f"it rests on {plural(len(quality), 'validation image')}, which is too few")
+    if len(new) < MIN_IMAGES:
+        caveats.append(f"there are only {plural(len(new), 'image')}")
+    unfamiliar = float((new < quality.min()).mean())
+    if unfamiliar > MAX_UNFAMILIAR:
+        caveats.append(f"{unfamiliar:.0%} of the masks have a lower quality than any of a validation image")
+    first, second = by_regression.value, by_difference.value
+    if first is not None and second is not None and abs(first - second) > LARGE_GAP:
+        caveats.append(f"another estimate, by the difference of qualities, is {second:.3f}")
+    return caveats

@@ -1,0 +1,56 @@
+"""The mean IoU of masks, estimated from their quality alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sightline.evaluation.accuracy_estimate import DRIFTED
+from sightline.evaluation.drift import Drift
+from sightline.evaluation.iou_estimate import estimate_mean_iou
+
+
+def draw(count: int, mean: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return qualities that promise too much, and IoUs, float64 [count] each."""
+    quality = np.clip(rng.normal(mean, 0.08, count), 0.05, 1)
+    return quality, np.clip(1.6 * (quality - 0.35) + rng.normal(0, 0.05, count), 0, 1)
+
+
+@pytest.mark.parametrize("mean", [0.86, 0.77])
+def test_intervals_hold_the_mean_iou_as_often_as_they_say(mean: float) -> None:
+    hits = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        quality, ious = draw(150, 0.82, rng)
+        new, true = draw(200, mean, rng)
+        interval = estimate_mean_iou(quality, ious, new).iou.interval
+        assert interval is not None
+        hits += interval.low <= true.mean() <= interval.high
+    assert hits >= 17
+
+
+def test_a_poorly_calibrated_quality_is_corrected_by_validation_images() -> None:
+    rng = np.random.default_rng(0)
+    quality, ious = draw(300, 0.82, rng)
+    new, true = draw(5000, 0.72, rng)
+    estimate = estimate_mean_iou(quality, ious, new)
+    assert estimate.iou.value == pytest.approx(true.mean(), abs=0.03)
+    assert abs(new.mean() - true.mean()) > 0.1
+    assert estimate.count == 5000
+    assert estimate.validation_iou == pytest.approx(ious.mean())
+    assert any("by the difference of qualities" in caveat for caveat in estimate.caveats)
+    same = estimate_mean_iou(quality, ious, quality)
+    assert same.iou.value == pytest.approx(ious.mean(), abs=1e-3)
+    assert same.caveats == ()
+
+
+def test_what_speaks_against_an_estimate_is_said() -> None:
+    rng = np.random.default_rng(1)
+    quality, ious = draw(30, 0.8, rng)
+    drift = Drift(0.05, 12, 4, "distance", 30.0, np.zeros(20))
+    estimate = estimate_mean_iou(quality, ious, np.full(20, 0.3), drift)
+    assert estimate.caveats[0] == DRIFTED
+    assert "30 validation images, which is too few" in estimate.caveats[1]
+    assert "only 20 images" in estimate.caveats[2]
+    assert "100% of the masks have a lower quality than any of a validation image" in estimate.caveats[3]
+    assert estimate.to_dict()["iou"]["value"] == estimate.iou.value
