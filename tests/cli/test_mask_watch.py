@@ -17,8 +17,8 @@ from sightline.api.reference_sample import load_sample
 from sightline.errors import DataError, ModelError
 from sightline.evaluation.segmentation import SegmentationResult
 from sightline.evaluation.segmentation_metrics import compute_image_iou
+from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog
-from sightline.inference.stream import predict_pixels
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -28,10 +28,10 @@ NEW = range(2000, 2064)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
-    scenes = draw_scenes(tmp_path_factory.mktemp("scenes"), 48, VALIDATION)
+    scenes = draw_scenes(tmp_path_factory.mktemp("scenes"), 32, VALIDATION)
     settings = {"model.task": "segmentation", "device.threads": 1}
     out = tmp_path_factory.mktemp("run") / "a"
-    return sl.train(scenes, recipe="fcn", epochs=4, out=out, progress=False, set=settings)
+    return sl.train(scenes, recipe="fcn", epochs=3, out=out, progress=False, set=settings)
 
 
 def write_log(classifier: sl.Classifier, path: Path, images: list[np.ndarray]) -> Path:

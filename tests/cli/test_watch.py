@@ -19,9 +19,10 @@ from command import COLORS, Command, draw_classes
 from sightline.api.reference_sample import load_sample
 from sightline.evaluation import validation_sample
 from sightline.inference import bundle
+from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FILES, FeatureLog
 from sightline.inference.predictor import ModelOutputs
-from sightline.inference.stream import make_items, predict_pixels
+from sightline.inference.stream import make_items
 from sightline.runs import finalize
 
 Trained = tuple[Path, dict[str, Any]]

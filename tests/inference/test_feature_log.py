@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sightline.errors import DataError, OutputError
 from sightline.inference import feature_log
-from sightline.inference.feature_log import FILES, FeatureLog, LoggedImages, list_files, read_log
+from sightline.inference.feature_log import FILES, FeatureLog, list_files
+from sightline.inference.logged_images import LoggedImages, read_log
 
 MODEL, CLASSES = "net@" + 64 * "a", ("cat", "dog")
 Open = Callable[..., FeatureLog]

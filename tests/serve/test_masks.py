@@ -17,7 +17,7 @@ from PIL import Image
 from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
 from sightline.api import Classifier
 from sightline.errors import UsageError
-from sightline.inference.feature_log import read_log
+from sightline.inference.logged_images import read_log
 from sightline.inference.masks import encode_mask, make_palette, overlay_image
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec

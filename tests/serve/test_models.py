@@ -18,7 +18,7 @@ from asgi_client import Answer, Request, call
 from sightline import load
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle
-from sightline.inference.feature_log import read_log
+from sightline.inference.logged_images import read_log
 from sightline.serve.app import create_app
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.model_folder import list_folder, load_all

@@ -11,7 +11,7 @@ import pytest
 
 from asgi_client import MODEL_ID, FailingPredictor, Request, send
 from sightline.errors import UsageError
-from sightline.inference.feature_log import read_log
+from sightline.inference.logged_images import read_log
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode_png

@@ -22,8 +22,8 @@ from sightline.data.types import SPLITS
 from sightline.errors import ConfigError, DataError, ModelError, UsageError
 from sightline.evaluation import hierarchy, selective
 from sightline.evaluation.bootstrap import Resampling
+from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog
-from sightline.inference.stream import predict_pixels
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
 from task_images import draw_tree

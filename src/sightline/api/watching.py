@@ -24,7 +24,8 @@ from sightline.evaluation.iou_estimate import IouEstimate, estimate_mean_iou
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.results import Metric
 from sightline.evaluation.validation_sample import ValidationSample, compute_uncertainties
-from sightline.inference.feature_log import FILES, LoggedImages, list_files, read_log
+from sightline.inference.feature_log import FILES, list_files
+from sightline.inference.logged_images import LoggedImages, read_log
 from sightline.report import plotting
 from sightline.report.drift_plot import plot_drift
 

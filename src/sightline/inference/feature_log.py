@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import base64
 import logging
-import math
 import os
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BufferedReader
-from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -33,8 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, jsonio
-from sightline.errors import DataError, ModelError, OutputError, first_line
-from sightline.inference.embeddings import ROWS, check_same_model
+from sightline.errors import ModelError, OutputError, first_line
 
 SCHEMA = 1
 FILES = 4  # of a log: the oldest quarter is dropped at a time
@@ -42,7 +39,7 @@ MAX_WAITING = 4096  # images that wait to be written; more are dropped
 MAX_LINE = 1 << 24  # bytes
 OWNER_ONLY = 0o600  # a part of what an image shows can be restored from its features
 _START = b'{"schema": '
-_FEATURES, _PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
+FEATURES, PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
 
 
 def round_features(features: NDArray[Any]) -> NDArray[np.float32]:
@@ -77,7 +74,7 @@ class LogHeader:
 
 
 @dataclass(frozen=True, slots=True)
-class _LogLine:
+class LogLine:
     """The line of an image: its id, the time of its prediction, its features and probabilities in base64.
 
     The quality is that of a mask.
@@ -92,23 +89,6 @@ class _LogLine:
 
 def _format_object(value: Any, *names: str) -> bytes:
     return jsonio.encode_text(jsonio.dumps({name: getattr(value, name) for name in names}) + "\n")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoggedImages:
-    """Images of a log, in order: `features` float32 [N, F], `probabilities` float32 [N, K], ids and times (UTC).
-
-    `quality` float64 [N] is the expected IoU of each mask, NaN for other models.
-    """
-
-    ids: tuple[str, ...]
-    times: tuple[str, ...]
-    features: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-    quality: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class FeatureLog:
@@ -214,7 +194,7 @@ class FeatureLog:
         try:
             for path in list_files(self.path):
                 with _io.open_regular(path) as file:
-                    header = _read_header(file)
+                    header = read_header(file)
                 if path == self.path and header not in (None, self._header):
                     _shift(self.path)
             return self._create_or_continue()
@@ -277,8 +257,8 @@ class _WaitingImage:
 
     def to_line(self) -> bytes:
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        features = _encode(round_features(self.features).astype(_FEATURES))
-        line = _LogLine(self.id, time, features, _encode(self.probabilities.astype(_PROBABILITIES)), self.quality)
+        features = _encode(round_features(self.features).astype(FEATURES))
+        line = LogLine(self.id, time, features, _encode(self.probabilities.astype(PROBABILITIES)), self.quality)
         names = ("id", "time", "features", "probabilities")
         return _format_object(line, *names, *(() if self.quality is None else ("quality",)))
 
@@ -328,93 +308,7 @@ def list_files(path: Path) -> list[Path]:
     return [file for number in range(FILES) if os.path.lexists(file := _number(path, number))]
 
 
-def _read_header(file: BufferedReader) -> LogHeader | None:
+def read_header(file: BufferedReader) -> LogHeader | None:
     """Return the header of a file; None for an empty one, which was just created."""
     line = file.readline(MAX_LINE)
     return LogHeader.from_line(line) if line else None
-
-
-def read_log(
-    path: Path, model: str, classes: Sequence[str], on_message: Callable[[str], None]
-) -> Iterator[LoggedImages]:
-    """Yield the images of the model with the id `model`, the oldest first, in batches; also while they are written.
-
-    `on_message` receives how many files of other models were left out. Raises `DataError` if it is not a log, is
-    damaged, or has no image of this model.
-    """
-    with ExitStack() as stack:
-        files: list[tuple[Path, BufferedReader]] = []
-        others: list[LogHeader] = []
-        inodes = set()
-        file_path = path
-        try:
-            for file_path in list_files(path) or [path]:
-                file = stack.enter_context(_io.open_regular(file_path))
-                state = os.fstat(file.fileno())
-                if (identity := (state.st_dev, state.st_ino)) in inodes:  # it was renamed in between
-                    continue
-                inodes.add(identity)
-                header = _read_header(file)
-                if header == LogHeader(model, tuple(classes)):
-                    files.append((file_path, file))
-                elif header is not None:
-                    others.append(header)
-        except (OSError, ValueError, ModelError) as error:
-            reason = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
-            raise DataError(
-                f"{file_path} cannot be read as a log of features: {reason}. `sightline serve MODEL --log-features "
-                "FILE` writes one."
-            ) from error
-        if not files and others:
-            if all(header.model != model for header in others):
-                check_same_model(str(path), others[0].model, model)
-            raise DataError(f"{path} is the log of a model with other classes: give the model that was served.")
-        if others:
-            on_message(f"{len(others)} of the files of {path} are of another model and were left out")
-        for file_path, file in reversed(files):
-            yield from _read_images(file_path, file, len(classes))
-
-
-def _read_images(path: Path, file: BufferedReader, classes: int) -> Iterator[LoggedImages]:
-    lines = _iter_lines(path, file)
-    size = None
-    while batch := [_parse_line(path, number, line, classes) for number, line in islice(lines, ROWS)]:
-        ids, times, features, probabilities, quality = zip(*batch, strict=True)
-        sizes = {len(row) for row in features} | ({size} if size else set())
-        if len(sizes) > 1:
-            raise DataError(f"{path} is damaged: its images have {' and '.join(map(str, sorted(sizes)))} features.")
-        size = sizes.pop()
-        yield LoggedImages(ids, times, np.stack(features), np.stack(probabilities), np.array(quality))
-
-
-def _iter_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
-    for number in count(2):
-        line = file.readline(MAX_LINE)
-        if not line.endswith(b"\n"):  # the last one is still being written
-            if len(line) == MAX_LINE:
-                raise DataError(f"{path} is damaged: line {number} is longer than {MAX_LINE:,} bytes.")
-            return
-        yield number, line
-
-
-def _parse_line(
-    path: Path, number: int, line: bytes, classes: int
-) -> tuple[str, str, NDArray[np.float32], NDArray[np.float32], float]:
-    try:
-        values = jsonio.build(_LogLine, jsonio.loads(line), "it")
-        features, probabilities = _decode(values.features, _FEATURES), _decode(values.probabilities, _PROBABILITIES)
-        is_valid = len(features) and len(probabilities) == classes
-        if not is_valid or not np.isfinite(features).all() or not np.isfinite(probabilities).all():
-            reason = (
-                f"{len(features)} features and {len(probabilities)} probabilities, or NaN; expected {classes} classes"
-            )
-            raise ValueError(reason)  # noqa: TRY301  # as its parts raise
-        if values.quality is not None and not 0 <= values.quality <= 1:
-            raise ValueError(f"a quality of {values.quality}; expected 0 to 1")  # noqa: TRY301  # as its parts raise
-    except (ValueError, ModelError) as error:
-        raise DataError(f"{path} is damaged: line {number}: {first_line(error)}") from error
-    return values.id, values.time, features, probabilities, math.nan if values.quality is None else values.quality
-
-
-def _decode(text: str, dtype: np.dtype[Any]) -> NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(text, validate=True), dtype).astype(np.float32)

@@ -28,11 +28,9 @@ from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untr
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
-from sightline.inference.feature_log import FeatureLog, ModelLog
-from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import Prediction, Thresholds
-from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
+from sightline.inference.runner import ImageOutputs, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
 
 REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are ahead anyway
@@ -273,14 +271,14 @@ def predict(
         predictor,
         chain(first, remaining),
         partial(decode, preprocess),
-        _get_pixels,
+        get_pixels,
         all_outputs=thresholds is not None,
         batch_size=batch_size,
         threads=threads,
     )
     with closing(batches):
         for batch in batches:
-            yield from _make_predictions(predictor, batch, top, thresholds, interpret)
+            yield from make_predictions(predictor, batch, top, thresholds, interpret)
 
 
 def embed(
@@ -291,7 +289,7 @@ def embed(
     An image that cannot be read, or whose features are not finite, has a row of NaN and a reason.
     """
     batches = predict_images(
-        predictor, items, partial(decode_item, predictor.preprocess), _get_pixels, all_outputs=True, threads=threads
+        predictor, items, partial(decode_item, predictor.preprocess), get_pixels, all_outputs=True, threads=threads
     )
     size = 0
     with closing(batches):
@@ -320,48 +318,8 @@ def _make_embeddings(batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]]
     return Embeddings(vectors, tuple(i.path for i in items), tuple(i.label for i in items), tuple(errors), model)
 
 
-def predict_pixels(
-    predictor: Predictor,
-    images: Sequence[DecodedItem],
-    *,
-    top: int,
-    thresholds: Thresholds | None,
-    interpret: Interpreter = predict_class,
-    log: FeatureLog | ModelLog | None = None,
-) -> list[Prediction]:
-    """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
-
-    With a `log`, the features and probabilities of each are added to it, and its path is its id there. The quality of a
-    mask that it states is without what the image was padded with, where its size is known.
-    """
-    decoded: list[ImageOutputs[InputItem, DecodedItem]] = [
-        ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images
-    ]
-    all_outputs = thresholds is not None or log is not None
-    batch = predict_decoded(predictor, decoded, _get_pixels, all_outputs=all_outputs, size=len(images))
-    if log is not None:
-        batch = [_log_image(predictor.preprocess, log, image) for image in batch]
-    batch = [replace(image, decoded=None) for image in batch]  # the masks are of all pixels
-    return list(_make_predictions(predictor, batch, top, thresholds, interpret))
-
-
-def _log_image(
-    preprocess: PreprocessingSpec, log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, DecodedItem]
-) -> ImageOutputs[InputItem, DecodedItem]:
-    """Log what was computed for an image, unless it failed, and return it with its id as its path."""
-    rows, quality = image.probabilities, None
-    if image.features is None or rows is None or not np.isfinite(image.features).all():
-        return image
-    if rows.ndim == 3:  # of each pixel
-        if isinstance(image.decoded, SizedImage):
-            rows = preprocess.cut_padding(rows, image.decoded.width, image.decoded.height)
-        elif preprocess.resize == "pad":  # an unknown part of it is no image
-            return image
-        quality, rows = estimate_iou(rows), rows.mean((0, 1), dtype=np.float64).astype(np.float32)
-    return replace(image, item=replace(image.item, path=log.add(image.features, rows, quality)))
-
-
-def _get_pixels(decoded: DecodedItem) -> NDArray[np.uint8]:
+def get_pixels(decoded: DecodedItem) -> NDArray[np.uint8]:
+    """Return the pixels of a decoded image."""
     return decoded.pixels if isinstance(decoded, SizedImage) else decoded
 
 
@@ -394,13 +352,14 @@ def find_size(preprocess: PreprocessingSpec, content: Any) -> tuple[int, int]:
     return width, height
 
 
-def _make_predictions(
+def make_predictions(
     predictor: Predictor,
     batch: Sequence[ImageOutputs[InputItem, Any]],
     top: int,
     thresholds: Thresholds | None,
     interpret: Interpreter,
 ) -> Iterator[Prediction]:
+    """Yield the prediction of each image of a batch: what `interpret` returns, or why there is none."""
     for image in batch:
         path, row, decoded = image.item.path, image.probabilities, image.decoded
         if row is not None and row.ndim == 3 and isinstance(decoded, SizedImage):  # of each pixel

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from sightline.api import Classifier
 from sightline.errors import ImageError
-from sightline.inference import stream
+from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.inference.masks import PixelPrediction, keep_pixels
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
+from sightline.inference.stream import DecodedItem
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
@@ -37,7 +38,7 @@ MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is 
 class _PendingImage:
     """An image that waits for its prediction; times are in seconds of `time.perf_counter`."""
 
-    pixels: stream.DecodedItem
+    pixels: DecodedItem
     future: asyncio.Future[Prediction]
     arrival: float = field(default_factory=time.perf_counter)
     start: float | None = None  # of its batch
@@ -141,7 +142,7 @@ class Batcher:
         prediction = await self._enqueue(pixels)
         return replace(prediction, probabilities=None) if isinstance(prediction, PixelPrediction) else prediction
 
-    async def predict_each_pixel(self, pixels: stream.DecodedItem) -> PixelPrediction:
+    async def predict_each_pixel(self, pixels: DecodedItem) -> PixelPrediction:
         """Return the mask and the probabilities of the pixels [H, W, C], of a model of masks; see `predict`.
 
         Its path is its id in the log, if there is one.
@@ -149,7 +150,7 @@ class Batcher:
         prediction = await self._enqueue(pixels)
         return prediction if isinstance(prediction, PixelPrediction) else PixelPrediction("", error=prediction.error)
 
-    async def _enqueue(self, pixels: stream.DecodedItem) -> Prediction:
+    async def _enqueue(self, pixels: DecodedItem) -> Prediction:
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         image = _PendingImage(pixels, future)
         try:
@@ -208,7 +209,7 @@ class Batcher:
                     batch.append(await self._queue.get())
 
     async def _run_model(
-        self, pixels: Sequence[stream.DecodedItem], futures: list[asyncio.Future[Prediction]]
+        self, pixels: Sequence[DecodedItem], futures: list[asyncio.Future[Prediction]]
     ) -> list[Prediction]:
         """Return the predictions for a batch; the futures of a late one fail, but its thread is awaited."""
         work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels, self._log)
@@ -234,10 +235,10 @@ class Batcher:
             self._classifier.predictor.outputs(np.stack(pixels))
 
     def _predict_batch(
-        self, pixels: Sequence[stream.DecodedItem], log: FeatureLog | ModelLog | None = None
+        self, pixels: Sequence[DecodedItem], log: FeatureLog | ModelLog | None = None
     ) -> list[Prediction]:
         classifier = self._classifier
-        return stream.predict_pixels(
+        return predict_pixels(
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
             interpret=self._interpret, log=log,
         )  # fmt: skip

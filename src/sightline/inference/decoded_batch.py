@@ -1,0 +1,59 @@
+"""Predictions for one batch of images that are already decoded, as a server has them, and its log of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from sightline.inference.decisions import Interpreter, predict_class
+from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.mask_quality import estimate_iou
+from sightline.inference.predictor import Predictor
+from sightline.inference.results import Prediction, Thresholds
+from sightline.inference.runner import ImageOutputs, predict_decoded
+from sightline.inference.stream import DecodedItem, InputItem, SizedImage, get_pixels, make_predictions
+from sightline.preprocessing import PreprocessingSpec
+
+
+def predict_pixels(
+    predictor: Predictor,
+    images: Sequence[DecodedItem],
+    *,
+    top: int,
+    thresholds: Thresholds | None,
+    interpret: Interpreter = predict_class,
+    log: FeatureLog | ModelLog | None = None,
+) -> list[Prediction]:
+    """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
+
+    With a `log`, the features and probabilities of each are added to it, and its path is its id there. The quality of a
+    mask that it states is without what the image was padded with, where its size is known.
+    """
+    decoded: list[ImageOutputs[InputItem, DecodedItem]] = [
+        ImageOutputs(InputItem("", partial(get_pixels, pixels)), pixels) for pixels in images
+    ]
+    all_outputs = thresholds is not None or log is not None
+    batch = predict_decoded(predictor, decoded, get_pixels, all_outputs=all_outputs, size=len(images))
+    if log is not None:
+        batch = [_log_image(predictor.preprocess, log, image) for image in batch]
+    batch = [replace(image, decoded=None) for image in batch]  # the masks are of all pixels
+    return list(make_predictions(predictor, batch, top, thresholds, interpret))
+
+
+def _log_image(
+    preprocess: PreprocessingSpec, log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, DecodedItem]
+) -> ImageOutputs[InputItem, DecodedItem]:
+    """Log what was computed for an image, unless it failed, and return it with its id as its path."""
+    rows, quality = image.probabilities, None
+    if image.features is None or rows is None or not np.isfinite(image.features).all():
+        return image
+    if rows.ndim == 3:  # of each pixel
+        if isinstance(image.decoded, SizedImage):
+            rows = preprocess.cut_padding(rows, image.decoded.width, image.decoded.height)
+        elif preprocess.resize == "pad":  # an unknown part of it does not belong to the image
+            return image
+        quality, rows = estimate_iou(rows), rows.mean((0, 1), dtype=np.float64).astype(np.float32)
+    return replace(image, item=replace(image.item, path=log.add(image.features, rows, quality)))
