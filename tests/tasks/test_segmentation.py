@@ -338,6 +338,8 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
     ):  # fmt: skip
         with pytest.raises(SightlineError, match="is for labels of whole images"):
             sightline.train(str(scenes), recipe="fcn", out=tmp_path / "b", set=SETTINGS | setting, progress=False)
+    with pytest.raises(UsageError, match=r"masks take a decoder, .* compare the out-of-fold mean IoU of .*--folds 2"):
+        sightline.learning_curve(scenes, set=SETTINGS, progress=False)
     with pytest.raises(UsageError, match=r"a mask states one: use augment\.cutmix"):
         sightline.train(scenes, recipe="fcn", out=tmp_path / "b", set=SETTINGS | {"augment.mixup": 0.2}, progress=False)
     classes = tmp_path / "plain"
