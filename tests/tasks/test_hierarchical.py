@@ -9,16 +9,19 @@ import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import sightline as sl
-from sightline import api, jsonio
+from sightline import api, backend, jsonio, metrics
 from sightline.cli import app
+from sightline.config import resolve_config
 from sightline.data.class_tree import build_tree
-from sightline.data.types import SPLITS
+from sightline.data.types import SPLITS, Subset
 from sightline.errors import ConfigError, DataError, ModelError, UsageError
 from sightline.evaluation import hierarchy, selective
 from sightline.evaluation.bootstrap import Resampling
@@ -26,9 +29,11 @@ from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
+from sightline.training.linear_head import iter_heads
 from task_images import draw_tree
 
 CLASSES = ("cool/blue", "cool/green", "gray", "warm/bright/yellow", "warm/red")
+TASK = find_task("hierarchical")
 TREE = ["model.task=hierarchical", "data.class_tree=folders"]
 SETTINGS = [
     *TREE, "model.name=cifar10-simple", "train.epochs=3", "train.track=[]", "train.batch_size=16",
@@ -94,10 +99,6 @@ def test_a_table_gives_any_source_a_tree(photos: Path, tmp_path: Path) -> None:
 def test_a_tree_that_no_model_can_learn_is_refused_before_training(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the classes cool, gray, warm is a path"):
         api.train(photos, set=TREE[:1], out=tmp_path / "run")
-    folder = shutil.copytree(photos, tmp_path / "photos")
-    shutil.copy(folder / "warm" / "red" / "1.png", folder / "warm" / "1.png")
-    with pytest.raises(DataError, match="'warm' has images of its own, and so has 'warm/bright/yellow' below it"):
-        api.train(folder, set=TREE, out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"leave out data\.class_level"):
         api.train(photos, set=[*TREE, "data.class_level=2"], out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"data\.class_tree is for one class per image"):
@@ -215,7 +216,7 @@ def test_labeled_images_are_read_as_a_tree_by_each_command(run: Path, photos: Pa
 
 def test_a_run_is_compressed_with_other_images_of_its_tree(run: Path, photos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    search = sl.load(copy).compress(photos, methods="shrink-head,distill,int8", epochs=1, progress=False)
+    search = sl.load(copy).compress(photos, methods="shrink-head,int8", epochs=1, progress=False)
     assert {candidate.name for candidate in search.candidates} >= {"original", "original-int8"}
     assert sl.load(copy / "compressed" / "candidates" / "original-int8" / "bundle").classes == CLASSES
 
@@ -231,6 +232,118 @@ def test_a_bundle_whose_classes_are_not_a_tree_is_refused(run: Path, photos: Pat
         (copy / "manifest.json").write_text(jsonio.dumps(manifest | {"classes": classes}), encoding="utf-8")
         with pytest.raises(ModelError, match=f"the manifest's classes are not a tree: .*{reason}"):
             api.load(copy)
+
+
+@pytest.fixture(scope="module")
+def coarse(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree with most of its images labeled with a class above others: all but 8 of each leaf."""
+    folder = shutil.copytree(photos, tmp_path_factory.mktemp("coarse") / "photos")
+    for name in ("warm/red", "cool/blue", "cool/green", "warm/bright/yellow"):
+        for file in sorted((folder / name).iterdir())[8:]:
+            file.rename(folder / name.split("/")[0] / f"{name.replace('/', '-')}-{file.name}")
+    return folder
+
+
+def list_rows(run: Path, label: str) -> list[str]:
+    return [row.split for row in RunDirectory(run).read_data() or () if row.label == label]
+
+
+def test_images_of_a_class_above_others_train_the_levels_down_to_it(coarse: Path, tmp_path: Path) -> None:
+    """They are in the training split alone, and metrics are of images with a class each."""
+    result = api.train(coarse, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
+    assert result.bundle is not None
+    assert result.classes == CLASSES
+    assert any("64 images are labeled with a class above others (such as 'cool')" in note for note in result.notes)
+    assert set(list_rows(tmp_path / "run", "warm")) == set(list_rows(tmp_path / "run", "cool")) == {"train"}
+    assert len(list_rows(tmp_path / "run", "warm")) == 32
+    model = sl.load(tmp_path / "run")
+    rows = RunDirectory(tmp_path / "run").read_data() or ()
+    for split in ("train", "test"):
+        evaluation = model.evaluate(split=split, progress=False).report.evaluation
+        assert evaluation.count == sum(row.split == split and row.label in CLASSES for row in rows)
+    assert sl.load(tmp_path / "run" / "bundle").evaluate(coarse, include_training=True).report.evaluation.count == 56
+    with pytest.raises(DataError, match=r"64 of .* have a class above others: leave them out"):
+        sl.learning_curve(coarse, set=TREE, progress=False)
+
+
+def test_images_that_stay_together_with_held_out_ones_do_not_train(coarse: Path, tmp_path: Path) -> None:
+    for name in ("warm", "cool"):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+    folder = shutil.copytree(coarse, tmp_path / "photos" / "train", dirs_exist_ok=True).parent
+    for name in CLASSES:
+        target = folder / "validation" / name
+        target.mkdir(parents=True)
+        for file in sorted((folder / "train" / name).glob("*.png"))[:3]:
+            file.rename(target / file.name)
+    (folder / "train" / "warm" / "warm-red-4.png").rename(folder / "validation" / "warm" / "4.png")
+    result = api.train(folder, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
+    (note,) = (note for note in result.notes if "class above others" in note)
+    assert note.endswith("; 1 of them, outside the training split, are left out")
+    assert result.validation is not None
+    assert result.validation.count == 15
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_the_loss_of_a_node_is_that_of_the_sum_of_its_classes(loss: str) -> None:
+    rng = np.random.default_rng(0)
+    config = resolve_config(assignments=[f"train.loss={loss}", "model.task=hierarchical"])
+    labels = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 1, 0, 0], [1, 1, 0, 0, 0]], np.uint8)
+    logits = rng.normal(0, 3, (5, 5)).astype(np.float32)
+    train = Subset(np.zeros((5, 2, 2, 3), np.uint8), np.arange(5), labels, tuple("abcde"))
+    objective = TASK.make_objective(config, train, 5, None)
+    targets = objective.compute_targets(np.arange(5), 1, None)
+    assert targets.shape == (5, 7)
+    tensors = [backend.keras().ops.convert_to_tensor(values) for values in (targets, logits)]
+    losses = backend.keras().ops.convert_to_numpy(objective.build_loss().call(*tensors))
+    probabilities = metrics.softmax(logits)
+    if loss == "cross_entropy":
+        np.testing.assert_allclose(losses, -np.log((probabilities * labels).sum(1)), rtol=1e-4, atol=1e-5)
+        gradient = TASK.differentiate_loss(logits.astype(np.float64), labels)
+        np.testing.assert_allclose(gradient.losses[:, 0], losses, rtol=1e-4, atol=1e-5)
+        slope = compute_gradient(objective.build_loss(), targets, logits)
+        np.testing.assert_allclose(slope, gradient.residuals, atol=1e-4)
+    else:
+        assert np.isfinite(losses).all()
+    correct = backend.keras().ops.convert_to_numpy(objective.build_accuracy()._fn(*tensors))
+    np.testing.assert_array_equal(correct, labels[np.arange(5), logits.argmax(1)])
+
+
+def compute_gradient(loss: Any, targets: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the gradient by one step of plain gradient descent on the logits, on any backend."""
+    import keras
+
+    class Logits(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+        def build(self, _: Any) -> None:
+            self.values = self.add_weight(shape=logits.shape, initializer="zeros")
+
+        def call(self, rows: Any) -> Any:
+            return self.values + 0 * rows
+
+    model = keras.Sequential([Logits()])
+    model.build(logits.shape)
+    model.set_weights([logits])
+    loss.reduction = "sum"
+    model.compile(keras.optimizers.SGD(1.0), loss)
+    model.train_on_batch(np.zeros_like(logits), targets)
+    return np.asarray(logits - model.get_weights()[0], np.float64)
+
+
+def test_a_solved_head_learns_from_labels_above_classes() -> None:
+    """Its loss at each solution is lower than without these images, whose features tell the upper level."""
+    rng = np.random.default_rng(0)
+    leaf = np.repeat(np.arange(5), 60)
+    features = (np.eye(5)[leaf] * 1.5 + rng.normal(size=(300, 5))).astype(np.float32)
+    labels = build_tree(CLASSES).list_leaves(np.where(np.arange(300) % 60 < 6, leaf, np.array([5, 5, 2, 6, 6])[leaf]))
+    assert set(labels.sum(1).tolist()) == {1, 2}
+    train = Subset(features, np.arange(300), labels, tuple(map(str, range(300))))
+    head = next(iter_heads(TASK, train, 5, TASK.compute_weights(labels, 5, "balanced"), penalties=(1.0,)))
+    few = Subset(features, np.flatnonzero(labels.sum(1) == 1), leaf[labels.sum(1) == 1].astype(np.int32), ())
+    alone = next(iter_heads(TASK, few, 5, penalties=(1.0,)))
+    new_leaf = np.repeat(np.arange(5, dtype=np.int32), 400)
+    new = (np.eye(5)[new_leaf] * 1.5 + rng.normal(size=(2000, 5))).astype(np.float32)
+    losses = [TASK.score(h.compute_scores(new).astype(np.float32), new_leaf).loss for h in (head, alone)]
+    assert losses[0] < losses[1]
 
 
 def test_a_class_cannot_be_added_to_a_tree(run: Path, photos: Path, tmp_path: Path) -> None:

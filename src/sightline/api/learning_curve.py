@@ -18,8 +18,8 @@ from sightline.api.record_list import build_frame, format_html_table, format_tex
 from sightline.callbacks import Callback
 from sightline.config import StageConfig
 from sightline.data.indexing import Sources
-from sightline.data.types import Subset
-from sightline.errors import UsageError, plural
+from sightline.data.types import SPLITS, Subset
+from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation.learning_curve import CHECKED_FACTOR, TASKS, LabelGain, LearningCurve, measure_learning_curve
 from sightline.models import registry
 from sightline.progress import show_progress
@@ -248,6 +248,11 @@ def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) 
 def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
     """Return the features float32 [N, F] of all images, in their order, from the cache if it has them."""
     data = prepared.data
+    if (count := len(data.images) - sum(len(data.list_positions(split)) for split in SPLITS)) > 0:
+        raise DataError(
+            f"A learning curve takes images that have a class each, and {count:,} of {data.name} have a class above "
+            "others: leave them out."
+        )
     images = Subset(data.pixels, data.rows, data.labels, tuple(image.path for image in data.images))
     network = network_setup.build_network(prepared.spec, data)
     features = stages.extract_features(

@@ -5,7 +5,7 @@ The path of a class names all classes above it, so a tree is where its classes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,6 +43,22 @@ class ClassTree:
     def levels(self) -> int:
         """The greatest depth of a class."""
         return int(self.ancestors.shape[1])
+
+    @property
+    def inner_nodes(self) -> tuple[str, ...]:
+        """The paths of the nodes above others, sorted."""
+        return tuple(sorted(set(self.nodes).difference(self.classes)))
+
+    def list_leaves(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Return 1 for each class that an image may have, uint8 [N, K]: its own, or those below its node.
+
+        `labels` [N] are the positions of classes, or K and more for those of `inner_nodes`, see `PathTargets`.
+        """
+        position = {node: i for i, node in enumerate(self.nodes)}
+        below = [(self.ancestors == position[node]).any(1) for node in self.inner_nodes]
+        rows = np.vstack([np.eye(len(self.classes), dtype=bool), *below])
+        leaves: NDArray[np.uint8] = rows[labels].astype(np.uint8)
+        return leaves
 
     def sum_probabilities(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the probability of each node, float64 [N, M], from those of the classes, [N, K].
@@ -88,6 +104,17 @@ def build_tree(classes: tuple[str, ...]) -> ClassTree:
         np.array([node.count(PATH_SEPARATOR) + 1 for node in nodes], np.int64),
         np.array(ancestors, np.int64),
     )
+
+
+def find_inner(labels: Iterable[str]) -> frozenset[str]:
+    """Return the labels that are above others.
+
+    >>> find_inner(["animal", "animal/cat", "truck"])
+    frozenset({'animal'})
+    """
+    names = frozenset(labels)
+    paths = [name.split(PATH_SEPARATOR) for name in names]
+    return names & {PATH_SEPARATOR.join(path[:depth]) for path in paths for depth in range(1, len(path))}
 
 
 def check_paths(classes: Sequence[str]) -> None:

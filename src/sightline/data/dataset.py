@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ from sightline.config import SplitConfig
 from sightline.config.split_groups import parse_group_rule
 from sightline.data import cache
 from sightline.data.checks.image_stats import compute_image_stats
-from sightline.data.class_tree import check_paths
+from sightline.data.class_tree import build_tree, check_paths, find_inner
 from sightline.data.grouping import assign_groups
 from sightline.data.masks import load_masks
 from sightline.data.split import assign_splits
-from sightline.data.targets import CLASS_TARGETS, Targets
+from sightline.data.targets import CLASS_TARGETS, Targets, list_leaf_classes
 from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
 from sightline.errors import DataError, plural
 from sightline.preprocessing import PreprocessingSpec
@@ -47,9 +47,23 @@ class DecodedDataset:
     cache_hit: bool
     groups: tuple[str, ...] = ()
 
+    def list_positions(self, split: Split) -> NDArray[np.int64]:
+        """Return the positions of the images of one split, int64 [n], without those of a node above classes."""
+        has_class = self.labels < len(self.classes) if self.labels.ndim == 1 else np.ones(len(self.images), bool)
+        return np.flatnonzero(has_class & (np.array(self.splits) == split))
+
     def subset(self, split: Split) -> Subset:
-        """Return the images of one split, in index order."""
-        positions = np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
+        """Return the images of one split that have a class each, in index order."""
+        return self._take(self.list_positions(split))
+
+    def training_subset(self) -> Subset:
+        """Return all images to train on; if some have a node above classes, labels are `ClassTree.list_leaves`."""
+        positions = np.flatnonzero(np.array(self.splits) == "train")
+        if len(positions) == len(self.list_positions("train")):
+            return self._take(positions)
+        return replace(self._take(positions), labels=build_tree(self.classes).list_leaves(self.labels[positions]))
+
+    def _take(self, positions: NDArray[np.int64]) -> Subset:
         images = tuple(self.images[i] for i in positions)
         return Subset(
             self.pixels, self.rows[positions], self.labels[positions], tuple(image.path for image in images),
@@ -58,7 +72,7 @@ class DecodedDataset:
 
     def labeled_subset(self, split: Split) -> LabeledSubset:
         """Return one split with its image records, for evaluating a model."""
-        positions = [i for i, assigned in enumerate(self.splits) if assigned == split]
+        positions = self.list_positions(split)
         images = tuple(self.images[i] for i in positions)
         groups = {self.images[i].path: self.groups[i] for i in positions} if self.groups else {}
         return LabeledSubset(self.subset(split), images, (), split, groups=groups)
@@ -159,10 +173,25 @@ def build_dataset(
         decoded.rows,
         unreadable,
         index.skipped,
-        assignment.notes,
+        (*assignment.notes, *_describe_inner(images, assignment.splits, targets)),
         decoded.pixels.hit,
         () if rule.kind == "none" else assignment.groups,
     )
+
+
+def _describe_inner(images: Sequence[ImageRecord], splits: Sequence[Split], targets: Targets) -> list[str]:
+    """Return a note on the images that are labeled with a node above classes."""
+    inner_names = find_inner(image.label for image in images) if targets.are_paths else ()
+    inner = [(image.label, split) for image, split in zip(images, splits, strict=True) if image.label in inner_names]
+    if not inner:
+        return []
+    labels = sorted({label for label, _ in inner})
+    count, left_out = len(inner), sum(split != "train" for _, split in inner)
+    verb = "is" if count == 1 else "are"
+    return [
+        f"{plural(count, 'image')} {verb} labeled with a class above others (such as {labels[0]!r}), which trains the "
+        "levels down to it" + (f"; {left_out} of them, outside the training split, are left out" if left_out else "")
+    ]
 
 
 def encode_labels(
@@ -206,7 +235,8 @@ def _check_and_list_classes(
     images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], index: Index, targets: Targets
 ) -> tuple[str, ...]:
     name = index.name
-    classes = {label for p in images if p.split in (None, "train") for label in targets.list_classes(p.label)}
+    named = list_leaf_classes(targets, [p.label for p in images])
+    classes = {label for p, own in zip(images, named, strict=True) if p.split in (None, "train") for label in own}
     readable = {label for p in images for label in targets.list_classes(p.label)}
     if not images and unreadable:
         first = unreadable[0]
@@ -224,8 +254,8 @@ def _check_and_list_classes(
                 f"No image of class {label!r} in {name} can be used: {count} rejected, such as {image.path} "
                 f"({image.reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
             )
-    for p in images:
-        for label in targets.list_classes(p.label):
+    for p, own in zip(images, named, strict=True):
+        for label in own:
             if label not in classes:
                 raise DataError(
                     f"{p.path} has class {label!r}, which is missing from the training split of {name} "

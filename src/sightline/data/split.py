@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from sightline.config import SplitConfig
 from sightline.data.iterative_stratification import stratify_iteratively
-from sightline.data.targets import CLASS_TARGETS, Targets
+from sightline.data.targets import CLASS_TARGETS, Targets, list_leaf_classes
 from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ConfigError, plural
 from sightline.seeding import derive_seed
@@ -74,6 +74,7 @@ def assign_splits(
     images with several classes are stratified iteratively), but adding images may move any other. In both modes a class
     with at least as many units as there are splits is in every split, a class of two units is in train and validation,
     and every class is in train. If units contain several classes, only the last of these is guaranteed.
+    Images labeled with a node above the classes of a tree are in train, unless their unit has others that are not.
 
     Raises `ConfigError` if the fractions leave nothing to train on.
     """
@@ -82,8 +83,10 @@ def assign_splits(
     else:
         splits = [p.split or "train" for p in images]
     names = _unit_names(images, groups)
-    classes = [targets.list_classes(p.label) for p in images]
+    classes = list_leaf_classes(targets, [p.label for p in images])
     units = _build_units(classes, splits, names, seed)
+    if targets.are_paths:
+        units = [unit for unit in units if unit.classes]  # the others have labels for training alone
     if config.folds:
         folds = _list_folds(units, config, targets)
         return _build_assignment(

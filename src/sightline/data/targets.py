@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.data.class_tree import build_tree, find_inner
 from sightline.errors import DataError
 
 SEPARATOR = ";"
@@ -78,9 +79,21 @@ class ClassTargets:
 
 
 class PathTargets(ClassTargets):
-    """A label is the path of one class in a tree; targets are the indices of the classes, its leaves, int32 [N]."""
+    """A label is the path of a node of a tree; targets are int32 [N]: the index of a class, which is one of its leaves.
+
+    The K classes have the indices below K. Above them are the nodes above others, in order; only training images have
+    such labels.
+    """
 
     are_paths = True
+
+    def encode(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
+        """Return the index of each label, int32 [N].
+
+        >>> PathTargets().encode(["a/y", "a", "b"], ["a/x", "a/y", "b"]).tolist()
+        [1, 3, 2]
+        """
+        return super().encode(labels, (*classes, *build_tree(tuple(classes)).inner_nodes))
 
 
 class GradeTargets(ClassTargets):
@@ -105,6 +118,12 @@ class GradeTargets(ClassTargets):
                 f"from the lowest grade to the highest, as in --set 'data.class_order=[{example}]'."
             )
         return tuple(by_number[number] for number in sorted(by_number))
+
+
+def list_leaf_classes(targets: Targets, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the classes that each of all labels names; none for a node of a tree that is above others."""
+    inner = find_inner(labels) if targets.are_paths else frozenset()
+    return [() if label in inner else targets.list_classes(label) for label in labels]
 
 
 class LabelSetTargets:

@@ -167,6 +167,15 @@ class Subset:
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
 
 
+def _align_labels(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both, where one has the classes that an image may have [N, K] and the other the class of each [N]."""
+    import numpy as np
+
+    if first.ndim == 2 and second.ndim == 1:
+        return first, np.eye(first.shape[1], dtype=first.dtype)[second]
+    return first, second
+
+
 def join_subsets(first: Subset, second: Subset) -> Subset:
     """Return the images of both, without their sizes; pixels are copied unless both have the same array."""
     import numpy as np
@@ -175,7 +184,7 @@ def join_subsets(first: Subset, second: Subset) -> Subset:
     return Subset(
         first.pixels if is_shared else np.concatenate([first.take(slice(None)), second.take(slice(None))]),
         np.concatenate([first.rows, second.rows]) if is_shared else np.arange(len(first) + len(second)),
-        np.concatenate([first.labels, second.labels]),
+        np.concatenate(_align_labels(first.labels, second.labels)),
         first.paths + second.paths,
     )
 

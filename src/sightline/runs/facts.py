@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from sightline.config.split_groups import parse_group_rule
 from sightline.data.grouping import assign_groups
 from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.split import assign_splits
+from sightline.data.targets import list_leaf_classes
 from sightline.data.types import Index
 from sightline.distributed import devices
 from sightline.models import pretrained, registry
@@ -47,9 +49,10 @@ class DataFacts:
     @classmethod
     def from_index(cls, index: Index, task: Task, progress: Progress = no_progress) -> DataFacts:
         """Collect the facts about the images of `index`, whose labels are those of `task`."""
+        classes = chain.from_iterable(list_leaf_classes(task.targets, [image.label for image in index.images]))
         return cls(
             num_images=len(index.images),
-            num_classes=len({name for image in index.images for name in task.targets.list_classes(image.label)}),
+            num_classes=len(set(classes)),
             median_side=int(statistics.median(min(image.width, image.height) for image in index.images)),
             all_grayscale=all(image.grayscale for image in index.images),
             num_high_bit_depth=sum(image.high_bit_depth for image in index.images),

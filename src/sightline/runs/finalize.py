@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
-import numpy as np
-
 from sightline import process
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
@@ -275,7 +273,7 @@ def _choose_reference_examples(
     index_by_hash = {p.sha256: i for i, p in enumerate(index.images)}
     split: Split = "validation" if "validation" in data.splits else "train"
     by_class: dict[str, list[tuple[int, bytes]]] = {}
-    for i in map(int, np.flatnonzero(np.array(data.splits) == split)):
+    for i in map(int, data.list_positions(split)):
         label = data.images[i].label
         class_files = by_class.get(label, [])
         if len(class_files) < CANDIDATES_PER_CLASS and (class_files or len(by_class) < count):

@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.checks import leakage
 from sightline.data.checks.leakage import LeakKind
+from sightline.data.targets import list_leaf_classes
 from sightline.data.types import ImageRecord, Index
 from sightline.errors import ModelError, plural
 from sightline.evaluation.results import LabeledPredictions
@@ -44,7 +46,7 @@ def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]
     task = find_task(config.model.task)
     if config.split.folds or not task.supports_folds or config.train.time_limit or any(image.split for image in images):
         return []
-    counts = Counter(label for image in images for label in task.targets.list_classes(image.label))
+    counts = Counter(chain.from_iterable(list_leaf_classes(task.targets, [image.label for image in images])))
     if not counts:
         return []
     label = min(counts, key=lambda label: counts[label])

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from sightline.callbacks import Progress, no_progress
 from sightline.data.checks.leakage import leaked_contents
+from sightline.data.class_tree import build_tree
 from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
@@ -113,7 +114,11 @@ class LabeledImages:
         return self._load_split(self._index, wanted_split, cache=cache)
 
     def _load_split(self, index: Index, wanted_split: Split | None, *, cache: bool) -> LabeledSubset:
-        indices = [i for i, p in enumerate(index.images) if wanted_split is None or p.split == wanted_split]
+        inner = build_tree(self.classes).inner_nodes if self.targets.are_paths else ()
+        indices = [
+            i for i, p in enumerate(index.images)
+            if (wanted_split is None or p.split == wanted_split) and p.label not in inner
+        ]  # fmt: skip
         if not indices:
             raise DataError(
                 f"{index.name} has no images in its {wanted_split} split: give other images, or "

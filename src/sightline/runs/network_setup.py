@@ -85,7 +85,7 @@ def fit_network(
     data = prepared.data
     with network.distribution.scope():
         return loop.fit(
-            network.network, data.subset("train"), data.subset("validation"), prepared.config, callback,
+            network.network, data.training_subset(), data.subset("validation"), prepared.config, callback,
             checkpoint_dir=checkpoint_dir, resume_from=checkpoint, budget=budget,
         )  # fmt: skip
 
