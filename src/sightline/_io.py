@@ -122,7 +122,7 @@ def open_in_place(path: Path, *, new: bool) -> IO[bytes]:
     return os.fdopen(descriptor, "r+b")
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: str | Path) -> BufferedReader:
     """Open a file for reading, following links; raises `OSError` at once for a pipe, a device or a folder.
 
     Checks the opened file, not its name, which may refer to something else by then. A file of size 0 with content, as
@@ -156,7 +156,7 @@ def copy_regular(source: Path, target: Path) -> None:
         os.fsync(copy.fileno())
 
 
-def _check_regular(descriptor: int, path: Path, max_links: int | None) -> None:
+def _check_regular(descriptor: int, path: str | Path, max_links: int | None) -> None:
     """Close the file and raise `OSError` unless it is a regular file with at most `max_links` hard links."""
     state = os.fstat(descriptor)
     if not stat.S_ISREG(state.st_mode) or (max_links is not None and state.st_nlink > max_links):

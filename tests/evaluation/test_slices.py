@@ -160,6 +160,15 @@ def test_properties_are_those_of_the_images() -> None:
     assert record_properties(images) == {name: properties[name] for name in ("size", "aspect ratio", "site")}
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_brightness_is_the_mean_of_the_gray_pixels_bit_by_bit(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 30, channels), np.uint8)
+    images = [ImageRecord(name, name, "x", None, 30, 20) for name in "abc"]
+    samples = Subset(pixels, np.arange(3), np.zeros(3, np.int32), tuple("abc"))
+    expected = pixels.mean(3, dtype=np.float32).mean((1, 2))
+    assert image_properties(samples, images)["brightness"] == expected.tolist()
+
+
 def draw_clusters(count: int = 300, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     true = (np.arange(count) % classes).astype(np.int32)

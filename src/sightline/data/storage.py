@@ -68,7 +68,8 @@ class FolderStore:
         """Return the files and the folders; walk the tree only once, which is slow over a network."""
         if self._contents is None:
             walked = list(self._walk())
-            files = sorted((folder / f).as_posix() for folder, names in walked for f in names)
+            prefixes = [f"{folder.as_posix()}/" if folder.parts else "" for folder, _ in walked]
+            files = sorted(prefix + f for prefix, (_, names) in zip(prefixes, walked, strict=True) for f in names)
             self._contents = files, sorted(folder.as_posix() for folder, _ in walked if folder.parts)
         return self._contents
 
@@ -95,7 +96,7 @@ class FolderStore:
             yield Path(folder).relative_to(self.root), files
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
-        return read_untrusted_file(self.root / key, self._limits, check)
+        return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # many files
 
 
 def iterate_files(root: Path) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
     return names
 
 
-def read_untrusted_file(path: Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:
+def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:
     """Return the content of an untrusted file; raises `ImageError` with the reason if it cannot be read.
 
     Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.

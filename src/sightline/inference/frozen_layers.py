@@ -24,7 +24,7 @@ from sightline.inference.runner import call_padded, choose_batch_size
 from sightline.inference.runtimes.onnx import create_session
 
 BATCH_SIZE = 32  # rows that are handed over at a time
-SAMPLE_ROWS = 8  # rows on which both are compared
+SAMPLE_ROWS = 4  # rows on which both are compared
 KERAS_ROWS = 2  # of these at a time, 1 where memory is short: outside of a compiled model, Keras keeps all outputs
 RELATIVE_TOLERANCE = 1e-4  # relative to the largest absolute value
 BFLOAT16_TOLERANCE = 0.05  # the same for OpenVINO in bfloat16, which has 8 bits of precision

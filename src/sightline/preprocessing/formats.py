@@ -65,6 +65,7 @@ _UNSUPPORTED = (
     rb"(?P<JXL>\xff\x0a|....JXL )|(?P<PSD>8BPS)|(?P<ICO>\0\0\x01\0)|(?P<DDS>DDS )"
     rb"|(?P<EPS>%!PS|\xc5\xd0\xd3\xc6)|(?P<PDF>%PDF)|(?P<SVG><svg|<\?xml)|(?P<WMF>\xd7\xcd\xc6)"
 )
+_SIGNATURES = {name: re.compile(magic, re.DOTALL) for name, (magic, _) in FORMATS.items()}
 _SIGNATURE_BYTES = 72  # bytes that identify the format
 _NATIVE_ORDER, _OPPOSITE_ORDER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
 # Pillow unpacks the high bytes of 16-bit color; with the opposite byte order it unpacks the low ones.
@@ -119,8 +120,8 @@ def open_image(data: ImageBytes, page: int, max_megapixels: int) -> ImageFile.Im
 
 def detect_format(start: bytes) -> str:
     """Return the format, a key of `FORMATS`, from a file's first bytes; raises ImageError for any other."""
-    for name, (magic, _) in FORMATS.items():
-        if re.match(magic, start, re.DOTALL):
+    for name, pattern in _SIGNATURES.items():
+        if pattern.match(start):
             return name
     unsupported = re.match(_UNSUPPORTED, start, re.DOTALL)
     reason = "not an image" if start else "empty file"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import PurePosixPath
 
-from sightline.data.sources.filenames import is_hidden
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name, split_path
 
 
 @pytest.mark.parametrize(
@@ -25,3 +29,15 @@ from sightline.data.sources.filenames import is_hidden
 )
 def test_hidden_files(path: str, hidden: bool) -> None:
     assert is_hidden(path) is hidden
+
+
+@given(
+    st.lists(st.sampled_from(["", ".", "..", "a", "b.png", ".DS_Store", "__MACOSX", "Thumbs.db", "c.", "d.tar.PNG"]))
+)
+def test_names_are_split_as_pathlib_splits_them(parts: list[str]) -> None:
+    path = "/".join(parts)
+    expected = PurePosixPath(path)
+    assert split_path(path) == expected.parts
+    assert is_image_name(path) == (expected.suffix.lower() in IMAGE_SUFFIXES)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in expected.parts)
+    assert is_hidden(path) == (not expected.parts or hidden or expected.name == "Thumbs.db")

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR
 from sightline.data.sources.file_labels import are_class_names, compile_pattern, parse_label
-from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.filenames import is_hidden, is_image_name, split_path
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
 from sightline.data.sources.split_names import suggest_split
@@ -86,7 +86,7 @@ def is_flat(store: FileStore) -> bool:
 def list_visible(store: FileStore) -> dict[str, PathParts]:
     """Return the path components of each file that is not hidden, by its key."""
     keys = store.keys()
-    return {key: PurePosixPath(key).parts for key in keys if not is_hidden(key)}
+    return {key: split_path(key) for key in keys if not is_hidden(key)}
 
 
 def _list_by_folder(

@@ -74,13 +74,22 @@ def read_mask_folders(store: FileStore, prefix: str = "", folder: Path | None = 
 def _find_roles(store: FileStore) -> Iterator[_RoledFile]:
     paths = {key: parts for key, parts in list_visible(store).items() if is_image_name(key)}
     folders = {parts[:depth] for parts in paths.values() for depth in range(1, len(parts))}
+    roles = {parts: _find_role(parts, folders) for parts in {parts[:-1] for parts in paths.values()}}
     for key, parts in paths.items():
-        for depth in range(len(parts) - 1):
-            role, folder = _get_role(parts[: depth + 1], folders)
-            if role is not None:
-                others = (*parts[:depth], *folder, *parts[depth + 1 : -1])
-                yield _RoledFile(key, role, (others, PurePosixPath(parts[-1]).stem))
-                break
+        if (found := roles[parts[:-1]]) is not None:
+            role, others = found
+            yield _RoledFile(key, role, (others, PurePosixPath(parts[-1]).stem))
+
+
+def _find_role(
+    parts: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]
+) -> tuple[Literal["image", "mask"], tuple[str, ...]] | None:
+    """Return what the files in a folder are, by the first folder of its path that says so, and what pairs them."""
+    for depth in range(len(parts)):
+        role, folder = _get_role(parts[: depth + 1], folders)
+        if role is not None:
+            return role, (*parts[:depth], *folder, *parts[depth + 1 :])
+    return None
 
 
 def _get_role(
