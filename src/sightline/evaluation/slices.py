@@ -67,8 +67,7 @@ def _average_channels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     total = pixels[..., 0].astype(np.uint16)
     for channel in range(1, pixels.shape[3]):
         total += pixels[..., channel]
-    average: NDArray[np.float32] = total / np.float32(pixels.shape[3])
-    return average
+    return np.divide(total, pixels.shape[3], dtype=np.float32)
 
 
 def record_properties(images: Sequence[ImageRecord]) -> dict[str, list[Any]]:
