@@ -76,8 +76,8 @@ def _find_roles(store: FileStore) -> Iterator[_RoledFile]:
     folders = {parts[:depth] for parts in paths.values() for depth in range(1, len(parts))}
     roles = {parts: _find_role(parts, folders) for parts in {parts[:-1] for parts in paths.values()}}
     for key, parts in paths.items():
-        if (found := roles[parts[:-1]]) is not None:
-            role, others = found
+        if (role_of_folder := roles[parts[:-1]]) is not None:
+            role, others = role_of_folder
             yield _RoledFile(key, role, (others, PurePosixPath(parts[-1]).stem))
 
 
