@@ -39,5 +39,5 @@ def test_names_are_split_as_pathlib_splits_them(parts: list[str]) -> None:
     expected = PurePosixPath(path)
     assert split_path(path) == expected.parts
     assert is_image_name(path) == (expected.suffix.lower() in IMAGE_SUFFIXES)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in expected.parts)
+    hidden = any(name.startswith(".") or name == "__MACOSX" for name in expected.parts)
     assert is_hidden(path) == (not expected.parts or hidden or expected.name == "Thumbs.db")
