@@ -16,7 +16,8 @@ from synthetic_images import draw_image, encode
 LABEL_COLORS = ("blue", "green", "red")
 TREE_COLORS = {"warm/red": 0, "cool/blue": 1, "cool/green": 2, "warm/bright/yellow": 3, "gray": 4}
 TASKS = ("ordinal", "hierarchical", "multi_label", "segmentation")
-NETWORK = ("model.name=cifar10-simple", "train.batch_size=16", "train.track=[]", "device.threads=1")
+NETWORK = ("model.name=cifar10-simple", "model.pooling=average")
+TRAINING = ("train.batch_size=16", "train.track=[]", "device.threads=1")
 
 
 def draw_colors(seed: int, colors: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -53,7 +54,11 @@ def draw_tree(root: Path, count: int = 24) -> Path:
 
 def write_task(task: str, folder: Path, count: int) -> tuple[Path, list[str]]:
     """Write about `count` images for a task; return where they are and the settings of a run."""
-    settings = [f"model.task={task}", *NETWORK]
+    settings = [
+        f"model.task={task}",
+        *(("model.name=fcn", "model.weights=none") if task == "segmentation" else NETWORK),
+        *TRAINING,
+    ]
     if task == "multi_label":
         return write_label_sets(folder, count), settings
     if task == "hierarchical":
@@ -61,5 +66,4 @@ def write_task(task: str, folder: Path, count: int) -> tuple[Path, list[str]]:
     if task == "ordinal":
         return write_sizes(folder, count), [*settings, f"data.class_order={json.dumps(SIZES)}"]
     assert task == "segmentation"
-    fcn = [settings[0], "model.name=fcn", "model.weights=none", *NETWORK[1:]]
-    return draw_scenes(folder, count - count // 4, count // 4), fcn
+    return draw_scenes(folder, count - count // 4, count // 4), settings

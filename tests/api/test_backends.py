@@ -1,4 +1,4 @@
-"""A whole run on each backend that is installed; the suite itself runs on TensorFlow."""
+"""Runs of each task on each backend that is installed, and in each format; the suite itself runs on TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,47 +8,148 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+import sightline as sl
+from sightline.inference.exporters import EXPORTERS
+from task_images import TASKS, write_task
+
+OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
+SCRIPT = """
+import json, sys
+import numpy as np
+import sightline as sl
+from sightline.errors import Interrupted
+
+class Stop(sl.Callback):
+    def on_epoch_end(self, record):
+        raise Interrupted("Stopped.")
+
+data, image, formats, *settings = sys.argv[1:]
+options = {"recipe": "quick", "set": settings, "progress": False, "epochs": 2}
+straight = sl.train(data, out="straight", **options).result.weights_sha256
+try:
+    sl.train(data, out="run", callback=Stop(), **options)
+except Interrupted:
+    resumed = sl.Run("run").resume(progress=False)
+model = sl.load("run", engine="keras")
+exports = {name: model.export(f"{name}.onnx" if name == "onnx" else name, to=name, progress=False).parity.max_difference
+           for name in formats.split(",")}
+int8 = model.export("int8.onnx", precision="int8", progress=False).parity.top1_agreement
+np.save("probabilities.npy", model.predict_proba([image]))
+evaluation = model.evaluate(progress=False)
+print(json.dumps({
+    "is_same": resumed.result.weights_sha256 == straight, "exports": exports, "int8": int8,
+    "prediction": model.predict(image)[0].to_dict(), "accuracy": evaluation.accuracy,
+    "own": resumed.result.to_dict()["test" if resumed.result.test else "validation"]["accuracy"],
+}))
+"""
+
+
+def run_python(backend: str, folder: Path, *arguments: str) -> str:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=os.environ | {"KERAS_BACKEND": backend}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("backend", [pytest.param("tensorflow", marks=pytest.mark.slow), *OTHERS])
+def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
+    command = ("-m", "sightline")
+    train = ("train", "digits", "--model", "cifar10-simple", "--epochs", "2", "--out", "r", "--format", "json")
+    done = run_python(backend, tmp_path, *command, *train, "--set", "augment.rotation=5")
+    assert json.loads(done)["test"]["accuracy"] > 0.5
+    evaluation = run_python(backend, tmp_path, *command, "evaluate", "r", "--format", "json")
+    assert json.loads(evaluation)["accuracy"] == json.loads(done)["test"]["accuracy"]
+
+
+def find_image(data: Path) -> Path:
+    return min((data if data.is_dir() else data.parent).rglob("*.png"))
+
+
+@pytest.mark.parametrize("backend", [pytest.param("tensorflow", marks=pytest.mark.slow), *OTHERS])
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_on_each_backend(task: str, backend: str, tmp_path: Path) -> None:
+    """A resumed run ends with the weights of an uninterrupted one, and its files predict alike on other backends."""
+    data, settings = write_task(task, tmp_path / "data", 60)
+    image = find_image(data)
+    formats = [name for name in ("onnx", "openvino", "safetensors") if has_packages(name)]
+    mixing = [] if task == "segmentation" else ["augment.mixup=0.2"]
+    arguments = [str(data), str(image), ",".join(formats), *settings, "augment.horizontal_flip=true", *mixing]
+    done = json.loads(run_python(backend, tmp_path, "-c", SCRIPT, *arguments))
+    assert done["is_same"]
+    assert done["accuracy"] == pytest.approx(done["own"])
+    assert max(done["exports"].values()) < 1e-4
+    assert done["int8"] > 0.9
+    expected = np.load(tmp_path / "probabilities.npy")
+    for path in ("run/bundle", "onnx.onnx", *formats[1:]):
+        np.testing.assert_allclose(sl.load(tmp_path / path).predict_proba([image]), expected, atol=1e-4)
+    keras = sl.load(tmp_path / "run", engine="keras")  # on the backend of this process
+    np.testing.assert_allclose(keras.predict_proba([image]), expected, atol=1e-4)
+    assert_alike(keras.predict(image)[0].to_dict(), done["prediction"])
+
+
+def has_packages(form: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in EXPORTERS[form].packages)
+
+
+def assert_alike(first: Any, second: Any) -> None:
+    """Compare two predictions, whose probabilities are those of two backends."""
+    if isinstance(first, float):
+        assert first == pytest.approx(second, abs=1e-3)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first:
+            assert_alike(first[name], second[name])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for a, b in zip(first, second, strict=True):
+            assert_alike(a, b)
+    else:
+        assert first == second
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[sl.Run, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    data, settings = write_task(request.param, folder / "data", 80)
+    return sl.train(data, recipe="quick", epochs=1, set=settings, out=folder / "run", progress=False), find_image(data)
 
 
 @pytest.mark.parametrize(
-    "backend",
+    ("form", "precision"),
     [
-        pytest.param("tensorflow", marks=pytest.mark.slow),  # what most other tests do
-        *(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch")),
+        ("onnx", "int8"), ("safetensors", "float32"),
+        pytest.param("saved_model", "float32", marks=pytest.mark.slow),
+        *(pytest.param("openvino", precision, marks=pytest.mark.installed) for precision in ("float32", "int8")),
+        pytest.param("litert", "float32", marks=pytest.mark.installed),
     ],
-)
-def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    command = [sys.executable, "-m", "sightline"]
-    train = [
-        *command,
-        "train",
-        "digits",
-        "--model",
-        "cifar10-simple",
-        "--epochs",
-        "2",
-        "--out",
-        "r",
-        "--format",
-        "json",
-    ]
-    augment = ["--set", "augment.rotation=5"]
-    done = subprocess.run(
-        [*train, *augment], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["test"]["accuracy"] > 0.5
-    evaluation = subprocess.run(
-        [*command, "evaluate", "r", "--format", "json"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert json.loads(evaluation.stdout)["accuracy"] == json.loads(done.stdout)["test"]["accuracy"]
+)  # fmt: skip
+def test_each_task_in_each_format(run: tuple[sl.Run, Path], form: str, precision: str, tmp_path: Path) -> None:
+    """The exported model has the same fields in its predictions: expected grades, levels, label sets, mask quality."""
+    if not has_packages(form):
+        pytest.skip(f"the packages of {form} are not installed")
+    classifier, image = run[0].classifier, run[1]
+    file = tmp_path / ("model.onnx" if form == "onnx" else "model")
+    parity = classifier.export(file, to=form, precision=precision, progress=False).parity
+    assert parity.top1_agreement >= (1 if precision == "float32" else 0.9)
+    exported = sl.load(file)
+    assert (exported.classes, exported.task.name) == (classifier.classes, classifier.task.name)
+    difference = compute_largest_difference(exported.predict_proba([image]), classifier.predict_proba([image]))
+    assert difference < (1e-4 if precision == "float32" else 0.05)
+    if precision == "float32":
+        assert_alike(exported.predict(image)[0].to_dict(), classifier.predict(image)[0].to_dict())
+    else:
+        assert exported.predict(image)[0].to_dict().keys() == classifier.predict(image)[0].to_dict().keys()
+
+
+def compute_largest_difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    return float(np.abs(first - second).max())
