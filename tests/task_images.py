@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -67,3 +69,19 @@ def write_task(task: str, folder: Path, count: int) -> tuple[Path, list[str]]:
         return write_sizes(folder, count), [*settings, f"data.class_order={json.dumps(SIZES)}"]
     assert task == "segmentation"
     return draw_scenes(folder, count - count // 4, count // 4), settings
+
+
+def assert_alike(first: Any, second: Any) -> None:
+    """Compare two predictions, whose probabilities may differ as those of two backends do."""
+    if isinstance(first, float):
+        assert first == pytest.approx(second, abs=1e-3)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first:
+            assert_alike(first[name], second[name])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for a, b in zip(first, second, strict=True):
+            assert_alike(a, b)
+    else:
+        assert first == second

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 import sightline as sl
 from sightline.inference.exporters import EXPORTERS
-from task_images import TASKS, write_task
+from task_images import TASKS, assert_alike, write_task
 
 OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
 SCRIPT = """
@@ -99,22 +98,6 @@ def test_each_task_on_each_backend(task: str, backend: str, tmp_path: Path) -> N
 
 def has_packages(form: str) -> bool:
     return all(importlib.util.find_spec(package) for package in EXPORTERS[form].packages)
-
-
-def assert_alike(first: Any, second: Any) -> None:
-    """Compare two predictions, whose probabilities are those of two backends."""
-    if isinstance(first, float):
-        assert first == pytest.approx(second, abs=1e-3)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for name in first:
-            assert_alike(first[name], second[name])
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second)
-        for a, b in zip(first, second, strict=True):
-            assert_alike(a, b)
-    else:
-        assert first == second
 
 
 @pytest.fixture(scope="module", params=TASKS)

@@ -23,6 +23,10 @@ LABEL_NAMES = {
 }
 MASK_NAMES = {"mean_iou": "Mean IoU", "mean_dice": "Mean Dice"}
 GRADE_NAMES = {"quadratic_weighted_kappa": "Quadratic weighted kappa", "mean_absolute_error": "Mean absolute error"}
+TREE_NAMES = {
+    "hierarchical_f1": "Hierarchical F1",
+    "accuracy_level_1": "Accuracy at the first level",
+}  # beside accuracy
 
 
 def render_card(
@@ -52,7 +56,7 @@ def _header(manifest: Manifest, license_id: str) -> str:
         "pipeline_tag": task_type,
         "tags": [task_type, "onnx", "sightline", manifest.model],
         "datasets": [data],
-        "metrics": list(_get_metric_names(manifest)) or ["accuracy"],
+        "metrics": [*(["accuracy"] if _states_accuracy(manifest) else []), *_get_metric_names(manifest)],
         "model-index": [
             {
                 "name": manifest.model,
@@ -60,7 +64,7 @@ def _header(manifest: Manifest, license_id: str) -> str:
                     {
                         "task": {"type": task_type, "name": task_type.replace("-", " ").capitalize()},
                         "dataset": {"name": data, "type": data, "split": split},
-                        "metrics": _list_results(metrics, _get_metric_names(manifest)),
+                        "metrics": _list_results(metrics, manifest),
                     }
                     for split, metrics in manifest.metrics.items()
                 ],
@@ -73,11 +77,18 @@ def _header(manifest: Manifest, license_id: str) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _states_accuracy(manifest: Manifest) -> bool:
+    """Return whether the accuracy is stated: for a tree, beside other metrics."""
+    return not _get_metric_names(manifest) or find_task(manifest.task).targets.are_paths
+
+
 def _get_metric_names(manifest: Manifest) -> Mapping[str, str]:
-    """Return the metrics that a model of several labels, of masks or of grades states in place of the accuracy."""
+    """Return the metrics that a model of several labels, of masks, of grades or of a tree of classes states."""
     targets = find_task(manifest.task).targets
     if targets.are_ordered:
         return GRADE_NAMES
+    if targets.are_paths:
+        return TREE_NAMES
     return MASK_NAMES if targets.are_masks else LABEL_NAMES if targets.allows_several else {}
 
 
@@ -91,17 +102,21 @@ def _describe_scope(manifest: Manifest) -> str:
     if targets.allows_several:
         return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
     classes = "grades above, from the lowest to the highest" if targets.are_ordered else "classes above"
+    answer = " It answers with the deepest class of their tree that is probable enough." if targets.are_paths else ""
     return (
         f"It classifies images like its training images into the {count} {classes}. It always predicts one of "
-        "them, even for an image of something else."
+        f"them, even for an image of something else.{answer}"
     )
 
 
-def _list_results(metrics: Mapping[str, Any], task_names: Mapping[str, str]) -> list[dict[str, Any]]:
+def _list_results(metrics: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Any]]:
     """Return the metrics of a split as Hugging Face's index has them."""
-    if names := [key for key in task_names if key in metrics]:
-        return [{"type": key, "name": task_names[key], "value": metrics[key]["value"]} for key in names]
-    return [{"type": key, "name": NAMES[key], "value": metrics[key]} for key in NAMES if key in metrics]
+    names = {key: name for key, name in _get_metric_names(manifest).items() if key in metrics}
+    plain = {key: name for key, name in NAMES.items() if key in metrics} if _states_accuracy(manifest) else {}
+    return [
+        *({"type": key, "name": name, "value": metrics[key]} for key, name in plain.items()),
+        *({"type": key, "name": name, "value": metrics[key]["value"]} for key, name in names.items()),
+    ]
 
 
 def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], repository: str) -> list[str]:
@@ -151,7 +166,8 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if not manifest.metrics:
         return ["This file was not evaluated."]
     names = _get_metric_names(manifest)
-    out = ["\n".join(_metric_table(manifest, names) if names else _accuracy_table(manifest))]
+    out = ["\n".join(_accuracy_table(manifest))] if _states_accuracy(manifest) else []
+    out += ["\n".join(_metric_table(manifest, names))] if names else []
     for split, metrics in manifest.metrics.items():
         untested = metrics.get("untested_classes", [])
         if missing := sentences.describe_untested(untested, len(manifest.classes), f"the {split} split"):

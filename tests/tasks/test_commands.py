@@ -1,0 +1,138 @@
+"""Each command on a run of each task: right answers, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import sightline as sl
+from asgi_client import Answer, Request, call
+from sightline.cli import app
+from sightline.errors import SightlineError
+from sightline.inference.decoded_batch import predict_pixels
+from sightline.inference.feature_log import FeatureLog
+from task_images import TASKS, assert_alike, write_task
+
+FIELDS = {
+    "ordinal": {"label", "expected_grade"}, "hierarchical": {"label", "answer", "levels"}, "multi_label": {"labels"},
+    "segmentation": {"masks", "areas", "quality"},
+}  # fmt: skip
+OUTPUTS = {
+    "ordinal": {"expected_grade"}, "hierarchical": {"answer", "answer_probability"}, "multi_label": {"labels"},
+    "segmentation": {"mask", "labels", "quality"},
+}  # fmt: skip
+
+
+class Trained(NamedTuple):
+    task: str
+    run: Path
+    data: Path
+    image: Path
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp(request.param)
+    data, settings = write_task(request.param, folder / "data", 160)
+    settings = [*settings, "split.mode=stratified", "split.validation=0.35"]
+    sl.train(data, recipe="quick", epochs=1, set=settings, out=folder / "run", progress=False)
+    image = min((data if data.is_dir() else data.parent).rglob("*.png"))
+    return Trained(request.param, folder / "run", data, image)
+
+
+def succeed(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def refuse(*arguments: str | Path) -> str:
+    """Return the one sentence of a refusal."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, SightlineError), (result.output, result.exception)
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+def test_embeddings_have_the_labels_of_the_task(trained: Trained, tmp_path: Path) -> None:
+    embeddings = sl.load(trained.run).embed(trained.data, labeled=True)
+    names = {name for label in embeddings.labels or () for name in (label or "").split(";") if name}
+    assert names == set(sl.load(trained.run).classes)
+    assert np.isfinite(embeddings.vectors).all()
+    folder = trained.data if trained.data.is_dir() else trained.data.parent
+    nearest = json.loads(succeed("similar", trained.run, trained.image, folder, "--format", "json").splitlines()[0])
+    assert nearest["path"] != str(trained.image)
+
+
+def test_heat_maps_are_of_classes(trained: Trained, tmp_path: Path) -> None:
+    arguments = ("explain", trained.run, trained.image, "--out", tmp_path, "--format", "json")
+    if trained.task == "segmentation":
+        assert "this model predicts masks" in refuse(*arguments)
+    else:
+        assert json.loads(succeed(*arguments))["label"] in sl.load(trained.run).classes
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_model_card_and_a_push_state_the_metrics_of_the_task(trained: Trained) -> None:
+    card = succeed("model-card", trained.run)
+    metric = {
+        "ordinal": "| Quadratic weighted kappa |", "hierarchical": "| Hierarchical F1 |",
+        "multi_label": "| Mean average precision |", "segmentation": "| Mean IoU |",
+    }[trained.task]  # fmt: skip
+    assert metric in card
+    assert "nothing was sent" in succeed("push", trained.run, "hf:me/x", "--dry-run")
+
+
+def test_a_server_answers_with_the_fields_of_the_task(trained: Trained) -> None:
+    pytest.importorskip("starlette")
+    content, model = trained.image.read_bytes(), sl.load(trained.run / "bundle")
+    image = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(content).decode()]}
+    infer = {"inputs": [image | {"parameters": {"content_type": "base64"}}]}
+    kind = {"content-type": "application/json"}
+    own, protocol = exchange(
+        model, Request("/predict", content, {"content-type": "image/png"}),
+        Request("/v2/models/m/infer", json.dumps(infer).encode(), kind),
+    )  # fmt: skip
+    prediction = json.loads(own.body)
+    assert prediction.keys() >= FIELDS[trained.task]
+    outputs = {output["name"]: output["data"] for output in json.loads(protocol.body)["outputs"]}
+    assert outputs.keys() >= {"probabilities", "label", *OUTPUTS[trained.task]}
+    predicted = model.predict(trained.image)[0].to_dict()
+    assert outputs["label"] == [predicted["label"]]
+    for name in {"expected_grade", "answer_probability", "quality"} & outputs.keys():
+        assert outputs[name] == [pytest.approx(predicted[name] or 0)]
+    if trained.task != "segmentation":
+        assert_alike({name: prediction.get(name) for name in predicted}, predicted | {"path": None})
+
+
+def exchange(model: sl.Classifier, *requests: Request) -> list[Answer]:
+    from sightline.serve.app import create_app
+
+    async def send() -> list[Answer]:
+        application = create_app(model, max_bytes=1 << 20, name="m")
+        async with application.router.lifespan_context(application):
+            return [await call(application, request) for request in requests]
+
+    return asyncio.run(send())
+
+
+def test_a_log_is_watched(trained: Trained, tmp_path: Path) -> None:
+    model = sl.load(trained.run / "bundle")
+    if trained.task == "segmentation":
+        pytest.skip("tests/cli/test_mask_watch.py")
+    log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 26)
+    files = sorted(trained.image.parent.glob("*.png"))[:20]
+    pixels = [model.preprocess.decode(file.read_bytes()) for file in files]
+    list(predict_pixels(model.predictor, pixels, top=1, thresholds=None, log=log))
+    log.close()
+    for report in (model.watch(tmp_path / "log"), model.watch(tmp_path / "log", reference=trained.data)):
+        assert report.count == len(files)
+        assert {image.label for image in report.label_first} <= set(model.classes)
+        assert (report.accuracy is None) == (trained.task == "multi_label")
