@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import sightline as sl
 from asgi_client import Answer, Request, call
+from sightline.api.comparison import compare
 from sightline.cli import app
 from sightline.errors import SightlineError
 from sightline.inference.decoded_batch import predict_pixels
@@ -88,6 +90,25 @@ def test_a_model_card_and_a_push_state_the_metrics_of_the_task(trained: Trained)
     }[trained.task]  # fmt: skip
     assert metric in card
     assert "nothing was sent" in succeed("push", trained.run, "hf:me/x", "--dry-run")
+
+
+def test_two_runs_stand_side_by_side(trained: Trained, tmp_path: Path) -> None:
+    other = shutil.copytree(trained.run, tmp_path / "other")
+    comparison = compare([trained.run, other])
+    metric = {
+        "ordinal": "quadratic_weighted_kappa", "hierarchical": "hierarchical_f1",
+        "multi_label": "mean_average_precision", "segmentation": "mean_iou",
+    }[trained.task]  # fmt: skip
+    first, second = comparison.rows
+    assert first.metrics[metric] == second.metrics[metric] is not None
+    (pair,) = comparison.paired
+    if trained.task == "segmentation":
+        assert pair.describe() == f"{second.name} vs. {first.name}: not compared, because {pair.note}."
+        assert "masks are not compared image by image yet" in pair.note
+    else:
+        assert pair.comparison is not None
+        assert pair.comparison.difference == 0
+    assert metric.replace("_", " ") in succeed("compare", trained.run, other).lower()
 
 
 def test_a_server_answers_with_the_fields_of_the_task(trained: Trained) -> None:

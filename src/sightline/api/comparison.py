@@ -182,6 +182,9 @@ def compare_to_first(rows: Sequence[ComparisonRow]) -> tuple[PairedRun, ...]:
 
 
 def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> PairedRun:
+    tasks = [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]
+    if any(find_task(task).targets.are_masks for task in tasks):
+        return PairedRun(baseline.name, other.name, None, None, "masks are not compared image by image yet")
     common = find_common_images(RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run)))
     if common is None:
         return PairedRun(
@@ -193,7 +196,6 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
     is_whole = len(common.rows) == len(common.first.paths) == len(common.second.paths)
     note = "" if is_whole else f"only {len(common.rows)} images are in both {common.split} splits"
     first, second = (predicted == common.labels for predicted in common.predicted)
-    tasks = [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]
     groups = bootstrap.number_groups([common.first.paths[row] for row in common.rows[:, 0]], common.groups)
     return PairedRun(
         baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests, groups=groups), note,
