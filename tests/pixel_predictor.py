@@ -43,7 +43,7 @@ class PixelPredictor:
 def make_mask_model(height: int = 16, width: int = 24, **spec: str) -> Classifier:
     """Return a loaded model of masks for images of this size."""
     classifier = Classifier(PixelPredictor(PreprocessingSpec(height, width, **spec)))  # type: ignore[arg-type]
-    classifier._task_name = "segmentation"
+    classifier.task_name = "segmentation"
     return classifier
 
 

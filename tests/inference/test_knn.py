@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -34,6 +36,49 @@ def test_the_votes_are_those_of_an_independent_implementation(count: int, rows: 
     peer.fit(reference.vectors.astype(float), reference.labels)
     assert knn.classes == tuple(peer.classes_) == ("cat", "dog", "fox")
     np.testing.assert_allclose(knn.vote(queries), peer.predict_proba(queries.astype(float)), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4, 90])
+@pytest.mark.parametrize("rows", [7, 90])
+def test_a_neighbor_votes_for_each_of_its_labels(count: int, rows: int) -> None:
+    """As one classifier of present and absent for each label does, in an independent implementation."""
+    reference, queries = make_reference(90), np.random.default_rng(4).normal(size=(20, 6)).astype(np.float32)
+    present = np.random.default_rng(5).random((90, 3)) < [0.5, 0.4, 0.1]
+    names = np.array(["cat", "dog", "fox"])
+    reference = replace(reference, labels=tuple(";".join(names[row]) for row in present))
+    assert "" in reference.labels, "an image with none of the classes votes against all"
+    batches = [reference.select(np.arange(start, min(start + rows, 90))) for start in range(0, 90, rows)]
+    knn = KnnPredictor(PREDICTOR, batches, count)
+    assert (knn.classes, knn.has_several_labels) == (("cat", "dog", "fox"), True)
+    votes = knn.vote(queries)
+    for k in range(3):
+        peer = KNeighborsClassifier(count, metric="cosine", weights=lambda d: np.exp((1 - d) / TEMPERATURE))
+        peer.fit(reference.vectors.astype(float), present[:, k])
+        np.testing.assert_allclose(votes[:, k], peer.predict_proba(queries.astype(float))[:, 1], atol=1e-5)
+
+
+def test_a_semicolon_separates_labels_only_where_images_may_have_several() -> None:
+    reference = make_reference(3)
+    reference = replace(reference, labels=("a;b", "b", "b;c"))
+    assert KnnPredictor(PREDICTOR, [reference], 3).classes == ("a", "b", "c")
+    one = KnnPredictor(PREDICTOR, [reference], 3, several_labels=False)
+    assert one.classes == ("a;b", "b", "b;c")
+    np.testing.assert_allclose(one.vote(reference.vectors).sum(1), 1, atol=1e-6)
+    single = replace(reference, labels=("a", "b", "b"))
+    assert not KnnPredictor(PREDICTOR, [single], 3).has_several_labels
+    assert KnnPredictor(PREDICTOR, [single], 3, several_labels=True).has_several_labels
+    with pytest.raises(DataError, match="no class to vote for"):
+        KnnPredictor(PREDICTOR, [replace(reference, labels=("", "", ""))], 3)
+
+
+def test_logits_of_several_labels_are_their_log_odds() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    features = PREDICTOR.outputs(pixels).features
+    reference = Embeddings(features, ("0", "1", "2"), ("a;b", "b", "b;c"), (None,) * 3, "m@")
+    outputs = KnnPredictor(PREDICTOR, [reference], 3).outputs(pixels)
+    assert np.isfinite(outputs.logits).all()
+    np.testing.assert_allclose(1 / (1 + np.exp(-outputs.logits)), outputs.probabilities, atol=1e-6)
+    assert (outputs.probabilities[:, 1] == 1).all(), "all have b"
 
 
 def test_it_is_a_predictor_of_pixels() -> None:

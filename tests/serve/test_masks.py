@@ -162,7 +162,7 @@ def test_an_answer_that_is_not_a_number_is_the_servers_fault(tile: float) -> Non
             return np.full((*pixels.shape[:3], 3), np.nan, np.float32)
 
     model = Classifier(Broken(PreprocessingSpec(16, 24)))
-    model._task_name, model.tile = "segmentation", tile
+    model.task_name, model.tile = "segmentation", tile
     (answer,) = send(model, ("/predict", FILES[0]))
     assert (answer.status, "not a finite number" in answer.json["error"]) == (500, True)
 
@@ -248,7 +248,7 @@ def test_options_without_a_meaning_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this model predicts masks in tiles: leave --log-features out"):
         send(tiled, feature_logs=FeatureLogs(tmp_path / "log", 1000))
     whole = make_mask_model()
-    whole._task_name = "single_label"
+    whole.task_name = "single_label"
     with pytest.raises(UsageError, match="leave --tile out"):
         ServedModel.from_classifier(whole, "a", tile=1.0)
     assert ServedModel.from_classifier(make_mask_model(), "a", tile=0.5).classifier.tile == 0.5

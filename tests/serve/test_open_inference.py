@@ -208,7 +208,7 @@ def test_a_model_without_thresholds_makes_no_decisions() -> None:
 @pytest.mark.parametrize("least", [0.4, 0.99])
 def test_several_labels_are_an_output_and_a_decision_only_with_a_limit(least: float) -> None:
     classifier = make_classifier(thresholds=False)
-    classifier._task_name = "multi_label"
+    classifier.task_name = "multi_label"
     thresholds = Thresholds(9, labels=dict.fromkeys(classifier.classes, least), label_target="f1")
     classifier.thresholds = thresholds
     expected = classifier.predict(FILES)
@@ -243,7 +243,7 @@ def test_several_labels_are_an_output_and_a_decision_only_with_a_limit(least: fl
 
 def test_a_tree_of_classes_has_its_answer_as_outputs() -> None:
     classifier = Classifier(FakePredictor(("owl", "pet/cat", "pet/dog"), PreprocessingSpec(4, 6)))
-    classifier._task_name = "hierarchical"
+    classifier.task_name = "hierarchical"
     classifier.thresholds = Thresholds(9, target_precision=0.9, confidence=0.92)
     expected = classifier.predict(FILES)
     assert {one.answer for one in expected} == {"pet"}

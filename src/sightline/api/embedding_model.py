@@ -143,6 +143,13 @@ class EmbeddingModel(MaskModel):
         return self.iter_embeddings(data, set=settings, callback=callback) if stored is None else stored
 
 
+def wrap_reference(model: EmbeddingModel, reference: Any, settings: Settings) -> Dataset | Embeddings | str | Path:
+    """Return labeled images as a `Dataset`; embeddings, and the path of a file of them, as they are."""
+    if isinstance(reference, Embeddings) or _is_embedding_file(reference):
+        return cast("Embeddings | str | Path", reference)
+    return model.wrap_labeled(reference, settings)
+
+
 def iter_labeled(model: EmbeddingModel, reference: Any, settings: Settings, callback: Callback) -> Iterator[Embeddings]:
     """Return the embeddings of labeled images; raises `DataError` at once if they are those of another model."""
     stored = _read_embeddings(model, reference, "reference")
@@ -156,8 +163,12 @@ def _read_embeddings(model: EmbeddingModel, value: Any, name: str) -> Iterator[E
     if isinstance(value, Embeddings):
         check_same_model(name, value.model, model.feature_model_id)
         return iter([value])
-    if not (isinstance(value, str | Path) and embedding_files.has_embeddings(Path(value))):
+    if not _is_embedding_file(value):
         return None
     file = embedding_files.open_file(Path(value))
     check_same_model(str(value), file.model, model.feature_model_id)
     return file.iterate()
+
+
+def _is_embedding_file(value: Any) -> bool:
+    return isinstance(value, str | Path) and embedding_files.has_embeddings(Path(value))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.api import prediction_folder
 from sightline.api.dataset import Dataset
-from sightline.api.embedding_model import EmbeddingModel, iter_labeled
+from sightline.api.embedding_model import EmbeddingModel, iter_labeled, wrap_reference
 from sightline.api.images import (
     ImageLike,
     list_items,
@@ -266,6 +266,9 @@ class ImageModel(EmbeddingModel):
         Nothing is trained, so a class may have five images. A vote is weighted by cosine similarity s as exp(s / 0.07)
         (Wu et al., 2018); the probabilities are fractions of the votes, and are not calibrated.
 
+        Where images of `reference` have several labels, or the model predicts several, each label has a probability of
+        its own: a neighbor votes for all of its labels. A label is predicted from one half of the votes on.
+
         Args:
             reference: Labeled images, or their embeddings: a file that `sightline embed --labeled` wrote, or what
                 `embed` returned. Their embeddings are in memory.
@@ -284,7 +287,15 @@ class ImageModel(EmbeddingModel):
             ```
         """
         with show_progress(progress, callback) as display:
-            batches = iter_labeled(self, reference, set, display)
-            model = type(self)(KnnPredictor(self.predictor, batches, knn), path=self.path)
+            images = wrap_reference(self, reference, set)
+            batches = iter_labeled(self, images, (), display)
+            several = None
+            if self.task.targets.allows_several and not self.task.targets.are_masks:
+                several = True
+            elif isinstance(images, Dataset):
+                several = images.read_index(display.on_progress).targets.allows_several
+            predictor = KnnPredictor(self.predictor, batches, knn, several_labels=several)
+            model = type(self)(predictor, path=self.path)
         model.feature_model_id = self.feature_model_id
+        model.task_name = "multi_label" if predictor.has_several_labels else "single_label"
         return model

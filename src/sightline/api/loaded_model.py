@@ -44,7 +44,7 @@ class LoadedModel:
         self.path = path
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
         self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
-        self._task_name: str | None = None  # known once it was asked for
+        self.task_name: str | None = None  # known once it was asked for
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
@@ -58,7 +58,7 @@ class LoadedModel:
             "path": path,
             "_keras_predictor": None,
             "trained_on": None,
-            "_task_name": self.task.name,
+            "task_name": self.task.name,
             "thresholds": self.thresholds,
             "tile": self.tile,
         }
@@ -86,12 +86,12 @@ class LoadedModel:
     @property
     def task(self) -> Task:
         """What the model has learned; raises `UsageError` for the task of a package that is not installed."""
-        if self._task_name is None:
+        if self.task_name is None:
             if self.run is not None:
-                self._task_name = self.run.config.model.task
+                self.task_name = self.run.config.model.task
             else:
-                self._task_name = "single_label" if self.manifest is None else self.manifest.task
-        return find_task(self._task_name)
+                self.task_name = "single_label" if self.manifest is None else self.manifest.task
+        return find_task(self.task_name)
 
     def save_thresholds(self, thresholds: Thresholds) -> None:
         """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.

@@ -5,6 +5,7 @@
     FILE.csv       path, label, error, model, feature_0, feature_1, ...
 
 Each row is an image, in order; one without an embedding has an error, and NaN in place of features (in CSV: nothing).
+In CSV, the label of an image that has none of several classes is ``;``, since an empty cell is an unknown label.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, jsonio
+from sightline.data.targets import SEPARATOR
 from sightline.errors import (
     DataError,
     ModelError,
@@ -40,6 +42,7 @@ TEXTS = ("path", "label", "error")
 SCHEMA = 1
 _HEADER = (*TEXTS, "model")  # of every CSV file, first
 _METADATA_KEY = b"sightline.embeddings"
+_NO_CLASSES = SEPARATOR  # the label "" in CSV
 _MAX_LINE = 1 << 24  # bytes of a line of CSV
 
 Batches = Generator[Embeddings, None, None]
@@ -184,7 +187,8 @@ def _write_csv(path: Path, batches: Iterator[Embeddings]) -> None:
                     writer.write_row([*_HEADER, *name_features(batch.vectors.shape[1])])
                 for i in range(len(batch)):
                     error = batch.errors[i]
-                    texts = [_escape(text or "") for text in (batch.paths[i], batch.labels[i], error, batch.model)]
+                    label = _NO_CLASSES if batch.labels[i] == "" else batch.labels[i] or ""
+                    texts = [_escape(text or "") for text in (batch.paths[i], label, error, batch.model)]
                     cells = [f"{value:.9g}" for value in batch.vectors[i].tolist()]
                     writer.write_row([*texts, *(cells if error is None else [""] * len(cells))])
             file.flush()
@@ -343,7 +347,8 @@ def _parse_row(cells: list[str], size: int) -> tuple[str, str | None, str | None
     if len(values) != size:
         raise ValueError(f"the row of {path!r} has {plural(len(values), 'feature')}, not {size}")
     vector = np.full(size, np.nan, np.float32) if error else np.array(values, np.float32)
-    return _unescape(path), _unescape(label) or None, _unescape(error) or None, _unescape(model), vector
+    known_label = "" if label == _NO_CLASSES else _unescape(label) or None
+    return _unescape(path), known_label, _unescape(error) or None, _unescape(model), vector
 
 
 def _escape(text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.data.targets import CLASS_TARGETS, LABEL_SETS, SEPARATOR, join_classes
 from sightline.errors import DataError, UsageError, plural
 from sightline.inference.embeddings import Embeddings, regroup
 from sightline.inference.nearest import NearestRows, normalize_rows
@@ -19,21 +21,37 @@ SAME_IMAGE = 1 - 1e-6  # similarity to a reference image from which an image is 
 MIN_PROBABILITY = 1e-7  # of a class without a vote, so that its logit is finite
 
 
+def are_label_sets(labels: Sequence[str]) -> bool:
+    """Return whether labels are those of images with several classes: whether one of them names two or more, or none.
+
+    >>> are_label_sets(["car", "car;tree"]), are_label_sets(["car", ""]), are_label_sets(["car", "tree;car", "a;"])
+    (True, True, False)
+    """
+    return any(
+        not label or (SEPARATOR in label and join_classes(LABEL_SETS.list_classes(label)) == label) for label in labels
+    )
+
+
 class KnnPredictor:
     """A predictor whose classes are the labels of reference images, by a weighted vote of the nearest ones.
 
     The vote of a neighbor with the cosine similarity s is exp(s / 0.07) (Wu et al., "Unsupervised feature learning via
     non-parametric instance discrimination", 2018), and a probability is the fraction of the votes for a class. It is
-    not calibrated.
+    not calibrated. A neighbor with several labels has a vote for each of them, and the probabilities of the classes are
+    then independent of each other.
 
     Attributes:
         unreadable: The reference images without an embedding: path and reason.
+        has_several_labels: Whether an image may have several labels, or none.
     """
 
-    def __init__(self, predictor: Predictor, reference: Iterable[Embeddings], count: int) -> None:
+    def __init__(
+        self, predictor: Predictor, reference: Iterable[Embeddings], count: int, *, several_labels: bool | None = None
+    ) -> None:
         """`reference` are labeled embeddings of `predictor`, `count` is the number of neighbors.
 
-        Raises `DataError` if there are no labels, `UsageError` if there are fewer images than `count`.
+        `several_labels`: whether an image may have several labels; None if those of the reference must tell. Raises
+        `DataError` if there are no labels, `UsageError` if there are fewer images than `count`.
         """
         self._predictor, self._count = predictor, count
         self.unreadable: list[tuple[str, str]] = []
@@ -55,22 +73,28 @@ class KnnPredictor:
             raise UsageError(
                 f"The number of neighbors is from 1 to the {plural(len(labels), 'reference image')}, not {count}."
             )
-        self._classes = tuple(sorted({*labels}))
+        self.has_several_labels = are_label_sets(labels) if several_labels is None else several_labels
+        targets = LABEL_SETS if self.has_several_labels else CLASS_TARGETS
+        names = [targets.list_classes(label) for label in labels]
+        self._classes = tuple(sorted({*chain.from_iterable(names)}))
+        if not self._classes:
+            raise DataError("The reference images have no labels, so they have no class to vote for.")
         index = {label: k for k, label in enumerate(self._classes)}
-        indices = np.array([index[label] for label in labels], np.int64)
-        self._labels = np.split(indices, np.cumsum([len(rows) for rows in self._rows])[:-1])
+        votes = iter([tuple(index[name] for name in chosen) for chosen in names])
+        self._votes = [list(islice(votes, len(rows))) for rows in self._rows]
 
     @property
     def sha256(self) -> str:
         """A hash of the reference and the number of neighbors: predictors of one model with it predict alike."""
         digest = hashlib.sha256(repr((self._count, self._classes)).encode(errors="surrogatepass"))
-        for array in (*self._rows, *self._labels):
-            digest.update(np.ascontiguousarray(array).data)
+        for rows, votes in zip(self._rows, self._votes, strict=True):
+            digest.update(np.ascontiguousarray(rows).data)
+            digest.update(repr(votes).encode())
         return digest.hexdigest()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels of the reference images, sorted."""
+        """The labels of the reference images, sorted; where they may have several, each on its own."""
         return self._classes
 
     @property
@@ -87,16 +111,19 @@ class KnnPredictor:
         return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return the fractions of the votes, their logarithms, and the features for uint8 pixels [N, H, W, C]."""
+        """Return the fractions of the votes, their logits, and the features for uint8 pixels [N, H, W, C]."""
         features = self._predictor.outputs(pixels).features
         probabilities = self.vote(features)
-        return Outputs(probabilities, np.log(np.maximum(probabilities, np.float32(MIN_PROBABILITY))), features)
+        logits = np.log(np.maximum(probabilities, np.float32(MIN_PROBABILITY)))
+        if self.has_several_labels:
+            logits -= np.log(np.maximum(1 - probabilities, np.float32(MIN_PROBABILITY)))
+        return Outputs(probabilities, logits, features)
 
     def vote(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the fractions of the votes, float32 [N, K], for features float32 [N, D]; NaN where these are."""
-        nearest: NearestRows[int] = NearestRows(features, self._count)
-        for rows, labels in zip(self._rows, self._labels, strict=True):
-            nearest.add(rows, labels.tolist())
+        nearest: NearestRows[tuple[int, ...]] = NearestRows(features, self._count)
+        for rows, chosen in zip(self._rows, self._votes, strict=True):
+            nearest.add(rows, chosen)
         votes = np.full((len(features), len(self._classes)), np.nan, np.float32)
         queries = np.ascontiguousarray(features)
         for query, row, similarities, neighbors in zip(queries, votes, nearest.similarities, nearest.keys, strict=True):
@@ -104,5 +131,7 @@ class KnnPredictor:
                 if similarities[0] >= SAME_IMAGE:
                     self._own_images.add(hashlib.sha256(query.data).digest())
                 weights = np.exp((similarities - similarities[0]).astype(np.float64) / TEMPERATURE)
-                row[:] = np.bincount(neighbors, weights, len(row)) / weights.sum()
+                indices = np.fromiter(chain.from_iterable(neighbors), np.int64)
+                fractions = np.repeat(weights / weights.sum(), [len(labels) for labels in neighbors])
+                row[:] = np.minimum(np.bincount(indices, fractions, len(row)), 1)
         return votes
