@@ -261,7 +261,7 @@ def _gather(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -
 
 
 _RANDOM_NODES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip"), _unary),
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip", "Log"), _unary),
     **dict.fromkeys(("Elu", "HardSigmoid", "LeakyRelu", "Selu", "Softplus"), _unary),
     **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow", "PRelu"), _binary),
     "ConvTranspose": _conv_transpose, "InstanceNormalization": _instance_norm,

@@ -322,7 +322,7 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         run.classifier.evaluate(min_iou=0.9)
     with pytest.raises(UsageError, match="cannot be compressed yet"):
         run.classifier.compress()
-    with pytest.raises(ModelError, match="single_label alone"):
+    with pytest.raises(ModelError, match="single_label and multi_label alone"):
         run.classifier.add_class("line", [image, image])
     for data, advice in ((run, f"`sightline report {run.path}` shows"), (sightline.Dataset(scenes), "doctor` checks")):
         with (

@@ -1,4 +1,4 @@
-"""`add_class`: a bundle with one more class, whose last layer has one more row, fitted to a few images."""
+"""`add_class`: a bundle with one more class, from a few images of it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sightline import _io, intervals, jsonio, metrics
+from sightline import _io, intervals, jsonio
+from sightline.api.added_label import append_label
+from sightline.api.added_row import append_row
+from sightline.api.class_extension import Extension
 from sightline.api.classifier import Classifier
-from sightline.callbacks import Callback, Progress
-from sightline.data.types import Subset
-from sightline.errors import DataError, ModelError, OutputError, UsageError, check_installed, plural, suggest
-from sightline.evaluation.evaluator import compute_evaluation
-from sightline.export.extend_head import Head, read_head, replace_head
-from sightline.inference import bundle, exported_folder, parity, runner, stream
+from sightline.callbacks import Callback
+from sightline.data.targets import SEPARATOR
+from sightline.errors import ModelError, OutputError, UsageError, check_installed
+from sightline.inference import bundle, exported_folder, stream
 from sightline.inference.bundle import Bundle
-from sightline.inference.embeddings import ADDED_CLASS, Embeddings, join_embeddings
+from sightline.inference.embeddings import ADDED_CLASS, Embeddings
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
+from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem
 from sightline.intervals import Interval
 from sightline.runs.finalize import encode_image, to_portable_file
-from sightline.seeding import make_generator
-from sightline.training.new_class import NewClassFit, fit_new_class
 
-MIN_IMAGES = 2  # of the new class: one to leave out, and one to fit to
-MAX_OTHERS = 2000  # images of the other classes that the row is fitted to
 MAX_CANDIDATES = 8  # images of the new class among which the smallest becomes a reference example
 MAX_PARITY_IMAGES = 64
-REFERENCE_SPLIT = "reference"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -56,8 +52,15 @@ class AddedClass:
         accuracy: The accuracy of the new model on them.
         accuracy_interval: Its 95% interval.
         taken: How many of them the new model takes for the new class.
+        threshold: The probability from which on the new class is predicted where an image may have several; None
+            elsewhere.
         parity: How far the probabilities of the file are from those of the fit.
-        dropped_thresholds: Whether the earlier model had abstention thresholds, which do not fit the new one.
+        dropped_thresholds: Whether the earlier model had abstention thresholds, or label sets where an image may have
+            several labels, which do not fit the new one.
+
+    Where an image may have several labels, those that the model knew keep their probabilities, so that there is no
+    accuracy; `recalled` and `taken` count the images for which the new one is predicted, beside others or not, and
+    `split` may be ``"train"``.
     """
 
     path: Path
@@ -73,6 +76,7 @@ class AddedClass:
     accuracy: float | None
     accuracy_interval: Interval | None
     taken: int
+    threshold: float | None
     parity: Parity
     dropped_thresholds: bool
 
@@ -83,16 +87,6 @@ class AddedClass:
     def __repr__(self) -> str:
         rest = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f} on the others"
         return f"AddedClass({str(self.path)!r}, {self.label!r}: {self.recalled} of {self.count} recalled{rest})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Others:
-    """Images of the earlier classes: features to fit to, and features [N, F] with labels [N] of `split` to evaluate."""
-
-    features: NDArray[np.float32]
-    split: str | None
-    split_features: NDArray[np.float32]
-    split_labels: NDArray[np.int32]
 
 
 def add_class(
@@ -108,51 +102,44 @@ def add_class(
     """Write a bundle with the class `label` for `items`; see `Classifier.add_class`."""
     callback = callback or Callback()
     check_installed("onnx", "sklearn", purpose="Adding a class")
-    _check_label(label, classifier.classes)
+    _check_label(label, classifier.classes, has_several=classifier.task.targets.allows_several)
     source = _read_bundle(classifier)
     target = _choose_target(classifier, label, out, force=force)
-    try:
-        head = read_head(source.model)
-    except ModelError as error:
-        raise ModelError(f"No class can be added to {classifier.path}: {error}.") from error
-    new, kept_items = _embed_new(classifier, items, callback)
-    others = _read_reference(reference, classifier) if reference else _read_run(classifier, callback.on_progress)
-    fit = fit_new_class(
-        new.vectors, head.compute_logits(new.vectors), others.features, head.compute_logits(others.features)
-    )
-    new_head = head.append(fit.kernel, fit.bias)
-    graph = replace_head(source.model, new_head)
-    manifest = _extend_manifest(source.manifest, label, fit, new_head)
-    examples, files = _extend_references(source, manifest, graph, label, kept_items)
-    agreement = _check_parity(classifier, manifest, graph, new_head, [*kept_items, *_reference_items(source)])
-    before, after = (_evaluate(h, source.manifest.classes, label, others) for h in (head, new_head))
+    append = append_row if source.manifest.task == "single_label" else append_label
+    extension = append(classifier, source, label, items, reference, callback)
+    manifest = _extend_manifest(source.manifest, label, extension)
+    examples, files = _extend_references(source, manifest, extension.graph, label, extension.items)
+    agreement = _check_parity(classifier, manifest, extension, [*extension.items, *_reference_items(source)])
+    count, recalled = len(extension.is_recalled), int(extension.is_recalled.sum())
     result = AddedClass(
-        target, label, manifest.classes, len(new), int(fit.is_recalled.sum()),
-        intervals.wilson_interval(int(fit.is_recalled.sum()), len(new)), fit.folds,
-        others.split, len(others.split_labels),
-        None if before is None else before.accuracy, None if after is None else after.accuracy,
-        None if after is None else after.accuracy_interval,
-        0 if after is None else int((after.probabilities.argmax(1) == len(manifest.classes) - 1).sum()),
-        agreement, classifier.thresholds is not None,
+        target, label, manifest.classes, count, recalled, intervals.wilson_interval(recalled, count), extension.folds,
+        extension.split, extension.split_count, extension.accuracy_before, extension.accuracy,
+        extension.accuracy_interval, extension.taken, extension.threshold, agreement,
+        _are_dropped(classifier.thresholds, extension.thresholds),
     )  # fmt: skip
     manifest = replace(
         manifest,
         reference_examples=examples,
         parity=agreement.to_dict(),
-        metrics={} if after is None or others.split is None else {others.split: after.summarize()},
         lineage=(*source.manifest.lineage, _describe_step(source.manifest, result)),
     )
-    extended = bundle.make(manifest, graph, files)
+    extended = bundle.make(manifest, extension.graph, files)
     bundle.check_reference_examples(extended, extended.make_predictor())
     bundle.write(extended, target)
     return result
 
 
-def _check_label(label: str, classes: Sequence[str]) -> None:
+def _are_dropped(old: Thresholds | None, new: Thresholds | None) -> bool:
+    return old is not None and (new is None or new.set_threshold != old.set_threshold)
+
+
+def _check_label(label: str, classes: Sequence[str], *, has_several: bool) -> None:
     if label in classes:
         raise UsageError(f"{label!r} is already a class of the model: choose another name.")
     if not label or not jsonio.is_encodable(label):
         raise UsageError(f"{label!r} cannot be the name of a class: give a name in valid UTF-8.")
+    if has_several and SEPARATOR in label:
+        raise UsageError(f"{label!r} has a {SEPARATOR!r}, which separates the labels of an image: choose another name.")
     if near := [name for name in classes if name.casefold() == label.casefold()]:
         raise UsageError(f"{label!r} differs from the class {near[0]!r} by its case alone: choose another name.")
 
@@ -167,8 +154,10 @@ def _read_bundle(classifier: Classifier) -> Bundle:
     bundle_path = path if run is None else run.bundle
     assert bundle_path is not None, "checked above"
     source = bundle.read(bundle_path)
-    if source.manifest.task != "single_label":
-        raise ModelError(f"{path} has the task {source.manifest.task}: a class can be added to single_label alone.")
+    if source.manifest.task not in {"single_label", "multi_label"}:
+        raise ModelError(
+            f"{path} has the task {source.manifest.task}: a class can be added to single_label and multi_label alone."
+        )
     if source.manifest.precision != "float32":
         raise ModelError(
             f"{path} is stored in {source.manifest.precision}: add the class to the float32 model, and export that."
@@ -196,103 +185,20 @@ def _choose_target(classifier: Classifier, label: str, out: Path | None, *, forc
     return out
 
 
-def _embed_new(
-    classifier: Classifier, items: Sequence[InputItem], callback: Callback
-) -> tuple[Embeddings, list[InputItem]]:
-    """Return the embeddings of the new images and their items, without unreadable ones and repeated ones."""
-    batches = list(classifier.iter_embeddings(items, callback=callback))
-    embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
-    failed = [f"{p}: {e}" for p, e in zip(embeddings.paths, embeddings.errors, strict=True) if e is not None]
-    if failed:
-        callback.on_message(f"{plural(len(failed), 'image')} cannot be read, e.g. {failed[0]}")
-    valid = np.flatnonzero(embeddings.is_valid)
-    first = np.sort(np.unique(embeddings.vectors[valid], axis=0, return_index=True)[1]) if len(valid) else valid
-    positions = valid[first] if len(valid) else valid
-    if len(positions) < len(valid):
-        callback.on_message(f"{plural(len(valid) - len(positions), 'image')} left out that repeat another")
-    if len(positions) < MIN_IMAGES:
-        reason = f", e.g. {failed[0]}" if failed else ""
-        raise DataError(
-            f"A class needs at least {MIN_IMAGES} different images, better 5 or more, and there "
-            f"{'is' if len(positions) == 1 else 'are'} {len(positions)} that can be read{reason}."
-        )
-    return embeddings.select(positions), [items[i] for i in positions]
-
-
-def _read_run(classifier: Classifier, progress: Progress) -> _Others:
-    """Return the features of the run's own images: of training, and of its test, else its validation split."""
-    if classifier.run is None:
-        raise UsageError(
-            "A model without its run has no images of its own: give labeled images of its classes with --reference."
-        )
-    labeled_images = classifier.labeled_images(progress=progress)
-    advice = "or give labeled images of its classes with --reference"
-    train = labeled_images.load("train", alternative=advice).subset
-    train = train.select(_choose_balanced(train.labels))
-    counts = {} if classifier.manifest is None else classifier.manifest.data.get("counts", {})
-    features = runner.predict_outputs(classifier.predictor, train, task="embedding", progress=progress).features
-    if not counts.get("test") and not counts.get("validation"):
-        return _Others(features, None, features[:0], train.labels[:0])
-    labeled = labeled_images.load(alternative=advice)
-    outputs = runner.predict_outputs(classifier.predictor, labeled.subset, task="evaluating", progress=progress)
-    return _Others(features, labeled.split, outputs.features, labeled.subset.labels)
-
-
-def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> _Others:
-    """Return the features of labeled images: two of three to fit to, the third to evaluate on."""
-    batches = [batch.select(batch.is_valid) for batch in reference]
-    embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
-    index = {label: k for k, label in enumerate(classifier.classes)}
-    for path, label in zip(embeddings.paths, embeddings.labels, strict=True):
-        if label is None:
-            raise DataError(
-                f"The reference image {path} has no label: give labeled images, or `sightline embed --labeled`."
-            )
-        if label not in index:
-            raise DataError(
-                f"The reference image {path} has the label {label!r}, which is not a class of the model."
-                f"{suggest(label, index)}"
-            )
-    labels = np.array([index[str(label)] for label in embeddings.labels], np.int32)
-    is_held_out = _rank_in_class(labels) % 3 == 2
-    if (~is_held_out).sum() < MIN_IMAGES:
-        raise DataError(f"The reference has {plural(len(labels), 'readable image')}, too few to fit a class against.")
-    fitted = np.flatnonzero(~is_held_out)
-    fitted = fitted[_choose_balanced(labels[fitted])]
-    split = REFERENCE_SPLIT if is_held_out.any() else None
-    return _Others(embeddings.vectors[fitted], split, embeddings.vectors[is_held_out], labels[is_held_out])
-
-
-def _rank_in_class(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the position of each label among the same labels, int64 [N]."""
-    ranks = np.zeros(len(labels), np.int64)
-    for label in np.unique(labels):
-        ranks[labels == label] = np.arange((labels == label).sum())
-    return ranks
-
-
-def _choose_balanced(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return the positions of at most `MAX_OTHERS` images: random ones, as many of each class as there are."""
-    shuffled = make_generator(0, ADDED_CLASS).permutation(len(labels))
-    ranks = _rank_in_class(labels[shuffled])
-    chosen: NDArray[np.int64] = np.sort(shuffled[np.argsort(ranks, kind="stable")[:MAX_OTHERS]])
-    return chosen
-
-
-def _extend_manifest(manifest: Manifest, label: str, fit: NewClassFit, head: Head) -> Manifest:
+def _extend_manifest(manifest: Manifest, label: str, extension: Extension) -> Manifest:
     """Return the manifest with the class; what does not fit the new model is left out."""
     counts = dict(manifest.data.get("counts", {}))
-    counts["train"] = counts.get("train", 0) + len(fit.is_recalled)
+    counts["train"] = counts.get("train", 0) + len(extension.is_recalled)
     name = manifest.data.get("name", "")
-    weights = manifest.weights_sha256.encode() + head.kernel[:, -1].tobytes() + head.bias[-1:].tobytes()
+    weights = manifest.weights_sha256.encode() + extension.weights
     return replace(
         manifest,
         classes=(*manifest.classes, label),
-        parameters=manifest.parameters + len(head.kernel) + 1,
+        parameters=manifest.parameters + extension.parameters,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         data={"name": f"{name} and {label}" if name else label, "counts": counts},  # two classes had a positive one
-        thresholds=None,
-        metrics={},
+        thresholds=None if extension.thresholds is None else extension.thresholds.to_dict(),
+        metrics=extension.metrics,
         reference_examples=(),
         version=metadata.version("sightline"),
     )
@@ -331,31 +237,19 @@ def _read(item: InputItem) -> Any:
 
 
 def _check_parity(
-    classifier: Classifier, manifest: Manifest, graph: bytes, head: Head, items: Sequence[InputItem]
+    classifier: Classifier, manifest: Manifest, extension: Extension, items: Sequence[InputItem]
 ) -> Parity:
     """Compare the file with the fit on some images; raises `ModelError` if they differ."""
-    predictor = Bundle(manifest, graph, {}).make_predictor()
+    predictor = Bundle(manifest, extension.graph, {}).make_predictor()
     expected, actual = [], []
     for item in items[:MAX_PARITY_IMAGES]:
         pixels = stream.decode_item(manifest.preprocess, item)[None]
-        features = classifier.predictor.outputs(pixels).features
-        expected.append(metrics.softmax(head.compute_logits(features)))
+        expected.append(extension.compute_probabilities(classifier.predictor.outputs(pixels)))
         actual.append(predictor.probabilities(pixels))
-    result = parity.compare_probabilities(np.concatenate(expected), np.concatenate(actual))
+    result = classifier.task.compare(np.concatenate(expected), np.concatenate(actual))
     if failures := result.list_failures(Tolerance()):
         raise ModelError(f"The file with the new class differs from its fit: {' and '.join(failures)}.")
     return result
-
-
-def _evaluate(head: Head, classes: tuple[str, ...], label: str, others: _Others) -> Any:
-    """Return the evaluation of a head on the images of the earlier classes; None without any."""
-    if not len(others.split_labels):
-        return None
-    all_classes = classes if head.kernel.shape[1] == len(classes) else (*classes, label)
-    probabilities = metrics.softmax(head.compute_logits(others.split_features)).astype(np.float32)
-    count = len(others.split_labels)
-    subset = Subset(others.split_features, np.arange(count), others.split_labels, ("",) * count)
-    return compute_evaluation(all_classes, probabilities, subset)
 
 
 def _describe_step(manifest: Manifest, result: AddedClass) -> dict[str, Any]:

@@ -301,14 +301,15 @@ class Classifier(ImageModel):
     ) -> AddedClass:
         """Write a model with one more class, from a few images of it, in seconds.
 
-        The last layer gets one more row, a logistic regression of the new class against the others; all else, and with
-        it the logits of the other classes, stays as it is. The result is a bundle that every command takes.
+        The last layer gets a row, a logistic regression of the class against the others, whose logits stay. Where an
+        image may have several labels, the probability of the class is the fraction of votes for it, of images with and
+        without it, by similarity; the other labels keep theirs, and their thresholds.
 
         Args:
             name: The new class, which becomes the last one.
             images: At least two images of it, better five or more, as for `predict`.
-            reference: Labeled images of the other classes, or their embeddings, for a model without its run. By
-                default the run's own images.
+            reference: Labeled images of the other classes, or embeddings; by default the images of the run. Where an
+                image may have several labels, some may have the new one.
             out: The bundle to write: a folder, or a ``.zip`` or ``.onnx`` file; by default ``with-<name>`` in the run.
             force: Whether to replace a bundle at `out`.
             set: As for `predict`.
@@ -316,14 +317,13 @@ class Classifier(ImageModel):
             callback: Receives the progress events in place of the display.
 
         Returns:
-            Where the bundle is, how many of the new images are recognized by a model that was fitted without them, and
-            the accuracy on the test split of the other classes, before and after.
+            Where the bundle is, how many new images are recognized by a model that was fitted without them, and the
+            accuracy of the other classes on the test split, or the threshold of the new label.
 
         Raises:
             UsageError: If there is such a class already, or `reference` or `out` is needed.
-            DataError: If there are too few images that can be read, or `reference` does not fit the model.
+            DataError: If too few images can be read, or `reference` does not fit, or images of the run are missing.
             ModelError: If the last layer of the model has no output for each class.
-            MissingImagesError: If images of the run are missing or changed.
             OutputError: If `out` exists or cannot be written.
 
         Example:

@@ -26,7 +26,7 @@ def add_class(
         typer.Option(
             metavar="DATA",
             help="Labeled images of the other classes, as for train, or a file that `sightline embed --labeled` wrote; "
-            "default: those of the run.",
+            "default: those of the run. Where an image may have several labels, some may have the new one.",
         ),
     ] = None,
     out: Annotated[
@@ -40,7 +40,8 @@ def add_class(
     """Add a class to a model from a few images of it, without training; the other classes keep their logits.
 
     The new model is a bundle: predict, serve, evaluate and export take it. Its last layer has one more row, fitted to
-    the new images and to those of the run.
+    the new images and to those of the run. Where an image may have several labels, the new one gets a probability by
+    the votes of these images, and the others keep theirs.
     """
     from sightline import api
 
@@ -65,16 +66,37 @@ def _print_summary(added: AddedClass) -> None:
         f"recall       {added.recalled} of {added.count} when {each} is left out of the fit (95% interval {low:.3f} to "
         f"{high:.3f})"
     )
+    if added.threshold is None:
+        _print_accuracy(added, name)
+    else:
+        _print_threshold(added, name)
+    print_line(f"model        {added.path}")
+
+
+def _print_accuracy(added: AddedClass, name: str) -> None:
     if added.accuracy is None or added.accuracy_before is None:
         print_line("accuracy     not measured: there are no images of the other classes to evaluate on")
     else:
-        images = f"{plural(added.split_count, 'image')} of the {'run' if added.split != 'reference' else 'reference'}"
         split = f", its {added.split} split" if added.split != "reference" else " that were left out of the fit"
         print_line(
-            f"accuracy     {added.accuracy:.4f} on the other classes, {added.accuracy_before:.4f} before ({images}"
-            f"{split}); {added.taken} of them are taken for {name}"
+            f"accuracy     {added.accuracy:.4f} on the other classes, {added.accuracy_before:.4f} before "
+            f"({_describe_split(added)}{split}); {added.taken} of them are taken for {name}"
         )
     print_line(f"calibration  that of the other classes; not fitted to {name}")
     if added.dropped_thresholds:
         print_line("thresholds   left out: fit them again with `sightline evaluate`")
-    print_line(f"model        {added.path}")
+
+
+def _print_threshold(added: AddedClass, name: str) -> None:
+    split = f", its {added.split} split" if added.split != "reference" else " without the label"
+    print_line(
+        f"threshold    {added.threshold:.3f} for {name}; the other labels keep their probabilities and thresholds"
+    )
+    print_line(f"predicted    {name} for {added.taken} of {_describe_split(added)}{split}")
+    print_line(f"calibration  that of the other labels; not fitted to {name}")
+    if added.dropped_thresholds:
+        print_line("label sets   left out: fit them again with `sightline evaluate --target-fnr`")
+
+
+def _describe_split(added: AddedClass) -> str:
+    return f"{plural(added.split_count, 'image')} of the {'run' if added.split != 'reference' else 'reference'}"

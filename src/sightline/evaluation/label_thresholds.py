@@ -172,10 +172,15 @@ def fit_label_thresholds(
     A threshold lies halfway between two probabilities, or between the lowest one and 0. Of equally good ones it is the
     nearest to the default.
     """
-    return {label: _fit_f1(probabilities[:, k].astype(np.float64), labels[:, k]) for k, label in enumerate(classes)}
+    return {label: fit_f1(probabilities[:, k].astype(np.float64), labels[:, k]) for k, label in enumerate(classes)}
 
 
-def _fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+def fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_], *, balanced: bool = False) -> float:
+    """Return the threshold of N scores of one class with the highest F1; see `fit_label_thresholds`.
+
+    `positive` bool [N] tells which images have the class. `balanced`: those without it count as much as those with it,
+    whatever their numbers.
+    """
     support = int(positive.sum())
     if not support:
         return DEFAULT_THRESHOLD
@@ -184,7 +189,8 @@ def _fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     ordered, ordered_positive = np.sort(scores), np.sort(scores[positive])
     predicted = len(scores) - np.searchsorted(ordered, cuts)
     hits = support - np.searchsorted(ordered_positive, cuts)
-    f1 = 2 * hits / (predicted + support)
+    weight = support / max(1, len(scores) - support) if balanced else 1
+    f1 = 2 * hits / (hits + weight * (predicted - hits) + support)
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     return float(cuts[best[np.argmin(np.abs(cuts[best] - DEFAULT_THRESHOLD))]])
 

@@ -33,9 +33,9 @@ def test_the_operations_that_a_file_may_hold_are_these() -> None:
     assert sorted(onnx_file.ALLOWED_OPERATIONS) == [
         "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
         "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
-        "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "MatMul",
-        "Max", "MaxPool", "Mul", "PRelu", "Pad", "Pow", "QuantizeLinear", "Relu", "Reshape", "Selu", "Sigmoid",
-        "Slice", "Softmax", "Softplus", "Split", "Tanh", "Transpose",
+        "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log",
+        "MatMul", "Max", "MaxPool", "Mul", "PRelu", "Pad", "Pow", "QuantizeLinear", "Relu", "Reshape", "Selu",
+        "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Tanh", "Transpose",
     ]  # fmt: skip
 
 

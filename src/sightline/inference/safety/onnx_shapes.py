@@ -348,6 +348,7 @@ OPERATION_RULES: Mapping[str, OperationRule] = {
         _normalize(2, -1), {"axis": -1, "epsilon": None, "stash_type": 1}, inputs=(3, 3)
     ),
     "LeakyRelu": OperationRule(_elementwise(10), {"alpha": None}),
+    "Log": OperationRule(_elementwise(30)),
     "MatMul": OperationRule(_matmul, inputs=(2, 2)),
     "Max": OperationRule(_broadcast(10), inputs=(1, 100)),
     "MaxPool": OperationRule(_pool, _POOL | {"storage_order": 0}),

@@ -25,8 +25,8 @@ ALLOWED_OPERATIONS = frozenset(
     {
         "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",
         "ConvolutionBackpropData", "Divide", "Elu", "Erf", "Exp", "FakeQuantize", "Gather", "Gelu", "GroupConvolution",
-        "HSigmoid", "HSwish", "HardSigmoid", "LogSoftmax", "MVN", "MatMul", "MaxPool", "Maximum", "Minimum", "Mish",
-        "Multiply", "Negative", "PRelu", "Pad", "Parameter", "Power", "ReduceMax", "ReduceMean", "ReduceProd",
+        "HSigmoid", "HSwish", "HardSigmoid", "Log", "LogSoftmax", "MVN", "MatMul", "MaxPool", "Maximum", "Minimum",
+        "Mish", "Multiply", "Negative", "PRelu", "Pad", "Parameter", "Power", "ReduceMax", "ReduceMean", "ReduceProd",
         "ReduceSum", "Relu", "Reshape", "Result", "Selu", "ShapeOf", "Sigmoid", "Slice", "SoftPlus", "Softmax",
         "Split", "Sqrt", "SquaredDifference", "Squeeze", "StridedSlice", "Subtract", "Swish", "Tanh", "Transpose",
         "Unsqueeze", "VariadicSplit",

@@ -1,0 +1,72 @@
+"""What a class adds to a bundle, and the images that it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.api.classifier import Classifier
+from sightline.callbacks import Callback
+from sightline.errors import DataError, plural
+from sightline.inference.embeddings import Embeddings, join_embeddings
+from sightline.inference.predictor import Outputs
+from sightline.inference.results import Thresholds
+from sightline.inference.stream import InputItem
+from sightline.intervals import Interval
+
+MIN_IMAGES = 2  # of the new class: one to leave out, and one to fit to
+REFERENCE_SPLIT = "reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A bundle's `graph` with one more class, and what is known about it; the metrics are those of `AddedClass`.
+
+    `items` are the images of the new class that it was made from. `compute_probabilities` returns the probabilities of
+    all classes, float32 [N, K + 1], for the outputs of the earlier model. `weights` are the bytes of the `parameters`
+    that were added. `metrics` are those of the splits, as a manifest has them.
+    """
+
+    graph: bytes
+    weights: bytes
+    parameters: int
+    items: Sequence[InputItem]
+    compute_probabilities: Callable[[Outputs], NDArray[np.float32]]
+    is_recalled: NDArray[np.bool_]
+    folds: int
+    split: str | None
+    split_count: int
+    taken: int
+    accuracy_before: float | None = None
+    accuracy: float | None = None
+    accuracy_interval: Interval | None = None
+    threshold: float | None = None
+    thresholds: Thresholds | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def embed_new(
+    classifier: Classifier, items: Sequence[InputItem], callback: Callback
+) -> tuple[Embeddings, list[InputItem]]:
+    """Return the embeddings of the new images and their items, without unreadable ones and repeated ones."""
+    batches = list(classifier.iter_embeddings(items, callback=callback))
+    embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
+    failed = [f"{p}: {e}" for p, e in zip(embeddings.paths, embeddings.errors, strict=True) if e is not None]
+    if failed:
+        callback.on_message(f"{plural(len(failed), 'image')} cannot be read, e.g. {failed[0]}")
+    valid = np.flatnonzero(embeddings.is_valid)
+    first = np.sort(np.unique(embeddings.vectors[valid], axis=0, return_index=True)[1]) if len(valid) else valid
+    positions = valid[first] if len(valid) else valid
+    if len(positions) < len(valid):
+        callback.on_message(f"{plural(len(valid) - len(positions), 'image')} left out that repeat another")
+    if len(positions) < MIN_IMAGES:
+        reason = f", e.g. {failed[0]}" if failed else ""
+        raise DataError(
+            f"A class needs at least {MIN_IMAGES} different images, better 5 or more, and there "
+            f"{'is' if len(positions) == 1 else 'are'} {len(positions)} that can be read{reason}."
+        )
+    return embeddings.select(positions), [items[i] for i in positions]
