@@ -81,7 +81,7 @@ def test_the_doctor_states_the_classes_of_masks_and_what_has_none(tmp_path: Path
     masks = findings["masks"]
     assert masks.description == "images have masks of 3 classes; pixels of the value 11 have no class"
     assert "model.task=segmentation" in masks.advice
-    assert "unlabeled is none" in masks.advice
+    assert "unlabeled is left out" in masks.advice
     assert not findings.keys() & {"several-labels", "labels-never-alone"}
     (tmp_path / "classes.csv").write_bytes(b"value,name\n0,sky\n1,road\n7,car\n11,bus\n")
     masks = next(f for f in quick_audit(build_index(tmp_path)).findings if f.kind == "masks")
