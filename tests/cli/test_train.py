@@ -340,10 +340,9 @@ def test_an_interrupt_leaves_a_checkpoint_that_loads(colors: Path, tmp_path: Pat
 def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]], colors: Path) -> None:
     model = face.load(trained[0])
     evaluation = model.evaluate()
-    saved = np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False)
-    np.testing.assert_allclose(
-        evaluation.result.probabilities, saved["probabilities"], atol=1e-6
-    )  # in batches of different sizes
+    with np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False) as saved:
+        probabilities = saved["probabilities"]
+    np.testing.assert_allclose(evaluation.result.probabilities, probabilities, atol=1e-6)  # in batches of other sizes
     assert evaluation.accuracy == trained[1]["test"]["accuracy"]
     with pytest.raises(SightlineError, match="test split"):
         model.evaluate(colors, split="test")

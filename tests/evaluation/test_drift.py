@@ -124,7 +124,8 @@ def test_a_sample_is_bounded_and_comes_back_from_its_bytes() -> None:
 def test_a_damaged_sample_is_refused(changes: dict[str, NDArray[np.generic]], words: str, tmp_path: Path) -> None:
     path = tmp_path / "validation.npz"
     path.write_bytes(make_sample(np.random.default_rng(0)).to_bytes())
-    arrays = dict(np.load(path)) | changes
+    with np.load(path) as saved:
+        arrays = dict(saved) | changes
     np.savez(path, **arrays)
     with pytest.raises(ModelError, match=words):
         ValidationSample.from_bytes(path.read_bytes())

@@ -43,7 +43,8 @@ def other(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     path = tmp_path_factory.mktemp("other") / "b"
     shutil.copytree(run.path, path)
     file = path / "eval" / "test" / "predictions.npz"
-    arrays = dict(np.load(file))
+    with np.load(file) as saved:
+        arrays = dict(saved)
     arrays["probabilities"][::3] = np.roll(arrays["probabilities"][::3], 1, 1)
     np.savez(file, **arrays)
     return sl.Run(path)

@@ -85,7 +85,8 @@ def sliced(run: sl.Run, tmp_path: Path) -> Iterator[tuple[Any, dict[str, set[str
     path = tmp_path / "sliced"
     shutil.copytree(run.path, path)
     file = path / "eval" / "test" / "predictions.npz"
-    arrays = dict(np.load(file))
+    with np.load(file) as saved:
+        arrays = dict(saved)
     masks = np.arange(len(arrays["paths"])) % 3 == np.array([[0], [1]])
     names = ["camera ü", "size up to 9"]
     arrays["probabilities"][::2] = np.roll(arrays["probabilities"][::2], 1, 1)  # errors

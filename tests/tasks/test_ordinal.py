@@ -336,8 +336,8 @@ def test_grades_are_missed_by_no_more_than_by_a_model_that_does_not_know_their_o
         for seed in range(3):
             out = tmp_path / f"{task}{seed}"
             api.train(data, recipe="transfer", seed=seed, set=[*settings, "train.effort=fast"], out=out)
-            loaded = np.load(out / "eval" / "test" / "predictions.npz")
-            labels, predicted = loaded["labels"], loaded["probabilities"].argmax(1)
+            with np.load(out / "eval" / "test" / "predictions.npz") as loaded:
+                labels, predicted = loaded["labels"], loaded["probabilities"].argmax(1)
             means.append(list_distance_terms(labels, predicted).mean(0))
         kappas.append(compute_kappa(np.mean(means, 0)))
         errors.append(np.mean(means, 0)[0])
