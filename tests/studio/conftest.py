@@ -17,6 +17,7 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
+from task_images import write_task
 
 LISTED = ".tile img, #empty:not([hidden])"  # what a page of images has once it has loaded
 
@@ -48,6 +49,21 @@ def other(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     arrays["probabilities"][::3] = np.roll(arrays["probabilities"][::3], 1, 1)
     np.savez(file, **arrays)
     return sl.Run(path)
+
+
+@pytest.fixture(scope="session")
+def label_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A run on drawn images with up to three labels each."""
+    root = tmp_path_factory.mktemp("labels")
+    source, settings = write_task("multi_label", root / "images", 90)
+    return sl.train(source, epochs=2, seed=1, set=[*settings, "split.test=0.4"], out=root / "run")
+
+
+@pytest.fixture(scope="session")
+def label_studio(label_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """The studio of `label_run`, which tests share: they leave its labels alone."""
+    with open_studio(label_run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,11 @@ def test_a_page_of_a_run(open_page: Any, address: str, path: str, ready: str) ->
     check(open_page, f"{address}/{path}", ready)
 
 
+def test_the_results_of_several_labels(open_page: Any, label_studio: Studio) -> None:
+    with serve(label_studio) as address:
+        check(open_page, f"{address}/results", "#per-class")
+
+
 def test_a_model_that_is_tried(open_page: Any, address: str, photo: Path) -> None:
     def prepare(page: Any) -> None:
         page.set_input_files("#file", str(photo))

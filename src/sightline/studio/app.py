@@ -19,7 +19,17 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.studio import comparing, embedding_map, labeling, look_alikes, network, results, training, trial
+from sightline.studio import (
+    comparing,
+    embedding_map,
+    label_results,
+    labeling,
+    look_alikes,
+    network,
+    results,
+    training,
+    trial,
+)
 from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library
@@ -30,6 +40,7 @@ from sightline.studio.query import Query
 
 MAX_ROWS = 500  # of one request
 PAGES_OF_SINGLE = {"/results": "results", "/compare": "compare"}  # of runs whose images have one class each
+PAGES_OF_SEVERAL = {"/results": "results"}
 PAGES_OF_RUN = {"/map": "map", "/try": "trial"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
@@ -51,9 +62,8 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
     """
     token = make_token()
     of_data = {} if studio.labeling is None else {"/label": "label-page"}
-    of_run = {} if studio.model is None else PAGES_OF_RUN
-    if studio.model is not None and not studio.library.has_several_labels:
-        of_run = PAGES_OF_SINGLE | of_run
+    of_task = PAGES_OF_SEVERAL if studio.library.has_several_labels else PAGES_OF_SINGLE
+    of_run = {} if studio.model is None else of_task | PAGES_OF_RUN
     of_runs = {} if studio.training is None else {"/train": "train-page"}
     of_network = {} if access is None else {"/phone": "phone"}
     pages = Pages(token, {"/": "list"} | of_data | of_run | of_runs | of_network)
@@ -88,12 +98,12 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     model, library, name = studio.model, studio.library, studio.name
     if model is None:
         return []
-    of_single = [] if library.has_several_labels else [
+    of_task = label_results.make_routes(model, library, name, pages) if library.has_several_labels else [
         *results.make_routes(model, name, pages),
         *comparing.make_routes(model, library, name, pages, studio.compared),
     ]  # fmt: skip
     return [
-        *of_single,
+        *of_task,
         *embedding_map.make_routes(model, library, name, pages),
         *trial.make_routes(model, library, name, pages),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ MAX_SLICES = 20
 SHADES = 8  # of the cells of a matrix
 LEAST_ACCEPTED = 20  # images of a point of the curve: of fewer, one error more or less would be most of it
 REPORTED = ("test", "validation", "train")  # the split to show first
+
+Results = TypeVar("Results")
 
 
 class SplitResults:
@@ -92,7 +94,7 @@ class SplitResults:
                 "label": one.label,
                 "support": support,
                 "precision": Metric(one.precision, one.precision_interval).to_dict(),
-                "recall": _describe_fraction(class_hits, support),
+                "recall": describe_fraction(class_hits, support),
             }
             for one, class_hits, support in zip(
                 compute_class_metrics(confusion, self.classes), np.diagonal(confusion).tolist(),
@@ -105,10 +107,10 @@ class SplitResults:
             "count": count,
             "accepted": accepted,
             "errors": accepted - hits,
-            "coverage": _describe_fraction(accepted, count),
-            "abstention": _describe_fraction(count - accepted, count),
-            "precision": _describe_fraction(hits, accepted),
-            "recall": _describe_fraction(hits, count),
+            "coverage": describe_fraction(accepted, count),
+            "abstention": describe_fraction(count - accepted, count),
+            "precision": describe_fraction(hits, accepted),
+            "recall": describe_fraction(hits, count),
             "classes": per_class,
         }
 
@@ -144,7 +146,8 @@ class SplitResults:
         return [(self.classes[i], self.classes[j], count) for i, j, count in pairs]
 
 
-def _describe_fraction(hits: int, count: int) -> dict[str, Any]:
+def describe_fraction(hits: int, count: int) -> dict[str, Any]:
+    """Return a fraction with its 95% interval as JSON values; None of no images."""
     if not count:
         return Metric(None).to_dict()
     return Metric(hits / count, intervals.wilson_interval(hits, count)).to_dict()
@@ -161,7 +164,7 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
     def page(request: Request) -> Response:
         if not results:
             return pages.render(request, "results.html.j2", name=name, split=None, splits=[], run=str(run.path))
-        split, chosen = _find_split(results, request)
+        split, chosen = find_split(results, request)
         return pages.render(
             request, "results.html.j2", name=name, split=split, splits=list(results), results=chosen, fitted=fitted,
             run=str(run.path), max_classes=MAX_CLASSES,
@@ -169,7 +172,7 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
         )  # fmt: skip
 
     def select(request: Request) -> StrictJSONResponse:
-        _, chosen = _find_split(results, request)
+        _, chosen = find_split(results, request)
         params = request.query_params
         if "coverage" in params:
             confidence = chosen.choose_confidence(parse_fraction("coverage", params["coverage"]))
@@ -180,7 +183,8 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
     return [Route("/results", page), Route("/results/selection", select)]
 
 
-def _find_split(results: Mapping[str, SplitResults], request: Request) -> tuple[str, SplitResults]:
+def find_split(results: Mapping[str, Results], request: Request) -> tuple[str, Results]:
+    """Return the split that a request names, or the first, and its results; raises `HTTPException` for another."""
     split = request.query_params.get("split") or next(iter(results), "")
     if split not in results:
         raise HTTPException(404, f"The run was not evaluated on a split {split[:40]!r}.")

@@ -284,7 +284,9 @@ def list_data_settings(run: RunDirectory) -> list[str]:
     settings = {
         key: value
         for key, value in parse.flatten_config(config).items()
-        if key.startswith(("data.", "split.")) and key not in {"data.sources", "data.patch"} and value != defaults[key]
+        if key.startswith(("data.", "split."))
+        and key not in {"data.sources", "data.patch"}
+        and value != defaults.get(key)
     }
     return to_assignments(settings | {"seed": config.seed})
 

@@ -23,3 +23,10 @@ export function imageItem({ sha256, path, label }, ...parts) {
 export function percent(value) {
   return `${(100 * value).toFixed(1)}%`;
 }
+
+/** Show a metric and its interval in the two children of an element. */
+export function showMetric(element, { value, interval }) {
+  const [number, range] = element.children;
+  number.textContent = value === null ? "–" : percent(value);
+  range.textContent = interval === null ? "" : `${(100 * interval[0]).toFixed(1)} – ${percent(interval[1])}`;
+}

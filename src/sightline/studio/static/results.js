@@ -1,17 +1,11 @@
 // The page of results: two sliders that move the metrics of a model that abstains.
 
 import { load } from "./api.js";
-import { percent } from "./elements.js";
+import { percent, showMetric } from "./elements.js";
 
 const $ = (selector) => document.querySelector(selector);
 const section = $("#selection");
 let loading = null; // aborts the request of an older position
-
-function showMetric(element, { value, interval }) {
-  const [number, range] = element.children;
-  number.textContent = value === null ? "–" : percent(value);
-  range.textContent = interval === null ? "" : `${(100 * interval[0]).toFixed(1)} – ${percent(interval[1])}`;
-}
 
 function show(selection, moved) {
   const { confidence, coverage, precision } = selection;

@@ -1,0 +1,123 @@
+"""The page of the results of a run with several labels per image: each class at a threshold that is moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from sightline import metrics
+from sightline.evaluation.label_thresholds import list_thresholds
+from sightline.evaluation.results import LabeledPredictions
+from sightline.studio.features import RunModel
+from sightline.studio.library import Library
+from sightline.studio.pages import Pages, StrictJSONResponse
+from sightline.studio.query import parse_fraction
+from sightline.studio.results import REPORTED, describe_fraction, find_split
+
+KINDS = ("correct", "missed", "wrong")  # the images that a row counts
+
+
+class LabelResults:
+    """What a run predicted for the images of one split, which may have several classes each."""
+
+    def __init__(self, predictions: LabeledPredictions, thresholds: NDArray[np.float64]) -> None:
+        """`thresholds` float64 [K] are those of the model; infinity for a class that is never predicted."""
+        self.classes, self.count = predictions.classes, len(predictions.labels)
+        self.paths = predictions.paths
+        self._labels: NDArray[np.bool_] = predictions.labels.astype(bool)
+        self._probabilities, self._thresholds = predictions.probabilities, thresholds
+        everyone = np.ones((1, self.count))
+        self._average_precisions = [
+            float(metrics.auroc_and_ap(predictions.probabilities[:, k].astype(np.float64), truth, everyone)[1][0])
+            for k, truth in enumerate(self._labels.T)
+        ]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the row of each class, at the threshold of the model."""
+        return [self.describe_label(label, self._thresholds[k]) for k, label in enumerate(self.classes)]
+
+    def describe_label(self, label: str, threshold: float) -> dict[str, Any]:
+        """Return the metrics of a class that is predicted from a probability of `threshold` on, as JSON values.
+
+        Precision and recall have Wilson's 95% intervals. The average precision does not depend on the threshold; it is
+        None, and so are recall and F1, if no image has the class. Raises `HTTPException` if there is no such class.
+        """
+        correct, missed, wrong = (int(self._select(label, threshold, kind).sum()) for kind in KINDS)
+        average = self._average_precisions[self.classes.index(label)]
+        support = correct + missed
+        return {
+            "label": label,
+            "support": support,
+            "threshold": threshold if math.isfinite(threshold) else None,
+            "average_precision": average if support else None,
+            "precision": describe_fraction(correct, correct + wrong),
+            "recall": describe_fraction(correct, support),
+            "f1": 2 * correct / (2 * correct + missed + wrong) if support else None,
+            "correct": correct,
+            "missed": missed,
+            "wrong": wrong,
+        }
+
+    def list_rows(self, label: str, threshold: float, kind: str) -> list[int]:
+        """Return the rows of the images of one of `KINDS`; raises `HTTPException` if there is no such class or kind."""
+        return [int(row) for row in np.flatnonzero(self._select(label, threshold, kind))]
+
+    def _select(self, label: str, threshold: float, kind: str) -> NDArray[np.bool_]:
+        if label not in self.classes or kind not in KINDS:
+            raise HTTPException(404, f"There is no class {label[:80]!r} with images of the kind {kind[:80]!r}.")
+        position = self.classes.index(label)
+        has, predicted = self._labels[:, position], self._probabilities[:, position] >= threshold
+        selected: NDArray[np.bool_] = {
+            "correct": has & predicted, "missed": has & ~predicted, "wrong": ~has & predicted
+        }[kind]  # fmt: skip
+        return selected
+
+
+def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
+    """Return the routes of the page, of the row of a class at a threshold, and of the images that it counts."""
+    run = model.run.directory
+    evaluated = sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
+    thresholds = run.read_thresholds()
+    results: Mapping[str, LabelResults] = {
+        split: LabelResults(predictions, list_thresholds(thresholds, predictions.classes))
+        for split, predictions in evaluated
+    }
+
+    def page(request: Request) -> Response:
+        if not results:
+            return pages.render(request, "results.html.j2", name=name, split=None, splits=[], run=str(run.path))
+        split, chosen = find_split(results, request)
+        return pages.render(
+            request, "label_results.html.j2", name=name, split=split, splits=list(results), rows=chosen.describe(),
+            count=chosen.count, path_of_run=str(run.path),
+        )  # fmt: skip
+
+    def describe(request: Request) -> StrictJSONResponse:
+        _, chosen = find_split(results, request)
+        return StrictJSONResponse(chosen.describe_label(*_read_label(request)))
+
+    def list_images(request: Request) -> Response:
+        _, chosen = find_split(results, request)
+        rows = chosen.list_rows(*_read_label(request), request.query_params.get("kind", ""))
+        positions = model.find_positions([chosen.paths[row] for row in rows])
+        query = {"selection": library.add_selection(p for p in positions if p is not None)}
+        if "lang" in request.query_params:
+            query["lang"] = request.query_params["lang"]
+        return RedirectResponse(f"/?{urlencode(query)}", 303)
+
+    return [Route("/results", page), Route("/results/label", describe), Route("/results/images", list_images)]
+
+
+def _read_label(request: Request) -> tuple[str, float]:
+    """Return the class and the threshold of an address; without one, the class is never predicted."""
+    text = request.query_params.get("threshold", "")
+    return request.query_params.get("label", ""), parse_fraction("threshold", text) if text else math.inf

@@ -1,0 +1,135 @@
+"""The results of a run with several labels per image, without a browser and in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sightline as sl
+from browser import NO_BROWSER, find_browser
+from sightline.evaluation.label_thresholds import list_thresholds
+from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
+from sightline.evaluation.results import LabeledPredictions
+from sightline.studio.contents import Studio
+from studio_server import serve
+
+testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
+
+
+@pytest.fixture(scope="module")
+def client(label_studio: Studio) -> Iterator[Any]:
+    from sightline.studio.app import create_app
+
+    with testclient.TestClient(create_app(label_studio), "http://127.0.0.1:8000") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def predictions(label_run: sl.Run) -> LabeledPredictions:
+    loaded = label_run.directory.read_predictions("test")
+    assert loaded is not None
+    return loaded
+
+
+def compute(predictions: LabeledPredictions, thresholds: Any) -> dict[str, LabelMetrics]:
+    rows = compute_label_metrics(
+        predictions.classes, predictions.probabilities, predictions.labels.astype(bool), np.array(thresholds)
+    )[1]
+    return {row.label: row for row in rows}
+
+
+def load(client: Any, label: str, threshold: float | str) -> dict[str, Any]:
+    parameters = {"split": "test", "label": label, "threshold": threshold}
+    row: dict[str, Any] = client.get("/results/label", params=parameters).json()
+    return row
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.812, 1.0])
+def test_the_metrics_of_a_class_are_those_of_evaluate(
+    client: Any, predictions: LabeledPredictions, threshold: float
+) -> None:
+    for label, expected in compute(predictions, [threshold] * 3).items():
+        row = load(client, label, threshold)
+        assert (row["support"], row["threshold"]) == (expected.support, threshold)
+        assert row["average_precision"] == pytest.approx(expected.average_precision.value, abs=1e-9)
+        assert row["f1"] == pytest.approx(expected.f1)
+        for name in ("precision", "recall"):
+            assert row[name]["value"] == getattr(expected, name)
+            interval = getattr(expected, f"{name}_interval")
+            assert row[name]["interval"] == (None if interval is None else list(interval))
+
+
+def test_the_page_begins_with_the_thresholds_of_the_model(
+    client: Any, label_run: sl.Run, predictions: LabeledPredictions
+) -> None:
+    page = client.get("/results", params={"split": "test"})
+    assert page.status_code == 200
+    thresholds = list_thresholds(label_run.directory.read_thresholds(), predictions.classes)
+    for label, expected in compute(predictions, thresholds).items():
+        row = page.text.partition(f'data-label="{label}"')[2].partition("</tr>")[0]
+        assert f"<td>{expected.support}</td>" in row
+        assert expected.recall is not None
+        assert f"<b>{100 * expected.recall:.1f}%</b>" in row
+    assert 'href="/results"' in client.get("/").text
+    assert client.get("/compare").status_code == 404
+
+
+def test_a_number_opens_its_images(client: Any, label_studio: Studio, predictions: LabeledPredictions) -> None:
+    for k, label in enumerate(predictions.classes):
+        has, predicted = predictions.labels[:, k].astype(bool), predictions.probabilities[:, k] >= 0.4
+        for kind, of_kind in (("correct", has & predicted), ("missed", has & ~predicted), ("wrong", ~has & predicted)):
+            parameters = {"split": "test", "label": label, "threshold": 0.4, "kind": kind, "lang": "zh"}
+            answer = client.get("/results/images", params=parameters, follow_redirects=False)
+            assert answer.status_code == 303
+            address, _, query = answer.headers["location"].partition("?")
+            assert address == "/"
+            assert query.endswith("&lang=zh")
+            ids = np.frombuffer(client.get(f"/order?{query}").content, "<u4")
+            paths = {row["path"] for row in label_studio.library.describe(ids.tolist())}
+            assert paths == {path for path, one in zip(predictions.paths, of_kind, strict=True) if one}
+
+
+def test_a_class_that_is_never_predicted_has_no_precision(client: Any) -> None:
+    row = load(client, "red", "")
+    assert row["threshold"] is None
+    assert row["precision"]["value"] is None
+    assert (row["recall"]["value"], row["f1"], row["correct"], row["wrong"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status"),
+    [
+        ({"label": "zebra", "kind": "missed"}, 404),
+        ({"label": "red", "kind": "all"}, 404),
+        ({"label": "red", "kind": "missed", "split": "dev"}, 404),
+        ({"label": "red", "kind": "missed", "threshold": "nan"}, 400),
+    ],
+)
+def test_what_there_is_not_is_refused(client: Any, parameters: dict[str, str], status: int) -> None:
+    answer = client.get("/results/images", params=parameters, follow_redirects=False)
+    assert answer.status_code == status
+    assert json.loads(answer.text)["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)
+def test_a_threshold_is_moved_and_its_errors_are_looked_at(label_studio: Studio, open_page: Any) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    with serve(label_studio) as address:
+        page = open_page(f"{address}/results?split=test", ready="#per-class")
+        row = page.locator("tr[data-label=red]")
+        row.locator("input").focus()
+        page.keyboard.press("End")
+        playwright.expect(row.locator("output")).to_have_text("1.000")
+        support = row.locator("td").first.inner_text()
+        playwright.expect(row.locator("[data-kind=missed]")).to_have_text(support)
+        row.locator("[data-kind=missed]").click()
+        page.wait_for_selector(".tile img")
+        playwright.expect(page.locator("#count")).to_have_text(f"{support} images")
+        page.go_back()
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
