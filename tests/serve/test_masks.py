@@ -133,6 +133,17 @@ def test_a_mask_or_its_colors_over_the_image_are_a_png_file() -> None:
     assert (unknown.status, unknown.json["error"]) == (400, "overlay is 'yes': expected true or false.")
 
 
+def test_a_heat_map_is_that_of_explain() -> None:
+    model = make_mask_model()
+    answers = send(model, ("/explain", FILES[0]), ("/explain?class=light", FILES[0]))
+    for answer, label in zip(answers, (None, "light"), strict=True):
+        (expected,) = model.explain([FILES[0]], label=label, progress=False)
+        assert answer.status == 200
+        for name in ("label", "method", "probability", "pixel_fraction", "region", "faithfulness"):
+            assert answer.json[name] == pytest.approx(expected.to_dict()[name])
+        assert 0 < answer.json["pixel_fraction"] < 1
+
+
 def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
     model = make_mask_model()
     as_json = {"content-type": "application/json"}
@@ -144,7 +155,7 @@ def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
         ("/predict", json.dumps({"images": [bad, image]}).encode(), as_json),
         ("/predict", json.dumps({"images": [image] * 65}).encode(), as_json),
         ("/predict", json.dumps({"images": [image] * 2}).encode(), as_json | PNG),
-        ("/explain", FILES[0]),
+        ("/explain?class=sky", FILES[0]),
     )
     assert [answer.status for answer in answers] == [400, 200, 400, 400, 400]
     assert answers[0].json["error"] == "The image cannot be read: not an image."
@@ -152,7 +163,7 @@ def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
     assert (first, list(second)) == ({"error": "not an image"}, ["areas", "quality", "masks"])
     assert "at most 64" in answers[2].json["error"]
     assert answers[3].json["error"] == "The request has 2 images: send one."
-    assert "this model predicts masks" in answers[4].json["error"]
+    assert answers[4].json["error"] == "The model has no class 'sky'. Valid names: dark, gray, light."
 
 
 @pytest.mark.parametrize("tile", [0.0, 1.0])

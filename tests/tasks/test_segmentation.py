@@ -119,6 +119,7 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
         "Mean IoU",
         "Worst images",
         f"Predicted mask of {worst[0].path}",
+        f"Heat map: evidence for {worst[0].predicted}",
         "of the pixels",
         "validation mean IoU",
     ):
@@ -314,8 +315,9 @@ def test_each_format_predicts_the_same_masks(run: sightline.Run, tmp_path: Path,
 
 def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: Path, tmp_path: Path) -> None:
     image = draw_scene(0)[0]
-    with pytest.raises(UsageError, match="this model predicts masks"):
-        run.classifier.explain([image])
+    for method in ("rise", "gradcam++"):
+        with pytest.raises(UsageError, match="this model predicts masks: use --method gradcam or occlusion"):
+            run.classifier.explain([image], method=method)
     with pytest.raises(UsageError, match="are for labels of whole images"):
         run.classifier.evaluate(coverage=0.9)
     with pytest.raises(UsageError, match="says which masks count for --target-precision"):

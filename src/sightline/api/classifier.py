@@ -61,10 +61,10 @@ class Classifier(ImageModel):
 
         Args:
             images: As for `predict`.
-            method: gradcam (Selvaraju et al., 2017), gradcam++ (Chattopadhay et al., 2018), occlusion (Zeiler and
-                Fergus, 2014) or rise (Petsiuk et al., 2018). By default gradcam, or occlusion for an exported model,
-                which has no gradients.
-            label: The class; by default the predicted class of each image.
+            method: gradcam (Selvaraju et al., 2017; for masks Vinogradova et al., 2020) or occlusion (Zeiler and
+                Fergus, 2014); but for masks also gradcam++ (Chattopadhay et al., 2018) or rise (Petsiuk et al., 2018).
+                By default gradcam, or occlusion for an exported model, which has no gradients.
+            label: The class; by default the predicted one, of a mask that of the most pixels.
             out: A folder to write a figure for each image to.
             seed: The seed of random masks and positions.
             set: As for `predict`.
@@ -83,9 +83,10 @@ class Classifier(ImageModel):
 
         items = list(list_items(images, self.preprocess.channels, set))
         with show_progress(progress, callback) as display:
+            predictor, are_masks = self.explanation_predictor(method, display), self.task.targets.are_masks
             explanations = explain(
-                self.explanation_predictor(method, display), items, method=method, label=label,
-                out=None if out is None else Path(out), seed=seed, progress=display.on_progress,
+                predictor, items, method=method, label=label, out=None if out is None else Path(out), seed=seed,
+                are_masks=are_masks, progress=display.on_progress,
             )  # fmt: skip
             return RecordList(explanations, explanation_row)
 
@@ -301,9 +302,8 @@ class Classifier(ImageModel):
     ) -> AddedClass:
         """Write a model with one more class, from a few images of it, in seconds.
 
-        The last layer gets a row, a logistic regression of the class against the others, whose logits stay. Where an
-        image may have several labels, the probability of the class is the fraction of votes for it, of images with and
-        without it, by similarity; the other labels keep theirs, and their thresholds.
+        The last layer gets a row, a logistic regression of the class against the others, whose logits stay. Of several
+        labels per image, the new one gets a probability by votes of images with and without it; the others keep theirs.
 
         Args:
             name: The new class, which becomes the last one.

@@ -20,6 +20,7 @@ from sightline.explain import localization as heat_map
 from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
+from sightline.explain.pixel_region import PixelRegion
 from sightline.inference.predictor import Predictor
 from sightline.inference.runner import predict_images
 from sightline.inference.stream import InputItem, decode_item, find_size
@@ -47,15 +48,17 @@ def explain(
     label: str | None = None,
     out: Path | None = None,
     seed: int = 0,
+    are_masks: bool = False,
     progress: Progress = no_progress,
 ) -> Iterator[Explanation]:
     """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
 
     `method` is gradcam, gradcam++, occlusion or rise (None: gradcam, or occlusion for an exported model); `label` is
-    the class to explain (None: the predicted class of each image). With `out`, a folder, a PNG file per image is
+    the class to explain (None: the predicted class of each image; where `predictor` predicts masks, as `are_masks`
+    says, that of the most pixels). With `out`, a folder, a PNG file per image is
     written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
     """
-    selected_method = _resolve(method, label, predictor)
+    selected_method = _resolve(method, label, predictor, are_masks=are_masks)
     if out is not None:
         _create_folder(out)
     return _explain_batches(predictor, items, selected_method, label, _FigureWriter(out), seed, progress)
@@ -123,22 +126,23 @@ def explain_pixels(
     height: int,
     *,
     label: str | None = None,
+    are_masks: bool = False,
     progress: Progress = no_progress,
 ) -> Explanation:
     """Return the explanation of one decoded image by the default method, without a path and a figure.
 
     `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. Raises
-    `UsageError` for an unknown class `label`.
+    `UsageError` for an unknown class `label`. `are_masks`: as for `explain`.
     """
-    method = _resolve(None, label, predictor)
+    method = _resolve(None, label, predictor, are_masks=are_masks)
     probabilities = predictor.probabilities(pixels[None])
     decoded = [_DecodedImage(None, width, height, pixels)]
     return next(_explain_batch(predictor, [""], decoded, probabilities, method, label, 0, progress))
 
 
-def _resolve(method: str | None, label: str | None, predictor: Predictor) -> Method:
+def _resolve(method: str | None, label: str | None, predictor: Predictor, *, are_masks: bool) -> Method:
     """Return the method; raises `UsageError` for one that the predictor does not support, and for an unknown class."""
-    selected_method = resolve_method(method, predictor)
+    selected_method = resolve_method(method, predictor, are_masks=are_masks)
     if label is not None and label not in predictor.classes:
         raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
     return selected_method
@@ -154,28 +158,49 @@ def _explain_batch(
     seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
-    """Yield the explanations of N images with `probabilities` [N, K], without a figure."""
+    """Yield the explanations of N images with `probabilities` [N, K], or [N, H, W, K] of masks, without a figure."""
     pixels = np.stack([image.pixels for image in decoded])
-    class_indices = probabilities.argmax(1)
-    if label is not None:
-        class_indices = np.full(len(pixels), predictor.classes.index(label))
-    maps = compute_heat_maps(predictor, pixels, class_indices, method, seed=seed, progress=progress)
-    for path, one, row, class_index, heat in zip(
-        paths, decoded, probabilities, class_indices.tolist(), maps, strict=True
+    chosen = None if label is None else predictor.classes.index(label)
+    regions: Sequence[PixelRegion | None] = [None] * len(pixels)
+    masks = None
+    if probabilities.ndim == 4:
+        of_classes = [
+            PixelRegion.find(row, _find_visible(predictor.preprocess, one), chosen)
+            for row, one in zip(probabilities, decoded, strict=True)
+        ]
+        class_indices = np.array([region.class_index for region in of_classes])
+        regions, masks = of_classes, np.stack([region.pixels for region in of_classes])
+    else:
+        class_indices = probabilities.argmax(1) if chosen is None else np.full(len(pixels), chosen)
+    maps = compute_heat_maps(predictor, pixels, class_indices, method, regions=masks, seed=seed, progress=progress)
+    for path, one, row, class_index, heat, region in zip(
+        paths, decoded, probabilities, class_indices.tolist(), maps, regions, strict=True
     ):
         width, height = _display_size(one)
         hottest = heat_map.find_region(heat_map.map_to_original(heat, predictor.preprocess, width, height))
+        probability = float(row[class_index]) if region is None else region.probability
+        explained = None if region is None else region.pixels
         yield Explanation(
             path,
             method,
             predictor.classes[class_index],
-            float(row[class_index]),
+            probability,
             heat,
             hottest and _scale_region(hottest, one.width / width, one.height / height),
             None
             if hottest is None
-            else check_faithfulness(predictor, one.pixels, heat, class_index, float(row[class_index]), seed),
+            else check_faithfulness(predictor, one.pixels, heat, class_index, probability, seed, explained),
+            pixel_fraction=None if region is None else region.fraction,
+            pixel_region=explained,
         )
+
+
+def _find_visible(preprocess: PreprocessingSpec, image: _DecodedImage) -> NDArray[np.bool_]:
+    """Return which pixels [H, W] of the model's input show the image, and not what it was padded with."""
+    _, (left, top, right, bottom) = preprocess.compute_placement(image.width, image.height)
+    visible = np.zeros(image.pixels.shape[:2], bool)
+    visible[int(top) : int(bottom), int(left) : int(right)] = True
+    return visible
 
 
 def _display_size(image: _DecodedImage) -> tuple[int, int]:
@@ -221,12 +246,20 @@ class _FigureWriter:
         heat_overlay = heat_map.map_to_original(explanation.heat, preprocess, width, height)
         visible_box, _ = preprocess.compute_placement(width, height)
         hottest = explanation.region and _scale_region(explanation.region, width / image.width, height / image.height)
-        owned_png.save_owned_png(
-            path,
-            plot_explanation(
-                display_image, heat_overlay, hottest, _title(explanation), explanation.list_sentences(), visible_box
-            ),
+        outline = None
+        if explanation.pixel_region is not None:
+            mask = explanation.pixel_region.astype(np.float32)
+            outline = heat_map.map_to_original(mask, preprocess, width, height) > 0.5
+        figure = plot_explanation(
+            display_image,
+            heat_overlay,
+            hottest,
+            _title(explanation),
+            explanation.list_sentences(),
+            visible_box,
+            outline,
         )
+        owned_png.save_owned_png(path, figure)
         return replace(explanation, figure=str(path))
 
     def _name(self, explanation: Explanation) -> str:

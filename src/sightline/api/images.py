@@ -198,5 +198,6 @@ def explanation_row(explanation: Explanation) -> dict[str, Any]:
         "region": None if r is None else f"({r.left}, {r.top}) to ({r.right}, {r.bottom})",
         "drop": None if check is None else check.drop,
         "random_drop": None if check is None else check.random_drop,
+        **({} if explanation.pixel_fraction is None else {"pixel_fraction": explanation.pixel_fraction}),
         **({} if explanation.error is None else {"error": explanation.error}),
     }

@@ -14,7 +14,7 @@ from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import ModelError, UsageError, plural
+from sightline.errors import ModelError, plural
 from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
@@ -167,11 +167,8 @@ class LoadedModel:
     def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
         """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one.
 
-        `callback` receives a message before the Keras model is loaded. Raises `UsageError` for a model of masks, which
-        has nothing to explain by heat maps.
+        `callback` receives a message before the Keras model is loaded.
         """
-        if self.task.targets.are_masks:
-            raise UsageError("Heat maps show the evidence for the class of an image, and this model predicts masks.")
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
         if self._keras_predictor is None:

@@ -20,11 +20,15 @@ def explain(
     method: Annotated[
         str | None,
         typer.Option(
-            help="gradcam, gradcam++, occlusion or rise; default gradcam, or occlusion for an exported model."
+            help="gradcam, gradcam++, occlusion or rise; default gradcam, or occlusion for an exported model. Masks: "
+            "gradcam or occlusion."
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--class", help="The class to explain; default: the predicted one.")
+        str | None,
+        typer.Option(
+            "--class", help="The class to explain; default: the predicted one, of a mask that of the most pixels."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The output folder; gets one PNG file per image.")] = Path("explanations"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random masks and positions.")] = 0,
@@ -41,14 +45,15 @@ def explain(
     items = list(stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits))
     failed = False
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        predictor = api.load(model).explanation_predictor(method, display)
+        classifier = api.load(model)
+        predictor, are_masks = classifier.explanation_predictor(method, display), classifier.task.targets.are_masks
         if method is None and resolve_method(None, predictor) == "occlusion":
-            display.on_message(
-                "An exported model has no gradients; using occlusion instead of Grad-CAM (or pass --method rise)."
-            )
+            advice = "" if are_masks else " (or pass --method rise)"
+            display.on_message(f"An exported model has no gradients; using occlusion instead of Grad-CAM{advice}.")
         for explanation in find(
-            predictor, items, method=method, label=label, out=out, seed=seed, progress=display.on_progress
-        ):
+            predictor, items, method=method, label=label, out=out, seed=seed, are_masks=are_masks,
+            progress=display.on_progress,
+        ):  # fmt: skip
             failed |= explanation.error is not None
             if output_format == OutputFormat.json:
                 print_json(explanation.to_dict())

@@ -50,13 +50,17 @@ class Explanation:
         path: The path of the image.
         method: The method that computed the heat map.
         label: The class.
-        probability: Its probability, in [0, 1].
+        probability: Its probability, in [0, 1]; of a model of masks the mean over the pixels that are predicted as it,
+            or over all if there are none.
         heat: float32 [H, W] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
             evidence: then it is 0 everywhere, and `region` and `faithfulness` are None.
         region: The hottest region, a box in pixels of the image.
         faithfulness: How much masking the hottest part lowers the probability, against masking it elsewhere.
         figure: The path of the PNG file, if one was requested.
         error: Why there is no explanation; None if there is one.
+        pixel_fraction: The fraction of the pixels of the image that are predicted as the class, whose evidence this is;
+            None for a model that does not predict masks.
+        pixel_region: Those pixels, bool [H, W], of the size of the model's input.
     """
 
     path: str
@@ -68,18 +72,26 @@ class Explanation:
     faithfulness: FaithfulnessCheck | None = None
     figure: str | None = None
     error: str | None = None
+    pixel_fraction: float | None = None
+    pixel_region: NDArray[np.bool_] | None = None
 
     def list_sentences(self) -> list[str]:
         """Return the hottest region and its faithfulness in words, which the figure and the command line share."""
         r, check, p = self.region, self.faithfulness, self.probability
+        if self.pixel_fraction == 0:
+            return ["no pixel of the image is predicted as this class"]
         if r is None or check is None or p is None:
             return ["nothing in the image supports this class"]
+        means = (
+            f"probabilities are means over the pixels that are predicted as this class: {self.pixel_fraction or 0:.1%}"
+        )
         return [
             f"hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.heat_fraction:.0%} of the heat",
             (
                 f"{p - check.drop:.3f} with the hottest {check.masked_fraction:.0%} masked, "
                 f"{p - check.random_drop:.3f} on average with the same shape masked elsewhere"
             ),
+            *([] if self.pixel_fraction is None else [means]),
         ]
 
     def __repr__(self) -> str:
@@ -103,4 +115,5 @@ class Explanation:
             "region": None if r is None else [r.left, r.top, r.right, r.bottom],
             "heat_fraction": None if r is None else r.heat_fraction,
             "faithfulness": jsonio.to_plain(self.faithfulness),
+            **({} if self.pixel_fraction is None else {"pixel_fraction": self.pixel_fraction}),
         }

@@ -26,11 +26,13 @@ def check_faithfulness(
     class_index: int,
     before: float,
     seed: int,
+    region: NDArray[np.bool_] | None = None,
 ) -> FaithfulnessCheck | None:
     """Mask the hottest fifth of `pixels` [H, W, C] by its `heat` [H, W], and the same shape at random positions.
 
     At the random positions the mask wraps around the edges, so that its size is the same. `before` is the probability
-    of class `class_index` for the unmasked image. Pixels without heat are never masked, so less than a fifth may be.
+    of class `class_index` for the unmasked image, `region` as in `masking`. Pixels without heat are never masked, so
+    less than a fifth may be.
     Return None for a map that is 0 everywhere.
     """
     order = np.argsort(-heat, axis=None, kind="stable")[: round(MASKED_FRACTION * heat.size)]
@@ -49,7 +51,7 @@ def check_faithfulness(
             yield np.roll(mask, divmod(shift, width), (0, 1))
 
     masked_scores = np.concatenate(
-        [values for _, values in score_masks(predictor, pixels, masks(), probability_score(class_index))]
+        [values for _, values in score_masks(predictor, pixels, masks(), probability_score(class_index, region))]
     )
     drops = before - masked_scores
     return FaithfulnessCheck(

@@ -7,6 +7,11 @@ Both give each feature map one weight, its gradient averaged over all positions.
 map means something else at each position, and the average means nothing: networks trained to classify by one corner
 got maps of zeros. There each position keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which
 equals Grad-CAM for average pooling and one dense layer.
+
+Where each pixel has a class, the score is the sum of the logits of the class over the pixels that are predicted as it:
+Seg-Grad-CAM, Vinogradova et al., 2020, arXiv:2002.11434. The maps are the last ones of the backbone, in front of the
+decoder; where a decoder joins maps of several sizes, the first that it joins. The last ones of the backbone can be the
+same everywhere after fine-tuning, as others bypass them, and then they explain nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from sightline.errors import ModelError
 from sightline.explain.gradient import compile_gradient
 from sightline.explain.localization import resize_heat
 from sightline.inference.runner import choose_batch_size, iterate_positions, run_batches
+from sightline.models.decoders import FIRST_JOIN
 from sightline.models.head import FLATTEN_LAYER, LOGITS, POOL_LAYER, TWO_CLASSES_LAYER
 
 
@@ -34,7 +40,8 @@ class GradCam:
         self.model = model
         self._flat = any(layer.name == FLATTEN_LAYER for layer in model.layers)
         self._sigmoid = any(layer.name == TWO_CLASSES_LAYER for layer in model.layers)
-        self._gradient = compile_gradient(keras.Model(model.input, maps), keras.Model(maps, model.output[LOGITS]))
+        after = keras.Model([model.input, maps], model.output[LOGITS])  # a decoder takes earlier maps too
+        self._gradient = compile_gradient(keras.Model(model.input, maps), after)
 
     def heat(
         self,
@@ -42,15 +49,24 @@ class GradCam:
         class_indices: NDArray[np.int64],
         *,
         plus: bool = False,
+        regions: NDArray[np.bool_] | None = None,
         progress: Progress = no_progress,
     ) -> NDArray[np.float32]:
-        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N]."""
+        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N].
+
+        `regions` [N, H, W] are the pixels whose logits are the score, where each has a class.
+        """
         weights = self.score_weights(class_indices)
         size = min(choose_batch_size(pixels.shape[1:]), len(pixels))
+        if regions is not None:
+            size = 1  # the gradient passes through a whole decoder
         out = np.zeros(pixels.shape[:3], np.float32)
 
         def compute_gradients(positions: NDArray[np.int64]) -> NDArray[np.float32]:
-            return np.stack(self._gradient(pixels[positions], weights[positions]), 1)
+            chosen = weights[positions]
+            if regions is not None:
+                chosen = regions[positions, ..., None] * chosen[:, None, None]
+            return np.stack(self._gradient(pixels[positions], chosen), 1)
 
         for positions, gradients in run_batches(compute_gradients, iterate_positions(len(pixels), size), size):
             for i, (maps, slopes) in zip(positions, gradients, strict=True):
@@ -89,8 +105,11 @@ def last_feature_maps(model: Any) -> Any:
     """Return the symbolic feature maps [N, h, w, F] before the head; raises `ModelError` if there are none.
 
     Max pooling and dropout right before the head are skipped: VGG's maps are then 14x14 instead of 7x7, as in the
-    paper.
+    paper. Of a decoder that joins maps, they are the first joined ones.
     """
+    joined = next((layer for layer in model.layers if layer.name == FIRST_JOIN), None)
+    if joined is not None:
+        return joined.output
     head = next((layer for layer in model.layers if layer.name in {POOL_LAYER, FLATTEN_LAYER}), None)
     if head is None or len(head.input.shape) != 4:
         raise ModelError(

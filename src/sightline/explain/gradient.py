@@ -18,8 +18,9 @@ def compile_gradient(front: Any, back: Any) -> Gradient:
     """Return a function of pixels [N, H, W, C] and weights [N, K] that is compiled once for each shape.
 
     It returns the feature maps ``front(pixels)``, float32 [N, h, w, F], and the gradient of ``sum(weights *
-    back(maps))``, of the same shape: each image's score is its own weighted sum of logits. Layers run as in
-    inference, in full float32. The models' weights are read at each call.
+    back([pixels, maps]))`` for the maps, of the same shape: each image's score is its own weighted sum of logits.
+    `weights` may be [N, H, W, K], for the logits of each pixel. Layers run as in inference, in full float32. The
+    models' weights are read at each call.
     """
     makers = {"tensorflow": _tensorflow_gradient, "jax": _jax_gradient, "torch": _torch_gradient}
     compiled = makers[backend.name()](front, back)
@@ -39,7 +40,7 @@ def _tensorflow_gradient(front: Any, back: Any) -> Gradient:
         maps = front(pixels, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(maps)
-            score = tf.reduce_sum(weights * tf.cast(back(maps, training=False), tf.float32))
+            score = tf.reduce_sum(weights * tf.cast(back([pixels, maps], training=False), tf.float32))
         return tf.cast(maps, tf.float32), tf.cast(tape.gradient(score, maps), tf.float32)
 
     def call(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> Arrays:
@@ -52,14 +53,14 @@ def _tensorflow_gradient(front: Any, back: Any) -> Gradient:
 def _jax_gradient(front: Any, back: Any) -> Gradient:
     import jax
 
-    def score(maps: Any, weights: Any, values: Any) -> Any:
-        logits, _ = back.stateless_call(*values, maps, training=False)
+    def score(maps: Any, pixels: Any, weights: Any, values: Any) -> Any:
+        logits, _ = back.stateless_call(*values, [pixels, maps], training=False)
         return (weights * logits.astype("float32")).sum()
 
     @jax.jit
     def compiled(pixels: Any, weights: Any, before: Any, after: Any) -> Any:
         maps, _ = front.stateless_call(*before, pixels, training=False)
-        return maps, jax.grad(score)(maps, weights, after)
+        return maps, jax.grad(score)(maps, pixels, weights, after)
 
     def call(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> Arrays:
         maps, slopes = compiled(pixels, weights, _values(front), _values(back))
@@ -78,10 +79,11 @@ def _torch_gradient(front: Any, back: Any) -> Gradient:
     to_tensor = backend.keras().ops.convert_to_tensor
 
     def call(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> Arrays:
+        images = to_tensor(pixels)
         with torch.no_grad():
-            maps = front(to_tensor(pixels), training=False)
+            maps = front(images, training=False)
         maps = maps.detach().requires_grad_(True)  # noqa: FBT003  # torch's own signature
-        score = (to_tensor(weights) * back(maps, training=False).float()).sum()
+        score = (to_tensor(weights) * back([images, maps], training=False).float()).sum()
         (slopes,) = torch.autograd.grad(score, maps)
         return maps.detach().float().cpu().numpy(), slopes.float().cpu().numpy()
 

@@ -18,20 +18,28 @@ from sightline.inference.runtimes.keras import KerasPredictor
 
 Method = Literal["gradcam", "gradcam++", "occlusion", "rise"]
 METHODS: tuple[Method, ...] = get_args(Method)
+MASK_METHODS: tuple[Method, ...] = ("gradcam", "occlusion")
+"""The methods for a class of pixels: Grad-CAM++ was derived for one logit, and RISE hides the very pixels explained."""
 
 _compiled: weakref.WeakKeyDictionary[Any, GradCam] = weakref.WeakKeyDictionary()  # by predictor
 
 
-def resolve_method(name: str | None, predictor: Predictor) -> Method:
+def resolve_method(name: str | None, predictor: Predictor, *, are_masks: bool = False) -> Method:
     """Return `name` as a method that `predictor` supports; None: Grad-CAM for a Keras model, else occlusion.
 
-    Raises `UsageError` for an unknown method, and for one that needs a Keras model.
+    `are_masks`: it predicts masks. Raises `UsageError` for an unknown method, for one that needs a Keras model, and for
+    one that has no meaning for masks.
     """
     keras = isinstance(predictor, KerasPredictor)
     if name is None:
         return "gradcam" if keras else "occlusion"
     for method in METHODS:
         if name == method:
+            if are_masks and method not in MASK_METHODS:
+                raise UsageError(
+                    f"The method {method} is for the class of a whole image, and this model predicts masks: use "
+                    "--method gradcam or occlusion."
+                )
             if method.startswith("gradcam") and not keras:
                 raise UsageError(
                     "Grad-CAM needs gradients, which an exported model does not have: use the run that it came from, "
@@ -47,10 +55,14 @@ def compute_heat_maps(
     class_indices: NDArray[np.int64],
     method: Method,
     *,
+    regions: NDArray[np.bool_] | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NDArray[np.float32]:
-    """Return float32 [N, H, W] in [0, 1]: the evidence in `pixels` [N, H, W, C] for the classes `class_indices` [N]."""
+    """Return float32 [N, H, W] in [0, 1]: the evidence in `pixels` [N, H, W, C] for the classes `class_indices` [N].
+
+    Where each pixel has a class, it is the evidence for that of `regions` [N, H, W]; without a pixel there is none.
+    """
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
     if method in {"gradcam", "gradcam++"}:
@@ -58,7 +70,9 @@ def compute_heat_maps(
         if predictor not in _compiled:
             _compiled[predictor] = GradCam(predictor.model)
         return normalize_heat(
-            _compiled[predictor].heat(pixels, class_indices, plus=method == "gradcam++", progress=progress)
+            _compiled[predictor].heat(
+                pixels, class_indices, plus=method == "gradcam++", regions=regions, progress=progress
+            )
         )
     evaluations_per_image = occlusion.count_evaluations(*pixels.shape[1:3]) if method == "occlusion" else rise.MASKS
     done = 0
@@ -69,9 +83,14 @@ def compute_heat_maps(
         progress(method, done, evaluations_per_image * len(pixels))
 
     if method == "occlusion":
-        maps = [
-            occlusion.occlusion_map(predictor, p, int(k), advance) for p, k in zip(pixels, class_indices, strict=True)
-        ]
+        maps = []
+        for i, class_index in enumerate(class_indices.tolist()):
+            region = None if regions is None else regions[i]
+            if region is None or region.any():
+                maps.append(occlusion.occlusion_map(predictor, pixels[i], class_index, advance, region))
+            else:
+                maps.append(np.zeros(pixels.shape[1:3]))
+                advance(evaluations_per_image)
     else:
         maps = [rise.rise_map(predictor, p, int(k), seed, advance) for p, k in zip(pixels, class_indices, strict=True)]
     return normalize_heat(np.stack(maps))

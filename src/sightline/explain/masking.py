@@ -1,4 +1,8 @@
-"""Masking of pixels with the mean color, and the class scores of masked images."""
+"""Masking of pixels with the mean color, and the class scores of masked images.
+
+Where each pixel has a class, the score of a class is the mean of its scores over a region: the pixels, bool [H, W],
+that are predicted as this class in the image that is not masked.
+"""
 
 from __future__ import annotations
 
@@ -42,20 +46,32 @@ def score_masks(
         yield batch, np.asarray(scores, np.float64)
 
 
-def log_odds_score(class_index: int) -> Callable[[Outputs], NDArray[np.float64]]:
+def log_odds_score(
+    class_index: int, region: NDArray[np.bool_] | None = None
+) -> Callable[[Outputs], NDArray[np.float64]]:
     """Return the score ``log(p / (1 - p))`` of class `class_index`, from the logits: p near 1 in float32 saturates."""
 
     def score(outputs: Outputs) -> NDArray[np.float64]:
-        logits = outputs.logits.astype(np.float64)
-        others = np.delete(logits, class_index, axis=1)
-        if not others.shape[1]:
-            return np.zeros(len(logits))
-        greatest = others.max(1, keepdims=True)
-        return np.asarray(logits[:, class_index] - greatest[:, 0] - np.log(np.exp(others - greatest).sum(1)))
+        if region is None:
+            return _compute_log_odds(outputs.logits, class_index)
+        return np.array([_compute_log_odds(logits[region], class_index).mean() for logits in outputs.logits])
 
     return score
 
 
-def probability_score(class_index: int) -> Callable[[Outputs], NDArray[np.float32]]:
+def _compute_log_odds(logits: NDArray[np.float32], class_index: int) -> NDArray[np.float64]:
+    """Return the log-odds of one class, float64 [N], for logits float32 [N, K]."""
+    others = np.delete(logits.astype(np.float64), class_index, axis=1)
+    if not others.shape[1]:
+        return np.zeros(len(logits))
+    greatest = others.max(1, keepdims=True)
+    return np.asarray(logits[:, class_index] - greatest[:, 0] - np.log(np.exp(others - greatest).sum(1)))
+
+
+def probability_score(
+    class_index: int, region: NDArray[np.bool_] | None = None
+) -> Callable[[Outputs], NDArray[np.floating]]:
     """Return a score function: the probability of class `class_index`."""
-    return lambda outputs: outputs.probabilities[:, class_index]
+    if region is None:
+        return lambda outputs: outputs.probabilities[:, class_index]
+    return lambda outputs: outputs.probabilities[:, region, class_index].mean(1, dtype=np.float64)

@@ -24,11 +24,15 @@ def count_evaluations(height: int, width: int) -> int:
 
 
 def occlusion_map(
-    predictor: Predictor, pixels: NDArray[np.uint8], class_index: int, advance: Callable[[int], None]
+    predictor: Predictor,
+    pixels: NDArray[np.uint8],
+    class_index: int,
+    advance: Callable[[int], None],
+    region: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return [H, W]: the mean drop of the score of class `class_index` over the rectangles that cover a pixel.
 
-    A rectangle that raises the score counts as 0.
+    A rectangle that raises the score counts as 0. `region`: as in `masking`, not empty.
     """
     height, width = pixels.shape[:2]
     places = [(rows, columns) for rows in _positions(height) for columns in _positions(width)]
@@ -41,7 +45,7 @@ def occlusion_map(
             yield mask
 
     masked_scores = np.concatenate(
-        [values for _, values in score_masks(predictor, pixels, masks(), log_odds_score(class_index), advance)]
+        [values for _, values in score_masks(predictor, pixels, masks(), log_odds_score(class_index, region), advance)]
     )
     total, cover_counts = np.zeros((height, width)), np.zeros((height, width))
     for place, value in zip(places, masked_scores[1:], strict=True):

@@ -27,6 +27,8 @@ from sightline.models.head import DENSE_LAYER
 
 WIDTHS = (128, 96, 64, 48, 32)
 """Channels of the decoder's maps, from the deepest size to that of the input; the last one repeats."""
+FIRST_JOIN = "decoder1_conv_relu"
+"""The layer of a bilinear decoder whose maps are the first that join those of two sizes of the backbone."""
 
 
 def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> Any:

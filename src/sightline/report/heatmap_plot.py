@@ -53,18 +53,22 @@ def plot_explanation(
     title: str,
     below: Sequence[str] = (),
     visible_box: Box | None = None,
+    outline: NDArray[np.bool_] | None = None,
 ) -> bytes:
     """Draw an image [H, W, 3], and beside it the heat [H, W] on it with the `region` framed; return PNG bytes.
 
     Outside of the box `visible_box`, (left, top, right, bottom), which a crop cut off, the image is dark and has no
-    heat. `below` are lines of text, the first of them about the region. Each pixel of the image is one pixel of the
-    figure, or a square of them where the image is tiny.
+    heat. An `outline` is drawn around the pixels [H, W] for which it is true. `below` are lines of text, the first of
+    them about the region. Each pixel of the image is one pixel of the figure, or a square of them where the image is
+    tiny.
     """
     height, width = heat.shape
     scale = max(1, math.ceil(MIN_PANEL / max(height, width)))
     lines = [f"dashed: {below[0]}", *below[1:]] if below and region is not None else list(below)
     if visible_box is not None and tuple(map(round, visible_box)) != (0, 0, width, height):
         lines.append("dark: cut off by the crop, so the model does not see it")
+    if outline is not None and outline.any():
+        lines.append("outlined: the pixels that are predicted as this class")
     panel_w, panel_h, head, foot = width * scale, height * scale, 34, GAP + LINE * len(lines)
     total_w, total_h = 2 * panel_w + 3 * GAP, panel_h + head + foot
     figure = plotting.make_figure(total_w / DPI, total_h / DPI)
@@ -74,6 +78,8 @@ def plot_explanation(
         axes = figure.add_axes((left / total_w, foot / total_h, panel_w / total_w, panel_h / total_h))
         axes.imshow(pixels, interpolation="nearest", aspect="auto", extent=(0, width, height, 0))
         axes.set_axis_off()
+        if outline is not None and outline.any() and not outline.all():
+            _draw_outline(axes, outline)
         if number and region is not None:
             _draw_region(axes, region)
     figure.text(0.5, 1 - head / 2 / total_h, title, ha="center", va="center", **plotting.text_style(10))
@@ -82,6 +88,14 @@ def plot_explanation(
         down = (foot - GAP / 2 - LINE * (number + 0.5)) / total_h
         figure.text(0.5, down, text, ha="center", va="center", **plotting.text_style(size))
     return plotting.render_png(figure)
+
+
+def _draw_outline(axes: Any, pixels: NDArray[np.bool_]) -> None:
+    """Draw a line on a dark one around pixels [H, W]."""
+    height, width = pixels.shape
+    across, down = np.arange(width) + 0.5, np.arange(height) + 0.5
+    for color, thickness in (("black", 1.8), ("white", 0.8)):
+        axes.contour(across, down, pixels, levels=[0.5], colors=color, linewidths=thickness)
 
 
 def _draw_region(axes: Any, region: HeatRegion) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -133,19 +134,25 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
 
 
 def write_examples(run: RunDirectory, report: Report, samples: Subset, predictor: KerasPredictor | None = None) -> None:
-    """Save small images of what a report shows of `samples`: errors with heat maps, or the worst masks.
+    """Save small images of what a report shows of `samples`: errors, or the worst masks, with heat maps.
 
     The `predictor` computes the heat maps; without it, those stay that the run has of the same predictions.
     """
     if isinstance(report, SegmentationReport):
-        write_mask_images(run, report, samples)
+        write_mask_images(run, report, samples, predictor)
         return
     one_class = isinstance(report, EvaluationReport)  # a heat map is evidence for the one that is predicted
     write_error_images(run, report.errors.most_confident_errors, samples, predictor if one_class else None)
 
 
-def write_mask_images(run: RunDirectory, report: SegmentationReport, samples: Subset) -> None:
-    """Save thumbnails of the worst images, alone and under their true and their predicted mask."""
+def write_mask_images(
+    run: RunDirectory, report: SegmentationReport, samples: Subset, predictor: KerasPredictor | None = None
+) -> None:
+    """Save thumbnails of the worst images, alone and under their true and their predicted mask, and heat maps.
+
+    Each heat map is the evidence for the second one of the two classes that are confused most in the image. Without the
+    `predictor`, those stay that the run has of the same predictions.
+    """
     images: dict[ReportImage, bytes] = {}
     count = len(report.evaluation.classes)
     for example in report.errors.worst_images:
@@ -155,7 +162,20 @@ def write_mask_images(run: RunDirectory, report: SegmentationReport, samples: Su
             ("error", pixels), ("true_mask", true), ("predicted_mask", overlay_mask(pixels, example.mask, count)),
         ]  # fmt: skip
         images |= dict(make_thumbnail(kind, example.path, layer) for kind, layer in layers)
-    write_images(run, images, lambda image: image.kind in {"error", "true_mask", "predicted_mask"})
+        if predictor is not None and example.predicted:
+            class_index = predictor.classes.index(example.predicted)
+            heat = compute_heat_maps(
+                predictor, pixels[None], np.array([class_index]), "gradcam", regions=example.mask[None] == class_index
+            )[0]
+            images |= dict([make_heat_map(example.path, example.predicted, heat)])
+    predictions = {(e.path, e.predicted) for e in report.errors.worst_images} if predictor is None else set()
+    kinds = ("error", "true_mask", "predicted_mask")
+    write_images(run, images, partial(_is_replaced, kinds=kinds, kept_predictions=predictions))
+
+
+def _is_replaced(image: ReportImage, kinds: Collection[str], kept_predictions: Collection[tuple[str, str]]) -> bool:
+    """Return whether an image is one of the `kinds`, or a heat map of none of the predictions to keep."""
+    return image.kind in kinds or (image.kind == "heat_map" and (image.path, image.predicted) not in kept_predictions)
 
 
 def write_error_images(
@@ -172,13 +192,7 @@ def write_error_images(
         classes = np.array([predictor.classes.index(error.predicted) for error in errors], np.int64)
         heats = compute_heat_maps(predictor, pixels, classes, "gradcam")
         images |= dict(make_heat_map(e.path, e.predicted, heat) for e, heat in zip(errors, heats, strict=True))
-    write_images(
-        run,
-        images,
-        lambda image: (
-            image.kind == "error" or (image.kind == "heat_map" and (image.path, image.predicted) not in predictions)
-        ),
-    )
+    write_images(run, images, partial(_is_replaced, kinds=("error",), kept_predictions=predictions))
 
 
 def write_leak_images(run: RunDirectory, leaks: Sequence[Leak], data: DecodedDataset) -> None:

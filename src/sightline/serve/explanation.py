@@ -76,8 +76,6 @@ def make_routes(models: RunningModels) -> list[Route]:
 
 
 def _parse_class(request: Request, running: RunningModel) -> str | None:
-    if running.served.classifier.task.targets.are_masks:
-        raise HTTPException(400, "Heat maps are of the class of an image, and this model predicts masks.")
     label, classes = request.query_params.get("class"), running.served.classifier.classes
     if label is not None and label not in classes:
         raise HTTPException(400, f"The model has no class {label[:80]!r}.{suggest(label[:80], classes)}")
@@ -87,13 +85,14 @@ def _parse_class(request: Request, running: RunningModel) -> str | None:
 async def _explain(
     content: bytes | bytearray, label: str | None, running: RunningModel, turn: asyncio.Semaphore
 ) -> JSONResponse:
-    predictor, batcher = running.served.classifier.predictor, running.batcher
+    classifier, batcher = running.served.classifier, running.batcher
+    predictor, are_masks = classifier.predictor, classifier.task.targets.are_masks
     given_up = threading.Event()
     try:
         pixels = await batcher.decode(content)
         async with turn:
             shared = _SharedPredictor(predictor, batcher, given_up)
-            explanation = await asyncio.to_thread(_compute, shared, content, pixels, label)
+            explanation = await asyncio.to_thread(_compute, shared, content, pixels, label, are_masks)
     except ImageError as error:
         raise HTTPException(400, f"The image cannot be read: {error}.") from None
     finally:
@@ -102,12 +101,16 @@ async def _explain(
 
 
 def _compute(
-    predictor: _SharedPredictor, content: bytes | bytearray, pixels: NDArray[np.uint8], label: str | None
+    predictor: _SharedPredictor,
+    content: bytes | bytearray,
+    pixels: NDArray[np.uint8],
+    label: str | None,
+    are_masks: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
     """Return what ``sightline explain --format json`` prints, and the heat map as a grayscale PNG in base64."""
     preprocess = predictor.preprocess
     header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
-    explanation = explain_pixels(predictor, pixels, header.width, header.height, label=label)
+    explanation = explain_pixels(predictor, pixels, header.width, header.height, label=label, are_masks=are_masks)
     if explanation.probability is None or not math.isfinite(explanation.probability) or explanation.heat is None:
         check_prediction(Prediction("", error=NOT_FINITE_REASON))
     assert explanation.heat is not None

@@ -161,13 +161,16 @@ _MASKS = _object(
     model=_IDENTITY,
 )
 _BOX: dict[str, Any] = {"type": "array", "items": _NUMBER, "minItems": 4, "maxItems": 4}
+_EVIDENCE = ("label", "probability", "method", "region", "heat_fraction", "faithfulness")
 _EXPLANATION = _object(
+    (*_EVIDENCE, "image_size", "box", "heat_map", "model"),
     label=_STRING,
     probability=_NUMBER,
     method=_STRING,
     region=_BOX | {"type": ["array", "null"]},
     heat_fraction={"type": ["number", "null"]},
     faithfulness={"type": ["object", "null"]},
+    pixel_fraction=_NUMBER,
     image_size=_list({"type": "integer"}, minItems=2, maxItems=2),
     box=_BOX,
     heat_map={"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
