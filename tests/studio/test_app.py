@@ -77,6 +77,7 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {f"run-{status}" for status in ("starting", "running", "stopping", *FINISHED)}
     chosen_by_value |= {"only-first", "only-second", "both-wrong", "better", "worse", "no-difference", "not-predicted"}
     chosen_by_value |= {f"images-{kind}" for kind in label_results.KINDS}
+    chosen_by_value |= {"difference", "difference-sets", "mean-average-precision", "micro-f1", "macro-f1"}
     chosen_by_value |= {"slice-below", "slice-above", "slice-low", "slice-unset"}
     chosen_by_value |= {f"property-{name}" for name in ("size", "aspect-ratio", "brightness", "sharpness")}
     assert set(texts) == named | chosen_by_value, "each text is used"

@@ -81,3 +81,38 @@ def test_a_run_without_others_says_how_to_give_one(run_client: Any) -> None:
 def test_a_forgotten_selection_is_an_error(client: Any) -> None:
     answer = client.get("/order", params={"selection": "0123456789ab"})
     assert (answer.status_code, "select them again" in answer.json()["error"]) == (400, True)
+
+
+def test_two_runs_with_several_labels_are_compared(label_run: sl.Run, tmp_path: Path) -> None:
+    from sightline.studio.app import create_app
+
+    path = tmp_path / "b"
+    shutil.copytree(label_run.path, path)
+    file = path / "eval" / "test" / "predictions.npz"
+    with np.load(file) as saved:
+        arrays = dict(saved)
+    arrays["probabilities"][::2] = 1 - arrays["probabilities"][::2]
+    np.savez(file, **arrays)
+    (paired,) = label_run.compare(path).paired
+    assert paired.comparison is not None
+    assert paired.label_sets is not None
+    with (
+        open_studio(label_run, tmp_path / "fixes.jsonl", compare=[sl.Run(path)]) as studio,
+        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as client,
+    ):
+        page = client.get("/compare").text
+        assert "Accuracy</th>" not in page
+        assert f"Difference of subset accuracy, the fraction of images whose labels are all right, {100 * paired.comparison.difference:+.1f}" in " ".join(page.split())  # fmt: skip  # noqa: E501
+        difference = paired.label_sets.mean_average_precision
+        assert difference.interval is not None
+        assert f"Mean average precision: {difference.value:+.3f} [{difference.interval.low:+.3f}" in page
+        for kind, count in (
+            ("only-first", paired.comparison.only_first_correct),
+            ("only-second", paired.comparison.only_second_correct),
+        ):
+            section = page[page.index(f'id="{kind}"') :].partition("</section>")[0]
+            assert f": {count}</h2>" in section
+            query = re.search(r'href="/\?(selection=[0-9a-f]+)"', section)
+            assert (query is not None) == bool(count)
+            if query:
+                assert len(client.get(f"/order?{query[1]}").content) == 4 * count

@@ -75,7 +75,6 @@ def test_the_page_begins_with_the_thresholds_of_the_model(
         assert expected.recall is not None
         assert f"<b>{100 * expected.recall:.1f}%</b>" in row
     assert 'href="/results"' in client.get("/").text
-    assert client.get("/compare").status_code == 404
 
 
 def test_a_number_opens_its_images(client: Any, label_studio: Studio, predictions: LabeledPredictions) -> None:

@@ -39,9 +39,7 @@ from sightline.studio.protection import ProtectionMiddleware, make_token
 from sightline.studio.query import Query
 
 MAX_ROWS = 500  # of one request
-PAGES_OF_SINGLE = {"/results": "results", "/compare": "compare"}  # of runs whose images have one class each
-PAGES_OF_SEVERAL = {"/results": "results"}
-PAGES_OF_RUN = {"/map": "map", "/try": "trial"}
+PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/try": "trial"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
@@ -62,8 +60,7 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
     """
     token = make_token()
     of_data = {} if studio.labeling is None else {"/label": "label-page"}
-    of_task = PAGES_OF_SEVERAL if studio.library.has_several_labels else PAGES_OF_SINGLE
-    of_run = {} if studio.model is None else of_task | PAGES_OF_RUN
+    of_run = {} if studio.model is None else PAGES_OF_RUN
     of_runs = {} if studio.training is None else {"/train": "train-page"}
     of_network = {} if access is None else {"/phone": "phone"}
     pages = Pages(token, {"/": "list"} | of_data | of_run | of_runs | of_network)
@@ -98,12 +95,14 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     model, library, name = studio.model, studio.library, studio.name
     if model is None:
         return []
-    of_task = label_results.make_routes(model, library, name, pages) if library.has_several_labels else [
-        *results.make_routes(model, name, pages),
-        *comparing.make_routes(model, library, name, pages, studio.compared),
-    ]  # fmt: skip
+    of_results = (
+        label_results.make_routes(model, library, name, pages)
+        if library.has_several_labels
+        else results.make_routes(model, name, pages)
+    )
     return [
-        *of_task,
+        *of_results,
+        *comparing.make_routes(model, library, name, pages, studio.compared),
         *embedding_map.make_routes(model, library, name, pages),
         *trial.make_routes(model, library, name, pages),
     ]

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from sightline.api.common_images import find_common_images
 from sightline.api.comparison import compare_runs, compare_to_first
 from sightline.data.types import SPLITS
+from sightline.evaluation.multi_label import MultiLabelResult
 from sightline.runs.directory import RunDirectory
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
@@ -36,7 +37,15 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages, othe
             raise HTTPException(404, f"There is no evaluated run {chosen[:80]!r} to compare with.")
         values = {} if not chosen else compare_pair(model, library, runs[chosen])
         return pages.render(
-            request, "comparison.html.j2", name=name, runs=list(runs), chosen=chosen, max_images=MAX_IMAGES, **values
+            request,
+            "comparison.html.j2",
+            name=name,
+            runs=list(runs),
+            chosen=chosen,
+            max_images=MAX_IMAGES,
+            several=library.has_several_labels,
+            label_metrics=MultiLabelResult.headlines,
+            **values,
         )
 
     return [Route("/compare", page)]
