@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread, current_thread, main_thread
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from sightline import UsageError
 from sightline.data.checks.finding import Finding
 from sightline.data.types import ImageRecord, Index
-from sightline.studio.corrections import Corrections
+from sightline.studio.corrections import Corrections, Entries
 from sightline.studio.library import MAX_SELECTIONS, ImagePrediction, Library
 from sightline.studio.query import SORTS, Query
 
@@ -225,3 +226,31 @@ def test_counts_after_any_corrections_are_those_of_a_new_table(
         fresh = Library(index, corrections, None, predictions, slices=SLICES)
         assert library.count_values() == fresh.count_values()
         fresh.close()
+
+
+def test_the_table_has_the_last_of_two_corrections_at_once(
+    library: Library, corrections: Corrections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of the first has read the corrections and is slow to write them to the table."""
+    read = corrections.get
+    has_read, may_write = Event(), Event()
+
+    def read_slowly(position: int) -> Entries:
+        entries = read(position)
+        if current_thread() is not main_thread() and not has_read.is_set():
+            has_read.set()
+            may_write.wait(0.5)
+        return entries
+
+    monkeypatch.setattr(corrections, "get", read_slowly)
+    corrections.apply([0], "relabel", "first")
+    slow = Thread(target=library.update, args=([0],))
+    slow.start()
+    has_read.wait()
+    corrections.apply([0], "relabel", "second")
+    library.update([0])
+    may_write.set()
+    slow.join()
+    assert library.describe([0])[0]["label"] == "second"
+    first, second = (row["revision"] for row in library.describe([1, 0]))
+    assert second > first, "so that a page knows which of two rows is newer"

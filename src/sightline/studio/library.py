@@ -25,7 +25,7 @@ CREATE TABLE images (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     source_label TEXT NOT NULL, source_split TEXT, label TEXT NOT NULL, split TEXT, dropped INTEGER NOT NULL DEFAULT 0,
     kept INTEGER NOT NULL DEFAULT 0, predicted TEXT, confidence REAL, label_probability REAL, energy REAL,
-    look_alikes INTEGER
+    look_alikes INTEGER, revision INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE selections (key TEXT NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (key, image)) WITHOUT ROWID;
@@ -174,25 +174,25 @@ class Library:
             return counts | {"state": {s: self._counts["state"][s] for s in STATES}}
 
     def update(self, ids: Iterable[int]) -> None:
-        """Take over the corrections of these images."""
-        rows = []
-        for i in ids:
-            entries = self._corrections.get(i)
-            label, split = (entries[action].to if action in entries else None for action in ("relabel", "move"))
-            if label is not None and self.has_several_labels:
-                label = join_classes(self._targets.list_classes(label))
-            rows.append((label, split, "drop" in entries, "keep" in entries, i))
-        changed = [row[-1] for row in rows]
+        """Take over the corrections of these images; whoever comes last has read them last, too."""
+        changed = list(ids)
         with self._lock:
             self.revision += bool(changed)
             before = self._count(changed)
             self._database.executemany(
                 "UPDATE images SET label = coalesce(?, source_label), split = coalesce(?, source_split), dropped = ?, "
-                "kept = ? WHERE id = ?",
-                rows,
+                "kept = ?, revision = ? WHERE id = ?",
+                [self._list_values(i) for i in changed],
             )
             for name, counter in self._count(changed).items():
                 self._counts[name] = self._counts[name] - before[name] + counter
+
+    def _list_values(self, position: int) -> tuple[object, ...]:
+        entries = self._corrections.get(position)
+        label, split = (entries[action].to if action in entries else None for action in ("relabel", "move"))
+        if label is not None and self.has_several_labels:
+            label = join_classes(self._targets.list_classes(label))
+        return label, split, "drop" in entries, "keep" in entries, self.revision, position
 
     def set_findings(self, findings: Sequence[Finding]) -> None:
         """Replace the findings by those known from the start and these; those on classes or folders are of no image."""
