@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reaso
 
 SLOW = 60_000  # milliseconds for answers that wait while a head is fitted
 ASKED = "#asked:not([hidden])"
+SEEN = "() => document.querySelector('#image').complete"  # before, nobody can label it
 NAMES = sorted(COLORS)
 
 
@@ -47,6 +48,7 @@ def show(page: Any) -> str:
 def answer(page: Any, count: int) -> None:
     """Label images by keyboard: with the key of the class whose first letter the name has."""
     for _ in range(count):
+        page.wait_for_function(SEEN)
         path = show(page)
         page.keyboard.press(str(1 + next(i for i, name in enumerate(NAMES) if name[0] == path[3])))
         page.wait_for_function("path => document.querySelector('#path').textContent !== path", arg=path)
@@ -74,6 +76,7 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         expect_count(page, 12)
         page.keyboard.press("u")
         expect_count(page, 11)
+        page.wait_for_function(SEEN)
         last = show(page)
         page.keyboard.press("x")
         playwright.expect(page.locator("#progress")).to_have_text("11 labeled, 78 to go")
@@ -142,6 +145,7 @@ def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, lang
         page = open_page(f"{address}/label", 390, ready=ASKED, **options)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         for _ in range(2):
+            page.wait_for_function(SEEN)
             page.locator("#choices [data-to=red]").tap()
         playwright.expect(page.locator("#progress")).to_contain_text("2 labeled" if language == "en-US" else "剩余 88")
         page.locator("#undo").tap()
@@ -169,6 +173,7 @@ def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patc
         expect_count(page, 4)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        page.wait_for_timeout(500)  # what was loaded ahead has arrived or failed
         page.keyboard.press("1")
         page.wait_for_selector("#message:not([hidden])")
         assert "Nothing is lost" in page.text_content("#message")
@@ -200,6 +205,7 @@ def test_hostile_names_are_text_while_labeling(photos: Path, tmp_path: Path, pat
         page.keyboard.type(f"{script} & more")
         page.keyboard.press("Enter")
         playwright.expect(page.locator("#choices")).to_contain_text("& more")
+        page.wait_for_function(SEEN)
         page.keyboard.press("2")
         playwright.expect(page.locator("#progress")).to_have_text("1 labeled, 2 to go")
         assert list(read_labels(patch).values()) == names[1:]

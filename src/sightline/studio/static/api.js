@@ -10,8 +10,11 @@ async function check(response) {
   } catch {
     // the response of something else
   }
-  throw new Error(message);
+  throw Object.assign(new Error(message), { status: response.status });
 }
+
+/** Whether a request that failed may succeed when it is sent again: it was lost, or the server could not do it then. */
+export const canRetry = (error) => !(error.status < 500);
 
 /** Send a body and return the JSON value of the response. */
 export async function send(path, body, { type = "application/octet-stream", signal } = {}) {

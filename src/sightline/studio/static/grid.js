@@ -3,6 +3,7 @@
 import { loadImages } from "./api.js";
 
 const GAP = 8;
+const MAX_ROWS = 500; // of images that one request returns
 const MARGIN_ROWS = 3; // above and below the view
 const MAX_HEIGHT = 15_000_000; // pixels that browsers can scroll
 
@@ -57,6 +58,12 @@ export class Grid {
     return this.#rows.get(id);
   }
 
+  /** Load the rows of images that are not known yet. */
+  async loadRows(ids) {
+    const missing = ids.filter((id) => !this.#rows.has(id));
+    for (let i = 0; i < missing.length; i += MAX_ROWS) this.update(await loadImages(missing.slice(i, i + MAX_ROWS)));
+  }
+
   /** Show other images, from the first. */
   setOrder(order) {
     const known = new Set(order);
@@ -72,7 +79,7 @@ export class Grid {
 
   /** Take over new rows, of which some may be in view. */
   update(rows) {
-    for (const row of rows) this.#rows.set(row.id, row);
+    for (const row of rows) if (!(row.revision < this.#rows.get(row.id)?.revision)) this.#rows.set(row.id, row); // answers may arrive in any order
     const changed = new Set(rows.map((row) => row.id));
     for (const [position, tile] of this.#tiles) if (changed.has(this.#order[position])) this.#fill(tile, position);
     this.onChange();
@@ -81,6 +88,7 @@ export class Grid {
   /** Forget the rows, and load those in view again. */
   reload() {
     this.#rows.clear();
+    this.#waiting = new Set(); // what is on its way is of before
     this.#render();
   }
 
@@ -200,14 +208,16 @@ export class Grid {
     if (missing.length) this.#load(missing);
   }
 
-  async #load(ids) {
-    for (const id of ids) this.#waiting.add(id);
+  async #load(missing) {
+    const [ids, waiting] = [missing.slice(0, MAX_ROWS), this.#waiting];
+    for (const id of ids) waiting.add(id);
+    if (missing.length > ids.length) this.#load(missing.slice(MAX_ROWS));
     try {
-      this.update(await loadImages(ids.slice(0, 500)));
+      this.update(await loadImages(ids));
     } catch (error) {
       this.onError(error);
     } finally {
-      for (const id of ids) this.#waiting.delete(id);
+      for (const id of ids) waiting.delete(id);
     }
   }
 

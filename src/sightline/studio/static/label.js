@@ -1,8 +1,9 @@
 // The page that labels images one after the other, and says what the labels so far are good for.
 
-import { correct, load, post, undo } from "./api.js";
+import { canRetry, correct, load, post, undo } from "./api.js";
 
-const POLL_MS = 1000; // what others label, and what the head on the labels says
+const POLL_MS = 1000; // between looks at what others label, and what the head on the labels says
+const AHEAD = 3; // images that are loaded before they are asked for
 
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
@@ -56,16 +57,23 @@ function show(answered, request, asked) {
 function next() {
   const waiting = state.queue.filter((image) => !done.has(image.sha256));
   showImage(waiting[0] ?? null);
-  if (waiting[1]) new Image().src = `/large/${waiting[1].sha256}.webp`;
+  for (const image of waiting.slice(1, 1 + AHEAD)) new Image().src = addressOf(image);
 }
+
+const addressOf = (image) => `/large/${image.sha256}.webp`;
 
 function showImage(image) {
   current = image;
   $("#asked").hidden = !image;
   if (!image) return;
-  const source = `/large/${image.sha256}.webp`;
-  if (!$("#image").src.endsWith(source)) $("#image").src = source;
+  if (!$("#image").src.endsWith(addressOf(image))) $("#image").src = addressOf(image);
+  hideOldPixels();
   $("#path").textContent = image.path;
+}
+
+/** Until an image has arrived, a browser goes on to show the one before it, which nobody is asked about now. */
+function hideOldPixels() {
+  $("#image").style.visibility = $("#image").complete ? "" : "hidden";
 }
 
 function showChoices() {
@@ -129,32 +137,46 @@ function change(request) {
   return result;
 }
 
+/** Label the image shown, unless nobody can have seen it yet; one that cannot be shown can be left out. */
 async function answer(edit, to = null) {
   const image = current;
-  if (!image) return;
+  if (!image || !$("#image").complete) return;
   done.set(image.sha256, Infinity);
   next();
   showChoices();
-  const confirmed = await change(() => correct(image.ids, edit, to));
+  const confirmed = await change(async () => {
+    const { click } = await correct(image.ids, edit, to);
+    clicks.push({ click, image });
+    return click;
+  });
   if (confirmed === null) {
-    done.delete(image.sha256);
-    showImage(image);
+    done.delete(image.sha256); // it is asked for again, but not in place of the image that is looked at now
+    if (!current) showImage(image);
     return;
   }
   done.set(image.sha256, requests + 1);
-  clicks.push({ click: confirmed.click, image });
   $("#undo").disabled = false;
   await refresh();
 }
 
+/** Take back the last label of this page. One that the server did not take back is still the last. */
 async function takeBack() {
-  await changes;
-  const last = clicks.pop();
+  const image = await change(async () => {
+    const last = clicks.at(-1);
+    if (!last) return null;
+    try {
+      await undo(last.click);
+    } catch (error) {
+      if (!canRetry(error)) clicks.pop();
+      throw error;
+    }
+    clicks.pop();
+    return last.image;
+  });
   $("#undo").disabled = !clicks.length;
-  if (!last) return;
-  if ((await change(() => undo(last.click))) === null) return;
-  done.delete(last.image.sha256);
-  showImage(last.image);
+  if (!image) return;
+  done.delete(image.sha256);
+  showImage(image);
   await refresh();
 }
 
@@ -168,6 +190,7 @@ $("#choices").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) answer("relabel", button.dataset.to);
 });
+for (const event of ["load", "error"]) $("#image").addEventListener(event, hideOldPixels);
 $("#drop").addEventListener("click", () => answer("drop"));
 $("#undo").addEventListener("click", takeBack);
 $("#another").addEventListener("click", askForClass);
@@ -181,6 +204,7 @@ $("#new-class").addEventListener("close", async () => {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog") || document.querySelector("dialog[open]")) return;
+  if (event.repeat) return; // a key that is held would label images that nobody has looked at
   const key = event.key.toLowerCase();
   if (/^[1-9]$/.test(key) && state?.classes[key - 1] !== undefined) answer("relabel", state.classes[key - 1]);
   else if (key === "x") answer("drop");
@@ -192,4 +216,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 await update((query) => post(`/label/start?${query}`, {}));
-setInterval(refresh, POLL_MS);
+for (;;) {
+  await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  await refresh();
+}

@@ -6,6 +6,7 @@ import { Grid } from "./grid.js";
 
 const POLL_MS = 3000; // between looks at what other pages changed
 const CHECK_MS = 500; // while the images are being checked
+const MAX_CLICK = 10000; // images that one click corrects
 const MAX_KEYS = 9; // classes with a digit
 
 const $ = (selector) => document.querySelector(selector);
@@ -207,10 +208,11 @@ function showSelection() {
   $("#count").textContent = `${number.format(grid.length)} ${texts[word]}`;
   $("#selection").textContent = count ? `${number.format(count)} ${texts.selected}` : grid.current?.path ?? "";
   $("#actions").hidden = !grid.length;
-  const rows = grid.targets.slice(0, 1000).map((id) => grid.row(id)).filter(Boolean);
+  const targets = grid.targets.slice(0, 1000);
+  const rows = targets.map((id) => grid.row(id)).filter(Boolean);
   for (const button of $("#classes").querySelectorAll("[data-to]")) {
     const having = rows.filter((row) => row.labels.includes(button.dataset.to)).length;
-    button.setAttribute("aria-pressed", having && having < rows.length && hasSeveralLabels ? "mixed" : having > 0 && having === rows.length);
+    button.setAttribute("aria-pressed", having && having < targets.length && hasSeveralLabels ? "mixed" : having > 0 && having === rows.length);
   }
   if ($("#viewer").open) fillViewer();
 }
@@ -237,7 +239,8 @@ function showClasses() {
 function change(request) {
   changes = changes.then(async () => {
     try {
-      const click = takeOver(await request());
+      const response = await request();
+      const click = response && takeOver(response);
       hideMessage();
       return click;
     } catch (error) {
@@ -249,31 +252,58 @@ function change(request) {
 }
 
 /** What toggling a label does once all changes before it are known: it is removed if every image has it. */
-function chooseEdit(ids, to) {
-  const rows = ids.map((id) => grid.row(id)).filter(Boolean);
-  return rows.length && rows.every((row) => row.labels.includes(to)) ? "remove" : "add";
+async function chooseEdit(ids, to) {
+  const lacks = (id) => grid.row(id) && !grid.row(id).labels.includes(to);
+  if (ids.length > MAX_CLICK || ids.some(lacks)) return "add";
+  await grid.loadRows(ids); // of images that were not in view yet
+  return ids.every((id) => grid.row(id) && !lacks(id)) ? "remove" : "add";
+}
+
+/** Whether the viewer shows the image at the cursor: on a slow network, it shows nothing at first. */
+function isViewed() {
+  return $("#viewer").dataset.id === String(grid.currentId) && $("#viewer-image").complete;
+}
+
+/** Until an image has arrived, a browser goes on to show the one before it, which no correction is for now. */
+function hideOldPixels() {
+  $("#viewer-image").style.visibility = isViewed() ? "" : "hidden";
 }
 
 /** Correct the images, and go on at once: who labels fast does not wait for the server. */
 async function edit(name, to = null) {
   const ids = $("#viewer").open ? [grid.currentId] : grid.targets;
-  if (!ids.length || ids[0] === undefined) return;
+  if (!ids.length || ids[0] === undefined || ($("#viewer").open && !isViewed())) return;
   const selected = [...grid.selected];
   if (name === "toggle" || name === "remove") {
     // the images may get other labels, too
   } else if (!selected.length && ["relabel", "drop", "keep"].includes(name)) grid.move(grid.cursor + 1);
   else grid.select([]);
-  const click = await change(() => api.correct(ids, name === "toggle" ? chooseEdit(ids, to) : name, to));
-  if (click === null) grid.select(selected);
-  else clicks.push(click);
+  const left = [grid.selected, grid.cursor];
+  const click = await change(async () => {
+    const confirmed = await api.correct(ids, name === "toggle" ? await chooseEdit(ids, to) : name, to);
+    clicks.push(confirmed.click);
+    return confirmed;
+  });
+  const isLeft = left[0] === grid.selected && !grid.selected.size && left[1] === grid.cursor; // nothing else was chosen since
+  if (click === null && selected.length && isLeft) grid.select(selected);
   $("#undo").disabled = !clicks.length;
 }
 
+/** Take back the last click of this page. One that the server did not take back is still the last. */
 async function undo() {
-  await changes; // the last click may be on its way
-  const click = clicks.pop();
+  await change(async () => {
+    const click = clicks.at(-1);
+    if (click === undefined) return null;
+    try {
+      const undone = await api.undo(click);
+      clicks.pop();
+      return undone;
+    } catch (error) {
+      if (!api.canRetry(error)) clicks.pop();
+      throw error;
+    }
+  });
   $("#undo").disabled = !clicks.length;
-  if (click !== undefined) await change(() => api.undo(click));
 }
 
 function toggleDropped() {
@@ -301,10 +331,15 @@ function openViewer() {
 
 function fillViewer() {
   const row = grid.current;
-  if (!row) return;
+  if (!row) {
+    hideOldPixels();
+    $("#viewer-path").textContent = "…";
+    return;
+  }
   if ($("#viewer").dataset.id !== String(row.id)) $("#viewer").dataset.id = row.id;
   const address = `/large/${row.sha256}.webp`;
   if (!$("#viewer-image").src.endsWith(address)) $("#viewer-image").src = address;
+  hideOldPixels();
   $("#viewer-image").alt = nameImage(row);
   $("#viewer-path").textContent = row.path;
   const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label.replaceAll(";", ", ") || texts["no-label"]})`;
@@ -371,6 +406,7 @@ $("#write-folders").addEventListener("click", async () => {
   await poll();
 });
 $("#viewer").addEventListener("close", () => document.querySelector("main").after($("#actions")));
+for (const event of ["load", "error"]) $("#viewer-image").addEventListener(event, hideOldPixels);
 $("#undo").addEventListener("click", undo);
 $("#help").addEventListener("click", () => $("#keys").showModal());
 $("#actions").addEventListener("click", (event) => {
@@ -420,6 +456,7 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("button, a, summary") && ["Enter", " "].includes(event.key)) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (viewer && (key === "Escape" || key === "Enter")) return;
+  if (event.repeat && !MOVES[key]) return; // a key that is held would correct images that nobody has looked at
   if (MOVES[key]) grid.move(MOVES[key](), { extend: event.shiftKey && !viewer });
   else if (KEYS[key]) KEYS[key]();
   else if (/^[1-9]$/.test(key) && names[key - 1] !== undefined) edit(hasSeveralLabels ? "toggle" : "relabel", names[key - 1]);

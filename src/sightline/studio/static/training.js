@@ -192,5 +192,7 @@ if (isSweep) {
   $("#resume").addEventListener("click", () => change("/train/resume", { run: chosen }));
   if (chosen !== null) follow();
 }
-await refresh();
-setInterval(refresh, LIST_MS);
+for (;;) {
+  await refresh();
+  await new Promise((resolve) => setTimeout(resolve, LIST_MS));
+}

@@ -1,0 +1,323 @@
+"""The studio on a network that is slow, loses requests, or answers them out of order: no label goes elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.studio.contents import open_studio
+from studio_server import serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+ASKED = "#asked:not([hidden])"
+NAMES = sorted(COLORS)
+VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
+SEEN = VIEWED.replace("viewer-", "")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 images without labels."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "photos"
+    folder.mkdir()
+    for number, path in enumerate(sorted(draw_classes(root / "labeled", COLORS, 8).rglob("*.png"))):
+        path.rename(folder / f"{number:03}.png")
+    return folder
+
+
+@contextmanager
+def open_folder(folder: Path, patch: Path) -> Iterator[str]:
+    with open_studio(Dataset(folder), patch, classes=NAMES) as studio, serve(studio) as address:
+        yield address
+
+
+class Held:
+    """Requests that wait until the test sends, answers or fails them."""
+
+    def __init__(self, page: Any, address: str, *, count: int = 1) -> None:
+        self._page, self._count = page, count
+        self.routes: list[Any] = []
+        page.route(address, self._hold)
+
+    def _hold(self, route: Any) -> None:
+        if len(self.routes) < self._count:
+            self.routes.append(route)
+        else:
+            route.continue_()
+
+    def wait(self, count: int = 1) -> None:
+        while len(self.routes) < count:
+            self._page.wait_for_timeout(20)
+
+
+def read_lines(patch: Path) -> dict[str, str]:
+    if not patch.exists():
+        return {}
+    return {row["path"]: row["to"] for row in map(json.loads, patch.read_text(encoding="utf-8").splitlines())}
+
+
+def expect_text(page: Any, selector: str, text: str) -> None:
+    playwright.expect(page.locator(selector)).to_contain_text(text, timeout=15_000)
+
+
+def label(page: Any, key: str) -> str:
+    """Label the image that is asked for, and return its path."""
+    page.wait_for_function(SEEN)
+    path = str(page.text_content("#path"))
+    page.keyboard.press(key)
+    page.wait_for_function("path => document.querySelector('#path').textContent !== path", arg=path)
+    return path
+
+
+@pytest.mark.parametrize("status", [0, 500], ids=["lost", "refused"])
+def test_an_undo_that_fails_can_be_tried_again(photos: Path, patch: Path, open_page: Any, status: int) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        first, second = label(page, "1"), label(page, "2")
+        expect_text(page, "#progress", "2 labeled")
+        requests = Held(page, "**/undo")
+        page.keyboard.press("u")
+        requests.wait()
+        if status:
+            requests.routes[0].fulfill(status=status, json={"error": "The file cannot be written."})
+        else:
+            requests.routes[0].abort()
+        page.wait_for_selector("#message:not([hidden])")
+        assert page.locator("#undo").is_enabled()
+        page.keyboard.press("u")
+        expect_text(page, "#progress", "1 labeled")
+        assert read_lines(patch) == {first: NAMES[0]}
+        playwright.expect(page.locator("#path")).to_have_text(second)
+    open_page.errors.clear()
+
+
+def test_an_undo_that_fails_in_the_list_can_be_tried_again(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("2")
+        page.keyboard.press("3")
+        expect_text(page, "#corrections", "2 corrections")
+        requests = Held(page, "**/undo")
+        page.keyboard.press("u")
+        requests.wait()
+        requests.routes[0].abort()
+        page.wait_for_selector("#message:not([hidden])")
+        page.keyboard.press("u")
+        expect_text(page, "#corrections", "1 correction")
+        assert read_lines(patch) == {"blue/blue-000.png": "green"}
+    open_page.errors.clear()
+
+
+def test_looks_at_a_slow_server_do_not_pile_up(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        requests = Held(page, "**/label/state*", count=100)
+        page.wait_for_timeout(4500)
+        assert len(requests.routes) == 1
+        requests.routes[0].abort()
+        requests.wait(2)
+    open_page.errors.clear()
+
+
+def test_no_image_is_labeled_before_it_is_seen(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        page.wait_for_load_state("networkidle")
+        requests = Held(page, "**/large/*", count=100)
+        seen = []
+        while page.evaluate(SEEN):  # some are loaded ahead
+            seen.append(label(page, "1"))
+            page.wait_for_timeout(50)
+        last = str(page.text_content("#path"))
+        page.keyboard.press("2")
+        page.wait_for_timeout(300)
+        assert page.text_content("#path") == last
+        for route in requests.routes:
+            route.continue_()
+        assert label(page, "3") == last
+        expect_text(page, "#progress", f"{len(seen) + 1} labeled")
+        assert read_lines(patch) == dict.fromkeys(seen, NAMES[0]) | {last: NAMES[2]}
+
+
+def test_an_image_that_cannot_be_shown_is_left_out(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/", ready=".tile")
+        page.route("**/large/*", lambda route: route.abort())
+        page.goto(f"{address}/label")
+        page.wait_for_function(SEEN)
+        path = page.text_content("#path")
+        page.keyboard.press("x")
+        expect_text(page, "#progress", "0 labeled, 23 to go")
+        assert json.loads(patch.read_text(encoding="utf-8"))["path"] == path
+    open_page.errors.clear()
+
+
+def test_the_viewer_corrects_what_it_shows(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("Enter")
+        page.wait_for_function(VIEWED)
+        requests = Held(page, "**/large/*", count=100)
+        page.keyboard.press("ArrowRight")
+        requests.wait()
+        assert not page.evaluate(VIEWED)
+        page.keyboard.press("2")
+        page.wait_for_timeout(500)
+        assert read_lines(patch) == {}
+        requests.routes[0].continue_()
+        page.wait_for_function(VIEWED)
+        page.keyboard.press("2")
+        expect_text(page, "#corrections", "1 correction")
+        assert read_lines(patch) == {"blue/blue-001.png": "green"}
+
+
+def test_a_label_of_many_images_is_toggled_by_all_of_them(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    folder = draw_classes(tmp_path / "many", COLORS, 80)
+    paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))]
+    labels = [("cat;dog" if i % 2 else "cat") if i < 180 else "dog" for i in range(len(paths))]
+    table = folder / "images.csv"
+    table.write_text("\n".join(["path,label", *(f"{path},{names}" for path, names in zip(paths, labels, strict=True))]))
+    with open_studio(Dataset(table), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.wait_for_selector("#image-0 .chip")
+        page.keyboard.press("a")
+        button = page.locator("#classes [data-to=cat]")
+        assert button.get_attribute("aria-pressed") == "mixed"
+        button.click()
+        expect_text(page, "#corrections", "60 corrections")
+        assert set(read_lines(patch).values()) == {"cat;dog"}
+        page.keyboard.press("a")
+        button.click()  # now every image has it
+        expect_text(page, "#corrections", "180 corrections")
+        assert not any("cat" in to for to in read_lines(patch).values())
+
+
+def test_a_key_that_is_held_labels_one_image(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        page.wait_for_function(SEEN)
+        page.keyboard.down("1")
+        for _ in range(5):
+            page.wait_for_timeout(100)
+            page.keyboard.down("1")  # as the keyboard repeats it
+        page.keyboard.up("1")
+        expect_text(page, "#progress", "1 labeled")
+        page.wait_for_timeout(1500)
+        assert len(read_lines(patch)) == 1
+
+
+def test_a_key_that_is_held_corrects_one_image(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.down("2")
+        for _ in range(5):
+            page.keyboard.down("2")
+        page.keyboard.up("2")
+        expect_text(page, "#corrections", "1 correction")
+        page.wait_for_timeout(500)
+        assert len(read_lines(patch)) == 1
+
+
+def test_a_label_that_fails_does_not_replace_the_image_that_is_shown(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        requests = Held(page, "**/corrections")
+        first = label(page, "1")
+        requests.wait()
+        second = str(page.text_content("#path"))
+        requests.routes[0].abort()
+        page.wait_for_selector("#message:not([hidden])")
+        assert label(page, "2") == second
+        assert label(page, "3") == first, "it is asked for again, next"
+        expect_text(page, "#progress", "2 labeled")
+        assert read_lines(patch) == {first: NAMES[2], second: NAMES[1]}
+    open_page.errors.clear()
+
+
+def test_a_correction_that_fails_selects_nothing_in_place_of_what_is_selected_since(
+    colors: Path, patch: Path, open_page: Any
+) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        requests = Held(page, "**/corrections")
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("3")  # blue-000 and blue-001
+        requests.wait()
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("Shift+ArrowRight")  # blue-004 and blue-005
+        requests.routes[0].abort()
+        page.wait_for_selector("#message:not([hidden])")
+        page.keyboard.press("2")
+        expect_text(page, "#corrections", "2 corrections")
+        assert read_lines(patch) == dict.fromkeys(["blue/blue-004.png", "blue/blue-005.png"], "green")
+    open_page.errors.clear()
+
+
+def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.wait_for_selector(".tile .caption")
+        requests: list[Any] = []
+
+        def answer_later(route: Any) -> None:
+            requests.append((route, route.fetch())) if not requests else route.continue_()
+
+        page.route("**/corrections", answer_later)
+        page.keyboard.press("2")  # blue-000 is green; the answer to this is late
+        while not requests:
+            page.wait_for_timeout(20)
+        other = open_page(address)
+        other.keyboard.press("3")  # and red
+        expect_text(other, "#corrections", "1 correction")
+        first = page.locator("#image-0 .caption b")
+        playwright.expect(first).to_have_text("red", timeout=15_000)
+        requests[0][0].fulfill(response=requests[0][1])
+        page.wait_for_timeout(500)
+        assert first.text_content() == "red"
+        page.wait_for_timeout(4000)
+        assert first.text_content() == "red"
+        assert read_lines(patch) == {"blue/blue-000.png": "red"}
+
+
+def test_images_that_are_listed_late_have_the_newest_labels(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.wait_for_selector("#image-0 .caption")
+        late: list[Any] = []
+
+        def answer_later(route: Any) -> None:
+            late.append((route, route.fetch())) if not late else route.continue_()
+
+        page.route("**/images?*", answer_later)
+        page.reload(wait_until="commit")
+        while not late:
+            page.wait_for_timeout(20)
+        page.wait_for_selector("#classes [data-to=green]")
+        page.keyboard.press("2")
+        expect_text(page, "#corrections", "1 correction")
+        page.wait_for_timeout(4000)  # a look at what changed is done
+        late[0][0].fulfill(response=late[0][1])
+        page.wait_for_selector("#image-1 .caption")
+        playwright.expect(page.locator("#image-0 .caption b")).to_have_text("green")
+
+
+def test_more_images_than_one_request_returns_are_all_described(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    folder = draw_classes(tmp_path / "many", COLORS, 300)
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.set_viewport_size({"width": 7680, "height": 4320})  # as zoomed out
+        page.wait_for_function("() => document.querySelectorAll('.tile').length > 600")
+        described = "() => [...document.querySelectorAll('.tile')].every((tile) => tile.querySelector('.caption'))"
+        page.wait_for_function(described, timeout=10_000)
