@@ -121,16 +121,16 @@ def test_a_result_is_known_again(write: Write, layout: RowFormat) -> None:
 @pytest.mark.parametrize("classes", [("sky", "road"), ("sky, clear", "road")])
 def test_rows_of_masks_have_the_area_of_each_class(classes: tuple[str, ...]) -> None:
     masks = [
-        MaskPrediction("=a.png", areas=((classes[1], 0.25),), quality=0.5, decision="abstain"),
+        MaskPrediction("=a.png", areas=((classes[1], 0.25),), quality=0.5, decision="abstain", file="-a.png"),
         MaskPrediction("b.png", error="=cannot be opened"),
     ]
     file = io.StringIO()
     assert list(write_csv(masks, MaskRowFormat(classes), file)) == masks
     assert is_prediction_file(file.getvalue().encode()[:100])
     header, first, second = csv.reader(io.StringIO(file.getvalue()))
-    assert header == ["path", f"area:{classes[0]}", "area:road", "quality", "decision", "error"]
-    assert first == ["'=a.png", "0.000000", "0.250000", "0.500000", "abstain", ""]
-    assert second == ["b.png", "", "", "", "", "'=cannot be opened"]
+    assert header == ["path", f"area:{classes[0]}", "area:road", "quality", "decision", "file", "error"]
+    assert first == ["'=a.png", "0.000000", "0.250000", "0.500000", "abstain", "'-a.png", ""]
+    assert second == ["b.png", "", "", "", "", "", "'=cannot be opened"]
 
 
 def test_a_name_becomes_no_formula_and_a_number_stays_one() -> None:

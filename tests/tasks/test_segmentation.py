@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
@@ -39,6 +41,7 @@ from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem, predict
 from sightline.preprocessing import PreprocessingSpec
+from sightline.preprocessing.spec import Resize
 from sightline.studio.contents import open_studio
 from sightline.tasks.protocol import find_task
 from sightline.tasks.segmentation import compute_pixel_weights
@@ -225,6 +228,8 @@ def test_masks_are_written_at_the_size_of_the_image(run: sightline.Run, tmp_path
     assert "not an image" in str(bad.error)
     np.testing.assert_array_equal(first.mask, array.mask)
     assert sum(area for _, area in first.areas) == pytest.approx(1)
+    assert [mask.file for mask in masks] == ["a.png", None, "2.png"]
+    assert [mask.to_dict().get("file") for mask in masks] == ["a.png", None, "2.png"]
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         "2.overlay.png", "2.png", "a.overlay.png", "a.png",
     ]  # fmt: skip
@@ -440,9 +445,24 @@ def test_colors_of_masks_are_distinct() -> None:
 
 
 def test_names_of_masks_do_not_repeat() -> None:
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     assert [choose_name(path, taken) for path in ("a/1.jpg", "b/1.jpg", "[3]")] == ["1", "1-2", "3"]
     assert choose_name("1.overlay.png", taken) == "1-3"  # not the name of the overlay of 1.jpg
+    assert [choose_name(path, taken) for path in ("x-2.png", "x.png", "y/x.png", "z/X.png")] == [
+        "x-2", "x", "x-3", "X-4",
+    ]  # fmt: skip
+    long = choose_name("\u732b" * 83 + ".jpg", taken)
+    assert 0 < len(f"{long}.overlay.png".encode()) <= 255
+    assert choose_name("\udcff.jpg", taken) == "mask"
+
+
+@pytest.mark.parametrize("resize", get_args(Resize))
+def test_masks_of_thin_images_have_their_size(resize: Resize) -> None:
+    spec = PreprocessingSpec(32, 32, resize=resize)
+    for size in itertools.product((1, 2, 3, 4, 5, 300, 301), repeat=2):
+        mask = restore_size(spec, np.zeros((32, 32), np.uint8), *size)
+        assert mask.shape == size[::-1]
+        assert (mask == 0).any()
 
 
 def test_the_temperature_is_that_of_the_pixels_with_a_class() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import count as count_from
+from dataclasses import replace
 from pathlib import Path, PurePath
+from unicodedata import normalize
 
 from sightline.api.images import ImageLike, list_items, track_images
 from sightline.api.loaded_model import LoadedModel
@@ -24,6 +25,7 @@ from sightline.inference.stream import InputItem
 from sightline.progress import show_progress
 
 OVERLAY_SUFFIX = ".overlay.png"
+MAX_STEM_BYTES = 200  # of a name, which has at most 255 with its number and suffix
 _OVERLAY_ENDING = re.compile(r"(\.overlay)+\Z")
 
 
@@ -56,7 +58,8 @@ class MaskModel(LoadedModel):
 
         Returns:
             One mask for each image, in order: `mask` is uint8 [H, W] at the size of the image, `areas` the fraction of
-            its pixels that each class has, `quality` the expected IoU, and `decision` what a threshold for it decides.
+            its pixels that each class has, `quality` the expected IoU, and `decision` what a threshold for it decides;
+            with `out`, `file` is the name of its file there.
             For a file that cannot be read, only its `error` is set.
 
         Raises:
@@ -124,8 +127,9 @@ def write_masks(
 ) -> Iterator[MaskPrediction]:
     """Yield the mask of each item as soon as its files are in `folder`: ``<name>.png`` and ``<name>.overlay.png``.
 
-    The second image of a name gets ``<name>-2.png``. Raises `OutputError` at the first file that cannot be written, or
-    that exists and was not written here. `tile` is that of `inference.masks.predict_masks`.
+    The second image of a name gets ``<name>-2.png``; `file` of its prediction says so. Raises `OutputError` at the
+    first file that cannot be written, or that exists and was not written here. `tile` is that of
+    `inference.masks.predict_masks`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +148,7 @@ def _write_each(
             pending.append(item)
             yield item
 
-    names: set[str] = set()
+    names: dict[str, int] = {}
     for prediction in predict_masks(predictor, remember(items), tile, thresholds):
         item = pending.popleft()
         if prediction.mask is None:
@@ -159,20 +163,30 @@ def _write_each(
         stem = choose_name(prediction.path, names)
         _save(folder / f"{stem}.png", encode_mask(prediction.mask, count))
         _save(folder / f"{stem}{OVERLAY_SUFFIX}", overlay)
-        yield prediction
+        yield replace(prediction, file=f"{stem}.png")
 
 
-def choose_name(path: str, taken: set[str]) -> str:
+def choose_name(path: str, taken: dict[str, int]) -> str:
     """Return the name of the files of an image without their suffix, and add it to those that are `taken`.
 
-    >>> taken: set[str] = set()
-    >>> choose_name("a/1.jpg", taken), choose_name("b/1.jpg", taken), choose_name("[0]", taken)
-    ('1', '1-2', '0')
+    `taken` has the last number of each name, in lower case: some file systems make no difference.
+
+    >>> taken: dict[str, int] = {}
+    >>> [choose_name(path, taken) for path in ("a/1.jpg", "b/1.jpg", "[0]", "a/X.jpg", "b/x.jpg")]
+    ['1', '1-2', '0', 'X', 'x-2']
     """
-    stem = _OVERLAY_ENDING.sub("", PurePath(path).stem.strip("[]")) or "mask"  # else a mask had the name of an overlay
-    name = next(n for number in count_from(1) if (n := stem if number == 1 else f"{stem}-{number}") not in taken)
-    taken.add(name)
+    stem = _OVERLAY_ENDING.sub("", PurePath(path).stem.strip("[]"))  # else a mask had the name of an overlay
+    stem = stem.encode(errors="ignore")[:MAX_STEM_BYTES].decode(errors="ignore") or "mask"
+    name, number = stem, taken.get(_fold(stem), 0) + 1
+    while number > 1 and _fold(name := f"{stem}-{number}") in taken:
+        number += 1
+    taken[_fold(stem)] = number
+    taken.setdefault(_fold(name), 1)
     return name
+
+
+def _fold(name: str) -> str:
+    return normalize("NFC", name).casefold()
 
 
 def _save(path: Path, png: bytes) -> None:

@@ -40,6 +40,7 @@ class MaskPrediction:
         decision: Whether the mask is accepted, ``"mask"``, or the model abstains, ``"abstain"``; None without a
             threshold.
         error: Why there is no mask; None if there is one.
+        file: The name of the file that holds the mask; None if it was not written.
     """
 
     path: str
@@ -48,13 +49,14 @@ class MaskPrediction:
     quality: float | None = None
     decision: DecisionKind | None = None
     error: str | None = None
+    file: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the path, the areas, the quality and the decision, if any, as JSON values; of an error its reason."""
+        """Return path, areas, quality, and decision and file, if any, as JSON values; of an error its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        decided = {} if self.decision is None else {"decision": self.decision}
-        return {"path": self.path, "areas": dict(self.areas), "quality": self.quality} | decided
+        more = {name: value for name, value in (("decision", self.decision), ("file", self.file)) if value is not None}
+        return {"path": self.path, "areas": dict(self.areas), "quality": self.quality} | more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +172,8 @@ def restore_size(preprocess: PreprocessingSpec, mask: NDArray[np.uint8], width: 
     It is the inverse of resizing: what "pad" added is cut off, and what "crop" cut off is `VOID`.
     """
     source, target = preprocess.compute_placement(width, height)
-    left, top, right, bottom = (round(side) for side in source)
+    left, top = min(round(source[0]), width - 1), min(round(source[1]), height - 1)
+    right, bottom = max(round(source[2]), left + 1), max(round(source[3]), top + 1)  # a pixel at least of a thin image
     content = Image.fromarray(mask).crop(tuple(map(round, target)))  # type: ignore[arg-type]  # four numbers
     canvas = Image.new("L", (width, height), VOID)
     canvas.paste(content.resize((right - left, bottom - top), Image.Resampling.NEAREST), (left, top))

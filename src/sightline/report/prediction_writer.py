@@ -113,23 +113,26 @@ class RowFormat:
 
 @dataclass(frozen=True, slots=True)
 class MaskRowFormat:
-    """Rows of masks: the fraction of the pixels of each of `classes`, the quality and the decision; `raw` as above."""
+    """Rows of masks: the area of each of `classes`, as a fraction, the quality, the decision and the file of the mask.
+
+    `raw` is as above.
+    """
 
     classes: tuple[str, ...]
     raw: bool = False
 
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
-        return ["path", *(f"{AREA}{label}" for label in self.classes), "quality", "decision", "error"]
+        return ["path", *(f"{AREA}{label}" for label in self.classes), "quality", "decision", "file", "error"]
 
     def csv_row(self, prediction: MaskPrediction) -> list[str]:
         """Return a row of the CSV file; an image without a mask has its path and the reason."""
-        texts = [prediction.path, prediction.error or ""]
-        path, error = texts if self.raw else map(escape_formula, texts)
+        texts = [prediction.path, prediction.file or "", prediction.error or ""]
+        path, name, error = texts if self.raw else map(escape_formula, texts)
         areas = dict(prediction.areas)
         cells = ["" if prediction.error is not None else f"{areas.get(label, 0):.6f}" for label in self.classes]
         quality = "" if prediction.quality is None else f"{prediction.quality:.6f}"
-        return [path, *cells, quality, prediction.decision or "", error]
+        return [path, *cells, quality, prediction.decision or "", name, error]
 
     def json_line(self, prediction: MaskPrediction) -> str:
         """Return a row as JSON, with the areas of the classes that the mask has."""
@@ -160,7 +163,7 @@ def is_prediction_file(start: bytes) -> bool:
 
     >>> (
     ...     is_prediction_file(b"path,label,probability,error"),
-    ...     is_prediction_file(b"path,area:sky,quality,decision,error"),
+    ...     is_prediction_file(b"path,area:sky,quality,decision,file,error"),
     ...     is_prediction_file(b"path,label"),
     ...     is_prediction_file(b'{"path": "a.png", "label"'),
     ... )
