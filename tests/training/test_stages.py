@@ -215,6 +215,17 @@ def test_pretrained_batch_normalization_never_changes(mobilenet: Network, unfree
     assert not changed_layers & list_normalizations(mobilenet)
 
 
+@pytest.mark.parametrize("unfreeze", [0, 12, -1])
+def test_pretrained_batch_normalization_is_trained_where_that_is_asked_for(unfreeze: int) -> None:
+    network = dataclasses.replace(build_model(make_plan("mobilenetv2", classes=3)), pretrained=True)
+    stages.freeze_layers(network, StageConfig(unfreeze=unfreeze), freeze_batch_norm=False)
+    unfrozen = set(network.backbone[-unfreeze:] if unfreeze > 0 else network.backbone if unfreeze else ())
+    trainable = {layer.name for layer in network.model.layers if layer.trainable} & list_normalizations(network)
+    assert trainable == unfrozen & list_normalizations(network)
+    changed = find_changed_layers(backend.keras().Model(network.model.input, network.logits), random_images(6, 32), 3)
+    assert changed & list_normalizations(network) == trainable
+
+
 @pytest.mark.backends
 def test_batch_normalization_from_scratch_is_trained() -> None:
     built_network = build_network("mobilenetv2")

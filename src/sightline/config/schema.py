@@ -258,6 +258,11 @@ class TrainConfig:
         "from NVIDIA's Ampere on, else float32; auto: also where it benchmarks faster, measured once per network and "
         "machine",
     )
+    freeze_batch_norm: bool = setting(
+        True,
+        "keep the batch normalization of a pretrained backbone as it is; false: train it with the layers that a stage "
+        "unfreezes, which high learning rates need",
+    )
     l2: float = setting(0.0, "L2 penalty on kernels, added to the loss", 0)
     ema_decay: float = setting(
         0.0,

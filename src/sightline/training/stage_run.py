@@ -121,7 +121,7 @@ def _prepare_stage(
     objective: Objective | None,
     limit: LossLimit,
 ) -> StageRun:
-    stages.freeze_layers(network, stage)
+    stages.freeze_layers(network, stage, freeze_batch_norm=config.train.freeze_batch_norm)
     task, num_classes = find_task(config.model.task), network.logits.shape[-1]
     if features is None:
         objective = objective or task.make_objective(config, train, num_classes, config.augment)

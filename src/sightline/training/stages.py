@@ -44,15 +44,16 @@ class StageFeatures:
     views: int
 
 
-def freeze_layers(network: Network, stage: StageConfig) -> None:
+def freeze_layers(network: Network, stage: StageConfig, *, freeze_batch_norm: bool = True) -> None:
     """Make the head and the layers that the stage unfreezes trainable, and freeze the others.
 
-    Batch normalization layers in a pretrained backbone always stay frozen.
+    With `freeze_batch_norm`, batch normalization in a pretrained backbone stays frozen, whatever the stage unfreezes.
     """
     normalization = backend.keras().layers.BatchNormalization
     frozen = _get_frozen_names(network, stage)
     for layer in network.model.layers:
-        stays_frozen = network.pretrained and layer.name in network.backbone and isinstance(layer, normalization)
+        is_pretrained = network.pretrained and layer.name in network.backbone
+        stays_frozen = freeze_batch_norm and is_pretrained and isinstance(layer, normalization)
         layer.trainable = layer.name not in frozen and not stays_frozen
 
 
