@@ -138,7 +138,7 @@ def test_the_viewer_shows_a_heat_map(open_page: Any, address: str) -> None:
     page.wait_for_selector("#viewer-heat:not([hidden])", timeout=30_000)
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#viewer-heat", state="hidden")
-    assert page.locator("#viewer-image").is_visible()
+    playwright.expect(page.locator("#viewer-image")).to_be_visible()
 
 
 def test_two_runs_are_compared(open_page: Any, run: sl.Run, other: sl.Run, tmp_path: Path) -> None:
