@@ -15,6 +15,7 @@ from sightline.evaluation.label_thresholds import list_thresholds
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.results import LabeledPredictions
 from sightline.studio.contents import Studio
+from sightline.studio.label_results import LabelResults
 from studio_server import serve
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -90,6 +91,17 @@ def test_a_number_opens_its_images(client: Any, label_studio: Studio, prediction
             ids = np.frombuffer(client.get(f"/order?{query}").content, "<u4")
             paths = {row["path"] for row in label_studio.library.describe(ids.tolist())}
             assert paths == {path for path, one in zip(predictions.paths, of_kind, strict=True) if one}
+
+
+def test_a_threshold_between_two_probabilities_counts_the_images_that_it_lists() -> None:
+    low = np.float32(0.4)
+    probabilities = np.array([[low], [np.nextafter(low, np.float32(1))]], np.float32)
+    between = float(np.average(probabilities.astype(np.float64), weights=[[3], [1]]))  # nearer to the lower one
+    labels = np.zeros((2, 1), bool)
+    results = LabelResults(LabeledPredictions(("a", "b"), labels, probabilities, ("red",)), np.array([between]))
+    for row in (results.describe()[0], results.describe_label("red", between)):
+        assert row["wrong"] == 1
+    assert results.list_rows("red", between, "wrong") == [1]
 
 
 def test_a_class_that_is_never_predicted_has_no_precision(client: Any) -> None:

@@ -75,7 +75,8 @@ class LabelResults:
         if label not in self.classes or kind not in KINDS:
             raise HTTPException(404, f"There is no class {label[:80]!r} with images of the kind {kind[:80]!r}.")
         position = self.classes.index(label)
-        has, predicted = self._labels[:, position], self._probabilities[:, position] >= threshold
+        cut = np.float64(threshold)  # a float of Python would be rounded to float32, and count an image below it
+        has, predicted = self._labels[:, position], self._probabilities[:, position] >= cut
         selected: NDArray[np.bool_] = {
             "correct": has & predicted, "missed": has & ~predicted, "wrong": ~has & predicted
         }[kind]  # fmt: skip
