@@ -137,7 +137,7 @@ def exchange(model: sl.Classifier, *requests: Request) -> list[Answer]:
 def test_a_log_is_watched(trained: Trained, tmp_path: Path) -> None:
     model = sl.load(trained.run / "bundle")
     if trained.task == "segmentation":
-        pytest.skip("tests/cli/test_mask_watch.py")
+        pytest.skip("logs of masks are watched in tests/cli/test_mask_watch.py")
     log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 26)
     files = sorted(trained.image.parent.glob("*.png"))[:20]
     pixels = [model.preprocess.decode(file.read_bytes()) for file in files]
