@@ -62,9 +62,9 @@ def train_with_stages(name: str, settings: tuple[str, ...]) -> float:
 
 def train_with_script(name: str) -> float:
     """Train as the tutorial does: `fit` runs the whole network for every image in every epoch."""
-    import keras
-
     train, test, classes, _ = load_splits()
+    import keras  # reads KERAS_HOME, which `load_splits` sets
+
     x, y = train.take(slice(None)), train.labels
     held_out = test.take(slice(None)), test.labels
     started = time.perf_counter()

@@ -163,9 +163,9 @@ def test_the_checks_become_a_queue(tmp_path: Path, patch: Path, open_page: Any) 
         page.wait_for_selector("#finding-filter:not([hidden])", timeout=30_000)
         page.select_option("select[name=finding]", "conflicting-duplicates")
         expect_text(page, "#count", "2 images")
-        assert labels(page) == ["blue", "red"]
-        assert page.locator("select[name=sort]").input_value() == "group"
-        assert page.locator(".tile .finding").count() == 2
+        playwright.expect(page.locator(".tile .caption b")).to_have_text(["blue", "red"])
+        playwright.expect(page.locator("select[name=sort]")).to_have_value("group")
+        playwright.expect(page.locator(".tile .finding")).to_have_count(2)
 
 
 def test_a_hostile_name_is_text(tmp_path: Path, patch: Path, open_page: Any) -> None:

@@ -190,13 +190,12 @@ def test_look_alikes_of_a_large_image_follow_the_list(open_page: Any, address: s
     page.keyboard.press("Enter")
     page.click("#show-nearest")
     playwright.expect(page.locator("#viewer-nearest img")).to_have_count(8, timeout=30_000)
-    first = page.locator("#viewer-nearest li").first.get_attribute("title")
+    nearest = page.locator("#viewer-nearest li").first
+    first = str(nearest.get_attribute("title"))
     for _ in range(6):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function(
-        "first => document.querySelector('#viewer-nearest li').title !== first", arg=first, timeout=30_000
-    )
-    assert page.locator("#viewer-nearest img").count() == 8
+    playwright.expect(nearest).not_to_have_attribute("title", first, timeout=30_000)
+    playwright.expect(page.locator("#viewer-nearest img")).to_have_count(8, timeout=30_000)
 
 
 def test_hostile_names_are_text_on_every_page(tmp_path: Path, open_page: Any) -> None:

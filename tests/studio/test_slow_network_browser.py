@@ -155,6 +155,7 @@ def test_an_image_that_cannot_be_shown_is_left_out(photos: Path, patch: Path, op
         page = open_page(f"{address}/", ready=".tile")
         page.route("**/large/*", lambda route: route.abort())
         page.goto(f"{address}/label")
+        page.wait_for_selector(ASKED)
         page.wait_for_function(SEEN)
         path = page.text_content("#path")
         page.keyboard.press("x")
