@@ -168,11 +168,17 @@ def run_closed(
     return asyncio.run(run())
 
 
-def run_open(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Load:
-    """Send requests at random moments, `rate` a second on average, whether or not others were answered."""
+def run_open(
+    port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0, *, regular: bool = False
+) -> Load:
+    """Send `rate` requests a second, whether or not others were answered: at random moments, or at regular ones.
+
+    Regular moments are what wrk2, vegeta and k6 send at; independent clients send at random ones.
+    """
 
     async def run() -> Load:
-        gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
+        count = max(1, round(rate * seconds))
+        gaps = np.full(count, 1 / rate) if regular else np.random.default_rng(seed).exponential(1 / rate, count)
         latencies, refused, idle = list[float](), 0, list[Client]()
         start = time.perf_counter()
 

@@ -2,10 +2,10 @@
 
 In one run, for each network: the bare ONNX Runtime loop plus decoding on all cores; the answers that 64 clients get
 from `serve`, and from LitServe with the same model where it is installed; the 99th percentile at half of that rate,
-beside the time of a single answer; and the memory of all processes over many requests. Clients run on the same machine,
-in one process.
+with requests at regular and at random moments, beside the time of a single answer; and the memory of all processes over
+many requests. Clients run on the same machine, in one process.
 
-    python benchmarks/serve.py              # 45 minutes on two cores
+    python benchmarks/serve.py              # 25 minutes on two cores
     python benchmarks/serve.py --quick      # 3 minutes, to try it
     PYTHONPATH=PEERS python benchmarks/serve.py    # after `pip install --target PEERS litserve`
 """
@@ -94,11 +94,13 @@ def measure(address: Address, requests: Sequence[bytes], bare: float, size: Size
     run_closed(address.port, requests, CLIENTS, seconds=size.seconds / 6)  # warms up
     single = run_closed(address.port, requests, 1, seconds=size.seconds / 4)
     full = run_closed(address.port, requests, CLIENTS, seconds=size.seconds)
-    half = run_open(address.port, requests, full.rate / 2, size.seconds)
+    regular = run_open(address.port, requests, full.rate / 2, size.seconds, regular=True)
+    random = run_open(address.port, requests, full.rate / 2, size.seconds)
+    answer = median(single.latencies)
     cells = [
-        f"{full.rate:.1f}", f"{full.rate / bare:.2f}", f"{1000 * median(single.latencies):.1f}",
-        f"{1000 * half.percentile(99):.1f}", f"{half.percentile(99) / median(single.latencies):.2f}",
-        str(single.refused + full.refused + half.refused),
+        f"{full.rate:.1f}", f"{full.rate / bare:.2f}", f"{1000 * answer:.1f}",
+        *(f"{1000 * half.percentile(99):.1f}, {half.percentile(99) / answer:.2f}" for half in (regular, random)),
+        str(single.refused + full.refused + regular.refused + random.refused),
     ]  # fmt: skip
     if not memory:
         return [*cells, ""]
@@ -125,8 +127,8 @@ def main() -> None:
         servers["LitServe"] = (start_litserve, "/health", True)
     print(f"{datetime.now(UTC):%Y-%m-%d}, commit {read_commit()}, {describe_machine()}\n")
     print(
-        f"| network | | answers/s, {CLIENTS} clients | of the bare loop | single answer, ms | p99 at half load, ms | "
-        f"times the single | refused | MB, over {size.requests:,} requests |"
+        f"| network | | answers/s, {CLIENTS} clients | of the bare loop | single answer, ms | p99 at half load, ms, "
+        f"and times the single: regular | random | refused | MB, over {size.requests:,} requests |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
