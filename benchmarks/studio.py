@@ -4,7 +4,7 @@ Images of 32x32 are drawn, a small network is trained on them for an epoch, and 
 Requests are those of the page, sent one after the other; the first page is also opened in Chromium, where it and
 Playwright are installed.
 
-    python benchmarks/studio.py            # 15 minutes on two cores
+    python benchmarks/studio.py            # 3 minutes on two idle cores
     python benchmarks/studio.py --quick    # 3,000 images, 1 minute, to try it
     python benchmarks/studio.py --write    # also puts the table into benchmarks/results/studio.md
 """

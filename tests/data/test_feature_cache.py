@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,20 @@ def test_two_that_compute_the_same_do_not_mix(own_cache: Path) -> None:
         with feature_cache.resumable_features(None, second) as (known, also):
             also(0, 20)
     assert not list(own_cache.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_features_that_were_read_can_leave_memory(own_cache: Path) -> None:
+    def count_file_pages() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[2])
+
+    features = np.arange(1 << 22, dtype=np.float32).reshape(-1, 64)
+    feature_cache.save_features("0" * 32, features)
+    loaded = feature_cache.load_features("0" * 32)
+    assert loaded is not None
+    before = count_file_pages()
+    feature_cache.release_pages(loaded)
+    pages = features.nbytes // mmap.PAGESIZE
+    assert before - count_file_pages() > 0.9 * pages
+    assert np.array_equal(loaded, features)
+    feature_cache.release_pages(features)  # which is not mapped: nothing happens

@@ -8,6 +8,7 @@ where it stopped. The cache is best effort: if it is not writable, features are 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
 import struct
@@ -58,6 +59,12 @@ def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] 
             return array
     shutil.rmtree(target, ignore_errors=True)
     return None
+
+
+def release_pages(array: NDArray[np.float32]) -> None:
+    """Let go of the memory of features from `load_features`; what is read again comes from the file."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sightline.data.feature_cache import release_pages
 from sightline.inference.embeddings import ROWS
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
@@ -77,6 +78,7 @@ class _Maps:
         with self._lock:
             if method not in self._maps:
                 self._maps[method] = compute_pca(vectors) if method == "pca" else compute_umap(vectors)
+                release_pages(vectors)
             revision = self._library.revision  # before the classes are read, so that none is missed
             if self._described.get(method, (-1,))[0] != revision:
                 self._described[method] = revision, _describe_points(self._maps[method], self._library)

@@ -97,10 +97,13 @@ class ImageFeatures(BackgroundTask):
             rows = np.asarray(self._vectors[start : start + ROWS])
             positions = np.flatnonzero(is_searched[start : start + ROWS] & np.isfinite(rows).all(1))
             nearest.add(normalize_rows(rows[positions]), (start + positions).tolist())
+        feature_cache.release_pages(self._vectors)
         return list(zip(nearest.keys[0], np.clip(nearest.similarities[0], -1, 1).tolist(), strict=True))
 
     def _keep(self, progress: Progress) -> None:
-        self._vectors = self._compute(progress)
+        vectors = self._compute(progress)
+        feature_cache.release_pages(vectors)  # their checksums have been read
+        self._vectors = vectors
 
 
 class BackgroundFeatures(ImageFeatures):
