@@ -134,7 +134,7 @@ class Classifier(ImageModel):
             target_specificity: Fit the threshold of the positive class that reaches this specificity.
             target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
             target_fnr: With several labels per image, fit conformal label sets that miss this fraction on average.
-            min_iou: With masks, the IoU from which on a mask counts as right for `target_precision`; 0.5 by default.
+            min_iou: With masks, the minimum IoU of a correct mask for `target_precision`; 0.5 by default.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
             find_label_issues: A patch file to write, with likely label errors of the run.
@@ -360,7 +360,7 @@ class Classifier(ImageModel):
             log: The log that `sightline serve --log-features` writes, also while it does.
             reference: Labeled images that the model was not trained on, to compare with in place of the sample of
                 validation images in its bundle.
-            level: The largest probability of a false alarm, over all looks at the log.
+            level: The maximum probability of a false alarm, however often the log is checked.
             top: The number of images to label first.
             figure: A PNG file to plot the evidence for drift to.
             set: As for `predict`.

@@ -128,7 +128,7 @@ class LearningCurveReport:
             what, unit = "labeled images", "points of mean average precision"
         text = f"{gain.more:,} more {what} would bring about {100 * gain.gain:+.1f} {unit} ({low:.1f} to {high:.1f})"
         if gain.interval.low < VISIBLE_GAIN:
-            text += ": whether they would help cannot be said"
+            text += ": whether they would help is unknown"
         if gain.labels > CHECKED_FACTOR * self.curve.labels:
             text += "; predictions this far were not checked"
         return text
@@ -279,5 +279,5 @@ def _list_notes(prepared: PreparedRun, facts: DataFacts) -> Iterator[str]:
     if different[smallest] < FEW_IMAGES:
         yield (
             f"class {smallest!r} has only {plural(different[smallest], 'different image')}: how well it would be "
-            "learned with more cannot be said"
+            "learned with more cannot be predicted"
         )

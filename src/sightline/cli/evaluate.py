@@ -68,7 +68,7 @@ def evaluate(
     ] = None,
     min_iou: Annotated[
         float | None,
-        typer.Option(help="With masks, the IoU from which on one counts for --target-precision.  [default: 0.5]"),
+        typer.Option(help="With masks, the minimum IoU of a correct mask for --target-precision.  [default: 0.5]"),
     ] = None,
     coverage: Annotated[
         float | None, typer.Option(help="Conformal prediction sets with this coverage, e.g. 0.95.")

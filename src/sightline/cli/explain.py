@@ -27,7 +27,7 @@ def explain(
     label: Annotated[
         str | None,
         typer.Option(
-            "--class", help="The class to explain; default: the predicted one, of a mask that of the most pixels."
+            "--class", help="The class to explain; default: the predicted one; for masks, the one with the most pixels."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The output folder; gets one PNG file per image.")] = Path("explanations"),

@@ -20,8 +20,8 @@ def learning_curve(
         list[int] | None,
         typer.Option(
             min=1,
-            help="Number of additional labels, or images if they have several, to predict the gain of; repeatable; "
-            "default: a quarter of the present ones, and as many again.",
+            help="Predict the gain from this number of additional labels (images, if they have several labels); "
+            "repeatable; default: 25% and 100% of the current number.",
         ),
     ] = None,
     recipe: Annotated[

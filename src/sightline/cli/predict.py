@@ -73,7 +73,7 @@ def predict(
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Predict a part of the images into a .parquet folder: 0/N to N-1/N are all."),
+        typer.Option(metavar="I/N", help="Predict one of N shards into a .parquet folder, from 0/N to N-1/N."),
     ] = None,
     rows_per_part: Annotated[
         int | None, typer.Option(min=1, help="Images of each file in a .parquet folder; default: 1024.")
@@ -107,8 +107,8 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write the mask of each image as PNG, and its colors over the image; rows, also of --out, state "
-            "the areas.",
+            help="Write each mask as a PNG file, and an overlay on its image; the results, also in --out, list the "
+            "area of each class.",
         ),
     ] = None,
     tile: TileOption = None,

@@ -16,7 +16,7 @@ def push(
         str | None, typer.Option(metavar="ID", help="License for the model card, e.g. apache-2.0; default other.")
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Let everybody see it; needed for a model that is public already.")
+        bool, typer.Option("--public", help="Make the model public; required if it already is.")
     ] = False,
     include_images: Annotated[
         bool,

@@ -77,7 +77,7 @@ def serve(
     ] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="A file with the token that requests need; or set the variable SIGHTLINE_TOKEN."),
+        typer.Option(help="A file with the bearer token that requests must send; or set the variable SIGHTLINE_TOKEN."),
     ] = None,
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A name that requests may be addressed to; repeatable; default: any.")

@@ -37,7 +37,7 @@ def watch(
         ),
     ] = None,
     level: Annotated[
-        float, typer.Option(help="The largest probability of a false alarm, over all looks at the log.")
+        float, typer.Option(help="Maximum probability of a false alarm, however often the log is checked.")
     ] = 0.05,
     top: Annotated[int, typer.Option(min=0, help="Number of images to label first.")] = 10,
     figure: Annotated[Path | None, typer.Option(help="Plot the evidence for drift to this PNG file.")] = None,

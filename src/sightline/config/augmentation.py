@@ -54,7 +54,7 @@ class AugmentConfig:
     )
     label_mixing: Literal["proportional", "union"] = setting(
         "proportional",
-        "labels of an image that mixup or CutMix made; proportional: of both images, as far as it shows them; union, "
-        "for several labels per image: all labels of both, except of one that makes up less than a tenth",
+        "labels of an image that MixUp or CutMix blends from two; proportional: those of both, weighted by what each "
+        "contributes; union, for several labels per image: all, except those of an image that contributes below 10%",
     )
     custom: tuple[CustomAugmentConfig, ...] = setting((), "augmentations registered by other packages")

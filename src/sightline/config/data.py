@@ -56,8 +56,9 @@ class DataConfig:
     )
     class_tree: str = setting(
         "",
-        "tree of classes, for model.task=hierarchical; folders: of nested folders, as in animal/cat/1.jpg; column: of "
-        "the column parent of a manifest; or a table (.csv, .tsv, .json) with the columns name and parent; empty: none",
+        "class tree for model.task=hierarchical; folders: from nested folders, as in animal/cat/1.jpg; column: from "
+        "the column parent of a manifest; or the path of a table (.csv, .tsv, .json) with the columns name and parent; "
+        "empty: none",
     )
     label_pattern: str = setting(
         "",
@@ -73,11 +74,11 @@ class DataConfig:
     )
     class_order: tuple[str, ...] = setting(
         (),
-        "all classes, in the order that probabilities and tables have and from the lowest grade to the highest for "
-        "model.task=ordinal; empty: sorted by name, or ordinal grades by the number in it",
+        "all classes, in the order of probabilities and tables; for model.task=ordinal, from the lowest grade to the "
+        "highest; empty: sorted by name, ordinal grades by the number in their name",
     )
     merge_copies: bool = setting(
-        False, "identical images, as in several class folders, are one image with all of their classes"
+        False, "merge identical images, e.g. from several class folders, into one image with all of their classes"
     )
     allow_findings: tuple[str, ...] = setting(
         (), "kinds of data errors, as named by `doctor`, that do not stop training"

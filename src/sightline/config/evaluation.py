@@ -16,8 +16,8 @@ class EvaluationConfig:
     )
     target_precision: float | None = setting(
         None,
-        "precision of the predictions that the model does not abstain from, as `evaluate --target-precision` fits it; "
-        "unset: it does not abstain",
+        "abstain below the confidence that reaches this precision on validation, like `evaluate --target-precision`; "
+        "unset: never abstain",
         0,
         1,
     )
@@ -31,5 +31,5 @@ class EvaluationConfig:
         None, "false-negative rate of conformal label sets, for several labels per image; unset: none", 0, 1
     )
     min_iou: float | None = setting(
-        None, "for masks: the IoU from which on a mask counts as right for target_precision; unset: 0.5", 0, 1
+        None, "for masks: minimum IoU of a mask that counts as correct for target_precision; unset: 0.5", 0, 1
     )

@@ -39,7 +39,7 @@ class SplitConfig:
     )
     folds: int = setting(
         0,
-        "number of folds of a cross-validation, from 2; 0: none. All images outside a given test split are in one",
+        "number of cross-validation folds, at least 2; 0: no cross-validation; a given test split is in no fold",
         0,
         20,
     )
@@ -75,7 +75,10 @@ class InputConfig:
         50, "maximum megapixels per image; larger ones are rejected; JPEGs count at their decoded scale", 1, 4000
     )
     tile: float = setting(
-        0.0, "scale at which masks are predicted in tiles, e.g. 1: full resolution; 0: of the resized image", 0, 16
+        0.0,
+        "for masks: predict in tiles, cut from the image at this scale; 1: full resolution; 0: resize the whole image",
+        0,
+        16,
     )
 
     def __post_init__(self) -> None:
@@ -117,8 +120,9 @@ class ModelConfig:
     groups: Literal[1, 2] | None = setting(None, "groups of AlexNet's grouped convolutions; unset: 2, as in the paper")
     decoder: Literal["auto", "bilinear", "transposed", "fcn32", "fcn16", "fcn8"] = setting(
         "auto",
-        "for masks, what enlarges feature maps; bilinear: interpolation, joined with earlier maps; transposed: "
-        "transposed convolutions; fcn32, fcn16, fcn8: scores of 1, 2 or 3 sizes, added; auto: the model's default",
+        "for masks: how feature maps are upsampled; bilinear: interpolation, with skip connections; transposed: "
+        "transposed convolutions; fcn32, fcn16, fcn8: class scores at 1, 2 or 3 scales, summed, as in FCN; auto: the "
+        "model's default",
     )
     initializer: Literal["auto", "gaussian", "he", "glorot"] = setting(
         "auto", "weight initializer; auto: the model's default; gaussian: N(0, 0.01); all but auto set biases to zero"
@@ -164,9 +168,11 @@ class ScheduleConfig:
         "val_loss", "plateau: metric to monitor"
     )
     compare: Literal["best", "previous"] = setting(
-        "best", "plateau: count epochs that do not improve on the best, or that equal the previous one"
+        "best",
+        "plateau: which epochs count as without progress; best: those that do not improve on the best one; previous: "
+        "those that equal the one before",
     )
-    patience: int = setting(5, "plateau: reduce the learning rate after this many such epochs in a row", 1)
+    patience: int = setting(5, "plateau: reduce the learning rate after this many epochs in a row without progress", 1)
     min_delta: float = setting(0.0, "plateau: minimum change that counts as an improvement", 0)
     cooldown: int = setting(0, "plateau: epochs to wait after a reduction", 0)
 
@@ -177,14 +183,14 @@ class EarlyStoppingConfig:
 
     monitor: Literal["auto", "val_loss", "val_accuracy", "val_mean_iou", "loss", "accuracy"] = setting(
         "val_loss",
-        "metric that selects the best epoch and decides when to stop; val_mean_iou is one of masks; auto: val_loss "
-        "with several labels per image, whose thresholds are fitted later, else val_accuracy",
+        "metric that selects the best epoch and decides when to stop; val_mean_iou: for masks; auto: val_loss with "
+        "several labels per image, whose thresholds are fitted later, else val_accuracy",
     )
     patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
     min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)
     epoch: int | None = setting(
         None,
-        "stop after this epoch of the run and use its weights, as `train --folds` does in the end; unset: never",
+        "stop after this epoch and use its weights; set by `train --folds` for the final model; unset: never",
         1,
         MAX_EPOCHS,
     )
@@ -260,8 +266,8 @@ class TrainConfig:
     )
     freeze_batch_norm: bool = setting(
         True,
-        "keep the batch normalization of a pretrained backbone as it is; false: train it with the layers that a stage "
-        "unfreezes, which high learning rates need",
+        "keep the batch normalization of a pretrained backbone frozen; false: train it with the layers that a stage "
+        "unfreezes; needed for high learning rates",
     )
     l2: float = setting(0.0, "L2 penalty on kernels, added to the loss", 0)
     ema_decay: float = setting(
@@ -304,7 +310,7 @@ class BundleConfig:
     )
     calibrate: bool = setting(True, "temperature scaling, fitted on the validation split if it is large enough")
     validation_sample: bool = setting(
-        True, "features of some validation images, with which `sightline watch` compares the images of a server"
+        True, "features of some validation images, which `sightline watch` compares with the images of a server"
     )
 
 

@@ -139,7 +139,7 @@ class _Exchange:
     def _refuse_late(self) -> HTTPException:
         if self._expects_body and not self._complete:
             return HTTPException(408, f"The body did not arrive within {self._limits.body:g} seconds.")
-        return HTTPException(503, f"The answer takes more than {self._limits.request:g} seconds.", RETRY)
+        return HTTPException(503, f"The response takes more than {self._limits.request:g} seconds.", RETRY)
 
     async def respond(self, error: HTTPException) -> None:
         """Send an error."""

@@ -89,7 +89,7 @@ _ERRORS = {
     415: "The content type or encoding is not supported.",
     500: "The model failed.",
     501: "An extension of the protocol that the server does not have.",
-    503: "Too many requests are in flight, the answer takes too long, or the server is stopping.",
+    503: "Too many requests are in flight, the response takes too long, or the server is stopping.",
 }
 _MODEL_SUMMARY = "The classes, the preprocessing and the metrics of the model."
 _IDENTITY = _object(name=_STRING, version=_STRING, weights_sha256=_HASH)
