@@ -27,6 +27,7 @@ PAGES = {
     "benchmarks/results/compress.md": "benchmarks-compress.md",
     "benchmarks/results/servers.md": "benchmarks-servers.md",
     "benchmarks/results/studio.md": "benchmarks-studio.md",
+    "benchmarks/results/tasks.md": "benchmarks-tasks.md",
 }
 NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 

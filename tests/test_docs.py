@@ -35,6 +35,23 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+# What was tried, and choices that were measured, are the subject of these two.
+GUIDES = [page for page in (REPOSITORY / "docs").glob("*.md") if page.name not in {"architecture.md", "security.md"}]
+LOG_OF_MEASUREMENTS = re.compile(r"\bcommit [0-9a-f]{7}|[(,] ?20\d\d-\d\d-\d\d[,;)]")
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_a_guide_holds_conclusions(page: Path) -> None:
+    """Commits and dates of measurements are in benchmarks/, which guides link to."""
+    assert LOG_OF_MEASUREMENTS.findall(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_log_of_measurements_is_reported() -> None:
+    for text in ("(2 cores, commit a760267f, 2026-11-27)", "flowers (2026-11-26)", "one seed, 2026-11-27)"):
+        assert LOG_OF_MEASUREMENTS.search(text)
+    assert not LOG_OF_MEASUREMENTS.search('{"time": "2026-11-26T21:52:19.233+00:00"} [commit](x)')
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_commands_have_the_options_of_the_command_line(page: Path) -> None:
     group = typer.main.get_command(app)
