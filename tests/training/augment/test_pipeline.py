@@ -503,6 +503,11 @@ def test_a_registered_augmentation_goes_with_the_others() -> None:
     assert (apply_augmentation(config, random_images(8, 12), params) == 255).any()
 
 
+def test_an_augmentation_is_applied_once_although_it_is_listed_too() -> None:
+    config = AugmentConfig(hue=0.2, custom=(CustomAugmentConfig("hue"), CustomAugmentConfig("test-salt")))
+    assert [augmentation.name for augmentation in pipeline.list_enabled(config)] == ["hue", "test-salt"]
+
+
 def test_an_unknown_augmentation_is_refused_with_a_suggestion() -> None:
     config = AugmentConfig(custom=(CustomAugmentConfig("test-sallt"),))
     with pytest.raises(UsageError, match=r"There is no augmentation 'test-sallt'\. Did you mean 'test-salt'\?"):

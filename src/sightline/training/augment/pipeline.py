@@ -17,13 +17,8 @@ from sightline.config import AugmentConfig
 from sightline.training.augment import color, geometry, mixup, randaugment, random_erasing
 from sightline.training.augment.augmentation import AUGMENTATIONS, Augmentation
 
-_BUILT_IN = tuple(
-    AUGMENTATIONS[augmentation.name]
-    for augmentation in (
-        geometry.Affine, geometry.HorizontalFlip, color.Hue, color.Saturation, color.Contrast, color.Brightness,
-        randaugment.RandAugment, random_erasing.RandomErasing, mixup.Mixing,
-    )
-)  # fmt: skip
+FAMILIES = (color, geometry, mixup, randaugment, random_erasing)
+"""The modules of our own augmentations, which register them when they are imported."""
 
 
 def list_enabled(config: AugmentConfig) -> list[Augmentation]:
@@ -31,8 +26,9 @@ def list_enabled(config: AugmentConfig) -> list[Augmentation]:
 
     Raises `UsageError` if there is no augmentation of a name in ``augment.custom``.
     """
-    custom = [AUGMENTATIONS.find(entry.name) for entry in config.custom]
-    enabled = [augmentation for augmentation in (*_BUILT_IN, *custom) if augmentation.is_enabled(config)]
+    names = dict.fromkeys((*AUGMENTATIONS.registered_names, *(entry.name for entry in config.custom)))
+    augmentations = [AUGMENTATIONS.find(name) for name in names]
+    enabled = [augmentation for augmentation in augmentations if augmentation.is_enabled(config)]
     return sorted(enabled, key=lambda augmentation: augmentation.position)
 
 
