@@ -179,7 +179,7 @@ def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(bytes([0, 0, 8, 1]) + (1).to_bytes(4, "big") + b"\0")
     )
-    with pytest.raises(DataError, match="not an idx file of 3-dimensional bytes, or it is truncated"):
+    with pytest.raises(DataError, match="not an IDX file of 3-dimensional bytes, or it is truncated"):
         build_index(path)
     huge = bytes([0, 0, 8, 3]) + (1 << 31).to_bytes(4, "big") + (1 << 10).to_bytes(4, "big") * 2
     path.write_bytes(gzip.compress(huge))

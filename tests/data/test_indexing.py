@@ -336,7 +336,7 @@ def test_idx_files_may_be_given_in_any_way(tmp_path: Path, end: str) -> None:
 
 
 def test_idx_labels_alone_say_what_is_missing(tmp_path: Path) -> None:
-    assert "also pass the idx3 file next to it" in error_message(
+    assert "also pass the IDX3 file next to it" in error_message(
         write_idx_folder(tmp_path / "mnist") / "train-labels-idx1-ubyte"
     )
 
@@ -345,7 +345,7 @@ def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
     folder = write_idx_folder(tmp_path / "mnist", ".gz")
     path = folder / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:50])
-    assert f"{path} cannot be read as an idx file" in error_message(folder)
+    assert f"{path} cannot be read as an IDX file" in error_message(folder)
 
 
 def array_listing(kind: str) -> SourceListing:

@@ -154,16 +154,16 @@ def by_chance(p: ImageRecord, seed: int) -> Split:
 @given(
     image_records(contents=10_000, conflicts=False, max_size=30), image_records(contents=10_000, conflicts=False), SEEDS
 )
-def test_adding_images_moves_loans_alone(old: list[ImageRecord], new: list[ImageRecord], seed: int) -> None:
+def test_adding_images_changes_moved_units_alone(old: list[ImageRecord], new: list[ImageRecord], seed: int) -> None:
     for images in (old, [*old, *new]):
-        loans: dict[str, set[str]] = defaultdict(set)
+        moves: dict[str, set[str]] = defaultdict(set)
         chance: dict[str, set[Split]] = defaultdict(set)
         for p, split in zip(images, assign(images, seed).splits, strict=True):
             chance[p.label].add(by_chance(p, seed))
             if split != by_chance(p, seed):
-                loans[p.label].add(p.sha256)
+                moves[p.label].add(p.sha256)
         for label, splits in chance.items():  # one to each split that chance leaves empty, so nothing else can move
-            assert len(loans[label]) <= len(SPLITS) - len(splits)
+            assert len(moves[label]) <= len(SPLITS) - len(splits)
 
 
 @settings(deadline=None, max_examples=60)
@@ -272,7 +272,7 @@ def not_in_split(split: Split, count: int) -> list[ImageRecord]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_split_without_a_class_is_lent_one_image_and_it_is_said(split: Split) -> None:
+def test_a_split_without_a_class_gets_one_image_and_a_note(split: Split) -> None:
     images = not_in_split(split, 40)
     plain = assign([*images, *(image_record("ant", i) for i in range(200))]).splits[:40]
     assignment = assign(images)

@@ -48,7 +48,7 @@ class Dataset:
         """Make a data set from paths and names; the class methods do so for one kind of source and check it at once.
 
         Args:
-            sources: One or more paths (folders, archives, tables, idx files) or names of data sets.
+            sources: One or more paths (folders, archives, tables, IDX files) or names of data sets.
             column: The columns of a table, as for `from_csv`.
             set: Settings of the tables ``[data]`` and ``[input]`` of the [reference](reference.md), as in
                 ``{"data.class_level": 2}``.

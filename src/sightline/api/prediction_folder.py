@@ -68,7 +68,7 @@ def write_predictions(
             ray = stack.enter_context(ray_cluster.connect(ray_options.address))
             predict = partial(
                 ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits,
-                notify=callback.on_message,
+                on_message=callback.on_message,
             )  # fmt: skip
         count = stack.enter_context(count_images(images, preprocess.channels, settings))
         items = list_items(images, preprocess.channels, settings)

@@ -107,7 +107,7 @@ def serve(
     )
     max_bytes = max_upload_mb * MEGABYTE
     run(
-        model, host, port, max_bytes=max_bytes, say=print_line, models=models, name=name, limits=limits,
+        model, host, port, max_bytes=max_bytes, on_start=print_line, models=models, name=name, limits=limits,
         threads=threads, batch_size=batch_size, max_wait=max_wait, tile=tile,
         reload_interval=reload_interval, grace=grace, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),

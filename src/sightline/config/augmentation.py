@@ -42,7 +42,7 @@ class AugmentConfig:
     randaugment_magnitude: float = setting(9.0, "RandAugment: magnitude of the operations; 10 is the maximum", 0, 10)
     mixup: float = setting(
         0.0,
-        "MixUp alpha: blend pairs of images and their labels; 0: off; not applied to features of frozen layers",
+        "mixup alpha: blend pairs of images and their labels; 0: off; not applied to features of frozen layers",
         0,
         100,
     )
@@ -54,7 +54,7 @@ class AugmentConfig:
     )
     label_mixing: Literal["proportional", "union"] = setting(
         "proportional",
-        "labels of an image that MixUp or CutMix blends from two; proportional: those of both, weighted by what each "
+        "labels of an image that mixup or CutMix blends from two; proportional: those of both, weighted by what each "
         "contributes; union, for several labels per image: all, except those of an image that contributes below 10%",
     )
     custom: tuple[CustomAugmentConfig, ...] = setting((), "augmentations registered by other packages")

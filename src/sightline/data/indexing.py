@@ -76,7 +76,7 @@ def build_index(
     """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
     A source is a folder of class folders (optionally inside train, validation and test), also one at an address such as
-    ``s3://bucket/train``; a ``.zip`` or ``.tar`` of such a folder, a manifest (CSV, JSON), idx files or a folder of
+    ``s3://bucket/train``; a ``.zip`` or ``.tar`` of such a folder, a manifest (CSV, JSON), IDX files or a folder of
     them, a named data set, or a `SourceListing` of arrays. `options` are the settings of ``[data]`` in
     docs/reference.md, which control how a source is read. With `unlabeled`, and with a patch, which can label them,
     images without a class are listed too, with the label "", unless the source states splits or several labels.
@@ -223,7 +223,7 @@ def list_source(
         return read_idx_files([path], options.limits)
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
-        "a manifest (.csv, .tsv, .json, .jsonl), a .parquet or .arrow file with images, or idx files."
+        "a manifest (.csv, .tsv, .json, .jsonl), a .parquet or .arrow file with images, or IDX files."
     )
 
 

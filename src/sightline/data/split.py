@@ -5,8 +5,8 @@ in [0, 1) hashed from the seed and the unit's name, is compared with the split f
 nothing else, with one exception.
 
 No rule that considers each unit alone can guarantee that a small class is in every split. So while a split has no unit
-of a class by hash alone, one unit of that class is moved ("lent") to it. A class lends at most one unit to each split
-that lacks it; adding images can change which unit is lent, or end the loan, and moves nothing else. A class of N units
+of a class by hash alone, one unit of that class is moved to it. At most one unit of a class is moved to each split that
+lacks it; adding images can change which unit that is, or move it back, and moves nothing else. A class of N units
 is missing from a split of fraction f with probability (1 - f) ** N: 4% for 20 units and 15%, 0.00001% for 100. Once
 the hash has filled every split of a class, none of its units ever moves again.
 """
@@ -69,10 +69,10 @@ def assign_splits(
     `groups` names the group of each image ("" for none). Images of one group, and images of identical content whatever
     their class, get the same split, unless the source gives them different ones.
 
-    With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the loans described at
-    the top of this file; with ``mode="stratified"`` the fractions are exact in each class (as far as groups allow;
-    images with several classes are stratified iteratively), but adding images may move any other. In both modes a class
-    with at least as many units as there are splits is in every split, a class of two units is in train and validation,
+    With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the units that are moved
+    as the top of this file describes; with ``mode="stratified"`` the fractions are exact in each class (as far as
+    groups allow; images with several classes are stratified iteratively), but adding images may move any other. In both
+    modes a class with at least as many units as there are splits is in every split, a class of two units is in train and validation,
     and every class is in train. If units contain several classes, only the last of these is guaranteed.
     Images labeled with a node above the classes of a tree are in train, unless their unit has others that are not.
 
@@ -107,12 +107,12 @@ def assign_splits(
         for unit in units:
             unit.split = _split_at(unit.position, validation, test)
     target_splits = tuple(split for split, fraction in zip(SPLITS, (1.0, validation, test), strict=True) if fraction)
-    loans = _lend_to_missing(units, target_splits, seed)
+    moves = _fill_missing(units, target_splits, seed)
     for unit in units:
         for i in unit.members:
             splits[i] = unit.split
     return _build_assignment(
-        images, classes, splits, names, groups, _describe_loans(units, loans, target_splits, grouped=groups is not None)
+        images, classes, splits, names, groups, _describe_moves(units, moves, target_splits, grouped=groups is not None)
     )
 
 
@@ -185,7 +185,7 @@ def _assign_fold(
     for unit in others:
         position = derive_seed(seed, "split", "fold", unit.name) / 2.0**64
         unit.split = "validation" if position < config.validation else "train"
-    _lend_to_missing(others, ("train", "validation"), seed)
+    _fill_missing(others, ("train", "validation"), seed)
     for unit in units:
         for i in unit.members:
             splits[i] = unit.split
@@ -264,15 +264,15 @@ def _group_by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
     return dict(sorted(classes.items()))
 
 
-def _lend_to_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed: int) -> list[tuple[str, _Unit]]:
-    """Lend units to the splits that lack a class; return pairs of a class and the unit it lent.
+def _fill_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed: int) -> list[tuple[str, _Unit]]:
+    """Move units to the splits that lack a class; return pairs of a class and the unit that was moved.
 
-    Training comes first, and no loan removes the last unit of a class from a split that must contain it.
+    Training comes first, and no move takes the last unit of a class from a split that must contain it.
     """
     classes = _group_by_class(units)
     required = {label: _required_splits(len(members), target_splits) for label, members in classes.items()}
     counts = {label: Counter(unit.split for unit in members) for label, members in classes.items()}
-    loans = []
+    moves = []
 
     def can_spare(unit: _Unit) -> bool:
         return all(unit.split not in required[label] or counts[label][unit.split] > 1 for label in unit.classes)
@@ -281,35 +281,35 @@ def _lend_to_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], s
         for label, members in classes.items():
             if target not in required[label] or counts[label][target]:
                 continue
-            lenders = [unit for unit in members if can_spare(unit)] or (members if target == "train" else [])
-            if not lenders:
+            donors = [unit for unit in members if can_spare(unit)] or (members if target == "train" else [])
+            if not donors:
                 continue
-            unit = _choose_loan(lenders, target, counts[label], seed)
+            unit = _choose_unit(donors, target, counts[label], seed)
             for unit_class in unit.classes:
                 counts[unit_class][unit.split] -= 1
                 counts[unit_class][target] += 1
             unit.split = target
-            loans.append((label, unit))
-    return loans
+            moves.append((label, unit))
+    return moves
 
 
-def _choose_loan(lenders: Sequence[_Unit], target: Split, counts: Mapping[Split, int], seed: int) -> _Unit:
-    """Return the unit to lend: from the fullest split, chosen by hash, so that added images seldom change it."""
+def _choose_unit(donors: Sequence[_Unit], target: Split, counts: Mapping[Split, int], seed: int) -> _Unit:
+    """Return the unit to move: from the fullest split, chosen by hash, so that added images seldom change it."""
     fullest = max(
-        dict.fromkeys(unit.split for unit in lenders), key=lambda split: (counts[split], -SPLITS.index(split))
+        dict.fromkeys(unit.split for unit in donors), key=lambda split: (counts[split], -SPLITS.index(split))
     )
-    candidates = [unit for unit in lenders if unit.split == fullest]
+    candidates = [unit for unit in donors if unit.split == fullest]
     return min(candidates, key=lambda unit: (derive_seed(seed, "split", target, unit.name), unit.name))
 
 
-def _describe_loans(
-    units: Sequence[_Unit], loans: Sequence[tuple[str, _Unit]], target_splits: tuple[Split, ...], *, grouped: bool
+def _describe_moves(
+    units: Sequence[_Unit], moves: Sequence[tuple[str, _Unit]], target_splits: tuple[Split, ...], *, grouped: bool
 ) -> list[str]:
     noun = "group" if grouped else "image"
     notes = []
-    helped_classes = sorted({label for label, _ in loans})
+    helped_classes = sorted({label for label, _ in moves})
     if helped_classes:
-        count = len({unit.name for _, unit in loans})
+        count = len({unit.name for _, unit in moves})
         moved_text = plural(count, f"{noun} was", f"{noun}s were")
         notes.append(
             f"random assignment would have left {_describe_classes(helped_classes)} out of a split: "

@@ -50,12 +50,12 @@ def predict(
     *,
     batch_size: int,
     limits: LimitsConfig = LIMITS,
-    notify: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> Iterator[Prediction]:
     """Yield what `predict_items`, which can be pickled, yields for `items`, computed by workers of a Ray cluster.
 
     `ray` is the module, connected. A batch of the network has `batch_size` images, as in this process. `limits` are
-    those of reading files. `notify` is told from time to time that no worker has started yet, and why.
+    those of reading files. `on_message` is told from time to time that no worker has started yet, and why.
 
     Raises `HostError` if a worker does not see a file that this process does, or Ray fails; `UsageError` for images
     that are arrays.
@@ -69,7 +69,7 @@ def predict(
     reason = f"{plural(cpus, 'free CPU')}, which a worker needs" if is_busy else "the first worker to start"
     delay = FIRST_NOTICE_SECONDS if is_busy else MAX_NOTICE_SECONDS
     try:
-        with _report_waiting(ray, feed, f"Ray: waiting for {reason}", notify, delay):
+        with _report_waiting(ray, feed, f"Ray: waiting for {reason}", on_message, delay):
             yield from _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
     except ray.exceptions.RayError as error:
         raise _find_cause(error) or HostError(
@@ -83,20 +83,20 @@ def predict(
 
 @contextmanager
 def _report_waiting(
-    ray: Any, feed: Any, message: str, notify: Callable[[str], None] | None, delay: float
+    ray: Any, feed: Any, message: str, on_message: Callable[[str], None] | None, delay: float
 ) -> Iterator[None]:
-    """Tell `notify` the `message` after `delay` seconds and later again, as long as no worker has started."""
+    """Tell `on_message` the `message` after `delay` seconds and later again, as long as no worker has started."""
     has_ended = threading.Event()
 
     def report() -> None:
         nonlocal delay
-        while notify is not None and not has_ended.wait(delay):
+        while on_message is not None and not has_ended.wait(delay):
             try:
                 if ray.get(feed.has_workers.remote()):
                     return
             except ray.exceptions.RayError:  # this process learns of it, too
                 return
-            notify(message)
+            on_message(message)
             delay = min(2 * delay, MAX_NOTICE_SECONDS)
 
     thread = threading.Thread(target=report, daemon=True)

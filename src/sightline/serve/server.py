@@ -21,7 +21,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     port: int = 8000,
     *,
     max_bytes: int,
-    say: Callable[[str], None],
+    on_start: Callable[[str], None],
     models: Path | None = None,
     name: str | None = None,
     limits: Limits | None = None,
@@ -42,8 +42,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
 ) -> None:
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``), or those of a folder, until a signal stops the server.
 
-    Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `say` is called with the
-    URL; port 0 selects a free port. `name` is that of the model for clients, by default that of its run or file.
+    Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `on_start` is called with
+    the URL; port 0 selects a free port. `name` is that of the model for clients, by default that of its run or file.
 
     `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
     threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`), the
@@ -117,7 +117,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         del served  # a model that is replaced can be freed
         silence_form_reader()
         scheme = "http" if certificate is None else "https"
-        say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+        on_start(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         log_config = make_log_config() if log_format == "json" else None
         Server(app, limits, grace, log_config, certificate).run(sockets=[listener])
 

@@ -137,13 +137,13 @@ def _encode_state(checkpoint: Checkpoint) -> NDArray[Any]:
 
 def load_latest(
     folder: Path,
-    notify: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
     check: Callable[[Checkpoint, str], object] | None = None,
 ) -> Checkpoint | None:
     """Return the newest intact checkpoint; None if there is none.
 
-    `check` is called with a checkpoint and its description, and raises `ModelError` if its state is invalid. `notify`
-    receives a message for each newer checkpoint that was skipped.
+    `check` is called with a checkpoint and its description, and raises `ModelError` if its state is invalid.
+    `on_message` receives a message for each newer checkpoint that was skipped.
     """
     paths = _list_newest_first(folder)
     for path in paths:
@@ -152,8 +152,9 @@ def load_latest(
             if check is not None:
                 check(candidate, f"The checkpoint {path}")
         except ModelError as error:
-            if notify is not None:
-                notify(f"{error} " + ("There is no earlier one." if path == paths[-1] else "Using the previous one."))
+            if on_message is not None:
+                consequence = "There is no earlier one." if path == paths[-1] else "Using the previous one."
+                on_message(f"{error} {consequence}")
         else:
             return candidate
     return None

@@ -116,16 +116,16 @@ def extract_features(
     validation: Subset,
     config: RunConfig,
     progress: Progress,
-    notify: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> StageFeatures | None:
     """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none.
 
-    `notify` is told why Keras computes them where ONNX Runtime should.
+    `on_message` is told why Keras computes them where ONNX Runtime should.
     """
     tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.unfreeze))
     if tensor is None:
         return None
-    frozen = _make_layers(network.model.input, tensor, train, config, notify)
+    frozen = _make_layers(network.model.input, tensor, train, config, on_message)
     exact = frozen.exact or frozen
     shape = tuple(tensor.shape[1:])
     views = max(stage.views for stage in group) if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
@@ -173,7 +173,7 @@ def advance_features(
     stage: StageConfig,
     config: RunConfig,
     progress: Progress = no_progress,
-    notify: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> StageFeatures:
     """Return the features at the freeze boundary of `stage`, computed from those of the earlier boundary of `base`."""
     tensor = find_freeze_boundary(network, stage)
@@ -181,7 +181,7 @@ def advance_features(
     train_subset = base.train.head(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
         return StageFeatures(base.tensor, train_subset, base.validation, views)
-    intermediate = _make_layers(base.tensor, tensor, train_subset, config, notify)
+    intermediate = _make_layers(base.tensor, tensor, train_subset, config, on_message)
     shape = tuple(tensor.shape[1:])
     done, total = 0, len(train_subset) + len(base.validation)
 
@@ -197,7 +197,7 @@ def advance_features(
 
 
 def _make_layers(
-    start: Any, end: Any, subset: Subset, config: RunConfig, notify: Callable[[str], None] | None
+    start: Any, end: Any, subset: Subset, config: RunConfig, on_message: Callable[[str], None] | None
 ) -> FrozenLayers:
     """Return the layers between two tensors as a function of rows like those of `subset`."""
     model, device = backend.keras().Model(start, end), config.device
@@ -205,8 +205,8 @@ def _make_layers(
     layers = build_frozen_layers(
         model, subset.take(slice(0, SAMPLE_ROWS)), device.feature_runtime, device.threads, by_keras
     )
-    if layers.fallback_reason and notify is not None:
-        notify(f"Keras computes the features of the frozen layers, since {layers.fallback_reason}")
+    if layers.fallback_reason and on_message is not None:
+        on_message(f"Keras computes the features of the frozen layers, since {layers.fallback_reason}")
     return layers
 
 

@@ -1,4 +1,4 @@
-"""idx files, valid and damaged."""
+"""IDX files, valid and damaged."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_idx_files_are_known_by_name(name: str, is_one: bool) -> None:
 
 def test_idx_labels_alone_are_refused(tmp_path: Path) -> None:
     _, labels = write_idx_pair(tmp_path)
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte holds labels but no images: also pass the idx3 file"):
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte holds labels but no images: also pass the IDX3 file"):
         read_idx_files([labels])
 
 
@@ -91,5 +91,5 @@ def test_idx_counts_that_differ_are_named(tmp_path: Path) -> None:
 def test_a_damaged_idx_file_is_reported(tmp_path: Path, content: bytes, end: str) -> None:
     images, _ = write_idx_pair(tmp_path, end=end)
     images.write_bytes(content)
-    with pytest.raises(DataError, match=f"{images.name} (is not an idx file of 3-dim|cannot be read as an idx file)"):
+    with pytest.raises(DataError, match=f"{images.name} (is not an IDX file of 3-dim|cannot be read as an IDX file)"):
         read_idx_files([images])

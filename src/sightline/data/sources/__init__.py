@@ -1,1 +1,1 @@
-"""Sources of labeled images: folders, archives, manifests, idx files and arrays."""
+"""Sources of labeled images: folders, archives, manifests, IDX files and arrays."""

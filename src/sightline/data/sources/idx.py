@@ -1,4 +1,4 @@
-"""Read images and labels from idx files, the format of MNIST."""
+"""Read images and labels from IDX files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> Sour
     items: list[SourceItem] = []
     image_paths = [p for p in paths if "idx3" in p.name or "images" in p.name]
     if not image_paths:
-        raise DataError(f"{paths[0]} holds labels but no images: also pass the idx3 file next to it.")
+        raise DataError(f"{paths[0]} holds labels but no images: also pass the IDX3 file next to it.")
     for path in image_paths:
         label_path = get_labels_path(path)
         if not label_path.exists() or label_path == path:
@@ -68,7 +68,7 @@ def read_idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> Sour
 
 
 def _read_idx(path: Path, dimensions: int, limits: LimitsConfig) -> NDArray[np.uint8]:
-    """Read an idx file of unsigned bytes (format: Y. LeCun, "The MNIST database")."""
+    """Read an IDX file of unsigned bytes (format: Y. LeCun, "The MNIST database")."""
     unsigned_byte = 0x08
     try:
         with open_regular(path) as raw_file:
@@ -79,7 +79,7 @@ def _read_idx(path: Path, dimensions: int, limits: LimitsConfig) -> NDArray[np.u
             check_size(path, size, limits)
             data = file.read(size + 1)  # one more byte reveals a wrong header
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise DataError(f"{path} cannot be read as an idx file: {error}.") from error
+        raise DataError(f"{path} cannot be read as an IDX file: {error}.") from error
     if zero != 0 or kind != unsigned_byte or rank != dimensions or len(data) != size:
-        raise DataError(f"{path} is not an idx file of {dimensions}-dimensional bytes, or it is truncated.")
+        raise DataError(f"{path} is not an IDX file of {dimensions}-dimensional bytes, or it is truncated.")
     return np.frombuffer(data, np.uint8).reshape(shape)
