@@ -72,7 +72,10 @@ def _read_tensorflow() -> list[Any]:
 def _read_torch() -> list[Any]:
     import torch
 
-    return [torch.initial_seed(), torch.get_float32_matmul_precision(), torch.is_grad_enabled()]
+    return [
+        *(torch.initial_seed(), torch.get_float32_matmul_precision(), torch.is_grad_enabled()),
+        *(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
+    ]
 
 
 def _read_matplotlib() -> str:

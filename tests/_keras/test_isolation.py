@@ -38,9 +38,21 @@ CHANGES = {
     *("logging.disable", "logging.basicConfig", "logging.captureWarnings", "setLevel", "warnings.resetwarnings"),
     *("np.seterr", "np.random.seed", "np.set_printoptions", "random.seed", "sys.setrecursionlimit"),
     *("set_random_seed", "set_dtype_policy", "set_floatx", "set_image_data_format", "clear_session"),
+    *("set_num_threads", "set_num_interop_threads", "use_deterministic_algorithms", "enable_op_determinism"),
+    *("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"),
+    *("set_float32_matmul_precision", "enable_tensor_float_32_execution"),
     *("enable_unsafe_deserialization", "matplotlib.use", "plt.style.use", "mpl.use", "mallopt"),
 }
+RESTORED = "restored at the end of the call: process_state.restore_torch_settings"
+NO_WAY_BACK = "TensorFlow has no public way back; see the docstring of sightline._keras"
 EXCEPTIONS = {
+    ("backend.py", "set_num_threads"): RESTORED,
+    ("backend.py", "use_deterministic_algorithms"): RESTORED,
+    ("backend.py", "set_intra_op_parallelism_threads"): NO_WAY_BACK,
+    ("backend.py", "set_inter_op_parallelism_threads"): NO_WAY_BACK,
+    ("backend.py", "enable_op_determinism"): NO_WAY_BACK,
+    ("backend.py", "set_float32_matmul_precision"): "restored at the end of backend.full_precision",
+    ("backend.py", "enable_tensor_float_32_execution"): "restored at the end of backend.full_precision",
     ("distributed/cluster.py", "set_random_seed"): "several hosts must start alike; a process of their own",
     ("serve/uploads.py", "setLevel"): "of the reader of forms, called in a process of its own",
 }
@@ -137,6 +149,12 @@ def test_the_process_is_not_changed(module: str) -> None:
     assert not changes, f"{module}: " + "; ".join(changes) + ": a user would notice; see sightline/_keras"
 
 
+@pytest.mark.parametrize(("module", "name"), EXCEPTIONS)
+def test_every_exception_is_used(module: str, name: str) -> None:
+    changes = {change for _, change in find_process_changes((SOURCE / module).read_text(encoding="utf-8"))}
+    assert name in changes
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -183,6 +201,7 @@ def test_own_private_names_may_be_used(source: str) -> None:
         "keras.utils.set_random_seed(0)",
         "keras.config.set_dtype_policy('mixed_bfloat16')",
         "np.seterr(all='ignore')",
+        "torch.set_num_threads(1)",
     ],
 )
 def test_a_change_of_the_process_is_found(source: str) -> None:

@@ -7,10 +7,12 @@ import random
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from sightline._keras.process_state import seed_new_layers, silence_logging
+from sightline import api, backend
+from sightline._keras.process_state import restore_torch_settings, seed_new_layers, silence_logging
 
 
 def test_layers_are_seeded_and_the_generator_of_the_process_is_not() -> None:
@@ -51,3 +53,35 @@ print(logging.getLogger().handlers, logging.getLogger().filters)
 """
     completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (completed.stdout, completed.stderr) == ("[] []\n", "")
+
+
+@pytest.mark.backends
+def test_pytorch_has_its_threads_and_its_nondeterministic_operations_again() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with restore_torch_settings():
+            torch.set_num_threads(threads + 2)
+            torch.use_deterministic_algorithms(mode=True)
+        assert torch.get_num_threads() == threads + 1
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.backends
+def test_a_training_leaves_pytorch_as_it_was(tmp_path: Path) -> None:
+    if backend.name() != "torch":
+        pytest.skip("another backend trains")
+    import torch
+
+    threads = torch.get_num_threads()
+    settings = ["model.name=cifar10-simple", "train.epochs=1", "train.track=[]", f"device.threads={threads + 1}"]
+    try:
+        api.train("beans:24@16", recipe="quick", set=[*settings, "device.deterministic=true"], out=tmp_path / "run")
+        assert torch.get_num_threads() == threads
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(mode=False)

@@ -6,7 +6,9 @@ backend changes what is relied on. `CHECKED_VERSIONS` and the upper bounds in ``
 after ``make test test-backends`` has passed with the new release.
 
 What stays changed after a call in a user's own process: the variables of `imports.ENVIRONMENT`, for the reasons given
-there, the number of TensorFlow's threads (`backend.set_threads`), and Keras' counters of unnamed layers.
+there; the number of TensorFlow's threads (`backend.set_threads`), which cannot be set again once it computes; that its
+operations are deterministic, if `device.deterministic` is set, which has no public way back; and Keras' counters of
+unnamed layers.
 """
 
 CHECKED_VERSIONS = {

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sightline import process
 
@@ -35,6 +36,35 @@ def tune_malloc() -> bool:
         mallopt(trim_threshold, 1 << 30)
         mallopt(mmap_max, 0)
     return True
+
+
+@contextmanager
+def restore_torch_settings() -> Iterator[None]:
+    """Restore PyTorch's number of threads and its demand for deterministic operations at the end of the block.
+
+    `backend.configure` sets both, for the whole process. The command line's own process keeps them: it ends soon.
+    """
+    before = _read_torch_settings()
+    try:
+        yield
+    finally:
+        torch: Any = sys.modules.get("torch")
+        if torch is not None and not process.is_claimed():
+            threads, deterministic, warn_only, benchmark = before or (None, False, False, False)
+            if threads is not None:
+                torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark
+
+
+def _read_torch_settings() -> tuple[int, bool, bool, bool] | None:
+    """Return what `restore_torch_settings` restores; None if PyTorch is not imported yet."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return None
+    is_warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return torch.get_num_threads(), deterministic, is_warning, torch.backends.cudnn.benchmark
 
 
 @contextmanager

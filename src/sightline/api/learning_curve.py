@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend
+from sightline._keras.process_state import restore_torch_settings
 from sightline.api import owned_png
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
@@ -213,6 +214,7 @@ def learning_curve(
     return report
 
 
+@restore_torch_settings()
 def _measure(request: TrainRequest, sources: Sources, more: Sequence[int], callback: Callback) -> LearningCurveReport:
     prepared, facts = prepare_images(request, sources, callback)
     data = prepared.data

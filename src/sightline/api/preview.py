@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, backend
+from sightline._keras.process_state import restore_torch_settings
 from sightline.api import owned_png
 from sightline.callbacks import Callback
 from sightline.config import RunConfig
@@ -55,6 +56,7 @@ class PreviewResult:
         return Path(self.figure).read_bytes()
 
 
+@restore_torch_settings()
 def preview_images(
     sources: Sources,
     *,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, TypeVar
 
+from rich.cells import cell_len
+
 from sightline.errors import require
 
 T = TypeVar("T")
@@ -62,8 +64,8 @@ def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = Non
         return "no rows"
     columns = _list_columns(rows)
     table = [columns, *([_format_cell(row.get(name)) for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]  # 2 for a Chinese character
+    lines = ["  ".join(map(_pad, row, widths)).rstrip() for row in table]
     return "\n".join([*lines, *_describe_rest(len(rows), count)])
 
 
@@ -78,6 +80,10 @@ def format_html_table(rows: Sequence[Mapping[str, Any]], count: int | None = Non
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
     rest = "".join(f"<p>{text}</p>" for text in _describe_rest(len(rows), count))
     return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
 
 
 def _list_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
+from sightline._keras.process_state import restore_torch_settings
 from sightline.api import folds
 from sightline.api.report_writer import write_first_report
 from sightline.callbacks import Callback
@@ -26,6 +27,7 @@ from sightline.training import interrupt
 from sightline.training.result import TrainResult
 
 
+@restore_torch_settings()
 def resume(
     path: Path | str,
     sources: Sources | None = None,

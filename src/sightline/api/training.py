@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sightline import _io, backend
+from sightline._keras.process_state import restore_torch_settings
 from sightline.api import folds
 from sightline.api.evaluation import evaluate_model
 from sightline.api.loading import load
@@ -29,6 +30,7 @@ from sightline.training import interrupt
 from sightline.training.result import SplitMetrics, TrainResult
 
 
+@restore_torch_settings()
 def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     sources: Sources,
     *,
