@@ -15,9 +15,7 @@ def push(
     license: Annotated[  # noqa: A002  # the option's own name
         str | None, typer.Option(metavar="ID", help="License for the model card, e.g. apache-2.0; default other.")
     ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="Make the model public; required if it already is.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the model public; required if it already is.")] = False,
     include_images: Annotated[
         bool,
         typer.Option("--include-images", help="Also upload reference examples, and features of validation images."),

@@ -72,8 +72,8 @@ def assign_splits(
     With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the units that are moved
     as the top of this file describes; with ``mode="stratified"`` the fractions are exact in each class (as far as
     groups allow; images with several classes are stratified iteratively), but adding images may move any other. In both
-    modes a class with at least as many units as there are splits is in every split, a class of two units is in train and validation,
-    and every class is in train. If units contain several classes, only the last of these is guaranteed.
+    modes a class with at least as many units as there are splits is in every split, a class of two units is in train
+    and validation, and every class is in train. If units contain several classes, only the last of these is guaranteed.
     Images labeled with a node above the classes of a tree are in train, unless their unit has others that are not.
 
     Raises `ConfigError` if the fractions leave nothing to train on.
@@ -295,9 +295,7 @@ def _fill_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed
 
 def _choose_unit(donors: Sequence[_Unit], target: Split, counts: Mapping[Split, int], seed: int) -> _Unit:
     """Return the unit to move: from the fullest split, chosen by hash, so that added images seldom change it."""
-    fullest = max(
-        dict.fromkeys(unit.split for unit in donors), key=lambda split: (counts[split], -SPLITS.index(split))
-    )
+    fullest = max(dict.fromkeys(unit.split for unit in donors), key=lambda split: (counts[split], -SPLITS.index(split)))
     candidates = [unit for unit in donors if unit.split == fullest]
     return min(candidates, key=lambda unit: (derive_seed(seed, "split", target, unit.name), unit.name))
 
