@@ -22,7 +22,8 @@ import os, sys
 os.dup2(int(sys.argv[1]), 3), os.dup2(int(sys.argv[2]), 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-SECONDS = 60.0  # for an answer of the browser, and for what a page does
+SECONDS = 120.0  # for an answer of the browser, and for what a page does
+SLOWDOWN = float(os.environ.get("SIGHTLINE_SLOW_BROWSER") or 1)  # how many times slower the scripts of pages run
 
 
 def find_browser() -> str | None:
@@ -65,6 +66,7 @@ class Page:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [{"name": name, "value": value} for name, value in media.items()]
         self.send("Emulation.setEmulatedMedia", features=features)
+        self.send("Emulation.setCPUThrottlingRate", rate=SLOWDOWN)
 
     def close(self) -> None:
         """End the browser."""

@@ -35,7 +35,7 @@ class Server:
         return socket.create_connection((host, int(port)), timeout=60)
 
     def request(
-        self, path: str, body: bytes | None = None, kind: str = "image/png", timeout: float = 30
+        self, path: str, body: bytes | None = None, kind: str = "image/png", timeout: float = 60
     ) -> tuple[int, Any]:
         request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})  # noqa: S310  # our own server
         try:
@@ -53,5 +53,5 @@ class Server:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=30)
+        _, err = self.process.communicate(timeout=60)
         return self.process.returncode, err

@@ -88,6 +88,26 @@ def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, colors: Path
         assert "Content Security Policy" in page.problems[-1]
 
 
+def test_an_image_may_be_chosen_before_the_models_are_listed(server: Server, colors: Path, tmp_path: Path) -> None:
+    late = """
+        const ask = window.fetch;
+        const go = new Promise((resolve) => (window.answer = resolve));
+        window.fetch = async (address, options) => {
+            if (address === "models") await go;
+            return ask(address, options);
+        };
+    """
+    with Page(tmp_path / "profile", 1280) as page:
+        page.send("Page.addScriptToEvaluateOnNewDocument", source=late)
+        page.open(f"{server.address}/")
+        page.choose_file("#file", next((colors / "blue").iterdir()))
+        page.wait_for("!document.getElementById('result').hidden")
+        page.evaluate("window.answer()")
+        page.wait_for("document.querySelectorAll('#top li').length > 0")
+        assert page.evaluate("document.getElementById('error').hidden")
+        assert page.problems == []
+
+
 def test_a_token_is_asked_for(trained: tuple[Path, Any], colors: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("correct-horse\n")
     submit = """(token) => {

@@ -659,12 +659,16 @@ def test_threads_agree_with_one() -> None:
 @pytest.mark.parametrize("large", [True, False])
 def test_large_images_decode_one_at_a_time(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     inside, most, fit = 0, 0, PreprocessingSpec._convert_and_resize
+    together = threading.Barrier(4)
 
     def slow(self: PreprocessingSpec, *args: Any) -> NDArray[np.uint8]:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        time.sleep(0.02)
+        if large:
+            time.sleep(0.02)
+        else:
+            together.wait(60)
         inside -= 1
         return fit(self, *args)
 

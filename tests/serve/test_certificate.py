@@ -69,7 +69,7 @@ def test_a_server_encrypts_and_takes_a_renewed_certificate(tmp_path: Path, monke
         listener.listen()
         listener.limit = 10
         port = listener.getsockname()[1]
-        server = Server(app, Limits(header=0.5), 10, None, Certificate(*used))
+        server = Server(app, Limits(header=1.5), 10, None, Certificate(*used))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -78,7 +78,7 @@ def test_a_server_encrypts_and_takes_a_renewed_certificate(tmp_path: Path, monke
                 assert silent.recv(1) == b""
             for source, target in zip(new, used, strict=True):
                 shutil.copy(source, target)
-            for _ in range(100):
+            for _ in range(600):
                 try:
                     assert post_image(port, new[0]).startswith(b"HTTP/1.1 200 ")
                     break

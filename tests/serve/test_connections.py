@@ -96,7 +96,7 @@ class RunningServer:
     def wait_until(self, condition: str) -> None:
         """Wait until an expression of `admission` or `predictor` holds."""
         names = {"admission": self.app.state.admission, "predictor": self.predictor, "listener": self.listener}
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not eval(condition, {"len": len}, names):  # noqa: S307  # expressions of this file
             assert time.monotonic() < end, condition
             time.sleep(0.005)
@@ -134,7 +134,7 @@ def test_answers_are_sent_at_once() -> None:
 
 def test_a_header_must_arrive_in_time_on_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LINGER_SECONDS", 0.5)  # after which a client that goes on sending is cut off
-    with RunningServer(Limits(header=0.3)) as server:
+    with RunningServer(Limits(header=0.8)) as server:
         with server.connect() as silent, server.connect() as slow, server.connect() as second:
             slow.sendall(b"GET /health HT")
             second.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -143,7 +143,7 @@ def test_a_header_must_arrive_in_time_on_every_request(monkeypatch: pytest.Monke
             dripping = threading.Thread(target=drip, args=(second, b"GET /health HTTP/1.1\r\nX: " + b"y" * 1000))
             dripping.start()
             status, answer = parse(read_all(slow))
-            assert (status, answer["error"]) == (408, "The header of the request did not arrive within 0.3 seconds.")
+            assert (status, answer["error"]) == (408, "The header of the request did not arrive within 0.8 seconds.")
             assert parse(read_all(second))[0] == 408
             assert read_all(silent) == b""  # it asked for nothing
             dripping.join()
@@ -283,7 +283,7 @@ def test_it_stops_in_time_whatever_clients_do(
         start = time.monotonic()
         server.stop()
         server.thread.join(20)
-        assert time.monotonic() - start < 5  # 1.5 on an idle machine
+        assert time.monotonic() - start < 15  # 1.5 on an idle machine
         assert not server.thread.is_alive()
     assert not caplog.records
     assert capfd.readouterr().err == ""

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 
 import sightline as sl
-from browser import find_browser
+from browser import SLOWDOWN, find_browser
 from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
-from studio_server import serve
+from studio_server import LISTED, WAIT_SECONDS, serve
 from task_images import write_task
-
-LISTED = ".tile img, #empty:not([hidden])"  # what a page of images has once it has loaded
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +115,7 @@ def studio(colors: Path, patch: Path) -> Iterator[Studio]:
 def chromium() -> Iterator[Any]:
     """Chromium with a camera that shows a test image."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    playwright.expect.set_options(timeout=1000 * WAIT_SECONDS)
     camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", *camera])
@@ -134,8 +133,11 @@ class PageOpener:
 
     def __call__(self, address: str, width: int = 1280, *, ready: str = LISTED, **options: Any) -> Any:
         """Return a page `width` pixels wide once it has an element `ready`."""
-        self._contexts.append(self._browser.new_context(viewport={"width": width, "height": 800}, **options))
-        page = self._contexts[-1].new_page()
+        context = self._browser.new_context(viewport={"width": width, "height": 800}, **options)
+        self._contexts.append(context)
+        context.set_default_timeout(1000 * WAIT_SECONDS)
+        page = context.new_page()
+        context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.goto(address)

@@ -15,7 +15,7 @@ from command import COLORS, draw_classes
 from server_process import Server
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
-from studio_server import serve
+from studio_server import LISTED, serve
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -89,7 +89,7 @@ def select_images(page: Any) -> None:
 
 @pytest.mark.parametrize("prepare", [None, show_large, show_keys, select_images])
 def test_the_list_of_images(open_page: Any, address: str, prepare: Callable[[Any], None] | None) -> None:
-    check(open_page, address, ".tile img", prepare)
+    check(open_page, address, LISTED, prepare)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_a_model_that_is_tried(open_page: Any, address: str, photo: Path) -> Non
         page.set_input_files("#file", str(photo))
         page.wait_for_selector("#nearest img")
         page.click("#run-here")
-        page.wait_for_selector("#here-state[data-difference]", timeout=60_000)
+        page.wait_for_selector("#here-state[data-difference]")
         page.click("#show-heat")
-        page.wait_for_selector("#heat:not([hidden])", timeout=60_000)
+        page.wait_for_selector("#heat:not([hidden])")
 
     check(open_page, f"{address}/try", "#drop", prepare)
 
@@ -133,8 +133,14 @@ def test_labeling(open_page: Any, tmp_path: Path) -> None:
     for number, path in enumerate(sorted(images.rglob("*.png"))):
         path.rename(tmp_path / "photos" / f"{number}.png")
     opened = open_studio(Dataset(tmp_path / "photos"), tmp_path / "fixes.jsonl", classes=sorted(COLORS))
+
+    def label(page: Any) -> None:
+        page.wait_for_function("() => document.querySelector('#image').complete")
+        page.keyboard.press("1")
+        page.wait_for_selector("#undo:enabled")
+
     with opened as studio, serve(studio) as address:
-        check(open_page, f"{address}/label", "#asked:not([hidden])", lambda page: page.keyboard.press("1"))
+        check(open_page, f"{address}/label", "#asked:not([hidden])", label)
 
 
 def test_a_studio_in_the_network(open_page: Any, run_studio: Studio) -> None:
@@ -147,7 +153,7 @@ def test_a_studio_in_the_network(open_page: Any, run_studio: Studio) -> None:
             page.goto(f"{root}/phone")
             page.wait_for_selector("main svg, main img")
 
-        check(open_page, opened, ".tile img", follow)
+        check(open_page, opened, LISTED, follow)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -173,4 +179,4 @@ def test_a_page_with_faults_is_refused(open_page: Any, address: str) -> None:
 
 def test_slices(open_page: Any, cameras: str) -> None:
     check(open_page, f"{cameras}/results", "#slices")
-    check(open_page, f"{cameras}/?split=test&slice=camera+old&sort=ood", ".tile img")
+    check(open_page, f"{cameras}/?split=test&slice=camera+old&sort=ood", LISTED)

@@ -23,7 +23,7 @@ LABELS = ("car;tree", "car", "", f"tree;{HOSTILE}")
 
 
 def expect_text(page: Any, selector: str, text: str) -> None:
-    playwright.expect(page.locator(selector)).to_have_text(text, timeout=15_000)
+    playwright.expect(page.locator(selector)).to_have_text(text)
 
 
 def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
@@ -40,8 +40,8 @@ def several(tmp_path: Path, patch: Path) -> Iterator[Studio]:
         yield opened
 
 
-def list_chips(page: Any, position: int) -> list[str]:
-    return [str(text) for text in page.locator(f"#image-{position} .chip").all_text_contents()]
+def expect_chips(page: Any, position: int, labels: list[str]) -> None:
+    playwright.expect(page.locator(f"#image-{position} .chip")).to_have_text(labels)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -52,26 +52,26 @@ def test_labels_are_chips_that_keys_and_clicks_toggle(
         page = open_page(address, color_scheme=scheme)
         names = page.locator("#classes [data-to]").evaluate_all("all => all.map(one => one.dataset.to)")
         assert names == [HOSTILE, "car", "tree"]
-        assert list_chips(page, 0) == ["car", "tree"]
-        assert list_chips(page, 2) == []
+        expect_chips(page, 0, ["car", "tree"])
+        expect_chips(page, 2, [])
         page.keyboard.press("3")  # tree, of the first image: it stays there
         page.keyboard.press("1")
         expect_text(page, "#corrections", "1 correction")
-        page.wait_for_function("() => document.querySelectorAll('#image-0 .chip').length === 2")
-        assert list_chips(page, 0) == [HOSTILE, "car"]
+        expect_chips(page, 0, [HOSTILE, "car"])
         assert page.locator("img[src=x]").count() == 0
         assert page.title() != "owned"
         page.keyboard.press("u")
         page.keyboard.press("u")
         expect_text(page, "#corrections", "0 corrections")
         page.keyboard.press("a")
-        assert page.locator("#classes [data-to=car]").get_attribute("aria-pressed") == "mixed"
-        page.locator("#classes [data-to=car]").click()
+        car = page.locator("#classes [data-to=car]")
+        playwright.expect(car).to_have_attribute("aria-pressed", "mixed")
+        car.click()
         expect_text(page, "#corrections", "2 corrections")
-        assert page.locator("#classes [data-to=car]").get_attribute("aria-pressed") == "true"
-        page.locator("#classes [data-to=car]").click()
+        playwright.expect(car).to_have_attribute("aria-pressed", "true")
+        car.click()
+        playwright.expect(page.locator("#canvas")).not_to_contain_text("car")
         expect_text(page, "#corrections", "2 corrections")
-        page.wait_for_function("() => !document.querySelector('#canvas').textContent.includes('car')")
         assert [to for _, _, to in read_lines(patch)] == ["tree", ""], "of those that had it"
 
 
@@ -104,10 +104,10 @@ def test_what_is_kept_leaves_the_queue_for_every_page_and_after_a_restart(
     def open_queue(address: str, count: str) -> Any:
         page = open_page(address)
         page.click("#check")
-        page.wait_for_selector("#finding-filter:not([hidden])", timeout=30_000)
+        page.wait_for_selector("#finding-filter:not([hidden])")
         page.select_option("select[name=finding]", "conflicting-duplicates")
         expect_text(page, "#count", count)
-        assert page.locator("select[name=state]").input_value() == "to-review"
+        playwright.expect(page.locator("select[name=state]")).to_have_value("to-review")
         return page
 
     with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
@@ -116,13 +116,13 @@ def test_what_is_kept_leaves_the_queue_for_every_page_and_after_a_restart(
         page.wait_for_selector(".tile .kept")
         page.keyboard.press("x")
         expect_text(page, "#corrections", "2 corrections")
-        other.wait_for_selector(".tile .kept", timeout=10_000)
+        other.wait_for_selector(".tile .kept")
         page.keyboard.press("u")
         expect_text(page, "#corrections", "1 correction")
         assert read_lines(patch) == [("keep", "blue/blue-001.png", None)]
     with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
         page = open_queue(address, "1 image")
-        assert page.locator(".tile").get_attribute("title") == "red/twin.png"
+        playwright.expect(page.locator(".tile")).to_have_attribute("title", "red/twin.png")
         page.select_option("select[name=finding]", "")
         page.select_option("select[name=state]", "kept")
         expect_text(page, "#count", "1 image")
@@ -153,16 +153,15 @@ def test_look_alikes_of_a_folder_come_from_a_pretrained_network(
     with serve(studio) as address:
         page = open_page(address)
         page.click("#check")
-        page.wait_for_function("() => document.querySelector('#check-state').textContent.startsWith('Checked')")
-        page = open_page(address)  # its list is not about to be loaded again
+        playwright.expect(page.locator("#check-state")).to_contain_text("Checked")
         page.locator("#grid").press("Enter")
         page.click("#show-nearest")
         page.wait_for_selector("#viewer-nearest li")
-        expect_features = playwright.expect(page.locator("#viewer-nearest p"))
-        expect_features.to_have_text("", timeout=120_000)
-        assert page.locator("#viewer-nearest li").count() == 8
-        labels = page.locator("#viewer-nearest li b").all_text_contents()
-        assert labels[:4] == ["blue"] * 4
+        playwright.expect(page.locator("#viewer-nearest p")).to_be_empty(timeout=240_000)
+        nearest = page.locator("#viewer-nearest li")
+        playwright.expect(nearest).to_have_count(8)
+        assert nearest.locator("b").all_text_contents()[:4] == ["blue"] * 4
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("() => document.querySelector('#viewer-path').textContent.endsWith('001.png')")
-        assert page.locator("#viewer-nearest li").count() == 8
+        expect_text(page, "#viewer-path", "blue/blue-001.png")
+        playwright.expect(nearest.locator("img[alt='blue/blue-001.png']")).to_have_count(0)
+        playwright.expect(nearest).to_have_count(8)

@@ -16,7 +16,7 @@ from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label
 from sightline.evaluation.results import LabeledPredictions
 from sightline.studio.contents import Studio
 from sightline.studio.label_results import LabelResults
-from studio_server import serve
+from studio_server import LISTED, serve
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
@@ -139,7 +139,7 @@ def test_a_threshold_is_moved_and_its_errors_are_looked_at(label_studio: Studio,
         support = row.locator("td").first.inner_text()
         playwright.expect(row.locator("[data-kind=missed]")).to_have_text(support)
         row.locator("[data-kind=missed]").click()
-        page.wait_for_selector(".tile img")
+        page.wait_for_selector(LISTED)
         playwright.expect(page.locator("#count")).to_have_text(f"{support} images")
         page.go_back()
         page.set_viewport_size({"width": 390, "height": 800})

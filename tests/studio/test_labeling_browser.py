@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
+from held_requests import wait_until
 from sightline import Dataset
 from sightline.studio.contents import open_studio
 from studio_server import serve
@@ -22,7 +24,7 @@ from studio_server import serve
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
-SLOW = 60_000  # milliseconds for answers that wait while a head is fitted
+SLOW = 240_000  # milliseconds for what waits until features are computed and a head is fitted
 ASKED = "#asked:not([hidden])"
 SEEN = "() => document.querySelector('#image').complete"  # before, nobody can label it
 NAMES = sorted(COLORS)
@@ -65,7 +67,7 @@ def read_labels(patch: Path) -> dict[str, str]:
 def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(photos), patch, classes=NAMES[:1]) as studio, serve(studio) as address:
         page = open_page(f"{address}/label", ready=ASKED)
-        assert page.text_content("#question") == "Add two classes to begin."
+        playwright.expect(page.locator("#question")).to_have_text("Add two classes to begin.")
         for name in NAMES[1:]:
             page.keyboard.press("n")
             page.keyboard.type(name)
@@ -79,33 +81,31 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         page.wait_for_function(SEEN)
         last = show(page)
         page.keyboard.press("x")
-        playwright.expect(page.locator("#progress")).to_have_text("11 labeled, 78 to go")
+        playwright.expect(page.locator("#progress")).to_have_text("11 labeled, 78 to go", timeout=SLOW)
         page.keyboard.press("u")
         playwright.expect(page.locator("#path")).to_have_text(last)
-        page.wait_for_function("() => document.querySelector('#features').textContent === ''", timeout=120_000)
+        playwright.expect(page.locator("#features")).to_be_empty(timeout=SLOW)
         answer(page, 40)
         expect_count(page, 51)
         assert read_labels(patch)[first] == next(name for name in NAMES if name[0] == first[3])
         assert len(read_labels(patch)) == 51
         assert all(path[3] == label[0] for path, label in read_labels(patch).items())
-        page.wait_for_function("() => /Accuracy now 1.00 .0/.test(document.querySelector('#accuracy').textContent)")
-        assert "at most" in page.text_content("#gain")
+        playwright.expect(page.locator("#accuracy")).to_contain_text(re.compile(r"Accuracy now 1.00 .0"), timeout=SLOW)
+        playwright.expect(page.locator("#gain")).to_contain_text("at most")
         assert page.text_content("#command") == f"sightline train {photos} --patch {patch}"
         page.keyboard.press("?")
-        assert page.locator("#keys").is_visible()
+        playwright.expect(page.locator("#keys")).to_be_visible()
     port = int(address.rpartition(":")[2])
     with open_studio(Dataset(photos), patch) as studio, serve(studio, port):
         page.reload()
         expect_count(page, 51)
-        page.wait_for_function(
-            "() => /Accuracy now/.test(document.querySelector('#accuracy').textContent)", timeout=60_000
-        )
+        playwright.expect(page.locator("#accuracy")).to_contain_text("Accuracy now", timeout=SLOW)
 
 
 def test_two_pages_label_different_images_and_lose_none(photos: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
         first = open_page(f"{address}/label", ready=ASKED)
-        first.wait_for_timeout(1500)  # it has said which image it shows
+        first.wait_for_event("response", lambda response: re.search(r"/label/state.*shown=\w", response.url))
         second = open_page(f"{address}/label", ready=ASKED)
         assert show(first) != show(second)
         for _ in range(6):
@@ -127,8 +127,7 @@ def test_a_late_answer_shows_no_image_again(photos: Path, patch: Path, open_page
     with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
         page = open_page(f"{address}/label", ready=ASKED)
         page.route("**/label/state*", hold_the_first)
-        while not late:
-            page.wait_for_timeout(100)
+        wait_until(page, lambda: late)
         answer(page, 6)
         expect_count(page, 6)
         route, response = late[0]
@@ -146,11 +145,12 @@ def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, lang
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         for _ in range(2):
             page.wait_for_function(SEEN)
+            path = show(page)
             page.locator("#choices [data-to=red]").tap()
+            playwright.expect(page.locator("#path")).not_to_have_text(path)
         playwright.expect(page.locator("#progress")).to_contain_text("2 labeled" if language == "en-US" else "剩余 88")
         page.locator("#undo").tap()
-        playwright.expect(page.locator("#progress")).to_contain_text("1")
-        playwright.expect(page.locator("#progress")).to_contain_text("89")
+        playwright.expect(page.locator("#progress")).to_contain_text("1 labeled" if language == "en-US" else "剩余 89")
 
 
 @contextmanager
@@ -200,7 +200,8 @@ def test_hostile_names_are_text_while_labeling(photos: Path, tmp_path: Path, pat
     with open_studio(Dataset(folder), patch, classes=names) as studio, serve(studio) as address:
         page = open_page(f"{address}/label", ready=ASKED)
         assert script in show(page)
-        assert all(name in page.text_content("#choices") for name in names)
+        for name in names:
+            playwright.expect(page.locator("#choices")).to_contain_text(name)
         page.keyboard.press("n")
         page.keyboard.type(f"{script} & more")
         page.keyboard.press("Enter")

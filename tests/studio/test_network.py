@@ -174,6 +174,7 @@ def test_other_names_are_for_the_network_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)
 def test_a_phone_labels_by_the_address_of_the_network(studio: Studio, open_page: Any) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     host = network.find_address()
     with serve(studio, host=host, token=TOKEN) as address:
         page = open_page(address, 390, has_touch=True)
@@ -181,7 +182,7 @@ def test_a_phone_labels_by_the_address_of_the_network(studio: Studio, open_page:
         assert TOKEN not in page.evaluate("document.cookie")
         page.locator(".tile").nth(1).tap()
         page.locator("#classes button", has_text="red").tap()
-        page.wait_for_function("() => document.querySelector('#corrections').textContent === '1 correction'")
+        playwright.expect(page.locator("#corrections")).to_have_text("1 correction")
         page.goto(f"{page.url}phone")
         box = page.locator("svg.code").bounding_box()
         assert box

@@ -36,6 +36,7 @@ const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33,
 const $ = (id) => document.getElementById(id);
 let language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 let token = "";
+let listed = null; // the promise that the models are listed, or null once that failed
 let current = null; // {file, image, prediction, explanation, heat, mask, controller}
 
 const text = (key) => TEXTS[language][key];
@@ -74,6 +75,15 @@ async function showModels() {
   $("name").textContent = document.title = new Set(names).size === 1 ? names[0] : "Sightline";
   $("login").hidden = true;
   showAddress();
+}
+
+function listModels() {
+  const asked = showModels();
+  listed = asked;
+  asked.catch(() => {
+    if (listed === asked) listed = null;
+  });
+  return asked;
 }
 
 function showAddress() {
@@ -129,6 +139,8 @@ async function classify(file) {
     if (current !== state) return;
     $("result").hidden = false;
     draw();
+    await (listed ?? listModels()); // an image may be chosen before there is an address for it
+    if (current !== state) return;
     state.prediction = await request(address("predict?top=5"), options);
     if (current !== state) return;
     showPrediction();
@@ -338,8 +350,8 @@ $("login").addEventListener("submit", (event) => {
   event.preventDefault();
   token = $("token").value.trim();
   $("error").hidden = true;
-  showModels().then(() => current && classify(current.file), showError);
+  listModels().then(() => current && classify(current.file), showError);
 });
 
 showTexts();
-showModels().catch(showError);
+listModels().catch(showError);

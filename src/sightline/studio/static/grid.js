@@ -12,6 +12,7 @@ export class Grid {
   #rows = new Map(); // what is known of images, by id
   #tiles = new Map(); // the elements that exist, by position
   #waiting = new Set(); // ids whose rows were asked for
+  #stale = new Set(); // ids whose rows are to be loaded again, and shown until then
   #columns = 1;
   #side = 160;
   #anchor = 0;
@@ -58,36 +59,49 @@ export class Grid {
     return this.#rows.get(id);
   }
 
-  /** Load the rows of images that are not known yet. */
+  /** Whether the row of an image is known, and not about to be replaced. */
+  isFresh(id) {
+    return this.#rows.has(id) && !this.#stale.has(id);
+  }
+
+  /** Load the rows of images that are not known yet, or no longer. */
   async loadRows(ids) {
-    const missing = ids.filter((id) => !this.#rows.has(id));
+    const missing = ids.filter((id) => !this.isFresh(id));
     for (let i = 0; i < missing.length; i += MAX_ROWS) this.update(await loadImages(missing.slice(i, i + MAX_ROWS)));
   }
 
-  /** Show other images, from the first. */
-  setOrder(order) {
+  /** Show other images, from the first; or, if they `stay`, from where the image at the cursor is now. */
+  setOrder(order, { stay = false } = {}) {
     const known = new Set(order);
     for (const chosen of this.selected) if (!known.has(chosen)) this.selected.delete(chosen);
+    const place = stay && this.length ? order.indexOf(this.currentId) : -1;
     this.#order = order;
-    this.cursor = 0;
-    this.#anchor = 0;
+    this.cursor = this.#anchor = Math.max(0, place);
     this.#clear();
-    this.element.scrollTop = 0;
+    if (place < 0) this.element.scrollTop = 0;
     this.#layout();
+    if (place >= 0) {
+      this.#scrollToCursor();
+      this.#render();
+    }
     this.onChange();
   }
 
   /** Take over new rows, of which some may be in view. */
   update(rows) {
-    for (const row of rows) if (!(row.revision < this.#rows.get(row.id)?.revision)) this.#rows.set(row.id, row); // answers may arrive in any order
+    for (const row of rows) {
+      if (row.revision < this.#rows.get(row.id)?.revision) continue; // answers may arrive in any order
+      this.#rows.set(row.id, row);
+      this.#stale.delete(row.id);
+    }
     const changed = new Set(rows.map((row) => row.id));
     for (const [position, tile] of this.#tiles) if (changed.has(this.#order[position])) this.#fill(tile, position);
     this.onChange();
   }
 
-  /** Forget the rows, and load those in view again. */
+  /** Load the rows in view again, and the others when they are looked at. */
   reload() {
-    this.#rows.clear();
+    this.#stale = new Set(this.#rows.keys());
     this.#waiting = new Set(); // what is on its way is of before
     this.#render();
   }
@@ -200,7 +214,7 @@ export class Grid {
       const id = this.#order[position];
       tile.setAttribute("aria-selected", this.selected.has(id));
       tile.classList.toggle("cursor", position === this.cursor);
-      if (!this.#rows.has(id) && !this.#waiting.has(id)) missing.push(id);
+      if (!this.isFresh(id) && !this.#waiting.has(id)) missing.push(id);
     }
     const current = this.#tiles.get(this.cursor);
     if (current) this.element.setAttribute("aria-activedescendant", current.id);

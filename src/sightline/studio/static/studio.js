@@ -70,7 +70,8 @@ function readQuery() {
   return query;
 }
 
-async function list() {
+/** List the images of the query, from the first; `again`, the cursor stays where somebody may be working. */
+async function list({ again = false } = {}) {
   loading?.abort();
   loading = new AbortController();
   const query = readQuery();
@@ -79,7 +80,7 @@ async function list() {
   for (const [name, value] of query) if (name !== "sort" || value !== "path") address.searchParams.set(name, value);
   history.replaceState(null, "", address);
   try {
-    grid.setOrder(await api.loadOrder(query, loading.signal));
+    grid.setOrder(await api.loadOrder(query, loading.signal), { stay: again });
     $("#empty").hidden = grid.length > 0;
     hideMessage();
   } catch (error) {
@@ -178,7 +179,7 @@ function showFindingFilter() {
 
 async function showFindings() {
   if (!showFindingFilter()) $("#check-state").textContent = `${texts.checked}: ${texts["no-findings"]}`;
-  if (form.elements.sort.value === "group") await list();
+  if (form.elements.sort.value === "group") await list({ again: true });
   grid.reload(); // their rows name the findings
 }
 
@@ -217,21 +218,23 @@ function showSelection() {
   if ($("#viewer").open) fillViewer();
 }
 
+/** Add a button for each new class. The others stay: somebody may be pressing one, or have the focus there. */
 function showClasses() {
-  for (const name of Object.keys(state.counts.label ?? {})) if (!names.includes(name)) names.push(name);
-  const buttons = names.map((name, i) => {
+  if (!$("#another")) {
+    const another = element("button", texts["new-class"]);
+    another.type = "button";
+    another.id = "another";
+    another.addEventListener("click", askForClass);
+    $("#classes").append(another);
+  }
+  for (const name of Object.keys(state.counts.label ?? {}).filter((name) => !names.includes(name))) {
     const button = element("button", name);
     button.type = "button";
     button.dataset.edit = hasSeveralLabels ? "toggle" : "relabel";
     button.dataset.to = name;
-    if (i < MAX_KEYS) button.append(" ", element("kbd", String(i + 1)));
-    return button;
-  });
-  const another = element("button", texts["new-class"]);
-  another.type = "button";
-  another.id = "another";
-  another.addEventListener("click", askForClass);
-  $("#classes").replaceChildren(...buttons, another);
+    if (names.push(name) <= MAX_KEYS) button.append(" ", element("kbd", String(names.length)));
+    $("#another").before(button);
+  }
   showSelection();
 }
 
@@ -253,7 +256,7 @@ function change(request) {
 
 /** What toggling a label does once all changes before it are known: it is removed if every image has it. */
 async function chooseEdit(ids, to) {
-  const lacks = (id) => grid.row(id) && !grid.row(id).labels.includes(to);
+  const lacks = (id) => grid.isFresh(id) && !grid.row(id).labels.includes(to);
   if (ids.length > MAX_CLICK || ids.some(lacks)) return "add";
   await grid.loadRows(ids); // of images that were not in view yet
   return ids.every((id) => grid.row(id) && !lacks(id)) ? "remove" : "add";
@@ -351,12 +354,13 @@ function fillViewer() {
   facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
   for (const finding of row.findings) facts.push([texts.finding, [finding.kind, finding.reason].filter(Boolean).join(": ")]);
-  const entries = facts.flatMap(([name, ...values]) => {
+  const entries = document.createElement("dl");
+  for (const [name, ...values] of facts) {
     const value = element("dd", "");
     value.append(...values);
-    return [element("dt", name), value];
-  });
-  $("#viewer-facts").replaceChildren(...entries);
+    entries.append(element("dt", name), value);
+  }
+  if (entries.innerHTML !== $("#viewer-facts").innerHTML) $("#viewer-facts").replaceChildren(...entries.childNodes); // else somebody may be pressing a chip
 }
 
 function removableChip(name) {
@@ -389,9 +393,9 @@ function showError(error) {
 let typing = 0;
 form.addEventListener("input", (event) => {
   clearTimeout(typing);
-  typing = setTimeout(list, event.target.type === "search" ? 150 : 0);
+  typing = setTimeout(() => list(), event.target.type === "search" ? 150 : 0);
 });
-form.addEventListener("reset", () => setTimeout(list));
+form.addEventListener("reset", () => setTimeout(() => list()));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.elements.finding.addEventListener("change", () => {
   form.elements.sort.value = form.elements.finding.value ? "group" : "path";
@@ -467,4 +471,4 @@ document.addEventListener("keydown", (event) => {
 if (matchMedia("(max-width: 40rem)").matches) $("#filters").open = false;
 restoreQuery();
 await Promise.all([list(), poll()]);
-$("#grid").focus({ preventScroll: true });
+if (document.activeElement === document.body) $("#grid").focus({ preventScroll: true }); // else somebody is typing already

@@ -135,6 +135,15 @@ async function runHere() {
 // Camera
 
 async function startCamera() {
+  $("#camera").disabled = true; // a second click would start another stream, and nothing would stop the first
+  try {
+    await showCamera();
+  } finally {
+    $("#camera").disabled = false;
+  }
+}
+
+async function showCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
   } catch (error) {
