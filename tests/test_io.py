@@ -108,6 +108,21 @@ def test_arrays_come_back_and_a_packed_file_is_refused(tmp_path: Path) -> None:
         assert _io.load_arrays(file, 10_000)["a"].shape == (1 << 22,)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_a_file_of_ours_has_no_member_that_expands_without_a_limit(tmp_path: Path, method: int) -> None:
+    """`zipfile` decompresses whatever a piece of such a member contains, however little was asked for."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+        archive.writestr("x.npy", b"")
+    for read in (_io.open_zip, _io.load_arrays):
+        with (
+            (tmp_path / "a.npz").open("rb") as file,
+            pytest.raises((ValueError, zipfile.BadZipFile), match=r"'x\.npy' is compressed by another"),
+        ):
+            read(file)
+    with (tmp_path / "a.npz").open("rb") as file:
+        assert _io.open_zip(file, lambda count: None).namelist() == ["x.npy"], "an archive of images may"
+
+
 def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     stream = io.BytesIO()

@@ -54,6 +54,8 @@ ZIP_ERRORS = (
 MAX_MEMBERS = 100_000  # of a zip file that Sightline wrote: a checkpoint has one for each weight
 _MAX_DIRECTORY_BYTES = 1 << 30
 _MEMBER_SIGNATURE = b"PK\1\2"
+BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""Of these, `zipfile` decompresses no more than was asked for; of the others, all that it has read."""
 _NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
 _MAX_PID_DIGITS = 20  # digits of a process id
 # Windows lacks the first three, and has no named pipes in folders.
@@ -183,10 +185,13 @@ def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) 
     """Open a zip file for reading, after `check_count` has accepted the number of its members.
 
     A directory of 64 MB would make a million objects that take a gigabyte. Without `check_count`, at most
-    `MAX_MEMBERS`, far more than any file of Sightline has. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
+    `MAX_MEMBERS`, far more than any file of Sightline has, and none that is compressed with bzip2 or LZMA, as Sightline
+    never does. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
     """
     archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
     archive.fp = file
+    if check_count is None and (foreign := [i for i in archive.infolist() if i.compress_type not in BOUNDED_METHODS]):
+        raise zipfile.BadZipFile(f"{foreign[0].filename!r} is compressed by another method than deflate")
     return archive
 
 

@@ -6,8 +6,10 @@ import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,28 @@ def test_a_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> Non
     assert ZipStore(path, LimitsConfig(archive_ratio=2000)).keys() == ["cat/1.png"]
     with pytest.raises(DataError, match=r"unpacks to more than 0\.1 GiB.*data\.limits\.archive_gb"):
         ZipStore(path, LimitsConfig(archive_ratio=2000, archive_gb=0.1))
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["deflate", "bzip2", "lzma"]
+)
+def test_a_member_that_states_less_than_it_holds_is_not_unpacked(tmp_path: Path, method: int) -> None:
+    """`zipfile` would decompress all of it, and then cut it to its stated size."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as archive, archive.open("cat/1.png", "w") as file:
+        for _ in range(64):
+            file.write(bytes(MIB))
+    stated_size = 100_000
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\1\2")
+    data[entry + 16 : entry + 20] = zlib.crc32(bytes(stated_size)).to_bytes(4, "little")
+    data[entry + 24 : entry + 28] = stated_size.to_bytes(4, "little")
+    path.write_bytes(data)
+    store = ZipStore(path)
+    tracemalloc.start()
+    assert store.read("cat/1.png") == bytes(stated_size)
+    assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    tracemalloc.stop()
 
 
 def test_a_small_archive_of_blank_images_is_accepted(tmp_path: Path) -> None:

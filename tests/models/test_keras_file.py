@@ -76,6 +76,12 @@ def test_json_of_spaces_is_not_unpacked(ours: Path, tmp_path: Path) -> None:
     assert "config.json decompresses from" in get_error(path)
 
 
+def test_a_compressed_member_is_refused_whatever_size_it_states(ours: Path, tmp_path: Path) -> None:
+    """Keras would read all of it: `zipfile` cuts a member to its stated size only after it has decompressed it."""
+    path = replace_member(ours, tmp_path / "a.keras", "config.json", b"{}".ljust(1000), zipfile.ZIP_DEFLATED)
+    assert "config.json is compressed, as Keras never writes it" in get_error(path)
+
+
 @pytest.mark.parametrize("options", [{"compression": "gzip"}, {}], ids=["packed", "never written"])
 def test_weights_larger_than_their_file_are_refused(ours: Path, tmp_path: Path, options: dict[str, str]) -> None:
     packed = make_weights(

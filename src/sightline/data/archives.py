@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from sightline._io import ZIP_ERRORS, open_regular, open_zip
 from sightline.config import LimitsConfig
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+from sightline.data.zip_members import open_member
 from sightline.errors import DataError, ImageError
 
 LIMITS = LimitsConfig()
@@ -68,11 +69,11 @@ class ZipStore:
         """Return the content of a file, after `check` has accepted its first bytes."""
         info = self._members[key]
         try:
-            with self._zip.open(info) as file:
-                start = file.read(HEADER_BYTES)
+            with open_member(self._zip, info) as file:
+                start: bytes = file.read(HEADER_BYTES)
                 check(start)
                 check_file_size(info.file_size, self._limits)
-                return start + file.read()
+                return start + bytes(file.read(info.file_size - len(start)))
         except (RuntimeError, OSError) as error:  # encrypted, unknown compression method, or a disk error
             raise ImageError(f"cannot be unpacked: {error}") from error
         except ZIP_ERRORS as error:

@@ -34,8 +34,13 @@ def check_keras_file(path: Path) -> None:
                         f"The model {path} cannot be used: {info.filename} decompresses from {info.compress_size:,} "
                         f"bytes to {info.file_size:,}. Train it again."
                     )
+                if info.compress_type != zipfile.ZIP_STORED:  # Keras would read all of it, whatever size it states
+                    raise ModelError(
+                        f"The model {path} cannot be used: {info.filename} is compressed, as Keras never writes it. "
+                        "Train it again."
+                    )
             weights = archive.getinfo("model.weights.h5")
-            size = _measure_weights(_open_member(file, archive, weights), path)
+            size = _measure_weights(_open_member(file, weights), path)
     except (OSError, KeyError, TypeError, *_io.ZIP_ERRORS) as error:
         raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
     if size > weights.file_size:
@@ -68,10 +73,8 @@ class _FileRange(io.RawIOBase):
         return len(data)
 
 
-def _open_member(file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """Return a member of a zip as a file: in place if it is stored, else in memory, where it is small."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        return io.BytesIO(archive.read(info))
+def _open_member(file: IO[bytes], info: zipfile.ZipInfo) -> Any:
+    """Return a stored member of a zip as a file, in place."""
     file.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     return _FileRange(file, info.header_offset + 30 + name + extra, info.file_size)

@@ -1,0 +1,73 @@
+"""Read a member of an untrusted zip, and decompress no more of it than was asked for.
+
+`zipfile` does so for members that are stored or deflated, if it is told how many bytes to read. Of the others, it
+decompresses whatever it has read before it cuts the result: 4 kB of bzip2 may become 5 GB.
+"""
+
+from __future__ import annotations
+
+import bz2
+import copy
+import lzma
+import struct
+import zipfile
+import zlib
+from typing import IO, Any, Self
+
+from sightline._io import BOUNDED_METHODS
+
+_PIECE = 1 << 16  # bytes of compressed data
+
+
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    """Open a member for reading, in a `with` block; raises what `zipfile` does.
+
+    Its ``read(size)`` must be given a size, and raises `zipfile.BadZipFile` if the whole member has another checksum.
+    """
+    unpackers = {zipfile.ZIP_BZIP2: _start_bzip2, zipfile.ZIP_LZMA: _start_lzma}
+    if info.compress_type in BOUNDED_METHODS or info.compress_type not in unpackers:
+        return archive.open(info)
+    raw = copy.copy(info)  # the compressed bytes as a member that is stored
+    raw.compress_type, raw.file_size = zipfile.ZIP_STORED, info.compress_size
+    del raw.CRC
+    return _BoundedMember(archive.open(raw), unpackers[info.compress_type], info)
+
+
+def _start_bzip2(_file: IO[bytes]) -> Any:
+    return bz2.BZ2Decompressor()
+
+
+def _start_lzma(file: IO[bytes]) -> Any:
+    """Read the header of an LZMA member (APPNOTE 5.8.8): two bytes of a version, a size, and the properties."""
+    _, size = struct.unpack("<HH", file.read(4))
+    packed, dict_size = struct.unpack("<BI", file.read(size))
+    properties = {"dict_size": dict_size, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45}
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **properties}])
+
+
+class _BoundedMember:
+    def __init__(self, file: IO[bytes], start: Any, info: zipfile.ZipInfo) -> None:
+        self._file, self._info = file, info
+        self._unpacker = start(file)
+        self._left, self._checksum = info.file_size, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        pieces = []
+        size = min(size, self._left)
+        while size > 0 and not self._unpacker.eof:
+            packed = self._file.read(_PIECE) if self._unpacker.needs_input else b""
+            if self._unpacker.needs_input and not packed:
+                break
+            pieces.append(self._unpacker.decompress(packed, size))
+            size -= len(pieces[-1])
+            self._left -= len(pieces[-1])
+            self._checksum = zlib.crc32(pieces[-1], self._checksum)
+        if (size or not self._left) and self._checksum != self._info.CRC:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for file {self._info.filename!r}")
+        return b"".join(pieces)
