@@ -23,7 +23,7 @@ from sightline.errors import DataError, SightlineError, UsageError
 from sightline.runs.directory import RunDirectory
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.training import MAX_STREAMS, read_sweep
-from sightline.studio.training_runs import TrainingChoice, TrainingRuns
+from sightline.studio.training_runs import FOLDER, TrainingChoice, TrainingRuns
 from studio_server import serve
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
@@ -99,6 +99,26 @@ def test_a_training_uses_the_images_and_corrections_of_the_studio(
     assert "transfer-colors-1 is still training" in refused.json()["error"]
     assert client.post("/train/stop", json={"run": "transfer-colors-1"}).status_code == 200
     wait_for(lambda: client.get("/train/runs").json()[0]["status"] == "failed")
+
+
+@pytest.mark.parametrize("linked", ["log", "lock", "folder"])
+def test_a_run_from_elsewhere_makes_the_studio_write_nothing_through_links(
+    linked: str, runs: TrainingRuns, started: list[list[str]], tmp_path: Path
+) -> None:
+    add_run(runs.folder / "a", "interrupted")
+    place, victim = runs.folder / FOLDER, tmp_path / "victim"
+    victim.mkdir()
+    (victim / "a.log").write_text("precious")
+    if linked == "folder":
+        place.symlink_to(victim)
+    else:
+        place.mkdir()
+        (place / f"a.{linked}").symlink_to(victim / "a.log")
+    with pytest.raises(SightlineError):  # a lock that cannot be opened is held by another process
+        runs.resume("a")
+    assert (victim / "a.log").read_text() == "precious"
+    assert [path.name for path in victim.iterdir()] == ["a.log"]
+    assert started == []
 
 
 def test_a_run_trains_on_its_own_images_and_split(run: sl.Run, run_studio: Studio) -> None:

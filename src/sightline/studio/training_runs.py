@@ -204,11 +204,14 @@ class TrainingRuns:
 
     def _launch(self, name: str, words: Sequence[str]) -> None:
         """Start a process that holds the lock of a run and writes its log."""
+        path = self._log(name)
+        _io.refuse_links(self.folder, path.parent)
         try:
-            self._log(name).parent.mkdir(parents=True, exist_ok=True)
-            with _io.open_in_place(self._lock_file(name), new=True) as lock, self._log(name).open("ab") as log:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _io.open_in_place(self._lock_file(name), new=True) as lock, _io.open_in_place(path, new=True) as log:
                 with self._probe:
                     _io.lock_file(lock)
+                log.seek(0, os.SEEK_END)
                 log.write(f"$ {shlex.join(['sightline', *words])}\n".encode(errors="surrogateescape"))
                 log.flush()
                 process = subprocess.Popen(
