@@ -616,6 +616,14 @@ def test_a_storage_that_cannot_be_had_is_named_without_its_password(search: Sear
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["redis://host:6379/0", "rediss://user:secret@host"])
+def test_a_storage_that_unpickles_is_refused(search: Search, url: str) -> None:
+    """Whoever writes there would run code here."""
+    with pytest.raises(UsageError, match="Optuna unpickles the content of Redis") as caught:
+        search(GRID, storage=url)
+    assert "secret" not in str(caught.value)
+
+
 # Optuna's thread that keeps the trial alive may meet the damage too.
 @pytest.mark.filterwarnings("ignore:Exception in thread .*heartbeat:pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("harm", ["damaged", "foreign", "lines"])
