@@ -59,6 +59,10 @@ def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = Non
     >>> print(format_text_table([{"loss": 0.123456, "images_per_second": 13355.3}]))
     loss    images_per_second
     0.1235  13,355
+    >>> print(format_text_table([{"class": "猫", "images": 1}, {"class": "金毛猎犬", "images": 2}]))  # 2 columns each
+    class     images
+    猫        1
+    金毛猎犬  2
     """
     if not rows:
         return "no rows"
