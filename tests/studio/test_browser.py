@@ -136,7 +136,7 @@ def test_the_server_restarts_in_the_middle(colors: Path, patch: Path, open_page:
         expect_text(page, "#corrections", "1 correction")
     page.keyboard.press("3")
     page.wait_for_selector("#message:not([hidden])")
-    assert "Nothing is lost" in page.locator("#message").text_content()
+    playwright.expect(page.locator("#message")).to_contain_text("sent again", timeout=15_000)
     port = int(address.rpartition(":")[2])
     with open_studio(Dataset(colors), patch) as studio, serve(studio, port):
         page.reload()
@@ -159,18 +159,28 @@ def test_the_corrected_list_is_downloaded(studio: Studio, open_page: Any) -> Non
     assert len(lines) == 24
 
 
-def test_the_checks_become_a_queue(tmp_path: Path, patch: Path, open_page: Any) -> None:
+@pytest.mark.parametrize(
+    ("language", "finding", "count"),
+    [("en-US", "identical files, different classes", "2 images"), ("zh-CN", "文件相同但类别不同", "2 张图片")],
+)
+def test_the_checks_become_a_queue(
+    tmp_path: Path, patch: Path, open_page: Any, language: str, finding: str, count: str
+) -> None:
     folder = draw_classes(tmp_path / "twins", COLORS, 3)
     (folder / "red" / "twin.png").write_bytes((folder / "blue" / "blue-001.png").read_bytes())
     with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
-        page = open_page(address)
+        page = open_page(address, locale=language)
         page.click("#check")
         page.wait_for_selector("#finding-filter:not([hidden])")
         page.select_option("select[name=finding]", "conflicting-duplicates")
-        expect_text(page, "#count", "2 images")
+        expect_text(page, "select[name=finding] option:checked", f"{finding} (2)")
+        expect_text(page, "#count", count)
         expect_labels(page, ["blue", "red"])
         playwright.expect(page.locator("select[name=sort]")).to_have_value("group")
         playwright.expect(page.locator(".tile .finding")).to_have_count(2)
+        page.keyboard.press("Enter")
+        named = f"{finding}: blue/blue-001.png, red/twin.png"
+        playwright.expect(page.locator("#viewer-facts dd").last).to_have_text(named)
 
 
 def test_a_hostile_name_is_text(tmp_path: Path, patch: Path, open_page: Any) -> None:

@@ -107,6 +107,34 @@ def test_clicks_from_many_threads_are_all_kept(studio: Studio, patch: Path) -> N
     assert sorted(click.number for click in clicks) == list(range(1, 24))
 
 
+def test_a_request_that_is_sent_again_changes_nothing_again(studio: Studio, patch: Path) -> None:
+    first = studio.corrections.apply([0], "relabel", "red", "a")
+    studio.corrections.apply([0], "relabel", "green", "b")
+    before = patch.read_bytes()
+    assert studio.corrections.apply([0], "relabel", "red", "a") is first
+    assert patch.read_bytes() == before, "whoever corrected the image since keeps the last word"
+    third = studio.corrections.apply([1], "drop", request="c")
+    undone = studio.corrections.undo(third.number, "d")
+    assert studio.corrections.undo(third.number, "d") is undone
+    assert [line["to"] for line in read_lines(patch)] == ["green"]
+
+
+def test_a_request_that_failed_is_made_when_it_is_sent_again(studio: Studio, patch: Path) -> None:
+    patch.mkdir()
+    with pytest.raises(DataError):
+        studio.corrections.apply([0], "drop", request="a")
+    patch.rmdir()
+    studio.corrections.apply([0], "drop", request="a")
+    assert [line["action"] for line in read_lines(patch)] == ["drop"]
+
+
+def test_a_request_that_arrives_in_many_threads_at_once_is_one_click(studio: Studio) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        clicks = list(pool.map(lambda _: studio.corrections.apply([0], "drop", request="a"), range(20)))
+    assert {click.number for click in clicks} == {1}
+    assert studio.corrections.revision == 1
+
+
 def test_lines_that_a_person_writes_meanwhile_are_kept(studio: Studio, patch: Path, colors: Path) -> None:
     studio.corrections.apply([0], "drop")
     (line,) = read_lines(patch)

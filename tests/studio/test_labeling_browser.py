@@ -176,7 +176,7 @@ def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patc
         page.wait_for_timeout(500)  # what was loaded ahead has arrived or failed
         page.keyboard.press("1")
         page.wait_for_selector("#message:not([hidden])")
-        assert "Nothing is lost" in page.text_content("#message")
+        page.wait_for_function("() => document.querySelector('#message').textContent.includes('may not be saved')")
     assert len(read_labels(patch)) == 4
     with start_command(photos, patch, int(address.rpartition(":")[2])):
         page.reload()

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reaso
 
 ASKED = "#asked:not([hidden])"
 NAMES = sorted(COLORS)
+TRIES = 4  # how often a change is sent before it is given up
 VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
 SEEN = VIEWED.replace("viewer-", "")
 
@@ -60,6 +61,12 @@ class Held:
         while len(self.routes) < count:
             self._page.wait_for_timeout(20)
 
+    def lose(self) -> None:
+        """Fail all of them, as they are sent again."""
+        for number in range(self._count):
+            self.wait(number + 1)
+            self.routes[number].abort()
+
 
 def read_lines(patch: Path) -> dict[str, str]:
     if not patch.exists():
@@ -69,6 +76,29 @@ def read_lines(patch: Path) -> dict[str, str]:
 
 def expect_text(page: Any, selector: str, text: str) -> None:
     playwright.expect(page.locator(selector)).to_contain_text(text, timeout=15_000)
+
+
+def hurry(page: Any) -> None:
+    """Load the page again with timeouts of a twentieth."""
+    page.add_init_script(
+        "const wait = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => wait(ms / 20)"
+    )
+    page.reload()
+
+
+def lose_answers(page: Any, address: str, count: int = 1) -> list[Any]:
+    """Let the server answer requests, and lose the first `count` answers; return what was lost."""
+    lost: list[Any] = []
+
+    def lose(route: Any) -> None:
+        if len(lost) == count:
+            route.continue_()
+        else:
+            lost.append(route.fetch())
+            route.abort()
+
+    page.route(address, lose)
+    return lost
 
 
 def label(page: Any, key: str) -> str:
@@ -86,14 +116,14 @@ def test_an_undo_that_fails_can_be_tried_again(photos: Path, patch: Path, open_p
         page = open_page(f"{address}/label", ready=ASKED)
         first, second = label(page, "1"), label(page, "2")
         expect_text(page, "#progress", "2 labeled")
-        requests = Held(page, "**/undo")
+        requests = Held(page, "**/undo", count=1 if status else TRIES)
         page.keyboard.press("u")
         requests.wait()
         if status:
             requests.routes[0].fulfill(status=status, json={"error": "The file cannot be written."})
         else:
-            requests.routes[0].abort()
-        page.wait_for_selector("#message:not([hidden])")
+            requests.lose()
+        expect_text(page, "#message", "cannot be written" if status else "may not be saved")
         assert page.locator("#undo").is_enabled()
         page.keyboard.press("u")
         expect_text(page, "#progress", "1 labeled")
@@ -108,15 +138,138 @@ def test_an_undo_that_fails_in_the_list_can_be_tried_again(colors: Path, patch: 
         page.keyboard.press("2")
         page.keyboard.press("3")
         expect_text(page, "#corrections", "2 corrections")
-        requests = Held(page, "**/undo")
+        requests = Held(page, "**/undo", count=TRIES)
         page.keyboard.press("u")
-        requests.wait()
-        requests.routes[0].abort()
-        page.wait_for_selector("#message:not([hidden])")
+        requests.lose()
+        expect_text(page, "#message", "may not be saved")
         page.keyboard.press("u")
         expect_text(page, "#corrections", "1 correction")
         assert read_lines(patch) == {"blue/blue-000.png": "green"}
     open_page.errors.clear()
+
+
+def test_a_label_that_is_never_answered_holds_no_later_ones_back(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        hurry(page)
+        page.wait_for_selector(ASKED)
+        requests = Held(page, "**/corrections")
+        first, second = label(page, "1"), label(page, "2")
+        requests.wait()
+        expect_text(page, "#message", "is sent again")
+        expect_text(page, "#progress", "2 labeled")
+        page.wait_for_selector("#message", state="hidden")
+        assert read_lines(patch) == {first: NAMES[0], second: NAMES[1]}
+
+
+def test_a_label_whose_answer_is_lost_is_one_label(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        lost = lose_answers(page, "**/corrections", 2)
+        path = label(page, "1")
+        expect_text(page, "#message", "is sent again")
+        page.wait_for_selector("#message", state="hidden")
+        assert len(lost) == 2
+        assert read_lines(patch) == {path: NAMES[0]}
+        page.keyboard.press("u")
+        expect_text(page, "#progress", "0 labeled")
+        assert read_lines(patch) == {}, "one undo takes it back"
+        playwright.expect(page.locator("#path")).to_have_text(path)
+    open_page.errors.clear()
+
+
+def test_an_undo_whose_answer_is_lost_takes_one_label_back(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        first, second = label(page, "1"), label(page, "2")
+        expect_text(page, "#progress", "2 labeled")
+        lose_answers(page, "**/undo")
+        page.keyboard.press("u")
+        expect_text(page, "#message", "is sent again")
+        playwright.expect(page.locator("#path")).to_have_text(second)
+        assert read_lines(patch) == {first: NAMES[0]}
+        page.keyboard.press("u")
+        playwright.expect(page.locator("#path")).to_have_text(first)
+        assert read_lines(patch) == {}
+    open_page.errors.clear()
+
+
+def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_corrected_since(
+    colors: Path, patch: Path, open_page: Any
+) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page, other = open_page(address), open_page(address)
+        requests: list[Any] = []
+
+        def lose_later(route: Any) -> None:
+            requests.append((route, route.fetch())) if not requests else route.continue_()
+
+        page.route("**/corrections", lose_later)
+        page.keyboard.press("2")  # blue-000 is green
+        while not requests:
+            page.wait_for_timeout(20)
+        other.keyboard.press("3")  # and red
+        expect_text(other, "#corrections", "1 correction")
+        requests[0][0].abort()
+        expect_text(page, "#message", "is sent again")
+        page.wait_for_selector("#message", state="hidden")
+        playwright.expect(page.locator("#image-0 .caption b")).to_have_text("red")
+        assert read_lines(patch) == {"blue/blue-000.png": "red"}
+    open_page.errors.clear()
+
+
+def test_a_list_says_that_the_studio_does_not_answer(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        hurry(page)
+        page.wait_for_selector(".tile .caption")
+        requests = Held(page, "**/state*")
+        requests.wait()
+        expect_text(page, "#message", "has not answered for 20 seconds")
+        page.wait_for_selector("#message", state="hidden", timeout=15_000)  # the next look is answered
+        assert len(requests.routes) == 1
+
+
+def test_an_image_that_does_not_arrive_is_requested_again(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/", ready=".tile")
+        requests: dict[str, int] = {}
+
+        def lose(route: Any) -> None:
+            image = route.request.url.partition("?")[0]
+            requests[image] = requests.get(image, 0) + 1
+            route.abort() if requests[image] <= 2 else route.continue_()
+
+        page.route("**/large/*", lose)
+        page.goto(f"{address}/label")
+        expect_text(page, "#broken", "requested again")
+        path = str(page.text_content("#path"))
+        for key in "1x":
+            page.keyboard.press(key)
+        page.wait_for_timeout(200)
+        assert page.text_content("#path") == path, "nobody can have seen it"
+        page.wait_for_function("() => document.querySelector('#image').naturalWidth > 0")
+        playwright.expect(page.locator("#broken")).to_have_text("")
+        assert label(page, "1") == path
+        expect_text(page, "#progress", "1 labeled")
+        assert read_lines(patch) == {path: NAMES[0]}
+    open_page.errors.clear()
+
+
+def test_an_image_whose_request_is_never_answered_is_requested_again(photos: Path, patch: Path, open_page: Any) -> None:
+    with open_folder(photos, patch) as address:
+        page = open_page(f"{address}/", ready=".tile")
+        page.clock.install()
+        requests = Held(page, "**/large/*")
+        page.goto(f"{address}/label")
+        page.wait_for_selector(ASKED)
+        requests.wait()
+        page.clock.fast_forward(21_000)
+        page.wait_for_function("() => document.querySelector('#image').naturalWidth > 0")
+        path = label(page, "1")
+        assert path
+        expect_text(page, "#progress", "1 labeled")
+        assert read_lines(patch) == {path: NAMES[0]}
 
 
 def test_looks_at_a_slow_server_do_not_pile_up(photos: Path, patch: Path, open_page: Any) -> None:
@@ -155,9 +308,10 @@ def test_an_image_that_cannot_be_shown_is_left_out(photos: Path, patch: Path, op
         page = open_page(f"{address}/", ready=".tile")
         page.route("**/large/*", lambda route: route.abort())
         page.goto(f"{address}/label")
-        page.wait_for_selector(ASKED)
+        expect_text(page, "#broken", "You can leave it out")
         page.wait_for_function(SEEN)
         path = page.text_content("#path")
+        page.keyboard.press("1")
         page.keyboard.press("x")
         expect_text(page, "#progress", "0 labeled, 23 to go")
         assert json.loads(patch.read_text(encoding="utf-8"))["path"] == path
@@ -233,12 +387,12 @@ def test_a_key_that_is_held_corrects_one_image(colors: Path, patch: Path, open_p
 def test_a_label_that_fails_does_not_replace_the_image_that_is_shown(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
-        requests = Held(page, "**/corrections")
+        requests = Held(page, "**/corrections", count=TRIES)
         first = label(page, "1")
         requests.wait()
         second = str(page.text_content("#path"))
-        requests.routes[0].abort()
-        page.wait_for_selector("#message:not([hidden])")
+        requests.lose()
+        expect_text(page, "#message", "may not be saved")
         assert label(page, "2") == second
         assert label(page, "3") == first, "it is asked for again, next"
         expect_text(page, "#progress", "2 labeled")
@@ -251,15 +405,15 @@ def test_a_correction_that_fails_selects_nothing_in_place_of_what_is_selected_si
 ) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
-        requests = Held(page, "**/corrections")
+        requests = Held(page, "**/corrections", count=TRIES)
         page.keyboard.press("Shift+ArrowRight")
         page.keyboard.press("3")  # blue-000 and blue-001
         requests.wait()
         for _ in range(3):
             page.keyboard.press("ArrowRight")
         page.keyboard.press("Shift+ArrowRight")  # blue-004 and blue-005
-        requests.routes[0].abort()
-        page.wait_for_selector("#message:not([hidden])")
+        requests.lose()
+        expect_text(page, "#message", "may not be saved")
         page.keyboard.press("2")
         expect_text(page, "#corrections", "2 corrections")
         assert read_lines(patch) == dict.fromkeys(["blue/blue-004.png", "blue/blue-005.png"], "green")

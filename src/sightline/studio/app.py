@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +39,7 @@ from sightline.studio.protection import ProtectionMiddleware, make_token
 from sightline.studio.query import Query
 
 MAX_ROWS = 500  # of one request
+MAX_ID = 64  # characters of the id of a change
 PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/try": "trial"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
@@ -49,9 +50,10 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
     ``GET /`` is the page; ``GET /order`` the positions of the images that a `Query` asks for, uint32 little-endian;
     ``GET /images?ids=1,2`` their rows; ``GET /thumbnails/HASH.webp`` and ``GET /large/HASH.webp`` their pixels, at
     addresses whose content never changes. ``GET /state?since=N`` returns counts, the progress of the checks, and the
-    rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, ``POST /check``
-    starts the checks, and ``POST /folders`` writes the corrected images as class folders of links beside the patch
-    file. ``GET /images.csv`` is the corrected list of images.
+    rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, once for each id
+    that a page gives a change as ``request``. ``POST /check`` starts the checks, and ``POST /folders`` writes the
+    corrected images as class folders of links beside the patch file. ``GET /images.csv`` is the corrected list of
+    images.
 
     Pages of their own modules, such as ``GET /results``, are those of a run alone. With `access`, the studio is for
     other devices too, and ``GET /phone`` shows its address.
@@ -169,14 +171,16 @@ class _Endpoints:
         is_list = isinstance(ids, list) and all(type(i) is int for i in ids)
         if not is_list or not isinstance(edit, str) or not isinstance(to, str | None):
             raise HTTPException(400, "Expected the keys ids, edit and to.")
-        positions = list(dict.fromkeys(cast("list[int]", ids)))
-        return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.apply(positions, edit, to)))
+        positions, change = list(dict.fromkeys(cast("list[int]", ids))), _parse_change(values)
+        apply = self._studio.corrections.apply
+        return await run_in_threadpool(lambda: self._confirm(apply(positions, edit, to, change)))
 
     async def undo(self, request: Request) -> StrictJSONResponse:
-        number = (await read_json(request)).get("click")
+        values = await read_json(request)
+        number, change = values.get("click"), _parse_change(values)
         if type(number) is not int:
             raise HTTPException(400, "Expected the key click.")
-        return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.undo(number)))
+        return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.undo(number, change)))
 
     def start_check(self, _request: Request) -> StrictJSONResponse:
         self._studio.check.start()
@@ -200,6 +204,14 @@ class _Endpoints:
             "rows": self._studio.library.describe(changed[:MAX_ROWS]),
             "changed": len(changed),
         } | values)  # fmt: skip
+
+
+def _parse_change(values: Mapping[str, Any]) -> str:
+    """Return the id that a page gave a change; "" if it has none."""
+    change = values.get("request", "")
+    if not isinstance(change, str) or len(change) > MAX_ID:
+        raise HTTPException(400, f"Expected a text of at most {MAX_ID} characters as the key request.")
+    return change
 
 
 def _parse_ids(text: str) -> list[int]:

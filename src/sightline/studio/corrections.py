@@ -61,6 +61,7 @@ class Corrections:
         self._entries: dict[int, Entries] = {}
         self._stamp: tuple[int, int] | None = (0, 0)  # of no file
         self._clicks: dict[int, Click] = {}
+        self._answers: dict[str, Click] = {}  # by the ids of requests
         self.revision = 0
         self._revisions: dict[int, int] = {}
         self._before_drop: dict[int, Entries] = {}
@@ -90,7 +91,7 @@ class Corrections:
         """Return the corrections of an image by action."""
         return self._entries.get(position, {})
 
-    def apply(self, positions: Sequence[int], edit: str, to: str | None = None) -> Click:
+    def apply(self, positions: Sequence[int], edit: str, to: str | None = None, request: str = "") -> Click:
         """Correct images, and return what changed.
 
         Args:
@@ -99,6 +100,7 @@ class Corrections:
                 of images that may have several. ``keep`` states that the label is right, unless it was corrected.
                 ``drop`` leaves the images out, and ``restore`` takes that back, or else every correction of them.
             to: The class or the split.
+            request: The id that a page gave this change. One that was made already is returned, and not made again.
 
         Raises:
             UsageError: If the images, the edit or its value cannot be.
@@ -106,18 +108,22 @@ class Corrections:
         """
         self._check(positions, edit, to)
         with self._lock:
+            if request in self._answers:
+                return self._answers[request]
             self._read()
             after = {position: self._edit(position, edit, to) for position in positions}
-            return self._commit(after)
+            return self._commit(after, request)
 
-    def undo(self, number: int) -> Click:
-        """Take back the click of this number where no later one has changed its images.
+    def undo(self, number: int, request: str = "") -> Click:
+        """Take back the click of this number where no later one has changed its images; `request` is as in `apply`.
 
         Raises:
             UsageError: If there is no such click, or all of its images were changed again.
             OutputError: If the file cannot be written; nothing has changed then.
         """
         with self._lock:
+            if request in self._answers:
+                return self._answers[request]
             self._read()
             click = self._clicks.get(number)
             if click is None:
@@ -126,7 +132,7 @@ class Corrections:
             if not after:
                 raise UsageError("This cannot be undone, as its images were corrected again since.")
             del self._clicks[number]
-            undone = self._commit(after)
+            undone = self._commit(after, request)
             del self._clicks[undone.number]
             return undone
 
@@ -177,8 +183,8 @@ class Corrections:
             entries[edit] = make_entry("relabel" if edit == "relabel" else "move", image, REASON, to)
         return entries
 
-    def _commit(self, after: Mapping[int, Entries]) -> Click:
-        """Write the file with these corrections, then take them over."""
+    def _commit(self, after: Mapping[int, Entries], request: str) -> Click:
+        """Write the file with these corrections, then take them over, and remember the request for them."""
         click = Click(self.revision + 1, {position: self.get(position) for position in after}, after)
         entries = self._entries | dict(after)
         if sum("drop" in of_image for of_image in entries.values()) == len(self._index.images):
@@ -188,6 +194,8 @@ class Corrections:
         self._stamp = self._read_stamp()
         self._take_over({position: of_image for position, of_image in entries.items() if of_image}, after)
         self._clicks[click.number] = click
+        if request:
+            self._answers[request] = click
         return click
 
     def _take_over(self, entries: dict[int, Entries], changed: Mapping[int, object]) -> None:

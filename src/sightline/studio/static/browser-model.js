@@ -1,6 +1,6 @@
 // The model of the run in this browser, by ONNX Runtime Web; both are loaded when they are first asked for.
 
-import { load } from "./api.js";
+import { SLOW_S, load } from "./api.js";
 import { decodePixels, canDecode } from "./pixels.js";
 
 const RUNTIME = "/static/vendor/onnxruntime-web";
@@ -14,7 +14,7 @@ async function fetchBytes(address, { unzip = false } = {}) {
 }
 
 async function loadModel(texts) {
-  const bundle = await load("/try/bundle");
+  const bundle = await load("/try/bundle", { seconds: SLOW_S });
   if (!canDecode(bundle.preprocess)) throw new Error(texts["here-values"]);
   const [runtime, wasm, model] = await Promise.all([
     import(`${RUNTIME}/ort.wasm.bundle.min.mjs`),

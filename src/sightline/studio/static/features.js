@@ -1,6 +1,7 @@
 // The features of a run's images: they are started by a button, and their progress is shown until they are complete.
 
 import { load, send } from "./api.js";
+import { hideLost } from "./message.js";
 
 const POLL_MS = 700;
 const $ = (selector) => document.querySelector(selector);
@@ -18,10 +19,12 @@ export function followFeatures(onComplete, onError) {
     try {
       const state = await request;
       show(state);
+      hideLost();
       if (state.status === "running") setTimeout(() => follow(load("/features")), POLL_MS);
       else if (state.status === "complete") await onComplete();
     } catch (error) {
       onError(error);
+      if (error.isLost) setTimeout(() => follow(load("/features")), POLL_MS);
     }
   }
   $("#start-features").addEventListener("click", () => follow(send("/features", "")));

@@ -2,6 +2,7 @@
 
 import { load } from "./api.js";
 import { showMetric } from "./elements.js";
+import { hideMessage, showError } from "./message.js";
 
 const $ = (selector) => document.querySelector(selector);
 const loading = new Map(); // row -> what aborts the request of an older position
@@ -24,12 +25,10 @@ async function move(row, threshold) {
   loading.set(row, controller);
   const query = new URLSearchParams({ split: $("#labels").dataset.split, label: row.dataset.label, threshold });
   try {
-    show(row, await load(`/results/label?${query}`, controller.signal));
-    $("#message").hidden = true;
+    show(row, await load(`/results/label?${query}`, { signal: controller.signal }));
+    hideMessage();
   } catch (error) {
-    if (error.name === "AbortError") return;
-    $("#message").textContent = error instanceof TypeError ? JSON.parse($("#texts").textContent).offline : error.message;
-    $("#message").hidden = false;
+    showError(error);
   }
 }
 

@@ -1,9 +1,12 @@
 // The page that labels images one after the other, and says what the labels so far are good for.
 
 import { canRetry, correct, load, post, undo } from "./api.js";
+import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 
 const POLL_MS = 1000; // between looks at what others label, and what the head on the labels says
 const AHEAD = 3; // images that are loaded before they are asked for
+const ARRIVAL_MS = 20_000; // until an image that does not arrive is requested again
+const RELOAD_MS = [500, 1000, 2000]; // waits before it is
 
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
@@ -14,6 +17,9 @@ let requests = 0; // for the state
 let received = 0; // the latest of them that has an answer
 let state = null;
 let current = null;
+let arrival = "loading"; // of the image shown: or "arrived", "lost", which is requested again, or "broken"
+let reloads = 0; // of it
+let timer = 0; // of its next request
 let changes = Promise.resolve(); // corrections are sent in their order
 
 const fill = (text, values) => Object.entries(values).reduce((filled, [key, value]) => filled.replace(key, value), text);
@@ -21,27 +27,22 @@ const two = (value) => value.toFixed(2);
 const points = (value) => (100 * value).toFixed(1);
 const signed = (value) => (value < 0 ? "" : "+") + points(value);
 
-function showError(error) {
-  $("#message").textContent = error instanceof TypeError ? texts.offline : error.message;
-  $("#message").hidden = false;
-}
+const start = (query) => post(`/label/start?${query}`, {});
+const look = (query) => load(`/label/state?${query}`);
 
 /** Show the state that `send(query)` returns, unless that of a later request is shown; whether there was an answer. */
-async function update(send) {
+async function update(send, onError = showLookError) {
   const request = ++requests;
   const asked = current;
   try {
     const answered = await send(new URLSearchParams({ page: name, shown: asked?.sha256 ?? "" }));
     if (request > received) show(answered, request, asked);
+    hideLost();
     return true;
   } catch (error) {
-    showError(error);
+    onError(error);
     return false;
   }
-}
-
-async function refresh() {
-  if (await update((query) => load(`/label/state?${query}`))) $("#message").hidden = true;
 }
 
 /** Show a state. The image shown stays, whatever is queued now, until somebody has labeled it. */
@@ -66,14 +67,36 @@ function showImage(image) {
   current = image;
   $("#asked").hidden = !image;
   if (!image) return;
-  if (!$("#image").src.endsWith(addressOf(image))) $("#image").src = addressOf(image);
-  hideOldPixels();
+  if (!$("#image").src.includes(addressOf(image))) {
+    reloads = 0;
+    requestImage(addressOf(image));
+  }
   $("#path").textContent = image.path;
 }
 
+function requestImage(address) {
+  $("#image").src = reloads ? `${address}?${reloads}` : address; // a browser waits for a request that it has sent already
+  clearTimeout(timer);
+  timer = setTimeout(loseImage, ARRIVAL_MS);
+  showArrival($("#image").complete && $("#image").naturalWidth ? "arrived" : "loading"); // some are loaded ahead
+}
+
+/** Request an image that did not arrive a few times again: the network may have lost it. */
+function loseImage() {
+  clearTimeout(timer);
+  const address = $("#image").src.split("?")[0];
+  const wait = RELOAD_MS[reloads++];
+  if (wait) timer = setTimeout(() => requestImage(address), wait);
+  showArrival(wait ? "lost" : "broken");
+}
+
 /** Until an image has arrived, a browser goes on to show the one before it, which nobody is asked about now. */
-function hideOldPixels() {
-  $("#image").style.visibility = $("#image").complete ? "" : "hidden";
+function showArrival(now) {
+  arrival = now;
+  if (arrival === "arrived") clearTimeout(timer);
+  $("#image").style.visibility = ["arrived", "broken"].includes(arrival) ? "" : "hidden";
+  $("#broken").textContent = { lost: texts["image-again"], broken: texts["image-broken"] }[arrival] ?? "";
+  showChoices();
 }
 
 function showChoices() {
@@ -94,7 +117,7 @@ function showChoices() {
       }),
     );
   }
-  const isReady = current !== null && state.classes.length > 0;
+  const isReady = current !== null && state.classes.length > 0 && arrival !== "broken";
   for (const button of $("#choices").querySelectorAll("button")) button.disabled = !isReady;
   $("#drop").disabled = current === null;
 }
@@ -129,18 +152,24 @@ function describeFeatures({ status, done: count, total, error }) {
 
 /** Send a change after those before it; what it returns, or null if it failed. */
 function change(request) {
-  const result = changes.then(request).catch((error) => {
-    showError(error);
-    return null;
+  const result = changes.then(async () => {
+    try {
+      const done = await request();
+      hideMessage();
+      return done;
+    } catch (error) {
+      showError(error);
+      return null;
+    }
   });
   changes = result;
   return result;
 }
 
-/** Label the image shown, unless nobody can have seen it yet; one that cannot be shown can be left out. */
+/** Label the image shown, unless nobody can have seen it yet; one that cannot be shown can be left out alone. */
 async function answer(edit, to = null) {
   const image = current;
-  if (!image || !$("#image").complete) return;
+  if (!image || !(arrival === "arrived" || (arrival === "broken" && edit === "drop"))) return;
   done.set(image.sha256, Infinity);
   next();
   showChoices();
@@ -156,7 +185,7 @@ async function answer(edit, to = null) {
   }
   done.set(image.sha256, requests + 1);
   $("#undo").disabled = false;
-  await refresh();
+  await update(look);
 }
 
 /** Take back the last label of this page. One that the server did not take back is still the last. */
@@ -177,7 +206,7 @@ async function takeBack() {
   if (!image) return;
   done.delete(image.sha256);
   showImage(image);
-  await refresh();
+  await update(look);
 }
 
 function askForClass() {
@@ -190,7 +219,10 @@ $("#choices").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) answer("relabel", button.dataset.to);
 });
-for (const event of ["load", "error"]) $("#image").addEventListener(event, hideOldPixels);
+$("#image").addEventListener("load", () => {
+  if ($("#image").complete) showArrival("arrived"); // and it is not that of the image before
+});
+$("#image").addEventListener("error", loseImage);
 $("#drop").addEventListener("click", () => answer("drop"));
 $("#undo").addEventListener("click", takeBack);
 $("#another").addEventListener("click", askForClass);
@@ -199,7 +231,7 @@ $("#keys .close").addEventListener("click", () => $("#keys").close());
 $("#new-class").addEventListener("close", async () => {
   const label = $("#new-class-name").value.trim();
   if ($("#new-class").returnValue !== "add" || !label) return;
-  await update((query) => post(`/label/classes?${query}`, { name: label }));
+  if (await update((query) => post(`/label/classes?${query}`, { name: label }), showError)) hideMessage();
 });
 
 document.addEventListener("keydown", (event) => {
@@ -215,8 +247,9 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-await update((query) => post(`/label/start?${query}`, {}));
+let isStarted = await update(start);
 for (;;) {
   await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  await refresh();
+  if (isStarted) await update(look);
+  else isStarted = await update(start);
 }

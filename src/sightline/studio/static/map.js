@@ -1,8 +1,9 @@
 // The map of images: points on a canvas, and a lasso or a rectangle that selects some of them.
 
-import { load, loadImages, send } from "./api.js";
+import { SLOW_S, load, loadImages, send } from "./api.js";
 import { imageItem } from "./elements.js";
 import { followFeatures } from "./features.js";
+import { showError } from "./message.js";
 
 const MARGIN = 12; // pixels around the points
 const PREVIEW = 24; // images of the selection that are shown
@@ -20,18 +21,13 @@ let chosen = new Uint32Array();
 let path = null; // of the lasso, while the pointer is down
 let box = null; // of the keyboard: [left, top, right, bottom] in [0, 1]
 
-function showError(error) {
-  $("#message").textContent = error instanceof TypeError ? texts.offline : error.message;
-  $("#message").hidden = false;
-}
-
 function read(text, Type) {
   return new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
 }
 
 async function loadPoints() {
   $("#features-state").textContent = texts["computing-map"];
-  const values = await load(`/map/points?method=${options.elements.method.value}`).finally(() => ($("#features-state").textContent = ""));
+  const values = await load(`/map/points?method=${options.elements.method.value}`, { seconds: SLOW_S }).finally(() => ($("#features-state").textContent = ""));
   points = {
     classes: values.classes, count: values.count, ids: read(values.ids, Uint32Array), x: read(values.x, Float32Array),
     y: read(values.y, Float32Array), label: read(values.label, Uint16Array), state: read(values.state, Uint8Array),

@@ -2,6 +2,7 @@
 
 import { load } from "./api.js";
 import { percent, showMetric } from "./elements.js";
+import { hideMessage, showError } from "./message.js";
 
 const $ = (selector) => document.querySelector(selector);
 const section = $("#selection");
@@ -37,12 +38,10 @@ async function select(parameters, moved = null) {
   loading = new AbortController();
   try {
     const query = new URLSearchParams({ split: section.dataset.split, ...parameters });
-    show(await load(`/results/selection?${query}`, loading.signal), moved);
-    $("#message").hidden = true;
+    show(await load(`/results/selection?${query}`, { signal: loading.signal }), moved);
+    hideMessage();
   } catch (error) {
-    if (error.name === "AbortError") return;
-    $("#message").textContent = error instanceof TypeError ? JSON.parse($("#texts").textContent).offline : error.message;
-    $("#message").hidden = false;
+    showError(error);
   }
 }
 

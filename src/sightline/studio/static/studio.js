@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { element } from "./elements.js";
 import { Grid } from "./grid.js";
+import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 
 const POLL_MS = 3000; // between looks at what other pages changed
 const CHECK_MS = 500; // while the images are being checked
@@ -84,7 +85,7 @@ async function list({ again = false } = {}) {
     $("#empty").hidden = grid.length > 0;
     hideMessage();
   } catch (error) {
-    if (error.name !== "AbortError") showError(error);
+    showError(error);
   }
 }
 
@@ -100,13 +101,15 @@ function restoreQuery() {
   $("#selection-filter").hidden = !form.elements.selection.value;
 }
 
+const nameFinding = (kind) => texts[`finding-${kind}`] ?? kind;
+
 function fillCounts() {
   for (const select of form.querySelectorAll("select[data-counts]")) {
     const chosen = select.value;
     const counts = Object.entries(state.counts[select.dataset.counts] ?? {});
     const translated = new Map([...select.options].map(({ value, dataset }) => [value, dataset.name ?? value]));
     const options = counts.map(([value, count]) => {
-      const name = (select.name === "split" && texts[value]) || translated.get(value) || value;
+      const name = (select.name === "split" && texts[value]) || (select.name === "finding" && nameFinding(value)) || translated.get(value) || value;
       const option = new Option(`${name} (${number.format(count)})`, value);
       option.dataset.name = name;
       return option;
@@ -192,10 +195,10 @@ async function poll() {
     if (!document.hidden) {
       takeOver(await api.loadState(state.revision));
       if ([state.check.status, state.folders.status].includes("running")) wait = CHECK_MS;
-      if ($("#message").dataset.offline) hideMessage();
+      hideLost();
     }
   } catch (error) {
-    showMessage(error instanceof TypeError ? texts.offline : error.message, { offline: true });
+    showLookError(error);
   }
   clearTimeout(timer); // another look may have begun meanwhile
   timer = setTimeout(poll, wait);
@@ -353,7 +356,7 @@ function fillViewer() {
   if (row.energy !== null) facts.push([texts["ood-score"], row.energy.toFixed(2)]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
-  for (const finding of row.findings) facts.push([texts.finding, [finding.kind, finding.reason].filter(Boolean).join(": ")]);
+  for (const finding of row.findings) facts.push([texts.finding, [nameFinding(finding.kind), finding.reason].filter(Boolean).join(": ")]);
   const entries = document.createElement("dl");
   for (const [name, ...values] of facts) {
     const value = element("dd", "");
@@ -369,23 +372,6 @@ function removableChip(name) {
   chip.setAttribute("aria-label", texts["remove-label"].replace("NAME", () => name));
   chip.addEventListener("click", () => edit("remove", name));
   return chip;
-}
-
-function showMessage(text, { offline = false } = {}) {
-  const message = $("#message");
-  message.textContent = text;
-  message.hidden = false;
-  if (offline) message.dataset.offline = "1";
-}
-
-function hideMessage() {
-  $("#message").hidden = true;
-  delete $("#message").dataset.offline;
-}
-
-function showError(error) {
-  if (error instanceof TypeError) showMessage(texts.offline, { offline: true });
-  else showMessage(error.message);
 }
 
 // Events

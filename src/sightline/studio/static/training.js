@@ -2,6 +2,7 @@
 
 import { load, post } from "./api.js";
 import { element, percent } from "./elements.js";
+import { hideMessage, showMessage } from "./message.js";
 import { drawCurves, drawParallel } from "./plots.js";
 
 const LIST_MS = 5000; // between two looks at which runs there are
@@ -19,12 +20,7 @@ let statuses = ""; // of all runs, as they are listed
 const name = (status) => texts[`run-${status}`] ?? status;
 
 function showError(error) {
-  $("#message").textContent = error instanceof TypeError ? texts["training-offline"] : error.message;
-  $("#message").hidden = false;
-}
-
-function hideError() {
-  $("#message").hidden = true;
+  showMessage(error.message === texts.offline ? texts["training-offline"] : error.message);
 }
 
 // The list of runs
@@ -57,7 +53,7 @@ function makeItem(run) {
 async function refresh() {
   try {
     await list();
-    hideError();
+    hideMessage();
   } catch (error) {
     showError(error);
   }
@@ -81,7 +77,7 @@ function follow() {
   source = new EventSource(`/train/events?run=${encodeURIComponent(chosen)}`);
   source.addEventListener("state", (event) => showState(JSON.parse(event.data)));
   source.addEventListener("log", (event) => showLog(JSON.parse(event.data)));
-  source.addEventListener("open", hideError);
+  source.addEventListener("open", hideMessage);
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CLOSED) refresh(); // the list says why: there is no such run, or no studio
   });
@@ -148,7 +144,7 @@ function showLog(text) {
 async function change(path, content) {
   try {
     const { run } = await post(path, content);
-    hideError();
+    hideMessage();
     if (isSweep) location.href = `/train?run=${encodeURIComponent(run)}`;
     else choose(run);
   } catch (error) {

@@ -1,10 +1,11 @@
 // The page to try the model: an image is dropped, pasted, chosen or taken, classified, explained and compared.
 
-import { send } from "./api.js";
+import { SLOW_S, send } from "./api.js";
 import { predictHere } from "./browser-model.js";
 import { element, imageItem, percent } from "./elements.js";
 import { followFeatures } from "./features.js";
 import { decode, describe, draw } from "./heat.js";
+import { hideMessage, showError } from "./message.js";
 
 const PAUSE_MS = 150; // between two frames of the camera
 
@@ -13,16 +14,12 @@ const texts = JSON.parse($("#texts").textContent);
 let current = null; // {file, label, heat, controller} of the image that is shown
 let stream = null; // of the camera
 
-function showError(error) {
-  if (error.name === "AbortError") return;
-  $("#message").textContent = error instanceof TypeError ? texts.offline : error.message;
-  $("#message").hidden = false;
-}
-
-function showPrediction({ label, probability, top, decision, set, answer, answer_probability }) {
+function showPrediction({ label, probability, top, decision, set, answer, answer_probability, expected_grade: grade }) {
   $("#result").hidden = false;
   $("#label").textContent = `${answer ?? label} · ${percent(answer ? answer_probability : probability)}`;
   $("#view").setAttribute("aria-label", answer ?? label);
+  $("#grade").hidden = grade === undefined;
+  $("#grade b").textContent = grade?.toFixed(2) ?? "";
   const sentence = texts[`decision-${decision}`];
   $("#decision").hidden = !sentence;
   $("#decision").textContent = sentence ? sentence.replace("LABELS", () => (set ?? []).join(", ")) : "";
@@ -44,7 +41,7 @@ function showNearest(rows) {
 }
 
 function predict(file, { nearest = false, signal } = {}) {
-  return send(`/try?nearest=${nearest ? 1 : 0}`, file, { signal });
+  return send(`/try?nearest=${nearest ? 1 : 0}`, file, { signal, seconds: SLOW_S });
 }
 
 /** Take an image: show it, classify it, and find its nearest training images. */
@@ -54,7 +51,7 @@ async function take(file) {
   const controller = new AbortController();
   const { signal } = controller;
   current = { file, controller, label: null };
-  $("#message").hidden = true;
+  hideMessage();
   resetHeat();
   showNearest([]);
   $("#here-state").textContent = "";
@@ -92,7 +89,7 @@ async function toggleHeat() {
   $("#show-heat").setAttribute("aria-pressed", "true");
   $("#evidence").textContent = texts.explaining;
   try {
-    state.heat ??= await send(`/try/heat?class=${encodeURIComponent(state.label)}`, state.file, { signal: state.controller.signal });
+    state.heat ??= await send(`/try/heat?class=${encodeURIComponent(state.label)}`, state.file, { signal: state.controller.signal, seconds: SLOW_S });
     const image = await decode(state.heat.image);
     if (state !== current || $("#show-heat").getAttribute("aria-pressed") !== "true") return;
     draw($("#heat"), image);
@@ -115,7 +112,7 @@ async function runHere() {
   $("#here-state").textContent = texts["here-running"];
   try {
     const here = await predictHere(state.file, texts);
-    const there = await send("/try/probabilities", state.file, { signal: state.controller.signal });
+    const there = await send("/try/probabilities", state.file, { signal: state.controller.signal, seconds: SLOW_S });
     if (state !== current || $("#run-here").getAttribute("aria-pressed") !== "true") return;
     const best = here.probabilities.indexOf(Math.max(...here.probabilities));
     const difference = Math.max(...here.probabilities.map((p, k) => Math.abs(p - there.probabilities[k])));
@@ -154,7 +151,7 @@ async function showCamera() {
   current = null;
   resetHeat();
   showNearest([]);
-  $("#message").hidden = true;
+  hideMessage();
   $("#video").srcObject = stream;
   await $("#video").play();
   $("#live").hidden = false;

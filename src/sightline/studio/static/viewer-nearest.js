@@ -1,6 +1,6 @@
 // The images that look like the one that is shown large, with their classes: of a run, its training images.
 
-import { load, send } from "./api.js";
+import { SLOW_S, load, send } from "./api.js";
 import { imageItem } from "./elements.js";
 
 const POLL_MS = 700; // while features are computed
@@ -22,7 +22,7 @@ async function refresh() {
   const note = panel.querySelector("p");
   try {
     for (;;) {
-      const { features, images, by } = await load(`/images/${$("#viewer").dataset.id}/nearest`, signal);
+      const { features, images, by } = await load(`/images/${$("#viewer").dataset.id}/nearest`, { signal, seconds: SLOW_S });
       const share = features.total ? ` ${Math.round((100 * features.done) / features.total)}%` : " …";
       const byHash = by === "hash" ? ` ${texts["by-hash"]}` : "";
       const progress = { complete: "", failed: features.error }[features.status] ?? `${texts["features-running"]}${share}`;
@@ -34,7 +34,7 @@ async function refresh() {
       if (signal.aborted) return;
     }
   } catch (error) {
-    if (error.name !== "AbortError") note.textContent = error instanceof TypeError ? texts.offline : error.message;
+    if (error.name !== "AbortError") note.textContent = error.message;
   }
 }
 
