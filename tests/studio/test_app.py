@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sightline import Dataset
+from sightline.evaluation.label_pairs import PAIR_KINDS
 from sightline.studio import label_results, messages
 from sightline.studio.contents import Studio, open_studio
 
@@ -78,6 +79,9 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {"only-first", "only-second", "both-wrong", "better", "worse", "no-difference", "not-predicted"}
     chosen_by_value |= {f"images-{kind}" for kind in label_results.KINDS}
     chosen_by_value |= {"difference", "difference-sets", "mean-average-precision", "micro-f1", "macro-f1"}
+    chosen_by_value |= {key for key in texts if key.startswith("finding-")}  # see test_findings.py
+    chosen_by_value |= {"quadratic-weighted-kappa", "mean-absolute-error", "within-one-grade"}
+    chosen_by_value |= {f"{text}pair-{kind}" for text in ("", "images-") for kind in PAIR_KINDS}
     chosen_by_value |= {"slice-below", "slice-above", "slice-low", "slice-unset"}
     chosen_by_value |= {f"property-{name}" for name in ("size", "aspect-ratio", "brightness", "sharpness")}
     assert set(texts) == named | chosen_by_value, "each text is used"
@@ -110,6 +114,18 @@ def test_a_correction_is_saved_shown_and_undone(client: Any, patch: Path) -> Non
     assert (undone["corrections"], undone["rows"][0]["label"]) == (0, "blue")
     again = client.post("/undo", json={"click": response["click"]})
     assert (again.status_code, again.json()) == (400, {"error": "There is nothing to undo."})
+
+
+def test_a_change_that_is_sent_again_is_made_once(client: Any, patch: Path) -> None:
+    content = {"ids": [0], "edit": "relabel", "to": "red", "request": "a1"}
+    first, again = (client.post("/corrections", json=content).json() for _ in range(2))
+    assert (again["click"], again["corrections"]) == (first["click"], 1)
+    undos = [client.post("/undo", json={"click": first["click"], "request": "a2"}) for _ in range(2)]
+    assert [(undo.status_code, undo.json()["corrections"]) for undo in undos] == [(200, 0), (200, 0)]
+    assert patch.read_text(encoding="utf-8") == ""
+    for request in (7, "x" * 65):
+        refused = client.post("/corrections", json=content | {"request": request})
+        assert (refused.status_code, "64 characters" in refused.json()["error"]) == (400, True)
 
 
 def test_a_page_learns_of_other_pages_after_a_click_of_its_own(client: Any, patch: Path) -> None:

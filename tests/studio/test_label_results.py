@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
+from sightline.evaluation.label_pairs import PAIR_KINDS, count_pair_errors
 from sightline.evaluation.label_thresholds import list_thresholds
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.results import LabeledPredictions
@@ -102,6 +106,47 @@ def test_a_threshold_between_two_probabilities_counts_the_images_that_it_lists()
     for row in (results.describe()[0], results.describe_label("red", between)):
         assert row["wrong"] == 1
     assert results.list_rows("red", between, "wrong") == [1]
+
+
+def test_the_intervals_of_groups_are_those_of_an_evaluation(predictions: LabeledPredictions) -> None:
+    thresholds, groups = np.full(len(predictions.classes), 0.4), np.arange(len(predictions.paths)) // 4
+    expected = compute_label_metrics(
+        predictions.classes, predictions.probabilities, predictions.labels.astype(bool), thresholds, groups=groups
+    )[1]
+    results = LabelResults(predictions, thresholds, groups)
+    for row, one in zip(results.describe(), expected, strict=True):
+        assert row == results.describe_label(one.label, 0.4)
+        for name in ("precision", "recall"):
+            interval = getattr(one, f"{name}_interval")
+            assert row[name]["interval"] == (None if interval is None else list(interval))
+    assert results.describe() != LabelResults(predictions, thresholds).describe()
+
+
+def test_a_number_of_a_pair_opens_its_images(
+    client: Any, label_studio: Studio, label_run: sl.Run, predictions: LabeledPredictions
+) -> None:
+    thresholds = list_thresholds(label_run.directory.read_thresholds(), predictions.classes)
+    predicted, labels = predictions.probabilities >= thresholds, predictions.labels.astype(bool)
+    pairs = count_pair_errors(predictions.classes, labels, predicted)
+    page = client.get("/results", params={"split": "test"}).text
+    assert ('id="label-pairs"' in page) == bool(pairs)
+    assert pairs, "the model makes errors"
+    links = re.findall(r'href="(/results/pair[^"]+)" aria-label="[^"]+">(\d+)<', page)
+    assert len(links) == sum(getattr(pair, kind) > 0 for pair in pairs for kind in PAIR_KINDS)
+    for link, number in links:
+        parameters = dict(parse_qsl(urlsplit(html.unescape(link)).query))
+        columns = [predictions.classes.index(parameters[name]) for name in ("first", "second")]
+        true, chosen = (np.asarray(of[:, columns].all(1)) for of in (labels, predicted))
+        kind = parameters["kind"]
+        selected = {"true": true, "predicted": chosen, "wrong": chosen & ~true, "missed": true & ~chosen}[kind]
+        answer = client.get(html.unescape(link), follow_redirects=False)
+        ids = np.frombuffer(client.get(f"/order?{urlsplit(answer.headers['location']).query}").content, "<u4")
+        rows = label_studio.library.describe(ids.tolist())
+        assert {row["path"] for row in rows} == {p for p, one in zip(predictions.paths, selected, strict=True) if one}
+        assert len(rows) == int(number)
+    for odd in ({"first": "zebra"}, {"kind": "all"}):
+        parameters = {"first": "red", "second": "blue", "kind": "true"} | odd
+        assert client.get("/results/pair", params=parameters).status_code == 404
 
 
 def test_a_class_that_is_never_predicted_has_no_precision(client: Any) -> None:

@@ -14,6 +14,7 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
+from task_images import LABEL_COLORS, write_task
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -92,6 +93,30 @@ def check_pages(studio: Studio, open_page: Any) -> None:
 def test_no_page_of_a_run_is_cut(run: sl.Run, other: sl.Run, patch_far_away: Path, open_page: Any) -> None:
     with open_studio(run, patch_far_away, compare=[other]) as studio:
         check_pages(studio, open_page)
+
+
+@pytest.fixture(scope="module")
+def run_of_long_labels(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A run with several labels per image, whose names are long."""
+    root = tmp_path_factory.mktemp("labels")
+    source, settings = write_task("multi_label", root / "images", 90)
+    text = source.read_text(encoding="utf-8")
+    for color in LABEL_COLORS:
+        text = text.replace(color, f"many words for {color}")
+    source.write_text(text, encoding="utf-8")
+    groups = "split.group=column:scene"
+    return sl.train(source, epochs=1, seed=1, out=root / "run", set=[*settings, "split.test=0.4", groups])
+
+
+def test_no_page_of_several_labels_is_cut(run_of_long_labels: sl.Run, patch_far_away: Path, open_page: Any) -> None:
+    with open_studio(run_of_long_labels, patch_far_away) as studio:
+        check_pages(studio, open_page)
+        with serve(studio) as address:
+            page = open_page(f"{address}/results", 390, ready="#label-pairs")
+            for table in ("#per-class", "#label-pairs"):
+                first, second = (page.locator(f"{table} tbody tr").nth(i).bounding_box() for i in range(2))
+                assert first["height"] == pytest.approx(second["height"], abs=60), "no row is a column of letters"
+                assert first["height"] < 200
 
 
 def test_no_page_of_images_to_label_is_cut(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,8 +14,12 @@ import pytest
 
 import sightline as sl
 from command import draw_classes
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, LabeledPredictions
+from sightline.evaluation.scoring import add_group_intervals, compute_class_metrics
+from sightline.intervals import wilson_interval
+from sightline.metrics import confusion_matrix
 from sightline.studio import messages
 from sightline.studio.app import create_app
 from sightline.studio.contents import open_studio
@@ -190,6 +195,71 @@ def test_each_cell_opens_its_images(run_client: Any, evaluation: sl.Evaluation) 
     for address, count in cells:
         order = run_client.get("/order" + address.replace("&amp;", "&"))
         assert len(order.content) == 4 * int(count), address
+
+
+def test_the_intervals_of_groups_are_those_of_an_evaluation() -> None:
+    generator = np.random.default_rng(5)
+    probabilities = generator.dirichlet((0.5, 0.5, 0.5), 400).astype(np.float32)
+    labels = np.array([generator.choice(3, p=row / row.sum()) for row in probabilities.astype(float)], np.int32)
+    groups = np.arange(400) // 20
+    predictions = LabeledPredictions(("",) * 400, labels, probabilities, ("a", "b", "c"))
+    resampling, predicted = Resampling(groups=groups), probabilities.argmax(1)
+    selection = SplitResults(predictions, groups).describe_selection(0)
+    accuracy = resampling.estimate_fraction(predicted == labels, "top_1")
+    assert selection["precision"] == selection["recall"] == accuracy.to_dict()
+    assert selection["recall"]["interval"] != SplitResults(predictions).describe_selection(0)["recall"]["interval"]
+    per_class = compute_class_metrics(confusion_matrix(labels, predicted, 3), ("a", "b", "c"))
+    for row, one in zip(
+        selection["classes"], add_group_intervals(per_class, predicted, labels, resampling), strict=True
+    ):
+        assert row["precision"]["interval"] == list(one.precision_interval or ())
+        assert row["recall"]["interval"] == list(one.recall_interval or ())
+
+
+def test_the_intervals_of_groups_hold_where_the_model_abstains() -> None:
+    generator = np.random.default_rng(6)
+    covered = []
+    for _ in range(60):
+        difficulty = np.repeat(generator.beta(1, 1, 40), 10)  # of the images of each group
+        confidence = np.where(generator.random(400) < 0.5, 0.9, 0.6)
+        labels = (generator.random(400) < 0.5 * difficulty + 0.25 * (confidence < 0.8)).astype(np.int32)
+        probabilities = np.stack([confidence, 1 - confidence], 1).astype(np.float32)
+        predictions = LabeledPredictions(("",) * 400, labels, probabilities, ("right", "wrong"))
+        selection = SplitResults(predictions, np.arange(400) // 10).describe_selection(0.8)
+        low, high = selection["precision"]["interval"]
+        covered.append(low <= 0.75 <= high)
+        assert selection["abstention"]["interval"] == pytest.approx(
+            [1 - end for end in reversed(selection["coverage"]["interval"])]
+        )
+    assert np.mean(covered) >= 0.85
+
+
+def test_no_error_in_any_group_has_the_interval_of_as_many_images() -> None:
+    labels = np.zeros(40, np.int32)
+    probabilities = np.tile(np.array([[0.9, 0.1]], np.float32), (40, 1))
+    results = SplitResults(LabeledPredictions(("",) * 40, labels, probabilities, ("a", "b")), np.arange(40) // 10)
+    selection = results.describe_selection(0)
+    assert selection["precision"]["interval"] == list(wilson_interval(4, 4))
+    assert results.describe_selection(1)["precision"]["interval"] is None
+
+
+def test_a_run_that_was_split_by_groups_resamples_them(run: sl.Run, tmp_path: Path) -> None:
+    path = tmp_path / "grouped"
+    shutil.copytree(run.path, path)
+    rows = [json.loads(line) for line in (path / "data.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (json.dumps(row | {"group": f"g{i // 3}"}) for i, row in enumerate(rows))
+    (path / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    grouped = sl.Run(path)
+    evaluation = grouped.classifier.evaluate(split="test")
+    assert evaluation.result.groups is not None
+    with (
+        open_studio(grouped, tmp_path / "fixes.jsonl") as studio,
+        testclient.TestClient(create_app(studio), ADDRESS) as client,
+    ):
+        selection = client.get("/results/selection", params={"split": "test"}).json()
+        page = client.get("/results", params={"split": "test"}).text
+    assert tuple(selection["recall"]["interval"]) == evaluation.metrics["accuracy"].interval
+    assert f"resample the {evaluation.result.groups} groups" in page
 
 
 @pytest.mark.parametrize("query", ["split=none", "confidence=2", "confidence=x", "coverage=nan"])

@@ -129,8 +129,12 @@ def add_group_intervals(
     predictions: NDArray[np.int64],
     labels: NDArray[np.int32],
     resampling: Resampling,
+    is_accepted: NDArray[np.bool_] | None = None,
 ) -> tuple[ClassMetrics, ...]:
-    """Return the metrics of the classes with the intervals of resampled groups in place of Wilson's."""
+    """Return the metrics of the classes with the intervals of resampled groups in place of Wilson's.
+
+    With `is_accepted` [N], a model abstains on the other images: they are predicted as none of the classes.
+    """
     groups, size = resampling.groups, len(per_class)
     if groups is None:
         return per_class
@@ -138,12 +142,13 @@ def add_group_intervals(
         return tuple(replace(one, precision_interval=None, recall_interval=None) for one in per_class)
     count = bootstrap.count_groups(groups) or 0
 
-    def count_by_group(values: NDArray[np.integer[Any]], of: NDArray[np.bool_] | slice) -> NDArray[np.float64]:
+    def count_by_group(values: NDArray[np.integer[Any]], of: NDArray[np.bool_]) -> NDArray[np.float64]:
         cells = groups[of] * size + values[of]
         return np.bincount(cells, minlength=count * size).reshape(count, size).astype(np.float64)
 
-    everything = slice(None)
-    parts = (count_by_group(labels, predictions == labels), count_by_group(predictions, everything))
+    everything = np.ones(len(labels), bool)
+    of = everything if is_accepted is None else is_accepted
+    parts = (count_by_group(labels, of & (predictions == labels)), count_by_group(predictions, of))
     sums = bootstrap.resample_sums(np.hstack([*parts, count_by_group(labels, everything)]), resampling.seed, "classes")
     hits, *totals = np.split(sums, 3, axis=1)
     ratios = [np.divide(hits, total, out=np.full_like(hits, np.nan), where=total > 0) for total in totals]

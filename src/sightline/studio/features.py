@@ -17,6 +17,7 @@ from sightline.callbacks import Progress
 from sightline.data import feature_cache
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import ModelError
+from sightline.evaluation import bootstrap
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
@@ -51,6 +52,12 @@ class RunModel:
         """What the run predicted for the images of each split that it evaluated."""
         predictions = {split: self.run.directory.read_predictions(split) for split in SPLITS}
         return {split: of_split for split, of_split in predictions.items() if of_split is not None}
+
+    def number_groups(self, split: Split) -> NDArray[np.int64] | None:
+        """Return the number of the group of each predicted image of a split, from 0; None without ``split.group``."""
+        rows = self.run.directory.read_data() or ()
+        group_by_path = {row.path: row.group for row in rows if row.split == split and row.group}
+        return bootstrap.number_groups(self.predictions[split].paths, group_by_path)
 
     @property
     def classifier(self) -> Classifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,13 +15,16 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from sightline import metrics
+from sightline.evaluation.bootstrap import Resampling, count_groups
+from sightline.evaluation.label_pairs import PAIR_KINDS, LabelPairErrors, count_pair_errors, select_pair
 from sightline.evaluation.label_thresholds import list_thresholds
-from sightline.evaluation.results import LabeledPredictions
+from sightline.evaluation.results import LabeledPredictions, Metric
+from sightline.intervals import Interval
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse
 from sightline.studio.query import parse_fraction
-from sightline.studio.results import REPORTED, describe_fraction, find_split
+from sightline.studio.results import REPORTED, find_split
 
 KINDS = ("correct", "missed", "wrong")  # the images that a row counts
 
@@ -29,8 +32,17 @@ KINDS = ("correct", "missed", "wrong")  # the images that a row counts
 class LabelResults:
     """What a run predicted for the images of one split, which may have several classes each."""
 
-    def __init__(self, predictions: LabeledPredictions, thresholds: NDArray[np.float64]) -> None:
-        """`thresholds` float64 [K] are those of the model; infinity for a class that is never predicted."""
+    def __init__(
+        self,
+        predictions: LabeledPredictions,
+        thresholds: NDArray[np.float64],
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
+        """`thresholds` float64 [K] are those of the model; infinity for a class that is never predicted.
+
+        `groups` [N] are the numbers of the groups of the images, from 0; None if each image is on its own.
+        """
+        self._resampling = Resampling(groups=groups)
         self.classes, self.count = predictions.classes, len(predictions.labels)
         self.paths = predictions.paths
         self._labels: NDArray[np.bool_] = predictions.labels.astype(bool)
@@ -41,26 +53,47 @@ class LabelResults:
             for k, truth in enumerate(self._labels.T)
         ]
 
+    @property
+    def groups(self) -> int | None:
+        """The number of groups that intervals resample; None if each image is on its own."""
+        return count_groups(self._resampling.groups)
+
     def describe(self) -> list[dict[str, Any]]:
         """Return the row of each class, at the threshold of the model."""
-        return [self.describe_label(label, self._thresholds[k]) for k, label in enumerate(self.classes)]
+        return self._describe_rows(range(len(self.classes)), self._thresholds)
 
     def describe_label(self, label: str, threshold: float) -> dict[str, Any]:
         """Return the metrics of a class that is predicted from a probability of `threshold` on, as JSON values.
 
-        Precision and recall have Wilson's 95% intervals. The average precision does not depend on the threshold; it is
-        None, and so are recall and F1, if no image has the class. Raises `HTTPException` if there is no such class.
+        Precision and recall have the 95% intervals of an evaluation: Wilson's, or of resampled groups. The average
+        precision does not depend on the threshold; it is None, and so are recall and F1, if no image has the class.
+        Raises `HTTPException` if there is no such class.
         """
+        return self._describe_rows([self._find(label)], np.array([threshold]))[0]
+
+    def _describe_rows(self, positions: Sequence[int], thresholds: NDArray[np.float64]) -> list[dict[str, Any]]:
+        columns = list(positions)
+        has, predicted = self._labels[:, columns], self._probabilities[:, columns] >= thresholds
+        precisions = self._resampling.estimate_proportions(has, predicted, "precision")
+        recalls = self._resampling.estimate_proportions(predicted, has, "recall")
+        return [
+            self._describe_row(k, float(threshold), precision, recall)
+            for k, threshold, precision, recall in zip(positions, thresholds, precisions, recalls, strict=True)
+        ]
+
+    def _describe_row(
+        self, position: int, threshold: float, precision: Interval | None, recall: Interval | None
+    ) -> dict[str, Any]:
+        label, average = self.classes[position], self._average_precisions[position]
         correct, missed, wrong = (int(self._select(label, threshold, kind).sum()) for kind in KINDS)
-        average = self._average_precisions[self.classes.index(label)]
-        support = correct + missed
+        support, predicted = correct + missed, correct + wrong
         return {
             "label": label,
             "support": support,
             "threshold": threshold if math.isfinite(threshold) else None,
             "average_precision": average if support else None,
-            "precision": describe_fraction(correct, correct + wrong),
-            "recall": describe_fraction(correct, support),
+            "precision": Metric(correct / predicted if predicted else None, precision).to_dict(),
+            "recall": Metric(correct / support if support else None, recall).to_dict(),
             "f1": 2 * correct / (2 * correct + missed + wrong) if support else None,
             "correct": correct,
             "missed": missed,
@@ -71,10 +104,27 @@ class LabelResults:
         """Return the rows of the images of one of `KINDS`; raises `HTTPException` if there is no such class or kind."""
         return [int(row) for row in np.flatnonzero(self._select(label, threshold, kind))]
 
+    def list_pairs(self) -> tuple[LabelPairErrors, ...]:
+        """Return the pairs of classes with the most errors, at the thresholds of the model."""
+        return count_pair_errors(self.classes, self._labels, self._probabilities >= self._thresholds)
+
+    def list_pair_rows(self, first: str, second: str, kind: str) -> list[int]:
+        """Return the rows of the images of one of `PAIR_KINDS`; raises `HTTPException` if there is no such pair."""
+        pair = self._find(first), self._find(second)
+        if kind not in PAIR_KINDS:
+            raise HTTPException(404, f"There are no images of the kind {kind[:80]!r}.")
+        predicted = self._probabilities >= self._thresholds
+        return [int(row) for row in np.flatnonzero(select_pair(self._labels, predicted, pair, kind))]
+
+    def _find(self, label: str) -> int:
+        if label not in self.classes:
+            raise HTTPException(404, f"There is no class {label[:80]!r}.")
+        return self.classes.index(label)
+
     def _select(self, label: str, threshold: float, kind: str) -> NDArray[np.bool_]:
-        if label not in self.classes or kind not in KINDS:
-            raise HTTPException(404, f"There is no class {label[:80]!r} with images of the kind {kind[:80]!r}.")
-        position = self.classes.index(label)
+        if kind not in KINDS:
+            raise HTTPException(404, f"There are no images of the kind {kind[:80]!r}.")
+        position = self._find(label)
         cut = np.float64(threshold)  # a float of Python would be rounded to float32, and count an image below it
         has, predicted = self._labels[:, position], self._probabilities[:, position] >= cut
         selected: NDArray[np.bool_] = {
@@ -84,12 +134,12 @@ class LabelResults:
 
 
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
-    """Return the routes of the page, of the row of a class at a threshold, and of the images that it counts."""
+    """Return the routes of the page, of the row of a class at a threshold, and of the images of a class or a pair."""
     run = model.run.directory
     evaluated = sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
     thresholds = run.read_thresholds()
     results: Mapping[str, LabelResults] = {
-        split: LabelResults(predictions, list_thresholds(thresholds, predictions.classes))
+        split: LabelResults(predictions, list_thresholds(thresholds, predictions.classes), model.number_groups(split))
         for split, predictions in evaluated
     }
 
@@ -99,7 +149,8 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         split, chosen = find_split(results, request)
         return pages.render(
             request, "label_results.html.j2", name=name, split=split, splits=list(results), rows=chosen.describe(),
-            count=chosen.count, path_of_run=str(run.path),
+            pairs=chosen.list_pairs(), pair_kinds=PAIR_KINDS, groups=chosen.groups, count=chosen.count,
+            path_of_run=str(run.path),
         )  # fmt: skip
 
     def describe(request: Request) -> StrictJSONResponse:
@@ -108,14 +159,26 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
     def list_images(request: Request) -> Response:
         _, chosen = find_split(results, request)
-        rows = chosen.list_rows(*_read_label(request), request.query_params.get("kind", ""))
+        return open_rows(request, chosen, chosen.list_rows(*_read_label(request), request.query_params.get("kind", "")))
+
+    def list_pair_images(request: Request) -> Response:
+        _, chosen = find_split(results, request)
+        first, second, kind = (request.query_params.get(name, "") for name in ("first", "second", "kind"))
+        return open_rows(request, chosen, chosen.list_pair_rows(first, second, kind))
+
+    def open_rows(request: Request, chosen: LabelResults, rows: Sequence[int]) -> Response:
         positions = model.find_positions([chosen.paths[row] for row in rows])
         query = {"selection": library.add_selection(p for p in positions if p is not None)}
         if "lang" in request.query_params:
             query["lang"] = request.query_params["lang"]
         return RedirectResponse(f"/?{urlencode(query)}", 303)
 
-    return [Route("/results", page), Route("/results/label", describe), Route("/results/images", list_images)]
+    return [
+        Route("/results", page),
+        Route("/results/label", describe),
+        Route("/results/images", list_images),
+        Route("/results/pair", list_pair_images),
+    ]
 
 
 def _read_label(request: Request) -> tuple[str, float]:

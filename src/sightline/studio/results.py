@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,13 +16,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import intervals, metrics
+from sightline.evaluation.bootstrap import Resampling, count_groups
+from sightline.evaluation.evaluator import find_accuracy_interval
+from sightline.evaluation.ordinal import compute_ordinal_metrics
 from sightline.evaluation.results import LabeledPredictions, Metric
-from sightline.evaluation.scoring import compute_class_metrics
+from sightline.evaluation.scoring import add_group_intervals, compute_class_metrics
 from sightline.evaluation.selective import compute_risk_coverage
 from sightline.evaluation.slices import SliceMetrics, evaluate_slices
 from sightline.studio.features import RunModel
 from sightline.studio.pages import Pages, StrictJSONResponse
 from sightline.studio.query import parse_fraction
+from sightline.tasks.protocol import find_task
 
 MAX_CLASSES = 40  # of a confusion matrix; of more, those with most errors
 MAX_PAIRS = 100
@@ -34,9 +39,14 @@ Results = TypeVar("Results")
 
 
 class SplitResults:
-    """What a run predicted for the images of one split: counts of all images, and of those above a confidence."""
+    """What a run predicted for the images of one split: counts of all images, and of those above a confidence.
 
-    def __init__(self, predictions: LabeledPredictions) -> None:
+    Its intervals are those of `sightline.evaluation.evaluator.compute_evaluation`.
+    """
+
+    def __init__(self, predictions: LabeledPredictions, groups: NDArray[np.int64] | None = None) -> None:
+        """`groups` [N] are the numbers of the groups of the images, from 0; None if each image is on its own."""
+        self._resampling = Resampling(groups=groups)
         self.classes = predictions.classes
         self._slice_masks = predictions.slice_masks
         self._labels = predictions.labels
@@ -67,6 +77,16 @@ class SplitResults:
         return evaluate_slices(self._slice_masks, self._predicted == self._labels)[:MAX_SLICES]
 
     @property
+    def groups(self) -> int | None:
+        """The number of groups that intervals resample; None if each image is on its own."""
+        return count_groups(self._resampling.groups)
+
+    @cached_property
+    def grades(self) -> dict[str, Metric]:
+        """How far predicted grades are from the true ones, by the name of the metric, where the classes are grades."""
+        return compute_ordinal_metrics(self._labels, self._predicted, self._resampling.groups)
+
+    @property
     def lowest_precision(self) -> float:
         """Where the axis of a plot of `precision_curve` begins: a multiple of 0.1 below 1."""
         return min(math.floor(10 * min(y for _, y in self.precision_curve)) / 10, 0.9)
@@ -89,30 +109,55 @@ class SplitResults:
             self._labels[is_accepted], self._predicted[is_accepted], len(self.classes)
         )  # of those that are classified
         hits, accepted, count = int(np.trace(confusion)), int(is_accepted.sum()), len(self._labels)
-        per_class = [
-            {
-                "label": one.label,
-                "support": support,
-                "precision": Metric(one.precision, one.precision_interval).to_dict(),
-                "recall": describe_fraction(class_hits, support),
-            }
-            for one, class_hits, support in zip(
-                compute_class_metrics(confusion, self.classes), np.diagonal(confusion).tolist(),
-                self._support.tolist(), strict=True,
-            )
-        ]  # fmt: skip
         return {
             "confidence": confidence,
             "below": float(np.nextafter(np.float32(confidence), np.float32(-1))) if confidence else None,
             "count": count,
             "accepted": accepted,
             "errors": accepted - hits,
-            "coverage": describe_fraction(accepted, count),
-            "abstention": describe_fraction(count - accepted, count),
-            "precision": describe_fraction(hits, accepted),
-            "recall": describe_fraction(hits, count),
-            "classes": per_class,
+            **self._describe_rates(is_accepted),
+            "classes": self._describe_classes(confusion, is_accepted),
         }
+
+    def _describe_rates(self, is_accepted: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+        """Return coverage, abstention, precision and recall of all classes, with their intervals."""
+        is_hit = is_accepted & (self._predicted == self._labels)
+        hits, accepted, count = int(is_hit.sum()), int(is_accepted.sum()), len(self._labels)
+        counts = {
+            "coverage": (accepted, count), "abstention": (count - accepted, count),
+            "precision": (hits, accepted), "recall": (hits, count),
+        }  # fmt: skip
+        groups = self._resampling.groups
+        if groups is None or not count:
+            return {name: describe_fraction(*pair) for name, pair in counts.items()}
+        columns = np.stack([is_hit, is_accepted], axis=1).astype(np.float64)
+        hit_rates, coverages = self._resampling.resample_means(columns, "top_1").T  # the resamples of the accuracy
+        precisions = np.divide(hit_rates, coverages, out=np.full_like(coverages, np.nan), where=coverages > 0)
+        resampled = {"coverage": coverages, "abstention": 1 - coverages, "precision": precisions, "recall": hit_rates}
+        rates = {name: Metric(None) for name in counts}
+        for name, (number, among) in counts.items():
+            if among:
+                metric = self._resampling.make_metric(number / among, resampled[name], count)
+                num_groups = len(np.unique(groups[is_accepted] if name == "precision" else groups))
+                rates[name] = replace(metric, interval=find_accuracy_interval(metric, num_groups), note="")
+        return {name: metric.to_dict() for name, metric in rates.items()}
+
+    def _describe_classes(self, confusion: NDArray[np.int64], is_accepted: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        """Return the precision and the recall of each class, from the confusion matrix of those that are classified."""
+        with_abstentions = np.pad(confusion, ((0, 1), (0, 1)))  # as predictions of one more class
+        with_abstentions[:-1, -1] = self._support - confusion.sum(1)
+        per_class = compute_class_metrics(with_abstentions, (*self.classes, ""))[:-1]
+        if self._resampling.groups is not None and len(self._labels):
+            per_class = add_group_intervals(per_class, self._predicted, self._labels, self._resampling, is_accepted)
+        return [
+            {
+                "label": one.label,
+                "support": one.support,
+                "precision": Metric(one.precision, one.precision_interval).to_dict(),
+                "recall": Metric(one.recall, one.recall_interval).to_dict(),
+            }
+            for one in per_class
+        ]
 
     def list_cells(self) -> list[dict[str, Any]]:
         """Return the rows of the confusion matrix, of the classes with most errors if there are many.
@@ -157,7 +202,10 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page and of its figures."""
     run = model.run.directory
     evaluated = sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
-    results: dict[str, SplitResults] = {split: SplitResults(predictions) for split, predictions in evaluated}
+    results: dict[str, SplitResults] = {
+        split: SplitResults(predictions, model.number_groups(split)) for split, predictions in evaluated
+    }
+    are_grades = find_task(run.config.model.task).targets.are_ordered
     thresholds = run.read_thresholds()
     fitted = None if thresholds is None else thresholds.confidence
 
@@ -167,7 +215,7 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
         split, chosen = find_split(results, request)
         return pages.render(
             request, "results.html.j2", name=name, split=split, splits=list(results), results=chosen, fitted=fitted,
-            run=str(run.path), max_classes=MAX_CLASSES,
+            run=str(run.path), max_classes=MAX_CLASSES, grades=chosen.grades if are_grades else {},
             selection=chosen.describe_selection(0.0 if fitted is None else fitted),
         )  # fmt: skip
 
