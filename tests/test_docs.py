@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,16 @@ def test_every_recipe_of_a_tutorial_has_a_row() -> None:
     assert missing == ["auto", "fast-small", "quick", "segmentation", "transfer", "transfer-mobilenetv2"], (
         "only our own recipes have none"
     )
+
+
+def test_the_citation_states_the_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [project["version"]]
+
+
+@pytest.mark.parametrize("page", [*REPOSITORY.glob("docs/zh-CN/*.md")], ids=lambda page: page.name)
+def test_a_chinese_page_and_its_original_link_to_each_other(page: Path) -> None:
+    original = REPOSITORY / "docs" / page.name
+    assert f"](../{page.name})" in page.read_text(encoding="utf-8")
+    assert f"](zh-CN/{page.name})" in original.read_text(encoding="utf-8")
