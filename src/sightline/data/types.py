@@ -115,6 +115,11 @@ class Index:
 
         return LABEL_SETS if self.several_labels else CLASS_TARGETS
 
+    @property
+    def labels_are_masks(self) -> bool:
+        """Whether the label of each image is the classes in its mask, and not a label beside it."""
+        return self.mask_classes is not None and self.read_mask is not None and bool(self.several_labels)
+
     def select(self, positions: Sequence[int]) -> Index:
         """Return the index of only the images at `positions`, in that order."""
         read, read_mask, find_file, indices = self.read, self.read_mask, self.find_file, tuple(positions)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
     import numpy as np
     from numpy.typing import NDArray
 
+    from sightline.evaluation.mask_scores import MaskScores
+
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
@@ -198,6 +200,7 @@ class LabeledPredictions:
     """Predictions for labeled images: `probabilities` float32 [N, K] of `classes`, `labels` int32 [N].
 
     With several labels per image, `labels` are bool [N, K]. `energies` and `slice_masks` are as in `EvaluationReport`.
+    With masks, `labels` are the classes in them, and `mask_scores` count their pixels.
     """
 
     paths: tuple[str, ...]
@@ -206,3 +209,4 @@ class LabeledPredictions:
     classes: tuple[str, ...]
     energies: NDArray[np.float64] | None = None
     slice_masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    mask_scores: MaskScores | None = None

@@ -49,8 +49,7 @@ def count_confusions(predicted: NDArray[np.uint8], true: NDArray[np.uint8], clas
 
 def compute_iou(confusion: NDArray[Any]) -> NDArray[np.float64]:
     """Return the IoU of each class, float64 [..., K], of confusions [..., K, K]; NaN for a class without pixels."""
-    hits, true, predicted = _count_parts(confusion)
-    return _divide(hits, true + predicted - hits, true)
+    return _compute_iou(*_count_parts(confusion))
 
 
 def compute_dice(confusion: NDArray[Any]) -> NDArray[np.float64]:
@@ -164,7 +163,24 @@ def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
 
     `confusions` are int64 [..., K, K].
     """
-    return _mean_of_present(compute_iou(confusions))
+    return average_iou(*_count_parts(confusions))
+
+
+def average_iou(
+    hits: NDArray[np.float64], true: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean IoU over the classes that are there, float64 [...]; NaN without any pixel.
+
+    All are numbers of pixels of each class, [..., K]: those that are predicted correctly, that have it, and that are
+    predicted to.
+    """
+    return _mean_of_present(_compute_iou(hits, true, predicted))
+
+
+def _compute_iou(
+    hits: NDArray[np.float64], true: NDArray[np.float64], predicted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return _divide(hits, true + predicted - hits, true)
 
 
 def _resample(values: NDArray[Any], resampling: Resampling) -> NDArray[np.float64]:

@@ -227,12 +227,15 @@ def list_colors(count: int) -> list[str]:
     return [f"#{bytes(color).hex()}" for color in make_palette(count)[:count]]
 
 
-def encode_mask(mask: NDArray[np.uint8], count: int) -> bytes:
-    """Return a mask uint8 [H, W] of `count` classes as an indexed PNG file with the colors of `make_palette`."""
+def encode_mask(mask: NDArray[np.uint8], count: int, *, is_layer: bool = False) -> bytes:
+    """Return a mask uint8 [H, W] of `count` classes as an indexed PNG file with the colors of `make_palette`.
+
+    In a layer, to be shown over the image, pixels without a class are transparent.
+    """
     image = Image.fromarray(mask)
     image.putpalette(make_palette(count).tobytes())
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True, **({"transparency": VOID} if is_layer else {}))
     return file.getvalue()
 
 

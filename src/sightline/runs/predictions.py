@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.evaluation.mask_scores import MaskScores
 from sightline.evaluation.results import LabeledPredictions
 
 
@@ -15,7 +16,11 @@ def list_image_values(report: object) -> dict[str, NDArray[Any]]:
     """Return the arrays of a report that ``predictions.npz`` has beside the predictions; of other tasks, none."""
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.report import EvaluationReport
+    from sightline.evaluation.segmentation import SegmentationReport
 
+    if isinstance(report, SegmentationReport):
+        result = report.evaluation
+        return MaskScores.from_confusions(result.confusions, result.quality).to_arrays()
     if not isinstance(report, EvaluationReport | MultiLabelReport) or report.energies is None:
         return {}
     masks = report.slice_masks if isinstance(report, EvaluationReport) else {}
@@ -44,8 +49,9 @@ def parse_predictions(arrays: Mapping[str, NDArray[Any]]) -> LabeledPredictions:
     if not np.isfinite(probabilities).all():
         raise ValueError("its probabilities are not finite")
     return LabeledPredictions(
-        tuple(paths.tolist()), labels, probabilities, tuple(classes.tolist()), *_parse_image_values(arrays, len(paths))
-    )
+        tuple(paths.tolist()), labels, probabilities, tuple(classes.tolist()), *_parse_image_values(arrays, len(paths)),
+        MaskScores.from_arrays(arrays, len(paths), len(classes)),
+    )  # fmt: skip
 
 
 def _parse_image_values(

@@ -25,6 +25,9 @@ from sightline.studio import (
     label_results,
     labeling,
     look_alikes,
+    mask_images,
+    mask_results,
+    mask_trial,
     network,
     results,
     training,
@@ -34,14 +37,13 @@ from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library
 from sightline.studio.network import NetworkAccess
-from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, read_json
+from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, read_json, respond_with_image
 from sightline.studio.protection import ProtectionMiddleware, make_token
 from sightline.studio.query import Query
 
 MAX_ROWS = 500  # of one request
 MAX_ID = 64  # characters of the id of a change
 PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/try": "trial"}
-IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette:
@@ -49,7 +51,8 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
 
     ``GET /`` is the page; ``GET /order`` the positions of the images that a `Query` asks for, uint32 little-endian;
     ``GET /images?ids=1,2`` their rows; ``GET /thumbnails/HASH.webp`` and ``GET /large/HASH.webp`` their pixels, at
-    addresses whose content never changes. ``GET /state?since=N`` returns counts, the progress of the checks, and the
+    addresses whose content never changes; ``GET /masks/KEY/HASH.png`` and ``GET /large-masks/KEY/HASH.png`` are the
+    masks over them. ``GET /state?since=N`` returns counts, the progress of the checks, and the
     rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, once for each id
     that a page gives a change as ``request``. ``POST /check`` starts the checks, and ``POST /folders`` writes the
     corrected images as class folders of links beside the patch file. ``GET /images.csv`` is the corrected list of
@@ -79,6 +82,7 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
         Route("/undo", endpoints.undo, methods=["POST"]),
         Route("/check", endpoints.start_check, methods=["POST"]),
         Route("/folders", endpoints.write_folders, methods=["POST"]),
+        *([] if studio.masks is None else mask_images.make_routes(studio.masks)),
         *_make_run_routes(studio, pages),
         *_make_labeling_routes(studio, pages),
         *([] if studio.look_alikes is None else look_alikes.make_routes(studio.look_alikes, studio.library)),
@@ -97,22 +101,28 @@ def _make_run_routes(studio: Studio, pages: Pages) -> list[Route]:
     model, library, name = studio.model, studio.library, studio.name
     if model is None:
         return []
-    of_results = (
-        label_results.make_routes(model, library, name, pages)
-        if library.has_several_labels
-        else results.make_routes(model, name, pages)
-    )
+    if studio.masks is not None and model.predicts_masks:
+        of_task = [
+            *mask_results.make_routes(model, library, studio.masks, name, pages),
+            *mask_trial.make_routes(model, library, name, pages),
+        ]
+    else:
+        of_results = (
+            label_results.make_routes(model, library, name, pages)
+            if library.has_several_labels
+            else results.make_routes(model, name, pages)
+        )
+        of_task = [*of_results, *trial.make_routes(model, library, name, pages)]
     return [
-        *of_results,
+        *of_task,
         *comparing.make_routes(model, library, name, pages, studio.compared),
         *embedding_map.make_routes(model, library, name, pages),
-        *trial.make_routes(model, library, name, pages),
     ]
 
 
 def _make_labeling_routes(studio: Studio, pages: Pages) -> list[Route]:
     if studio.labeling is None:
-        return []
+        return [] if studio.masks is None else [mask_images.make_label_route(studio.name, pages)]
     return labeling.make_routes(studio.labeling, studio.name, pages, str(studio.corrections.path))
 
 
@@ -129,14 +139,16 @@ class _Endpoints:
         self._studio, self._pages = studio, pages
 
     def page(self, request: Request) -> Response:
-        library = self._studio.library
+        library, model = self._studio.library, self._studio.model
         return self._pages.render(
             request, "library.html.j2", name=self._studio.name, splits=SPLITS,
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
             has_energies=library.has_energies, slices=library.slices,
             has_unlabeled=library.has_unlabeled, several=library.has_several_labels,
-            patch=str(self._studio.corrections.path), has_model=self._studio.model is not None,
-            has_nearest=self._studio.model is not None or self._studio.look_alikes is not None,
+            patch=str(self._studio.corrections.path), masks=self._studio.masks,
+            has_heat_maps=model is not None and not model.predicts_masks,
+            predicts_masks=model is not None and model.predicts_masks,
+            has_nearest=model is not None or self._studio.look_alikes is not None,
         )  # fmt: skip
 
     def order(self, request: Request) -> Response:
@@ -153,10 +165,10 @@ class _Endpoints:
         return Response(_write_table(self._studio.library), media_type="text/csv; charset=utf-8", headers=headers)
 
     def thumbnail(self, request: Request) -> Response:
-        return _image_response(self._studio.thumbnails.encode(request.path_params["sha256"]))
+        return respond_with_image(self._studio.thumbnails.encode(request.path_params["sha256"]))
 
     def large_image(self, request: Request) -> Response:
-        return _image_response(self._studio.thumbnails.encode(request.path_params["sha256"], large=True))
+        return respond_with_image(self._studio.thumbnails.encode(request.path_params["sha256"], large=True))
 
     def state(self, request: Request) -> StrictJSONResponse:
         since = request.query_params.get("since", "0")
@@ -221,17 +233,11 @@ def _parse_ids(text: str) -> list[int]:
     return [int(i) for i in ids]
 
 
-def _image_response(content: bytes | None) -> Response:
-    if content is None:
-        raise HTTPException(404, "This image cannot be shown.")
-    return Response(content, media_type="image/webp", headers=IMMUTABLE)
-
-
 def _write_table(library: Library) -> bytes:
-    """Return the images that are not dropped, with their corrected classes and splits, as CSV."""
+    """Return the images that are not dropped, with their corrected classes, or masks, and splits, as CSV."""
     file = io.StringIO()
     writer = CsvWriter(file)
-    columns = ["path", "label", *(["split"] if library.has_splits else [])]
+    columns = ["path", "mask" if library.has_masks else "label", *(["split"] if library.has_splits else [])]
     writer.write_row(columns)
     for row in library.iter_kept():
         writer.write_row([escape_cell(row[column]) for column in columns])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,15 +17,12 @@ from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_pretrained_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
+from sightline.config import ModelConfig
 from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import choose_patch_path
 from sightline.data.sources.listing import SourceListing
-from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import Index
-from sightline.errors import DataError
-from sightline.evaluation.label_thresholds import list_thresholds
-from sightline.evaluation.results import LabeledPredictions
 from sightline.evaluation.slices import find_slices, record_properties
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
@@ -35,9 +31,11 @@ from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
 from sightline.studio.features import RunModel
 from sightline.studio.folder_export import FolderExport
+from sightline.studio.image_predictions import list_predictions
 from sightline.studio.labeling import ComputeFeatures, Labeling
-from sightline.studio.library import ImagePrediction, Library
+from sightline.studio.library import Library
 from sightline.studio.look_alikes import LookAlikes
+from sightline.studio.mask_images import MaskImages
 from sightline.studio.thumbnails import Thumbnails
 from sightline.studio.training_runs import OwnData, TrainingRuns, list_data_settings
 from sightline.tasks.protocol import find_task
@@ -58,6 +56,7 @@ class Studio:
     labeling: Labeling | None = None
     training: TrainingRuns | None = None
     look_alikes: LookAlikes | None = None
+    masks: MaskImages | None = None
 
 
 @contextmanager
@@ -76,14 +75,11 @@ def open_studio(
         index = build_index(data.sources, progress, options=data.config.data, lenient=True, unlabeled=True)
     else:
         index = read_run_index(run, progress)
-    if index.several_labels and index.mask_classes is not None:
-        looks = f"`sightline report {run.path}` shows the worst of them" if run else "`sightline doctor` checks them"
-        raise DataError(f"{index.name} has masks, which the studio cannot show or edit yet: {looks}.")
     if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
         index = replace(index, several_labels=f"{run.path} is a classifier of several labels")
     model = RunModel(data, index) if isinstance(data, Run) else None
     splits = {} if model is None else model.splits
-    predictions = {} if model is None else _list_predictions(model)
+    predictions = {} if model is None else list_predictions(model)
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = patch or choose_patch_path(index.name)
@@ -98,13 +94,15 @@ def open_studio(
             if not index.several_labels:  # where several are allowed, none is an answer
                 labeling = _make_labeling(data, compute, index, corrections, classes)
         folders = FolderExport(index, corrections, splits, _list_paths(data))
-        training = _make_training(data, corrections, index.name, runs)
+        training = _make_training(data, corrections, index, runs)
         try:
             thumbnails = Thumbnails(index, preprocess)
+            known = run.read_model_spec()[0] if run is not None and run.has_model else ()
+            masks = MaskImages(index, known) if index.labels_are_masks else None
             others = tuple(other.path for other in compare)
             yield Studio(
                 index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
-                look_alikes,
+                look_alikes, masks,
             )  # fmt: skip
         finally:
             if training is not None:
@@ -128,21 +126,22 @@ def _list_paths(data: Dataset | Run) -> list[str | Path]:
 
 
 def _make_training(
-    data: Dataset | Run, corrections: Corrections, name: str, folder: Path | None
+    data: Dataset | Run, corrections: Corrections, index: Index, folder: Path | None
 ) -> TrainingRuns | None:
     """Return the trainings beside the images; None on Windows, where a process cannot be asked to save and end."""
     if os.name != "posix":
         return None
     if isinstance(data, Dataset):
         sources, settings, initial = [*map(str, data.sources)], data.settings, None
-        in_memory = data.is_in_memory
+        in_memory, task = data.is_in_memory, "segmentation" if index.labels_are_masks else ""
     else:
         run = data.directory
-        in_memory, initial = is_in_memory(run), run.patch
+        in_memory, initial, task = is_in_memory(run), run.patch, run.config.model.task
         sources, settings = ([], []) if in_memory else (resolve_sources(run), list_data_settings(run))
         folder = folder or run.path.parent
-    own = None if in_memory else OwnData(tuple(sources), tuple(settings), corrections, initial)
-    return TrainingRuns(folder or Path("runs"), own, name)
+    stated = () if task in ("", ModelConfig().task) else (f"model.task={task}",)
+    own = None if in_memory else OwnData(tuple(sources), (*settings, *stated), corrections, initial)
+    return TrainingRuns(folder or Path("runs"), own, index.name)
 
 
 def _make_compute(data: Dataset) -> ComputeFeatures:
@@ -175,33 +174,6 @@ def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
     return [Finding("suspected-label-errors", "note", len(issues), "may have the wrong label", advice, paths, reasons)]
 
 
-def _list_predictions(model: RunModel) -> dict[int, ImagePrediction]:
-    """Return what a run predicts for the images of the splits that it evaluated, by position."""
-    predictions: dict[int, ImagePrediction] = {}
-    for evaluated in model.predictions.values():
-        if evaluated.labels.ndim == 2:
-            predictions |= _list_label_sets(model, evaluated)
-            continue
-        column_of = {name: i for i, name in enumerate(evaluated.classes)}
-        best = evaluated.probabilities.argmax(axis=1)
-        positions = model.find_positions(evaluated.paths)
-        for position, column, row, energy in zip(
-            positions, best, evaluated.probabilities, _list_energies(evaluated), strict=True
-        ):
-            if position is not None:
-                label = column_of.get(model.index.images[position].label)
-                of_label = 0.0 if label is None else float(row[label])
-                predictions[position] = ImagePrediction(evaluated.classes[column], float(row[column]), of_label, energy)
-    return predictions
-
-
-def _list_energies(evaluated: LabeledPredictions) -> list[float | None]:
-    """Return the out-of-distribution score of each image; None where there is none."""
-    if evaluated.energies is None:
-        return [None] * len(evaluated.paths)
-    return [energy if math.isfinite(energy) else None for energy in evaluated.energies.tolist()]
-
-
 def _list_slices(model: RunModel | None, index: Index) -> dict[str, list[int]]:
     """Return the positions of the images of each slice that the run evaluated, of all its evaluated splits.
 
@@ -217,29 +189,3 @@ def _list_slices(model: RunModel | None, index: Index) -> dict[str, list[int]]:
             members = (positions[row] for row in np.flatnonzero(mask))
             slices.setdefault(name, set()).update(position for position in members if position is not None)
     return {name: sorted(members) for name, members in slices.items()}
-
-
-def _list_label_sets(model: RunModel, evaluated: LabeledPredictions) -> dict[int, ImagePrediction]:
-    """Return what a classifier of several labels predicts for the images of a split, by position.
-
-    The confidence is that of its least certain decision about a class, and the probability of the image's own label
-    that of its least probable class, or absence of one.
-    """
-    thresholds = list_thresholds(model.run.directory.read_thresholds(), evaluated.classes)
-    predictions: dict[int, ImagePrediction] = {}
-    for position, row, energy in zip(
-        model.find_positions(evaluated.paths), evaluated.probabilities, _list_energies(evaluated), strict=True
-    ):
-        if position is None:
-            continue
-        predicted = [name for name, p, t in zip(evaluated.classes, row, thresholds, strict=True) if p >= t]
-        own = LABEL_SETS.encode([join_classes({*_known(model, position)} & {*evaluated.classes})], evaluated.classes)[0]
-        certainty, of_own = np.maximum(row, 1 - row), np.where(own, row, 1 - row)
-        predictions[position] = ImagePrediction(
-            join_classes(predicted), float(certainty.min()), float(of_own.min()), energy
-        )
-    return predictions
-
-
-def _known(model: RunModel, position: int) -> tuple[str, ...]:
-    return LABEL_SETS.list_classes(model.index.images[position].label)

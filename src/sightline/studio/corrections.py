@@ -143,6 +143,8 @@ class Corrections:
             raise UsageError("There is no such image: load the page again.")
         if edit not in get_args(Edit):
             raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
+        if edit in ("relabel", "add", "remove") and self._index.labels_are_masks:
+            raise UsageError("The class of each pixel is in a mask: correct the file of the mask.")
         if edit in ("add", "remove") and not self._targets.allows_several:
             raise UsageError("The images have one class each: relabel them.")
         if edit == "relabel" and self._targets.allows_several:

@@ -25,6 +25,7 @@ from sightline.inference.embeddings import ROWS
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.stream import InputItem, compute_feature_size
 from sightline.studio.background import BackgroundTask
+from sightline.tasks.protocol import find_task
 
 
 class RunModel:
@@ -36,10 +37,12 @@ class RunModel:
         splits: The splits that it had them in, by path and content.
         is_training: Which of them the model was trained on, bool [N].
         features: Their features.
+        predicts_masks: Whether it predicts the class of each pixel.
     """
 
     def __init__(self, run: Run, index: Index) -> None:
         self.run, self.index = run, index
+        self.predicts_masks = find_task(run.config.model.task).targets.are_masks
         self._lock = Lock()
         self.splits = {(row.path, row.sha256): row.split for row in run.directory.read_data() or ()}
         recorded = [self.splits.get((image.path, image.sha256)) for image in index.images]

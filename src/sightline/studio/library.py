@@ -16,6 +16,7 @@ from sightline.data.targets import join_classes
 from sightline.data.types import Index, Split
 from sightline.errors import UsageError
 from sightline.studio.corrections import Corrections
+from sightline.studio.finding_groups import join_groups, list_members
 from sightline.studio.query import SORTS, STATES, Query
 
 MAX_SELECTIONS = 20
@@ -25,10 +26,12 @@ CREATE TABLE images (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     source_label TEXT NOT NULL, source_split TEXT, label TEXT NOT NULL, split TEXT, dropped INTEGER NOT NULL DEFAULT 0,
     kept INTEGER NOT NULL DEFAULT 0, predicted TEXT, confidence REAL, label_probability REAL, energy REAL,
-    look_alikes INTEGER, revision INTEGER NOT NULL DEFAULT 0
+    iou REAL, mask TEXT, mask_path TEXT, look_alikes INTEGER, revision INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE selections (key TEXT NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (key, image)) WITHOUT ROWID;
+CREATE TABLE selections (
+    key TEXT NOT NULL, image INTEGER NOT NULL, rank INTEGER NOT NULL, PRIMARY KEY (key, image)
+) WITHOUT ROWID;
 CREATE TABLE slices (slice INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE slice_images (slice INTEGER NOT NULL, image INTEGER NOT NULL, PRIMARY KEY (slice, image)) WITHOUT ROWID;
 CREATE INDEX findings_of_image ON findings (image, kind);
@@ -40,13 +43,15 @@ CREATE INDEX findings_of_kind ON findings (kind);
 class ImagePrediction:
     """What a model says of an image: its class and probability, and the probability of the image's own class.
 
-    `energy` is its out-of-distribution score, higher for unusual images; None if it is not known.
+    `energy` is its out-of-distribution score, higher for unusual images; None if it is not known. Of a mask,
+    `predicted` are the classes in it, the confidence is its quality, and `iou` the mean IoU of the image.
     """
 
     predicted: str
     confidence: float
-    label_probability: float
+    label_probability: float | None = None
     energy: float | None = None
+    iou: float | None = None
 
 
 class Library:
@@ -81,12 +86,14 @@ class Library:
         for i, image in enumerate(index.images):
             split = known_splits.get((image.path, image.sha256), image.split)
             p = known_predictions.get(i)
-            model = (None,) * 4 if p is None else (p.predicted, p.confidence, p.label_probability, p.energy)
-            size = (image.width, image.height)
-            rows.append((i, _to_text(image.path), image.sha256, *size, image.label, split, image.label, split, *model))
+            model = (None,) * 5 if p is None else (p.predicted, p.confidence, p.label_probability, p.energy, p.iou)
+            mask = (image.mask.sha256, _to_text(image.mask.path)) if image.mask else (None, None)
+            names = (_to_text(image.path), image.sha256, image.width, image.height)
+            rows.append((i, *names, image.label, split, image.label, split, *model, *mask))
         self._database.executemany(
             "INSERT INTO images (id, path, sha256, width, height, source_label, source_split, label, split, predicted, "
-            "confidence, label_probability, energy) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "confidence, label_probability, energy, iou, mask, mask_path) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
         self._slice_counts = self._add_slices(slices or {})
@@ -97,7 +104,7 @@ class Library:
         self.has_predictions = bool(known_predictions)
         self.has_energies = any(p.energy is not None for p in known_predictions.values())
         self.slices = tuple(self._slice_counts)
-        self.has_several_labels = self._targets.allows_several
+        self.has_several_labels, self.has_masks = self._targets.allows_several, index.labels_are_masks
         self.has_splits = bool(known_splits) or any(image.split for image in index.images)
         self.has_unlabeled = any(not image.label for image in index.images)
         self.can_move = any(image.split for image in index.images)
@@ -116,13 +123,17 @@ class Library:
         statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # texts of ours
         return [i for (i,) in self._run_plain(statement, values)]
 
-    def add_selection(self, ids: Iterable[int]) -> str:
-        """Keep a set of images for a `Query`, and return its key; the oldest of `MAX_SELECTIONS` is forgotten."""
-        chosen = sorted(set(ids))
+    def add_selection(self, ids: Iterable[int], *, is_ranked: bool = False) -> str:
+        """Keep a set of images for a `Query`, and return its key; the oldest of `MAX_SELECTIONS` is forgotten.
+
+        The order ``rank`` lists them by position, or if they are ranked as `ids` has them.
+        """
+        chosen = list(dict.fromkeys(ids)) if is_ranked else sorted(set(ids))
         key = hashlib.sha256(jsonio.dumps(chosen).encode()).hexdigest()[:12]
         with self._lock:
             if key not in self._selections:
-                self._database.executemany("INSERT INTO selections VALUES (?, ?)", [(key, i) for i in chosen])
+                ranked = [(key, i, rank) for rank, i in enumerate(chosen)]
+                self._database.executemany("INSERT INTO selections VALUES (?, ?, ?)", ranked)
                 self._selections.append(key)
             for forgotten in self._selections[:-MAX_SELECTIONS]:
                 self._database.execute("DELETE FROM selections WHERE key = ?", (forgotten,))
@@ -159,7 +170,8 @@ class Library:
         Where images may have several labels, they may have none.
         """
         labeled = "1" if self.has_several_labels else "label != ''"
-        yield from self._run(f"SELECT path, label, split FROM images WHERE NOT dropped AND {labeled} ORDER BY id")  # noqa: S608
+        columns = "path, label, split, mask_path AS mask"
+        yield from self._run(f"SELECT {columns} FROM images WHERE NOT dropped AND {labeled} ORDER BY id")  # noqa: S608
 
     def count_values(self) -> dict[str, dict[str, int]]:
         """Return the number of images of each class, split, predicted class and kind of finding, largest first.
@@ -203,7 +215,7 @@ class Library:
             rows = [
                 (i, finding.kind, number, _to_text(reason))
                 for finding in (*self._known_findings, *findings)
-                for number, (paths, reason) in enumerate(_list_members(finding))
+                for number, (paths, reason) in enumerate(list_members(finding))
                 for path in paths
                 for i in ids.get(_to_text(path), ())
             ]
@@ -213,7 +225,7 @@ class Library:
                 [i for path in group for i in ids.get(_to_text(path), ())] for f in findings for group in f.groups
             ]
             self._database.execute("UPDATE images SET look_alikes = NULL WHERE look_alikes IS NOT NULL")
-            numbers = [(number, i) for i, number in _join_groups(members).items()]
+            numbers = [(number, i) for i, number in join_groups(members).items()]
             self._database.executemany("UPDATE images SET look_alikes = ? WHERE id = ?", numbers)
             kinds = "SELECT kind FROM findings GROUP BY 1 ORDER BY min(rowid)"
             self._kinds = [row[0] for row in self._database.execute(kinds)]
@@ -269,31 +281,3 @@ class Library:
 def _to_text(name: str) -> str:
     """Return a name as SQLite can hold it: a file name that is not UTF-8 is escaped."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def _list_members(finding: Finding) -> list[tuple[tuple[str, ...], str]]:
-    """Return the paths of each group of a finding, or each of its images alone, with the reason."""
-    if finding.groups:
-        return [(group, ", ".join(group[:8])) for group in finding.groups]
-    reasons = finding.reasons or ("",) * len(finding.paths)
-    return [((path,), reason) for path, reason in zip(finding.paths, reasons, strict=True)]
-
-
-def _join_groups(groups: Sequence[Sequence[int]]) -> dict[int, int]:
-    """Return a number for each member of the groups, the same for those of groups that share a member.
-
-    >>> _join_groups([[1, 4], [2, 5], [5, 4, 7]])
-    {1: 1, 4: 1, 2: 1, 5: 1, 7: 1}
-    """
-    parents = {i: i for group in groups for i in group}
-
-    def find_root(i: int) -> int:
-        while parents[i] != i:
-            parents[i] = i = parents[parents[i]]
-        return i
-
-    for group in groups:
-        for i in group:
-            first, second = sorted((find_root(group[0]), find_root(i)))
-            parents[second] = first
-    return {i: find_root(i) for i in parents}

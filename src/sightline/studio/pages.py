@@ -18,6 +18,7 @@ from sightline.studio import messages
 FOLDER = Path(__file__).parent
 MAX_BODY = 1 << 20  # bytes of a request in JSON
 FRESH = {"Cache-Control": "no-store"}
+IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 """What a page may load and run; the header of every response that has no policy of its own."""
 
@@ -59,6 +60,13 @@ class Pages:
             other_language=urlencode(other, errors="backslashreplace"), **values,
         )  # fmt: skip
         return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)
+
+
+def respond_with_image(content: bytes | None, media_type: str = "image/webp") -> Response:
+    """Return an image whose address always has this content; raises `HTTPException` if there is none."""
+    if content is None:
+        raise HTTPException(404, "This image cannot be shown.")
+    return Response(content, media_type=media_type, headers=IMMUTABLE)
 
 
 async def read_json(request: Request) -> dict[str, Any]:

@@ -13,10 +13,12 @@ SORTS = {
     "path": "id",
     "confidence": "confidence IS NULL, confidence, id",
     "disagreement": "label_probability IS NULL OR label != source_label, label_probability, id",
+    "iou": "iou IS NULL, iou, id",
     "ood": "energy IS NULL, energy DESC, id",
     "group": "CASE :finding WHEN '' THEN look_alikes IS NULL END, CASE :finding WHEN '' THEN look_alikes ELSE "
     "(SELECT min(f.number) FROM findings f WHERE f.image = id AND f.kind = :finding) END, id",
     "size": "width * height, id",
+    "rank": "(SELECT rank FROM selections WHERE key = :selection AND image = id), id",
 }
 """What ``ORDER BY`` each order is; those by the model list the images that it has not seen last."""
 
@@ -48,7 +50,7 @@ class Query:
         below: The largest confidence of the model, 0 to 1.
         selection: What `Library.add_selection` returned for the images.
         sort: One of `SORTS`. By ``group``, the groups of the finding follow each other, or without one, all groups
-            of look-alikes, and then the other images.
+            of look-alikes, and then the other images. By ``rank``, as the selection has them.
     """
 
     label: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -160,35 +160,43 @@ class SplitResults:
         ]
 
     def list_cells(self) -> list[dict[str, Any]]:
-        """Return the rows of the confusion matrix, of the classes with most errors if there are many.
-
-        Each has its `label` and `cells`: the predicted class, the count, and a shade from 0 to `SHADES`.
-        """
-        off_diagonal = self.confusion - np.diag(np.diagonal(self.confusion))
-        errors = off_diagonal.sum(0) + off_diagonal.sum(1)
-        positions = sorted(np.argsort(-errors, kind="stable")[:MAX_CLASSES].tolist())
-        return [
-            {
-                "label": self.classes[i],
-                "support": int(self._support[i]),
-                "cells": [
-                    {
-                        "predicted": self.classes[j],
-                        "count": count,
-                        "is_right": i == j,
-                        "shade": math.ceil(SHADES * count / max(int(self._support[i]), 1)),
-                    }
-                    for j in positions
-                    for count in [int(self.confusion[i, j])]
-                ],
-            }
-            for i in positions
-        ]
+        """Return the rows of the confusion matrix, as `list_cells` does."""
+        return list_cells(self.confusion, self.classes)
 
     def list_confused_pairs(self) -> list[tuple[str, str, int]]:
         """Return the true class, the predicted class and the count of the most frequent confusions."""
         pairs = metrics.most_confused_pairs(self.confusion, MAX_PAIRS)
         return [(self.classes[i], self.classes[j], count) for i, j, count in pairs]
+
+
+def list_cells(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a confusion matrix int64 [K, K], of the classes with most errors if there are many.
+
+    Each has its `label`, its `support` and `cells`: the predicted class, the count, its `fraction` of the support, and
+    a shade from 0 to `SHADES`.
+    """
+    off_diagonal = confusion - np.diag(np.diagonal(confusion))
+    errors = off_diagonal.sum(0) + off_diagonal.sum(1)
+    positions = sorted(np.argsort(-errors, kind="stable")[:MAX_CLASSES].tolist())
+    support = confusion.sum(1).tolist()
+    return [
+        {
+            "label": classes[i],
+            "support": support[i],
+            "cells": [
+                {
+                    "predicted": classes[j],
+                    "count": count,
+                    "fraction": count / max(support[i], 1),
+                    "is_right": i == j,
+                    "shade": math.ceil(SHADES * count / max(support[i], 1)),
+                }
+                for j in positions
+                for count in [int(confusion[i, j])]
+            ],
+        }
+        for i in positions
+    ]
 
 
 def describe_fraction(hits: int, count: int) -> dict[str, Any]:

@@ -15,6 +15,16 @@ SMALL, LARGE = 160, 1024  # pixels of the longer side
 KEPT = 2000  # small versions in memory, about 5 kB each
 
 
+def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return the width and the height of an image of this size that has at most `side` pixels on each side.
+
+    >>> fit_size(300, 200, 150), fit_size(30, 20, 150), fit_size(3000, 2, 150)
+    ((150, 100), (30, 20), (150, 1))
+    """
+    scale = min(1.0, side / max(width, height))
+    return max(1, round(scale * width)), max(1, round(scale * height))
+
+
 class Thumbnails:
     """Versions of images by their content hash; methods may be called from any thread."""
 
@@ -33,8 +43,7 @@ class Thumbnails:
 
     def _encode(self, position: int, side: int) -> bytes | None:
         image = self._index.images[position]
-        scale = min(1.0, side / max(image.width, image.height))
-        height, width = (max(1, round(scale * length)) for length in (image.height, image.width))
+        width, height = fit_size(image.width, image.height, side)
         spec = self._preprocess.with_size(height, width)
         try:
             content = self._index.read(position)

@@ -46,10 +46,43 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         Route("/try/model.onnx", endpoints.model_file),
         Route("/try/probabilities", endpoints.compute_probabilities, methods=["POST"]),
         Route("/images/{id:int}/heat", endpoints.explain_own, methods=["POST"]),
-        Route("/images/{id:int}/nearest", endpoints.find_nearest),
-        Route("/features", endpoints.state),
-        Route("/features", endpoints.start_features, methods=["POST"]),
+        *make_feature_routes(model, library),
     ]
+
+
+def make_feature_routes(model: RunModel, library: Library) -> list[Route]:
+    """Return the routes of the features of the run's images, and of those nearest to one of them."""
+
+    def find_nearest(request: Request) -> StrictJSONResponse:
+        position, features = find_position(model, request), model.features
+        rows: list[dict[str, Any]] = []
+        if features.vectors is not None and np.isfinite(features.vectors[position]).all():
+            is_searched = model.is_training.copy()
+            is_searched[position] = False
+            nearest = features.find_nearest(np.array(features.vectors[position]), is_searched, NEAREST)
+            rows = library.describe([i for i, _ in nearest])
+        return StrictJSONResponse({"features": features.state, "images": rows})
+
+    def state(_request: Request) -> StrictJSONResponse:
+        return StrictJSONResponse(model.features.state)
+
+    def start(request: Request) -> StrictJSONResponse:
+        model.features.start()
+        return state(request)
+
+    return [
+        Route("/images/{id:int}/nearest", find_nearest),
+        Route("/features", state),
+        Route("/features", start, methods=["POST"]),
+    ]
+
+
+def find_position(model: RunModel, request: Request) -> int:
+    """Return the position of the image that an address names; raises `HTTPException` if there is none."""
+    position: int = request.path_params["id"]
+    if not 0 <= position < len(model.index.images):
+        raise HTTPException(404, "There is no such image.")
+    return position
 
 
 class _Endpoints:
@@ -105,24 +138,8 @@ class _Endpoints:
         return await self._explain(lambda: content, request.query_params.get("class"))
 
     async def explain_own(self, request: Request) -> StrictJSONResponse:
-        position = self._get_position(request)
+        position = find_position(self._model, request)
         return await self._explain(lambda: self._model.index.read(position), None)
-
-    def find_nearest(self, request: Request) -> StrictJSONResponse:
-        position, features = self._get_position(request), self._model.features
-        rows: list[dict[str, Any]] = []
-        if features.vectors is not None and np.isfinite(features.vectors[position]).all():
-            is_searched = self._model.is_training.copy()
-            is_searched[position] = False
-            nearest = features.find_nearest(np.array(features.vectors[position]), is_searched, NEAREST)
-            rows = self._library.describe([i for i, _ in nearest])
-        return StrictJSONResponse({"features": features.state, "images": rows})
-
-    def _get_position(self, request: Request) -> int:
-        position: int = request.path_params["id"]
-        if not 0 <= position < len(self._model.index.images):
-            raise HTTPException(404, "There is no such image.")
-        return position
 
     async def _explain(self, read: Callable[[], bytes | NDArray[np.uint8]], label: str | None) -> StrictJSONResponse:
         def compute() -> HeatMap:
@@ -132,10 +149,3 @@ class _Endpoints:
             return StrictJSONResponse((await self._heat_maps.run(compute)).to_dict())
         except (ImageError, OSError) as error:
             raise HTTPException(400, f"The image cannot be read: {error}.") from None
-
-    def state(self, _request: Request) -> StrictJSONResponse:
-        return StrictJSONResponse(self._model.features.state)
-
-    def start_features(self, request: Request) -> StrictJSONResponse:
-        self._model.features.start()
-        return self.state(request)

@@ -17,9 +17,12 @@ export class Grid {
   #side = 160;
   #anchor = 0;
 
-  /** `describe(row)` returns the elements of a caption of `captionHeight` pixels; `onChange()` is called when cursor or selection change. */
-  constructor(element, canvas, { captionHeight, unreadable, describe, label, onChange, onOpen, onError }) {
-    Object.assign(this, { element, canvas, captionHeight, unreadable, describe, label, onChange, onOpen, onError });
+  /**
+   * `describe(row)` returns the elements of a caption of `captionHeight` pixels, and `layer(row)` the address of a layer
+   * over an image, if any; `onChange()` is called when cursor or selection change.
+   */
+  constructor(element, canvas, { captionHeight, unreadable, describe, label, layer, onChange, onOpen, onError }) {
+    Object.assign(this, { element, canvas, captionHeight, unreadable, describe, label, layer, onChange, onOpen, onError });
     this.cursor = 0;
     this.selected = new Set(); // ids
     new ResizeObserver(() => this.#layout()).observe(element);
@@ -251,7 +254,7 @@ export class Grid {
   #fill(tile, position) {
     const row = this.#rows.get(this.#order[position]);
     if (!row) return;
-    let image = tile.querySelector("img, .unreadable");
+    let image = tile.querySelector("img:not(.mask), .unreadable");
     if (!image) {
       image = document.createElement("img");
       image.style.height = `${this.#side}px`;
@@ -260,6 +263,7 @@ export class Grid {
       image.addEventListener("error", () => this.#replace(image), { once: true });
       image.src = `/thumbnails/${row.sha256}.webp`;
     }
+    const layer = tile.querySelector(".mask") ?? this.#makeLayer(row);
     const caption = document.createElement("div");
     caption.className = "caption";
     caption.append(...this.describe(row));
@@ -267,7 +271,20 @@ export class Grid {
     tile.title = row.path;
     tile.classList.toggle("dropped", Boolean(row.dropped));
     tile.classList.toggle("corrected", row.label !== row.source_label || row.split !== row.source_split);
-    tile.replaceChildren(image, caption);
+    tile.replaceChildren(image, ...(layer ? [layer] : []), caption);
+  }
+
+  #makeLayer(row) {
+    const address = this.layer?.(row);
+    if (!address) return null;
+    const layer = document.createElement("img");
+    layer.className = "mask";
+    layer.style.height = `${this.#side}px`;
+    layer.alt = "";
+    layer.decoding = "async";
+    layer.addEventListener("error", () => (layer.hidden = true), { once: true }); // the image is shown without it
+    layer.src = address;
+    return layer;
   }
 
   #replace(image) {

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { element } from "./elements.js";
 import { Grid } from "./grid.js";
+import { hasMasks, maskAddress, swatch } from "./masks.js";
 import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 
 const POLL_MS = 3000; // between looks at what other pages changed
@@ -15,6 +16,7 @@ const texts = JSON.parse($("#texts").textContent);
 const form = $("#query");
 const number = new Intl.NumberFormat(document.documentElement.lang);
 const hasSeveralLabels = document.body.dataset.several === "1";
+const predictsMasks = document.body.dataset.predictsMasks === "1";
 const state = { revision: 0, counts: {}, check: { status: "new" }, folders: { status: "new" }, corrections: 0 };
 const names = []; // of the classes, in the order of their keys, which stays the same while the page is open
 const clicks = []; // numbers of the clicks of this page, for undo
@@ -22,10 +24,11 @@ let changes = Promise.resolve(); // the last of the changes on their way
 let loading = null; // aborts the request of an older query
 
 const grid = new Grid($("#grid"), $("#canvas"), {
-  captionHeight: (document.body.dataset.predictions === "1" ? 44 : 26) + (hasSeveralLabels ? 22 : 0),
+  captionHeight: (document.body.dataset.predictions === "1" ? 44 : 26) + (hasSeveralLabels && !hasMasks ? 22 : 0),
   unreadable: texts.unreadable,
   describe: describeImage,
   label: nameImage,
+  layer: (row) => hasMasks && row.mask && maskAddress(row),
   onChange: showSelection,
   onOpen: openViewer,
   onError: showError,
@@ -37,12 +40,13 @@ function percent(value) {
 
 function describeModel(row) {
   if (row.predicted === null) return "";
+  if (predictsMasks) return row.iou === null ? "" : `IoU ${row.iou.toFixed(3)}`;
   return `${row.predicted === row.label ? "✓" : row.predicted || texts["no-label"]} ${percent(row.confidence)}`;
 }
 
 function describeImage(row) {
   const label = hasSeveralLabels ? listChips(row) : element("b", row.label || texts.unlabeled);
-  const isWrong = row.predicted !== null && row.predicted !== row.label;
+  const isWrong = !predictsMasks && row.predicted !== null && row.predicted !== row.label;
   const lines = [label, " ", element("span", describeModel(row), isWrong ? "wrong" : "soft")];
   if (row.kept) lines.push(element("i", "✓", "kept"));
   if (row.findings.length) lines.push(element("i", "●", "finding"));
@@ -50,10 +54,16 @@ function describeImage(row) {
 }
 
 /** The labels of an image as chips; `make` returns what each is. */
-function listChips(row, make = (name) => element("b", name, "chip")) {
+function listChips(row, make = makeChip) {
   const chips = element("div", "", "chips");
   chips.append(...(row.labels.length ? row.labels.map(make) : [element("span", texts["no-label"], "soft")]));
   return chips;
+}
+
+function makeChip(name) {
+  const chip = element("b", "", "chip");
+  chip.append(...(hasMasks ? [swatch(name)] : []), name);
+  return chip;
 }
 
 function nameImage(row) {
@@ -214,7 +224,10 @@ function showSelection() {
   $("#actions").hidden = !grid.length;
   const targets = grid.targets.slice(0, 1000);
   const rows = targets.map((id) => grid.row(id)).filter(Boolean);
-  for (const button of $("#classes").querySelectorAll("[data-to]")) {
+  for (const item of document.querySelectorAll("#legend li")) {
+    item.classList.toggle("absent", !rows.some((row) => row.labels.includes(item.dataset.label)));
+  }
+  for (const button of document.querySelectorAll("#classes [data-to]")) {
     const having = rows.filter((row) => row.labels.includes(button.dataset.to)).length;
     button.setAttribute("aria-pressed", having && having < targets.length && hasSeveralLabels ? "mixed" : having > 0 && having === rows.length);
   }
@@ -223,6 +236,7 @@ function showSelection() {
 
 /** Add a button for each new class. The others stay: somebody may be pressing one, or have the focus there. */
 function showClasses() {
+  if (hasMasks) return showSelection();
   if (!$("#another")) {
     const another = element("button", texts["new-class"]);
     another.type = "button";
@@ -272,7 +286,9 @@ function isViewed() {
 
 /** Until an image has arrived, a browser goes on to show the one before it, which no correction is for now. */
 function hideOldPixels() {
-  $("#viewer-image").style.visibility = isViewed() ? "" : "hidden";
+  for (const layer of [$("#viewer-image"), ...(hasMasks ? [$("#viewer-mask")] : [])]) {
+    layer.style.visibility = isViewed() && layer.complete ? "" : "hidden";
+  }
 }
 
 /** Correct the images, and go on at once: who labels fast does not wait for the server. */
@@ -345,14 +361,19 @@ function fillViewer() {
   if ($("#viewer").dataset.id !== String(row.id)) $("#viewer").dataset.id = row.id;
   const address = `/large/${row.sha256}.webp`;
   if (!$("#viewer-image").src.endsWith(address)) $("#viewer-image").src = address;
+  const layer = hasMasks && row.mask && maskAddress(row, "large-masks");
+  if (layer && !$("#viewer-mask").src.endsWith(layer)) $("#viewer-mask").src = layer;
   hideOldPixels();
   $("#viewer-image").alt = nameImage(row);
   $("#viewer-path").textContent = row.path;
   const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label.replaceAll(";", ", ") || texts["no-label"]})`;
-  const label = hasSeveralLabels ? [listChips(row, removableChip), was] : [row.label + was];
+  const label = hasSeveralLabels ? [listChips(row, hasMasks ? makeChip : removableChip), was] : [row.label + was];
   const facts = [[texts.class, ...label]];
   if (row.split) facts.push([texts.split, texts[row.split]]);
-  if (row.predicted !== null) facts.push([texts.model, `${row.predicted} ${percent(row.confidence)}`]);
+  if (row.iou !== null) facts.push([texts["mean-iou"], row.iou.toFixed(3)]);
+  if (row.predicted !== null) {
+    facts.push(predictsMasks ? [texts.quality, row.confidence.toFixed(3)] : [texts.model, `${row.predicted} ${percent(row.confidence)}`]);
+  }
   if (row.energy !== null) facts.push([texts["ood-score"], row.energy.toFixed(2)]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
@@ -396,7 +417,9 @@ $("#write-folders").addEventListener("click", async () => {
   await poll();
 });
 $("#viewer").addEventListener("close", () => document.querySelector("main").after($("#actions")));
-for (const event of ["load", "error"]) $("#viewer-image").addEventListener(event, hideOldPixels);
+for (const image of document.querySelectorAll("#viewer-image, #viewer-mask")) {
+  for (const event of ["load", "error"]) image.addEventListener(event, hideOldPixels);
+}
 $("#undo").addEventListener("click", undo);
 $("#help").addEventListener("click", () => $("#keys").showModal());
 $("#actions").addEventListener("click", (event) => {

@@ -5,14 +5,12 @@ import { predictHere } from "./browser-model.js";
 import { element, imageItem, percent } from "./elements.js";
 import { followFeatures } from "./features.js";
 import { decode, describe, draw } from "./heat.js";
+import { listenForImages } from "./inputs.js";
 import { hideMessage, showError } from "./message.js";
-
-const PAUSE_MS = 150; // between two frames of the camera
 
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 let current = null; // {file, label, heat, controller} of the image that is shown
-let stream = null; // of the camera
 
 function showPrediction({ label, probability, top, decision, set, answer, answer_probability, expected_grade: grade }) {
   $("#result").hidden = false;
@@ -46,7 +44,6 @@ function predict(file, { nearest = false, signal } = {}) {
 
 /** Take an image: show it, classify it, and find its nearest training images. */
 async function take(file) {
-  stopCamera();
   current?.controller.abort();
   const controller = new AbortController();
   const { signal } = controller;
@@ -129,101 +126,23 @@ async function runHere() {
   }
 }
 
-// Camera
+// Events
 
-async function startCamera() {
-  $("#camera").disabled = true; // a second click would start another stream, and nothing would stop the first
-  try {
-    await showCamera();
-  } finally {
-    $("#camera").disabled = false;
-  }
-}
-
-async function showCamera() {
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
-  } catch (error) {
-    showError(new Error(`${texts["no-camera"]} ${error.message}`));
-    return;
-  }
+function setCamera(isOn) {
+  $("#figure").hidden = $("#neighbors").hidden = $("#here").hidden = isOn;
+  if (!isOn) return;
   current?.controller.abort();
   current = null;
   resetHeat();
   showNearest([]);
-  hideMessage();
-  $("#video").srcObject = stream;
-  await $("#video").play();
-  $("#live").hidden = false;
-  $("#inputs").hidden = true;
-  $("#figure").hidden = $("#neighbors").hidden = $("#here").hidden = true;
-  $("#snap").focus();
-  classifyFrames(stream);
 }
 
-function stopCamera() {
-  for (const track of stream?.getTracks() ?? []) track.stop();
-  stream = null;
-  $("#live").hidden = true;
-  $("#inputs").hidden = $("#figure").hidden = $("#neighbors").hidden = $("#here").hidden = false;
-}
-
-function readFrame() {
-  const video = $("#video");
-  const canvas = document.createElement("canvas");
-  canvas.width = video.videoWidth;
-  canvas.height = video.videoHeight;
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-}
-
-/** Classify what the camera sees, one frame after the other, until it stops. */
-async function classifyFrames(source) {
-  while (stream === source) {
-    try {
-      const prediction = await predict(await readFrame());
-      if (stream !== source) return;
-      showPrediction(prediction);
-    } catch (error) {
-      showError(error);
-    }
-    await new Promise((resolve) => setTimeout(resolve, document.hidden ? 1000 : PAUSE_MS));
-  }
-}
-
-// Events
-
-for (const input of [$("#file"), $("#photo")]) {
-  input.addEventListener("change", () => {
-    if (input.files.length) take(input.files[0]);
-    input.value = ""; // so that the same file can be chosen again
-  });
-}
-document.addEventListener("dragover", (event) => {
-  event.preventDefault();
-  $("#drop").classList.add("over");
-});
-document.addEventListener("dragleave", () => $("#drop").classList.remove("over"));
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  $("#drop").classList.remove("over");
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
-});
-document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) take(event.clipboardData.files[0]);
-});
+listenForImages({ take, predict, show: showPrediction, onCamera: setCamera });
 $("#show-heat").addEventListener("click", toggleHeat);
 $("#run-here")?.addEventListener("click", ({ target }) => {
   target.setAttribute("aria-pressed", target.getAttribute("aria-pressed") !== "true");
   runHere();
 });
-$("#camera").addEventListener("click", startCamera);
-$("#stop").addEventListener("click", () => {
-  stopCamera();
-  $("#result").hidden = true;
-});
-$("#snap").addEventListener("click", async () => take(await readFrame()));
-$("#camera").hidden = !navigator.mediaDevices?.getUserMedia; // browsers have it at secure addresses and on this machine alone
 followFeatures(async () => {
   if (current?.label) showNearest((await predict(current.file, { nearest: true })).nearest);
 }, showError);

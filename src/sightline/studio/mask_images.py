@@ -1,0 +1,87 @@
+"""`MaskImages`: the masks of images in the colors of their classes, as layers over the images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sightline import jsonio
+from sightline.data.targets import MASKS
+from sightline.data.types import Index
+from sightline.errors import ImageError
+from sightline.inference.masks import encode_mask, list_colors, resize_mask
+from sightline.studio.pages import Pages, respond_with_image
+from sightline.studio.thumbnails import KEPT, LARGE, SMALL, fit_size
+
+PNG = "image/png"
+
+
+class MaskImages:
+    """Small and large layers of masks by their content hash; methods may be called from any thread.
+
+    Attributes:
+        classes: Those of the masks, in the order of their colors.
+        colors: The color of each class, such as ``#800000``, as reports and ``predict --masks`` have it.
+        key: A text for these classes and the values of the masks: with other ones, addresses are others, too.
+    """
+
+    def __init__(self, index: Index, classes: Sequence[str] = ()) -> None:
+        """`index` has masks; without `classes`, they are those of its images, in the order that training gives them."""
+        assert index.read_mask is not None
+        assert index.mask_classes is not None
+        names = {name for image in index.images for name in MASKS.list_classes(image.label)}
+        order = index.class_order if {*index.class_order} == names else ()
+        self.classes = tuple(classes) or MASKS.order_classes(names, order)
+        self.colors = dict(zip(self.classes, list_colors(len(self.classes)), strict=True))
+        self._index, self._read, self._table = index, index.read_mask, index.mask_classes
+        facts = [self.classes, sorted(self._table.names.items()), self._table.are_colors]
+        self.key = hashlib.sha256(jsonio.encode_text(jsonio.dumps(facts))).hexdigest()[:12]
+        masks = [(image.mask.sha256, i) for i, image in enumerate(index.images) if image.mask]
+        self._positions = dict(reversed(masks))
+        self._encode_small = lru_cache(KEPT)(self._encode)
+
+    def encode(self, sha256: str, *, large: bool = False) -> bytes | None:
+        """Return the mask with this hash as a PNG file of the size that the thumbnail of its image has.
+
+        Pixels without a class are transparent. None if there is no such mask, or it cannot be decoded.
+        """
+        position = self._positions.get(sha256)
+        if position is None:
+            return None
+        return self._encode(position, LARGE) if large else self._encode_small(position, SMALL)
+
+    def _encode(self, position: int, side: int) -> bytes | None:
+        image = self._index.images[position]
+        try:
+            mask = self._table.encode(self._table.decode(self._read(position)), self.classes)
+        except (ImageError, OSError):
+            return None
+        small = resize_mask(mask, *fit_size(image.width, image.height, side))
+        return encode_mask(small, len(self.classes), is_layer=True)
+
+
+def make_routes(masks: MaskImages) -> list[Route]:
+    """Return the routes of the masks, small and large, at addresses whose content never changes."""
+
+    def find(request: Request, *, large: bool) -> Response:
+        known = request.path_params["key"] == masks.key
+        return respond_with_image(masks.encode(request.path_params["sha256"], large=large) if known else None, PNG)
+
+    return [
+        Route("/masks/{key}/{sha256}.png", lambda request: find(request, large=False)),
+        Route("/large-masks/{key}/{sha256}.png", lambda request: find(request, large=True)),
+    ]
+
+
+def make_label_route(name: str, pages: Pages) -> Route:
+    """Return the route of the page that labels images, which says what it does not do for masks."""
+
+    def page(request: Request) -> Response:
+        return pages.render(request, "sentence.html.j2", name=name, title="label-page", sentence="label-masks")
+
+    return Route("/label", page)
