@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ import pytest
 import sightline as sl
 from browser import SLOWDOWN, find_browser
 from command import COLORS, draw_classes
+from drawn_scenes import draw_scenes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from studio_server import LISTED, WAIT_SECONDS, serve
 from task_images import write_task
 
+
+DISK, BAR = "<b onclick='alert(1)'>disk & \"co\"</b>", "__proto__"  # classes of masks
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,6 +65,44 @@ def label_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
 def label_studio(label_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """The studio of `label_run`, which tests share: they leave its labels alone."""
     with open_studio(label_run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def mask_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes with masks, the names of whose classes are those of an attacker."""
+    folder = draw_scenes(tmp_path_factory.mktemp("masks") / "scenes", 30, 10)
+    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("value", "name"), (0, "ground"), (1, DISK), (2, BAR), (9, "void")])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mask_run(mask_data: Path, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A model of the masks of `mask_data`."""
+    settings = {"model.task": "segmentation", "device.threads": 1}
+    out = tmp_path_factory.mktemp("mask-run") / "a"
+    return sl.train(mask_data, recipe="fcn", epochs=2, seed=1, set=settings, out=out, progress=False)
+
+
+@pytest.fixture(scope="session")
+def other_mask_run(mask_run: sl.Run) -> sl.Run:
+    """A copy of `mask_run` beside it whose masks of the first half of the images were worse by far."""
+    path = mask_run.path.parent / "b"
+    shutil.copytree(mask_run.path, path)
+    file = path / "eval" / "validation" / "predictions.npz"
+    with np.load(file) as saved:
+        arrays = dict(saved)
+    is_first = arrays["mask_cells"][:, 0] < len(arrays["paths"]) // 2
+    arrays["mask_cells"][is_first, 2] = (arrays["mask_cells"][is_first, 2] + 1) % 3
+    np.savez(file, **arrays)
+    return sl.Run(path)
+
+
+@pytest.fixture(scope="session")
+def mask_studio(mask_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """The studio of `mask_run`, which tests share: they leave its images alone."""
+    with open_studio(mask_run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as opened:
         yield opened
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sightline import Dataset
 from sightline.evaluation.label_pairs import PAIR_KINDS
-from sightline.studio import label_results, messages
+from sightline.studio import label_results, mask_results, messages
 from sightline.studio.contents import Studio, open_studio
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
@@ -84,6 +84,8 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {f"{text}pair-{kind}" for text in ("", "images-") for kind in PAIR_KINDS}
     chosen_by_value |= {"slice-below", "slice-above", "slice-low", "slice-unset"}
     chosen_by_value |= {f"property-{name}" for name in ("size", "aspect-ratio", "brightness", "sharpness")}
+    chosen_by_value |= {"decision-mask", "label-masks", "better-first", "better-second"}
+    chosen_by_value |= {name.replace("_", "-") for name in mask_results.HEADLINES}
     assert set(texts) == named | chosen_by_value, "each text is used"
 
 

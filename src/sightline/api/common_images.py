@@ -70,7 +70,7 @@ def _pair_images(
     ]  # without them, images are paired by path
     have_hashes = all(hashes is not None for hashes in contents)
     rows_of, other_rows_of = (
-        _index_rows(names if have_hashes and names is not None else of.paths, labels)
+        index_rows(names if have_hashes and names is not None else of.paths, labels)
         for names, of, labels in zip(contents, predictions, true, strict=True)
     )
     pairs = [(row, other_rows_of[key]) for key, row in rows_of.items() if key in other_rows_of]
@@ -122,7 +122,7 @@ def _content_hashes(run: RunDirectory, split: Split, labels: Sequence[str]) -> l
     return [row.sha256 for row in rows] if [row.label for row in rows] == labels else None
 
 
-def _index_rows(keys: Iterable[str], labels: Sequence[str]) -> dict[tuple[str, str, int], int]:
+def index_rows(keys: Iterable[str], labels: Sequence[str]) -> dict[tuple[str, str, int], int]:
     """Return the row of each image by its key, its true classes, and how many of the same came before it."""
     occurrences: Counter[tuple[str, str]] = Counter()
     rows: dict[tuple[str, str, int], int] = {}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sightline import _io, intervals, jsonio
 from sightline.api.common_images import CommonImages, find_common_images
+from sightline.api.common_masks import find_common_masks
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
@@ -22,6 +23,7 @@ from sightline.evaluation.multi_label import MultiLabelResult
 from sightline.evaluation.multi_label_metrics import LabelSetComparison, compare_label_sets
 from sightline.evaluation.ordinal import MAE, QWK, GradeComparison, compare_grades
 from sightline.evaluation.paired import PairedComparison
+from sightline.evaluation.paired_masks import MaskComparison, compare_masks
 from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
 from sightline.metrics import describe_metric
@@ -30,6 +32,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import find_reported_split
 from sightline.tasks.protocol import find_task
 
+IMAGE_IOU = "image_iou"
 ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
 
 
@@ -70,7 +73,8 @@ class PairedRun:
     `split` is the split that both were evaluated on; images are paired by content and class. `comparison` is of the
     `metric`: ``accuracy``, or with several labels per image ``subset_accuracy``, the fraction of images whose labels
     are all right. `grades` compares how far predicted grades are from the true ones, if one of the runs is ordinal, and
-    `label_sets` the metrics of several labels per image, if both runs have the same classes.
+    `label_sets` the metrics of several labels per image, if both runs have the same classes. Runs of masks have `masks`
+    in place of the comparison, of the mean IoU of each image.
     """
 
     first: str
@@ -81,22 +85,29 @@ class PairedRun:
     grades: GradeComparison | None = None
     label_sets: LabelSetComparison | None = None
     metric: str = "accuracy"
+    masks: MaskComparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, those of the comparison beside the others, as JSON values."""
         values = jsonio.fields_to_dict(self, skip=["comparison"])
         if self.comparison is None:
-            return values | {"verdict": None}
+            return values | {"verdict": None if self.masks is None else self.masks.verdict}
         return values | jsonio.fields_to_dict(self.comparison)
 
     def describe(self) -> str:
         """Return the verdict with its numbers, in one sentence."""
-        c = self.comparison
+        c = self.comparison or self.masks
         if c is None:
             return f"{self.second} vs. {self.first}: not compared, because {self.note}."
         i = c.difference_interval
         interval_text = "" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})"
         note = f"; {self.note}" if self.note else ""
+        if isinstance(c, MaskComparison):
+            unit = "" if c.groups is None else f" of {plural(c.groups, 'group')}"
+            return (
+                f"{self.second} vs. {self.first}: {c.verdict} in mean IoU of an image: {c.difference:+.4f}"
+                f"{interval_text} on {c.count} {self.split} images; permutation test{unit}, p = {c.p_value:.3g}{note}."
+            )
         is_accuracy = self.metric == "accuracy"
         test = "exact McNemar" if c.groups is None else f"permutation test of {plural(c.groups, 'group')},"
         verdict = f"{c.verdict}. Accuracy" if is_accuracy else f"{c.verdict} in {describe_metric(self.metric)}:"
@@ -184,7 +195,7 @@ def compare_to_first(rows: Sequence[ComparisonRow]) -> tuple[PairedRun, ...]:
 def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> PairedRun:
     tasks = [RunDirectory(Path(row.run)).config.model.task for row in (baseline, other)]
     if any(find_task(task).targets.are_masks for task in tasks):
-        return PairedRun(baseline.name, other.name, None, None, "masks are not compared image by image yet")
+        return _compare_mask_pair(baseline, other, tests)
     common = find_common_images(RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run)))
     if common is None:
         return PairedRun(
@@ -202,6 +213,16 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
         _compare_grades(common, tasks, groups), _compare_label_sets(common, groups),
         "subset_accuracy" if common.has_label_sets else "accuracy",
     )  # fmt: skip
+
+
+def _compare_mask_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> PairedRun:
+    common = find_common_masks(RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run)))
+    if isinstance(common, str):
+        return PairedRun(baseline.name, other.name, None, None, common, metric=IMAGE_IOU)
+    groups = bootstrap.number_groups(common.paths, common.groups)
+    masks = compare_masks(common.ious[:, 0], common.ious[:, 1], tests=tests, groups=groups)
+    note = "" if common.is_whole else f"only {masks.count} images are in both {common.split} splits"
+    return PairedRun(baseline.name, other.name, common.split, None, note, masks=masks, metric=IMAGE_IOU)
 
 
 def _compare_grades(

@@ -14,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline.api.common_images import find_common_images
+from sightline.api.common_masks import find_common_masks
 from sightline.api.comparison import compare_runs, compare_to_first
 from sightline.data.types import SPLITS
 from sightline.evaluation.multi_label import MultiLabelResult
+from sightline.evaluation.segmentation import SegmentationResult
 from sightline.runs.directory import RunDirectory
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
@@ -44,7 +46,8 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages, othe
             chosen=chosen,
             max_images=MAX_IMAGES,
             several=library.has_several_labels,
-            label_metrics=MultiLabelResult.headlines,
+            masks=model.predicts_masks,
+            label_metrics=SegmentationResult.headlines if model.predicts_masks else MultiLabelResult.headlines,
             **values,
         )
 
@@ -71,6 +74,8 @@ def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, An
     run = model.run.directory
     rows = compare_runs([run.path, other])
     values: dict[str, Any] = {"rows": rows, "paired": compare_to_first(rows)[0], "groups": []}
+    if model.predicts_masks:
+        return values | {"groups": _list_mask_groups(model, library, RunDirectory(other))}
     common = find_common_images(run, RunDirectory(other))
     if common is None:
         return values
@@ -86,6 +91,25 @@ def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, An
         selection = library.add_selection(p for p in (positions[i] for i in members.tolist()) if p is not None)
         values["groups"].append({"kind": kind, "count": len(members), "selection": selection, "images": images})
     return values
+
+
+def _list_mask_groups(model: RunModel, library: Library, other: RunDirectory) -> list[dict[str, Any]]:
+    """Return the images whose mean IoU is higher by the first and by the second run, the largest difference first."""
+    common = find_common_masks(model.run.directory, other)
+    if isinstance(common, str):
+        return []
+    positions, gains = model.find_positions(common.paths), common.ious[:, 1] - common.ious[:, 0]
+    groups = []
+    for kind, losses in (("better-first", gains), ("better-second", -gains)):
+        order = [i for i in np.argsort(losses, kind="stable").tolist() if losses[i] < 0]
+        known = {position: i for i in order if (position := positions[i]) is not None}
+        images = [
+            row | {"predictions": [f"IoU {iou:.3f}" for iou in common.ious[known[row["id"]]]]}
+            for row in library.describe([*known][:MAX_IMAGES])
+        ]
+        selection = library.add_selection(known, is_ranked=True)
+        groups.append({"kind": kind, "count": len(order), "selection": selection, "images": images})
+    return groups
 
 
 def _describe_images(

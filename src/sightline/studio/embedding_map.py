@@ -38,7 +38,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
     maps = _Maps(model, library)
 
     def page(request: Request) -> Response:
-        return pages.render(request, "map.html.j2", name=name, methods=list_methods())
+        return pages.render(request, "map.html.j2", name=name, methods=list_methods(), masks=model.predicts_masks)
 
     def points(request: Request) -> StrictJSONResponse:
         method = request.query_params.get("method", "pca")
