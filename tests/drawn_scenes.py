@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
+DISK, BAR = "<b onclick='alert(1)'>disk & \"co\"</b>", "__proto__"  # names of classes that an attacker would choose
 
 
 def draw_scene(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,3 +44,9 @@ def draw_scenes(folder: Path, train: int, validation: int) -> Path:
                 path.write_bytes(encode(pixels))
     (folder / "classes.csv").write_text("value,name\n0,ground\n1,disk\n2,bar\n9,void\n")
     return folder
+
+
+def name_classes(folder: Path, disk: str, bar: str) -> None:
+    """Name the classes of drawn scenes anew."""
+    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("value", "name"), (0, "ground"), (1, disk), (2, bar), (9, "void")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,14 +14,12 @@ import pytest
 import sightline as sl
 from browser import SLOWDOWN, find_browser
 from command import COLORS, draw_classes
-from drawn_scenes import draw_scenes
+from drawn_scenes import BAR, DISK, draw_scenes, name_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from studio_server import LISTED, WAIT_SECONDS, serve
 from task_images import write_task
 
-
-DISK, BAR = "<b onclick='alert(1)'>disk & \"co\"</b>", "__proto__"  # classes of masks
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,8 +69,7 @@ def label_studio(label_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) ->
 def mask_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes with masks, the names of whose classes are those of an attacker."""
     folder = draw_scenes(tmp_path_factory.mktemp("masks") / "scenes", 30, 10)
-    with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("value", "name"), (0, "ground"), (1, DISK), (2, BAR), (9, "void")])
+    name_classes(folder, DISK, BAR)
     return folder
 
 

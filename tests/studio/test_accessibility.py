@@ -12,6 +12,7 @@ import pytest
 import sightline as sl
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
+from drawn_scenes import draw_scene, encode
 from server_process import Server
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
@@ -108,6 +109,34 @@ def test_a_page_of_a_run(open_page: Any, address: str, path: str, ready: str) ->
 def test_the_results_of_several_labels(open_page: Any, label_studio: Studio) -> None:
     with serve(label_studio) as address:
         check(open_page, f"{address}/results", "#per-class")
+
+
+def test_masks(open_page: Any, mask_studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "new.png").write_bytes(encode(draw_scene(7000)[0]))
+
+    def show_both(page: Any) -> None:
+        page.keyboard.press("Enter")
+        page.click("#show-predicted")
+        page.wait_for_selector("#predicted:not([hidden])", timeout=60_000)
+
+    def take(page: Any) -> None:
+        page.set_input_files("#file", str(tmp_path / "new.png"))
+        page.wait_for_selector("#top li", timeout=60_000)
+
+    with serve(mask_studio) as address:
+        check(open_page, f"{address}/?sort=iou", ".tile .mask")
+        check(open_page, f"{address}/?split=validation", ".tile .mask", show_both)
+        check(open_page, f"{address}/results", "#confusion")
+        check(open_page, f"{address}/try", "#drop", take)
+        check(open_page, f"{address}/label", "main p")
+
+
+def test_the_comparison_of_two_runs_of_masks(
+    open_page: Any, mask_run: sl.Run, other_mask_run: sl.Run, tmp_path: Path
+) -> None:
+    opened = open_studio(mask_run, tmp_path / "fixes.jsonl", compare=[other_mask_run])
+    with opened as studio, serve(studio) as address:
+        check(open_page, f"{address}/compare", "#verdict")
 
 
 def test_a_model_that_is_tried(open_page: Any, address: str, photo: Path) -> None:

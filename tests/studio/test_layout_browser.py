@@ -119,6 +119,13 @@ def test_no_page_of_several_labels_is_cut(run_of_long_labels: sl.Run, patch_far_
                 assert first["height"] < 200
 
 
+def test_no_page_of_a_run_of_masks_is_cut(
+    mask_run: sl.Run, other_mask_run: sl.Run, patch_far_away: Path, open_page: Any
+) -> None:
+    with open_studio(mask_run, patch_far_away, compare=[other_mask_run]) as studio:
+        check_pages(studio, open_page)
+
+
 def test_no_page_of_images_to_label_is_cut(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:
     with open_studio(split_images, patch_far_away) as studio:
         check_pages(studio, open_page)

@@ -19,9 +19,7 @@ import pytest
 from PIL import Image
 
 import sightline as sl
-from command import Command
-from conftest import BAR, DISK
-from drawn_scenes import draw_scene
+from drawn_scenes import BAR, DISK, draw_scene
 from sightline import Dataset, UsageError
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
@@ -239,7 +237,7 @@ def test_cells_that_there_are_not_are_refused(client: Any, query: dict[str, str]
     assert answer.json()["error"]
 
 
-def test_a_run_of_an_earlier_version_is_evaluated_again(mask_run: sl.Run, tmp_path: Path, sightline: Command) -> None:
+def test_a_run_of_an_earlier_version_is_evaluated_again(mask_run: sl.Run, tmp_path: Path) -> None:
     path = tmp_path / "old"
     shutil.copytree(mask_run.path, path)
     file = path / "eval" / "validation" / "predictions.npz"
@@ -255,7 +253,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_again(mask_run: sl.Run, tmp_pa
         assert 'id="confusion"' not in page
         assert 'value="iou"' not in client.get("/").text
         assert client.get("/results/images", params={"label": "ground", "predicted": "ground"}).status_code == 404
-    assert sightline("evaluate", path, "--split", "validation").code == 0
+    sl.load(path).evaluate(split="validation", progress=False)
     with open_studio(sl.Run(path), tmp_path / "fixes.jsonl") as studio:
         assert 'id="confusion"' in open_client(studio).get("/results").text
 
