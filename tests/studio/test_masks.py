@@ -310,7 +310,7 @@ def test_two_runs_are_compared_by_the_iou_of_each_image(
         selection = html.unescape(re.findall(r'href="/\?([^"]+)"', section)[0])
         listed = list_paths(client, **{name: value[0] for name, value in parse_qs(selection).items()})
         assert listed == re.findall(r'<li title="([^"]+)"', section)
-        assert len(listed) == 5
+        assert len(listed) == 8
         assert 'better-second">SECOND' not in page
 
 

@@ -187,4 +187,4 @@ def test_two_runs_are_compared(open_page: Any, mask_run: sl.Run, other_mask_run:
         playwright.expect(page.locator("#verdict")).to_contain_text("b: worse.")
         page.locator(".group a").first.click()
         page.wait_for_selector(".tile img")
-        playwright.expect(page.locator("#count")).to_have_text("5 images")
+        playwright.expect(page.locator("#count")).to_have_text("8 images")

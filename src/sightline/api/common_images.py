@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from sightline.data.targets import join_classes
 from sightline.data.types import Split
-from sightline.errors import UsageError
 from sightline.evaluation.label_thresholds import cross_fit_limits, list_thresholds
 from sightline.evaluation.results import LabeledPredictions
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
-from sightline.tasks.protocol import find_task
 
 COMPARED_SPLITS: tuple[Split, ...] = ("test", "validation")
 
@@ -49,11 +47,8 @@ class CommonImages:
 def find_common_images(first: RunDirectory, second: RunDirectory) -> CommonImages | None:
     """Return the test images that both runs were evaluated on, else the validation images; None without such a split.
 
-    Raises `UsageError` for runs with masks.
+    See `find_common_masks` for runs of masks.
     """
-    for run in (first, second):
-        if find_task(run.config.model.task).targets.are_masks:
-            raise UsageError(f"{run.path} has masks, and such runs cannot be compared yet: compare their metrics.")
     for split in COMPARED_SPLITS:
         of_first, of_second = first.read_predictions(split), second.read_predictions(split)
         if of_first is not None and of_second is not None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from sightline.api.common_images import find_common_images
 from sightline.api.common_masks import find_common_masks
-from sightline.api.comparison import compare_runs, compare_to_first
+from sightline.api.comparison import IMAGE_IOU, compare_runs, compare_to_first
 from sightline.data.types import SPLITS
 from sightline.evaluation.multi_label import MultiLabelResult
 from sightline.evaluation.segmentation import SegmentationResult
@@ -74,7 +74,7 @@ def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, An
     run = model.run.directory
     rows = compare_runs([run.path, other])
     values: dict[str, Any] = {"rows": rows, "paired": compare_to_first(rows)[0], "groups": []}
-    if model.predicts_masks:
+    if values["paired"].metric == IMAGE_IOU:
         return values | {"groups": _list_mask_groups(model, library, RunDirectory(other))}
     common = find_common_images(run, RunDirectory(other))
     if common is None:

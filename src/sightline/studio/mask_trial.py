@@ -69,7 +69,7 @@ def describe_mask(prediction: MaskPrediction, mask: NDArray[np.uint8], classes: 
 def _predict(model: RunModel, content: bytes | NDArray[np.uint8]) -> tuple[dict[str, Any], tuple[int, int]]:
     """Return the description of the mask of an image, and the width and the height of the layer."""
     classifier = model.classifier
-    prediction = classifier.predict_masks([content], progress=False)[0]
+    (prediction,) = classifier.iter_masks([content])
     if prediction.mask is None:
         raise HTTPException(400, f"The mask of the image cannot be predicted: {prediction.error}.")
     height, width = prediction.mask.shape
