@@ -18,6 +18,7 @@ export const maskAddress = (row, size = "masks") => `/${size}/${key}/${row.mask}
 export function swatch(name, color = colorOf.get(name)) {
   const square = element("i", "", "swatch");
   square.style.background = color;
+  square.title = name;
   return square;
 }
 

@@ -45,7 +45,7 @@ function describeModel(row) {
 }
 
 function describeImage(row) {
-  const label = hasSeveralLabels ? listChips(row) : element("b", row.label || texts.unlabeled);
+  const label = hasSeveralLabels ? listChips(row, hasMasks ? swatch : makeChip) : element("b", row.label || texts.unlabeled);
   const isWrong = !predictsMasks && row.predicted !== null && row.predicted !== row.label;
   const lines = [label, " ", element("span", describeModel(row), isWrong ? "wrong" : "soft")];
   if (row.kept) lines.push(element("i", "✓", "kept"));
@@ -54,9 +54,9 @@ function describeImage(row) {
 }
 
 /** The labels of an image as chips; `make` returns what each is. */
-function listChips(row, make = makeChip) {
+function listChips(row, make) {
   const chips = element("div", "", "chips");
-  chips.append(...(row.labels.length ? row.labels.map(make) : [element("span", texts["no-label"], "soft")]));
+  chips.append(...(row.labels.length ? row.labels.map((name) => make(name)) : [element("span", texts["no-label"], "soft")]));
   return chips;
 }
 
