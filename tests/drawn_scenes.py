@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-DISK, BAR = "<b onclick='alert(1)'>disk & \"co\"</b>", "__proto__"  # names of classes that an attacker would choose
+DISK, BAR = "<b id='i'>disk & \"</b>", "__proto__"  # names of classes that an attacker would choose
 
 
 def draw_scene(number: int) -> tuple[np.ndarray, np.ndarray]:

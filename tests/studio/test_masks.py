@@ -199,10 +199,10 @@ def test_results_are_those_of_the_files(client: Any, mask_run: sl.Run, result: S
     metrics = read_metrics(mask_run.path / "eval" / "validation" / "metrics.json")
     page = client.get("/results").text
     for name in ("mean_iou", "mean_dice", "pixel_accuracy"):
-        shown = page.partition(f'data-metric="{name}"')[2].partition("</dd>")[0]
+        cell = page.partition(f'data-metric="{name}"')[2].partition("</dd>")[0]
         value, interval = metrics["metrics"][name]["value"], metrics["metrics"][name]["interval"]
-        assert f"<b>{value:.3f}</b>" in shown
-        assert f"{interval[0]:.3f} – {interval[1]:.3f}" in shown
+        assert f"<b>{value:.3f}</b>" in cell
+        assert f"{interval[0]:.3f} – {interval[1]:.3f}" in cell
     rows = page.partition('id="per-class"')[2].partition("</table>")[0].split("<tr data-label")[1:]
     for row, of_class in zip(rows, metrics["per_class"], strict=True):
         value = of_class["iou"]["value"]

@@ -83,9 +83,9 @@ class MaskScores:
 
     def find_predicted(self) -> NDArray[np.bool_]:
         """Return which classes are predicted for a pixel of each image, bool [N, K]."""
-        found = np.zeros((len(self.quality), self.classes), bool)
-        found[self.cells[:, 0], self.cells[:, 2]] = True
-        return found
+        is_predicted = np.zeros((len(self.quality), self.classes), bool)
+        is_predicted[self.cells[:, 0], self.cells[:, 2]] = True
+        return is_predicted
 
     def find_most_confused(self) -> dict[int, tuple[int, int]]:
         """Return the true and the predicted class of most wrong pixels of each image that has some."""

@@ -139,8 +139,8 @@ def _make_training(
         in_memory, initial, task = is_in_memory(run), run.patch, run.config.model.task
         sources, settings = ([], []) if in_memory else (resolve_sources(run), list_data_settings(run))
         folder = folder or run.path.parent
-    stated = () if task in ("", ModelConfig().task) else (f"model.task={task}",)
-    own = None if in_memory else OwnData(tuple(sources), (*settings, *stated), corrections, initial)
+    of_task = () if task in ("", ModelConfig().task) else (f"model.task={task}",)
+    own = None if in_memory else OwnData(tuple(sources), (*settings, *of_task), corrections, initial)
     return TrainingRuns(folder or Path("runs"), own, index.name)
 
 

@@ -78,8 +78,8 @@ def _list_masks(model: RunModel, evaluated: LabeledPredictions, scores: MaskScor
         scores.compute_iou().tolist(), strict=True,
     )  # fmt: skip
     return {
-        position: ImagePrediction(join_classes(names[found]), quality, iou=iou if math.isfinite(iou) else None)
-        for position, found, quality, iou in rows
+        position: ImagePrediction(join_classes(names[has]), quality, iou=iou if math.isfinite(iou) else None)
+        for position, has, quality, iou in rows
         if position is not None
     }
 
