@@ -34,6 +34,7 @@ from sightline.studio.query import Query
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
 CLASSES = (DISK, BAR, "ground")  # in the order of their names
+DASH = "\u2013"
 VALUES = {"ground": 0, DISK: 1, BAR: 2}
 
 
@@ -202,11 +203,11 @@ def test_results_are_those_of_the_files(client: Any, mask_run: sl.Run, result: S
         cell = page.partition(f'data-metric="{name}"')[2].partition("</dd>")[0]
         value, interval = metrics["metrics"][name]["value"], metrics["metrics"][name]["interval"]
         assert f"<b>{value:.3f}</b>" in cell
-        assert f"{interval[0]:.3f} – {interval[1]:.3f}" in cell
+        assert f"{interval[0]:.3f} {DASH} {interval[1]:.3f}" in cell
     rows = page.partition('id="per-class"')[2].partition("</table>")[0].split("<tr data-label")[1:]
     for row, of_class in zip(rows, metrics["per_class"], strict=True):
         value = of_class["iou"]["value"]
-        assert f"<b>{'–' if value is None else format(value, '.3f')}</b>" in row
+        assert f"<b>{DASH if value is None else format(value, '.3f')}</b>" in row
         assert f"<td>{of_class['support']}</td>" in row
     ious = compute_image_iou(result.confusions)
     worst = page.partition('id="worst"')[2].partition("</ul>")[0]

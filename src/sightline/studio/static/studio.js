@@ -236,7 +236,10 @@ function showSelection() {
 
 /** Add a button for each new class. The others stay: somebody may be pressing one, or have the focus there. */
 function showClasses() {
-  if (hasMasks) return showSelection();
+  if (hasMasks) {
+    $("#legend").hidden = false;
+    return showSelection();
+  }
   if (!$("#another")) {
     const another = element("button", texts["new-class"]);
     another.type = "button";
