@@ -17,13 +17,16 @@ import pytest
 from PIL import Image
 
 from packed_images import make_table, write_table, write_tar
+from pixel_predictor import PixelPredictor
 from s3_server import start_bucket
+from sightline import process
 from sightline.config import LimitsConfig
 from sightline.data import remote
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
 from sightline.errors import DataError, ImageError, OutputError, UsageError
 from sightline.inference import stream
+from sightline.inference.masks import predict_masks
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode
@@ -86,6 +89,28 @@ def test_predictions_are_those_of_the_files(memory: Any, tmp_path: Path) -> None
     distant = list(stream.predict(predictor, stream.expand_inputs(["memory://b"])))
     assert [(p.label, p.top) for p in distant] == [(p.label, p.top) for p in local]
     assert len(distant) == 4
+
+
+@pytest.mark.parametrize("task", ["predict", "embed", "predict_masks"])
+def test_images_at_an_address_are_awaited_together(memory: Any, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    fill(memory, "/b")
+    together = threading.Barrier(4)  # as many images as there are
+    read = RemotePath.read
+
+    def wait(self: RemotePath, *arguments: Any) -> bytes:
+        together.wait(10)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(RemotePath, "read", wait)
+    monkeypatch.setattr(process, "count_cores", lambda: 1)
+    items = stream.expand_inputs(["memory://b"])
+    predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+    if task == "predict":
+        assert [one.error for one in stream.predict(predictor, items)] == [None] * 4
+    elif task == "embed":
+        assert [len(batch.paths) for batch in stream.embed(predictor, items, "fake")] == [4]
+    else:
+        assert [one.error for one in predict_masks(PixelPredictor(PreprocessingSpec(16, 24)), items)] == [None] * 4
 
 
 def test_a_missing_file_is_a_row_and_a_missing_folder_an_error(memory: Any) -> None:

@@ -30,7 +30,8 @@ PNG = {"accept": "image/png"}
 class Answer:
     def __init__(self, messages: list[Any]) -> None:
         self.status = messages[0]["status"]
-        self.kind = dict(messages[0]["headers"])[b"content-type"].decode()
+        self.headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+        self.kind = self.headers["content-type"]
         self.body = b"".join(message.get("body", b"") for message in messages[1:])
 
     @property
@@ -127,6 +128,9 @@ def test_a_mask_or_its_colors_over_the_image_are_a_png_file() -> None:
         ("/predict?overlay=yes", FILES[0]),
     )
     assert (png.kind, overlay.kind, other.kind) == ("image/png", "image/png", "application/json")
+    details = json.loads(png.headers["x-prediction"])
+    assert png.headers["x-prediction"] == overlay.headers["x-prediction"]
+    assert details == {"quality": other.json["quality"], "model": other.json["model"]}
     assert png.body == encode_mask(mask, 3)
     np.testing.assert_array_equal(np.asarray(png.image), mask)
     assert overlay.body == overlay_image(model.preprocess, FILES[0], mask, 3)
@@ -166,13 +170,14 @@ def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
     assert answers[4].json["error"] == "The model has no class 'sky'. Valid names: dark, gray, light."
 
 
+class BrokenPredictor(PixelPredictor):
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.full((*pixels.shape[:3], 3), np.nan, np.float32)
+
+
 @pytest.mark.parametrize("tile", [0.0, 1.0])
 def test_an_answer_that_is_not_a_number_is_the_servers_fault(tile: float) -> None:
-    class Broken(PixelPredictor):
-        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return np.full((*pixels.shape[:3], 3), np.nan, np.float32)
-
-    model = Classifier(Broken(PreprocessingSpec(16, 24)))
+    model = Classifier(BrokenPredictor(PreprocessingSpec(16, 24)))
     model.task_name, model.tile = "segmentation", tile
     (answer,) = send(model, ("/predict", FILES[0]))
     assert (answer.status, "not a finite number" in answer.json["error"]) == (500, True)
@@ -218,6 +223,47 @@ def test_the_open_inference_protocol_has_masks_of_the_networks_own_size() -> Non
     assert mask["data"] == expected[0].ravel().tolist()
     assert binary.body.endswith(expected.tobytes())
     assert (too_many.status, "at most 64" in too_many.json["error"]) == (400, True)
+
+
+def test_every_address_decides_about_the_image_without_its_padding() -> None:
+    model = make_mask_model(resize="pad")
+    predicted = model.predict(FILES)
+    padded = [model.predict([model.preprocess.decode(file)])[0] for file in FILES]
+    assert all(one.quality != other.quality for one, other in zip(predicted, padded, strict=True))
+    quality = sorted(one.quality or 0.0 for one in predicted)[1]
+    model.thresholds = Thresholds(9, min_iou=0.5, quality=quality)
+    data = [base64.b64encode(file).decode() for file in FILES]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [3], "data": data}
+    masks, infer, metrics = send(
+        model,
+        ("/predict", json.dumps({"images": data}).encode(), {"content-type": "application/json"}),
+        ("/v2/models/scenes/infer", json.dumps({"inputs": [tensor]}).encode()),
+        ("/metrics", b""),
+    )
+    outputs = {output["name"]: output for output in infer.json["outputs"]}
+    assert outputs["quality"]["data"] == [one.quality for one in predicted]
+    assert outputs["label"]["data"] == [one.label for one in predicted]
+    assert outputs["mask"]["shape"] == [3, 16, 24], "the mask is of all pixels"
+    decisions = ["mask" if (one.quality or 0) >= quality else "abstain" for one in predicted]
+    assert outputs["decision"]["data"] == decisions
+    assert [one["decision"] for one in masks.json["predictions"]] == decisions
+    for decision in ("mask", "abstain"):
+        assert f'decision="{decision}",model="scenes"}} {2.0 * decisions.count(decision)}' in metrics.body.decode()
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_an_image_in_tiles_is_counted_once(is_broken: bool) -> None:
+    model = make_mask_model()
+    model.tile, model.thresholds = 1.0, Thresholds(9, min_iou=0.5, quality=0.0)
+    if is_broken:
+        model.predictor = BrokenPredictor(model.preprocess)
+    answer, metrics = send(model, ("/predict", FILES[2]), ("/metrics", b""))
+    text = metrics.body.decode()
+    assert answer.status == (500 if is_broken else 200)
+    outcome = "failed" if is_broken else "predicted"
+    assert f'sightline_images_total{{model="scenes",outcome="{outcome}"}} 1.0' in text
+    assert text.count("sightline_images_total{") == 1
+    assert ('sightline_decisions_total{decision="mask",model="scenes"} 1.0' in text) != is_broken
 
 
 def test_the_description_of_the_api_names_what_masks_have() -> None:

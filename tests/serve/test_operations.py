@@ -129,11 +129,14 @@ def test_other_hosts_are_refused() -> None:
         "",
         "x:classify.example.org",
     ]
-    answers = send(
+    *answers, described = send(
         *(Request("/model", headers={"Host": host}) for host in hosts),
+        Request("/openapi.json", headers={"Host": hosts[0]}),
         access=Access(hosts=("classify.example.org", "[::1]")),
     )
     assert [answer.status for answer in answers] == [200, 200, 200, 400, 400, 400]
+    operations = [each for path in json.loads(described.body)["paths"].values() for each in path.values()]
+    assert all("400" in operation["responses"] for operation in operations)
 
 
 def test_pages_of_the_stated_origins_may_call() -> None:

@@ -43,6 +43,7 @@ PACKAGES = {
 ATTEMPTS = 5
 FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
 _CHUNK = 1 << 20
+_NO_FACTS: Mapping[str, str] = {}
 _ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
@@ -97,9 +98,9 @@ class RemotePath:
         info: dict[str, Any] = _retry(self.url, lambda: self.client.info(self.path))
         return info
 
-    def walk(self) -> Iterator[RemotePath]:
-        """Yield the files below a folder in the order of their paths."""
-        levels = [self._list()]
+    def walk(self, *, with_facts: bool = False) -> Iterator[RemotePath]:
+        """Yield the files below a folder in the order of their paths; `with_facts` takes several times the memory."""
+        levels = [self._list(with_facts=with_facts)]
         while levels:
             if not levels[-1]:
                 levels.pop()
@@ -109,11 +110,11 @@ class RemotePath:
                 self.url + path.rstrip("/").removeprefix(self.path.rstrip("/")), self.client, path.rstrip("/"), facts
             )
             if is_folder:
-                levels.append(below._list())
+                levels.append(below._list(with_facts=with_facts))
             else:
                 yield below
 
-    def _list(self) -> list[tuple[str, bool, Mapping[str, str]]]:
+    def _list(self, *, with_facts: bool = False) -> list[tuple[str, bool, Mapping[str, str]]]:
         """Return the files and folders in a folder, in reverse order, each with whether it is a folder, and facts."""
         own = self.path.rstrip("/")
         entries = _retry(self.url, lambda: self.client.ls(self.path, detail=True))
@@ -121,7 +122,8 @@ class RemotePath:
         for entry in entries:
             name, is_folder = str(entry["name"]).rstrip("/"), entry["type"] == "directory"
             if name.startswith(own + "/"):
-                below.append((name + "/" * is_folder, is_folder, _describe_file(entry)))
+                facts = _describe_file(entry) if with_facts else _NO_FACTS
+                below.append((name + "/" * is_folder, is_folder, facts))
         return sorted(below, key=itemgetter(0), reverse=True)
 
     def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:

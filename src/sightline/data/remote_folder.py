@@ -38,7 +38,7 @@ class RemoteFolder:
     def __init__(self, source: RemotePath, limits: LimitsConfig) -> None:
         self.name = PurePosixPath(source.path).name
         self._limits, self._folder = limits, cache_folder() / "remote"
-        self._files = {file.url.removeprefix(source.url).lstrip("/"): file for file in source.walk()}
+        self._files = {file.url.removeprefix(source.url).lstrip("/"): file for file in source.walk(with_facts=True)}
         self._record = self._folder / f"{_hash(source.url)}.files"
         self._contents = self._read_record()
         self._lock = threading.Lock()

@@ -11,6 +11,7 @@ import numpy as np
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.inference.mask_quality import estimate_iou
+from sightline.inference.masks import PixelPrediction
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded
@@ -29,8 +30,9 @@ def predict_pixels(
 ) -> list[Prediction]:
     """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
 
-    With a `log`, the features and probabilities of each are added to it, and its path is its id there. The quality of a
-    mask that it states is without what the image was padded with, where its size is known.
+    That of a mask is a `PixelPrediction`. With a `log`, the features and probabilities of each are added to it, and its
+    path is its id there. The classes and the quality of a mask are without what the image was padded with, where its
+    size is known.
     """
     decoded: list[ImageOutputs[InputItem, DecodedItem]] = [
         ImageOutputs(InputItem("", partial(get_pixels, pixels)), pixels) for pixels in images
@@ -39,8 +41,13 @@ def predict_pixels(
     batch = predict_decoded(predictor, decoded, get_pixels, all_outputs=all_outputs, size=len(images))
     if log is not None:
         batch = [_log_image(predictor.preprocess, log, image) for image in batch]
-    batch = [replace(image, decoded=None) for image in batch]  # the masks are of all pixels
-    return list(make_predictions(predictor, batch, top, thresholds, interpret))
+    predictions = make_predictions(predictor, batch, top, thresholds, interpret)
+    return [
+        PixelPrediction.from_prediction(prediction, image.probabilities)
+        if image.probabilities is not None and image.probabilities.ndim == 3
+        else prediction
+        for prediction, image in zip(predictions, batch, strict=True)
+    ]
 
 
 def _log_image(

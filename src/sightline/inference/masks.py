@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,11 @@ from PIL import Image
 from sightline.data.batches import load_ahead
 from sightline.data.masks import VOID
 from sightline.errors import ImageError
-from sightline.inference.decisions import Interpreter
 from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import choose_batch_size, predict_images, run_batches
-from sightline.inference.stream import InputItem, SizedImage, decode_sized, find_size
+from sightline.inference.stream import InputItem, SizedImage, choose_threads, decode_sized, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, encode_png
 from sightline.preprocessing.spec import MAX_SIDE
@@ -63,31 +62,17 @@ class MaskPrediction:
 class PixelPrediction(Prediction):
     """The prediction of a model of masks with its `mask` uint8 [h, w], and the `probabilities` float32 [h, w, K].
 
-    Both are of the pixels that the network takes; `probabilities` are None where nobody asked for them.
+    Both are of all pixels that the network takes; `probabilities` are None where nobody asked for them.
     """
 
     mask: NDArray[np.uint8] | None = None
     probabilities: NDArray[np.float32] | None = None
 
-
-def keep_pixels(interpret: Interpreter) -> Interpreter:
-    """Return an interpreter whose predictions are a `PixelPrediction` with the fields that `interpret` returns."""
-
-    def interpret_pixels(
-        path: str,
-        probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
-        classes: tuple[str, ...],
-        *,
-        top: int,
-        thresholds: Thresholds | None,
-    ) -> PixelPrediction:
-        prediction = interpret(path, probabilities, logits, classes, top=top, thresholds=thresholds)
+    @classmethod
+    def from_prediction(cls, prediction: Prediction, probabilities: NDArray[np.float32]) -> Self:
+        """Return a prediction with the probabilities of all pixels."""
         values = {field.name: getattr(prediction, field.name) for field in fields(prediction)}
-        mask = probabilities.argmax(-1).astype(np.uint8)
-        return PixelPrediction(**values, mask=mask, probabilities=probabilities)
-
-    return interpret_pixels
+        return cls(**values, mask=probabilities.argmax(-1).astype(np.uint8), probabilities=probabilities)
 
 
 def predict_masks(
@@ -103,7 +88,8 @@ def predict_masks(
         return
     preprocess = predictor.preprocess
     decode = partial(decode_sized, preprocess)
-    for batch in predict_images(predictor, items, decode, lambda sized: sized.pixels):
+    items, threads = choose_threads(items)
+    for batch in predict_images(predictor, items, decode, lambda sized: sized.pixels, threads=threads):
         for image in batch:
             if image.probabilities is None or image.decoded is None:
                 yield MaskPrediction(image.item.path, error=image.error)

@@ -246,6 +246,14 @@ def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator
             yield InputItem(f"[{number}]", lambda value=image: value)  # type: ignore[misc]  # mypy cannot infer a default
 
 
+def choose_threads(items: Iterable[InputItem]) -> tuple[Iterator[InputItem], int | None]:
+    """Return the items, and the number of threads that read them: None, one per core, unless they wait for a network."""
+    remaining = iter(items)
+    first = take_first(remaining)
+    is_remote = bool(first) and first[0].is_remote
+    return chain(first, remaining), max(REMOTE_THREADS, process.count_cores()) if is_remote else None
+
+
 def predict(
     predictor: Predictor,
     items: Iterable[InputItem],
@@ -261,20 +269,17 @@ def predict(
     That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
     the input size. With `thresholds`, each prediction has a `Decision`. `interpret` is that of the model's task.
     """
-    remaining = iter(items)
-    first = take_first(remaining)
-    if first and first[0].is_remote:
-        threads = threads or max(REMOTE_THREADS, process.count_cores())
+    items, chosen_threads = choose_threads(items)
     preprocess = predictor.preprocess
     decode: Callable[..., DecodedItem] = decode_sized if preprocess.resize == "pad" else decode_item
     batches = predict_images(
         predictor,
-        chain(first, remaining),
+        items,
         partial(decode, preprocess),
         get_pixels,
         all_outputs=thresholds is not None,
         batch_size=batch_size,
-        threads=threads,
+        threads=threads or chosen_threads,
     )
     with closing(batches):
         for batch in batches:
@@ -288,9 +293,11 @@ def embed(
 
     An image that cannot be read, or whose features are not finite, has a row of NaN and a reason.
     """
+    items, chosen_threads = choose_threads(items)
     batches = predict_images(
-        predictor, items, partial(decode_item, predictor.preprocess), get_pixels, all_outputs=True, threads=threads
-    )
+        predictor, items, partial(decode_item, predictor.preprocess), get_pixels, all_outputs=True,
+        threads=threads or chosen_threads,
+    )  # fmt: skip
     size = 0
     with closing(batches):
         for batch in batches:

@@ -20,7 +20,8 @@ TOKEN_VARIABLE = "SIGHTLINE_TOKEN"  # noqa: S105  # the name of a variable
 MAX_TOKEN_BYTES = 4096
 OPEN_PATHS = {"/", "/health", "/v2/health/live", "/v2/health/ready"}  # of the page and of probes, which have no token
 PAGE_FILES = "/page"  # the address of the files of the page, which are public
-EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After")
+DETAILS = "X-Prediction"  # the header of a mask as a PNG file: its quality, and the model that it is from
+EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After", DETAILS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
 
     app = Starlette(
         routes=[
-            *_make_description_routes(models, lambda: admission.draining, is_secured=access.token is not None),
+            *_make_description_routes(models, lambda: admission.draining, access),
             metrics.make_route(),
             *page.make_routes(),
             *prediction.make_routes(models),
@@ -126,9 +126,7 @@ def _log_models(models: RunningModels) -> None:
         _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
 
 
-def _make_description_routes(
-    models: RunningModels, is_stopping: Callable[[], bool], *, is_secured: bool
-) -> list[Route]:
+def _make_description_routes(models: RunningModels, is_stopping: Callable[[], bool], access: Access) -> list[Route]:
     async def health(_request: Request) -> JSONResponse:
         status = "stopping" if is_stopping() else "stalled" if models.is_stalled else "ok"
         return JSONResponse({"status": status}, 200 if status == "ok" else 503)
@@ -140,7 +138,8 @@ def _make_description_routes(
         return JSONResponse({"models": [served.identity for served in models.served]})
 
     async def openapi(_request: Request) -> JSONResponse:
-        return JSONResponse(build_openapi(models.served, is_secured=is_secured))
+        is_secured, limits_hosts = access.token is not None, bool(access.hosts)
+        return JSONResponse(build_openapi(models.served, is_secured=is_secured, limits_hosts=limits_hosts))
 
     return [
         Route("/health", health),

@@ -17,11 +17,11 @@ from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog, ModelLog
-from sightline.inference.masks import PixelPrediction, keep_pixels
+from sightline.inference.masks import PixelPrediction
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
-from sightline.inference.stream import DecodedItem
+from sightline.inference.stream import DecodedItem, SizedImage, find_size
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
@@ -36,10 +36,14 @@ MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is 
 
 @dataclass(slots=True, eq=False)
 class _PendingImage:
-    """An image that waits for its prediction; times are in seconds of `time.perf_counter`."""
+    """An image that waits for its prediction; times are in seconds of `time.perf_counter`.
+
+    A tile is one of several of an image, which is counted when all of them are there.
+    """
 
     pixels: DecodedItem
     future: asyncio.Future[Prediction]
+    is_tile: bool = False
     arrival: float = field(default_factory=time.perf_counter)
     start: float | None = None  # of its batch
     batch_size: int = 0
@@ -77,9 +81,8 @@ class Batcher:
     ) -> None:
         self._classifier, self._tracing, self._log = classifier, tracing, log
         self._metrics = metrics or Metrics().for_model(UNNAMED)
-        are_masks = classifier.task.targets.are_masks
+        self._needs_size = classifier.task.targets.are_masks and classifier.preprocess.resize == "pad"
         self._thresholds = classifier.thresholds
-        self._interpret = keep_pixels(classifier.task.interpret) if are_masks else classifier.task.interpret
         batching = batching or Batching()
         self.size, self._wait = batching.size or choose_batch_size(classifier.preprocess.shape), batching.wait
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self.size)
@@ -111,9 +114,11 @@ class Batcher:
         Raises TimeoutError if the model exceeds its limit.
         """
         try:
-            pixels = await self.decode(content)
+            pixels: DecodedItem = await self.decode(content)
         except ImageError as error:
             return Prediction("", error=str(error))
+        if self._needs_size:  # what it was padded with is not a part of it; harmless: it has been decoded
+            pixels = SizedImage(pixels, *find_size(self._classifier.preprocess, content))
         return await self.predict_pixels(pixels)
 
     async def decode(
@@ -134,7 +139,7 @@ class Batcher:
         """Return the outputs for pixels [N, H, W, C], computed between batches; for another thread than the loop's."""
         return self._model.submit(self._classifier.predictor.outputs, pixels).result()
 
-    async def predict_pixels(self, pixels: NDArray[np.uint8]) -> Prediction:
+    async def predict_pixels(self, pixels: DecodedItem) -> Prediction:
         """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`.
 
         That of a model of masks is a `PixelPrediction` without probabilities, which would take too much memory.
@@ -142,17 +147,21 @@ class Batcher:
         prediction = await self._enqueue(pixels)
         return replace(prediction, probabilities=None) if isinstance(prediction, PixelPrediction) else prediction
 
-    async def predict_each_pixel(self, pixels: DecodedItem) -> PixelPrediction:
-        """Return the mask and the probabilities of the pixels [H, W, C], of a model of masks; see `predict`.
+    async def predict_tile(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Return the probabilities [H, W, K] of the pixels [H, W, C] of a tile, of a model of masks; see `predict`.
 
-        Its path is its id in the log, if there is one.
+        None if they are not finite. The image that it is from is not counted: see `count_tiled`.
         """
-        prediction = await self._enqueue(pixels)
-        return prediction if isinstance(prediction, PixelPrediction) else PixelPrediction("", error=prediction.error)
+        prediction = await self._enqueue(pixels, is_tile=True)
+        return prediction.probabilities if isinstance(prediction, PixelPrediction) else None
 
-    async def _enqueue(self, pixels: DecodedItem) -> Prediction:
+    def count_tiled(self, prediction: Prediction) -> None:
+        """Count the outcome for an image whose tiles were predicted, and its decision if there is one."""
+        self._metrics.count_prediction(prediction)
+
+    async def _enqueue(self, pixels: DecodedItem, *, is_tile: bool = False) -> Prediction:
         future: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        image = _PendingImage(pixels, future)
+        image = _PendingImage(pixels, future, is_tile)
         try:
             await self._queue.put(image)
             return await future
@@ -193,13 +202,14 @@ class Batcher:
                 with self._metrics.model_seconds.time():
                     predictions = await self._run_model([image.pixels for image in batch], futures)
             except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
-                self._metrics.count_failed(len(batch))
+                self._metrics.count_failed(sum(not image.is_tile for image in batch))
                 _fail(futures, error)
                 continue
-            for future, prediction in zip(futures, predictions, strict=True):
-                self._metrics.count_prediction(prediction)
-                if not future.done():
-                    future.set_result(prediction)
+            for image, prediction in zip(batch, predictions, strict=True):
+                if not image.is_tile:
+                    self._metrics.count_prediction(prediction)
+                if not image.future.done():
+                    image.future.set_result(prediction)
 
     async def _fill(self, batch: list[_PendingImage]) -> None:
         """Add the images that arrive until the first one has waited for its time, or the batch is full."""
@@ -240,7 +250,7 @@ class Batcher:
         classifier = self._classifier
         return predict_pixels(
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
-            interpret=self._interpret, log=log,
+            interpret=classifier.task.interpret, log=log,
         )  # fmt: skip
 
 

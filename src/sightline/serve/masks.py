@@ -11,10 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sightline import jsonio
 from sightline.errors import ImageError
-from sightline.inference.mask_quality import estimate_iou
+from sightline.inference.mask_quality import decide_mask
 from sightline.inference.masks import (
     MaskPrediction,
+    PixelPrediction,
     describe_mask,
     encode_mask,
     encode_runs,
@@ -25,9 +27,11 @@ from sightline.inference.masks import (
     shrink_mask,
 )
 from sightline.inference.predictor import NOT_FINITE_REASON
+from sightline.inference.results import Prediction
 from sightline.inference.stream import SizedImage
 from sightline.inference.tiling import TiledMask, scale_spec
 from sightline.preprocessing import encode_png, inspect_image
+from sightline.serve.access import DETAILS
 from sightline.serve.batcher import gather_limited
 from sightline.serve.limits import MAX_MASKS
 from sightline.serve.responses import JSONResponse, check_prediction
@@ -47,7 +51,8 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
         content = upload.get_single()
         prediction = await predict_mask(running, content)
         check_prediction(prediction)
-        return Response(await _encode(running, content, prediction, has_overlay=has_overlay), media_type=PNG)
+        image = await _encode(running, content, prediction, has_overlay=has_overlay)
+        return Response(image, headers={DETAILS: _describe_briefly(prediction, identity)}, media_type=PNG)
     if len(upload.files) > MAX_MASKS:
         raise HTTPException(400, f"The request has {len(upload.files)} images, and may have at most {MAX_MASKS}.")
 
@@ -59,7 +64,8 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
         return path | await asyncio.to_thread(_describe, prediction, classifier.classes)
 
     described = await gather_limited(describe, range(len(upload.files)), running.batcher.size)
-    return JSONResponse(({"predictions": described} if upload.is_list else described[0]) | identity)
+    answer = ({"predictions": described} if upload.is_list else described[0]) | identity
+    return await asyncio.to_thread(JSONResponse, answer)  # run lengths may be millions of numbers
 
 
 async def predict_mask(running: RunningModel, content: bytes | bytearray) -> MaskPrediction:
@@ -74,10 +80,13 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
     except ImageError as error:
         return MaskPrediction("", error=str(error))
     size = header.width, header.height
-    prediction = await (_predict_tiles(running, pixels) if scale else _predict_whole(running, pixels, size))
-    if prediction is None:
-        return MaskPrediction("", error=NOT_FINITE_REASON)
-    log_id, mask, quality = prediction
+    if scale:
+        prediction = await _predict_tiles(running, pixels)
+    else:
+        prediction = await batcher.predict_pixels(SizedImage(pixels, *size))
+    log_id, quality = prediction.path, prediction.quality
+    if not isinstance(prediction, PixelPrediction) or (mask := prediction.mask) is None or quality is None:
+        return MaskPrediction("", error=prediction.error)
 
     def complete() -> MaskPrediction:
         full = resize_mask(mask, *size) if scale else restore_size(preprocess, mask, *size)
@@ -86,28 +95,33 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
     return await asyncio.to_thread(complete)
 
 
-async def _predict_whole(
-    running: RunningModel, pixels: NDArray[np.uint8], size: tuple[int, int]
-) -> tuple[str, NDArray[np.uint8], float] | None:
-    prediction = await running.batcher.predict_each_pixel(SizedImage(pixels, *size))
-    if prediction.mask is None or prediction.probabilities is None:
-        return None
-    content = running.served.classifier.preprocess.cut_padding(prediction.probabilities, *size)
-    return prediction.path, prediction.mask, await asyncio.to_thread(estimate_iou, content)
-
-
-async def _predict_tiles(
-    running: RunningModel, pixels: NDArray[np.uint8]
-) -> tuple[str, NDArray[np.uint8], float] | None:
-    classifier = running.served.classifier
+async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Prediction:
+    """Return the mask of all `pixels`, a `PixelPrediction`, or why there is none; the image is counted as one."""
+    classifier, batcher = running.served.classifier, running.batcher
     tiled = await asyncio.to_thread(TiledMask, pixels, classifier.preprocess, len(classifier.classes))
-    for row in tiled.rows:
-        tiles = await gather_limited(running.batcher.predict_each_pixel, tiled.cut_row(row), running.batcher.size)
-        probabilities = [tile.probabilities for tile in tiles if tile.probabilities is not None]
-        if len(probabilities) < len(tiles):
-            return None
-        await asyncio.to_thread(tiled.add_row, row, np.stack(probabilities))
-    return "", tiled.mask, tiled.quality
+    failure = Prediction("", error=NOT_FINITE_REASON)
+    try:
+        for row in tiled.rows:
+            tiles = await gather_limited(batcher.predict_tile, tiled.cut_row(row), batcher.size)
+            probabilities = [tile for tile in tiles if tile is not None]
+            if len(probabilities) < len(tiles):
+                batcher.count_tiled(failure)
+                return failure
+            await asyncio.to_thread(tiled.add_row, row, np.stack(probabilities))
+    except Exception:
+        batcher.count_tiled(failure)
+        raise
+    decision = decide_mask(tiled.quality, classifier.thresholds)
+    prediction = PixelPrediction("", decision=decision, quality=tiled.quality, mask=tiled.mask)
+    batcher.count_tiled(prediction)
+    return prediction
+
+
+def _describe_briefly(prediction: MaskPrediction, identity: dict[str, Any]) -> str:
+    """Return what a PNG file does not state, as JSON in ASCII, which a header can have."""
+    names = {"log_id": prediction.path or None, "quality": prediction.quality, "decision": prediction.decision}
+    stated = {name: value for name, value in names.items() if value is not None}
+    return jsonio.dumps(stated | identity, ensure_ascii=True, separators=(",", ":"))
 
 
 def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str, Any]:

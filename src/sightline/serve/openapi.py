@@ -17,10 +17,12 @@ _BOOLEAN = {"type": "boolean"}
 _DATATYPES = ("BOOL", "UINT8", "FP32", "FP64")
 
 
-def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) -> dict[str, Any]:
+def build_openapi(
+    models: Sequence[ServedModel], *, is_secured: bool = False, limits_hosts: bool = False
+) -> dict[str, Any]:
     """Return the description for models, which are the only ones that its paths may name.
 
-    With `is_secured`, all paths but those of probes need a bearer token.
+    With `is_secured`, all paths but those of probes need a bearer token; with `limits_hosts`, all need an allowed Host.
     """
     model = [_path_parameter("model", [served.name for served in models])]
     version = [*model, _path_parameter("version", [served.version for served in models])]
@@ -54,6 +56,8 @@ def build_openapi(models: Sequence[ServedModel], *, is_secured: bool = False) ->
         paths[f"{address}/infer"] = {"post": _infer(parameters)}
     for path, methods in paths.items():
         for operation in methods.values():
+            if limits_hosts:
+                operation["responses"] |= _errors(400)
             if is_secured and path not in OPEN_PATHS:
                 operation["security"] = [{"token": []}]
                 operation["responses"] |= _errors(401)
@@ -81,7 +85,7 @@ def _list(items: Any, **limits: Any) -> dict[str, Any]:
 
 _ERROR = _object(error=_STRING)
 _ERRORS = {
-    400: "The request is invalid, or an image cannot be read.",
+    400: "The request is invalid, names another host, or has an image that cannot be read.",
     401: "The request needs the token of this server.",
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
@@ -208,7 +212,7 @@ _INFER_REQUEST = _object(
             name={
                 "enum": [
                     *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
-                    *("mask", "quality", "answer", "answer_probability", "expected_grade"),
+                    *("mask", "quality", "answer", "answer_probability", "expected_grade", "log_id"),
                 ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),
