@@ -247,7 +247,7 @@ def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator
 
 
 def choose_threads(items: Iterable[InputItem]) -> tuple[Iterator[InputItem], int | None]:
-    """Return the items, and the number of threads that read them: None, one per core, unless they wait for a network."""
+    """Return the items, and in how many threads to read them; None, one per core, unless they wait for a network."""
     remaining = iter(items)
     first = take_first(remaining)
     is_remote = bool(first) and first[0].is_remote

@@ -119,9 +119,9 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Pr
 
 def _describe_briefly(prediction: MaskPrediction, identity: dict[str, Any]) -> str:
     """Return what a PNG file does not state, as JSON in ASCII, which a header can have."""
-    names = {"log_id": prediction.path or None, "quality": prediction.quality, "decision": prediction.decision}
-    stated = {name: value for name, value in names.items() if value is not None}
-    return jsonio.dumps(stated | identity, ensure_ascii=True, separators=(",", ":"))
+    optional = {"log_id": prediction.path or None, "quality": prediction.quality, "decision": prediction.decision}
+    fields = {name: value for name, value in optional.items() if value is not None}
+    return jsonio.dumps(fields | identity, ensure_ascii=True, separators=(",", ":"))
 
 
 def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str, Any]:
