@@ -114,12 +114,13 @@ class Batcher:
         Raises TimeoutError if the model exceeds its limit.
         """
         try:
-            pixels: DecodedItem = await self.decode(content)
+            pixels = await self.decode(content)
         except ImageError as error:
             return Prediction("", error=str(error))
-        if self._needs_size:  # what it was padded with is not a part of it; harmless: it has been decoded
-            pixels = SizedImage(pixels, *find_size(self._classifier.preprocess, content))
-        return await self.predict_pixels(pixels)
+        if not self._needs_size:
+            return await self.predict_pixels(pixels)
+        size = find_size(self._classifier.preprocess, content)  # harmless: it has been decoded
+        return await self.predict_pixels(SizedImage(pixels, *size))
 
     async def decode(
         self, content: bytes | bytearray, preprocess: PreprocessingSpec | None = None
