@@ -30,17 +30,17 @@ def encode_blank(size: tuple[int, int], kind: str, mode: str = "L", color: objec
     return stream.getvalue()
 
 
-def many_scans(side: int, scans: int) -> bytes:
-    """Return a progressive JPEG that repeats its last refinement scan."""
+def many_scans(side: int, scans: int, between: bytes = b"") -> bytes:
+    """Return a progressive JPEG that repeats its last refinement scan, after the segment `between`."""
     data = encode_blank((side, side), "JPEG", "L", progressive=True)
     start = data.rindex(b"\xff\xda")
     end = data.rindex(b"\xff\xd9")
-    return data[:end] + data[start:end] * scans + data[end:]
+    return data[:end] + between + data[start:end] * scans + data[end:]
 
 
-def with_segments(count: int, segment: bytes) -> bytes:
+def with_segments(count: int, segment: bytes, before: bytes = b"") -> bytes:
     data = encode_blank((64, 64), "JPEG")
-    return data[:2] + segment * count + data[2:]
+    return data[:2] + before + segment * count + data[2:]
 
 
 def app1(size: int) -> bytes:
@@ -90,12 +90,33 @@ def gray(
     ]  # fmt: skip
 
 
-def tiled(width: int, height: int, compression: int) -> bytes:
+def tiled(width: int, height: int, compression: int, kind: int = 4, more: Iterable[TiffTag] = ()) -> bytes:
+    """Return a TIFF of one tile, whose size has the type `kind`, and is followed by the tags `more`."""
     tags = [
         (256, 4, 1, 10), (257, 4, 1, 10), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1), (277, 3, 1, 1),
-        (322, 4, 1, width), (323, 4, 1, height), (324, 4, 1, 200), (325, 4, 1, 1000),
+        (322, kind, 1, width), (323, kind, 1, height), *more, (324, 4, 1, 300), (325, 4, 1, 1000),
     ]  # fmt: skip
     return tiff(tags, more=zlib.compress(bytes(4096)).ljust(2000, b"\0"))
+
+
+def rationals(count: int) -> bytes:
+    return struct.pack("<II", 1_234_567, 7_654_321) * count
+
+
+def with_tag(tag: int, kind: int, count: int, more: bytes) -> bytes:
+    """Return a TIFF with a tag of `count` values, which are `more`."""
+    tags = [entry for entry in gray(4, 4) if entry[0] != tag]
+    return tiff([*tags, (tag, kind, count, 8 + 2 + 12 * (len(tags) + 1) + 4)], more=more)
+
+
+def exif_of(count: int) -> bytes:
+    """Return EXIF whose orientation is `count` rational numbers."""
+    return struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 274, 5, count, 26, 0) + rationals(count)
+
+
+def overlapping(count: int, size: int) -> bytes:
+    """Return a TIFF of `count` tags that have the same bytes."""
+    return tiff([*gray(4, 4), *((40_000 + number, 1, size, 8) for number in range(count))], more=bytes(size))
 
 
 def chained(count: int) -> bytes:
@@ -112,6 +133,12 @@ def gif(frames: int, comment: bytes = b"") -> bytes:
     data = encode_blank((1, 1), "GIF")
     start = data.index(b"\x2c")
     return data[:start] + comment + data[start:-1] * frames + data[-1:]
+
+
+def gif_before_frame(content: bytes) -> bytes:
+    data = encode_blank((1, 1), "GIF")
+    start = data.index(b"\x2c")
+    return data[:start] + content + data[start:]
 
 
 def jp2_boxes(count: int) -> bytes:
@@ -138,15 +165,29 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "JPEG of 900 EXIF segments": lambda: with_segments(900, app1(65_000)),
     "JPEG of a million comments": lambda: with_segments(1_000_000, b"\xff\xfe\0\2"),
     "JPEG of 60 MB of padding": lambda: with_segments(60_000_000, b"\xff"),
+    "JPEG of 2000 scans behind a comment": lambda: many_scans(2800, 2000, b"\xff\xfe\0\4\xff\xd9"),
+    "JPEG of 900 EXIF segments behind a stray byte": lambda: with_segments(900, app1(65_000), b"\xff\xfe\0\2\0"),
+    "JPEG of 20 MB of stray bytes": lambda: with_segments(1, bytes(20_000_000), b"\xff\xfe\0\2"),
     "TIFF of huge tiles": lambda: tiled(46_000, 46_000, 8),
     "TIFF of huge uncompressed tiles": lambda: tiled(46_000, 46_000, 1),
     "TIFF of long tiles": lambda: tiled(16, 1 << 26, 8),
+    "TIFF of huge tiles of a signed size": lambda: tiled(46_000, 46_000, 8, 9),
+    "TIFF of huge and small tiles": lambda: tiled(46_000, 46_000, 8, more=[(322, 4, 1, 16), (323, 4, 1, 16)]),
+    "TIFF of 2 million resolutions": lambda: with_tag(282, 5, 2_000_000, rationals(2_000_000)),
+    "TIFF of 9 million bit depths": lambda: with_tag(258, 3, 9_000_000, struct.pack("<H", 1000) * 9_000_000),
+    "TIFF of 2 million exposures": lambda: with_tag(
+        34665, 4, 1, struct.pack("<HHHIII", 1, 33434, 5, 2_000_000, 152, 0) + rationals(2_000_000)
+    ),
+    "TIFF of 4000 tags in one place": lambda: overlapping(4000, 2_000_000),
     "TIFF of 20000 directories": lambda: chained(20_000),
     "TIFF of 400000 directories": lambda: chained(400_000),
     "TIFF whose directories are a ring": lambda: tiff(gray(4, 4))[:-4] + struct.pack("<I", 8),
     "TIFF of a million strips": million_strips,
     "GIF of 500000 frames": lambda: gif(500_000),
     "GIF of 60 MB of comment": lambda: gif(1, b"\x21\xfe" + (b"\xff" + b"a" * 255) * 230_000 + b"\0"),
+    "GIF of 2 million control blocks": lambda: gif_before_frame(b"\x21\xf9\4\0\0\0\0\0" * 2_000_000),
+    "GIF of 20 MB of stray bytes": lambda: gif_before_frame(bytes(20_000_000)),
+    "GIF of 10 million blocks of a byte": lambda: gif_before_frame(b"\x21\xf9" + b"\1a" * 10_000_000 + b"\0"),
     "PNG of 1x49000000": lambda: png(1, 49_000_000),
     "PNG of 49000000x1": lambda: png(49_000_000, 1),
     "PNG of 7000x7000": lambda: png(7000, 7000),
@@ -155,10 +196,13 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "PNG of a million chunks": lambda: png(8, 8, [(b"abCd", b"")] * 1_000_000),
     "PNG of a million pixel chunks": lambda: png(8, 8, [(b"IDAT", b"")] * 1_000_000),
     "PNG of 60 MB of text": lambda: png(8, 8, [(b"zTXt", b"a\0\0" + zlib.compress(bytes(60 << 20)))] * 100),
+    "PNG of 2 million orientations": lambda: png(8, 8, [(b"eXIf", exif_of(2_000_000))]),
     "PPM of 5 MB of comment": lambda: b"P5 #" + b"a" * 5_000_000 + b"\n4 4 255 " + bytes(16),
     "PPM of 5 MB of blanks": lambda: b"P5" + b" " * 5_000_000 + b"4 4 255 " + bytes(16),
     "PPM of 60 MB of text": lambda: b"P2 5000 6000 255 " + b"1 " * 30_000_000,
     "PPM of 8 MB of text": lambda: b"P2 2000 2000 255 " + b"1 " * 4_000_000,
+    "PBM of 16 MB of text": lambda: b"P1 4000 4000 " + b"1" * 16_000_000,
+    "PGM of 16 megapixels with 255 levels": lambda: b"P5 4000 4000 254 " + bytes(16_000_000),
     "JPEG 2000 of a million boxes": lambda: jp2_boxes(1_000_000),
     "BMP of 60 MB in runs": lambda: bmp_runs(5000, 6000),
     "BMP of 8 MB in runs": lambda: bmp_runs(2000, 2000),

@@ -21,7 +21,7 @@ from sightline.preprocessing import PreprocessingSpec, inspect_image, structure_
 DECODED = {
     "JPEG of 12 scans, 49 megapixels", "TIFF of 20000 directories", "TIFF of 400000 directories",
     "TIFF whose directories are a ring", "GIF of 500000 frames", "PNG of 7000x7000", "PNG of 65535x740",
-    "PNG of 740x65535", "PPM of 8 MB of text", "BMP of 8 MB in runs",
+    "PNG of 740x65535", "PPM of 8 MB of text", "PGM of 16 megapixels with 255 levels", "BMP of 8 MB in runs",
 }  # fmt: skip
 
 

@@ -22,12 +22,12 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from sightline.errors import ImageError
 from sightline.preprocessing import structure_limits
+from sightline.preprocessing.ppm import open_ppm
 
 ImageBytes = bytes | bytearray | memoryview
 ValueRange = tuple[float, float]  # of sample values: low, high
@@ -55,7 +55,7 @@ FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
     "GIF": (rb"GIF8[79]a", GifImageFile),
     "BMP": (rb"BM", BmpImageFile),
     "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
-    "PPM": (rb"P[1-6f]\s", PpmImageFile),  # also PBM and PGM
+    "PPM": (rb"P[1-6f]\s", open_ppm),  # also PBM and PGM
     "JPEG2000": (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", Jpeg2KImageFile),
     # The major brands mif1 and msf1 do not state the codec; the compatible brands, which follow, do.
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1.{4}(....){0,12}?avi[fs])", _open_avif),
@@ -190,7 +190,10 @@ def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the value of the Orientation tag, 1..8; 1 if there is none."""
+    """Return the value of the Orientation tag, 1..8; 1 if there is none. Raises ImageError for EXIF that takes long."""
+    if isinstance(exif := image.info.get("exif"), bytes):
+        structure_limits.check_exif(exif)
+    structure_limits.check_exif_text(str(image.info.get("Raw profile type exif", "")))
     with suppress(Exception):  # corrupt EXIF does not invalidate an image
         # PNG's own getexif loads the pixels, as EXIF may follow them; `inspect_image` does not see it then.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
