@@ -1,5 +1,8 @@
 """Non-inferiority of a compressed model to the original on the same images.
 
+A model is right or wrong about an image that has one label (`PairedTest`). About one with several labels, or with a
+mask, it is more or less right: the image has a score in [0, 1] (`ScoreTest`). The rules are the same for both.
+
 A search tries many models, and accepts those that happen to look good on the validation images. Of three searches with
 250 of them, two accepted models that were worse by about one standard error more than they looked
 (benchmarks/results/compress.md). Therefore a drop counts as allowed only with one standard error to spare.
@@ -7,6 +10,7 @@ A search tries many models, and accepts those that happen to look good on the va
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio
-from sightline.evaluation.paired import LEVEL, mcnemar_p_value
+from sightline.errors import DataError
+from sightline.evaluation.bootstrap import count_groups
+from sightline.evaluation.paired import LEVEL, compare_scores, mcnemar_p_value
 from sightline.intervals import Z95, Interval, paired_difference_interval
 
 MARGIN = 0.01  # a loss of accuracy that no test finds significant may be this large, by its 95% interval
 STANDARD_ERRORS = 1.0  # to spare between a drop and the maximum that is allowed
+MIN_SCORES = 30  # images or groups whose interval can exclude a loss: of fewer, a bootstrap's interval is too short
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +51,124 @@ class PairedTest:
         """Whether the compressed model is significantly worse, at 5%."""
         return self.p_value < LEVEL and self.only_original_correct > self.only_compressed_correct
 
+    @property
+    def metric(self) -> str:
+        """The name of the metric that is compared."""
+        return "accuracy"
+
+    @property
+    def original_score(self) -> float:
+        """The metric of the original model."""
+        return self.original_accuracy
+
+    @property
+    def compressed_score(self) -> float:
+        """The metric of the compressed model."""
+        return self.compressed_accuracy
+
+    @property
+    def upper_drop(self) -> float:
+        """See `compute_upper_drop`."""
+        return compute_upper_drop(self.only_original_correct, self.only_compressed_correct, self.count)
+
+    def is_non_inferior(self, max_drop: float = 0.0) -> bool:
+        """Return whether the compressed model is; see the function of this name."""
+        return is_non_inferior(self.only_original_correct, self.only_compressed_correct, self.count, max_drop)
+
+    def describe_test(self) -> str:
+        """Return the result of the test in a few words."""
+        return (
+            f"{self.only_original_correct} lost and {self.only_compressed_correct} gained, McNemar p = "
+            f"{self.p_value:.3g}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, and whether the compressed model is significantly worse, as JSON values."""
         return jsonio.fields_to_dict(self) | {"significantly_worse": self.significantly_worse}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTest:
+    """The original against the compressed model by the scores of `count` images, each in [0, 1].
+
+    `metric` names their mean, of which each model has one. `difference` is compressed minus original;
+    `difference_interval` is its 95% interval, and `standard_error` its standard error, by a bootstrap of images or of
+    the `groups` that they come in. Both are None where the images determine none. `p_value` is that of a test that
+    changes the signs of the differences.
+    """
+
+    metric: str
+    split: str
+    count: int
+    original_score: float
+    compressed_score: float
+    difference: float
+    standard_error: float | None
+    difference_interval: Interval | None
+    p_value: float
+    groups: int | None = None
+
+    @property
+    def significantly_worse(self) -> bool:
+        """Whether the compressed model is significantly worse, at 5%."""
+        return self.p_value < LEVEL and self.difference < 0
+
+    @property
+    def upper_drop(self) -> float:
+        """The drop plus `STANDARD_ERRORS` of it; infinite if the standard error is not known."""
+        return math.inf if self.standard_error is None else STANDARD_ERRORS * self.standard_error - self.difference
+
+    def is_non_inferior(self, max_drop: float = 0.0) -> bool:
+        """Return whether the compressed model is, by the rules for right and wrong (`is_non_inferior`)."""
+        excludes_loss = (
+            self.difference_interval is not None
+            and self.difference_interval.low >= -MARGIN
+            and (self.groups or self.count) >= MIN_SCORES
+        )
+        return (
+            self.difference >= 0
+            or self.upper_drop <= max_drop
+            or (self.p_value >= LEVEL and excludes_loss)
+        )
+
+    def describe_test(self) -> str:
+        """Return the result of the test in a few words."""
+        of_groups = "" if self.groups is None else f" of {self.groups} groups"
+        return f"permutation test{of_groups} p = {self.p_value:.3g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and whether the compressed model is significantly worse, as JSON values."""
+        return jsonio.fields_to_dict(self) | {"significantly_worse": self.significantly_worse}
+
+
+Comparison = PairedTest | ScoreTest
+"""The original against the compressed model on the same images."""
+
+
+def compare_images(
+    metric: str,
+    original: NDArray[np.bool_] | NDArray[np.float64],
+    compressed: NDArray[np.bool_] | NDArray[np.float64],
+    split: str,
+    groups: NDArray[np.int64] | None = None,
+) -> Comparison:
+    """Compare two models by what `Task.score_images` returns for the same images, [N], N above 0; `metric` is its mean.
+
+    An image whose score is NaN is left out. `groups` int64 [N] are those of images that depend on each other; they
+    count only for scores. Raises `DataError` if no image has a score.
+    """
+    if original.dtype == np.bool_:
+        return compare_models(original.astype(bool), compressed.astype(bool), split)
+    known = np.isfinite(original)
+    if not known.any():
+        raise DataError(f"No image of the {split} split has a pixel with a class, so that models cannot be compared.")
+    first, second = original[known].astype(np.float64), compressed[known].astype(np.float64)
+    numbers = None if groups is None else np.unique(groups[known], return_inverse=True)[1].astype(np.int64)
+    result = compare_scores(first, second, numbers)
+    return ScoreTest(
+        metric, split, len(first), float(first.mean()), float(second.mean()), result.value, result.standard_error,
+        result.interval, result.p_value, count_groups(numbers),
+    )  # fmt: skip
 
 
 def compare_models(original: NDArray[np.bool_], compressed: NDArray[np.bool_], split: str) -> PairedTest:

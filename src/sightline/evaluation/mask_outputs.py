@@ -56,6 +56,11 @@ class MaskOutputs(ModelOutputs):
     pixel_images: NDArray[np.int32]
     worst_masks: Mapping[int, NDArray[np.uint8]]
 
+    @property
+    def calibration(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """The logits float32 [M, K] and the classes int32 [M] of the sampled pixels."""
+        return self.pixel_logits, self.pixel_labels
+
     def select(self, rows: NDArray[np.int64]) -> MaskOutputs:
         """Return the outputs for the images at `rows` [n], in that order; each at most once."""
         new_rows = np.full(len(self.quality), -1, np.int32)

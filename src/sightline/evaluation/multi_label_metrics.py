@@ -265,11 +265,9 @@ def _average_examples(
     resampling: Resampling,
 ) -> dict[str, Metric]:
     """Return the means over the images of metrics that each image has."""
-    sizes = predicted.sum(1) + labels.sum(1)
-    hits = (predicted & labels).sum(1)
     p = probabilities.astype(np.float64)
     columns = np.stack([
-        np.where(sizes == 0, 1.0, 2 * hits / np.maximum(sizes, 1)),  # nothing to find, nothing found
+        compute_example_f1(predicted, labels),
         (predicted != labels).mean(1),
         compute_ranking_losses(p, labels),
         compute_coverage(p, labels),
@@ -280,6 +278,17 @@ def _average_examples(
         name: resampling.make_metric(float(column.mean()), row, len(labels))
         for name, column, row in zip(AVERAGED, columns.T, resampled.T, strict=True)
     }
+
+
+def compute_example_f1(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the F1 of the `predicted` classes of each image, bool [N, K], float64 [N]; 1 if it has none, nor any is.
+
+    >>> compute_example_f1(np.array([[True, True], [False, False]]), np.array([[True, False], [False, False]])).tolist()
+    [0.6666666666666666, 1.0]
+    """
+    sizes = predicted.sum(1) + labels.sum(1)
+    hits = (predicted & labels).sum(1)
+    return np.where(sizes == 0, 1.0, 2 * hits / np.maximum(sizes, 1))  # nothing to find, nothing found
 
 
 def compute_ranking_losses(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:

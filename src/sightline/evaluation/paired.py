@@ -1,6 +1,7 @@
 """Paired comparison of two classifiers on the same images: McNemar's exact test, and Tango's interval.
 
-Where images come in groups, both are those of groups: a test that changes the signs of their differences, a bootstrap.
+Where images come in groups, or have a score in place of right or wrong, they are a test that changes the signs of the
+differences, and a bootstrap.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ LEVEL = 0.05
 MAX_ENUMERATED = 16  # groups that differ, all of whose signs are tried; of more, a sample is drawn
 SIGN_DRAWS = 9999
 CHUNK = 1_000_000  # signs in memory at once
+ROUNDING = 1e-9  # by which the same differences may have another sum in another order, relative to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,37 @@ class PairedComparison:
     groups: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreDifference:
+    """The mean score of the second of two models minus that of the first, on the same images.
+
+    Its 95% `interval` and its `standard_error` are those of a bootstrap of images, or of their groups; None where these
+    determine none. `p_value` is `group_p_value`.
+    """
+
+    value: float
+    standard_error: float | None
+    interval: Interval | None
+    p_value: float
+
+
+def compare_scores(
+    first: NDArray[np.float64], second: NDArray[np.float64], groups: NDArray[np.int64] | None = None
+) -> ScoreDifference:
+    """Compare two models by the scores of the same images, float64 [N] each, N above 0.
+
+    `groups` int64 [N], from 0, are those of images that depend on each other.
+    """
+    gains, resampling = second - first, Resampling(groups=groups)
+    means = resampling.resample_means(gains[:, None], "paired difference")[:, 0]
+    value = float(gains.mean())
+    interval = resampling.make_metric(value, means, len(gains)).interval
+    error = None if interval is None else float(means.std())
+    return ScoreDifference(
+        value, error, interval, group_p_value(gains if groups is None else sum_by_group(gains, groups))
+    )
+
+
 def mcnemar_p_value(only_first_correct: int, only_second_correct: int) -> float:
     """Return the two-sided exact p-value under equally likely disagreements of both kinds (McNemar, 1947).
 
@@ -64,16 +97,16 @@ def group_p_value(differences: NDArray[np.float64]) -> float:
     (0.0625, 0.5)
     """
     nonzero = differences[differences != 0]
-    count = len(nonzero)
+    count, observed = len(nonzero), abs(float(nonzero.sum())) * (1 - ROUNDING)
     if not count:
         return 1.0
     if count <= MAX_ENUMERATED:
         sums = _sum_signed(((np.arange(2**count)[:, None] >> np.arange(count)) & 1), nonzero)
-        return float((sums >= abs(nonzero.sum())).mean())
+        return float((sums >= observed).mean())
     rng, step = make_generator(0, "signs of groups"), max(1, CHUNK // count)
     sizes = (min(step, SIGN_DRAWS - start) for start in range(0, SIGN_DRAWS, step))
     sums = np.concatenate([_sum_signed(rng.integers(0, 2, (size, count)), nonzero) for size in sizes])
-    return float((1 + (sums >= abs(nonzero.sum())).sum()) / (1 + SIGN_DRAWS))
+    return float((1 + (sums >= observed).sum()) / (1 + SIGN_DRAWS))
 
 
 def _sum_signed(signs: NDArray[np.int64], differences: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,10 +131,8 @@ def compare_paired(
             intervals.paired_difference_interval(only_first_correct, only_second_correct, count) if count else None
         )
     else:
-        gains, resampling = second.astype(np.float64) - first, Resampling(groups=groups)
-        p = group_p_value(sum_by_group(gains, groups))
-        means = resampling.resample_means(gains[:, None], "paired difference")
-        interval = resampling.make_metric(float(gains.mean()), means[:, 0], count).interval
+        difference = compare_scores(first.astype(np.float64), second.astype(np.float64), groups)
+        p, interval = difference.p_value, difference.interval
     better = "better" if only_second_correct > only_first_correct else "worse"
     verdict = "no significant difference" if p * tests >= LEVEL else better
     accuracies = (

@@ -44,6 +44,11 @@ class ModelOutputs:
     outputs: Outputs
     labels: NDArray[Any]
 
+    @property
+    def calibration(self) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """The logits float32 [M, K] that a temperature is fitted to, and their labels [M, ...]."""
+        return self.outputs.logits, self.labels
+
 
 class Predictor(Protocol):
     """A loaded model."""

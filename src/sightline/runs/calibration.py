@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Subset
-from sightline.evaluation.mask_outputs import MaskOutputs
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.head import TEMPERATURE_LAYER
@@ -84,9 +83,7 @@ def _sample_pixel_logits(task: Task, model: Any, data: DecodedDataset) -> tuple[
     samples = data.subset("validation")
     if not len(samples):
         return np.zeros((0, len(data.classes)), np.float32), np.zeros(0, np.int32)
-    outputs = task.collect_outputs(KerasPredictor(model, data.classes, PreprocessingSpec()), samples)
-    assert isinstance(outputs, MaskOutputs)
-    return outputs.pixel_logits, outputs.pixel_labels
+    return task.collect_outputs(KerasPredictor(model, data.classes, PreprocessingSpec()), samples).calibration
 
 
 def _collect_validation_logits(

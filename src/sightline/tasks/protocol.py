@@ -7,7 +7,7 @@ modules of this package, which is in a higher layer: the registry imports them b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -100,6 +100,10 @@ class Task(ABC):
     """Whether `train --folds` can train it, for which `deactivate` is defined, but for masks."""
     supports_ood: ClassVar[bool] = False
     """Whether `evaluate --ood` can evaluate it, for which `compute_energy` is defined."""
+    image_score: ClassVar[str] = "accuracy"
+    """The metric that is the mean of `score_images`, which a compressed model must not lose."""
+    unsupported_methods: ClassVar[Mapping[str, str]] = {}
+    """The methods of `compress` that cannot be used, and why: a clause for each."""
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that do not apply to the task; by default for none."""
@@ -164,6 +168,16 @@ class Task(ABC):
         if not len(samples):
             raise DataError("There are no images to evaluate the model on.")
         return ModelOutputs(predict_outputs(predictor, samples, task=task, progress=progress), samples.labels)
+
+    @abstractmethod
+    def score_images(
+        self, classes: tuple[str, ...], outputs: ModelOutputs, thresholds: Thresholds | None
+    ) -> NDArray[np.bool_] | NDArray[np.float64]:
+        """Return how right the model is about each image, [N], as it decides by `thresholds`.
+
+        Right or wrong, bool; or a score in [0, 1], float64, NaN for an image whose label says nothing. Two models are
+        compared by McNemar's test, or by the mean difference of their scores.
+        """
 
     @abstractmethod
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from sightline.errors import UsageError
 from sightline.evaluation import calibration, mask_decisions, segmentation
 from sightline.evaluation.mask_outputs import MaskOutputs, collect_mask_outputs
 from sightline.evaluation.segmentation import SegmentationReport
-from sightline.evaluation.segmentation_metrics import compute_iou
+from sightline.evaluation.segmentation_metrics import compute_image_iou, compute_iou
 from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.parity import Parity, find_ties
 from sightline.inference.predictor import ModelOutputs, Predictor
@@ -98,6 +98,11 @@ class Segmentation(Task):
     targets = MASKS
     activation = "softmax"
     supports_folds = True
+    image_score = "image_iou"
+    unsupported_methods: ClassVar[Mapping[str, str]] = {
+        "shrink-head": "a decoder has no flattened maps and no hidden layers to leave out",
+        "distill": "a teacher's logits of every pixel, for several views of each image, take too much memory",
+    }
     sections = ("mask-metrics", "mask-classes", "mask-calibration", "mask-abstention", "mask-errors")
 
     def check_settings(self, config: RunConfig) -> None:
@@ -168,6 +173,18 @@ class Segmentation(Task):
     def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the softmax over the classes."""
         return np.stack([metrics.softmax(row.reshape(-1, row.shape[-1])).reshape(row.shape) for row in logits])
+
+    def score_images(
+        self,
+        classes: tuple[str, ...],  # noqa: ARG002  # confusions count them
+        outputs: ModelOutputs,
+        thresholds: Thresholds | None,  # noqa: ARG002  # a pixel has its most probable class
+    ) -> NDArray[np.float64]:
+        """Return the mean IoU of the classes that each image has, which large ones do not decide as they do accuracy.
+
+        It is NaN for an image none of whose pixels has a class.
+        """
+        return compute_image_iou(_check_outputs(outputs).confusions)
 
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
         """Return the temperature of least cross-entropy of pixels; None if there are too few, or no errors.

@@ -144,6 +144,16 @@ class SingleLabel(Task):
         """Return the logarithm: logits up to a constant, which changes no probability."""
         return np.asarray(np.log(np.maximum(probabilities, TINY)), np.float32)
 
+    def score_images(
+        self,
+        classes: tuple[str, ...],  # noqa: ARG002  # the most probable one decides
+        outputs: ModelOutputs,
+        thresholds: Thresholds | None,  # noqa: ARG002  # abstaining is not an error
+    ) -> NDArray[np.bool_]:
+        """Return whether the most probable class of each image is the true one."""
+        correct: NDArray[np.bool_] = np.equal(outputs.outputs.logits.argmax(1), outputs.labels)
+        return correct
+
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
         """Return the temperature of least cross-entropy; None if there are too few images or errors."""
         temperature = calibration.fit_temperature(logits, labels)
