@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sightline.compress.noninferiority import STANDARD_ERRORS, compute_upper_drop, is_non_inferior
+from sightline.compress.noninferiority import STANDARD_ERRORS
 from sightline.compress.search_dir import CompressionCandidate
+from sightline.metrics import describe_metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,13 @@ class Budget:
     def exceeded_limits(self, candidate: CompressionCandidate) -> list[str]:
         """Return a text for each limit that a candidate exceeds, with its value and the limit."""
         exceeded = []
-        lost, gained, count = candidate.counts
-        if not is_non_inferior(lost, gained, count, self.max_drop):
-            drop = (lost - gained) / count
-            error = (compute_upper_drop(lost, gained, count) - drop) / STANDARD_ERRORS
+        comparison = candidate.comparison
+        if not comparison.is_non_inferior(self.max_drop):
+            drop = -comparison.difference
+            error = (comparison.upper_drop - drop) / STANDARD_ERRORS
             exceeded.append(
-                f"accuracy {100 * drop:.2f} points below with a standard error of {100 * error:.2f}, "
-                f"together {100 * self.max_drop:g} allowed"
+                f"{describe_metric(comparison.metric)} {100 * drop:.2f} points below with a standard error of "
+                f"{100 * error:.2f}, together {100 * self.max_drop:g} allowed"
             )
         for name, value, limit, unit, scale in self._list_limits(candidate):
             if value > limit:
@@ -44,8 +45,9 @@ class Budget:
         A drop that is 10 points above `max_drop`, its standard error included, weighs as much as twice the size.
         """
         excess = [value / max(limit, 1e-9) - 1 for _, value, limit, *_ in self._list_limits(candidate)]
-        if not is_non_inferior(*candidate.counts, self.max_drop):
-            excess.append(10 * (compute_upper_drop(*candidate.counts) - self.max_drop))
+        comparison = candidate.comparison
+        if not comparison.is_non_inferior(self.max_drop):
+            excess.append(10 * (comparison.upper_drop - self.max_drop))
         return max([*excess, 0.0])
 
     def _list_limits(self, candidate: CompressionCandidate) -> Iterator[tuple[str, float, float, str, float]]:

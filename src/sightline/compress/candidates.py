@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.callbacks import Callback, Progress, no_progress
-from sightline.compress.noninferiority import is_non_inferior
+from sightline.compress.noninferiority import Comparison, PairedTest, compare_images
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
 from sightline.config import ModelConfig
 from sightline.data.dataset import DecodedDataset
 from sightline.errors import DivergedError, ModelError
+from sightline.evaluation.bootstrap import number_groups
+from sightline.evaluation.results import TaskResult
 from sightline.export import keras_to_onnx, quantize
-from sightline.inference import parity, runner
+from sightline.inference import parity
 from sightline.inference.bundle import Bundle
+from sightline.inference.predictor import ModelOutputs, Outputs
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.metrics import describe_metric
 from sightline.models.describe import count_parameters, describe_model
 from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec
+from sightline.tasks.protocol import find_task
 
 ORIGINAL = "original"  # name of the first candidate, which every other one is compared with
 CALIBRATION_IMAGES = 128  # training images that int8 is calibrated on
@@ -33,8 +39,13 @@ LATENCY_SECONDS = 2.0  # of latency measurement for each candidate
 
 Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
 """Called with a Keras model, its ONNX file, a predictor of that file and further fields of the manifest."""
-Calibrate = Callable[[Any, NDArray[np.float32], NDArray[np.int32]], Any]
-"""Called with a Keras model of temperature 1, its logits of the validation split [N, K] and the labels there [N]."""
+Calibrate = Callable[[Any, NDArray[np.float32], NDArray[Any]], Any]
+"""Called with a Keras model of temperature 1, and logits of the validation split with their labels.
+
+These are `ModelOutputs.calibration`.
+"""
+Scores = NDArray[np.bool_] | NDArray[np.float64]
+"""What `Task.score_images` returns."""
 Lineage = tuple[Mapping[str, Any], ...]
 
 
@@ -42,7 +53,9 @@ Lineage = tuple[Mapping[str, Any], ...]
 class CompressionTask:
     """The model to compress: a Keras model, its configuration and data, and how it is packed.
 
-    `calibrate` sets the temperature of each candidate with weights of its own; None if the run has none.
+    `calibrate` sets the temperature of each candidate with weights of its own; None if the run has none. Each has
+    thresholds for `request`, fitted on the validation split. `leaked` are the images of that split that are also in the
+    training split, as in `LabeledSubset`.
     """
 
     model: Any
@@ -55,18 +68,23 @@ class CompressionTask:
     lineage: Mapping[str, Any]
     pack: Pack
     calibrate: Calibrate | None
+    request: ThresholdRequest = NO_THRESHOLDS
+    leaked: Mapping[str, str] = field(default_factory=dict)
 
 
 class CandidateFactory:
     """Makes candidates, or reads those that exist; `candidates` are all so far, the original model first."""
 
     def __init__(self, task: CompressionTask, search_dir: SearchDir, max_drop: float, callback: Callback) -> None:
-        self.task, self.validation = task, task.data.subset("validation")
+        self.task, self._kind = task, find_task(task.config.task)
+        self._labeled = replace(task.data.labeled_subset("validation"), leaked=task.leaked)
+        self.validation = self._labeled.subset
+        self._groups = number_groups(self.validation.paths, self._labeled.groups)
         self.candidates: list[CompressionCandidate] = []
         self._search_dir, self._max_drop, self._callback = search_dir, max_drop, callback
         self._models: dict[str, Any] = {ORIGINAL: task.model}
-        self._original_correct: NDArray[np.bool_] | None = None
-        self._last_logits: tuple[bytes, NDArray[np.float32]] | None = None  # the hash of an ONNX file, and its logits
+        self._original_scores: Scores | None = None
+        self._last_outputs: tuple[bytes, ModelOutputs] | None = None  # the hash of an ONNX file, and its outputs
 
     def create(
         self,
@@ -90,14 +108,13 @@ class CandidateFactory:
                 self._search_dir.write_candidate(candidate, None)
             else:
                 self._models = {ORIGINAL: self.task.model, name: model}
-                logits = self._predict_logits(_convert_uncalibrated(model), self._callback.on_progress)
+                outputs = self._collect_outputs(_convert_uncalibrated(model), self._callback.on_progress)
                 if parent is not None and self.task.calibrate is not None:
                     model.get_layer(TEMPERATURE_LAYER).scale = 1.0
-                    self.task.calibrate(model, logits, self.validation.labels)
+                    self.task.calibrate(model, *outputs.calibration)
                 graph = keras_to_onnx.convert_model(model)
-                candidate = self._save(
-                    name, parent, "float32", lineage, model, graph, self._is_correct(logits), started
-                )
+                outputs = self._scale_outputs(model, graph, outputs)
+                candidate = self._save(name, parent, "float32", lineage, model, graph, outputs, started)
         return self._add(candidate)
 
     def create_float16(self, base: CompressionCandidate) -> None:
@@ -116,7 +133,7 @@ class CandidateFactory:
             pixels = images.take(slice(None))
             calibration = quantize.calibrate_graph(graph, pixels, self._callback.on_progress)
             quantized, float_layers, _ = calibration.quantize_until_accepted(
-                lambda file: self.is_non_inferior(self._is_correct(self._predict_logits(file))),
+                lambda file: self._compare(self._collect_outputs(file)).is_non_inferior(self._max_drop),
                 pixels,
                 self._callback.on_progress,
             )
@@ -138,17 +155,11 @@ class CandidateFactory:
 
     def is_good(self, candidate: CompressionCandidate) -> bool:
         """Return whether a candidate is non-inferior to the original model on validation."""
-        return not candidate.failed and is_non_inferior(
-            candidate.only_original_correct, candidate.only_this_correct, candidate.count, self._max_drop
-        )
+        return not candidate.failed and candidate.comparison.is_non_inferior(self._max_drop)
 
-    def is_non_inferior(self, correct: NDArray[np.bool_]) -> bool:
-        """Return whether a model is that classifies the validation images `correct` (bool [N]) correctly."""
-        return is_non_inferior(*self._count_disagreements(correct), len(correct), self._max_drop)
-
-    def evaluate(self, model: Any) -> NDArray[np.bool_]:
-        """Return whether a Keras model classifies each validation image correctly: bool [N]."""
-        return self._is_correct(self._predict_logits(_convert_uncalibrated(model)))
+    def evaluate(self, model: Any) -> Comparison:
+        """Compare a Keras model with the original one on the validation images."""
+        return self._compare(self._collect_outputs(_convert_uncalibrated(model)))
 
     def _create_precision(
         self,
@@ -162,36 +173,41 @@ class CandidateFactory:
             started, model = time.perf_counter(), self.load_model(base.name)
             graph, details = convert(keras_to_onnx.convert_model(model))
             lineage = (*base.lineage, {"step": precision, **details})
-            correct = self._is_correct(self._predict_logits(graph, self._callback.on_progress))
-            candidate = self._save(name, base, precision, lineage, model, graph, correct, started)
+            outputs = self._collect_outputs(graph, self._callback.on_progress)
+            candidate = self._save(name, base, precision, lineage, model, graph, outputs, started)
         self._add(candidate)
 
     def _add(self, candidate: CompressionCandidate) -> CompressionCandidate:
         self.candidates.append(candidate)
+        metrics = ", ".join(f"{describe_metric(name)} {value:.4f}" for name, value in candidate.shown_metrics.items())
         self._callback.on_message(
             f"{candidate.name}: {candidate.failed}" if candidate.failed else
-            f"{candidate.name}: accuracy {candidate.accuracy:.4f}, {candidate.parameters:,} parameters, "
-            f"{candidate.bytes / 1e6:.2f} MB, {candidate.latency:.2f} ms"
+            f"{candidate.name}: {metrics}, {candidate.parameters:,} parameters, {candidate.bytes / 1e6:.2f} MB, "
+            f"{candidate.latency:.2f} ms"
         )  # fmt: skip
         return candidate
 
     def _save(
         self, name: str, parent: CompressionCandidate | None, precision: str, lineage: Lineage, model: Any,
-        graph: bytes, correct: NDArray[np.bool_], started: float,
+        graph: bytes, outputs: ModelOutputs, started: float,
     ) -> CompressionCandidate:  # fmt: skip
-        """Measure an ONNX file that classifies the validation images `correct`; write its bundle and its record."""
+        """Measure an ONNX file with `outputs` for the validation images; write its bundle and its record."""
         predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
+        thresholds = self._fit_thresholds(outputs)
         if name == ORIGINAL:
-            self._original_correct = correct
-        only_original_correct, only_this_correct = self._count_disagreements(correct)
-        accuracy = float(correct.mean())
+            self._original_scores = self._score(outputs, thresholds)
+        comparison = self._compare(outputs, thresholds)
+        evaluation = self._kind.evaluate(
+            self.task.classes, outputs, self._labeled, "validation", outputs, thresholds, self.task.request
+        ).evaluation
         median, p99, throughput = self._measure_latency(predictor)
         fields = {
             "model": next((str(step["student"]) for step in lineage if "student" in step), self.task.config.name),
             "temperature": 1 / float(model.get_layer(TEMPERATURE_LAYER).scale),
             "precision": precision,
             "lineage": lineage,
-            "metrics": {"validation": {"accuracy": accuracy, "count": len(correct)}},
+            "metrics": {"validation": evaluation.summarize()},
+            "thresholds": thresholds and thresholds.to_dict(),
         }
         bundle = self.task.pack(model, graph, predictor, fields)
         candidate = CompressionCandidate(
@@ -199,10 +215,7 @@ class CandidateFactory:
             parent.name if parent else None,
             precision,
             lineage,
-            accuracy=accuracy,
-            count=len(correct),
-            only_original_correct=only_original_correct,
-            only_this_correct=only_this_correct,
+            count=len(self.validation),
             parameters=count_parameters(model),
             bytes=len(bundle.model),
             multiply_adds=describe_model(model, name).multiply_adds,
@@ -210,6 +223,7 @@ class CandidateFactory:
             latency_p99=p99,
             throughput=throughput,
             seconds=time.perf_counter() - started,
+            **_record_comparison(comparison, evaluation),
         )
         has_own_weights = precision == "float32" and name != ORIGINAL
         self._search_dir.write_candidate(candidate, bundle, model.save if has_own_weights else None)
@@ -221,30 +235,54 @@ class CandidateFactory:
         seconds = parity.measure_speed(predictor, pixels, 3)[0] / 1e3
         return parity.measure_speed(predictor, pixels, int(np.clip(LATENCY_SECONDS / max(seconds, 1e-6), 10, 200)))
 
-    def _count_disagreements(self, correct: NDArray[np.bool_]) -> tuple[int, int]:
-        """Count the validation images that only the original model, and only the other, classifies correctly."""
-        if self._original_correct is None:
-            self._original_correct = self.evaluate(self.task.model)
-        return int((self._original_correct & ~correct).sum()), int((~self._original_correct & correct).sum())
+    def _compare(self, outputs: ModelOutputs, thresholds: Thresholds | None = None) -> Comparison:
+        """Compare a model with the original one by its `outputs`; it decides by `thresholds`, else by its own."""
+        if self._original_scores is None:
+            model = self.task.model
+            original = self._collect_outputs(_convert_uncalibrated(model))
+            original = self._scale_outputs(model, keras_to_onnx.convert_model(model), original)
+            self._original_scores = self._score(original, self._fit_thresholds(original))
+        scores = self._score(outputs, thresholds or self._fit_thresholds(outputs))
+        return compare_images(self._kind.image_score, self._original_scores, scores, "validation", self._groups)
 
-    def _predict_logits(self, graph: bytes, progress: Progress = no_progress) -> NDArray[np.float32]:
-        """Return the logits of an ONNX file for the validation images: float32 [N, K]; those of the last are kept."""
+    def _score(self, outputs: ModelOutputs, thresholds: Thresholds | None) -> Scores:
+        return self._kind.score_images(self.task.classes, outputs, thresholds)
+
+    def _fit_thresholds(self, outputs: ModelOutputs) -> Thresholds | None:
+        return self._kind.fit_thresholds(self.task.classes, outputs, self.task.request)
+
+    def _collect_outputs(self, graph: bytes, progress: Progress = no_progress) -> ModelOutputs:
+        """Return the outputs of an ONNX file for the validation images; those of the last are kept."""
         digest = hashlib.sha256(graph).digest()
-        if self._last_logits is None or self._last_logits[0] != digest:
+        if self._last_outputs is None or self._last_outputs[0] != digest:
             predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
-            logits = runner.run_subset(
-                lambda pixels: predictor.outputs(pixels).logits, self.validation, task="validation", progress=progress
-            )
-            self._last_logits = digest, logits
-        return self._last_logits[1]
+            outputs = self._kind.collect_outputs(predictor, self.validation, progress, "validation")
+            self._last_outputs = digest, outputs
+        return self._last_outputs[1]
 
-    def _is_correct(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        correct: NDArray[np.bool_] = np.equal(logits.argmax(1), self.validation.labels)
-        return correct
+    def _scale_outputs(self, model: Any, graph: bytes, outputs: ModelOutputs) -> ModelOutputs:
+        """Return the outputs of a Keras model, and of its file `graph`, from those at temperature 1."""
+        if self._kind.targets.are_masks:  # of each image there are sums over the pixels, which temperature changes
+            return self._collect_outputs(graph)
+        logits = outputs.outputs.logits * np.float32(model.get_layer(TEMPERATURE_LAYER).scale)
+        return ModelOutputs(Outputs(self._kind.activate(logits), logits, outputs.outputs.features), outputs.labels)
+
+
+def _record_comparison(comparison: Comparison, evaluation: TaskResult) -> dict[str, Any]:
+    """Return the fields of a record that say how right the model is, beside the original one."""
+    if isinstance(comparison, PairedTest):
+        return {
+            "accuracy": comparison.compressed_accuracy,
+            "only_original_correct": comparison.only_original_correct,
+            "only_this_correct": comparison.only_compressed_correct,
+        }
+    values = {name: evaluation.metrics[name].value for name in evaluation.headlines}
+    known = {name: value for name, value in values.items() if value is not None}
+    return {"accuracy": evaluation.accuracy, "metrics": known, "scores": comparison}
 
 
 def _convert_uncalibrated(model: Any) -> bytes:
-    """Return the ONNX file of a Keras model at temperature 1, whose logits have the same order at any other."""
+    """Return the ONNX file of a Keras model at temperature 1, which decides as at any other."""
     layer = model.get_layer(TEMPERATURE_LAYER)
     scale, layer.scale = layer.scale, 1.0
     try:

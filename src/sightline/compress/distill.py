@@ -20,9 +20,10 @@ from sightline.callbacks import Progress
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.batches import iterate_batches
 from sightline.data.types import Subset
+from sightline.models.entry import Activation
 from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed
-from sightline.tasks.single_label import Classification
+from sightline.tasks.protocol import Objective, find_task
 from sightline.training import stages
 from sightline.training.augment import pipeline
 from sightline.training.optimizers import make_loss
@@ -100,17 +101,21 @@ def _predict_view(
 class Distillation:
     """The objective of a student: the loss of the labels, and its divergence from the teacher's softened probabilities.
 
-    Targets are float32 [n, 2K]: soft labels, then the teacher's logits of the same augmented images.
+    Targets are float32 [n, 2K]: soft labels, then the teacher's logits of the same augmented images. `activation` says
+    how logits become probabilities: with a softmax, the divergence is that of one distribution over the classes; with
+    sigmoids it is the mean of those of each class.
     """
 
     teacher: TeacherLogits
-    labels: Classification
+    labels: Objective
+    activation: Activation = "softmax"
 
     @classmethod
     def from_config(cls, config: RunConfig, train: Subset, teacher: TeacherLogits) -> Distillation:
         """Return the objective for the images of `train`, whose labels count as in training without a teacher."""
-        num_classes = teacher.logits.shape[-1]
-        return cls(teacher, Classification.from_config(config, train, num_classes, teacher.augmentation))
+        task, num_classes = find_task(config.model.task), teacher.logits.shape[-1]
+        labels = task.make_objective(config, train, num_classes, teacher.augmentation)
+        return cls(teacher, labels, task.activation)
 
     @property
     def augmentation(self) -> AugmentConfig | None:
@@ -134,24 +139,53 @@ class Distillation:
 
         The divergence is multiplied by the squared temperature, which keeps the size of its gradients.
         """
-        label_loss, num_classes, ops = self.labels.build_loss(), self.labels.num_classes, backend.keras().ops
+        label_loss, num_classes = self.labels.build_loss(), self._num_classes
+        measure = _diverge_by_class if self.activation == "sigmoid" else _diverge
 
         def distillation_loss(targets: Any, logits: Any) -> Any:
-            teacher_log = ops.log_softmax(targets[:, num_classes:] / TEMPERATURE, axis=-1)
-            student_log = ops.log_softmax(logits / TEMPERATURE, axis=-1)
-            divergence = ops.sum(ops.exp(teacher_log) * (teacher_log - student_log), axis=-1) * TEMPERATURE**2
+            divergence = measure(targets[:, num_classes:] / TEMPERATURE, logits / TEMPERATURE) * TEMPERATURE**2
             return LABEL_WEIGHT * label_loss.call(targets[:, :num_classes], logits) + (1 - LABEL_WEIGHT) * divergence
 
         return make_loss(distillation_loss, "distillation")
 
     def build_accuracy(self) -> Any:
         """Return the accuracy on the labels."""
-        num_classes, metrics = self.labels.num_classes, backend.keras().metrics
+        keras, accuracy, num_classes = backend.keras(), self.labels.build_accuracy(), self._num_classes
 
-        def accuracy(targets: Any, logits: Any) -> Any:
-            return metrics.categorical_accuracy(targets[:, :num_classes], logits)
+        class LabelAccuracy(keras.metrics.Metric):  # type: ignore[name-defined]  # Keras is imported lazily
+            def __init__(self) -> None:
+                super().__init__(name="categorical_accuracy")
+                self.accuracy = accuracy
 
-        return metrics.MeanMetricWrapper(accuracy, name="categorical_accuracy")
+            def update_state(self, targets: Any, logits: Any, sample_weight: Any = None) -> None:
+                self.accuracy.update_state(targets[:, :num_classes], logits, sample_weight)
+
+            def result(self) -> Any:
+                return self.accuracy.result()
+
+            def reset_state(self) -> None:
+                self.accuracy.reset_state()
+
+        return LabelAccuracy()
+
+    @property
+    def _num_classes(self) -> int:
+        return int(self.teacher.logits.shape[-1])
 
     def _view(self, epoch: int) -> int:
         return (epoch - 1) % len(self.teacher.logits)
+
+
+def _diverge(teacher: Any, student: Any) -> Any:
+    """Return the divergence of the softmax of two logits [n, K] of each image, [n]."""
+    ops = backend.keras().ops
+    teacher_log, student_log = ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1)
+    return ops.sum(ops.exp(teacher_log) * (teacher_log - student_log), axis=-1)
+
+
+def _diverge_by_class(teacher: Any, student: Any) -> Any:
+    """Return the mean over the classes of the divergence of the sigmoids of two logits [n, K] of each image, [n]."""
+    ops = backend.keras().ops
+    present = ops.sigmoid(teacher) * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
+    absent = ops.sigmoid(-teacher) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))
+    return ops.mean(present + absent, axis=-1)

@@ -26,10 +26,9 @@ from sightline.errors import ModelError
 from sightline.models.build import Network
 from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed
-from sightline.tasks.protocol import Objective
+from sightline.tasks.protocol import Objective, find_task
 from sightline.training import checkpoints, state
 from sightline.training.loop import fit
-from sightline.training.optimizers import build_loss, smooth_labels
 from sightline.training.precision import mixed_precision
 
 TAYLOR_BATCHES = 16  # batches that Taylor scores are averaged over
@@ -110,6 +109,9 @@ class FineTuner:
     def score_by_taylor(self, model: Any, groups: ChannelGroups) -> prune.Scores:
         """Return the Taylor importance scores of `model` over a few batches of training images."""
         size, classes = min(self.config.train.batch_size, len(self.train)), model.output[LOGITS].shape[-1]
+        plain = replace(self.config.train, label_smoothing=0.0, class_weights="none")
+        task, config = find_task(self.config.model.task), replace(self.config, train=plain)
+        objective = task.make_objective(config, self.train, classes, None)
         order = epoch_order(len(self.train), derive_seed(self.config.seed, "taylor"), 0)
         num_batches = min(max(len(order) // size, 1), TAYLOR_BATCHES)
         batches = list(iterate_batches(self.train, size, order[: num_batches * size]))
@@ -121,9 +123,9 @@ class FineTuner:
 
         def run_step(recorder: Any) -> int:
             if len(remaining) == len(batches):
-                training_model.compile(recorder, build_loss(self.config.train))
+                training_model.compile(recorder, objective.build_loss())
             batch = remaining.pop()
-            train_on_batch(training_model, batch.pixels, smooth_labels(batch.labels, classes, 0.0))
+            train_on_batch(training_model, batch.pixels, objective.compute_targets(batch.positions, 1, None))
             self.callback.on_progress("scoring channels (batches)", len(batches) - len(remaining), len(batches))
             return len(remaining)
 

@@ -6,7 +6,7 @@
    scores; after that, each failure halves the pruned fraction.
 4. Distillation into a smaller network of the registry, if there is one.
 
-A candidate is good if its validation accuracy is non-inferior to the original model's (`is_non_inferior`, with
+A candidate is good if it is non-inferior to the original model on the validation split (`is_non_inferior`, with
 `Budget.max_drop`). It is written in every requested precision. Decisions depend only on the records, so a search that
 is resumed takes the same steps.
 """
@@ -14,6 +14,7 @@ is resumed takes the same steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sightline.errors import DivergedError
 from sightline.models import pretrained, registry, whitening
 from sightline.models.build import ModelSpec, Network, build_model, build_shapes_only
 from sightline.models.describe import count_parameters
+from sightline.tasks.protocol import find_task
 
 METHODS = ("shrink-head", "prune", "distill", "int8", "float16")
 PRUNED_FRACTION = 0.5  # fraction of the network to prune in a round
@@ -104,7 +106,7 @@ class CompressionSearch:
         network = shrink_head.rebuild_with_head(self._task.model, config, self._task.seed)
         network = Network(network.model, network.backbone, self._tuner.pretrained)
         self._tuner.train_head(network, folder / "head")
-        if not self._factory.is_non_inferior(self._factory.evaluate(network.model)):
+        if not self._factory.evaluate(network.model).is_non_inferior(self.budget.max_drop):
             self._fine_tune(network, folder)
         return network.model
 
@@ -114,15 +116,15 @@ class CompressionSearch:
         It stops early if further gains as large as the last would not be enough: fine-tuning takes the most time. The
         last weights are kept, not those that were best on validation: the best of several looks better than it is.
         """
-        accuracy = self._factory.evaluate(network.model).mean()
-        min_accuracy = self.candidates[0].accuracy - self.budget.max_drop - 1e-9
+        score = self._factory.evaluate(network.model).compressed_score
+        min_score = self.candidates[0].comparison.compressed_score - self.budget.max_drop - 1e-9
         for number in range(1, MAX_FINE_TUNES + 1 if self._tuner.epochs else 1):
-            previous_accuracy = accuracy
+            previous_score = score
             self._tuner.fine_tune(network, folder / f"fine-tune-{number}")
-            correct = self._factory.evaluate(network.model)
-            accuracy = correct.mean()
-            reachable = accuracy + (MAX_FINE_TUNES - number) * max(accuracy - previous_accuracy, 0.0)
-            if self._factory.is_non_inferior(correct) or reachable < min_accuracy:
+            comparison = self._factory.evaluate(network.model)
+            score = comparison.compressed_score
+            reachable = score + (MAX_FINE_TUNES - number) * max(score - previous_score, 0.0)
+            if comparison.is_non_inferior(self.budget.max_drop) or reachable < min_score:
                 return
 
     def _prune_rounds(self, base: CompressionCandidate) -> CompressionCandidate:
@@ -162,13 +164,18 @@ class CompressionSearch:
     def _distill_students(self, base: CompressionCandidate) -> None:
         """Distill the original model into each student network that is smaller than `base`."""
         height, width, channels = self._factory.validation.pixels.shape[1:]
-        for name, config in list_students((height, width)):
+        task = self._task.config.task
+        for name, student in list_students((height, width)):
+            config = replace(student, task=task)
             if (name, config.alpha) == (self._task.config.name, self._task.config.alpha):
                 continue
             weights = pretrained.find_cached_file(
                 registry.get_entry(name), config.alpha, height if height == width else 0
             )
-            spec = ModelSpec(config, height, width, channels, len(self._task.classes), self._task.seed, weights=weights)
+            spec = ModelSpec(
+                config, height, width, channels, len(self._task.classes), self._task.seed, weights=weights,
+                activation=find_task(task).activation,
+            )  # fmt: skip
             if count_parameters(build_shapes_only(spec).model) >= base.parameters:
                 continue
             step = {"step": "distill", "student": name, "pretrained": weights is not None}

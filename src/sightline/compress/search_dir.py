@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sightline import _io, jsonio
-from sightline.compress.noninferiority import PairedTest, compare_counts
+from sightline.compress.noninferiority import Comparison, PairedTest, ScoreTest, compare_counts
 from sightline.data.types import SPLITS
 from sightline.errors import ModelError, OutputError
 from sightline.inference import bundle
@@ -36,10 +36,11 @@ class CompressionCandidate:
     """One model of the search and its measurements.
 
     `accuracy` is on the `count` images of the validation split; of these, only the original model classifies
-    `only_original_correct` correctly and only this one `only_this_correct`. `bytes` is the size of its ONNX file.
-    `latency` and `latency_p99` are in milliseconds at batch 1, `throughput` in images per second at batch 32, in ONNX
-    Runtime. `parent` is the candidate whose weights it started from, `lineage` the steps so far. `failed` says why
-    there is no model.
+    `only_original_correct` correctly and only this one `only_this_correct`. Where an image has a score, `scores`
+    compares them in place of these counts, and `metrics` has those that the task states first, by name. `bytes` is the
+    size of its ONNX file. `latency` and `latency_p99` are in milliseconds at batch 1, `throughput` in images per second
+    at batch 32, in ONNX Runtime. `parent` is the candidate whose weights it started from, `lineage` the steps so far.
+    `failed` says why there is no model.
     """
 
     name: str
@@ -58,11 +59,32 @@ class CompressionCandidate:
     throughput: float = 0.0
     seconds: float = 0.0
     failed: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: ScoreTest | None = None
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """The images that only the original, and only this model classifies correctly, and all of them."""
-        return self.only_original_correct, self.only_this_correct, self.count
+    def comparison(self) -> Comparison:
+        """The original model against this one on the validation split."""
+        if self.scores is not None:
+            return self.scores
+        correct = round(self.accuracy * self.count) + self.only_original_correct - self.only_this_correct
+        return compare_counts("validation", self.count, correct, self.only_original_correct, self.only_this_correct)
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The name and the value of the metric that the task states first."""
+        return next(iter(self.metrics.items()), ("accuracy", self.accuracy))
+
+    @property
+    def shown_metrics(self) -> dict[str, float]:
+        """The headline, and the mean score that the original model's is compared with, by name."""
+        scores = {} if self.scores is None else {self.scores.metric: self.scores.compressed_score}
+        return dict([self.headline]) | scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values: the counts or the scores, as the task has them."""
+        counts = ("only_original_correct", "only_this_correct")
+        return jsonio.fields_to_dict(self, skip=("metrics", "scores") if self.scores is None else counts)
 
 
 class SearchDir:
@@ -74,7 +96,7 @@ class SearchDir:
         `num_images` is the number of images of all splits, which no count in its files may exceed.
         """
         _io.refuse_links_in_run(path)
-        self.path, self._num_images = path, num_images
+        self.path, self._num_images, self._metric = path, num_images, key.get("score", "accuracy")
         file = path / "search.json"
         if file.is_file():
             known = _read_json(file)
@@ -124,7 +146,9 @@ class SearchDir:
         expected = name, parent.name if parent else None, precision, len(inherited) + 1, inherited
         lineage = candidate.lineage
         actual = candidate.name, candidate.parent, candidate.precision, len(lineage), lineage[: len(inherited)]
-        if actual != expected or not _is_plausible(candidate, self._num_images):
+        metric = "accuracy" if candidate.scores is None else candidate.scores.metric
+        is_compared = bool(candidate.failed) or metric == self._metric
+        if actual != expected or not is_compared or not _is_plausible(candidate, self._num_images):
             raise ModelError(
                 f"{file} is not the record of {name} in this search, or its numbers were changed. "
                 "Remove its folder to create it again."
@@ -141,22 +165,22 @@ class SearchDir:
             bundle.write_folder(packed, folder / "bundle")
         if save is not None:
             _io.write_atomic(folder / "model.keras", save)
-        _io.write_atomic(folder / "record.json", _to_json(jsonio.fields_to_dict(candidate)))
+        _io.write_atomic(folder / "record.json", _to_json(candidate.to_dict()))
         _io.remove(folder / "training")
 
-    def read_comparisons(self) -> dict[str, PairedTest]:
+    def read_comparisons(self) -> dict[str, Comparison]:
         """Return the test comparisons of candidates so far, by name."""
         file = self.path / "comparisons.json"
         if not file.is_file():
             return {}
         advice = "Remove it to evaluate on the test split again."
-        comparisons = _build(dict[str, PairedTest], _read_json(file), file, advice)
+        comparisons = _build(dict[str, Comparison], _read_json(file), file, advice)
         for name, comparison in comparisons.items():
-            if not _is_consistent(comparison, self._num_images):
+            if comparison.metric != self._metric or not _is_consistent(comparison, self._num_images):
                 raise ModelError(f"The numbers of {name[:40]!r} in {file} contradict each other. {advice}")
         return comparisons
 
-    def write_comparisons(self, comparisons: Mapping[str, PairedTest]) -> None:
+    def write_comparisons(self, comparisons: Mapping[str, Comparison]) -> None:
         """Save what `read_comparisons` returns."""
         _io.write_atomic(
             self.path / "comparisons.json",
@@ -191,7 +215,9 @@ def _is_plausible(candidate: CompressionCandidate, num_images: int) -> bool:
     """Return whether the measurements of a candidate on at most `num_images` images can be true."""
     if candidate.failed:
         return True
-    if not 0 <= candidate.accuracy <= 1:
+    if not all(0 <= value <= 1 for value in (candidate.accuracy, *candidate.metrics.values())):
+        return False
+    if candidate.scores is not None and not _is_consistent(candidate.scores, candidate.count):
         return False
     count, lost, gained = candidate.count, candidate.only_original_correct, candidate.only_this_correct
     correct = round(candidate.accuracy * count)
@@ -207,8 +233,10 @@ def _is_plausible(candidate: CompressionCandidate, num_images: int) -> bool:
     )
 
 
-def _is_consistent(test: PairedTest, num_images: int) -> bool:
-    """Return whether all numbers of a comparison on at most `num_images` images follow from its counts."""
+def _is_consistent(test: Comparison, num_images: int) -> bool:
+    """Return whether all numbers of a comparison on at most `num_images` images fit together."""
+    if isinstance(test, ScoreTest):
+        return _is_possible(test, num_images)
     lost, gained = test.only_original_correct, test.only_compressed_correct
     if min(lost, gained) < 0 or not lost + gained <= test.count <= num_images or not test.count:
         return False
@@ -218,16 +246,30 @@ def _is_consistent(test: PairedTest, num_images: int) -> bool:
     return all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(_numbers(test), _numbers(expected), strict=True))
 
 
+def _is_possible(test: ScoreTest, num_images: int) -> bool:
+    """Return whether the scores of at most `num_images` images can have these numbers."""
+    fractions = (test.original_score, test.compressed_score, test.p_value, test.standard_error or 0.0)
+    low, high = test.difference_interval or (test.difference, test.difference)
+    return (
+        test.split in SPLITS
+        and 0 < test.count <= num_images
+        and 0 < (test.groups or 1) <= test.count
+        and all(0 <= value <= 1 for value in fractions)
+        and -1 <= low <= high <= 1
+        and math.isclose(test.difference, test.compressed_score - test.original_score, abs_tol=1e-9)
+    )
+
+
 def _numbers(test: PairedTest) -> tuple[float, ...]:
     return test.original_accuracy, test.compressed_accuracy, test.difference, *test.difference_interval, test.p_value
 
 
 def pareto_front(candidates: Iterable[CompressionCandidate]) -> tuple[str, ...]:
-    """Return the names on the Pareto front of accuracy, file size, latency, parameters and multiply-adds."""
+    """Return the names on the Pareto front of the headline metric, file size, latency, parameters and multiply-adds."""
     succeeded = [c for c in candidates if not c.failed]
 
     def objectives(c: CompressionCandidate) -> tuple[float, ...]:
-        return c.accuracy, -c.bytes, -c.latency, -c.parameters, -c.multiply_adds
+        return c.headline[1], -c.bytes, -c.latency, -c.parameters, -c.multiply_adds
 
     def is_dominated(c: CompressionCandidate) -> bool:
         return any(
