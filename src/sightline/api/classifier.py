@@ -21,7 +21,7 @@ from sightline.progress import show_progress
 
 if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.api.added_class import AddedClass
-    from sightline.api.compression import CompressionResult
+    from sightline.api.compression_result import CompressionResult
     from sightline.api.evaluation import Evaluation
     from sightline.api.export import ExportResult
     from sightline.api.watching import WatchReport
@@ -259,12 +259,12 @@ class Classifier(ImageModel):
             data: Labeled images to use in place of the run's own.
             out: The folder of the search, by default ``compressed`` in the run; the same call continues an
                 interrupted search.
-            max_drop: The largest drop in validation accuracy plus its standard error, in percentage points; 0 allows no
-                significant drop.
+            max_drop: The largest drop in validation accuracy, or in the score of an image's labels or mask, plus its
+                standard error, in percentage points; 0 allows no significant drop.
             max_size: The largest size of the ONNX file, e.g. ``"2MB"``.
             max_latency: The largest median time for one image, e.g. ``"5ms"``.
             max_params: The largest number of parameters.
-            methods: The methods to try, in a list or separated by commas; by default all.
+            methods: The methods to try, in a list or separated by commas; by default all, for masks those that apply.
             epochs: The epochs of each fine-tuning; by default a quarter of the run's.
             column: The columns of a table, as in ``{"label": "breed"}``.
             set: Settings of how images are read.

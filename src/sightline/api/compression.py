@@ -6,111 +6,41 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sightline import _io, jsonio
+from sightline.api.compression_result import CompressionResult
 from sightline.api.loading import load
-from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import Callback
 from sightline.compress import distill, noninferiority
 from sightline.compress.budget import Budget
 from sightline.compress.candidates import CompressionTask
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
-from sightline.compress.noninferiority import PairedTest
+from sightline.compress.noninferiority import Comparison
 from sightline.compress.search import METHODS, CompressionSearch
 from sightline.compress.search_dir import CompressionCandidate, SearchDir, pareto_front
 from sightline.config import RunConfig
 from sightline.config.stage_epochs import count_epochs
+from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources, build_index
+from sightline.data.masks import choose_labels
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, Interrupted, UsageError, plural, suggest
-from sightline.inference import bundle, runner
+from sightline.evaluation import bootstrap
+from sightline.inference import bundle
+from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
-from sightline.models.build import ModelSpec, build_shapes_only
+from sightline.models.build import ModelSpec, build_shapes_only, choose_decoder
 from sightline.models.describe import weights_sha256
-from sightline.report.pareto_plot import ParetoPoint, plot_pareto
 from sightline.runs import calibration, environment, finalize, run_images
 from sightline.runs.directory import RunDirectory
-from sightline.tasks.protocol import find_task
+from sightline.tasks.protocol import Task, find_task
 
 MIN_STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class CompressionResult:
-    """The result of a search; in a notebook it is shown as a table of the candidates.
-
-    Attributes:
-        out: The folder of the search.
-        candidates: All models, the original one first, with their accuracy, size and latency.
-        pareto_front: The names of the candidates that no other one beats in every respect.
-        best: The smallest candidate that meets the budget, or None.
-        comparison: `best` against the original model, on images that the search has not used.
-        nearest: The candidate that comes closest to the budget.
-        misses: What `nearest` misses of the budget.
-        max_drop: The allowed drop in accuracy, as a fraction.
-    """
-
-    out: Path
-    candidates: tuple[CompressionCandidate, ...]
-    pareto_front: tuple[str, ...]
-    best: CompressionCandidate | None
-    comparison: PairedTest | None
-    nearest: CompressionCandidate
-    misses: tuple[str, ...]
-    max_drop: float = 0.0
-
-    @property
-    def meets_budget(self) -> bool:
-        """Whether the budget is met on the test split too: no significant loss, or none beyond `max_drop`."""
-        if self.best is None or self.comparison is None:
-            return False
-        return not self.comparison.significantly_worse or self.comparison.difference >= -self.max_drop - 1e-9
-
-    def to_frame(self) -> Any:
-        """Return a pandas DataFrame with a row for each candidate; raises `MissingExtraError` without pandas."""
-        return build_frame(self._table())
-
-    def __repr__(self) -> str:
-        return f"{self._describe()}\n{format_text_table(self._table())}"
-
-    def _repr_html_(self) -> str:
-        return format_html_table(self._table(), title=self._describe())
-
-    def _describe(self) -> str:
-        if self.best is None:
-            return f"No candidate meets the budget; the nearest one is {self.nearest.name}: {'; '.join(self.misses)}"
-        return f"Best candidate: {self.best.name}, in {self.out / 'best'}"
-
-    def _table(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "candidate": c.name, "accuracy": c.accuracy, "parameters": c.parameters, "bytes": c.bytes,
-                "multiply_adds": c.multiply_adds, "latency": c.latency, "pareto": c.name in self.pareto_front,
-            }
-            for c in self.candidates
-            if not c.failed
-        ]  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``--format json`` and ``pareto_front.json``."""
-        return {
-            "out": str(self.out),
-            "budget_met": self.meets_budget,
-            "best": self.best.name if self.best else None,
-            "comparison": jsonio.to_plain(self.comparison),
-            "nearest": self.nearest.name,
-            "misses": list(self.misses),
-            "pareto_front": list(self.pareto_front),
-            "candidates": jsonio.to_plain(self.candidates),
-        }
 
 
 def compress(
@@ -131,16 +61,13 @@ def compress(
     student; by default a quarter of the run's epochs, more for few images, from 2 to 20. Raises `SightlineError`s.
     """
     callback, budget = callback or Callback(), budget or Budget()
-    selected_methods = _check_methods(methods)
+    for name in methods:
+        if name not in METHODS:
+            raise UsageError(f"There is no compression method {name!r}.{suggest(name, METHODS)}")
     run = RunDirectory.open(Path(model))
     config = run.config
-    targets = find_task(config.model.task).targets
-    if targets.allows_several:
-        kind = "masks" if targets.are_masks else "several labels per image"
-        raise UsageError(
-            f"{run.path} is a model of {kind}, which cannot be compressed yet: export it instead, as in `sightline "
-            f"export {run.path} --precision int8`."
-        )
+    task = find_task(config.model.task)
+    selected_methods = _select_methods(methods, task, callback)
     environment.check_packages(config)
     environment.start_backend(config.device)
     predictor = load(run.path, engine="keras").predictor
@@ -156,25 +83,31 @@ def compress(
     if out is None:
         _io.refuse_links(run.path, path)
     search_key = {
-        "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images), "content": _hash_data(dataset),
+        "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images),
+        "content": _hash_data(dataset, are_masks=task.targets.are_masks),
         "methods": list(selected_methods),
         "epochs": finetune_epochs, "max_drop": budget.max_drop, "non_inferiority_margin": noninferiority.MARGIN,
         "standard_errors": noninferiority.STANDARD_ERRORS,
     }  # fmt: skip
+    if task.image_score != "accuracy":
+        search_key |= {"score": task.image_score, "min_scores": noninferiority.MIN_SCORES}
     search_dir = SearchDir(path, search_key, len(dataset.images))
     tuner = _build_tuner(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
-    task = _build_task(run, config, predictor, dataset, index, sha256)
-    search = CompressionSearch(task, tuner, search_dir, budget, selected_methods, callback)
+    compression = _build_task(run, config, predictor, dataset, index, sha256)
+    search = CompressionSearch(compression, tuner, search_dir, budget, selected_methods, callback)
     try:
         search.run()
     except Interrupted as error:
         raise Interrupted(f"{error} The same command continues from there.") from None
-    return _build_result(search, search_dir, dataset, callback)
+    return _build_result(search, search_dir, task, dataset, callback)
 
 
-def _hash_data(data: DecodedDataset) -> str:
-    """Return a hash of images, labels and splits, which identifies the data of a search."""
-    rows = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
+def _hash_data(data: DecodedDataset, *, are_masks: bool = False) -> str:
+    """Return a hash of images, labels or masks, and splits, which identifies the data of a search."""
+    rows = [
+        (p.sha256, p.label, split, *([p.mask and p.mask.sha256] if are_masks else []))
+        for p, split in zip(data.images, data.splits, strict=True)
+    ]
     return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
 
 
@@ -186,11 +119,23 @@ def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:
     return min(max(round(sum(epochs) / 4), math.ceil(MIN_STEPS / steps), 2), 20)
 
 
-def _check_methods(methods: Sequence[str]) -> tuple[str, ...]:
-    for name in methods:
-        if name not in METHODS:
-            raise UsageError(f"There is no compression method {name!r}.{suggest(name, METHODS)}")
-    return tuple(name for name in METHODS if name in methods)
+def _select_methods(methods: Sequence[str], task: Task, callback: Callback) -> tuple[str, ...]:
+    """Return the methods in order; of all methods, those that the task does not support are left out.
+
+    Raises `UsageError` if fewer are named, and one of them is not supported.
+    """
+    selected = tuple(name for name in METHODS if name in methods)
+    supported = tuple(name for name in selected if name not in task.unsupported_methods)
+    for name, reason in task.unsupported_methods.items():
+        if name in selected and selected != METHODS:
+            others = ",".join(other for other in METHODS if other not in task.unsupported_methods)
+            raise UsageError(
+                f"The method {name} is not possible with model.task={task.name}: {reason}. Choose from --methods "
+                f"{others}."
+            )
+        if name in selected:
+            callback.on_message(f"{name} is left out: {reason}")
+    return supported
 
 
 def _load_data(
@@ -220,8 +165,10 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
         matched = run_images.match_run_images(run, callback.on_progress)
         run_images.raise_if_incomplete(run, matched, "images", ", or give others with --data")
         return matched.index
-    options = run_images.choose_tree_options(run, find_task(run.config.model.task).targets)
-    index = run_images.restore_splits(run.read_data() or (), build_index(data, callback.on_progress, options=options))
+    targets = find_task(run.config.model.task).targets
+    options = run_images.choose_tree_options(run, targets)
+    index = choose_labels(build_index(data, callback.on_progress, options=options), targets)
+    index = run_images.restore_splits(run.read_data() or (), index)
     known_hashes = {row.sha256 for row in run.read_data() or ()}
     count = sum(p.sha256 in known_hashes for p in index.images)
     callback.on_message(
@@ -236,7 +183,11 @@ def _build_tuner(
 ) -> FineTuner:  # fmt: skip
     model, train = predictor.model, data.subset("train")
     height, width, channels = model.input.shape[1:]
-    model_spec = ModelSpec(config.model, height, width, channels, len(data.classes), pixel_stats=(127.5, 64.0))
+    task = find_task(config.model.task)
+    model_spec = ModelSpec(
+        config.model, height, width, channels, len(data.classes), pixel_stats=(127.5, 64.0),
+        activation=task.activation, decoder=choose_decoder(config.model, is_for_masks=task.targets.are_masks),
+    )  # fmt: skip
 
     @cache
     def compute_teacher() -> distill.TeacherLogits:
@@ -257,8 +208,10 @@ def _build_task(
     index: Index,
     weights_hash: str,
 ) -> CompressionTask:
+    task = find_task(config.model.task)
+
     def pack(model: Any, graph: bytes, predictor: OnnxPredictor, fields: Mapping[str, Any]) -> bundle.Bundle:
-        outputs = finalize.collect_sample_outputs(find_task(config.model.task), predictor, data.subset("validation"))
+        outputs = finalize.collect_sample_outputs(task, predictor, data.subset("validation"))
         return finalize.build_bundle(model, graph, predictor, data, index, config, outputs, **fields)
 
     step = {"step": "train", "run": run.path.name, "model": config.model.name, "weights_sha256": weights_hash}
@@ -272,18 +225,20 @@ def _build_task(
         config.device.threads,
         step,
         pack,
-        partial(calibration.calibrate_temperature, find_task(config.model.task)) if config.bundle.calibrate else None,
+        partial(calibration.calibrate_temperature, task) if config.bundle.calibrate else None,
+        ThresholdRequest.from_config(config.evaluation),
+        leakage.leaked_contents(run.read_leaks(), "validation"),
     )
 
 
 def _build_result(
-    search: CompressionSearch, search_dir: SearchDir, data: DecodedDataset, callback: Callback
+    search: CompressionSearch, search_dir: SearchDir, task: Task, data: DecodedDataset, callback: Callback
 ) -> CompressionResult:
     candidates, best = search.candidates, search.best_candidate()
     nearest, misses = search.nearest_candidate()
     comparison = None
     if best is not None:
-        comparison = _test_once(search_dir, best, data, callback)
+        comparison = _test_once(search_dir, best, task, data, callback)
         search_dir.select_best(best, best.name if best.precision == "float32" else best.parent or "")
     else:
         search_dir.clear_best()
@@ -291,13 +246,13 @@ def _build_result(
     result = CompressionResult(
         search_dir.path, candidates, pareto_front(candidates), best, comparison, nearest, tuple(misses), drop
     )
-    _write_results(result, candidates[0].accuracy - drop)
+    result.write()
     return result
 
 
 def _test_once(
-    search_dir: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
-) -> PairedTest:
+    search_dir: SearchDir, candidate: CompressionCandidate, task: Task, data: DecodedDataset, callback: Callback
+) -> Comparison:
     """Compare the chosen model with the original one; each chosen model is tested only once."""
     comparisons = search_dir.read_comparisons()
     if candidate.name not in comparisons:
@@ -306,50 +261,28 @@ def _test_once(
                 f"The test split was already used for {', '.join(comparisons)}, under another budget: the more often "
                 "it is used, the more optimistic its result for the selected model."
             )
-        comparisons[candidate.name] = _test_noninferiority(search_dir, candidate, data, callback)
+        comparisons[candidate.name] = _test_noninferiority(search_dir, candidate, task, data, callback)
         search_dir.write_comparisons(comparisons)
     return comparisons[candidate.name]
 
 
 def _test_noninferiority(
-    search_dir: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
-) -> PairedTest:
+    search_dir: SearchDir, candidate: CompressionCandidate, task: Task, data: DecodedDataset, callback: Callback
+) -> Comparison:
     """Compare the chosen model with the original one on the test split, or on validation if there is none."""
     split: Split = "test" if data.counts()["test"] else "validation"
     if split == "validation":
         callback.on_message(
             "There are no test images: comparing on the validation images that selected the small model."
         )
-    subset = data.subset(split)
-    correct = []
+    labeled, scores = data.labeled_subset(split), []
     for name in ("original", candidate.name):
-        _, predictor = bundle.load(search_dir.folder(name) / "bundle")
-        probabilities = runner.predict_probabilities(
-            predictor, subset, task=f"{split} with {name}", progress=callback.on_progress
-        )
-        correct.append(np.equal(probabilities.argmax(1), subset.labels))
-    return noninferiority.compare_models(correct[0], correct[1], split)
-
-
-def _write_results(result: CompressionResult, min_accuracy: float) -> None:
-    text = jsonio.dumps(result.to_dict(), indent=1) + "\n"
-    _io.write_atomic(result.out / "pareto_front.json", text.encode())
-    best_name = result.best.name if result.best else None
-    points = [
-        ParetoPoint(
-            c.name,
-            c.accuracy,
-            c.bytes,
-            c.latency,
-            c.parameters,
-            c.multiply_adds,
-            on_front=c.name in result.pareto_front,
-            best=c.name == best_name,
-        )
-        for c in result.candidates
-        if not c.failed
-    ]
-    _io.write_atomic(result.out / "pareto_front.png", plot_pareto(points, min_accuracy, "Smaller models"))
+        loaded, predictor = bundle.load(search_dir.folder(name) / "bundle")
+        outputs = task.collect_outputs(predictor, labeled.subset, callback.on_progress, f"{split} with {name}")
+        stored = loaded.manifest.thresholds
+        scores.append(task.score_images(predictor.classes, outputs, Thresholds.from_dict(stored) if stored else None))
+    groups = bootstrap.number_groups(labeled.subset.paths, labeled.groups)
+    return noninferiority.compare_images(task.image_score, scores[0], scores[1], split, groups)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -12,7 +12,7 @@ from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.api.compression import CompressionResult
+    from sightline.api.compression_result import CompressionResult
     from sightline.compress.search_dir import CompressionCandidate
 
 
@@ -24,8 +24,8 @@ def compress(
         float,
         typer.Option(
             min=0,
-            help="Maximum drop in validation accuracy plus its standard error, in percentage points; 0: no significant "
-            "drop.",
+            help="Maximum drop in validation accuracy, or in the score of an image's labels or mask, plus its standard "
+            "error, in percentage points; 0: no significant drop.",
         ),
     ] = 0.0,
     max_size: Annotated[
@@ -36,7 +36,7 @@ def compress(
     ] = None,
     max_params: Annotated[int | None, typer.Option(min=1, help="Maximum number of parameters.")] = None,
     methods: Annotated[
-        str, typer.Option(help="Comma-separated compression methods to try.")
+        str, typer.Option(help="Comma-separated compression methods to try; for masks, by default those that apply.")
     ] = "shrink-head,prune,distill,int8,float16",
     epochs: Annotated[
         int | None,
@@ -77,12 +77,15 @@ def compress(
 
 def print_compression(result: CompressionResult) -> None:
     """Print the candidates, with the Pareto front marked, and the chosen one."""
-    columns = ["", "model", "accuracy", "parameters", "size", "multiply-adds", "latency", "p99"]
+    from sightline.metrics import describe_metric
+
+    original = result.candidates[0]
+    metrics = [describe_metric(name) for name in original.shown_metrics]
+    columns = ["", "model", *metrics, "parameters", "size", "multiply-adds", "latency", "p99"]
     rows = [_row(c, result) for c in result.candidates if not c.failed]
     print_table(columns, rows, right=columns[2:])
-    original = result.candidates[0]
     print_line()
-    print_line("* Pareto-optimal; accuracy on validation, latency in ms at batch size 1")
+    print_line(f"* Pareto-optimal; {' and '.join(metrics)} on validation, latency in ms at batch size 1")
     if result.best is None:
         print_line(f"No candidate meets the budget. Nearest: {result.nearest.name}: {'; '.join(result.misses)}.")
     else:
@@ -93,18 +96,18 @@ def print_compression(result: CompressionResult) -> None:
         )
     if result.comparison is not None:
         comparison = result.comparison
-        low, high = comparison.difference_interval
+        interval = comparison.difference_interval
+        ends = "" if interval is None else f" (95% interval {100 * interval.low:+.2f} to {100 * interval.high:+.2f})"
+        name = "" if comparison.metric == "accuracy" else f"{describe_metric(comparison.metric)} "
         verdict = "no significant loss"
         if comparison.significantly_worse:
             verdict = "significantly worse than the original model" + (
                 ", within the allowed drop" if result.meets_budget else ""
             )
         print_line(
-            f"{comparison.split:<11}{comparison.compressed_accuracy:.4f} vs. {comparison.original_accuracy:.4f} on "
-            f"{plural(comparison.count, 'image')}, difference {100 * comparison.difference:+.2f} points "
-            f"(95% interval {100 * low:+.2f} to {100 * high:+.2f}), {comparison.only_original_correct} lost and "
-            f"{comparison.only_compressed_correct} gained, "
-            f"McNemar p = {comparison.p_value:.3g}: {verdict}"
+            f"{comparison.split:<11}{name}{comparison.compressed_score:.4f} vs. {comparison.original_score:.4f} on "
+            f"{plural(comparison.count, 'image')}, difference {100 * comparison.difference:+.2f} points{ends}, "
+            f"{comparison.describe_test()}: {verdict}"
         )
     print_line(f"bundles    {result.out / 'candidates'}")
     if result.best is not None:
@@ -113,6 +116,6 @@ def print_compression(result: CompressionResult) -> None:
 
 def _row(c: CompressionCandidate, result: CompressionResult) -> list[str]:
     return [
-        "*" if c.name in result.pareto_front else "", c.name, f"{c.accuracy:.4f}", f"{c.parameters:,}",
-        f"{c.bytes / 1e6:.3f} MB", f"{c.multiply_adds:,}", f"{c.latency:.2f}", f"{c.latency_p99:.2f}",
+        "*" if c.name in result.pareto_front else "", c.name, *(f"{value:.4f}" for value in c.shown_metrics.values()),
+        f"{c.parameters:,}", f"{c.bytes / 1e6:.3f} MB", f"{c.multiply_adds:,}", f"{c.latency:.2f}", f"{c.latency_p99:.2f}",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,9 +30,10 @@ class Budget:
         if not comparison.is_non_inferior(self.max_drop):
             drop = -comparison.difference
             error = (comparison.upper_drop - drop) / STANDARD_ERRORS
+            known = f"a standard error of {100 * error:.2f}" if math.isfinite(error) else "an unknown standard error"
             exceeded.append(
-                f"{describe_metric(comparison.metric)} {100 * drop:.2f} points below with a standard error of "
-                f"{100 * error:.2f}, together {100 * self.max_drop:g} allowed"
+                f"{describe_metric(comparison.metric)} {100 * drop:.2f} points below with {known}, together "
+                f"{100 * self.max_drop:g} allowed"
             )
         for name, value, limit, unit, scale in self._list_limits(candidate):
             if value > limit:

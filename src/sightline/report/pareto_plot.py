@@ -1,10 +1,11 @@
-"""The Pareto plot of a search: accuracy against file size, latency, parameters and multiply-adds."""
+"""The Pareto plot of a search: accuracy or another metric against file size, latency, parameters and multiply-adds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sightline.metrics import describe_metric
 from sightline.report import plotting
 from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
 
@@ -13,10 +14,10 @@ FAINT = "#8c959f"
 
 @dataclass(frozen=True, slots=True)
 class ParetoPoint:
-    """One candidate: accuracy in [0, 1], `bytes` of its file, `latency` in milliseconds, whether it is on the front."""
+    """One candidate: a metric in [0, 1], `bytes` of its file, `latency` in milliseconds, whether it is on the front."""
 
     name: str
-    accuracy: float
+    metric: float
     bytes: int
     latency: float
     parameters: int
@@ -25,8 +26,13 @@ class ParetoPoint:
     best: bool = False
 
 
-def plot_pareto(points: Sequence[ParetoPoint], floor: float, title: str = "") -> bytes:
-    """Draw candidates over each of the four things that should be small; `floor` is the required accuracy."""
+def plot_pareto(
+    points: Sequence[ParetoPoint], floor: float | None, title: str = "", metric: str = "accuracy"
+) -> bytes:
+    """Draw candidates over each of the four things that should be small; `metric` is the name of theirs.
+
+    `floor` is the value that is required of it, None if another one is.
+    """
     figure = plotting.make_figure(11, 8.4)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -38,17 +44,18 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float, title: str = "") ->
         for dominated in (True, False):
             group = [p for p in points if p.on_front != dominated]
             axes.scatter(
-                [getattr(p, field) / scale for p in group], [p.accuracy for p in group],
+                [getattr(p, field) / scale for p in group], [p.metric for p in group],
                 color=FAINT if dominated else TRAIN, s=34, label=("on the Pareto front", "dominated")[dominated],
                 zorder=3,
             )  # fmt: skip
         chosen = [p for p in points if p.best]
         axes.scatter(
-            [getattr(p, field) / scale for p in chosen], [p.accuracy for p in chosen], s=130, facecolors="none",
+            [getattr(p, field) / scale for p in chosen], [p.metric for p in chosen], s=130, facecolors="none",
             edgecolors=VALIDATION, linewidths=1.8, label="chosen", zorder=4,
         )  # fmt: skip
         _label_points(axes, points, field, scale)
-        axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="required accuracy")
+        if floor is not None:
+            axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label=f"required {describe_metric(metric)}")
         axes.set_xscale("log")
         values = [getattr(p, field) for p in points]
         wide = max(values) > 100 * min(values)  # there, more labels than those of the decades would run together
@@ -60,7 +67,7 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float, title: str = "") ->
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in figure.axes[::2]:
-        axes.set_ylabel("validation accuracy", color=INK)
+        axes.set_ylabel(f"validation {describe_metric(metric)}", color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     if title:
         figure.suptitle(title, **plotting.text_style(12))
@@ -74,6 +81,6 @@ def _label_points(axes: object, points: Sequence[ParetoPoint], field: str, scale
     for number, point in enumerate(named):
         level = (10, -14, 22, -26)[number % 4]
         axes.annotate(  # type: ignore[attr-defined]
-            plotting.shorten(point.name), (getattr(point, field) / scale, point.accuracy), xytext=(0, level),
+            plotting.shorten(point.name), (getattr(point, field) / scale, point.metric), xytext=(0, level),
             textcoords="offset points", ha="center", **plotting.text_style(7),
         )  # fmt: skip
