@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sightline.compress.budget import Budget
+from sightline.compress.noninferiority import ScoreTest
 from sightline.compress.search_dir import CompressionCandidate
+from sightline.intervals import Interval
 
 
 def make_candidate(lost: int = 0, *, bytes: int = 1000) -> CompressionCandidate:  # noqa: A002  # as the field
@@ -38,3 +40,19 @@ def test_a_drop_exceeds_its_limit_with_its_standard_error(max_drop: float, excee
     ] * exceeds
     assert (budget.compute_excess(candidate) > 0) == exceeds
     assert budget.compute_excess(candidate) >= budget.compute_excess(make_candidate(1))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(0.01, "a standard error of 1.00"), (None, "an unknown standard error")], ids=str
+)
+def test_a_drop_of_scores_is_named_by_their_metric(error: float | None, text: str) -> None:
+    interval = None if error is None else Interval(-0.05, -0.01)
+    scores = ScoreTest("image_iou", "validation", 100, 0.8, 0.77, -0.03, error, interval, 0.01)
+    candidate = CompressionCandidate(
+        "x", None, "float32", (), 0.9, 100, bytes=1000, metrics={"mean_iou": 0.7}, scores=scores
+    )
+    assert Budget(0.03).exceeded_limits(candidate) == [f"image IoU 3.00 points below with {text}, together 3 allowed"]
+    assert Budget(0.03).compute_excess(candidate) > 0
+    assert Budget(0.04).exceeded_limits(candidate) == ([] if error else [
+        "image IoU 3.00 points below with an unknown standard error, together 4 allowed"
+    ])  # fmt: skip

@@ -158,3 +158,56 @@ def test_a_student_learns_what_only_the_teacher_knows() -> None:
     fit(student, wrong, train, config, Callback(), objective=taught)
     right = compute_outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
     assert right.mean() > 0.8
+
+
+def label_sets(count: int) -> Subset:
+    """Images whose first class is a bright upper half, and whose second one is a bright lower half."""
+    labels = np.array([[i % 2, i // 2 % 2] for i in range(count)], np.uint8)
+    pixels = (random_images(count, SIDE) // 4).astype(np.uint8)
+    for k, rows in enumerate((slice(0, SIDE // 2), slice(SIDE // 2, SIDE))):
+        pixels[:, rows] += 160 * labels[:, k, None, None, None]
+    return Subset(pixels, np.arange(count), labels, tuple(map(str, range(count))))
+
+
+def multi_label(config: RunConfig) -> RunConfig:
+    return replace(config, model=replace(config.model, task="multi_label"))
+
+
+def test_with_several_labels_each_class_diverges_by_itself() -> None:
+    teacher, logits = (np.random.default_rng(i).normal(0, 3, (5, 2)).astype(np.float32) for i in range(2))
+    train = label_sets(5)
+    objective = distill.Distillation.from_config(multi_label(settings()), train, make_teacher(teacher[None]))
+    targets = objective.compute_targets(np.arange(5), 1, None)
+    np.testing.assert_array_equal(targets, np.concatenate([train.labels, teacher], axis=1))
+
+    def sigmoid(z: NDArray[np.float32]) -> NDArray[np.float64]:
+        return 1 / (1 + np.exp(-z.astype(np.float64)))
+
+    t, y = distill.TEMPERATURE, train.labels
+    hard = -(y * np.log(sigmoid(logits)) + (1 - y) * np.log(sigmoid(-logits))).mean(1)
+    p, q = sigmoid(teacher / t), sigmoid(logits / t)
+    soft = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(1) * t**2
+    expected = distill.LABEL_WEIGHT * hard + (1 - distill.LABEL_WEIGHT) * soft
+    np.testing.assert_allclose(objective.build_loss().call(targets, logits), expected, rtol=1e-4)
+    accuracy = objective.build_accuracy()
+    accuracy.update_state(targets, logits)
+    assert float(accuracy.result()) == pytest.approx(((logits >= 0) == y.astype(bool)).mean())
+
+
+def test_a_student_of_several_labels_learns_what_only_the_teacher_knows() -> None:
+    """All labels are wrong; the teacher is right and weighs more."""
+    train = label_sets(60)
+    wrong = replace(train, labels=1 - train.labels)
+    logits = (12 * train.labels[None] - 6).astype(np.float32)
+    student = build_model(
+        replace(
+            make_plan("cifar10-simple", side=SIDE, classes=2, hidden_units=(), pooling="average", dropout=0.0, seed=3),
+            activation="sigmoid",
+        )
+    )
+    config = multi_label(settings(epochs=60, batch_size=20))
+    config = replace(config, train=replace(config.train, optimizer=replace(config.train.optimizer, learning_rate=0.03)))
+    taught = distill.Distillation.from_config(config, wrong, make_teacher(logits))
+    fit(student, wrong, train, config, Callback(), objective=taught)
+    right = (compute_outputs(student.model, train.pixels)["logits"] >= 0) == train.labels.astype(bool)
+    assert right.mean() > 0.8

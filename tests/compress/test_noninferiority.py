@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from numpy.typing import NDArray
+from scipy.stats import binomtest, permutation_test
 
 from sightline.compress.noninferiority import (
     MARGIN,
     STANDARD_ERRORS,
+    ScoreTest,
+    compare_images,
     compare_models,
     compute_upper_drop,
     is_non_inferior,
 )
+from sightline.errors import DataError
 from sightline.intervals import paired_difference_interval
 
 
@@ -82,3 +86,114 @@ def test_few_validation_images_seldom_accept_a_larger_drop(true_drop: float, lim
     pairs = rng.multinomial(count, [lost, gained, 1 - lost - gained], 2000)
     accepted = np.mean([is_non_inferior(int(a), int(b), count, 0.02) for a, b, _ in pairs])
     assert accepted < limit < np.mean((pairs[:, 0] - pairs[:, 1]) / count <= 0.02)
+
+
+def compare(
+    first: NDArray[np.float64], second: NDArray[np.float64], groups: NDArray[np.int64] | None = None
+) -> ScoreTest:
+    result = compare_images("image_iou", first, second, "validation", groups)
+    assert isinstance(result, ScoreTest)
+    return result
+
+
+def draw_scores(count: int, drop: float, noise: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    first = rng.uniform(0.4, 0.9, count)
+    return first, np.clip(first - drop + rng.normal(0, noise, count), 0, 1)
+
+
+def test_right_and_wrong_are_compared_as_ever() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 300)) < 0.8
+    assert compare_images("accuracy", first, second, "test") == compare_models(first, second, "test")
+
+
+def test_the_p_value_of_scores_is_that_of_a_permutation_test() -> None:
+    first, second = draw_scores(9, 0.05, 0.1)
+    expected = permutation_test(
+        (second - first,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    ).pvalue
+    assert compare(first, second).p_value == pytest.approx(expected)
+
+
+def test_rounding_does_not_make_a_loss_significant() -> None:
+    """Five losses have a p-value of 2 / 32, in whatever order they are added."""
+    for seed in range(20):
+        first, second = draw_scores(5, 0.3, 0.02, seed)
+        assert compare(first, second).p_value == 0.0625
+
+
+def test_the_standard_error_of_scores_is_that_of_their_mean_difference() -> None:
+    first, second = draw_scores(400, 0.02, 0.1)
+    test = compare(first, second)
+    assert (test.metric, test.split, test.count, test.groups) == ("image_iou", "validation", 400, None)
+    assert test.difference == pytest.approx((second - first).mean())
+    assert test.difference == pytest.approx(test.compressed_score - test.original_score)
+    error = (second - first).std() / 20
+    assert test.standard_error == pytest.approx(error, rel=0.05)
+    assert test.difference_interval is not None
+    assert test.difference_interval == pytest.approx(
+        (test.difference - 1.96 * error, test.difference + 1.96 * error), abs=error / 4
+    )
+    assert test.upper_drop == pytest.approx(STANDARD_ERRORS * error - test.difference, rel=0.05)
+    twice = compare(np.repeat(first, 2), np.repeat(second, 2), np.repeat(np.arange(400), 2))
+    assert twice.groups == 400
+    assert twice.standard_error == pytest.approx(error, rel=0.05), "copies of an image show no more than it"
+
+
+def test_scores_are_accepted_by_the_same_three_rules() -> None:
+    first, second = draw_scores(400, -0.001, 0.05)
+    assert compare(first, second).is_non_inferior(), "not lower"
+    first, second = draw_scores(400, 0.02, 0.1)
+    test = compare(first, second)
+    assert test.significantly_worse
+    assert [test.is_non_inferior(drop) for drop in (0, -test.difference, test.upper_drop)] == [False, False, True]
+    first, second = draw_scores(400, 0.0, 0.02)
+    near = compare(np.maximum(first, second), np.minimum(first, second) + np.abs(first - second).mean() * 0.95)
+    assert near.difference < 0
+    assert near.p_value >= 0.05
+    assert near.difference_interval is not None
+    assert near.difference_interval.low >= -MARGIN
+    assert near.is_non_inferior(), "a small loss that may be chance"
+    far = compare(*draw_scores(400, 0.002, 0.3, seed=4))
+    assert far.difference < 0
+    assert far.p_value >= 0.05
+    assert not far.is_non_inferior(), "chance may hide a loss of more than the margin"
+
+
+def test_few_images_or_groups_exclude_no_loss() -> None:
+    first = np.linspace(0.5, 0.9, 60)
+    second = first + np.tile([0.001, -0.0011], 30)
+    assert compare(first, second).is_non_inferior()
+    assert not compare(first[:20], second[:20]).is_non_inferior()
+    assert not compare(first, second, np.repeat(np.arange(20), 3)).is_non_inferior()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_same_difference_everywhere_has_no_standard_error(count: int) -> None:
+    first = np.full(count, 0.75)
+    test = compare(first, first - 0.25)
+    assert (test.standard_error, test.difference_interval) == (None, None)
+    assert not test.is_non_inferior(0.5)
+    assert compare(first, first).is_non_inferior()
+
+
+def test_an_image_without_a_score_is_left_out() -> None:
+    first, second = draw_scores(50, 0.02, 0.1)
+    missing = np.array([np.nan])
+    groups = np.append(np.arange(50), 7)
+    expected = compare(first, second)
+    assert compare(np.append(first, missing), np.append(second, missing)) == expected
+    test = compare(np.append(first, missing), np.append(second, missing), groups)
+    assert (test.count, test.groups, test.difference) == (50, 50, expected.difference)
+    with pytest.raises(DataError, match="No image of the validation split has a pixel with a class"):
+        compare(missing, missing)
+
+
+def test_few_scores_seldom_accept_a_larger_drop() -> None:
+    """100 masks, of which the compressed model has one in ten much worse; 2 points are allowed, and 4 are lost."""
+    rng, accepted = np.random.default_rng(0), 0
+    for _ in range(200):
+        gains = rng.normal(0, 0.01, 100) - np.where(rng.random(100) < 0.1, 0.4, 0)
+        accepted += compare(np.full(100, 0.6), 0.6 + gains).is_non_inferior(0.02)
+    assert accepted < 10

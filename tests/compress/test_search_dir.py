@@ -13,12 +13,13 @@ import pytest
 
 from damage import choose_damage, damage_value, restore
 from networks import make_plan
-from sightline.compress.noninferiority import compare_counts
+from sightline.compress.noninferiority import ScoreTest, compare_counts
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
 from sightline.errors import ModelError, OutputError, SightlineError
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle
 from sightline.inference.manifest import Manifest
+from sightline.intervals import Interval
 from sightline.models.build import build_model
 from sightline.preprocessing import PreprocessingSpec
 
@@ -31,6 +32,14 @@ PRUNED = replace(
     ORIGINAL, name="prune", parent="original", lineage=(*ORIGINAL.lineage, {"step": "prune"}), parameters=500,
     only_original_correct=3, only_this_correct=3,
 )  # fmt: skip
+
+
+SCORES = ScoreTest(
+    "image_iou", "validation", 90, 0.75, 0.7, -0.05, 0.01, Interval(-0.07, -0.03), 0.001, groups=40
+)  # fmt: skip
+SCORED = replace(
+    PRUNED, only_original_correct=0, only_this_correct=0, metrics={"mean_iou": 0.6, "mean_dice": 0.7}, scores=SCORES
+)
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +203,57 @@ def test_any_damage_is_named_or_harmless(search: Path, tmp_path: Path, name: str
         messages.append(read())
         assert not messages[-1] or str(path) in messages[-1], damage.description
     assert sum(map(bool, messages)) > 75
+
+
+@pytest.fixture
+def scored_dir(tmp_path: Path) -> SearchDir:
+    """A search that compares candidates by scores."""
+    search_dir = SearchDir(tmp_path / "scored", KEY | {"score": "image_iou"}, 300)
+    search_dir.write_candidate(SCORED, None)
+    search_dir.write_comparisons({"prune": replace(SCORES, split="test")})
+    return search_dir
+
+
+def test_scores_are_stored_in_place_of_counts(scored_dir: SearchDir) -> None:
+    assert scored_dir.read_candidate("prune", ORIGINAL, "float32") == SCORED
+    assert scored_dir.read_comparisons() == {"prune": replace(SCORES, split="test")}
+    assert SCORED.headline == ("mean_iou", 0.6)
+    assert SCORED.shown_metrics == {"mean_iou": 0.6, "image_iou": 0.7}
+    record = json.loads((scored_dir.folder("prune") / "record.json").read_text())
+    assert not record.keys() & {"only_original_correct", "only_this_correct"}
+    assert PRUNED.to_dict().keys() == record.keys() - {"metrics", "scores"} | {
+        "only_original_correct", "only_this_correct",
+    }  # fmt: skip
+    assert PRUNED.headline == ("accuracy", 0.9)
+    assert PRUNED.comparison == compare_counts("validation", 100, 90, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count": 101}, {"count": 0}, {"original_score": 0.9}, {"compressed_score": 1.5}, {"difference": 0.5},
+        {"standard_error": -0.1}, {"difference_interval": [-0.03, -0.07]}, {"difference_interval": [-2, 0]},
+        {"p_value": 1.5}, {"split": "train set"}, {"groups": 91}, {"groups": -1}, {"metric": "example_f1"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_scores_that_were_made_up_are_refused(scored_dir: SearchDir, changes: dict[str, Any]) -> None:
+    file, comparisons = scored_dir.folder("prune") / "record.json", scored_dir.path / "comparisons.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"scores": record["scores"] | changes}))
+    with pytest.raises(ModelError, match="is not the record of prune in this search"):
+        scored_dir.read_candidate("prune", ORIGINAL, "float32")
+    stored = json.loads(comparisons.read_text())
+    comparisons.write_text(json.dumps({"prune": stored["prune"] | changes | {"count": changes.get("count", 301)}}))
+    with pytest.raises(ModelError, match="contradict each other"):
+        scored_dir.read_comparisons()
+
+
+def test_a_record_of_another_kind_is_refused(scored_dir: SearchDir, search_dir: SearchDir) -> None:
+    for candidate, place in ((PRUNED, scored_dir), (SCORED, search_dir)):
+        place.write_candidate(candidate, None)
+        with pytest.raises(ModelError, match="is not the record of prune in this search"):
+            place.read_candidate("prune", ORIGINAL, "float32")
+    scored_dir.write_candidate(replace(SCORED, metrics={"mean_iou": 1.5}), None)
+    with pytest.raises(ModelError, match="is not the record of prune in this search"):
+        scored_dir.read_candidate("prune", ORIGINAL, "float32")

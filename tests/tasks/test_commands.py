@@ -17,8 +17,10 @@ import sightline as sl
 from asgi_client import Answer, Request, call
 from sightline.api.comparison import compare
 from sightline.cli import app
+from sightline.compress import candidates
 from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog
+from sightline.inference.parity import TOLERANCES
 from task_images import TASKS, assert_alike, write_task
 
 FIELDS = {
@@ -148,3 +150,62 @@ def test_a_log_is_watched(trained: Trained, tmp_path: Path) -> None:
         assert report.count == len(files)
         assert {image.label for image in report.label_first} <= set(model.classes)
         assert (report.accuracy is None) == (trained.task == "multi_label")
+
+
+class StopAfter(sl.Callback):
+    """Stops a search once it has written a candidate, as Ctrl-C does."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_message(self, text: str) -> None:
+        if text.startswith(f"{self.name}: "):
+            raise KeyboardInterrupt
+
+
+def test_a_smaller_model_is_chosen_by_the_metric_of_the_task(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "LATENCY_SECONDS", 0.0)
+    model, out = sl.load(trained.run), tmp_path / "search"
+    arguments = ("compress", trained.run, "--out", out, "--methods", "int8,float16", "--max-drop", "100")
+    with pytest.raises(KeyboardInterrupt):
+        model.compress(out=out, methods="int8,float16", max_drop=100, callback=StopAfter("original-float16"))
+    record = out / "candidates" / "original-float16" / "record.json"
+    before = record.stat().st_mtime_ns
+    printed = succeed(*arguments)
+    assert record.stat().st_mtime_ns == before, "it was read, not made again"
+
+    headline, score = {
+        "multi_label": ("mean_average_precision", "example_f1"), "segmentation": ("mean_iou", "image_iou"),
+    }.get(trained.task, ("accuracy", ""))  # fmt: skip
+    payload = json.loads((out / "pareto_front.json").read_text(encoding="utf-8"))
+    original, half, int8 = payload["candidates"]
+    own = json.loads((trained.run / "bundle" / "manifest.json").read_text(encoding="utf-8"))["metrics"]["validation"]
+    assert original["accuracy"] == pytest.approx(own["accuracy"])
+    assert payload["best"] == int8["name"] == "original-int8"
+    assert payload["comparison"]["split"] == ("validation" if trained.task == "segmentation" else "test")
+    assert headline.replace("_", " ").replace("iou", "IoU") in printed
+    if score:
+        assert original["metrics"][headline] == pytest.approx(own[headline]["value"], abs=1e-6)
+        assert {half["scores"]["metric"], int8["scores"]["metric"], payload["comparison"]["metric"]} == {score}
+        assert "permutation test p = " in printed
+    else:
+        assert "scores" not in original
+        assert "McNemar p = " in printed
+
+    small, copy = (sl.load(path) for path in (out / "best", out / "candidates" / "original-float16" / "bundle"))
+    pixels = model.labeled_images().load("validation").subset.take(slice(0, 40))
+    expected = model.predictor.probabilities(pixels)
+    assert model.task.compare(expected, copy.predictor.probabilities(pixels)).is_within(TOLERANCES["float16"])
+    assert model.task.compare(expected, small.predictor.probabilities(pixels)).top1_agreement > 0.9
+    manifest = json.loads((out / "best" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["metrics"]["validation"].keys() == own.keys()
+    assert (small.thresholds is None) == (model.thresholds is None)
+    assert small.predict(trained.image)[0].to_dict().keys() == model.predict(trained.image)[0].to_dict().keys()
+    assert "| validation |" in succeed("model-card", out / "best")
+
+    impossible = CliRunner().invoke(app, [*map(str, arguments), "--max-size", "1KB"])
+    assert impossible.exit_code == 1, impossible.output
+    assert "No candidate meets the budget. Nearest: " in impossible.stdout
+    assert not (out / "best").exists()

@@ -23,9 +23,11 @@ from sightline import api, backend, jsonio
 from sightline.api.comparison import compare
 from sightline.api.images import prediction_row
 from sightline.cli import app
+from sightline.compress import candidates, search
+from sightline.compress.noninferiority import ScoreTest
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.label_patch import apply_patch, read_patch
-from sightline.data.types import Subset
+from sightline.data.types import Split, Subset
 from sightline.errors import DataError, ModelError, UsageError
 from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.multi_label_metrics import compare_label_sets
@@ -432,11 +434,61 @@ def test_planted_labels_are_listed_first_with_all_classes_of_the_image(run: Path
     assert [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()] == [keep_line, *lines[1:]]
 
 
-def test_compression_and_score_are_refused(run: Path, data: Path) -> None:
-    with pytest.raises(UsageError, match="is a model of several labels per image, which cannot be compressed yet"):
-        sl.load(run).compress()
+def test_score_is_refused(run: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="use evaluate"):
         sl.load(run).score(data.parent / "0.png", ["red"])
+
+
+def test_a_compressed_model_decides_by_thresholds_of_its_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "LATENCY_SECONDS", 0.0)
+    model = sl.load(run)
+    result = model.compress(out=tmp_path / "search", methods="int8", max_drop=100, progress=False)
+    original, best = result.candidates
+    evaluation = model.evaluate(split="validation", progress=False)
+    assert original.scores is not None
+    assert original.scores.compressed_score == pytest.approx(evaluation.metrics["example_f1"].value, abs=1e-6)
+    for name in ("mean_average_precision", "micro_f1", "macro_f1"):
+        assert original.metrics[name] == pytest.approx(evaluation.metrics[name].value, abs=1e-6)
+
+    small = sl.load(tmp_path / "search" / "best")
+    assert small.thresholds is not None
+    assert model.thresholds is not None
+    assert small.thresholds.target_fnr == model.thresholds.target_fnr == 0.2
+    assert small.thresholds.ood_limit != model.thresholds.ood_limit
+    compared: tuple[tuple[Split, object], ...] = (("validation", best.scores), ("test", result.comparison))
+    for split, scores in compared:
+        subset = model.labeled_images().load(split).subset
+        p = small.predictor.probabilities(subset.take(slice(None)))
+        predicted = p >= [small.thresholds.labels[name] for name in small.classes]  # type: ignore[index]
+        assert isinstance(scores, ScoreTest)
+        assert (scores.split, scores.count) == (split, len(subset))
+        expected = f1_score(subset.labels, predicted, average="samples", zero_division=1)
+        assert scores.compressed_score == pytest.approx(expected)
+    assert list(result.to_frame().columns[:3]) == ["candidate", "mean_average_precision", "example_f1"]
+
+
+@pytest.mark.slow
+def test_each_method_makes_a_smaller_model_of_several_labels(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MAX_ROUNDS", 2)
+    model = sl.load(run)
+    names: set[str] = set()
+    for methods in ("shrink-head,float16", "prune,distill"):
+        out = tmp_path / methods
+        result = model.compress(out=out, methods=methods, epochs=8, max_drop=100, progress=False)
+        names |= {candidate.name for candidate in result.candidates}
+        original, *others = result.candidates
+        assert result.best is not None
+        assert result.best.parameters < original.parameters
+        for candidate in others:
+            small = sl.load(out / "candidates" / candidate.name / "bundle")
+            p = small.predictor.probabilities(model.labeled_images().load("validation").subset.take(slice(None)))
+            assert np.ptp(p.sum(1)) > 0.1, "each class has a sigmoid of its own"
+            assert candidate.metrics["mean_average_precision"] > 0.6, candidate.name
+    assert names >= {"original-float16", "shrink-head", "prune-1", "prune-2", "distill-cifar10-deep"}
 
 
 def test_one_label_each_needs_one_label_each(data: Path, tmp_path: Path) -> None:

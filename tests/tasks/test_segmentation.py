@@ -21,12 +21,18 @@ from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
 from sightline import process
 from sightline.api.masks import choose_name, write_masks
 from sightline.cli import main
+from sightline.compress import candidates, search
 from sightline.config import resolve_config
 from sightline.data.masks import VOID
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, ModelError, OutputError, SightlineError, UsageError
 from sightline.evaluation.mask_outputs import collect_mask_outputs
-from sightline.evaluation.segmentation import SegmentationReport, build_report
+from sightline.evaluation.segmentation import (
+    SegmentationReport,
+    SegmentationResult,
+    build_report,
+    list_image_metrics,
+)
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import (
@@ -318,6 +324,51 @@ def test_each_format_predicts_the_same_masks(run: sightline.Run, tmp_path: Path,
         assert (mask == other).mean() >= (0.999 if precision == "float32" else 0.97)
 
 
+def test_a_compressed_model_is_compared_by_the_iou_of_each_image(
+    run: sightline.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "LATENCY_SECONDS", 0.0)
+    result = run.classifier.compress(out=tmp_path / "search", methods="float16", max_drop=5, progress=False)
+    evaluation = run.classifier.evaluate(split="validation", progress=False).report.evaluation
+    assert isinstance(evaluation, SegmentationResult)
+    original, half = result.candidates
+    assert original.scores is not None
+    assert half.scores is not None
+    ious = [row["iou"] for row in list_image_metrics(evaluation)]
+    assert original.scores.compressed_score == pytest.approx(np.mean(ious), abs=1e-6)
+    assert original.metrics["mean_iou"] == pytest.approx(evaluation.metrics["mean_iou"].value, abs=1e-6)
+    assert half.scores.compressed_score == pytest.approx(np.mean(ious), abs=0.01)
+    assert result.best == half
+    image = draw_scene(2001)[0]
+    mask, other = (
+        model.predict_masks([image])[0].mask for model in (run.classifier, sightline.load(tmp_path / "search" / "best"))
+    )
+    assert mask is not None
+    assert other is not None
+    assert (mask == other).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_a_model_of_masks_is_pruned(run: sightline.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MAX_ROUNDS", 2)
+    messages: list[str] = []
+
+    class Messages(sightline.Callback):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    result = run.classifier.compress(out=tmp_path / "search", epochs=4, max_drop=100, callback=Messages())
+    left_out = [text.split(",")[0].split(":")[0] for text in messages if "is left out" in text]
+    assert left_out == ["shrink-head is left out", "distill is left out"]
+    rows = {candidate.name: candidate for candidate in result.candidates}
+    assert rows["prune-2"].parameters < rows["prune-1"].parameters < rows["original"].parameters
+    assert rows["prune-2-int8"].metrics["mean_iou"] > 0.3
+    small = sightline.load(tmp_path / "search" / "candidates" / "prune-2" / "bundle")
+    mask = small.predict_masks([draw_scene(2001)[0]])[0].mask
+    assert mask is not None
+    assert mask.shape == (SIDE, SIDE)
+
+
 def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: Path, tmp_path: Path) -> None:
     image = draw_scene(0)[0]
     for method in ("rise", "gradcam++"):
@@ -327,8 +378,9 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         run.classifier.evaluate(coverage=0.9)
     with pytest.raises(UsageError, match="says which masks count for --target-precision"):
         run.classifier.evaluate(min_iou=0.9)
-    with pytest.raises(UsageError, match="cannot be compressed yet"):
-        run.classifier.compress()
+    for method, reason in (("shrink-head", "a decoder has no flattened maps"), ("distill", "too much memory")):
+        with pytest.raises(UsageError, match=f"method {method} is not possible .*{reason}.* prune,int8,float16"):
+            run.classifier.compress(methods=["float16", method])
     with pytest.raises(ModelError, match="single_label and multi_label alone"):
         run.classifier.add_class("line", [image, image])
     for data, advice in ((run, f"`sightline report {run.path}` shows"), (sightline.Dataset(scenes), "doctor` checks")):
