@@ -96,10 +96,10 @@ def compare(
     return result
 
 
-def draw_scores(count: int, drop: float, noise: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def draw_scores(count: int, drop: float, noise: float, seed: int = 0) -> list[NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     first = rng.uniform(0.4, 0.9, count)
-    return first, np.clip(first - drop + rng.normal(0, noise, count), 0, 1)
+    return [first, np.clip(first - drop + rng.normal(0, noise, count), 0, 1)]
 
 
 def test_right_and_wrong_are_compared_as_ever() -> None:
@@ -155,7 +155,7 @@ def test_scores_are_accepted_by_the_same_three_rules() -> None:
     assert near.difference_interval is not None
     assert near.difference_interval.low >= -MARGIN
     assert near.is_non_inferior(), "a small loss that may be chance"
-    far = compare(*draw_scores(400, 0.002, 0.3, seed=4))
+    far = compare(np.full(400, 0.5), 0.5 + np.tile([0.3, -0.304], 200))
     assert far.difference < 0
     assert far.p_value >= 0.05
     assert not far.is_non_inferior(), "chance may hide a loss of more than the margin"
@@ -193,7 +193,7 @@ def test_an_image_without_a_score_is_left_out() -> None:
 def test_few_scores_seldom_accept_a_larger_drop() -> None:
     """100 masks, of which the compressed model has one in ten much worse; 2 points are allowed, and 4 are lost."""
     rng, accepted = np.random.default_rng(0), 0
-    for _ in range(200):
+    for _ in range(60):
         gains = rng.normal(0, 0.01, 100) - np.where(rng.random(100) < 0.1, 0.4, 0)
         accepted += compare(np.full(100, 0.6), 0.6 + gains).is_non_inferior(0.02)
-    assert accepted < 10
+    assert accepted < 4
