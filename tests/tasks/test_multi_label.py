@@ -454,6 +454,7 @@ def test_a_compressed_model_decides_by_thresholds_of_its_own(
 
     small = sl.load(tmp_path / "search" / "best")
     assert small.thresholds is not None
+    assert small.thresholds.labels is not None
     assert model.thresholds is not None
     assert small.thresholds.target_fnr == model.thresholds.target_fnr == 0.2
     assert small.thresholds.ood_limit != model.thresholds.ood_limit
@@ -461,7 +462,7 @@ def test_a_compressed_model_decides_by_thresholds_of_its_own(
     for split, scores in compared:
         subset = model.labeled_images().load(split).subset
         p = small.predictor.probabilities(subset.take(slice(None)))
-        predicted = p >= [small.thresholds.labels[name] for name in small.classes]  # type: ignore[index]
+        predicted = p >= np.array([small.thresholds.labels[name] for name in small.classes], np.float64)
         assert isinstance(scores, ScoreTest)
         assert (scores.split, scores.count) == (split, len(subset))
         expected = f1_score(subset.labels, predicted, average="samples", zero_division=1)

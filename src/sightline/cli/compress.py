@@ -117,5 +117,6 @@ def print_compression(result: CompressionResult) -> None:
 def _row(c: CompressionCandidate, result: CompressionResult) -> list[str]:
     return [
         "*" if c.name in result.pareto_front else "", c.name, *(f"{value:.4f}" for value in c.shown_metrics.values()),
-        f"{c.parameters:,}", f"{c.bytes / 1e6:.3f} MB", f"{c.multiply_adds:,}", f"{c.latency:.2f}", f"{c.latency_p99:.2f}",
+        f"{c.parameters:,}", f"{c.bytes / 1e6:.3f} MB", f"{c.multiply_adds:,}", f"{c.latency:.2f}",
+        f"{c.latency_p99:.2f}",
     ]  # fmt: skip
