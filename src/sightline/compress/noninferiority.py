@@ -125,11 +125,7 @@ class ScoreTest:
             and self.difference_interval.low >= -MARGIN
             and (self.groups or self.count) >= MIN_SCORES
         )
-        return (
-            self.difference >= 0
-            or self.upper_drop <= max_drop
-            or (self.p_value >= LEVEL and excludes_loss)
-        )
+        return self.difference >= 0 or self.upper_drop <= max_drop or (self.p_value >= LEVEL and excludes_loss)
 
     def describe_test(self) -> str:
         """Return the result of the test in a few words."""

@@ -83,8 +83,10 @@ class CompressionCandidate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values: the counts or the scores, as the task has them."""
-        counts = ("only_original_correct", "only_this_correct")
-        return jsonio.fields_to_dict(self, skip=("metrics", "scores") if self.scores is None else counts)
+        if self.scores is None:
+            return jsonio.fields_to_dict(self, skip=("metrics", "scores"))
+        values = jsonio.fields_to_dict(self, skip=("only_original_correct", "only_this_correct", "scores"))
+        return values | {"scores": jsonio.fields_to_dict(self.scores)}
 
 
 class SearchDir:

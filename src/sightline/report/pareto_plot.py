@@ -26,9 +26,7 @@ class ParetoPoint:
     best: bool = False
 
 
-def plot_pareto(
-    points: Sequence[ParetoPoint], floor: float | None, title: str = "", metric: str = "accuracy"
-) -> bytes:
+def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str = "", metric: str = "accuracy") -> bytes:
     """Draw candidates over each of the four things that should be small; `metric` is the name of theirs.
 
     `floor` is the value that is required of it, None if another one is.
