@@ -487,8 +487,8 @@ def test_each_method_makes_a_smaller_model_of_several_labels(
         for candidate in others:
             small = sl.load(out / "candidates" / candidate.name / "bundle")
             p = small.predictor.probabilities(model.labeled_images().load("validation").subset.take(slice(None)))
-            assert np.ptp(p.sum(1)) > 0.1, "each class has a sigmoid of its own"
-            assert candidate.metrics["mean_average_precision"] > 0.6, candidate.name
+            assert np.abs(p.sum(1) - 1).max() > 0.1, "each class has a sigmoid of its own"
+            assert candidate.metrics["mean_average_precision"] > 0.7, candidate.name
     assert names >= {"original-float16", "shrink-head", "prune-1", "prune-2", "distill-cifar10-deep"}
 
 
