@@ -171,15 +171,15 @@ def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patc
         page = open_page(f"{address}/label", ready=ASKED)
         answer(page, 4)
         expect_count(page, 4)
+        page.wait_for_function(SEEN)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        page.wait_for_timeout(500)  # what was loaded ahead has arrived or failed
         page.keyboard.press("1")
-        page.wait_for_selector("#message:not([hidden])")
-        page.wait_for_function("() => document.querySelector('#message').textContent.includes('may not be saved')")
+        playwright.expect(page.locator("#message")).to_contain_text("may not be saved")
+        page.goto("about:blank")
     assert len(read_labels(patch)) == 4
     with start_command(photos, patch, int(address.rpartition(":")[2])):
-        page.reload()
+        page.goto(f"{address}/label")
         page.wait_for_selector(ASKED)
         expect_count(page, 4)
         answer(page, 2)

@@ -12,6 +12,7 @@ import pytest
 
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
+from held_requests import Held, wait_until
 from sightline import Dataset
 from sightline.studio.contents import open_studio
 from studio_server import serve
@@ -24,6 +25,17 @@ NAMES = sorted(COLORS)
 TRIES = 4  # how often a change is sent before it is given up
 VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
 SEEN = VIEWED.replace("viewer-", "")
+PRESS_WHILE_BROKEN = """
+addEventListener("DOMContentLoaded", () => {
+  const broken = document.querySelector("#broken");
+  window.notes = [];
+  new MutationObserver(() => {
+    if (!broken.textContent) return;
+    window.notes.push(broken.textContent);
+    for (const key of "1x") document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  }).observe(broken, { childList: true });
+});
+"""
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +55,6 @@ def open_folder(folder: Path, patch: Path) -> Iterator[str]:
         yield address
 
 
-class Held:
-    """Requests that wait until the test sends, answers or fails them."""
-
-    def __init__(self, page: Any, address: str, *, count: int = 1) -> None:
-        self._page, self._count = page, count
-        self.routes: list[Any] = []
-        page.route(address, self._hold)
-
-    def _hold(self, route: Any) -> None:
-        if len(self.routes) < self._count:
-            self.routes.append(route)
-        else:
-            route.continue_()
-
-    def wait(self, count: int = 1) -> None:
-        while len(self.routes) < count:
-            self._page.wait_for_timeout(20)
-
-    def lose(self) -> None:
-        """Fail all of them, as they are sent again."""
-        for number in range(self._count):
-            self.wait(number + 1)
-            self.routes[number].abort()
-
-
 def read_lines(patch: Path) -> dict[str, str]:
     if not patch.exists():
         return {}
@@ -75,13 +62,13 @@ def read_lines(patch: Path) -> dict[str, str]:
 
 
 def expect_text(page: Any, selector: str, text: str) -> None:
-    playwright.expect(page.locator(selector)).to_contain_text(text, timeout=15_000)
+    playwright.expect(page.locator(selector)).to_contain_text(text)
 
 
 def hurry(page: Any) -> None:
-    """Load the page again with timeouts of a twentieth."""
+    """Load the page again with timeouts of a fifth."""
     page.add_init_script(
-        "const wait = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => wait(ms / 20)"
+        "const wait = AbortSignal.timeout; AbortSignal.timeout = (ms) => wait.call(AbortSignal, ms / 5)"
     )
     page.reload()
 
@@ -124,7 +111,7 @@ def test_an_undo_that_fails_can_be_tried_again(photos: Path, patch: Path, open_p
         else:
             requests.lose()
         expect_text(page, "#message", "cannot be written" if status else "may not be saved")
-        assert page.locator("#undo").is_enabled()
+        playwright.expect(page.locator("#undo")).to_be_enabled()
         page.keyboard.press("u")
         expect_text(page, "#progress", "1 labeled")
         assert read_lines(patch) == {first: NAMES[0]}
@@ -206,8 +193,7 @@ def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_correcte
 
         page.route("**/corrections", lose_later)
         page.keyboard.press("2")  # blue-000 is green
-        while not requests:
-            page.wait_for_timeout(20)
+        wait_until(page, lambda: requests)
         other.keyboard.press("3")  # and red
         expect_text(other, "#corrections", "1 correction")
         requests[0][0].abort()
@@ -226,28 +212,37 @@ def test_a_list_says_that_the_studio_does_not_answer(colors: Path, patch: Path, 
         requests = Held(page, "**/state*")
         requests.wait()
         expect_text(page, "#message", "has not answered for 20 seconds")
-        page.wait_for_selector("#message", state="hidden", timeout=15_000)  # the next look is answered
+        page.wait_for_selector("#message", state="hidden")  # the next look is answered
         assert len(requests.routes) == 1
 
 
 def test_an_image_that_does_not_arrive_is_requested_again(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/", ready=".tile")
-        requests: dict[str, int] = {}
+        requested: set[str] = set()
+        retries: list[Any] = []
 
-        def lose(route: Any) -> None:
+        def lose_and_hold(route: Any) -> None:
             image = route.request.url.partition("?")[0]
-            requests[image] = requests.get(image, 0) + 1
-            route.abort() if requests[image] <= 2 else route.continue_()
+            if image not in requested:
+                requested.add(image)
+                route.abort()
+            elif not retries:
+                retries.append(route)
+            else:
+                route.continue_()
 
-        page.route("**/large/*", lose)
+        page.route("**/large/*", lose_and_hold)
+        page.add_init_script(PRESS_WHILE_BROKEN)
         page.goto(f"{address}/label")
-        expect_text(page, "#broken", "requested again")
+        wait_until(page, lambda: retries)
+        assert "requested again" in page.evaluate("window.notes[0]")
         path = str(page.text_content("#path"))
         for key in "1x":
             page.keyboard.press(key)
         page.wait_for_timeout(200)
         assert page.text_content("#path") == path, "nobody can have seen it"
+        retries[0].continue_()
         page.wait_for_function("() => document.querySelector('#image').naturalWidth > 0")
         playwright.expect(page.locator("#broken")).to_have_text("")
         assert label(page, "1") == path
@@ -276,7 +271,8 @@ def test_looks_at_a_slow_server_do_not_pile_up(photos: Path, patch: Path, open_p
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
         requests = Held(page, "**/label/state*", count=100)
-        page.wait_for_timeout(4500)
+        requests.wait()
+        page.wait_for_timeout(4000)
         assert len(requests.routes) == 1
         requests.routes[0].abort()
         requests.wait(2)
@@ -288,10 +284,15 @@ def test_no_image_is_labeled_before_it_is_seen(photos: Path, patch: Path, open_p
         page = open_page(f"{address}/label", ready=ASKED)
         page.wait_for_load_state("networkidle")
         requests = Held(page, "**/large/*", count=100)
+
+        def will_be_seen() -> bool:  # some are loaded ahead
+            source = page.evaluate("document.querySelector('#image').src")
+            wait_until(page, lambda: page.evaluate(SEEN) or source in [route.request.url for route in requests.routes])
+            return bool(page.evaluate(SEEN))
+
         seen = []
-        while page.evaluate(SEEN):  # some are loaded ahead
+        while will_be_seen():
             seen.append(label(page, "1"))
-            page.wait_for_timeout(50)
         last = str(page.text_content("#path"))
         page.keyboard.press("2")
         page.wait_for_timeout(300)
@@ -348,7 +349,7 @@ def test_a_label_of_many_images_is_toggled_by_all_of_them(tmp_path: Path, patch:
         page.wait_for_selector("#image-0 .chip")
         page.keyboard.press("a")
         button = page.locator("#classes [data-to=cat]")
-        assert button.get_attribute("aria-pressed") == "mixed"
+        playwright.expect(button).to_have_attribute("aria-pressed", "mixed")
         button.click()
         expect_text(page, "#corrections", "60 corrections")
         assert set(read_lines(patch).values()) == {"cat;dog"}
@@ -422,8 +423,7 @@ def test_a_correction_that_fails_selects_nothing_in_place_of_what_is_selected_si
 
 def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
-        page = open_page(address)
-        page.wait_for_selector(".tile .caption")
+        page, other = open_page(address), open_page(address)
         requests: list[Any] = []
 
         def answer_later(route: Any) -> None:
@@ -431,13 +431,11 @@ def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Pa
 
         page.route("**/corrections", answer_later)
         page.keyboard.press("2")  # blue-000 is green; the answer to this is late
-        while not requests:
-            page.wait_for_timeout(20)
-        other = open_page(address)
+        wait_until(page, lambda: requests)
         other.keyboard.press("3")  # and red
         expect_text(other, "#corrections", "1 correction")
         first = page.locator("#image-0 .caption b")
-        playwright.expect(first).to_have_text("red", timeout=15_000)
+        playwright.expect(first).to_have_text("red")
         requests[0][0].fulfill(response=requests[0][1])
         page.wait_for_timeout(500)
         assert first.text_content() == "red"
@@ -457,12 +455,11 @@ def test_images_that_are_listed_late_have_the_newest_labels(colors: Path, patch:
 
         page.route("**/images?*", answer_later)
         page.reload(wait_until="commit")
-        while not late:
-            page.wait_for_timeout(20)
+        wait_until(page, lambda: late)
         page.wait_for_selector("#classes [data-to=green]")
         page.keyboard.press("2")
         expect_text(page, "#corrections", "1 correction")
-        page.wait_for_timeout(4000)  # a look at what changed is done
+        page.wait_for_event("response", lambda response: "/state?" in response.url)  # a look at what changed is done
         late[0][0].fulfill(response=late[0][1])
         page.wait_for_selector("#image-1 .caption")
         playwright.expect(page.locator("#image-0 .caption b")).to_have_text("green")
@@ -475,4 +472,4 @@ def test_more_images_than_one_request_returns_are_all_described(tmp_path: Path, 
         page.set_viewport_size({"width": 7680, "height": 4320})  # as zoomed out
         page.wait_for_function("() => document.querySelectorAll('.tile').length > 600")
         described = "() => [...document.querySelectorAll('.tile')].every((tile) => tile.querySelector('.caption'))"
-        page.wait_for_function(described, timeout=10_000)
+        page.wait_for_function(described)

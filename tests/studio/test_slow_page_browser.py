@@ -135,3 +135,22 @@ def test_the_cursor_stays_when_groups_are_listed_again(twins: Studio, open_page:
         playwright.expect(selection).to_have_text(path)
         page.keyboard.press("ArrowLeft")
         playwright.expect(selection).not_to_have_text(path)
+
+
+def test_the_map_is_of_the_method_that_was_chosen_last(run_studio: Studio, open_page: Any) -> None:
+    assert run_studio.model is not None
+    run_studio.model.features.start()
+    run_studio.model.features.wait()
+    with serve(run_studio) as address:
+        page = open_page(f"{address}/map", ready="#map:not([hidden]) #legend li")
+        legend = page.locator("#legend").text_content()
+        page.evaluate("document.querySelector('[name=method]').append(new Option('other', 'other'))")
+        requests = Held(page, "**/map/points?method=other")
+        page.select_option("[name=method]", "other")
+        requests.wait()
+        with page.expect_response("**/map/points?method=pca") as response:
+            page.select_option("[name=method]", "pca")
+        values = response.value.json()
+        requests.routes[0].fulfill(json=values | {"classes": [f"other {name}" for name in values["classes"]]})
+        page.wait_for_timeout(300)
+        assert page.locator("#legend").text_content() == legend

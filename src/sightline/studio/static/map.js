@@ -26,8 +26,13 @@ function read(text, Type) {
 }
 
 async function loadPoints() {
+  const method = options.elements.method.value;
+  const isChosen = () => method === options.elements.method.value; // else another was, since
   $("#features-state").textContent = texts["computing-map"];
-  const values = await load(`/map/points?method=${options.elements.method.value}`, { seconds: SLOW_S }).finally(() => ($("#features-state").textContent = ""));
+  const values = await load(`/map/points?method=${method}`, { seconds: SLOW_S }).finally(() => {
+    if (isChosen()) $("#features-state").textContent = "";
+  });
+  if (!isChosen()) return;
   points = {
     classes: values.classes, count: values.count, ids: read(values.ids, Uint32Array), x: read(values.x, Float32Array),
     y: read(values.y, Float32Array), label: read(values.label, Uint16Array), state: read(values.state, Uint8Array),
