@@ -48,7 +48,6 @@ from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem, predict
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import Resize
-from sightline.studio.contents import open_studio
 from sightline.tasks.protocol import find_task
 from sightline.tasks.segmentation import compute_pixel_weights
 from sightline.training.checkpoints import load_latest
@@ -383,12 +382,6 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
             run.classifier.compress(methods=["float16", method])
     with pytest.raises(ModelError, match="single_label and multi_label alone"):
         run.classifier.add_class("line", [image, image])
-    for data, advice in ((run, f"`sightline report {run.path}` shows"), (sightline.Dataset(scenes), "doctor` checks")):
-        with (
-            pytest.raises(DataError, match=f"has masks, which the studio cannot show .* {advice}"),
-            open_studio(data, tmp_path / "fixes.jsonl"),
-        ):
-            pass
     for setting in (
         {"augment.label_mixing": "union"}, {"augment.randaugment": 2},
         {"train.loss": "binary"}, {"train.loss": "asymmetric"}, {"model.head": "sigmoid"},
