@@ -114,7 +114,7 @@ def test_an_image_opens_while_its_findings_are_loaded(twins: Studio, open_page: 
         page.keyboard.press("ArrowRight")
         expect_text(page, "#viewer-path", "blue/blue-001.png")
         requests.routes[0].continue_()
-        playwright.expect(page.locator("#viewer-facts")).to_contain_text("duplicates")
+        playwright.expect(page.locator("#viewer-facts")).to_contain_text("identical files")
 
 
 def test_the_cursor_stays_when_groups_are_listed_again(twins: Studio, open_page: Any) -> None:
