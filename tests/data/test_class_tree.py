@@ -1,4 +1,4 @@
-"""A tree of classes: paths, probabilities that add up, answers, and tables that are not a tree."""
+"""A tree of classes: paths, probabilities that add up, predicted nodes, and tables that are not a tree."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ def test_probabilities_add_up_along_any_tree(outputs: tuple[tuple[str, ...], np.
 
 
 @given(draw_outputs(), st.floats(0, 1))
-def test_an_answer_is_the_deepest_class_that_reaches_the_threshold(
+def test_the_deepest_class_that_reaches_the_threshold(
     outputs: tuple[tuple[str, ...], np.ndarray], threshold: float
 ) -> None:
     classes, p = outputs
     tree = build_tree(classes)
     sums = tree.sum_probabilities(p)
     limit = max(threshold, LEAST_PROBABILITY)
-    for row, answer in zip(sums, tree.find_answers(sums, threshold).tolist(), strict=True):
+    for row, deepest in zip(sums, tree.find_deepest_nodes(sums, threshold).tolist(), strict=True):
         passing = [node for node, value in enumerate(row) if value >= limit]
-        if answer == -1:
+        if deepest == -1:
             assert not passing
         else:
-            assert all(f"{tree.nodes[answer]}/".startswith(f"{tree.nodes[node]}/") for node in passing)
-            assert answer in passing
-    looser = tree.find_answers(sums, threshold / 2)
+            assert all(f"{tree.nodes[deepest]}/".startswith(f"{tree.nodes[node]}/") for node in passing)
+            assert deepest in passing
+    looser = tree.find_deepest_nodes(sums, threshold / 2)
     depths = np.append(tree.depths, 0)
-    assert (depths[looser] >= depths[tree.find_answers(sums, threshold)]).all()
+    assert (depths[looser] >= depths[tree.find_deepest_nodes(sums, threshold)]).all()
 
 
 def test_classes_of_different_depths_keep_their_order() -> None:
@@ -80,7 +80,7 @@ def test_classes_of_different_depths_keep_their_order() -> None:
     assert tree.depths.tolist() == [1, 2, 3, 2, 1]
     sums = tree.sum_probabilities(np.array([[0.5, 0.25, 0.25]], np.float32))
     assert sums.tolist() == [[0.5, 0.25, 0.25, 0.25, 0.5]]
-    assert tree.find_answers(sums, 0.5).tolist() == [-1]  # two classes have one half
+    assert tree.find_deepest_nodes(sums, 0.5).tolist() == [-1]  # two classes have one half
     assert tree.are_above(np.array([0, 4, -1]), np.array([2, 2, 2])).tolist() == [True, False, False]
 
 

@@ -246,15 +246,15 @@ def test_a_tree_of_classes_has_its_answer_as_outputs() -> None:
     classifier.task_name = "hierarchical"
     classifier.thresholds = Thresholds(9, target_precision=0.9, confidence=0.92)
     expected = classifier.predict(FILES)
-    assert {one.answer for one in expected} == {"pet"}
+    assert {one.node for one in expected} == {"pet"}
     answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
-    assert list(answer.outputs) == ["probabilities", "label", "decision", "ood_score", "answer", "answer_probability"]
-    assert answer.outputs["answer"]["data"] == [one.answer or "" for one in expected]
-    assert answer.outputs["answer_probability"]["data"] == [one.answer_probability or 0 for one in expected]
+    assert list(answer.outputs) == ["probabilities", "label", "decision", "ood_score", "node", "node_probability"]
+    assert answer.outputs["node"]["data"] == [one.node or "" for one in expected]
+    assert answer.outputs["node_probability"]["data"] == [one.node_probability or 0 for one in expected]
     (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
     values = expected[0].to_dict()
-    assert {name: answer.json[name] for name in ("answer", "answer_probability", "levels", "decision")} == {
-        name: values[name] for name in ("answer", "answer_probability", "levels", "decision")
+    assert {name: answer.json[name] for name in ("node", "node_probability", "levels", "decision")} == {
+        name: values[name] for name in ("node", "node_probability", "levels", "decision")
     }
 
 

@@ -24,11 +24,11 @@ from sightline.inference.parity import TOLERANCES
 from task_images import TASKS, assert_alike, write_task
 
 FIELDS = {
-    "ordinal": {"label", "expected_grade"}, "hierarchical": {"label", "answer", "levels"}, "multi_label": {"labels"},
+    "ordinal": {"label", "expected_grade"}, "hierarchical": {"label", "node", "levels"}, "multi_label": {"labels"},
     "segmentation": {"masks", "areas", "quality"},
 }  # fmt: skip
 OUTPUTS = {
-    "ordinal": {"expected_grade"}, "hierarchical": {"answer", "answer_probability"}, "multi_label": {"labels"},
+    "ordinal": {"expected_grade"}, "hierarchical": {"node", "node_probability"}, "multi_label": {"labels"},
     "segmentation": {"mask", "labels", "quality"},
 }  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_a_server_answers_with_the_fields_of_the_task(trained: Trained) -> None:
     assert outputs.keys() >= {"probabilities", "label", *OUTPUTS[trained.task]}
     predicted = model.predict(trained.image)[0].to_dict()
     assert outputs["label"] == [predicted["label"]]
-    for name in {"expected_grade", "answer_probability", "quality"} & outputs.keys():
+    for name in {"expected_grade", "node_probability", "quality"} & outputs.keys():
         assert outputs[name] == [pytest.approx(predicted[name] or 0)]
     if trained.task != "segmentation":
         assert_alike({name: prediction.get(name) for name in predicted}, predicted | {"path": None})

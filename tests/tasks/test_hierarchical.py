@@ -108,7 +108,7 @@ def test_a_tree_that_no_model_can_learn_is_refused_before_training(photos: Path,
     assert not (tmp_path / "run").exists()
 
 
-def test_predictions_answer_with_a_class_of_the_tree(run: Path, photos: Path) -> None:
+def test_the_predicted_node_is_a_class_of_the_tree(run: Path, photos: Path) -> None:
     model = sl.load(run / "bundle")
     assert model.classes == CLASSES
     prediction = model.predict(photos / "warm" / "bright" / "yellow" / "3.png")[0]
@@ -120,41 +120,41 @@ def test_predictions_answer_with_a_class_of_the_tree(run: Path, photos: Path) ->
     assert values[1] == values[2] == pytest.approx(prediction.probability)
     red = model.predict_proba([photos / "warm" / "bright" / "yellow" / "3.png"])[0, CLASSES.index("warm/red")]
     assert values[0] == pytest.approx(values[1] + red)
-    assert prediction.answer is not None
-    assert f"{prediction.label}/".startswith(f"{prediction.answer}/")
+    assert prediction.node is not None
+    assert f"{prediction.label}/".startswith(f"{prediction.node}/")
     thresholds = RunDirectory(run).read_thresholds()
     assert thresholds is not None
     assert thresholds.confidence is not None
-    assert prediction.answer_probability is not None
-    assert prediction.answer_probability >= thresholds.confidence > 0.5
-    assert sl.load(run).predict(photos / "gray" / "1.png")[0].to_dict().keys() >= {"answer", "levels", "decision"}
+    assert prediction.node_probability is not None
+    assert prediction.node_probability >= thresholds.confidence > 0.5
+    assert sl.load(run).predict(photos / "gray" / "1.png")[0].to_dict().keys() >= {"node", "levels", "decision"}
 
 
-def test_an_image_of_two_classes_is_answered_with_the_class_above_both() -> None:
+def test_an_image_of_two_classes_gets_the_class_above_both() -> None:
     interpret = find_task("hierarchical").interpret
     p = np.array([0.02, 0.02, 0.01, 0.45, 0.5], np.float32)
     unsure = interpret("a", p, np.log(p), CLASSES, top=1, thresholds=None)
-    assert (unsure.label, unsure.answer, unsure.decision) == ("warm/red", "warm", None)
-    assert unsure.answer_probability == pytest.approx(0.95)
+    assert (unsure.label, unsure.node, unsure.decision) == ("warm/red", "warm", None)
+    assert unsure.node_probability == pytest.approx(0.95)
     p = np.array([0.3, 0.1, 0.2, 0.1, 0.3], np.float32)
     lost = interpret("a", p, np.log(p), CLASSES, top=1, thresholds=None)
-    assert (lost.answer, lost.answer_probability) == (None, None)
-    assert lost.to_dict()["answer"] is None
+    assert (lost.node, lost.node_probability) == (None, None)
+    assert lost.to_dict()["node"] is None
 
 
-def test_rows_of_predictions_have_the_answer(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_rows_of_predictions_have_the_node(run: Path, photos: Path, tmp_path: Path) -> None:
     image = photos / "cool" / "blue" / "5.png"
     row = next(csv.DictReader(io.StringIO(command("predict", run / "bundle", image, "--format", "csv"))))
-    assert list(row)[3:] == ["decision", "set", "ood_score", "answer", "answer_probability", "error"]
+    assert list(row)[3:] == ["decision", "set", "ood_score", "node", "node_probability", "error"]
     line = json.loads(command("predict", run / "bundle", image, "--format", "json"))
-    assert row["answer"] == (line["answer"] or "")
-    assert float(row["answer_probability"]) == pytest.approx(line["answer_probability"], abs=1e-6)
+    assert row["node"] == (line["node"] or "")
+    assert float(row["node_probability"]) == pytest.approx(line["node_probability"], abs=1e-6)
     assert line["decision"] in {"class", "ancestor"}
-    assert (line["answer"] or "abstain") in command("predict", run / "bundle", image)
-    assert api.load(run).predict(image).to_frame()["answer"][0] == line["answer"]
+    assert (line["node"] or "abstain") in command("predict", run / "bundle", image)
+    assert api.load(run).predict(image).to_frame()["node"][0] == line["node"]
     api.load(run / "bundle").write_predictions([image], tmp_path / "p.parquet")
     parquet = pytest.importorskip("pyarrow.parquet")
-    assert parquet.read_table(tmp_path / "p.parquet").to_pylist()[0]["answer"] == line["answer"]
+    assert parquet.read_table(tmp_path / "p.parquet").to_pylist()[0]["node"] == line["node"]
 
 
 def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> None:
@@ -170,12 +170,12 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     assert [level["classes"] for level in tree["levels"]] == [3, 5, 5]
     assert tree["levels"][-1]["accuracy"] == values["accuracy"]
     assert metrics["accuracy_level_1"]["value"] == tree["levels"][0]["accuracy"] >= values["accuracy"]
-    assert sum(answer["count"] for answer in tree["answers"]) == values["count"]
+    assert sum(depth["count"] for depth in tree["depths"]) == values["count"]
     assert values["selective"]["target"] == 0.75
-    assert values["selective"]["class_fraction"] == pytest.approx(1 - tree["answers"][0]["fraction"])
+    assert values["selective"]["class_fraction"] == pytest.approx(1 - tree["depths"][0]["fraction"])
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert "Accuracy at each level" in page
-    assert "answers with the deepest class whose probability is at least" in page
+    assert "predicts the deepest class whose probability is at least" in page
     row = json.loads(command("compare", run, copy, "--format", "json"))["runs"][0]
     recorded = jsonio.read_object(run / "eval" / "test" / "metrics.json")
     assert row["metrics"]["hierarchical_f1"] == recorded["metrics"]["hierarchical_f1"]["value"]
@@ -375,7 +375,7 @@ def test_intervals_resample_groups() -> None:
     assert grouped.interval.high - grouped.interval.low > 2 * (each.interval.high - each.interval.low)
 
 
-def test_a_threshold_counts_what_predictions_answer() -> None:
+def test_a_threshold_counts_the_predicted_nodes() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 400).astype(np.int32)
     logits = rng.normal(size=(400, 5)) + 2.5 * np.eye(5)[labels]
@@ -385,16 +385,16 @@ def test_a_threshold_counts_what_predictions_answer() -> None:
     for conservative in (True, False):
         threshold = hierarchy.choose_threshold(tree, p, labels, 0.9, conservative=conservative)
         assert threshold.confidence is not None
-        answers = tree.find_answers(tree.sum_probabilities(p), threshold.confidence)
-        correct = tree.are_above(answers, labels)
-        assert threshold.accepted == (answers >= 0).sum()
-        assert threshold.precision == pytest.approx(correct[answers >= 0].mean())
-        assert correct[answers >= 0].mean() >= 0.9
+        nodes = tree.find_deepest_nodes(tree.sum_probabilities(p), threshold.confidence)
+        correct = tree.are_above(nodes, labels)
+        assert threshold.accepted == (nodes >= 0).sum()
+        assert threshold.precision == pytest.approx(correct[nodes >= 0].mean())
+        assert correct[nodes >= 0].mean() >= 0.9
 
 
-def test_answers_have_the_wanted_precision_on_new_images() -> None:
+def test_nodes_have_the_wanted_precision_on_new_images() -> None:
     """Of 200 validation splits, a threshold may miss the target for one in twenty."""
-    rng, tree, target, missed, answered = np.random.default_rng(1), build_tree(CLASSES), 0.9, 0, []
+    rng, tree, target, missed, coverages = np.random.default_rng(1), build_tree(CLASSES), 0.9, 0, []
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = rng.integers(0, 5, count).astype(np.int32)
@@ -408,16 +408,16 @@ def test_answers_have_the_wanted_precision_on_new_images() -> None:
         threshold = hierarchy.choose_threshold(tree, *draw(200), target)
         if threshold.confidence is None:
             continue
-        answers = tree.find_answers(sums, threshold.confidence)
-        answered.append((answers >= 0).mean())
-        missed += tree.are_above(answers, labels_new)[answers >= 0].mean() < target
+        nodes = tree.find_deepest_nodes(sums, threshold.confidence)
+        coverages.append((nodes >= 0).mean())
+        missed += tree.are_above(nodes, labels_new)[nodes >= 0].mean() < target
     assert missed <= 20  # 10 expected at most; more than 20 has a probability of 0.001
-    assert np.mean(answered) > 0.3
+    assert np.mean(coverages) > 0.3
 
 
 @pytest.mark.slow
-def test_answers_on_photographs_have_the_wanted_precision(shared: Path, tmp_path: Path) -> None:
-    """On CIFAR-10 in two groups, answers keep a precision that the leaves reach for few images alone."""
+def test_nodes_on_photographs_have_the_wanted_precision(shared: Path, tmp_path: Path) -> None:
+    """On CIFAR-10 in two groups, predicted nodes keep a precision that the leaves reach for few images alone."""
     groups = dict.fromkeys(("cat", "dog"), "animal/pet")
     animals = {"bird", "cat", "deer", "dog", "frog", "horse"}
     with zipfile.ZipFile(shared / "data" / "cifar10" / "train-1.zip") as archive:
@@ -442,10 +442,10 @@ def test_answers_on_photographs_have_the_wanted_precision(shared: Path, tmp_path
         held_out = rng.permutation(len(labels)) % 2 == 0
         threshold = hierarchy.choose_threshold(tree, p[held_out], labels[held_out], target)
         assert threshold.confidence is not None
-        answers = tree.find_answers(tree.sum_probabilities(p[~held_out]), threshold.confidence)
-        precisions.append(tree.are_above(answers, labels[~held_out])[answers >= 0].mean())
-        coverages.append((answers >= 0).mean())
-        depths |= set(tree.depths[answers[answers >= 0]].tolist())
+        nodes = tree.find_deepest_nodes(tree.sum_probabilities(p[~held_out]), threshold.confidence)
+        precisions.append(tree.are_above(nodes, labels[~held_out])[nodes >= 0].mean())
+        coverages.append((nodes >= 0).mean())
+        depths |= set(tree.depths[nodes[nodes >= 0]].tolist())
         correct = p.argmax(1) == labels
         leaves = selective.choose_threshold(p.max(1)[held_out], correct[held_out], target)
         leaf_coverages.append(leaves.coverage)

@@ -181,7 +181,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         **(
             {}
             if prediction.levels is None
-            else {"answer": prediction.answer, "answer_probability": prediction.answer_probability}
+            else {"node": prediction.node, "node_probability": prediction.node_probability}
         ),
         **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
     }

@@ -88,5 +88,5 @@ def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -
         f"{model.feature_model_id.rpartition('@')[0]}@{digest.hexdigest()}", classes, rows, min(top, len(classes)),
         probabilities, decisions=model.thresholds is not None and model.thresholds.decides,
         several_labels=has_several, sets=() if model.thresholds is None else model.thresholds.set_fields,
-        quality=are_masks, answers=model.task.targets.are_paths, grades=model.task.targets.are_ordered,
+        quality=are_masks, nodes=model.task.targets.are_paths, grades=model.task.targets.are_ordered,
     )  # fmt: skip

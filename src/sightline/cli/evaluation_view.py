@@ -49,16 +49,16 @@ def print_report(report: EvaluationReport) -> None:
 
 
 def _print_levels(hierarchy: HierarchyMetrics) -> None:
-    """Print the accuracy at each level of a tree, and the answers at each depth."""
-    columns = ["level", "classes", "accuracy", "95% interval", "answers", "precision", "95% interval"]
+    """Print the accuracy at each level of a tree, and the precision at each depth."""
+    columns = ["level", "classes", "accuracy", "95% interval", "predicted", "precision", "95% interval"]
     rows = [
         [str(level.level), str(level.classes), f"{level.accuracy:.4f}", format_interval(level.interval, 4),
          f"{at.fraction:.1%}", "" if at.precision is None else f"{at.precision:.4f}", format_interval(at.interval, 4)]
-        for level, at in zip(hierarchy.levels, hierarchy.answers[1:], strict=True)
+        for level, at in zip(hierarchy.levels, hierarchy.depths[1:], strict=True)
     ]  # fmt: skip
-    print_table(columns, rows, right=["level", "classes", "accuracy", "answers", "precision"])
-    unanswered = hierarchy.answers[0].fraction
-    print_line(f"an answer is the deepest class that reaches the threshold; there is none for {unanswered:.1%}")
+    print_table(columns, rows, right=["level", "classes", "accuracy", "predicted", "precision"])
+    without = hierarchy.depths[0].fraction
+    print_line(f"predicted: the deepest class that reaches the threshold; none does for {without:.1%}")
     print_line()
 
 

@@ -376,9 +376,9 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
             rest = f"{undecided}{label_set}{quality}{abstains}"
             print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), rest)
         elif p.levels is not None:
-            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label != p.answer)
-            probability = "" if p.answer_probability is None else f" {p.answer_probability:.3f}"
-            print_line(name, (p.answer or "abstain", "bold"), f"{probability}  ", (others, "dim"))
+            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label != p.node)
+            probability = "" if p.node_probability is None else f" {p.node_probability:.3f}"
+            print_line(name, (p.node or "abstain", "bold"), f"{probability}  ", (others, "dim"))
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
             decision = (

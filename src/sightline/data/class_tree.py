@@ -17,7 +17,7 @@ from sightline.errors import DataError
 PATH_SEPARATOR = "/"
 MAX_DEPTH = 16  # classes in a path
 LEAST_PROBABILITY = float(np.nextafter(0.5, 1))
-"""The smallest probability of an answer: more than one half, which at most one node of a level has."""
+"""The smallest probability of a predicted node: more than one half, which at most one node of a level has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +72,7 @@ class ClassTree:
             np.add.at(sums, self.parents[nodes], sums[nodes])
         return np.minimum(sums.T, 1.0)
 
-    def find_answers(self, node_probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    def find_deepest_nodes(self, node_probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
         """Return the deepest node whose probability is at least `threshold`, int64 [N]; -1 for the root.
 
         `node_probabilities` are float64 [N, M]. The threshold is at least `LEAST_PROBABILITY`, so that these nodes

@@ -1,4 +1,4 @@
-"""Evaluate a classifier whose classes are the leaves of a tree: accuracy at each level, and answers at any depth.
+"""Evaluate a classifier whose classes are the leaves of a tree: accuracy at each level, and precision at each depth.
 
 Source of the hierarchical precision, recall and F1: Silla and Freitas, "A survey of hierarchical classification across
 different application domains", 2011.
@@ -18,7 +18,7 @@ from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.selective import SelectiveResult, Threshold
-from sightline.inference.decisions import compute_energy, find_answers
+from sightline.inference.decisions import compute_energy, predict_nodes
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.intervals import Interval
@@ -41,11 +41,11 @@ class LevelMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerMetrics:
-    """The images answered with a class at depth `depth`; 0: with none.
+class DepthMetrics:
+    """The images whose predicted class is at depth `depth`; 0: those without one.
 
-    `fraction` is that of all images, `precision` the fraction of the answers that are the true class or above it; None
-    if there are none.
+    `fraction` is that of all images, `precision` the fraction of the predicted classes that are the true one or
+    above it; None if there are none.
     """
 
     depth: int
@@ -57,10 +57,10 @@ class AnswerMetrics:
 
 @dataclass(frozen=True, slots=True)
 class HierarchyMetrics:
-    """The `levels` of the tree from the top, and the `answers` at each depth from 0."""
+    """The `levels` of the tree from the top, and the `depths` of the predicted classes, from 0."""
 
     levels: tuple[LevelMetrics, ...]
-    answers: tuple[AnswerMetrics, ...]
+    depths: tuple[DepthMetrics, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class HierarchyResult(EvaluationResult):
 
 @dataclass(frozen=True, slots=True)
 class HierarchyReport(EvaluationReport):
-    """The evaluation of a hierarchical classifier; thresholds and decisions are those of its answers."""
+    """The evaluation of a hierarchical classifier; thresholds and decisions are those of the predicted nodes."""
 
     hierarchy: HierarchyMetrics = field(kw_only=True)
 
@@ -86,15 +86,15 @@ def build_report(
     thresholds: Thresholds | None,
     request: ThresholdRequest,
 ) -> HierarchyReport:
-    """Return the evaluation of `outputs` as `evaluation.report.build_report` does, with answers from the tree."""
+    """Return the evaluation of `outputs` as `evaluation.report.build_report` does, with nodes of the tree predicted."""
     tree, labels = build_tree(classes), outputs.labels
     leaf_report = report.build_report(classes, outputs, labeled, split, validation_outputs)
     values = {field.name: getattr(leaf_report, field.name) for field in fields(leaf_report)}
     sums = tree.sum_probabilities(outputs.outputs.probabilities)
     resampling = Resampling(groups=bootstrap.number_groups(labeled.subset.paths, labeled.groups))
     levels = tuple(_evaluate_level(tree, sums, labels, level, resampling) for level in range(1, tree.levels + 1))
-    answers = find_answers(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
-    correct = tree.are_above(answers, labels)
+    nodes = predict_nodes(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
+    correct = tree.are_above(nodes, labels)
     evaluation = {field.name: getattr(leaf_report.evaluation, field.name) for field in fields(leaf_report.evaluation)}
     metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels, resampling)
     by_level = {f"accuracy_level_{level.level}": Metric(level.accuracy, level.interval) for level in levels}
@@ -104,10 +104,10 @@ def build_report(
         "threshold": _choose_requested(tree, validation_outputs, request),
         "selective": None
         if thresholds is None
-        else _evaluate_decisions(answers, correct, thresholds, fitted=validation_outputs is outputs),
+        else _evaluate_decisions(nodes, correct, thresholds, fitted=validation_outputs is outputs),
         "selective_check": _check_usual_targets(tree, validation_outputs, outputs),
     }
-    depths = np.where(answers < 0, 0, tree.depths[answers])
+    depths = np.where(nodes < 0, 0, tree.depths[nodes])
     at_depths = tuple(_evaluate_depth(depths == depth, correct, depth, resampling) for depth in range(tree.levels + 1))
     return HierarchyReport(**values, hierarchy=HierarchyMetrics(levels, at_depths))
 
@@ -115,7 +115,7 @@ def build_report(
 def fit_thresholds(
     classes: tuple[str, ...], held_out: ModelOutputs, request: ThresholdRequest, old: Thresholds | None
 ) -> Thresholds:
-    """Fit the requested threshold for answers on validation images; what is not requested stays as in `old`."""
+    """Fit the requested threshold for nodes on validation images; what is not requested stays as in `old`."""
     threshold = _choose_requested(build_tree(classes), held_out, request)
     new = replace(
         old or Thresholds(0),
@@ -140,9 +140,9 @@ def choose_threshold(
     *,
     conservative: bool = True,
 ) -> Threshold:
-    """Return the smallest threshold of node probabilities whose answers have at least the precision `target_precision`.
+    """Return the smallest threshold of node probabilities with at least the precision `target_precision`.
 
-    An answer is right if it is the true class or above it. Lower thresholds give more answers, and deeper ones.
+    A node is right if it is the true class or above it. Lower thresholds predict more nodes, and deeper ones.
     `probabilities` are float32 [N, K], `labels` int32 [N]; the test is that of `selective.choose_threshold`.
     """
     sums = tree.sum_probabilities(probabilities)
@@ -196,24 +196,24 @@ def _evaluate_level(
 
 
 def _evaluate_depth(
-    answered: NDArray[np.bool_], correct: NDArray[np.bool_], depth: int, resampling: Resampling
-) -> AnswerMetrics:
-    count = int(answered.sum())
-    fraction = count / max(len(answered), 1)
+    predicted: NDArray[np.bool_], correct: NDArray[np.bool_], depth: int, resampling: Resampling
+) -> DepthMetrics:
+    count = int(predicted.sum())
+    fraction = count / max(len(predicted), 1)
     if not depth or not count:
-        return AnswerMetrics(depth, count, fraction, None, None)
-    (interval,) = resampling.estimate_proportions(correct[:, None], answered[:, None], f"depth {depth}")
-    return AnswerMetrics(depth, count, fraction, int(correct[answered].sum()) / count, interval)
+        return DepthMetrics(depth, count, fraction, None, None)
+    (interval,) = resampling.estimate_proportions(correct[:, None], predicted[:, None], f"depth {depth}")
+    return DepthMetrics(depth, count, fraction, int(correct[predicted].sum()) / count, interval)
 
 
 def _evaluate_decisions(
-    answers: NDArray[np.int64], correct: NDArray[np.bool_], thresholds: Thresholds, *, fitted: bool
+    nodes: NDArray[np.int64], correct: NDArray[np.bool_], thresholds: Thresholds, *, fitted: bool
 ) -> DecisionMetrics:
-    """Return how often there is an answer and how precise it is; `fitted`: the threshold was chosen on these images."""
+    """Return how often a node is predicted and how precisely; `fitted`: the threshold was chosen on these images."""
     target = thresholds.target_precision
-    result = selective.evaluate_threshold(answers >= 0, correct, target)
+    result = selective.evaluate_threshold(nodes >= 0, correct, target)
     return DecisionMetrics(
-        result.coverage, 0.0, 1 - result.coverage, result.precision, result.interval, len(answers), target,
+        result.coverage, 0.0, 1 - result.coverage, result.precision, result.interval, len(nodes), target,
         result.lower_bound,
         None if fitted or target is None else result.met,
     )  # fmt: skip
@@ -237,6 +237,6 @@ def _check_usual_targets(
     threshold = next((t for t in thresholds if t.confidence is not None), thresholds[-1])
     if threshold.confidence is None:
         return SelectiveResult(threshold, None)
-    answers = tree.find_answers(tree.sum_probabilities(evaluated.outputs.probabilities), threshold.confidence)
-    correct = tree.are_above(answers, evaluated.labels)
-    return SelectiveResult(threshold, selective.evaluate_threshold(answers >= 0, correct, threshold.target))
+    nodes = tree.find_deepest_nodes(tree.sum_probabilities(evaluated.outputs.probabilities), threshold.confidence)
+    correct = tree.are_above(nodes, evaluated.labels)
+    return SelectiveResult(threshold, selective.evaluate_threshold(nodes >= 0, correct, threshold.target))

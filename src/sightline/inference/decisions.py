@@ -148,26 +148,26 @@ def predict_class(
     return Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
 
 
-def find_answers(
+def predict_nodes(
     probabilities: NDArray[np.float32],
     logits: NDArray[np.float32] | None,
     tree: ClassTree,
     thresholds: Thresholds | None,
 ) -> NDArray[np.int64]:
-    """Return the node of the tree with which each image is answered, int64 [N]; -1 to abstain.
+    """Return the node of the tree that is predicted for each image, int64 [N]; -1 to abstain.
 
     It is the deepest one whose probability reaches the threshold, without one more than one half. As in `decide`, there
-    is no answer for an image out of distribution, or with an output that is not finite.
+    is none for an image out of distribution, or with an output that is not finite.
     """
     if thresholds is None or (thresholds.confidence is None and thresholds.target_precision is None):
         limit = LEAST_PROBABILITY
     else:
         limit = np.inf if thresholds.confidence is None else thresholds.confidence
-    answers = tree.find_answers(tree.sum_probabilities(probabilities), limit)
+    nodes = tree.find_deepest_nodes(tree.sum_probabilities(probabilities), limit)
     known = np.isfinite(probabilities).all(1)
     if thresholds is not None and thresholds.ood_limit is not None and logits is not None:
         known &= compute_energy(logits) <= thresholds.ood_limit
-    return np.where(known, answers, -1)
+    return np.where(known, nodes, -1)
 
 
 def predict_in_tree(
@@ -186,18 +186,18 @@ def predict_in_tree(
     tree = build_tree(classes)
     prediction = predict_class(path, probabilities, None, classes, top=top, thresholds=None)
     rows = None if logits is None else logits[None]
-    answer = int(find_answers(probabilities[None], rows, tree, thresholds)[0])
+    node = int(predict_nodes(probabilities[None], rows, tree, thresholds)[0])
     sums = tree.sum_probabilities(probabilities[None])[0]
     above = dict.fromkeys(tree.ancestors[int(probabilities.argmax())].tolist())
     decision = None
     if thresholds is not None and rows is not None:
-        kind: DecisionKind = "abstain" if answer < 0 else "class" if tree.nodes[answer] in classes else "ancestor"
+        kind: DecisionKind = "abstain" if node < 0 else "class" if tree.nodes[node] in classes else "ancestor"
         decision = Decision(kind, None, float(compute_energy(rows)[0]))
     return replace(
         prediction,
         decision=decision,
-        answer=None if answer < 0 else tree.nodes[answer],
-        answer_probability=None if answer < 0 else float(sums[answer]),
+        node=None if node < 0 else tree.nodes[node],
+        node_probability=None if node < 0 else float(sums[node]),
         levels=tuple(ClassProbability(tree.nodes[node], float(sums[node])) for node in above),
     )
 

@@ -76,7 +76,7 @@ class PredictionFormat:
     row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
     `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
     fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score;
-    with `answers`, that of a hierarchical model; with `grades`, the expected grade.
+    with `nodes`, the node of a hierarchical model; with `grades`, the expected grade.
     """
 
     model: str
@@ -88,7 +88,7 @@ class PredictionFormat:
     several_labels: bool = False
     sets: tuple[str, ...] = ()
     quality: bool = False
-    answers: bool = False
+    nodes: bool = False
     grades: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -362,8 +362,8 @@ def _make_schema(form: PredictionFormat) -> Any:
         fields += [("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
     if form.quality:
         fields.append(("quality", pyarrow.float64()))
-    if form.answers:
-        fields += [("answer", text), ("answer_probability", pyarrow.float64())]
+    if form.nodes:
+        fields += [("node", text), ("node_probability", pyarrow.float64())]
     if form.grades:
         fields.append(("expected_grade", pyarrow.float64()))
     if form.probabilities:

@@ -230,9 +230,9 @@ class Prediction:
         label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
             first; None without one.
         quality: The expected IoU of the predicted mask with the true one, in [0, 1]; None for any other model.
-        answer: The class that a hierarchical model answers with, as its path: `label` or one above it, or above another
-            class; None if it abstains, and for any other model.
-        answer_probability: The probability of `answer`, the sum of those of the classes below it.
+        node: The class of the tree that a hierarchical model predicts, as its path: `label` or one above it, or above
+            another class; None if it abstains, and for any other model.
+        node_probability: The probability of `node`, the sum of those of the classes below it.
         levels: The classes on the path to `label`, from the top, with their probabilities; None for any other model.
         expected_grade: The mean of an ordinal model's grades, each weighted by its probability: of grades named by
             consecutive numbers their numbers, of others their positions from 0. None for any other model.
@@ -248,8 +248,8 @@ class Prediction:
     undecided: tuple[str, ...] | None = None
     label_set: tuple[str, ...] | None = None
     quality: float | None = None
-    answer: str | None = None
-    answer_probability: float | None = None
+    node: str | None = None
+    node_probability: float | None = None
     levels: tuple[ClassProbability, ...] | None = None
     expected_grade: float | None = None
 
@@ -259,6 +259,6 @@ class Prediction:
             return {"path": self.path, "error": self.error}
         optional = ("labels", "undecided", "label_set", "quality", "expected_grade")
         absent = [name for name in optional if getattr(self, name) is None]
-        absent += ["answer", "answer_probability", "levels"] if self.levels is None else []
+        absent += ["node", "node_probability", "levels"] if self.levels is None else []
         fields = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
         return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

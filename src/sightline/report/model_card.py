@@ -102,10 +102,10 @@ def _describe_scope(manifest: Manifest) -> str:
     if targets.allows_several:
         return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
     classes = "grades above, from the lowest to the highest" if targets.are_ordered else "classes above"
-    answer = " It answers with the deepest class of their tree that is probable enough." if targets.are_paths else ""
+    node = " It predicts the deepest class of their tree that is probable enough." if targets.are_paths else ""
     return (
         f"It classifies images like its training images into the {count} {classes}. It always predicts one of "
-        f"them, even for an image of something else.{answer}"
+        f"them, even for an image of something else.{node}"
     )
 
 

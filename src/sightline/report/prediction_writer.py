@@ -25,7 +25,7 @@ class RowLayout(Protocol[_Row_contra]):
         """Return the header of the CSV file."""
 
     def csv_row(self, prediction: _Row_contra) -> list[str]:
-        """Return a row of the CSV file; an image without an answer has its path and the reason."""
+        """Return a row of the CSV file; an image without a prediction has its path and the reason."""
 
     def json_line(self, prediction: _Row_contra) -> str:
         """Return a row as JSON."""
@@ -35,10 +35,10 @@ class RowLayout(Protocol[_Row_contra]):
 class RowFormat:
     """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
 
-    With `decisions`, what to make of the answer, for a model that has thresholds. `sets` are the fields of a prediction
+    With `decisions`, the decision of a model that has thresholds. `sets` are the fields of a prediction
     with sets of classes that have a column each: undecided, label_set. With `quality`, rows are of masks: there is a
-    column for it, and a decision has neither a set nor an out-of-distribution score. With `answers`, there are columns
-    for the answer of a hierarchical model, whose decision has no set; with `grades`, one for the expected grade. In
+    column for it, and a decision has neither a set nor an out-of-distribution score. With `nodes`, there are columns
+    for the node of a hierarchical model, whose decision has no set; with `grades`, one for the expected grade. In
     CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`.
     """
 
@@ -48,7 +48,7 @@ class RowFormat:
     raw: bool = False
     sets: tuple[str, ...] = ()
     quality: bool = False
-    answers: bool = False
+    nodes: bool = False
     grades: bool = False
 
     def column_names(self) -> list[str]:
@@ -56,12 +56,12 @@ class RowFormat:
         more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
         decided = ["decision", *([] if self.quality else ["set", "ood_score"])] if self.decisions else []
         decided += ["quality"] if self.quality else []
-        decided += ["answer", "answer_probability"] if self.answers else []
+        decided += ["node", "node_probability"] if self.nodes else []
         decided += ["expected_grade"] if self.grades else []
         return [*HEADER, *more, *decided, *self.sets, *(f"probability:{label}" for label in self.classes), "error"]
 
     def csv_row(self, prediction: Prediction) -> list[str]:
-        """Return a row of the CSV file; an image without an answer has its path and the reason."""
+        """Return a row of the CSV file; an image without a prediction has its path and the reason."""
         if prediction.error is not None:
             empty = [""] * (len(self.column_names()) - 2)
             return [self._text(prediction.path), *empty, self._text(prediction.error)]
@@ -87,9 +87,9 @@ class RowFormat:
             cells = [decision.decision] if self.quality else [decision.decision, labels, score]
         if self.quality:
             cells.append("" if prediction.quality is None else f"{prediction.quality:.6f}")
-        if self.answers:
-            probability = prediction.answer_probability
-            cells += [self._text(prediction.answer or ""), "" if probability is None else f"{probability:.6f}"]
+        if self.nodes:
+            probability = prediction.node_probability
+            cells += [self._text(prediction.node or ""), "" if probability is None else f"{probability:.6f}"]
         if self.grades:
             cells.append("" if prediction.expected_grade is None else f"{prediction.expected_grade:.6f}")
         return cells

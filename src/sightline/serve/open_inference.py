@@ -100,7 +100,7 @@ class InferenceModel:
             if classifier.thresholds.conformal_quantile is not None:
                 self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
         if classifier.task.targets.are_paths:
-            self.outputs |= {"answer": (BYTES, [-1]), "answer_probability": ("FP64", [-1])}
+            self.outputs |= {"node": (BYTES, [-1]), "node_probability": ("FP64", [-1])}
         self.outputs |= {"expected_grade": ("FP64", [-1])} if classifier.task.targets.are_ordered else {}
         if is_logged:
             self.outputs["log_id"] = (BYTES, [-1])
@@ -195,7 +195,7 @@ class InferenceModel:
         count = len(predictions)
         if request.name == "probabilities":
             return self._compute_probabilities(request, predictions)
-        if request.name in {"label", "answer", "log_id"}:
+        if request.name in {"label", "node", "log_id"}:
             field = "path" if request.name == "log_id" else request.name
             return Tensor(request.name, BYTES, (count,), [str(getattr(one, field) or "") for one in predictions])
         if request.name in {"labels", "undecided", "label_set"}:
@@ -203,7 +203,7 @@ class InferenceModel:
         if request.name == "mask":
             masks = [prediction.mask for prediction in predictions if isinstance(prediction, PixelPrediction)]
             return Tensor.from_array("mask", "UINT8", np.stack([mask for mask in masks if mask is not None]))
-        if request.name in {"quality", "answer_probability", "expected_grade"}:
+        if request.name in {"quality", "node_probability", "expected_grade"}:
             values = [getattr(one, request.name) or 0 for one in predictions]
             return Tensor.from_array(request.name, "FP64", np.array(values, np.float64))
         return self._compute_decisions(request.name, predictions)

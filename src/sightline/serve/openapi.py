@@ -115,8 +115,8 @@ _PREDICTION: dict[str, Any] = {
     "label_set": _list(_STRING),
     "top": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     "decision": {"enum": ["class", "ancestor", "set", "labels", "mask", "abstain"]},
-    "answer": {"type": ["string", "null"]},
-    "answer_probability": {"type": ["number", "null"]},
+    "node": {"type": ["string", "null"]},
+    "node_probability": {"type": ["number", "null"]},
     "levels": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     "set": {"type": ["array", "null"], "items": _STRING},
     "ood_score": _NUMBER,
@@ -212,7 +212,7 @@ _INFER_REQUEST = _object(
             name={
                 "enum": [
                     *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
-                    *("mask", "quality", "answer", "answer_probability", "expected_grade", "log_id"),
+                    *("mask", "quality", "node", "node_probability", "expected_grade", "log_id"),
                 ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),

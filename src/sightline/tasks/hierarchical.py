@@ -110,7 +110,7 @@ class Hierarchical(SingleLabel):
         SingleLabel.check_settings(self, config)
         if config.evaluation.coverage is not None:
             raise UsageError(
-                "evaluation.coverage is for single-label classification: a hierarchical model answers with a class "
+                "evaluation.coverage is for single-label classification: a hierarchical model predicts a class "
                 "above others in place of a set; set evaluation.target_precision."
             )
         if config.evaluation.positive_class:
@@ -172,7 +172,7 @@ class Hierarchical(SingleLabel):
         request: ThresholdRequest = NO_THRESHOLDS,
         old: Thresholds | None = None,
     ) -> Thresholds | None:
-        """Return the threshold of answers for the target precision, see `evaluation.hierarchy.choose_threshold`."""
+        """Return the threshold of nodes for the target precision, see `evaluation.hierarchy.choose_threshold`."""
         return hierarchy.fit_thresholds(classes, outputs, request, old) if request else old
 
     def evaluate(
@@ -185,7 +185,7 @@ class Hierarchical(SingleLabel):
         thresholds: Thresholds | None = None,
         threshold_request: ThresholdRequest = NO_THRESHOLDS,
     ) -> HierarchyReport:
-        """Return what single-label classification has, the accuracy at each level, and the answers at each depth."""
+        """Return what single-label classification has, the accuracy at each level, and the precision at each depth."""
         return hierarchy.build_report(
             classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request
         )

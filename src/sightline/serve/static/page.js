@@ -215,9 +215,9 @@ function showAreas() {
 
 function showPrediction() {
   if (current.prediction.masks) return showAreas();
-  const { labels, top, decision, set, model, answer } = current.prediction;
-  const label = answer ?? current.prediction.label; // of a tree of classes, which may be one above others
-  const probability = answer ? current.prediction.answer_probability : current.prediction.probability;
+  const { labels, top, decision, set, model, node } = current.prediction;
+  const label = node ?? current.prediction.label; // of a tree of classes, which may be one above others
+  const probability = node ? current.prediction.node_probability : current.prediction.probability;
   const named = labels ? labels.join(", ") : label;
   $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
   $("view").setAttribute("aria-label", text("alt")(named));

@@ -12,9 +12,9 @@ const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 let current = null; // {file, label, heat, controller} of the image that is shown
 
-function showPrediction({ label, probability, top, decision, set, answer, answer_probability, expected_grade: grade }) {
+function showPrediction({ label, probability, top, decision, set, node, node_probability, expected_grade: grade }) {
   $("#result").hidden = false;
-  $("#label").textContent = `${answer ?? label} · ${percent(answer ? answer_probability : probability)}`;
+  $("#label").textContent = `${node ?? label} · ${percent(node ? node_probability : probability)}`;
   $("#view").setAttribute("aria-label", answer ?? label);
   $("#grade").hidden = grade === undefined;
   $("#grade b").textContent = grade?.toFixed(2) ?? "";
