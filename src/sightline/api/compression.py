@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io, jsonio
+from sightline._keras.process_state import restore_torch_settings
 from sightline.api.compression_result import CompressionResult
 from sightline.api.loading import load
 from sightline.callbacks import Callback
@@ -43,6 +44,7 @@ from sightline.tasks.protocol import Task, find_task
 MIN_STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
 
 
+@restore_torch_settings()
 def compress(
     model: Path | str,
     *,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.evaluation.bootstrap import Resampling, count_groups, sum_by_group
-from sightline.evaluation.paired import LEVEL, group_p_value
+from sightline.evaluation.bootstrap import count_groups
+from sightline.evaluation.paired import LEVEL, compare_scores
 from sightline.intervals import Interval
 
-STEPS = 1e9  # of an IoU: sums of whole steps are exact, so that equal ones are equal
+DIGITS = 9  # of an IoU, so that equal ones are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,11 @@ def compare_masks(
 
     `tests` and `groups` are as for `compare_paired`.
     """
-    gains = np.rint(STEPS * (second - first))
-    p = group_p_value(gains if groups is None else sum_by_group(gains, groups))
-    resampling = Resampling(groups=groups)
-    means = resampling.resample_means((second - first)[:, None], "paired masks")
-    difference = float((second - first).mean())
+    compared = compare_scores(first.round(DIGITS), second.round(DIGITS), groups)
     verdict = "no significant difference"
-    if p * tests < LEVEL:
-        verdict = "better" if difference > 0 else "worse"
+    if compared.p_value * tests < LEVEL:
+        verdict = "better" if compared.value > 0 else "worse"
     return MaskComparison(
-        len(gains), float(first.mean()), float(second.mean()), p, difference,
-        resampling.make_metric(difference, means[:, 0], len(gains)).interval, verdict, count_groups(groups),
+        len(first), float(first.mean()), float(second.mean()), compared.p_value, compared.value, compared.interval,
+        verdict, count_groups(groups),
     )  # fmt: skip
