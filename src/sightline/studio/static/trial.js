@@ -15,7 +15,7 @@ let current = null; // {file, label, heat, controller} of the image that is show
 function showPrediction({ label, probability, top, decision, set, node, node_probability, expected_grade: grade }) {
   $("#result").hidden = false;
   $("#label").textContent = `${node ?? label} · ${percent(node ? node_probability : probability)}`;
-  $("#view").setAttribute("aria-label", answer ?? label);
+  $("#view").setAttribute("aria-label", node ?? label);
   $("#grade").hidden = grade === undefined;
   $("#grade b").textContent = grade?.toFixed(2) ?? "";
   const sentence = texts[`decision-${decision}`];
