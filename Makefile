@@ -19,7 +19,7 @@ RAY := .venv-ray
 ON_RAY := $(RAY)/bin/python
 CODE := $(wildcard src tests benchmarks docs/*.py)
 BROWSER_TESTS := $(wildcard tests/studio/test_*browser.py) tests/studio/test_accessibility.py tests/studio/test_network.py \
-	tests/studio/test_label_results.py tests/cli/test_serve_page.py
+	tests/studio/test_label_results.py tests/studio/test_grades.py tests/cli/test_serve_page.py
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # Tests start Python many times; each start that finds bytecode saves half a second.
