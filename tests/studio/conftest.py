@@ -162,12 +162,16 @@ def chromium() -> Iterator[Any]:
 
 
 class PageOpener:
-    """Opens addresses in pages of their own, and collects in `errors` what their scripts and requests failed with."""
+    """Opens addresses in pages of their own, and collects in `errors` what their scripts and requests failed with.
+
+    With `intercepts`, requests pass the test from the first on: a loaded page may send one more past a new route.
+    """
 
     def __init__(self, browser: Any) -> None:
         self._browser = browser
         self._contexts: list[Any] = []
         self.errors: list[str] = []
+        self.intercepts = False
 
     def __call__(self, address: str, width: int = 1280, *, ready: str = LISTED, **options: Any) -> Any:
         """Return a page `width` pixels wide once it has an element `ready`."""
@@ -178,6 +182,8 @@ class PageOpener:
         context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        if self.intercepts:
+            page.route("**/*", lambda route: route.continue_())
         page.goto(address)
         page.wait_for_selector(ready)
         return page

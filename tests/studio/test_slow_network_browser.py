@@ -38,6 +38,12 @@ addEventListener("DOMContentLoaded", () => {
 """
 
 
+@pytest.fixture
+def open_page(open_page: Any) -> Any:
+    open_page.intercepts = True
+    return open_page
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24 images without labels."""

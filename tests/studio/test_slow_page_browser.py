@@ -21,6 +21,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reaso
 
 
 @pytest.fixture
+def open_page(open_page: Any) -> Any:
+    open_page.intercepts = True
+    return open_page
+
+
+@pytest.fixture
 def twins(tmp_path: Path, patch: Path) -> Iterator[Studio]:
     """A folder whose checks find something."""
     folder = draw_classes(tmp_path / "twins", COLORS, 3)
