@@ -97,18 +97,18 @@ def test_classes_are_text_whatever_their_names_are(open_page: Any, address: str)
     page = open_page(address)
     dialogs: list[Any] = []
     page.on("dialog", lambda dialog: dialogs.append(dialog))  # noqa: PLW0108  # Playwright marks the function
-    legend = page.locator("#legend li")
-    assert [text.strip() for text in legend.all_text_contents()] == [DISK, BAR, "ground"]
+    playwright.expect(page.locator("#legend li")).to_have_text([DISK, BAR, "ground"])
     options = page.locator("select[name=label] option")
+    playwright.expect(options).to_have_count(4)
     assert options.all_text_contents()[1:] == [f"{DISK} (40)", f"{BAR} (40)", "ground (40)"]
     page.select_option("select[name=label]", DISK)
     playwright.expect(page.locator("#count")).to_have_text("40 images")
     swatch = page.locator(".tile .swatch").first
-    assert swatch.get_attribute("title") == DISK
-    assert swatch.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(128, 0, 0)"
+    playwright.expect(swatch).to_have_attribute("title", DISK)
+    playwright.expect(swatch).to_have_css("background-color", "rgb(128, 0, 0)")
     page.keyboard.press("Escape")
     page.keyboard.press("Enter")
-    assert page.locator("#viewer-facts .chip").all_text_contents() == [DISK, BAR, "ground"]
+    playwright.expect(page.locator("#viewer-facts .chip")).to_have_text([DISK, BAR, "ground"])
     page.keyboard.press("Escape")
     page.goto(f"{address}/results")
     page.click(f"#per-class a >> text={BAR}")
