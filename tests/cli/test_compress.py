@@ -177,7 +177,7 @@ def test_an_untrusted_candidate_is_checked_before_keras_reads_it(
     shutil.rmtree(out / "candidates" / "shrink-head-int8")  # so that it is made from that model again
     result = sightline("compress", trained[0], "--out", out, *CHEAP)
     assert result.code == 2
-    assert "config.json decompresses from" in result.err
+    assert "is compressed, as Keras never writes it" in result.err
     assert f"remove {model.parent}" in " ".join(result.err.split())
 
 
