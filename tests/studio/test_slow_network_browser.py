@@ -61,6 +61,17 @@ def open_folder(folder: Path, patch: Path) -> Iterator[str]:
         yield address
 
 
+def hold_answer(page: Any, address: str) -> list[Any]:
+    """Send the first request to an address and hold its answer back: the list that is returned gets both."""
+    requests: list[Any] = []
+
+    def hold(route: Any) -> None:
+        requests.append((route, route.fetch())) if not requests else route.continue_()
+
+    page.route(address, hold)
+    return requests
+
+
 def read_lines(patch: Path) -> dict[str, str]:
     if not patch.exists():
         return {}
@@ -192,12 +203,7 @@ def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_correcte
 ) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page, other = open_page(address), open_page(address)
-        requests: list[Any] = []
-
-        def lose_later(route: Any) -> None:
-            requests.append((route, route.fetch())) if not requests else route.continue_()
-
-        page.route("**/corrections", lose_later)
+        requests = hold_answer(page, "**/corrections")
         page.keyboard.press("2")  # blue-000 is green
         wait_until(page, lambda: requests)
         other.keyboard.press("3")  # and red
@@ -430,12 +436,7 @@ def test_a_correction_that_fails_selects_nothing_in_place_of_what_is_selected_si
 def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page, other = open_page(address), open_page(address)
-        requests: list[Any] = []
-
-        def answer_later(route: Any) -> None:
-            requests.append((route, route.fetch())) if not requests else route.continue_()
-
-        page.route("**/corrections", answer_later)
+        requests = hold_answer(page, "**/corrections")
         page.keyboard.press("2")  # blue-000 is green; the answer to this is late
         wait_until(page, lambda: requests)
         other.keyboard.press("3")  # and red
@@ -454,12 +455,7 @@ def test_images_that_are_listed_late_have_the_newest_labels(colors: Path, patch:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
         page.wait_for_selector("#image-0 .caption")
-        late: list[Any] = []
-
-        def answer_later(route: Any) -> None:
-            late.append((route, route.fetch())) if not late else route.continue_()
-
-        page.route("**/images?*", answer_later)
+        late = hold_answer(page, "**/images?*")
         page.reload(wait_until="commit")
         wait_until(page, lambda: late)
         page.wait_for_selector("#classes [data-to=green]")

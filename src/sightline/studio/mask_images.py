@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,13 +15,13 @@ from sightline.data.types import Index
 from sightline.errors import ImageError
 from sightline.inference.masks import encode_mask, list_colors, resize_mask
 from sightline.studio.pages import Pages, respond_with_image
-from sightline.studio.thumbnails import KEPT, LARGE, SMALL, fit_size
+from sightline.studio.thumbnails import Versions, fit_size
 
 PNG = "image/png"
 
 
-class MaskImages:
-    """Small and large layers of masks by their content hash; methods may be called from any thread.
+class MaskImages(Versions):
+    """Versions of masks, as PNG files whose pixels without a class are transparent, each as large as its thumbnail.
 
     Attributes:
         classes: Those of the masks, in the order of their colors.
@@ -41,19 +40,7 @@ class MaskImages:
         self._index, self._read, self._table = index, index.read_mask, index.mask_classes
         facts = [self.classes, sorted(self._table.names.items()), self._table.are_colors]
         self.key = hashlib.sha256(jsonio.encode_text(jsonio.dumps(facts))).hexdigest()[:12]
-        masks = [(image.mask.sha256, i) for i, image in enumerate(index.images) if image.mask]
-        self._positions = dict(reversed(masks))
-        self._encode_small = lru_cache(KEPT)(self._encode)
-
-    def encode(self, sha256: str, *, large: bool = False) -> bytes | None:
-        """Return the mask with this hash as a PNG file of the size that the thumbnail of its image has.
-
-        Pixels without a class are transparent. None if there is no such mask, or it cannot be decoded.
-        """
-        position = self._positions.get(sha256)
-        if position is None:
-            return None
-        return self._encode(position, LARGE) if large else self._encode_small(position, SMALL)
+        super().__init__({i: image.mask.sha256 for i, image in enumerate(index.images) if image.mask})
 
     def _encode(self, position: int, side: int) -> bytes | None:
         image = self._index.images[position]

@@ -1,8 +1,10 @@
-"""`Thumbnails`: small and large versions of the images of an index, as WebP files, decoded when they are asked for."""
+"""`Versions`: small and large versions of files, encoded when they are asked for; `Thumbnails`: of images, as WebP."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
+from typing import final
 
 import numpy as np
 
@@ -25,21 +27,33 @@ def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(scale * width)), max(1, round(scale * height))
 
 
-class Thumbnails:
-    """Versions of images by their content hash; methods may be called from any thread."""
+class Versions(ABC):
+    """Small and large versions of files by their content hash; methods may be called from any thread."""
 
-    def __init__(self, index: Index, preprocess: PreprocessingSpec) -> None:
-        """Decode as `preprocess` does, whatever its size."""
-        self._index, self._preprocess = index, preprocess
-        self._positions = {image.sha256: i for i, image in reversed(list(enumerate(index.images)))}
+    def __init__(self, hashes: dict[int, str]) -> None:
+        """`hashes` are those of the positions that have a file; of equal ones, the first is decoded."""
+        self._positions = {sha256: position for position, sha256 in reversed(hashes.items())}
         self._encode_small = lru_cache(KEPT)(self._encode)
 
+    @final
     def encode(self, sha256: str, *, large: bool = False) -> bytes | None:
-        """Return the image with this hash as a WebP file; None if there is none or it cannot be decoded."""
+        """Return the version of the file with this hash; None if there is none or it cannot be decoded."""
         position = self._positions.get(sha256)
         if position is None:
             return None
         return self._encode(position, LARGE) if large else self._encode_small(position, SMALL)
+
+    @abstractmethod
+    def _encode(self, position: int, side: int) -> bytes | None: ...
+
+
+class Thumbnails(Versions):
+    """Versions of images, as WebP files."""
+
+    def __init__(self, index: Index, preprocess: PreprocessingSpec) -> None:
+        """Decode as `preprocess` does, whatever its size."""
+        super().__init__({i: image.sha256 for i, image in enumerate(index.images)})
+        self._index, self._preprocess = index, preprocess
 
     def _encode(self, position: int, side: int) -> bytes | None:
         image = self._index.images[position]
