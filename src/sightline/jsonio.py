@@ -62,17 +62,17 @@ def fields_to_dict(value: Any, *, skip: Sequence[str] = ()) -> dict[str, Any]:
     return {name: to_plain(getattr(value, name)) for name in names}
 
 
-def to_cell(value: object) -> str:
+def to_cell(value: object, *, raw: bool = False) -> str:
     """Return a value as a cell of a CSV file.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe; None and NaN are empty; other values are
-    written as in JSON.
+    Text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`; None and NaN are empty; other
+    values are written as in JSON.
 
     >>> [to_cell(value) for value in ("=1", True, None, (1, 2))]
     ["'=1", 'true', '', '[1, 2]']
     """
     if isinstance(value, str):
-        return escape_formula(value)
+        return value if raw else escape_formula(value)
     text = dumps(to_plain(value))
     return "" if text == "null" else text
 

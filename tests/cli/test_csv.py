@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 from PIL import Image
 
 from command import SPACE, Command
-from sightline.cli.output import print_csv
+from sightline import cli
+from sightline.cli.output import RawCsv, print_csv
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -126,11 +129,24 @@ def test_a_finding_on_hostile_names_is_not_a_formula(sightline: Command, places:
     paths = {row["path"] for row in csv.DictReader(io.StringIO(printed))}
     assert "'=red/0.png" in paths
     assert not any(path.startswith("=") for path in paths)
+    raw = sightline("doctor", places["photos"], "--format", "csv", "--raw-csv").out
+    assert {row["path"] for row in csv.DictReader(io.StringIO(raw))} == {path.removeprefix("'") for path in paths}
+
+
+def test_every_command_that_writes_csv_takes_the_same_option() -> None:
+    commands = [command.callback for command in cli.app.registered_commands]
+    hints = {f.__name__: inspect.get_annotations(f, eval_str=True, locals=vars(sys.modules[f.__module__]))
+             for f in commands if f is not None}  # fmt: skip
+    tables = {name for name, types in hints.items() if "TableFormat" in str(types.get("output_format"))}
+    assert {"predict", "compare"} <= tables
+    assert {name for name, types in hints.items() if "raw_csv" in types} == tables | {"embed", "studio"}
+    assert {types["raw_csv"] for types in hints.values() if "raw_csv" in types} == {RawCsv}
 
 
 def test_cells_hold_text_numbers_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    print_csv(["a", "b", "c", "d", "e"], [["-1 cat", -1.5, None, float("nan"), (1, 2)]])
-    assert capsys.readouterr().out == 'a,b,c,d,e\n\'-1 cat,-1.5,,,"[1, 2]"\n'
+    for raw, start in ((False, "'"), (True, "")):
+        print_csv(["a", "b", "c", "d", "=e"], [["-1 cat", -1.5, None, float("nan"), (1, 2)]], raw=raw)
+        assert capsys.readouterr().out == f'a,b,c,d,{start}=e\n{start}-1 cat,-1.5,,,"[1, 2]"\n'
 
 
 def test_a_recipe_is_not_a_table(sightline: Command) -> None:

@@ -121,6 +121,16 @@ def test_other_tools_read_the_files(tmp_path: Path) -> None:
     assert repr(embeddings) == "Embeddings(8 x 5 of fake, 1 without one)"
 
 
+def test_raw_csv_has_text_as_it_is_and_is_read_back(tmp_path: Path) -> None:
+    paths = ("=1.png", "'=2.png", "''=3.png", "'quoted'", "-")
+    embeddings = Embeddings(np.ones((5, 2), np.float32), paths, ("@cat",) * 5, (None,) * 5, "fake")
+    for name, raw in (("raw.csv", True), ("e.csv", False)):
+        assert_equal(read(embeddings.save(tmp_path / name, raw_csv=raw)), embeddings)
+    with (tmp_path / "raw.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[0]["path"], rows[4]["path"], rows[0]["label"]) == ("=1.png", "-", "@cat")
+
+
 def test_the_name_of_a_model_is_escaped_too(tmp_path: Path) -> None:
     embeddings = Embeddings(np.ones((1, 2), np.float32), ("a.png",), (None,), (None,), "=cmd|' /C calc'!A0@f")
     path = embeddings.save(tmp_path / "e.csv")

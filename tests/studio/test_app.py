@@ -161,6 +161,15 @@ def test_the_corrected_list_is_a_table_that_train_reads(client: Any, colors: Pat
     assert len(Dataset.from_csv(table, set={"data.root": str(colors)})) == 23
 
 
+def test_the_corrected_list_may_have_text_as_it_is(colors: Path, tmp_path: Path) -> None:
+    with (
+        open_studio(Dataset(colors), tmp_path / "fixes.jsonl", raw_csv=True) as studio,
+        connect(studio) as client,
+    ):
+        studio.corrections.apply([0], "relabel", "=purple")
+        assert "blue/blue-000.png,=purple" in client.get("/images.csv").text.splitlines()
+
+
 def test_the_checks_of_doctor_become_filters(colors: Path, tmp_path: Path) -> None:
     for label in ("blue", "red"):
         (tmp_path / "twins" / label).mkdir(parents=True)

@@ -683,7 +683,7 @@ def test_the_table_holds_what_the_command_prints(capsys: pytest.CaptureFixture[s
     settings: dict[str, Any] = {"bundle.calibrate": True, "model.hidden_units": (8, 4), "data.note": "=1", "seed": None}
     trials = (TrialResult(1, "complete", 0.5, settings, seconds=math.nan),)
     sweep_result = SweepResult("study", "folder", "validation.loss", trials, None)
-    print_csv(*sweep_result.to_table())
+    print_csv(*sweep_result.to_table(), raw=False)
     printed = capsys.readouterr().out
     assert results.sweep_to_csv(sweep_result).decode() == printed
     assert printed.splitlines()[1] == '1,complete,0.5,,,true,"[8, 4]",\'=1,,,,,,,,'

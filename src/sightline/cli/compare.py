@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline.cli.output import Cell, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.output import Cell, RawCsv, TableFormat, print_csv, print_json, print_line, print_table
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.api.comparison import ComparisonRow
@@ -22,6 +22,7 @@ def compare(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per run.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
     from sightline.api.comparison import compare as compare_runs
@@ -31,7 +32,7 @@ def compare(
         print_json(comparison.to_dict() | {"figure": None if figure is None else str(figure)})
         return
     if output_format == TableFormat.csv:
-        print_runs_csv(comparison.rows)
+        print_runs_csv(comparison.rows, raw=raw_csv)
         return
     print_runs(comparison.rows)
     for one in comparison.paired:
@@ -64,7 +65,7 @@ def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
     )
 
 
-def print_runs_csv(rows: tuple[ComparisonRow, ...]) -> None:
+def print_runs_csv(rows: tuple[ComparisonRow, ...], *, raw: bool) -> None:
     """Print one row of CSV per run; each setting that differs is a column."""
     from sightline.api.comparison import list_metrics
 
@@ -76,7 +77,7 @@ def print_runs_csv(rows: tuple[ComparisonRow, ...]) -> None:
          *row.settings.values()]
         for row in rows
     ]  # fmt: skip
-    print_csv([*before, "low", "high", *after, "leaked", *names, *rows[0].settings], cells)
+    print_csv([*before, "low", "high", *after, "leaked", *names, *rows[0].settings], cells, raw=raw)
 
 
 def _list_settings(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import TableFormat, print_csv, print_json, print_line, print_table, terminal_width
+from sightline.cli.output import RawCsv, TableFormat, print_csv, print_json, print_line, print_table, terminal_width
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import LayerDescription, ModelDescription
@@ -32,6 +32,7 @@ def describe(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per layer.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
     from sightline.api.description import describe as describe_network
@@ -43,7 +44,7 @@ def describe(
         print_json(description.to_dict())
     elif output_format == TableFormat.csv:
         layers = description.to_dict()["layers"]
-        print_csv(list(layers[0]), (list(layer.values()) for layer in layers))
+        print_csv(list(layers[0]), (list(layer.values()) for layer in layers), raw=raw_csv)
     else:
         print_description(description)
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Cell, ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.output import (
+    Cell,
+    ProgressDisplay,
+    RawCsv,
+    TableFormat,
+    print_csv,
+    print_json,
+    print_line,
+    print_table,
+)
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.errors import plural
 
@@ -39,6 +48,7 @@ def doctor(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per image, class or folder found.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Check a data set for problems before training; the images are never changed."""
     from sightline.api.doctor import doctor as look
@@ -59,7 +69,7 @@ def doctor(
         print_json(checkup.to_dict())
     elif output_format == TableFormat.csv:
         columns = ["severity", "kind", "finding", "group", "path", "label", "reason"]
-        print_csv(columns, (row for finding in checkup.audit.findings for row in _csv_rows(finding)))
+        print_csv(columns, (row for finding in checkup.audit.findings for row in _csv_rows(finding)), raw=raw_csv)
     else:
         print_findings(checkup)
     if strict and any(f.severity == "error" and f.kind not in (allow or ()) for f in checkup.audit.findings):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_line
+from sightline.cli.output import ProgressDisplay, RawCsv, print_line
 from sightline.cli.predict import Images, Model, list_images
 from sightline.cli.sources import DeviceOption, FileLimit, load_model
 from sightline.errors import plural
@@ -23,6 +23,7 @@ def embed(
         bool,
         typer.Option("--labeled", help="Read IMAGES as labeled images, as train does, and store their labels."),
     ] = False,
+    raw_csv: RawCsv = False,
     device: DeviceOption = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
@@ -38,7 +39,7 @@ def embed(
     inputs = items if items is not None and "-" in images else images  # standard input can be listed only once
     with ProgressDisplay() as display:
         batches = classifier.iter_embeddings(inputs, labeled=labeled, set=set or (), callback=display)
-        count, failed = embedding_files.write(out, batches)
+        count, failed = embedding_files.write(out, batches, raw_csv=raw_csv)
     rest = f", {failed} of them failed" if failed else ""
     print_line(f"{plural(count, 'image')}{rest}: {out}", stderr=True)
     if failed:

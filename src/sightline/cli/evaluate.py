@@ -13,6 +13,7 @@ from sightline.cli.evaluation_view import format_interval, format_number, metric
 from sightline.cli.output import (
     MAX_ROWS,
     ProgressDisplay,
+    RawCsv,
     TableFormat,
     print_csv,
     print_json,
@@ -101,6 +102,7 @@ def evaluate(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per metric.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.
 
@@ -121,7 +123,7 @@ def evaluate(
     if output_format == TableFormat.json:
         print_json(evaluation.to_dict())
     elif output_format == TableFormat.csv:
-        print_metrics_csv(report.evaluation)
+        print_metrics_csv(report.evaluation, raw=raw_csv)
     elif isinstance(report, MultiLabelReport):
         multi_label_view.print_report(report)
     elif isinstance(report, SegmentationReport):
@@ -197,13 +199,13 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
 
 
-def print_metrics_csv(evaluation: Result) -> None:
+def print_metrics_csv(evaluation: Result, *, raw: bool) -> None:
     """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
     rows = [
         [name, metric.value, *(metric.interval or (None, None)), evaluation.count, metric.note]
         for name, metric in evaluation.metrics.items()
     ]
-    print_csv(["metric", "value", "low", "high", "count", "note"], rows)
+    print_csv(["metric", "value", "low", "high", "count", "note"], rows, raw=raw)
 
 
 def _row(c: ClassMetrics) -> list[str]:

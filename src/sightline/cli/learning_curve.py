@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Cell, ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.output import (
+    Cell,
+    ProgressDisplay,
+    RawCsv,
+    TableFormat,
+    print_csv,
+    print_json,
+    print_line,
+    print_table,
+)
 from sightline.cli.sources import Allow, Column, Sources
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -40,6 +49,7 @@ def learning_curve(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per measured or predicted point.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Measure the accuracy against the number of labels, and predict what more labels would bring."""
     from sightline.api.learning_curve import learning_curve as measure
@@ -54,7 +64,7 @@ def learning_curve(
     elif output_format == TableFormat.csv:
         names = list(dict.fromkeys(name for row in report.rows for name in row))
         columns = [*names, *(name for name in ("gain", "gain_low", "gain_high") if name not in names)]
-        print_csv(columns, [[row.get(name) for name in columns] for row in report.rows])
+        print_csv(columns, [[row.get(name) for name in columns] for row in report.rows], raw=raw_csv)
     else:
         print_curve(report)
 

@@ -25,6 +25,7 @@ __all__ = [
     "FormatOption",
     "OutputFormat",
     "ProgressDisplay",
+    "RawCsv",
     "TableFormat",
     "TableFormatOption",
     "print_csv",
@@ -57,6 +58,9 @@ class TableFormat(StrEnum):
 
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Output format.")]
 TableFormatOption = Annotated[TableFormat, typer.Option("--format", help="Output format.")]
+RawCsv = Annotated[
+    bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
+]
 
 
 def terminal_width() -> int:
@@ -76,11 +80,11 @@ def print_json(value: Any) -> None:
     out.flush()
 
 
-def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]], *, raw: bool) -> None:
     """Print a header and `rows` as CSV to standard output, with the cells of `jsonio.to_cell`."""
     writer = CsvWriter(results_stream())
-    writer.write_row([jsonio.to_cell(name) for name in columns])
-    writer.write_rows([jsonio.to_cell(value) for value in row] for row in rows)
+    writer.write_row([jsonio.to_cell(name, raw=raw) for name in columns])
+    writer.write_rows([jsonio.to_cell(value, raw=raw) for value in row] for row in rows)
 
 
 def is_terminal() -> bool:

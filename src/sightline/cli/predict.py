@@ -13,7 +13,15 @@ import typer
 
 from sightline._io import open_regular
 from sightline.cli import segmentation_view
-from sightline.cli.output import ProgressDisplay, TableFormat, is_terminal, measure_text, print_line, results_stream
+from sightline.cli.output import (
+    ProgressDisplay,
+    RawCsv,
+    TableFormat,
+    is_terminal,
+    measure_text,
+    print_line,
+    results_stream,
+)
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
@@ -60,9 +68,7 @@ def predict(
             "--format", help="Output format; json is one object per line; default: from the suffix of --out, else text."
         ),
     ] = None,
-    raw_csv: Annotated[
-        bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
-    ] = False,
+    raw_csv: RawCsv = False,
     out: Annotated[
         str | None,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import TableFormat, TableFormatOption, print_csv, print_json, print_table, print_text
+from sightline.cli.output import RawCsv, TableFormat, TableFormatOption, print_csv, print_json, print_table, print_text
 from sightline.config import recipes as shipped
 from sightline.errors import UsageError
 
@@ -16,6 +16,7 @@ def recipes(
         str | None, typer.Argument(help="Print this recipe's file, as a starting point for your own.")
     ] = None,
     output_format: TableFormatOption = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """List the recipes, or print one of them."""
     if name is not None:
@@ -30,6 +31,6 @@ def recipes(
     if output_format == TableFormat.json:
         print_json({"recipes": [{"name": n, "description": description} for n, description in rows]})
     elif output_format == TableFormat.csv:
-        print_csv(["name", "description"], rows)
+        print_csv(["name", "description"], rows, raw=raw_csv)
     else:
         print_table(["recipe", "description"], rows)

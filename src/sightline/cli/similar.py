@@ -8,6 +8,7 @@ import typer
 
 from sightline.cli.output import (
     ProgressDisplay,
+    RawCsv,
     TableFormat,
     TableFormatOption,
     print_csv,
@@ -30,6 +31,7 @@ def similar(
     top: Annotated[int, typer.Option(min=1, help="Number of similar images.")] = 5,
     set: FileLimit = None,  # noqa: A002  # the option's own name
     output_format: TableFormatOption = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Find the images that are most similar to an image, by the cosine similarity of their embeddings.
 
@@ -41,7 +43,7 @@ def similar(
     with ProgressDisplay() as display:
         rows = classifier.similar(image, data, top=top, set=set or (), callback=display)
     if output_format == TableFormat.csv:
-        print_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows))
+        print_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows), raw=raw_csv)
     elif output_format == TableFormat.json:
         for row in rows:
             print_json(row.to_dict())

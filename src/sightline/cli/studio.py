@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_line, print_text
+from sightline.cli.output import ProgressDisplay, RawCsv, print_line, print_text
 from sightline.cli.sources import Column, ReadSettings
 from sightline.errors import UsageError
 
@@ -49,6 +49,7 @@ def studio(
     ssl_keyfile: Annotated[
         Path | None, typer.Option(help="The private key of the certificate, if it is another file.")
     ] = None,
+    raw_csv: RawCsv = False,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
@@ -87,5 +88,5 @@ def studio(
         run_studio(
             chosen, patch=patch, classes=names, compare=others, runs=runs, host=host, port=port,
             allowed_hosts=allowed_host or (), ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
-            show=show, callback=display,
+            raw_csv=raw_csv, show=show, callback=display,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.output import ProgressDisplay, RawCsv, TableFormat, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.cli.train import CpusPerWorker, Engine, RayAddress
 from sightline.errors import ModelError
@@ -42,6 +42,7 @@ def sweep(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per trial, as in results.csv.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Search hyperparameters (grid, random or tpe): train one run per trial, and rank the results.
 
@@ -59,7 +60,7 @@ def sweep(
     if output_format == TableFormat.json:
         print_json(result.to_dict())
     elif output_format == TableFormat.csv:
-        print_csv(*result.to_table())
+        print_csv(*result.to_table(), raw=raw_csv)
     else:
         print_sweep(result)
     failed = [t for t in result.trials if t.state == "failed"]

@@ -10,6 +10,7 @@ import typer
 from sightline.cli.output import (
     Cell,
     ProgressDisplay,
+    RawCsv,
     TableFormat,
     print_csv,
     print_json,
@@ -45,6 +46,7 @@ def watch(
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per image to label first.")
     ] = TableFormat.text,
+    raw_csv: RawCsv = False,
 ) -> None:
     """Check whether the images of a server have drifted from the validation images.
 
@@ -62,7 +64,7 @@ def watch(
         print_json(report.to_dict())
     elif output_format == TableFormat.csv:
         columns = list(report.rows[0]) if report.rows else COLUMNS
-        print_csv(columns, [[row[name] for name in columns] for row in report.rows])
+        print_csv(columns, [[row[name] for name in columns] for row in report.rows], raw=raw_csv)
     else:
         print_report(report)
     if report.drift.alarm is not None:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -85,10 +86,11 @@ def has_embeddings(path: Path) -> bool:
     return path.is_file() and (path.suffix.lower() in {".parquet", ".npy"} or is_embeddings_file(path))
 
 
-def write(path: Path, batches: Iterable[Embeddings]) -> tuple[int, int]:
+def write(path: Path, batches: Iterable[Embeddings], *, raw_csv: bool = False) -> tuple[int, int]:
     """Write at least one batch to a file, atomically; return the number of images, and of those without an embedding.
 
-    Raises as `check_output` does.
+    In CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw_csv`; it is read back as
+    it was in both cases. Raises as `check_output` does.
     """
     check_output(path)
     counts = [0, 0]
@@ -98,7 +100,8 @@ def write(path: Path, batches: Iterable[Embeddings]) -> tuple[int, int]:
         counts[1] += sum(error is not None for error in batch.errors)
         return batch
 
-    writer = {".parquet": _write_parquet, ".npy": _write_npy, ".csv": _write_csv}[path.suffix.lower()]
+    write_csv: Callable[[Path, Iterator[Embeddings]], None] = partial(_write_csv, raw=raw_csv)
+    writer = {".parquet": _write_parquet, ".npy": _write_npy, ".csv": write_csv}[path.suffix.lower()]
     writer(path, map(count, regroup(batches, ROWS)))
     return counts[0], counts[1]
 
@@ -178,7 +181,7 @@ def _write_npy_header(file: IO[bytes], count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _write_csv(path: Path, batches: Iterator[Embeddings]) -> None:
+def _write_csv(path: Path, batches: Iterator[Embeddings], *, raw: bool) -> None:
     def fill(aside: Path) -> None:
         with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = CsvWriter(file)
@@ -188,7 +191,7 @@ def _write_csv(path: Path, batches: Iterator[Embeddings]) -> None:
                 for i in range(len(batch)):
                     error = batch.errors[i]
                     label = _NO_CLASSES if batch.labels[i] == "" else batch.labels[i] or ""
-                    texts = [_escape(text or "") for text in (batch.paths[i], label, error, batch.model)]
+                    texts = [_escape(text or "", raw=raw) for text in (batch.paths[i], label, error, batch.model)]
                     cells = [f"{value:.9g}" for value in batch.vectors[i].tolist()]
                     writer.write_row([*texts, *(cells if error is None else [""] * len(cells))])
             file.flush()
@@ -351,9 +354,13 @@ def _parse_row(cells: list[str], size: int) -> tuple[str, str | None, str | None
     return _unescape(path), known_label, _unescape(error) or None, _unescape(model), vector
 
 
-def _escape(text: str) -> str:
-    """Return the text with one more apostrophe if it is a formula, or one after apostrophes: `_unescape` tells."""
-    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+def _escape(text: str, *, raw: bool) -> str:
+    """Return the text with one more apostrophe if it is a formula, or one after apostrophes: `_unescape` tells.
+
+    If `raw`, a formula stays as it is.
+    """
+    needs_more = _is_formula(text.lstrip("'")) and not (raw and _is_formula(text))
+    return f"'{text}" if needs_more else text
 
 
 def _unescape(text: str) -> str:

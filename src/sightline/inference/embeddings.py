@@ -69,15 +69,17 @@ class Embeddings:
         features = pandas.DataFrame(self.vectors, columns=name_features(self.vectors.shape[1]))
         return pandas.concat([pandas.DataFrame(columns), features], axis=1)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, raw_csv: bool = False) -> Path:
         """Write a ``.parquet``, ``.npy`` or ``.csv`` file, as `sightline embed` does, and return its path.
+
+        In CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw_csv`.
 
         Raises `UsageError` for another suffix, `OutputError` if it cannot be written, and `MissingExtraError` for
         Parquet without pyarrow.
         """
         from sightline.inference import embedding_files
 
-        embedding_files.write(Path(path), [self])
+        embedding_files.write(Path(path), [self], raw_csv=raw_csv)
         return Path(path)
 
     def select(self, positions: NDArray[Any]) -> Embeddings:

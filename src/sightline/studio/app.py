@@ -162,7 +162,11 @@ class _Endpoints:
     def table(self, _request: Request) -> Response:
         self._studio.library.update(self._studio.corrections.read_changes()[1])
         headers = FRESH | {"Content-Disposition": 'attachment; filename="images.csv"'}
-        return Response(_write_table(self._studio.library), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(
+            _write_table(self._studio.library, raw=self._studio.raw_csv),
+            media_type="text/csv; charset=utf-8",
+            headers=headers,
+        )
 
     def thumbnail(self, request: Request) -> Response:
         return respond_with_image(self._studio.thumbnails.encode(request.path_params["sha256"]))
@@ -233,14 +237,14 @@ def _parse_ids(text: str) -> list[int]:
     return [int(i) for i in ids]
 
 
-def _write_table(library: Library) -> bytes:
+def _write_table(library: Library, *, raw: bool) -> bytes:
     """Return the images that are not dropped, with their corrected classes, or masks, and splits, as CSV."""
     file = io.StringIO()
     writer = CsvWriter(file)
     columns = ["path", "mask" if library.has_masks else "label", *(["split"] if library.has_splits else [])]
     writer.write_row(columns)
     for row in library.iter_kept():
-        writer.write_row([escape_cell(row[column]) for column in columns])
+        writer.write_row([row[column] if raw else escape_cell(row[column]) for column in columns])
     return file.getvalue().encode(errors="backslashreplace")
 
 

@@ -57,6 +57,7 @@ class Studio:
     training: TrainingRuns | None = None
     look_alikes: LookAlikes | None = None
     masks: MaskImages | None = None
+    raw_csv: bool = False
 
 
 @contextmanager
@@ -67,6 +68,8 @@ def open_studio(
     compare: Sequence[Run] = (),
     classes: Sequence[str] = (),
     runs: Path | None = None,
+    *,
+    raw_csv: bool = False,
 ) -> Iterator[Studio]:
     """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
@@ -102,7 +105,7 @@ def open_studio(
             others = tuple(other.path for other in compare)
             yield Studio(
                 index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
-                look_alikes, masks,
+                look_alikes, masks, raw_csv,
             )  # fmt: skip
         finally:
             if training is not None:

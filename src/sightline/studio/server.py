@@ -44,6 +44,7 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
     allowed_hosts: Sequence[str] = (),
     ssl_certfile: Path | None = None,
     ssl_keyfile: Path | None = None,
+    raw_csv: bool = False,
     show: Callable[[Addresses], None] = print,
     callback: Callback | None = None,
 ) -> None:
@@ -63,6 +64,8 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
         allowed_hosts: Names of this machine in the network, besides its host name.
         ssl_certfile: A certificate chain in PEM, to encrypt connections.
         ssl_keyfile: Its private key, if it is another file.
+        raw_csv: Whether the table that the page offers has text that a spreadsheet would take for a formula as it is,
+            without an apostrophe.
         show: Called with the addresses of the page.
         callback: Receives the progress of reading the images.
 
@@ -92,7 +95,7 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # asyncio knows TCP by its protocol
         bound = _bind(listener, host, port)
         access = None if is_local else make_access(host, bound, make_token(), allowed_hosts, scheme=scheme)
-        with open_studio(data, patch, callback, compare, classes, runs) as studio:
+        with open_studio(data, patch, callback, compare, classes, runs, raw_csv=raw_csv) as studio:
             config = uvicorn.Config(
                 create_app(studio, access), log_config=None, access_log=False, proxy_headers=False,
                 timeout_graceful_shutdown=2,
