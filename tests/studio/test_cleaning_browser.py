@@ -113,10 +113,10 @@ def test_what_is_kept_leaves_the_queue_for_every_page_and_after_a_restart(
     with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
         page, other = open_queue(address, "2 images"), open_page(address)
         page.locator("#others [data-edit=keep]").click()
-        page.wait_for_selector(".tile .kept")
+        page.wait_for_selector(".tile.kept")
         page.keyboard.press("x")
         expect_text(page, "#corrections", "2 corrections")
-        other.wait_for_selector(".tile .kept")
+        other.wait_for_selector(".tile.kept")
         page.keyboard.press("u")
         expect_text(page, "#corrections", "1 correction")
         assert read_lines(patch) == [("keep", "blue/blue-001.png", None)]

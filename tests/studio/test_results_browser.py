@@ -301,6 +301,6 @@ def test_groups_follow_each_other_once_the_images_are_checked(open_page: Any, ca
     page.locator("#check").click()
     page.wait_for_selector("#finding-filter:not([hidden])")
     for position in (0, 1):
-        playwright.expect(page.locator(f".tile[data-position='{position}'] .finding")).to_have_count(1)
+        playwright.expect(page.locator(f".tile.finding[data-position='{position}']")).to_have_count(1)
     playwright.expect(page.locator("select[name=finding]")).to_have_value("")
     playwright.expect(page.locator("select[name=sort]")).to_have_value("group")

@@ -211,7 +211,7 @@ def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_correcte
         requests[0][0].abort()
         expect_text(page, "#message", "is sent again")
         page.wait_for_selector("#message", state="hidden")
-        playwright.expect(page.locator("#image-0 .caption b")).to_have_text("red")
+        playwright.expect(page.locator("#image-0 .caption")).to_have_text("red")
         assert read_lines(patch) == {"blue/blue-000.png": "red"}
     open_page.errors.clear()
 
@@ -441,7 +441,7 @@ def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Pa
         wait_until(page, lambda: requests)
         other.keyboard.press("3")  # and red
         expect_text(other, "#corrections", "1 correction")
-        first = page.locator("#image-0 .caption b")
+        first = page.locator("#image-0 .caption")
         playwright.expect(first).to_have_text("red")
         requests[0][0].fulfill(response=requests[0][1])
         page.wait_for_timeout(500)
@@ -464,7 +464,7 @@ def test_images_that_are_listed_late_have_the_newest_labels(colors: Path, patch:
         page.wait_for_event("response", lambda response: "/state?" in response.url)  # a look at what changed is done
         late[0][0].fulfill(response=late[0][1])
         page.wait_for_selector("#image-1 .caption")
-        playwright.expect(page.locator("#image-0 .caption b")).to_have_text("green")
+        playwright.expect(page.locator("#image-0 .caption")).to_have_text("green")
 
 
 def test_more_images_than_one_request_returns_are_all_described(tmp_path: Path, patch: Path, open_page: Any) -> None:

@@ -1,11 +1,14 @@
-// A grid that shows any number of images with few elements: only the rows in view, and some above and below, exist.
+// A grid that shows any number of images with few elements: only those in view exist, and of an image there are three.
 
 import { loadImages } from "./api.js";
 
 const GAP = 8;
 const MAX_ROWS = 500; // of images that one request returns
-const MARGIN_ROWS = 3; // above and below the view
+const MARGIN = 0.5; // rows above and below the view that exist, too
+const AHEAD = 3; // rows above and below the view whose images are loaded
 const MAX_HEIGHT = 15_000_000; // pixels that browsers can scroll
+
+const addressOf = (row) => `/thumbnails/${row.sha256}.webp`;
 
 export class Grid {
   #order = new Uint32Array();
@@ -15,14 +18,16 @@ export class Grid {
   #stale = new Set(); // ids whose rows are to be loaded again, and shown until then
   #columns = 1;
   #side = 160;
+  #height = 0; // of the view, when it was laid out last
   #anchor = 0;
 
   /**
-   * `describe(row)` returns the elements of a caption of `captionHeight` pixels, and `layer(row)` the address of a layer
-   * over an image, if any; `onChange()` is called when cursor or selection change.
+   * `describe(row)` returns the content of a caption of `captionHeight` pixels, `mark(row)` classes with whether an image
+   * has them, and `layer(row)` the address of a layer over it, if any; `onChange()` is called when cursor or selection
+   * change.
    */
-  constructor(element, canvas, { captionHeight, unreadable, describe, label, layer, onChange, onOpen, onError }) {
-    Object.assign(this, { element, canvas, captionHeight, unreadable, describe, label, layer, onChange, onOpen, onError });
+  constructor(element, canvas, { captionHeight, unreadable, describe, mark, label, layer, onChange, onOpen, onError }) {
+    Object.assign(this, { element, canvas, captionHeight, unreadable, describe, mark, label, layer, onChange, onOpen, onError });
     this.cursor = 0;
     this.selected = new Set(); // ids
     new ResizeObserver(() => this.#layout()).observe(element);
@@ -165,6 +170,11 @@ export class Grid {
     this.element.scrollTop = ((row * this.#tileHeight) / range) * scrollable;
   }
 
+  get #isCursorInView() {
+    const row = Math.floor(this.cursor / this.#columns);
+    return row + 1 > this.#firstRow && row < this.#firstRow + this.#height / this.#tileHeight;
+  }
+
   #scrollToCursor() {
     const row = Math.floor(this.cursor / this.#columns);
     const visible = this.element.clientHeight / this.#tileHeight;
@@ -177,11 +187,17 @@ export class Grid {
     const wanted = width < 500 ? 110 : 160;
     const columns = Math.max(2, Math.floor(width / (wanted + GAP)));
     const side = Math.floor(width / columns) - GAP;
-    if (columns !== this.#columns || side !== this.#side) {
+    const isOther = columns !== this.#columns || side !== this.#side;
+    const first = Math.floor(this.#firstRow) * this.#columns;
+    const wasInView = this.#isCursorInView;
+    if (isOther) {
       [this.#columns, this.#side] = [columns, side];
       this.#clear();
     }
     this.canvas.style.height = `${Math.min(this.#fullHeight, MAX_HEIGHT) + GAP}px`;
+    if (isOther) this.#scrollTo(Math.floor(first / columns)); // what was looked at stays in view
+    if (wasInView) this.#scrollToCursor();
+    this.#height = this.element.clientHeight;
     this.#render();
   }
 
@@ -192,9 +208,7 @@ export class Grid {
 
   #render() {
     const first = this.#firstRow;
-    const visible = Math.ceil(this.element.clientHeight / this.#tileHeight);
-    const from = Math.max(0, Math.floor(first) - MARGIN_ROWS) * this.#columns;
-    const to = Math.min(this.length, (Math.floor(first) + visible + 1 + MARGIN_ROWS) * this.#columns);
+    const [from, to] = this.#findRange(first, MARGIN);
     for (const [position, tile] of this.#tiles) {
       if (position < from || position >= to) {
         tile.remove();
@@ -219,10 +233,21 @@ export class Grid {
       tile.classList.toggle("cursor", position === this.cursor);
       if (!this.isFresh(id) && !this.#waiting.has(id)) missing.push(id);
     }
+    const [start, end] = this.#findRange(first, AHEAD);
+    for (let position = start; position < end; position++) {
+      const id = this.#order[position];
+      if ((position < from || position >= to) && !this.isFresh(id) && !this.#waiting.has(id)) missing.push(id);
+    }
     const current = this.#tiles.get(this.cursor);
     if (current) this.element.setAttribute("aria-activedescendant", current.id);
     else this.element.removeAttribute("aria-activedescendant");
     if (missing.length) this.#load(missing);
+  }
+
+  /** The positions from the first on that are shown, with `margin` rows above and below the view. */
+  #findRange(first, margin) {
+    const last = first + this.element.clientHeight / this.#tileHeight + margin;
+    return [Math.max(0, Math.floor(first - margin)) * this.#columns, Math.min(this.length, Math.ceil(last) * this.#columns)];
   }
 
   async #load(missing) {
@@ -230,7 +255,10 @@ export class Grid {
     for (const id of ids) waiting.add(id);
     if (missing.length > ids.length) this.#load(missing.slice(MAX_ROWS));
     try {
-      this.update(await loadImages(ids));
+      const rows = await loadImages(ids);
+      this.update(rows);
+      const shown = new Set([...this.#tiles.keys()].map((position) => this.#order[position]));
+      for (const row of rows) if (!shown.has(row.id)) new Image().src = addressOf(row); // the browser keeps it
     } catch (error) {
       this.onError(error);
     } finally {
@@ -261,7 +289,7 @@ export class Grid {
       image.alt = "";
       image.decoding = "async";
       image.addEventListener("error", () => this.#replace(image), { once: true });
-      image.src = `/thumbnails/${row.sha256}.webp`;
+      image.src = addressOf(row);
     }
     const layer = tile.querySelector(".mask") ?? this.#makeLayer(row);
     const caption = document.createElement("div");
@@ -269,8 +297,7 @@ export class Grid {
     caption.append(...this.describe(row));
     tile.setAttribute("aria-label", this.label(row));
     tile.title = row.path;
-    tile.classList.toggle("dropped", Boolean(row.dropped));
-    tile.classList.toggle("corrected", row.label !== row.source_label || row.split !== row.source_split);
+    for (const [name, has] of Object.entries(this.mark(row))) tile.classList.toggle(name, Boolean(has));
     tile.replaceChildren(image, ...(layer ? [layer] : []), caption);
   }
 

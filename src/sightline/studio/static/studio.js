@@ -27,6 +27,7 @@ const grid = new Grid($("#grid"), $("#canvas"), {
   captionHeight: (document.body.dataset.predictions === "1" ? 44 : 26) + (hasSeveralLabels && !hasMasks ? 22 : 0),
   unreadable: texts.unreadable,
   describe: describeImage,
+  mark: markImage,
   label: nameImage,
   layer: (row) => hasMasks && row.mask && maskAddress(row),
   onChange: showSelection,
@@ -44,13 +45,20 @@ function describeModel(row) {
   return `${row.predicted === row.label ? "✓" : row.predicted || texts["no-label"]} ${percent(row.confidence)}`;
 }
 
+/** The class of an image, and below what the model says; a line of text is no element of its own. */
 function describeImage(row) {
-  const label = hasSeveralLabels ? listChips(row, hasMasks ? swatch : makeChip) : element("b", row.label || texts.unlabeled);
-  const isWrong = !predictsMasks && row.predicted !== null && row.predicted !== row.label;
-  const lines = [label, " ", element("span", describeModel(row), isWrong ? "wrong" : "soft")];
-  if (row.kept) lines.push(element("i", "✓", "kept"));
-  if (row.findings.length) lines.push(element("i", "●", "finding"));
-  return lines;
+  if (hasSeveralLabels) return [listChips(row, hasMasks ? swatch : makeChip), describeModel(row)];
+  return [`${row.label.replaceAll(/\s/g, " ") || texts.unlabeled}\n${describeModel(row)}`];
+}
+
+function markImage(row) {
+  return {
+    wrong: !predictsMasks && row.predicted !== null && row.predicted !== row.label,
+    corrected: row.label !== row.source_label || row.split !== row.source_split,
+    dropped: row.dropped,
+    kept: row.kept,
+    finding: row.findings.length,
+  };
 }
 
 /** The labels of an image as chips; `make` returns what each is. */
