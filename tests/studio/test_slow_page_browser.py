@@ -160,3 +160,23 @@ def test_the_map_is_of_the_method_that_was_chosen_last(run_studio: Studio, open_
         requests.routes[0].fulfill(json=values | {"classes": [f"other {name}" for name in values["classes"]]})
         page.wait_for_timeout(300)
         assert page.locator("#legend").text_content() == legend
+
+
+def test_a_training_is_started_once_the_page_can_start_it(studio: Studio, open_page: Any) -> None:
+    with serve(studio) as address:
+        page = open_page(address)
+        page.goto("about:blank")
+        scripts = Held(page, "**/training.js")
+        page.goto(f"{address}/train", wait_until="commit")
+        button = page.locator("#start button")
+        playwright.expect(button).to_be_disabled()
+        scripts.wait()
+        playwright.expect(button).to_be_disabled()  # a click on it would be lost
+        scripts.routes[0].continue_()
+        playwright.expect(button).to_be_enabled()
+        with page.expect_request("**/train/start"):
+            page.select_option("[name=effort]", "fast")
+            page.select_option("[name=recipe]", "quick")  # which has one effort alone, so that nothing starts
+            button.click()
+        playwright.expect(page.locator("#message")).to_contain_text("one way only")
+    open_page.errors.clear()

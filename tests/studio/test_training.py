@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sightline as sl
 from sightline import Dataset
-from sightline.errors import DataError, SightlineError, UsageError
+from sightline.errors import SightlineError, UsageError
 from sightline.runs.directory import RunDirectory
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.training import MAX_STREAMS, read_sweep
@@ -130,11 +132,42 @@ def test_a_run_trains_on_its_own_images_and_split(run: sl.Run, run_studio: Studi
     assert run_studio.training.list_runs() == [{"name": "a", "status": "complete"}]
 
 
+def test_other_images_are_those_of_a_run_or_have_a_name(
+    run: sl.Run, client: Any, tmp_path: Path, started: list[list[str]]
+) -> None:
+    shutil.copytree(run.path, tmp_path / "runs" / "a&b")
+    page = client.get("/train").text
+    assert 'value="run:a&amp;b"' in page
+    assert "<option>digits</option>" in page
+    assert client.post("/train/start", json={"data": "run:a&b", "recipe": "quick"}).json() == {"run": "quick-colors-1"}
+    options = ["train", "--recipe=quick", "--set=seed=1", f"--out={tmp_path / 'runs' / 'quick-colors-1'}"]
+    assert started == [[*options, "--", *run.config.data.sources]]
+    client.post("/train/stop", json={"run": "quick-colors-1"})
+    wait_for(lambda: client.get("/train/runs").json()[0]["status"] == "failed")
+    assert client.post("/train/start", json={"data": "digits", "recipe": "quick"}).json() == {"run": "quick-digits-1"}
+    assert started[1][-2:] == ["--", "digits"]
+    client.post("/train/stop", json={"run": "quick-digits-1"})
+
+
+def test_images_in_memory_are_not_chosen_for_a_training(patch: Path, tmp_path: Path) -> None:
+    from sightline.studio.app import create_app
+
+    data = Dataset.from_arrays(np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2)
+    with (
+        open_studio(data, patch, runs=tmp_path / "runs") as studio,
+        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as opened,
+    ):
+        page = opened.get("/train").text
+        assert re.search(r'<select name="data"[^>]* required>\s*<option value="">choose</option>', page)
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"data": "nowhere/"}, "There is no folder, archive or table 'nowhere/'"),
-        ({"data": "--force"}, "There is no folder, archive or table '--force'"),
+        ({"data": "/"}, "There are no images '/' to choose"),
+        ({"data": "--force"}, "There are no images '--force' to choose"),
+        ({"data": "run:../outside"}, "There is no run '../outside'"),
+        ({"data": "run:"}, "There is no run ''"),
         ({"recipe": "quik"}, "There is no recipe 'quik'"),
         ({"time_limit": "10 apples"}, "expected a duration"),
         ({"recipe": "quick", "effort": "fast"}, "trains in one way only"),
@@ -303,6 +336,4 @@ def test_a_training_outlives_the_studio_stops_and_resumes(colors: Path, patch: P
         runs.stop(name)
         wait_for(lambda: runs.describe(name)["status"] == "interrupted")
         with pytest.raises(SightlineError):
-            runs.start(TrainingChoice(data=str(tmp_path / "none")))
-        with pytest.raises(DataError):
-            runs.start(TrainingChoice(data="-x"))
+            runs.start(TrainingChoice(data=str(colors)))

@@ -17,7 +17,6 @@ from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_pretrained_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
-from sightline.config import ModelConfig
 from sightline.data.checks.finding import Finding
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import choose_patch_path
@@ -37,7 +36,8 @@ from sightline.studio.library import Library
 from sightline.studio.look_alikes import LookAlikes
 from sightline.studio.mask_images import MaskImages
 from sightline.studio.thumbnails import Thumbnails
-from sightline.studio.training_runs import OwnData, TrainingRuns, list_data_settings
+from sightline.studio.training_data import OwnData, read_run_data, set_task
+from sightline.studio.training_runs import TrainingRuns
 from sightline.tasks.protocol import find_task
 
 
@@ -134,16 +134,15 @@ def _make_training(
     """Return the trainings beside the images; None on Windows, where a process cannot be asked to save and end."""
     if os.name != "posix":
         return None
-    if isinstance(data, Dataset):
-        sources, settings, initial = [*map(str, data.sources)], data.settings, None
-        in_memory, task = data.is_in_memory, "segmentation" if index.labels_are_masks else ""
-    else:
-        run = data.directory
-        in_memory, initial, task = is_in_memory(run), run.patch, run.config.model.task
-        sources, settings = ([], []) if in_memory else (resolve_sources(run), list_data_settings(run))
-        folder = folder or run.path.parent
-    of_task = () if task in ("", ModelConfig().task) else (f"model.task={task}",)
-    own = None if in_memory else OwnData(tuple(sources), (*settings, *of_task), corrections, initial)
+    own = None
+    if isinstance(data, Run):
+        folder = folder or data.directory.path.parent
+        if not is_in_memory(data.directory):
+            of_run = read_run_data(data.directory)
+            own = OwnData(of_run.sources, of_run.settings, corrections, of_run.patch)
+    elif not data.is_in_memory:
+        task = set_task("segmentation" if index.labels_are_masks else "")
+        own = OwnData(tuple(map(str, data.sources)), (*data.settings, *task), corrections)
     return TrainingRuns(folder or Path("runs"), own, index.name)
 
 

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from sightline import _io, jsonio
 from sightline.config import recipes
 from sightline.studio.pages import FRESH, Pages, StrictJSONResponse, read_json
+from sightline.studio.training_data import list_named
 from sightline.studio.training_runs import ACTIVE, MAX_EPOCHS, TrainingChoice, TrainingRuns
 
 EFFORTS = ("fast", "balanced", "best")
@@ -64,7 +65,8 @@ class _Endpoints:
         own = self._runs.own
         return self._pages.render(
             request, "training.html.j2", name=self._name, recipes=sorted(recipes.names(), key=lambda n: n != "auto"),
-            efforts=EFFORTS, has_own=own is not None, has_corrections=own is not None and own.patch is not None,
+            efforts=EFFORTS, named=list_named(), of_runs=self._runs.list_run_data(), has_own=own is not None,
+            has_corrections=own is not None and own.patch is not None,
             folder=str(self._runs.folder), sweeps=list(sweeps), sweep=chosen, table=table,
         )  # fmt: skip
 

@@ -17,12 +17,11 @@ from typing import Any
 from sightline import _io, jsonio
 from sightline.api.comparison import describe_run
 from sightline.api.options import to_assignments
-from sightline.config import parse, stage_epochs
-from sightline.data.sources import named
-from sightline.errors import DataError, OutputError, SightlineError, UsageError
+from sightline.config import stage_epochs
+from sightline.errors import OutputError, SightlineError, UsageError
 from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
-from sightline.studio.corrections import Corrections
+from sightline.studio.training_data import OF_RUN, OwnData, describe_run_data, find_data
 
 FOLDER = ".studio"  # in the folder of the runs: the logs and locks of their processes
 MAX_RUNS = 100  # on the page, the newest ones
@@ -32,23 +31,8 @@ ACTIVE = {"starting", "running", "stopping"}
 
 
 @dataclass(frozen=True, slots=True)
-class OwnData:
-    """The images of the studio, as words of the command line: sources, ``KEY=VALUE`` settings, and the corrections."""
-
-    sources: tuple[str, ...]
-    settings: tuple[str, ...]
-    corrections: Corrections
-    initial: Path | None = None
-
-    @property
-    def patch(self) -> Path | None:
-        """The patch file as it is now; None without corrections."""
-        return self.corrections.path if self.corrections.path.exists() else self.initial
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingChoice:
-    """What a person chose on the page; "" stands for the studio's own images, and for the default."""
+    """What a person chose on the page: the images as in `find_data`, and "" for each default."""
 
     data: str = ""
     recipe: str = "auto"
@@ -74,6 +58,11 @@ class TrainingRuns:
     def list_runs(self) -> list[dict[str, Any]]:
         """Return the name and status of the runs, the newest first."""
         return [{"name": name, "status": self._find_state(name)[0]} for name in self._list_names()]
+
+    def list_run_data(self) -> list[tuple[str, str]]:
+        """Return the runs whose images can be trained on again, the newest first, with what these are."""
+        described = {name: describe_run_data(RunDirectory(self.folder / name)) for name in self._list_names()}
+        return [(name, images) for name, images in described.items() if images]
 
     def _list_names(self) -> list[str]:
         times: dict[str, int] = {}
@@ -136,7 +125,7 @@ class TrainingRuns:
             OutputError: If nothing can be written to the folder.
         """
         sources, options = self._list_words(choice)
-        stem = f"{choice.recipe}-{_io.safe_stem(Path(choice.data).name or self._name)}"
+        stem = f"{choice.recipe}-{_io.safe_stem(Path(sources[0]).name if choice.data else self._name)}"
         with self._lock:
             self._check_idle()
             name = self._find_free_name(stem)
@@ -174,17 +163,12 @@ class TrainingRuns:
         assignments = to_assignments({key: value for key, value in chosen.items() if value})
         named_options = {"effort": choice.effort, "time-limit": choice.time_limit, "epochs": choice.epochs}
         options = [f"--recipe={choice.recipe}", *(f"--{key}={value}" for key, value in named_options.items() if value)]
-        if choice.data:
-            if not named.is_named(choice.data) and not Path(choice.data).expanduser().exists():
-                raise DataError(f"There is no folder, archive or table {choice.data[:200]!r}: check the path.")
-            sources = [choice.data]
-        elif self.own is None:
-            raise UsageError("These images are in memory, where another process cannot read them: give a path.")
-        else:
-            sources = list(self.own.sources)
-            assignments += self.own.settings
-            options += [f"--set={text}" for text in self.own.settings]
-            options += [] if self.own.patch is None else [f"--patch={self.own.patch}"]
+        if choice.data.startswith(OF_RUN):
+            self.check_name(choice.data.removeprefix(OF_RUN))
+        data = find_data(choice.data, self.own, self.folder)
+        sources, assignments = list(data.sources), [*assignments, *data.settings]
+        options += [f"--set={text}" for text in data.settings]
+        options += [] if data.patch is None else [f"--patch={data.patch}"]
         TrainRequest.create(sources, choice.recipe, None, assignments).merge_layers()  # raises, before it starts
         return sources, options
 
@@ -275,23 +259,6 @@ class TrainingRuns:
 
     def _lock_file(self, name: str) -> Path:
         return self.folder / FOLDER / f"{name}.lock"
-
-
-def list_data_settings(run: RunDirectory) -> list[str]:
-    """Return how a run reads and splits its images, where that is not the default, as ``KEY=VALUE`` texts."""
-    request = run.info.get("request")
-    config = run.config
-    if request is not None:
-        config = TrainRequest.from_dict(request, str(run.path / "run.json")).with_relative_paths(config)
-    defaults = parse.flatten_config(type(config)())
-    settings = {
-        key: value
-        for key, value in parse.flatten_config(config).items()
-        if key.startswith(("data.", "split."))
-        and key not in {"data.sources", "data.patch"}
-        and value != defaults.get(key)
-    }
-    return to_assignments(settings | {"seed": config.seed})
 
 
 def _read_time(path: Path) -> int:

@@ -155,26 +155,15 @@ async function change(path, content) {
 const fields = form.elements;
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const isOwn = fields.from.value === "own";
-  if (!isOwn && !fields.data.value.trim()) {
-    fields.data.focus();
-    return;
-  }
   const button = form.querySelector("button");
   button.disabled = true;
   await change("/train/start", {
-    data: isOwn ? "" : fields.data.value, recipe: fields.recipe.value, effort: fields.effort.value,
+    data: fields.data.value, recipe: fields.recipe.value, effort: fields.effort.value,
     time_limit: fields.time_limit.value, epochs: fields.epochs.value ? Number(fields.epochs.value) : null,
   });
   button.disabled = false;
 });
-form.addEventListener("change", () => {
-  const isPath = fields.from.value === "path";
-  if (fields.data.hidden === isPath) {
-    fields.data.hidden = !isPath;
-    if (isPath) fields.data.focus();
-  }
-});
+form.querySelector("button").disabled = false; // before this script ran, a click would have been lost
 if (isSweep) {
   const columns = JSON.parse($("#parallel").dataset.columns);
   const names = [...$("#trials").tHead.rows[0].cells].map((cell) => cell.textContent);
