@@ -5,6 +5,8 @@ PYTHON ?= python3
 ARGS ?=
 # Processes that run tests; each loads TensorFlow.
 WORKERS ?= 2
+# For few tests, many of which are in the same file: a process that is done takes tests of another's file.
+STEAL := -n $(WORKERS) --dist worksteal
 
 # PyTorch's build for CPUs: no hash, since each index that has it has files of its own. Where pip's own index has only
 # the build for GPUs (Linux, x86-64), name a wheel: `make TORCH=PATH test-backends`.
@@ -20,10 +22,20 @@ ON_RAY := $(RAY)/bin/python
 CODE := $(wildcard src tests benchmarks docs/*.py)
 BROWSER_TESTS := $(wildcard tests/studio/test_*browser.py) tests/studio/test_accessibility.py tests/studio/test_network.py \
 	tests/studio/test_label_results.py tests/studio/test_grades.py tests/cli/test_serve_page.py
+# The files of tests with a mark: to collect all others would take longer than to run many of these.
+marked = $(shell grep -rl --include='test_*.py' 'mark\.$1\b' tests)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # Tests start Python many times; each start that finds bytecode saves half a second.
 unexport PYTHONDONTWRITEBYTECODE
+
+# $(call test_backends,SELECTION): the tests marked `backends` on JAX and PyTorch, and those marked `installed`.
+define test_backends
+	@for backend in jax torch; do echo "== $$backend"; KERAS_BACKEND=$$backend \
+		$(ON_BACKENDS) -m pytest $(STEAL) -m "backends and $1" $(call marked,backends) $(ARGS) || exit; done
+	@echo "== formats and other backends, from TensorFlow"
+	@$(ON_BACKENDS) -m pytest $(STEAL) -m "installed and $1" $(call marked,installed) $(ARGS)
+endef
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -41,17 +53,15 @@ demo: $(VENV)/installed ## fine-tune on drawn images, evaluate, predict and repo
 test: $(VENV)/installed ## run the tests, less the slow ones
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: $(VENV)/installed .venv-clients/installed ## run the slow tests only
+test-slow: $(VENV)/installed .venv-clients/installed $(BACKENDS)/installed ## run the slow tests only, those of backends on each
 	@$(BIN)/pytest -m slow $(ARGS)
+	$(call test_backends,slow)
 
 test-browser: $(VENV)/installed ## run the tests of the pages in Chromium, which has to be on PATH
 	@$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile $(BROWSER_TESTS) $(ARGS)
 
 test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backends and formats on JAX, PyTorch and TensorFlow
-	@for backend in jax torch; do echo "== $$backend"; \
-		KERAS_BACKEND=$$backend $(ON_BACKENDS) -m pytest -m "backends and not slow" $(ARGS) || exit; done
-	@echo "== formats and other backends, from TensorFlow"
-	@$(ON_BACKENDS) -m pytest -m "installed and not slow" $(ARGS)
+	$(call test_backends,not slow)
 
 test-ray: $(VENV)/installed $(RAY)/installed ## run the tests on Ray, which start clusters on this machine
 	@$(ON_RAY) -m pytest -m ray $(ARGS)

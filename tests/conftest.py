@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import itertools
 import os
 import sys
@@ -60,6 +61,12 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("SIGHTLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
         patch.delenv("SIGHTLINE_CACHE_LIMIT", raising=False)
+        if importlib.util.find_spec("filelock"):  # tests compile the same programs, some in processes of their own
+            root = tmp_path_factory.getbasetemp()
+            folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "compiled"
+            patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+            patch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 << 30))
+            patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
         yield
 
 

@@ -57,7 +57,7 @@ def test_layers_between_two_cuts_take_features() -> None:
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("name", ["fashion-cnn", "efficientnet-lite0"])
+@pytest.mark.parametrize("name", ["fashion-cnn", pytest.param("efficientnet-lite0", marks=pytest.mark.slow)])
 def test_openvino_runs_them_within_the_precision_of_the_processor(name: str) -> None:
     pytest.importorskip("openvino", reason="the extra export is not installed")
     model, pixels = make_frozen_model(name), random_images(3, ENTRIES[name].min_input_size)
