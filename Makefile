@@ -58,7 +58,7 @@ test-slow: $(VENV)/installed .venv-clients/installed $(BACKENDS)/installed ## ru
 	$(call test_backends,slow)
 
 test-browser: $(VENV)/installed ## run the tests of the pages in Chromium, which has to be on PATH
-	@$(BIN)/pytest -m slow -n $(WORKERS) --dist loadfile $(BROWSER_TESTS) $(ARGS)
+	@$(BIN)/pytest -m "slow and not exhaustive" $(STEAL) $(BROWSER_TESTS) $(ARGS)
 
 test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backends and formats on JAX, PyTorch and TensorFlow
 	$(call test_backends,not slow)

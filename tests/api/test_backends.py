@@ -18,7 +18,7 @@ from sightline.inference.exporters import EXPORTERS
 from task_images import TASKS, assert_alike, write_task
 
 OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
-WHOLE = "segmentation"  # the task that is resumed and exported on each backend; the others are, too, by `make test-slow`
+WHOLE = "segmentation"  # the task that is resumed and exported on each backend; `make test-slow` does so with all
 SCRIPT = """
 import json, sys
 import numpy as np

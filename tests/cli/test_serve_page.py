@@ -31,8 +31,15 @@ def server(trained: tuple[Path, Any]) -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1280, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.exhaustive),
+        pytest.param(1280, "light", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_an_image_gets_its_prediction_and_its_heat_map(
     server: Server, trained: tuple[Path, Any], colors: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:

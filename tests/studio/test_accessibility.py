@@ -22,16 +22,17 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-p
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
 OPTIONS = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}
-LANGUAGES = ("en-US", "zh-CN")
-WIDTHS = (1280, 390)
-SCHEMES = ("light", "dark")
+Looks = dict[str, list[tuple[int, str]]]  # the widths and color schemes for each language
+ALL = list(itertools.product((1280, 390), ("light", "dark")))
+SOME: Looks = {"en-US": [ALL[0]], "zh-CN": [ALL[-1]]}  # each width, scheme and language
+OTHERS: Looks = {language: [look for look in ALL if look not in SOME[language]] for language in SOME}
 TOKEN = "secret" * 4
 
 
-def list_violations(page: Any) -> list[str]:
+def list_violations(page: Any, looks: list[tuple[int, str]]) -> list[str]:
     """Return what axe-core finds on a page as it is, for each width and color scheme."""
     violations = []
-    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+    for width, scheme in looks:
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.evaluate("Promise.allSettled(document.getAnimations().map((animation) => animation.finished))")
@@ -41,13 +42,24 @@ def list_violations(page: Any) -> list[str]:
     return violations
 
 
-def check(open_page: Any, address: str, ready: str, prepare: Callable[[Any], None] | None = None) -> None:
-    for language in LANGUAGES:
-        page = open_page(address, ready=ready, locale=language)
-        if prepare is not None:
-            prepare(page)
-        assert list_violations(page) == []
-        page.context.close()
+class Check:
+    """Opens an address in each language, prepares the page, and fails for what axe-core finds on it."""
+
+    def __init__(self, open_page: Any, looks: Looks) -> None:
+        self._open_page, self._looks = open_page, looks
+
+    def __call__(self, address: str, ready: str, prepare: Callable[[Any], None] | None = None) -> None:
+        for language, looks in self._looks.items():
+            page = self._open_page(address, ready=ready, locale=language)
+            if prepare is not None:
+                prepare(page)
+            assert list_violations(page, looks) == []
+            page.context.close()
+
+
+@pytest.fixture(params=[pytest.param(SOME, id="some"), pytest.param(OTHERS, id="others", marks=pytest.mark.exhaustive)])
+def check(request: pytest.FixtureRequest, open_page: Any) -> Check:
+    return Check(open_page, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +101,8 @@ def select_images(page: Any) -> None:
 
 
 @pytest.mark.parametrize("prepare", [None, show_large, show_keys, select_images])
-def test_the_list_of_images(open_page: Any, address: str, prepare: Callable[[Any], None] | None) -> None:
-    check(open_page, address, LISTED, prepare)
+def test_the_list_of_images(check: Check, address: str, prepare: Callable[[Any], None] | None) -> None:
+    check(address, LISTED, prepare)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +114,16 @@ def test_the_list_of_images(open_page: Any, address: str, prepare: Callable[[Any
         ("train?sweep=sweep", "#parallel .trial"),
     ],
 )
-def test_a_page_of_a_run(open_page: Any, address: str, path: str, ready: str) -> None:
-    check(open_page, f"{address}/{path}", ready)
+def test_a_page_of_a_run(check: Check, address: str, path: str, ready: str) -> None:
+    check(f"{address}/{path}", ready)
 
 
-def test_the_results_of_several_labels(open_page: Any, label_studio: Studio) -> None:
+def test_the_results_of_several_labels(check: Check, label_studio: Studio) -> None:
     with serve(label_studio) as address:
-        check(open_page, f"{address}/results", "#per-class")
+        check(f"{address}/results", "#per-class")
 
 
-def test_masks(open_page: Any, mask_studio: Studio, tmp_path: Path) -> None:
+def test_masks(check: Check, mask_studio: Studio, tmp_path: Path) -> None:
     (tmp_path / "new.png").write_bytes(encode(draw_scene(7000)[0]))
 
     def show_both(page: Any) -> None:
@@ -124,22 +136,22 @@ def test_masks(open_page: Any, mask_studio: Studio, tmp_path: Path) -> None:
         page.wait_for_selector("#top li", timeout=60_000)
 
     with serve(mask_studio) as address:
-        check(open_page, f"{address}/?sort=iou", ".tile .mask")
-        check(open_page, f"{address}/?split=validation", ".tile .mask", show_both)
-        check(open_page, f"{address}/results", "#confusion")
-        check(open_page, f"{address}/try", "#drop", take)
-        check(open_page, f"{address}/label", "main p")
+        check(f"{address}/?sort=iou", ".tile .mask")
+        check(f"{address}/?split=validation", ".tile .mask", show_both)
+        check(f"{address}/results", "#confusion")
+        check(f"{address}/try", "#drop", take)
+        check(f"{address}/label", "main p")
 
 
 def test_the_comparison_of_two_runs_of_masks(
-    open_page: Any, mask_run: sl.Run, other_mask_run: sl.Run, tmp_path: Path
+    check: Check, mask_run: sl.Run, other_mask_run: sl.Run, tmp_path: Path
 ) -> None:
     opened = open_studio(mask_run, tmp_path / "fixes.jsonl", compare=[other_mask_run])
     with opened as studio, serve(studio) as address:
-        check(open_page, f"{address}/compare", "#verdict")
+        check(f"{address}/compare", "#verdict")
 
 
-def test_a_model_that_is_tried(open_page: Any, address: str, photo: Path) -> None:
+def test_a_model_that_is_tried(check: Check, address: str, photo: Path) -> None:
     def prepare(page: Any) -> None:
         page.set_input_files("#file", str(photo))
         page.wait_for_selector("#nearest img")
@@ -148,15 +160,15 @@ def test_a_model_that_is_tried(open_page: Any, address: str, photo: Path) -> Non
         page.click("#show-heat")
         page.wait_for_selector("#heat:not([hidden])")
 
-    check(open_page, f"{address}/try", "#drop", prepare)
+    check(f"{address}/try", "#drop", prepare)
 
 
-def test_the_comparison_of_two_runs(open_page: Any, run: sl.Run, other: sl.Run, tmp_path: Path) -> None:
+def test_the_comparison_of_two_runs(check: Check, run: sl.Run, other: sl.Run, tmp_path: Path) -> None:
     with open_studio(run, tmp_path / "fixes.jsonl", compare=[other]) as studio, serve(studio) as opened:
-        check(open_page, f"{opened}/compare", "#verdict")
+        check(f"{opened}/compare", "#verdict")
 
 
-def test_labeling(open_page: Any, tmp_path: Path) -> None:
+def test_labeling(check: Check, tmp_path: Path) -> None:
     images = draw_classes(tmp_path / "labeled", COLORS, 5)
     (tmp_path / "photos").mkdir()
     for number, path in enumerate(sorted(images.rglob("*.png"))):
@@ -169,43 +181,43 @@ def test_labeling(open_page: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#undo:enabled")
 
     with opened as studio, serve(studio) as address:
-        check(open_page, f"{address}/label", "#asked:not([hidden])", label)
+        check(f"{address}/label", "#asked:not([hidden])", label)
 
 
-def test_a_studio_in_the_network(open_page: Any, run_studio: Studio) -> None:
+def test_a_studio_in_the_network(check: Check, open_page: Any, run_studio: Studio) -> None:
     with serve(run_studio, token=TOKEN) as opened:
         root = opened.partition("/?")[0]
-        check(open_page, root, "main")
+        check(root, "main")
         open_page.errors[:] = [error for error in open_page.errors if "401" not in error]  # which is what it shows
 
         def follow(page: Any) -> None:
             page.goto(f"{root}/phone")
             page.wait_for_selector("main svg, main img")
 
-        check(open_page, opened, LISTED, follow)
+        check(opened, LISTED, follow)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_the_page_of_a_server(open_page: Any, run: sl.Run, photo: Path, language: str) -> None:
-    with Server(run.path) as server:
-        page = open_page(f"{server.address}/", ready="#file", locale=language)
+def test_the_page_of_a_server(check: Check, run: sl.Run, photo: Path) -> None:
+    def predict(page: Any) -> None:
         page.set_input_files("#file", str(photo))
         page.wait_for_selector("#top li")
         page.wait_for_selector("#heat-switch:not([hidden])")
-        assert list_violations(page) == []
+
+    with Server(run.path) as server:
+        check(f"{server.address}/", "#file", predict)
 
 
 def test_the_report_of_a_run(open_page: Any, run: sl.Run) -> None:
     page = open_page((run.path / "report.html").as_uri(), ready="h1")
-    assert list_violations(page) == []
+    assert list_violations(page, ALL) == []
 
 
 def test_a_page_with_faults_is_refused(open_page: Any, address: str) -> None:
     page = open_page(address)
     page.evaluate("document.querySelector('#grid').insertAdjacentHTML('afterend', '<img src=\"/static/icon.svg\">')")
-    assert any("image-alt" in violation for violation in list_violations(page))
+    assert any("image-alt" in violation for violation in list_violations(page, ALL[:1]))
 
 
-def test_slices(open_page: Any, cameras: str) -> None:
-    check(open_page, f"{cameras}/results", "#slices")
-    check(open_page, f"{cameras}/?split=test&slice=camera+old&sort=ood", LISTED)
+def test_slices(check: Check, cameras: str) -> None:
+    check(f"{cameras}/results", "#slices")
+    check(f"{cameras}/?split=test&slice=camera+old&sort=ood", LISTED)

@@ -44,7 +44,7 @@ def expect_chips(page: Any, position: int, labels: list[str]) -> None:
     playwright.expect(page.locator(f"#image-{position} .chip")).to_have_text(labels)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.exhaustive)])
 def test_labels_are_chips_that_keys_and_clicks_toggle(
     several: Studio, patch: Path, open_page: Any, scheme: str
 ) -> None:
@@ -128,7 +128,7 @@ def test_what_is_kept_leaves_the_queue_for_every_page_and_after_a_restart(
         expect_text(page, "#count", "1 image")
 
 
-@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])
 def test_the_cleaned_set_is_written_as_folders_of_links(
     studio: Studio, patch: Path, open_page: Any, language: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from task_images import LABEL_COLORS, write_task
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
-WIDTHS = (1280, 390)
-LOOKS = [("en-US", "light"), ("zh-CN", "dark")]
+Looks = list[tuple[int, str, str]]  # widths, languages and color schemes
+LOOKS: Looks = [(1280, "zh-CN", "dark"), (390, "en-US", "light")]
+OTHER_LOOKS: Looks = [(1280, "en-US", "light"), (390, "zh-CN", "dark")]
 DRAWN = "img[src], .tile img, #empty:not([hidden]), main h2, main section"
 MOST_HEADER = {1280: 64, 390: 120}  # pixels of 800
 LIST_CUT = """
@@ -71,9 +71,14 @@ def split_images(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(folder)
 
 
-def check_pages(studio: Studio, open_page: Any) -> None:
+@pytest.fixture(params=[LOOKS, pytest.param(OTHER_LOOKS, marks=pytest.mark.exhaustive)], ids=["some", "others"])
+def looks(request: pytest.FixtureRequest) -> Looks:
+    return list(request.param)
+
+
+def check_pages(studio: Studio, open_page: Any, looks: Looks) -> None:
     with serve(studio, token="t" * 32) as address:
-        for width, (language, scheme) in itertools.product(WIDTHS, LOOKS):
+        for width, language, scheme in looks:
             page = open_page(address, width, ready=DRAWN, locale=language, color_scheme=scheme)
             links = page.eval_on_selector_all(".pages a", "all => all.map((a) => a.href)")
             assert len(links) >= 4
@@ -90,9 +95,11 @@ def check_pages(studio: Studio, open_page: Any) -> None:
             page.close()
 
 
-def test_no_page_of_a_run_is_cut(run: sl.Run, other: sl.Run, patch_far_away: Path, open_page: Any) -> None:
+def test_no_page_of_a_run_is_cut(
+    run: sl.Run, other: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks
+) -> None:
     with open_studio(run, patch_far_away, compare=[other]) as studio:
-        check_pages(studio, open_page)
+        check_pages(studio, open_page, looks)
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +115,11 @@ def run_of_long_labels(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     return sl.train(source, epochs=1, seed=1, out=root / "run", set=[*settings, "split.test=0.4", groups])
 
 
-def test_no_page_of_several_labels_is_cut(run_of_long_labels: sl.Run, patch_far_away: Path, open_page: Any) -> None:
+def test_no_page_of_several_labels_is_cut(
+    run_of_long_labels: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks
+) -> None:
     with open_studio(run_of_long_labels, patch_far_away) as studio:
-        check_pages(studio, open_page)
+        check_pages(studio, open_page, looks)
         with serve(studio) as address:
             page = open_page(f"{address}/results", 390, ready="#label-pairs")
             for table in ("#per-class", "#label-pairs"):
@@ -120,15 +129,17 @@ def test_no_page_of_several_labels_is_cut(run_of_long_labels: sl.Run, patch_far_
 
 
 def test_no_page_of_a_run_of_masks_is_cut(
-    mask_run: sl.Run, other_mask_run: sl.Run, patch_far_away: Path, open_page: Any
+    mask_run: sl.Run, other_mask_run: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks
 ) -> None:
     with open_studio(mask_run, patch_far_away, compare=[other_mask_run]) as studio:
-        check_pages(studio, open_page)
+        check_pages(studio, open_page, looks)
 
 
-def test_no_page_of_images_to_label_is_cut(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:
+def test_no_page_of_images_to_label_is_cut(
+    split_images: Dataset, patch_far_away: Path, open_page: Any, looks: Looks
+) -> None:
     with open_studio(split_images, patch_far_away) as studio:
-        check_pages(studio, open_page)
+        check_pages(studio, open_page, looks)
 
 
 def test_the_bars_leave_room_for_the_images(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:
