@@ -53,9 +53,9 @@ demo: $(VENV)/installed ## fine-tune on drawn images, evaluate, predict and repo
 test: $(VENV)/installed ## run the tests, less the slow ones
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: $(VENV)/installed .venv-clients/installed $(BACKENDS)/installed ## run the slow tests only, those of backends on each
+test-slow: $(VENV)/installed .venv-clients/installed $(BACKENDS)/installed ## run the slow tests only; without ARGS, on each backend too
 	@$(BIN)/pytest -m slow $(ARGS)
-	$(call test_backends,slow)
+	$(if $(ARGS),,$(call test_backends,slow))
 
 test-browser: $(VENV)/installed ## run the tests of the pages in Chromium, which has to be on PATH
 	@$(BIN)/pytest -m "slow and not exhaustive" $(STEAL) $(BROWSER_TESTS) $(ARGS)

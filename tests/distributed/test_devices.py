@@ -22,13 +22,14 @@ def skip_unless_installed(kind: str) -> None:
         pytest.skip(f"{kind} is not installed")
 
 
+SLOW_JAX = (pytest.mark.slow, pytest.mark.installed)
 CASES = [
     ("tensorflow", "normalized"),
     pytest.param("tensorflow", "plain", marks=pytest.mark.slow),
     pytest.param("jax", "normalized", marks=pytest.mark.installed),
-    pytest.param("jax", "plain", marks=pytest.mark.slow),
-    pytest.param("jax", "dropout", marks=pytest.mark.slow),  # the mask is sampled for the global batch
-    pytest.param("jax", "mixed", marks=pytest.mark.slow),  # partners may be on another device
+    pytest.param("jax", "plain", marks=SLOW_JAX),
+    pytest.param("jax", "dropout", marks=SLOW_JAX),  # the mask is sampled for the global batch
+    pytest.param("jax", "mixed", marks=SLOW_JAX),  # partners may be on another device
 ]
 
 
@@ -53,6 +54,7 @@ def test_independent_tensorflow_replicas_still_learn(name: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.installed
 @pytest.mark.parametrize("name", ["plain", "normalized", "mixed"])
 def test_two_processes_end_with_the_weights_of_one(name: str, tmp_path: Path) -> None:
     skip_unless_installed("jax")
