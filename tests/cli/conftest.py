@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from command import COLORS, Command, Outcome, draw_classes
+from hub_server import TOKEN, Hub, run_hub
 from sightline import process, progress
 from sightline.cli import main
 
@@ -32,6 +35,20 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A server, and a login of huggingface_hub in an empty home."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    constants = importlib.import_module("huggingface_hub.constants")
+    with run_hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage is another service
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path_factory.mktemp("home") / "token"))
+        yield server
+        huggingface_hub.close_session()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from huggingface_hub import constants
 
 import sightline as sl
 from command import Command
-from hub_server import TOKEN, Files, Hub, Repository, run_hub
+from hub_server import TOKEN, Files, Hub, Repository
 from sightline.api.hub import _prepare_files
 from sightline.errors import UsageError
 from sightline.inference import bundle
@@ -27,18 +27,6 @@ from sightline.inference import bundle
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NAME = "me/colors"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A server, and a login of huggingface_hub in an empty home."""
-    with run_hub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its storage is another service
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        yield server
-        huggingface_hub.close_session()
 
 
 @pytest.fixture

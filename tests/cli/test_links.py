@@ -8,16 +8,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from command import SMALL, Command
+import sightline as sl
+from command import SMALL, Command, Outcome
 from damage import hash_files, replace_by_links
+from hub_server import Hub, Repository
+from sightline.api.hub import _prepare_files
 from sightline.errors import OutputError
+from watched_log import write_log
 
 pytestmark = [
     pytest.mark.usefixtures("plain_figures"),
     pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows"),
 ]
+
+NAME = "me/colors"  # a model on the Hub
+Invoke = Callable[[str, Path], Outcome]
 
 # Every command that writes into an existing run.
 VERBS: dict[str, tuple[object, ...]] = {
@@ -44,7 +52,14 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "describe --diagram": ("describe", "RUN", "--diagram", "RUN/mine/network.svg"),
     "preview --out": ("preview", "DATA", "--out", "RUN/mine/sheet.png"),
     "doctor": ("doctor", "DATA", "--html", "RUN/mine/page.html", "--write-fixes", "RUN/mine/fix.jsonl"),
-}
+    "add-class": ("add-class", "RUN", "scarlet", "DATA/red"),
+    "add-class --out": ("add-class", "RUN", "scarlet", "DATA/red", "--out", "RUN/mine/with", "--force"),
+    "embed to CSV": ("embed", "RUN", "DATA/red", "--out", "RUN/mine/red.csv"),
+    "embed to NumPy": ("embed", "RUN", "DATA/red", "--out", "RUN/mine/red.npy"),
+    "embed to Parquet": ("embed", "RUN", "DATA/red", "--out", "RUN/mine/red.parquet"),
+    "watch": ("watch", "LOG", "RUN", "--reference", "DATA", "--figure", "RUN/mine/evidence.png"),
+    "pull": ("pull", f"hf:{NAME}", "RUN/mine"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +76,30 @@ def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def arguments_for(verb: str, run: Path, data: Path) -> Iterator[object]:
-    names = {"RUN": run, "DATA": data, "IMAGE": next((data / "red").iterdir())}
+@pytest.fixture(scope="module")
+def inputs(stopped: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A log of features, by the word of `INSIDE`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    classifier = sl.load(stopped)
+    pixels = [classifier.preprocess.decode(path.read_bytes()) for path in sorted((colors / "red").iterdir())]
+    write_log(classifier, folder / "features.log", np.stack(pixels))
+    return {"LOG": folder / "features.log"}
+
+
+@pytest.fixture
+def invoke(hub: Hub, stopped: Path, colors: Path, inputs: dict[str, Path], sightline: Command) -> Invoke:
+    """A function that runs a command of `INSIDE` on a run; the Hub has the run's model."""
+    hub.repositories[NAME] = Repository(private=True)
+    hub.repositories[NAME].add(dict(_prepare_files(stopped, NAME, "other", include_images=False)))
+
+    def run_verb(verb: str, run: Path) -> Outcome:
+        return sightline(*arguments_for(verb, run, colors, inputs))
+
+    return run_verb
+
+
+def arguments_for(verb: str, run: Path, data: Path, inputs: dict[str, Path] | None = None) -> Iterator[object]:
+    names = {"RUN": run, "DATA": data, "IMAGE": data / "red" / "red-000.png"} | (inputs or {})
     for word in (VERBS | INSIDE)[verb]:
         first, slash, rest = word.partition("/") if isinstance(word, str) else (word, "", "")
         yield f"{names[first]}{slash}{rest}" if first in names else word
@@ -83,15 +120,15 @@ def test_no_command_writes_through_a_link(
 
 
 @pytest.fixture(scope="module")
-def used(stopped: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Command], Path]:
+def used(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Invoke], Path]:
     """A function that returns a run into which a command of `INSIDE` has already written."""
     runs: dict[str, Path] = {}
 
-    def use(verb: str, sightline: Command) -> Path:
+    def use(verb: str, invoke: Invoke) -> Path:
         if verb not in runs:
             run = shutil.copytree(stopped, tmp_path_factory.mktemp("used") / "run")
             (run / "mine").mkdir()
-            result = sightline(*arguments_for(verb, run, colors))
+            result = invoke(verb, run)
             assert result.code in {0, 1}, result.err
             runs[verb] = run
         return runs[verb]
@@ -104,11 +141,11 @@ def used(stopped: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) 
 )
 @pytest.mark.parametrize("verb", INSIDE)
 def test_nothing_is_written_through_a_link_inside_a_run(
-    verb: str, links: str, used: Callable[[str, Command], Path], stopped: Path, colors: Path, tmp_path: Path,
-    sightline: Command,
+    verb: str, links: str, used: Callable[[str, Invoke], Path], stopped: Path, colors: Path, tmp_path: Path,
+    invoke: Invoke,
 ) -> None:  # fmt: skip
     run, stash = tmp_path / "run", tmp_path / "stash"
-    shutil.copytree(used(verb, sightline), run)
+    shutil.copytree(used(verb, invoke), run)
     if links == "own":  # only its own outputs, so that no other link stops it earlier
         stash.mkdir()
         own = sorted({p.name for p in run.iterdir()} - {p.name for p in stopped.iterdir()})
@@ -119,7 +156,7 @@ def test_nothing_is_written_through_a_link_inside_a_run(
     else:
         replace_by_links(run, stash, folders=links == "folders")
     before = hash_files(stash), hash_files(colors)
-    result = sightline(*arguments_for(verb, run, colors))
+    result = invoke(verb, run)
     assert result.code in {0, 1, 2}, result.err
     assert "Traceback" not in result.err
     assert (hash_files(stash), hash_files(colors)) == before

@@ -19,27 +19,13 @@ from command import COLORS, Command, draw_classes
 from sightline.api.reference_sample import load_sample
 from sightline.evaluation import validation_sample
 from sightline.inference import bundle
-from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FILES, FeatureLog
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.stream import make_items
 from sightline.runs import finalize
+from watched_log import write_log
 
 Trained = tuple[Path, dict[str, Any]]
-
-
-def write_log(classifier: sl.Classifier, path: Path, pixels: NDArray[np.uint8]) -> list[str]:
-    """Log images as the server does, and return their ids."""
-    log = FeatureLog(path, classifier.feature_model_id, classifier.classes, 1 << 26)
-    ids = [
-        prediction.path
-        for start in range(0, len(pixels), 32)
-        for prediction in predict_pixels(
-            classifier.predictor, list(pixels[start : start + 32]), top=1, thresholds=None, log=log
-        )
-    ]
-    log.close()
-    return ids
 
 
 def decode_all(classifier: sl.Classifier, folder: Path) -> NDArray[np.uint8]:
