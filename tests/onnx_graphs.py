@@ -132,9 +132,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
-def random_graph(seed: int) -> bytes:
-    """Return a random graph of up to 40 allowed operations with mostly matching shapes and a few absurd numbers."""
-    rng = random.Random(seed)  # noqa: S311  # no secret
+def draw_graph(rng: random.Random) -> bytes:
+    """Return a random graph of up to 40 allowed operations with mostly matching shapes and a few absurd numbers.
+
+    With an `rng` of `hypothesis.strategies.randoms`, Hypothesis makes each choice, and shrinks them one by one.
+    """
     weights: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     shapes: dict[str, tuple[int, ...]] = {"x": (1, SIDE, SIDE, 3)}
