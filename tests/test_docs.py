@@ -70,7 +70,7 @@ def test_every_recipe_of_a_tutorial_has_a_row() -> None:
     page = (REPOSITORY / "docs" / "tutorials.md").read_text(encoding="utf-8")
     rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
     missing = [name for name in recipes.names() if f"`{name}`" not in rows]
-    assert missing == ["auto", "fast-small", "quick", "segmentation", "transfer", "transfer-mobilenetv2"], (
+    assert missing == ["airbench", "auto", "fast-small", "quick", "segmentation", "transfer", "transfer-mobilenetv2"], (
         "only our own recipes have none"
     )
 

@@ -83,7 +83,9 @@ def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     )
     assert (one["tta_views"], two["tta_views"]) == (1, 2)
     assert one["loss"] != two["loss"]
-    assert "flip test-time augmentation: mean over each image" in sightline("evaluate", run, "--tta", "flip").out
+    for kind, views in (("flip", 2), ("flip-shift", 6)):
+        text = sightline("evaluate", run, "--tta", kind).out
+        assert f"{kind} test-time augmentation: mean over {views} views of each image" in text
     assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(stored)["loss"]
     refused = sightline("evaluate", run, "--tta", "flip", "--coverage", "0.9")
     assert refused.code == 2

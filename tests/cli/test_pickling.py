@@ -67,7 +67,7 @@ def stored(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPa
 @pytest.mark.parametrize("form", ["run", "bundle", "zip", "file", "mirrored", "keras", *FOLDER_FORMATS])
 def test_a_copy_predicts_bit_for_bit(stored: Callable[[str], Path], form: str, way: str) -> None:
     if form == "mirrored":
-        model = load(stored("run")).with_flip_tta()
+        model = load(stored("run")).with_tta()
     else:
         model = load(stored("run"), engine="keras") if form == "keras" else load(stored(form))
     other = WAYS[way](model)
@@ -96,7 +96,7 @@ def test_a_copy_needs_no_file_of_the_model(
         assert unpickle(data).run.info == model.run.__class__(place).info, "found from any working directory"
     shutil.rmtree(place)
     assert unpickle(data).predict(list(PIXELS)) == predictions
-    assert unpickle(data).with_flip_tta().thresholds == unpickle(data).thresholds
+    assert unpickle(data).with_tta().thresholds == unpickle(data).thresholds
     assert (predictions[0].decision is not None) == (form == "run")
 
 
@@ -163,7 +163,7 @@ def test_thresholds_are_read_once_and_replaced_when_saved(stored: Callable[[str]
     assert list(model.iter_predictions(list(PIXELS))) == predictions
     second = Thresholds(confidence=0.999999, target_precision=0.99, count=10)
     model.save_thresholds(second)
-    assert model.with_flip_tta().thresholds == model.thresholds == second == load(model.run.path).thresholds
+    assert model.with_tta().thresholds == model.thresholds == second == load(model.run.path).thresholds
 
 
 @pytest.mark.parametrize("form", FOLDER_FORMATS)

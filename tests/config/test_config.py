@@ -190,7 +190,11 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"train": {"epoch": 5}}, "train.epoch", "Did you mean 'train.epochs'?"),
         ({"trian": {}}, "trian", "Did you mean 'train'?"),
-        ({"train": {"optimizer": {"lr": 1}}}, "train.optimizer.lr", "Valid names: clip_norm, learning_rate"),
+        (
+            {"train": {"optimizer": {"lr": 1}}},
+            "train.optimizer.lr",
+            "Valid names: bias_learning_rate, clip_norm, head_learning_rate",
+        ),
         (
             {"train": {"stages": [{}, {"unfreze": 1}]}},
             "train.stages.1.unfreze",

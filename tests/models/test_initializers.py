@@ -63,6 +63,19 @@ def test_alexnet_starts_as_in_the_paper() -> None:
     assert not any(np.asarray(v).any() for v in gaussian_model.weights if v.path.endswith("bias"))
 
 
+def test_identity_passes_channels_on_and_starts_near_zero() -> None:
+    model = build_model(make_plan("airbench")).model
+    for layer, inputs in (("conv1a", 24), ("conv1b", 64), ("conv2a", 64)):
+        kernel = get_weights(model, layer)
+        identity, rest = kernel[..., :inputs], kernel[..., inputs:]
+        np.testing.assert_array_equal(identity[1, 1], np.eye(inputs))
+        assert np.count_nonzero(identity) == inputs
+        if rest.size:
+            assert rest.std() == pytest.approx(1 / math.sqrt(3 * 9 * inputs), rel=0.03)
+    assert get_weights(model, "predictions").std() == pytest.approx(1 / 256, rel=0.05)
+    assert weights_sha256(build_model(make_plan("airbench")).model) == weights_sha256(model)
+
+
 @pytest.mark.parametrize("init", ["gaussian", "he", "glorot"])
 def test_weights_depend_only_on_the_seed(init: str) -> None:
     first = weights_sha256(build_model(make_plan("fashion-cnn", initializer=init)).model)

@@ -41,6 +41,7 @@ APPLICATIONS = {
 
 def test_registered_models() -> None:
     assert set(NAMES) == {
+        "airbench",
         "alexnet",
         "cifar10-deep",
         "cifar10-simple",
@@ -147,7 +148,7 @@ def test_files_are_those_that_keras_downloads(monkeypatch: pytest.MonkeyPatch) -
 def test_unknown_model_suggests_the_closest() -> None:
     with pytest.raises(UsageError, match=r"There is no model 'squezenet'\. Did you mean 'squeezenet'\?"):
         registry.get_entry("squezenet")
-    with pytest.raises(UsageError, match=r"There is no model 'zzz'\. Valid names: alexnet, "):
+    with pytest.raises(UsageError, match=r"There is no model 'zzz'\. Valid names: airbench, "):
         registry.get_entry("zzz")
 
 

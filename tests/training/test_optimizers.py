@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -231,3 +232,65 @@ def test_equal_weights_are_none() -> None:
     balanced = compute_class_weights(np.array([0, 0, 0, 1], np.int32), 2, "balanced")
     assert balanced is not None
     assert balanced.tolist() == pytest.approx([4 / 6, 2])
+
+
+def make_muon_weights(seed: int = 0) -> dict[str, Any]:
+    """Return weights with the paths that they have in a network: a kernel and a bias each of several layers."""
+    keras = backend.keras()
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "conv/kernel": (3, 3, 4, 6),  # no bias: a normalization follows
+        "biased/kernel": (1, 1, 4, 6), "biased/bias": (6,),
+        "depthwise/kernel": (3, 3, 4, 1),
+        "whiten/kernel": (2, 2, 3, 24), "whiten/bias": (24,),
+        "norm/beta": (6,),
+        "predictions/kernel": (6, 3), "predictions/bias": (3,),
+    }  # fmt: skip
+    weights = {}
+    for path, shape in shapes.items():
+        layer, name = path.split("/")
+        with keras.name_scope(layer):
+            weights[path] = keras.Variable(rng.normal(size=shape).astype(np.float32), name=name)
+        assert weights[path].path == path
+    return weights
+
+
+@pytest.mark.backends
+def test_muon_orthogonalizes_the_kernels_of_convolutions() -> None:
+    """A kernel whose scale a normalization undoes keeps its norm but for the step; no other rule changes the others."""
+    weights = make_muon_weights()
+    before = {path: np.array(backend.keras().ops.convert_to_numpy(weight)) for path, weight in weights.items()}
+    rng = np.random.default_rng(1)
+    gradients = {path: rng.normal(size=value.shape).astype(np.float32) for path, value in before.items()}
+    config = OptimizerConfig("muon", 0.1, momentum=0.5, bias_learning_rate=2.0, head_learning_rate=0.5)
+    optimizer = build_optimizer(config, 0.1)
+    optimizer.apply([backend.keras().ops.convert_to_tensor(g) for g in gradients.values()], list(weights.values()))
+    after = {path: np.array(backend.keras().ops.convert_to_numpy(weight)) for path, weight in weights.items()}
+
+    conv = before["conv/kernel"] * math.sqrt(6) / np.linalg.norm(before["conv/kernel"])
+    step = (conv - after["conv/kernel"]).reshape(-1, 6) / 0.1
+    values = np.linalg.svd(step, compute_uv=False)
+    assert ((values > 0.5) & (values < 1.5)).all()  # five iterations do not make them exactly 1
+    u, _, vt = np.linalg.svd(gradients["conv/kernel"].reshape(-1, 6), full_matrices=False)
+    assert (step * (u @ vt)).sum() / np.linalg.norm(step) / math.sqrt(6) > 0.97
+    assert not np.allclose(after["biased/kernel"], before["biased/kernel"])
+    np.testing.assert_array_equal(after["whiten/kernel"], before["whiten/kernel"])
+    for path, rate in (
+        ("predictions/kernel", 0.5),
+        ("predictions/bias", 0.5),
+        ("norm/beta", 2.0),
+        ("whiten/bias", 2.0),
+    ):
+        expected = before[path] - rate * 1.85 * gradients[path]  # the first step of Nesterov's momentum
+        np.testing.assert_allclose(after[path], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.backends
+def test_muon_leaves_biases_and_the_last_layer_to_adamw() -> None:
+    weights, config = make_muon_weights(), OptimizerConfig("muon", 0.1)
+    before = {path: np.array(backend.keras().ops.convert_to_numpy(weight)) for path, weight in weights.items()}
+    ones = [backend.keras().ops.ones(weight.shape) for weight in weights.values()]
+    build_optimizer(config, 0.1).apply(ones, list(weights.values()))
+    for path in ("depthwise/kernel", "norm/beta", "biased/bias", "predictions/kernel"):
+        moved = before[path] - backend.keras().ops.convert_to_numpy(weights[path])
+        np.testing.assert_allclose(moved, 0.1, rtol=1e-3)  # Adam's first step has the size of the learning rate

@@ -18,7 +18,7 @@ from sightline.training.schedules import build_schedule, compute_plateau_factor
 
 CONFIGS = st.builds(
     ScheduleConfig,
-    name=st.sampled_from(["constant", "cosine", "exponential", "step", "one_cycle", "cyclical", "plateau"]),
+    name=st.sampled_from(["constant", "linear", "cosine", "exponential", "step", "one_cycle", "cyclical", "plateau"]),
     warmup_fraction=st.floats(0, 1),
     factor=st.floats(0, 1),
     step_size=st.integers(1, 10_000),
@@ -34,6 +34,8 @@ CONFIGS = st.builds(
         ({}, 4, [0.8, 0.8, 0.8, 0.8]),
         ({"name": "cosine"}, 4, [0.8, 0.4 * (1 + math.sqrt(0.5)), 0.4, 0.4 * (1 - math.sqrt(0.5))]),
         ({"name": "cosine"}, 1, [0.8]),
+        ({"name": "linear"}, 4, [0.8, 0.6, 0.4, 0.2]),
+        ({"name": "linear", "warmup_fraction": 0.5, "min_lr_fraction": 0.5}, 4, [0.4, 0.8, 0.8, 0.6]),
         ({"name": "exponential", "factor": 0.25, "step_size": 2}, 5, [0.8, 0.4, 0.2, 0.1, 0.05]),
         (
             {"name": "exponential", "factor": 0.25, "step_size": 2, "staircase": True},
@@ -71,7 +73,7 @@ CONFIGS = st.builds(
         ({"name": "one_cycle", "rise_fraction": 0.5}, 4, [0.08, 0.44, 0.8, 0.44]),
         ({"name": "plateau", "warmup_fraction": 0.25}, 8, [0.4, 0.8, 0.8, 0.8]),
     ],
-    ids=range(19),
+    ids=range(21),
 )
 def test_rates_by_hand(settings: dict[str, Any], steps: int, rates: list[float | None]) -> None:
     rate_at = build_schedule(ScheduleConfig(**settings), 0.8, steps)
@@ -233,5 +235,5 @@ def test_without_validation_the_training_loss_is_monitored() -> None:
 
 
 def test_other_schedules_know_no_plateau() -> None:
-    for name in ("constant", "step", "exponential", "cosine", "one_cycle", "cyclical"):
+    for name in ("constant", "linear", "step", "exponential", "cosine", "one_cycle", "cyclical"):
         assert compute_factors(ScheduleConfig(name=name, patience=1), [0.5] * 5) == [1] * 6

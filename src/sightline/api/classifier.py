@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sightline.api.dataset import Dataset, list_data
 from sightline.api.embedding_model import iter_labeled
@@ -14,9 +14,10 @@ from sightline.api.options import Settings, parse_split
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
-from sightline.errors import ModelError, UsageError
+from sightline.errors import ModelError
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.stream import InputItem
+from sightline.inference.tta import TTA
 from sightline.progress import show_progress
 
 if TYPE_CHECKING:  # each is imported by the method that needs it
@@ -106,7 +107,7 @@ class Classifier(ImageModel):
         coverage: float | None = None,
         ood: Dataset | Sources | None = None,
         find_label_issues: str | Path | None = None,
-        tta: Literal["flip"] | None = None,
+        tta: TTA | None = None,
         include_training: bool = False,
         allow_missing: bool = False,
         column: Settings | None = None,
@@ -138,7 +139,8 @@ class Classifier(ImageModel):
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
             find_label_issues: A patch file to write, with likely label errors of the run.
-            tta: ``"flip"`` averages over each image and its mirror image, at twice the cost.
+            tta: Average over several views of each image: ``"flip"``: it and its mirror image; ``"flip-shift"``: 6
+                views, also slightly shifted; each view costs as much as an image.
             include_training: Whether to keep images that the model was trained or validated on.
             allow_missing: Whether to evaluate the remaining images of a run if some are missing.
             column: The columns of a table, as in ``{"label": "breed"}``.
@@ -165,8 +167,6 @@ class Classifier(ImageModel):
         from sightline.api.ood_evaluation import AllowedImages
         from sightline.inference.results import ThresholdRequest
 
-        if tta not in (None, "flip"):
-            raise UsageError(f"There is no test-time augmentation {tta!r}: use 'flip', or leave it out.")
         request = ThresholdRequest(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity,
             target_recall, target_fnr, min_iou,
@@ -176,7 +176,7 @@ class Classifier(ImageModel):
                 self, list_data(data, column, set),
                 split=parse_split(split), threshold_request=request,
                 ood_sources=list_data(ood),
-                label_issues=None if find_label_issues is None else Path(find_label_issues), tta=tta == "flip",
+                label_issues=None if find_label_issues is None else Path(find_label_issues), tta=tta,
                 allowed=AllowedImages(include_training, allow_missing), cache=cache, progress=display.on_progress,
             )  # fmt: skip
 

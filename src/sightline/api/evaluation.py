@@ -30,7 +30,7 @@ from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.segmentation import SegmentationResult, list_image_metrics
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
-from sightline.inference.tta import FlipTTA
+from sightline.inference.tta import TTA, VIEWS, TTAPredictor
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
 from sightline.runs import folds, run_images
@@ -233,16 +233,19 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     threshold_request: ThresholdRequest = NO_THRESHOLDS,
     ood_sources: Sources | None = None,
     label_issues: Path | None = None,
-    tta: bool = False,
+    tta: TTA | None = None,
     allowed: AllowedImages = DEFAULT_ALLOWED,
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Evaluate a model with `evaluate_model`, with flip test-time augmentation if `tta`, and find label issues.
+    """Evaluate a model with `evaluate_model`, with test-time augmentation if `tta`, and find label issues.
 
     `label_issues` is the patch file to write them to; images that it keeps already are none. Raises `UsageError` for
     thresholds or label issues with `tta`.
     """
+    if tta is not None and tta not in VIEWS:
+        names = " or ".join(map(repr, VIEWS))
+        raise UsageError(f"There is no test-time augmentation {tta!r}: use {names}, or leave it out.")
     if tta and (label_issues is not None or threshold_request):
         raise UsageError(
             "--tta cannot be combined with thresholds or --find-label-issues, which are computed from single images: "
@@ -259,7 +262,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
         patches = {label_issues, None if classifier.run is None else classifier.run.patch}
         keep_lines = list(dict.fromkeys(line for patch in patches for line in read_keep_lines(patch)))
     report = evaluate_model(
-        classifier.with_flip_tta() if tta else classifier, sources, split=split, threshold_request=threshold_request,
+        classifier.with_tta(tta) if tta else classifier, sources, split=split, threshold_request=threshold_request,
         ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
     )  # fmt: skip
     suspects = None
@@ -268,7 +271,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
             classifier, label_issues, keep_lines=keep_lines, allow_missing=allowed.missing, cache=cache,
             progress=progress,
         )  # fmt: skip
-    return Evaluation(report, suspects, 2 if tta else 1)
+    return Evaluation(report, suspects, VIEWS[tta] if tta else 1)
 
 
 def evaluate_model(
@@ -381,7 +384,7 @@ def _save_results(classifier: Classifier, result: Report, labeled: LabeledSubset
     run = classifier.run
     if run is None:
         return
-    if labeled.split is not None and labeled.missing is None and not isinstance(classifier.predictor, FlipTTA):
+    if labeled.split is not None and labeled.missing is None and not isinstance(classifier.predictor, TTAPredictor):
         save_evaluation(run, labeled.split, result, labeled.subset)
     elif save_thresholds:
         refresh_report(run)

@@ -20,7 +20,7 @@ from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
-from sightline.inference.tta import FlipTTA
+from sightline.inference.tta import TTA, TTAPredictor
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
@@ -158,11 +158,13 @@ class LoadedModel:
             return self.run
         return run_images.find_source_run(self.path, self.manifest)
 
-    def with_flip_tta(self) -> Self:
-        """Return a copy that averages over each image and its mirror image, at twice the cost."""
-        flipped = type(self)(FlipTTA(self.predictor, self.task.activate), self.run, self.manifest, self.path)
-        flipped.thresholds, flipped.trained_on = self.thresholds, self.trained_on
-        return flipped
+    def with_tta(self, kind: TTA = "flip") -> Self:
+        """Return a copy that averages over 2 (``flip``) or 6 (``flip-shift``) views of each image."""
+        averaged = type(self)(
+            TTAPredictor(self.predictor, self.task.activate, kind), self.run, self.manifest, self.path
+        )
+        averaged.thresholds, averaged.trained_on = self.thresholds, self.trained_on
+        return averaged
 
     def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
         """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one.

@@ -17,7 +17,7 @@ from sightline.evaluation import report
 from sightline.evaluation.ood import OODResult
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import Thresholds
-from sightline.inference.tta import FlipTTA
+from sightline.inference.tta import TTAPredictor
 from sightline.runs import folds
 from sightline.runs.labeled_images import LabeledImages
 from sightline.seeding import make_generator
@@ -90,7 +90,7 @@ class OutputReader:
     def _load_stored(self, labeled: LabeledSubset) -> tuple[LabeledSubset, ModelOutputs]:
         run = self.classifier.run
         assert run is not None
-        if isinstance(self.classifier.predictor, FlipTTA):
+        if isinstance(self.classifier.predictor, TTAPredictor):
             raise UsageError(
                 "--tta does not apply to predictions that are stored, since the model was trained on the images "
                 "afterwards: leave it out."

@@ -32,6 +32,7 @@ class TestTimeAugmentation(StrEnum):
     """The views of each image that predictions are averaged over."""
 
     flip = "flip"
+    flip_shift = "flip-shift"
 
 
 def evaluate(
@@ -83,7 +84,10 @@ def evaluate(
     ] = None,
     tta: Annotated[
         TestTimeAugmentation | None,
-        typer.Option(help="Test-time augmentation: flip averages over each image and its mirror image (2x cost)."),
+        typer.Option(
+            help="Test-time augmentation: average over views of each image; flip: it and its mirror image (2x cost); "
+            "flip-shift: both, also slightly shifted (6x cost)."
+        ),
     ] = None,
     include_training: Annotated[
         bool, typer.Option("--include-training", help="Include images that the model was trained or validated on.")
@@ -113,7 +117,7 @@ def evaluate(
             list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
             target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,
-            coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else "flip",
+            coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else tta.value,
             include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip
     from sightline.evaluation.multi_label import MultiLabelReport
@@ -130,7 +134,7 @@ def evaluate(
         segmentation_view.print_report(report)
     else:
         if tta is not None:
-            print_line("flip test-time augmentation: mean over each image and its mirror image")
+            print_line(f"{tta.value} test-time augmentation: mean over {evaluation.tta_views} views of each image")
         is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
         file = str(Path(model, "eval", report.split, "metrics.json")) if is_stored else ""
         print_evaluation(

@@ -124,8 +124,10 @@ class ModelConfig:
         "transposed convolutions; fcn32, fcn16, fcn8: class scores at 1, 2 or 3 scales, summed, as in FCN; auto: the "
         "model's default",
     )
-    initializer: Literal["auto", "gaussian", "he", "glorot"] = setting(
-        "auto", "weight initializer; auto: the model's default; gaussian: N(0, 0.01); all but auto set biases to zero"
+    initializer: Literal["auto", "gaussian", "he", "glorot", "identity"] = setting(
+        "auto",
+        "weight initializer; auto: the model's default; gaussian: N(0, 0.01); identity: convolutions pass their inputs "
+        "on, and the last layer starts near zero; all but auto set biases to zero",
     )
 
 
@@ -138,8 +140,17 @@ class OptimizerConfig:
         "ftrl", "muon",
     ] = setting("adam", "a Keras optimizer; ftrl discards the initial weights")  # fmt: skip
     learning_rate: float = setting(1e-3, "learning rate before the schedule is applied", 0)
-    momentum: float = setting(0.9, "momentum; sgd only", 0, 0.9999)
-    nesterov: bool = setting(False, "Nesterov momentum; sgd only")
+    momentum: float = setting(0.9, "momentum; sgd and muon only", 0, 0.9999)
+    nesterov: bool = setting(False, "Nesterov momentum; sgd and muon only")
+    bias_learning_rate: float | None = setting(
+        None,
+        "muon: learning rate of biases and normalizations, which are then updated by SGD; unset: by AdamW, at the "
+        "learning rate",
+        0,
+    )
+    head_learning_rate: float | None = setting(
+        None, "muon: learning rate of the last dense layer, which is then updated by SGD; unset: by AdamW", 0
+    )
     weight_decay: float = setting(0.0, "decoupled weight decay, multiplied by the learning rate", 0)
     clip_norm: float = setting(0.0, "maximum global norm of the gradient; 0: no clipping", 0)
 
@@ -148,7 +159,7 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning-rate schedule, applied per step within each stage."""
 
-    name: Literal["constant", "step", "exponential", "cosine", "one_cycle", "cyclical", "plateau"] = setting(
+    name: Literal["constant", "linear", "step", "exponential", "cosine", "one_cycle", "cyclical", "plateau"] = setting(
         "constant", "shape of the schedule over a stage"
     )
     warmup_fraction: float = setting(0.0, "fraction of the steps with linear warmup from zero", 0, 1)
@@ -157,7 +168,7 @@ class ScheduleConfig:
     staircase: bool = setting(False, "exponential: decay in discrete steps")
     min_lr_fraction: float | None = setting(
         None,
-        "minimum, as a fraction of the learning rate: of cosine and plateau (unset: 0), of cyclical (unset: 0.1)",
+        "minimum, as a fraction of the learning rate: of linear, cosine, plateau (unset: 0), of cyclical (unset: 0.1)",
         0,
         1,
     )

@@ -9,7 +9,10 @@ from typing import Any, Literal
 Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "lite", "raw", "standardize"]
 Pooling = Literal["average", "max", "flatten"]
 Activation = Literal["softmax", "sigmoid", "ordinal"]
-Init = Literal["auto", "gaussian", "he", "glorot"]
+Init = Literal["auto", "gaussian", "he", "glorot", "identity"]
+
+WHITENING_LAYER = "whiten"
+"""The name of the whitening convolution, in the networks that have one."""
 Decoder = Literal["bilinear", "transposed", "fcn32", "fcn16", "fcn8"]
 
 

@@ -7,12 +7,14 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import backend
+from sightline.models.head import DENSE_LAYER
 from sightline.models.layers import is_kernel
 from sightline.seeding import derive_seed
 
-InitScheme = Literal["gaussian", "he", "glorot"]
+InitScheme = Literal["gaussian", "he", "glorot", "identity"]
 GAUSSIAN_STD = 0.01  # of "gaussian": Krizhevsky et al., 2012, section 5
 
 
@@ -22,9 +24,11 @@ def initialize_weights(
     """Initialize the kernels and biases of `model` in place, except in the layers named in `skip_layers`.
 
     gaussian: normal with mean 0 and standard deviation 0.01; he: truncated normal of variance 2 / fan_in (He et al.,
-    2015, arXiv:1502.01852); glorot: uniform of variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010). Biases start
-    at zero, or at one in the layers named in `ones_bias_layers`, their groups included (``conv2_1`` for ``conv2``).
-    Normalization scales and offsets do not change.
+    2015, arXiv:1502.01852); glorot: uniform of variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010); identity:
+    uniform of variance 1 / (3 fan_in), but the first filters of a convolution pass one input channel each on, and the
+    last dense layer has a standard deviation of 1 / fan_in (Jordan, 2024, arXiv:2404.00498). Biases start at zero, or
+    at one in the layers named in `ones_bias_layers`, their groups included (``conv2_1`` for ``conv2``). Normalization
+    scales and offsets do not change.
     """
     for layer in model.layers:
         if layer.name in skip_layers:
@@ -53,5 +57,21 @@ def _sample_weights(variable: Any, depthwise: bool, init: InitScheme, seed: int)
         "gaussian": lambda: keras.initializers.RandomNormal(0.0, GAUSSIAN_STD, seed=seed % 2**31),
         "he": lambda: keras.initializers.HeNormal(seed=seed % 2**31),
         "glorot": lambda: keras.initializers.GlorotUniform(seed=seed % 2**31),
+        "identity": lambda: keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed % 2**31),
     }[init]()
-    return keras.ops.reshape(initializer(shape, dtype=variable.dtype), variable.shape)
+    weights = initializer(shape, dtype=variable.dtype)
+    if init == "identity":
+        weights = _pass_inputs_on(variable, np.array(keras.ops.convert_to_numpy(weights)))
+    return keras.ops.reshape(weights, variable.shape)
+
+
+def _pass_inputs_on(variable: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the kernel `weights` with an identity in a convolution, and close to zero in the last dense layer."""
+    if variable.path.rpartition("/")[0].endswith(DENSE_LAYER):
+        return weights * np.float32(math.sqrt(3 / len(weights)))
+    if weights.ndim == 4 and weights.shape[2] > 1:  # not depthwise
+        height, width, inputs, filters = weights.shape
+        count = min(inputs, filters)
+        weights[..., :count] = 0
+        weights[height // 2, width // 2, range(count), range(count)] = 1
+    return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sightline.models.entry import HeadSpec, ModelEntry, PackagedWeights, PretrainedWeights
+from sightline.models.entry import WHITENING_LAYER, HeadSpec, ModelEntry, PackagedWeights, PretrainedWeights
 from sightline.plugins import Registry
 
 _APPLICATIONS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -58,7 +58,20 @@ _ENTRIES = (
         normalize="imagenet",
         head=HeadSpec("max"),
         alpha=1.0,
-        whitening_layer="whiten",
+        whitening_layer=WHITENING_LAYER,
+    ),
+    ModelEntry(
+        name="airbench",
+        description="`fast-small`, wider, initialized to pass its inputs on; the network of a CIFAR-10 speed record",
+        reference="Jordan, 2024, arXiv:2404.00498, with ReLU",
+        backbone_fn="small:airbench",
+        input_size=32,
+        min_input_size=16,
+        normalize="imagenet",
+        head=HeadSpec("max"),
+        alpha=1.0,
+        init="identity",
+        whitening_layer=WHITENING_LAYER,
     ),
     ModelEntry(
         name="fcn",

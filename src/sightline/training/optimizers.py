@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline._keras.fused_kernels import use_fused_adam
+from sightline._keras.muon import make_muon
 from sightline.config import OptimizerConfig, TrainConfig
+from sightline.models.entry import WHITENING_LAYER
+from sightline.models.head import DENSE_LAYER
 
 
 def build_optimizer(config: OptimizerConfig, learning_rate: float, ema_decay: float = 0.0) -> Any:
@@ -24,19 +27,28 @@ def build_optimizer(config: OptimizerConfig, learning_rate: float, ema_decay: fl
     options: dict[str, Any] = {"learning_rate": learning_rate}
     if config.weight_decay or config.name in {"adamw", "muon"}:  # these two decay by default
         options["weight_decay"] = config.weight_decay
-    if config.name == "muon":
-        options["adam_weight_decay"] = config.weight_decay  # for the weights that Muon leaves to Adam
     if ema_decay:
         options |= {"use_ema": True, "ema_momentum": ema_decay}
     if config.clip_norm:
         options["global_clipnorm"] = config.clip_norm
-    if config.name == "sgd":
+    if config.name in {"sgd", "muon"}:
         options |= {"momentum": config.momentum, "nesterov": config.nesterov}
+    if config.name == "muon":
+        options["adam_weight_decay"] = config.weight_decay  # for the weights that Muon leaves to AdamW
+        return make_muon(DENSE_LAYER, WHITENING_LAYER, _compute_sgd_ratios(config), **options)
     class_names = {"sgd": "SGD", "rmsprop": "RMSprop", "adamw": "AdamW"}
     keras_optimizer = getattr(keras.optimizers, class_names.get(config.name, config.name.capitalize()))(**options)
     if config.name in {"adam", "adamw"}:
         use_fused_adam(keras_optimizer)
     return keras_optimizer
+
+
+def _compute_sgd_ratios(config: OptimizerConfig) -> dict[str, float]:
+    """Return the learning rates of SGD that are set beside Muon's, as multiples of it."""
+    if not config.learning_rate:
+        return {}
+    rates = {"head": config.head_learning_rate, "other": config.bias_learning_rate}
+    return {kind: rate / config.learning_rate for kind, rate in rates.items() if rate is not None}
 
 
 def build_loss(config: TrainConfig) -> Any:

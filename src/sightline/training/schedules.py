@@ -13,7 +13,8 @@ def build_schedule(config: ScheduleConfig, rate: float, steps: int) -> Callable[
     """Return a function from the step (0-based) to the learning rate, for a stage of `steps` steps and a base `rate`.
 
     The rate warms up linearly over the first ``warmup`` fraction of the steps; the schedule applies to the rest:
-    ``constant``; ``plateau``, constant except for the factor from `compute_plateau_factor`; ``step``: multiplied by
+    ``constant``; ``linear``: decay to the floor; ``plateau``: constant except for the factor of
+    `compute_plateau_factor`; ``step``: multiplied by
     ``factor`` every ``every`` steps; ``exponential``: ``rate * factor ** (step / every)``, the exponent rounded down
     with ``staircase``; ``cosine``: decay to the floor (Loshchilov and Hutter, 2016, arXiv:1608.03983); ``cyclical``:
     triangles between the floor and the rate (Smith, 2015, arXiv:1506.01186); ``one_cycle``: one triangle, then decay to
@@ -36,9 +37,9 @@ def _compute_fraction(config: ScheduleConfig, step: int, decay_steps: int) -> fl
         case "step" | "exponential":
             staircase = config.staircase or config.name == "step"
             return float(config.factor ** (step // config.step_size if staircase else step / config.step_size))
-        case "cosine":
-            floor = config.min_lr_fraction or 0.0
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step / decay_steps, 1.0)))
+        case "linear" | "cosine":
+            floor, done = config.min_lr_fraction or 0.0, min(step / decay_steps, 1.0)
+            return floor + (1 - floor) * (1 - done if config.name == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
         case "cyclical":
             return _triangle_fraction(config, step % (2 * config.step_size) / config.step_size)
         case "one_cycle":
