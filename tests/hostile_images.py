@@ -1,7 +1,7 @@
 """Image files crafted to exhaust a decoder's time or memory; each is under 64 MB.
 
-Run as a script, it decodes them: it reads one path per line from standard input, decodes that file in a forked process
-limited to 1 GiB of additional address space, and writes one JSON line.
+Run as a script, it decodes them: it reads a page and a path per line from standard input, decodes that page in a forked
+process limited to 1 GiB of additional address space, and writes one JSON line.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+import hostile_boxes
 
 SECONDS, GIB = 5, 1 << 30
 TiffTag = tuple[int, int, int, int]  # tag, type, count, value
@@ -141,6 +143,35 @@ def gif_before_frame(content: bytes) -> bytes:
     return data[:start] + content + data[start:]
 
 
+def odd_gif(frames: int, right: int, bottom: int, disposal: int = 0) -> bytes:
+    """Return a GIF of one pixel, followed by frames of a pixel whose right and bottom edges are given."""
+    data = encode_blank((1, 1), "GIF")
+    start = data.index(b"\x2c")
+    one = data[start:-1]
+    moved = one[:1] + struct.pack("<HHHH", right - 1, bottom - 1, 1, 1) + one[9:]
+    control = b"\x21\xf9\4" + bytes([disposal << 2]) + b"\0\0\0\0"
+    return data[:-1] + (control + moved) * frames + data[-1:]
+
+
+def animation(kind: str, frames: int, side: int) -> bytes:
+    """Return an animation whose frames all differ, each covering all of it and disposed of to the one before."""
+    first = Image.new("RGBA", (side, side), "red")
+    rest = [Image.new("RGBA", (side, side), (0, 0, number % 256, 255)) for number in range(frames - 1)]
+    stream = io.BytesIO()
+    first.save(stream, kind, save_all=True, append_images=rest, disposal=3 if kind == "GIF" else 2, duration=50)
+    return stream.getvalue()
+
+
+def deep_color_tiff(side: int) -> bytes:
+    """Return a TIFF of 16-bit RGBA zeros in one strip."""
+    content = zlib.compress(bytes(side * side * 8))
+    tags: list[TiffTag] = [
+        (256, 4, 1, side), (257, 4, 1, side), (258, 3, 4, 134), (259, 3, 1, 8), (262, 3, 1, 2), (273, 4, 1, 142),
+        (277, 3, 1, 4), (278, 4, 1, side), (279, 4, 1, len(content)), (338, 3, 1, 2),
+    ]  # fmt: skip
+    return tiff(tags, more=struct.pack("<4H", 16, 16, 16, 16) + content)
+
+
 def jp2_boxes(count: int) -> bytes:
     data = encode_blank((64, 64), "JPEG2000")
     at = data.index(b"jp2h") - 4
@@ -207,10 +238,33 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "BMP of 60 MB in runs": lambda: bmp_runs(5000, 6000),
     "BMP of 8 MB in runs": lambda: bmp_runs(2000, 2000),
 }
+HOSTILE |= hostile_boxes.BOXES
 """Hostile files by description; those that are decoded must be decoded in time."""
 
+PAGES: dict[str, tuple[int, Callable[[], bytes]]] = {
+    "page 400000 of a TIFF": (400_000, lambda: chained(400_000)),
+    "page 1000000 of a TIFF of 400000": (1_000_000, lambda: chained(400_000)),
+    "page 1000 of a GIF": (1000, lambda: gif(1500)),
+    "page 1001 of a GIF": (1001, lambda: gif(1500)),
+    "page 2 of a GIF, far outside": (2, lambda: odd_gif(1, 13_000, 13_000)),
+    "page 4 of a GIF, disposed of far outside": (4, lambda: odd_gif(3, 12_000, 14_000, 3)),
+    "page 900 of a GIF of a megapixel outside": (900, lambda: odd_gif(1000, 1000, 1000, 3)),
+    "page 10000 of a WebP": (10_000, lambda: hostile_boxes.animated_webp(20_000)),
+    "page 100000 of a WebP": (100_000, lambda: hostile_boxes.animated_webp(200_000)),
+    "page 21 of a WebP of 49 megapixels": (21, lambda: hostile_boxes.animated_webp(100, 7000)),
+    "page 200 of a PNG": (200, lambda: animation("PNG", 300, 8)),
+    "page 200 of an AVIF": (200, lambda: animation("AVIF", 200, 16)),
+}
+"""Files by description, each with a page of it."""
 
-def decode(path: Path) -> str:
+LARGE: dict[str, Callable[[], bytes]] = {
+    **hostile_boxes.LARGE,
+    "TIFF of 16-bit RGBA in a strip, 49 megapixels": lambda: deep_color_tiff(7000),
+}
+"""Images of the most pixels or bytes that are allowed, which take seconds to make and to decode."""
+
+
+def decode(path: Path, page: int = 1) -> str:
     """Do with a file what every command does: read it, inspect its header, decode it; return "" or the error."""
     from sightline.data.storage import read_untrusted_file
     from sightline.errors import ImageError
@@ -218,9 +272,10 @@ def decode(path: Path) -> str:
 
     try:
         data = read_untrusted_file(path, check=detect_format)
-        inspect_image(data)
-        decode_preview(data, 256)
-        PreprocessingSpec(224, 224).decode(data)
+        spec = PreprocessingSpec(224, 224, page=page)
+        inspect_image(data, page)
+        decode_preview(data, 256, spec)
+        spec.decode(data)
     except ImageError as error:
         return str(error)
     return ""
@@ -245,7 +300,8 @@ def main() -> None:
         if child == 0:
             resource.setrlimit(resource.RLIMIT_AS, (address_space() + GIB, resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-            os.write(writer, decode(Path(line.rstrip("\n"))).encode()[:1000])
+            page, path = line.rstrip("\n").split(" ", 1)
+            os.write(writer, decode(Path(path), int(page)).encode()[:1000])
             os._exit(0)
         os.close(writer)
         _, status, usage = os.wait4(child, 0)

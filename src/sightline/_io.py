@@ -227,6 +227,17 @@ def load_array(file: IO[bytes]) -> NDArray[Any]:
     return array
 
 
+def map_array(file: IO[bytes]) -> NDArray[Any]:
+    """Return the array of an ``.npy`` file mapped into memory, read-only; raises `ValueError` as `load_array` does."""
+    import numpy as np
+
+    check_array_size(file)
+    shape, is_column_major, dtype = _read_array_header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_column_major else "C")  # np.load opens by name
+
+
 def check_array_size(file: IO[bytes]) -> None:
     """Raise `ValueError` unless the size of an ``.npy`` file matches the stated shape; the file is then at its start.
 
@@ -240,13 +251,19 @@ def check_array_size(file: IO[bytes]) -> None:
 
 def _stated_size(file: IO[bytes]) -> int:
     """Return the size of the array in bytes, as stated by the header of an ``.npy`` file; raises `ValueError`."""
+    shape, _, dtype = _read_array_header(file)
+    return math.prod(shape) * int(dtype.itemsize)
+
+
+def _read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+    """Return the shape of an ``.npy`` file, whether it is column-major, and its dtype; raises `ValueError`."""
     import numpy as np
 
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-        return math.prod(shape) * dtype.itemsize
+        header: tuple[tuple[int, ...], bool, Any] = read(file)
+        return header
     except (OSError, ValueError):
         raise
     except Exception as error:  # many types, as in `load_arrays`

@@ -121,6 +121,52 @@ def test_a_chain_of_headers_ends(tmp_path: Path) -> None:
         TarStore(path)
 
 
+@pytest.mark.parametrize("way", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["PAX", "GNU"])
+def test_long_names_have_a_budget(tmp_path: Path, way: int) -> None:
+    """200 names of a megabyte take 0.2 MB of a tar.gz, and 800 of memory if one character of each is wide."""
+    path = tmp_path / "names.tar.gz"
+    with tarfile.open(path, "w:gz", format=way, compresslevel=1) as archive:
+        for number in range(200):
+            archive.addfile(tarfile.TarInfo(f"cat/{number}{chr(0x1F431)}{'a' * 1_000_000}.png"))
+    assert path.stat().st_size < 2 * MIB
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"names of more than 244 MiB in all.*data\.limits\.archive_members"):
+            build_index(path)
+        assert tracemalloc.get_traced_memory()[1] < 300 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_the_names_of_all_members_count(tmp_path: Path, kind: str) -> None:
+    files = {f"cat/{i}{'a' * 200}.png": b"" for i in range(10)}
+    path = write_zip(tmp_path / "a.zip", files) if kind == "zip" else write_tar(tmp_path / "a.tar", files)
+    store = ZipStore if kind == "zip" else TarStore
+    assert len(store(path, LimitsConfig(archive_members=30)).keys()) == 10
+    with pytest.raises(DataError, match=r"names of more than 0\.0\d+ MiB in all"):
+        store(path, LimitsConfig(archive_members=15))
+
+
+def test_headers_for_all_members_are_few(tmp_path: Path) -> None:
+    """`tarfile` copies them for each member: 100,000 took minutes."""
+
+    def write(count: int, size: int) -> Path:
+        path = tmp_path / f"{count}-{size}.tar"
+        with path.open("wb") as file:
+            for number in range(count):
+                file.write(tarfile.TarInfo.create_pax_global_header({f"key{number}": "a" * size}))
+                file.write(tarfile.TarInfo(f"{number}.png").tobuf())
+            file.write(bytes(1024))
+        return path
+
+    assert len(TarStore(write(3, 3)).keys()) == 3
+    with pytest.raises(DataError, match="more than 1,000 global headers"):
+        TarStore(write(1001, 3))
+    with pytest.raises(DataError, match="names of more than"):
+        TarStore(write(20, 100_000), LimitsConfig(archive_members=1000))
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_members_are_counted(tmp_path: Path, kind: str) -> None:
     files = {f"cat/{i}.png": b"" for i in range(11)}

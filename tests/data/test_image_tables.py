@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from packed_images import make_table, write_table, write_tar
+from sightline._io import open_regular
 from sightline.config import DataConfig, LimitsConfig
 from sightline.data import archives, image_tables
 from sightline.data.image_tables import ImageTable
@@ -130,6 +131,24 @@ def test_no_damage_does_more_than_raise(tmp_path: Path, suffix: str, compression
             outcomes.add(type(error))
     assert bytes in outcomes
     assert DataError in outcomes
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_file_that_was_checked_is_read_whatever_has_its_name_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES, NAMES, label=LABELS))
+
+    def open_and_replace(name: str | Path) -> Any:
+        file = open_regular(name)
+        Path(tmp_path, "other").write_bytes(b"another file")
+        Path(tmp_path, "other").replace(name)
+        return file
+
+    monkeypatch.setattr(image_tables, "open_regular", open_and_replace)
+    table = ImageTable(path)
+    assert path.read_bytes() == b"another file"
+    assert [table.read(key) for key in table.keys()] == IMAGES  # noqa: SIM118  # not a dict
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sightline import _io
 from sightline.errors import DataError, MissingExtraError, OutputError, UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import ROWS, Embeddings, check_same_model, join_embeddings, regroup
@@ -55,6 +57,36 @@ def assert_equal(first: Embeddings, second: Embeddings) -> None:
 def read(path: Path) -> Embeddings:
     file = embedding_files.open_file(path)
     return join_embeddings(list(file.iterate()), 0, file.model)
+
+
+def test_the_vectors_that_were_checked_are_read_whatever_has_their_name_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, written = tmp_path / "a.npy", make_embeddings(20)
+    embedding_files.write(path, [written])
+    open_regular = _io.open_regular
+
+    def open_and_replace(name: str | Path) -> IO[bytes]:
+        file = open_regular(name)
+        if Path(name) == path:
+            (tmp_path / "other").write_bytes(b"another file")
+            (tmp_path / "other").replace(path)
+        return file
+
+    monkeypatch.setattr(_io, "open_regular", open_and_replace)
+    assert_equal(read(path), written)
+    assert path.read_bytes() == b"another file"
+
+
+def test_vectors_of_python_objects_are_refused_unread(tmp_path: Path) -> None:
+    """Their pickles would run code."""
+    path = tmp_path / "a.npy"
+    embedding_files.write(path, [make_embeddings(2)])
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (2, 5)})
+        file.write(bytes(2 * 5 * 8))
+    with pytest.raises(DataError, match="it holds Python objects"):
+        read(path)
 
 
 def search(

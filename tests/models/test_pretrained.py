@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from networks import NAMES, compute_outputs, make_plan, random_images
 from sightline import backend
+from sightline._io import open_regular
 from sightline.errors import ModelError, UsageError
-from sightline.models import pretrained
+from sightline.models import keras_h5, pretrained
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
 from sightline.models.entry import PackagedWeights
@@ -290,6 +292,38 @@ def test_arrays_larger_than_their_file_are_refused_unread(
     monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda *_: pytest.fail("read"))
     with pytest.raises(ModelError, match=r"its arrays take [\d,]+ bytes, more than 4 times the file's"):
         build_model(make_plan("fashion-cnn", options={"weights": path}))
+
+
+def test_the_weights_that_were_checked_are_read_whatever_has_their_name_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "notop.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"layer"]
+        group = file.create_group("layer")
+        group.attrs["weight_names"] = [b"w"]
+        group["w"] = np.arange(5, dtype=np.float32)
+
+    def open_and_replace(name: Path) -> BufferedReader:
+        file = open_regular(name)
+        (tmp_path / "other").write_bytes(b"another file")
+        (tmp_path / "other").replace(name)
+        return file
+
+    monkeypatch.setattr(keras_h5, "open_regular", open_and_replace)
+    ((name, (array,)),) = keras_h5.read_h5_layers(path) or []
+    assert (name, array.tolist()) == ("layer", [0, 1, 2, 3, 4])
+    assert path.read_bytes() == b"another file"
+
+
+@pytest.mark.parametrize("block", [0, 512, 2048])
+def test_an_hdf5_file_is_one_also_behind_a_block_of_its_user(block: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", userblock_size=block) as file:
+        file["other"] = h5py.ExternalLink("b.h5", "/")
+    assert h5py.is_hdf5(path)
+    with pytest.raises(ValueError, match="refers to data elsewhere"):
+        keras_h5.read_h5_layers(path)
 
 
 def test_an_array_of_many_layers_is_refused(tmp_path: Path) -> None:

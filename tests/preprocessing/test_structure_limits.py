@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,65 @@ import pytest
 from PIL import Image
 
 import hostile_images
-from hostile_images import GIB, HOSTILE, SECONDS, encode_blank
+from hostile_images import GIB, HOSTILE, LARGE, PAGES, SECONDS, encode_blank
 from sightline.errors import ImageError
-from sightline.preprocessing import PreprocessingSpec, inspect_image, structure_limits
+from sightline.preprocessing import PreprocessingSpec, counts, inspect_image, structure_limits
 
 DECODED = {
     "JPEG of 12 scans, 49 megapixels", "TIFF of 20000 directories", "TIFF of 400000 directories",
     "TIFF whose directories are a ring", "GIF of 500000 frames", "PNG of 7000x7000", "PNG of 65535x740",
     "PNG of 740x65535", "PPM of 8 MB of text", "PGM of 16 megapixels with 255 levels", "BMP of 8 MB in runs",
+    "JPEG 2000 of 65025 tiles", "WebP of 7 million chunks", "WebP of a million frames", "WebP of 60 MB of XMP",
+    "WebP of 60 MB of color profile",
 }  # fmt: skip
+REFUSED_LARGE = {"WebP of RGBA, 49 megapixels and 63 MB"}
+DECODED_PAGES = {
+    "page 400000 of a TIFF", "page 1000 of a GIF", "page 900 of a GIF of a megapixel outside", "page 10000 of a WebP",
+    "page 200 of a PNG", "page 200 of an AVIF",
+}  # fmt: skip
+FEW = {
+    "JPEG of 2000 scans behind a comment", "JPEG of 300 EXIF segments", "TIFF of huge tiles", "TIFF of long tiles",
+    "TIFF of 2 million resolutions", "TIFF of 4000 tags in one place", "TIFF of 20000 directories",
+    "TIFF whose directories are a ring", "GIF of 20 MB of stray bytes", "PNG of 1x49000000", "PPM of 5 MB of comment",
+    "JPEG 2000 of precincts of a pixel", "JPEG 2000 of 4x4 blocks, 49 megapixels", "AVIF of 60000 items",
+}  # fmt: skip
+"""Those that are made and decoded at once; the others are slow."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited, and measured, as Linux does")
-def test_every_hostile_file_is_refused_or_decoded_in_time_and_memory(tmp_path: Path) -> None:
-    for number, make in enumerate(HOSTILE.values()):
-        (tmp_path / f"{number}.bin").write_bytes(make())
-        assert (tmp_path / f"{number}.bin").stat().st_size < 64 << 20
+@pytest.mark.parametrize("is_quick", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_every_hostile_file_is_refused_or_decoded_in_time_and_memory(tmp_path: Path, is_quick: bool) -> None:
+    check_all(tmp_path, {name: (1, make) for name, make in HOSTILE.items() if (name in FEW) == is_quick}, DECODED)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in LARGE])
+def test_the_most_pixels_and_bytes_are_decoded_in_time_and_memory(tmp_path: Path, name: str) -> None:
+    check_all(tmp_path, {name: (1, LARGE[name])}, LARGE.keys() - REFUSED_LARGE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_every_page_is_refused_or_decoded_in_time_and_memory(tmp_path: Path) -> None:
+    check_all(tmp_path, PAGES, DECODED_PAGES)
+
+
+def check_all(folder: Path, files: Mapping[str, tuple[int, Callable[[], bytes]]], decoded: Collection[str]) -> None:
+    """Read a page of each file in a process of its own, and compare what is decoded with those named `decoded`."""
+    lines = []
+    for number, (page, make) in enumerate(files.values()):
+        (folder / f"{number}.bin").write_bytes(make())
+        assert (folder / f"{number}.bin").stat().st_size < 64 << 20
+        lines.append(f"{page} {folder / f'{number}.bin'}\n")
     done = subprocess.run(
-        [sys.executable, hostile_images.__file__, tmp_path],
-        input="".join(f"{tmp_path / f'{number}.bin'}\n" for number in range(len(HOSTILE))),
-        capture_output=True, text=True, check=True,
+        [sys.executable, hostile_images.__file__, folder],
+        input="".join(lines), capture_output=True, text=True, check=True,
     )  # fmt: skip
     ended: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-    for name, one in zip(HOSTILE, ended, strict=True):
+    for name, one in zip(files, ended, strict=True):
+        sys.stdout.write(f"{name}: {one}\n")
         assert one["code"] == 0, name
-        assert (one["reason"] == "") == (name in DECODED), f"{name}: {one['reason']}"
+        assert (one["reason"] == "") == (name in decoded), f"{name}: {one['reason']}"
         assert one["cpu"] < 2 * SECONDS, f"{name}: checked and decoded in {one['cpu']:.1f} s"
         assert one["bytes"] < GIB, name
 
@@ -60,8 +95,8 @@ def test_the_reason_of_a_rejection_is_reported() -> None:
 def test_frames_are_counted_up_to_a_limit() -> None:
     assert inspect_image(hostile_images.chained(3)).frames == 3
     assert inspect_image(hostile_images.gif(3)).frames == 3
-    assert inspect_image(hostile_images.gif(20_000)).frames == structure_limits.MAX_COUNTED_FRAMES
-    assert inspect_image(hostile_images.chained(20_000)).frames == structure_limits.MAX_COUNTED_FRAMES
+    assert inspect_image(hostile_images.gif(20_000)).frames == counts.MAX_COUNTED_FRAMES
+    assert inspect_image(hostile_images.chained(20_000)).frames == counts.MAX_COUNTED_FRAMES
 
 
 def test_a_page_that_is_read_is_checked_too() -> None:

@@ -11,6 +11,7 @@ import bz2
 import gzip
 import lzma
 import re
+import sys
 import tarfile
 import tempfile
 import threading
@@ -34,6 +35,8 @@ _ALWAYS_ALLOWED = (
     256 << 20
 )  # bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
 _MAX_HEADER = 1 << 20  # bytes allowed for the headers of one member of a tar, which a reader loads into memory whole
+_NAME_BYTES = 128  # of memory for the name of a member, on average over as many members as are allowed
+_MAX_GLOBAL_HEADERS = 1_000  # of a tar, which `tarfile` copies for each member
 
 
 class ZipStore:
@@ -51,6 +54,7 @@ class ZipStore:
         infos = self._zip.infolist()
         check_count(path, len(infos), limits)
         check_size(path, sum(info.file_size for info in infos), limits)
+        _check_names(path, sum(sys.getsizeof(info.filename) for info in infos), limits)
         self._members, self.repeated_names = make_names_unique(zip(_decode_names(infos), infos, strict=True))
 
     def keys(self) -> Sequence[str]:
@@ -172,6 +176,16 @@ def check_size(path: Path, size: int, limits: LimitsConfig) -> None:
         )
 
 
+def _check_names(path: Path, num_bytes: int, limits: LimitsConfig) -> None:
+    """Raise `DataError` if the names in an archive take too much memory: a megabyte of a name compresses to nothing."""
+    maximum = _NAME_BYTES * limits.archive_members
+    if num_bytes > maximum:
+        raise DataError(
+            f"{path} has names of more than {maximum / 2**20:,.3g} MiB in all. Shorten them, split it into several "
+            "archives, or raise data.limits.archive_members if you trust it."
+        )
+
+
 def _decode_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
     """Return the names. Those without a stated encoding share one, so that a class does not end up with two names."""
     raw = [_undecoded_name(info) for info in members]
@@ -219,6 +233,7 @@ def _read_tar_members(
     members: list[tuple[str, _TarMember]] = []
     by_name: dict[str, _TarMember] = {}
     folders: list[str] = []
+    name_bytes = 0
     reader = _HeaderReader(file)
     with tarfile.open(fileobj=reader, mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
         while (member := tar.next()) is not None:
@@ -234,11 +249,19 @@ def _read_tar_members(
             elif member.isdir() and name not in {"", "."}:
                 folders.append(name.rstrip("/"))
             check_count(path, len(members) + len(folders), limits)
+            name_bytes += sys.getsizeof(name)
+            _check_names(path, name_bytes + _measure_global_headers(tar), limits)
         end = tar.offset
     file.seek(end)
     if any(file.read(tarfile.BLOCKSIZE)):  # tarfile treats a damaged header as the end of the archive
         raise tarfile.ReadError(f"damaged at byte {end}")
     return members, folders
+
+
+def _measure_global_headers(tar: tarfile.TarFile) -> int:
+    if len(tar.pax_headers) > _MAX_GLOBAL_HEADERS:
+        raise tarfile.ReadError(f"more than {_MAX_GLOBAL_HEADERS:,} global headers")
+    return sum(map(sys.getsizeof, tar.pax_headers.values()))
 
 
 def _open_plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:

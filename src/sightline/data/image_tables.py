@@ -6,8 +6,10 @@ One group of rows is read at a time, and the last two are in memory. The sizes t
 
 from __future__ import annotations
 
+import mmap
 import re
 import threading
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,8 +157,9 @@ class ImageTable:
 
 class _ParquetGroups:
     def __init__(self, path: Path) -> None:
-        open_regular(path).close()  # refuses what is not a file
-        self._file = require("pyarrow.parquet", _PURPOSE).ParquetFile(str(path))
+        file = open_regular(path)  # not by name in pyarrow, which would open whatever has the name by then
+        weakref.finalize(self, file.close)
+        self._file = require("pyarrow.parquet", _PURPOSE).ParquetFile(file)
         self.schema = self._file.schema_arrow
         metadata = self._file.metadata
         self.sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
@@ -181,8 +184,9 @@ class _ArrowGroups:
 
     def __init__(self, path: Path) -> None:
         self._arrow = require("pyarrow", _PURPOSE)
-        open_regular(path).close()  # as above
-        source = self._arrow.memory_map(str(path))
+        with open_regular(path) as file:  # as above
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # ValueError: the file is empty
+        source = self._arrow.BufferReader(mapped)
         count = None
         if source.read(6) == b"ARROW1":
             count = self._arrow.ipc.open_file(source).num_record_batches  # refuses a file without its end

@@ -270,14 +270,14 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
     parquet = require("pyarrow.parquet", "Reading Parquet")
 
     def iterate() -> Batches:
-        with parquet.ParquetFile(str(path)) as file:
+        with _io.open_regular(path) as source, parquet.ParquetFile(source) as file:
             for batch in file.iter_batches(ROWS):
                 rows = batch.column("embedding")
                 vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), size)
                 paths, labels, errors = (tuple(batch.column(name).to_pylist()) for name in TEXTS)
                 yield Embeddings(vectors.astype(np.float32, copy=False), paths, labels, errors, model)
 
-    with parquet.ParquetFile(str(path)) as file:
+    with _io.open_regular(path) as source, parquet.ParquetFile(source) as file:
         schema = file.schema_arrow
         model = _parse_model((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     size = getattr(schema.field("embedding").type, "list_size", 0) if "embedding" in schema.names else 0
@@ -288,8 +288,7 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
 
 def _open_npy(path: Path) -> EmbeddingsFile:
     with _io.open_regular(path) as file:
-        _io.check_array_size(file)
-    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors = _io.map_array(file)
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         raise ValueError(f"it is {vectors.dtype} {list(vectors.shape)}, expected float32 [N, D]")
 

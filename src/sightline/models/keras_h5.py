@@ -7,16 +7,20 @@ links and sizes in it are checked before an array is read.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline._io import open_regular
+
 Array = NDArray[Any]
 MAX_RATIO = 4  # of the size of all arrays to that of their file; Keras does not compress weights
 _MAX_ITEMS = 100_000  # groups and data sets
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def read_h5_layers(path: Path) -> list[tuple[str, list[Array]]] | None:
@@ -25,12 +29,26 @@ def read_h5_layers(path: Path) -> list[tuple[str, list[Array]]] | None:
     The links and sizes in any HDF5 file are checked, also where Keras reads it. Raises `ValueError` as
     `measure_arrays`, and for arrays of more than `MAX_RATIO` times the size of the file.
     """
+    with open_regular(path) as source:  # opened once: its name may refer to something else by the time it is read
+        return _read_layers(source) if _is_hdf5(source) else None
+
+
+def _is_hdf5(file: IO[bytes]) -> bool:
+    """Tell whether a file has the signature of HDF5 where the library looks for it: at 0, 512, 1024, 2048 and so on."""
+    offset, size = 0, os.fstat(file.fileno()).st_size
+    while offset < size:
+        file.seek(offset)
+        if file.read(len(_SIGNATURE)) == _SIGNATURE:
+            return True
+        offset = max(2 * offset, 512)
+    return False
+
+
+def _read_layers(source: IO[bytes]) -> list[tuple[str, list[Array]]] | None:
     import h5py
 
-    if not h5py.is_hdf5(path):
-        return None
-    with h5py.File(path, "r") as file:
-        size, file_size = measure_arrays(file), path.stat().st_size
+    with h5py.File(source, "r") as file:
+        size, file_size = measure_arrays(file), os.fstat(source.fileno()).st_size
         if size > MAX_RATIO * file_size:
             raise ValueError(f"its arrays take {size:,} bytes, more than {MAX_RATIO} times the file's {file_size:,}")
         group = file.get("model_weights", file)

@@ -26,7 +26,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from sightline.errors import ImageError
-from sightline.preprocessing import structure_limits
+from sightline.preprocessing import box_limits, structure_limits, tiff_limits
+from sightline.preprocessing.counts import MAX_COUNTED_FRAMES
 from sightline.preprocessing.ppm import open_ppm
 
 ImageBytes = bytes | bytearray | memoryview
@@ -113,7 +114,7 @@ def open_image(data: ImageBytes, page: int, max_megapixels: int) -> ImageFile.Im
     if format_name == "JPEG2000" and b"\xff\xd9" not in content:  # OpenJPEG may fill in missing data
         raise ImageError("truncated")
     structure_limits.check_structure(format_name, content)
-    image = _seek_page(page, FORMATS[format_name][1](io.BytesIO(content)), content, max_megapixels)
+    image = _open_page(format_name, content, page, max_megapixels)
     structure_limits.check_sides(*image.size)
     return image
 
@@ -142,16 +143,17 @@ def check_pixel_count(width: int, height: int, pixel_count: int, max_megapixels:
         raise ImageError(f"too large: {width}x{height} pixels, {limit}")
 
 
-def _seek_page(page: int, image: ImageFile.ImageFile, data: bytes, max_megapixels: int) -> ImageFile.ImageFile:
-    if page > 1:
-        if isinstance(image, TiffImageFile):
-            structure_limits.check_tiff_page(data, page)
-        elif page > (pages := _count_frames(image, data)):
-            raise ImageError(f"has no page {page}, only {pages}")
-        else:
-            check_pixel_count(*image.size, image.width * image.height, max_megapixels)
-            structure_limits.check_frames(page, *image.size)
-        image.seek(page - 1)
+def check_memory(image: ImageFile.ImageFile, data: ImageBytes, max_megapixels: int) -> None:
+    """Raise ImageError if decoding an opened image takes more memory than one of `max_megapixels` may."""
+    box_limits.check_memory(detect_format(bytes(data[:_SIGNATURE_BYTES])), bytes(data), *image.size, max_megapixels)
+
+
+def _open_page(format_name: str, data: bytes, page: int, max_megapixels: int) -> ImageFile.ImageFile:
+    if page > 1 and format_name == "TIFF":
+        data = tiff_limits.select_tiff_page(data, page)
+    image = FORMATS[format_name][1](io.BytesIO(data))
+    if page > 1 and format_name != "TIFF":
+        _seek_page(page, image, data, max_megapixels)
     if (
         isinstance(image, TiffImageFile)
         and len(_get_raw_mode(image)) == 1
@@ -160,6 +162,22 @@ def _seek_page(page: int, image: ImageFile.ImageFile, data: bytes, max_megapixel
     ):
         raise ImageError("16-bit color in uncompressed separate planes, which Pillow misreads: save it interleaved")
     return image
+
+
+def _seek_page(page: int, image: ImageFile.ImageFile, data: bytes, max_megapixels: int) -> None:
+    pages = _count_frames(image, data)
+    if page > pages:
+        is_all = pages < MAX_COUNTED_FRAMES or not isinstance(image, GifImageFile)
+        raise ImageError(
+            f"has no page {page}, only {pages}" if is_all else f"page {page} is not among the first {pages:,}"
+        )
+    width, height = image.size
+    if isinstance(image, GifImageFile):
+        right, bottom = structure_limits.measure_gif_canvas(data, page)
+        width, height = max(width, right), max(height, bottom)
+    check_pixel_count(width, height, width * height, max_megapixels)
+    structure_limits.check_frames(page, width, height)
+    image.seek(page - 1)
 
 
 def read_header(image: ImageFile.ImageFile, data: ImageBytes) -> ImageHeader:
@@ -192,8 +210,8 @@ def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
 def read_orientation(image: Image.Image) -> int:
     """Return the value of the Orientation tag, 1..8; 1 if there is none. Raises ImageError for EXIF that takes long."""
     if isinstance(exif := image.info.get("exif"), bytes):
-        structure_limits.check_exif(exif)
-    structure_limits.check_exif_text(str(image.info.get("Raw profile type exif", "")))
+        tiff_limits.check_exif(exif)
+    tiff_limits.check_exif_text(str(image.info.get("Raw profile type exif", "")))
     with suppress(Exception):  # corrupt EXIF does not invalidate an image
         # PNG's own getexif loads the pixels, as EXIF may follow them; `inspect_image` does not see it then.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)

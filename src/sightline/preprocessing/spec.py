@@ -134,6 +134,7 @@ class PreprocessingSpec:
         full_size = image.size
         size, pixel_count = self._set_draft_scale(image, min_scale, mode)
         formats.check_pixel_count(*full_size, pixel_count, self.max_megapixels)
+        formats.check_memory(image, data, self.max_megapixels)
         with _large_image_lock if pixel_count > LARGE_PIXELS else nullcontext():
             is_color = self.value_range is not None and formats.has_high_bit_depth_color(image)
             low_bytes = formats.open_low_bytes(data, self.page, image, self.max_megapixels) if is_color else None
@@ -157,6 +158,7 @@ class PreprocessingSpec:
         with translate_errors():
             image = formats.open_image(data, self.page, self.max_megapixels)
             formats.check_pixel_count(*image.size, image.width * image.height, self.max_megapixels)
+            formats.check_memory(image, data, self.max_megapixels)
             if not formats.has_high_bit_depth(image):
                 return None
             with _large_image_lock if image.width * image.height > LARGE_PIXELS else nullcontext():

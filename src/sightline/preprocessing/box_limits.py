@@ -1,0 +1,107 @@
+"""Limits on formats of boxes, which Pillow decodes whole: JPEG 2000, AVIF and HEIF; and on their memory, and WebP's."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from itertools import islice
+
+from sightline.errors import ImageError
+from sightline.preprocessing.boxes import iterate_boxes
+from sightline.preprocessing.codestream import CodestreamDemand, measure_codestream
+from sightline.preprocessing.counts import MAX_EXIF_SEGMENTS, check_count, check_slow_size
+from sightline.preprocessing.tiff_limits import SMALL_EXIF, check_exif_at
+
+_MAX_BOXES = 1_000  # of a JPEG 2000, AVIF or HEIF file
+_MAX_COMPONENTS = 4  # of a JPEG 2000: Pillow reads no more
+_MAX_BLOCKS, _MAX_PACKETS, _MAX_STEPS = 4_000_000, 5_000_000, 50_000_000  # of a JPEG 2000: about 1 s each
+_MAX_INDEX_BYTES = 1 << 17  # of the items of an AVIF, which are searched one by one for each; a large grid has 20 kB
+_MAX_TRACK_BYTES = 1 << 19  # of the tables of an animated AVIF: 100,000 frames
+_MAX_JPEG2000_BYTES = 32 << 20  # bytes of a JPEG 2000; one core decodes 8 million a second
+_MAX_MEGAPIXEL_BYTES = 21_000_000  # of memory to decode a megapixel: 50 take 1 GB
+_PIXEL_BYTES = 19  # that libwebp, libavif and Pillow allocate for a pixel, each with its own copies
+
+
+def check_memory(format_name: str, data: bytes, width: int, height: int, max_megapixels: int) -> None:
+    """Raise ImageError if decoding takes more memory than an image of `max_megapixels` may."""
+    needed, advice = 2 * len(data) + width * height * _PIXEL_BYTES, "save it as PNG or TIFF"
+    if format_name == "JPEG2000":
+        demand = None
+        with suppress(struct.error):  # the decoder reports it
+            demand = _measure_jpeg2000(data)
+        if demand is None:
+            return
+        needed = 2 * len(data) + demand.num_bytes + width * height * (1 if demand.components == 1 else 4)
+        advice = "save it in smaller tiles"
+    elif format_name not in {"WEBP", "AVIF"}:  # the others are decoded by lines, strips or tiles
+        return
+    limit = max_megapixels * _MAX_MEGAPIXEL_BYTES
+    if needed > limit:
+        sizes = f"{needed / 1e6:,.0f} MB to decode, limit {limit / 1e6:,.0f}"
+        raise ImageError(f"{width}x{height} pixels that take {sizes}: {advice}, or raise max_megapixels")
+
+
+def check_jpeg2000(data: bytes) -> None:
+    """Raise ImageError for a JPEG 2000 that takes long to decode, or more memory than its pixels need."""
+    check_slow_size(data, "JPEG 2000", "save it as PNG, JPEG or TIFF", _MAX_JPEG2000_BYTES)
+    demand = _measure_jpeg2000(data)
+    if demand is None:
+        return
+    if demand.components > _MAX_COMPONENTS:
+        raise ImageError(f"{demand.components:,} components; of JPEG 2000, up to {_MAX_COMPONENTS} can be read")
+    check_count(demand.blocks, _MAX_BLOCKS, "code blocks")
+    check_count(demand.packets, _MAX_PACKETS, "packets")
+    check_count(demand.steps, _MAX_STEPS, "places of packets")
+
+
+def _measure_jpeg2000(data: bytes) -> CodestreamDemand | None:
+    """Measure the codestream, which may be within boxes; None if there is none."""
+    if data[:1] != b"\0":
+        return measure_codestream(data, 0)
+    boxes = 0
+    for name, start, end in iterate_boxes(data, 0, len(data)):
+        boxes += 1
+        if name == b"jp2c":
+            return measure_codestream(data, start)
+        if name == b"jp2h":
+            boxes += sum(1 for _ in islice(iterate_boxes(data, start, end), _MAX_BOXES))
+        check_count(boxes, _MAX_BOXES, "boxes")
+    return None
+
+
+def check_avif(data: bytes) -> None:
+    """Raise ImageError as `check_items` does, and for EXIF, which Pillow reads at once and which may be anywhere."""
+    check_items(data)
+    for magic in (b"II*\0", b"MM\0*") if len(data) > SMALL_EXIF else ():
+        offset = data.find(magic)
+        for _ in range(MAX_EXIF_SEGMENTS):
+            if offset >= 0:
+                check_exif_at(data, offset)
+                offset = data.find(magic, offset + 1)
+
+
+def check_items(data: bytes) -> None:
+    """Raise ImageError for an AVIF or HEIF of large tables, whose items are searched one by one for each of them."""
+    index_bytes = track_bytes = 0
+    for boxes, (name, start, end) in enumerate(iterate_boxes(data, 0, len(data)), 1):
+        check_count(boxes, _MAX_BOXES, "boxes")
+        if name == b"meta":
+            index_bytes += _count_index_bytes(data, start + 4, end)  # after version and flags
+        elif name == b"moov":
+            track_bytes += end - start
+        check_count(index_bytes, _MAX_INDEX_BYTES, "bytes that describe its items")
+        check_count(track_bytes, _MAX_TRACK_BYTES, "bytes that describe its frames")
+
+
+def _count_index_bytes(data: bytes, start: int, end: int, depth: int = 0) -> int:
+    """Return the bytes of the boxes in a range, without those of data and color profiles."""
+    total = 0
+    for name, content, content_end in iterate_boxes(data, start, end):
+        total += 8
+        if depth < 2 and name in {b"iprp", b"ipco"}:
+            total += _count_index_bytes(data, content, content_end, depth + 1)
+        elif name not in {b"idat", b"colr"}:
+            total += content_end - content
+        if total > _MAX_INDEX_BYTES:
+            break
+    return total

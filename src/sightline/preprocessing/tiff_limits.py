@@ -1,0 +1,123 @@
+"""Limits on the directories of a TIFF, of which EXIF is one, checked before Pillow reads them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+
+from sightline.errors import ImageError
+from sightline.preprocessing.counts import MAX_COUNTED_FRAMES, MAX_EXTENSION_BYTES, check_count
+
+SMALL_EXIF = 1 << 16  # bytes
+_MAX_STRIPS = 65_536  # of a TIFF, or tiles
+_MAX_TILE_PIXELS = 1 << 24  # of one tile, if larger than the image
+_MAX_TAGS = 4_096  # of a TIFF's directory
+_MAX_VALUES = 1 << 18  # of one tag, if Pillow makes numbers of it
+
+
+def check_tiff(data: bytes) -> int:
+    """Count the directories, and check the first."""
+    frames = 0
+    for frames, offset in enumerate(_iterate_directories(data), 1):
+        if frames == 1:
+            _check_directory(data, offset)
+        if frames == MAX_COUNTED_FRAMES:
+            break
+    return max(frames, 1)
+
+
+def select_tiff_page(data: bytes, page: int) -> bytes:
+    """Return a TIFF with its directory `page` as the first: Pillow would parse all of those before.
+
+    Raises ImageError for a page that is missing or would take too long.
+    """
+    count = 0
+    for count, offset in enumerate(_iterate_directories(data), 1):
+        if count == page:
+            _check_directory(data, offset)
+            order, is_big_tiff = _read_byte_order(data)
+            start = 8 if is_big_tiff else 4
+            first = struct.pack(order + ("Q" if is_big_tiff else "I"), offset)
+            return data[:start] + first + data[start + len(first) :]
+    raise ImageError(f"has no page {page}, only {count}")
+
+
+def _iterate_directories(data: bytes) -> Iterator[int]:
+    """Yield the offset of each directory; a repeated one ends the chain."""
+    order, is_big_tiff = _read_byte_order(data)
+    offset = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), data, 8 if is_big_tiff else 4)[0]
+    visited: set[int] = set()
+    while offset and offset not in visited and offset < len(data):
+        visited.add(offset)
+        (count,) = struct.unpack_from(order + ("Q" if is_big_tiff else "H"), data, offset)
+        check_count(count, _MAX_TAGS, "tags in a directory")
+        if not count:
+            return
+        yield offset
+        offset += (8 + 20 * count) if is_big_tiff else (2 + 12 * count)
+        (offset,) = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), data, offset)
+
+
+def _read_byte_order(data: bytes, base: int = 0) -> tuple[str, bool]:
+    order = "<" if data[base : base + 2] == b"II" else ">"
+    return order, struct.unpack_from(order + "H", data, base + 2)[0] == 43
+
+
+def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) -> None:
+    """Check a directory of tags; `base` is where its file begins in `data`, and `depth` above 0 that of EXIF."""
+    order, is_big_tiff = _read_byte_order(data, base)
+    (count,) = struct.unpack_from(order + ("Q" if is_big_tiff else "H"), data, offset)
+    check_count(count, _MAX_TAGS, "tags in a directory")
+    sizes: dict[int, int] = {}
+    total = 0
+    for number in range(count):
+        entry = offset + ((8 + 20 * number) if is_big_tiff else (2 + 12 * number))
+        tag, kind, value_count = struct.unpack_from(order + ("HHQ" if is_big_tiff else "HHI"), data, entry)
+        form = _TAG_FORMATS.get(kind, "x")
+        num_bytes = value_count * struct.calcsize(order + form)
+        total += num_bytes if num_bytes <= len(data) else 0  # the others are not read
+        if tag in {273, 279, 324, 325}:  # offsets and lengths of strips and tiles
+            check_count(value_count, _MAX_STRIPS, "strips or tiles")
+        elif kind in _TAG_FORMATS and (depth or tag < _FIRST_PRIVATE_TAG or tag in _READ_TAGS):
+            check_count(value_count, _MAX_VALUES, "numbers in a tag")
+        if value_count == 1 and form in _INTEGER_FORMATS:
+            value = entry + (12 if is_big_tiff else 8)
+            sizes.setdefault(tag, struct.unpack_from(order + form, data, value)[0])  # the first of a tag counts
+    if total > 2 * len(data) + (1 << 20):
+        raise ImageError(f"tags of {total:,} bytes in a file of {len(data):,}")
+    for tag in _NESTED_TAGS & set(sizes) if depth < 2 else ():
+        with suppress(struct.error):
+            _check_directory(data, base + sizes[tag], base, depth + 1)
+    image_pixels, tile_pixels = (sizes.get(w, 0) * sizes.get(h, 0) for w, h in ((256, 257), (322, 323)))
+    if tile_pixels > max(image_pixels, _MAX_TILE_PIXELS):
+        raise ImageError(f"tiles of {sizes[322]}x{sizes[323]} pixels for an image of {sizes[256]}x{sizes[257]}")
+
+
+_TAG_FORMATS = {
+    3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q",
+}  # fmt: skip
+"""The numbers of each type; a tag of any other type is text or bytes."""
+_INTEGER_FORMATS = frozenset("HIbhiQq")
+_FIRST_PRIVATE_TAG = 32_768
+_NESTED_TAGS = frozenset({34665, 34853, 40965})  # which lead to the directories of EXIF, GPS and Interoperability
+_READ_TAGS = _NESTED_TAGS | {34675}  # of the private ones; the last is a color profile
+
+
+def check_exif(exif: bytes) -> None:
+    """Raise ImageError for EXIF that would take too long to read; what fits into one segment of a JPEG never does."""
+    if len(exif) > SMALL_EXIF:
+        check_exif_at(exif, 6 if exif.startswith(b"Exif\0\0") else 0)
+
+
+def check_exif_at(exif: bytes, base: int) -> None:
+    """Raise ImageError for EXIF that begins at `base` and would take too long to read."""
+    with suppress(struct.error):
+        order, is_big_tiff = _read_byte_order(exif, base)
+        offset = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), exif, base + (8 if is_big_tiff else 4))[0]
+        _check_directory(exif, base + offset, base, depth=1)
+
+
+def check_exif_text(text: str) -> None:
+    """Raise ImageError for EXIF that a PNG has as text, if it would take too long to read."""
+    check_count(len(text), MAX_EXTENSION_BYTES, "bytes of EXIF as text")

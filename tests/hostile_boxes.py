@@ -1,0 +1,237 @@
+"""JPEG 2000, AVIF and WebP files crafted to exhaust a decoder's time or memory; each is under 64 MB."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from synthetic_images import encode
+
+# JPEG 2000
+
+
+def codestream(
+    width: int, height: int, components: int = 1, *, block: int = 64, layers: int = 1, levels: int = 5,
+    precincts: Sequence[tuple[int, int]] = (), tile: tuple[int, int] | None = None, order: int = 0,
+    packets: int | None = None, tile_header: bytes = b"",
+) -> bytes:  # fmt: skip
+    """Return a JPEG 2000 codestream of gray pixels: each of its packets, a byte, holds nothing.
+
+    `precincts`: the exponents of the width and height of each resolution's. `packets`, of each tile, is one for each
+    layer, resolution and component, as of a tile without precincts.
+    """
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">HH", marker, len(content) + 2) + content
+
+    tile_width, tile_height = tile or (width, height)
+    tiles = -(-width // tile_width) * -(-height // tile_height)
+    size = struct.pack(">HIIIIIIIIH", 0, width, height, 0, 0, tile_width, tile_height, 0, 0, components)
+    coding = struct.pack(">BBHB", bool(precincts), order, layers, 0)
+    coding += coding_style(block, levels, precincts)
+    steps = bytes([0x40, 8 << 3, *[9 << 3] * (3 * levels)])
+    parts = [
+        b"\xff\x4f", segment(0xFF51, size + b"\x07\x01\x01" * components), segment(0xFF52, coding),
+        segment(0xFF5C, steps),
+    ]  # fmt: skip
+    body = tile_header + b"\xff\x93" + bytes(components * (levels + 1) * layers if packets is None else packets)
+    parts += [struct.pack(">HHHIBB", 0xFF90, 10, i, 12 + len(body), 0, 1) + body for i in range(tiles)]
+    return b"".join([*parts, b"\xff\xd9"])
+
+
+def coding_style(block: int, levels: int, precincts: Sequence[tuple[int, int]] = ()) -> bytes:
+    exponent = block.bit_length() - 3
+    return bytes([levels, exponent, exponent, 0, 1, *(x | y << 4 for x, y in precincts)])
+
+
+def small_blocks_in_a_tile_header() -> bytes:
+    """Return a codestream whose main header is ordinary."""
+    coding = b"\0\0\0\1\0" + coding_style(4, 5)
+    return codestream(3000, 3000, 4, tile_header=struct.pack(">HH", 0xFF52, len(coding) + 2) + coding)
+
+
+def behind_an_unknown_marker() -> bytes:
+    """Return a codestream whose precincts OpenJPEG sees, and whoever takes the segment as one does not."""
+    data = codestream(7000, 7000, precincts=[(1, 1)] * 6, packets=0)
+    at = data.index(b"\xff\x52")
+    return data[:at] + b"\xff\x70" + data[at:]
+
+
+# AVIF
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, name) + content
+
+
+def split_boxes(data: bytes) -> dict[bytes, bytes]:
+    boxes, at = {}, 0
+    while at < len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        boxes[name], at = data[at + 8 : at + length], at + length
+    return boxes
+
+
+@functools.cache
+def small_avif() -> bytes:
+    return encode(Image.new("RGB", (64, 64), "red"), "AVIF")
+
+
+def avif_with(change: Callable[[dict[bytes, bytes]], dict[bytes, bytes]]) -> bytes:
+    """Return a small AVIF with other boxes in the one that describes its items."""
+    file = split_boxes(small_avif())
+    inner = split_boxes(file[b"meta"][4:])
+    file[b"meta"] = file[b"meta"][:4] + b"".join(box(*each) for each in (inner | change(inner)).items())
+    return b"".join(box(*each) for each in file.items())
+
+
+def avif_of_items(count: int) -> bytes:
+    entries = b"".join(box(b"infe", struct.pack(">BBHIH4sB", 3, 0, 0, i + 10, 0, b"av01", 0)) for i in range(count))
+    return avif_with(lambda inner: {b"iinf": struct.pack(">II", 1 << 24, 1 + count) + inner[b"iinf"][6:] + entries})
+
+
+def avif_of_properties(count: int) -> bytes:
+    def change(inner: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        properties = split_boxes(inner[b"iprp"])
+        properties[b"ipco"] += box(b"free", b"") * count
+        return {b"iprp": b"".join(box(*each) for each in properties.items())}
+
+    return avif_with(change)
+
+
+def avif_of_associations(items: int) -> bytes:
+    """Return an AVIF in which each of many items has its size 255 times."""
+
+    def change(inner: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        properties = split_boxes(inner[b"iprp"])
+        more = b"".join(struct.pack(">HB", i + 10, 255) + b"\1" * 255 for i in range(items))
+        properties[b"ipma"] = struct.pack(">II", 0, 1 + items) + properties[b"ipma"][8:] + more
+        return {b"iprp": b"".join(box(*each) for each in properties.items())}
+
+    return avif_with(change)
+
+
+def nested(depth: int) -> bytes:
+    return b"".join(struct.pack(">I4s", 8 * (depth - i), b"iprp") for i in range(depth))
+
+
+# WebP
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def riff(*chunks: bytes) -> bytes:
+    body = b"".join([b"WEBP", *chunks])
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@functools.cache
+def pixel_chunk() -> bytes:
+    """Return the chunk of a lossless image of one pixel."""
+    return encode(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
+
+
+def extended(flags: int, side: int = 1) -> bytes:
+    return chunk(b"VP8X", struct.pack("<I", flags) + struct.pack("<I", side - 1)[:3] * 2)
+
+
+def animated_webp(frames: int, side: int = 1) -> bytes:
+    frame = chunk(b"ANMF", bytes(12) + b"\x0a\0\0\0" + pixel_chunk())
+    return riff(extended(2, side), chunk(b"ANIM", bytes(6)), frame * frames)
+
+
+def webp_with(flag: int, name: bytes, content: bytes) -> bytes:
+    return riff(extended(flag), pixel_chunk(), chunk(name, content))
+
+
+def rgba(side: int) -> Image.Image:
+    """Return an image with gradients in each channel, alpha included."""
+    pixels = np.zeros((side, side, 4), np.uint8)
+    pixels[..., 0] = (np.arange(side) // 7)[:, None]
+    pixels[..., 3] = np.arange(side)
+    return Image.fromarray(pixels)
+
+
+def with_xmp(webp: bytes, size: int) -> bytes:
+    """Return an extended WebP with a chunk of metadata at its end."""
+    return riff(webp[12:20] + bytes([webp[20] | 4]) + webp[21:], chunk(b"XMP ", bytes(size)))
+
+
+BOXES: dict[str, Callable[[], bytes]] = {
+    "JPEG 2000 of 4x4 blocks, 49 megapixels": lambda: codestream(7000, 7000, block=4),
+    "JPEG 2000 of 4x4 blocks, RGB, 49 megapixels": lambda: codestream(7000, 7000, 3, block=4),
+    "JPEG 2000 of 4x4 blocks in a tile's header": small_blocks_in_a_tile_header,
+    "JPEG 2000 of precincts of a pixel": lambda: codestream(7000, 7000, precincts=[(1, 1)] * 6, packets=0),
+    "JPEG 2000 of precincts behind an unknown marker": behind_an_unknown_marker,
+    "JPEG 2000 of wide and high precincts": lambda: codestream(
+        7000, 7000, 4, levels=1, precincts=[(0, 15), (15, 1)], order=3, packets=100_000
+    ),
+    "JPEG 2000 of 65535 layers in 4096 tiles": lambda: codestream(
+        4096, 4096, 4, layers=65_535, tile=(64, 64), packets=7_000
+    ),
+    "JPEG 2000 of 30 million packets": lambda: codestream(
+        1000, 1000, 4, layers=65_535, precincts=[(15, 15)] * 2 + [(6, 6)] * 4, packets=30_000_000
+    ),
+    "JPEG 2000 of 16384 components": lambda: codestream(100, 100, 16_384, levels=0, tile=(1, 1), packets=0),
+    "JPEG 2000 of 65025 tiles": lambda: codestream(4080, 4080, 3, levels=2, tile=(16, 16)),
+    "JPEG 2000 of RGBA, 49 megapixels in a tile": lambda: codestream(7000, 7000, 4),
+    "AVIF of 60000 items": lambda: avif_of_items(60_000),
+    "AVIF of 5 million properties": lambda: avif_of_properties(5_000_000),
+    "AVIF of 8 million associations": lambda: avif_of_associations(30_000),
+    "AVIF of 7 million boxes": lambda: small_avif() + box(b"free", b"") * 7_000_000,
+    "AVIF of a million boxes in each other": lambda: avif_with(lambda _: {b"iprp": nested(1_000_000)}),
+    "AVIF of 5 million sample sizes": lambda: small_avif() + box(b"moov", box(b"trak", bytes(20_000_000))),
+    "WebP of 7 million chunks": lambda: riff(extended(0), pixel_chunk(), chunk(b"abcd", b"") * 7_000_000),
+    "WebP of a million frames": lambda: animated_webp(1_000_000),
+    "WebP of 60 MB of XMP": lambda: webp_with(4, b"XMP ", b"tiff:Orientation=" * 3_500_000),
+    "WebP of 60 MB of color profile": lambda: webp_with(32, b"ICCP", bytes(60_000_000)),
+}
+"""Hostile files by description; those that are decoded must be decoded in time."""
+
+LARGE: dict[str, Callable[[], bytes]] = {
+    "JPEG 2000 of RGB, 49 megapixels in a tile": lambda: codestream(7000, 7000, 3),
+    "JPEG 2000 of RGBA, 49 megapixels in tiles": lambda: codestream(7000, 7000, 4, tile=(1000, 1000)),
+    "JPEG 2000 of 16-bit gray, 49 megapixels": lambda: encode(deep_gray(7000), "JPEG2000"),
+    "JPEG 2000 of 31 MB of noise in 4x4 blocks": lambda: encode(
+        noise(4800, 1), "JPEG2000", codeblock_size=(4, 4), tile_size=(512, 512)
+    ),
+    "AVIF of RGBA, 49 megapixels": lambda: encode(rgba(7000), "AVIF", speed=10, quality=10, max_threads=1),
+    "AVIF of RGB, 4:4:4, 49 megapixels": lambda: encode(
+        rgba(7000).convert("RGB"), "AVIF", speed=10, quality=10, subsampling="4:4:4", max_threads=1
+    ),
+    "AVIF of 56 MB of noise": lambda: encode(
+        noise(3900, 3), "AVIF", speed=10, quality=100, subsampling="4:4:4", max_threads=1
+    ),
+    "WebP of RGBA, 49 megapixels": lambda: encode(rgba(7000), "WEBP", method=0, quality=10),
+    "WebP of RGBA, lossless, 49 megapixels": lambda: encode(rgba(7000), "WEBP", lossless=True, method=0, quality=0),
+    "WebP of RGBA, 49 megapixels and 63 MB": lambda: with_xmp(
+        encode(rgba(7000), "WEBP", method=0, quality=10), 63_000_000
+    ),
+    "WebP of 62 MB of noise": lambda: encode(noise(3940, 4), "WEBP", lossless=True, method=0, quality=0),
+    "TIFF of RGBA, 49 megapixels": lambda: encode(rgba(7000), "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF of CMYK, 49 megapixels": lambda: encode(
+        Image.merge("CMYK", rgba(7000).split()), "TIFF", compression="tiff_adobe_deflate"
+    ),
+    "TIFF of 16-bit gray, 49 megapixels": lambda: encode(deep_gray(7000), "TIFF", compression="tiff_adobe_deflate"),
+    "JPEG of CMYK in scans, 49 megapixels": lambda: encode(
+        Image.merge("CMYK", rgba(7000).split()), "JPEG", progressive=True
+    ),
+    "PNG of RGBA, 49 megapixels": lambda: encode(rgba(7000), "PNG", compress_level=1),
+}  # fmt: skip
+"""Images of the most pixels or bytes that are allowed, which take seconds to make and to decode."""
+
+
+def deep_gray(side: int) -> Image.Image:
+    """Return a 16-bit gradient."""
+    return Image.fromarray(np.arange(side, dtype=np.uint16)[None, :].repeat(side, 0))
+
+
+def noise(side: int, channels: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, channels), np.uint8)
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
