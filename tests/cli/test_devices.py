@@ -55,9 +55,10 @@ def test_only_the_good_image_is_read(
     verb: str, given: str, folder: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     paths = [folder] if given == "folder" else [folder / name for name in (*REASONS, "very-good.jpg")]
-    options = [] if verb == "predict" else ["--method", "occlusion", "--out", tmp_path / "plots"]
+    options = [] if verb == "predict" else ["--method", "occlusion", "--out", str(tmp_path / "plots")]
     done = subprocess.run(
-        [sys.executable, "-m", "sightline", verb, trained[0] / "bundle", *paths, *options, "--format", "json"],
+        [sys.executable, "-m", "sightline", verb, str(trained[0] / "bundle"), *map(str, paths), *options,
+         "--format", "json"],
         capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit_memory,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr

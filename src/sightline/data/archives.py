@@ -181,7 +181,7 @@ def _check_names(path: Path, num_bytes: int, limits: LimitsConfig) -> None:
     maximum = _NAME_BYTES * limits.archive_members
     if num_bytes > maximum:
         raise DataError(
-            f"{path} has names of more than {maximum / 2**20:,.3g} MiB in all. Shorten them, split it into several "
+            f"{path} has names of more than {maximum:,} bytes in all. Shorten them, split it into several "
             "archives, or raise data.limits.archive_members if you trust it."
         )
 

@@ -18,8 +18,8 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 - CMYK and YCCK (Adobe's inversion undone), HSV, YCbCr: Pillow's plain conversion; LAB: LittleCMS, D50 to sRGB.
 - Gray is Pillow's ITU-R 601-2 luma of the RGB pixels. Resizing is antialiased, and skipped when the size is right.
 - A JPEG at least 4 times the target on both axes is decoded at 1/2, 1/4 or 1/8, never to less than twice the target.
-- An image of more than `max_megapixels` in memory is refused, and a JPEG 2000, WebP or AVIF, which Pillow decodes whole,
-  that takes more than 21 MB for each of them.
+- An image of more than `max_megapixels` in memory is refused. So is a JPEG 2000, WebP or AVIF, which Pillow decodes
+  whole, that takes more than 21 MB for each of them.
 """
 
 from sightline.preprocessing.array_hints import suggest_conversion
