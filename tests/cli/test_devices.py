@@ -49,12 +49,12 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
 
-@pytest.mark.parametrize("given", ["files", "folder"])
+@pytest.mark.parametrize("source", ["files", "folder"])
 @pytest.mark.parametrize("verb", ["predict", "explain"])
 def test_only_the_good_image_is_read(
-    verb: str, given: str, folder: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+    verb: str, source: str, folder: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    paths = [folder] if given == "folder" else [folder / name for name in (*REASONS, "very-good.jpg")]
+    paths = [folder] if source == "folder" else [folder / name for name in (*REASONS, "very-good.jpg")]
     options = [] if verb == "predict" else ["--method", "occlusion", "--out", str(tmp_path / "plots")]
     done = subprocess.run(
         [sys.executable, "-m", "sightline", verb, str(trained[0] / "bundle"), *map(str, paths), *options,
