@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from sklearn import metrics as reference
 
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
-from sightline.evaluation import multi_label_metrics
+from sightline.evaluation import bootstrap, multi_label_metrics
+from sightline.evaluation.label_pairs import count_pair_errors
 from sightline.evaluation.label_thresholds import fit_label_thresholds, fit_thresholds
 from sightline.evaluation.multi_label import build_report
 from sightline.evaluation.multi_label_metrics import (
@@ -24,6 +26,7 @@ from sightline.evaluation.multi_label_metrics import (
 )
 from sightline.evaluation.results import Metric
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest
+from sightline.report.templates import make_environment
 
 CLASSES = tuple("abcd")
 HALF = np.full(4, 0.5)
@@ -64,7 +67,7 @@ def test_the_metrics_are_those_of_scikit_learn() -> None:
 
 def test_each_interval_holds_its_value_and_narrows_with_more_images() -> None:
     few, many = (compute_label_metrics(CLASSES, *draw(count), HALF)[0] for count in (60, 600))
-    for name in set(many) - {"calibration_error"}:
+    for name in many:
         metric, other = many[name], few[name]
         assert metric.value is not None
         assert metric.interval is not None, name
@@ -84,6 +87,48 @@ def test_the_metrics_of_a_class_are_those_of_scikit_learn() -> None:
         assert row.average_precision.value == pytest.approx(reference.average_precision_score(y[:, k], p[:, k]))
         assert row.auroc.value == pytest.approx(reference.roc_auc_score(y[:, k], p[:, k]))
         assert row.support == y[:, k].sum()
+
+
+@pytest.mark.parametrize("size", [1, 5], ids=["images", "groups of 5"])
+def test_the_intervals_of_a_class_hold_its_f1_and_its_calibration_error(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", bootstrap.MIN_RESAMPLES)  # enough here, and quick
+    rng, levels = np.random.default_rng(4), np.array([0.05, 0.3, 0.7, 0.95])
+    fractions = np.clip(
+        levels + np.array([0.0, 0.1, -0.1, 0.0]), 0, 1
+    )  # of the images with each probability that have the class
+    hits, chosen, true = fractions[2:].sum(), 2, fractions.sum()
+    expected = {"f1": 2 * hits / (chosen + true), "calibration_error": np.abs(levels - fractions).mean()}
+    covered = []
+    for _ in range(120):
+        at = np.repeat(rng.integers(0, 4, 300 // size), size)  # images of a group have one probability and one label
+        y = np.repeat(rng.random(300 // size), size) < fractions[at]
+        groups = None if size == 1 else np.arange(300) // size
+        p = levels[at].astype(np.float32)[:, None]
+        values, (row,) = compute_label_metrics(("a",), p, y[:, None], HALF[:1], groups=groups)
+        assert row.f1_interval is not None
+        assert row.calibration_interval is not None
+        assert row.calibration_interval == values["calibration_error"].interval
+        covered.append([
+            row.f1_interval.low <= expected["f1"] <= row.f1_interval.high,
+            row.calibration_interval.low <= expected["calibration_error"] <= row.calibration_interval.high,
+        ])  # fmt: skip
+    assert np.mean(covered, axis=0).min() >= 0.88
+
+
+def test_a_class_without_errors_has_an_interval_of_f1_with_a_width() -> None:
+    y = np.arange(40)[:, None] % 2 == 0
+    p = np.where(y, 0.9, 0.1).astype(np.float32)
+    (alone,), (grouped,) = (
+        compute_label_metrics(("a",), p, y, HALF[:1], groups=groups)[1] for groups in (None, np.arange(40) // 10)
+    )
+    assert alone.f1 == grouped.f1 == 1
+    assert alone.f1_interval is not None
+    assert grouped.f1_interval is not None
+    assert grouped.f1_interval.low < alone.f1_interval.low < 1
+    (never,) = compute_label_metrics(("a",), p, np.zeros_like(y), HALF[:1])[1]
+    assert (never.f1, never.f1_interval) == (None, None)
 
 
 def test_a_class_without_images_is_left_out_of_the_means() -> None:
@@ -139,7 +184,9 @@ def test_images_of_a_group_count_as_one() -> None:
         assert width(pretended[name]) < 0.7 * width(grouped[name]), name
     for one, other in zip(alone_classes, grouped_classes, strict=True):
         assert one.recall_interval is not None
-        assert other.recall_interval == pytest.approx(one.recall_interval, abs=0.07)
+        assert other.recall_interval is not None
+        assert other.recall_interval == pytest.approx(one.recall_interval, abs=0.15)
+        assert other.recall_interval.low < one.recall_interval.low  # exact, and of a variance that is estimated
     single, classes = compute_label_metrics(CLASSES, p, y, HALF, groups=np.zeros(len(y), np.int64))
     assert single["micro_f1"].note == "no interval: all images are of one group"
     assert (single["auroc"].interval, classes[0].recall_interval) == (None, None)
@@ -189,6 +236,22 @@ def test_a_report_names_what_is_missed_and_predicted_in_its_place() -> None:
     assert (first.label, first.predicted, first.path) == ("cat", "dog", "0")
     assert report.errors.count == 2
     assert report.evaluation.accuracy == pytest.approx(2 / 6)
+
+
+def test_a_report_lists_the_pairs_of_labels_with_the_most_errors() -> None:
+    p, y = draw(200)
+    report = build_report(CLASSES, p, label_images(y), "test", None)
+    assert report.errors.pair_errors == count_pair_errors(CLASSES, y, p >= 0.5)
+    rows = report.to_dict()["errors"]["pair_errors"]
+    assert [row["wrong"] + row["missed"] for row in rows] == sorted(
+        (row["wrong"] + row["missed"] for row in rows), reverse=True
+    )
+    assert set(rows[0]) == {"first", "second", "true", "predicted", "wrong", "missed"}
+    page = str(make_environment().get_template("multi_label.html.j2").module.errors(report.to_dict(), 5, {}))  # type: ignore[attr-defined]
+    first = f"{rows[0]['first']}, {rows[0]['second']}"
+    cells = re.search(rf"<td class=\"name\">{first}</td>(.*?)</tr>", page)
+    assert cells is not None
+    assert re.findall(r">(\d+)<", cells[1]) == [str(rows[0][k]) for k in ("true", "predicted", "wrong", "missed")]
 
 
 def test_metrics_without_images_of_an_earlier_split() -> None:

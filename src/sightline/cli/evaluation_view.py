@@ -221,8 +221,9 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
     a = report.selective
     if a is not None:
         precision = ""
-        if a.precision is not None and a.interval is not None:
-            precision = f" with precision {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f})"
+        if a.precision is not None:
+            ends = format_interval(a.interval, 4) or "no interval: all images above it are of one group"
+            precision = f" with precision {a.precision:.4f} ({ends})"
         fitted = report.thresholds is not None and report.thresholds.conformal_quantile is not None
         sets = f"; returns a set for {a.set_fraction:.1%}" if fitted else ""
         images = plural(a.count, "image")

@@ -39,6 +39,11 @@ def print_report(report: MultiLabelReport) -> None:
         text = ", ".join(f"{p.predicted} predicted where {p.label} is missed ({p.count})" for p in pairs[:3])
         print_line()
         print_line(f"most confused: {text}")
+    if together := report.errors.pair_errors:
+        text = ", ".join(
+            f"{p.first} and {p.second} (wrongly together {p.wrong}, missed together {p.missed})" for p in together[:3]
+        )
+        print_line(f"pairs with the most errors: {text}")
 
 
 def print_label_issue_counts(counts: Sequence[LabelIssueCount]) -> None:

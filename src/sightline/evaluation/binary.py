@@ -65,7 +65,7 @@ class BinaryCurve:
 class BinaryRates:
     """The metrics of predicting the positive class at a score of `threshold` or more.
 
-    Their intervals are Wilson's, or where images come in groups those of resampled groups.
+    Their intervals are Wilson's, or where images come in groups those of `grouped_proportions`.
     """
 
     threshold: float
@@ -225,9 +225,11 @@ def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.boo
     return resampling.make_metric(value, np.concatenate(resampled) if resampled else np.zeros(0), len(score))
 
 
-def compute_rates_at(score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float) -> BinaryRates:
+def compute_rates_at(
+    score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float, resampling: Resampling = EACH_IMAGE
+) -> BinaryRates:
     """Return the metrics of predicting the positive class at a score of `threshold` or more."""
-    return _compute_rates(score >= threshold, truth, threshold)
+    return _compute_rates(score >= threshold, truth, threshold, resampling)
 
 
 def _compute_rates(
@@ -237,7 +239,7 @@ def _compute_rates(
         good, count = int((hits & among).sum()), int(among.sum())
         if not count:
             return Metric(None, note=nothing)
-        (interval,) = resampling.estimate_proportions(hits[:, None], among[:, None], "rates")
+        (interval,) = resampling.estimate_proportions(hits[:, None], among[:, None])
         return Metric(good / count, interval, "" if interval else bootstrap.ONE_GROUP_NOTE)
 
     return BinaryRates(
@@ -308,15 +310,19 @@ def choose_operating_point(
 
 
 def choose_usual_points(
-    held_out: tuple[NDArray[np.float64], NDArray[np.bool_]], evaluated: tuple[NDArray[np.float64], NDArray[np.bool_]]
+    held_out: tuple[NDArray[np.float64], NDArray[np.bool_]],
+    evaluated: tuple[NDArray[np.float64], NDArray[np.bool_]],
+    resampling: Resampling = EACH_IMAGE,
 ) -> tuple[OperatingPoint, ...]:
     """Choose thresholds for the usual targets of both rates on validation, and evaluate them.
 
-    Both arguments are scores of the positive class, float64 [N], and whether an image is positive, bool [N]. Targets
-    that are not reached are left out.
+    Both are scores of the positive class, float64 [N], and whether an image is positive, bool [N]; `resampling` is of
+    the second. Targets that are not reached are left out.
     """
     points = [choose_operating_point(*held_out, rate, target) for rate in RATES for target in TARGETS]
-    return tuple(evaluate_operating_point(point, *evaluated) for point in points if point.threshold is not None)
+    return tuple(
+        evaluate_operating_point(point, *evaluated, resampling) for point in points if point.threshold is not None
+    )
 
 
 def _allowed_misses(count: int, target: float, *, conservative: bool) -> int | None:
@@ -332,13 +338,13 @@ def _allowed_misses(count: int, target: float, *, conservative: bool) -> int | N
 
 
 def evaluate_operating_point(
-    point: OperatingPoint, score: NDArray[np.float64], truth: NDArray[np.bool_]
+    point: OperatingPoint, score: NDArray[np.float64], truth: NDArray[np.bool_], resampling: Resampling = EACH_IMAGE
 ) -> OperatingPoint:
     """Return an operating point with its metrics on images that were not used to choose it."""
     if point.threshold is None:
         return point
-    rates = compute_rates_at(score, truth, point.threshold)
+    rates = compute_rates_at(score, truth, point.threshold, resampling)
     in_class = truth if point.rate == "sensitivity" else ~truth
     right = (score >= point.threshold) == truth
-    bound = intervals.lower_bound(int((right & in_class).sum()), int(in_class.sum())) if in_class.any() else None
+    bound = resampling.bound_proportion(right, in_class)
     return replace(point, rates=rates, lower_bound=bound, met=bound is not None and bound >= point.target)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.evaluation.grouped_proportions import estimate_grouped_proportions, find_grouped_ends
 from sightline.evaluation.results import Metric
-from sightline.intervals import Interval, wilson_interval
+from sightline.intervals import ALPHA, Interval, lower_bound, wilson_interval
 from sightline.seeding import make_generator
 
 RESAMPLES = 2000
@@ -179,31 +180,33 @@ class Resampling:
             return Metric(value, None, note, classes)
         return make_metric(value, resampled, classes)
 
-    def estimate_proportions(
-        self, hits: NDArray[np.bool_], among: NDArray[np.bool_], name: str
-    ) -> list[Interval | None]:
+    def estimate_proportions(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> list[Interval | None]:
         """Return the interval of each proportion of `hits` in `among`, both [N, M]; None where it has none.
 
-        It is Wilson's if each image is on its own.
+        It is Wilson's if each image is on its own, else that of `grouped_proportions`; none of images of one group.
         """
         hits = hits & among
         if self.groups is None:
             pairs = zip(hits.sum(0).tolist(), among.sum(0).tolist(), strict=True)
             return [wilson_interval(number, count) if count else None for number, count in pairs]
-        if self.explain_absence(len(hits)):
-            return [None] * hits.shape[1]
-        sums = self.resample_sums(np.concatenate([hits, among], axis=1).astype(np.float64), name)
-        numerators, counts = np.split(sums, 2, axis=1)
-        ratios = np.divide(numerators, counts, out=np.full_like(counts, np.nan), where=counts > 0)
-        return [percentile_interval(column) for column in ratios.T]
+        return estimate_grouped_proportions(*(sum_by_group(of.astype(np.float64), self.groups) for of in (hits, among)))
 
-    def estimate_fraction(self, hits: NDArray[np.bool_], name: str) -> Metric:
-        """Return the fraction of images that are `hits` [N]; by Wilson's interval if each image is on its own."""
-        number, count = int(hits.sum()), len(hits)
+    def bound_proportion(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+        """Return the one-sided 95% lower bound of the proportion of `hits` in `among`, both [N]; None if it has none.
+
+        It is the exact one if each image is on its own.
+        """
+        hits = hits & among
         if self.groups is None:
-            return Metric(number / count, wilson_interval(number, count))
-        means = self.resample_means(hits[:, None].astype(np.float64), name)
-        return self.make_metric(number / count, means[:, 0], count)
+            return lower_bound(int(hits.sum()), int(among.sum())) if among.any() else None
+        sums = [sum_by_group(of[:, None].astype(np.float64), self.groups) for of in (hits, among)]
+        bound = float(find_grouped_ends(sums[0], sums[1], ALPHA)[0, 0])
+        return bound if np.isfinite(bound) else None
+
+    def estimate_fraction(self, hits: NDArray[np.bool_]) -> Metric:
+        """Return the fraction of images that are `hits` [N], with the interval of `estimate_proportions`."""
+        (interval,) = self.estimate_proportions(hits[:, None], np.ones((len(hits), 1), bool))
+        return Metric(int(hits.sum()) / len(hits), interval, "" if interval else ONE_GROUP_NOTE)
 
 
 EACH_IMAGE = Resampling()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals
 from sightline.errors import DataError, UsageError
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.inference.decisions import compute_nonconformity, make_prediction_sets
 from sightline.inference.results import Nonconformity
 from sightline.intervals import Interval
@@ -23,7 +23,10 @@ ALL_CLASSES = 2.0  # above every score: the set contains all classes
 
 @dataclass(frozen=True, slots=True)
 class SetCoverage:
-    """Prediction sets on `count` images: the fraction that contains the true class, its interval, and the mean size."""
+    """Prediction sets on `count` images: the fraction that contains the true class, its interval, and the mean size.
+
+    The interval is [0, 1] if all images are of one group.
+    """
 
     target: float
     coverage: float
@@ -56,10 +59,12 @@ def evaluate_sets(
     quantile: float,
     coverage: float,
     score: Nonconformity = "lac",
+    resampling: Resampling = EACH_IMAGE,
 ) -> SetCoverage:
     """Return coverage and size of the sets on images that were not used to fit them."""
     in_set = make_prediction_sets(probabilities, quantile, score)
-    hits, count = int(in_set[np.arange(len(labels)), labels].sum()), len(labels)
+    hits, count = in_set[np.arange(len(labels)), labels], len(labels)
+    (interval,) = resampling.estimate_proportions(hits[:, None], np.ones((count, 1), bool))
     sizes = in_set.sum(1)
     size, single = (float(v.mean()) if count else 0.0 for v in (sizes, sizes == 1))
-    return SetCoverage(coverage, hits / max(count, 1), intervals.wilson_interval(hits, count), size, single, count)
+    return SetCoverage(coverage, int(hits.sum()) / max(count, 1), interval or Interval(0.0, 1.0), size, single, count)

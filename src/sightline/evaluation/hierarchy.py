@@ -104,8 +104,8 @@ def build_report(
         "threshold": _choose_requested(tree, validation_outputs, request),
         "selective": None
         if thresholds is None
-        else _evaluate_decisions(nodes, correct, thresholds, fitted=validation_outputs is outputs),
-        "selective_check": _check_usual_targets(tree, validation_outputs, outputs),
+        else _evaluate_decisions(nodes, correct, thresholds, resampling, fitted=validation_outputs is outputs),
+        "selective_check": _check_usual_targets(tree, validation_outputs, outputs, resampling),
     }
     depths = np.where(nodes < 0, 0, tree.depths[nodes])
     at_depths = tuple(_evaluate_depth(depths == depth, correct, depth, resampling) for depth in range(tree.levels + 1))
@@ -191,7 +191,7 @@ def _evaluate_level(
 ) -> LevelMetrics:
     path = tree.ancestors[:, level - 1]
     nodes = np.unique(path)
-    metric = resampling.estimate_fraction(nodes[sums[:, nodes].argmax(1)] == path[labels], f"level {level}")
+    metric = resampling.estimate_fraction(nodes[sums[:, nodes].argmax(1)] == path[labels])
     return LevelMetrics(level, len(nodes), metric.value or 0.0, metric.interval)
 
 
@@ -202,16 +202,21 @@ def _evaluate_depth(
     fraction = count / max(len(predicted), 1)
     if not depth or not count:
         return DepthMetrics(depth, count, fraction, None, None)
-    (interval,) = resampling.estimate_proportions(correct[:, None], predicted[:, None], f"depth {depth}")
+    (interval,) = resampling.estimate_proportions(correct[:, None], predicted[:, None])
     return DepthMetrics(depth, count, fraction, int(correct[predicted].sum()) / count, interval)
 
 
 def _evaluate_decisions(
-    nodes: NDArray[np.int64], correct: NDArray[np.bool_], thresholds: Thresholds, *, fitted: bool
+    nodes: NDArray[np.int64],
+    correct: NDArray[np.bool_],
+    thresholds: Thresholds,
+    resampling: Resampling,
+    *,
+    fitted: bool,
 ) -> DecisionMetrics:
     """Return how often a node is predicted and how precisely; `fitted`: the threshold was chosen on these images."""
     target = thresholds.target_precision
-    result = selective.evaluate_threshold(nodes >= 0, correct, target)
+    result = selective.evaluate_threshold(nodes >= 0, correct, target, resampling)
     return DecisionMetrics(
         result.coverage, 0.0, 1 - result.coverage, result.precision, result.interval, len(nodes), target,
         result.lower_bound,
@@ -227,7 +232,7 @@ def _choose_requested(tree: ClassTree, held_out: ModelOutputs | None, request: T
 
 
 def _check_usual_targets(
-    tree: ClassTree, held_out: ModelOutputs | None, evaluated: ModelOutputs
+    tree: ClassTree, held_out: ModelOutputs | None, evaluated: ModelOutputs, resampling: Resampling
 ) -> SelectiveResult | None:
     """Choose a threshold on validation for the strictest usual target and evaluate it; None on the same images."""
     if held_out is None or held_out is evaluated:
@@ -239,4 +244,4 @@ def _check_usual_targets(
         return SelectiveResult(threshold, None)
     nodes = tree.find_deepest_nodes(tree.sum_probabilities(evaluated.outputs.probabilities), threshold.confidence)
     correct = tree.are_above(nodes, evaluated.labels)
-    return SelectiveResult(threshold, selective.evaluate_threshold(nodes >= 0, correct, threshold.target))
+    return SelectiveResult(threshold, selective.evaluate_threshold(nodes >= 0, correct, threshold.target, resampling))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import UsageError
 from sightline.evaluation import binary, risk_control, selective
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.selective import SelectiveMetrics
 from sightline.inference.results import ThresholdRequest, Thresholds
 
@@ -239,6 +240,7 @@ def evaluate_decisions(
     labels: NDArray[np.bool_],
     thresholds: Thresholds | None,
     limits: DecisionLimits | None = None,
+    resampling: Resampling = EACH_IMAGE,
 ) -> tuple[LabelDecisions, ...] | None:
     """Return how each class is decided, by `limits` in place of those of `thresholds`; None if they do not abstain."""
     limits = limits or DecisionLimits.from_thresholds(thresholds, classes)
@@ -250,8 +252,8 @@ def evaluate_decisions(
     return tuple(
         LabelDecisions(
             label,
-            selective.evaluate_threshold(present[:, k], labels[:, k], target),
-            selective.evaluate_threshold(absent[:, k], ~labels[:, k], target),
+            selective.evaluate_threshold(present[:, k], labels[:, k], target, resampling),
+            selective.evaluate_threshold(absent[:, k], ~labels[:, k], target, resampling),
             float((~present[:, k] & ~absent[:, k]).mean()) if len(labels) else 0.0,
         )
         for k, label in enumerate(classes)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.errors import UsageError
-from sightline.evaluation import bootstrap, calibration, selective
+from sightline.evaluation import calibration, selective
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.mask_outputs import MaskOutputs
 from sightline.evaluation.report import CalibrationReport
 from sightline.evaluation.results import Metric
@@ -23,16 +24,16 @@ from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.intervals import Interval
 
 DEFAULT_MIN_IOU = 0.5
-SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MaskDecisions:
     """What the threshold of a model does on `count` images: the fraction of accepted masks, and how good they are.
 
-    `precision` is the fraction of accepted masks with an IoU of at least `min_iou`, with Wilson's 95% `interval` and
-    the exact one-sided 95% `lower_bound`; None if none is accepted. `met` tells whether the bound reaches the `target`,
-    None if the threshold was chosen on these images. `mean_iou` is the mean over the accepted images.
+    `precision` is the fraction of accepted masks with an IoU of at least `min_iou`, with the 95% `interval` and the
+    one-sided 95% `lower_bound` of `selective.SelectiveMetrics`; None if none is accepted. `met` tells whether the bound
+    reaches the `target`, None if the threshold was chosen on these images. `mean_iou` is the mean over the accepted
+    images.
     """
 
     coverage: float
@@ -80,16 +81,18 @@ def choose_threshold(held_out: MaskOutputs | None, request: ThresholdRequest) ->
     """Return the quality for the target precision; None if there is no target, or no validation images."""
     if held_out is None or request.target_precision is None:
         return None
-    qualities, ious = _compare_qualities(held_out)
+    _, qualities, ious = _compare_qualities(held_out)
     is_right = ious >= _get_min_iou(request)
     return selective.choose_threshold(qualities, is_right, request.target_precision, conservative=request.conservative)
 
 
-def _compare_qualities(outputs: MaskOutputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the quality and the mean IoU, float64 [n] each, of the images with a pixel that has a class."""
+def _compare_qualities(
+    outputs: MaskOutputs,
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+    """Return which images have a pixel with a class, bool [N], and their quality and mean IoU, float64 [n] each."""
     ious = compute_image_iou(outputs.confusions)
     known = np.isfinite(ious)
-    return outputs.quality[known], ious[known]
+    return known, outputs.quality[known], ious[known]
 
 
 def _get_min_iou(request: ThresholdRequest) -> float:
@@ -97,33 +100,45 @@ def _get_min_iou(request: ThresholdRequest) -> float:
 
 
 def evaluate_decisions(
-    outputs: MaskOutputs, thresholds: Thresholds | None, *, is_fitted: bool = False
+    outputs: MaskOutputs,
+    thresholds: Thresholds | None,
+    groups: NDArray[np.int64] | None = None,
+    *,
+    is_fitted: bool = False,
 ) -> MaskDecisions | None:
-    """Apply a threshold to evaluated images; None without one. `is_fitted`: it was chosen on these images."""
+    """Apply a threshold to evaluated images; None without one. `is_fitted`: it was chosen on these images.
+
+    `groups` [N] are the numbers of their groups; None if each image is on its own.
+    """
     if thresholds is None or thresholds.min_iou is None or thresholds.target_precision is None:
         return None
-    qualities, ious = _compare_qualities(outputs)
+    known, qualities, ious = _compare_qualities(outputs)
+    resampling = Resampling(groups=_renumber(groups, known))
     accepted = qualities >= (np.inf if thresholds.quality is None else thresholds.quality)
-    result = selective.evaluate_threshold(accepted, ious >= thresholds.min_iou, thresholds.target_precision)
+    result = selective.evaluate_threshold(accepted, ious >= thresholds.min_iou, thresholds.target_precision, resampling)
     return MaskDecisions(
-        result.coverage, result.precision, result.interval, _average(ious[accepted]), result.count,
+        result.coverage, result.precision, result.interval,
+        _average(ious[accepted], _renumber(resampling.groups, accepted)), result.count,
         thresholds.target_precision, thresholds.min_iou, result.lower_bound, None if is_fitted else result.met,
     )  # fmt: skip
 
 
-def _average(ious: NDArray[np.float64]) -> Metric:
-    if len(ious) < 2:
-        return (
-            Metric(float(ious[0]), None, "one image has no interval")
-            if len(ious)
-            else Metric(None, None, "no mask is accepted")
-        )
-    return bootstrap.make_metric(float(ious.mean()), bootstrap.resample_means(ious[:, None], SEED, "accepted")[:, 0])
+def _renumber(groups: NDArray[np.int64] | None, chosen: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Return the groups of the `chosen` images, numbered from 0."""
+    return None if groups is None else np.unique(groups[chosen], return_inverse=True)[1].astype(np.int64)
+
+
+def _average(ious: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Metric:
+    if not len(ious):
+        return Metric(None, None, "no mask is accepted")
+    resampling = Resampling(groups=groups)
+    means = resampling.resample_means(ious[:, None], "accepted")[:, 0]
+    return resampling.make_metric(float(ious.mean()), means, len(ious))
 
 
 def compute_risk_coverage(outputs: MaskOutputs) -> RiskCoverageCurve:
     """Return one minus the mean IoU of the images of the highest quality, at each coverage."""
-    qualities, ious = _compare_qualities(outputs)
+    _, qualities, ious = _compare_qualities(outputs)
     return selective.compute_loss_coverage(qualities, 1 - ious)
 
 

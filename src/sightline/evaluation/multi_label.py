@@ -15,7 +15,9 @@ from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap, risk_control
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
+from sightline.evaluation.label_pairs import LabelPairErrors, count_pair_errors
 from sightline.evaluation.label_thresholds import (
     DecisionLimits,
     LabelDecisions,
@@ -59,11 +61,16 @@ class LabelPair:
 
 @dataclass(frozen=True, slots=True)
 class LabelErrors:
-    """The images to look at, those with the surest wrong decision first, of `count` images with any wrong one."""
+    """The images to look at, those with the surest wrong decision first, of `count` images with any wrong one.
+
+    `confused_pairs` are the classes that are most often predicted in place of others, and `pair_errors` the pairs of
+    classes that are most often wrongly predicted together, or missed together.
+    """
 
     count: int
     most_confident_errors: tuple[ErrorExample, ...]
     confused_pairs: tuple[LabelPair, ...]
+    pair_errors: tuple[LabelPairErrors, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +129,14 @@ def build_report(
         cuts_by_path = dict(zip(subset.paths, limits.present, strict=True))
     evaluate = partial(_evaluate, classes, list_thresholds(thresholds, classes), cuts_by_path, labeled.groups)
     evaluation = add_leakage(evaluate(probabilities, subset, labeled.unreadable), labeled, evaluate)
+    resampling = Resampling(groups=bootstrap.number_groups(subset.paths, labeled.groups))
     return MultiLabelReport(
         evaluation,
         split,
         _find_errors(evaluation, limits.present),
         thresholds,
-        evaluate_decisions(classes, probabilities, evaluation.labels, thresholds, limits),
-        _evaluate_label_sets(evaluation, thresholds, limits),
+        evaluate_decisions(classes, probabilities, evaluation.labels, thresholds, limits, resampling),
+        _evaluate_label_sets(evaluation, thresholds, limits, resampling),
         unreached,
     )
 
@@ -148,12 +156,17 @@ def list_predictions(result: MultiLabelResult, thresholds: Thresholds | None) ->
 
 
 def _evaluate_label_sets(
-    evaluation: MultiLabelResult, thresholds: Thresholds | None, limits: DecisionLimits
+    evaluation: MultiLabelResult, thresholds: Thresholds | None, limits: DecisionLimits, resampling: Resampling
 ) -> LabelSetMetrics | None:
     if thresholds is None or thresholds.set_threshold is None or thresholds.target_fnr is None:
         return None
     return risk_control.evaluate_label_sets(
-        evaluation.probabilities, evaluation.labels, thresholds.set_threshold, thresholds.target_fnr, limits.in_set
+        evaluation.probabilities,
+        evaluation.labels,
+        thresholds.set_threshold,
+        thresholds.target_fnr,
+        limits.in_set,
+        resampling,
     )
 
 
@@ -228,4 +241,4 @@ def _find_errors(evaluation: MultiLabelResult, cuts: NDArray[np.float64]) -> Lab
         for i, j in (divmod(int(at), len(classes)) for at in positions)
         if confused[i, j]
     )
-    return LabelErrors(len(order), examples, pairs)
+    return LabelErrors(len(order), examples, pairs, count_pair_errors(classes, labels, predicted))

@@ -34,8 +34,10 @@ class LabelMetrics:
     """The metrics of one class: which images have it, as its probability and its `threshold` (None: never) tell.
 
     `support` images of the `count` have the class. Precision and recall have Wilson's 95% intervals, or those of
-    the bootstrap of groups; None where they are not defined: precision if the class was never predicted, recall and F1
-    if no image has it.
+    `grouped_proportions`; None where they are not defined: precision if the class was never predicted, recall and F1
+    if no image has it. The interval of F1 is that of the images with the class right among those that have it or are
+    predicted to, J, since F1 is 2 J / (1 + J) (Lam et al., 2023, arXiv:2309.14621); it has a width without any error.
+    The calibration error has the interval of `estimate_calibration_errors`.
     """
 
     label: str
@@ -47,9 +49,11 @@ class LabelMetrics:
     recall: float | None
     recall_interval: Interval | None
     f1: float | None
+    f1_interval: Interval | None
     average_precision: Metric
     auroc: Metric
     calibration_error: float
+    calibration_interval: Interval | None
 
 
 def compute_label_metrics(
@@ -71,12 +75,15 @@ def compute_label_metrics(
     predicted = probabilities >= thresholds if predicted is None else predicted
     resampling = Resampling(seed, groups)
     ranked, ranked_classes = _rank(probabilities, labels, resampling)
-    precisions = resampling.estimate_proportions(labels, predicted, "precision")
-    ranges = zip(precisions, resampling.estimate_proportions(predicted, labels, "recall"), strict=True)
+    precisions = resampling.estimate_proportions(labels, predicted)
+    recalls = resampling.estimate_proportions(predicted, labels)
+    jaccard = resampling.estimate_proportions(labels & predicted, labels | predicted)
+    ranges = zip(precisions, recalls, map(_convert_to_f1, jaccard), strict=True)
+    errors, overall = estimate_calibration_errors(probabilities, labels, resampling)
     per_class = tuple(
-        _measure_class(label, float(cut), p, y, chosen, pair, rates)
-        for label, cut, p, y, chosen, pair, rates in zip(
-            classes, thresholds, probabilities.T, labels.T, predicted.T, ranked_classes, ranges, strict=True
+        _measure_class(label, float(cut), y, chosen, pair, rates, error)
+        for label, cut, y, chosen, pair, rates, error in zip(
+            classes, thresholds, labels.T, predicted.T, ranked_classes, ranges, errors, strict=True
         )
     )
     if not count:
@@ -85,30 +92,31 @@ def compute_label_metrics(
         **ranked,
         **_count_all(predicted, labels, resampling),
         **_average_examples(probabilities, predicted, labels, resampling),
-        "subset_accuracy": resampling.estimate_fraction((predicted == labels).all(1), "exact matches"),
-        "calibration_error": Metric(
-            float(np.mean([row.calibration_error for row in per_class])),
-            note="mean over the classes; it has no interval",
-        ),
+        "subset_accuracy": resampling.estimate_fraction((predicted == labels).all(1)),
+        "calibration_error": overall,
     }, per_class
 
 
 def _measure_class(
     label: str,
     threshold: float,
-    p: NDArray[np.float32],
     y: NDArray[np.bool_],
     predicted: NDArray[np.bool_],
     ranked: tuple[Metric, Metric],
-    rates: tuple[Interval | None, Interval | None],
+    rates: tuple[Interval | None, Interval | None, Interval | None],
+    calibration: Metric,
 ) -> LabelMetrics:
     hits, support, total = int((predicted & y).sum()), int(y.sum()), int(predicted.sum())
     return LabelMetrics(
         label, support, len(y), threshold if np.isfinite(threshold) else None,
         hits / total if total else None, rates[0], hits / support if support else None, rates[1],
-        2 * hits / (support + total) if support else None,
-        *ranked, compute_calibration_error(p, y),
+        2 * hits / (support + total) if support else None, rates[2] if support else None,
+        *ranked, calibration.value or 0.0, calibration.interval,
     )  # fmt: skip
+
+
+def _convert_to_f1(jaccard: Interval | None) -> Interval | None:
+    return None if jaccard is None else Interval(*(2 * end / (1 + end) for end in jaccard))
 
 
 def _rank(
@@ -211,17 +219,47 @@ def compare_label_sets(
     )
 
 
-def compute_calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
-    """Return the expected calibration error of the probabilities [N] of one class, in [0, 1]; 0 for no images.
+def estimate_calibration_errors(
+    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], resampling: Resampling
+) -> tuple[list[Metric], Metric]:
+    """Return the expected calibration error of each class of `probabilities` [N, K], in [0, 1], and their mean.
 
-    It compares the mean probability with the fraction of images that have the class, in `BINS` equal intervals.
+    It compares the mean probability with the fraction of images that have the class, in `BINS` equal intervals; it is 0
+    for no images. Noise adds to it, and to a resample twice, so that percentiles q of resampled errors are too high.
+    The lower end of an interval is therefore that of the basic bootstrap, 2 e - q, not below 0 (Davison and Hinkley,
+    1997, Bootstrap Methods and their Application, section 5.2); the upper end is the percentile, on the safe side.
     """
-    if not len(labels):
-        return 0.0
+    count, classes = labels.shape
+    if not count:
+        return [Metric(0.0)] * classes, NO_IMAGES
     p = probabilities.astype(np.float64)
-    number = bin_indices(p)
-    gaps = np.bincount(number, p, BINS) - np.bincount(number, labels.astype(np.float64), BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    bins, gaps = bin_indices(p), p - labels
+
+    def measure(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the errors of R resamples, float64 [R, K]."""
+        errors = np.empty((len(weights), classes))
+        for k in range(classes):
+            table = np.zeros((count, BINS))
+            table[np.arange(count), bins[:, k]] = gaps[:, k]
+            errors[:, k] = np.abs(weights @ table).sum(1)
+        errors /= weights.sum(1, keepdims=True)
+        return errors
+
+    values = measure(np.ones((1, count)))[0]
+    note = resampling.explain_absence(count)
+    if not note and count * classes > MAX_PAIRS:
+        note = f"no interval: {classes} classes of {count} images would take too long"
+    if note:
+        return [Metric(float(value), None, note) for value in values], Metric(float(values.mean()), None, note)
+    number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
+    resampled = np.concatenate([measure(w) for w in resampling.draw_weights(count, number, "calibration")])
+
+    def make(value: float, column: NDArray[np.float64]) -> Metric:
+        high = max(bootstrap.find_percentiles(column).high, value)
+        return Metric(value, Interval(max(0.0, 2 * value - high), high))
+
+    each = [make(float(value), column) for value, column in zip(values, resampled.T, strict=True)]
+    return each, make(float(values.mean()), resampled.mean(1))
 
 
 def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: Resampling) -> dict[str, Metric]:

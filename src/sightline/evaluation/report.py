@@ -55,8 +55,9 @@ class CalibrationReport:
 class DecisionMetrics:
     """The decisions of `thresholds` on the evaluated images: the fraction of each kind, and the precision.
 
-    `lower_bound` is the exact one-sided 95% bound of the precision, `met` whether it reaches the `target` precision;
-    None if there is no target, or if the thresholds were fitted on these images.
+    `interval` and `lower_bound`, the one-sided 95% bound of the precision, are those of `SelectiveMetrics`; `met` tells
+    whether it reaches the `target` precision, None if there is no target, or if the thresholds were fitted on these
+    images.
     """
 
     class_fraction: float
@@ -133,11 +134,11 @@ def build_report(
         slices=slices.evaluate_slices(masks, correct),
         thresholds=thresholds,
         threshold=_choose_threshold(validation_outputs, threshold_request),
-        selective_check=evaluate_selective(outputs, validation_outputs),
+        selective_check=evaluate_selective(outputs, validation_outputs, resampling),
         selective=None
         if thresholds is None
-        else evaluate_decisions(outputs, classes, thresholds, fitted=validation_outputs is outputs),
-        set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds),
+        else evaluate_decisions(outputs, classes, thresholds, resampling, fitted=validation_outputs is outputs),
+        set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds, resampling),
         binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds, resampling),
         validation=compare_with_validation(outputs, validation_outputs),
         energies=compute_energy(outputs.outputs.logits),
@@ -212,14 +213,19 @@ def _choose_threshold(held_out: ModelOutputs | None, request: ThresholdRequest) 
 
 
 def evaluate_decisions(
-    evaluated: ModelOutputs, classes: Sequence[str], thresholds: Thresholds, *, fitted: bool = False
+    evaluated: ModelOutputs,
+    classes: Sequence[str],
+    thresholds: Thresholds,
+    resampling: Resampling = EACH_IMAGE,
+    *,
+    fitted: bool = False,
 ) -> DecisionMetrics:
     """Apply the thresholds to the evaluated images as `decide` does; `fitted`: they were chosen on these images."""
     p = evaluated.outputs.probabilities
     decisions = np.array([d.decision for d in decide(p, evaluated.outputs.logits, classes, thresholds)])
     target = thresholds.target_precision
     result = selective.evaluate_threshold(
-        decisions == "class", predict_labels(p, classes, thresholds) == evaluated.labels, target
+        decisions == "class", predict_labels(p, classes, thresholds) == evaluated.labels, target, resampling
     )
     return DecisionMetrics(
         result.coverage, float((decisions == "set").mean()), float((decisions == "abstain").mean()), result.precision,
@@ -228,7 +234,9 @@ def evaluate_decisions(
     )  # fmt: skip
 
 
-def evaluate_selective(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> SelectiveResult | None:
+def evaluate_selective(
+    evaluated: ModelOutputs, held_out: ModelOutputs | None, resampling: Resampling = EACH_IMAGE
+) -> SelectiveResult | None:
     """Choose a confidence threshold on validation and evaluate it; None if both are the same images or none."""
     if held_out is None or held_out is evaluated:
         return None
@@ -237,7 +245,9 @@ def evaluate_selective(evaluated: ModelOutputs, held_out: ModelOutputs | None) -
         p = of.outputs.probabilities
         return p.max(1), p.argmax(1) == of.labels
 
-    return selective.evaluate_selective(confidences_and_correct(held_out), confidences_and_correct(evaluated))
+    return selective.evaluate_selective(
+        confidences_and_correct(held_out), confidences_and_correct(evaluated), resampling
+    )
 
 
 def check_request(request: ThresholdRequest, classes: Sequence[str]) -> None:
@@ -296,10 +306,14 @@ def evaluate_binary(
         points = [binary.OperatingPoint(saved.rate, saved.target_rate, saved.positive_threshold, saved.count, None)]
     if held_out is evaluated:
         return replace(report, operating_points=tuple(points))
-    usual = () if held_out is None else binary.choose_usual_points(_class_scores(held_out, k), evaluated_scores)
+    usual = (
+        () if held_out is None else binary.choose_usual_points(_class_scores(held_out, k), evaluated_scores, resampling)
+    )
     return replace(
         report,
-        operating_points=tuple(binary.evaluate_operating_point(point, *evaluated_scores) for point in points),
+        operating_points=tuple(
+            binary.evaluate_operating_point(point, *evaluated_scores, resampling) for point in points
+        ),
         usual_points=usual,
     )
 
@@ -317,13 +331,15 @@ def compare_with_validation(evaluated: ModelOutputs, held_out: ModelOutputs | No
     return shift.compare_splits(first, second)
 
 
-def evaluate_sets(evaluated: ModelOutputs, thresholds: Thresholds) -> SetCoverage | None:
+def evaluate_sets(
+    evaluated: ModelOutputs, thresholds: Thresholds, resampling: Resampling = EACH_IMAGE
+) -> SetCoverage | None:
     """Evaluate the prediction sets; None if none were fitted."""
     if thresholds.conformal_quantile is None or thresholds.coverage is None:
         return None
     p = evaluated.outputs.probabilities
     return conformal.evaluate_sets(
-        p, evaluated.labels, thresholds.conformal_quantile, thresholds.coverage, thresholds.conformal
+        p, evaluated.labels, thresholds.conformal_quantile, thresholds.coverage, thresholds.conformal, resampling
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """Metrics of one class of `support` images, with 95% intervals: Wilson's, or of resampled groups.
+    """Metrics of one class of `support` images, with 95% intervals: Wilson's, or of `grouped_proportions`.
 
     None if a metric is undefined: precision if the class was never predicted, recall and F1 if no image of it was
     evaluated.

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import DataError, UsageError
-from sightline.evaluation import bootstrap
-from sightline.evaluation.bootstrap import ONE_IMAGE_NOTE
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.results import Metric
 
 
@@ -69,18 +68,20 @@ def evaluate_label_sets(
     threshold: float,
     target: float,
     cuts: NDArray[np.float64] | float | None = None,
-    seed: int = 0,
+    resampling: Resampling = EACH_IMAGE,
 ) -> LabelSetMetrics:
     """Return the false-negative rate and the size of the sets on images that were not used to fit them.
 
-    `cuts` are thresholds of the images, float64 [N, 1], in place of the `threshold`.
+    `cuts` are thresholds of the images, float64 [N, 1], in place of the `threshold`; `resampling` says which images
+    depend on each other.
     """
     in_set = probabilities.astype(np.float64) >= (threshold if cuts is None else cuts)
     rates, sizes, count = compute_false_negative_rates(in_set, labels), in_set.sum(1), len(labels)
-    if count < 2:
-        fnr = Metric(float(rates.mean()) if count else None, None, ONE_IMAGE_NOTE if count else "there are no images")
+    if not count:
+        fnr = Metric(None, None, "there are no images")
     else:
-        resampled = bootstrap.resample_means(rates[:, None], seed, "label sets")[:, 0]
-        fnr = bootstrap.make_metric(float(rates.mean()), resampled)
+        fnr = resampling.make_metric(
+            float(rates.mean()), resampling.resample_means(rates[:, None], "label sets")[:, 0], count
+        )
     size, empty = (float(values.mean()) if count else 0.0 for values in (sizes, sizes == 0))
     return LabelSetMetrics(target, threshold, fnr, size, empty, count)

@@ -1,8 +1,8 @@
 """Metrics of probabilities against labels, each with its 95% interval.
 
-Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, all others a
-seeded percentile bootstrap; where images come in groups, all have a bootstrap of groups. Means over classes skip
-classes without images; AUROC and AP are one-vs-rest.
+Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, or that of
+`grouped_proportions` where images come in groups. All others have a seeded percentile bootstrap of images or groups.
+Means over classes skip classes without images; AUROC and AP are one-vs-rest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
+from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.intervals import Interval
 from sightline.plugins import Registry
@@ -76,7 +77,7 @@ def compute_metrics(
         return {name: Metric(None, note="there are no images") for name in (*tops, *NAMES, *METRICS)}
     values_by_name = {}
     for k, name in zip((1, 5), tops, strict=False):
-        values_by_name[name] = resampling.estimate_fraction(metrics.in_top_k(probabilities, labels, k), name)
+        values_by_name[name] = resampling.estimate_fraction(metrics.in_top_k(probabilities, labels, k))
     true = probabilities[np.arange(count), labels].astype(np.float64)
     columns = np.stack([metrics.negative_log(true), metrics.brier_scores(probabilities, labels)], 1)
     resampled = resampling.resample_means(columns, "means")
@@ -131,15 +132,13 @@ def add_group_intervals(
     resampling: Resampling,
     is_accepted: NDArray[np.bool_] | None = None,
 ) -> tuple[ClassMetrics, ...]:
-    """Return the metrics of the classes with the intervals of resampled groups in place of Wilson's.
+    """Return the metrics of the classes with the intervals of `grouped_proportions` in place of Wilson's.
 
     With `is_accepted` [N], a model abstains on the other images: they are predicted as none of the classes.
     """
     groups, size = resampling.groups, len(per_class)
     if groups is None:
         return per_class
-    if resampling.explain_absence(len(labels)):
-        return tuple(replace(one, precision_interval=None, recall_interval=None) for one in per_class)
     count = bootstrap.count_groups(groups) or 0
 
     def count_by_group(values: NDArray[np.integer[Any]], of: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -149,10 +148,8 @@ def add_group_intervals(
     everything = np.ones(len(labels), bool)
     of = everything if is_accepted is None else is_accepted
     parts = (count_by_group(labels, of & (predictions == labels)), count_by_group(predictions, of))
-    sums = bootstrap.resample_sums(np.hstack([*parts, count_by_group(labels, everything)]), resampling.seed, "classes")
-    hits, *totals = np.split(sums, 3, axis=1)
-    ratios = [np.divide(hits, total, out=np.full_like(hits, np.nan), where=total > 0) for total in totals]
-    ends = ([bootstrap.percentile_interval(column) for column in of_rate.T] for of_rate in ratios)
+    hits, predicted, true = *parts, count_by_group(labels, everything)
+    ends = (estimate_grouped_proportions(hits, counts) for counts in (predicted, true))
     return tuple(
         replace(one, precision_interval=precision, recall_interval=recall)
         for one, precision, recall in zip(per_class, *ends, strict=True)

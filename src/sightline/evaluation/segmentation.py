@@ -138,7 +138,7 @@ def build_report(
         groups = bootstrap.number_groups(samples.paths, labeled.groups)
         return _evaluate(classes, rows, outputs, at, samples.paths, unreadable, groups)
 
-    means = outputs.outputs.probabilities
+    means, groups = outputs.outputs.probabilities, bootstrap.number_groups(labeled.subset.paths, labeled.groups)
     evaluation = add_leakage(evaluate(means, labeled.subset, labeled.unreadable), labeled, evaluate)
     return SegmentationReport(
         evaluation,
@@ -148,7 +148,7 @@ def build_report(
         mask_decisions.compute_risk_coverage(outputs),
         thresholds,
         mask_decisions.choose_threshold(validation_outputs, request),
-        mask_decisions.evaluate_decisions(outputs, thresholds, is_fitted=validation_outputs is outputs),
+        mask_decisions.evaluate_decisions(outputs, thresholds, groups, is_fitted=validation_outputs is outputs),
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals
 from sightline.errors import UsageError, plural
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.intervals import Interval
 
 TARGETS = (0.99, 0.95, 0.9)  # target precisions to try for a new run, strictest first
@@ -63,7 +64,8 @@ class SelectiveMetrics:
     """Selective metrics on images that were not used to choose the threshold.
 
     Of `count` images, `accepted` are above the threshold, a fraction of `coverage`. Their `precision` has Wilson's 95%
-    `interval` and the exact one-sided 95% `lower_bound`; all three are None if no image is above the threshold. `met`
+    `interval` and the exact one-sided 95% `lower_bound`, or those of `grouped_proportions` where images come in groups;
+    all three are None if no image is above the threshold, the last two also if all above it are of one group. `met`
     tells whether the bound reaches the target.
     """
 
@@ -209,31 +211,35 @@ def find_conservative(accepted: NDArray[np.int64], right: NDArray[np.int64], tar
 
 
 def evaluate_threshold(
-    accepted: NDArray[np.bool_], correct: NDArray[np.bool_], target: float | None
+    accepted: NDArray[np.bool_], correct: NDArray[np.bool_], target: float | None, resampling: Resampling = EACH_IMAGE
 ) -> SelectiveMetrics:
-    """Return the selective metrics of images that were not used for the threshold; both arguments are bool [N]."""
+    """Return the selective metrics of images that were not used for the threshold.
+
+    `accepted` and `correct` are bool [N]; `resampling` says which of the images depend on each other.
+    """
     count, accepted_count, correct_count = len(accepted), int(accepted.sum()), int((accepted & correct).sum())
-    bound = intervals.lower_bound(correct_count, accepted_count) if accepted_count else None
+    (interval,) = resampling.estimate_proportions(correct[:, None], accepted[:, None])
+    bound = resampling.bound_proportion(correct, accepted)
     return SelectiveMetrics(
         count, accepted_count, accepted_count / max(count, 1),
-        correct_count / accepted_count if accepted_count else None,
-        intervals.wilson_interval(correct_count, accepted_count) if accepted_count else None, bound,
+        correct_count / accepted_count if accepted_count else None, interval, bound,
         target is not None and bound is not None and bound >= target,
     )  # fmt: skip
 
 
 def evaluate_selective(
-    held_out: tuple[NDArray[np.float32], NDArray[np.bool_]], evaluated: tuple[NDArray[np.float32], NDArray[np.bool_]]
+    held_out: tuple[NDArray[np.float32], NDArray[np.bool_]],
+    evaluated: tuple[NDArray[np.float32], NDArray[np.bool_]],
+    resampling: Resampling = EACH_IMAGE,
 ) -> SelectiveResult:
     """Choose the threshold for the strictest usual target that is reached on validation, and evaluate it.
 
-    Both arguments are confidences float32 [N] and whether the prediction is correct, bool [N]. If no target is reached,
-    the threshold is that of the lowest target, with a `confidence` of None.
+    Both are confidences float32 [N] and whether the prediction is correct, bool [N]; `resampling` is of the second. If
+    no target is reached, the threshold is that of the lowest target, with a `confidence` of None.
     """
     thresholds = [choose_threshold(*held_out, target) for target in TARGETS]
     threshold = next((t for t in thresholds if t.confidence is not None), thresholds[-1])
     if threshold.confidence is None:
         return SelectiveResult(threshold, None)
-    return SelectiveResult(
-        threshold, evaluate_threshold(evaluated[0] >= np.float32(threshold.confidence), evaluated[1], threshold.target)
-    )
+    accepted = evaluated[0] >= np.float32(threshold.confidence)
+    return SelectiveResult(threshold, evaluate_threshold(accepted, evaluated[1], threshold.target, resampling))

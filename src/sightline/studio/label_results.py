@@ -65,7 +65,7 @@ class LabelResults:
     def describe_label(self, label: str, threshold: float) -> dict[str, Any]:
         """Return the metrics of a class that is predicted from a probability of `threshold` on, as JSON values.
 
-        Precision and recall have the 95% intervals of an evaluation: Wilson's, or of resampled groups. The average
+        Precision and recall have the 95% intervals of an evaluation: Wilson's, or those of groups. The average
         precision does not depend on the threshold; it is None, and so are recall and F1, if no image has the class.
         Raises `HTTPException` if there is no such class.
         """
@@ -74,8 +74,8 @@ class LabelResults:
     def _describe_rows(self, positions: Sequence[int], thresholds: NDArray[np.float64]) -> list[dict[str, Any]]:
         columns = list(positions)
         has, predicted = self._labels[:, columns], self._probabilities[:, columns] >= thresholds
-        precisions = self._resampling.estimate_proportions(has, predicted, "precision")
-        recalls = self._resampling.estimate_proportions(predicted, has, "recall")
+        precisions = self._resampling.estimate_proportions(has, predicted)
+        recalls = self._resampling.estimate_proportions(predicted, has)
         return [
             self._describe_row(k, float(threshold), precision, recall)
             for k, threshold, precision, recall in zip(positions, thresholds, precisions, recalls, strict=True)

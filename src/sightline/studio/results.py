@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline import intervals, metrics
+from sightline import metrics
 from sightline.evaluation.bootstrap import Resampling, count_groups
 from sightline.evaluation.evaluator import find_accuracy_interval
 from sightline.evaluation.ordinal import compute_ordinal_metrics
@@ -121,26 +121,22 @@ class SplitResults:
 
     def _describe_rates(self, is_accepted: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
         """Return coverage, abstention, precision and recall of all classes, with their intervals."""
-        is_hit = is_accepted & (self._predicted == self._labels)
-        hits, accepted, count = int(is_hit.sum()), int(is_accepted.sum()), len(self._labels)
-        counts = {
-            "coverage": (accepted, count), "abstention": (count - accepted, count),
-            "precision": (hits, accepted), "recall": (hits, count),
+        is_hit, everything = is_accepted & (self._predicted == self._labels), np.ones(len(self._labels), bool)
+        columns = {
+            "coverage": (is_accepted, everything), "abstention": (~is_accepted, everything),
+            "precision": (is_hit, is_accepted), "recall": (is_hit, everything),
         }  # fmt: skip
-        groups = self._resampling.groups
-        if groups is None or not count:
-            return {name: describe_fraction(*pair) for name, pair in counts.items()}
-        columns = np.stack([is_hit, is_accepted], axis=1).astype(np.float64)
-        hit_rates, coverages = self._resampling.resample_means(columns, "top_1").T  # the resamples of the accuracy
-        precisions = np.divide(hit_rates, coverages, out=np.full_like(coverages, np.nan), where=coverages > 0)
-        resampled = {"coverage": coverages, "abstention": 1 - coverages, "precision": precisions, "recall": hit_rates}
-        rates = {name: Metric(None) for name in counts}
-        for name, (number, among) in counts.items():
-            if among:
-                metric = self._resampling.make_metric(number / among, resampled[name], count)
-                num_groups = len(np.unique(groups[is_accepted] if name == "precision" else groups))
-                rates[name] = replace(metric, interval=find_accuracy_interval(metric, num_groups), note="")
-        return {name: metric.to_dict() for name, metric in rates.items()}
+        hits, among = (np.stack(of, axis=1) for of in zip(*columns.values(), strict=True))
+        rates = {}
+        for i, (name, interval) in enumerate(
+            zip(columns, self._resampling.estimate_proportions(hits, among), strict=True)
+        ):
+            number, count = int(hits[:, i].sum()), int(among[:, i].sum())
+            metric = Metric(number / count, interval) if count else Metric(None)
+            if count and interval is None:
+                metric = replace(metric, interval=find_accuracy_interval(metric, 1))  # all images are of one group
+            rates[name] = metric.to_dict()
+        return rates
 
     def _describe_classes(self, confusion: NDArray[np.int64], is_accepted: NDArray[np.bool_]) -> list[dict[str, Any]]:
         """Return the precision and the recall of each class, from the confusion matrix of those that are classified."""
@@ -197,13 +193,6 @@ def list_cells(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[dic
         }
         for i in positions
     ]
-
-
-def describe_fraction(hits: int, count: int) -> dict[str, Any]:
-    """Return a fraction with its 95% interval as JSON values; None of no images."""
-    if not count:
-        return Metric(None).to_dict()
-    return Metric(hits / count, intervals.wilson_interval(hits, count)).to_dict()
 
 
 def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
