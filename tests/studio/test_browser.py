@@ -148,6 +148,35 @@ def test_the_server_restarts_in_the_middle(colors: Path, patch: Path, open_page:
         assert len(read_lines(patch)) == 1
 
 
+def test_undo_goes_on_after_a_reload_and_a_restart(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        playwright.expect(page.locator("#undo")).to_be_disabled()
+        page.keyboard.press("2")
+        page.keyboard.press("End")
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "2 corrections")
+        page.reload()
+        page.wait_for_selector(LISTED)
+        page.keyboard.press("u")
+        expect_text(page, "#corrections", "1 correction")
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("3")
+        expect_text(page, "#corrections", "2 corrections")
+        page.goto("about:blank")
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("End")
+        page.wait_for_selector("#undo:enabled")
+        for left, image in ((1, 1), (0, 0)):  # the last first, and the page shows what it was
+            page.keyboard.press("u")
+            expect_text(page, "#corrections", "1 correction" if left else "0 corrections")
+            playwright.expect(page.locator(f"#image-{image}")).to_have_class(re.compile(r"\bcursor\b"))
+            assert len(read_lines(patch)) == left
+        playwright.expect(page.locator("#undo")).to_be_disabled()
+
+
 def test_the_corrected_list_is_downloaded(studio: Studio, open_page: Any) -> None:
     with serve(studio) as address:
         page = open_page(address)

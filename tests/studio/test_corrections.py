@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from command import COLORS, draw_classes
 from sightline import DataError, Dataset, OutputError, UsageError
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
@@ -28,8 +29,8 @@ def test_a_click_is_a_line_for_each_image_that_train_applies(studio: Studio, pat
     studio.corrections.apply([1], "drop")
     assert [(line["action"], line["path"], line.get("to")) for line in read_lines(patch)] == [
         ("relabel", "blue/blue-000.png", "red"),
-        ("drop", "blue/blue-001.png", None),
         ("relabel", "green/green-001.png", "red"),
+        ("drop", "blue/blue-001.png", None),
     ]
     corrected = load_and_apply_patch(build_index(colors), patch)
     labels = {image.path: image.label for image in corrected.images}
@@ -63,6 +64,31 @@ def test_undo_restores_what_was_there_and_spares_what_others_changed_since(studi
     for number in (first.number, second.number, 99):
         with pytest.raises(UsageError, match="nothing to undo"):
             studio.corrections.undo(number)
+
+
+def test_lines_of_before_are_undone_the_last_first(studio: Studio, patch: Path, colors: Path) -> None:
+    for position, to in ((9, "red"), (0, "green"), (4, "red")):
+        studio.corrections.apply([position], "relabel", to)
+    with pytest.raises(UsageError, match="nothing to undo"):
+        studio.corrections.undo(None)
+    again = Corrections(patch, build_index(colors))
+    again.apply([9], "relabel", "blue")  # which leaves two lines of before
+    assert [*again.undo(None).after] == [4]
+    assert again.has_earlier
+    assert [*again.undo(None).after] == [0]
+    assert not again.has_earlier
+    assert [json.loads(line)["to"] for line in patch.read_text().splitlines()] == ["blue"]
+    with pytest.raises(UsageError, match="nothing to undo"):
+        again.undo(None)
+
+
+def test_a_line_of_before_is_undone_for_all_copies_of_its_image(patch: Path, tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "twins", COLORS, 2)
+    (folder / "blue" / "twin.png").write_bytes((folder / "blue" / "blue-000.png").read_bytes())
+    index = build_index(folder)
+    copies = [i for i, image in enumerate(index.images) if image.path in ("blue/blue-000.png", "blue/twin.png")]
+    Corrections(patch, index).apply(copies, "relabel", "red")
+    assert [*Corrections(patch, index).undo(None).after] == copies[::-1]
 
 
 def test_what_was_corrected_again_cannot_be_undone(studio: Studio, patch: Path) -> None:

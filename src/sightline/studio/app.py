@@ -194,7 +194,7 @@ class _Endpoints:
     async def undo(self, request: Request) -> StrictJSONResponse:
         values = await read_json(request)
         number, change = values.get("click"), _parse_change(values)
-        if type(number) is not int:
+        if number is not None and type(number) is not int:
             raise HTTPException(400, "Expected the key click.")
         return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.undo(number, change)))
 
@@ -214,6 +214,7 @@ class _Endpoints:
         """Return the state of everything, and the rows of the first changed images: a page loads others as it needs."""
         return StrictJSONResponse({
             "corrections": len(self._studio.corrections),
+            "earlier": self._studio.corrections.has_earlier,
             "check": self._studio.check.state,  # before the counts, which have its findings once it is complete
             "folders": self._studio.folders.state,
             "counts": self._studio.library.count_values(),

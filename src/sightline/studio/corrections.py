@@ -67,9 +67,12 @@ class Corrections:
         self._before_drop: dict[int, Entries] = {}
         self._targets = index.targets
         self._classes = {name for image in index.images for name in self._targets.list_classes(image.label)} - {""}
+        self._earlier: list[tuple[int, PatchEntry]] = []  # lines that the file held at first, for undo
         self._void: list[PatchEntry] = []  # lines that keep images which are no longer there, or have another label
         with self._lock:
             self._read()
+            if path.exists():
+                self._earlier = [(i, entry) for i, of_image in self._entries.items() for entry in of_image.values()]
 
     def __len__(self) -> int:
         """Return the number of lines of the file."""
@@ -114,8 +117,27 @@ class Corrections:
             after = {position: self._edit(position, edit, to) for position in positions}
             return self._commit(after, request)
 
-    def undo(self, number: int, request: str = "") -> Click:
+    @property
+    def has_earlier(self) -> bool:
+        """Whether a line that the file held at first can be undone."""
+        with self._lock:
+            return any(self.get(i).get(entry.action) == entry for i, entry in reversed(self._earlier))
+
+    def _find_earlier(self) -> dict[int, Entries]:
+        """Return what undoing the last line of before leaves, of all copies of its image that it was made for."""
+        self._earlier = [(i, entry) for i, entry in self._earlier if self.get(i).get(entry.action) == entry]
+        after: dict[int, Entries] = {}
+        for position, entry in reversed(self._earlier):
+            last = self._earlier[-1][1]
+            if (entry.sha256, entry.action, entry.to) != (last.sha256, last.action, last.to):
+                break
+            after[position] = {key: kept for key, kept in self.get(position).items() if key != entry.action}
+        return after
+
+    def undo(self, number: int | None, request: str = "") -> Click:
         """Take back the click of this number where no later one has changed its images; `request` is as in `apply`.
+
+        None takes back the last line that the file held at first, and has still.
 
         Raises:
             UsageError: If there is no such click, or all of its images were changed again.
@@ -125,13 +147,15 @@ class Corrections:
             if request in self._answers:
                 return self._answers[request]
             self._read()
-            click = self._clicks.get(number)
-            if click is None:
+            click = None if number is None else self._clicks.get(number)
+            after = self._find_earlier() if number is None else {}
+            if click is None and not after:
                 raise UsageError("There is nothing to undo.")
-            after = {i: click.before[i] for i, entries in click.after.items() if self.get(i) == entries}
-            if not after:
-                raise UsageError("This cannot be undone, as its images were corrected again since.")
-            del self._clicks[number]
+            if click is not None:
+                after = {i: click.before[i] for i, entries in click.after.items() if self.get(i) == entries}
+                if not after:
+                    raise UsageError("This cannot be undone, as its images were corrected again since.")
+                del self._clicks[click.number]
             undone = self._commit(after, request)
             del self._clicks[undone.number]
             return undone
@@ -188,10 +212,11 @@ class Corrections:
     def _commit(self, after: Mapping[int, Entries], request: str) -> Click:
         """Write the file with these corrections, then take them over, and remember the request for them."""
         click = Click(self.revision + 1, {position: self.get(position) for position in after}, after)
-        entries = self._entries | dict(after)
+        others = {position: of_image for position, of_image in self._entries.items() if position not in after}
+        entries = others | dict(after)  # the last correction is the last line
         if sum("drop" in of_image for of_image in entries.values()) == len(self._index.images):
             raise UsageError("This would drop every image: keep at least one.")
-        lines = (entry for _, of_image in sorted(entries.items()) for entry in of_image.values())
+        lines = (entry for of_image in entries.values() for entry in of_image.values())
         write_patch(self.path, (*lines, *self._void), "Choose another file with --patch.")
         self._stamp = self._read_stamp()
         self._take_over({position: of_image for position, of_image in entries.items() if of_image}, after)

@@ -116,6 +116,7 @@ class Labeling:
                 "labeled": int((self._labels >= 0).sum()),
                 "remaining": int((self._labels == UNLABELED).sum()),
                 "shown": remains,
+                "earlier": self._corrections.has_earlier,
                 "queue": [self._describe_image(n) for n in self._reserve(queue, page)],
                 "audited": 0 if accuracy is None else accuracy.count,
                 "needed": MIN_AUDITED,

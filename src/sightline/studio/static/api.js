@@ -85,6 +85,7 @@ export async function loadState(since) {
 }
 
 export const correct = (ids, edit, to = null) => change("/corrections", { ids, edit, to });
+/** Take back a click, or if it is null the last line of before the studio started. */
 export const undo = (click) => change("/undo", { click });
 export const writeFolders = () => post("/folders", {});
 export const startCheck = () => post("/check", {});

@@ -129,6 +129,12 @@ export class Grid {
     this.onChange();
   }
 
+  /** Go to an image, if it is listed. */
+  show(id) {
+    const position = this.#order.indexOf(id);
+    if (position >= 0) this.move(position);
+  }
+
   toggle() {
     if (!this.length) return;
     this.#anchor = this.cursor;

@@ -1,6 +1,7 @@
 // The page that labels images one after the other, and says what the labels so far are good for.
 
-import { canRetry, correct, load, post, undo } from "./api.js";
+import { correct, load, post } from "./api.js";
+import { canTakeBack, remember, takeBack } from "./clicks.js";
 import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 
 const POLL_MS = 1000; // between looks at what others label, and what the head on the labels says
@@ -11,7 +12,6 @@ const RELOAD_MS = [500, 1000, 2000]; // waits before it is
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const name = `${Date.now()}-${Math.random()}`; // of this page, whose images others do not get
-const clicks = []; // of this page: {click, image}, to undo
 const done = new Map(); // images with a label -> the request for the state from which on the state has that label
 let requests = 0; // for the state
 let received = 0; // the latest of them that has an answer
@@ -142,6 +142,7 @@ function showFacts() {
   $("#about").hidden = !isKnown;
   $("#about").textContent = fill(texts["label-about"], { COUNT: state.audited });
   if ($("#train")) $("#train").hidden = !state.labeled;
+  showUndo();
 }
 
 function describeFeatures({ status, done: count, total, error }) {
@@ -175,7 +176,7 @@ async function answer(edit, to = null) {
   showChoices();
   const confirmed = await change(async () => {
     const { click } = await correct(image.ids, edit, to);
-    clicks.push({ click, image });
+    remember(click);
     return click;
   });
   if (confirmed === null) {
@@ -184,27 +185,22 @@ async function answer(edit, to = null) {
     return;
   }
   done.set(image.sha256, requests + 1);
-  $("#undo").disabled = false;
+  showUndo();
   await update(look);
 }
 
-/** Take back the last label of this page. One that the server did not take back is still the last. */
-async function takeBack() {
-  const image = await change(async () => {
-    const last = clicks.at(-1);
-    if (!last) return null;
-    try {
-      await undo(last.click);
-    } catch (error) {
-      if (!canRetry(error)) clicks.pop();
-      throw error;
-    }
-    clicks.pop();
-    return last.image;
-  });
-  $("#undo").disabled = !clicks.length;
-  if (!image) return;
-  done.delete(image.sha256);
+function showUndo() {
+  $("#undo").disabled = !canTakeBack(state?.earlier);
+}
+
+/** Take back the last label of this tab, or of before the studio started, and ask about its image again. */
+async function undo() {
+  const rows = await change(async () => (await takeBack(state?.earlier))?.response.rows);
+  showUndo();
+  if (!rows?.length) return;
+  const { sha256, path } = rows[0];
+  const image = { sha256, path, ids: rows.filter((row) => row.sha256 === sha256).map((row) => row.id) };
+  done.delete(sha256);
   showImage(image);
   await update(look);
 }
@@ -224,7 +220,7 @@ $("#image").addEventListener("load", () => {
 });
 $("#image").addEventListener("error", loseImage);
 $("#drop").addEventListener("click", () => answer("drop"));
-$("#undo").addEventListener("click", takeBack);
+$("#undo").addEventListener("click", undo);
 $("#another").addEventListener("click", askForClass);
 $("#help").addEventListener("click", () => $("#keys").showModal());
 $("#keys .close").addEventListener("click", () => $("#keys").close());
@@ -240,7 +236,7 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.toLowerCase();
   if (/^[1-9]$/.test(key) && state?.classes[key - 1] !== undefined) answer("relabel", state.classes[key - 1]);
   else if (key === "x") answer("drop");
-  else if (key === "u") takeBack();
+  else if (key === "u") undo();
   else if (key === "n") askForClass();
   else if (key === "?") $("#keys").showModal();
   else return;

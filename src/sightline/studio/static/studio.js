@@ -1,6 +1,7 @@
 // The page: filters, the grid, corrections and keys.
 
 import * as api from "./api.js";
+import { canTakeBack, remember, takeBack } from "./clicks.js";
 import { element } from "./elements.js";
 import { Grid } from "./grid.js";
 import { hasMasks, maskAddress, swatch } from "./masks.js";
@@ -17,9 +18,8 @@ const form = $("#query");
 const number = new Intl.NumberFormat(document.documentElement.lang);
 const hasSeveralLabels = document.body.dataset.several === "1";
 const predictsMasks = document.body.dataset.predictsMasks === "1";
-const state = { revision: 0, counts: {}, check: { status: "new" }, folders: { status: "new" }, corrections: 0 };
+const state = { revision: 0, earlier: false, counts: {}, check: { status: "new" }, folders: { status: "new" }, corrections: 0 };
 const names = []; // of the classes, in the order of their keys, which stays the same while the page is open
-const clicks = []; // numbers of the clicks of this page, for undo
 let changes = Promise.resolve(); // the last of the changes on their way
 let loading = null; // aborts the request of an older query
 
@@ -159,6 +159,7 @@ function takeOver(response) {
   }
   const one = state.corrections === 1 ? "one-correction" : "corrections";
   $("#corrections").textContent = `${number.format(state.corrections)} ${texts[one]}`;
+  showUndo();
   showCheck();
   showFolders(state.folders);
   if (state.check.status === "complete" && !wasChecked) showFindings();
@@ -314,29 +315,26 @@ async function edit(name, to = null) {
   const left = [grid.selected, grid.cursor];
   const click = await change(async () => {
     const confirmed = await api.correct(ids, name === "toggle" ? await chooseEdit(ids, to) : name, to);
-    clicks.push(confirmed.click);
+    remember(confirmed.click);
     return confirmed;
   });
   const isLeft = left[0] === grid.selected && !grid.selected.size && left[1] === grid.cursor; // nothing else was chosen since
   if (click === null && selected.length && isLeft) grid.select(selected);
-  $("#undo").disabled = !clicks.length;
+  showUndo();
 }
 
-/** Take back the last click of this page. One that the server did not take back is still the last. */
+function showUndo() {
+  $("#undo").disabled = !canTakeBack(state.earlier);
+}
+
+/** Take back the last click of this tab; one of before the studio started is shown, as nobody may remember it. */
 async function undo() {
   await change(async () => {
-    const click = clicks.at(-1);
-    if (click === undefined) return null;
-    try {
-      const undone = await api.undo(click);
-      clicks.pop();
-      return undone;
-    } catch (error) {
-      if (!api.canRetry(error)) clicks.pop();
-      throw error;
-    }
+    const undone = await takeBack(state.earlier);
+    if (undone?.isEarlier && undone.response.rows.length) grid.show(undone.response.rows[0].id);
+    return undone && undone.response;
   });
-  $("#undo").disabled = !clicks.length;
+  showUndo();
 }
 
 function toggleDropped() {
