@@ -304,3 +304,20 @@ def test_groups_follow_each_other_once_the_images_are_checked(open_page: Any, ca
         playwright.expect(page.locator(f".tile.finding[data-position='{position}']")).to_have_count(1)
     playwright.expect(page.locator("select[name=finding]")).to_have_value("")
     playwright.expect(page.locator("select[name=sort]")).to_have_value("group")
+
+
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_every_page_shows_its_keys(run_studio: Studio, open_page: Any, language: str) -> None:
+    with serve(run_studio) as address:
+        page = open_page(address, locale=language)
+        links = page.eval_on_selector_all(".pages a", "all => all.map((a) => a.href)")
+        assert len(links) >= 5
+        for link in links:
+            page.goto(link)
+            assert page.locator("#keys").count() == 0, "the keys are elements once somebody asks for them"
+            for show in (lambda: page.keyboard.press("?"), lambda: page.click("#help")):
+                show()
+                playwright.expect(page.locator("#keys")).to_be_visible()
+                assert page.locator("#keys dt").count() == page.locator("#keys dd").count() >= 3
+                page.keyboard.press("Escape")
+                playwright.expect(page.locator("#keys")).to_be_hidden()

@@ -222,8 +222,6 @@ $("#image").addEventListener("error", loseImage);
 $("#drop").addEventListener("click", () => answer("drop"));
 $("#undo").addEventListener("click", undo);
 $("#another").addEventListener("click", askForClass);
-$("#help").addEventListener("click", () => $("#keys").showModal());
-$("#keys .close").addEventListener("click", () => $("#keys").close());
 $("#new-class").addEventListener("close", async () => {
   const label = $("#new-class-name").value.trim();
   if ($("#new-class").returnValue !== "add" || !label) return;
@@ -238,7 +236,6 @@ document.addEventListener("keydown", (event) => {
   else if (key === "x") answer("drop");
   else if (key === "u") undo();
   else if (key === "n") askForClass();
-  else if (key === "?") $("#keys").showModal();
   else return;
   event.preventDefault();
 });

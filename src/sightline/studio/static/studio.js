@@ -430,7 +430,6 @@ for (const image of document.querySelectorAll("#viewer-image, #viewer-mask")) {
   for (const event of ["load", "error"]) image.addEventListener(event, hideOldPixels);
 }
 $("#undo").addEventListener("click", undo);
-$("#help").addEventListener("click", () => $("#keys").showModal());
 $("#actions").addEventListener("click", (event) => {
   const button = event.target.closest("button[data-edit]");
   if (button) edit(button.dataset.edit, button.dataset.to ?? null);
@@ -457,7 +456,6 @@ const KEYS = {
   " ": () => grid.toggle(),
   Enter: openViewer,
   "/": () => form.elements.text.focus(),
-  "?": () => $("#keys").showModal(),
   Escape: () => grid.select([]),
   a: () => grid.selectAll(),
   k: () => edit("keep"),
