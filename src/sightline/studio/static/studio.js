@@ -48,7 +48,7 @@ function describeModel(row) {
 /** The class of an image, and below what the model says; a line of text is no element of its own. */
 function describeImage(row) {
   if (hasSeveralLabels) return [listChips(row, hasMasks ? swatch : makeChip), describeModel(row)];
-  return [`${row.label.replaceAll(/\s/g, " ") || texts.unlabeled}\n${describeModel(row)}`];
+  return [[row.label.replaceAll(/\s/g, " ") || texts.unlabeled, describeModel(row)].filter(Boolean).join("\n")];
 }
 
 function markImage(row) {
