@@ -131,7 +131,7 @@ class Corrections:
             last = self._earlier[-1][1]
             if (entry.sha256, entry.action, entry.to) != (last.sha256, last.action, last.to):
                 break
-            after[position] = {key: kept for key, kept in self.get(position).items() if key != entry.action}
+            after[position] = {key: value for key, value in self.get(position).items() if key != entry.action}
         return after
 
     def undo(self, number: int | None, request: str = "") -> Click:
