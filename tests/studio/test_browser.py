@@ -214,6 +214,29 @@ def test_the_checks_become_a_queue(
         playwright.expect(page.locator("#viewer-facts dd").last).to_have_text(named)
 
 
+@pytest.mark.parametrize(("language", "fact"), [("en-US", "several frames: 3 frames"), ("zh-CN", "多帧: 3 帧")])
+def test_the_reason_of_a_finding_is_in_the_language_of_the_page(
+    tmp_path: Path, patch: Path, open_page: Any, language: str, fact: str
+) -> None:
+    from PIL import Image
+
+    long = "a class whose name is longer than a list of classes is wide"
+    folder = draw_classes(tmp_path / "data", {long: (9, 200, 9), "b": (200, 9, 9)}, 2)
+    frames = [Image.new("RGB", (40, 30), (60 * i, 90, 20)) for i in range(3)]
+    frames[0].save(folder / "b" / "moving.gif", save_all=True, append_images=frames[1:])
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_page(address, locale=language)
+        page.select_option("select[name=label]", long)
+        playwright.expect(page.locator("select[name=label]")).to_have_attribute("title", f"{long} (2)")
+        page.select_option("select[name=label]", "b")
+        page.click("#check")
+        page.wait_for_selector("#finding-filter:not([hidden])")
+        page.select_option("select[name=finding]", "animated")
+        page.wait_for_selector(".tile.finding[title='b/moving.gif']")
+        page.locator("#grid").press("Enter")
+        playwright.expect(page.locator("#viewer-facts")).to_contain_text(fact)
+
+
 def test_a_hostile_name_is_text(tmp_path: Path, patch: Path, open_page: Any) -> None:
     label = "<img src=x onerror=document.title='owned'>"
     folder = draw_classes(tmp_path / "data", {label: (9, 9, 9), "b": (200, 9, 9)}, 2)

@@ -15,6 +15,11 @@ _SLICE = re.compile(
     rf"(?P<low>{_NUMBER}) to (?P<high>{_NUMBER})|unset)"
 )
 
+_NOTES = (
+    (re.compile(r"only (?P<COUNT>\d+) images are in both (?P<SPLIT>\w+) splits"), "note-some-in-common"),
+    (re.compile(r"their (?P<SPLIT>\w+) splits have no image in common"), "note-none-in-common"),
+)
+
 
 @cache
 def select(language: str) -> Mapping[str, str]:
@@ -40,6 +45,21 @@ def translate_slice(name: str, texts: Mapping[str, str]) -> str:
     for key, value in numbers.items():
         text = text.replace(key.upper(), value)
     return text.replace("NAME", texts.get(f"property-{column.replace(' ', '-')}", column))
+
+
+def translate_note(note: str, texts: Mapping[str, str]) -> str:
+    """Return the note of a comparison, as `compare_runs` makes it, in the language of `texts`; others stay as they are.
+
+    >>> translate_note("only 12 images are in both test splits", select("zh"))
+    '只有 12 张图片同时在双方的测试集中'
+    """
+    for pattern, key in _NOTES:
+        if match := pattern.fullmatch(note):
+            text = texts[key]
+            for name, value in match.groupdict().items():
+                text = text.replace(name, texts.get(value, value))
+            return text
+    return note
 
 
 def choose_language(requested: str | None, accepted: str) -> str:

@@ -54,9 +54,10 @@ class Pages:
         other = {**dict(request.query_params), "lang": "en" if language == "zh" else "zh"}
         texts = messages.select(language)
         slice_name = partial(messages.translate_slice, texts=texts)
+        note = partial(messages.translate_note, texts=texts)
         html = self._templates.get_template(template).render(
-            t=texts, translate_slice=slice_name, language=language, token=self._token, links=self._links,
-            address=address, path=request.url.path,
+            t=texts, translate_slice=slice_name, translate_note=note, language=language, token=self._token,
+            links=self._links, address=address, path=request.url.path,
             other_language=urlencode(other, errors="backslashreplace"), **values,
         )  # fmt: skip
         return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)

@@ -6,6 +6,7 @@ import { element } from "./elements.js";
 import { Grid } from "./grid.js";
 import { hasMasks, maskAddress, swatch } from "./masks.js";
 import { hideLost, hideMessage, showError, showLookError } from "./message.js";
+import { translateReason } from "./reasons.js";
 
 const POLL_MS = 3000; // between looks at what other pages changed
 const CHECK_MS = 500; // while the images are being checked
@@ -121,6 +122,11 @@ function restoreQuery() {
 
 const nameFinding = (kind) => texts[`finding-${kind}`] ?? kind;
 
+/** A long name is cut where a list is closed: its tooltip is whole. */
+function showWhole(select) {
+  select.title = select.value ? (select.selectedOptions[0]?.textContent ?? "") : "";
+}
+
 function fillCounts() {
   for (const select of form.querySelectorAll("select[data-counts]")) {
     const chosen = select.value;
@@ -135,6 +141,7 @@ function fillCounts() {
     if (chosen && !counts.some(([name]) => name === chosen)) options.push(new Option(`${chosen} (0)`, chosen));
     select.replaceChildren(select.options[0], ...options);
     select.value = chosen;
+    showWhole(select);
   }
   for (const { value, selected } of [...form.elements.state.options].slice(1)) {
     const text = `${texts[value]} (${number.format(state.counts.state?.[value] ?? 0)})`;
@@ -386,7 +393,7 @@ function fillViewer() {
   if (row.energy !== null) facts.push([texts["ood-score"], row.energy.toFixed(2)]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
-  for (const finding of row.findings) facts.push([texts.finding, [nameFinding(finding.kind), finding.reason].filter(Boolean).join(": ")]);
+  for (const finding of row.findings) facts.push([texts.finding, [nameFinding(finding.kind), translateReason(finding.reason)].filter(Boolean).join(": ")]);
   const entries = document.createElement("dl");
   for (const [name, ...values] of facts) {
     const value = element("dd", "");
@@ -408,6 +415,7 @@ function removableChip(name) {
 
 let typing = 0;
 form.addEventListener("input", (event) => {
+  if (event.target.matches("select[data-counts]")) showWhole(event.target);
   clearTimeout(typing);
   typing = setTimeout(() => list(), event.target.type === "search" ? 150 : 0);
 });
