@@ -49,11 +49,11 @@ class LabelMetrics:
     recall: float | None
     recall_interval: Interval | None
     f1: float | None
-    f1_interval: Interval | None
     average_precision: Metric
     auroc: Metric
     calibration_error: float
-    calibration_interval: Interval | None
+    f1_interval: Interval | None = None
+    calibration_interval: Interval | None = None
 
 
 def compute_label_metrics(
@@ -110,8 +110,8 @@ def _measure_class(
     return LabelMetrics(
         label, support, len(y), threshold if np.isfinite(threshold) else None,
         hits / total if total else None, rates[0], hits / support if support else None, rates[1],
-        2 * hits / (support + total) if support else None, rates[2] if support else None,
-        *ranked, calibration.value or 0.0, calibration.interval,
+        2 * hits / (support + total) if support else None,
+        *ranked, calibration.value or 0.0, rates[2] if support else None, calibration.interval,
     )  # fmt: skip
 
 
