@@ -66,6 +66,20 @@ def label_studio(label_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def graded_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A run on drawn images of five grades."""
+    root = tmp_path_factory.mktemp("grades")
+    source, settings = write_task("ordinal", root / "images", 100)
+    return sl.train(source, epochs=12, seed=1, out=root / "run", set=[*settings, "split.test=0.3"])
+
+
+@pytest.fixture(scope="session")
+def graded_studio(graded_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    with open_studio(graded_run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
 def mask_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes with masks, the names of whose classes are those of an attacker."""
     folder = draw_scenes(tmp_path_factory.mktemp("masks") / "scenes", 30, 10)

@@ -120,7 +120,12 @@ def test_a_page_of_a_run(check: Check, address: str, path: str, ready: str) -> N
 
 def test_the_results_of_several_labels(check: Check, label_studio: Studio) -> None:
     with serve(label_studio) as address:
-        check(f"{address}/results", "#per-class")
+        check(f"{address}/results", "#label-pairs")
+
+
+def test_the_results_of_grades(check: Check, graded_studio: Studio) -> None:
+    with serve(graded_studio) as address:
+        check(f"{address}/results", "#grades")
 
 
 def test_masks(check: Check, mask_studio: Studio, tmp_path: Path) -> None:

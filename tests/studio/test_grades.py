@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import pytest
 import sightline as sl
 from browser import NO_BROWSER, find_browser
 from sightline.evaluation.results import Metric
-from sightline.studio.contents import Studio, open_studio
+from sightline.studio.contents import Studio
 from studio_server import serve
-from task_images import write_task
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
@@ -24,20 +23,6 @@ NAMES = {
     "mean_absolute_error": ("Mean absolute error, in grades", "平均绝对误差（级）"),
     "within_one_grade": ("Fraction within one grade", "相差不超过一级的比例"),
 }
-
-
-@pytest.fixture(scope="module")
-def graded_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
-    """A run on drawn images of five grades."""
-    root = tmp_path_factory.mktemp("grades")
-    source, settings = write_task("ordinal", root / "images", 100)
-    return sl.train(source, epochs=12, seed=1, out=root / "run", set=[*settings, "split.test=0.3"])
-
-
-@pytest.fixture(scope="module")
-def graded_studio(graded_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with open_studio(graded_run, tmp_path_factory.mktemp("patch") / "fixes.jsonl") as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

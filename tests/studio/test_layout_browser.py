@@ -128,6 +128,11 @@ def test_no_page_of_several_labels_is_cut(
                 assert first["height"] < 200
 
 
+def test_no_page_of_grades_is_cut(graded_run: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks) -> None:
+    with open_studio(graded_run, patch_far_away) as studio:
+        check_pages(studio, open_page, looks)
+
+
 def test_no_page_of_a_run_of_masks_is_cut(
     mask_run: sl.Run, other_mask_run: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks
 ) -> None:
