@@ -126,6 +126,14 @@ def test_what_is_not_asked_for_stays() -> None:
     assert recalled.set_threshold == both.set_threshold
 
 
+@pytest.mark.parametrize("request_", [NO_THRESHOLDS, ThresholdRequest(0.7, fnr=0.2), ThresholdRequest(recall=0.8)])
+def test_thresholds_tell_the_targets_that_they_were_chosen_for(request_: ThresholdRequest) -> None:
+    p, y = draw(200)
+    other = fit_thresholds(CLASSES, p, y, ThresholdRequest(recall=0.6), None)
+    for old in (None, other) if request_ else (None,):
+        assert ThresholdRequest.from_thresholds(fit_thresholds(CLASSES, p, y, request_, old)) == request_
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

@@ -28,7 +28,7 @@ from sightline.compress.noninferiority import ScoreTest
 from sightline.config import AugmentConfig, RunConfig, resolve_config
 from sightline.data.label_patch import apply_patch, read_patch
 from sightline.data.types import Split, Subset
-from sightline.errors import DataError, ModelError, UsageError
+from sightline.errors import DataError, ModelError, OutputError, UsageError
 from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.multi_label_metrics import compare_label_sets
 from sightline.inference.decisions import check_thresholds
@@ -468,6 +468,24 @@ def test_a_compressed_model_decides_by_thresholds_of_its_own(
         expected = f1_score(subset.labels, predicted, average="samples", zero_division=1)
         assert scores.compressed_score == pytest.approx(expected)
     assert list(result.to_frame().columns[:3]) == ["candidate", "mean_average_precision", "example_f1"]
+
+
+def test_a_compressed_model_has_the_targets_of_the_last_evaluation(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "LATENCY_SECONDS", 0.0)
+    copy, out = tmp_path / "run", tmp_path / "search"
+    shutil.copytree(run, copy)
+    sl.load(copy).evaluate(target_precision=0.7, progress=False)
+    sl.load(copy).compress(out=out, methods="float16", max_drop=100, progress=False)
+    small = sl.load(out / "best").thresholds
+    assert small is not None
+    assert (small.label_target, small.target_precision, small.target_fnr) == ("precision", 0.7, 0.2)
+    assert small.absent is not None
+
+    sl.load(copy).evaluate(target_recall=0.8, progress=False)
+    with pytest.raises(OutputError, match=r"another targets .*'target_precision': 0\.7.*'recall': 0\.8"):
+        sl.load(copy).compress(out=out, methods="float16", max_drop=100, progress=False)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,27 @@ def compress(
     }  # fmt: skip
     if task.image_score != "accuracy":
         search_key |= {"score": task.image_score, "min_scores": noninferiority.MIN_SCORES}
+    request = _choose_targets(run, config)
+    if request:
+        search_key |= {"targets": request.to_dict()}
     search_dir = SearchDir(path, search_key, len(dataset.images))
     tuner = _build_tuner(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
-    compression = _build_task(run, config, predictor, dataset, index, sha256)
+    compression = _build_task(run, config, predictor, dataset, index, sha256, request)
     search = CompressionSearch(compression, tuner, search_dir, budget, selected_methods, callback)
     try:
         search.run()
     except Interrupted as error:
         raise Interrupted(f"{error} The same command continues from there.") from None
     return _build_result(search, search_dir, task, dataset, callback)
+
+
+def _choose_targets(run: RunDirectory, config: RunConfig) -> ThresholdRequest:
+    """Return the targets of the run's thresholds: those of its settings, or of the last `evaluate` that fitted some."""
+    thresholds = run.read_thresholds()
+    if thresholds is None:
+        return ThresholdRequest.from_config(config.evaluation)
+    request = ThresholdRequest.from_thresholds(thresholds)
+    return replace(request, positive=request.positive or config.evaluation.positive_class)
 
 
 def _hash_data(data: DecodedDataset, *, are_masks: bool = False) -> str:
@@ -209,6 +222,7 @@ def _build_task(
     data: DecodedDataset,
     index: Index,
     weights_hash: str,
+    request: ThresholdRequest,
 ) -> CompressionTask:
     task = find_task(config.model.task)
 
@@ -228,7 +242,7 @@ def _build_task(
         step,
         pack,
         partial(calibration.calibrate_temperature, task) if config.bundle.calibrate else None,
-        ThresholdRequest.from_config(config.evaluation),
+        request,
         leakage.leaked_contents(run.read_leaks(), "validation"),
     )
 

@@ -131,11 +131,7 @@ def cross_fit_limits(
     Thresholds look better on the images that they were fitted on than on others. These are nearly those that all images
     give, and were fitted without the image that they decide.
     """
-    request = ThresholdRequest(
-        target_precision=thresholds.target_precision if thresholds.label_target == "precision" else None,
-        recall=thresholds.target_recall if thresholds.label_target == "recall" else None,
-        fnr=thresholds.target_fnr, conservative=conservative,
-    )  # fmt: skip
+    request = replace(ThresholdRequest.from_thresholds(thresholds), conservative=conservative)
     of_all = DecisionLimits.from_thresholds(thresholds, classes)
     present = np.tile(of_all.present, (len(labels), 1))
     absent = None if of_all.absent is None else np.tile(of_all.absent, (len(labels), 1))

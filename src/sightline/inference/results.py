@@ -169,10 +169,27 @@ class ThresholdRequest:
             fnr=config.target_fnr, min_iou=config.min_iou,
         )  # fmt: skip
 
+    @classmethod
+    def from_thresholds(cls, thresholds: Thresholds) -> Self:
+        """Return the targets that thresholds were chosen for, with confidence that they are reached."""
+        others = {"recall", "f1"}
+        return cls(
+            None if thresholds.label_target in others else thresholds.target_precision, thresholds.coverage,
+            positive=thresholds.positive or "",
+            sensitivity=thresholds.target_rate if thresholds.rate == "sensitivity" else None,
+            specificity=thresholds.target_rate if thresholds.rate == "specificity" else None,
+            recall=thresholds.target_recall if thresholds.label_target == "recall" else None,
+            fnr=thresholds.target_fnr, min_iou=thresholds.min_iou,
+        )  # fmt: skip
+
     def __bool__(self) -> bool:
         """Whether thresholds are to be saved with the model."""
         targets = (self.target_precision, self.coverage, self.saved_rate, self.recall, self.fnr)
         return any(target is not None for target in targets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the targets that are set, by name."""
+        return {name: value for name, value in asdict(self).items() if value not in {None, "", True}}
 
     @property
     def saved_rate(self) -> Rate | None:
