@@ -14,13 +14,15 @@ from typing import Any, Self
 
 
 class Server:
-    """`sightline serve` with these arguments, or `script`, after the shell command `prepare`; `options` of its process.
+    """`sightline serve`, or another `verb`, with these arguments; or `script`, after the shell command `prepare`.
 
-    It is killed at the end if it still runs.
+    `options` are those of its process, which is killed at the end if it still runs.
     """
 
-    def __init__(self, *arguments: object, prepare: str = "", script: Path | None = None, **options: Any) -> None:
-        command = [sys.executable, "-m", "sightline", "serve", *map(str, arguments), "--port", "0"]
+    def __init__(
+        self, *arguments: object, verb: str = "serve", prepare: str = "", script: Path | None = None, **options: Any
+    ) -> None:
+        command = [sys.executable, "-m", "sightline", verb, *map(str, arguments), "--port", "0"]
         if script:
             command = [sys.executable, str(script)]
         if prepare:

@@ -73,15 +73,13 @@ def write_atomic(
 
     Bytes are synced to disk before the rename, so that a power failure leaves either the old file or the new one. (A
     file written by a function is only guaranteed not to be half-written if the process is killed.) A symbolic link at
-    `path` is replaced, not followed; a link among the folders between `root` and `path` is refused, so that an
-    untrusted folder cannot redirect writes outside of it. If `root` is None, it is the run directory that contains
-    `path`, if any.
+    `path` is replaced, not followed; a link among the folders between `path` and `root`, or the run directory that
+    contains `path`, is refused, so that an untrusted folder cannot redirect writes outside of it.
     On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
     """
     if root is not None:
         refuse_links(root, path.parent)
-    else:
-        refuse_links_in_run(path.parent)
+    refuse_links_in_run(path.parent)
     temporary_file = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 import sightline as sl
-from command import SMALL, Command, Outcome
+from command import SMALL, TINY_SWEEP, Command, Outcome
 from damage import hash_files, replace_by_links
 from hub_server import Hub, Repository
+from sightline import api
+from sightline.api import training_process
 from sightline.api.hub import _prepare_files
 from sightline.errors import OutputError
+from visited_server import run_visited
 from watched_log import write_log
 
 pytestmark = [
@@ -25,6 +28,7 @@ pytestmark = [
 ]
 
 NAME = "me/colors"  # a model on the Hub
+LEARNING_RATES = "[space]\ntrain.optimizer.learning_rate = [1e-3]\n"
 Invoke = Callable[[str, Path], Outcome]
 
 # Every command that writes into an existing run.
@@ -59,7 +63,15 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "embed to Parquet": ("embed", "RUN", "DATA/red", "--out", "RUN/mine/red.parquet"),
     "watch": ("watch", "LOG", "RUN", "--reference", "DATA", "--figure", "RUN/mine/evidence.png"),
     "pull": ("pull", f"hf:{NAME}", "RUN/mine"),
+    "train inside": ("train", "DATA", *SMALL, "--out", "RUN/mine/run", "--force"),
+    "sweep": ("sweep", "DATA", "SPACE", "--out", "RUN/mine"),
+    "learning-curve": (
+        "learning-curve", "DATA", "--set", "input.height=32", "--no-cache", "--figure", "RUN/mine/curve.png",
+    ),
+    "serve": ("serve", "RUN", "--log-features", "RUN/mine/features.log"),
+    "studio": ("studio", "RUN", "--patch", "RUN/mine/fixes.jsonl"),
 }  # fmt: skip
+OF_STUDIO = {"/corrections": {"ids": [0], "edit": "drop", "to": None}, "/folders": {}}  # what a page of it writes
 
 
 @pytest.fixture(scope="module")
@@ -78,22 +90,33 @@ def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(stopped: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A log of features, by the word of `INSIDE`."""
+    """A log of features and a search space, by the words of `INSIDE`."""
     folder = tmp_path_factory.mktemp("inputs")
+    (folder / "space.toml").write_text(TINY_SWEEP.replace("epochs = 3", "epochs = 1") + LEARNING_RATES)
     classifier = sl.load(stopped)
     pixels = [classifier.preprocess.decode(path.read_bytes()) for path in sorted((colors / "red").iterdir())]
     write_log(classifier, folder / "features.log", np.stack(pixels))
-    return {"LOG": folder / "features.log"}
+    return {"SPACE": folder / "space.toml", "LOG": folder / "features.log"}
 
 
 @pytest.fixture
-def invoke(hub: Hub, stopped: Path, colors: Path, inputs: dict[str, Path], sightline: Command) -> Invoke:
-    """A function that runs a command of `INSIDE` on a run; the Hub has the run's model."""
+def invoke(
+    hub: Hub, stopped: Path, colors: Path, inputs: dict[str, Path], sightline: Command, monkeypatch: pytest.MonkeyPatch
+) -> Invoke:
+    """A function that runs a command of `INSIDE` on a run; servers are visited, and the Hub has the run's model.
+
+    The trials of a sweep train in this process, which saves the time of their imports.
+    """
+    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
     hub.repositories[NAME] = Repository(private=True)
     hub.repositories[NAME].add(dict(_prepare_files(stopped, NAME, "other", include_images=False)))
 
     def run_verb(verb: str, run: Path) -> Outcome:
-        return sightline(*arguments_for(verb, run, colors, inputs))
+        arguments = list(arguments_for(verb, run, colors, inputs))
+        if verb not in {"serve", "studio"}:
+            return sightline(*arguments)
+        changes = OF_STUDIO if verb == "studio" else None
+        return run_visited(verb, *arguments[1:], image=colors / "red" / "red-000.png", changes=changes)
 
     return run_verb
 

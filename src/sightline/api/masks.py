@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from unicodedata import normalize
 
+from sightline import _io
 from sightline.api.images import ImageLike, list_items, track_images
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings
@@ -131,6 +132,7 @@ def write_masks(
     first file that cannot be written, or that exists and was not written here. `tile` is that of
     `inference.masks.predict_masks`.
     """
+    _io.refuse_links_in_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -78,6 +78,7 @@ def write_class_folders(
             raise UsageError(f"{path} is in {source}, which would hold its images twice: choose a folder outside.")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} exists: choose another folder.")
+    _io.refuse_links_in_run(path.parent)
     temporary = _io.temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -116,6 +116,7 @@ class FeatureLog:
         self._on_error, self._is_failing = on_error or logging.getLogger(__name__).error, False
         self._queue: queue.Queue[_WaitingImage | None] = queue.Queue(MAX_WAITING)
         self._generation = self._latest = 0  # of the models whose images are written, and may be added
+        _io.refuse_links_in_run(path.parent)
         with ExitStack() as stack:
             stack.enter_context(_io.hold_lock(path.with_name(f"{path.name}.lock"), f"The log {path}"))
             self._file = self._open()

@@ -19,6 +19,7 @@ def lock_run(path: Path) -> AbstractContextManager[None]:
 
 def check_writable(path: Path, *, force: bool = False) -> None:
     """Raise, before any work, if a run could not be written to `path`."""
+    _io.refuse_links_in_run(path.parent)
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file: choose a folder that does not exist yet with --out.")
     if path.exists() and any(p.name != LOCK_NAME and not p.name.startswith(".part-") for p in path.iterdir()):

@@ -268,7 +268,8 @@ def open_corrections(path: Path, index: Index, initial: Path | None = None) -> I
 
     Raises `DataError` if the file does not fit the index, `OutputError` if another studio edits the same file.
     """
-    path = path.resolve()  # of a link, the file that it names is written
+    _io.refuse_links_in_run(path if path.is_symlink() else path.parent)
+    path = path.resolve()  # of any other link, the file that it names is written
     name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
     folder = cache.cache_folder() / "studio"
     try:

@@ -138,6 +138,7 @@ def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequen
 
     Raises `OutputError` if it contains something else or cannot be written.
     """
+    _io.refuse_links_in_run(folder)
     record_path = folder / RECORD_NAME
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file: choose a folder with --out.")
