@@ -1,4 +1,4 @@
-"""The option `--device` of predict, evaluate and embed."""
+"""The option `--device` of predict, evaluate, embed and serve."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sightline._keras import imports
 from sightline.errors import UsageError
 from sightline.inference import bundle
 from sightline.inference.runtimes.onnx import GPU_PROVIDER
+from sightline.serve.model_folder import LoadOptions, StoredModel, load_all
 from small_bundles import make_bundle
 from synthetic_images import encode_png
 
@@ -50,6 +51,14 @@ def test_a_gpu_that_is_not_there_is_one_sentence_and_auto_says_why(sightline: Co
     assert (automatic.code, automatic.out) == (by_default.code, by_default.out)
     assert "device cpu: The installed ONNX Runtime has no support for GPUs" in automatic.err
     assert "device cpu" not in by_default.err
+
+
+def test_a_server_says_where_its_models_compute(sightline: Command, model: Path) -> None:
+    refused = sightline("serve", str(model), "--port", "0", "--device", "gpu")
+    assert (refused.code, refused.out) == (2, "")
+    assert "onnxruntime-gpu" in refused.err
+    (served,) = load_all([StoredModel(model)], LoadOptions(device="auto"))
+    assert served.classifier.explain_device().startswith("device cpu: The installed ONNX Runtime has no support")
 
 
 def test_workers_of_ray_use_cpus(sightline: Command, model: Path) -> None:

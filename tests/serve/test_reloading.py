@@ -26,7 +26,7 @@ from sightline.errors import ModelError
 from sightline.inference import bundle
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.serve.app import create_app
-from sightline.serve.model_folder import StoredModel, list_folder
+from sightline.serve.model_folder import DEFAULT_OPTIONS, LoadOptions, StoredModel, list_folder
 from sightline.serve.reloading import Reloader
 from sightline.serve.served_model import ServedModel
 from small_bundles import make_bundle
@@ -161,8 +161,8 @@ def test_a_model_that_was_replaced_is_freed(path: Path, monkeypatch: pytest.Monk
     loaded: list[weakref.ref[Any]] = []
     load_entry = StoredModel.load
 
-    def record(entry: StoredModel, threads: int = 0, tile: float | None = None) -> ServedModel:
-        served = load_entry(entry, threads)
+    def record(entry: StoredModel, options: LoadOptions = DEFAULT_OPTIONS) -> ServedModel:
+        served = load_entry(entry, options)
         loaded.append(weakref.ref(served.classifier))
         return served
 
@@ -223,11 +223,11 @@ def test_a_failure_that_passes_is_tried_again_although_no_file_changes(
     server, attempts = Server(lambda: [StoredModel(path)], seconds=0.02), list[float]()
     load_entry = StoredModel.load
 
-    def fail(entry: StoredModel, threads: int = 0, tile: float | None = None) -> ServedModel:
+    def fail(entry: StoredModel, options: LoadOptions = DEFAULT_OPTIONS) -> ServedModel:
         attempts.append(time.monotonic())
         if len(attempts) < 5:
             raise ModelError(f"The model {entry.path} cannot be used: Permission denied.")
-        return load_entry(entry, threads, tile)
+        return load_entry(entry, options)
 
     monkeypatch.setattr(StoredModel, "load", fail)
 

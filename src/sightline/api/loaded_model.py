@@ -158,6 +158,11 @@ class LoadedModel:
             return self.run
         return run_images.find_source_run(self.path, self.manifest)
 
+    def explain_device(self) -> str:
+        """Return on which device the model computes, and why, as ``device cpu: ...``; see `device` of `load`."""
+        device, reason = (getattr(self.predictor, name, "") for name in ("device", "device_reason"))
+        return f"device {device or 'cpu'}: {reason or 'that of the runtime of this model.'}"
+
     def with_tta(self, kind: TTA = "flip") -> Self:
         """Return a copy that averages over 2 (``flip``) or 6 (``flip-shift``) views of each image."""
         averaged = type(self)(

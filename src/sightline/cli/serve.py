@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sightline.cli.output import print_line
-from sightline.cli.sources import TileOption
+from sightline.cli.sources import DeviceOption, TileOption
 from sightline.serve.limits import (
     DEFAULT_GRACE,
     DEFAULT_RELOAD_INTERVAL,
@@ -62,6 +63,7 @@ def serve(
         float, typer.Option(min=0, metavar="SECONDS", help="How long an image waits for others to share its batch.")
     ] = 0.0,
     tile: TileOption = None,
+    device: DeviceOption = None,
     reload_interval: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only."),
@@ -107,8 +109,10 @@ def serve(
     )
     max_bytes = max_upload_mb * MEGABYTE
     run(
-        model, host, port, max_bytes=max_bytes, on_start=print_line, models=models, name=name, limits=limits,
+        model, host, port, max_bytes=max_bytes, on_start=print_line,
+        on_message=partial(print_line, stderr=True), models=models, name=name, limits=limits,
         threads=threads, batch_size=batch_size, max_wait=max_wait, tile=tile,
+        device=None if device is None else device.value,
         reload_interval=reload_interval, grace=grace, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
         log_format=None if log_format is None else log_format.value,

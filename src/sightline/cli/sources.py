@@ -86,11 +86,7 @@ def load_model(model: str, device: Device | None) -> Classifier:
 
     classifier = api.load(model, device=None if device is None else device.value)
     if device == Device.auto:
-        predictor = classifier.predictor
-        chosen, reason = (getattr(predictor, name, "") for name in ("device", "device_reason"))
-        print_line(
-            printable(f"device {chosen or 'cpu'}: {reason or 'that of the runtime of this model.'}"), stderr=True
-        )
+        print_line(printable(classifier.explain_device()), stderr=True)
     return classifier
 
 

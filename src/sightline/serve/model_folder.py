@@ -10,12 +10,25 @@ from typing import Any
 from sightline import api
 from sightline.api.loading import is_model
 from sightline.errors import ModelError, SightlineError, UsageError
+from sightline.inference.device_choice import Device
 from sightline.serve.served_model import ServedModel
 
 MODEL_SUFFIXES = {".zip", ".onnx"}
 IGNORED_NAMES = {"lost+found"}  # of a volume; hidden files and folders are ignored too
 RUN_FILES = ("run.json", "config.toml", "thresholds.json", "model.keras")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How models are loaded: `threads` and `device` as in `api.load`, `tile` as in `ServedModel.from_classifier`."""
+
+    threads: int = 0
+    device: Device | None = None
+    tile: float | None = None
+
+
+DEFAULT_OPTIONS = LoadOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +56,10 @@ class StoredModel:
             return str(self.path), error.errno
         return tuple(map(_read_file_signature, files))
 
-    def load(self, threads: int = 0, tile: float | None = None) -> ServedModel:
-        """Load and verify the model; raises `ModelError`. `tile`: see `ServedModel.from_classifier`."""
-        return ServedModel.from_classifier(api.load(self.path, threads=threads), self.name, self.number, tile)
+    def load(self, options: LoadOptions = DEFAULT_OPTIONS) -> ServedModel:
+        """Load and verify the model; raises `ModelError`, or `UsageError` for a device that cannot be used."""
+        classifier = api.load(self.path, threads=options.threads, device=options.device)
+        return ServedModel.from_classifier(classifier, self.name, self.number, options.tile)
 
 
 def list_folder(folder: Path) -> list[StoredModel]:
@@ -72,12 +86,12 @@ def list_folder(folder: Path) -> list[StoredModel]:
     return list(entries.values())
 
 
-def load_all(entries: list[StoredModel], threads: int = 0, tile: float | None = None) -> list[ServedModel]:
+def load_all(entries: list[StoredModel], options: LoadOptions = DEFAULT_OPTIONS) -> list[ServedModel]:
     """Load all models; raises `ModelError` with a sentence for each that cannot be used."""
     models, reasons = [], []
     for entry in entries:
         try:
-            models.append(entry.load(threads, tile))
+            models.append(entry.load(options))
         except SightlineError as error:
             reasons.append(str(error))
     if reasons:

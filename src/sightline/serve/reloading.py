@@ -16,7 +16,7 @@ from typing import Any
 from sightline import process
 from sightline.errors import SightlineError, first_line
 from sightline.serve.metrics import Metrics
-from sightline.serve.model_folder import StoredModel, load_all
+from sightline.serve.model_folder import DEFAULT_OPTIONS, LoadOptions, StoredModel, load_all
 from sightline.serve.running_models import RunningModel, RunningModels
 from sightline.serve.served_model import Key, ServedModel
 
@@ -41,8 +41,8 @@ class Reloader:
 
     A model is loaded, verified and warmed up before it takes the place of the one with the same name and version, all
     changed ones in one step. Requests that are in flight are answered by the model that they started with. Files must
-    have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once. `threads` and
-    `tile` are those of `StoredModel.load`.
+    have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once. `options` are
+    those of `StoredModel.load`.
 
     A model that cannot be used is tried again at SIGHUP, and after `seconds`, twice as many, and so on up to
     `MAX_RETRY_SECONDS`: the reason may pass without a change of its files, as that of a permission or of a disk does.
@@ -51,11 +51,10 @@ class Reloader:
     def __init__(
         self,
         list_entries: Callable[[], list[StoredModel]],
-        threads: int = 0,
+        options: LoadOptions = DEFAULT_OPTIONS,
         seconds: float = 0,
-        tile: float | None = None,
     ) -> None:
-        self._list_entries, self._threads, self._seconds, self._tile = list_entries, threads, seconds, tile
+        self._list_entries, self._options, self._seconds = list_entries, options, seconds
         self._request = asyncio.Event()
         self._loaded: dict[StoredModel, Any] = {}  # what was loaded last, or could not be, with its signature
         self._seen: dict[StoredModel, Any] = {}  # at the last look
@@ -67,7 +66,7 @@ class Reloader:
         """Load the models with which the server starts; raises `ModelError` or `UsageError` if one cannot be used."""
         entries = self._list_entries()
         signatures = [entry.read_signature() for entry in entries]
-        models = load_all(entries, self._threads, self._tile)
+        models = load_all(entries, self._options)
         self._loaded = {
             entry.with_name(served.name): signature
             for entry, served, signature in zip(entries, models, signatures, strict=True)
@@ -148,7 +147,7 @@ class Reloader:
         running = None
         try:
             loop = asyncio.get_running_loop()
-            served = await loop.run_in_executor(self._thread, entry.load, self._threads, self._tile)
+            served = await loop.run_in_executor(self._thread, entry.load, self._options)
             running = models.create(served)
             await running.start(warm_up=True)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the server goes on

@@ -12,6 +12,7 @@ from sightline.errors import UsageError, require
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
 if TYPE_CHECKING:
+    from sightline.inference.device_choice import Device
     from sightline.serve.model_folder import StoredModel
 
 
@@ -22,6 +23,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     *,
     max_bytes: int,
     on_start: Callable[[str], None],
+    on_message: Callable[[str], None] = print,
     models: Path | None = None,
     name: str | None = None,
     limits: Limits | None = None,
@@ -29,6 +31,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     batch_size: int | None = None,
     max_wait: float = 0.0,
     tile: float | None = None,
+    device: Device | None = None,
     reload_interval: float = DEFAULT_RELOAD_INTERVAL,
     grace: float = DEFAULT_GRACE,
     ssl_certfile: Path | None = None,
@@ -43,13 +46,15 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``), or those of a folder, until a signal stops the server.
 
     Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `on_start` is called with
-    the URL; port 0 selects a free port. `name` is that of the model for clients, by default that of its run or file.
+    the URL, `on_message` with the device that ``auto`` chose; port 0 selects a free port. `name` is that of the model
+    for clients, by default that of its run or file.
 
     `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
     threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`), the
     first of which waits for others at most `max_wait` seconds. `tile` is the scale at which masks are predicted in
-    tiles, 0 for none; None is that of each model. Models that change on disk are loaded again: the server
-    looks every `reload_interval` seconds (0: never) and, in the command line's own process, at SIGHUP.
+    tiles, 0 for none; None is that of each model. `device` is that of bundles, as in `api.load`. Models that change on
+    disk are loaded again: the server looks every `reload_interval` seconds (0: never) and, in the command line's own
+    process, at SIGHUP.
 
     Connections are encrypted with the certificate chain in the PEM file `ssl_certfile` and its key in `ssl_keyfile`.
 
@@ -75,6 +80,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.certificate import read_certificate
     from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
     from sightline.serve.feature_logs import FeatureLogs
+    from sightline.serve.model_folder import LoadOptions
     from sightline.serve.observing import make_log_config
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
@@ -83,8 +89,11 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     limits = limits or Limits()
     access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
     certificate = read_certificate(ssl_certfile, ssl_keyfile)
-    reloader = Reloader(_choose_models(model, models, name), threads, reload_interval, tile)
+    reloader = Reloader(_choose_models(model, models, name), LoadOptions(threads, device, tile), reload_interval)
     served = reloader.load_all()
+    if device == "auto":
+        for entry in served:
+            on_message(f"{entry.name}: {entry.classifier.explain_device()}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with Listener(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
