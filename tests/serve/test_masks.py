@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,16 @@ def test_an_image_in_tiles_is_counted_once(is_broken: bool) -> None:
     assert f'sightline_images_total{{model="scenes",outcome="{outcome}"}} 1.0' in text
     assert text.count("sightline_images_total{") == 1
     assert ('sightline_decisions_total{decision="mask",model="scenes"} 1.0' in text) != is_broken
+
+
+def test_an_image_that_is_too_large_for_tiles_is_counted_as_unreadable() -> None:
+    model = make_mask_model()
+    model.tile, model.predictor.preprocess = 16.0, replace(model.preprocess, max_megapixels=1)  # type: ignore[misc]
+    (expected,) = model.predict_masks([FILES[2]])
+    assert expected.error == "too large for tiles: 1200x1600 pixels at the scale 16, limit 1 megapixels"
+    answer, metrics = send(model, ("/predict", FILES[2]), ("/metrics", b""))
+    assert (answer.status, expected.error in answer.json["error"]) == (400, True)
+    assert 'sightline_images_total{model="scenes",outcome="unreadable"} 1.0' in metrics.body.decode()
 
 
 def test_the_description_of_the_api_names_what_masks_have() -> None:

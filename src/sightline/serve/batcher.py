@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -129,9 +129,14 @@ class Batcher:
 
         Raises `ImageError` if it cannot be read.
         """
+        with self.count_unreadable(), self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
+            return await self._decoders.decode(content, preprocess or self._classifier.preprocess)
+
+    @contextmanager
+    def count_unreadable(self) -> Iterator[None]:
+        """Count an image as unreadable if `ImageError` is raised here."""
         try:
-            with self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
-                return await self._decoders.decode(content, preprocess or self._classifier.preprocess)
+            yield
         except ImageError:
             self._metrics.count_unreadable()
             raise

@@ -76,7 +76,9 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
         pixels = await batcher.decode(content)
         header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
         if scale:
-            pixels = await batcher.decode(content, scale_spec(preprocess, header.width, header.height, scale))
+            with batcher.count_unreadable():
+                spec = scale_spec(preprocess, header.width, header.height, scale)
+            pixels = await batcher.decode(content, spec)
     except ImageError as error:
         return MaskPrediction("", error=str(error))
     size = header.width, header.height
