@@ -6,6 +6,7 @@ The checks are plain functions of a package root, so that the last tests can sho
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import re
@@ -99,6 +100,12 @@ def list_modules(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
 
 
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a file, which several tests look at."""
+    return ast.parse(path.read_bytes(), filename=str(path))
+
+
 def list_imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the absolute dotted name of each import in `tree`, at any depth.
 
@@ -135,8 +142,7 @@ def find_layer_faults(root: Path, module: str) -> list[str]:
     if own not in LAYER_OF:
         return [f"{module}: {own!r} has no layer; add it to LAYERS in tests/test_architecture.py"]
     faults = []
-    tree = ast.parse((root / module).read_bytes(), filename=module)
-    for line, name in list_imports(tree, module):
+    for line, name in list_imports(parse(root / module), module):
         package, _, rest = name.partition(".")
         target = find_entry(rest)
         if package != PACKAGE or target in {own, "__version__"}:
@@ -151,9 +157,8 @@ def find_layer_faults(root: Path, module: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("module", list_modules(ROOT))
-def test_imports_only_from_lower_layers(module: str) -> None:
-    faults = find_layer_faults(ROOT, module)
+def test_imports_only_from_lower_layers() -> None:
+    faults = [fault for module in list_modules(ROOT) for fault in find_layer_faults(ROOT, module)]
     assert not faults, "\n".join(faults)
 
 
@@ -162,7 +167,7 @@ def find_json_faults(root: Path, module: str) -> list[str]:
     if module == JSON_WRITER:
         return []
     faults = []
-    for node in ast.walk(ast.parse((root / module).read_bytes(), filename=module)):
+    for node in ast.walk(parse(root / module)):
         match node:
             case ast.Attribute(value=ast.Name(id="json"), attr="dumps" | "dump"):
                 faults.append(f"{module}:{node.lineno}: writes JSON that may hold NaN; use sightline.jsonio.dumps")
@@ -171,15 +176,15 @@ def find_json_faults(root: Path, module: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("module", list_modules(ROOT))
-def test_json_never_holds_nan(module: str) -> None:
-    assert not (faults := find_json_faults(ROOT, module)), "\n".join(faults)
+def test_json_never_holds_nan() -> None:
+    faults = [fault for module in list_modules(ROOT) for fault in find_json_faults(ROOT, module)]
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("module", list_modules(ROOT))
-def test_module_is_short_enough_to_read(module: str) -> None:
-    lines = len((ROOT / module).read_bytes().splitlines())
-    assert lines <= LONGEST_MODULE, f"{module} has {lines} lines; split it by concept (limit {LONGEST_MODULE})"
+def test_modules_are_short_enough_to_read() -> None:
+    lengths = {module: len((ROOT / module).read_bytes().splitlines()) for module in list_modules(ROOT)}
+    faults = [f"{module} has {lines} lines" for module, lines in lengths.items() if lines > LONGEST_MODULE]
+    assert not faults, "\n".join(faults) + f"\nSplit by concept (limit {LONGEST_MODULE})."
 
 
 PROBE = """
@@ -312,10 +317,10 @@ def test_a_valid_import_is_accepted(tmp_path: Path, module: str, source: str) ->
 
 @pytest.mark.parametrize("source", ["import json\njson.dumps(1)", "from json import dump", "f = json.dump"])
 def test_another_json_writer_is_found(tmp_path: Path, source: str) -> None:
-    (tmp_path / "run.py").write_text(source, encoding="utf-8")
-    assert len(find_json_faults(tmp_path, "run.py")) == 1
-    (tmp_path / "run.py").write_text("import json\njson.loads('1')", encoding="utf-8")
-    assert find_json_faults(tmp_path, "run.py") == []
+    (tmp_path / "writes.py").write_text(source, encoding="utf-8")
+    assert len(find_json_faults(tmp_path, "writes.py")) == 1
+    (tmp_path / "reads.py").write_text("import json\njson.loads('1')", encoding="utf-8")
+    assert find_json_faults(tmp_path, "reads.py") == []
 
 
 @pytest.mark.parametrize(
