@@ -14,14 +14,16 @@ from sightline.models import registry
 from sightline.models.build import ModelSpec, Network, build_model
 
 NAMES = tuple(registry.ENTRIES)
-SLOW = {
+SLOW = {  # those whose blocks a quicker one has, too, or that take seconds
     "densenet121",
     "efficientnetb0",
     "efficientnetv2b0",
+    "efficientnet-lite0",
     "efficientnet-lite1",
     "efficientnet-lite2",
     "convnext-tiny",
     "inceptionv3",
+    "mobilenet",
     "mobilenetv3-large",
     "mobilenetv3-small",
     "nasnetmobile",
@@ -32,7 +34,8 @@ SLOW = {
     "xception",
 }
 RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]  # to build and to run
-GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name == "nasnetmobile" else name for name in NAMES]
+LARGE = {"nasnetmobile", "efficientnet-lite1", "efficientnet-lite2", "mobilenetv3-large", "vgg19"}
+GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NAMES]  # to build alone
 SMALL_SETTINGS: dict[str, dict[str, Any]] = {
     "alexnet": {"hidden_units": (16,)},
     "vgg16": {"hidden_units": (16,)},

@@ -40,6 +40,7 @@ def test_only_the_listed_variables_change(tmp_path: Path) -> None:
     assert drop_listed(run("configured", tmp_path)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow",
     reason="where TensorFlow is installed, too, Keras imports it on other backends, which changes more",

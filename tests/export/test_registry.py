@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from networks import RUNS, make_plan, random_images
+from networks import NAMES, SLOW, make_plan, random_images
 from sightline.export import keras_to_onnx, quantize
 from sightline.inference import parity
 from sightline.inference.parity import Tolerance
@@ -46,12 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-ON_EACH_BACKEND = ("cifar10-simple", "fast-small", "squeezenet")
+MARKS = dict.fromkeys(SLOW | {"mobilenetv2"}, pytest.mark.slow)
+MARKS |= dict.fromkeys(("cifar10-simple", "fast-small", "squeezenet"), pytest.mark.backends)
+del MARKS["efficientnet-lite0"]  # the network of most runs; it has the operations of MobileNetV2
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(run, marks=pytest.mark.backends) if run in ON_EACH_BACKEND else run for run in RUNS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in NAMES])
 def test_onnx_matches_keras(name: str, folder: Path) -> None:
     side = registry.ENTRIES[name].min_input_size
     pixels: NDArray[np.uint8] = load_parity_script().images(folder, side, 16)

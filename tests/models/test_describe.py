@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from networks import NAMES, build_network, make_plan
+from networks import GRAPHS, build_network, make_plan
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import ModelError
@@ -216,7 +216,7 @@ def test_building_shapes_only_leaves_no_state() -> None:
     assert not keras.src.backend.common.global_state.get_global_attribute("uninitialized_variables")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_every_model_is_described_correctly(name: str) -> None:
     model = build_shapes_only(make_plan(name, classes=3)).model
     description = describe_model(model, name)
