@@ -1,8 +1,10 @@
-"""A studio's server in a thread, for the browser of a test."""
+"""A studio's server for the browser of a test: in a thread, or the command in a process of its own."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,3 +44,17 @@ def serve(studio: Studio, port: int = 0, *, host: str = "127.0.0.1", token: str 
             if studio.training is not None:
                 studio.training.closing.set()
             thread.join()
+
+
+@contextmanager
+def start_command(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `sightline studio` with arguments, yield its process and address, and kill it after the block."""
+    command = [sys.executable, "-m", "sightline", "studio", *map(str, arguments)]
+    if "--port" not in arguments:
+        command += ["--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()

@@ -13,10 +13,11 @@ import pytest
 
 import sightline as sl
 from browser import SLOWDOWN, find_browser
-from command import COLORS, draw_classes
+from command import COLORS, TINY_SWEEP, draw_classes
 from drawn_scenes import BAR, DISK, draw_scenes, name_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
+from sightline.sweeps import SweepResult, sweep
 from studio_server import LISTED, WAIT_SECONDS, serve
 from task_images import write_task
 
@@ -48,6 +49,17 @@ def other(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     arrays["probabilities"][::3] = np.roll(arrays["probabilities"][::3], 1, 1)
     np.savez(file, **arrays)
     return sl.Run(path)
+
+
+@pytest.fixture(scope="session")
+def swept(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """A sweep of three trials in the folder of `run`."""
+    space = tmp_path_factory.mktemp("space") / "rates.toml"
+    space.write_text(f"""monitor = "validation.loss"
+{TINY_SWEEP}[space]
+train.optimizer.learning_rate = [1e-2, 1e-3, 1e-6]
+""")
+    return sweep(run.config.data.sources, space, out=run.path.parent / "sweep", progress=False)
 
 
 @pytest.fixture(scope="session")

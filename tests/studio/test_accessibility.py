@@ -16,6 +16,7 @@ from drawn_scenes import draw_scene, encode
 from server_process import Server
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
+from sightline.sweeps import SweepResult
 from studio_server import LISTED, serve
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -63,16 +64,10 @@ def check(request: pytest.FixtureRequest, open_page: Any) -> Check:
 
 
 @pytest.fixture(scope="module")
-def address(run_studio: Studio, other: sl.Run) -> Iterator[str]:
+def address(run_studio: Studio, other: sl.Run, swept: SweepResult) -> Iterator[str]:
     assert run_studio.model is not None
-    assert run_studio.training is not None
     run_studio.model.features.start()
     run_studio.model.features.wait()
-    sweep = run_studio.training.folder / "sweep"
-    sweep.mkdir(exist_ok=True)
-    (sweep / "sweep.json").write_text("{}")
-    columns = "trial,state,val_accuracy,train.optimizer.learning_rate,accuracy"
-    (sweep / "results.csv").write_text(f"{columns}\n2,complete,0.9,0.01,0.9\n1,complete,0.8,1,0.8\n")
     with serve(run_studio) as opened:
         yield opened
 

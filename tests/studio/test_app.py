@@ -18,6 +18,7 @@ from sightline import Dataset
 from sightline.evaluation.label_pairs import PAIR_KINDS
 from sightline.studio import label_results, mask_results, messages
 from sightline.studio.contents import Studio, open_studio
+from sightline.sweeps import SweepResult
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -80,6 +81,9 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {f"images-{kind}" for kind in label_results.KINDS}
     chosen_by_value |= {"difference", "difference-sets", "mean-average-precision", "micro-f1", "macro-f1"}
     chosen_by_value |= {key for key in texts if key.startswith("finding-")}  # see test_findings.py
+    columns = SweepResult("", "", "metric", (), None).to_table()[0]
+    chosen_by_value |= {f"sweep-{column}" for column in columns if column != "metric"}
+    chosen_by_value |= {f"sweep-{state}" for state in ("complete", "pruned", "failed", "running", "waiting")}
     chosen_by_value |= {"quadratic-weighted-kappa", "mean-absolute-error", "within-one-grade"}
     chosen_by_value |= {f"{text}pair-{kind}" for text in ("", "images-") for kind in PAIR_KINDS}
     chosen_by_value |= {"slice-below", "slice-above", "slice-low", "slice-unset"}

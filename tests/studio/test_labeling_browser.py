@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from browser import NO_BROWSER, find_browser
@@ -19,7 +16,7 @@ from command import COLORS, draw_classes
 from held_requests import wait_until
 from sightline import Dataset
 from sightline.studio.contents import open_studio
-from studio_server import serve
+from studio_server import serve, start_command
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -102,6 +99,37 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         playwright.expect(page.locator("#accuracy")).to_contain_text("Accuracy now", timeout=SLOW)
 
 
+def test_what_more_labels_would_bring_is_stated_in_numbers(
+    photos: Path, tmp_path: Path, patch: Path, open_page: Any
+) -> None:
+    """Two thirds of the labels are drawn at random, so that the head errs often enough for a statement."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(3)
+    for path in sorted(photos.iterdir()):
+        letter = random.choice([name[0] for name in NAMES]) if random.random() < 2 / 3 else path.name[3]
+        (folder / f"{path.name[:3]}{letter}.png").write_bytes(path.read_bytes())
+    with open_studio(Dataset(folder), patch, classes=NAMES) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        playwright.expect(page.locator("#features")).to_be_empty(timeout=SLOW)
+        answer(page, 84)
+        expect_count(page, 84)
+        playwright.expect(page.locator("#gain")).to_contain_text("would bring about", timeout=SLOW)
+        accuracy, gain = page.text_content("#accuracy"), page.text_content("#gain")
+        numbers = re.fullmatch(r"Accuracy now (0\.\d\d) \((0\.\d\d) to (0\.\d\d)\)", accuracy)
+        points = re.fullmatch(
+            r"100 more labels would bring about ([+-]\d+\.\d) points \((-?\d+\.\d) to (-?\d+\.\d)\)", gain
+        )
+        assert numbers
+        assert points
+        value, low, high = map(float, numbers.groups())
+        assert low < value < high
+        assert low < 1 / 3 + 2 / 9 < high, "the accuracy of who knows the class that was drawn"
+        value, low, high = map(float, points.groups())
+        assert low <= value <= high
+        assert low < high
+
+
 def test_two_pages_label_different_images_and_lose_none(photos: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
         first = open_page(f"{address}/label", ready=ASKED)
@@ -153,21 +181,9 @@ def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, lang
         playwright.expect(page.locator("#progress")).to_contain_text("1 labeled" if language == "en-US" else "剩余 89")
 
 
-@contextmanager
-def start_command(photos: Path, patch: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `sightline studio`, yield its process and address, and kill it after the block."""
-    options = ["--classes", ",".join(NAMES), "--patch", str(patch), "--port", str(port)]
-    command = [sys.executable, "-m", "sightline", "studio", str(photos), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
-
-
 def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patch: Path, open_page: Any) -> None:
-    with start_command(photos, patch) as (process, address):
+    options = ["--classes", ",".join(NAMES), "--patch", patch]
+    with start_command(photos, *options) as (process, address):
         page = open_page(f"{address}/label", ready=ASKED)
         answer(page, 4)
         expect_count(page, 4)
@@ -178,7 +194,7 @@ def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patc
         playwright.expect(page.locator("#message")).to_contain_text("may not be saved")
         page.goto("about:blank")
     assert len(read_labels(patch)) == 4
-    with start_command(photos, patch, int(address.rpartition(":")[2])):
+    with start_command(photos, *options, "--port", address.rpartition(":")[2]):
         page.goto(f"{address}/label")
         page.wait_for_selector(ASKED)
         expect_count(page, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
@@ -19,6 +21,8 @@ from studio_server import LISTED, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+MARGIN = 12  # pixels around the points of the map
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +177,50 @@ def test_two_runs_are_compared(open_page: Any, run: sl.Run, other: sl.Run, tmp_p
         page.click("#filters summary")
         page.click("#clear")
         playwright.expect(page.locator("#count")).to_have_text("60 images")
+
+
+def read_points(page: Any) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
+    """Return the positions of images in the list, and of their points on the map, in pixels from its left and top."""
+    values = page.evaluate("fetch('/map/points?method=pca').then((response) => response.json())")
+    ids, x, y = (
+        np.frombuffer(base64.b64decode(values[name]), kind)
+        for name, kind in (("ids", "<u4"), ("x", "<f4"), ("y", "<f4"))
+    )
+    bounds = page.locator("#plane").bounding_box()
+    width, height = bounds["width"] - 2 * MARGIN, bounds["height"] - 2 * MARGIN
+    return ids, np.stack([MARGIN + width * x, MARGIN + height * (1.0 - y)], 1)
+
+
+def test_the_lasso_selects_the_points_inside_it_alone(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/map", ready="#features:not([hidden]), #map:not([hidden])")
+    if page.locator("#start-features").is_visible():
+        page.click("#start-features")
+    page.wait_for_selector("#map:not([hidden])")
+    ids, points = read_points(page)
+    bounds = page.locator("#plane").bounding_box()
+    sums = np.sort(points.sum(1))
+    cuts = [float(sums[i : i + 2].mean()) for i in range(59) if sums[i + 1] - sums[i] > 3]  # pixels, across diagonals
+    far = bounds["width"] - 2, bounds["height"] - 2
+    in_box = {cut: (points < np.minimum(cut - 1, far)).all(1) for cut in cuts}  # of the lasso below the diagonal
+    inside = {cut: points.sum(1) < cut for cut in cuts}
+    cut = max(cuts, key=lambda cut: int(in_box[cut].sum() - inside[cut].sum()))
+    count = int(inside[cut].sum())
+    assert 0 < count < in_box[cut].sum(), "a lasso is no rectangle"
+    x, y = np.minimum(cut - 1, far).tolist()
+    corners = [(1, 1), (x, 1), (x, cut - x), (cut - y, y), (1, y)]
+    for i, (left, top) in enumerate(corners):
+        page.mouse.move(bounds["x"] + left, bounds["y"] + top, steps=3)
+        if not i:
+            page.mouse.down()
+    page.mouse.up()
+    playwright.expect(page.locator("#chosen")).to_have_text(f"{count} selected")
+    page.click("#show-chosen")
+    page.wait_for_selector(LISTED)
+    playwright.expect(page.locator("#count")).to_have_text(f"{count} images")
+    listed = page.evaluate(
+        "fetch(`/order${location.search}`).then((answer) => answer.arrayBuffer()).then((b) => [...new Uint32Array(b)])"
+    )
+    assert sorted(listed) == sorted(ids[inside[cut]].tolist())
 
 
 def test_points_of_the_map_are_selected_by_lasso_and_by_keyboard(open_page: Any, address: str) -> None:

@@ -302,12 +302,13 @@ def test_a_sweep_is_a_table_of_its_trials(client: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "lr<b>"
     folder.mkdir(parents=True)
     (folder / "sweep.json").write_text("{}")
-    header = "trial,state,val_accuracy,train.epochs,seed,model.name,accuracy,loss"
-    rows = "3,complete,0.9,2,1,<i>,0.9,0.1\n1,complete,0.8,4,1,b,0.8,0.2\n2,failed,,9,2,b,,\n"
+    header = "trial,state,val_accuracy,low,high,train.epochs,seed,model.name,accuracy,loss"
+    rows = "3,complete,0.9,0.8,0.95,2,1,<i>,0.9,0.123456\n1,complete,0.8,0.7,0.9,4,1,b,0.8,0.2\n2,failed,,,,9,2,b,,\n"
     (folder / "results.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
-    assert read_sweep(folder)["axes"] == [3, 5, 2], "what differs between trials with a metric, and then the metric"
+    assert read_sweep(folder)["axes"] == [5, 7, 2], "what differs between trials with a metric, and then the metric"
     page = client.get("/train", params={"sweep": "lr<b>"}).text
     assert "<td>&lt;i&gt;</td>" in page
+    assert "<td>0.1235</td>" in page
     assert page.count("<tr><td>") == 3
     assert client.get("/train", params={"sweep": "../colors"}).status_code == 404
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from browser import NO_BROWSER, find_browser
-from sightline import Dataset
-from sightline.studio.contents import open_studio
-from studio_server import serve
+from sightline.sweeps import SweepResult
+from studio_server import serve, start_command
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
 READY = "#start"
+RATE = "train.optimizer.learning_rate"
 SLOW = 240_000  # milliseconds to wait for a training at most
 
 
@@ -23,11 +24,18 @@ def expect_status(page: Any, text: str) -> None:
     playwright.expect(page.locator("#status")).to_have_text(text, timeout=SLOW)
 
 
-def test_a_training_is_followed_across_pages_and_studios(
+def read_process(runs: Path) -> int:
+    """Return the number of the process of the training."""
+    (lock,) = (runs / ".studio").glob("*.lock")
+    return int(lock.read_text().split()[0])
+
+
+def test_a_training_outlives_its_page_and_a_server_that_is_killed(
     colors: Path, patch: Path, tmp_path: Path, open_page: Any
 ) -> None:
     runs = tmp_path / "runs"
-    with open_studio(Dataset(colors), patch, runs=runs) as studio, serve(studio) as address:
+    options = [colors, "--patch", patch, "--runs", runs]
+    with start_command(*options) as (process, address):
         page = open_page(f"{address}/train", ready=READY)
         page.select_option("[name=recipe]", "cifar10-simple")  # which does not stop early
         page.fill("[name=epochs]", "2000")
@@ -35,10 +43,13 @@ def test_a_training_is_followed_across_pages_and_studios(
         page.wait_for_selector("#loss .of-train polyline", state="attached", timeout=SLOW)
         playwright.expect(page.locator("#log")).to_contain_text("$ sightline train")
         page.close()
-    port = int(address.rpartition(":")[2])
-    with open_studio(Dataset(colors), patch, runs=runs) as studio, serve(studio, port):
+        training = read_process(runs)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with start_command(*options, "--port", address.rpartition(":")[2]):
         page = open_page(f"{address}/train", ready="#runs a")
         expect_status(page, "training")
+        assert read_process(runs) == training, "it was not started again"
         playwright.expect(page.locator("#start button")).to_be_disabled()
         seen = page.locator("#epochs tbody tr").count()
         page.wait_for_function(f"() => document.querySelectorAll('#epochs tbody tr').length > {seen}", timeout=SLOW)
@@ -53,17 +64,33 @@ def test_a_training_is_followed_across_pages_and_studios(
 
 
 @pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])
-def test_a_finished_run_and_a_sweep_fit_a_phone(run_studio: Any, open_page: Any, language: str) -> None:
-    sweep = run_studio.training.folder / "sweep"
-    sweep.mkdir(exist_ok=True)
-    (sweep / "sweep.json").write_text("{}")
-    columns = "trial,state,val_accuracy,train.optimizer.learning_rate,accuracy"
-    (sweep / "results.csv").write_text(f"{columns}\n2,complete,0.9,0.01,0.9\n1,complete,0.8,1,0.8\n")
+def test_a_finished_run_fits_a_phone(run_studio: Any, open_page: Any, language: str) -> None:
     with serve(run_studio) as address:
         page = open_page(f"{address}/train", 390, ready="#loss .of-train circle", locale=language)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         playwright.expect(page.locator("#outcome b")).to_contain_text("%")
-        page.goto(f"{address}/train?sweep=sweep")
+
+
+@pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])
+def test_a_sweep_is_a_table_and_lines(run_studio: Any, swept: SweepResult, open_page: Any, language: str) -> None:
+    with serve(run_studio) as address:
+        page = open_page(f"{address}/train", 390, ready=".runs a", locale=language)
+        page.locator(".runs a", has_text="sweep").click()
         page.wait_for_selector("#parallel .trial")
-        assert page.locator("#parallel .trial").count() == 2
+        names = page.locator("#trials th").all_text_contents()
+        cells = [row.locator("td").all_text_contents() for row in page.locator("#trials tbody tr").all()]
+        columns = {name: list(column) for name, column in zip(names, zip(*cells, strict=True), strict=True)}
+        assert [int(cell) for cell in columns[names[0]]] == [trial.trial for trial in swept.trials]
+        assert [float(cell) for cell in columns[RATE]] == [trial.settings[RATE] for trial in swept.trials]
+        assert set(columns[names[1]]) == {"complete" if language == "en-US" else "已完成"}
+        values = [float(cell) for cell in columns[names[2]]]
+        assert values == pytest.approx([trial.value for trial in swept.trials], rel=1e-3)
+        assert values == sorted(values), "the best first"
+        lines = [str(line.get_attribute("points")) for line in page.locator("#parallel .trial").all()][::-1]
+        assert all(line.count(",") == 2 for line in lines), "from the setting to the metric"
+        ends = [
+            float(line.rpartition(",")[2]) for line in lines
+        ]  # where they meet the axis of the metric; the best is drawn last
+        assert len(ends) == len(values) == 3
+        assert ends == sorted(ends, reverse=True), "less loss is further down"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

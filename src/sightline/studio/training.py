@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import fields
@@ -31,6 +32,7 @@ MAX_STREAMS = 64  # that are open at a time; each page and each run that it foll
 FULL_RETRY_MS = 5000
 MAX_TABLE = 4 << 20  # bytes of the results of a sweep
 MAX_TRIALS = 1000
+FRACTION = re.compile(r"-?\d+(\.\d+|(\.\d+)?e[+-]?\d+)")
 
 
 def make_routes(runs: TrainingRuns, name: str, pages: Pages) -> list[Route]:
@@ -152,7 +154,8 @@ def list_sweeps(folder: Path) -> dict[str, Path]:
 def read_sweep(folder: Path) -> dict[str, Any]:
     """Return the columns and rows of the results of a sweep, best first, and the axes of its plot, as columns.
 
-    The axes are those of the settings and then of the monitored metric, as far as they differ between trials.
+    The axes are those of the settings and then of the monitored metric, as far as they differ between trials. Fractions
+    have four digits.
     """
     try:
         text = _io.read_regular(folder / "results.csv", MAX_TABLE).decode("utf-8-sig", errors="replace")
@@ -161,5 +164,10 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         raise HTTPException(400, f"The results of the sweep {folder.name} cannot be read: {error}.") from None
     count = columns.index("accuracy") if "accuracy" in columns else len(columns)
     rows = [row for row in rows[:MAX_TRIALS] if len(row) == len(columns)]
-    axes = [i for i in (*range(3, count), 2) if len({row[i] for row in rows if row[2]}) > 1]
-    return {"columns": columns, "rows": rows, "axes": axes}
+    settings = [i for i in range(3, count) if columns[i] not in {"low", "high"}]  # else the interval of the metric
+    axes = [i for i in (*settings, 2) if len({row[i] for row in rows if row[2]}) > 1]
+    return {"columns": columns, "rows": [[_shorten(cell) for cell in row] for row in rows], "axes": axes}
+
+
+def _shorten(cell: str) -> str:
+    return f"{float(cell):.4g}" if FRACTION.fullmatch(cell) else cell
