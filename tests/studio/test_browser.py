@@ -262,31 +262,73 @@ def test_a_phone_labels_by_touch(studio: Studio, patch: Path, open_page: Any, la
         assert page.evaluate("document.documentElement.lang") == ("en" if language == "en-US" else "zh-CN")
 
 
-def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open_page: Any) -> None:
+def draw_studio(folder: Path, images: int, classes: int) -> Studio:
+    """Open a studio of predicted images in memory that are one file."""
     from PIL import Image
 
-    Image.new("RGB", (40, 30), (20, 90, 200)).save(tmp_path / "one.png")
-    content = (tmp_path / "one.png").read_bytes()
-    images = tuple(
-        ImageRecord(f"{i % 10}/{i:06}.png", f"{i:064x}", f"class {i % 10}", None, 40, 30) for i in range(MANY)
+    Image.new("RGB", (40, 30), (20, 90, 200)).save(folder / "one.png")
+    content = (folder / "one.png").read_bytes()
+    records = tuple(
+        ImageRecord(f"{i % classes}/{i:06}.png", f"{i:064x}", f"class {i % classes}", None, 40, 30)
+        for i in range(images)
     )
-    index = Index("many", images, (), 0, lambda _: content)
-    corrections = Corrections(tmp_path / "fixes.jsonl", index)
+    index = Index("many", records, (), 0, lambda _: content)
+    corrections = Corrections(folder / "fixes.jsonl", index)
     predictions = {
-        i: ImagePrediction(f"class {(i + (i % 7 == 0)) % 10}", (i * 37 % 1000) / 1000, 0.5, float(i % 997))
-        for i in range(MANY)
+        i: ImagePrediction(f"class {(i + (i % 7 == 0)) % classes}", (i * 37 % 1000) / 1000, 0.5, float(i % 997))
+        for i in range(images)
     }
-    slices = {f"brightness {k}": range(k, MANY, 4) for k in range(4)} | {"camera old": range(0, MANY, 5)}
+    slices = {f"brightness {k}": range(k, images, 4) for k in range(4)} | {"camera old": range(0, images, 5)}
     library = Library(index, corrections, None, predictions, slices=slices)
-    check = BackgroundCheck(index, library, Dataset(tmp_path).config.input)
-    studio = Studio(
-        "many",
-        library,
-        corrections,
-        Thumbnails(index, PreprocessingSpec(8, 8)),
-        check,
-        FolderExport(index, corrections),
-    )
+    check = BackgroundCheck(index, library, Dataset(folder).config.input)
+    thumbnails = Thumbnails(index, PreprocessingSpec(8, 8))
+    return Studio("many", library, corrections, thumbnails, check, FolderExport(index, corrections))
+
+
+def test_a_thousand_classes_are_few_elements(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    studio = draw_studio(tmp_path, 2000, 1000)
+    with serve(studio) as address:
+        page = open_page(address)
+        assert page.locator("*").count() < 350
+        page.focus("select[name=label]")
+        page.select_option("select[name=label]", "class 777")
+        expect_text(page, "#count", "2 images")
+        page.keyboard.press("Escape")
+        assert page.locator("*").count() < 350
+        playwright.expect(page.locator("select[name=label]")).to_have_value("class 777")
+        page.locator("#another", has_text="Other class…").click()
+        page.keyboard.type("class 99")
+        suggested = page.locator("#known-classes option").all_text_contents()
+        assert suggested == [f"class {i}" for i in sorted(map(str, range(1000))) if i.startswith("99")]
+        page.keyboard.type("8")
+        page.keyboard.press("Enter")
+        expect_text(page, "#corrections", "1 correction")
+        assert read_lines(tmp_path / "fixes.jsonl") == [("relabel", "777/000777.png", "class 998")]
+        expect_text(page, "select[name=label] option:checked", "class 777 (1)")
+        assert page.locator("#classes button").count() == 51
+        page.click("#clear")
+        expect_text(page, "#count", "2,000 images")
+        playwright.expect(page.locator("select[name=label]")).to_have_value("")
+    studio.library.close()
+
+
+def test_a_thousand_classes_are_labeled_by_name(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    folder = draw_classes(tmp_path / "drawn", COLORS, 2) / "red"
+    names = [f"class {i}" for i in range(1000)]
+    with open_studio(Dataset(folder), patch, classes=names) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready="#asked:not([hidden])")
+        page.wait_for_function("() => document.querySelector('#image').complete")
+        playwright.expect(page.locator("#choices button")).to_have_count(50)
+        path = page.text_content("#path")
+        page.keyboard.press("n")
+        page.keyboard.type("class 997")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#progress")).to_contain_text("1 labeled")
+        assert read_lines(patch) == [("relabel", path, "class 997")]
+
+
+def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open_page: Any) -> None:
+    studio = draw_studio(tmp_path, MANY, 10)
     with serve(studio) as address:
         page = open_page(address)
         expect_text(page, "#count", "100,000 images")
@@ -319,4 +361,4 @@ def test_a_hundred_thousand_images_scroll_with_few_elements(tmp_path: Path, open
         page.select_option("select[name=sort]", "group")
         expect_text(page, "#count", "25,000 images")
         assert page.locator("*").count() < most
-    library.close()
+    studio.library.close()

@@ -1,6 +1,7 @@
 // The page that labels images one after the other, and says what the labels so far are good for.
 
 import { correct, load, post } from "./api.js";
+import { MOST, askForClass } from "./class-choices.js";
 import { canTakeBack, remember, takeBack } from "./clicks.js";
 import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 
@@ -101,9 +102,10 @@ function showArrival(now) {
 
 function showChoices() {
   const shown = [...$("#choices").querySelectorAll("button")].map((button) => button.dataset.to);
-  if (shown.join("\n") !== state.classes.join("\n")) {
+  const choices = state.classes.slice(0, MOST);
+  if (shown.join("\n") !== choices.join("\n")) {
     $("#choices").replaceChildren(
-      ...state.classes.map((label, i) => {
+      ...choices.map((label, i) => {
         const button = document.createElement("button");
         button.type = "button";
         button.dataset.to = label;
@@ -120,6 +122,7 @@ function showChoices() {
   const isReady = current !== null && state.classes.length > 0 && arrival !== "broken";
   for (const button of $("#choices").querySelectorAll("button")) button.disabled = !isReady;
   $("#drop").disabled = current === null;
+  $("#another").firstChild.data = `${texts[state.classes.length > MOST ? "other-class" : "new-class"]} `;
 }
 
 function showFacts() {
@@ -205,11 +208,7 @@ async function undo() {
   await update(look);
 }
 
-function askForClass() {
-  $("#new-class-name").value = "";
-  $("#new-class").returnValue = "";
-  $("#new-class").showModal();
-}
+const ask = () => askForClass($("#new-class"), state?.classes ?? []);
 
 $("#choices").addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -221,10 +220,11 @@ $("#image").addEventListener("load", () => {
 $("#image").addEventListener("error", loseImage);
 $("#drop").addEventListener("click", () => answer("drop"));
 $("#undo").addEventListener("click", undo);
-$("#another").addEventListener("click", askForClass);
+$("#another").addEventListener("click", ask);
 $("#new-class").addEventListener("close", async () => {
   const label = $("#new-class-name").value.trim();
   if ($("#new-class").returnValue !== "add" || !label) return;
+  if (state?.classes.indexOf(label) >= MOST) return answer("relabel", label); // it has no button
   if (await update((query) => post(`/label/classes?${query}`, { name: label }), showError)) hideMessage();
 });
 
@@ -235,7 +235,7 @@ document.addEventListener("keydown", (event) => {
   if (/^[1-9]$/.test(key) && state?.classes[key - 1] !== undefined) answer("relabel", state.classes[key - 1]);
   else if (key === "x") answer("drop");
   else if (key === "u") undo();
-  else if (key === "n") askForClass();
+  else if (key === "n") ask();
   else return;
   event.preventDefault();
 });

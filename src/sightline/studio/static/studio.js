@@ -1,6 +1,7 @@
 // The page: filters, the grid, corrections and keys.
 
 import * as api from "./api.js";
+import { MOST, askForClass, fillList, listOptions } from "./class-choices.js";
 import { canTakeBack, remember, takeBack } from "./clicks.js";
 import { element } from "./elements.js";
 import { Grid } from "./grid.js";
@@ -40,10 +41,14 @@ function percent(value) {
   return value === null ? "" : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)}%`;
 }
 
+function namePrediction({ predicted }) {
+  return (hasSeveralLabels ? predicted.replaceAll(";", ", ") : predicted) || texts["no-label"];
+}
+
 function describeModel(row) {
   if (row.predicted === null) return "";
   if (predictsMasks) return row.iou === null ? "" : `IoU ${row.iou.toFixed(3)}`;
-  return `${row.predicted === row.label ? "✓" : row.predicted || texts["no-label"]} ${percent(row.confidence)}`;
+  return `${row.predicted === row.label ? "✓" : namePrediction(row)} ${percent(row.confidence)}`;
 }
 
 /** The class of an image, and below what the model says; a line of text is no element of its own. */
@@ -131,7 +136,7 @@ function fillCounts() {
   for (const select of form.querySelectorAll("select[data-counts]")) {
     const chosen = select.value;
     const counts = Object.entries(state.counts[select.dataset.counts] ?? {});
-    const translated = new Map([...select.options].map(({ value, dataset }) => [value, dataset.name ?? value]));
+    const translated = new Map(listOptions(select).map(({ value, dataset }) => [value, dataset.name ?? value]));
     const options = counts.map(([value, count]) => {
       const name = (select.name === "split" && texts[value]) || (select.name === "finding" && nameFinding(value)) || translated.get(value) || value;
       const option = new Option(`${name} (${number.format(count)})`, value);
@@ -139,8 +144,7 @@ function fillCounts() {
       return option;
     });
     if (chosen && !counts.some(([name]) => name === chosen)) options.push(new Option(`${chosen} (0)`, chosen));
-    select.replaceChildren(select.options[0], ...options);
-    select.value = chosen;
+    fillList(select, options);
     showWhole(select);
   }
   for (const { value, selected } of [...form.elements.state.options].slice(1)) {
@@ -260,18 +264,24 @@ function showClasses() {
     const another = element("button", texts["new-class"]);
     another.type = "button";
     another.id = "another";
-    another.addEventListener("click", askForClass);
+    another.addEventListener("click", () => askForClass($("#new-class"), names));
     $("#classes").append(another);
   }
-  for (const name of Object.keys(state.counts.label ?? {}).filter((name) => !names.includes(name))) {
-    const button = element("button", name);
-    button.type = "button";
-    button.dataset.edit = hasSeveralLabels ? "toggle" : "relabel";
-    button.dataset.to = name;
-    if (names.push(name) <= MAX_KEYS) button.append(" ", element("kbd", String(names.length)));
-    $("#another").before(button);
+  const known = new Set(names);
+  for (const name of Object.keys(state.counts.label ?? {}).filter((name) => !known.has(name))) {
+    if (names.push(name) <= MOST) addButton(name, names.length);
   }
+  $("#another").textContent = names.length > MOST ? texts["other-class"] : texts["new-class"];
   showSelection();
+}
+
+function addButton(name, place) {
+  const button = element("button", name);
+  button.type = "button";
+  button.dataset.edit = hasSeveralLabels ? "toggle" : "relabel";
+  button.dataset.to = name;
+  if (place <= MAX_KEYS) button.append(" ", element("kbd", String(place)));
+  $("#another").before(button);
 }
 
 /** Send what `request` sends, after everything before it, and return the number of the click, or null. */
@@ -350,12 +360,6 @@ function toggleDropped() {
   edit(isDropped ? "restore" : "drop");
 }
 
-function askForClass() {
-  $("#new-class-name").value = "";
-  $("#new-class").returnValue = "";
-  $("#new-class").showModal();
-}
-
 // Viewer, help, messages
 
 function openViewer() {
@@ -388,7 +392,7 @@ function fillViewer() {
   if (row.split) facts.push([texts.split, texts[row.split]]);
   if (row.iou !== null) facts.push([texts["mean-iou"], row.iou.toFixed(3)]);
   if (row.predicted !== null) {
-    facts.push(predictsMasks ? [texts.quality, row.confidence.toFixed(3)] : [texts.model, `${row.predicted} ${percent(row.confidence)}`]);
+    facts.push(predictsMasks ? [texts.quality, row.confidence.toFixed(3)] : [texts.model, `${namePrediction(row)} ${percent(row.confidence)}`]);
   }
   if (row.energy !== null) facts.push([texts["ood-score"], row.energy.toFixed(2)]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
