@@ -90,6 +90,8 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {f"property-{name}" for name in ("size", "aspect-ratio", "brightness", "sharpness")}
     chosen_by_value |= {"decision-mask", "label-masks", "better-first", "better-second"}
     chosen_by_value |= {name.replace("_", "-") for name in mask_results.HEADLINES}
+    code = scripts + Path(messages.__file__).read_text()
+    chosen_by_value |= set(re.findall(r'"((?:reason|note)-[a-z-]+)"', code))
     assert set(texts) == named | chosen_by_value, "each text is used"
 
 
