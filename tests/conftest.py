@@ -55,6 +55,18 @@ def pytest_runtest_logfinish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Wait for no disk, as a tiny run does 30 times; no test cuts the power, and other processes do flush."""
+
+    def check_descriptor(descriptor: int) -> None:
+        os.fstat(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", check_descriptor)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Isolate the tests from the user's caches, weights and settings, and vice versa."""
     with pytest.MonkeyPatch.context() as patch:

@@ -16,17 +16,18 @@ def draw(count: int, mean: float, rng: np.random.Generator) -> tuple[np.ndarray,
     return quality, np.clip(1.6 * (quality - 0.35) + rng.normal(0, 0.05, count), 0, 1)
 
 
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mean", [0.86, 0.77])
-def test_intervals_hold_the_mean_iou_as_often_as_they_say(mean: float) -> None:
+def test_intervals_hold_the_mean_iou_as_often_as_they_say(mean: float, count: int) -> None:
     hits = 0
-    for seed in range(20):
+    for seed in range(count):
         rng = np.random.default_rng(seed)
         quality, ious = draw(150, 0.82, rng)
         new, true = draw(200, mean, rng)
         interval = estimate_mean_iou(quality, ious, new).iou.interval
         assert interval is not None
         hits += interval.low <= true.mean() <= interval.high
-    assert hits >= 17
+    assert hits >= int(0.85 * count)
 
 
 def test_a_poorly_calibrated_quality_is_corrected_by_validation_images() -> None:

@@ -88,6 +88,7 @@ def count_opened() -> Callable[[Path], Counter[str]]:
     return lambda folder: Counter({p: n for p, n in opened.items() if Path(p).is_relative_to(folder)})
 
 
+@pytest.mark.usefixtures("plain_figures")  # to draw under the profiler takes long, too
 def test_an_image_steps_back_at_most_twice_and_is_decoded_into_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_opened: Callable[[Path], Counter[str]]
 ) -> None:
@@ -98,7 +99,7 @@ def test_an_image_steps_back_at_most_twice_and_is_decoded_into_one_file(
     written = count_opened(data)
     monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
     backend.keras()  # importing it under the profiler takes long
-    settings = ["model.name=cifar10-simple", "train.track=[]"]
+    settings = ["model.name=cifar10-simple", "model.hidden_units=[64]", "train.track=[]"]
     with recording_stations() as stations:
         sightline.train(str(data), recipe="quick", epochs=1, out=tmp_path / "r", set=settings)
 

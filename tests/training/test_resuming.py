@@ -107,7 +107,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("kind", "stride"),
-    [("plain", 10), ("staged", 13), pytest.param("plain", 1, marks=SLOW), pytest.param("staged", 1, marks=SLOW)],
+    [("plain", 17), ("staged", 23), pytest.param("plain", 1, marks=SLOW), pytest.param("staged", 1, marks=SLOW)],
 )
 def test_resuming_after_a_kill_anywhere_gives_the_same_result(kind: str, stride: int, tmp_path: Path) -> None:
     name, config = CONFIGS[kind]
