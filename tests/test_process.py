@@ -71,7 +71,7 @@ class Stopping(Callback):
             signal.raise_signal(self.number)
 def train(number):
     sightline.train("beans:60@16", recipe="quick", out=f"run-{number.name}", callback=Stopping(number),
-        set=["model.name=cifar10-simple", "train.epochs=3", "train.checkpoint_steps=1"])
+        set=["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=3", "train.checkpoint_steps=1"])
 try:
     train(signal.SIGTERM)
 except SystemExit as stop:

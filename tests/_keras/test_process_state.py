@@ -77,7 +77,13 @@ def test_a_training_leaves_pytorch_as_it_was(tmp_path: Path) -> None:
     import torch
 
     threads = torch.get_num_threads()
-    settings = ["model.name=cifar10-simple", "train.epochs=1", "train.track=[]", f"device.threads={threads + 1}"]
+    settings = [
+        "model.name=cifar10-simple",
+        "model.hidden_units=[64]",
+        "train.epochs=1",
+        "train.track=[]",
+        f"device.threads={threads + 1}",
+    ]
     try:
         api.train("beans:24@16", recipe="quick", set=[*settings, "device.deterministic=true"], out=tmp_path / "run")
         assert torch.get_num_threads() == threads

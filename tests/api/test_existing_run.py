@@ -19,7 +19,7 @@ from sightline.training.result import TrainResult
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
-QUICK = {"recipe": "quick", "set": ["train.epochs=1", "model.name=cifar10-simple"]}
+QUICK = {"recipe": "quick", "set": ["train.epochs=1", "model.name=cifar10-simple", "model.hidden_units=[64]"]}
 DATA = "beans:40@32"
 
 
@@ -85,8 +85,14 @@ def test_what_decides_nothing_does_not_matter(finished: tuple[Path, TrainResult]
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"set": ["train.epochs=2", "model.name=cifar10-simple"]}, r"train\.epochs is 1, not 2"),
-        ({"set": ["train.epochs=3", "model.name=cifar10-simple"]}, r"sightline resume .*r --epochs 3` extends it"),
+        (
+            {"set": ["train.epochs=2", "model.name=cifar10-simple", "model.hidden_units=[64]"]},
+            r"train\.epochs is 1, not 2",
+        ),
+        (
+            {"set": ["train.epochs=3", "model.name=cifar10-simple", "model.hidden_units=[64]"]},
+            r"sightline resume .*r --epochs 3` extends it",
+        ),
         ({"set": [*QUICK["set"], "seed=5"]}, r"seed is 0, not 5"),
         ({"data": "beans:44@32"}, r"data\.sources is \['beans:40@32'\], not \['beans:44@32'\]"),
     ],

@@ -30,7 +30,8 @@ def places(trained: tuple[Path, Row], colors: Path, tmp_path_factory: pytest.Tem
     from sightline.api import train
 
     folder = tmp_path_factory.mktemp("csv")
-    train(colors, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=folder / "run-2")
+    settings = ["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"]
+    train(colors, recipe="quick", set=settings, out=folder / "run-2")
     for label in ("=red", "blue"):
         (folder / "photos" / label).mkdir(parents=True)
         for i in range(3):

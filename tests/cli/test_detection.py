@@ -15,7 +15,7 @@ from command import Command, draw_classes
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
 CLASSES = {"good": (90, 120, 90), "dent": (150, 100, 100)}
-OPTIONS = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "3")
+OPTIONS = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "3")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,12 @@ def trained_run(split_folders: Path, tmp_path_factory: pytest.TempPathFactory) -
     from sightline.api import train
 
     path = tmp_path_factory.mktemp("runs") / "run"
-    assignments = ["model.name=cifar10-simple", "train.epochs=3", "evaluation.positive_class=good"]
+    assignments = [
+        "model.name=cifar10-simple",
+        "model.hidden_units=[64]",
+        "train.epochs=3",
+        "evaluation.positive_class=good",
+    ]
     train(split_folders, recipe="quick", set=assignments, out=path)
     return path
 
@@ -174,16 +179,7 @@ def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sigh
 
 def test_another_positive_class_needs_no_training(sightline: Command, run: Path, split_folders: Path) -> None:
     weights = (run / "model.keras").read_bytes()
-    arguments = (
-        "--recipe",
-        "quick",
-        "--model",
-        "cifar10-simple",
-        "--epochs",
-        "3",
-        "--set",
-        "evaluation.positive_class=dent",
-    )
+    arguments = (*OPTIONS, "--set", "evaluation.positive_class=dent")
     result = sightline("train", split_folders, *arguments, "--out", run)
     assert result.code == 0, result.err
     assert "nothing to train" in result.err

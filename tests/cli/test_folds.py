@@ -24,7 +24,10 @@ from sightline.runs.directory import RunDirectory
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
 FOLDS = 2
-SETTINGS: dict[str, Any] = {"recipe": "quick", "model": "cifar10-simple", "epochs": 2, "folds": FOLDS, "batch_size": 16}
+SETTINGS: dict[str, Any] = {
+    "recipe": "quick", "model": "cifar10-simple", "epochs": 2, "folds": FOLDS, "batch_size": 16,
+    "set": ["model.hidden_units=[64]"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

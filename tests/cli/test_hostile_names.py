@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "r\x1b[2Jun"
-    train(data, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=out)
+    train(data, recipe="quick", set=["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"], out=out)
     return out
 
 

@@ -96,7 +96,7 @@ def test_labels_in_charts_are_svg_text(run: Path) -> None:
 
 
 def test_a_run_without_evaluation_images_completes(sightline: Command, colors: Path, tmp_path: Path) -> None:
-    options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
+    options = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "1")
     nothing = ("--set", "split.mode=stratified", "--set", "split.validation=0", "--set", "split.test=0")
     result = sightline("train", colors, *options, *nothing, "--out", tmp_path / "r", "--format", "json")
     assert result.code == 0, result.err
@@ -125,7 +125,7 @@ def test_a_folder_that_is_not_a_run_has_no_report(sightline: Command, run: Path,
 @pytest.mark.slow
 def test_thresholds_reach_page_bundle_and_predictions(sightline: Command, colors: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
-    options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "4")
+    options = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "4")
     assert sightline("train", colors, *options, "--out", run).code == 0
     before = (run / "bundle" / "model.onnx").read_bytes()
     result = sightline("evaluate", run, "--coverage", "0.9")

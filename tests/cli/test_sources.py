@@ -22,6 +22,7 @@ SPACE = """
 recipe = "quick"
 [settings]
 model.name = "cifar10-simple"
+model.hidden_units = [64]
 train.epochs = 1
 [space]
 seed = [1]

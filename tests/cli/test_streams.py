@@ -132,7 +132,7 @@ def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
 def test_every_command_reports_a_lost_result(run_and_image: tuple[Path, Path], colors: Path, tmp_path: Path) -> None:
     """Their output files are written nevertheless."""
     run = tmp_path / "run"
-    small = ["--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1"]
+    small = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "1"]
     verbs: list[list[object]] = [
         ["train", colors, *small, "--out", run], ["resume", run, "--epochs", "2"], ["evaluate", run],
         ["report", run], ["model-card", run], ["explain", run, run_and_image[1], "--out", tmp_path / "maps"],

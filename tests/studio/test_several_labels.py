@@ -166,7 +166,7 @@ def run_several(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     root = tmp_path_factory.mktemp("run-several")
     folder = draw_classes(root / "colors", {"blue": (60, 60, 200), "red": (200, 60, 60)}, 12)
-    settings = {"model.task": "multi_label", "train.track": []}
+    settings = {"model.task": "multi_label", "model.hidden_units": [64], "train.track": []}
     return sl.train(folder, recipe="quick", model="cifar10-simple", epochs=1, set=settings, out=root / "a")
 
 

@@ -36,8 +36,8 @@ CLASSES = ("cool/blue", "cool/green", "gray", "warm/bright/yellow", "warm/red")
 TASK = find_task("hierarchical")
 TREE = ["model.task=hierarchical", "data.class_tree=folders"]
 SETTINGS = [
-    *TREE, "model.name=cifar10-simple", "train.epochs=3", "train.track=[]", "train.batch_size=16",
-    "split.mode=stratified", "split.validation=0.4", "evaluation.target_precision=0.9",
+    *TREE, "model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=3", "train.track=[]",
+    "train.batch_size=16", "split.mode=stratified", "split.validation=0.4", "evaluation.target_precision=0.9",
 ]  # fmt: skip
 
 

@@ -48,8 +48,8 @@ pytestmark = pytest.mark.usefixtures("plain_figures")
 
 TASK = find_task("multi_label")
 SETTINGS = [
-    "model.task=multi_label", "model.name=cifar10-simple", "train.epochs=12", "train.track=[]", "train.batch_size=16",
-    "split.mode=stratified", "augment.horizontal_flip=true",
+    "model.task=multi_label", "model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=12",
+    "train.track=[]", "train.batch_size=16", "split.mode=stratified", "augment.horizontal_flip=true",
     "evaluation.target_fnr=0.2",
 ]  # fmt: skip
 

@@ -34,7 +34,7 @@ def test_a_name_is_registered_once() -> None:
 
 
 def test_a_run_and_its_bundle_record_the_task(tmp_path: Path) -> None:
-    settings = ["train.epochs=1", "train.track=[]", "model.name=cifar10-simple"]
+    settings = ["train.epochs=1", "train.track=[]", "model.name=cifar10-simple", "model.hidden_units=[64]"]
     api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
     assert 'task = "single_label"' in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
     assert jsonio.read_object(tmp_path / "run" / "bundle" / "manifest.json")["task"] == "single_label"
