@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import shutil
@@ -160,6 +161,8 @@ def test_a_form_takes_no_more_memory_than_the_limit_of_its_body(server: Server, 
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+PACKED = gzip.compress(bytes(20_000_000), 1)
+BOMB = b"%x\r\n%s\r\n0\r\n\r\n" % (len(PACKED), PACKED)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +179,14 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
         ((HEAD.replace(b"test", b"[::") + b"Content-Type: multipart/x\r\nContent-Length: 1\r\n\r\n", b"x"), b"415"),
         ((HEAD + b"X: y\r\n" * 100_000,), b"4"),
         ((HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n",), b"4"),
-        ((HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n", b"\x1f\x8b\x08\0"), b"415"),
+        ((HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n", b"\x1f\x8b\x08\0"), b"400"),
+        ((CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"), BOMB), b"413"),
         ((HEAD[:20],), b""),
     ],
     ids=[
         "shorter than stated", "longer than stated", "negative length", "length of 5,000 digits", "two lengths",
         "not a chunk", "endless body", "many chunks", "a host that is none", "endless header",
-        "a header of 1 MB", "a compressed body", "half a line",
+        "a header of 1 MB", "a compressed body that is cut off", "one that unpacks to 20 MB", "half a line",
     ],
 )  # fmt: skip
 def test_hostile_requests_end_neither_the_server_nor_its_patience(

@@ -77,7 +77,7 @@ def test_clients_of_the_open_inference_protocol_get_the_answers_of_predict(
     labels = [prediction.label for prediction in classifier.predict(paths)]
     probabilities = classifier.predict_proba(paths)
     for client, forms in (
-        ("triton", ["files", "pixels", "pixels as JSON", "JSON outputs"]),
+        ("triton", ["files", "pixels", "pixels as JSON", "gzip", "deflate", "JSON outputs"]),
         ("kserve", ["files", "files as JSON", "pixels", "pixels as JSON"]),
     ):
         assert results[client]["live"] is results[client]["ready"] is results[client]["model ready"] is True

@@ -48,6 +48,9 @@ def ask_triton(url: str, model: str, files: list[bytes], pixels: Any) -> Results
         answer = client.infer(model, [tensor], request_id="7", model_version=version)
         assert answer.get_response()["id"] == "7"
         results[name] = read_triton(answer)
+    for encoding in ("gzip", "deflate"):
+        options = {"request_compression_algorithm": encoding, "response_compression_algorithm": encoding}
+        results[encoding] = read_triton(client.infer(model, [inputs["pixels"]], **options))
     text_outputs = [triton.InferRequestedOutput(name, binary_data=False) for name in ("label", "probabilities")]
     results["JSON outputs"] = read_triton(client.infer(model, [image], outputs=text_outputs))
     top = triton.InferRequestedOutput("probabilities", class_count=1)

@@ -367,8 +367,9 @@ def test_damaged_binary_data_is_explained(binary: bytes, words: str) -> None:
         (INFER, {HEADER: "-1"}, 400, "expected the bytes of the JSON"),
         (INFER, {HEADER: "9" * 5000}, 400, "expected the bytes of the JSON"),
         (INFER, {HEADER: "3"}, 400, "but the body has 2 bytes"),
-        (INFER, {"Content-Encoding": "gzip"}, 415, "without Content-Encoding"),
-        ("/predict", {"Content-Encoding": "gzip"}, 415, "without Content-Encoding"),
+        (INFER, {"Content-Encoding": "br"}, 415, "Content-Encoding is 'br': send gzip, deflate or"),
+        ("/predict", {"Content-Encoding": "gzip, gzip"}, 415, "Content-Encoding is 'gzip, gzip'"),
+        (INFER, {"Content-Encoding": "gzip"}, 400, "its gzip data is damaged, or has another encoding"),
         ("/predict", {"Content-Encoding": "Identity"}, 400, "not an image"),
     ],
 )

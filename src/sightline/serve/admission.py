@@ -49,6 +49,12 @@ class Admission:
         """Return whether `size` more bytes may be in flight."""
         return self.bytes + size <= max(self.limits.body_bytes, self.max_bytes)
 
+    def take(self, size: int) -> None:
+        """Count `size` more bytes as in flight; raises HTTPException if there is no room for them."""
+        if not self.has_room(size):
+            raise refuse_busy()
+        self.bytes += size
+
     def refuse_size(self) -> HTTPException:
         """Return the error for a body that is too large."""
         return HTTPException(413, f"The body has more than {self.max_bytes} bytes, the maximum of this server.")
@@ -175,10 +181,8 @@ class _Exchange:
         if self._size > self._admission.max_bytes:
             raise self._admission.refuse_size()
         if (more := self._size - self._counted) > 0:
-            if not self._admission.has_room(more):
-                raise refuse_busy()
+            self._admission.take(more)
             self._counted += more
-            self._admission.bytes += more
 
     async def _wait_for_disconnect(self) -> None:
         """Cancel what runs when the client leaves after its body has arrived."""
@@ -192,13 +196,14 @@ class _Exchange:
 
 
 def check_encoding(request: Request) -> None:
-    """Raise 415 if the body of a request is compressed."""
-    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise HTTPException(415, "The body is compressed: send it without Content-Encoding.")
+    """Raise 415 if the body of a request is compressed, unless it has been unpacked (see `encodings`)."""
+    encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
+    if encoding not in {"", "identity"}:
+        raise HTTPException(415, f"Content-Encoding is {encoding[:80]!r}: send gzip, deflate or an uncompressed body.")
 
 
 async def read_body(request: Request) -> bytearray:
-    """Return the body of a request, at least one byte; one that is compressed is refused before it is read."""
+    """Return the body of a request, at least one byte; an encoding that is not known is refused before it is read."""
     check_encoding(request)
     body = bytearray()  # not a list of chunks: a client may send a byte at a time
     async for chunk in request.stream():

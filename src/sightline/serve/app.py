@@ -21,6 +21,7 @@ from sightline.serve import explanation, open_inference, page, prediction
 from sightline.serve.access import Access
 from sightline.serve.admission import Admission, AdmissionMiddleware
 from sightline.serve.batcher import Batching
+from sightline.serve.encodings import UnpackingMiddleware
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
@@ -64,7 +65,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     `Admission` that counts what is in flight.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
-    (compressed) or 503 (too many requests in flight, too slow, or stopping).
+    (an unknown encoding) or 503 (too many requests in flight, too slow, or stopping).
     """
     limits = limits or Limits()
     metrics = Metrics(feature_logs)
@@ -112,6 +113,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
             *access.make_cors_middleware(),
             Middleware(AdmissionMiddleware, admission),
             *access.make_checks_middleware(),
+            Middleware(UnpackingMiddleware, admission),
             Middleware(ServerErrorMiddleware, handler=_error_response),  # inside, so that the others see its answer
         ],
         lifespan=lifespan,

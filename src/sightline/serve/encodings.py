@@ -1,0 +1,80 @@
+"""Bodies that clients have compressed: unpacked as they arrive, within the limits that hold for any body."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sightline.serve.admission import Admission
+
+FORMATS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+"""The values of Content-Encoding that are unpacked, and the format of each; "deflate" is zlib's (RFC 9110, 8.4.1.2)."""
+CHUNK = 1 << 20  # bytes that are unpacked at a time
+
+
+class UnpackingMiddleware:
+    """Gives `app` the bodies that clients sent with gzip or deflate as if they had come without."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app, self._admission = app, admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; one with another encoding, or several, is left to `check_encoding`."""
+        headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
+        encoding = b",".join(value for name, value in headers if name == b"content-encoding").decode("latin-1")
+        encoding = encoding.strip().lower()
+        if scope["type"] != "http" or encoding not in FORMATS:
+            await self._app(scope, receive, send)
+            return
+        scope["headers"] = [header for header in headers if header[0] not in {b"content-encoding", b"content-length"}]
+        body = _PackedBody(receive, self._admission, encoding)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self._admission.bytes -= body.size
+
+
+class _PackedBody:
+    """The body of a request while it is unpacked; `size` bytes of it are counted as in flight."""
+
+    def __init__(self, receive: Receive, admission: Admission, encoding: str) -> None:
+        self._receive, self._admission, self._encoding = receive, admission, encoding
+        self._decoder = zlib.decompressobj(FORMATS[encoding])
+        self._packed, self._is_pending, self._is_last = b"", False, False
+        self.size = 0
+
+    async def receive(self) -> Message:
+        """Return the next message of the client, unpacked; raises HTTPException for damaged data, and beyond limits."""
+        if not self._is_pending:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return message
+            self._packed, self._is_last = message.get("body", b""), not message.get("more_body", False)
+        content = await self._unpack()
+        return {"type": "http.request", "body": content, "more_body": self._is_pending or not self._is_last}
+
+    async def _unpack(self) -> bytes:
+        try:
+            content = await asyncio.to_thread(self._decoder.decompress, self._packed, CHUNK)
+        except zlib.error:
+            raise self._refuse("is damaged, or has another encoding") from None
+        self._packed = self._decoder.unconsumed_tail
+        self._is_pending = len(content) == CHUNK and not self._decoder.eof  # zlib may hold more, even without a tail
+        if self._decoder.unused_data:
+            raise self._refuse("goes on after its end")
+        if self._is_last and not self._is_pending and not self._decoder.eof:
+            raise self._refuse("is cut off")
+        self._count(len(content))
+        return content
+
+    def _count(self, size: int) -> None:
+        if self.size + size > self._admission.max_bytes:
+            raise self._admission.refuse_size()
+        self._admission.take(size)
+        self.size += size
+
+    def _refuse(self, reason: str) -> HTTPException:
+        return HTTPException(400, f"The body cannot be unpacked: its {self._encoding} data {reason}.")
