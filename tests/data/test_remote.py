@@ -7,6 +7,7 @@ import functools
 import http.server
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +15,19 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.registry import _registry, known_implementations
 from PIL import Image
 
 from packed_images import make_table, write_table, write_tar
 from pixel_predictor import PixelPredictor
 from s3_server import start_bucket
 from sightline import process
+from sightline.api import Classifier
 from sightline.config import LimitsConfig
 from sightline.data import remote
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
-from sightline.errors import DataError, ImageError, OutputError, UsageError
+from sightline.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
 from sightline.inference import stream
 from sightline.inference.masks import predict_masks
 from sightline.inference.predictor import FakePredictor
@@ -312,6 +315,73 @@ def test_a_table_in_a_folder_of_an_address_has_the_labels(memory: Any) -> None:
 
 
 # Servers on loopback.
+
+
+STAND_IN = """
+from fsspec.implementations.memory import MemoryFileSystem
+
+class {name}(MemoryFileSystem):
+    protocol = ("{kind}", "{alias}")
+    store, pseudo_dirs = {{}}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        for kind in cls.protocol:
+            path = path.removeprefix(kind + "://")
+        return super()._strip_protocol(path)
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(remote.PACKAGES))
+def test_the_package_that_an_address_needs_is_the_one_that_fsspec_opens_it_with(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = remote.PACKAGES[kind]
+    if package not in {"aiohttp", "fsspec"}:  # others are in fsspec itself
+        assert known_implementations[kind]["class"].partition(".")[0] == package
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    sentence = rf"Reading {kind}:// needs the package '{package}', which is not installed: .*sightline\[remote\]"
+    with pytest.raises(MissingExtraError, match=sentence):
+        RemotePath.parse(f"{kind}://bucket/photos")
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "kind", "alias"),
+    [("gcsfs", "GCSFileSystem", "gs", "gcs"), ("adlfs", "AzureBlobFileSystem", "az", "abfs")],
+)
+@pytest.mark.usefixtures("own_cache")
+def test_other_storages_are_read_and_written_by_the_classes_that_fsspec_names(
+    package: str, name: str, kind: str, alias: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class has the package's name and keeps files in memory: what is ours is tested, not how clouds answer."""
+    (tmp_path / f"{package}.py").write_text(STAND_IN.format(name=name, kind=kind, alias=alias))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    for scheme in (kind, alias):
+        monkeypatch.delitem(_registry, scheme, raising=False)
+    try:
+        for scheme in (kind, alias):
+            client = RemotePath.parse(f"{scheme}://bucket").client
+            assert type(client).__name__ == name
+            fill(client, "/bucket/photos")
+            items = list(stream.expand_inputs([f"{scheme}://bucket/photos"]))
+            assert [item.path for item in items] == [f"{scheme}://bucket/photos/{path}" for path in IN_ORDER]
+            predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+            assert all(p.error is None for p in stream.predict(predictor, items))
+            for i, image in enumerate(IMAGES):
+                client.pipe_file(f"/bucket/train/{'ab'[i % 2]}/{i}.png", image)
+            index = build_index(f"{scheme}://bucket/train/")
+            assert [image.label for image in index.images] == ["a", "a", "a", "b", "b"]
+            classifier = Classifier(predictor)
+            classifier.feature_model_id = "shades@0"
+            result = classifier.write_predictions(
+                f"{scheme}://bucket/photos", f"{scheme}://bucket/{scheme}.parquet", progress=False
+            )
+            assert (result.images, result.failed, result.is_complete) == (4, 0, True)
+    finally:
+        for key in (kind, alias):
+            _registry.pop(key, None)
+        sys.modules.pop(package, None)
 
 
 @pytest.mark.slow
