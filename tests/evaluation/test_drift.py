@@ -102,9 +102,17 @@ def test_a_sample_is_bounded_and_comes_back_from_its_bytes() -> None:
     content = sample.to_bytes()
     assert len(content) < 1.2e6
     assert (len(sample.bank), len(sample.confidences)) == (128, 3000)
-    restored = ValidationSample.from_bytes(content)
+    restored = ValidationSample.from_bytes(content, 2)
     assert restored.to_bytes() == content
     assert np.array_equal(restored.features, sample.features)
+    assert not len(restored.labels)
+    labels = rng.random((3000, 2)) > 0.5
+    several = ValidationSample.from_outputs(outputs, None, labels)
+    assert several is not None
+    restored = ValidationSample.from_bytes(several.to_bytes(), 2)
+    assert len(restored.labels) == 2000
+    assert np.array_equal(restored.labels, several.labels)
+    assert np.array_equal(restored.probabilities, several.probabilities)
     few = Outputs(*(array[:19] for array in outputs.arrays))
     assert ValidationSample.from_outputs(few, None) is None
 
@@ -117,6 +125,8 @@ def test_a_sample_is_bounded_and_comes_back_from_its_bytes() -> None:
         ({"bank": np.full((66, 12), np.nan)}, "not finite"),
         ({"correct": np.zeros(7, bool)}, "shapes"),
         ({"uncertainties": np.zeros(3)}, "shapes"),
+        ({"labels": np.zeros((4, 2), bool)}, "shapes"),
+        ({"labels": np.zeros((4, 3), bool), "probabilities": np.zeros((4, 3))}, "shapes"),  # of another model
         ({"extra": np.zeros(3)}, "unknown array 'extra'"),
         ({"bank": np.array(["a"])}, "bank are"),
     ],
@@ -128,6 +138,6 @@ def test_a_damaged_sample_is_refused(changes: dict[str, NDArray[np.generic]], wo
         arrays = dict(saved) | changes
     np.savez(path, **arrays)
     with pytest.raises(ModelError, match=words):
-        ValidationSample.from_bytes(path.read_bytes())
+        ValidationSample.from_bytes(path.read_bytes(), 2)
     with pytest.raises(ModelError, match="cannot be read"):
-        ValidationSample.from_bytes(b"nothing")
+        ValidationSample.from_bytes(b"nothing", 2)

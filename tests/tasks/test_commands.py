@@ -150,6 +150,7 @@ def test_a_log_is_watched(trained: Trained, tmp_path: Path) -> None:
         assert report.count == len(files)
         assert {image.label for image in report.label_first} <= set(model.classes)
         assert (report.accuracy is None) == (trained.task == "multi_label")
+        assert (report.micro_f1 is None) == (trained.task != "multi_label")
 
 
 class StopAfter(sl.Callback):

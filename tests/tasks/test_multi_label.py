@@ -32,6 +32,8 @@ from sightline.errors import DataError, ModelError, OutputError, UsageError
 from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.multi_label_metrics import compare_label_sets
 from sightline.inference.decisions import check_thresholds
+from sightline.inference.decoded_batch import predict_pixels
+from sightline.inference.feature_log import FeatureLog
 from sightline.inference.results import Thresholds
 from sightline.report import templates
 from sightline.runs.directory import RunDirectory
@@ -486,6 +488,33 @@ def test_a_compressed_model_has_the_targets_of_the_last_evaluation(
     sl.load(copy).evaluate(target_recall=0.8, progress=False)
     with pytest.raises(OutputError, match=r"another targets .*'target_precision': 0\.7.*'recall': 0\.8"):
         sl.load(copy).compress(out=out, methods="float16", max_drop=100, progress=False)
+
+
+def test_the_micro_f1_of_a_log_is_estimated_without_labels(run: Path, data: Path, tmp_path: Path) -> None:
+    model, new = sl.load(run), write_data(tmp_path / "new", 64, seed=7)
+    log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 24)
+    images = [model.preprocess.apply(Image.open(new.parent / f"{i}.png")) for i in range(64)]
+    predict_pixels(model.predictor, images, top=1, thresholds=None, interpret=model.task.interpret, log=log)
+    log.close()
+    true = model.evaluate(new, progress=False).metrics
+    others = write_data(tmp_path / "others", 200, seed=3)
+    estimate = model.watch(tmp_path / "log", reference=others, progress=False).micro_f1
+    assert estimate is not None
+    assert estimate.count == 64
+    for metric, name in ((estimate.micro_f1, "micro_f1"), (estimate.label_accuracy, "accuracy")):
+        assert metric.interval is not None
+        assert metric.value == pytest.approx(true[name].value, abs=0.05)
+    assert estimate.validation_micro_f1 == pytest.approx(
+        model.evaluate(others, progress=False).metrics["micro_f1"].value
+    )
+
+    report = model.watch(tmp_path / "log", progress=False)
+    assert report.micro_f1 is not None
+    assert any("validation images, which is too few" in caveat for caveat in report.micro_f1.caveats)
+    own = model.evaluate(split="validation", progress=False).metrics["micro_f1"].value
+    assert report.micro_f1.validation_micro_f1 == pytest.approx(own)
+    assert report.to_dict()["micro_f1"]["micro_f1"]["value"] == report.micro_f1.micro_f1.value
+    assert "micro F1" in repr(report)
 
 
 @pytest.mark.slow

@@ -368,8 +368,8 @@ class Classifier(ImageModel):
             callback: Receives the progress events in place of the display.
 
         Returns:
-            The report: `drift` with its evidence, the estimated `accuracy` (or `mask_iou`, of masks), and the images to
-            label first.
+            The report: `drift` with its evidence, the estimated `accuracy` (`mask_iou` of masks, `micro_f1` of several
+            labels), and the images to label first.
 
         Raises:
             DataError: If the log is damaged or of another model, or has no images.

@@ -40,7 +40,7 @@ def load_sample(classifier: Classifier) -> ValidationSample:
     if content is None:
         raise ModelError(NO_SAMPLE.format(path=path or "The model", count=MIN_IMAGES))
     try:
-        return ValidationSample.from_bytes(content)
+        return ValidationSample.from_bytes(content, len(classifier.classes))
     except ModelError as error:
         raise ModelError(f"The model {path} cannot be used: {error}. Train it again, or give --reference.") from error
 
@@ -87,7 +87,8 @@ def _sample_classes(
     if images:
         names = ("probabilities", "logits", "features")
         outputs = Outputs(*(np.stack([getattr(image, name) for image in images]) for name in names))
-        sample = ValidationSample.from_outputs(outputs, _check_correct(classifier, images))
+        correct, labels = _check_correct(classifier, images), _check_labels(classifier, images)
+        sample = ValidationSample.from_outputs(outputs, correct, labels)
     return sample, len(images), failed
 
 
@@ -96,10 +97,26 @@ def _check_correct(classifier: Classifier, images: Sequence[ImageOutputs[InputIt
     if classifier.task.targets.allows_several:
         return None
     for item in (image.item for image in images):
-        if item.label not in classifier.classes:
-            raise DataError(
-                f"The reference image {item.path} has the label {item.label!r}, which is not a class of the model."
-                f"{suggest(str(item.label), classifier.classes)}"
-            )
+        _check_class(classifier, item, item.label)
     predicted = [classifier.classes[int(np.argmax(image.probabilities))] for image in images]  # type: ignore[arg-type]
     return np.array([label == image.item.label for label, image in zip(predicted, images, strict=True)], bool)
+
+
+def _check_labels(classifier: Classifier, images: Sequence[ImageOutputs[InputItem, Any]]) -> NDArray[np.bool_] | None:
+    """Return which classes each image has, bool [N, K]; None for one label."""
+    targets = classifier.task.targets
+    if not targets.allows_several:
+        return None
+    for item in (image.item for image in images):
+        for name in targets.list_classes(item.label or ""):
+            _check_class(classifier, item, name)
+    encoded = targets.encode([image.item.label or "" for image in images], classifier.classes)
+    return np.asarray(encoded, bool)
+
+
+def _check_class(classifier: Classifier, item: InputItem, name: str | None) -> None:
+    if name not in classifier.classes:
+        raise DataError(
+            f"The reference image {item.path} has the label {name!r}, which is not a class of the model."
+            f"{suggest(str(name), classifier.classes)}"
+        )

@@ -21,6 +21,8 @@ from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation.accuracy_estimate import AccuracyEstimate, estimate_accuracy
 from sightline.evaluation.drift import Drift, DriftTest
 from sightline.evaluation.iou_estimate import IouEstimate, estimate_mean_iou
+from sightline.evaluation.label_estimate import LabelEstimate, estimate_micro_f1
+from sightline.evaluation.label_thresholds import list_thresholds
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.results import Metric
 from sightline.evaluation.validation_sample import ValidationSample, compute_uncertainties
@@ -67,6 +69,7 @@ class WatchReport:
         accuracy: The estimated accuracy on all images, or on those since the start of the drift; None for a model of
             several labels or of masks.
         mask_iou: The estimated mean IoU of the masks of these images; None for other models.
+        micro_f1: The estimated micro F1 of these images, if they may have several labels; None for other models.
         label_first: The images to label first, of these images.
         notes: What limits the statements, one sentence each.
         figure: The path of the figure, None without one.
@@ -80,6 +83,7 @@ class WatchReport:
     drift: Drift
     accuracy: AccuracyEstimate | None
     mask_iou: IouEstimate | None
+    micro_f1: LabelEstimate | None
     label_first: tuple[ImageToLabel, ...]
     notes: tuple[str, ...] = ()
     figure: str | None = None
@@ -105,6 +109,7 @@ class WatchReport:
             "drift": jsonio.fields_to_dict(self.drift, skip=["log_evidence"]),
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
             "mask_iou": None if self.mask_iou is None else self.mask_iou.to_dict(),
+            "micro_f1": None if self.micro_f1 is None else self.micro_f1.to_dict(),
             "label_first": [image.to_dict() for image in self.label_first],
             "notes": list(self.notes),
             "figure": self.figure,
@@ -121,7 +126,10 @@ class WatchReport:
         if self.mask_iou is not None:
             values = self.mask_iou.iou, self.mask_iou.count, self.mask_iou.validation_iou
             yield "mask IoU", _describe_estimate(*values, since_start=since_start)
-        estimate = self.accuracy or self.mask_iou
+        if self.micro_f1 is not None:
+            count, validation_f1 = self.micro_f1.count, self.micro_f1.validation_micro_f1
+            yield "micro F1", _describe_estimate(self.micro_f1.micro_f1, count, validation_f1, since_start=since_start)
+        estimate = self.accuracy or self.mask_iou or self.micro_f1
         yield from (("", f"not to be trusted: {caveat}") for caveat in (() if estimate is None else estimate.caveats))
         yield from (("note", note) for note in self.notes)
 
@@ -181,8 +189,8 @@ def watch(
         notes.append(MAY_HAVE_DROPPED.format(log=log))
     report = WatchReport(
         str(log), str(classifier.path or "model"), len(stream.confidences), stream.first, stream.recent[-1].times[-1],
-        stream.drift, _estimate(sample, stream), _estimate_iou(sample, stream), _choose(classifier, stream, top),
-        tuple(notes),
+        stream.drift, _estimate(sample, stream), _estimate_iou(sample, stream),
+        _estimate_labels(classifier, sample, stream), _choose(classifier, stream, top), tuple(notes),
     )  # fmt: skip
     if figure is not None:
         owned_png.save_owned_png(figure, plot_drift(report.drift, log.name))
@@ -194,19 +202,22 @@ def watch(
 class _Stream:
     """What is kept of a log: the outcome of the test, the confidences, and all of the last `MAX_CANDIDATES` images.
 
-    The confidence of a mask is its quality.
+    The confidence of a mask is its quality. `probabilities` float32 [N, K] are those of all images if they may have
+    several labels, else empty.
     """
 
     drift: Drift
     confidences: NDArray[np.float64]
     recent: Sequence[LoggedImages]
     first: str
+    probabilities: NDArray[np.float32]
 
     @classmethod
     def read(
         cls, sample: ValidationSample, log: Path, batches: Iterable[LoggedImages], level: float, *, are_masks: bool
     ) -> _Stream:
         test, confidences, recent, first = DriftTest(sample, level), [np.zeros(0)], [], ""
+        probabilities = [np.zeros((0, sample.labels.shape[1]), np.float32)]
         for batch in batches:
             if batch.features.shape[1] != sample.bank.shape[1]:
                 raise DataError(
@@ -221,13 +232,15 @@ class _Stream:
                 sureness = batch.probabilities.max(1).astype(np.float64)
             test.add(batch.features, uncertainties)
             confidences.append(sureness)
+            if len(sample.labels):
+                probabilities.append(batch.probabilities)
             first = first or batch.times[0]
             recent.append(batch)
             while sum(map(len, recent[1:])) >= MAX_CANDIDATES:
                 del recent[0]
         if not recent:
             raise DataError(f"{log} has no images yet.")
-        return cls(test.finish(), np.concatenate(confidences), recent, first)
+        return cls(test.finish(), np.concatenate(confidences), recent, first, np.concatenate(probabilities))
 
 
 def _check_quality(log: Path, images: LoggedImages) -> None:
@@ -248,6 +261,14 @@ def _estimate(sample: ValidationSample, stream: _Stream) -> AccuracyEstimate | N
         return None
     new = stream.confidences[(stream.drift.start or 1) - 1 :]
     return estimate_accuracy(sample.confidences, sample.correct, new.astype(np.float32), stream.drift)
+
+
+def _estimate_labels(classifier: Classifier, sample: ValidationSample, stream: _Stream) -> LabelEstimate | None:
+    if not len(sample.labels):
+        return None
+    thresholds = list_thresholds(classifier.thresholds, classifier.classes)
+    new = stream.probabilities[(stream.drift.start or 1) - 1 :]
+    return estimate_micro_f1(sample.probabilities, sample.labels, new, thresholds, stream.drift)
 
 
 def _choose(classifier: Classifier, stream: _Stream, count: int) -> tuple[ImageToLabel, ...]:

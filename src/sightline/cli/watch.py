@@ -50,8 +50,8 @@ def watch(
 ) -> None:
     """Check whether the images of a server have drifted from the validation images.
 
-    Also estimates the accuracy, or the IoU of masks, without labels, and lists the images to label first. Exits with 1
-    if they have drifted.
+    Also estimates the accuracy, the IoU of masks or the F1 of several labels without labels, and lists the images to
+    label first. Exits with 1 if they have drifted.
     """
     from sightline import api
 

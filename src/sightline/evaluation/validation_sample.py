@@ -21,6 +21,7 @@ MIN_IMAGES = 20  # validation images; with fewer, there is nothing to compare wi
 MAX_BYTES = 1 << 20  # of features
 MAX_IMAGES = 1000  # whose features are kept
 MAX_CONFIDENCES = 10_000
+MAX_LABELED = 2000  # images with several labels
 MAX_BANK = 128
 NEIGHBORS = 5
 SCORES = ("distance", "uncertainty", "length")
@@ -37,6 +38,8 @@ class ValidationSample:
         confidences: float32 [N]: the largest probability, or the quality of the mask, for each image and some more.
         correct: bool [N]: whether their predictions are correct; empty if images may have several labels, or masks.
         ious: float32 [N]: the IoU of each mask; empty for other models.
+        probabilities: float32 [L, K]: those of each class, if images may have several labels; empty for other models.
+        labels: bool [L, K]: whether these images have the label.
     """
 
     bank: NDArray[np.float32]
@@ -45,12 +48,17 @@ class ValidationSample:
     confidences: NDArray[np.float32]
     correct: NDArray[np.bool_]
     ious: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    labels: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool))
 
     @classmethod
-    def from_outputs(cls, outputs: Outputs, correct: NDArray[np.bool_] | None) -> ValidationSample | None:
+    def from_outputs(
+        cls, outputs: Outputs, correct: NDArray[np.bool_] | None, labels: NDArray[np.bool_] | None = None
+    ) -> ValidationSample | None:
         """Return a sample of images with these outputs; `correct` bool [N] as above, None for several labels.
 
-        Returns None if there are too few images, or a model does not have one row of probabilities for each.
+        `labels` bool [N, K] are those of images that may have several. Returns None if there are too few images, or a
+        model does not have one row of probabilities for each.
         """
         if len(outputs.features) < MIN_IMAGES or outputs.probabilities.ndim != 2 or outputs.features.ndim != 2:
             return None
@@ -62,6 +70,7 @@ class ValidationSample:
         return cls(
             bank, features, compute_uncertainties(probabilities[len(bank) :][: len(features)]), probabilities.max(1),
             np.zeros(0, bool) if correct is None else correct[rows],
+            **_choose_labels(outputs.probabilities, labels, rows),
         )  # fmt: skip
 
     @classmethod
@@ -98,15 +107,18 @@ class ValidationSample:
     def to_bytes(self) -> bytes:
         """Return the file of a bundle: an uncompressed ``.npz`` of the fields; equal samples give equal bytes."""
         file = io.BytesIO()
-        names = [entry.name for entry in fields(self) if entry.name != "ious" or len(self.ious)]
+        names = [entry.name for entry in fields(self) if entry.name not in _OPTIONAL or len(getattr(self, entry.name))]
         arrays = {name: getattr(self, name) for name in names}
         arrays |= {name: arrays[name].astype(np.float16) for name in ("bank", "features")}
         np.savez(file, schema=np.int64(SCHEMA), **arrays)
         return file.getvalue()
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> ValidationSample:
-        """Restore from `to_bytes`; raises `ModelError` for any other content."""
+    def from_bytes(cls, content: bytes, classes: int) -> ValidationSample:
+        """Restore the sample of a model with this number of classes from `to_bytes`.
+
+        Raises `ModelError` for any other content.
+        """
         try:
             arrays = _io.load_arrays(io.BytesIO(content))
             schema = arrays.pop("schema", np.int64(-1))
@@ -123,6 +135,8 @@ class ValidationSample:
             and sample.bank.shape[1] == sample.features.shape[1]
             and len(sample.correct) in {0, len(sample.confidences)}
             and len(sample.ious) in {0, len(sample.confidences)}
+            and sample.labels.shape == sample.probabilities.shape
+            and (not sample.labels.size or sample.labels.shape[1] == classes)
         )
         if not fits:
             raise ModelError("its sample of validation images has arrays of shapes that do not fit each other")
@@ -144,6 +158,16 @@ def _choose_features(
     return rounded[:bank], rounded[bank:]
 
 
+def _choose_labels(
+    probabilities: NDArray[np.float32], labels: NDArray[np.bool_] | None, rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the probabilities and labels of the first of `rows`, as many as may be kept; none for one label."""
+    if labels is None:
+        return {}
+    size = max(MIN_IMAGES, min(MAX_LABELED, MAX_BYTES // (5 * labels.shape[1])))
+    return {"probabilities": probabilities[rows[:size]], "labels": labels[rows[:size]]}
+
+
 def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return one minus the largest of the probabilities [N, K], float64 [N], as the sum of the others.
 
@@ -155,9 +179,11 @@ def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.floa
     return sums
 
 
+_OPTIONAL = {"ious", "probabilities", "labels"}
 _TYPES: dict[str, tuple[type[np.generic], str, int]] = {
     "bank": (np.float32, "f", 2), "features": (np.float32, "f", 2), "uncertainties": (np.float64, "f", 1),
     "confidences": (np.float32, "f", 1), "correct": (np.bool_, "b", 1), "ious": (np.float32, "f", 1),
+    "probabilities": (np.float32, "f", 2), "labels": (np.bool_, "b", 2),
 }  # fmt: skip
 
 

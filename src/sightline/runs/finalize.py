@@ -256,7 +256,8 @@ def make_sample_file(outputs: ModelOutputs, task: Task) -> dict[str, bytes]:
     else:
         several, probabilities = task.targets.allows_several, outputs.outputs.probabilities
         correct = None if several or outputs.labels.ndim != 1 else probabilities.argmax(1) == outputs.labels
-        sample = ValidationSample.from_outputs(outputs.outputs, correct)
+        labels = outputs.labels.astype(bool) if several else None
+        sample = ValidationSample.from_outputs(outputs.outputs, correct, labels)
     return {} if sample is None else {bundle.SAMPLE_FILE: sample.to_bytes()}
 
 
