@@ -12,6 +12,7 @@ import pytest
 from command import COLORS, Command, draw_classes
 from damage import Damage, choose_damage
 from sightline.inference.results import Thresholds
+from visited_server import run_visited
 
 pytestmark = [
     pytest.mark.usefixtures("plain_figures"),
@@ -30,6 +31,9 @@ LIGHT: dict[str, tuple[str, ...]] = {
     "card": ("model-card", "RUN"),
     "describe": ("describe", "RUN"),
     "report": ("report", "RUN"),
+    "embed": ("embed", "RUN", "IMAGE", "--out", "VECTORS"),
+    "similar": ("similar", "RUN", "IMAGE", "IMAGES"),
+    "push": ("push", "RUN", "hf:me/colors", "--dry-run"),
 }
 HEAVY: dict[str, tuple[str, ...]] = {
     "extend": ("resume", "RUN", "--epochs", "2"),
@@ -38,6 +42,9 @@ HEAVY: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "RUN", "IMAGE", "--out", "HEAT"),
     "export": ("export", "RUN", "--out", "EXPORT"),
     "go on": ("resume", "RUN"),
+    "add-class": ("add-class", "RUN", "scarlet", "IMAGES", "--out", "ADDED"),
+    "serve": ("serve", "RUN"),
+    "studio": ("studio", "RUN", "--patch", "FIXES"),
 }
 
 
@@ -79,7 +86,8 @@ def fit_name(path: Path) -> None:
 def arguments_for(verb: str, run: Path, data: Path, other: Path) -> list[object]:
     places: dict[str, object] = {
         "RUN": run, "DATA": data, "OTHER": other, "IMAGE": data / "red" / "red-000.png", "HEAT": run.parent / "heat",
-        "EXPORT": run.parent / "export.zip",
+        "EXPORT": run.parent / "export.zip", "VECTORS": run.parent / "vectors.csv", "IMAGES": data / "red",
+        "ADDED": run.parent / "added", "FIXES": run.parent / "fixes.jsonl",
     }  # fmt: skip
     return [places.get(word, word) for word in (LIGHT | HEAVY)[verb]]
 
@@ -97,7 +105,11 @@ def check(verb: str, name: Path, number: int, places: tuple[Path, Path, Path], s
     applied_damage: Damage = choose_damage(run / name, number)
     applied_damage.apply(run / name)
     fit_name(run / name)
-    result = sightline(*arguments_for(verb, run, data, complete_run))
+    arguments = arguments_for(verb, run, data, complete_run)
+    if verb in {"serve", "studio"}:
+        result = run_visited(verb, *arguments[1:], image=data / "red" / "red-000.png")
+    else:
+        result = sightline(*arguments)
     what = f"{verb}, {name}, damage {number}: {applied_damage.description}: {result.err[-2000:]}"
     if result.code not in {0, 1, 2} or "Traceback" in result.err:
         return f"code {result.code}: {what}"
@@ -126,6 +138,21 @@ def test_no_damage_is_a_fault_of_ours(
         for i, name in enumerate(list_files(complete_run))
     ]
     assert not any(failures), "\n".join(filter(None, failures))
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"), [("serve", "run.json"), ("serve", "bundle/model.onnx"), ("studio", "data.jsonl")]
+)
+def test_no_server_starts_on_a_damaged_run(
+    verb: str, name: str, complete_run: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(complete_run, run)
+    (run / name).write_bytes(b"[" * 100_000)
+    result = run_visited(verb, run, image=data / "red" / "red-000.png")
+    assert (result.code, result.out) == (2, "")
+    assert Path(name).name in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_folder_in_place_of_a_result_is_removed_with_the_result(
