@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("plain_figures")
 
 SIDE, COUNT = 32, 80
 QUICK: dict[str, Any] = {
-    "recipe": "quick", "model": "cifar10-simple", "epochs": 2, "seed": 1
+    "recipe": "quick", "model": "cifar10-simple", "epochs": 2, "seed": 1, "set": ["model.hidden_units=[64]"]
 }  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_a_notebook_shows_the_page_of_a_run_without_scripts_and_waits_for_no_pip
 def test_options_have_the_names_of_the_command_line(beans: sl.Dataset, tmp_path: Path) -> None:
     trained = sl.train(
         beans, recipe="quick", model="cifar10-simple", weights="none", epochs=1, batch_size=16, learning_rate=0.01,
-        seed=3, cache=False, set=["train.optimizer.name=sgd"], out=tmp_path / "b",
+        seed=3, cache=False, set=["train.optimizer.name=sgd", "model.hidden_units=[64]"], out=tmp_path / "b",
     )  # fmt: skip
     settings = trained.config
     assert (settings.train.epochs, settings.train.batch_size, settings.seed) == (1, 16, 3)

@@ -63,5 +63,5 @@ def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     from sightline.api import train
 
     path = tmp_path_factory.mktemp("runs") / "run"
-    assignments = ["model.name=cifar10-simple", "train.epochs=2"]
+    assignments = ["model.name=cifar10-simple", "model.hidden_units=[96]", "train.epochs=2"]
     return path, train(colors, recipe="quick", set=assignments, out=path).to_dict()

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders"),
 ]
 
-TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
+TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "1")
 SMALL = ("--set", "input.height=8", "--set", "input.width=8")
 UNREAD = {"report.html", "history.csv", "lock", "README.md"}  # never read, or tested elsewhere
 
@@ -60,7 +60,13 @@ def complete_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sightline.runs.directory import RunDirectory
 
     path = tmp_path_factory.mktemp("whole") / "run"
-    settings = ["model.name=cifar10-simple", "train.epochs=1", "input.height=8", "input.width=8"]
+    settings = [
+        "model.name=cifar10-simple",
+        "model.hidden_units=[64]",
+        "train.epochs=1",
+        "input.height=8",
+        "input.width=8",
+    ]
     train(data, recipe="quick", set=settings, out=path)
     run = RunDirectory.open(path)
     run.write_thresholds(Thresholds(4, target_precision=0.9, confidence=0.5, ood_limit=1.0))

@@ -82,7 +82,9 @@ def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sightline.training import checkpoints
 
     path = tmp_path_factory.mktemp("stopped") / "run"
-    train(colors, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=path)
+    train(
+        colors, recipe="quick", set=["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"], out=path
+    )
     run = RunDirectory.open(path)
     checkpoints.write_checkpoint(run.checkpoints, 1, checkpoints.Checkpoint({}, {}))
     return path

@@ -27,6 +27,7 @@ TINT = {"blue": (0.5, 0.6, 1.0), "red": (1.0, 0.6, 0.5)}
 SETTINGS = [
     'data.allow_findings=["split-leakage"]',
     "model.name=cifar10-simple",
+    "model.hidden_units=[64]",
     "train.epochs=1",
     "input.height=32",
     "split.validation=0.25",

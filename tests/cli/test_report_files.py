@@ -50,8 +50,8 @@ def trained_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for image in sorted((drawings / "green").iterdir())[:3]:  # in both splits
         shutil.copy(image, source / "test" / "green" / f"again-{image.name}")
     run = sightline.train(
-        source, epochs=1, set={"model.name": "cifar10-simple", "split.validation": 0.2}, out=folder / "run",
-        allow=["split-leakage"], progress=False,
+        source, epochs=1, set={"model.name": "cifar10-simple", "model.hidden_units": [64], "split.validation": 0.2},
+        out=folder / "run", allow=["split-leakage"], progress=False,
     )  # fmt: skip
     source.rename(folder / "moved")
     return run.path

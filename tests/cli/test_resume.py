@@ -42,8 +42,9 @@ name = "all"
 unfreeze = -1
 epochs = 2
 """
+HEAD = ("--set", "model.hidden_units=[64]")
 KINDS = {
-    "scratch": ("--model", "cifar10-simple", "--epochs", 4, "--set", "train.checkpoint_steps=1"),
+    "scratch": ("--model", "cifar10-simple", *HEAD, "--epochs", 4, "--set", "train.checkpoint_steps=1"),
     "staged": ("--model", "cifar10-deep", "--set", "train.checkpoint_steps=3", "--set", "input.height=16"),
 }
 
