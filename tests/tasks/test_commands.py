@@ -18,6 +18,7 @@ from asgi_client import Answer, Request, call
 from sightline.api.comparison import compare
 from sightline.cli import app
 from sightline.compress import candidates
+from sightline.errors import ModelError
 from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog
 from sightline.inference.parity import TOLERANCES
@@ -151,6 +152,15 @@ def test_a_log_is_watched(trained: Trained, tmp_path: Path) -> None:
         assert {image.label for image in report.label_first} <= set(model.classes)
         assert (report.accuracy is None) == (trained.task == "multi_label")
         assert (report.micro_f1 is None) == (trained.task != "multi_label")
+
+
+def test_a_task_whose_models_take_no_new_class_says_what_to_do(trained: Trained, tmp_path: Path) -> None:
+    if trained.task == "multi_label":
+        pytest.skip("its models take one, see tests/cli/test_added_label.py")
+    examples = "masks that have" if trained.task == "segmentation" else "images of"
+    with pytest.raises(ModelError, match=rf"{trained.task}, .*: train again with {examples} the new class"):
+        sl.load(trained.run).add_class("new", [trained.image], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 class StopAfter(sl.Callback):

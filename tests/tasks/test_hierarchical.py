@@ -262,7 +262,7 @@ def test_images_of_a_class_above_others_train_the_levels_down_to_it(coarse: Path
         evaluation = model.evaluate(split=split, progress=False).report.evaluation
         assert evaluation.count == sum(row.split == split and row.label in CLASSES for row in rows)
     assert sl.load(tmp_path / "run" / "bundle").evaluate(coarse, include_training=True).report.evaluation.count == 56
-    with pytest.raises(DataError, match=r"64 of .* have a class above others: leave them out"):
+    with pytest.raises(DataError, match=r"64 of .* have a class above others: give .* or leave them out"):
         sl.learning_curve(coarse, set=TREE, progress=False)
 
 

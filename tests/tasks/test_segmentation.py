@@ -382,7 +382,7 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
     for method, reason in (("shrink-head", "a decoder has no flattened maps"), ("distill", "too much memory")):
         with pytest.raises(UsageError, match=f"method {method} is not possible .*{reason}.* prune,int8,float16"):
             run.classifier.compress(methods=["float16", method])
-    with pytest.raises(ModelError, match="single_label and multi_label alone"):
+    with pytest.raises(ModelError, match=r"segmentation, .*: train again with masks that have the new class"):
         run.classifier.add_class("line", [image, image])
     for setting in (
         {"augment.label_mixing": "union"}, {"augment.randaugment": 2},
@@ -534,13 +534,34 @@ def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
 
 
 def test_masks_of_drawn_beans_are_learned_and_evaluated(tmp_path: Path) -> None:
-    settings = {"device.threads": 1, "bundle.calibrate": False}
-    run = sightline.train("beans:24@32", recipe="fcn", epochs=1, out=tmp_path / "a", progress=False, set=settings)
+    settings = {"device.threads": 1, "bundle.calibrate": False, "train.batch_size": 8}
+    run = sightline.train("beans:60@32", recipe="fcn", epochs=8, out=tmp_path / "a", progress=False, set=settings)
     assert run.classifier.classes == ("background", "bean")
     ours = run.classifier.evaluate(progress=False)
+    assert isinstance(ours.result, SegmentationResult)
+    counts = ours.result.confusions.sum(axis=(0, 2))
+    constant = counts.max() / counts.sum() / 2  # the mean IoU of the more frequent class everywhere
+    assert ours.metrics["mean_iou"].value > constant + 0.2
     assert ours.metrics["mean_iou"].value == pytest.approx(run.result.details["metrics"]["test"]["mean_iou"])
     others = sightline.load(Path(run.path, "bundle")).evaluate("beans:8@32#7", progress=False)
     assert others.result.count == 8
+
+
+@pytest.mark.slow
+def test_the_network_of_the_tutorials_reaches_its_mean_iou_on_drawn_beans(tmp_path: Path) -> None:
+    """0.905 was measured; the order of sums, and so the weights, differ a little between processors."""
+    settings = {"augment.rotation": 20, "augment.brightness": 0.2, "augment.contrast": 0.2}
+    run = sightline.train("beans:400@64", recipe="fcn", epochs=60, out=tmp_path / "a", progress=False, set=settings)
+    assert run.result.details["metrics"]["test"]["mean_iou"] >= 0.89
+
+
+@pytest.mark.slow
+def test_the_default_network_segments_real_street_scenes(shared: Path, tmp_path: Path) -> None:
+    """A quarter of an hour on two cores; a validation mean IoU of 0.659 was measured with 20 epochs."""
+    settings = {"model.task": "segmentation", "input.height": 180, "input.width": 240}
+    scenes = shared / "data" / "camvid"
+    run = sightline.train(scenes, epochs=20, out=tmp_path / "a", progress=False, set=settings)
+    assert run.result.details["metrics"]["validation"]["mean_iou"] >= 0.55
 
 
 @pytest.mark.slow

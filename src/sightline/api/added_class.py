@@ -150,13 +150,15 @@ def _read_bundle(classifier: Classifier) -> Bundle:
     if run is None and exported_folder.find(path) is not None:
         raise ModelError(f"{path} is an export: add the class to the model that it was exported from.")
     if run is not None and run.bundle is None:
-        raise ModelError(f"The run {path} has no bundle, to which a class could be added.")
+        raise ModelError(f"The run {path} has no bundle, to which a class could be added: train again, then add it.")
     bundle_path = path if run is None else run.bundle
     assert bundle_path is not None, "checked above"
     source = bundle.read(bundle_path)
     if source.manifest.task not in {"single_label", "multi_label"}:
+        examples = "masks that have" if classifier.task.targets.are_masks else "images of"
         raise ModelError(
-            f"{path} has the task {source.manifest.task}: a class can be added to single_label and multi_label alone."
+            f"{path} has the task {source.manifest.task}, and a class can be added to a model of single_label or "
+            f"multi_label only: train again with {examples} the new class among the others."
         )
     if source.manifest.precision != "float32":
         raise ModelError(

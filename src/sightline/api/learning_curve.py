@@ -237,7 +237,7 @@ def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) 
     if config.model.task not in TASKS:
         raise UsageError(
             f"A learning curve is for the tasks {', '.join(TASKS)}, and model.task is {config.model.task}: choose one "
-            "of them."
+            "of them, as in --set model.task=single_label."
         )
     if config.model.weights == "none":
         raise UsageError(
@@ -253,7 +253,7 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
     if (count := len(data.images) - sum(len(data.list_positions(split)) for split in SPLITS)) > 0:
         raise DataError(
             f"A learning curve takes images that have a class each, and {count:,} of {data.name} have a class above "
-            "others: leave them out."
+            "others: give these images a class at the end of the tree, or leave them out."
         )
     images = Subset(data.pixels, data.rows, data.labels, tuple(image.path for image in data.images))
     network = network_setup.build_network(prepared.spec, data)
