@@ -281,8 +281,11 @@ def _predict(
     top = {"type": "integer", "minimum": 1, "default": 5}
     query = {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
     summary = "The predictions for one or more images; for a form or a list of images, as a list."
-    queries, content, schemas = [query], {}, [] if True not in kinds else [_ONE_MASK, _MASKS]
+    queries: list[dict[str, Any]] = []
+    content: dict[str, Any] = {}
+    schemas = [] if True not in kinds else [_ONE_MASK, _MASKS]
     if False in kinds:
+        queries.append(query)
         schemas = [_ONE_PREDICTION, _PREDICTIONS, *schemas]
     if True in kinds:
         text = "Answer with one PNG file: the colors of the mask over the image."
