@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -182,12 +184,13 @@ def test_arrays_are_shown_from_python(drawn_grids: list[Rows]) -> None:
         (("{data}", "--out", "mine.png"), "was not written by Sightline"),
         (("{data}", "--out", "text.png"), "was not written by Sightline"),
         (("{data}", "--out", "folder.png"), "was not written by Sightline"),
+        (("{data}", "--out", "bomb.png"), "was not written by Sightline"),
         (("{data}", "--recipe", "quick"), "--augment"),
         (("{data}", "--augment", "--set", "augment.rotatoin=3"), "'augment.rotation'"),
         (("{data}", "--augment", "--set", "augment.mixup=-1"), "between 0 and 100"),
         (("nowhere",), "nowhere"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_bad_use_is_explained(
     sightline: Command, colors: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
@@ -195,6 +198,10 @@ def test_bad_use_is_explained(
     Image.new("RGB", (8, 8)).save("mine.png")
     Path("text.png").write_text("notes")
     Path("folder.png").mkdir()
+    data = bytearray(Path("mine.png").read_bytes())
+    data[16:24] = struct.pack(">II", 20_000, 20_000)  # as its header states
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    Path("bomb.png").write_bytes(data)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     result = sightline("preview", *[a.format(data=colors) for a in arguments])
     assert (result.code, result.out) == (2, "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import subprocess
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,6 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from browser import NO_BROWSER, find_browser
 from recording import make_history
@@ -460,3 +463,23 @@ def test_no_page_scrolls_sideways_and_no_table_is_cut_on_a_phone(make: Callable[
 def test_fractions_and_numbers_that_are_undefined_say_so() -> None:
     assert templates.format_percent(None) == html_report.format_number(None, 3) == "not defined"
     assert html_report.format_number(math.nan, 3) == "not defined"
+
+
+def test_a_thumbnail_for_which_pillow_raises_an_unusual_error_has_no_overlay() -> None:
+    """Pillow raises `IndexError` for an empty color profile behind the pixels."""
+
+    def encode_png(mode: str) -> bytes:
+        file = io.BytesIO()
+        Image.new(mode, (8, 8)).save(file, "PNG")
+        return file.getvalue()
+
+    empty_profile = bytes(4) + b"iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
+    intact, heat = encode_png("RGB"), encode_png("L")
+    damaged = intact[:-12] + empty_profile + intact[-12:]
+    assert html_report.encode_overlay(intact, heat).startswith("data:image/webp;base64,")
+    assert html_report.encode_overlay(damaged, heat) == ""
+    report = make_report()
+    images = dict(report.images)
+    for image in [i for i in images if i.kind == "heat_map"]:
+        images[image] = damaged
+    assert "base64" in render_html(replace(report, images=images))

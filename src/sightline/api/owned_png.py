@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from sightline import _io
-from sightline.errors import OutputError, UsageError
+from sightline.errors import ImageError, OutputError, UsageError
+from sightline.preprocessing import translate_errors
 
 SOFTWARE_TAG = "Sightline"
 
@@ -16,9 +17,9 @@ SOFTWARE_TAG = "Sightline"
 def is_owned_png(path: Path) -> bool:
     """Return whether a PNG file was written by `save_owned_png`."""
     try:
-        with _io.open_regular(path) as file, Image.open(file) as image:
+        with translate_errors(), _io.open_regular(path) as file, Image.open(file) as image:
             return image.info.get("Software") == SOFTWARE_TAG
-    except (OSError, SyntaxError, ValueError):
+    except ImageError:
         return False
 
 

@@ -23,7 +23,7 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 """
 
 from sightline.preprocessing.array_hints import suggest_conversion
-from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format, encode_png
+from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format, encode_png, translate_errors
 from sightline.preprocessing.spec import (
     LUMA,
     SCHEMA_VERSION,
@@ -48,5 +48,6 @@ __all__ = [
     "encode_png",
     "inspect_image",
     "suggest_conversion",
+    "translate_errors",
     "use_large_image_lock",
 ]

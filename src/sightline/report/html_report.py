@@ -17,8 +17,10 @@ from sightline.config import RunConfig
 from sightline.config.durations import format_duration
 from sightline.data.label_patch import PatchEntry
 from sightline.data.types import SPLITS
+from sightline.errors import ImageError
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssueCount
+from sightline.preprocessing import translate_errors
 from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
@@ -163,9 +165,9 @@ def encode_overlay(thumbnail: bytes, heat: bytes) -> str:
 
 def _decode(content: bytes, mode: str) -> NDArray[np.uint8] | None:
     try:
-        with Image.open(io.BytesIO(content), formats=("WEBP", "PNG")) as image:
+        with translate_errors(), Image.open(io.BytesIO(content), formats=("WEBP", "PNG")) as image:
             return np.asarray(image.convert(mode)) if max(image.size) <= MAX_SIDE else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except ImageError:
         return None
 
 
