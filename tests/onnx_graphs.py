@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from sightline.errors import ModelError
 from sightline.inference.runtimes import onnx as runtime
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
+from sightline.inference.safety.onnx_shapes import OPERATION_RULES
 
 SECONDS = 10
 SIDE = 8
@@ -132,141 +134,245 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
+Shape = tuple[int, ...]
+
+
+@dataclass
+class _Draft:
+    """A graph while it is drawn: its weights, and the shape and the type of each value."""
+
+    rng: random.Random
+    weights: list[onnx.TensorProto] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    shapes: dict[str, Shape] = field(default_factory=lambda: dict.fromkeys(("x", "pixels"), (1, SIDE, SIDE, 3)))
+    types: dict[str, int] = field(default_factory=lambda: {"pixels": onnx.TensorProto.UINT8, "x": FLOAT})
+
+    def odd(self, number: int) -> int:
+        """Return the number, or sometimes an absurd one."""
+        absurd = [0, -1, 2, 3, 100, 5000, 1 << 16, 1 << 31, 1 << 40]
+        return self.rng.choice(absurd) if self.rng.random() < 0.04 else number
+
+    def weight(self, *shape: int) -> str:
+        """Add a weight filled with a small number; return its name."""
+        return self._add(float_weight(f"w{len(self.weights)}", *shape))
+
+    def zeros(self, kind: int, *shape: int) -> str:
+        """Add a weight of zeros of the type `kind`; return its name."""
+        zeros = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind))
+        return self._add(onnx.numpy_helper.from_array(zeros, f"w{len(self.weights)}"))
+
+    def ints(self, *values: int) -> str:
+        """Add a constant of integers, a few of them absurd; return its name."""
+        return self._add(int_constant(f"w{len(self.weights)}", *(self.odd(v) for v in values)))
+
+    def _add(self, weight: onnx.TensorProto) -> str:
+        self.weights.append(weight)
+        return str(weight.name)
+
+    def find_values(self, accepts: Callable[[Shape], bool], other_than: str) -> list[str]:
+        """Return the names of floating-point values of accepted shapes."""
+        return [
+            name
+            for name, shape in self.shapes.items()
+            if self.types[name] == FLOAT and name != other_than and accepts(shape)
+        ]
+
+
 def draw_graph(rng: random.Random) -> bytes:
     """Return a random graph of up to 40 allowed operations with mostly matching shapes and a few absurd numbers.
 
     With an `rng` of `hypothesis.strategies.randoms`, Hypothesis makes each choice, and shrinks them one by one.
     """
-    weights: list[onnx.TensorProto] = []
-    nodes: list[onnx.NodeProto] = []
-    shapes: dict[str, tuple[int, ...]] = {"x": (1, SIDE, SIDE, 3)}
-
-    def odd(number: int) -> int:
-        return rng.choice([0, -1, 2, 3, 100, 5000, 1 << 16, 1 << 31, 1 << 40]) if rng.random() < 0.04 else number
-
-    def weight(*shape: int) -> str:
-        weights.append(float_weight(f"w{len(weights)}", *shape))
-        return weights[-1].name
-
-    def ints(*values: int) -> str:
-        weights.append(int_constant(f"w{len(weights)}", *(odd(v) for v in values)))
-        return weights[-1].name
-
+    draft = _Draft(rng)
     for step in range(rng.randint(1, 40)):
-        name, shape = rng.choice(list(shapes.items())[-4:])
         op = rng.choice(list(_RANDOM_NODES))
-        out = f"v{step}"
-        built = _RANDOM_NODES[op](rng, name, shape, weight, ints, odd)
+        names = [name for name in list(draft.shapes)[-4:] if draft.types[name] in OPERATION_RULES[op].element_types]
+        if not names:
+            continue
+        name = rng.choice(names)
+        built = _RANDOM_NODES[op](draft, name, draft.shapes[name])
         if built is None:
             continue
-        inputs, attributes, after = built
-        nodes.append(node(op, inputs, [out], **attributes))
-        shapes[out] = after
-        if np.prod(np.maximum(after, 1), dtype=float) > 1e14:
+        inputs, attributes, after, *new_kind = built
+        shapes = after if isinstance(after, list) else [after]
+        outputs = [f"v{step}"] if len(shapes) == 1 else [f"v{step}.{i}" for i in range(len(shapes))]
+        draft.nodes.append(node(op, inputs, outputs, **attributes))
+        draft.shapes |= dict(zip(outputs, shapes, strict=True))
+        draft.types |= dict.fromkeys(outputs, new_kind[0] if new_kind else draft.types[name])
+        if np.prod(np.maximum(shapes[0], 1), dtype=float) > 1e14:
             break
-    return make_file(nodes, weights, output=nodes[-1].output[0] if nodes else "x")
+    last = list(draft.shapes)[-1]
+    if draft.types[last] != FLOAT:
+        draft.nodes.append(node("Cast", [last], ["y"], to=FLOAT))
+        last = "y"
+    return make_file(draft.nodes, draft.weights, output=last)
 
 
-def _unary(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _unary(draft: _Draft, name: str, shape: Shape) -> Any:
     return [name], {}, shape
 
 
-def _binary(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    other = rng.choice(["itself", "a number", "a number for each column"])
-    if other == "itself" or shape[-1] > 1 << 16:
+def _binary(draft: _Draft, name: str, shape: Shape) -> Any:
+    other = draft.rng.choice(["itself", "a number", "a number for each column", "another value"])
+    if other == "another value" and (others := draft.find_values(lambda known: known == shape, name)):
+        return [name, draft.rng.choice(others)], {}, shape
+    if other in {"itself", "another value"} or shape[-1] > 1 << 16:
         return [name, name], {}, shape
-    return [name, weight() if other == "a number" else weight(shape[-1])], {}, shape
+    return [name, draft.weight() if other == "a number" else draft.weight(shape[-1])], {}, shape
 
 
-def _concat(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    axis, times = rng.randrange(len(shape)), rng.choice([2, 2, 4, 16])
+def _concat(draft: _Draft, name: str, shape: Shape) -> Any:
+    axis, times = draft.rng.randrange(len(shape)), draft.rng.choice([2, 2, 4, 16])
     return [name] * times, {"axis": axis}, tuple(n * times if i == axis else n for i, n in enumerate(shape))
 
 
-def _pad(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    pads = [rng.choice([0, 0, 1, 200]) for _ in range(2 * len(shape))]
-    return [name, ints(*pads)], {}, tuple(n + pads[i] + pads[i + len(shape)] for i, n in enumerate(shape))
+def _pad(draft: _Draft, name: str, shape: Shape) -> Any:
+    pads = [draft.rng.choice([0, 0, 1, 200]) for _ in range(2 * len(shape))]
+    return [name, draft.ints(*pads)], {}, tuple(n + pads[i] + pads[i + len(shape)] for i, n in enumerate(shape))
 
 
-def _conv(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _conv(draft: _Draft, name: str, shape: Shape) -> Any:
     if len(shape) != 4:
         return None
-    side, stride, many = rng.choice([1, 3]), rng.choice([1, 1, 2]), rng.choice([1, 8, 64])
+    side, stride, many = draft.rng.choice([1, 3]), draft.rng.choice([1, 1, 2]), draft.rng.choice([1, 8, 64])
     if min(shape[2:]) < side or shape[1] > 512:
         return None
-    attributes = {"kernel_shape": [side, side], "strides": [odd(stride), stride], "pads": [0, odd(0), 0, 0]}
+    attributes = {"kernel_shape": [side, side], "strides": [draft.odd(stride), stride], "pads": [0, draft.odd(0), 0, 0]}
     after = (shape[0], many, *((n - side) // stride + 1 for n in shape[2:]))
-    return [name, weight(many, shape[1], side, side)], attributes, after
+    return [name, draft.weight(many, shape[1], side, side)], attributes, after
 
 
-def _conv_transpose(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _conv_transpose(draft: _Draft, name: str, shape: Shape) -> Any:
     if len(shape) != 4 or shape[1] > 512:
         return None
-    side, stride, many = rng.choice([1, 2, 3]), rng.choice([1, 2, 3]), rng.choice([1, 8, 64])
-    extra, cut = rng.choice([0, 0, 1]), rng.choice([0, 0, 1])
-    attributes = {"strides": [odd(stride), stride], "output_padding": [extra, 0], "pads": [cut, odd(0), 0, 0]}
+    side, stride, many = draft.rng.choice([1, 2, 3]), draft.rng.choice([1, 2, 3]), draft.rng.choice([1, 8, 64])
+    extra, cut = draft.rng.choice([0, 0, 1]), draft.rng.choice([0, 0, 1])
+    attributes = {
+        "strides": [draft.odd(stride), stride],
+        "output_padding": [extra, 0],
+        "pads": [cut, draft.odd(0), 0, 0],
+    }
     rows, columns = ((n - 1) * stride + side for n in shape[2:])
+    if rows + extra <= cut:
+        return None
     after = (shape[0], many, rows + extra - cut, columns)
-    return [name, weight(shape[1], many, side, side)], attributes, after
+    return [name, draft.weight(shape[1], many, side, side)], attributes, after
 
 
-def _instance_norm(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    return (
-        ([name, weight(shape[1]), weight(shape[1])], {}, shape) if 1 < len(shape) < 6 and shape[1] < 1 << 16 else None
-    )
+def _instance_norm(draft: _Draft, name: str, shape: Shape) -> Any:
+    return _normalize(draft, name, shape, 2, 1) if 2 < len(shape) < 6 or draft.rng.random() < 0.05 else None
 
 
-def _pool(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _batch_norm(draft: _Draft, name: str, shape: Shape) -> Any:
+    return _normalize(draft, name, shape, 4, 1)
+
+
+def _layer_norm(draft: _Draft, name: str, shape: Shape) -> Any:
+    return _normalize(draft, name, shape, 2, -1)
+
+
+def _normalize(draft: _Draft, name: str, shape: Shape, count: int, axis: int) -> Any:
+    if len(shape) < 2 or shape[axis] > 1 << 16:
+        return None
+    return [name, *(draft.weight(shape[axis]) for _ in range(count))], {}, shape
+
+
+def _pool(draft: _Draft, name: str, shape: Shape) -> Any:
     if len(shape) != 4 or min(shape[2:]) < 2:
         return None
-    attributes = {"kernel_shape": [odd(2), 2], "strides": [2, odd(2)], "pads": [odd(0), 0, 0, 0]}
+    attributes = {"kernel_shape": [draft.odd(2), 2], "strides": [2, draft.odd(2)], "pads": [draft.odd(0), 0, 0, 0]}
     return [name], attributes, (*shape[:2], *((n - 2) // 2 + 1 for n in shape[2:]))
 
 
-def _global_pool(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _global_pool(draft: _Draft, name: str, shape: Shape) -> Any:
     return ([name], {}, (*shape[:2], 1, 1)) if len(shape) == 4 else None
 
 
-def _matmul(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _matmul(draft: _Draft, name: str, shape: Shape) -> Any:
     if len(shape) < 2 or shape[-1] > 1 << 10:
         return None
-    width = rng.choice([1, 64, 512])
-    return [name, weight(shape[-1], odd(width) % 4096 or 1)], {}, (*shape[:-1], width)
+    others = draft.find_values(lambda known: known[:-1] == (*shape[:-2], shape[-1]), name)
+    if others and draft.rng.random() < 0.5:
+        other = draft.rng.choice(others)
+        return [name, other], {}, (*shape[:-1], draft.shapes[other][-1])
+    width = draft.rng.choice([1, 64, 512])
+    return [name, draft.weight(shape[-1], draft.odd(width) % 4096 or 1)], {}, (*shape[:-1], width)
 
 
-def _transpose(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    order = rng.sample(range(len(shape)), len(shape))
+def _gemm(draft: _Draft, name: str, shape: Shape) -> Any:
+    if len(shape) != 2 or shape[-1] > 1 << 10:
+        return None
+    width = draft.rng.choice([1, 64, 512])
+    bias = draft.rng.choice([[], [draft.weight(width)]])
+    return [name, draft.weight(shape[1], width), *bias], {"alpha": 0.5}, (shape[0], width)
+
+
+def _transpose(draft: _Draft, name: str, shape: Shape) -> Any:
+    order = draft.rng.sample(range(len(shape)), len(shape))
     return [name], {"perm": order}, tuple(shape[i] for i in order)
 
 
-def _reshape(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _reshape(draft: _Draft, name: str, shape: Shape) -> Any:
     elements = int(np.prod(shape))
-    new_shape = rng.choice([(1, elements), (shape[0], elements // shape[0]), (*shape, 1), (1, 1, 1, elements)])
-    return [name, ints(*new_shape)], {}, new_shape
+    new_shape = draft.rng.choice([(1, elements), (shape[0], elements // shape[0]), (*shape, 1), (1, 1, 1, elements)])
+    return [name, draft.ints(*new_shape)], {}, new_shape
 
 
-def _flatten(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    return [name], {"axis": odd(1)}, (shape[0], int(np.prod(shape[1:])))
+def _flatten(draft: _Draft, name: str, shape: Shape) -> Any:
+    return [name], {"axis": draft.odd(1)}, (shape[0], int(np.prod(shape[1:])))
 
 
-def _slice(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    axis = rng.randrange(len(shape))
+def _slice(draft: _Draft, name: str, shape: Shape) -> Any:
+    axis = draft.rng.randrange(len(shape))
     end = max(1, shape[axis] // 2)
-    return [name, ints(0), ints(end), ints(axis)], {}, tuple(end if i == axis else n for i, n in enumerate(shape))
+    return (
+        [name, draft.ints(0), draft.ints(end), draft.ints(axis)],
+        {},
+        tuple(end if i == axis else n for i, n in enumerate(shape)),
+    )
 
 
-def _gather(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
-    axis = rng.randrange(len(shape))
-    rows = [rng.randrange(min(shape[axis], 1 << 20)) for _ in range(rng.choice([1, 3, 60]))]
+def _gather(draft: _Draft, name: str, shape: Shape) -> Any:
+    axis = draft.rng.randrange(len(shape))
+    rows = [draft.rng.randrange(min(shape[axis], 1 << 20)) for _ in range(draft.rng.choice([1, 3, 60]))]
     after = tuple(len(rows) if i == axis else n for i, n in enumerate(shape))
-    return [name, ints(*rows)], {"axis": axis}, after
+    return [name, draft.ints(*rows)], {"axis": axis}, after
 
 
-_RANDOM_NODES: dict[str, Callable[..., Any]] = {
+def _cast(draft: _Draft, name: str, shape: Shape) -> Any:
+    return [name], {"to": FLOAT}, shape, FLOAT
+
+
+def _quantize(draft: _Draft, name: str, shape: Shape) -> Any:
+    kind = draft.rng.choice([onnx.TensorProto.UINT8, onnx.TensorProto.INT8])
+    return *_scale(draft, name, shape, kind), kind
+
+
+def _dequantize(draft: _Draft, name: str, shape: Shape) -> Any:
+    return *_scale(draft, name, shape, draft.types[name]), FLOAT
+
+
+def _scale(draft: _Draft, name: str, shape: Shape, kind: int) -> Any:
+    """Return a node with one scale, or one for each position on an axis, and zero points of the type `kind`."""
+    axis = draft.rng.randrange(len(shape))
+    sizes = draft.rng.choice([(), (shape[axis],)]) if shape[axis] <= 1 << 16 else ()
+    return [name, draft.weight(*sizes), draft.zeros(kind, *sizes)], {"axis": axis}, shape
+
+
+def _split(draft: _Draft, name: str, shape: Shape) -> Any:
+    axis = draft.rng.randrange(len(shape))
+    first = draft.rng.randint(1, shape[axis])
+    sizes = [n for n in (first, shape[axis] - first) if n]
+    return [name, draft.ints(*sizes)], {"axis": axis}, [(*shape[:axis], n, *shape[axis + 1 :]) for n in sizes]
+
+
+_RANDOM_NODES: dict[str, Callable[[_Draft, str, Shape], Any]] = {
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip", "Log"), _unary),
     **dict.fromkeys(("Elu", "HardSigmoid", "LeakyRelu", "Selu", "Softplus"), _unary),
     **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow", "PRelu"), _binary),
-    "ConvTranspose": _conv_transpose, "InstanceNormalization": _instance_norm,
+    "BatchNormalization": _batch_norm, "InstanceNormalization": _instance_norm, "LayerNormalization": _layer_norm,
+    "Cast": _cast, "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize, "Split": _split, "Gemm": _gemm,
+    "ConvTranspose": _conv_transpose,
     "Softmax": _unary, "Concat": _concat, "Pad": _pad, "Conv": _conv, "MaxPool": _pool, "AveragePool": _pool,
     "GlobalAveragePool": _global_pool, "GlobalMaxPool": _global_pool, "MatMul": _matmul, "Transpose": _transpose,
     "Reshape": _reshape, "Flatten": _flatten, "Slice": _slice, "Gather": _gather,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 import subprocess
 import sys
@@ -89,6 +90,28 @@ GRAPHS = st.randoms(use_true_random=False).map(onnx_graphs.draw_graph)
 """Files of allowed operations, of which Hypothesis makes every choice: a failing one shrinks to a few nodes."""
 
 
+def test_every_allowed_operation_is_drawn_also_on_integers_and_on_two_computed_values() -> None:
+    operations, on_integers, on_two_values = set(), set(), set()
+    for seed in range(300):
+        graph = onnx.load_from_string(onnx_graphs.draw_graph(random.Random(seed))).graph  # noqa: S311  # no secret
+        weights = {"pixels", *(weight.name for weight in graph.initializer)}
+        integers = {"pixels"}
+        for operation in graph.node[1:]:
+            operations.add(operation.op_type)
+            is_integer = operation.input[0] in integers and operation.op_type not in {"Cast", "DequantizeLinear"}
+            if is_integer or operation.op_type == "QuantizeLinear":
+                integers.update(operation.output)
+            if operation.input[0] in integers - {"pixels"}:
+                on_integers.add(operation.op_type)
+            if len(set(operation.input) - weights) > 1:
+                on_two_values.add(operation.op_type)
+    assert operations == set(onnx_shapes.OPERATION_RULES)
+    integer_types = {onnx.TensorProto.UINT8, onnx.TensorProto.INT8}
+    rules = onnx_shapes.OPERATION_RULES.items()
+    assert on_integers == {op for op, rule in rules if integer_types <= rule.element_types}
+    assert on_two_values >= {"Add", "Mul", "MatMul"}
+
+
 @given(data=GRAPHS)
 def test_what_passes_is_what_the_runtime_makes(data: bytes) -> None:
     try:
@@ -106,6 +129,7 @@ def test_what_passes_is_what_the_runtime_makes(data: bytes) -> None:
     pixels = np.zeros((1, onnx_graphs.SIDE, onnx_graphs.SIDE, 3), np.uint8)
     for name, value in zip(value_names, session.run(value_names, {"pixels": pixels}), strict=True):
         assert value.shape == types[name].shape
+        assert onnx.helper.np_dtype_to_tensor_dtype(value.dtype) == types[name].element_type
 
 
 def get_output_name(graph: OnnxGraph) -> str:
