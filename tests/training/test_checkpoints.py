@@ -208,6 +208,23 @@ def test_damaged_file_falls_back_to_the_one_before(tmp_path: Path, damage: str) 
         assert checkpoints.load_latest(tmp_path) is None
 
 
+def test_a_file_too_large_to_be_a_checkpoint_is_not_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file of terabytes takes no disk space, and hours to hash."""
+    checkpoints.write_checkpoint(tmp_path, 1, make_checkpoint(1))
+    sparse = tmp_path / "00002-0123456789abcdef.npz"
+    sparse.touch()
+    os.truncate(sparse, checkpoints.MAX_BYTES + 1)
+    messages: list[str] = []
+    loaded = checkpoints.load_latest(tmp_path, messages.append)
+    assert loaded is not None
+    assert loaded.state == {"epoch": 1}
+    expected = f"The checkpoint {sparse} cannot be read: it has 34,359,738,369 bytes, expected at most 34,359,738,368."
+    assert messages == [f"{expected} Using the previous one."]
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    with pytest.raises(ModelError, match="cannot be read: it has"):
+        checkpoints.read_checkpoint(sparse)
+
+
 def test_full_disk_does_not_damage_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
         checkpoints.write_checkpoint(tmp_path, number, make_checkpoint(number))

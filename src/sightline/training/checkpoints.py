@@ -18,6 +18,7 @@ from sightline import _io, backend, jsonio
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
+MAX_BYTES = 32 << 30  # bytes of a checkpoint: those of a network of a billion weights
 _NON_NUMERIC_KINDS = "USOcMm"  # dtype kinds; V is allowed because bfloat16 has it
 
 
@@ -179,9 +180,13 @@ def _parse_number(path: Path) -> int:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint; raises `ModelError` if it is damaged."""
+    """Read one checkpoint; raises `ModelError` if it is damaged or has more than `MAX_BYTES` bytes."""
     try:
         with _io.open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise ModelError(
+                    f"The checkpoint {path} cannot be read: it has {size:,} bytes, expected at most {MAX_BYTES:,}."
+                )
             if not path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest()[:16]):
                 raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
             file.seek(0)
