@@ -282,6 +282,15 @@ def test_damaged_model_facts_are_reported(tmp_path: Path, content: bytes) -> Non
         run.read_model_spec()
 
 
+@pytest.mark.parametrize("classes", [[], [""], ["a", "a"], ["a", "\ud800"]], ids=ascii)
+def test_classes_that_no_bundle_may_have_are_refused(tmp_path: Path, classes: list[str]) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    values = {"classes": classes, "preprocess": PreprocessingSpec(height=32, width=48, channels=3).to_dict()}
+    (run.path / "model.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"model\.json cannot be read: the model(?: has 0|'s) classes"):
+        run.read_model_spec()
+
+
 def test_evaluation_is_written_whole(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     run.write_evaluation("test", EVALUATION)

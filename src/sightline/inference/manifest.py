@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict
 
@@ -27,6 +27,14 @@ _FIELD_TYPES: dict[str, Any] = {
     "version": str,
 }  # fmt: skip
 REFERENCE_FILE = re.compile(r"reference/[0-9]{1,4}\.[a-z0-9]{1,8}")
+
+
+def check_classes(classes: Sequence[Any], owner: str) -> None:
+    """Raise `ModelError`, whose message starts with `owner`, unless the classes are 1 to `MAX_CLASSES` names."""
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        raise ModelError(f"{owner} has {len(classes)} classes, expected 1 to {MAX_CLASSES}")
+    if len(set(classes)) < len(classes) or not all(map(_is_name, classes)):
+        raise ModelError(f"{owner}'s classes are not distinct names")
 
 
 def _is_name(value: Any) -> bool:
@@ -135,10 +143,7 @@ class Manifest:
             thresholds = Thresholds.from_dict(self.thresholds or {"count": 0})
         except ValueError as error:
             raise ModelError(f"the manifest's thresholds are invalid: {error}") from error
-        if not 1 <= len(self.classes) <= MAX_CLASSES:
-            raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MAX_CLASSES}")
-        if len(set(self.classes)) < len(self.classes) or not all(map(_is_name, self.classes)):
-            raise ModelError("the manifest's classes are not distinct names")
+        check_classes(self.classes, "the manifest")
         self._check_tree()
         self._check_numbers()
         check_thresholds(thresholds, self.classes)

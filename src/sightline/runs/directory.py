@@ -53,6 +53,7 @@ from sightline.escaping import CsvWriter, escape_cell
 from sightline.evaluation.results import LabeledPredictions, TaskResult
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
+from sightline.inference.manifest import check_classes
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.paths import LOCK_NAME, check_writable, explain_not_a_run, lock_run, next_path
@@ -207,9 +208,8 @@ class RunDirectory:
     def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
         """Save the leakage between splits, and the small images used to detect it."""
         self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
-        if small is None:
-            return
-        self._write_with("thumbnails.npz", small.save)
+        if small is not None:
+            self._write_with("thumbnails.npz", small.save)
 
     def read_leaks(self) -> tuple[Leak, ...]:
         """Return the groups of images in more than one split; empty if they were never searched for."""
@@ -251,6 +251,7 @@ class RunDirectory:
         path = self.path / "model.json"
         spec = jsonio.build(_ModelSpec, jsonio.read_object(path), str(path))
         try:
+            check_classes(spec.classes, "the model")
             return spec.classes, PreprocessingSpec.from_dict(spec.preprocess)
         except ModelError as error:
             raise ModelError(f"{path} cannot be read: {error}.") from error
