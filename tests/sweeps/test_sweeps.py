@@ -601,6 +601,23 @@ def test_a_folder_that_holds_something_else_is_refused(search: Search, tmp_path:
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
+def test_nothing_is_written_through_a_link_in_place_of_the_study(
+    search: Search, trainer: FakeTrainer, tmp_path: Path, suffix: str
+) -> None:
+    """SQLite opens the files beside its database by their names."""
+    folder, victim = tmp_path / "linked", tmp_path / "victim"
+    search(GRID, out=folder, storage=None, trials=1)
+    calls = trainer.calls
+    (folder / f"study.db{suffix}").unlink(missing_ok=True)
+    victim.write_text("precious")
+    (folder / f"study.db{suffix}").symlink_to(victim)
+    with pytest.raises(OutputError, match=rf"study\.db{suffix} is a link"):
+        search(GRID, out=folder, storage=None, trials=2)
+    assert victim.read_text() == "precious"
+    assert trainer.calls == calls
+
+
 def test_another_space_does_not_go_on_in_the_same_study(search: Search) -> None:
     search(GRID)
     with pytest.raises(UsageError, match=r"other settings or values.*--out"):

@@ -118,8 +118,8 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
         if ray_options is not None:
             trainer = stack.enter_context(open_trainer(ray_options, dataset.sources, display))
         prepare_folder(folder, search_space, stem, settings)
-        if storage is None and (folder / "study.db").is_symlink():
-            raise OutputError(f"{folder / 'study.db'} is a link, and files are never written through links: remove it.")
+        if storage is None:
+            _refuse_linked_database(folder / "study.db")
         url = storage or f"sqlite:///{folder / 'study.db'}"
         stack.enter_context(studies.storage_errors(url))
         shared_state = SharedState()
@@ -158,6 +158,14 @@ def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequen
         )
     _io.write_atomic(folder / "space.toml", space.text.encode(), root=folder)
     _io.write_atomic(record_path, new_record.encode(), root=folder)
+
+
+def _refuse_linked_database(path: Path) -> None:
+    """Raise `OutputError` if an SQLite database, or a file that SQLite writes beside it, is a link."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        if file.is_symlink():
+            raise OutputError(f"{file} is a link, and files are never written through links: remove it.")
 
 
 def _format_record(name: str, settings: Sequence[str]) -> str:
