@@ -107,6 +107,19 @@ def test_lines_name_the_first_that_is_wrong(tmp_path: Path) -> None:
             jsonio.read_lines(path)
 
 
+def test_a_file_of_lines_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.jsonl"
+    path.touch()
+    os.truncate(path, jsonio.MAX_FILE_BYTES + 1)  # sparse
+    with pytest.raises(ModelError, match=r"data\.jsonl cannot be read: it has 1,073,741,825 bytes, expected at most"):
+        jsonio.read_lines(path)
+    monkeypatch.setattr(jsonio, "MAX_BYTES", 9)
+    for line in ('{"a": 12345}\n', " " * 20):
+        path.write_text('{"a": 1}\n' + line, encoding="utf-8")
+        with pytest.raises(ModelError, match=r"data\.jsonl cannot be read: line 2 has more than 9 bytes"):
+            jsonio.read_lines(path)
+
+
 # Values into dataclasses
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ from sightline.nesting import MAX_DEPTH, is_deep
 
 T = TypeVar("T")
 MAX_BYTES = 64 << 20  # bytes of one value: a manifest with 100,000 classes takes 10 MiB
+MAX_FILE_BYTES = 1 << 30  # bytes of a file of lines: those of five million images
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -122,7 +124,10 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON lines file; raises `ModelError`, naming file and line, if it cannot be read."""
+    """Return the objects of a JSON lines file; raises `ModelError`, naming file and line, if it cannot be read.
+
+    A file may have `MAX_FILE_BYTES` bytes, and a line `MAX_BYTES`.
+    """
     return [row for _, row in _lines(path)]
 
 
@@ -131,7 +136,7 @@ def read_records(
 ) -> tuple[T, ...]:
     """Return each line of a file as the dataclass that `kind` returns for it.
 
-    Raises `ModelError` as `build` does, and for more than `max_lines` lines.
+    Raises `ModelError` as `read_lines` and `build` do, and for more than `max_lines` lines.
     """
     records: list[T] = []
     for number, row in _lines(path):
@@ -145,11 +150,15 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+                raise ModelError(f"{path} cannot be read: it has {size:,} bytes, expected at most {MAX_FILE_BYTES:,}.")
             while line := file.readline(MAX_BYTES + 1):
                 number += 1
+                if len(line) > MAX_BYTES:
+                    raise ModelError(f"{path} cannot be read: line {number} has more than {MAX_BYTES:,} bytes.")
                 if not line.strip():
                     continue
-                row = loads(line) if len(line) <= MAX_BYTES else None
+                row = loads(line)
                 if not isinstance(row, dict):
                     raise ModelError(f"{path} cannot be read: line {number} is not a JSON object.")
                 yield number, row
