@@ -9,6 +9,7 @@ import errno
 import lzma
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -57,7 +58,8 @@ _MEMBER_SIGNATURE = b"PK\1\2"
 BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """Of these, `zipfile` decompresses no more than was asked for; of the others, all that it has read."""
 _NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
-_MAX_PID_DIGITS = 20  # digits of a process id
+_MAX_OWNER_BYTES = 276
+_OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
 # Windows lacks the first three, and has no named pipes in folders.
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
@@ -318,8 +320,8 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def hold_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock on the file at `path` during the block; the file itself stays.
+def hold_lock(path: Path, what: str) -> Iterator[IO[bytes]]:
+    """Hold a lock on the file at `path` during the block, which gets the open file; the file itself stays.
 
     Raises `OutputError` at once, naming `what`, if another process (or another block in this one) holds the lock.
     """
@@ -340,13 +342,13 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
             raise OutputError(
                 f"{what} is in use by another process{_describe_owner(file)}: wait until it ends, or stop it."
             ) from None
-        if (content := file.read(_MAX_PID_DIGITS + 1)) and not (content.isdigit() and len(content) <= _MAX_PID_DIGITS):
+        if (content := file.read(_MAX_OWNER_BYTES + 1)) and not _OWNER.fullmatch(content):
             raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it away.")
         file.seek(0)
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         file.flush()
-        yield
+        yield file
 
 
 def is_locked(path: Path) -> bool:
@@ -362,8 +364,8 @@ def is_locked(path: Path) -> bool:
 
 
 def _describe_owner(file: IO[bytes]) -> str:
-    text = file.read(_MAX_PID_DIGITS)
-    return f" ({text.decode()})" if text.isdigit() else ""
+    owner = _OWNER.fullmatch(file.read(_MAX_OWNER_BYTES))
+    return f" ({owner[1].decode()})" if owner else ""
 
 
 def sync_folder(folder: Path) -> None:

@@ -123,6 +123,23 @@ def test_a_run_from_elsewhere_makes_the_studio_write_nothing_through_links(
     assert started == []
 
 
+def test_a_file_in_place_of_a_lock_keeps_its_content(
+    runs: TrainingRuns, started: list[list[str]], tmp_path: Path
+) -> None:
+    add_run(runs.folder / "a", "interrupted")
+    lock = runs.folder / FOLDER / "a.lock"
+    lock.parent.mkdir()
+    lock.write_text("precious")
+    with pytest.raises(SightlineError, match=r"a\.lock is not a lock file, so it was left unchanged"):
+        runs.resume("a")
+    assert lock.read_text() == "precious"
+    assert started == []
+    lock.write_text("123 elsewhere")  # of a training that has ended
+    runs.resume("a")
+    assert len(started) == 1
+    runs.stop("a")
+
+
 def test_a_run_trains_on_its_own_images_and_split(run: sl.Run, run_studio: Studio) -> None:
     assert run_studio.training is not None
     assert run_studio.training.folder == run.path.parent

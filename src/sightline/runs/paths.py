@@ -12,7 +12,7 @@ from sightline.errors import OutputError, UsageError
 LOCK_NAME = "lock"
 
 
-def lock_run(path: Path) -> AbstractContextManager[None]:
+def lock_run(path: Path) -> AbstractContextManager[object]:
     """Lock the run at `path` against other processes; raises `OutputError` if one has locked it already."""
     return _io.hold_lock(path / LOCK_NAME, f"The run {path}")
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -192,9 +193,10 @@ class TrainingRuns:
         _io.refuse_links(self.folder, path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _io.open_in_place(self._lock_file(name), new=True) as lock, _io.open_in_place(path, new=True) as log:
+            with ExitStack() as stack:
                 with self._probe:
-                    _io.lock_file(lock)
+                    lock = stack.enter_context(_io.hold_lock(self._lock_file(name), f"The run {self.folder / name}"))
+                log = stack.enter_context(_io.open_in_place(path, new=True))
                 log.seek(0, os.SEEK_END)
                 log.write(f"$ {shlex.join(['sightline', *words])}\n".encode(errors="surrogateescape"))
                 log.flush()
