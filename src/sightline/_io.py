@@ -175,7 +175,7 @@ class _DirectoryCheck:
 
     def read(self, size: int = -1) -> bytes:
         if size > _MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"a directory of {size:,} bytes")
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, where {_MAX_DIRECTORY_BYTES:,} are the limit")
         data = self._file.read(size)
         self._check_count(data.count(_MEMBER_SIGNATURE))
         return data

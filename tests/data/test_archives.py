@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import tarfile
 import tracemalloc
@@ -11,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -107,10 +109,70 @@ def test_a_compressed_tar_is_unpacked_no_further_than_it_may(tmp_path: Path, mon
     assert list(folder.iterdir()) == []
 
 
+def write_tar_xz(path: Path, files: dict[str, bytes], dictionary: int | None = None) -> Path:
+    """Write a tar.xz, whose header states another dictionary: 28 is one of 64 MiB, 34 of 512 MiB, 40 of 4 GiB."""
+    write_tar(path, files, "xz")
+    data = bytearray(path.read_bytes())
+    if dictionary is not None:
+        end = 12 + (data[12] + 1) * 4 - 4  # of the header of the first block, before its checksum
+        assert data[14:16] == b"\x21\1"  # LZMA2, one byte of properties
+        data[16] = dictionary
+        data[end : end + 4] = zlib.crc32(data[12:end]).to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+def test_the_dictionary_of_an_xz_has_a_limit(tmp_path: Path) -> None:
+    files = {"cat/1.png": encode_image(1)}
+    assert TarStore(write_tar_xz(tmp_path / "64.tar.xz", files, 28)).read("cat/1.png") == files["cat/1.png"]
+    for dictionary in (34, 40):
+        with pytest.raises(DataError, match=r"not a readable tar archive: .* limit of 256 MiB, .* as xz -9 does"):
+            TarStore(write_tar_xz(tmp_path / "large.tar.xz", files, dictionary))
+
+
+def test_an_xz_may_have_several_streams_and_must_be_whole(tmp_path: Path) -> None:
+    files = {"cat/1.png": os.urandom(3 * MIB), "cat/2.png": encode_image(2)}
+    content = write_tar(tmp_path / "a.tar", files).read_bytes()
+    first, second = (lzma.compress(half, preset=0) for half in (content[: 2 * MIB], content[2 * MIB :]))
+    path = tmp_path / "a.tar.xz"
+    for between, behind in ((b"", b""), (bytes(8), b"no xz"), (bytes(2 * MIB), bytes(4))):
+        path.write_bytes(first + between + second + behind)
+        assert TarStore(path).read("cat/2.png") == encode_image(2)
+    for end in (-1, -len(second) // 2):
+        path.write_bytes((first + second)[:end])
+        with pytest.raises(DataError, match="not a readable tar archive: the compressed data ends too early"):
+            TarStore(path)
+    path.write_bytes(first[:100] + b"?" + first[101:])
+    with pytest.raises(DataError, match="not a readable tar archive"):
+        TarStore(path)
+
+
+def test_the_dictionary_of_a_zip_member_is_as_large_as_the_member(tmp_path: Path) -> None:
+    """Without this, 4 GiB of memory may be taken for a kilobyte."""
+    content = encode_image(1) * 20
+    path = write_zip(tmp_path / "a.zip", {"cat/1.png": content}, zipfile.ZIP_LZMA)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"\x05\0", 30)  # the size of the properties
+    assert begin < 60
+    data[begin + 3 : begin + 7] = b"\xff" * 4
+    path.write_bytes(data)
+    started: list[int] = []
+    original = lzma.LZMADecompressor
+
+    def record(form: int, *, filters: Any) -> Any:
+        started.append(filters[0]["dict_size"])
+        return original(form, filters=filters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lzma, "LZMADecompressor", record)
+        assert ZipStore(path).read("cat/1.png") == content
+    assert started == [max(len(content), 4096)]
+
+
 def test_a_header_of_a_tar_is_short(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(extended_header(2 * MIB) + bytes(2 * MIB + 1024))
-    with pytest.raises(DataError, match=r"not a readable tar archive: headers of 2,09[0-9,]+ bytes at byte 512"):
+    with pytest.raises(DataError, match=r"tar archive: headers of 2,09[0-9,]+ bytes at byte 512, .* 1,048,576"):
         TarStore(path)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from packed_images import make_table, write_table, write_tar
 from sightline._io import open_regular
 from sightline.config import DataConfig, LimitsConfig
-from sightline.data import archives, image_tables
+from sightline.data import archives, image_tables, packed_tar
 from sightline.data.image_tables import ImageTable
 from sightline.data.indexing import build_index
 from sightline.errors import DataError, ImageError
@@ -237,14 +237,14 @@ def test_the_images_of_an_archive_are_predicted_like_a_folder(
 
 
 def test_a_compressed_tar_is_unpacked_once_for_all_who_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unpacked: list[Path] = []
-    unpack = archives._open_plain_tar
+    unpacked: list[str] = []
+    unpack = packed_tar.open_plain_tar
 
-    def record(path: Path, limits: LimitsConfig) -> Any:
-        unpacked.append(path)
-        return unpack(path, limits)
+    def record(file: Any, check_size: Any) -> Any:
+        unpacked.append(file.name)
+        return unpack(file, check_size)
 
-    monkeypatch.setattr(archives, "_open_plain_tar", record)
+    monkeypatch.setattr(archives, "open_plain_tar", record)
     path = write_tar(tmp_path / "a.tgz", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)}, "w:gz")
     with BackgroundCount(expand_inputs([path])) as count:
         index = build_index(path)

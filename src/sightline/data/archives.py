@@ -7,24 +7,22 @@ An archive of a few kilobytes can unpack to terabytes or list millions of member
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
-import re
 import sys
 import tarfile
-import tempfile
 import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from sightline._io import ZIP_ERRORS, open_regular, open_zip
 from sightline.config import LimitsConfig
+from sightline.data.packed_tar import open_plain_tar
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.data.zip_members import open_member
 from sightline.errors import DataError, ImageError
@@ -78,6 +76,8 @@ class ZipStore:
                 check(start)
                 check_file_size(info.file_size, self._limits)
                 return start + bytes(file.read(info.file_size - len(start)))
+        except MemoryError as error:
+            raise ImageError("cannot be unpacked: it takes more memory than there is") from error
         except (RuntimeError, OSError) as error:  # encrypted, unknown compression method, or a disk error
             raise ImageError(f"cannot be unpacked: {error}") from error
         except ZIP_ERRORS as error:
@@ -100,9 +100,11 @@ class TarStore:
         self._limits = limits
         self._lock = threading.Lock()
         try:
-            self._file = _open_plain_tar(path, limits)
+            self._file = open_plain_tar(open_regular(path), partial(check_size, path, limits=limits))
             weakref.finalize(self, self._file.close)
             members, self._folders = _read_tar_members(self._file, path, limits)
+        except MemoryError as error:
+            raise DataError(f"{path} is not a readable tar archive: it takes more memory than there is.") from error
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a readable tar archive: {error}.") from error
         self._members, self.repeated_names = make_names_unique(members)
@@ -222,7 +224,9 @@ class _HeaderReader:
     def read(self, size: int) -> bytes:
         self._num_bytes += size
         if self._num_bytes > _MAX_HEADER:
-            raise tarfile.ReadError(f"headers of {self._num_bytes:,} bytes at byte {self.tell():,}")
+            raise tarfile.ReadError(
+                f"headers of {self._num_bytes:,} bytes at byte {self.tell():,}, where a member may have {_MAX_HEADER:,}"
+            )
         return self._file.read(size)
 
 
@@ -260,29 +264,5 @@ def _read_tar_members(
 
 def _measure_global_headers(tar: tarfile.TarFile) -> int:
     if len(tar.pax_headers) > _MAX_GLOBAL_HEADERS:
-        raise tarfile.ReadError(f"more than {_MAX_GLOBAL_HEADERS:,} global headers")
+        raise tarfile.ReadError(f"more than {_MAX_GLOBAL_HEADERS:,} global headers, the limit")
     return sum(map(sys.getsizeof, tar.pax_headers.values()))
-
-
-def _open_plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
-    # Long signatures, because a plain tar begins with a file name, which may well start with BZh.
-    openers: dict[bytes, Callable[..., Any]] = {
-        rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,
-    }  # fmt: skip
-    file = open_regular(path)
-    start = file.read(10)
-    file.seek(0)
-    opener = next((o for magic, o in openers.items() if re.match(magic, start)), None)
-    if opener is None:
-        return file
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed together with the store
-    try:
-        with file, opener(file, "rb") as packed:
-            while chunk := packed.read(1 << 20):
-                plain.write(chunk)
-                check_size(path, plain.tell(), limits)
-    except BaseException:
-        plain.close()
-        raise
-    plain.seek(0)
-    return plain

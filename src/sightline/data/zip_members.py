@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 from sightline._io import BOUNDED_METHODS
 
 _PIECE = 1 << 16  # bytes of compressed data
+_LEAST_DICTIONARY = 4096  # bytes, of LZMA
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
@@ -33,14 +34,18 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
     return _BoundedMember(archive.open(raw), unpackers[info.compress_type], info)
 
 
-def _start_bzip2(_file: IO[bytes]) -> Any:
+def _start_bzip2(_file: IO[bytes], _size: int) -> Any:
     return bz2.BZ2Decompressor()
 
 
-def _start_lzma(file: IO[bytes]) -> Any:
-    """Read the header of an LZMA member (APPNOTE 5.8.8): two bytes of a version, a size, and the properties."""
-    _, size = struct.unpack("<HH", file.read(4))
-    packed, dict_size = struct.unpack("<BI", file.read(size))
+def _start_lzma(file: IO[bytes], size: int) -> Any:
+    """Read the header of an LZMA member (APPNOTE 5.8.8): two bytes of a version, a size, and the properties.
+
+    It may state a dictionary of 4 GiB; one of the `size` that is read of the content is enough.
+    """
+    _, header_size = struct.unpack("<HH", file.read(4))
+    packed, dict_size = struct.unpack("<BI", file.read(header_size))
+    dict_size = min(dict_size, max(size, _LEAST_DICTIONARY))
     properties = {"dict_size": dict_size, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45}
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, **properties}])
 
@@ -48,7 +53,7 @@ def _start_lzma(file: IO[bytes]) -> Any:
 class _BoundedMember:
     def __init__(self, file: IO[bytes], start: Any, info: zipfile.ZipInfo) -> None:
         self._file, self._info = file, info
-        self._unpacker = start(file)
+        self._unpacker = start(file, info.file_size)
         self._left, self._checksum = info.file_size, 0
 
     def __enter__(self) -> Self:
