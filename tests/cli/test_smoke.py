@@ -18,9 +18,11 @@ from PIL import Image
 
 from command import Command
 from sightline import backend, load
+from sightline.errors import DataError
 from sightline.inference import bundle
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.runs import environment
+from synthetic_images import write_zip
 
 
 @pytest.fixture
@@ -361,6 +363,28 @@ def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: 
     for wrong in ("data.class_level=2", "data.limits.file_mb", "data.limits.file_mb=much", "data.limits.file_mb=-1"):
         result = sightline("predict", run, image, "--set", wrong)
         assert (result.code, "data.limits.file_mb" in result.err) == (2, True), wrong
+
+
+def test_the_limits_of_archives_are_settings(sightline: Command, run: Path, tmp_path: Path) -> None:
+    """The error names the setting to raise, and the same command takes it; so does Python."""
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(content, "PNG")
+    path = write_zip(tmp_path / "a.zip", {f"{number}.png": content.getvalue() for number in range(3)})
+    few = "data.limits.archive_members=2"
+    verbs = {
+        "predict": (), "explain": ("--method", "occlusion", "--out", tmp_path / "why"),
+        "embed": ("--out", tmp_path / "e.csv"),
+    }  # fmt: skip
+    for verb, options in verbs.items():
+        result = sightline(verb, run, path, *options, "--set", few)
+        assert (result.code, "more than 2 members" in result.err) == (2, True), (verb, result.err)
+        assert "data.limits.archive_members" in result.err, verb
+        enough = sightline(verb, run, path, *options, "--set", "data.limits.archive_members=3")
+        assert enough.code == 0, (verb, enough.err)
+    classifier = load(run)
+    assert len(classifier.predict(path, set={"data.limits.archive_members": 3})) == 3
+    with pytest.raises(DataError, match=r"data\.limits\.archive_members"):
+        classifier.predict(path, set={"data.limits.archive_members": 2})
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")

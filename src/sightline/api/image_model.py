@@ -67,7 +67,8 @@ class ImageModel(EmbeddingModel):
             knn: Classify by this number of nearest neighbors in `reference` instead of the model's own classes: a
                 probability is then the fraction of their votes, weighted by similarity.
             reference: The labeled images of `knn`, or their embeddings: a file, or what `embed` returned.
-            set: ``{"data.limits.file_mb": 512}`` raises the limit on the size of a file, in MiB.
+            set: Limits on files and archives, the settings ``data.limits`` of the [reference](reference.md):
+                ``{"data.limits.file_mb": 512}`` raises that on the size of an image file, in MiB.
             progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 

@@ -48,7 +48,7 @@ FileLimit = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Only data.limits.file_mb: the maximum size of an image file in MiB; default 256.",
+        help="Set a limit on files and archives, data.limits.NAME, e.g. data.limits.file_mb=512; repeatable.",
     ),
 ]
 

@@ -74,10 +74,12 @@ def read_location(location: str, limits: LimitsConfig) -> bytes:
 
 
 def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
-    """Return the limits set by ``data.limits.file_mb=VALUE``; raises `UsageError` for any other setting."""
+    """Return the limits set by assignments such as ``data.limits.file_mb=512``; raises `UsageError` for others."""
     for text in assignments:
-        if not text.startswith("data.limits.file_mb="):
-            raise UsageError(f"Only data.limits.file_mb can be set here, as data.limits.file_mb=512, not {text!r}.")
+        if not text.startswith("data.limits."):
+            raise UsageError(
+                f"Only limits on files and archives can be set here, such as data.limits.file_mb=512, not {text!r}."
+            )
     return resolve_config(assignments=assignments).data.limits if assignments else LIMITS
 
 
