@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from command import Command
+from recording import RecordingCallback
 from sightline import backend, load
 from sightline.errors import DataError
 from sightline.inference import bundle
@@ -363,6 +366,32 @@ def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: 
     for wrong in ("data.class_level=2", "data.limits.file_mb", "data.limits.file_mb=much", "data.limits.file_mb=-1"):
         result = sightline("predict", run, image, "--set", wrong)
         assert (result.code, "data.limits.file_mb" in result.err) == (2, True), wrong
+
+
+def test_names_that_come_twice_in_an_archive_are_one_message(sightline: Command, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.filterwarnings("ignore", "Duplicate name")
+        for color in ("red", "green", "blue"):
+            content = io.BytesIO()
+            Image.new("RGB", (32, 32), color).save(content, "PNG")
+            archive.writestr("1.png", content.getvalue())
+    message = f"{path}: 1 name occurs more than once, e.g. 1.png; every such file is read, the second as `name (2)`."
+    commands = [
+        ("predict", run, path), ("predict", run, path, "--format", "json"),
+        ("predict", run, path, "--out", tmp_path / "p.csv"), ("predict", run, path, "--out", tmp_path / "p.parquet"),
+        ("explain", run, path, "--method", "occlusion", "--out", tmp_path / "why"),
+        ("embed", run, path, "--out", tmp_path / "e.csv"),
+    ]  # fmt: skip
+    for arguments in commands:
+        result = sightline(*arguments)
+        assert result.code == 0, (arguments, result.err)
+        assert " ".join(result.err.split()).count(message) == 1, (arguments, result.err)
+        assert "more than once" not in result.out
+    recorder = RecordingCallback()
+    classifier = load(run)
+    assert len(classifier.predict(path, callback=recorder)) == 3
+    assert recorder.lines == [message]
 
 
 def test_the_limits_of_archives_are_settings(sightline: Command, run: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -291,6 +292,32 @@ def test_members_with_the_same_name_are_all_kept_and_reported(tmp_path: Path, ki
     assert len({p.sha256 for p in source_index.images}) == 4
     (finding,) = [f for f in quick_audit(source_index).findings if f.kind == "repeated-members"]
     assert (finding.severity, finding.count) == ("warning", 2)
+
+
+def list_forms() -> dict[str, tuple[str, list[tuple[str, bytes]]]]:
+    """Return the members of an archive of each form that has no class folders, and its kind; 1.png comes twice."""
+    one, two, three = (encode_image(number) for number in range(3))
+    images = [("1.png", one), ("1.png", two), ("2.png", three)]
+    mask = encode(Image.fromarray(np.eye(16, dtype=np.uint8)))
+    masks = [("masks/1.png", mask), ("masks/2.png", mask), ("classes.csv", b"value,name\n0,sky\n1,tree\n")]
+    return {
+        "WebDataset": ("tar", [*images, ("1.cls", b"cat"), ("1.cls", b"cat"), ("2.cls", b"dog")]),
+        "data.labels": ("zip", images),
+        "mask folders": ("zip", [(f"images/{name}", content) for name, content in images] + masks),
+        "table inside": ("zip", [*images, ("labels.csv", b"path,label\n1.png,cat\n2.png,dog\n")]),
+    }
+
+
+@pytest.mark.parametrize("form", list_forms())
+def test_members_with_the_same_name_are_reported_in_every_form(tmp_path: Path, form: str) -> None:
+    kind, members = list_forms()[form]
+    path = write_archive(kind, tmp_path / f"a.{kind}", members)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n1.png,cat\n2.png,dog\n", encoding="utf-8")
+    source_index = build_index(path, options=DataConfig(labels=str(labels) if form == "data.labels" else ""))
+    assert len(source_index.images) >= 2
+    (finding,) = [f for f in quick_audit(source_index).findings if f.kind == "repeated-members"]
+    assert (finding.severity, finding.count) == ("warning", 2 if form == "WebDataset" else 1)
 
 
 def test_a_folder_stated_twice_is_one() -> None:

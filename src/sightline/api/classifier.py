@@ -82,8 +82,8 @@ class Classifier(ImageModel):
         """
         from sightline.api.explanation import explain
 
-        items = list(list_items(images, self.preprocess.channels, set))
         with show_progress(progress, callback) as display:
+            items = list(list_items(images, self.preprocess.channels, set, display))
             predictor, are_masks = self.explanation_predictor(method, display), self.task.targets.are_masks
             explanations = explain(
                 predictor, items, method=method, label=label, out=None if out is None else Path(out), seed=seed,
@@ -337,7 +337,7 @@ class Classifier(ImageModel):
 
         with show_progress(progress, callback) as display:
             return add_class(
-                self, name, list(list_items(images, self.preprocess.channels, set)),
+                self, name, list(list_items(images, self.preprocess.channels, set, display)),
                 reference=None if reference is None else iter_labeled(self, reference, set, display),
                 out=None if out is None else Path(out), force=force, callback=display,
             )  # fmt: skip

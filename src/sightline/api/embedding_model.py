@@ -86,7 +86,7 @@ class EmbeddingModel(MaskModel):
             labeled_items = list(list_labeled_items(data, progress))
             batches = stream.embed(self.predictor, labeled_items, self.feature_model_id)
             return track(batches, "embedding", progress, lambda: len(labeled_items), len)
-        items = list_items(images, self.predictor.preprocess.channels, set)
+        items = list_items(images, self.predictor.preprocess.channels, set, callback)
         batches = stream.embed(self.predictor, chain(stream.take_first(items), items), self.feature_model_id)
         return batches if callback is None else track_images(
             batches, "embedding", images, self.predictor.preprocess.channels, set, progress, len

@@ -114,7 +114,7 @@ class ImageModel(EmbeddingModel):
         """
         if top < 1:
             raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
-        items = list_items(images, self.preprocess.channels, set)
+        items = list_items(images, self.preprocess.channels, set, callback)
         predictions = stream.predict(
             self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds,
             interpret=self.task.interpret,
@@ -215,10 +215,10 @@ class ImageModel(EmbeddingModel):
             DataError: If an image cannot be read; `predict` states its error instead.
             UsageError: For what is not an image.
         """
-        items = list_items(images, self.preprocess.channels, set)
         column = {label: k for k, label in enumerate(self.classes)}
         rows = []
         with show_progress(progress, callback) as display:
+            items = list_items(images, self.preprocess.channels, set, display)
             predictions = stream.predict(self.predictor, items, top=len(column), interpret=self.task.interpret)
             for prediction in self._report_predictions(predictions, images, set, display):
                 if prediction.error is not None:

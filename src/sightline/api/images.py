@@ -14,12 +14,12 @@ from PIL import Image
 
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
-from sightline.callbacks import Batch, Progress, no_progress, track
+from sightline.callbacks import Batch, Callback, Progress, no_progress, track
 from sightline.data.remote import is_url
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
-from sightline.inference.stream import BackgroundCount, InputItem, make_items, parse_file_limits
+from sightline.inference.stream import BackgroundCount, InputItem, make_items, parse_file_limits, report_notes
 
 ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image
 """A path (a file, a folder or a glob), an encoded image, a binary file, uint8 pixels or a Pillow image."""
@@ -48,10 +48,17 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
 
 
 def list_items(
-    images: ImageLike | Iterable[ImageLike | InputItem], channels: int, settings: Settings
+    images: ImageLike | Iterable[ImageLike | InputItem],
+    channels: int,
+    settings: Settings,
+    callback: Callback | None = None,
 ) -> Iterator[InputItem]:
-    """Return one or several images as a model of `channels` channels reads them; raises as `split_images` does."""
-    return make_items(split_images(images, channels), parse_file_limits(to_assignments(settings)))
+    """Return one or several images as a model of `channels` channels reads them; raises as `split_images` does.
+
+    `callback` receives a message about each archive in which a name occurs more than once.
+    """
+    items = make_items(split_images(images, channels), parse_file_limits(to_assignments(settings)))
+    return items if callback is None else report_notes(items, callback.on_message)
 
 
 @contextmanager

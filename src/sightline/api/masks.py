@@ -99,7 +99,7 @@ class MaskModel(LoadedModel):
             raise UsageError("This model classifies whole images: masks need one with model.task=segmentation.")
         scale = self.tile if tile is None else check_tile(tile)
         channels = self.predictor.preprocess.channels
-        items = list_items(images, channels, set)
+        items = list_items(images, channels, set, callback)
         if out is None:
             masks = predict_masks(self.predictor, items, scale, self.thresholds)
         else:

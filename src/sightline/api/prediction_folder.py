@@ -71,7 +71,7 @@ def write_predictions(
                 on_message=callback.on_message,
             )  # fmt: skip
         count = stack.enter_context(count_images(images, preprocess.channels, settings))
-        items = list_items(images, preprocess.channels, settings)
+        items = list_items(images, preprocess.channels, settings, callback)
         return PredictionFolder(out, form).write(items, predict, own_shard, callback.on_progress, count)
 
 

@@ -50,6 +50,7 @@ def explain(
         if method is None and resolve_method(None, predictor) == "occlusion":
             advice = "" if are_masks else " (or pass --method rise)"
             display.on_message(f"An exported model has no gradients; using occlusion instead of Grad-CAM{advice}.")
+        items = list(stream.report_notes(items, display.on_message))
         for explanation in find(
             predictor, items, method=method, label=label, out=out, seed=seed, are_masks=are_masks,
             progress=display.on_progress,

@@ -216,7 +216,10 @@ def list_source(
     if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
         return read_idx_files(files, options.limits)
     if (store := _open_store(path, options)) is not None:
-        return _list_store(store, path, prefix, options, lenient=lenient)
+        listing = _list_store(store, path, prefix, options, lenient=lenient)
+        names = store.repeated_names
+        repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
+        return replace(listing, notes=[*listing.notes, *repeated])
     if is_table(path):
         return read_manifest(path, options)
     if is_idx(path):
@@ -270,11 +273,7 @@ def _list_files(
         table = find_label_table(store, folder)
         if table is not None:
             return list_from_table(*table, FileFinder(store), options, prefix, store_is_source=True)
-    listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
-    remarks = [
-        SourceNote("repeated-members", prefix + name, "kept under unique names") for name in store.repeated_names
-    ]
-    return replace(listing, notes=[*listing.notes, *remarks])
+    return read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
 
 
 def _labels_file(text: str, folder: Path | None) -> Path:

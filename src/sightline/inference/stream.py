@@ -25,7 +25,7 @@ from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
-from sightline.errors import DataError, ImageError, UsageError
+from sightline.errors import DataError, ImageError, UsageError, plural
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
@@ -40,13 +40,15 @@ REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are
 class InputItem:
     """One image to predict: its path, a function that reads its bytes or pixels, and its label if it has one.
 
-    `location` is the file or the address that is read, None for what is in an archive, a table or memory.
+    `location` is the file or the address that is read, None for what is in an archive, a table or memory. `note` is a
+    remark about its archive for whoever predicts it, at the first image of one.
     """
 
     path: str
     read: Callable[[], Any]
     label: str | None = None
     location: str | None = None
+    note: str = ""
 
     @property
     def is_remote(self) -> bool:
@@ -197,10 +199,29 @@ def _list_container(file: str, limits: LimitsConfig, copy: Path | None = None) -
     empty = True
     for key in store.keys():  # noqa: SIM118  # not a dict
         if isinstance(store, ImageTable) or (not is_hidden(key) and (is_image_name(key) or _is_image(store, key))):
+            note = _describe_repeated_names(file, store.repeated_names) if empty else ""
             empty = False
-            yield InputItem(f"{file}/{key}", partial(store.read, key, detect_format))
+            yield InputItem(f"{file}/{key}", partial(store.read, key, detect_format), note=note)
     if empty:
         raise DataError(f"{file} contains no images.")
+
+
+def _describe_repeated_names(file: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    verb = "occurs" if len(names) == 1 else "occur"
+    return (
+        f"{file}: {plural(len(names), 'name')} {verb} more than once, e.g. {names[0]}; every such file is read, the "
+        "second as `name (2)`."
+    )
+
+
+def report_notes(items: Iterable[InputItem], on_message: Callable[[str], None]) -> Iterator[InputItem]:
+    """Yield the items, and call `on_message` with the note of each that has one."""
+    for item in items:
+        if item.note:
+            on_message(item.note)
+        yield item
 
 
 def _is_image(store: FolderStore | ZipStore | TarStore, key: str) -> bool:
