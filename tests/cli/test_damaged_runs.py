@@ -7,12 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from command import COLORS, Command, draw_classes
 from damage import Damage, choose_damage
 from sightline.inference.results import Thresholds
 from visited_server import run_visited
+from watched_log import write_log
 
 pytestmark = [
     pytest.mark.usefixtures("plain_figures"),
@@ -34,12 +36,14 @@ LIGHT: dict[str, tuple[str, ...]] = {
     "embed": ("embed", "RUN", "IMAGE", "--out", "VECTORS"),
     "similar": ("similar", "RUN", "IMAGE", "IMAGES"),
     "push": ("push", "RUN", "hf:me/colors", "--dry-run"),
+    "watch": ("watch", "LOG", "RUN", "--reference", "DATA"),
 }
 HEAVY: dict[str, tuple[str, ...]] = {
     "extend": ("resume", "RUN", "--epochs", "2"),
-    "train": ("train", "DATA", *TINY, *SMALL, "--out", "RUN"),
+    "train": ("train", "DATA", *TINY, *SMALL, "--patch", "PATCH", "--out", "RUN"),
     "evaluate": ("evaluate", "RUN"),
     "explain": ("explain", "RUN", "IMAGE", "--out", "HEAT"),
+    "compress": ("compress", "RUN", "--methods", "shrink-head,float16", "--epochs", "1", "--out", "SEARCH"),
     "export": ("export", "RUN", "--out", "EXPORT"),
     "go on": ("resume", "RUN"),
     "add-class": ("add-class", "RUN", "scarlet", "IMAGES", "--out", "ADDED"),
@@ -54,9 +58,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def complete_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run with every file that a run may have."""
-    from sightline.api import train
+def patch(data: Path) -> Path:
+    """A file that corrects the label of an image, beside the images."""
+    from sightline.data.label_patch import PatchEntry, write_patch
+
+    image = data / "green" / "green-000.png"
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    entry = PatchEntry("relabel", image.relative_to(data).as_posix(), digest, "green", "blue", "looks like blue")
+    return write_patch(data.parent / "patch.jsonl", [entry])
+
+
+@pytest.fixture(scope="module")
+def complete_run(data: Path, patch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run with every file that a run may have, and beside it a log of images."""
+    import sightline as sl
     from sightline.runs.directory import RunDirectory
 
     path = tmp_path_factory.mktemp("whole") / "run"
@@ -67,13 +82,24 @@ def complete_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "input.height=8",
         "input.width=8",
     ]
-    train(data, recipe="quick", set=settings, out=path)
+    sl.train(data, recipe="quick", set=settings, patch=patch, out=path, progress=False)
     run = RunDirectory.open(path)
     run.write_thresholds(Thresholds(4, target_precision=0.9, confidence=0.5, ood_limit=1.0))
     rows = run.read_data() or ()
     action = {"action": "relabel", "path": rows[0].path, "sha256": rows[0].sha256, "label": rows[0].label}
     run.write_label_issues([action | {"to": "red", "reason": "looks like red"}])
+    classifier = sl.load(path)
+    pixels = [classifier.preprocess.decode(image.read_bytes()) for image in sorted(data.rglob("*.png"))]
+    write_log(classifier, path.parent / "features.log", np.stack(pixels))
     return path
+
+
+def test_the_run_has_every_file_that_a_run_may_have(complete_run: Path) -> None:
+    names = {path.as_posix() for path in list_files(complete_run)}
+    assert names >= {
+        "run.json", "config.toml", "data.jsonl", "patch.jsonl", "history.jsonl", "model.keras", "model.json",
+        "thresholds.json", "label_issues.jsonl", "leakage.jsonl", "thumbnails.npz", "network.json",
+    }  # fmt: skip
 
 
 def list_files(run: Path) -> list[Path]:
@@ -93,7 +119,8 @@ def arguments_for(verb: str, run: Path, data: Path, other: Path) -> list[object]
     places: dict[str, object] = {
         "RUN": run, "DATA": data, "OTHER": other, "IMAGE": data / "red" / "red-000.png", "HEAT": run.parent / "heat",
         "EXPORT": run.parent / "export.zip", "VECTORS": run.parent / "vectors.csv", "IMAGES": data / "red",
-        "ADDED": run.parent / "added", "FIXES": run.parent / "fixes.jsonl",
+        "ADDED": run.parent / "added", "FIXES": run.parent / "fixes.jsonl", "SEARCH": run.parent / "search",
+        "LOG": other.parent / "features.log", "PATCH": data.parent / "patch.jsonl",
     }  # fmt: skip
     return [places.get(word, word) for word in (LIGHT | HEAVY)[verb]]
 
