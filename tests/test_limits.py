@@ -50,7 +50,7 @@ def test_a_json_value_has_at_most_64_mebibytes(tmp_path: Path, monkeypatch: pyte
         jsonio.read_object(path, size - 1)
     (tmp_path / "lines.jsonl").write_bytes(path.read_bytes() + b"\n")
     monkeypatch.setattr(jsonio, "MAX_BYTES", size)
-    with pytest.raises(ModelError, match="line 1 is not a JSON object"):
+    with pytest.raises(ModelError, match=f"line 1 has more than {size} bytes"):
         jsonio.read_lines(tmp_path / "lines.jsonl")
     monkeypatch.setattr(jsonio, "MAX_BYTES", size + 1)  # with the line's end
     assert jsonio.read_lines(tmp_path / "lines.jsonl") == [{"a": "x" * 100}]
