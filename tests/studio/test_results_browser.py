@@ -82,7 +82,10 @@ def test_an_image_is_tried(open_page: Any, address: str, run: sl.Run) -> None:
     label = run.classifier.predict(photo)[0].label
     playwright.expect(page.locator("#label")).to_contain_text(f"{label} · ")
     playwright.expect(page.locator("#view")).to_have_js_property("width", 32)
-    page.click("#start-features")
+    button = page.locator("#start-features")
+    playwright.expect(button.or_(page.locator("#nearest img")).filter(visible=True).first).to_be_visible()
+    if button.is_visible():  # else another test of this studio was first
+        button.click()
     playwright.expect(page.locator("#nearest img")).to_have_count(8)
     for image in page.locator("#nearest img").all():
         playwright.expect(image).to_have_js_property("naturalWidth", 32)
