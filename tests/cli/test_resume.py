@@ -204,7 +204,10 @@ def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "finalize", stop)
         with pytest.raises(Interrupted):
-            face.train(data, recipe="quick", model="cifar10-simple", epochs=2, out=folder / "r", progress=False)
+            face.train(
+                data, recipe="quick", model="cifar10-simple", epochs=2, set=["model.hidden_units=[64]"],
+                out=folder / "r", progress=False,
+            )  # fmt: skip
     return folder
 
 
