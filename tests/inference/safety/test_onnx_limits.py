@@ -198,7 +198,9 @@ def test_no_drawn_graph_ends_a_process_or_takes_long_or_much(load: Load) -> None
 
 
 def test_a_graph_that_fails_in_its_process_shrinks(load: Load) -> None:
-    """Hypothesis sees what happens in the other process: of up to 40 operations, few are left besides the refused one."""
+    """Hypothesis sees what happens in the other process: of up to 40 operations, those that are refused are left."""
     settings_of_search = settings(max_examples=2000, deadline=None, database=None)
-    data = find(GRAPHS, lambda data: load(data)["code"] == 2, settings=settings_of_search)
-    assert len(onnx.load_from_string(data).graph.node) <= 20
+    # other seeds may end where no single change makes a graph smaller
+    seeded = random.Random(1)  # noqa: S311  # no secret
+    data = find(GRAPHS, lambda data: load(data)["code"] == 2, settings=settings_of_search, random=seeded)
+    assert len(onnx.load_from_string(data).graph.node) <= 3
