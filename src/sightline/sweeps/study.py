@@ -187,8 +187,9 @@ def _fail_dead_trials(study: Any, own_trials: Collection[int]) -> None:
     """Mark running trials as failed if their process is gone, or, on other machines, their heartbeats are missing."""
     package = import_optuna()
     states = package.trial.TrialState
+    own = frozenset(own_trials)  # before the trials are read: one that ends in between leaves `own_trials`
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        if trial.number in own_trials:
+        if trial.number in own:
             continue
         host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
         if host == HOST_NAME and process.isdecimal() and not _is_alive(int(process[:20])):
