@@ -552,7 +552,7 @@ def test_the_network_of_the_tutorials_reaches_its_mean_iou_on_drawn_beans(tmp_pa
     """0.905 was measured; the order of sums, and so the weights, differ a little between processors."""
     settings = {"augment.rotation": 20, "augment.brightness": 0.2, "augment.contrast": 0.2}
     run = sightline.train("beans:400@64", recipe="fcn", epochs=60, out=tmp_path / "a", progress=False, set=settings)
-    assert run.result.details["metrics"]["test"]["mean_iou"] >= 0.89
+    assert run.result.details["metrics"]["test"]["mean_iou"] >= 0.9
 
 
 @pytest.mark.slow
