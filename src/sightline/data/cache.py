@@ -173,7 +173,7 @@ def _decode_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return failures, checks
+    return dict(sorted(failures.items())), checks  # threads fail in any order
 
 
 def _decode_one(content: bytes | NDArray[np.uint8], preprocess: PreprocessingSpec) -> NDArray[np.uint8]:
