@@ -10,10 +10,11 @@ from sightline.config import ModelConfig
 from sightline.errors import UsageError
 from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.runtimes.onnx import create_session
-from sightline.models.build import ModelSpec, build_model, choose_decoder
+from sightline.models.build import ModelSpec, build_model, build_shapes_only, choose_decoder
 from sightline.models.decoders import find_skips, make_bilinear_kernel
+from sightline.models.describe import describe_model
 from sightline.models.entry import Decoder
-from sightline.models.head import OUTPUTS
+from sightline.models.head import DENSE_LAYER, OUTPUTS
 
 
 def spec(name: str, decoder: Decoder, size: tuple[int, int] = (32, 48)) -> ModelSpec:
@@ -28,6 +29,9 @@ def spec(name: str, decoder: Decoder, size: tuple[int, int] = (32, 48)) -> Model
         ("fcn", "fcn8", (37, 50)),
         ("fcn", "fcn32", (32, 32)),
         ("efficientnet-lite0", "bilinear", (45, 60)),
+        ("vgg16", "fcn32", (32, 64)),
+        pytest.param("vgg16", "fcn16", (32, 64), marks=pytest.mark.slow),
+        pytest.param("vgg16", "fcn8", (64, 32), marks=pytest.mark.backends),
     ],
 )
 def test_masks_have_the_size_of_the_image_and_the_file_agrees(
@@ -70,6 +74,80 @@ def test_the_decoder_is_that_of_the_network_unless_one_is_set() -> None:
     assert choose_decoder(ModelConfig("vgg16"), is_for_masks=True) == "bilinear"
     assert choose_decoder(ModelConfig("vgg16", decoder="fcn16"), is_for_masks=True) == "fcn16"
     assert choose_decoder(ModelConfig("fcn"), is_for_masks=False) is None
+
+
+FCN = {  # of Long et al.: the maps whose scores are added, and the strides of the transposed convolutions
+    "fcn32": (["block5_pool"], [32]),
+    "fcn16": (["block5_pool", "block4_pool"], [2, 16]),
+    "fcn8": (["block5_pool", "block4_pool", "block3_pool"], [2, 2, 8]),
+}
+
+
+@pytest.mark.parametrize("decoder", FCN)
+def test_fcn_on_vgg16_adds_the_scores_of_the_poolings_of_the_paper(decoder: Decoder) -> None:
+    model = build_shapes_only(spec("vgg16", decoder, (64, 96))).model
+    maps, strides = FCN[decoder]
+    for number, name in enumerate(maps, 1):
+        score = model.get_layer(f"score{number}")
+        assert score.kernel_size == (1, 1)
+        assert score.input is model.get_layer(name).output
+    assert [layer.name for layer in model.layers if layer.name.startswith("score") and layer.name[5:].isdigit()] == [
+        f"score{number}" for number in range(1, len(maps) + 1)
+    ]
+    enlarging = [layer for layer in describe_model(model, "vgg16").layers if layer.kind == "transposed convolution"]
+    size, expected = 64 // 32, []
+    for stride in strides:  # of 2s x 2s, which leave out s / 2 at each end: o = (i - 1)s - 2p + k
+        expected.append(f"rows ({size} - 1)·{stride} - 2·{stride // 2} + {2 * stride} = {size * stride}")
+        size *= stride
+    assert size == 64, "the mask is as large as the image"
+    assert [layer.output_formula.partition("; ")[0] for layer in enlarging] == expected
+    assert [layer.parameters for layer in enlarging] == [(2 * stride) ** 2 * 4 * 4 for stride in strides]
+    assert model.output["logits"].shape == (None, 64, 96, 4)
+
+
+@pytest.mark.parametrize("decoder", FCN)
+def test_fcn_on_vgg16_starts_as_bilinear_upsampling_of_the_coarsest_scores(decoder: Decoder) -> None:
+    import keras
+
+    model = build_model(spec("vgg16", decoder, (64, 96))).model
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2DTranspose)]
+    maps = np.random.default_rng(0).random((1, 5, 4, 4), np.float32)
+    for layer in layers:
+        (factor, _), enlarged = layer.strides, np.asarray(layer(maps))[0]
+        inner = slice(factor, -factor)
+        for k in range(4):
+            image = Image.fromarray(maps[0, :, :, k]).resize((4 * factor, 5 * factor), Image.Resampling.BILINEAR)
+            np.testing.assert_allclose(enlarged[inner, inner, k], np.asarray(image)[inner, inner], atol=1e-5)
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    scores, logits = keras.Model(model.input, [model.get_layer("score1").output, model.output["logits"]])(pixels)
+    for layer in layers:
+        scores = layer(scores)
+    np.testing.assert_allclose(np.asarray(logits), np.asarray(scores), atol=1e-5)  # the other scores start at zero
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        pytest.param("fcn32", marks=pytest.mark.slow),
+        pytest.param("fcn16", marks=pytest.mark.slow),
+        pytest.param("fcn8", marks=pytest.mark.backends),
+    ],
+)
+def test_a_step_changes_every_score_and_every_transposed_convolution(decoder: Decoder) -> None:
+    import keras
+
+    model = build_model(spec("vgg16", decoder, (32, 32))).model
+    trained = keras.Model(model.input, model.output["logits"])
+    trained.compile(keras.optimizers.SGD(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(0)
+    pixels, masks = rng.integers(0, 256, (2, 32, 32, 3), np.uint8), rng.integers(0, 4, (2, 32, 32))
+    before = {weight.path: np.asarray(weight) for weight in model.weights}
+    first, second = (float(trained.train_on_batch(pixels, masks)) for _ in range(2))
+    assert second < first
+    for weight in model.weights:
+        assert np.isfinite(np.asarray(weight)).all()
+        assert not np.array_equal(np.asarray(weight), before[weight.path]), weight.path
+    assert sum(path.startswith(("score", DENSE_LAYER)) for path in before) == 3 * len(FCN[decoder][0])
 
 
 @pytest.mark.parametrize("factor", [2, 4])

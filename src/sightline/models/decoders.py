@@ -36,7 +36,7 @@ def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> An
 
     Raises `UsageError` for a backbone whose maps do not halve at each stride.
     """
-    skips = find_skips(inputs, features)
+    skips = find_skips(inputs, features, pooled=name.startswith("fcn"))
     if name == "bilinear":
         return _decode_bilinear(features, skips, classes)
     if name == "transposed":
@@ -44,13 +44,15 @@ def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> An
     return _decode_fcn(features, skips, classes, sizes={"fcn32": 1, "fcn16": 2, "fcn8": 3}[name])
 
 
-def find_skips(inputs: Any, features: Any) -> list[Any]:
+def find_skips(inputs: Any, features: Any, *, pooled: bool = False) -> list[Any]:
     """Return the last maps of each size that a backbone has before those of `features`, the smallest maps first.
 
-    The last of them have the size of `inputs`, and may be the normalized pixels themselves. Maps that are only padded
-    for the next stride, and smaller ones, such as those of squeeze-and-excitation, do not count.
+    With `pooled`, the maps of a size that max pooling made come before others, such as pool3 and pool4 of VGG16, whose
+    scores Long et al. add. The last of all have the size of `inputs`, and may be the normalized pixels themselves. Maps
+    that are only padded for the next stride, and smaller ones, such as those of squeeze-and-excitation, do not count.
     """
     last: dict[tuple[int, int], Any] = {}
+    pooled_sizes: set[tuple[int, int]] = set()
     keras, smallest = backend.keras(), tuple(features.shape[1:3])
     if None in smallest:
         raise UsageError(
@@ -59,8 +61,12 @@ def find_skips(inputs: Any, features: Any) -> list[Any]:
     for node in graphs.list_nodes(keras.Model(inputs, features)):
         for tensor in () if isinstance(node.operation, keras.layers.ZeroPadding2D) else node.outputs:
             size = tuple(tensor.shape[1:3])
-            if len(tensor.shape) == 4 and None not in size and max(size) > max(smallest) and min(size) >= min(smallest):
+            if len(tensor.shape) != 4 or None in size or max(size) <= max(smallest) or min(size) < min(smallest):
+                continue
+            if size not in pooled_sizes:
                 last[size] = tensor
+            if pooled and isinstance(node.operation, keras.layers.MaxPooling2D) and max(node.operation.strides) > 1:
+                pooled_sizes.add(size)
     skips = sorted(last.values(), key=lambda tensor: tensor.shape[1] * tensor.shape[2])
     sizes = [tuple(tensor.shape[1:3]) for tensor in (features, *skips)]
     for small, large in pairwise(sizes):
