@@ -23,6 +23,7 @@ from sightline.evaluation.active_learning import (
     fit_heads,
     project_features,
 )  # fmt: skip
+from sightline.evaluation.covariance import ROWS
 from sightline.evaluation.labeling_simulation import SimulatedLook, measure_full_accuracy, simulate_labeling
 
 CLASSES = 3
@@ -242,3 +243,14 @@ def test_hidden_labels_of_real_images(
     ]
     needed = count_labels(average(chosen), full - 0.01), count_labels(average(at_random), full - 0.01)
     assert needed[1] >= ratio * needed[0], f"{needed} labels for {full - 0.01:.4f}"
+
+
+def test_features_of_a_file_are_projected_block_by_block_as_those_in_memory(tmp_path: Path) -> None:
+    features = np.random.default_rng(3).normal(5, 2, (2 * ROWS + 30, 12)).astype(np.float32)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", "r")
+    expected = (features - features.mean(0)) / features.std(0)
+    projected = project_features(mapped)
+    assert np.array_equal(projected, project_features(features))
+    sample = slice(ROWS - 20, ROWS + 20)
+    assert np.abs(projected[sample] @ projected[sample].T - expected[sample] @ expected[sample].T).max() < 1e-2

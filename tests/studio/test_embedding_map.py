@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.inference.embeddings import ROWS
+from sightline.evaluation.covariance import ROWS
 from sightline.studio.contents import Studio
 from sightline.studio.embedding_map import RIGHT, UNKNOWN, WRONG, compute_pca, compute_umap
 

@@ -28,7 +28,8 @@ def compute_features(index: Index, callback: Callback) -> tuple[NDArray[np.float
     names = sorted({image.label for image in index.images})
     noise = np.random.default_rng(0).normal(0, 0.01, (len(index.images), len(names)))
     features = np.array([np.eye(len(names))[names.index(image.label)] for image in index.images]) + noise
-    return features.astype(np.float32), np.arange(len(index.images)) < len(index.images) - 1
+    features[-1] = np.nan
+    return features.astype(np.float32), np.isfinite(features[:, 0])
 
 
 def test_the_nearest_images_by_features_are_those_alike(studio: Studio, colors: Path) -> None:

@@ -16,6 +16,7 @@ from networks import RUNS, build_network, make_plan, random_images
 from sightline import backend
 from sightline.callbacks import no_progress
 from sightline.config import AugmentConfig, RunConfig, SplitConfig, StageConfig
+from sightline.data import feature_cache
 from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.models.build import Network, build_model
@@ -396,7 +397,7 @@ def test_large_features_go_to_a_file_that_leaves_nothing_behind(
 ) -> None:
     built_network, train = build_network("fashion-cnn"), make_subset(6, 8)
     small = extract_features(built_network, [StageConfig(unfreeze=0)], train, RunConfig())
-    monkeypatch.setattr(stages, "MAX_MEMORY_BYTES", 0)
+    monkeypatch.setattr(feature_cache, "MAX_MEMORY_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     large = extract_features(built_network, [StageConfig(unfreeze=0)], train, RunConfig())
     assert isinstance(large.train.pixels, np.memmap)

@@ -10,12 +10,32 @@ from numpy.typing import NDArray
 from sightline.api.learning_curve import CHOICES, compute_features
 from sightline.callbacks import Callback
 from sightline.data.types import Index
+from sightline.evaluation.active_learning import project_features
 from sightline.runs import environment, network_setup
 from sightline.runs.facts import THIS_MACHINE, DataFacts
 from sightline.runs.resolve import RunInputs, apply_steps, merge_recipe
 from sightline.runs.steps import IMMEDIATE_STEPS
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
+
+
+def compute_projected_features(
+    index: Index, settings: tuple[str, ...] = (), callback: Callback | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what `active_learning.project_features` makes of the features of the decoded images, and which these are.
+
+    float32 [N, D], a row of NaN for an image that cannot be decoded, and bool [N]; arguments and errors are those of
+    `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
+    """
+    computed, positions = _compute(index, settings, callback or Callback(), "transfer")
+    projected = project_features(computed)
+    decoded = np.zeros(len(index.images), bool)
+    decoded[positions] = True
+    if decoded.all():
+        return projected, decoded
+    features = np.full((len(decoded), projected.shape[1]), np.nan, np.float32)
+    features[positions] = projected
+    return features, decoded
 
 
 def compute_pretrained_features(
@@ -30,7 +50,18 @@ def compute_pretrained_features(
         DataError: If no image can be decoded.
         MissingExtraError: If the packages of the backend are not installed.
     """
-    callback = callback or Callback()
+    computed, positions = _compute(index, settings, callback or Callback(), recipe)
+    features = np.zeros((len(index.images), computed.shape[1]), np.float32)
+    features[positions] = computed
+    decoded = np.zeros(len(features), bool)
+    decoded[positions] = True
+    return features, decoded
+
+
+def _compute(
+    index: Index, settings: tuple[str, ...], callback: Callback, recipe: str
+) -> tuple[NDArray[np.float32], list[int]]:
+    """Return the features float32 [n, F] of the decoded images, mapped from the cache if it has them; and which."""
     request = TrainRequest.create((), recipe, None, settings)
     environment.check_packages(request.merge_layers())
     placeholders = tuple(  # features do not depend on the labels, without which no data set is decoded for training
@@ -43,11 +74,7 @@ def compute_pretrained_features(
     config = apply_steps(config, (*IMMEDIATE_STEPS, *CHOICES), facts, THIS_MACHINE, callback)
     prepared = network_setup.prepare_inputs(RunInputs(config, inputs), callback.on_progress)
     subset = compute_features(prepared, callback)
-    computed = subset.take(slice(None))
+    in_order = np.array_equal(subset.rows, np.arange(len(subset.pixels)))
     position_of = {(image.path, image.sha256): i for i, image in enumerate(index.images)}
     positions = [position_of[image.path, image.sha256] for image in prepared.data.images]
-    features = np.zeros((len(index.images), computed.shape[1]), np.float32)
-    features[positions] = computed
-    decoded = np.zeros(len(features), bool)
-    decoded[positions] = True
-    return features, decoded
+    return (subset.pixels if in_order else subset.take(slice(None))), positions

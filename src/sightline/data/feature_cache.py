@@ -8,7 +8,7 @@ where it stopped. The cache is best effort: if it is not writable, features are 
 from __future__ import annotations
 
 import hashlib
-import mmap
+import math
 import os
 import shutil
 import struct
@@ -29,6 +29,7 @@ from sightline.data.types import Subset
 from sightline.errors import OutputError
 
 _BLOCK_HEADER = struct.Struct("<QI")  # before each block of rows: the index after its last row, and its checksum
+MAX_MEMORY_BYTES = 1 << 29  # larger features go to a temporary file while they are computed
 LIMIT_DIVISOR = 4  # features may take up to 1/LIMIT_DIVISOR of the cache limit
 
 
@@ -59,12 +60,6 @@ def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] 
             return array
     shutil.rmtree(target, ignore_errors=True)
     return None
-
-
-def release_pages(array: NDArray[np.float32]) -> None:
-    """Let go of the memory of features from `load_features`; what is read again comes from the file."""
-    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager
@@ -136,10 +131,41 @@ def save_features(name: str, array: NDArray[np.float32]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=root))
         cache.make_room(root, array.nbytes)
-        np.save(temporary / "features.npy", array, allow_pickle=False)
-        starts = range(0, len(array), cache.CHUNK_ROWS)
-        meta: dict[str, Any] = {"checks": [zlib.crc32(array[at : at + cache.CHUNK_ROWS].data) for at in starts]}
+        meta: dict[str, Any] = {"checks": _write_array(temporary / "features.npy", array)}
         (temporary / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
         cache.publish(temporary, root / name)
     if temporary is not None:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_array(path: Path, array: NDArray[np.float32]) -> list[int]:
+    """Write a file as `np.save` does, a block of rows at a time, and return the checksum of each."""
+    checks = []
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        for number, start in enumerate(range(0, len(array), cache.CHUNK_ROWS)):
+            if number % cache.RELEASED_CHUNKS == 0:
+                cache.release_pages(array)
+            rows = np.ascontiguousarray(array[start : start + cache.CHUNK_ROWS])
+            checks.append(zlib.crc32(rows.data))
+            file.write(rows.data)
+    return checks
+
+
+def allocate_features(shape: tuple[int, ...], limit: int | None = None) -> NDArray[np.float32]:
+    """Return an array for features: in memory up to `limit` (or `MAX_MEMORY_BYTES`) bytes, else in a temporary file.
+
+    Raises `OutputError` if there is no room for the file.
+    """
+    size = 4 * math.prod(shape)
+    if size <= (MAX_MEMORY_BYTES if limit is None else limit):
+        return np.empty(shape, np.float32)
+    try:
+        with tempfile.TemporaryFile() as file:  # unlinked; the memory map keeps it open
+            _io.reserve_space(file.fileno(), size)
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise OutputError(
+            f"The features of the frozen layers need {size / 2**30:.1f} GiB in {tempfile.gettempdir()} and cannot be "
+            f"written: {error.strerror or error}. Free some space, or set TMPDIR to another folder."
+        ) from error

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline.errors import DataError
+from sightline.evaluation.covariance import iter_blocks, measure_covariance
 from sightline.evaluation.held_out import HeldOutErrors
 from sightline.evaluation.label_subsets import list_sizes
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
@@ -70,16 +71,21 @@ class AuditedAccuracy:
 def project_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return features float32 [N, F] standardized and rotated to their D <= 256 principal axes: float32 [N, D].
 
-    The axes are not scaled, so the penalty of a head means the same for them as for all features.
+    The axes are not scaled, so the penalty of a head means the same for them as for all features. Features that are
+    mapped from a file are read in blocks, so they may be larger than memory.
     """
-    mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    covariance = measure_covariance(features)
+    mean, std = covariance.mean.astype(np.float32), np.sqrt(covariance.matrix.diagonal())
     std[std <= 1e-3 * std.max(initial=0)] = 1.0
-    scaled = ((features - mean) / std).astype(np.float32)
-    if len(scaled) <= scaled.shape[1]:
-        axes = np.linalg.svd(scaled, full_matrices=False)[2][:DIMENSIONS].T
+    if len(features) <= features.shape[1]:
+        axes = np.linalg.svd((features - mean) / std, full_matrices=False)[2][:DIMENSIONS].T
     else:
-        axes = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1][:, :DIMENSIONS]
-    return np.ascontiguousarray(scaled @ axes, np.float32)
+        axes = np.linalg.eigh(covariance.matrix / np.outer(std, std))[1][:, ::-1][:, :DIMENSIONS]
+    scaled_axes = (axes / std[:, None]).astype(np.float32)
+    projected = np.empty((len(features), axes.shape[1]), np.float32)
+    for block, rows in iter_blocks(features):
+        projected[block] = (rows - mean) @ scaled_axes
+    return projected
 
 
 def draw_audit_order(keys: Sequence[str], seed: int = 0) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.api.dataset import Dataset
-from sightline.api.pretrained_features import compute_pretrained_features
+from sightline.api.pretrained_features import compute_projected_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.data.checks.finding import Finding
@@ -28,6 +28,7 @@ from sightline.runs.resolve import inspection_preprocess
 from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sources
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
+from sightline.studio.feature_process import compute_in_process
 from sightline.studio.features import RunModel
 from sightline.studio.folder_export import FolderExport
 from sightline.studio.image_predictions import list_predictions
@@ -147,12 +148,19 @@ def _make_training(
 
 
 def _make_compute(data: Dataset) -> ComputeFeatures:
-    """Return what computes pretrained features of the images; a second caller waits, and reads them from the cache."""
+    """Return what computes the projected features of the images, once: a second caller waits, and gets the same."""
     lock = Lock()
+    known: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
 
     def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         with lock:
-            return compute_pretrained_features(images, tuple(data.settings), callback)
+            if not known:
+                known.append(
+                    compute_projected_features(images, tuple(data.settings), callback)
+                    if data.is_in_memory
+                    else compute_in_process([str(source) for source in data.sources], data.settings, images, callback)
+                )
+            return known[0]
 
     return compute
 

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline.data.feature_cache import release_pages
-from sightline.inference.embeddings import ROWS
+from sightline.data.cache import release_pages
+from sightline.evaluation.covariance import iter_blocks, measure_covariance
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, read_body
@@ -90,16 +90,14 @@ def compute_pca(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
     They are those of at most `MAX_ROWS` rows at equal distances. Each points to where its largest weight is.
     """
-    rows = np.asarray(vectors[:: math.ceil(len(vectors) / MAX_ROWS) or 1])
-    rows = rows[~np.isnan(rows[:, 0])]
-    mean = rows.mean(0, dtype=np.float64) if len(rows) else np.zeros(vectors.shape[1])
-    centered = rows - mean.astype(np.float32)
-    components = _find_main_axes((centered.T @ centered).astype(np.float64))
+    covariance = measure_covariance(vectors, math.ceil(len(vectors) / MAX_ROWS) or 1)
+    components = _find_main_axes(covariance.matrix)
     components *= np.sign(components[np.abs(components).argmax(0), np.arange(components.shape[1])])
     points = np.zeros((len(vectors), 2), np.float32)
-    for start in range(0, len(vectors), ROWS):  # which may be on disk
-        centered = vectors[start : start + ROWS] - mean.astype(np.float32)
-        points[start : start + ROWS, : components.shape[1]] = centered @ components.astype(np.float32)
+    for block, rows in iter_blocks(vectors):
+        points[block, : components.shape[1]] = (rows - covariance.mean.astype(np.float32)) @ components.astype(
+            np.float32
+        )
     return points
 
 

@@ -15,17 +15,20 @@ from sightline.api.classifier import Classifier
 from sightline.api.run import Run
 from sightline.callbacks import Progress
 from sightline.data import feature_cache
+from sightline.data.cache import release_pages
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import ModelError
 from sightline.evaluation import bootstrap
+from sightline.evaluation.covariance import ROWS, iter_blocks
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
-from sightline.inference.embeddings import ROWS
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.stream import InputItem, compute_feature_size
 from sightline.studio.background import BackgroundTask
 from sightline.tasks.protocol import find_task
+
+MAX_MEMORY_BYTES = 1 << 26  # larger features are in a file while they are computed, too
 
 
 class RunModel:
@@ -103,16 +106,14 @@ class ImageFeatures(BackgroundTask):
         if self._vectors is None:
             return []
         nearest: NearestRows[int] = NearestRows(query[None], count)
-        for start in range(0, len(self._vectors), ROWS):
-            rows = np.asarray(self._vectors[start : start + ROWS])
-            positions = np.flatnonzero(is_searched[start : start + ROWS] & np.isfinite(rows).all(1))
-            nearest.add(normalize_rows(rows[positions]), (start + positions).tolist())
-        feature_cache.release_pages(self._vectors)
+        for block, rows in iter_blocks(self._vectors):
+            positions = np.flatnonzero(is_searched[block] & np.isfinite(rows).all(1))
+            nearest.add(normalize_rows(rows[positions]), (block.start + positions).tolist())
         return list(zip(nearest.keys[0], np.clip(nearest.similarities[0], -1, 1).tolist(), strict=True))
 
     def _keep(self, progress: Progress) -> None:
         vectors = self._compute(progress)
-        feature_cache.release_pages(vectors)  # their checksums have been read
+        release_pages(vectors)  # their checksums have been read
         self._vectors = vectors
 
 
@@ -131,11 +132,13 @@ class BackgroundFeatures(ImageFeatures):
         vectors = feature_cache.load_features(name)
         if vectors is None:
             shape = (len(self._index.images), compute_feature_size(classifier.predictor))
-            vectors = np.full(shape, np.nan, np.float32)
+            vectors = feature_cache.allocate_features(shape, MAX_MEMORY_BYTES)
             with feature_cache.resumable_features(name, vectors) as (done, store):
                 for start, rows in self._iter_rows(classifier, done):
                     vectors[start : start + len(rows)] = rows
                     store(start, start + len(rows))
+                    if (start + len(rows)) % ROWS < len(rows):
+                        release_pages(vectors)
                     progress("features", start + len(rows), len(vectors))
             feature_cache.save_features(name, vectors)
             cached = feature_cache.load_features(name)  # on disk, where they take no memory

@@ -24,7 +24,6 @@ from sightline.evaluation.active_learning import (
     ActiveLearner,
     AuditedAccuracy,
     draw_audit_order,
-    project_features,
 )  # fmt: skip
 from sightline.evaluation.learning_curve import LabelGain
 from sightline.studio.background import BackgroundTask, ProgressCallback, RepeatedTask
@@ -50,7 +49,9 @@ class Labeling:
         self, index: Index, corrections: Corrections, compute: ComputeFeatures, classes: Sequence[str] = (),
         command: str = "",
     ) -> None:  # fmt: skip
-        """`compute` returns features float32 [N, F] of an index and which images could be decoded, bool [N].
+        """`compute` returns features float32 [N, D] of an index, as `project_features` makes them.
+
+        It also returns which images could be decoded, bool [N]; the features of others are not used.
 
         `command` trains on the labels; "" if none can.
         """
@@ -167,7 +168,8 @@ class Labeling:
         """Compute the features, and train the first head."""
         features, decoded = self._compute(self._index, ProgressCallback(progress))
         first = np.array([copies[0] for copies in self._copies])
-        learner = ActiveLearner(project_features(features[first]), self._audit_order)
+        has_copies = not np.array_equal(first, np.arange(len(features)))
+        learner = ActiveLearner(features[first] if has_copies else features, self._audit_order)
         with self._lock:
             self._is_decoded = decoded[first]
             for number in np.flatnonzero(~self._is_decoded):

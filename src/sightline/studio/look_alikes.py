@@ -10,7 +10,6 @@ from starlette.routing import Route
 
 from sightline.callbacks import Progress
 from sightline.data.types import Index
-from sightline.evaluation.active_learning import project_features
 from sightline.studio.background import ProgressCallback
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.features import ImageFeatures
@@ -25,9 +24,9 @@ class LookAlikes:
     """The images nearest to one of an index; methods may be called from any thread."""
 
     def __init__(self, index: Index, compute: ComputeFeatures, check: BackgroundCheck) -> None:
-        """`compute` returns features float32 [N, F] of an index and which images could be decoded, bool [N]."""
+        """`compute` returns features float32 [N, D] of an index, a row of NaN for an image that cannot be decoded."""
         self._index, self._compute, self._check = index, compute, check
-        self.features = ImageFeatures(self._project)
+        self.features = ImageFeatures(self._load)
 
     def find_nearest(self, position: int) -> tuple[str, list[int]]:
         """Return what images are compared by, ``features``, ``hash`` or "", and the positions of the nearest ones."""
@@ -42,12 +41,9 @@ class LookAlikes:
         order = np.argsort(np.where(others, distances, 65), kind="stable")
         return "hash", order[: min(NEAREST, len(order) - 1)].tolist()
 
-    def _project(self, progress: Progress) -> NDArray[np.float32]:
+    def _load(self, progress: Progress) -> NDArray[np.float32]:
         progress("features", 0, len(self._index.images))
-        features, decoded = self._compute(self._index, ProgressCallback(progress))
-        vectors = project_features(features)
-        vectors[~decoded] = np.nan
-        return vectors
+        return self._compute(self._index, ProgressCallback(progress))[0]
 
 
 def make_routes(look_alikes: LookAlikes, library: Library) -> list[Route]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, backend
+from sightline import backend
 from sightline._keras import graphs
 from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
@@ -21,14 +20,12 @@ from sightline.data import feature_cache
 from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.distributed import devices
-from sightline.errors import OutputError, UsageError, plural
+from sightline.errors import UsageError, plural
 from sightline.inference import device_images
 from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLayers, build_frozen_layers
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
 from sightline.training.augment import pipeline
-
-MAX_MEMORY_BYTES = 1 << 29  # larger features, in bytes, go to a temporary file
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +214,7 @@ def _run_layers(
     config: RunConfig,
     advance: Callable[[int], None],
 ) -> Subset:
-    values = _allocate_features((len(subset), *shape))
+    values = feature_cache.allocate_features((len(subset), *shape))
     for rows, features in _iterate_features(intermediate, subset, config):
         values[rows] = features
         advance(rows.stop - rows.start)
@@ -267,7 +264,7 @@ def _compute_features(
         if cached is not None:
             advance(len(cached))
             return cached
-    values = _allocate_features((len(subset) * views, *shape))
+    values = feature_cache.allocate_features((len(subset) * views, *shape))
     augment_model = _build_augment_model(subset, augment_config) if augment_config else None
     with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
         if num_done:
@@ -297,21 +294,6 @@ def _build_augment_model(subset: Subset, config: AugmentConfig) -> Any:
     """Return a model that only augments."""
     pixels, params = _make_augment_inputs(subset.pixels.shape[1:], config)
     return backend.keras().Model([pixels, params], pipeline.apply(config, pixels, params))
-
-
-def _allocate_features(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    size = 4 * math.prod(shape)
-    if size <= MAX_MEMORY_BYTES:
-        return np.empty(shape, np.float32)
-    try:
-        with tempfile.TemporaryFile() as file:  # unlinked; the memory map keeps it open
-            _io.reserve_space(file.fileno(), size)
-            return np.memmap(file, np.float32, "r+", shape=shape)
-    except OSError as error:
-        raise OutputError(
-            f"The features of the frozen layers need {size / 2**30:.1f} GiB in {tempfile.gettempdir()} and cannot be "
-            f"written: {error.strerror or error}. Free some space, or set TMPDIR to another folder."
-        ) from error
 
 
 def add_augmentation(model: Any, config: AugmentConfig) -> Any:

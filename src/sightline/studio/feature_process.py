@@ -1,0 +1,113 @@
+"""Pretrained features computed in a process of its own, whose memory (the frameworks, the decoded images) ends with it.
+
+``python -m sightline.studio.feature_process FOLDER`` reads the request in the folder, writes the arrays there, and
+reports its progress in lines of JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import jsonio
+from sightline.api.dataset import Dataset
+from sightline.api.pretrained_features import compute_projected_features
+from sightline.callbacks import Callback
+from sightline.data.indexing import build_index
+from sightline.data.types import Index
+from sightline.errors import ProcessError, SightlineError
+
+REQUEST, FEATURES, DECODED = "request.json", "features.npy", "decoded.npy"
+
+
+def compute_in_process(
+    sources: Sequence[str], settings: Sequence[str], index: Index, callback: Callback
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what `compute_projected_features` does for the images of an index, which was made of these sources.
+
+    The features are mapped from a file without a name, so that they take memory only while they are read. An exception
+    of the callback ends the process.
+
+    Raises:
+        SightlineError: As `compute_projected_features` does, in another class.
+        ProcessError: If the process was killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="sightline-features-") as name:
+        folder = Path(name)
+        images = [[image.path, image.sha256] for image in index.images]
+        request = {"sources": list(sources), "settings": list(settings), "images": images}
+        (folder / REQUEST).write_text(jsonio.dumps(request, ensure_ascii=True), encoding="utf-8")
+        command = [sys.executable, "-m", "sightline.studio.feature_process", name]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                _follow(process, callback)
+            finally:
+                process.kill()
+        mode: Literal["r"] | None = (
+            "r" if os.name == "posix" else None
+        )  # elsewhere a file that is mapped cannot be removed
+        return np.load(folder / FEATURES, mode), np.load(folder / DECODED)
+
+
+def _follow(process: subprocess.Popen[str], callback: Callback) -> None:
+    """Report the progress of the process until it ends."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not line.startswith("{"):
+            continue  # what a library printed
+        event = jsonio.loads(line)
+        if "error" in event:
+            raise SightlineError(event["error"])
+        callback.on_progress(event["task"], event["done"], event["total"])
+    if code := process.wait():
+        raise ProcessError(f"The process that computes the features ended with code {code}: see the terminal.")
+
+
+def _send(event: dict[str, object]) -> None:
+    sys.stdout.write(jsonio.dumps(event, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
+
+
+class _Reporter(Callback):
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        _send({"task": task, "done": done, "total": total})
+
+
+def _answer(folder: Path) -> None:
+    """Compute what is requested."""
+    request = jsonio.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    data, reporter = Dataset(request["sources"], set=request["settings"]), _Reporter()
+    index = build_index(data.sources, reporter.on_progress, options=data.config.data, lenient=True, unlabeled=True)
+    position_of = {(path, sha256): i for i, (path, sha256) in enumerate(request["images"])}
+    present = [i for i, image in enumerate(index.images) if (image.path, image.sha256) in position_of]
+    rows = [position_of[index.images[i].path, index.images[i].sha256] for i in present]
+    computed, are_decoded = compute_projected_features(index.select(present), tuple(data.settings), reporter)
+    decoded = np.zeros(len(position_of), bool)
+    decoded[rows] = are_decoded
+    if rows != list(range(len(position_of))):
+        features = np.full((len(position_of), computed.shape[1]), np.nan, np.float32)
+        features[rows] = computed
+        computed = features
+    np.save(folder / FEATURES, computed)
+    np.save(folder / DECODED, decoded)
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the studio, which ends this process
+    try:
+        _answer(Path(sys.argv[1]))
+    except (SightlineError, OSError) as error:
+        _send({"error": str(error)})
+
+
+if __name__ == "__main__":
+    _main()
