@@ -100,20 +100,22 @@ def test_the_intervals_of_a_class_hold_its_f1_and_its_calibration_error(
     )  # of the images with each probability that have the class
     hits, chosen, true = fractions[2:].sum(), 2, fractions.sum()
     expected = {"f1": 2 * hits / (chosen + true), "calibration_error": np.abs(levels - fractions).mean()}
-    covered = []
-    for _ in range(120):
-        at = np.repeat(rng.integers(0, 4, 300 // size), size)  # images of a group have one probability and one label
-        y = np.repeat(rng.random(300 // size), size) < fractions[at]
-        groups = None if size == 1 else np.arange(300) // size
-        p = levels[at].astype(np.float32)[:, None]
-        values, (row,) = compute_label_metrics(("a",), p, y[:, None], HALF[:1], groups=groups)
-        assert row.f1_interval is not None
-        assert row.calibration_interval is not None
+    groups, labels = None if size == 1 else np.arange(300) // size, tuple(map(str, range(30)))
+    shape, covered = (300 // size, len(labels)), []
+    for seed in range(4):  # with 30 classes at once, each of other images: their intervals are computed together
+        at = np.repeat(rng.integers(0, 4, shape), size, axis=0)  # images of a group have one probability and one label
+        y = np.repeat(rng.random(shape), size, axis=0) < fractions[at]
+        p = levels[at].astype(np.float32)
+        _, rows = compute_label_metrics(labels, p, y, np.full(len(labels), 0.5), seed, groups=groups)
+        values, (row,) = compute_label_metrics(labels[:1], p[:, :1], y[:, :1], HALF[:1], groups=groups)
         assert row.calibration_interval == values["calibration_error"].interval
-        covered.append([
-            row.f1_interval.low <= expected["f1"] <= row.f1_interval.high,
-            row.calibration_interval.low <= expected["calibration_error"] <= row.calibration_interval.high,
-        ])  # fmt: skip
+        for row in rows:
+            assert row.f1_interval is not None
+            assert row.calibration_interval is not None
+            covered.append([
+                row.f1_interval.low <= expected["f1"] <= row.f1_interval.high,
+                row.calibration_interval.low <= expected["calibration_error"] <= row.calibration_interval.high,
+            ])  # fmt: skip
     assert np.mean(covered, axis=0).min() >= 0.88
 
 

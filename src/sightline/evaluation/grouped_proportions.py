@@ -61,8 +61,10 @@ def find_grouped_ends(
     size = np.where(uniform, total**2 / (counts**2).sum(0), size)
     some, more = p > 0, p < 1
     low, high = np.zeros(len(chosen)), np.ones(len(chosen))
-    low[some] = beta_quantile(tail, (p * size)[some], ((1 - p) * size + 1)[some])
-    high[more] = beta_quantile(1 - tail, (p * size + 1)[more], ((1 - p) * size)[more])
+    a = np.concatenate([(p * size)[some], (p * size + 1)[more]])
+    b = np.concatenate([((1 - p) * size + 1)[some], ((1 - p) * size)[more]])
+    tails = np.repeat([tail, 1 - tail], [some.sum(), more.sum()])
+    low[some], high[more] = np.split(beta_quantile(tails, a, b), [some.sum()])
     ends[:, chosen] = low, high
     return ends.round(DIGITS)
 
@@ -80,8 +82,13 @@ def student_quantile(probability: float, degrees: NDArray[np.int64]) -> NDArray[
     return quantiles
 
 
-def beta_quantile(probability: float, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the quantiles of beta distributions with parameters `a` and `b` [M], by Newton's method in a bracket."""
+def beta_quantile(
+    probability: float | NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the quantiles of beta distributions with parameters `a` and `b` [M], by Newton's method in a bracket.
+
+    `probability` is one for all, or one for each [M].
+    """
     log_beta = np.array([math.lgamma(i) + math.lgamma(j) - math.lgamma(i + j) for i, j in zip(a, b, strict=True)])
     low, high, x = np.zeros(len(a)), np.ones(len(a)), a / (a + b)
     for _ in range(MAX_STEPS):
@@ -121,4 +128,4 @@ def _compute_beta_cdf(
 
 
 def _avoid_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.abs(values) < SMALLEST, SMALLEST, values)
+    return values + SMALLEST  # which changes no other value
