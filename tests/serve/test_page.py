@@ -56,7 +56,7 @@ def test_the_page_and_its_files_load_nothing_from_elsewhere_and_need_no_token() 
     addresses = re.findall(r'(?:src|href)="([^"]+)"', page[2].decode())
     files = [f"/{address}" for address in addresses if address.startswith("page/")]
     assert {address for address in addresses if not address.startswith("page/")} == {"openapi.json"}
-    assert len(files) == 3
+    assert len(files) == 4
     for status, headers, body in [page, *get(*files, access=access)]:
         assert status == 200
         directives = headers["content-security-policy"].split(";")

@@ -13,6 +13,9 @@ from sightline.report import charts
 if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
     import jinja2
 
+PAGES_PACKAGE = ("sightline.report", "static")
+"""The scripts of the pages of servers, as Starlette's `StaticFiles` takes a package and a folder of it."""
+
 
 def render_page(name: str, **values: Any) -> str:
     """Return a page from the template `name` of this package and its values."""
@@ -31,7 +34,7 @@ def make_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sightline", "report"),
         autoescape=True,
-        finalize=_escape_control,
+        finalize=escape_control,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -64,6 +67,6 @@ def format_percent(value: float | None, digits: int = 1) -> str:
     return "not defined" if value is None else f"{100 * value:.{digits}f}%"
 
 
-def _escape_control(value: Any) -> Any:
+def escape_control(value: Any) -> Any:
     """Return a value as it appears in a page; escaped text (`Markup`) may still hold control characters."""
     return type(value)(printable(value, keep="\t\n")) if isinstance(value, str) else value

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline import jsonio
+from sightline.escaping import printable
 from sightline.serve.admission import UNCOUNTED_METHODS
 from sightline.serve.metrics import Metrics, name_endpoint
 from sightline.serve.tracing import Tracing
@@ -111,7 +112,7 @@ def format_entry(entry: dict[str, Any], log_format: LogFormat) -> str:
     """
     if log_format == "json":
         return jsonio.dumps(entry)
-    request = jsonio.dumps(f"{entry['method']} {entry['path']}")
+    request = printable(jsonio.dumps(f"{entry['method']} {entry['path']}"))
     head = f"{entry['time']} {entry['client']} {request} {entry['status']} {entry['bytes']}"
     return f"{head} {entry['seconds']:.3f} s {entry['request_id']}"
 

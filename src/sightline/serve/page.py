@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from sightline.report.templates import PAGES_PACKAGE
 from sightline.serve.access import PAGE_FILES
 
 FOLDER = Path(__file__).parent / "static"
@@ -33,7 +34,7 @@ class _PageFiles(StaticFiles):
 
 def make_routes() -> list[BaseRoute]:
     """Return the routes of the page and of its files."""
-    files = _PageFiles(directory=FOLDER)
+    files = _PageFiles(directory=FOLDER, packages=[PAGES_PACKAGE])
 
     async def page(request: Request) -> Response:
         return await files.get_response("index.html", request.scope)

@@ -10,6 +10,7 @@ from typing import Any
 from sightline.api import Classifier
 from sightline.api.masks import check_tile
 from sightline.errors import UsageError
+from sightline.escaping import printable
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import weights_sha256
 
@@ -95,5 +96,5 @@ def _choose_name(path: Path | None) -> str:
     for candidate in [] if path is None else [path.absolute(), *path.absolute().parents]:
         name = candidate.stem if candidate.is_file() else candidate.name
         if name and name not in _GENERIC_NAMES:
-            return name.encode(errors="backslashreplace").decode()  # a file system allows what is no text
+            return printable(name)  # a file system allows what is no text, and what a terminal obeys
     return UNNAMED

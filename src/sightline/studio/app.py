@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from sightline.data.types import SPLITS
 from sightline.errors import OutputError, SightlineError
 from sightline.escaping import CsvWriter, escape_cell
+from sightline.report.templates import PAGES_PACKAGE
 from sightline.studio import (
     comparing,
     embedding_map,
@@ -88,7 +89,7 @@ def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette
         *([] if studio.look_alikes is None else look_alikes.make_routes(studio.look_alikes, studio.library)),
         *([] if studio.training is None else training.make_routes(studio.training, studio.name, pages)),
         *_make_network_routes(studio, pages, access),
-        Mount("/static", StaticFiles(directory=FOLDER / "static")),
+        Mount("/static", StaticFiles(directory=FOLDER / "static", packages=[PAGES_PACKAGE])),
     ]
     return Starlette(
         routes=routes,

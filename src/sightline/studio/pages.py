@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from sightline import jsonio
+from sightline.report.templates import escape_control
 from sightline.studio import messages
 
 FOLDER = Path(__file__).parent
@@ -21,6 +22,17 @@ FRESH = {"Cache-Control": "no-store"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 """What a page may load and run; the header of every response that has no policy of its own."""
+
+
+class _Key(str):
+    """A text of a page that scripts read, and that nobody sees."""
+
+    __slots__ = ()
+
+
+def _finalize(value: Any) -> Any:
+    """Return a value as it appears in a page."""
+    return value if isinstance(value, _Key) else escape_control(value)
 
 
 class StrictJSONResponse(Response):
@@ -33,14 +45,18 @@ class StrictJSONResponse(Response):
 
 
 class Pages:
-    """Renders the templates; `links` are the pages to choose from, as the key of a text by address."""
+    """Renders the templates; `links` are the pages to choose from, as the key of a text by address.
+
+    All values are escaped, control characters too; the filter ``key`` leaves those in a text that scripts read.
+    """
 
     def __init__(self, token: str, links: dict[str, str]) -> None:
         self._token, self._links = token, links
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
+            finalize=_finalize, trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
+        self._templates.filters["key"] = _Key
 
     def render(self, request: Request, template: str, **values: Any) -> HTMLResponse:
         """Return a page; besides `values` its template has the texts `t`, and `address` to link to other pages."""

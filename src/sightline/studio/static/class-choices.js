@@ -35,7 +35,7 @@ export function askForClass(dialog, names) {
   const suggest = () => {
     const typed = input.value.trim().toLowerCase();
     const fitting = names.length > MOST ? names.filter((name) => name.toLowerCase().includes(typed)).slice(0, MOST) : [];
-    input.list.replaceChildren(...fitting.map((name) => new Option(name)));
+    input.list.replaceChildren(...fitting.map((name) => new Option(name, name)));
   };
   input.value = "";
   input.oninput = suggest;
