@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from command import COLORS, Command, Outcome, draw_classes
+from hostile_names import FOLDER, RUN, draw_hostile
 from hub_server import TOKEN, Hub, run_hub
 from sightline import process, progress
 from sightline.cli import main
@@ -65,3 +66,20 @@ def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = ["model.name=cifar10-simple", "model.hidden_units=[96]", "train.epochs=2"]
     return path, train(colors, recipe="quick", set=assignments, out=path).to_dict()
+
+
+@pytest.fixture(scope="session")
+def hostile_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four classes of 12 images; their names and that of the folder are hostile."""
+    return draw_hostile(tmp_path_factory.mktemp("hostile") / FOLDER)
+
+
+@pytest.fixture(scope="session")
+def hostile_run(hostile_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on `hostile_images`, in a folder with a hostile name."""
+    from sightline.api import train
+
+    out = tmp_path_factory.mktemp("hostile-runs") / RUN
+    settings = ["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"]
+    train(hostile_images, recipe="quick", set=settings, out=out)
+    return out
