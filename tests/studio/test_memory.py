@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import large_studio
 import pytest
+
+import large_studio
 
 LIMIT = 500_000_000  # bytes
 
