@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from networks import random_images
+from networks import build_network, random_images
 from sightline.data.types import Subset
 from sightline.errors import ImageError
+from sightline.export import keras_to_onnx
 from sightline.inference import runner
-from sightline.inference.predictor import NOT_FINITE_REASON, FakePredictor, Outputs
+from sightline.inference.predictor import NOT_FINITE_REASON, FakePredictor, Outputs, Streams
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import PreprocessingSpec
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -54,6 +56,42 @@ def test_batches_are_smaller_where_memory_is_short(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sightline.process.count_memory", lambda: 512 << 20)
     assert runner.choose_batch_size((224, 224, 3)) == 2
     assert runner.choose_batch_size((1280,)) == 128, "features"
+
+
+@settings(deadline=None)
+@given(cores=st.integers(1, 64), side=st.integers(8, 1024))
+def test_streams_take_no_more_than_a_batch_and_no_more_than_all_cores(cores: int, side: int) -> None:
+    streams = runner.choose_streams((side, side, 3), cores)
+    assert 1 <= streams.count * streams.rows <= runner.choose_batch_size((side, side, 3))
+    assert 1 <= streams.count * streams.threads <= cores
+
+
+def test_streams_of_photographs_are_as_many_as_cores() -> None:
+    assert runner.choose_streams((256, 256, 3), 2) == Streams(2, 1, 1)
+    assert runner.choose_streams((224, 224, 3), 2) == Streams(2, 2, 1)
+    assert runner.choose_streams((224, 224, 3), 16) == Streams(8, 1, 2)
+
+
+@pytest.mark.parametrize("streams", [Streams(1, 8, 2), Streams(2, 1, 1), Streams(3, 4, 1)])
+def test_a_file_gives_the_same_outputs_in_any_streams(streams: Streams) -> None:
+    graph, classes = keras_to_onnx.convert_model(build_network("efficientnet-lite0").model), tuple("abc")
+    pixels = random_images(11, 32)
+    samples = Subset(pixels, np.arange(11), np.zeros(11, np.int32), ("",) * 11)
+    spec, threads = PreprocessingSpec(32, 32, 3), set()
+    predictor = OnnxPredictor(graph, classes, spec, streams=streams)
+    expected = OnnxPredictor(graph, classes, spec, 2).outputs(pixels)
+    plain = predictor.outputs
+
+    def record(rows: NDArray[np.uint8]) -> Outputs:
+        threads.add(threading.get_ident())
+        return plain(rows)
+
+    predictor.outputs = record  # type: ignore[method-assign]
+    outputs = runner.predict_outputs(predictor, samples)
+    for array, whole in zip(outputs.arrays, expected.arrays, strict=True):
+        np.testing.assert_array_equal(array, whole)
+    assert len(threads) <= streams.count
+    assert threading.get_ident() not in threads
 
 
 @settings(deadline=None)

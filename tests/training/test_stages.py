@@ -301,9 +301,10 @@ def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: py
     monkeypatch.setattr(stages, "build_frozen_layers", make_counting_layers)
     with pytest.raises(KeyboardInterrupt):
         extract_features(built_network, group, train, config, progress=stop)
-    assert batch_sizes == [5, 32, 32]
+    assert batch_sizes[:3] == [5, 32, 32], "those after them may have been computed ahead"
+    batch_sizes.clear()
     resumed = extract_features(built_network, group, train, config)
-    assert batch_sizes == [5, 32, 32, 32, 4], "the validation split must be cached"
+    assert sorted(batch_sizes) == [4, 32], "the validation split must be cached"
     assert not list(own_cache.glob("*.part*"))
     uncached = extract_features(
         built_network, group, train, dataclasses.replace(config, data=dataclasses.replace(config.data, cache=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -58,14 +59,27 @@ def iterate_batches(
 
 def load_ahead(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Generator[T, None, None]:
     """Yield the results of `tasks` in order; while one is in use, `threads` threads run at most the next `ahead`."""
+    with running_ahead(tasks, threads, ahead) as results:
+        yield from results
+
+
+@contextmanager
+def running_ahead(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Iterator[Iterator[T]]:
+    """Start the first of `tasks` as `load_ahead` does, and give the results; at the end, wait for those that run."""
     remaining, pending = iter(tasks), deque[Future[T]]()
     pool = ThreadPoolExecutor(threads)
-    try:
-        while True:
-            for task in islice(remaining, ahead + 1 - len(pending)):
-                pending.append(pool.submit(task))
-            if not pending:
-                return
+
+    def start() -> None:
+        for task in islice(remaining, ahead + 1 - len(pending)):
+            pending.append(pool.submit(task))
+
+    def iterate() -> Iterator[T]:
+        while pending:
             yield pending.popleft().result()
+            start()
+
+    try:
+        start()
+        yield iterate()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -25,7 +25,7 @@ from sightline.evaluation.error_analysis import MAX_EXAMPLES
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
-from sightline.inference.runner import iterate_results
+from sightline.inference.runner import find_streams, iterate_results
 from sightline.preprocessing import PreprocessingSpec
 from sightline.seeding import make_generator
 
@@ -119,7 +119,9 @@ def collect_mask_outputs(
     if not len(samples):
         raise DataError("There are no images to evaluate the model on.")
     collector = MaskCollector(len(predictor.classes), samples, predictor.preprocess)
-    for batch, outputs in iterate_results(predictor.outputs, samples, task=task, progress=progress):
+    for batch, outputs in iterate_results(
+        predictor.outputs, samples, task=task, progress=progress, streams=find_streams(predictor)
+    ):
         collector.add(batch.positions, outputs)
     return collector.finish()
 

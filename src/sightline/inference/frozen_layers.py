@@ -6,7 +6,7 @@ with the instructions, 0.33, with as good a linear head on the features (benchma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -20,7 +20,8 @@ from sightline._keras import imports, training_steps
 from sightline.data.batches import iterate_slices
 from sightline.errors import MissingExtraError, ModelError
 from sightline.export import keras_to_onnx
-from sightline.inference.runner import call_padded, choose_batch_size
+from sightline.inference.predictor import Streams
+from sightline.inference.runner import call_padded, choose_streams
 from sightline.inference.runtimes.onnx import create_session
 
 BATCH_SIZE = 32  # rows that are handed over at a time
@@ -38,7 +39,7 @@ class FrozenLayers:
 
     `fallback_reason` says why Keras computes them where another engine should; "" if it need not.
     `exact` computes them in float32 where `run` does not: for validation, whose outputs must be those of the model.
-    `keras_model` is the model that computes them, if Keras does.
+    `keras_model` is the model that computes them, if Keras does. With `streams`, threads may call `run` at once.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class FrozenLayers:
     fallback_reason: str = ""
     exact: FrozenLayers | None = None
     keras_model: Any = None
+    streams: Streams | None = None
 
 
 def build_frozen_layers(
@@ -68,7 +70,7 @@ def build_frozen_layers(
         return keras_layers
     try:
         onnx_model = keras_to_onnx.convert_layers(model)
-        layers = _open_onnxruntime(onnx_model, threads)
+        layers = _open_onnxruntime(onnx_model, sample.shape[1:], threads)
         lossy_layers = _open_openvino(onnx_model, threads) if engine == "openvino" else None
     except (MissingExtraError, ModelError) as error:
         title = "OpenVINO" if engine == "openvino" else "ONNX Runtime"
@@ -86,22 +88,20 @@ def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _open_onnxruntime(onnx_model: bytes, threads: int) -> FrozenLayers:
-    """Return an ONNX file as a function.
-
-    It runs on `choose_batch_size` rows at a time: of 32 images of 224x224, 8 at a time take as long and a fifth of the
-    memory, and the results are the same bit by bit.
-    """
-    session = create_session(onnx_model, threads)
+def _open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> FrozenLayers:
+    """Return an ONNX file as a function of inputs of `shape`, several calls of which may run at once: `Streams`."""
+    streams = choose_streams(shape, threads)
+    session = create_session(onnx_model, streams.threads)
 
     def run_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = session.run(["out"], {"pixels": np.ascontiguousarray(rows)})[0]
         return outputs
 
     def run(rows: NDArray[Any]) -> NDArray[np.float32]:
-        return _run_in_batches(run_rows, rows, choose_batch_size(rows.shape[1:]))
+        return _run_in_batches(run_rows, rows, streams.rows)
 
-    return FrozenLayers(run, (onnx_model, "onnxruntime", imports.import_onnx_runtime().__version__, threads))
+    key = (onnx_model, "onnxruntime", imports.import_onnx_runtime().__version__, threads, streams.rows)
+    return FrozenLayers(run, key, streams=streams)
 
 
 def _open_openvino(onnx_model: bytes, threads: int) -> FrozenLayers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.batches import Batch, iterate_batches, load_ahead
 from sightline.data.types import Subset
 from sightline.errors import ImageError
-from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
+from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, PicklablePredictor, Predictor, Streams
 
 MAX_BATCH_PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
 SMALL_BATCH_PIXELS = 2 * 224 * 224  # the same where memory is short
@@ -42,6 +42,17 @@ def choose_batch_size(shape: Sequence[int]) -> int:
     """
     pixels = SMALL_BATCH_PIXELS if process.is_memory_short() else MAX_BATCH_PIXELS
     return max(1, min(MAX_BATCH_SIZE, pixels // math.prod(shape[:-1])))
+
+
+def choose_streams(shape: Sequence[int], threads: int = 0) -> Streams:
+    """Return the streams for inputs of `shape`, (H, W, C) or (F,), on so many `threads` (0: one per core).
+
+    Together they take no more rows than a batch. Few rows stay in the cache of a core: 1 of 256x256, 2 of 224x224.
+    """
+    size, cores = choose_batch_size(shape), threads or process.count_cores()
+    count = min(cores, size)
+    rows = max(1, min(size // count, SMALL_BATCH_PIXELS // math.prod(shape[:-1])))
+    return Streams(count, rows, max(1, cores // count))
 
 
 def call_padded(function: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
@@ -80,14 +91,15 @@ def run_subset(
     batch_size: int | None = None,
     task: str = "",
     progress: Progress = no_progress,
+    streams: Streams | None = None,
 ) -> Any:
     """Return the results of `function` for all of `samples`, at least one: an array [N, ...] or `Outputs`.
 
-    A background thread gathers the next batch while the model runs. `batch_size` None: see `choose_batch_size`.
+    A background thread gathers the next batch while the model runs. `batch_size` None: see `choose_batch_size`. With
+    `streams`, several threads call the function at once.
     """
-    results = [
-        result for _, result in iterate_results(function, samples, batch_size=batch_size, task=task, progress=progress)
-    ]
+    pairs = iterate_results(function, samples, batch_size=batch_size, task=task, progress=progress, streams=streams)
+    results = [result for _, result in pairs]
     if isinstance(results[0], Outputs):
         return Outputs(*map(np.concatenate, zip(*(outputs.arrays for outputs in results), strict=True)))
     return np.concatenate(results)
@@ -100,12 +112,24 @@ def iterate_results(
     batch_size: int | None = None,
     task: str = "",
     progress: Progress = no_progress,
+    streams: Streams | None = None,
 ) -> Iterator[tuple[Batch, Any]]:
     """Yield each batch of `samples`, at least one image, with its results, of which none are kept; as `run_subset`."""
-    size, done = min(batch_size or choose_batch_size(samples.pixels.shape[1:]), len(samples)), 0
-    with closing(iterate_batches(samples, size)) as batches:
-        for batch in batches:
-            yield batch, call_padded(function, batch.pixels, size)
+    size = batch_size or (choose_batch_size(samples.pixels.shape[1:]) if streams is None else streams.rows)
+    size, done = min(size, len(samples)), 0
+
+    def run(batch: Batch) -> tuple[Batch, Any]:
+        return batch, call_padded(function, batch.pixels, size)
+
+    with ExitStack() as stack:
+        batches = stack.enter_context(closing(iterate_batches(samples, size)))
+        if streams is None:
+            results: Iterator[tuple[Batch, Any]] = map(run, batches)
+        else:
+            tasks = (partial(run, batch) for batch in batches)
+            results = stack.enter_context(closing(load_ahead(tasks, streams.count, streams.count)))
+        for batch, result in results:
+            yield batch, result
             done += len(batch.positions)
             progress(task, done, len(samples))
 
@@ -131,8 +155,15 @@ def predict_outputs(
     predictor: Predictor, samples: Subset, *, task: str = "evaluating", progress: Progress = no_progress
 ) -> Outputs:
     """Return all outputs of `samples`, at least one."""
-    outputs: Outputs = run_subset(predictor.outputs, samples, task=task, progress=progress)
+    outputs: Outputs = run_subset(
+        predictor.outputs, samples, task=task, progress=progress, streams=find_streams(predictor)
+    )
     return outputs
+
+
+def find_streams(predictor: Predictor) -> Streams | None:
+    """Return in which streams a predictor runs; None if its calls take all cores, one after the other."""
+    return predictor.streams if isinstance(predictor, PicklablePredictor) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,8 @@ def export_onnx(
 ) -> tuple[bytes, OnnxPredictor]:
     """Convert a trained Keras model to ONNX; return the file and its predictor."""
     graph = keras_to_onnx.convert_model(model)
-    return graph, OnnxPredictor(graph, classes, preprocess, threads)
+    streams = runner.choose_streams(preprocess.shape, threads)
+    return graph, OnnxPredictor(graph, classes, preprocess, streams=streams)
 
 
 def collect_split_outputs(
@@ -189,10 +190,12 @@ def check_parity(
         return task.compare(task.activate(logits), validation_outputs.outputs.probabilities, validation_outputs.labels)
     subset = data.subset("validation" if "validation" in outputs_by_split else "train")
     subset = subset.sample_evenly(MAX_PARITY_IMAGES)
-    forms = [
-        runner.iterate_results(form.probabilities, subset)
-        for form in (KerasPredictor(model, predictor.classes, predictor.preprocess), predictor)
-    ]
+    streams, keras_predictor = predictor.streams, KerasPredictor(model, predictor.classes, predictor.preprocess)
+    size = None if streams is None else streams.rows
+    forms = (
+        runner.iterate_results(keras_predictor.probabilities, subset, batch_size=size),
+        runner.iterate_results(predictor.probabilities, subset, batch_size=size, streams=streams),
+    )
     return task.compare_batches(
         (first, second, batch.labels) for (batch, first), (_, second) in zip(*forms, strict=True)
     )

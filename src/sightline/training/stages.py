@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -17,7 +18,7 @@ from sightline._keras import graphs
 from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data import feature_cache
-from sightline.data.batches import iterate_slices
+from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.errors import UsageError, plural
@@ -26,6 +27,8 @@ from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLay
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
 from sightline.training.augment import pipeline
+
+STREAM_ROWS = 8  # rows that one of several threads takes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +236,25 @@ def _iterate_features(
         batches = device_images.DeviceInference(model, subset).iterate(BATCH_SIZE, padded=True)
         yield from zip(iterate_slices(len(subset), BATCH_SIZE), batches, strict=True)
         return
-    for rows in iterate_slices(len(subset), BATCH_SIZE):
-        if rows.stop > done:
-            yield rows, frozen.run(subset.take(rows))
+    size = BATCH_SIZE if frozen.streams is None else min(BATCH_SIZE, max(STREAM_ROWS, frozen.streams.rows))
+    slices = iterate_slices(len(subset), size)
+    yield from _run_slices(frozen, [rows for rows in slices if rows.stop > done], subset.take)
+
+
+def _run_slices(
+    frozen: FrozenLayers, slices: Sequence[slice], take: Callable[[slice], NDArray[Any]]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield each of `slices` with the features of the pixels that `take` returns for it, called in this thread.
+
+    They are computed ahead, in as many threads as the layers have streams.
+    """
+    if frozen.streams is None:  # in this thread: Keras may compute them
+        for rows in slices:
+            yield rows, frozen.run(take(rows))
+        return
+    tasks = (partial(frozen.run, take(rows)) for rows in slices)
+    with closing(load_ahead(tasks, frozen.streams.count, 2 * frozen.streams.count)) as features:
+        yield from zip(slices, features, strict=True)
 
 
 def _keeps_on_device(subset: Subset, config: RunConfig) -> bool:
@@ -278,13 +297,18 @@ def _compute_features(
             augment_params = pipeline.sample_params(
                 augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
             )
-            for rows in iterate_slices(len(subset), BATCH_SIZE):
-                start, stop = (view * len(subset) + row for row in (rows.start, rows.stop))
-                if stop > num_done:
-                    pixels = devices.predict_on_batch(augment_model, [subset.take(rows), augment_params[rows]])
-                    values[start:stop] = frozen.run(pixels)
-                    mark_done(start, stop)
-                advance(stop - start)
+            first = view * len(subset)
+            advance(min(max(num_done - first, 0), len(subset)))
+
+            def augment(rows: slice, params: NDArray[np.float32] = augment_params) -> NDArray[Any]:
+                pixels: NDArray[Any] = devices.predict_on_batch(augment_model, [subset.take(rows), params[rows]])
+                return pixels
+
+            remaining = [rows for rows in iterate_slices(len(subset), BATCH_SIZE) if first + rows.stop > num_done]
+            for rows, features in _run_slices(frozen, remaining, augment):
+                values[first + rows.start : first + rows.stop] = features
+                mark_done(first + rows.start, first + rows.stop)
+                advance(rows.stop - rows.start)
         if cache_key is not None:
             feature_cache.save_features(cache_key, values)
     return values

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline import process
 from sightline._keras import imports
 from sightline.errors import ModelError, UsageError, first_line, plural
-from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.inference.predictor import Outputs, PicklablePredictor, Streams
 from sightline.inference.safety import onnx_file
 from sightline.inference.safety.limits import read_scale
 from sightline.models.head import OUTPUTS, PROBABILITIES
@@ -94,8 +94,9 @@ class OnnxPredictor(PicklablePredictor):
         threads: int = 0,
         *,
         device: Literal["cpu", "gpu"] = "cpu",
+        streams: Streams | None = None,
     ) -> None:
-        """`threads` 0: one for each core.
+        """`threads` 0: one for each core; each call takes those of one of the `streams`, if they are stated.
 
         Raises `ModelError` for a file that cannot be run or does not match, `UsageError` for a GPU that is not there.
         """
@@ -103,7 +104,8 @@ class OnnxPredictor(PicklablePredictor):
         self.device_reason = ""  # of a device that was chosen for the user
         self.classes = tuple(classes)
         self.preprocess = preprocess
-        self._threads = threads
+        self.streams = streams
+        self._threads = threads if streams is None else streams.threads
         self._model = model  # shares the bytes of the session, so it takes no memory
         _ = self._session  # so that errors are raised here
 
