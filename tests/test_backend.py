@@ -215,3 +215,28 @@ def test_keras_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert backend.keras_home() == Path.home() / "nets"
     monkeypatch.delenv("KERAS_HOME")
     assert backend.keras_home() == Path.home() / ".keras"
+
+
+PENDING = """
+import sys
+from sightline import backend
+backend.may_have_accelerator = lambda: {accelerated}
+backend.configure("tensorflow", None, memory_growth=True, threads=3)
+print("keras" in sys.modules, backend.is_pending())
+print(backend.get_threads(), backend.name())
+print(*backend.list_devices(), backend.has_accelerator())
+print(backend.keras().backend.backend(), backend.is_pending())
+print(backend.tensorflow().config.threading.get_intra_op_parallelism_threads(), backend.get_threads())
+"""
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_tensorflow_on_a_cpu_alone_is_imported_when_it_is_first_used(accelerated: bool) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "TF_", "XLA_"))}
+    completed = subprocess.run(
+        [sys.executable, "-c", PENDING.format(accelerated=accelerated)],
+        capture_output=True, text=True, check=True, env=environment | {"KERAS_BACKEND": "jax"},
+    )  # fmt: skip
+    assert completed.stdout.splitlines() == [
+        f"{accelerated} {not accelerated}", "3 tensorflow", "cpu:0 False", "tensorflow False", "3 3",
+    ]  # fmt: skip

@@ -44,6 +44,17 @@ _DEVICE_FILES = (  # of GPUs (NVIDIA, Windows' subsystem for Linux, AMD) and TPU
 _reasons: dict[str, str] = {}  # why the backend in use was chosen, by its name
 
 
+@dataclass(slots=True)
+class _Pending:
+    """What `configure` was told, until Keras is imported: the name of the backend and the number of its threads."""
+
+    backend: str
+    threads: int
+
+
+_pending: _Pending | None = None
+
+
 def list_installed() -> tuple[str, ...]:
     """Return the backends that are installed, without importing them."""
     return tuple(b for b in BACKENDS if importlib.util.find_spec(b) is not None)
@@ -54,13 +65,15 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
 
     Raises `MissingExtraError` if the wanted one, or any at all, is not installed.
     """
-    available = list_installed()
     loaded = sys.modules.get("keras")
+    if loaded is None and _pending is not None and requested == "auto":
+        requested = _pending.backend
     if loaded is not None:
         name = str(loaded.backend.backend())
         if requested not in {"auto", name}:
             raise UsageError(f"Keras already runs on {name} in this process; start a new process for {requested}.")
         return BackendChoice(name, _reasons.get(name, "already in use"))
+    available = list_installed()  # for each variable of a network, if it were asked before: 50 ms
     environment = os.environ.get("KERAS_BACKEND")
     if requested != "auto":
         choice = BackendChoice(requested, "set by device.backend")
@@ -104,12 +117,13 @@ def configure(
     deterministic: bool = False,
     program_folder: Path | None = None,
 ) -> None:
-    """Import Keras on the chosen backend, with only the GPUs numbered `gpus` visible (None: all, empty: none).
+    """Choose the backend of Keras, with only the GPUs numbered `gpus` visible (None: all, empty: none), and import it.
 
-    `memory_growth` allocates GPU memory as needed instead of all at the start; `threads` is the number of compute
-    threads (0: one per core); `deterministic` makes nondeterministic operations raise an error. JAX keeps its compiled
-    programs in a folder of this machine within `program_folder`, unless ``JAX_COMPILATION_CACHE_DIR`` is set. Raises
-    `UsageError` if Keras is already running with other GPUs.
+    TensorFlow on a machine with a CPU alone is imported by the first call of `keras`: there is nothing to ask it
+    before, and images can be read until then. `memory_growth` allocates GPU memory as needed instead of all at the
+    start; `threads` is the number of compute threads (0: one per core); `deterministic` makes nondeterministic
+    operations raise an error. JAX keeps its compiled programs in a folder of this machine within `program_folder`,
+    unless ``JAX_COMPILATION_CACHE_DIR`` is set. Raises `UsageError` if Keras is already running with other GPUs.
     """
     if gpus is not None:
         visible = ",".join(map(str, gpus)) or "-1"
@@ -123,10 +137,22 @@ def configure(
     if program_folder is not None and choose_backend(requested).name == "jax":
         processor = hashlib.sha256(repr(describe_processor()).encode()).hexdigest()
         compilation.keep_compiled_programs(program_folder / f"jax-{processor[:8]}")
+    global _pending  # noqa: PLW0603  # process-wide state
+    count = threads or process.count_cores()
+    choice = choose_backend(requested)
+    if "keras" not in sys.modules and choice.name == "tensorflow" and not (deterministic or may_have_accelerator()):
+        check_installed("keras", purpose="Training")
+        _pending = _Pending(requested, count)
+        return
     keras(requested)
-    set_threads(threads or process.count_cores())
+    set_threads(count)
     if deterministic:
         _enforce_determinism()
+
+
+def is_pending() -> bool:
+    """Return whether the first call of `keras` will import what `configure` has chosen."""
+    return _pending is not None
 
 
 def _enforce_determinism() -> None:
@@ -149,14 +175,17 @@ def name() -> Backend:
 
 def keras(requested: str = "auto") -> Any:
     """Import Keras on the chosen backend, quietly, and return the module."""
-    loaded = sys.modules.get("keras")
-    if loaded is not None and requested == "auto":
-        return loaded
-    choice = choose_backend(requested)
-    check_installed("keras", purpose="Training")
-    tune_malloc(choice.name)
-    module = imports.import_keras(choice.name)
-    _reasons[str(module.backend.backend())] = choice.reason
+    global _pending  # process-wide state
+    module = sys.modules.get("keras")
+    if module is None or requested != "auto":
+        choice = choose_backend(requested)
+        check_installed("keras", purpose="Training")
+        tune_malloc(choice.name)
+        module = imports.import_keras(choice.name)
+        _reasons[str(module.backend.backend())] = choice.reason
+    if _pending is not None:
+        pending, _pending = _pending, None
+        set_threads(pending.threads)
     return module
 
 
@@ -200,6 +229,8 @@ def set_threads(count: int) -> None:
 
 def get_threads() -> int:
     """Return the number of threads that the backend uses within one operation."""
+    if _pending is not None:
+        return _pending.threads
     name = choose_backend().name
     if name == "tensorflow":
         count = tensorflow().config.threading.get_intra_op_parallelism_threads()
@@ -323,6 +354,8 @@ def tensorflow() -> ModuleType | Any:
 
 def list_devices() -> tuple[str, ...]:
     """Return the devices that the chosen backend computes on, such as ``cpu:0`` or ``gpu:0``."""
+    if _pending is not None:
+        return ("cpu:0",)
     if keras().backend.backend() == "torch":  # Keras does not list its devices
         import torch
 

@@ -48,6 +48,11 @@ def has_room(size: int) -> bool:
     return size * LIMIT_DIVISOR <= cache.size_limit()
 
 
+def is_begun(name: str) -> bool:
+    """Return whether the features called `name` are kept, or some of their rows are."""
+    return any((cache.cache_folder() / folder).exists() for folder in (name, f"{name}.part-begun"))
+
+
 def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
     """Return the features cached under `name`, memory-mapped; None if there are none or they are damaged."""
     target = cache.cache_folder() / name

@@ -7,7 +7,8 @@ takes a tenth of the time (MobileNetV2: benchmarks/README.md), and nodes keep th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,36 +41,53 @@ def convert_layers(model: Any) -> bytes:
 
 
 def _build_file(model: Any, outputs: Mapping[str, Any]) -> bytes:
-    onnx = import_onnx()
-    graph = GraphBuilder(onnx.helper)
     pixels = model.inputs[0]
-    is_uint8 = pixels.dtype == "uint8"
-    input_name = graph.add_node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT) if is_uint8 else "pixels"
-    value_by_tensor: dict[int, GraphValue] = {id(pixels): graph.make_value(input_name, pixels.shape[1:])}
+    file = OnnxFile.start(pixels.shape[1:], is_uint8=pixels.dtype == "uint8")
+    value_by_tensor: dict[int, GraphValue] = {id(pixels): file.pixels}
     nodes = [node for node in graphs.list_nodes(model) if not node.is_input]
     calls = Counter(id(node.operation) for node in nodes)
     for node in nodes:
-        _convert_node(graph, node, value_by_tensor, shared=calls[id(node.operation)] > 1)
-    results = []
-    for name, tensor in outputs.items():
-        value = value_by_tensor[id(tensor)]
-        graph.add_node("Identity", [graph.get_name(value)], name)
-        results.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape]))
-    element_type = onnx.TensorProto.UINT8 if is_uint8 else onnx.TensorProto.FLOAT
-    input_info = onnx.helper.make_tensor_value_info("pixels", element_type, ["N", *pixels.shape[1:]])
-    graph_proto = onnx.helper.make_graph(graph.nodes, "network", [input_info], results)
-    model_proto = onnx.helper.make_model(
-        graph_proto,
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="sightline",
-    )
-    for name in list(graph.weights):  # one at a time, so that the weights are in memory no more than twice
-        model_proto.graph.initializer.append(onnx.numpy_helper.from_array(graph.weights.pop(name), name))
-    file = bytes(model_proto.SerializeToString())
-    del model_proto
-    onnx.checker.check_model(file)
-    return file
+        _convert_node(file.graph, node, value_by_tensor, shared=calls[id(node.operation)] > 1)
+    return file.finish({name: value_by_tensor[id(tensor)] for name, tensor in outputs.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """An ONNX file in the making: its `graph`, and the value of its input as float."""
+
+    graph: GraphBuilder
+    pixels: GraphValue
+    is_uint8: bool
+
+    @classmethod
+    def start(cls, shape: Sequence[int], *, is_uint8: bool) -> OnnxFile:
+        """Return a file without layers, whose input ``pixels`` [N, ...] has images of `shape`, uint8 or float32."""
+        onnx = import_onnx()
+        graph = GraphBuilder(onnx.helper)
+        name = graph.add_node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT) if is_uint8 else "pixels"
+        return cls(graph, graph.make_value(name, shape), is_uint8)
+
+    def finish(self, outputs: Mapping[str, GraphValue]) -> bytes:
+        """Return the content of the file with these outputs; the graph has lost its weights then."""
+        onnx, graph, results = import_onnx(), self.graph, []
+        for name, value in outputs.items():
+            graph.add_node("Identity", [graph.get_name(value)], name)
+            results.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape]))
+        element_type = onnx.TensorProto.UINT8 if self.is_uint8 else onnx.TensorProto.FLOAT
+        input_info = onnx.helper.make_tensor_value_info("pixels", element_type, ["N", *self.pixels.shape])
+        graph_proto = onnx.helper.make_graph(graph.nodes, "network", [input_info], results)
+        model_proto = onnx.helper.make_model(
+            graph_proto,
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="sightline",
+        )
+        for name in list(graph.weights):  # one at a time, so that the weights are in memory no more than twice
+            model_proto.graph.initializer.append(onnx.numpy_helper.from_array(graph.weights.pop(name), name))
+        file = bytes(model_proto.SerializeToString())
+        del model_proto
+        onnx.checker.check_model(file)
+        return file
 
 
 def import_onnx() -> Any:

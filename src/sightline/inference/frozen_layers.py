@@ -70,7 +70,7 @@ def build_frozen_layers(
         return keras_layers
     try:
         onnx_model = keras_to_onnx.convert_layers(model)
-        layers = _open_onnxruntime(onnx_model, sample.shape[1:], threads)
+        layers = open_onnxruntime(onnx_model, sample.shape[1:], threads)
         lossy_layers = _open_openvino(onnx_model, threads) if engine == "openvino" else None
     except (MissingExtraError, ModelError) as error:
         title = "OpenVINO" if engine == "openvino" else "ONNX Runtime"
@@ -88,7 +88,7 @@ def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> FrozenLayers:
+def open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> FrozenLayers:
     """Return an ONNX file as a function of inputs of `shape`, several calls of which may run at once: `Streams`."""
     streams = choose_streams(shape, threads)
     session = create_session(onnx_model, streams.threads)

@@ -28,6 +28,7 @@ from sightline.seeding import derive_seed
 NORMALIZE_LAYER = "normalize"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LITE_SCALE, LITE_OFFSET = 1 / 128, -127 / 128
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
 
 
@@ -178,7 +179,7 @@ def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, f
     elif scheme == "symmetric":
         scale, offset = 1 / 127.5, -1.0
     elif scheme == "lite":
-        scale, offset = 1 / 128, -127 / 128
+        scale, offset = LITE_SCALE, LITE_OFFSET
     elif scheme == "imagenet":
         scale = [1 / (255 * s) for s in _match_channels(IMAGENET_STD, channels)]
         offset = [

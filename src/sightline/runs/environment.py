@@ -49,7 +49,7 @@ def processor_id() -> str:
 
 
 def start_backend(device: DeviceConfig) -> None:
-    """Import Keras with the configured backend and devices."""
+    """Choose the backend and the devices of the settings; see `backend.configure` for when Keras is imported."""
     backend.configure(
         device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads,
         deterministic=device.deterministic, program_folder=cache.cache_folder(),
@@ -95,7 +95,7 @@ def describe_environment(on_message: Callable[[str], None] | None = None) -> dic
         "onnxruntime_providers": list(imports.import_onnx_runtime().get_available_providers()),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
         "gpu_memory": "as needed" if grows else "all at the start",
-        "threads": backend.get_threads() if is_started else process.count_cores(),
+        "threads": backend.get_threads() if is_started or backend.is_pending() else process.count_cores(),
         "cores": process.count_cores(),
         "processor": processor_id(),
         "memory": _describe_memory(),

@@ -89,7 +89,7 @@ class Machine(Protocol):
     """What settings ask of the machine; `ThisMachine` answers for the one that runs, a test for an imagined one."""
 
     def start_backend(self, device: DeviceConfig) -> None:
-        """Import Keras with the configured backend and devices; later calls have no effect."""
+        """Choose the backend and the devices of the settings; later calls have no effect."""
 
     def has_accelerator(self) -> bool:
         """Return whether the started backend sees a GPU or TPU."""
@@ -117,7 +117,7 @@ class ThisMachine:
     num_hosts: int = 1
 
     def start_backend(self, device: DeviceConfig) -> None:
-        """Import Keras with the configured backend and devices; later calls have no effect."""
+        """Choose the backend and the devices of the settings; later calls have no effect."""
         environment.start_backend(device)
 
     def has_accelerator(self) -> bool:

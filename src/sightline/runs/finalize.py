@@ -30,10 +30,12 @@ from sightline.preprocessing import PreprocessingSpec, encode_png, inspect_image
 from sightline.runs import folds, mask_folds, report_images, run_report
 from sightline.runs.calibration import calibrate
 from sightline.runs.directory import RunDirectory
+from sightline.runs.early_outputs import EarlyOutputs
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.predictions import list_image_values
 from sightline.seeding import make_generator
 from sightline.tasks.protocol import Task, find_task
+from sightline.training.early_features import EarlyFeatures
 from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
@@ -55,12 +57,18 @@ class FinalModel:
 
 
 def finalize(
-    run: RunDirectory, prepared: PreparedRun, model: Any, fit_result: FitResult, callback: Callback
+    run: RunDirectory,
+    prepared: PreparedRun,
+    model: Any,
+    fit_result: FitResult,
+    callback: Callback,
+    early: EarlyFeatures | None = None,
 ) -> FinalModel:
     """Calibrate the Keras model, export it, evaluate the file on the held-out splits, and write the bundle.
 
-    If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated. What the
-    report shows is written too, so that it needs neither the model nor the images.
+    If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated. Layers of
+    the file that have run on these images already (`early`) are not run again. What the report shows is written too, so
+    that it needs neither the model nor the images.
     """
     config, data, classes, preprocess = prepared.config, prepared.data, prepared.data.classes, prepared.preprocess
     task = find_task(config.model.task)
@@ -70,7 +78,8 @@ def finalize(
     run.write_model(model, classes, preprocess)
     process.trim_memory()
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
-    outputs_by_split = collect_split_outputs(task, predictor, data, callback.on_progress)
+    known = EarlyOutputs.open(graph, predictor, early)
+    outputs_by_split = collect_split_outputs(task, predictor, data, callback.on_progress, known)
     compared = outputs_by_split if calibrated.other_outputs is None else {}
     agreement = check_parity(task, model, predictor, data, calibrated.logits, compared)
     no_bundle_reason = parity_failure(agreement)
@@ -160,15 +169,24 @@ def export_onnx(
 
 
 def collect_split_outputs(
-    task: Task, predictor: Predictor, data: DecodedDataset, progress: Progress = no_progress
+    task: Task,
+    predictor: Predictor,
+    data: DecodedDataset,
+    progress: Progress = no_progress,
+    known: EarlyOutputs | None = None,
 ) -> dict[Split, ModelOutputs]:
-    """Return the model outputs on the validation and test splits that contain images."""
-    subsets = {split: data.subset(split) for split in SPLITS[1:]}
-    return {
-        name: task.collect_outputs(predictor, samples, progress, f"evaluating ({name})")
-        for name, samples in subsets.items()
-        if len(samples)
-    }
+    """Return the model outputs on the validation and test splits that contain images, some of which are `known`."""
+    outputs_by_split: dict[Split, ModelOutputs] = {}
+    for split in SPLITS[1:]:
+        if not len(samples := data.subset(split)):
+            continue
+        outputs = None if known is None else known.find(samples)
+        outputs_by_split[split] = (
+            task.collect_outputs(predictor, samples, progress, f"evaluating ({split})")
+            if outputs is None
+            else ModelOutputs(outputs, samples.labels)
+        )
+    return outputs_by_split
 
 
 def check_parity(

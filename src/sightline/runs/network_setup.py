@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.facts import THIS_MACHINE
 from sightline.runs.resolve import RunInputs, build_preprocess
 from sightline.tasks.protocol import find_task
-from sightline.training import loop
+from sightline.training import early_features, loop
 from sightline.training.checkpoints import Checkpoint
+from sightline.training.early_features import EarlyFeatures
 from sightline.training.loop import FitResult
 from sightline.training.time_budget import TimeBudget
 
@@ -73,6 +75,14 @@ def build_distributed_network(prepared: PreparedRun) -> DistributedNetwork:
         return DistributedNetwork(build_network(prepared.spec, prepared.data), prepared.spec, distribution)
 
 
+def computing_early(prepared: PreparedRun) -> AbstractContextManager[EarlyFeatures | None]:
+    """Return a block in which features of all images are computed, if training starts with those of frozen layers."""
+    config, data = prepared.config, prepared.data
+    entry = registry.get_entry(config.model.name)
+    subsets = data.training_subset(), data.subset("validation"), data.subset("test")
+    return early_features.computing_early(config, entry, prepared.spec.weights, *subsets)
+
+
 def fit_network(
     network: DistributedNetwork,
     prepared: PreparedRun,
@@ -80,13 +90,14 @@ def fit_network(
     checkpoint: Checkpoint | None,
     checkpoint_dir: Path | None = None,
     budget: TimeBudget | None = None,
+    early: EarlyFeatures | None = None,
 ) -> FitResult:
     """Train `network` in place, from `checkpoint` if there is one; see `training.loop.fit`."""
     data = prepared.data
     with network.distribution.scope():
         return loop.fit(
             network.network, data.training_subset(), data.subset("validation"), prepared.config, callback,
-            checkpoint_dir=checkpoint_dir, resume_from=checkpoint, budget=budget,
+            checkpoint_dir=checkpoint_dir, resume_from=checkpoint, budget=budget, early=early,
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -40,6 +41,7 @@ from sightline.runs.resolve import RunInputs, complete_settings
 from sightline.runs.run_images import check_unchanged
 from sightline.tracking.tracker import TrackerList
 from sightline.training import interrupt
+from sightline.training.early_features import EarlyFeatures
 from sightline.training.loop import FitResult
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 from sightline.training.state import load_latest, read_history
@@ -80,10 +82,11 @@ def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> Trai
     with (
         interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),
         tracked_run.open_trackers(prepared.config, job.callback) as trackers,
+        compute_early(job, prepared) as early,
     ):
-        fitted = fit(job, prepared, trackers)
+        fitted = fit(job, prepared, trackers, early)
         process.trim_memory()  # of the optimizer and the activations
-        final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback)
+        final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback, early)
         return complete(job, prepared, fitted, final, trackers, write_report)
 
 
@@ -149,8 +152,19 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     return [*notes, *data.notes]
 
 
-def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork:
-    """Train the network from the last checkpoint, if there is one.
+def compute_early(job: Job, prepared: PreparedRun) -> AbstractContextManager[EarlyFeatures | None]:
+    """Return a block in which features are computed, while the network of a new run on a single host is built.
+
+    Not with a time limit: how long things take is measured then.
+    """
+    is_new = next(job.run.checkpoints.glob("*"), None) is None
+    if is_new and job.session.team.count == 1 and not prepared.config.train.time_limit:
+        return network_setup.computing_early(prepared)
+    return nullcontext()
+
+
+def fit(job: Job, prepared: PreparedRun, trackers: TrackerList, early: EarlyFeatures | None = None) -> FittedNetwork:
+    """Train the network from the last checkpoint, if there is one; features in `early` are taken from there.
 
     Raises `Interrupted` or `DivergedError` after it has saved the best weights so far.
     """
@@ -162,13 +176,13 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork
         job.callback.on_message(
             f"resuming after {plural(len(history), 'epoch')} and {plural(checkpoint.state['step'], 'step')} of the next"
         )
-    tracked_run.start_trackers(trackers, run, prepared.config, history)
 
     def record_epoch(record: EpochRecord) -> None:
         history.append(record)
         run.write_history(history)
         trackers.log_epoch(record)
 
+    tracked_run.start_trackers(trackers, run, prepared.config, history)
     session.check_same_data(prepared.data, prepared.spec.weights)
     checkpoint = session.broadcast_checkpoint(checkpoint)
     network = network_setup.build_distributed_network(prepared)
@@ -176,7 +190,7 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork
     budget = time_limit.open_budget(run, network, prepared, job.start_time)
     try:
         with extension.name_checkpoints_in_errors(run), session.disconnecting():
-            result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints, budget)
+            result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints, budget, early)
     except (Interrupted, DivergedError) as error:
         if history:
             run.write_model(network.to_single_device_model(), prepared.data.classes, prepared.preprocess)

@@ -23,6 +23,7 @@ from sightline.tasks.protocol import Objective, find_task
 from sightline.training import checkpoints, linear_head
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.divergence import LossLimit
+from sightline.training.early_features import EarlyFeatures
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
 from sightline.training.schedules import compute_plateau_factor
@@ -57,14 +58,16 @@ def fit(  # noqa: PLR0913  # keyword arguments
     checkpoint_dir: Path | None = None,
     resume_from: Checkpoint | None = None,
     budget: TimeBudget | None = None,
+    early: EarlyFeatures | None = None,
 ) -> FitResult:
     """Train `network` in place on `train`; evaluate it on `validation` (which may be empty) after every epoch.
 
     Stages that train on pixels minimize `objective`, by default the loss of the labels. Checkpoints are written to
     `checkpoint_dir` as configured in ``[train]``. `resume_from` is the checkpoint to resume from; the final weights
-    match those of an uninterrupted run bit for bit. `budget` limits the epochs to those that there is time for. Raises
-    `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is
-    NaN or above `divergence.LossLimit`; in both cases the model holds the best weights so far, if there are any.
+    match those of an uninterrupted run bit for bit. `budget` limits the epochs to those that there is time for. The
+    features in `early` are not computed again. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written
+    first) and `DivergedError` at the first loss that is NaN or above `divergence.LossLimit`; in both cases the model
+    holds the best weights so far, if there are any.
     """
     limit = LossLimit.from_network(network)
     state, optimizer_arrays = unpack_state(resume_from, network) if resume_from else (TrainingState(), {})
@@ -72,7 +75,7 @@ def fit(  # noqa: PLR0913  # keyword arguments
         checkpoint_dir, config.train, resume_from.state["serial"] if resume_from else 0
     )
     stage_configs = config.train.stages or (StageConfig("training"),)
-    stage_preparer = StagePreparer(network, train, validation, config, stage_configs, objective, limit)
+    stage_preparer = StagePreparer(network, train, validation, config, stage_configs, objective, limit, early)
     with catch_stop_signals(cluster.make_any_host()) as stop:
         try:
             for number in range(state.stage, len(stage_configs)):

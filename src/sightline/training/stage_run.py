@@ -25,6 +25,7 @@ from sightline.training import linear_head, stages
 from sightline.training.augment import pipeline
 from sightline.training.device_steps import DeviceRunner
 from sightline.training.divergence import LossLimit
+from sightline.training.early_features import EarlyFeatures
 from sightline.training.ema import limit_decay
 from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import build_schedule
@@ -75,9 +76,10 @@ class StagePreparer:
         stage_configs: Sequence[StageConfig],
         objective: Objective | None,
         limit: LossLimit,
+        early: EarlyFeatures | None = None,
     ) -> None:
         linear_head.check_settings(network, config)
-        self._inputs = (network, train, validation)
+        self._inputs, self._early = (network, train, validation), early
         self._config, self._stage_configs, self._objective, self._limit = config, stage_configs, objective, limit
         self._group: tuple[StageConfig, ...] = ()
         self._group_features: stages.StageFeatures | None = None
@@ -91,7 +93,7 @@ class StagePreparer:
             self._group, self._group_features = group, None
             if group:
                 self._group_features = stages.extract_features(
-                    network, group, train, validation, self._config, progress, callback.on_message
+                    network, group, train, validation, self._config, progress, callback.on_message, self._early
                 )
                 if self._config.augment != pipeline.without_mixing(self._config.augment):
                     callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")

@@ -27,6 +27,7 @@ from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLay
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
 from sightline.training.augment import pipeline
+from sightline.training.early_features import EarlyFeatures
 
 STREAM_ROWS = 8  # rows that one of several threads takes at a time
 
@@ -117,10 +118,11 @@ def extract_features(
     config: RunConfig,
     progress: Progress,
     on_message: Callable[[str], None] | None = None,
+    early: EarlyFeatures | None = None,
 ) -> StageFeatures | None:
     """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none.
 
-    `on_message` is told why Keras computes them where ONNX Runtime should.
+    `on_message` is told why Keras computes them where ONNX Runtime should. Those in `early` are taken from there.
     """
     tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.unfreeze))
     if tensor is None:
@@ -144,8 +146,8 @@ def extract_features(
         train_values = validation_values = _compute_features(exact, shape, shared, views, config, advance)
         rows = train.rows, validation.rows
     else:
-        validation_values = _compute_features(exact, shape, validation, 1, config, advance)
-        train_values = _compute_features(frozen, shape, train, views, config, advance)
+        validation_values = _compute_features(exact, shape, validation, 1, config, advance, early)
+        train_values = _compute_features(frozen, shape, train, views, config, advance, early)
         rows = np.arange(len(train)), np.arange(len(validation))
     view_rows = [rows[0] + view * (len(train_values) // views) for view in range(views)]
     labels = np.concatenate([train.labels] * views)
@@ -268,6 +270,7 @@ def _compute_features(
     views: int,
     config: RunConfig,
     advance: Callable[[int], None],
+    early: EarlyFeatures | None = None,
 ) -> NDArray[np.float32]:
     """Return the features of `views` copies of each image, view by view, from the cache if it has them.
 
@@ -288,7 +291,12 @@ def _compute_features(
     with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
         if num_done:
             advance(min(num_done, len(subset)))
-        for rows, features in _iterate_features(frozen, subset, config, num_done):
+        batches = (
+            early.iterate(subset, num_done)
+            if early is not None and early.has(frozen, subset)
+            else _iterate_features(frozen, subset, config, num_done)
+        )
+        for rows, features in batches:
             values[rows] = features
             mark_done(rows.start, rows.stop)
             advance(rows.stop - rows.start)

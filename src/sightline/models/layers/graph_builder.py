@@ -91,6 +91,8 @@ class GraphBuilder:
 
 
 def to_array(variable: Any) -> NDArray[np.float32]:
-    """Return the value of a Keras variable as float32."""
+    """Return the value of a Keras variable, or an array, as float32."""
+    if isinstance(variable, np.ndarray):
+        return variable.astype(np.float32)
     array: NDArray[np.float32] = backend.keras().ops.convert_to_numpy(variable).astype(np.float32)
     return array

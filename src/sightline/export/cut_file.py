@@ -1,0 +1,53 @@
+"""Cut an ONNX file after layers whose results are known: the rest of it computes its outputs from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.export.keras_to_onnx import IR_VERSION, import_onnx
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What is left of a file: `file` has one input, float32 [N, F] called `source`, and the outputs of the whole."""
+
+    file: bytes
+    source: str
+
+
+def cut_after(file: bytes, first: bytes) -> Rest | None:
+    """Return what is left of the ONNX `file` after the layers of `first`; None if it does not begin with them.
+
+    It begins with them if it has the same input, the same nodes in the same order and the same weights, and if no later
+    node takes anything of theirs but their result. `first` is a file of `keras_to_onnx.convert_layers`.
+    """
+    onnx = import_onnx()
+    whole, known = onnx.load_model_from_string(file), onnx.load_model_from_string(first)
+    *shared, result = known.graph.node
+    rest, source = list(whole.graph.node)[len(shared) :], result.input[0]
+    weights = {weight.name: weight for weight in whole.graph.initializer}
+    begins_alike = (
+        list(whole.graph.node)[: len(shared)] == shared
+        and list(whole.graph.input) == list(known.graph.input)
+        and all(weights.get(weight.name) == weight for weight in known.graph.initializer)
+    )
+    made = {name for node in rest for name in node.output} | {source}
+    used = {name for node in rest for name in node.input}
+    if not begins_alike or not used <= made | weights.keys():
+        return None
+    features = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *_list_sides(known)])
+    graph = onnx.helper.make_graph(
+        rest,
+        whole.graph.name,
+        [features],
+        list(whole.graph.output),
+        [weights[name] for name in weights if name in used],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=list(whole.opset_import), ir_version=IR_VERSION)
+    return Rest(bytes(model.SerializeToString()), source)
+
+
+def _list_sides(known: Any) -> list[int]:
+    shape = known.graph.output[0].type.tensor_type.shape
+    return [side.dim_value for side in shape.dim[1:]]

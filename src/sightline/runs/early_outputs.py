@@ -1,0 +1,55 @@
+"""The outputs of an exported file for images whose features are known: those of the layers that it begins with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sightline.data.types import Subset
+from sightline.export.cut_file import cut_after
+from sightline.inference.predictor import Outputs
+from sightline.inference.runtimes.onnx import OnnxPredictor, create_session
+from sightline.models.head import OUTPUTS
+from sightline.training.early_features import EarlyFeatures
+
+CHECKED_IMAGES = 4  # of each split that the whole file runs on too
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyOutputs:
+    """Computes the outputs of a file from `early`: `session` runs what the file does after these features."""
+
+    early: EarlyFeatures
+    predictor: OnnxPredictor
+    session: Any
+    source: str
+
+    @classmethod
+    def open(cls, file: bytes, predictor: OnnxPredictor, early: EarlyFeatures | None) -> EarlyOutputs | None:
+        """Return them for `file`, which `predictor` runs; None if it does not begin with the layers of `early`."""
+        rest = None if early is None else cut_after(file, early.file)
+        if early is None or rest is None:
+            return None
+        return cls(early, predictor, create_session(rest.file, 1), rest.source)
+
+    def find(self, samples: Subset) -> Outputs | None:
+        """Return the outputs for all of `samples`; None without their features, or if the whole file gives other bits.
+
+        Rows are taken in calls of as many as the whole file takes, on which the last bits may depend.
+        """
+        features = self.early.find(samples)
+        if features is None:
+            return None
+        streams = self.predictor.streams
+        size = 1 if streams is None else min(streams.rows, len(features))
+        batches = [features[start : start + size] for start in range(0, len(features), size)]
+        results = [self.session.run(list(OUTPUTS), {self.source: np.ascontiguousarray(rows)}) for rows in batches]
+        outputs = Outputs(*map(np.concatenate, zip(*results, strict=True)))
+        for at in range(min(CHECKED_IMAGES, len(samples)) // size):
+            rows = slice(size * at, size * (at + 1))
+            whole = self.predictor.outputs(samples.take(rows))
+            if any(not np.array_equal(a, b[rows]) for a, b in zip(whole.arrays, outputs.arrays, strict=True)):
+                return None
+        return outputs

@@ -1,0 +1,121 @@
+"""Features of frozen layers that are computed in threads while Keras is imported and the network is built.
+
+Both take two seconds of one core. The features are those of an ONNX file that needs no Keras
+(`export.packaged_layers`); training takes them only if the file of the network's own frozen layers turns out to be the
+same, byte by byte, so they cannot change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.config import RunConfig
+from sightline.data import feature_cache
+from sightline.data.batches import iterate_slices
+from sightline.data.types import Subset
+from sightline.errors import ModelError
+from sightline.export.packaged_layers import convert_packaged_layers
+from sightline.inference.frozen_layers import BATCH_SIZE, FrozenLayers, open_onnxruntime
+from sightline.models.entry import ModelEntry
+from sightline.tasks.protocol import find_task
+
+ROWS = 8  # of pixels that a thread takes at a time
+MAX_BYTES = 1 << 29  # of features, which are all kept in memory
+_WIDEST = 2048  # features of an image, at most
+
+
+class EarlyFeatures:
+    """The features of some rows of `pixels`, which `layers` compute in as many threads as they have streams."""
+
+    def __init__(self, layers: FrozenLayers, pixels: NDArray[Any], rows: NDArray[np.int64]) -> None:
+        assert layers.streams is not None
+        self._layers, self._pixels = layers, pixels
+        self._pool = ThreadPoolExecutor(layers.streams.count, "early features")
+        slices = [rows[part] for part in iterate_slices(len(rows), ROWS)]
+        futures = [self._pool.submit(self._compute, part) for part in slices]
+        self._places: dict[int, tuple[Future[NDArray[np.float32]], int]] = {
+            int(row): (future, at) for part, future in zip(slices, futures, strict=True) for at, row in enumerate(part)
+        }
+
+    def _compute(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._layers.run(self._pixels[rows])
+
+    def has(self, layers: FrozenLayers, subset: Subset) -> bool:
+        """Return whether these are the features of all images of `subset` by `layers`."""
+        is_same = layers.cache_key == self._layers.cache_key and subset.pixels is self._pixels
+        return is_same and all(int(row) in self._places for row in subset.rows)
+
+    @property
+    def file(self) -> bytes:
+        """The ONNX file of the layers that compute them."""
+        assert self._layers.cache_key is not None
+        return bytes(self._layers.cache_key[0])
+
+    def find(self, subset: Subset) -> NDArray[np.float32] | None:
+        """Return the features of the images of `subset`, float32 [n, F], once they are computed; None without them."""
+        if subset.pixels is not self._pixels or any(int(row) not in self._places for row in subset.rows):
+            return None
+        return np.concatenate([features for _, features in self.iterate(subset)])
+
+    def iterate(self, subset: Subset, done: int = 0) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the rows of each batch of `subset` and their features, once they are computed.
+
+        Batches of which all rows are `done` are left out.
+        """
+        for rows in iterate_slices(len(subset), BATCH_SIZE):
+            if rows.stop > done:
+                places = [self._places[int(row)] for row in subset.rows[rows]]
+                yield rows, np.stack([future.result()[at] for future, at in places])
+
+    def close(self) -> None:
+        """Wait for what is being computed, and compute no more."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def computing_early(
+    config: RunConfig, entry: ModelEntry, weights: Path | None, train: Subset, *others: Subset
+) -> Iterator[EarlyFeatures | None]:
+    """Compute the features of these images in the block, those of `others` last except for the first of them.
+
+    None where training computes other ones, or has them kept.
+    """
+    features = _start(config, entry, weights, train, others)
+    try:
+        yield features
+    finally:
+        if features is not None:
+            features.close()
+
+
+def _start(
+    config: RunConfig, entry: ModelEntry, weights: Path | None, train: Subset, others: Sequence[Subset]
+) -> EarlyFeatures | None:
+    device, first = config.device, next(iter(config.train.stages), None)
+    is_plain = first is not None and first.unfreeze == 0 == max(stage.unfreeze for stage in config.train.stages)
+    is_plain = is_plain and not find_task(config.model.task).targets.are_masks and not config.split.folds
+    has_own_head = config.model.pooling not in ("auto", "average") or config.model.normalize not in ("auto", "lite")
+    if weights is None or not is_plain or has_own_head or device.feature_runtime != "onnxruntime":
+        return None
+    subsets = [*others[:1], train, *others[1:]]  # in the order in which they are needed
+    rows = np.concatenate([subset.rows for subset in subsets])
+    if 4 * _WIDEST * len(rows) > MAX_BYTES or train.pixels.shape[-1] != 3:
+        return None
+    try:
+        file = convert_packaged_layers(entry, weights, train.pixels.shape[1:])
+    except (ModelError, ValueError):  # reported where the network takes its weights
+        return None
+    if file is None:
+        return None
+    layers = open_onnxruntime(file, train.pixels.shape[1:], device.threads)
+    assert layers.cache_key is not None
+    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(train, *layers.cache_key, 1)):
+        return None
+    return EarlyFeatures(layers, train.pixels, rows[np.sort(np.unique(rows, return_index=True)[1])])

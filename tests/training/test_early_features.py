@@ -1,0 +1,130 @@
+"""Features that are computed before the network exists: the same bits, and only where they are those of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from networks import make_plan, random_images
+from sightline.callbacks import no_progress
+from sightline.config import DataConfig, DeviceConfig, RunConfig, SplitConfig, StageConfig, TrainConfig
+from sightline.data.types import Subset
+from sightline.models import pretrained
+from sightline.models.build import Network, build_model
+from sightline.models.registry import ENTRIES
+from sightline.training import stages
+from sightline.training.early_features import EarlyFeatures, computing_early
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+LITE0, SIDE = ENTRIES["efficientnet-lite0"], 64
+PIXELS = random_images(60, SIDE)
+HEAD = StageConfig("head", unfreeze=0, solver="logistic")
+CONFIG = RunConfig(
+    device=DeviceConfig(feature_runtime="onnxruntime", threads=2),
+    train=TrainConfig(stages=(HEAD,)),
+    data=DataConfig(cache=False),
+)
+
+
+def make_subset(start: int, stop: int, pixels: NDArray[np.uint8] = PIXELS) -> Subset:
+    rows = np.random.default_rng(0).permutation(60)[start:stop]
+    count = stop - start
+    return Subset(pixels, rows, (np.arange(count) % 2).astype(np.int32), tuple(map(str, rows)))
+
+
+TRAIN, VALIDATION = make_subset(0, 45), make_subset(45, 58)
+
+
+def find_weights() -> Path:
+    path = pretrained.find_cached_file(LITE0, None, SIDE)
+    assert path is not None, "the extra train brings them"
+    return path
+
+
+def build_pretrained(side: int = SIDE) -> Network:
+    return build_model(make_plan(LITE0.name, side=side, options={"weights": find_weights()}))
+
+
+def extract(network: Network, early: EarlyFeatures | None, config: RunConfig = CONFIG) -> Any:
+    group = config.train.stages
+    return stages.extract_features(network, group, TRAIN, VALIDATION, config, no_progress, early=early)
+
+
+def test_they_are_those_that_training_would_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_pretrained()
+    expected = extract(network, None)
+    with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
+        monkeypatch.setattr(stages, "_iterate_features", lambda *_: pytest.fail("they are computed again"))
+        features = extract(network, early)
+    for name in ("train", "validation"):
+        subset, other = getattr(features, name), getattr(expected, name)
+        np.testing.assert_array_equal(subset.take(slice(None)), other.take(slice(None)))
+        np.testing.assert_array_equal(subset.labels, other.labels)
+
+
+def test_those_of_another_network_are_not_used() -> None:
+    network = build_pretrained()
+    kernel = network.model.get_layer("stem").kernel
+    kernel.assign(2 * kernel)  # of a run that goes on from other weights
+    with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
+        assert early is not None
+        features = extract(network, early)
+    np.testing.assert_array_equal(features.train.take(slice(None)), extract(network, None).train.take(slice(None)))
+
+
+def test_those_of_other_images_are_not_used() -> None:
+    with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
+        assert early is not None
+        layers = early._layers
+        assert early.has(layers, TRAIN)
+        assert not early.has(layers, make_subset(0, 45, PIXELS.copy()))
+        assert not early.has(layers, make_subset(50, 60)), "two of these rows are in neither split"
+        assert not early.has(dataclasses.replace(layers, cache_key=(b"another",)), TRAIN)
+
+
+def test_an_error_ends_the_threads() -> None:
+    with pytest.raises(KeyboardInterrupt), computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION):
+        raise KeyboardInterrupt
+
+
+def replace_train(**changes: Any) -> RunConfig:
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace_train(stages=()),
+        replace_train(stages=(StageConfig("all"),)),
+        replace_train(stages=(HEAD, StageConfig("fine-tuning", unfreeze=46))),
+        dataclasses.replace(CONFIG, device=DeviceConfig(feature_runtime="keras")),
+        dataclasses.replace(CONFIG, split=SplitConfig(folds=3)),
+    ],
+)
+def test_where_training_needs_others_none_are_computed(config: RunConfig) -> None:
+    with computing_early(config, LITE0, find_weights(), TRAIN, VALIDATION) as early:
+        assert early is None
+
+
+def test_other_networks_and_random_weights_have_none(tmp_path: Path) -> None:
+    with computing_early(CONFIG, LITE0, None, TRAIN, VALIDATION) as early:
+        assert early is None
+    with computing_early(CONFIG, ENTRIES["mobilenetv2"], tmp_path / "none.h5", TRAIN, VALIDATION) as early:
+        assert early is None
+    with computing_early(CONFIG, LITE0, tmp_path / "missing.pth", TRAIN, VALIDATION) as early:
+        assert early is None, "the network reports it"
+
+
+def test_features_that_are_kept_are_not_computed_again(own_cache: Path) -> None:
+    config = dataclasses.replace(CONFIG, data=DataConfig(cache=True))
+    for is_kept in (False, True):
+        with computing_early(config, LITE0, find_weights(), TRAIN, VALIDATION) as early:
+            assert (early is None) == is_kept
+            extract(build_pretrained(), early, config)
+    assert list(own_cache.iterdir())
