@@ -73,7 +73,7 @@ def test_streams_of_photographs_are_as_many_as_cores() -> None:
 
 
 @pytest.mark.parametrize("streams", [Streams(1, 8, 2), Streams(2, 1, 1), Streams(3, 4, 1)])
-def test_a_file_gives_the_same_outputs_in_any_streams(streams: Streams) -> None:
+def test_a_file_gives_the_same_outputs_in_any_streams(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, classes = keras_to_onnx.convert_model(build_network("efficientnet-lite0").model), tuple("abc")
     pixels = random_images(11, 32)
     samples = Subset(pixels, np.arange(11), np.zeros(11, np.int32), ("",) * 11)
@@ -86,7 +86,7 @@ def test_a_file_gives_the_same_outputs_in_any_streams(streams: Streams) -> None:
         threads.add(threading.get_ident())
         return plain(rows)
 
-    predictor.outputs = record  # type: ignore[method-assign]
+    monkeypatch.setattr(predictor, "outputs", record)
     outputs = runner.predict_outputs(predictor, samples)
     for array, whole in zip(outputs.arrays, expected.arrays, strict=True):
         np.testing.assert_array_equal(array, whole)

@@ -100,8 +100,13 @@ def open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> F
     def run(rows: NDArray[Any]) -> NDArray[np.float32]:
         return _run_in_batches(run_rows, rows, streams.rows)
 
-    key = (onnx_model, "onnxruntime", imports.import_onnx_runtime().__version__, threads, streams.rows)
-    return FrozenLayers(run, key, streams=streams)
+    return FrozenLayers(run, make_cache_key(onnx_model, shape, threads), streams=streams)
+
+
+def make_cache_key(onnx_model: bytes, shape: Sequence[int], threads: int) -> tuple[bytes | str | int, ...]:
+    """Return what determines the results of `open_onnxruntime` for the same arguments."""
+    version, streams = imports.import_onnx_runtime().__version__, choose_streams(shape, threads)
+    return onnx_model, "onnxruntime", version, threads, streams.rows
 
 
 def _open_openvino(onnx_model: bytes, threads: int) -> FrozenLayers:

@@ -22,7 +22,7 @@ from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.errors import ModelError
 from sightline.export.packaged_layers import convert_packaged_layers
-from sightline.inference.frozen_layers import BATCH_SIZE, FrozenLayers, open_onnxruntime
+from sightline.inference.frozen_layers import BATCH_SIZE, FrozenLayers, make_cache_key, open_onnxruntime
 from sightline.models.entry import ModelEntry
 from sightline.tasks.protocol import find_task
 
@@ -32,11 +32,12 @@ _WIDEST = 2048  # features of an image, at most
 
 
 class EarlyFeatures:
-    """The features of some rows of `pixels`, which `layers` compute in as many threads as they have streams."""
+    """The features of some rows of `pixels` by the ONNX `file`, computed in as many threads as it has streams."""
 
-    def __init__(self, layers: FrozenLayers, pixels: NDArray[Any], rows: NDArray[np.int64]) -> None:
+    def __init__(self, file: bytes, threads: int, pixels: NDArray[Any], rows: NDArray[np.int64]) -> None:
+        layers = open_onnxruntime(file, pixels.shape[1:], threads)
         assert layers.streams is not None
-        self._layers, self._pixels = layers, pixels
+        self.file, self._layers, self._pixels = file, layers, pixels
         self._pool = ThreadPoolExecutor(layers.streams.count, "early features")
         slices = [rows[part] for part in iterate_slices(len(rows), ROWS)]
         futures = [self._pool.submit(self._compute, part) for part in slices]
@@ -51,12 +52,6 @@ class EarlyFeatures:
         """Return whether these are the features of all images of `subset` by `layers`."""
         is_same = layers.cache_key == self._layers.cache_key and subset.pixels is self._pixels
         return is_same and all(int(row) in self._places for row in subset.rows)
-
-    @property
-    def file(self) -> bytes:
-        """The ONNX file of the layers that compute them."""
-        assert self._layers.cache_key is not None
-        return bytes(self._layers.cache_key[0])
 
     def find(self, subset: Subset) -> NDArray[np.float32] | None:
         """Return the features of the images of `subset`, float32 [n, F], once they are computed; None without them."""
@@ -114,8 +109,8 @@ def _start(
         return None
     if file is None:
         return None
-    layers = open_onnxruntime(file, train.pixels.shape[1:], device.threads)
-    assert layers.cache_key is not None
-    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(train, *layers.cache_key, 1)):
+    if config.data.cache and feature_cache.is_begun(
+        feature_cache.feature_key(train, *make_cache_key(file, train.pixels.shape[1:], device.threads), 1)
+    ):
         return None
-    return EarlyFeatures(layers, train.pixels, rows[np.sort(np.unique(rows, return_index=True)[1])])
+    return EarlyFeatures(file, device.threads, train.pixels, rows[np.sort(np.unique(rows, return_index=True)[1])])
