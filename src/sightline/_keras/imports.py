@@ -49,6 +49,8 @@ ENVIRONMENT = {
 """The environment variables that Sightline sets, and keeps where they are set already, with the reason."""
 
 _LAZY_MODULES = frozenset({"keras.src.visualization", "keras.visualization", "keras.wrappers"})
+_OLD_INTERFACES = frozenset({"tensorflow._api.v2.compat.v1", "tensorflow._api.v2.compat.v2"})
+"""Other interfaces of TensorFlow, an eighth of its import time; nothing here uses them."""
 
 
 def set_variable(name: str, value: str, *, override: bool = False) -> None:
@@ -74,11 +76,12 @@ def import_keras(backend: str) -> ModuleType:
     uses and which takes half of its import time (4 of 8 s on two cores): these are executed on first use instead.
     ``KERAS_BACKEND`` is set during the import only. In the command line's own process, TensorFlow logs only errors, and
     Keras takes two packages for missing that it would import only to see whether a value is one of their types: pandas
-    (80 MB), and on other backends TensorFlow (400 MB and seconds, whenever a layer is saved or copied).
+    (80 MB), and on other backends TensorFlow (400 MB and seconds, whenever a layer is saved or copied). There,
+    TensorFlow's older interfaces are executed on first use too.
     """
     _prepare_tensorflow()
     hidden = {"pandas"} - sys.modules.keys() if process.is_claimed() else set()
-    lazily = _import_lazily(_LAZY_MODULES)
+    lazily = _import_lazily(_LAZY_MODULES | (_OLD_INTERFACES if process.is_claimed() else frozenset()))
     with _set_temporarily("KERAS_BACKEND", backend), lazily, _hide_modules(hidden), _import_quietly():
         keras = importlib.import_module("keras")
     if process.is_claimed():
@@ -171,6 +174,17 @@ def import_wandb(purpose: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return require("wandb", purpose)
+
+
+def import_tensorboard(module: str, purpose: str) -> Any:
+    """Import and return a `module` of TensorBoard, which writes files of this machine.
+
+    In the command line's own process, it takes the client of S3 for missing, whose import takes 0.1 s. Raises
+    `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    """
+    hidden = {"boto3"} - sys.modules.keys() if process.is_claimed() else set()
+    with _hide_modules(hidden):
+        return require(f"tensorboard.{module}", purpose)
 
 
 def import_ray(purpose: str, module: str = "ray") -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline import _io
-from sightline.errors import require
+from sightline._keras import imports
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
 FOLDER = "tensorboard"
@@ -59,4 +59,4 @@ def _to_hparam(value: Any) -> bool | float | str:
 
 
 def _require(module: str) -> Any:
-    return require(f"tensorboard.{module}", "train.track=tensorboard")
+    return imports.import_tensorboard(module, "train.track=tensorboard")

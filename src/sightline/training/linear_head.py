@@ -6,14 +6,16 @@ learning rate, number of epochs or order of images to choose; the penalty is cho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend
+from sightline import backend, process
 from sightline.config import RunConfig
 from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset, join_subsets
@@ -31,6 +33,7 @@ DEFAULT_PENALTY = 0.1  # without a validation split
 PATIENCE = 2  # weaker penalties that did not lower the validation loss, after which no other is tried
 CHUNK_ROWS = 4096
 MAX_ITERATIONS = 200
+SMALL_FEATURES = 1 << 20  # numbers in all features together
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,17 @@ def check_settings(network: Network, config: RunConfig) -> None:
                 f"possible: {' and '.join(obstacles)}. Train it by steps: --set train.stages.{number}.solver=gradient "
                 f"--set train.stages.{number}.epochs=12."
             )
+
+
+def load_solver() -> None:
+    """Import what solves a head, which takes 0.2 s."""
+    import scipy.optimize  # noqa: F401  # comes with scikit-learn
+
+
+def limit_threads(train: Subset) -> AbstractContextManager[Any]:
+    """Return a context in which small products take one thread: others would wait for the next one on a whole core."""
+    is_small = math.prod(train.pixels.shape) <= SMALL_FEATURES
+    return process.one_blas_thread() if is_small else nullcontext()
 
 
 def train_head(

@@ -286,9 +286,10 @@ def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, s
         stop.check(f"while solving the head in epoch {number}")
 
     images = (stage_run.network.model, stage_run.train, stage_run.validation, stage_run.config, check_stop)
-    head = linear_head.train_head(*images, stage_run.stage.penalty)
-    if stage_run.config.split.fold is not None and len(stage_run.validation):
-        state.refit = linear_head.refit_head(*images, head.penalty)
+    with linear_head.limit_threads(stage_run.train):
+        head = linear_head.train_head(*images, stage_run.stage.penalty)
+        if stage_run.config.split.fold is not None and len(stage_run.validation):
+            state.refit = linear_head.refit_head(*images, head.penalty)
     state.add(count, head.loss, head.accuracy)
     state.seconds = time.perf_counter() - started
     callback.on_step_end(number, stage_run.steps, head.loss, head.accuracy, count / state.seconds)

@@ -92,6 +92,8 @@ class StagePreparer:
         if group != self._group or self._group_features is None:
             self._group, self._group_features = group, None
             if group:
+                if stage.is_solved:
+                    linear_head.load_solver()  # while early features are computed
                 self._group_features = stages.extract_features(
                     network, group, train, validation, self._config, progress, callback.on_message, self._early
                 )
