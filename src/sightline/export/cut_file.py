@@ -32,9 +32,9 @@ def cut_after(file: bytes, first: bytes) -> Rest | None:
         and list(whole.graph.input) == list(known.graph.input)
         and all(weights.get(weight.name) == weight for weight in known.graph.initializer)
     )
-    made = {name for node in rest for name in node.output} | {source}
+    available = {name for node in rest for name in node.output} | {source}
     used = {name for node in rest for name in node.input}
-    if not begins_alike or not used <= made | weights.keys():
+    if not begins_alike or not used <= available | weights.keys():
         return None
     features = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *_list_sides(known)])
     graph = onnx.helper.make_graph(

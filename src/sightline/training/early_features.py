@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.config import RunConfig
 from sightline.data import feature_cache
 from sightline.data.batches import iterate_slices
@@ -27,7 +28,7 @@ from sightline.models.entry import ModelEntry
 from sightline.tasks.protocol import find_task
 
 ROWS = 8  # of pixels that a thread takes at a time
-MAX_BYTES = 1 << 29  # of features, which are all kept in memory
+MAX_BYTES = 1 << 28  # of features, which are all kept in memory
 _WIDEST = 2048  # features of an image, at most
 
 
@@ -39,10 +40,12 @@ class EarlyFeatures:
         assert layers.streams is not None
         self.file, self._layers, self._pixels = file, layers, pixels
         self._pool = ThreadPoolExecutor(layers.streams.count, "early features")
-        slices = [rows[part] for part in iterate_slices(len(rows), ROWS)]
-        futures = [self._pool.submit(self._compute, part) for part in slices]
+        chunks = [rows[positions] for positions in iterate_slices(len(rows), ROWS)]
+        futures = [self._pool.submit(self._compute, chunk) for chunk in chunks]
         self._places: dict[int, tuple[Future[NDArray[np.float32]], int]] = {
-            int(row): (future, at) for part, future in zip(slices, futures, strict=True) for at, row in enumerate(part)
+            int(row): (future, at)
+            for chunk, future in zip(chunks, futures, strict=True)
+            for at, row in enumerate(chunk)
         }
 
     def _compute(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -101,7 +104,7 @@ def _start(
         return None
     subsets = [*others[:1], train, *others[1:]]  # in the order in which they are needed
     rows = np.concatenate([subset.rows for subset in subsets])
-    if 4 * _WIDEST * len(rows) > MAX_BYTES or train.pixels.shape[-1] != 3:
+    if 4 * _WIDEST * len(rows) > MAX_BYTES or process.is_memory_short() or train.pixels.shape[-1] != 3:
         return None
     try:
         file = convert_packaged_layers(entry, weights, train.pixels.shape[1:])
