@@ -33,9 +33,14 @@ def find_weights(name: str) -> Path:
 def test_the_file_is_that_of_the_frozen_layers_of_keras(name: str, side: int) -> None:
     weights = find_weights(name)
     network = build_model(make_plan(name, side=side, options={"weights": weights}))
-    tensor = stages.find_freeze_boundary(network, StageConfig(unfreeze=0))
-    expected = keras_to_onnx.convert_layers(backend.keras().Model(network.model.input, tensor))
-    assert convert_packaged_layers(ENTRIES[name], weights, (side, side, 3)) == expected
+    for unfreeze in (0, 1, 2, 46, 47, 100, len(network.backbone) - 1, len(network.backbone)):
+        tensor = stages.find_freeze_boundary(network, StageConfig(unfreeze=unfreeze))
+        layers = convert_packaged_layers(ENTRIES[name], weights, (side, side, 3), unfreeze)
+        assert (layers is None) == (tensor is None)
+        if layers is not None:
+            frozen = backend.keras().Model(network.model.input, tensor)
+            assert layers.file == keras_to_onnx.convert_layers(frozen), unfreeze
+            assert layers.shape == tensor.shape[1:]
 
 
 def test_other_networks_are_left_to_keras(tmp_path: Path) -> None:

@@ -102,7 +102,6 @@ def replace_train(**changes: Any) -> RunConfig:
     [
         replace_train(stages=()),
         replace_train(stages=(StageConfig("all"),)),
-        replace_train(stages=(HEAD, StageConfig("fine-tuning", unfreeze=46))),
         dataclasses.replace(CONFIG, device=DeviceConfig(feature_runtime="keras")),
         dataclasses.replace(CONFIG, split=SplitConfig(folds=3)),
     ],

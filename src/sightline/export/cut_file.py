@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.export.keras_to_onnx import IR_VERSION, import_onnx
+from sightline.models.layers.graph_builder import PERMUTATIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What is left of a file: `file` has one input, float32 [N, F] called `source`, and the outputs of the whole."""
+    """What is left of a file: `file` has one input, float32 features called `source`, and the outputs of the whole."""
 
     file: bytes
     source: str
@@ -25,7 +26,11 @@ def cut_after(file: bytes, first: bytes) -> Rest | None:
     onnx = import_onnx()
     whole, known = onnx.load_model_from_string(file), onnx.load_model_from_string(first)
     *shared, result = known.graph.node
-    rest, source = list(whole.graph.node)[len(shared) :], result.input[0]
+    source, transposes = result.input[0], []
+    if shared and shared[-1].op_type == "Transpose" and shared[-1].output[0] == source:  # of maps, as Keras has them
+        inner = shared.pop().input[0]
+        transposes = [onnx.helper.make_node("Transpose", [source], [inner], name=inner, perm=PERMUTATIONS["nchw"])]
+    rest = [*transposes, *list(whole.graph.node)[len(shared) :]]
     weights = {weight.name: weight for weight in whole.graph.initializer}
     begins_alike = (
         list(whole.graph.node)[: len(shared)] == shared
@@ -33,17 +38,12 @@ def cut_after(file: bytes, first: bytes) -> Rest | None:
         and all(weights.get(weight.name) == weight for weight in known.graph.initializer)
     )
     available = {name for node in rest for name in node.output} | {source}
-    used = {name for node in rest for name in node.input}
-    if not begins_alike or not used <= available | weights.keys():
+    inputs = {name for node in rest for name in node.input}
+    if not begins_alike or not inputs <= available | weights.keys():
         return None
     features = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *_list_sides(known)])
-    graph = onnx.helper.make_graph(
-        rest,
-        whole.graph.name,
-        [features],
-        list(whole.graph.output),
-        [weights[name] for name in weights if name in used],
-    )
+    kept = [weight for name, weight in weights.items() if name in inputs]
+    graph = onnx.helper.make_graph(rest, whole.graph.name, [features], list(whole.graph.output), kept)
     model = onnx.helper.make_model(graph, opset_imports=list(whole.opset_import), ir_version=IR_VERSION)
     return Rest(bytes(model.SerializeToString()), source)
 

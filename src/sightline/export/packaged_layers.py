@@ -1,4 +1,4 @@
-"""The ONNX file of a pretrained backbone with its pooling, from the file of its weights, before Keras is imported.
+"""The ONNX file of the frozen layers of a pretrained network, from the file of its weights, before Keras is imported.
 
 Importing TensorFlow and building a network take two seconds, in which its features can be computed already. The file is
 that of `keras_to_onnx.convert_layers`, byte by byte, so whoever has both can tell that they are the same.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,17 +18,29 @@ from numpy.typing import NDArray
 
 from sightline.export.keras_to_onnx import OnnxFile
 from sightline.models import torch_file
+from sightline.models.boundary import find_boundary
 from sightline.models.build import LITE_OFFSET, LITE_SCALE, NORMALIZE_LAYER
 from sightline.models.entry import ModelEntry, PackagedWeights
-from sightline.models.head import POOL_LAYER
+from sightline.models.head import DENSE_LAYER, POOL_LAYER
 from sightline.models.layers import get_layer_type
-from sightline.models.layers.graph_builder import GraphBuilder
+from sightline.models.layers.graph_builder import GraphBuilder, GraphValue
 
 
-def convert_packaged_layers(entry: ModelEntry, path: Path, shape: Sequence[int]) -> bytes | None:
-    """Return the file for images of `shape` (H, W, 3), with global average pooling; None for another kind of network.
+@dataclass(frozen=True, slots=True)
+class PackagedLayers:
+    """The ONNX `file` of frozen layers, and the `shape` of the features of one image."""
 
-    `path` is the file of the weights of `entry`. Raises `ValueError` for a damaged one.
+    file: bytes
+    shape: tuple[int, ...]
+
+
+def convert_packaged_layers(
+    entry: ModelEntry, path: Path, shape: Sequence[int], unfreeze: int = 0
+) -> PackagedLayers | None:
+    """Return the file for images of `shape` (H, W, 3) of the layers that stay frozen; None for another kind of network.
+
+    All but the last `unfreeze` layers of the backbone stay frozen, with 0 also global average pooling. `path` is the
+    file of the weights of `entry`. Raises `ValueError` for a damaged one.
     """
     weights, backbone = entry.pretrained, entry.backbone_fn
     if not isinstance(weights, PackagedWeights) or not isinstance(backbone, str) or entry.normalize != "lite":
@@ -38,7 +51,26 @@ def convert_packaged_layers(entry: ModelEntry, path: Path, shape: Sequence[int])
     module, function = backbone.split(":")
     x = layers.Rescaling(LITE_SCALE, LITE_OFFSET, name=NORMALIZE_LAYER)(file.pixels)
     x = getattr(importlib.import_module(f"sightline.models.{module}"), function)(x, layers)
-    return file.finish({"out": layers.GlobalAveragePooling2D(name=POOL_LAYER)(x)})
+    frozen = [call.name for call in layers.calls[1:]]  # without the one that normalizes pixels
+    frozen = frozen[: len(frozen) - unfreeze] if unfreeze < len(frozen) else []
+    pooled = layers.GlobalAveragePooling2D(name=POOL_LAYER)(x)
+    head = _Call(DENSE_LAYER, has_state=True, input_tensors=[pooled], outputs=[], num_nodes=0, num_weights=0)
+    boundary = find_boundary([*layers.calls, head], frozen) if frozen else None
+    if boundary is None:
+        return None
+    return PackagedLayers(file.finish({"out": layers.cut(boundary)}), boundary.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a layer, as `find_boundary` asks for it, and how many nodes and weights the graph had after it."""
+
+    name: str
+    has_state: bool
+    input_tensors: list[GraphValue]
+    outputs: list[GraphValue]
+    num_nodes: int
+    num_weights: int
 
 
 class _Layers:
@@ -46,14 +78,31 @@ class _Layers:
 
     def __init__(self, graph: GraphBuilder, arrays: Iterator[NDArray[Any]]) -> None:
         self._graph, self._arrays = graph, arrays
+        self.calls: list[_Call] = []
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
         return partial(self._make, kind)
 
-    def _make(self, kind: str, *numbers: float, name: str, **options: Any) -> Callable[[Any], Any]:
+    def _make(self, kind: str, *numbers: float, name: str, **options: Any) -> Callable[[Any], GraphValue]:
         attributes = _DESCRIBE[kind](self._arrays, *numbers, **options)
-        layer = type(kind, (SimpleNamespace,), {})(name=name, **attributes)
-        return lambda x: get_layer_type(layer).convert(self._graph, layer, [x], name)
+        layer, graph = type(kind, (SimpleNamespace,), {})(name=name, **attributes), self._graph
+
+        def call(x: Any) -> GraphValue:
+            value = get_layer_type(layer).convert(graph, layer, [x], name)
+            assert isinstance(value, GraphValue), "each of these layers has one output"
+            inputs, has_state = x if isinstance(x, list) else [x], kind in _WITH_WEIGHTS
+            self.calls.append(_Call(name, has_state, inputs, [value], len(graph.nodes), len(graph.weights)))
+            return value
+
+        return call
+
+    def cut(self, value: GraphValue) -> GraphValue:
+        """Remove the nodes and weights that come after `value` from the graph, and return it."""
+        last = next(call for call in self.calls if call.outputs[0] is value)
+        del self._graph.nodes[last.num_nodes :]
+        for name in list(self._graph.weights)[last.num_weights :]:
+            del self._graph.weights[name]
+        return value
 
 
 def _describe_convolution(
@@ -85,3 +134,4 @@ _DESCRIBE: dict[str, Callable[..., dict[str, Any]]] = {
     "GlobalAveragePooling2D": lambda _arrays: {"keepdims": False},
 }
 """What `LayerType.convert` asks of each kind of layer."""
+_WITH_WEIGHTS = frozenset({"Conv2D", "DepthwiseConv2D", "BatchNormalization"})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.types import Subset
 from sightline.export.cut_file import cut_after
-from sightline.inference.predictor import Outputs
+from sightline.inference.predictor import Outputs, Streams
 from sightline.inference.runtimes.onnx import OnnxPredictor, create_session
 from sightline.models.head import OUTPUTS
 from sightline.training.early_features import EarlyFeatures
@@ -42,14 +46,17 @@ class EarlyOutputs:
         features = self.early.find(samples)
         if features is None:
             return None
-        streams = self.predictor.streams
-        size = 1 if streams is None else min(streams.rows, len(features))
-        batches = [features[start : start + size] for start in range(0, len(features), size)]
-        results = [self.session.run(list(OUTPUTS), {self.source: np.ascontiguousarray(rows)}) for rows in batches]
-        outputs = Outputs(*map(np.concatenate, zip(*results, strict=True)))
+        streams = self.predictor.streams or Streams(1, 1, 1)
+        size = min(streams.rows, len(features))
+        tasks = (partial(self._run, features[rows]) for rows in iterate_slices(len(features), size))
+        with closing(load_ahead(tasks, streams.count, streams.count)) as results:
+            outputs = Outputs(*map(np.concatenate, zip(*results, strict=True)))
         for at in range(min(CHECKED_IMAGES, len(samples)) // size):
             rows = slice(size * at, size * (at + 1))
             whole = self.predictor.outputs(samples.take(rows))
             if any(not np.array_equal(a, b[rows]) for a, b in zip(whole.arrays, outputs.arrays, strict=True)):
                 return None
         return outputs
+
+    def _run(self, features: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return list(self.session.run(list(OUTPUTS), {self.source: np.ascontiguousarray(features)}))

@@ -7,9 +7,11 @@ same, byte by byte, so they cannot change a result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ from sightline.tasks.protocol import find_task
 
 ROWS = 8  # of pixels that a thread takes at a time
 MAX_BYTES = 1 << 28  # of features, which are all kept in memory
-_WIDEST = 2048  # features of an image, at most
 
 
 class EarlyFeatures:
@@ -96,24 +97,24 @@ def computing_early(
 def _start(
     config: RunConfig, entry: ModelEntry, weights: Path | None, train: Subset, others: Sequence[Subset]
 ) -> EarlyFeatures | None:
-    device, first = config.device, next(iter(config.train.stages), None)
-    is_plain = first is not None and first.unfreeze == 0 == max(stage.unfreeze for stage in config.train.stages)
-    is_plain = is_plain and not find_task(config.model.task).targets.are_masks and not config.split.folds
-    has_own_head = config.model.pooling not in ("auto", "average") or config.model.normalize not in ("auto", "lite")
-    if weights is None or not is_plain or has_own_head or device.feature_runtime != "onnxruntime":
-        return None
-    subsets = [*others[:1], train, *others[1:]]  # in the order in which they are needed
-    rows = np.concatenate([subset.rows for subset in subsets])
-    if 4 * _WIDEST * len(rows) > MAX_BYTES or process.is_memory_short() or train.pixels.shape[-1] != 3:
+    model, device, shape = config.model, config.device, train.pixels.shape[1:]
+    group = tuple(takewhile(lambda stage: stage.unfreeze >= 0, config.train.stages))
+    is_plain = not find_task(model.task).targets.are_masks and not config.split.folds and shape[-1] == 3
+    has_usual_head = model.pooling in ("auto", "average") and model.normalize in ("auto", "lite")
+    if weights is None or not group or not is_plain or not has_usual_head or device.feature_runtime != "onnxruntime":
         return None
     try:
-        file = convert_packaged_layers(entry, weights, train.pixels.shape[1:])
+        layers = convert_packaged_layers(entry, weights, shape, max(stage.unfreeze for stage in group))
     except (ModelError, ValueError):  # reported where the network takes its weights
         return None
-    if file is None:
+    if len(group) < len(config.train.stages):  # a later stage trains these layers too, which then give other outputs
+        others = others[:1]
+    rows = np.concatenate([subset.rows for subset in (*others[:1], train, *others[1:])])  # as they are needed
+    if layers is None or process.is_memory_short() or 4 * math.prod(layers.shape) * len(rows) > MAX_BYTES:
         return None
-    if config.data.cache and feature_cache.is_begun(
-        feature_cache.feature_key(train, *make_cache_key(file, train.pixels.shape[1:], device.threads), 1)
-    ):
+    key = make_cache_key(layers.file, shape, device.threads)
+    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(train, *key, 1)):
         return None
-    return EarlyFeatures(file, device.threads, train.pixels, rows[np.sort(np.unique(rows, return_index=True)[1])])
+    return EarlyFeatures(
+        layers.file, device.threads, train.pixels, rows[np.sort(np.unique(rows, return_index=True)[1])]
+    )

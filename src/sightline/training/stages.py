@@ -24,6 +24,7 @@ from sightline.distributed import devices
 from sightline.errors import UsageError, plural
 from sightline.inference import device_images
 from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLayers, build_frozen_layers
+from sightline.models.boundary import find_boundary
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
 from sightline.training.augment import pipeline
@@ -76,20 +77,18 @@ def find_freeze_boundary(network: Network, stage: StageConfig) -> Any | None:
     if not frozen:
         return None
     logits = backend.keras().Model(network.model.input, network.logits)
-    nodes = graphs.list_nodes(logits)
-    last_use = {id(tensor): index for index, node in enumerate(nodes) for tensor in node.input_tensors}
-    live: dict[int, Any] = {}
-    boundary = None
-    for at, node in enumerate(nodes):
-        operation = node.operation
-        has_state = getattr(operation, "weights", None) or hasattr(operation, "seed_generator")
-        if operation.name not in frozen and has_state:
-            break
-        live |= {id(t): t for t in node.outputs}
-        live = {key: t for key, t in live.items() if last_use.get(key, -1) > at}
-        if len(live) == 1:
-            boundary = next(iter(live.values()))
+    boundary = find_boundary([_GraphCall(node) for node in graphs.list_nodes(logits)], frozen)
     return None if boundary is network.model.inputs[0] else boundary
+
+
+class _GraphCall:
+    """A node of a Keras graph, as `find_boundary` asks for it."""
+
+    def __init__(self, node: Any) -> None:
+        operation = node.operation
+        self.name = str(operation.name)
+        self.has_state = bool(getattr(operation, "weights", None)) or hasattr(operation, "seed_generator")
+        self.input_tensors, self.outputs = list(node.input_tensors), list(node.outputs)
 
 
 def group_stages(network: Network, stage_configs: Sequence[StageConfig], number: int) -> tuple[StageConfig, ...]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sightline import backend
 
 Layout = Literal["nhwc", "nchw"]  # of 4-D values; all others are "nhwc"
-_PERMUTATIONS: dict[Layout, list[int]] = {"nchw": [0, 3, 1, 2], "nhwc": [0, 2, 3, 1]}
+PERMUTATIONS: dict[Layout, list[int]] = {"nchw": [0, 3, 1, 2], "nhwc": [0, 2, 3, 1]}
+"""How the axes of the other layout become those of each one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class GraphBuilder:
         if layout not in value.names:
             name = f"{value.names[value.layout]}:{layout}"
             value.names[layout] = self.add_node(
-                "Transpose", [value.names[value.layout]], name, perm=_PERMUTATIONS[layout]
+                "Transpose", [value.names[value.layout]], name, perm=PERMUTATIONS[layout]
             )
         return value.names[layout]
 
