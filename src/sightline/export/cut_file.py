@@ -42,8 +42,8 @@ def cut_after(file: bytes, first: bytes) -> Rest | None:
     if not begins_alike or not inputs <= available | weights.keys():
         return None
     features = onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, ["N", *_list_sides(known)])
-    kept = [weight for name, weight in weights.items() if name in inputs]
-    graph = onnx.helper.make_graph(rest, whole.graph.name, [features], list(whole.graph.output), kept)
+    constants = [weight for name, weight in weights.items() if name in inputs]
+    graph = onnx.helper.make_graph(rest, whole.graph.name, [features], list(whole.graph.output), constants)
     model = onnx.helper.make_model(graph, opset_imports=list(whole.opset_import), ir_version=IR_VERSION)
     return Rest(bytes(model.SerializeToString()), source)
 
