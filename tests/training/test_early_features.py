@@ -68,6 +68,19 @@ def test_they_are_those_that_training_would_compute(monkeypatch: pytest.MonkeyPa
         np.testing.assert_array_equal(subset.labels, other.labels)
 
 
+def test_those_of_training_images_are_kept_until_they_were_taken() -> None:
+    calls: list[str] = []
+    prepare = lambda: calls.append("meanwhile")  # noqa: E731  # one line
+    with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION, meanwhile=prepare) as early:
+        assert early is not None
+        assert not calls
+        extract(build_pretrained(), early)
+        assert calls == ["meanwhile"]
+        assert early.find(TRAIN) is None
+        assert early.find(VALIDATION) is not None
+        assert early.find(VALIDATION) is not None, "a second time"
+
+
 def test_those_of_another_network_are_not_used() -> None:
     network = build_pretrained()
     kernel = network.model.get_layer("stem").kernel

@@ -10,7 +10,7 @@ from typing import Any
 from sightline import backend
 from sightline._keras.process_state import restore_torch_settings
 from sightline.api import folds
-from sightline.api.report_writer import write_first_report
+from sightline.api.report_writer import load_packages, write_first_report
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
@@ -84,7 +84,7 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
         with record_failure(run, new=False):
             inputs, request = _restore(run, info, sources, callback)
             folds.train_folds(job, inputs, request, request.resolve_sources(sources))
-            return run_pipeline(job, inputs, write_first_report)
+            return run_pipeline(job, inputs, write_first_report, load_packages)
     except INPUT_ERRORS:
         extension.withdraw_extension(run)
         raise

@@ -12,7 +12,7 @@ from sightline._keras.process_state import restore_torch_settings
 from sightline.api import folds
 from sightline.api.evaluation import evaluate_model
 from sightline.api.loading import load
-from sightline.api.report_writer import write_first_report
+from sightline.api.report_writer import load_packages, write_first_report
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Split
@@ -88,7 +88,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
             job = Job(run, callback, start_time, session)
             inputs = inputs or resolve_request(request, sources, callback)
             folds.train_folds(job, inputs, request, sources)
-            return run_pipeline(job, inputs, write_first_report)
+            return run_pipeline(job, inputs, write_first_report, load_packages)
 
 
 def _reevaluate(run: RunDirectory, inputs: RunInputs, callback: Callback) -> TrainResult:

@@ -46,6 +46,12 @@ def check_packages() -> None:
     check_installed("matplotlib", purpose=PURPOSE)
 
 
+def load_packages() -> None:
+    """Import what `make_figure` and `render` need; raises `MissingExtraError` without matplotlib."""
+    for module in ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"):
+        require(module, PURPOSE)
+
+
 def make_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, in inches; raises `MissingExtraError` without matplotlib."""
     figures = require("matplotlib.figure", PURPOSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,12 +76,14 @@ def build_distributed_network(prepared: PreparedRun) -> DistributedNetwork:
         return DistributedNetwork(build_network(prepared.spec, prepared.data), prepared.spec, distribution)
 
 
-def computing_early(prepared: PreparedRun) -> AbstractContextManager[EarlyFeatures | None]:
+def computing_early(
+    prepared: PreparedRun, meanwhile: Callable[[], None]
+) -> AbstractContextManager[EarlyFeatures | None]:
     """Return a block in which features of all images are computed, if training starts with those of frozen layers."""
     config, data = prepared.config, prepared.data
     entry = registry.get_entry(config.model.name)
     subsets = data.training_subset(), data.subset("validation"), data.subset("test")
-    return early_features.computing_early(config, entry, prepared.spec.weights, *subsets)
+    return early_features.computing_early(config, entry, prepared.spec.weights, *subsets, meanwhile=meanwhile)
 
 
 def fit_network(

@@ -71,10 +71,13 @@ WriteReport = Callable[[RunDirectory, FinalModel], object]
 """Draws the figures and writes the report of a run, from its files and the evaluation of its final model."""
 
 
-def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> TrainResult:
+def run_pipeline(
+    job: Job, inputs: RunInputs, write_report: WriteReport, prepare_report: Callable[[], None] = lambda: None
+) -> TrainResult:
     """Train the run of `job` from its last checkpoint, if there is one, to its report; returns its result.
 
     `write_report` is called at the end, before the run is complete: reports are rendered in a higher layer.
+    `prepare_report` imports what it needs, while features are computed early.
     """
     resolved = resolve(job, inputs)
     prepared = prepare(job, replace(resolved, config=folds.apply_choices(job.run, resolved.config)))
@@ -82,7 +85,7 @@ def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> Trai
     with (
         interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),
         tracked_run.open_trackers(prepared.config, job.callback) as trackers,
-        compute_early(job, prepared) as early,
+        compute_early(job, prepared, prepare_report) as early,
     ):
         fitted = fit(job, prepared, trackers, early)
         process.trim_memory()  # of the optimizer and the activations
@@ -152,14 +155,16 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     return [*notes, *data.notes]
 
 
-def compute_early(job: Job, prepared: PreparedRun) -> AbstractContextManager[EarlyFeatures | None]:
+def compute_early(
+    job: Job, prepared: PreparedRun, meanwhile: Callable[[], None]
+) -> AbstractContextManager[EarlyFeatures | None]:
     """Return a block in which features are computed, while the network of a new run on a single host is built.
 
-    Not with a time limit: how long things take is measured then.
+    Before training waits for them, it calls `meanwhile`. Not with a time limit: how long things take is measured then.
     """
     is_new = next(job.run.checkpoints.glob("*"), None) is None
     if is_new and job.session.team.count == 1 and not prepared.config.train.time_limit:
-        return network_setup.computing_early(prepared)
+        return network_setup.computing_early(prepared, meanwhile)
     return nullcontext()
 
 

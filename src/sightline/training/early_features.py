@@ -8,7 +8,7 @@ same, byte by byte, so they cannot change a result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import takewhile
@@ -36,10 +36,23 @@ MAX_BYTES = 1 << 28  # of features, which are all kept in memory
 class EarlyFeatures:
     """The features of some rows of `pixels` by the ONNX `file`, computed in as many threads as it has streams."""
 
-    def __init__(self, file: bytes, threads: int, pixels: NDArray[Any], rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        file: bytes,
+        threads: int,
+        pixels: NDArray[Any],
+        rows: NDArray[np.int64],
+        again: Collection[int] = (),
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Features of the rows `again` are kept once they were asked for, the others not.
+
+        `meanwhile` is called once, before someone waits for the features.
+        """
         layers = open_onnxruntime(file, pixels.shape[1:], threads)
         assert layers.streams is not None
         self.file, self._layers, self._pixels = file, layers, pixels
+        self._again, self._meanwhile = again, meanwhile
         self._pool = ThreadPoolExecutor(layers.streams.count, "early features")
         chunks = [rows[positions] for positions in iterate_slices(len(rows), ROWS)]
         futures = [self._pool.submit(self._compute, chunk) for chunk in chunks]
@@ -68,10 +81,15 @@ class EarlyFeatures:
 
         Batches of which all rows are `done` are left out.
         """
+        self._meanwhile()
+        self._meanwhile = lambda: None
         for rows in iterate_slices(len(subset), BATCH_SIZE):
             if rows.stop > done:
                 places = [self._places[int(row)] for row in subset.rows[rows]]
                 yield rows, np.stack([future.result()[at] for future, at in places])
+        for row in subset.rows.tolist():
+            if row not in self._again:
+                self._places.pop(row, None)
 
     def close(self) -> None:
         """Wait for what is being computed, and compute no more."""
@@ -80,13 +98,18 @@ class EarlyFeatures:
 
 @contextmanager
 def computing_early(
-    config: RunConfig, entry: ModelEntry, weights: Path | None, train: Subset, *others: Subset
+    config: RunConfig,
+    entry: ModelEntry,
+    weights: Path | None,
+    train: Subset,
+    *others: Subset,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[EarlyFeatures | None]:
     """Compute the features of these images in the block, those of `others` last except for the first of them.
 
     None where training computes other ones, or has them kept.
     """
-    features = _start(config, entry, weights, train, others)
+    features = _start(config, entry, weights, train, others, meanwhile)
     try:
         yield features
     finally:
@@ -95,7 +118,12 @@ def computing_early(
 
 
 def _start(
-    config: RunConfig, entry: ModelEntry, weights: Path | None, train: Subset, others: Sequence[Subset]
+    config: RunConfig,
+    entry: ModelEntry,
+    weights: Path | None,
+    train: Subset,
+    others: Sequence[Subset],
+    meanwhile: Callable[[], None],
 ) -> EarlyFeatures | None:
     model, device, shape = config.model, config.device, train.pixels.shape[1:]
     group = tuple(takewhile(lambda stage: stage.unfreeze >= 0, config.train.stages))
@@ -115,6 +143,6 @@ def _start(
     key = make_cache_key(layers.file, shape, device.threads)
     if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(train, *key, 1)):
         return None
-    return EarlyFeatures(
-        layers.file, device.threads, train.pixels, rows[np.sort(np.unique(rows, return_index=True)[1])]
-    )
+    unique_rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
+    again = {row for subset in others for row in subset.rows.tolist()}  # which the final model is evaluated on
+    return EarlyFeatures(layers.file, device.threads, train.pixels, unique_rows, again, meanwhile)
