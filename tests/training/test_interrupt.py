@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -78,3 +80,14 @@ def test_other_threads_set_no_handlers() -> None:
     thread.start()
     thread.join()
     assert observed == [False, True]
+
+
+def test_last_words_are_written_while_standard_error_is_suppressed() -> None:
+    code = (
+        "import os, signal; from sightline import process; from sightline._keras import imports;"
+        "from sightline.training.interrupt import exit_on_sigterm; process.claim()\n"
+        "with exit_on_sigterm(lambda: 'Stopped.'), imports.suppress_stderr(), imports.suppress_stderr():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (130, "error: Stopped.\n")

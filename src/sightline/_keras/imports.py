@@ -52,6 +52,8 @@ _LAZY_MODULES = frozenset({"keras.src.visualization", "keras.visualization", "ke
 _OLD_INTERFACES = frozenset({"tensorflow._api.v2.compat.v1", "tensorflow._api.v2.compat.v2"})
 """Other interfaces of TensorFlow, an eighth of its import time; nothing here uses them."""
 
+_hidden_stderr: int | None = None  # a copy of standard error while it is suppressed
+
 
 def set_variable(name: str, value: str, *, override: bool = False) -> None:
     """Set an environment variable of `ENVIRONMENT`; a value that is set already stays unless `override` is true."""
@@ -212,10 +214,12 @@ def suppress_stderr() -> Iterator[None]:
 
     TensorFlow's C++ code logs notes about its build at startup, whatever the log level.
     """
+    global _hidden_stderr  # noqa: PLW0603  # process-wide state
     sys.stderr.flush()
-    saved_descriptor = os.dup(2)
+    saved_descriptor, before = os.dup(2), _hidden_stderr
     with tempfile.TemporaryFile() as buffer:
         os.dup2(buffer.fileno(), 2)
+        _hidden_stderr = saved_descriptor if before is None else before
         try:
             yield
         except BaseException:
@@ -227,7 +231,13 @@ def suppress_stderr() -> Iterator[None]:
             raise
         finally:
             os.dup2(saved_descriptor, 2)
+            _hidden_stderr = before
             os.close(saved_descriptor)
+
+
+def find_stderr() -> int:
+    """Return the descriptor of standard error, also within `suppress_stderr`: for last words."""
+    return 2 if _hidden_stderr is None else _hidden_stderr
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from sightline import process
+from sightline._keras import imports
 from sightline.errors import Interrupted
 from sightline.escaping import printable
 
@@ -98,9 +99,8 @@ def exit_on_sigterm(make_message: Callable[[], str]) -> Iterator[None]:
 
     def exit_now(_number: int, _frame: FrameType | None) -> None:
         try:
-            os.write(
-                2, f"error: {printable(make_message())}\n".encode()
-            )  # bypasses locks that the interrupted code may hold
+            message = f"error: {printable(make_message())}\n".encode()
+            os.write(imports.find_stderr(), message)  # bypasses locks that the interrupted code may hold
         finally:
             os._exit(Interrupted.exit_code)
 
