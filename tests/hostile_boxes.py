@@ -150,6 +150,105 @@ def webp_with(flag: int, name: bytes, content: bytes) -> bytes:
     return riff(extended(flag), pixel_chunk(), chunk(name, content))
 
 
+class BitWriter:
+    """Bits of a lossless WebP: the least significant of a byte first."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+
+    def write(self, value: int, count: int) -> None:
+        if count:
+            self._text.append(f"{value:0{count}b}"[::-1])
+
+    def repeat(self, other: BitWriter, count: int) -> None:
+        self._text.append("".join(other._text) * count)
+
+    def to_bytes(self) -> bytes:
+        text = "".join(self._text)
+        return int(text[::-1], 2).to_bytes(-(-len(text) // 8), "little")
+
+
+def one_symbol(bits: BitWriter, symbol: int) -> None:
+    """Write a prefix code of one symbol, which takes no bits itself."""
+    bits.write(0b101, 3)  # simple, one symbol, of 8 bits
+    bits.write(symbol, 8)
+
+
+def uniform(bits: BitWriter, used: int, size: int) -> None:
+    """Write a prefix code of an alphabet of `size`, whose first `used` symbols, a power of 2, are as long."""
+    length = used.bit_length() - 1
+    order = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    bits.write(0, 1)
+    bits.write(15, 4)
+    for symbol in order:
+        bits.write(int(symbol in {0, length}), 3)
+    bits.write(0, 1)  # a length for each symbol
+    for symbol in range(size):
+        bits.write(int(symbol < used), 1)
+
+
+def webp_of_groups(groups: int, side: int, block_bits: int = 2, transform: int | None = None) -> bytes:
+    """Return a lossless WebP of one color in which each block, up to `groups`, has Huffman tables of its own.
+
+    A `transform`, of which each pixel is random, precedes them.
+    """
+    bits = BitWriter()
+    bits.write((side - 1) | (side - 1) << 14, 32)  # and no alpha, version 0
+    blocks = -(-side >> block_bits)
+    if transform is not None:
+        bits.write(1 | transform << 1 | (block_bits - 2) << 3, 6)
+        bits.write(0, 1)  # no color cache
+        for size in (280, 256, 256, 256, 40):
+            uniform(bits, 256 if size > 40 else 16, size)
+        for value in np.random.default_rng(0).integers(0, 1 << 32, blocks * blocks).tolist():
+            bits.write(value, 32)
+    bits.write(0, 1)  # no other transform
+    bits.write(1 | 11 << 1, 5)  # a color cache of 11 bits, for which tables are the largest
+    bits.write(1 | (block_bits - 2) << 1, 4)
+    bits.write(0, 1)  # no color cache for the image of groups
+    uniform(bits, 256, 280)
+    uniform(bits, 256, 256)
+    for symbol in (0, 255, 0):
+        one_symbol(bits, symbol)
+    for block in range(blocks * blocks):
+        group = min(block, groups - 1)
+        for value in (group & 255, group >> 8):
+            bits.write(int(f"{value:08b}"[::-1], 2), 8)  # codes are stored from their first bit
+    group_bits = BitWriter()
+    for symbol in (200, 100, 0, 255, 0):
+        one_symbol(group_bits, symbol)
+    bits.repeat(group_bits, groups)
+    return riff(chunk(b"VP8L", b"\x2f" + bits.to_bytes()))
+
+
+def webp_of_transform(side: int) -> bytes:
+    """Return the start of a lossless WebP with a transform of 4x4 blocks, each of its pixels a byte."""
+    bits = BitWriter()
+    bits.write((side - 1) | (side - 1) << 14, 32)
+    bits.write(1, 6)
+    bits.write(0, 1)  # no color cache
+    uniform(bits, 256, 280)
+    for symbol in (0, 0, 255, 0):
+        one_symbol(bits, symbol)
+    return riff(chunk(b"VP8L", b"\x2f" + bits.to_bytes() + bytes(side * side // 16)))
+
+
+def webp_of_alpha(groups: int, side: int) -> bytes:
+    """Return a lossy WebP whose alpha is a lossless image of such groups."""
+    stream = webp_of_groups(groups, side)[25:]
+    lossy = encode(Image.new("RGB", (side, side)), "WEBP")[12:]
+    return riff(extended(16, side), chunk(b"ALPH", b"\1" + stream), lossy)
+
+
+def webp_frame_of_groups(groups: int, side: int) -> bytes:
+    """Return an animation whose second frame has such groups."""
+    header = bytes(6) + struct.pack("<I", side - 1)[:3] * 2 + b"\x0a\0\0\0"
+    first = chunk(b"ANMF", bytes(12) + b"\x0a\0\0\0" + pixel_chunk())
+    return riff(
+        extended(2, side), chunk(b"ANIM", bytes(6)), first, chunk(b"ANMF", header + webp_of_groups(groups, side)[12:])
+    )
+
+
 def rgba(side: int) -> Image.Image:
     """Return an image with gradients in each channel, alpha included."""
     pixels = np.zeros((side, side, 4), np.uint8)
@@ -164,6 +263,11 @@ def with_xmp(webp: bytes, size: int) -> bytes:
 
 
 BOXES: dict[str, Callable[[], bytes]] = {
+    "WebP of 65536 groups of codes": lambda: webp_of_groups(65_536, 1024),
+    "WebP of 65536 groups of codes behind a transform": lambda: webp_of_groups(65_536, 1100, transform=1),
+    "WebP of 65536 groups of codes for alpha": lambda: webp_of_alpha(65_536, 1024),
+    "WebP of 3000 groups of codes": lambda: webp_of_groups(3_000, 219),
+    "WebP of a transform of 2 megapixels": lambda: webp_of_transform(6_000),
     "JPEG 2000 of 4x4 blocks, 49 megapixels": lambda: codestream(7000, 7000, block=4),
     "JPEG 2000 of 4x4 blocks, RGB, 49 megapixels": lambda: codestream(7000, 7000, 3, block=4),
     "JPEG 2000 of 4x4 blocks in a tile's header": small_blocks_in_a_tile_header,

@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+import forked
 from sightline.errors import ModelError
 from sightline.inference.runtimes import onnx as runtime
 from sightline.inference.safety.onnx_graph import parse_graph
@@ -411,16 +412,10 @@ def main() -> None:
         started = time.monotonic()
         child = os.fork()
         if child == 0:
-            signal.alarm(4 * SECONDS)
+            signal.alarm(60 * SECONDS)  # a process that hangs; a busy machine may take long
             _child(data)
-        _, status, usage = os.wait4(child, 0)
-        ended = {
-            "code": os.waitstatus_to_exitcode(status),
-            "seconds": time.monotonic() - started,
-            "cpu": usage.ru_utime + usage.ru_stime,
-            "bytes": usage.ru_maxrss * 1024,
-            "before": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
+        ended = forked.wait_for(child, started)
+        ended["before"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         sys.stdout.write(json.dumps(ended) + "\n")
         sys.stdout.flush()
 

@@ -11,6 +11,7 @@ from sightline.preprocessing.boxes import iterate_boxes
 from sightline.preprocessing.codestream import CodestreamDemand, measure_codestream
 from sightline.preprocessing.counts import MAX_EXIF_SEGMENTS, check_count, check_slow_size
 from sightline.preprocessing.tiff_limits import SMALL_EXIF, check_exif_at
+from sightline.preprocessing.webp_limits import measure_tables
 
 _MAX_BOXES = 1_000  # of a JPEG 2000, AVIF or HEIF file
 _MAX_COMPONENTS = 4  # of a JPEG 2000: Pillow reads no more
@@ -22,8 +23,9 @@ _MAX_MEGAPIXEL_BYTES = 21_000_000  # of memory to decode a megapixel: 50 take 1 
 _PIXEL_BYTES = 19  # that libwebp, libavif and Pillow allocate for a pixel, each with its own copies
 
 
-def check_memory(format_name: str, data: bytes, width: int, height: int, max_megapixels: int) -> None:
-    """Raise ImageError if decoding takes more memory than an image of `max_megapixels` may."""
+def check_memory(format_name: str, data: bytes, width: int, height: int, frame: int, max_megapixels: int) -> None:
+    """Raise ImageError if decoding up to a frame, counted from 0, takes more memory than `max_megapixels` may."""
+    limit = max_megapixels * _MAX_MEGAPIXEL_BYTES
     needed, advice = 2 * len(data) + width * height * _PIXEL_BYTES, "save it as PNG or TIFF"
     if format_name == "JPEG2000":
         demand = None
@@ -33,9 +35,10 @@ def check_memory(format_name: str, data: bytes, width: int, height: int, max_meg
             return
         needed = 2 * len(data) + demand.num_bytes + width * height * (1 if demand.components == 1 else 4)
         advice = "save it in smaller tiles"
-    elif format_name not in {"WEBP", "AVIF"}:  # the others are decoded by lines, strips or tiles
+    elif format_name == "WEBP":
+        needed += measure_tables(data, frame, limit - needed)
+    elif format_name != "AVIF":  # the others are decoded by lines, strips or tiles
         return
-    limit = max_megapixels * _MAX_MEGAPIXEL_BYTES
     if needed > limit:
         sizes = f"{needed / 1e6:,.0f} MB to decode, limit {limit / 1e6:,.0f}"
         raise ImageError(f"{width}x{height} pixels that take {sizes}: {advice}, or raise max_megapixels")

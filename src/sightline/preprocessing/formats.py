@@ -145,7 +145,8 @@ def check_pixel_count(width: int, height: int, pixel_count: int, max_megapixels:
 
 def check_memory(image: ImageFile.ImageFile, data: ImageBytes, max_megapixels: int) -> None:
     """Raise ImageError if decoding an opened image takes more memory than one of `max_megapixels` may."""
-    box_limits.check_memory(detect_format(bytes(data[:_SIGNATURE_BYTES])), bytes(data), *image.size, max_megapixels)
+    format_name = detect_format(bytes(data[:_SIGNATURE_BYTES]))
+    box_limits.check_memory(format_name, bytes(data), *image.size, image.tell(), max_megapixels)
 
 
 def _open_page(format_name: str, data: bytes, page: int, max_megapixels: int) -> ImageFile.ImageFile:

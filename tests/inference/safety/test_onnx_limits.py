@@ -190,7 +190,7 @@ def test_no_drawn_graph_ends_a_process_or_takes_long_or_much(load: Load) -> None
         codes[ended["code"]] += 1
         assert ended["code"] in {0, 2}
         assert ended["bytes"] < GIB
-        assert ended["cpu"] < 2 * onnx_graphs.SECONDS, "10 s on two cores"
+        assert ended["seconds"] < onnx_graphs.SECONDS
 
     check()
     assert codes.total() >= 2000
