@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from collections.abc import Callable, Sequence
 
@@ -113,6 +114,72 @@ def avif_of_associations(items: int) -> bytes:
         return {b"iprp": b"".join(box(*each) for each in properties.items())}
 
     return avif_with(change)
+
+
+def avif_of_units(count: int) -> bytes:
+    """Return an AVIF whose item begins with units of padding, of a byte each."""
+    file = small_avif()
+    stream = split_boxes(file)[b"mdat"]
+    changed = b"\x7a\0" * count + stream
+    return file.replace(struct.pack(">I", len(stream)), struct.pack(">I", len(changed)))[: -8 - len(stream)] + box(
+        b"mdat", changed
+    )
+
+
+def avif_of_other_size(side: int) -> bytes:
+    """Return an AVIF of one color that states 64x64 pixels, and decodes to more."""
+    data = encode(Image.new("RGB", (side, side), "red"), "AVIF", speed=10, quality=10, max_threads=1)
+    stated = b"ispe" + struct.pack(">III", 0, side, side)
+    assert data.count(stated) == 1
+    return data.replace(stated, b"ispe" + struct.pack(">III", 0, 64, 64))
+
+
+def avif_of_stream(width: int, height: int, frames: int = 1) -> bytes:
+    """Return an AVIF of 64x64 pixels whose AV1 stream states others, and repeats its frame."""
+    file = small_avif()
+    stream = split_boxes(file)[b"mdat"]
+    at = stream.index(b"\x0a") + 2
+    header = stream[at : at + stream[at - 1]]
+    bits = f"{int.from_bytes(header, 'big'):0{8 * len(header)}b}"
+    assert bits[4] == "1", "a reduced header: profile, 2 flags, level, 4 bits for the length of each side"
+    sides = [int(bits[10:14], 2) + 1, int(bits[14:18], 2) + 1]
+    assert [int(bits[18 : 18 + sides[0]], 2), int(bits[18 + sides[0] : 18 + sum(sides)], 2)] == [63, 63]
+    bits = bits[:10] + "1111" * 2 + f"{width - 1:016b}{height - 1:016b}" + bits[18 + sum(sides) :].rstrip("0")
+    content = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    changed = stream[: at - 1] + bytes([len(content)]) + content + stream[at + len(header) :] * frames
+    sizes = struct.pack(">I", len(stream)), struct.pack(">I", len(changed))
+    assert file.count(sizes[0]) == 1, "the length of its item"
+    return file.replace(sizes[0], sizes[1])[: -8 - len(stream)] + box(b"mdat", changed)
+
+
+# HEIC
+
+
+def exp_golomb(value: int) -> str:
+    return f"{value + 1:b}".zfill(2 * (value + 1).bit_length() - 1)
+
+
+def hevc_settings(width: int, height: int) -> bytes:
+    """Return the sequence parameter set of 4:2:0 with a size, as far as the size."""
+    bits = "0000" + "000" + "1" + "0" * 96 + exp_golomb(0) + exp_golomb(1) + exp_golomb(width) + exp_golomb(height)
+    bits = (bits + "1").ljust(len(bits) // 8 * 8 + 8, "0")
+    return b"\x42\1" + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", int(bits, 2).to_bytes(len(bits) // 8, "big"))
+
+
+def heic(
+    codec: bytes = b"hvc1", sides: tuple[int, int] = (64, 64), settings: bytes = b"", content: bytes = b"",
+) -> bytes:  # fmt: skip
+    """Return the boxes of a HEIC: an item of a codec, its size, and parameter sets in ``hvcC``."""
+    lists = b"\1\x21\0\1" + struct.pack(">H", len(settings)) + settings if settings else b"\0"
+    properties = box(b"ispe", struct.pack(">III", 0, *sides)) + box(b"hvcC", bytes(22) + lists)
+    parts = [
+        box(b"hdlr", bytes(8) + b"pict" + bytes(13)), box(b"pitm", bytes(4) + b"\0\1"),
+        box(b"iinf", bytes(4) + b"\0\1" + box(b"infe", b"\2\0\0\0" + b"\0\1\0\0" + codec + b"\0")),
+        box(b"iprp", box(b"ipco", properties) + box(b"ipma", struct.pack(">IIHBBB", 0, 1, 1, 2, 1, 2))),
+        box(b"iloc", struct.pack(">IHHHHHHII", 1 << 24, 0x4400, 1, 1, 1, 0, 1, 0, len(content))),
+        box(b"idat", content),
+    ]  # fmt: skip
+    return box(b"ftyp", b"heic" + bytes(4) + b"heicmif1") + box(b"meta", bytes(4) + b"".join(parts))
 
 
 def nested(depth: int) -> bytes:
@@ -263,6 +330,9 @@ def with_xmp(webp: bytes, size: int) -> bytes:
 
 
 BOXES: dict[str, Callable[[], bytes]] = {
+    "AVIF of 268 megapixels that states 64x64": lambda: avif_of_stream(16_384, 16_384),
+    "AVIF of 40 megapixels in 9 frames": lambda: avif_of_stream(8_000, 5_000, 9),
+    "AVIF of 20 million units": lambda: avif_of_units(20_000_000),
     "WebP of 65536 groups of codes": lambda: webp_of_groups(65_536, 1024),
     "WebP of 65536 groups of codes behind a transform": lambda: webp_of_groups(65_536, 1100, transform=1),
     "WebP of 65536 groups of codes for alpha": lambda: webp_of_alpha(65_536, 1024),
@@ -309,6 +379,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "AVIF of RGB, 4:4:4, 49 megapixels": lambda: encode(
         rgba(7000).convert("RGB"), "AVIF", speed=10, quality=10, subsampling="4:4:4", max_threads=1
     ),
+    "AVIF of 81 megapixels that states 64x64": lambda: avif_of_other_size(9000),
     "AVIF of 56 MB of noise": lambda: encode(
         noise(3900, 3), "AVIF", speed=10, quality=100, subsampling="4:4:4", max_threads=1
     ),

@@ -26,7 +26,7 @@ DECODED = {
     "JPEG 2000 of 65025 tiles", "WebP of 7 million chunks", "WebP of a million frames", "WebP of 60 MB of XMP",
     "WebP of 60 MB of color profile", "WebP of 3000 groups of codes",
 }  # fmt: skip
-REFUSED_LARGE = {"WebP of RGBA, 49 megapixels and 63 MB"}
+REFUSED_LARGE = {"AVIF of 81 megapixels that states 64x64", "WebP of RGBA, 49 megapixels and 63 MB"}
 DECODED_PAGES = {
     "page 400000 of a TIFF", "page 1000 of a GIF", "page 900 of a GIF of a megapixel outside", "page 10000 of a WebP",
     "page 200 of a PNG", "page 200 of an AVIF",
@@ -37,7 +37,7 @@ FEW = {
     "TIFF whose directories are a ring", "GIF of 20 MB of stray bytes", "PPM of 5 MB of comment",
     "JPEG 2000 of precincts of a pixel", "JPEG 2000 of 4x4 blocks, 49 megapixels", "AVIF of 60000 items",
     "WebP of 65536 groups of codes behind a transform", "WebP of 65536 groups of codes for alpha",
-    "WebP of 3000 groups of codes",
+    "WebP of 3000 groups of codes", "AVIF of 268 megapixels that states 64x64", "AVIF of 40 megapixels in 9 frames",
 }  # fmt: skip
 """Those that are made and decoded at once; the others are slow."""
 

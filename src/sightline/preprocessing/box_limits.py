@@ -10,6 +10,7 @@ from sightline.errors import ImageError
 from sightline.preprocessing.boxes import iterate_boxes
 from sightline.preprocessing.codestream import CodestreamDemand, measure_codestream
 from sightline.preprocessing.counts import MAX_EXIF_SEGMENTS, check_count, check_slow_size
+from sightline.preprocessing.stream_limits import measure_streams
 from sightline.preprocessing.tiff_limits import SMALL_EXIF, check_exif_at
 from sightline.preprocessing.webp_limits import measure_tables
 
@@ -28,16 +29,19 @@ def check_memory(format_name: str, data: bytes, width: int, height: int, frame: 
     limit = max_megapixels * _MAX_MEGAPIXEL_BYTES
     needed, advice = 2 * len(data) + width * height * _PIXEL_BYTES, "save it as PNG or TIFF"
     if format_name == "JPEG2000":
-        demand = None
+        codestream = None
         with suppress(struct.error):  # the decoder reports it
-            demand = _measure_jpeg2000(data)
-        if demand is None:
+            codestream = _measure_jpeg2000(data)
+        if codestream is None:
             return
-        needed = 2 * len(data) + demand.num_bytes + width * height * (1 if demand.components == 1 else 4)
+        needed = 2 * len(data) + codestream.num_bytes + width * height * (1 if codestream.components == 1 else 4)
         advice = "save it in smaller tiles"
     elif format_name == "WEBP":
         needed += measure_tables(data, frame, limit - needed)
-    elif format_name != "AVIF":  # the others are decoded by lines, strips or tiles
+    elif format_name in {"AVIF", "HEIF"}:
+        demand = measure_streams(data)
+        needed += max(demand.pixels - width * height, 0) * _PIXEL_BYTES + demand.kept_bytes
+    else:  # the others are decoded by lines, strips or tiles
         return
     if needed > limit:
         sizes = f"{needed / 1e6:,.0f} MB to decode, limit {limit / 1e6:,.0f}"
@@ -88,6 +92,8 @@ def check_items(data: bytes) -> None:
     index_bytes = track_bytes = 0
     for boxes, (name, start, end) in enumerate(iterate_boxes(data, 0, len(data)), 1):
         check_count(boxes, _MAX_BOXES, "boxes")
+        if name == b"mini":
+            raise ImageError("a minimized header, which cannot be read: save it as AVIF, PNG or JPEG")
         if name == b"meta":
             index_bytes += _count_index_bytes(data, start + 4, end)  # after version and flags
         elif name == b"moov":
