@@ -129,9 +129,9 @@ def avif_of_units(count: int) -> bytes:
 def avif_of_other_size(side: int) -> bytes:
     """Return an AVIF of one color that states 64x64 pixels, and decodes to more."""
     data = encode(Image.new("RGB", (side, side), "red"), "AVIF", speed=10, quality=10, max_threads=1)
-    stated = b"ispe" + struct.pack(">III", 0, side, side)
-    assert data.count(stated) == 1
-    return data.replace(stated, b"ispe" + struct.pack(">III", 0, 64, 64))
+    size_box = b"ispe" + struct.pack(">III", 0, side, side)
+    assert data.count(size_box) == 1
+    return data.replace(size_box, b"ispe" + struct.pack(">III", 0, 64, 64))
 
 
 def avif_of_stream(width: int, height: int, frames: int = 1) -> bytes:

@@ -23,9 +23,7 @@ _HEVC_PIXEL_BYTES = (2, 3, 4, 6)  # by the format of chroma
 _ALPHA_PIXEL_BYTES = 2
 
 Pieces = tuple[bytes, ...]
-Unit = tuple[
-    int, int, int
-]  # of a stream: the frames that it begins, and the pixels, and bytes for each, that it states
+Unit = tuple[int, int, int]  # of a stream: how many frames it begins; pixels, and bytes for each, that it states
 
 
 @dataclass(frozen=True, slots=True)

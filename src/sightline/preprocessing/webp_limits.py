@@ -183,14 +183,14 @@ class _BitReader:
         of_lengths = [0] * 19
         for symbol in _LENGTH_ORDER[: self.read(4) + 4]:
             of_lengths[symbol] = self.read(3)
-        table, stated = _make_table(of_lengths), size
+        table, length_count = _make_table(of_lengths), size
         if self.read(1):
-            stated = 2 + self.read(2 + 2 * self.read(3))
-            if stated > size:
+            length_count = 2 + self.read(2 + 2 * self.read(3))
+            if length_count > size:
                 raise ImageError("cannot be decoded: more code lengths than symbols")
         at, previous = 0, 8
-        while at < size and stated > 0:
-            stated, length, repeats = stated - 1, self.read_symbol(table), 1
+        while at < size and length_count > 0:
+            length_count, length, repeats = length_count - 1, self.read_symbol(table), 1
             if length in _REPEATS:
                 bits, minimum = _REPEATS[length]
                 repeats, length = self.read(bits) + minimum, previous if length == 16 else 0
