@@ -28,7 +28,6 @@ from sightline.config.stage_epochs import count_epochs
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources, build_index
-from sightline.data.masks import choose_labels
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, Interrupted, UsageError, plural, suggest
 from sightline.evaluation import bootstrap
@@ -182,7 +181,7 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
         return matched.index
     targets = find_task(run.config.model.task).targets
     options = run_images.choose_tree_options(run, targets)
-    index = choose_labels(build_index(data, callback.on_progress, options=options), targets)
+    index = build_index(data, callback.on_progress, options=options, targets=targets)
     index = run_images.restore_splits(run.read_data() or (), index)
     known_hashes = {row.sha256 for row in run.read_data() or ()}
     count = sum(p.sha256 in known_hashes for p in index.images)

@@ -23,12 +23,13 @@ from sightline.data.sources.manifest import is_table
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.progress import show_progress
+from sightline.tasks.protocol import find_task
 
 if TYPE_CHECKING:  # these import matplotlib's fonts and the networks
     from sightline.api.doctor import DoctorReport
     from sightline.api.preview import PreviewResult
 
-DATA_TABLES = ("data.", "input.")  # the settings that say how images are read
+DATA_TABLES = ("data.", "input.", "model.task=")  # the settings that say how images are read
 
 
 class Dataset:
@@ -51,7 +52,7 @@ class Dataset:
             sources: One or more paths (folders, archives, tables, IDX files) or names of data sets.
             column: The columns of a table, as for `from_csv`.
             set: Settings of the tables ``[data]`` and ``[input]`` of the [reference](reference.md), as in
-                ``{"data.class_level": 2}``.
+                ``{"data.class_level": 2}``, and ``model.task``.
 
         Raises:
             UsageError: If a source or a setting is something else.
@@ -265,7 +266,8 @@ class Dataset:
             progress: Called with the name of the task, the number of files that are read, and the number of all.
         """
         if self._index is None:
-            self._index = build_index(self.sources, progress, options=self._config.data, lenient=True)
+            options, targets = self._config.data, find_task(self._config.model.task).targets
+            self._index = build_index(self.sources, progress, options=options, lenient=True, targets=targets)
         return self._index
 
     def __len__(self) -> int:
@@ -323,7 +325,7 @@ class Dataset:
         with show_progress(progress, callback) as display:
             return doctor(
                 data.sources, html=html, fix=write_fixes, patch=patch, folders=write_folders,
-                options=data.config.data, input_config=data.config.input, callback=display,
+                options=data.config.data, input_config=data.config.input, task=data.config.model.task, callback=display,
             )  # fmt: skip
 
     def preview(
@@ -375,20 +377,18 @@ class Dataset:
         if self._index is None:
             counts = [len(source.items) for source in self.sources if isinstance(source, SourceListing)]
             return plural(sum(counts), "image") if 0 < len(counts) == len(self.sources) else "not read yet"
-        images = plural(len(self), "image")
         unreadable = len(self.index.unreadable)
         rest = f", {plural(unreadable, 'unreadable file')}" if unreadable else ""
-        return f"{images} in {plural(len(self.counts), 'class', 'classes')}{rest}"
+        return f"{plural(len(self), 'image')} in {plural(len(self.counts), 'class', 'classes')}{rest}"
 
     def _repr_html_(self) -> str:
-        title = f"{self.name}: {self._describe()}"
         images = () if self._index is None else self._index.images
         by_split, splits = Counter((p.label, p.split) for p in images), {p.split for p in images}
         rows = [
             {"class": label, "images": count, **{split: by_split[label, split] for split in SPLITS if split in splits}}
             for label, count in (self.counts.items() if images else ())
         ]
-        return format_html_table(rows, title=title)
+        return format_html_table(rows, title=f"{self.name}: {self._describe()}")
 
 
 def list_data(data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()) -> Sources | None:

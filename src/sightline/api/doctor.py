@@ -29,6 +29,7 @@ from sightline.report import doctor_page as page
 from sightline.report import fonts
 from sightline.runs.preflight import raise_for_errors
 from sightline.runs.resolve import inspection_preprocess
+from sightline.tasks.protocol import find_task
 
 DEFAULT_DATA, DEFAULT_INPUT = DataConfig(), InputConfig()
 THUMBNAIL_SIDE = 96  # pixels of a thumbnail's longer side
@@ -97,6 +98,7 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     folders: Path | str | None = None,
     options: DataConfig = DEFAULT_DATA,
     input_config: InputConfig = DEFAULT_INPUT,
+    task: str = "single_label",
     threads: int | None = None,
     callback: Callback | None = None,
 ) -> DoctorReport:
@@ -105,14 +107,16 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     `html` is the path of a report to write, with thumbnails; `fix` that of a patch file of proposed corrections, which
     `train --patch` applies; `patch` is applied first; `folders` is a folder to write, with a link to each image in one
     folder per class and split, see `write_class_folders`. `options` control how sources are read,
-    `input_config` how images are decoded. The images themselves are never modified. Raises `DataError` for a source
+    `input_config` how images are decoded, and `task` is that of ``model.task``: with several labels, a row without one
+    is an image of none of the classes. The images themselves are never modified. Raises `DataError` for a source
     without images, `OutputError` if a file cannot be written.
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
     index = make_index(
-        sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None
-    )
+        sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None,
+        targets=find_task(task).targets,
+    )  # fmt: skip
     index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
     preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
     result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, threads, sample_range, preprocess)

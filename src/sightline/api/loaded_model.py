@@ -144,9 +144,11 @@ class LoadedModel:
         )  # fmt: skip
 
     def wrap_labeled(self, data: Dataset | Sources, settings: Settings = ()) -> Dataset:
-        """Return labeled images other than the run's own, read as `settings` say, or else as its tree of classes."""
-        dataset = Dataset.wrap(data, set=settings)
-        tree = run_images.choose_tree_options(self.source_run, self.task.targets).class_tree
+        """Return labeled images other than the run's own, read as `settings` say, or else as its task and its tree."""
+        dataset, targets = Dataset.wrap(data, set=settings), self.task.targets
+        if targets.allows_several and not targets.are_masks:
+            return Dataset.wrap(dataset, set={"model.task": self.task.name})
+        tree = run_images.choose_tree_options(self.source_run, targets).class_tree
         if not tree or dataset.config.data.class_tree:
             return dataset
         return Dataset.wrap(dataset, set={"data.class_tree": tree})

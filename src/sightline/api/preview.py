@@ -16,7 +16,6 @@ from sightline.callbacks import Callback
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.masks import choose_labels
 from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.preprocessing import PreprocessingSpec
@@ -81,8 +80,8 @@ def preview_images(
     request = TrainRequest.create(sources, recipe or "auto", None, set)
     requested = request.merge_layers()  # fail on invalid settings first
     plotting.check_packages()
-    index = make_index(sources, callback.on_progress, requested.device.threads or None, options=requested.data)
-    index = choose_labels(index, find_task(requested.model.task).targets)
+    targets, threads = find_task(requested.model.task).targets, requested.device.threads or None
+    index = make_index(sources, callback.on_progress, threads, options=requested.data, targets=targets)
     path = (
         Path(out)
         if out is not None

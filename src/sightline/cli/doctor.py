@@ -54,7 +54,7 @@ def doctor(
     from sightline.api.doctor import doctor as look
 
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
-        settings = resolve_settings(column, allow, set, ("data.", "input."))
+        settings = resolve_settings(column, allow, set, ("data.", "input.", "model.task="))
         checkup = look(
             data,
             html=html,
@@ -63,6 +63,7 @@ def doctor(
             folders=write_folders,
             options=settings.data,
             input_config=settings.input,
+            task=settings.model.task,
             callback=display,
         )
     if output_format == TableFormat.json:

@@ -19,7 +19,7 @@ from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
 from sightline.data.copies import merge_copies
 from sightline.data.image_tables import ImageTable
-from sightline.data.masks import inspect_mask
+from sightline.data.masks import choose_labels, inspect_mask
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
@@ -28,7 +28,7 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
-from sightline.data.sources.listing import SourceItem, SourceListing, include_unlabeled
+from sightline.data.sources.listing import SourceItem, SourceListing, include_empty_sets, include_unlabeled
 from sightline.data.sources.manifest import (
     find_label_table,
     is_table,
@@ -42,6 +42,7 @@ from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.table_files import find_table_files, read_image_table, read_table_files
 from sightline.data.sources.webdataset import list_samples
 from sightline.data.storage import FolderStore, GeneratedStore, Store
+from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError, UsageError, plural
 
@@ -72,6 +73,7 @@ def build_index(
     options: DataConfig = DEFAULT_OPTIONS,
     lenient: bool = False,
     unlabeled: bool = False,
+    targets: Targets = CLASS_TARGETS,
 ) -> Index:
     """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
@@ -80,12 +82,16 @@ def build_index(
     them, a named data set, or a `SourceListing` of arrays. `options` are the settings of ``[data]`` in
     docs/reference.md, which control how a source is read. With `unlabeled`, and with a patch, which can label them,
     images without a class are listed too, with the label "", unless the source states splits or several labels.
+    `targets` are those of the task: for several labels, a row of a table without one is an image of none of the
+    classes; for masks, the labels are the classes in them.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
     """
     source_list = drop_label_files(list_of_sources(sources))
     listings = list_sources(source_list, options, lenient=lenient)
+    if targets.allows_several and not targets.are_masks:
+        listings = include_empty_sets(listings)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)
     entries = [e for listing in listings for e in listing.items]
@@ -130,13 +136,14 @@ def build_index(
     empty = [c.path for listing in listings for c in listing.classes if (c.label, c.split) not in nonempty_classes]
     remarks = [remark for listing in listings for remark in listing.notes]
     remarks += [SourceNote(INVALID_MASKS, r.path, r.reason) for r in results if isinstance(r, InvalidMask)]
-    return Index(
+    index = Index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
         several_labels,
         read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
         find_file,
     )  # fmt: skip
+    return choose_labels(index, targets)
 
 
 def _check_labels(entries: Sequence[SourceItem]) -> None:

@@ -11,7 +11,6 @@ from sightline.data.class_tree import build_tree
 from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.masks import choose_labels
 from sightline.data.recorded_images import MatchedImages
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import Index, LabeledSubset, Split, Subset
@@ -74,7 +73,7 @@ class LabeledImages:
     @cached_property
     def _index(self) -> Index:
         options = run_images.choose_tree_options(self.source_run, self.targets)
-        return choose_labels(make_index(self.sources or [], self.progress, options=options), self.targets)
+        return make_index(self.sources or [], self.progress, options=options, targets=self.targets)
 
     @cached_property
     def _known_images(self) -> run_images.KnownImages | None:

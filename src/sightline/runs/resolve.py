@@ -20,7 +20,6 @@ from sightline.data.dataset import check_classes
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.label_patch import find_unused_patch, load_and_apply_patch
-from sightline.data.masks import choose_labels
 from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.types import Index
 from sightline.errors import plural
@@ -56,8 +55,8 @@ def resolve_request(
     """
     config = request.with_relative_paths(request.merge_layers())
     environment.check_packages(config)
-    index = make_index(sources, callback.on_progress, config.device.threads or None, options=config.data)
-    index = choose_labels(index, find_task(config.model.task).targets)
+    targets, threads = find_task(config.model.task).targets, config.device.threads or None
+    index = make_index(sources, callback.on_progress, threads, options=config.data, targets=targets)
     if not config.data.patch and (unused := find_unused_patch(index)) is not None:
         path, count = unused
         callback.on_message(
@@ -93,9 +92,9 @@ def restore_inputs(
     environment.check_packages(config)
     environment.start_backend(config.device)
     threads = config.device.threads or None
-    index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
-    targets = find_task(config.model.task).targets
-    index = select_images(load_and_apply_patch(choose_labels(index, targets), patch), config.split)
+    targets, images = find_task(config.model.task).targets, request.resolve_sources(sources)
+    index = make_index(images, callback.on_progress, threads, options=config.data, targets=targets)
+    index = select_images(load_and_apply_patch(index, patch), config.split)
     check_classes(index, targets)
     return RunInputs(config, index)
 

@@ -16,7 +16,6 @@ from sightline.data.checks.leakage import SmallImages, find_near_contents, make_
 from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.masks import choose_labels
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
 from sightline.data.remote import is_url
 from sightline.data.sources import named
@@ -98,8 +97,8 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
 def read_run_index(run: RunDirectory, progress: Progress = no_progress) -> Index:
     """Return the index of the sources of a run as they are now, without the run's corrections."""
     config = run.config
-    index = make_index(resolve_sources(run), progress, config.device.threads or None, options=resolve_data_options(run))
-    return choose_labels(index, find_task(config.model.task).targets)
+    options, targets = resolve_data_options(run), find_task(config.model.task).targets
+    return make_index(resolve_sources(run), progress, config.device.threads or None, options=options, targets=targets)
 
 
 def resolve_data_options(run: RunDirectory) -> DataConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import sightline
 from sightline.config import SplitConfig
 from sightline.data.checks.audit import quick_audit
 from sightline.data.dataset import build_dataset, check_classes
@@ -92,6 +93,52 @@ def test_a_classifier_of_one_label_refuses_several(tmp_path: Path) -> None:
     data = build_dataset(index, PreprocessingSpec(8, 8), split, 0, targets=LABEL_SETS, keep=False)
     assert data.classes == ("car", "tree")
     assert data.labels.tolist() == [[1, 1], [0, 1], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "path,label,split\n1.png,tree,train\n2.png,car,train\n3.png,,test\n4.png,car,test\n"),
+        ("list.csv", 'path,label,split\n1.png,"[""tree""]",train\n2.png,car,train\n3.png,[],test\n4.png,car,test\n'),
+        ("list.csv", "path,car,tree,split\n1.png,0,1,train\n2.png,1,0,train\n3.png,0,0,test\n4.png,1,0,test\n"),
+        (
+            "list.jsonl",
+            (
+                '{"path": "1.png", "label": ["tree"], "split": "train"}\n{"path": "2.png", "label": ["car"], '
+                '"split": "train"}\n{"path": "3.png", "label": [], "split": "test"}\n'
+                '{"path": "4.png", "label": "car", "split": "test"}\n'
+            ),
+        ),
+    ],
+    ids=["cell", "list", "columns", "lines"],
+)
+def test_a_row_without_a_label_is_an_image_where_several_are_allowed(tmp_path: Path, name: str, text: str) -> None:
+    path = write_table(tmp_path, text, name)
+    single = build_index(path)
+    assert ["3.png"] == [image.path for image in single.unreadable] == [note.path for note in single.notes]
+    assert not single.several_labels
+    several = build_index(path, targets=LABEL_SETS)
+    assert {image.path: (image.label, image.split) for image in several.images} == {
+        "1.png": ("tree", "train"), "2.png": ("car", "train"), "3.png": ("", "test"), "4.png": ("car", "test"),
+    }  # fmt: skip
+    assert (several.unreadable, several.notes, several.several_labels) == ((), (), "3.png has no label")
+    data = build_dataset(
+        several, PreprocessingSpec(8, 8), SplitConfig(validation=0.0), 0, targets=LABEL_SETS, keep=False
+    )
+    assert data.classes == ("car", "tree")
+    assert data.labels[[image.path for image in several.images].index("3.png")].tolist() == [0, 0]
+    report = sightline.Dataset(path).check(set={"model.task": "multi_label"}, progress=False)
+    kinds = {finding.kind: finding.paths for finding in report.findings}
+    assert kinds["no-labels"] == ("3.png",)
+    assert "empty-labels" not in kinds
+    assert "empty-labels" in {finding.kind for finding in sightline.Dataset(path).check(progress=False).findings}
+
+
+def test_an_image_that_no_row_names_is_none_without_labels(tmp_path: Path) -> None:
+    write_table(tmp_path, "path,label\n1.png,tree\n2.png,car\n3.png,\n1.png,\n5.png,\n")
+    index = build_index(tmp_path, targets=LABEL_SETS)
+    assert {image.path: image.label for image in index.images} == {"1.png": "tree", "2.png": "car", "3.png": ""}
+    assert [image.path for image in index.unreadable] == ["5.png"], "its file is missing"
 
 
 def test_the_real_labels_of_scenes_are_counted(shared: Path) -> None:

@@ -119,7 +119,8 @@ REMARK_FINDINGS = {
         "warning",
         "row has no label and is ignored",
         "rows have no label and are ignored",
-        "Fill the labels in or remove the rows.",
+        "Fill the labels in or remove the rows. With --set model.task=multi_label, they are images of none of the "
+        "classes.",
     ),
 }
 """The wording for each kind of `SourceNote`."""

@@ -33,7 +33,7 @@ class LabelSets:
         """Return the label of a row, as `LabelSetTargets` reads it."""
         label = self.columns.read_label(row)
         if isinstance(label, str):
-            listed = _parse_list(label)
+            listed = parse_list(label)
             label = listed if listed is not None else tuple(label.split(self.separator) if self.separator else [label])
         names = [name for name in map(normalize_label, label) if name]
         for name in names:
@@ -49,12 +49,12 @@ def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
     """Return how `table` gives images several labels: as lists, in one cell, or in one column for each class.
 
     None if it gives each image one. A cell such as ``a;b`` holds two labels if its parts recur in other cells, or if
-    the column is called labels or tags; one such as ``a b`` needs both.
+    the column is called labels, tags, classes or categories; one such as ``a b`` needs both.
     """
     for row in table.rows:
         label = columns.read_label(row)
         if isinstance(label, str):
-            label = _parse_list(label) or ()
+            label = parse_list(label) or ()
         if len(label) > 1:
             return LabelSets(table, columns, _describe(table, row, columns, ", ".join(label)))
     if columns.one_hot:
@@ -73,7 +73,7 @@ def read_rows_as_labels(table: Table, columns: Columns, row: Row, path: str) -> 
     return LabelSets(table, columns, f"{place}: an earlier row gives {path} another label")
 
 
-def _parse_list(text: str) -> tuple[str, ...] | None:
+def parse_list(text: str) -> tuple[str, ...] | None:
     """Return the names in a JSON list, None for any other text."""
     if not (text.startswith("[") and text.endswith("]")):
         return None

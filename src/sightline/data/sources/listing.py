@@ -79,6 +79,27 @@ class SourceListing:
         return len(self.skipped_files)
 
 
+def include_empty_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
+    """Return the listings with the rows of tables that have no label as images of none of the classes.
+
+    They are for a task that takes several labels; a listing whose images have several has these already.
+    """
+    included = []
+    for listing in listings:
+        stated = [item for item in listing.to_label if item.declared and not listing.several_labels]
+        items, paths = _select_missing(stated, listing), {item.path for item in stated}
+        included.append(
+            replace(
+                listing,
+                items=[*listing.items, *items],
+                unusable=[image for image in listing.unusable if image.path not in paths],
+                notes=[note for note in listing.notes if note.kind != "empty-labels" or note.path not in paths],
+                several_labels=f"{items[0].path} has no label" if items else listing.several_labels,
+            )
+        )
+    return included
+
+
 def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:
     """Return the listings with the images to label among their items, where an image has one class and no split."""
     if any(item.split or item.mask for listing in listings for item in listing.items):
@@ -87,9 +108,14 @@ def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:
         return list(listings)
     included = []
     for listing in listings:
-        labeled = {item.path for item in listing.items}
-        items = list({item.path: item for item in listing.to_label if item.path not in labeled}.values())
+        items = _select_missing(listing.to_label, listing)
         paths = {item.path for item in items}
         unusable = [image for image in listing.unusable if image.path not in paths]
         included.append(replace(listing, items=[*listing.items, *items], unusable=unusable))
     return included
+
+
+def _select_missing(items: Sequence[SourceItem], listing: SourceListing) -> list[SourceItem]:
+    """Return the items, each once, whose files have no label in `listing`."""
+    labeled = {item.path for item in listing.items}
+    return list({item.path: item for item in items if item.path not in labeled}.values())

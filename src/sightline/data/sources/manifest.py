@@ -17,7 +17,7 @@ from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.sources.label_sets import LabelSets, find_label_sets, read_rows_as_labels
+from sightline.data.sources.label_sets import LabelSets, find_label_sets, parse_list, read_rows_as_labels
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.mask_folders import find_classes_file
 from sightline.data.sources.split_names import find_folder_split, parse_split
@@ -42,7 +42,8 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     """Read a manifest: a table with a column of image files, one of labels, and optionally one of splits.
 
     Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label or with a missing file are
-    left out and reported; in a table that gives images several labels, a row without one is an image that has none.
+    left out and reported; in a table that gives images several labels, a row without one is an image that has none, and
+    so it is for a task that takes several, see `listing.include_empty_sets`.
     Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
     """
     finder = _open_root(path.parent, str(path), options)
@@ -274,7 +275,11 @@ class _RowReader:
 
 
 def _to_single_label(label: str | tuple[str, ...]) -> str:
-    return normalize_label(label) if isinstance(label, str) else normalize_label(label[0]) if label else ""
+    """Return the name of one class, also from a list that holds it; "" from an empty one."""
+    if isinstance(label, str):
+        listed = parse_list(label)
+        label = (label,) if listed is None else listed
+    return normalize_label(label[0]) if label else ""
 
 
 def _are_integers_written_as_floats(labels: Iterable[str]) -> bool:
