@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,18 +61,85 @@ def test_groups_stay_whole() -> None:
     assert measure_deviation(images, splits) < 0.08
 
 
+def count_moved(images: Sequence[ImageRecord], kept: Sequence[int], folds: int, groups: list[str] | None) -> int:
+    """Return how many of the images `kept` are in another split or fold if the others are not there."""
+
+    def assign(positions: Sequence[int]) -> list[object]:
+        chosen, names = [images[i] for i in positions], groups and [groups[i] for i in positions]
+        if not folds:
+            return list(assign_splits(chosen, SplitConfig("stratified"), 0, names, LABEL_SETS).splits)
+        assigned: list[object] = [None] * len(chosen)
+        for fold in range(folds):
+            config = SplitConfig("stratified", folds=folds, fold=fold)
+            for i, split in enumerate(assign_splits(chosen, config, 0, names, LABEL_SETS).splits):
+                assigned[i] = fold if split == "test" else assigned[i]
+        return assigned
+
+    everything = assign(range(len(images)))
+    return sum(everything[i] != part for i, part in zip(kept, assign(kept), strict=True))
+
+
+@pytest.mark.parametrize(("added", "folds", "most"), [(1, 0, 20), (10, 0, 40), (10, 5, 80)])
+def test_adding_images_moves_few_others(added: int, folds: int, most: int) -> None:
+    moved = [count_moved(draw_images(1000, seed), range(1000 - added), folds, None) for seed in range(3)]
+    assert max(moved) <= most, "where each image is placed in turn, a third of them move"
+
+
+def test_adding_groups_moves_few_others() -> None:
+    groups = [f"patient {i // 5}" for i in range(600)]
+    moved = [count_moved(draw_images(600, seed), range(585), 0, groups) for seed in range(3)]
+    assert max(moved) <= 100
+    assert sum(moved) % 5 == 0, "groups move as a whole"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.integers(0, 8)), min_size=1, max_size=40),
+    st.integers(0, 20), st.randoms(), st.booleans(),
+)  # fmt: skip
+def test_neither_order_nor_names_of_files_matter(
+    drawn: list[tuple[set[str], int]], seed: int, chance: random.Random, grouped: bool
+) -> None:
+    order = list(range(len(drawn)))
+    chance.shuffle(order)
+    images = [
+        ImageRecord(f"{i}.png", f"{i:064x}", join_classes(names), None, 8, 8) for i, (names, _) in enumerate(drawn)
+    ]
+    groups = [f"patient {group}" for _, group in drawn]
+    renamed = [replace(images[i], path=f"elsewhere/{i}.jpg") for i in order]
+    config = SplitConfig("stratified")
+    before = assign_splits(images, config, seed, groups if grouped else None, LABEL_SETS)
+    after = assign_splits(renamed, config, seed, [groups[i] for i in order] if grouped else None, LABEL_SETS)
+    assert tuple(before.splits[i] for i in order) == after.splits
+    if grouped:
+        assert len(set(zip(groups, before.splits, strict=True))) == len(set(groups))
+
+
+def test_nothing_leaves_a_split_that_has_its_fraction_by_chance() -> None:
+    classes = [Counter(names) for names in ("ab", "ab", "a", "a", "ab", "ab", "a", "a")]
+    positions = [0.05, 0.15, 0.3, 0.45, 0.55, 0.7, 0.8, 0.95]
+    assert stratify_iteratively([1] * 8, classes, (0.5, 0.5), positions) == [0] * 4 + [1] * 4
+    crowded = [position / 2 for position in positions]
+    moved = [i for i, subset in enumerate(stratify_iteratively([1] * 8, classes, (0.5, 0.5), crowded)) if subset]
+    assert moved == [4, 5, 6, 7], "those nearest to the other half"
+
+
 def test_two_halves_share_what_is_rare() -> None:
     classes = [Counter(names) for names in ("ab", "a", "a", "ab", "", "c", "c", "")]
-    subsets = stratify_iteratively([1] * 8, classes, (0.5, 0.5))
+    subsets = stratify_iteratively([1] * 8, classes, (0.5, 0.5), [0.1] * 8)
     for name in "bc":
         assert {subset for subset, names in zip(subsets, classes, strict=True) if name in names} == {0, 1}
     assert sorted(subsets) == [0] * 4 + [1] * 4
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 4), st.sets(st.sampled_from("abc"))), max_size=30))
-def test_every_unit_gets_a_subset_and_none_an_empty_one(units: list[tuple[int, set[str]]]) -> None:
-    sizes, classes = [size for size, _ in units], [Counter(dict.fromkeys(names, size)) for size, names in units]
-    subsets = stratify_iteratively(sizes, classes, (0.7, 0.3, 0.0))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.sets(st.sampled_from("abc")), st.floats(0, 1, exclude_max=True)), max_size=30
+    )
+)
+def test_every_unit_gets_a_subset_and_none_an_empty_one(units: list[tuple[int, set[str], float]]) -> None:
+    sizes, classes = [size for size, *_ in units], [Counter(dict.fromkeys(names, size)) for size, names, _ in units]
+    subsets = stratify_iteratively(sizes, classes, (0.7, 0.3, 0.0), [position for *_, position in units])
     assert len(subsets) == len(units)
     assert set(subsets) <= {0, 1}, "nothing joins a split that the source gives"

@@ -1,50 +1,60 @@
-"""Divide units with several classes so that each subset has its share of every class (Sechidis et al., 2011).
+"""Divide units with several classes so that each subset has its share of every class, and few move when others join.
 
 K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011: the rarest
 class goes first, each of its examples to the subset that lacks most examples of it. Here a unit may be several images
-that stay together, which count as many.
+that stay together, which count as many. And a unit has a home, the subset in whose part of [0, 1) its position is: it
+stays there while that subset lacks examples. Those that have to leave are the nearest to another part. So most units
+are where their position alone puts them, and adding or removing some changes the subsets of few others.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+ROUNDING = 1e-9  # images: what sums of fractions may be off
 
 
 def stratify_iteratively(
-    sizes: Sequence[int], classes: Sequence[Counter[str]], fractions: Sequence[float]
+    sizes: Sequence[int], classes: Sequence[Counter[str]], fractions: Sequence[float], positions: Iterable[float]
 ) -> list[int]:
     """Return the subset of each unit, an index into `fractions`, which sum to 1.
 
-    Unit ``i`` has ``sizes[i]`` images, ``classes[i][name]`` of them with a class. Ties go to the subset that lacks most
-    images, then to the first, and units are taken in the order given, the larger ones first.
+    Unit ``i`` has ``sizes[i]`` images, ``classes[i][name]`` of them with a class, and the position ``positions[i]`` in
+    [0, 1). Units with more images of a class come first. One stays at home if that lacks more than half of its images,
+    or no fewer than another subset; ties of others go to the subset that lacks most images, then to the first.
 
-    >>> stratify_iteratively([1] * 4, [Counter("a"), Counter("b"), Counter("a"), Counter("b")], [0.5, 0.5])
-    [0, 0, 1, 1]
+    >>> classes = [Counter("a"), Counter("a"), Counter("b"), Counter("b")]
+    >>> stratify_iteratively([1] * 4, classes, [0.5, 0.5], [0.1, 0.2, 0.3, 0.9])
+    [0, 1, 0, 1]
     """
+    positions = list(map(float, positions))
+    allowed = [subset for subset, fraction in enumerate(fractions) if fraction > 0]
+    edges = list(accumulate(fractions))
+    homes = [min(bisect_right(edges, position), allowed[-1]) for position in positions]
+    margins = [min((abs(position - edge) for edge in edges[:-1]), default=1.0) for position in positions]
     lacking_images = [fraction * sum(sizes) for fraction in fractions]
     totals = sum(classes, Counter[str]())
-    lacking = [{name: fraction * count for name, count in totals.items()} for fraction in fractions]
+    lacking = {name: [fraction * count for fraction in fractions] for name, count in totals.items()}
     by_class: dict[str, list[int]] = defaultdict(list)
     for unit, names in enumerate(classes):
         for name in names:
             by_class[name].append(unit)
     subsets = [-1] * len(sizes)
 
-    def assign(unit: int, subset: int) -> None:
-        subsets[unit] = subset
-        lacking_images[subset] -= sizes[unit]
-        for name, count in classes[unit].items():
-            lacking[subset][name] -= count
-            totals[name] -= count
+    def assign(counts: dict[int, int], lacks: list[float]) -> None:
+        for unit in sorted(counts, key=lambda unit: (-counts[unit], -margins[unit], positions[unit])):
+            home = homes[unit]
+            if lacks[home] <= counts[unit] / 2 + ROUNDING:
+                home = max(allowed, key=lambda subset: (lacks[subset], subset == homes[unit], lacking_images[subset]))
+            subsets[unit] = home
+            lacking_images[home] -= sizes[unit]
+            for name, count in classes[unit].items():
+                lacking[name][home] -= count
 
-    while remaining := {name: count for name, count in totals.items() if count > 0}:
-        rarest = min(remaining, key=lambda name: (remaining[name], name))
-        units = [unit for unit in by_class[rarest] if subsets[unit] < 0]
-        for unit in sorted(units, key=lambda unit: -classes[unit][rarest]):
-            assign(
-                unit, max(range(len(fractions)), key=lambda subset: (lacking[subset][rarest], lacking_images[subset]))
-            )
-    for unit in sorted((unit for unit, subset in enumerate(subsets) if subset < 0), key=lambda unit: -sizes[unit]):
-        assign(unit, lacking_images.index(max(lacking_images)))
+    for name in sorted(totals, key=lambda name: (totals[name], name)):
+        assign({unit: classes[unit][name] for unit in by_class[name] if subsets[unit] < 0}, lacking[name])
+    assign({unit: size for unit, size in enumerate(sizes) if subsets[unit] < 0}, lacking_images)
     return subsets

@@ -70,8 +70,9 @@ def assign_splits(
     their class, get the same split, unless the source gives them different ones.
 
     With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the units that are moved
-    as the top of this file describes; with ``mode="stratified"`` the fractions are exact in each class (as far as
-    groups allow; images with several classes are stratified iteratively), but adding images may move any other. In both
+    as the top of this file describes; with ``mode="stratified"`` the fractions are exact in each class, as far as
+    groups allow, and adding images moves those near the thresholds; images with several classes are stratified
+    iteratively, which moves the units that chance put where there are too many of a class. In both
     modes a class with at least as many units as there are splits is in every split, a class of two units is in train
     and validation, and every class is in train. If units contain several classes, only the last of these is guaranteed.
     Images labeled with a node above the classes of a tree are in train, unless their unit has others that are not.
@@ -248,7 +249,8 @@ def _assign_iteratively(units: Sequence[_Unit], validation: float, test: float) 
 
 
 def _stratify(units: Sequence[_Unit], fractions: Sequence[float]) -> list[int]:
-    return stratify_iteratively([len(unit.members) for unit in units], [unit.classes for unit in units], fractions)
+    sizes, positions = [len(unit.members) for unit in units], [unit.position for unit in units]
+    return stratify_iteratively(sizes, [unit.classes for unit in units], fractions, positions)
 
 
 def _required_splits(num_units: int, target_splits: tuple[Split, ...]) -> tuple[Split, ...]:

@@ -218,7 +218,7 @@ def predict_labels_out_of_fold(
     order = make_generator(seed, "labels").permutation(count)
     classes = [Counter(map(str, np.flatnonzero(rarer[i]))) for i in order]
     folds = np.empty(count, np.int64)
-    folds[order] = stratify_iteratively([1] * count, classes, [1 / FOLDS] * FOLDS)
+    folds[order] = stratify_iteratively([1] * count, classes, [1 / FOLDS] * FOLDS, np.arange(count) / count)
     images = Subset(features, np.arange(count), labels, ("",) * count)
     probabilities = np.zeros((count, num_classes))
     from sightline.training import linear_head  # only here: a report does not wait for what builds networks
