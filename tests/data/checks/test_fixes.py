@@ -63,7 +63,8 @@ def test_a_setting_is_advised_only_where_it_has_an_effect(source_splits: tuple[S
     ]
     near = same_group(images[0], images[1]) | same_group(images[2], images[3])
     advised = duplicates.duplicate_findings(
-        duplicates.find_duplicates(images, near), [*images, image_record("bee", 9, other)]
+        duplicates.find_duplicates(images, near),
+        Index("x", (*images, image_record("bee", 9, other)), (), 0, lambda _: b""),
     )
     assert [f.kind for f in advised] == ["conflicting-near-duplicates", "near-duplicates"]
     assert all(("split.group=near_duplicates" in f.advice) is (other != "validation") for f in advised)

@@ -59,7 +59,7 @@ def audit_images(
     groups = duplicates.find_duplicates(readable, stats.near_duplicates)
     findings = [
         *_index_findings(index),
-        *duplicates.duplicate_findings(groups, index.images),
+        *duplicates.duplicate_findings(groups, index),
         *image_quality.image_findings(index, stats, sample_range),
     ]
     return _build_audit(index, findings), groups, stats
@@ -71,7 +71,7 @@ def quick_audit(index: Index) -> Audit:
         index,
         [
             *_index_findings(index),
-            *duplicates.duplicate_findings(duplicates.find_duplicates(index.images), index.images),
+            *duplicates.duplicate_findings(duplicates.find_duplicates(index.images), index),
         ],
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Group, group_finding
-from sightline.data.types import ImageRecord
+from sightline.data.types import ImageRecord, Index
 
 TOLERATED_FRACTION = 0.01
 """Up to this fraction of the images (for leaks, of a held-out split), conflicts and leaks are only warnings."""
@@ -42,7 +42,7 @@ def _group_by(images: Iterable[ImageRecord], key: Callable[[ImageRecord], str]) 
 
 
 def has_conflicting_labels(group: Group) -> bool:
-    """Return whether the images of a group have different classes."""
+    """Return whether the images of a group have different classes, or different sets of labels."""
     return len({p.label for p in group}) > 1
 
 
@@ -66,13 +66,39 @@ def _max_leaked_fraction(leaks: Sequence[Group], images: Sequence[ImageRecord]) 
     return max(leaked[split] / max(1, counts[split]) for split in splits)
 
 
-def duplicate_findings(duplicates: Duplicates, images: Sequence[ImageRecord]) -> list[Finding]:
-    """Return the findings on duplicates among `images`.
+def _advise_conflicts(index: Index) -> str:
+    """Return what to do about identical files with different labels."""
+    if index.labels_are_masks:
+        return (
+            "Identical images have the same classes in their masks, so at most one mask is right: review them, then "
+            "drop the wrong ones (--write-fixes drops all of them)."
+        )
+    if index.several_labels:
+        return (
+            "Identical images have the same labels. If each image shows all of those that its copies have, train with "
+            "--set data.merge_copies=true, which joins them. Otherwise review the rows, then relabel or drop the wrong "
+            "ones (--write-fixes proposes how)."
+        )
+    return (
+        "If each image shows all of these classes, train with --set data.merge_copies=true --set "
+        "model.task=multi_label. Otherwise at most one class is right: review them, then relabel or drop the wrong "
+        "ones (--write-fixes proposes how)."
+    )
+
+
+def duplicate_findings(duplicates: Duplicates, index: Index) -> list[Finding]:
+    """Return the findings on duplicates among the images of `index`.
 
     Conflicting classes and leaks are errors above `TOLERATED_FRACTION`; below, they cannot change a metric by more than
     that. Groups whose images are all kept by a person are left out, but for leaks: no label is wrong there.
     """
-    identical, near = duplicates.identical, duplicates.near
+    images, identical, near = index.images, duplicates.identical, duplicates.near
+    within, different = "within a class", "different classes"
+    if index.several_labels:
+        within, different = "with the same labels", "different labels"
+    review = (
+        "a label is missing or wrong, or the labels" if index.several_labels else "a class is wrong, or the classes"
+    )
     leaks, near_leaks = [g for g in identical if spans_splits(g)], [g for g in near if spans_splits(g)]
     identical, near = (tuple(g for g in groups if not all(p.is_kept for p in g)) for groups in (identical, near))
     conflicts = [g for g in identical if has_conflicting_labels(g)]
@@ -88,10 +114,8 @@ def duplicate_findings(duplicates: Duplicates, images: Sequence[ImageRecord]) ->
     return [
         *group_finding(
             "conflicting-duplicates", "error" if _fraction(conflicts, images) > TOLERATED_FRACTION else "warning",
-            ("group of identical files has different classes", "groups of identical files have different classes"),
-            "If each image shows all of these classes, train with --set data.merge_copies=true --set "
-            "model.task=multi_label. Otherwise at most one class is right: review them, then relabel or drop the wrong "
-            "ones (--write-fixes proposes how).",
+            (f"group of identical files has {different}", f"groups of identical files have {different}"),
+            _advise_conflicts(index),
             conflicts,
         ),
         *group_finding(
@@ -103,20 +127,20 @@ def duplicate_findings(duplicates: Duplicates, images: Sequence[ImageRecord]) ->
         ),
         *group_finding(
             "duplicates", "warning",
-            ("group of identical files within a class", "groups of identical files within a class"),
+            (f"group of identical files {within}", f"groups of identical files {within}"),
             "They count more than once: keep one of each (--write-fixes drops the others). They always get the same "
             "split.",
             [g for g in identical if not has_conflicting_labels(g) and not spans_splits(g)],
         ),
         *group_finding(
             "conflicting-near-duplicates", "warning",
-            ("group of near duplicates has different classes", "groups of near duplicates have different classes"),
-            f"Review them: either a class is wrong, or the classes differ in a small detail.{group_advice}",
+            (f"group of near duplicates has {different}", f"groups of near duplicates have {different}"),
+            f"Review them: either {review} differ in a small detail.{group_advice}",
             [g for g in near if has_conflicting_labels(g)],
         ),
         *group_finding(
             "near-duplicates", "warning",
-            ("group of near duplicates within a class", "groups of near duplicates within a class"),
+            (f"group of near duplicates {within}", f"groups of near duplicates {within}"),
             f"{near_advice}{group_advice}",
             [g for g in near if not has_conflicting_labels(g) and not spans_splits(g)],
         ),

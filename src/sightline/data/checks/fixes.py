@@ -10,13 +10,15 @@ from sightline.data.checks.duplicates import Duplicates, has_conflicting_labels,
 from sightline.data.checks.finding import Group
 from sightline.data.checks.image_stats import DatasetStats
 from sightline.data.label_patch import PatchEntry, make_entry
+from sightline.data.targets import SEPARATOR
 from sightline.data.types import SPLITS, ImageRecord, Index
 
 
 def propose_fixes(index: Index, duplicates: Duplicates, stats: DatasetStats) -> list[PatchEntry]:
     """Return the proposed corrections in index order: for each image at most one drop, or one relabel and one move.
 
-    - Identical files with conflicting classes get the majority class; without a majority, all are dropped.
+    - Identical files with conflicting classes, or sets of labels, get those of the majority; without a majority, and if
+      they are the classes of their masks, all are dropped.
     - Of identical files in several splits, only one in the last split (train, validation, test) is kept.
     - Of identical files within a class, one is kept.
     - Of near duplicates in several splits, those in the last split are kept, so a given test split never changes.
@@ -46,8 +48,8 @@ def _fix_identical(group: Group) -> Iterator[PatchEntry]:
     label = group[0].label
     if has_conflicting_labels(group):
         (label, votes), *others = Counter(p.label for p in group).most_common()
-        if others[0][1] == votes:
-            conflicting_labels = ", ".join(sorted({p.label for p in group}))
+        if others[0][1] == votes or any(p.mask for p in group):
+            conflicting_labels = ", ".join(sorted({p.label or "(none)" for p in group}))
             yield from (make_entry("drop", p, f"identical files have the classes {conflicting_labels}") for p in group)
             return
     last_rank = max(SPLITS.index(p.split) if p.split else 0 for p in group)
@@ -56,10 +58,14 @@ def _fix_identical(group: Group) -> Iterator[PatchEntry]:
     for p in group:
         if p is keeper:
             if p.label != label:
-                yield make_entry("relabel", p, f"most of its {len(group)} identical files have this class", label)
+                yield make_entry("relabel", p, f"most of its {len(group)} identical files have {_name(label)}", label)
         else:
             location = f" in the {keeper.split} split" if spans_splits(group) and p.split != keeper.split else ""
             yield make_entry("drop", p, f"identical to {keeper.path}{location}")
+
+
+def _name(label: str) -> str:
+    return "these labels" if SEPARATOR in label else "this class" if label else "no label"
 
 
 def _split_rank(image: ImageRecord) -> int:
