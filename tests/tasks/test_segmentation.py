@@ -189,6 +189,17 @@ def test_masks_of_low_quality_are_not_accepted(
     assert sightline.load(copy).predict_masks([image])[0].decision == "abstain"
 
 
+def test_an_evaluation_says_that_it_does_not_tile(
+    run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
+) -> None:
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    assert "tiles" not in sightline_command("evaluate", copy, "--split", "validation")[1]
+    config = (copy / "config.toml").read_text("utf-8")
+    assert config.count("tile = 0.0") == 1
+    (copy / "config.toml").write_text(config.replace("tile = 0.0", "tile = 0.5"), "utf-8")
+    assert "tiles, at the scale 0.5; these metrics" in sightline_command("evaluate", copy, "--split", "validation")[1]
+
+
 def test_rows_of_masks_go_to_a_table_and_to_a_folder(
     run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
 ) -> None:

@@ -113,7 +113,8 @@ def evaluate(
     Exits with 1 if no threshold reaches a target precision, sensitivity, specificity or recall.
     """
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
-        evaluation = load_model(model, device).evaluate(
+        loaded = load_model(model, device)
+        evaluation = loaded.evaluate(
             list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
             target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,
@@ -132,6 +133,10 @@ def evaluate(
         multi_label_view.print_report(report)
     elif isinstance(report, SegmentationReport):
         segmentation_view.print_report(report)
+        if loaded.tile:
+            print_line(
+                f"tiles: the model predicts in tiles, at the scale {loaded.tile:g}; these metrics are of whole images"
+            )
     else:
         if tta is not None:
             print_line(f"{tta.value} test-time augmentation: mean over {evaluation.tta_views} views of each image")
