@@ -10,9 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
+from sightline import metrics
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap, multi_label_metrics
+from sightline.evaluation.block_bootstrap import BlockBootstrap
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.label_pairs import count_pair_errors
 from sightline.evaluation.label_thresholds import fit_label_thresholds, fit_thresholds
 from sightline.evaluation.multi_label import build_report
@@ -160,13 +163,57 @@ def test_a_class_that_all_images_have_is_ranked_perfectly_and_has_no_auroc() -> 
     assert values["micro_auroc"].value == pytest.approx(reference.roc_auc_score(y, p, average="micro"))
 
 
-def test_too_many_pairs_have_no_interval_but_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    p, y = draw()
+@pytest.mark.parametrize("size", [1, 4], ids=["images", "groups of 4"])
+def test_many_pairs_have_the_intervals_of_few(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)  # enough here, and quick
+    p, y = draw(2000)
+    p += np.random.default_rng(1).normal(0, 1e-4, p.shape).astype(np.float32)  # hardly any ties
+    groups = None if size == 1 else np.arange(2000) // size
+    exact, exact_classes = compute_label_metrics(CLASSES, p, y, HALF, groups=groups)
     monkeypatch.setattr(multi_label_metrics, "MAX_PAIRS", 4 * len(y) - 1)
-    values, per_class = compute_label_metrics(CLASSES, p, y, HALF)
-    for metric in (values["mean_average_precision"], values["micro_auroc"], per_class[1].auroc):
-        assert metric.value is not None
-        assert (metric.interval, metric.note) == (None, "no interval: 4 classes of 80 images would take too long")
+    blocks, block_classes = compute_label_metrics(CLASSES, p, y, HALF, groups=groups)
+    pairs = [(blocks[name], exact[name]) for name in (*RANKED, "calibration_error")]
+    for one, other in zip(block_classes, exact_classes, strict=True):
+        pairs += [(one.auroc, other.auroc), (one.average_precision, other.average_precision)]
+        pairs += [(replace(one.average_precision, interval=one.calibration_interval),
+                   replace(other.average_precision, interval=other.calibration_interval))]  # fmt: skip
+    for metric, expected in pairs:
+        assert metric.value == expected.value
+        assert metric.interval is not None
+        assert expected.interval is not None
+        assert metric.interval == pytest.approx(expected.interval, abs=0.2 * width(expected))
+        assert width(metric) > 0
+    difference = multi_label_metrics.compare_label_sets(y, (p, p[::-1]), (p >= 0.5, p[::-1] >= 0.5), groups)
+    monkeypatch.setattr(multi_label_metrics, "MAX_PAIRS", 4 * len(y))
+    ranked = multi_label_metrics.compare_label_sets(y, (p, p[::-1]), (p >= 0.5, p[::-1] >= 0.5), groups)
+    one, other = difference.mean_average_precision, ranked.mean_average_precision
+    assert one.interval == pytest.approx(other.interval, abs=0.2 * width(other))
+
+
+def test_a_block_is_ranked_as_its_images_are() -> None:
+    p, y = draw(900)
+    scores = p.astype(np.float64)
+    drawn = BlockBootstrap.draw(900, 4, Resampling(3), "ranking")
+    assert sorted(drawn.blocks.tolist()) == list(range(900))
+    changes = drawn.rank_classes(scores, y)
+    for k in range(4):
+        weights = np.concatenate([np.ones((1, 900)), drawn.weights[:, drawn.blocks]])
+        expected = metrics.auroc_and_ap(scores[:, k], y[:, k], weights)[1]
+        np.testing.assert_allclose(changes[k, 1], expected[1:] - expected[0], atol=1e-12)
+    np.testing.assert_allclose(changes[-1, 1], changes[:-1, 1].mean(0), atol=1e-12)
+    many = BlockBootstrap.draw(5000, 4, Resampling(3, np.arange(5000) // 2), "ranking")
+    assert many.weights.shape[1] == len(np.unique(many.blocks)) == 1000
+    assert (many.blocks[::2] == many.blocks[1::2]).all(), "groups stay whole"
+    assert set(np.bincount(many.blocks).tolist()) == {4, 6}
+
+
+def test_a_perfect_model_has_no_interval_in_blocks_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, y = draw(200)
+    monkeypatch.setattr(multi_label_metrics, "MAX_PAIRS", 1)
+    values, _ = compute_label_metrics(CLASSES, np.where(y, 0.9, 0.1).astype(np.float32), y, HALF)
+    for name in RANKED:
+        assert values[name] == replace(values[name], value=1.0, interval=None)
+        assert values[name].note == "no interval: the same value in every resample"
 
 
 def test_images_of_a_group_count_as_one() -> None:

@@ -92,6 +92,14 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
     return find_percentiles(finite)
 
 
+def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the classes [classes, ..., R] that are in a resample; the others are NaN."""
+    good = np.isfinite(per_class_values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(good, per_class_values, 0).sum(0) / good.sum(0)
+    return mean
+
+
 def make_metric(value: float, resampled: NDArray[np.float64], classes: int | None = None, note: str = "") -> Metric:
     """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
 

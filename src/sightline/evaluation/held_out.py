@@ -18,9 +18,8 @@ from sightline import metrics, process
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset
 from sightline.errors import plural
-from sightline.evaluation.bootstrap import find_percentiles
+from sightline.evaluation.bootstrap import find_percentiles, mean_over_classes
 from sightline.evaluation.label_subsets import Partition
-from sightline.evaluation.scoring import mean_over_classes
 from sightline.intervals import Interval, wilson_interval
 from sightline.seeding import make_generator
 from sightline.tasks.protocol import Task

@@ -7,6 +7,7 @@ images, as those of one label do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.evaluation import bootstrap
-from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.block_bootstrap import BlockBootstrap
+from sightline.evaluation.bootstrap import Resampling, mean_over_classes
 from sightline.evaluation.calibration import BINS, bin_indices
 from sightline.evaluation.results import Metric
-from sightline.evaluation.scoring import mean_over_classes
 from sightline.intervals import Interval
 
-MAX_PAIRS = 500_000  # of an image and a class; with more, ranking 200 resamples would take a minute
+MAX_PAIRS = 500_000  # of an image and a class; more, for which 200 rankings would take a minute, are drawn in blocks
 MAX_WEIGHTS = 4_000_000  # of pairs in memory at once
 NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
@@ -139,8 +140,10 @@ def _rank(
     values = rank(np.ones((1, count)))[:, :, 0]
     note, resampled = resampling.explain_absence(count), np.empty((classes + 2, 2, 0))
     if not note and count * classes > MAX_PAIRS:
-        note = f"no interval: {classes} classes of {count} images would take too long"
-    if not note:
+        blocks = BlockBootstrap.draw(count, classes, resampling, "ranking")
+        changes = [blocks.rank_classes(scores, labels), blocks.rank_pairs(scores, labels)[None]]
+        resampled = np.clip(values[..., None] + np.concatenate(changes), 0, 1)
+    elif not note:
         number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
         batches = resampling.draw_weights(count, number, "ranking")
         resampled = np.concatenate([rank(w) for w in batches], axis=2)
@@ -199,9 +202,12 @@ def compare_label_sets(
         return difference
 
     note, ranked = resampling.explain_absence(count), np.empty(0)
+    value = float(rank(np.ones((1, count)))[0])
     if not note and count * classes > MAX_PAIRS:
-        note = f"no interval: {classes} classes of {count} images would take too long"
-    if not note:
+        blocks = BlockBootstrap.draw(count, 2 * classes, resampling, "ranking")
+        first, second = (blocks.rank_classes(p.astype(np.float64), labels)[-1, 1] for p in probabilities)
+        ranked = np.clip(value + second - first, -1, 1)
+    elif not note:
         number = bootstrap.count_resamples(count, 2 * classes) or bootstrap.MIN_RESAMPLES
         ranked = np.concatenate([rank(w) for w in resampling.draw_weights(count, number, "ranking")])
     counts = np.concatenate([of for chosen in predicted for of in (chosen & labels, chosen, labels)], axis=1)
@@ -214,7 +220,7 @@ def compare_label_sets(
         return Metric(difference, None, reason) if reason else bootstrap.make_metric(difference, resampled)
 
     return LabelSetComparison(
-        make(float(rank(np.ones((1, count)))[0]), ranked, note),
+        make(value, ranked, note),
         *(make(float(row[0]), row[1:], resampling.explain_absence(count)) for row in second - first),
     )
 
@@ -235,24 +241,25 @@ def estimate_calibration_errors(
     p = probabilities.astype(np.float64)
     bins, gaps = bin_indices(p), p - labels
 
-    def measure(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the errors of R resamples, float64 [R, K]."""
-        errors = np.empty((len(weights), classes))
+    def measure(add: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the errors of R resamples, float64 [R, K]; `add` returns the sums [R, M] of rows [N, M] in each."""
+        columns = []
         for k in range(classes):
             table = np.zeros((count, BINS))
             table[np.arange(count), bins[:, k]] = gaps[:, k]
-            errors[:, k] = np.abs(weights @ table).sum(1)
-        errors /= weights.sum(1, keepdims=True)
+            columns.append(np.abs(add(table)).sum(1))
+        errors: NDArray[np.float64] = np.stack(columns, 1) / add(np.ones((count, 1)))
         return errors
 
-    values = measure(np.ones((1, count)))[0]
-    note = resampling.explain_absence(count)
-    if not note and count * classes > MAX_PAIRS:
-        note = f"no interval: {classes} classes of {count} images would take too long"
-    if note:
+    values = measure(lambda rows: rows.sum(0, keepdims=True))[0]
+    if note := resampling.explain_absence(count):
         return [Metric(float(value), None, note) for value in values], Metric(float(values.mean()), None, note)
-    number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
-    resampled = np.concatenate([measure(w) for w in resampling.draw_weights(count, number, "calibration")])
+    if count * classes > MAX_PAIRS:
+        resampled = measure(BlockBootstrap.draw(count, classes, resampling, "calibration").resample_sums)
+    else:
+        number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
+        batches = resampling.draw_weights(count, number, "calibration")
+        resampled = np.concatenate([measure(w.__matmul__) for w in batches])
 
     def make(value: float, column: NDArray[np.float64]) -> Metric:
         high = max(bootstrap.find_percentiles(column).high, value)

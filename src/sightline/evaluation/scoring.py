@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
-from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
+from sightline.evaluation.block_bootstrap import BlockBootstrap
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, mean_over_classes
 from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.intervals import Interval
@@ -224,15 +225,17 @@ def _ranking_metrics(
         return {name: Metric(None, note="all images are of one class", classes=0) for name in RANKINGS}
     one = np.ones((1, count))
     values = np.mean([_rank_class(probabilities, labels, k, one) for k in present], axis=0)[:, 0]
-    number, note = bootstrap.count_resamples(count, len(present)), resampling.explain_absence(count)
-    if not number:
-        note = f"no interval: {len(present)} classes of {count} images would take too long"
-    if note:
+    if note := resampling.explain_absence(count):
         return {name: Metric(float(v), None, note, len(present)) for name, v in zip(RANKINGS, values, strict=True)}
-    resampled = np.concatenate([
-        mean_over_classes(np.array([_rank_class(probabilities, labels, k, w) for k in present]))
-        for w in resampling.draw_weights(count, number, "ranking")
-    ], axis=1)  # fmt: skip
+    if number := bootstrap.count_resamples(count, len(present)):
+        resampled = np.concatenate([
+            mean_over_classes(np.array([_rank_class(probabilities, labels, k, w) for k in present]))
+            for w in resampling.draw_weights(count, number, "ranking")
+        ], axis=1)  # fmt: skip
+    else:
+        blocks = BlockBootstrap.draw(count, len(present), resampling, "ranking")
+        changes = blocks.rank_classes(probabilities[:, present].astype(np.float64), labels[:, None] == present)[-1]
+        resampled = np.clip(values[:, None] + changes, 0, 1)
     auroc, average = (
         bootstrap.make_metric(float(v), row, len(present)) for v, row in zip(values, resampled, strict=True)
     )
@@ -245,11 +248,3 @@ def _rank_class(
     probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int, w: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     return np.array(metrics.auroc_and_ap(probabilities[:, k].astype(np.float64), labels == k, w))
-
-
-def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the classes [classes, ..., R] that are in a resample; the others are NaN."""
-    good = np.isfinite(per_class_values)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(good, per_class_values, 0).sum(0) / good.sum(0)
-    return mean
