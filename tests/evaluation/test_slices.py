@@ -128,6 +128,34 @@ def test_chance_alone_names_a_slice_seldom() -> None:
     assert named <= 15
 
 
+def test_a_slice_of_few_groups_is_no_evidence_of_its_own() -> None:
+    """Sites of ten images that are right or wrong together: a difference of two of them is chance."""
+    rng, site = np.random.default_rng(2), np.repeat(np.arange(40), 10)
+    named = named_alone = 0
+    for _ in range(100):
+        camera = {"camera": ["old" if i % 4 == 0 else "new" for i in site]}
+        correct = (rng.random(40) < 0.7)[site]
+        named += any(s.significantly_worse for s in evaluate_slices(find_slices(camera), correct, site))
+        named_alone += any(s.significantly_worse for s in evaluate_slices(find_slices(camera), correct))
+    assert named <= 10
+    assert named_alone > 20
+    worse = (rng.random(40) < np.where(np.arange(40) % 4 == 0, 0.05, 0.95))[site]
+    rows = evaluate_slices(find_slices(camera), worse, site)
+    assert [row.name for row in rows if row.significantly_worse] == ["camera old"]
+    assert rows[0].accuracy == worse[site % 4 == 0].mean()
+    assert rows[0].interval.low <= rows[0].accuracy <= rows[0].interval.high
+    alone = evaluate_slices(find_slices(camera), worse)[0]
+    assert rows[0].difference_interval.low < alone.difference_interval.low
+    assert rows[0].difference_interval.high > alone.difference_interval.high
+
+
+def test_a_slice_of_one_group_is_left_out() -> None:
+    site = np.repeat(np.arange(4), 20)
+    values = {"site": [f"site {i}" for i in site], "side": ["left" if i < 2 else "right" for i in site]}
+    correct = np.random.default_rng(0).random(80) < 0.8
+    assert {row.name for row in evaluate_slices(find_slices(values), correct, site)} == {"side left", "side right"}
+
+
 def test_slices_of_words_numbers_and_nothing() -> None:
     assert list(slice_masks("site", ["x", "", "x", "y"])) == ["site x", "site unset", "site y"]
     assert slice_masks("site", ["x"] * 5) == {}

@@ -131,7 +131,7 @@ def build_report(
         calibration=evaluate_calibration(outputs, validation_outputs),
         risk_coverage=selective.compute_risk_coverage(confidence, correct),
         errors=analyze_errors(evaluation),
-        slices=slices.evaluate_slices(masks, correct),
+        slices=slices.evaluate_slices(masks, correct, resampling.groups),
         thresholds=thresholds,
         threshold=_choose_threshold(validation_outputs, threshold_request),
         selective_check=evaluate_selective(outputs, validation_outputs, resampling),

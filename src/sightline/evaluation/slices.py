@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sightline import intervals
 from sightline.data.batches import iterate_slices
 from sightline.data.types import ImageRecord, Subset
+from sightline.evaluation.bootstrap import sum_by_group
+from sightline.evaluation.grouped_proportions import TAIL, find_grouped_ends
 from sightline.inference.runner import choose_batch_size
 from sightline.intervals import Interval
 
@@ -28,8 +30,9 @@ MAX_VALUES = 20  # of a column that is not numeric
 class SliceMetrics:
     """Accuracy on the `count` images of the slice `name`, and on the rest of the images.
 
-    `interval` is that of the accuracy (Wilson, 95%). `difference_interval` is that of `accuracy` minus `rest_accuracy`,
-    corrected for the number of slices tested; `significantly_worse` if it is below 0.
+    `interval` is the 95% interval of the accuracy: Wilson's, or that of `grouped_proportions`. `difference_interval` is
+    that of `accuracy` minus `rest_accuracy`, corrected for the number of slices tested; `significantly_worse` if it is
+    below 0.
     """
 
     name: str
@@ -127,14 +130,20 @@ def find_slices(columns: Mapping[str, Sequence[Any]]) -> dict[str, NDArray[np.bo
     return {key: at for key, at in masks.items() if MIN_IMAGES <= at.sum() <= len(at) - MIN_IMAGES}
 
 
-def evaluate_slices(groups: Mapping[str, NDArray[np.bool_]], correct: NDArray[np.bool_]) -> tuple[SliceMetrics, ...]:
+def evaluate_slices(
+    masks: Mapping[str, NDArray[np.bool_]], correct: NDArray[np.bool_], groups: NDArray[np.int64] | None = None
+) -> tuple[SliceMetrics, ...]:
     """Return the metrics of the slices that `find_slices` returned, worst gap first; `correct` is bool [N].
 
     The gap between slice and rest has Newcombe's interval (`intervals.difference_interval`), at 95% for all slices
-    together (Bonferroni).
+    together (Bonferroni). With `groups` int64 [N], from 0, both intervals are made of those of `grouped_proportions`,
+    and slices that have images of one group alone, inside or outside, are left out: they would tell of that group.
     """
-    z = NormalDist().inv_cdf(1 - 0.025 / max(len(groups), 1))
-    results = [_evaluate_slice(name, correct[at], correct[~at], z) for name, at in groups.items()]
+    if groups is None:
+        z = NormalDist().inv_cdf(1 - TAIL / max(len(masks), 1))
+        results = [_evaluate_slice(name, correct[at], correct[~at], z) for name, at in masks.items()]
+    else:
+        results = _evaluate_grouped(masks, correct, groups)
     return tuple(sorted(results, key=lambda s: s.accuracy - s.rest_accuracy))
 
 
@@ -143,3 +152,25 @@ def _evaluate_slice(name: str, inside: NDArray[np.bool_], outside: NDArray[np.bo
     p, q = hits / count, others / rest
     gap = intervals.difference_interval(hits, count, others, rest, z)
     return SliceMetrics(name, count, p, intervals.wilson_interval(hits, count), q, gap, gap.high < 0)
+
+
+def _evaluate_grouped(
+    masks: Mapping[str, NDArray[np.bool_]], correct: NDArray[np.bool_], groups: NDArray[np.int64]
+) -> list[SliceMetrics]:
+    sums = {name: sum_by_group(np.stack([at, ~at], 1).astype(np.float64), groups) for name, at in masks.items()}
+    hits = {
+        name: sum_by_group(np.stack([at & correct, ~at & correct], 1).astype(np.float64), groups)
+        for name, at in masks.items()
+    }
+    tested = [name for name, counts in sums.items() if ((counts > 0).sum(0) > 1).all()]
+    results = []
+    for name in tested:
+        (hits_inside, hits_outside), (count, rest) = hits[name].sum(0), sums[name].sum(0)
+        p, q = float(hits_inside / count), float(hits_outside / rest)
+        usual, wide = (
+            [Interval(*ends) for ends in find_grouped_ends(hits[name], sums[name], tail).T.tolist()]
+            for tail in (TAIL, TAIL / len(tested))
+        )
+        gap = intervals.subtract_intervals(p, wide[0], q, wide[1])
+        results.append(SliceMetrics(name, int(count), p, usual[0], q, gap, gap.high < 0))
+    return results

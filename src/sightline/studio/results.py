@@ -74,7 +74,8 @@ class SplitResults:
     @cached_property
     def slices(self) -> tuple[SliceMetrics, ...]:
         """The accuracy on the slices with the largest gaps to the rest, as in the report; empty if none are stored."""
-        return evaluate_slices(self._slice_masks, self._predicted == self._labels)[:MAX_SLICES]
+        correct = self._predicted == self._labels
+        return evaluate_slices(self._slice_masks, correct, self._resampling.groups)[:MAX_SLICES]
 
     @property
     def groups(self) -> int | None:
