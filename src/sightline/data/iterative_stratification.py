@@ -30,11 +30,11 @@ def stratify_iteratively(
     >>> stratify_iteratively([1] * 4, classes, [0.5, 0.5], [0.1, 0.2, 0.3, 0.9])
     [0, 1, 0, 1]
     """
-    positions = list(map(float, positions))
+    places = list(map(float, positions))
     allowed = [subset for subset, fraction in enumerate(fractions) if fraction > 0]
     edges = list(accumulate(fractions))
-    homes = [min(bisect_right(edges, position), allowed[-1]) for position in positions]
-    margins = [min((abs(position - edge) for edge in edges[:-1]), default=1.0) for position in positions]
+    homes = [min(bisect_right(edges, position), allowed[-1]) for position in places]
+    margins = [min((abs(position - edge) for edge in edges[:-1]), default=1.0) for position in places]
     lacking_images = [fraction * sum(sizes) for fraction in fractions]
     totals = sum(classes, Counter[str]())
     lacking = {name: [fraction * count for fraction in fractions] for name, count in totals.items()}
@@ -45,7 +45,7 @@ def stratify_iteratively(
     subsets = [-1] * len(sizes)
 
     def assign(counts: dict[int, int], lacks: list[float]) -> None:
-        for unit in sorted(counts, key=lambda unit: (-counts[unit], -margins[unit], positions[unit])):
+        for unit in sorted(counts, key=lambda unit: (-counts[unit], -margins[unit], places[unit])):
             home = homes[unit]
             if lacks[home] <= counts[unit] / 2 + ROUNDING:
                 home = max(allowed, key=lambda subset: (lacks[subset], subset == homes[unit], lacking_images[subset]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def write_rows(folder: Path) -> Path:
     return folder / "list.csv"
 
 
-def check(path: Path, **options: str | Path) -> tuple[DoctorReport, dict[str, Finding]]:
+def check(path: Path, **options: Any) -> tuple[DoctorReport, dict[str, Finding]]:
     report = sightline.Dataset(path).check(progress=False, **options)
     return report, {finding.kind: finding for finding in report.findings}
 
