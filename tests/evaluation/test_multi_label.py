@@ -186,8 +186,8 @@ def test_many_pairs_have_the_intervals_of_few(size: int, monkeypatch: pytest.Mon
     difference = multi_label_metrics.compare_label_sets(y, (p, p[::-1]), (p >= 0.5, p[::-1] >= 0.5), groups)
     monkeypatch.setattr(multi_label_metrics, "MAX_PAIRS", 4 * len(y))
     ranked = multi_label_metrics.compare_label_sets(y, (p, p[::-1]), (p >= 0.5, p[::-1] >= 0.5), groups)
-    one, other = difference.mean_average_precision, ranked.mean_average_precision
-    assert one.interval == pytest.approx(other.interval, abs=0.2 * width(other))
+    in_blocks, image_by_image = difference.mean_average_precision, ranked.mean_average_precision
+    assert in_blocks.interval == pytest.approx(image_by_image.interval, abs=0.2 * width(image_by_image))
 
 
 def test_a_block_is_ranked_as_its_images_are() -> None:

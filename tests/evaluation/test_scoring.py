@@ -66,6 +66,24 @@ def test_redrawn_rankings_are_scikit_learns_with_weights(count: int, seed: int) 
             assert np.isnan(area)
 
 
+@pytest.mark.parametrize("groups", [None, np.arange(900) // 3], ids=["images", "groups"])
+def test_rankings_of_many_images_have_the_intervals_of_few(
+    groups: NDArray[np.int64] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, labels = draw_predictions(900, 3)
+    exact = compute_metrics(p, labels, Resampling(groups=groups))
+    monkeypatch.setattr(bootstrap, "BUDGET", 200 * 900)
+    assert not bootstrap.count_resamples(900, 3), "too few resamples are affordable"
+    blocks = compute_metrics(p, labels, Resampling(groups=groups))
+    for name in ("auroc", "average_precision"):
+        expected, interval = exact[name].interval, blocks[name].interval
+        assert expected is not None
+        assert interval is not None
+        assert blocks[name].value == exact[name].value
+        assert interval != expected
+        assert interval == pytest.approx(expected, abs=0.25 * (expected.high - expected.low))
+
+
 def test_cells_drawn_as_a_multinomial_and_by_images_spread_alike() -> None:
     few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn image by image
     for counts in (few, many):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from sightline import intervals
@@ -22,10 +23,21 @@ def draw_outputs(count: int, accuracy: float, confidence: float, seed: int = 0) 
     return p, labels
 
 
+def compare(validation: Outputs, test: Outputs) -> shift.SplitShift:
+    difference = shift.compare_splits(validation, test)
+    assert difference is not None
+    return difference
+
+
+def repeat(outputs: Outputs, copies: int) -> Outputs:
+    p, labels = outputs
+    return np.repeat(p, copies, 0), np.repeat(labels, copies)
+
+
 def test_a_test_split_of_another_distribution_is_reported() -> None:
     """As of chest x-rays whose given splits differ: 0.97 and 0.81, both with a confidence of 0.96."""
     validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
-    difference = shift.compare_splits(validation, test)
+    difference = compare(validation, test)
     hits = [int((p.argmax(1) == labels).sum()) for p, labels in (validation, test)]
     assert difference.accuracy_difference_interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
     assert difference.accuracy_difference == hits[1] / 624 - hits[0] / 800
@@ -38,12 +50,30 @@ def test_a_test_split_of_another_distribution_is_reported() -> None:
 
 def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() -> None:
     """Also where one is so small that its ECE is far greater by chance alone."""
-    differences = [
-        shift.compare_splits(draw_outputs(40, 0.9, 0.9, i), draw_outputs(400, 0.9, 0.9, 1000 + i)) for i in range(60)
-    ]
+    differences = [compare(draw_outputs(40, 0.9, 0.9, i), draw_outputs(400, 0.9, 0.9, 1000 + i)) for i in range(60)]
     assert np.mean([difference.ece_difference for difference in differences]) < -0.02, "fewer images, higher ECE"
     assert sum(difference.ece_differs for difference in differences) <= 8
     assert sum(difference.accuracy_differs for difference in differences) <= 8
+
+
+def test_images_of_a_group_are_no_evidence_of_their_own() -> None:
+    """Twenty groups of 15 copies in each split: their differences are chance, and groups of one image are images."""
+    groups, differ, differ_alone = np.repeat(np.arange(20), 15), 0, 0
+    for i in range(40):
+        validation, test = (repeat(draw_outputs(20, 0.8, 0.9, seed), 15) for seed in (i, 1000 + i))
+        together, alone = shift.compare_splits(validation, test, groups=(groups, groups)), compare(validation, test)
+        assert together is not None
+        assert together.accuracy_difference == alone.accuracy_difference
+        differ += together.accuracy_differs + together.ece_differs
+        differ_alone += alone.accuracy_differs + alone.ece_differs
+    assert differ <= 10
+    assert differ_alone > 20
+    first, second = draw_outputs(100, 0.9, 0.9), draw_outputs(150, 0.8, 0.9, 1)
+    ones, plain = shift.compare_splits(first, second, groups=(np.arange(100), np.arange(150))), compare(first, second)
+    assert ones is not None
+    assert abs(ones.ece_p_value - plain.ece_p_value) < 0.05
+    assert ones.accuracy_difference_interval == pytest.approx(plain.accuracy_difference_interval, abs=0.02)
+    assert shift.compare_splits(first, second, groups=(np.zeros(100, np.int64), np.arange(150))) is None
 
 
 def test_the_permutation_is_seeded() -> None:

@@ -60,7 +60,8 @@ class OutputReader:
         labeled = images.load(
             split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
         )
-        return labeled, self.classifier.task.collect_outputs(self.classifier.predictor, labeled.subset, self.progress)
+        outputs = self.classifier.task.collect_outputs(self.classifier.predictor, labeled.subset, self.progress)
+        return labeled, report.add_groups(outputs, labeled)
 
     @property
     def is_folded(self) -> bool:
@@ -95,7 +96,8 @@ class OutputReader:
                 "--tta does not apply to predictions that are stored, since the model was trained on the images "
                 "afterwards: leave it out."
             )
-        return labeled, folds.read_outputs(run, labeled.subset.paths, labeled.subset.labels)
+        outputs = folds.read_outputs(run, labeled.subset.paths, labeled.subset.labels)
+        return labeled, report.add_groups(outputs, labeled)
 
     def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:
         """Return the model outputs for a split; None if it is not available.
@@ -105,22 +107,21 @@ class OutputReader:
         try:
             if split == "validation" and self.labeled_images.is_own and (self.is_folded or self._is_refit):
                 return self.load(self.labeled_images, split)[1]
-            samples = self.labeled_images.load(
+            labeled = self.labeled_images.load(
                 split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
-            ).subset
+            )
         except MissingImagesError:
             if strict and not self.allowed.missing:
                 raise
             return None
         except DataError:
             return None
-        return (
-            self.classifier.task.collect_outputs(
-                self.classifier.predictor, samples, self.progress, f"evaluating ({split})"
-            )
-            if len(samples)
-            else None
+        if not len(labeled.subset):
+            return None
+        outputs = self.classifier.task.collect_outputs(
+            self.classifier.predictor, labeled.subset, self.progress, f"evaluating ({split})"
         )
+        return report.add_groups(outputs, labeled)
 
 
 def evaluate_ood(

@@ -36,7 +36,9 @@ class BlockBootstrap:
 
         A block is a group of images if there are as few, else several groups, or images that are on their own.
         """
-        units = np.arange(count) if resampling.groups is None else resampling.groups
+        units: NDArray[np.int64] = np.arange(count, dtype=np.int64)
+        if resampling.groups is not None:
+            units = resampling.groups
         size = int(units.max()) + 1
         number = min(size, MAX_BLOCKS)
         order = make_generator(resampling.seed, "blocks", name).permutation(size) % number
@@ -48,7 +50,8 @@ class BlockBootstrap:
         """Return the sums [R, M] of the rows of `values` [N, M] in each resample."""
         sums = np.zeros((self.weights.shape[1], values.shape[1]))
         np.add.at(sums, self.blocks, values)
-        return self.weights @ sums
+        drawn: NDArray[np.float64] = self.weights @ sums
+        return drawn
 
     def rank_classes(self, scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return how AUROC and average precision change in each resample, float64 [K + 1, 2, R].

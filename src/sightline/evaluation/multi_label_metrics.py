@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,7 +260,7 @@ def estimate_calibration_errors(
     else:
         number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
         batches = resampling.draw_weights(count, number, "calibration")
-        resampled = np.concatenate([measure(w.__matmul__) for w in batches])
+        resampled = np.concatenate([measure(partial(np.matmul, w)) for w in batches])
 
     def make(value: float, column: NDArray[np.float64]) -> Metric:
         high = max(bootstrap.find_percentiles(column).high, value)

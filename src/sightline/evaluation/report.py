@@ -324,11 +324,25 @@ def _class_scores(outputs: ModelOutputs, k: int) -> tuple[NDArray[np.float64], N
 
 
 def compare_with_validation(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> SplitShift | None:
-    """Compare the evaluated images with the validation split; None if they are the same or it is not available."""
+    """Compare the evaluated images with the validation split.
+
+    None if they are the same, if it is not available, or if the images of one of the two are all of one group.
+    """
     if held_out is None or held_out is evaluated:
         return None
     first, second = ((of.outputs.probabilities, of.labels) for of in (held_out, evaluated))
-    return shift.compare_splits(first, second)
+    if held_out.groups is None and evaluated.groups is None:
+        return shift.compare_splits(first, second)
+    return shift.compare_splits(first, second, groups=(_list_groups(held_out), _list_groups(evaluated)))
+
+
+def _list_groups(outputs: ModelOutputs) -> NDArray[np.int64]:
+    return np.arange(len(outputs.labels), dtype=np.int64) if outputs.groups is None else outputs.groups
+
+
+def add_groups(outputs: ModelOutputs, labeled: LabeledSubset) -> ModelOutputs:
+    """Return the outputs for the images `labeled` with the groups of these, as `compare_with_validation` uses them."""
+    return replace(outputs, groups=number_groups(labeled.subset.paths, labeled.groups))
 
 
 def evaluate_sets(

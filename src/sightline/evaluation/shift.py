@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals, jsonio, metrics
 from sightline.evaluation import calibration
-from sightline.evaluation.bootstrap import BUDGET
+from sightline.evaluation.bootstrap import BUDGET, Resampling, sum_by_group
 from sightline.intervals import Interval
 from sightline.seeding import make_generator
 
@@ -26,8 +26,9 @@ PERMUTATIONS = 2000
 class SplitShift:
     """Metrics of `count` validation images, and how those of the evaluated images differ.
 
-    `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe). `ece_difference` is
-    the same for the ECE, and `ece_p_value` the p-value of a permutation test of two splits from one distribution.
+    `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe, also of those of
+    `grouped_proportions`). `ece_difference` is the same for the ECE, and `ece_p_value` the p-value of a permutation
+    test of two splits from one distribution, of images or of their groups.
     """
 
     count: int
@@ -60,16 +61,60 @@ def compare_splits(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     seed: int = 0,
-) -> SplitShift:
-    """Compare probabilities float32 [N, K] and labels int32 [N] of validation with those of the evaluated images."""
+    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> SplitShift | None:
+    """Compare probabilities float32 [N, K] and labels int32 [N] of validation with those of the evaluated images.
+
+    `groups` int64 [N] number the groups of the images of each, from 0; None if each image is on its own. None is
+    returned if the images of one of the two are all of one group.
+    """
     (p, labels), (q, truth) = validation, evaluated
-    right, other = int((p.argmax(1) == labels).sum()), int((q.argmax(1) == truth).sum())
+    hits = p.argmax(1) == labels, q.argmax(1) == truth
+    accuracy, other = (float(of.mean()) for of in hits)
+    resamplings = [Resampling(seed, of) for of in groups or (None, None)]
+    first, second = (
+        resampling.estimate_proportions(of[:, None], np.ones((len(of), 1), bool))[0]
+        for resampling, of in zip(resamplings, hits, strict=True)
+    )
+    if first is None or second is None:
+        return None
     before, after = calibration.compute_ece(p, labels), calibration.compute_ece(q, truth)
+    if groups is None:
+        p_value = _permutation_p_value(validation, evaluated, abs(after - before), seed)
+    else:
+        p_value = _permute_groups(groups, validation, evaluated, abs(after - before), seed)
     return SplitShift(
-        len(p), right / len(p), intervals.wilson_interval(right, len(p)), metrics.cross_entropy(p, labels), before,
-        other / len(q) - right / len(p), intervals.difference_interval(other, len(q), right, len(p)),
-        after - before, _permutation_p_value(validation, evaluated, abs(after - before), seed),
+        len(p), accuracy, first, metrics.cross_entropy(p, labels), before,
+        other - accuracy, intervals.subtract_intervals(other, second, accuracy, first),
+        after - before, p_value,
     )  # fmt: skip
+
+
+def _permute_groups(
+    groups: tuple[NDArray[np.int64], NDArray[np.int64]],
+    validation: tuple[NDArray[np.float32], NDArray[np.int32]],
+    evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
+    difference: float,
+    seed: int,
+) -> float:
+    """Return the p-value as `_permutation_p_value` does, where whole groups of images change their split."""
+    tables = []  # of each group: the sums of the gaps by bin, and the number of its images
+    for split, of in zip((validation, evaluated), groups, strict=True):
+        bins, gaps = _bin_gaps(*split)
+        rows = np.zeros((len(bins), calibration.BINS + 1))
+        rows[np.arange(len(bins)), bins] = gaps
+        rows[:, -1] = 1
+        tables.append(sum_by_group(rows, of))
+    both, first = np.concatenate(tables), len(tables[0])
+    total = both.sum(0)
+    number = max(200, min(PERMUTATIONS, BUDGET // len(both)))
+    rng, exceeding = make_generator(seed, "permutation", "ece"), 0
+    for _ in range(number):
+        chosen = both[rng.permutation(len(both))[:first]].sum(0)
+        *sums, count = chosen
+        *rest, others = total - chosen
+        exceeding += bool(abs(np.abs(rest).sum() / others - np.abs(sums).sum() / count) >= difference - 1e-12)
+    return (exceeding + 1) / (number + 1)
 
 
 def _permutation_p_value(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -39,10 +39,14 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutputs:
-    """The `outputs` of a model for N labeled images, and their `labels` [N, ...], as the task encodes them."""
+    """The `outputs` of a model for N labeled images, and their `labels` [N, ...], as the task encodes them.
+
+    `groups` int64 [N] number the groups of the images, from 0; None if each is on its own, or if they are not known.
+    """
 
     outputs: Outputs
     labels: NDArray[Any]
+    groups: NDArray[np.int64] | None = field(default=None, kw_only=True)
 
     @property
     def calibration(self) -> tuple[NDArray[np.float32], NDArray[Any]]:

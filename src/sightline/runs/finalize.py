@@ -15,6 +15,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
 from sightline.evaluation.mask_outputs import MaskOutputs, sample_masks
 from sightline.evaluation.multi_label import Report, Result
+from sightline.evaluation.report import add_groups
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, runner
@@ -91,6 +92,7 @@ def finalize(
     if calibrated.other_outputs is not None:
         outputs_by_split.pop("validation", None)
         outputs_by_split = {"validation": calibrated.other_outputs, **outputs_by_split}
+    outputs_by_split = {split: add_groups(outputs, labeled[split]) for split, outputs in outputs_by_split.items()}
     held_out = outputs_by_split.get("validation")
     request = ThresholdRequest.from_config(config.evaluation)
     if request and held_out is None:
