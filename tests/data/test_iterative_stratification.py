@@ -61,8 +61,10 @@ def test_groups_stay_whole() -> None:
     assert measure_deviation(images, splits) < 0.08
 
 
-def count_moved(images: Sequence[ImageRecord], kept: Sequence[int], folds: int, groups: list[str] | None) -> int:
-    """Return how many of the images `kept` are in another split or fold if the others are not there."""
+def count_moved(
+    images: Sequence[ImageRecord], positions_left: Sequence[int], folds: int, groups: list[str] | None
+) -> int:
+    """Return how many of the images at `positions_left` are in another split or fold if the others are not there."""
 
     def assign(positions: Sequence[int]) -> list[object]:
         chosen, names = [images[i] for i in positions], groups and [groups[i] for i in positions]
@@ -76,7 +78,7 @@ def count_moved(images: Sequence[ImageRecord], kept: Sequence[int], folds: int, 
         return assigned
 
     everything = assign(range(len(images)))
-    return sum(everything[i] != part for i, part in zip(kept, assign(kept), strict=True))
+    return sum(everything[i] != alone for i, alone in zip(positions_left, assign(positions_left), strict=True))
 
 
 @pytest.mark.parametrize(("added", "folds", "most"), [(1, 0, 20), (10, 0, 40), (10, 5, 80)])
@@ -98,14 +100,14 @@ def test_adding_groups_moves_few_others() -> None:
     st.integers(0, 20), st.randoms(), st.booleans(),
 )  # fmt: skip
 def test_neither_order_nor_names_of_files_matter(
-    drawn: list[tuple[set[str], int]], seed: int, chance: random.Random, grouped: bool
+    units: list[tuple[set[str], int]], seed: int, chance: random.Random, grouped: bool
 ) -> None:
-    order = list(range(len(drawn)))
+    order = list(range(len(units)))
     chance.shuffle(order)
     images = [
-        ImageRecord(f"{i}.png", f"{i:064x}", join_classes(names), None, 8, 8) for i, (names, _) in enumerate(drawn)
+        ImageRecord(f"{i}.png", f"{i:064x}", join_classes(names), None, 8, 8) for i, (names, _) in enumerate(units)
     ]
-    groups = [f"patient {group}" for _, group in drawn]
+    groups = [f"patient {group}" for _, group in units]
     renamed = [replace(images[i], path=f"elsewhere/{i}.jpg") for i in order]
     config = SplitConfig("stratified")
     before = assign_splits(images, config, seed, groups if grouped else None, LABEL_SETS)

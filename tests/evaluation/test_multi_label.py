@@ -193,11 +193,11 @@ def test_many_pairs_have_the_intervals_of_few(size: int, monkeypatch: pytest.Mon
 def test_a_block_is_ranked_as_its_images_are() -> None:
     p, y = draw(900)
     scores = p.astype(np.float64)
-    drawn = BlockBootstrap.draw(900, 4, Resampling(3), "ranking")
-    assert sorted(drawn.blocks.tolist()) == list(range(900))
-    changes = drawn.rank_classes(scores, y)
+    blocks = BlockBootstrap.draw(900, 4, Resampling(3), "ranking")
+    assert sorted(blocks.blocks.tolist()) == list(range(900))
+    changes = blocks.rank_classes(scores, y)
     for k in range(4):
-        weights = np.concatenate([np.ones((1, 900)), drawn.weights[:, drawn.blocks]])
+        weights = np.concatenate([np.ones((1, 900)), blocks.weights[:, blocks.blocks]])
         expected = metrics.auroc_and_ap(scores[:, k], y[:, k], weights)[1]
         np.testing.assert_allclose(changes[k, 1], expected[1:] - expected[0], atol=1e-12)
     np.testing.assert_allclose(changes[-1, 1], changes[:-1, 1].mean(0), atol=1e-12)

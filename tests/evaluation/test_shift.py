@@ -56,7 +56,7 @@ def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() 
     assert sum(difference.accuracy_differs for difference in differences) <= 8
 
 
-def test_images_of_a_group_are_no_evidence_of_their_own() -> None:
+def test_images_of_a_group_count_together() -> None:
     """Twenty groups of 15 copies in each split: their differences are chance, and groups of one image are images."""
     groups, differ, differ_alone = np.repeat(np.arange(20), 15), 0, 0
     for i in range(40):

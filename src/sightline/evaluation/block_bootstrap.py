@@ -50,8 +50,8 @@ class BlockBootstrap:
         """Return the sums [R, M] of the rows of `values` [N, M] in each resample."""
         sums = np.zeros((self.weights.shape[1], values.shape[1]))
         np.add.at(sums, self.blocks, values)
-        drawn: NDArray[np.float64] = self.weights @ sums
-        return drawn
+        resampled: NDArray[np.float64] = self.weights @ sums
+        return resampled
 
     def rank_classes(self, scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return how AUROC and average precision change in each resample, float64 [K + 1, 2, R].

@@ -86,8 +86,8 @@ def include_empty_sets(listings: Sequence[SourceListing]) -> list[SourceListing]
     """
     included = []
     for listing in listings:
-        stated = [item for item in listing.to_label if item.declared and not listing.several_labels]
-        items, paths = _select_missing(stated, listing), {item.path for item in stated}
+        rows = [item for item in listing.to_label if item.declared and not listing.several_labels]
+        items, paths = _select_missing(rows, listing), {item.path for item in rows}
         included.append(
             replace(
                 listing,
