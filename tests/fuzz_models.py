@@ -25,7 +25,7 @@ import onnx_graphs
 from fuzz_inputs import CLASSES, MAX_INPUT, SMALL, encode_image, scratch
 from hub_server import Hub, Repository, run_hub
 from networks import make_plan
-from sightline import _io, jsonio
+from sightline import _packed, jsonio
 from sightline.api import hub
 from sightline.errors import DataError, ModelError
 from sightline.inference import bundle, embedding_files, exported_folder
@@ -217,7 +217,7 @@ def _files_on_hub(kind: int, content: bytes) -> dict[str, bytes]:
             files |= dict.fromkeys(map(str, json.loads(content)["files"]), b"x") | files
         files[MANIFEST_FILE] = content
     if kind == 2:
-        with suppress(*_io.ZIP_ERRORS), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with suppress(*_packed.ZIP_ERRORS), zipfile.ZipFile(io.BytesIO(content)) as archive:
             files |= {info.filename: archive.read(info) for info in archive.infolist() if info.file_size <= MAX_INPUT}
     return files
 

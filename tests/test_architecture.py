@@ -26,7 +26,7 @@ PACKAGE = "sightline"
 # `sightline/__init__.py` is exempt: it resolves the public names lazily and may import anything.
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "escaping", "nesting", "process", "recipes"},  # recipes: TOML files
-    1: {"_io", "_keras", "callbacks", "plugins", "seeding"},
+    1: {"_io", "_keras", "_packed", "callbacks", "plugins", "seeding"},
     2: {"backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing", "progress", "tracking"},
     3: {"data", "distributed", "models"},
     4: {"export"},

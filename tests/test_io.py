@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline import _io
+from sightline import _io, _packed
 from sightline.errors import OutputError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
@@ -101,11 +101,11 @@ def test_arrays_come_back_and_a_packed_file_is_refused(tmp_path: Path) -> None:
     np.savez(plain, a=np.arange(5), b=np.zeros((2, 3), np.float32))
     np.savez_compressed(packed, a=np.zeros(1 << 22))
     with plain.open("rb") as file:
-        assert {name: array.shape for name, array in _io.load_arrays(file).items()} == {"a": (5,), "b": (2, 3)}
+        assert {name: array.shape for name, array in _packed.load_arrays(file).items()} == {"a": (5,), "b": (2, 3)}
     with packed.open("rb") as file:
         with pytest.raises(ValueError, match=r"its arrays take 33,554,\d+ bytes, more than 1 times"):
-            _io.load_arrays(file)
-        assert _io.load_arrays(file, 10_000)["a"].shape == (1 << 22,)
+            _packed.load_arrays(file)
+        assert _packed.load_arrays(file, 10_000)["a"].shape == (1 << 22,)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
@@ -113,14 +113,14 @@ def test_a_file_of_ours_has_no_member_that_expands_without_a_limit(tmp_path: Pat
     """`zipfile` decompresses whatever a piece of such a member contains, however little was asked for."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
         archive.writestr("x.npy", b"")
-    for read in (_io.open_zip, _io.load_arrays):
+    for read in (_packed.open_zip, _packed.load_arrays):
         with (
             (tmp_path / "a.npz").open("rb") as file,
             pytest.raises((ValueError, zipfile.BadZipFile), match=r"'x\.npy' is compressed by another"),
         ):
             read(file)
     with (tmp_path / "a.npz").open("rb") as file:
-        assert _io.open_zip(file, lambda count: None).namelist() == ["x.npy"], "an archive of images may"
+        assert _packed.open_zip(file, lambda count: None).namelist() == ["x.npy"], "an archive of images may"
 
 
 def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
@@ -130,20 +130,20 @@ def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", stream.getvalue() + bytes(100))
     with path.open("rb") as file, pytest.raises(ValueError, match=r"damaged|EOF"):
-        _io.load_arrays(file)
+        _packed.load_arrays(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\3\4" + bytes(40), bytes(100)])
 def test_a_file_that_is_not_an_array_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"not an \.npz file, or a damaged one"):
-        _io.load_arrays(io.BytesIO(content))
+        _packed.load_arrays(io.BytesIO(content))
 
 
 def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=np.array([{}], object))
     with path.open("rb") as file, pytest.raises(ValueError, match="allow_pickle=False"):
-        _io.load_arrays(file)
+        _packed.load_arrays(file)
 
 
 def test_what_is_read_whole_is_a_file_of_limited_size(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_array_comes_back_from_its_file(tmp_path: Path) -> None:
     for array in (np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4)), np.float64(3.0)):
         np.save(tmp_path / "a.npy", array)
         with (tmp_path / "a.npy").open("rb") as file:
-            np.testing.assert_array_equal(_io.load_array(file), array)
+            np.testing.assert_array_equal(_packed.load_array(file), array)
 
 
 def _header(shape: str, descr: str = "'<f4'") -> bytes:
@@ -201,7 +201,7 @@ def _header(shape: str, descr: str = "'<f4'") -> bytes:
 )  # fmt: skip
 def test_an_array_larger_than_its_file_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # NumPy's own message, or ours
-        _io.load_array(io.BytesIO(content))
+        _packed.load_array(io.BytesIO(content))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
@@ -227,12 +227,12 @@ def test_the_members_of_a_zip_are_counted_before_any_object_is_made(
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(30):
             archive.writestr(str(number), b"x")
-    with path.open("rb") as file, _io.open_zip(file) as archive:
+    with path.open("rb") as file, _packed.open_zip(file) as archive:
         assert archive.read("29") == b"x"
-    monkeypatch.setattr(_io, "MAX_MEMBERS", 29)
+    monkeypatch.setattr(_packed, "MAX_MEMBERS", 29)
     monkeypatch.setattr(zipfile.ZipInfo, "__init__", lambda *_: pytest.fail("an object was made"))
     with path.open("rb") as file, pytest.raises(zipfile.BadZipFile, match="more than 29 members"):
-        _io.open_zip(file)
-    monkeypatch.setattr(_io, "_MAX_DIRECTORY_BYTES", 1000)
+        _packed.open_zip(file)
+    monkeypatch.setattr(_packed, "_MAX_DIRECTORY_BYTES", 1000)
     with path.open("rb") as file, pytest.raises(zipfile.BadZipFile, match=r"a directory of 1,\d\d\d bytes"):
-        _io.open_zip(file)
+        _packed.open_zip(file)

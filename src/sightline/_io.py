@@ -6,27 +6,19 @@ Files are written under a temporary name and then renamed. The operating system 
 from __future__ import annotations
 
 import errno
-import lzma
-import math
 import os
 import re
 import secrets
 import shutil
 import stat
-import struct
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedRandom, BufferedReader
+from io import BufferedRandom, BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, TextIO
 
 from sightline.errors import OutputError
-
-if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
-    from numpy.typing import NDArray
 
 if sys.platform == "win32":
     import msvcrt
@@ -47,17 +39,6 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OverflowError,
-    RuntimeError, ValueError,
-)  # fmt: skip
-"""What `zipfile` may raise for a corrupt file."""
-MAX_MEMBERS = 100_000  # of a zip file that Sightline wrote: a checkpoint has one for each weight
-_MAX_DIRECTORY_BYTES = 1 << 30
-_MEMBER_SIGNATURE = b"PK\1\2"
-BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-"""Of these, `zipfile` decompresses no more than was asked for; of the others, all that it has read."""
-_NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
 _MAX_OWNER_BYTES = 276
 _OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
 # Windows lacks the first three, and has no named pipes in folders.
@@ -66,39 +47,72 @@ _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", 
 
 def write_atomic(
     path: Path,
-    content: bytes | Callable[[Path], Any],
+    content: bytes | Callable[[IO[bytes]], Any],
     advice: str = "Free some space or check its permissions.",
     *,
     root: Path | None = None,
 ) -> Path:
-    """Write bytes to `path` atomically, or let a function write the file; create parent folders and return `path`.
+    """Write bytes to `path` atomically, or have a function write to a new file; create parent folders, return `path`.
 
-    Bytes are synced to disk before the rename, so that a power failure leaves either the old file or the new one. (A
-    file written by a function is only guaranteed not to be half-written if the process is killed.) A symbolic link at
-    `path` is replaced, not followed; a link among the folders between `path` and `root`, or the run directory that
-    contains `path`, is refused, so that an untrusted folder cannot redirect writes outside of it.
+    The file is synced to disk before the rename, so that a power failure leaves either the old file or the new one. A
+    symbolic link at `path` is replaced, not followed; a link among the folders between `path` and `root`, or the run
+    directory that contains `path`, is refused, so that an untrusted folder cannot redirect writes outside of it.
     On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
     """
+    with _replacing(path, advice, root) as temporary_file, create_exclusive(temporary_file) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def save_atomic(
+    path: Path,
+    save: Callable[[Path], Any],
+    advice: str = "Free some space or check its permissions.",
+    *,
+    root: Path | None = None,
+) -> Path:
+    """Write a file as `write_atomic` does, by a function that takes a name rather than an open file, as Keras does.
+
+    The name cannot be guessed. The file is not half-written if the process is killed, but may be after a power failure.
+    """
+    with _replacing(path, advice, root) as temporary_file:
+        save(temporary_file)
+    return path
+
+
+@contextmanager
+def _replacing(path: Path, advice: str, root: Path | None) -> Iterator[Path]:
+    """Yield the name of a file to be written in the block, which then takes the place of `path`."""
     if root is not None:
         refuse_links(root, path.parent)
     refuse_links_in_run(path.parent)
     temporary_file = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            with create_exclusive(temporary_file) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            content(temporary_file)
+        yield temporary_file
         temporary_file.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}. {advice}") from error
     finally:
         with suppress(OSError):  # exists only after a failure
             temporary_file.unlink()
-    return path
+
+
+@contextmanager
+def as_text(file: IO[bytes]) -> Iterator[TextIO]:
+    """Yield a new file for text in UTF-8, whose line ends stay as they are; half a character becomes an escape."""
+    text = TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=False)
+    try:
+        yield text
+        text.flush()
+    finally:
+        with suppress(OSError):  # a full disk, which has been raised already
+            text.detach()
 
 
 def temporary_path(path: Path) -> Path:
@@ -114,12 +128,14 @@ def create_exclusive(path: Path) -> BufferedRandom:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE_FLAGS, 0o666), "w+b")
 
 
-def open_in_place(path: Path, *, new: bool) -> IO[bytes]:
+def open_in_place(path: Path, *, new: bool, append: bool = False) -> IO[bytes]:
     """Open a file for changes in place, creating it if `new`; raises `OSError` for a link or a non-regular file.
 
-    A file with another hard link is refused too, as the change would show under the other name.
+    A file with another hard link is refused too, as the change would show under the other name. With `append`, whatever
+    is written goes to its end, also when several processes write.
     """
-    descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | _SAFE_FLAGS, 0o666)
+    flags = (os.O_CREAT if new else 0) | (os.O_APPEND if append else 0)
+    descriptor = os.open(path, os.O_RDWR | flags | _SAFE_FLAGS, 0o666)
     _check_regular(descriptor, path, max_links=1)
     return os.fdopen(descriptor, "r+b")
 
@@ -164,119 +180,6 @@ def _check_regular(descriptor: int, path: str | Path, max_links: int | None) -> 
     if not stat.S_ISREG(state.st_mode) or (max_links is not None and state.st_nlink > max_links):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
-class _DirectoryCheck:
-    """A zip file whose directory is checked when it is read, before `zipfile` makes an object of each member."""
-
-    def __init__(self, file: IO[bytes], check_count: Callable[[int], None]) -> None:
-        self._file, self._check_count = file, check_count
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        if size > _MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, where {_MAX_DIRECTORY_BYTES:,} are the limit")
-        data = self._file.read(size)
-        self._check_count(data.count(_MEMBER_SIGNATURE))
-        return data
-
-
-def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) -> zipfile.ZipFile:
-    """Open a zip file for reading, after `check_count` has accepted the number of its members.
-
-    A directory of 64 MB would make a million objects that take a gigabyte. Without `check_count`, at most
-    `MAX_MEMBERS`, far more than any file of Sightline has, and none that is compressed with bzip2 or LZMA, as Sightline
-    never does. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
-    """
-    archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
-    archive.fp = file
-    if check_count is None and (foreign := [i for i in archive.infolist() if i.compress_type not in BOUNDED_METHODS]):
-        raise zipfile.BadZipFile(f"{foreign[0].filename!r} is compressed by another method than deflate")
-    return archive
-
-
-def _check_member_count(count: int) -> None:
-    if count > MAX_MEMBERS:
-        raise zipfile.BadZipFile(f"more than {MAX_MEMBERS:,} members")
-
-
-def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an ``.npz`` file that expands to at most `ratio` times its size, else raise `ValueError`.
-
-    A compressed file of a few megabytes may expand to gigabytes; the ratio of an uncompressed one is 1. Nothing is
-    unpickled.
-    """
-    import numpy as np
-
-    try:
-        _check_ratio(file, ratio)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # zipfile, its decompressors and NumPy raise a dozen other types
-        raise ValueError(f"not an .npz file, or a damaged one: {error}") from error
-
-
-def load_array(file: IO[bytes]) -> NDArray[Any]:
-    """Return the array of an ``.npy`` file; raises `ValueError` as `check_array_size` does. Nothing is unpickled."""
-    import numpy as np
-
-    check_array_size(file)
-    array: NDArray[Any] = np.load(file, allow_pickle=False)
-    return array
-
-
-def map_array(file: IO[bytes]) -> NDArray[Any]:
-    """Return the array of an ``.npy`` file mapped into memory, read-only; raises `ValueError` as `load_array` does."""
-    import numpy as np
-
-    check_array_size(file)
-    shape, is_column_major, dtype = _read_array_header(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_column_major else "C")  # np.load opens by name
-
-
-def check_array_size(file: IO[bytes]) -> None:
-    """Raise `ValueError` unless the size of an ``.npy`` file matches the stated shape; the file is then at its start.
-
-    NumPy would allocate memory for any stated shape before reading.
-    """
-    size = _stated_size(file)
-    left = file.seek(0, os.SEEK_END) - file.seek(0)
-    if not 0 <= left - size <= _NPY_HEADER:
-        raise ValueError(f"its header states {size:,} bytes of data, but it has {left:,}")
-
-
-def _stated_size(file: IO[bytes]) -> int:
-    """Return the size of the array in bytes, as stated by the header of an ``.npy`` file; raises `ValueError`."""
-    shape, _, dtype = _read_array_header(file)
-    return math.prod(shape) * int(dtype.itemsize)
-
-
-def _read_array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
-    """Return the shape of an ``.npy`` file, whether it is column-major, and its dtype; raises `ValueError`."""
-    import numpy as np
-
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        header: tuple[tuple[int, ...], bool, Any] = read(file)
-        return header
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # many types, as in `load_arrays`
-        raise ValueError(f"not an .npy file, or a damaged one: {error}") from error
-
-
-def _check_ratio(file: IO[bytes], ratio: float) -> None:
-    with open_zip(file) as archive:
-        size = sum(info.file_size for info in archive.infolist())
-    end = file.seek(0, os.SEEK_END)
-    if size > ratio * end:
-        raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the file's {end:,} bytes")
-    file.seek(0)
 
 
 def refuse_links(root: Path, folder: Path) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
 from sightline import _io
 from sightline.api.training import train
 from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
+from sightline.preprocessing import encode_png
 from sightline.runs.directory import next_path
 from sightline.training.result import TrainResult
 
@@ -26,6 +25,6 @@ def draw_demo_images(folder: Path, count: int, size: int = 224) -> list[Path]:
     paths = []
     for i in range(count):
         path = folder / f"{coffee_beans.CLASSES[i % len(coffee_beans.CLASSES)].lower()}-{i + 1}.png"
-        _io.write_atomic(path, Image.fromarray(coffee_beans.draw(i, size, NEW_SEED)).save)
+        _io.write_atomic(path, encode_png(coffee_beans.draw(i, size, NEW_SEED)))
         paths.append(path)
     return paths

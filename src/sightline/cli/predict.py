@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
@@ -340,11 +339,10 @@ def _write_table(
         return _count_errors(write(results_stream()))[1]
     total = errors = 0
 
-    def fill(aside: Path) -> None:
+    def fill(file: IO[bytes]) -> None:
         nonlocal total, errors
-        with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            total, errors = _count_errors(write(file))
-            os.fsync(file.fileno())
+        with _io.as_text(file) as text:
+            total, errors = _count_errors(write(text))
 
     _io.write_atomic(out, fill)
     unread = f", {errors} of them failed" if errors else ""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, backend
+from sightline import _io, _packed, backend
 from sightline._keras import training_steps
 from sightline.callbacks import Progress
 from sightline.config import AugmentConfig, RunConfig
@@ -67,7 +67,7 @@ def compute_teacher_logits(
             return TeacherLogits(logits, params, augmentation)
     augmented_model = stages.add_augmentation(backend.keras().Model(model.input, model.output[LOGITS]), augmentation)
     logits = np.stack([_predict_view(augmented_model, train, params, view, views, progress) for view in range(views)])
-    _io.write_atomic(path, lambda temporary_path: _save_array(temporary_path, logits))
+    _io.write_atomic(path, lambda file: np.save(file, logits, allow_pickle=False))
     return TeacherLogits(logits, params, augmentation)
 
 
@@ -75,16 +75,11 @@ def _read_logits(path: Path) -> NDArray[np.float32] | None:
     """Return the logits in a file; None if it is damaged and must be written again."""
     try:
         with _io.open_regular(path) as file:
-            logits: Any = _io.load_array(file)
+            logits: Any = _packed.load_array(file)
     except (OSError, ValueError):
         return None
     is_valid = isinstance(logits, np.ndarray) and logits.dtype == np.float32 and np.isfinite(logits).all()
     return logits if is_valid else None
-
-
-def _save_array(path: Path, array: NDArray[np.float32]) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _predict_view(

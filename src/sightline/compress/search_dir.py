@@ -166,7 +166,7 @@ class SearchDir:
         if packed is not None:
             bundle.write_folder(packed, folder / "bundle")
         if save is not None:
-            _io.write_atomic(folder / "model.keras", save)
+            _io.save_atomic(folder / "model.keras", save)
         _io.write_atomic(folder / "record.json", _to_json(candidate.to_dict()))
         _io.remove(folder / "training")
 
@@ -199,7 +199,7 @@ class SearchDir:
         bundle.write_folder(bundle.read(self.folder(candidate.name) / "bundle"), best)
         if (model := self.model_file(weights)) is not None:
             check_keras_file(model)
-            _io.write_atomic(self.path / "best.keras", lambda place: _io.copy_regular(model, place))
+            _io.save_atomic(self.path / "best.keras", lambda place: _io.copy_regular(model, place))
         return best
 
     def clear_best(self) -> None:

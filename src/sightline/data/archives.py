@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, TypeVar
 
-from sightline._io import ZIP_ERRORS, open_regular, open_zip
+from sightline._io import open_regular
+from sightline._packed import ZIP_ERRORS, open_zip
 from sightline.config import LimitsConfig
 from sightline.data.packed_tar import open_plain_tar
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio, process
+from sightline import _io, _packed, jsonio, process
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import ImageError, OutputError, UsageError
 from sightline.preprocessing import PreprocessingSpec
@@ -110,7 +110,7 @@ def load_pixels(
             make_room(root, int(np.prod(shape)))
         failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
         if not keep:
-            array = np.load(temporary / "pixels.npy", mmap_mode="r")
+            array = open_array(temporary / "pixels.npy")
             return CachedPixels(
                 array, failures, hit=False
             )  # the memory map stays valid after its file is removed below
@@ -120,8 +120,13 @@ def load_pixels(
         raise OutputError(_write_error(root, error, keep=keep)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    array = np.load(target / "pixels.npy", mmap_mode="r")
-    return CachedPixels(array, failures, hit=False)
+    return CachedPixels(open_array(target / "pixels.npy"), failures, hit=False)
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """Return the array in a file of the cache, memory-mapped; raises OSError or ValueError."""
+    with _io.open_regular(path) as file:
+        return _packed.map_array(file)
 
 
 def _write_error(root: Path, error: OSError, *, keep: bool) -> str:
@@ -205,8 +210,8 @@ def publish(temporary: Path, target: Path) -> None:
 def _open_cache(target: Path, count: int, threads: int | None) -> CachedPixels | None:
     """Open a complete cache; return None if there is none or it is damaged, in which case it is removed."""
     with suppress(Exception):  # NumPy and json raise many kinds of errors for a damaged file; rebuild after any of them
-        meta: dict[str, Any] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))
-        array: NDArray[np.uint8] = np.lib.format.open_memmap(target / "pixels.npy", mode="r")
+        meta = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)
+        array: NDArray[np.uint8] = open_array(target / "pixels.npy")
         failures = {int(i): str(reason) for i, reason in meta["failed"].items()}
         matches = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count
         if matches and checksums_match(array, meta["checks"], threads):

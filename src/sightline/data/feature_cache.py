@@ -57,8 +57,8 @@ def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] 
     """Return the features cached under `name`, memory-mapped; None if there are none or they are damaged."""
     target = cache.cache_folder() / name
     with suppress(Exception):  # whatever is wrong with the files, the features are computed again
-        checks: list[int] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))["checks"]
-        array: NDArray[np.float32] = np.load(target / "features.npy", mmap_mode="r", allow_pickle=False)
+        checks: list[int] = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)["checks"]
+        array: NDArray[np.float32] = cache.open_array(target / "features.npy")
         if array.dtype == np.float32 and cache.checksums_match(array, checks, threads):
             with suppress(OSError):  # a read-only cache is usable too
                 os.utime(target)  # marks it as recently used
@@ -78,7 +78,8 @@ def resumable_features(
     the cache, or while another process computes the same features.
     """
     with ExitStack() as stack:
-        file = _open_partial(name, stack) if name is not None and has_room(array.nbytes) else None
+        partial = cache.cache_folder() / f"{name}.part-begun"
+        file = _open_partial(partial, stack) if name is not None and has_room(array.nbytes) else None
         if file is None:
             yield 0, lambda _start, _stop: None
             return
@@ -90,21 +91,19 @@ def resumable_features(
                     file.write(_BLOCK_HEADER.pack(stop, zlib.crc32(rows.data)))
                     file.write(rows.data)
                     file.flush()
-                    os.utime(Path(file.name).parent)  # so that make_room does not take it for a leftover
+                    os.utime(partial)  # so that make_room does not take it for a leftover
                 except OSError:
                     file.close()
 
         yield _restore_rows(file, array), store
-    shutil.rmtree(Path(file.name).parent, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
-def _open_partial(name: str, stack: ExitStack) -> IO[bytes] | None:
-    partial = cache.cache_folder() / f"{name}.part-begun"
+def _open_partial(partial: Path, stack: ExitStack) -> IO[bytes] | None:
     try:
         partial.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_io.hold_lock(partial / "lock", str(partial)))
-        (partial / "rows").touch()
-        return stack.enter_context((partial / "rows").open("r+b"))
+        return stack.enter_context(_io.open_in_place(partial / "rows", new=True))
     except (OSError, OutputError):
         return None
 

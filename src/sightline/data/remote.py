@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import RawIOBase
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -26,6 +28,7 @@ from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_
 from sightline.errors import (
     DataError,
     ImageError,
+    ModelError,
     OutputError,
     SightlineError,
     UsageError,
@@ -43,6 +46,7 @@ PACKAGES = {
 ATTEMPTS = 5
 FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
 _CHUNK = 1 << 20
+_MAX_RECORD_BYTES = 1 << 12  # of the record of a staged file: a hash
 _NO_FACTS: Mapping[str, str] = {}
 _ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -185,39 +189,41 @@ class RemotePath:
         facts = _describe_file(info)
         folder = cache_folder() / "remote"
         record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            staged = folder / str(jsonio.loads(record.read_bytes())["sha256"]) / safe_name(self.path)
+        with suppress(ModelError, KeyError):
+            staged = folder / str(jsonio.read_object(record, _MAX_RECORD_BYTES)["sha256"]) / safe_name(self.path)
             if staged.is_file():
                 with suppress(OSError):
                     os.utime(staged.parent)  # marks it as recently used
                 return staged
-        digest = hashlib.sha256()
-        aside = folder / f"download{os.getpid()}-{time.monotonic_ns()}"
+        aside = folder / f"download{os.getpid()}-{secrets.randbits(64)}"
 
-        def download() -> None:
-            nonlocal digest
+        def download() -> str:
             digest = hashlib.sha256()
-            with self._open() as source, aside.open("wb", buffering=0) as copy:
+            copy.seek(0)
+            copy.truncate()
+            with self._open() as source:
                 while chunk := source.read(_CHUNK):
                     digest.update(chunk)
                     with explain_cache_failure(folder):
                         _write_all(copy, chunk)
                     _check_total(self.url, copy.tell(), limits)
+            return digest.hexdigest()
 
         try:
             with explain_cache_failure(folder):
                 make_room(folder, int(info.get("size") or 0))
                 folder.mkdir(parents=True, exist_ok=True)
-                aside.touch()
-            _retry(self.url, download)
-            staged = folder / digest.hexdigest() / safe_name(self.path)
+                copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
+            with copy:
+                digest = _retry(self.url, download)
+            staged = folder / digest / safe_name(self.path)
             with explain_cache_failure(folder):
                 staged.parent.mkdir(exist_ok=True)
                 aside.replace(staged)
         finally:
             with suppress(OSError):
                 aside.unlink()
-        _io.write_atomic(record, jsonio.dumps({"sha256": digest.hexdigest()}).encode())
+        _io.write_atomic(record, jsonio.dumps({"sha256": digest}).encode())
         return staged
 
 
@@ -274,11 +280,11 @@ def explain_cache_failure(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_all(file: IO[bytes], content: bytes) -> None:
+def _write_all(file: RawIOBase, content: bytes) -> None:
     """Write `content` to a file without a buffer, which may take a part of it at a time."""
     remaining = memoryview(content)
     while remaining:
-        remaining = remaining[file.write(remaining) :]
+        remaining = remaining[file.write(remaining) or 0 :]
 
 
 def _check_total(url: str, size: int, limits: LimitsConfig) -> None:

@@ -71,8 +71,8 @@ class RemoteFolder:
             return None
         path = self._locate(digest, key)
         try:
-            content = path.read_bytes()
-        except OSError:  # it had to make room since
+            content = _io.read_regular(path, int(self._limits.file_mb * 2**20))
+        except OSError:  # it had to make room since, or is larger than it may be, which the download reports
             return None
         with suppress(OSError):
             os.utime(path.parent)  # marks it as recently used
@@ -88,11 +88,9 @@ class RemoteFolder:
                     self._has_room = True
                     make_room(self._folder, self._count_missing_bytes())
             path = self._locate(digest, key)
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _io.write_atomic(path, content)
-            with self._lock, self._record.open("a", encoding="ascii") as record:
-                record.write(f"{self._identify(key)} {digest}\n")
+            _io.write_atomic(path, content)  # also in place of a damaged one
+            with self._lock, _io.open_in_place(self._record, new=True, append=True) as record:
+                record.write(f"{self._identify(key)} {digest}\n".encode("ascii"))
         self._contents[self._identify(key)] = digest
         return content
 
@@ -112,7 +110,7 @@ class RemoteFolder:
     def _read_record(self) -> dict[str, str]:
         """Return the content of each file that was downloaded before; a line that was cut off has another length."""
         try:
-            lines = self._record.read_text("ascii", errors="replace").splitlines()
+            lines = _io.read_regular(self._record, jsonio.MAX_FILE_BYTES).decode("ascii", "replace").splitlines()
         except OSError:
             return {}
         return dict(line.split(" ") for line in lines if len(line) == 129 and line.count(" ") == 1)

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from typing import IO, Any, Self
 
-from sightline._io import BOUNDED_METHODS
+from sightline._packed import BOUNDED_METHODS
 
 _PIECE = 1 << 16  # bytes of compressed data
 _LEAST_DICTIONARY = 4096  # bytes, of LZMA

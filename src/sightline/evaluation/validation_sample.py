@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io
+from sightline import _packed
 from sightline.errors import ModelError
 from sightline.inference.feature_log import round_features
 from sightline.inference.nearest import normalize_rows
@@ -120,7 +120,7 @@ class ValidationSample:
         Raises `ModelError` for any other content.
         """
         try:
-            arrays = _io.load_arrays(io.BytesIO(content))
+            arrays = _packed.load_arrays(io.BytesIO(content))
             schema = arrays.pop("schema", np.int64(-1))
             if schema.shape != () or schema != SCHEMA:
                 raise ModelError(

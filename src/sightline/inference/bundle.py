@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio
+from sightline import _io, _packed, jsonio
 from sightline.errors import ImageError, ModelError, OutputError
 from sightline.inference.device_choice import Device, choose_device
 from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
@@ -104,7 +104,7 @@ def list_foreign_files(path: Path, bundle: Bundle) -> list[str]:
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
     elif path.suffix.lower() == ".zip":
-        with _io.open_regular(path) as file, _io.open_zip(file) as archive:
+        with _io.open_regular(path) as file, _packed.open_zip(file) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
         root = next(name.removesuffix(MANIFEST_FILE) for name in names if name.endswith(MANIFEST_FILE))
         names = [name.removeprefix(root) for name in names]
@@ -137,7 +137,7 @@ def write(bundle: Bundle, path: Path) -> None:
     if suffix == ".onnx":
         _io.write_atomic(path, bundle.model)
     elif suffix == ".zip":
-        _io.write_atomic(path, lambda aside: write_zip(bundle, aside))
+        _io.write_atomic(path, lambda file: write_zip(bundle, file))
     else:
         write_folder(bundle, path)
 
@@ -265,9 +265,9 @@ def _read(path: Path) -> Bundle:
         return _read_verified(_make_folder_reader(path))
     if path.suffix.lower() == ".zip":
         try:
-            with _io.open_regular(path) as file, _io.open_zip(file) as archive:
+            with _io.open_regular(path) as file, _packed.open_zip(file) as archive:
                 return _read_verified(_make_zip_reader(archive))
-        except _io.ZIP_ERRORS as error:
+        except _packed.ZIP_ERRORS as error:
             raise ModelError(f"it is not a zip file, or it is damaged: {error}") from error
     return _from_onnx_file(_io.read_regular(path, MAX_MODEL_BYTES))
 

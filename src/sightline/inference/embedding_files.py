@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio
+from sightline import _io, _packed, jsonio
 from sightline.data.targets import SEPARATOR
 from sightline.errors import (
     DataError,
@@ -114,12 +114,12 @@ def _encode(text: str | None) -> str | None:
 def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
     pyarrow, parquet = require("pyarrow", "Writing Parquet"), require("pyarrow.parquet", "Writing Parquet")
 
-    def fill(aside: Path) -> None:
+    def fill(file: IO[bytes]) -> None:
         first = next(batches)
         size, text = first.vectors.shape[1], pyarrow.string()
         metadata = {_METADATA_KEY: jsonio.dumps({"schema": SCHEMA, "model": first.model})}
         schema = _make_parquet_schema(size).with_metadata(metadata)
-        with parquet.ParquetWriter(str(aside), schema) as writer:
+        with parquet.ParquetWriter(file, schema) as writer:
             for batch in _chain(first, batches):
                 values = pyarrow.array(np.ascontiguousarray(batch.vectors).reshape(-1))
                 columns = [pyarrow.array(list(map(_encode, texts)), text) for texts in batch.texts]
@@ -147,10 +147,9 @@ def _rows_path(path: Path) -> Path:
 def _write_npy(path: Path, batches: Iterator[Embeddings]) -> None:
     """Write the vectors and their rows; the old rows are deleted in between, so that no file has those of another."""
 
-    def fill_rows(rows_aside: Path) -> None:
-        def fill_vectors(vectors_aside: Path) -> None:
-            with vectors_aside.open("wb") as vectors, rows_aside.open("wb") as rows:
-                _write_arrays(batches, vectors, rows)
+    def fill_rows(rows: IO[bytes]) -> None:
+        def fill_vectors(vectors: IO[bytes]) -> None:
+            _write_arrays(batches, vectors, rows)
             _io.remove(_rows_path(path))
 
         _io.write_atomic(path, fill_vectors)
@@ -170,9 +169,8 @@ def _write_arrays(batches: Iterator[Embeddings], vectors: IO[bytes], rows: IO[by
         rows.write(jsonio.dump_lines([dict(zip(TEXTS, row, strict=True)) for row in zip(*batch.texts, strict=True)]))
     vectors.seek(0)
     _write_npy_header(vectors, total, size)
-    for file in (vectors, rows):
-        file.flush()
-        os.fsync(file.fileno())
+    rows.flush()  # vectors never come before their rows
+    os.fsync(rows.fileno())
 
 
 def _write_npy_header(file: IO[bytes], count: int, size: int) -> None:
@@ -182,9 +180,9 @@ def _write_npy_header(file: IO[bytes], count: int, size: int) -> None:
 
 
 def _write_csv(path: Path, batches: Iterator[Embeddings], *, raw: bool) -> None:
-    def fill(aside: Path) -> None:
-        with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = CsvWriter(file)
+    def fill(file: IO[bytes]) -> None:
+        with _io.as_text(file) as text:
+            writer = CsvWriter(text)
             for number, batch in enumerate(batches):
                 if not number:
                     writer.write_row([*_HEADER, *name_features(batch.vectors.shape[1])])
@@ -194,8 +192,6 @@ def _write_csv(path: Path, batches: Iterator[Embeddings], *, raw: bool) -> None:
                     texts = [_escape(text or "", raw=raw) for text in (batch.paths[i], label, error, batch.model)]
                     cells = [f"{value:.9g}" for value in batch.vectors[i].tolist()]
                     writer.write_row([*texts, *(cells if error is None else [""] * len(cells))])
-            file.flush()
-            os.fsync(file.fileno())
 
     _io.write_atomic(path, fill)
 
@@ -288,7 +284,7 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
 
 def _open_npy(path: Path) -> EmbeddingsFile:
     with _io.open_regular(path) as file:
-        vectors = _io.map_array(file)
+        vectors = _packed.map_array(file)
     if vectors.dtype != np.float32 or vectors.ndim != 2:
         raise ValueError(f"it is {vectors.dtype} {list(vectors.shape)}, expected float32 [N, D]")
 

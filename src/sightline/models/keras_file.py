@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-from sightline import _io
+from sightline import _io, _packed
 from sightline.errors import ModelError
 from sightline.models import keras_h5
 
@@ -24,7 +24,7 @@ _MIN_MEMBER_LIMIT = 1 << 20  # bytes that any member may decompress to
 def check_keras_file(path: Path) -> None:
     """Raise `ModelError` for a ``.keras`` file that decompresses to more than its size or has other members."""
     try:
-        with _io.open_regular(path) as file, _io.open_zip(file) as archive:
+        with _io.open_regular(path) as file, _packed.open_zip(file) as archive:
             for info in archive.infolist():
                 maximum = MAX_MEMBER_BYTES.get(info.filename)
                 if maximum is None:
@@ -41,7 +41,7 @@ def check_keras_file(path: Path) -> None:
                     )
             weights = archive.getinfo("model.weights.h5")
             size = _measure_weights(_open_member(file, weights), path)
-    except (OSError, KeyError, TypeError, *_io.ZIP_ERRORS) as error:
+    except (OSError, KeyError, TypeError, *_packed.ZIP_ERRORS) as error:
         raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
     if size > weights.file_size:
         raise ModelError(

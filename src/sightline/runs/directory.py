@@ -34,12 +34,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio
+from sightline import _io, _packed, jsonio
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.config.parse import read_config_text
@@ -209,7 +209,7 @@ class RunDirectory:
         """Save the leakage between splits, and the small images used to detect it."""
         self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
         if small is not None:
-            self._write_with("thumbnails.npz", small.save)
+            self._write("thumbnails.npz", small.save)
 
     def read_leaks(self) -> tuple[Leak, ...]:
         """Return the groups of images in more than one split; empty if they were never searched for."""
@@ -238,7 +238,7 @@ class RunDirectory:
 
     def write_model(self, model: Any, classes: Sequence[str], preprocess: PreprocessingSpec) -> None:
         """Save a Keras model with its classes and preprocessing spec."""
-        self._write_with("model.keras", model.save)
+        _io.save_atomic(self.path / "model.keras", model.save, root=self.path)
         self._write_json("model.json", {"classes": list(classes), "preprocess": preprocess.to_dict()})
 
     @property
@@ -283,9 +283,9 @@ class RunDirectory:
         """
         self._write_json(f"eval/{split}/metrics.json", metrics or evaluation.to_dict())
 
-        def save(path: Path) -> None:
+        def save(file: IO[bytes]) -> None:
             np.savez(
-                path,
+                file,
                 allow_pickle=False,
                 paths=np.array(evaluation.paths, dtype=np.str_),
                 labels=evaluation.labels,
@@ -294,7 +294,7 @@ class RunDirectory:
                 **(values or {}),
             )
 
-        self._write_with(f"eval/{split}/predictions.npz", save)
+        self._write(f"eval/{split}/predictions.npz", save)
 
     def read_predictions(self, split: str) -> LabeledPredictions | None:
         """Return the predictions for the images of one split; None if it was not evaluated."""
@@ -303,7 +303,7 @@ class RunDirectory:
             return None
         try:
             with _io.open_regular(path) as file:
-                return parse_predictions(_io.load_arrays(file))
+                return parse_predictions(_packed.load_arrays(file))
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
 
@@ -389,11 +389,8 @@ class RunDirectory:
     def _write_json(self, name: str, value: Any) -> None:
         self._write(name, jsonio.encode_text(jsonio.dumps(value, indent=2) + "\n"))
 
-    def _write(self, name: str, data: bytes) -> Path:
-        return _io.write_atomic(self.path / name, data, root=self.path)
-
-    def _write_with(self, name: str, save: Callable[[Path], Any]) -> Path:
-        return _io.write_atomic(self.path / name, save, root=self.path)
+    def _write(self, name: str, content: bytes | Callable[[IO[bytes]], Any]) -> Path:
+        return _io.write_atomic(self.path / name, content, root=self.path)
 
 
 def _row_type(row: Mapping[str, Any]) -> type[ImageRow | UnreadableImage]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import _io, jsonio
+from sightline import _io, _packed, jsonio
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, resolve_config, to_dict
 from sightline.data.dataset import DecodedDataset
@@ -108,7 +108,7 @@ class HostSession:
         content = self.team.broadcast(file.getvalue())
         if not content or self.team.rank == 0:
             return checkpoint
-        arrays = _io.load_arrays(io.BytesIO(content))
+        arrays = _packed.load_arrays(io.BytesIO(content))
         return Checkpoint(arrays, jsonio.loads(str(arrays.pop("state"))))
 
     @contextmanager

@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io
+from sightline import _io, _packed
 from sightline.data.types import Split
 from sightline.errors import ModelError
 from sightline.evaluation.mask_outputs import MaskOutputs, join_outputs
@@ -42,8 +42,8 @@ def write_outputs(
         "worst_masks": np.array([*worst.values()], np.uint8).reshape(len(worst), *shape),
     }
 
-    def save(path: Path) -> None:
-        np.savez(path, allow_pickle=False, **arrays)
+    def save(file: IO[bytes]) -> None:
+        np.savez(file, allow_pickle=False, **arrays)
 
     _io.write_atomic(_get_path(run, split), save, root=run.path)
 
@@ -60,7 +60,7 @@ def read_outputs(
         return None
     try:
         with _io.open_regular(path) as file:
-            arrays = _io.load_arrays(file)
+            arrays = _packed.load_arrays(file)
         names = tuple(arrays["classes"].tolist())
         _check_shapes(arrays, len(arrays["paths"]), len(names))
     except (OSError, ValueError, KeyError) as error:

@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sightline import _io
 from sightline.errors import UsageError
 from sightline.serve.responses import make_error_response
 
@@ -99,7 +100,7 @@ def read_token(path: Path | None) -> str | None:
     else:
         where = f"The token file {path}"
         try:
-            with path.open("rb") as file:
+            with _io.open_regular(path) as file:
                 text = file.read(MAX_TOKEN_BYTES + 1).decode("latin-1")
         except OSError as error:
             raise UsageError(f"{where} cannot be read: {error.strerror or error}.") from error

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, backend, jsonio
+from sightline import _io, _packed, backend, jsonio
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
@@ -190,7 +190,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if not path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest()[:16]):
                 raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
             file.seek(0)
-            arrays = _io.load_arrays(file)
+            arrays = _packed.load_arrays(file)
         state = jsonio.loads(str(arrays.pop("state", "")))
     except (OSError, ValueError) as error:
         raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error

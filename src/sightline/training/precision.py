@@ -22,7 +22,7 @@ from sightline._keras import graphs, training_steps
 from sightline._keras.fused_kernels import must_stay_float32
 from sightline.config import RunConfig, TrainConfig
 from sightline.data import cache
-from sightline.errors import OutputError
+from sightline.errors import ModelError, OutputError
 from sightline.models.build import NORMALIZE_LAYER, ModelSpec, build_model
 from sightline.models.head import FLOAT32_LAYERS
 from sightline.training.optimizers import build_loss, build_optimizer, smooth_labels
@@ -34,6 +34,7 @@ MIN_STEPS = 200  # shorter runs are not worth a benchmark of some seconds
 ROUNDS = 4
 MAX_SECONDS = 10.0  # no further round begins then: long steps are measured well by one
 KERNELS_VERSION = 3  # increment with each change of `_keras.fused_kernels`, which invalidates cached measurements
+_MAX_GAIN_BYTES = 1 << 12  # of the file of a measurement
 MAX_BATCH_PIXELS = 1 << 20  # maximum per batch: large images are measured in small batches
 
 
@@ -110,8 +111,8 @@ def mixed_precision(model: Any, precision: str) -> Iterator[None]:
 
 
 def _load_cached_gain(cache_path: Path) -> float | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return float(jsonio.loads(cache_path.read_text(encoding="utf-8"))["gain"])
+    with suppress(ModelError, ValueError, KeyError, TypeError):
+        return float(jsonio.read_object(cache_path, _MAX_GAIN_BYTES)["gain"])
     return None
 
 

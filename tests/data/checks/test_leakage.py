@@ -88,7 +88,8 @@ def test_small_images_come_back_and_find_near_duplicates_elsewhere(data: Decoded
     sha = {p.path: p.sha256 for p in data.images}
     whole = shrink(data)
     known = whole.select({p.sha256 for p, split in zip(data.images, data.splits, strict=True) if split == "train"})
-    known.save(tmp_path / "thumbnails.npz")
+    with (tmp_path / "thumbnails.npz").open("wb") as file:
+        known.save(file)
     loaded = SmallImages.load(tmp_path / "thumbnails.npz")
     assert loaded.sha256 == known.sha256
     assert find_near_contents(loaded, whole) == {sha["test/b/smaller.jpg"]}, "identical ones are not near"

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline import _io, process
+from sightline import _io, _packed, process
 from sightline.data.checks import duplicates, perceptual_hash
 from sightline.data.checks.duplicates import spans_splits
 from sightline.data.checks.finding import Group
@@ -54,16 +54,16 @@ class SmallImages:
     sha256: tuple[str, ...]
     pixels: NDArray[np.uint8]
 
-    def save(self, path: Path) -> None:
-        """Write the images to a file."""
-        np.savez_compressed(path, allow_pickle=False, sha256=np.array(self.sha256, np.str_), pixels=self.pixels)
+    def save(self, file: IO[bytes]) -> None:
+        """Write the images to a new file."""
+        np.savez_compressed(file, allow_pickle=False, sha256=np.array(self.sha256, np.str_), pixels=self.pixels)
 
     @classmethod
     def load(cls, path: Path) -> SmallImages:
         """Read a file written by `save`; raises `ModelError` if it is damaged."""
         try:
             with _io.open_regular(path) as file:
-                arrays = _io.load_arrays(file, _MAX_COMPRESSION)
+                arrays = _packed.load_arrays(file, _MAX_COMPRESSION)
             return cls._from_arrays(arrays["sha256"], arrays["pixels"])
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
