@@ -18,6 +18,7 @@ from hub_server import Hub, Repository
 from sightline import api
 from sightline.api import training_process
 from sightline.api.hub import _prepare_files
+from sightline.cli import demo
 from sightline.errors import OutputError
 from visited_server import run_visited
 from watched_log import write_log
@@ -31,7 +32,7 @@ NAME = "me/colors"  # a model on the Hub
 LEARNING_RATES = "[space]\ntrain.optimizer.learning_rate = [1e-3]\n"
 Invoke = Callable[[str, Path], Outcome]
 
-# Every command that writes into an existing run.
+# Every command that writes into an existing run, and those that only read one.
 VERBS: dict[str, tuple[object, ...]] = {
     "resume": ("resume", "RUN"),
     "train": ("train", "DATA", *SMALL, "--out", "RUN"),
@@ -40,6 +41,10 @@ VERBS: dict[str, tuple[object, ...]] = {
     "report": ("report", "RUN"),
     "card": ("model-card", "RUN"),
     "predict": ("predict", "RUN", "DATA"),
+    "similar": ("similar", "RUN", "IMAGE", "DATA/red"),
+    "compare": ("compare", "RUN", "OTHER"),
+    "push": ("push", "RUN", f"hf:{NAME}"),
+    "demo": ("demo", "--out", "RUN", "--epochs", "1"),
 }
 
 # Every command that writes into a folder inside the run: its own, or one named by the user.
@@ -55,6 +60,8 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "predict --out": ("predict", "RUN", "DATA", "--out", "RUN/mine/rows.csv"),
     "describe --diagram": ("describe", "RUN", "--diagram", "RUN/mine/network.svg"),
     "preview --out": ("preview", "DATA", "--out", "RUN/mine/sheet.png"),
+    "compare --figure": ("compare", "RUN", "OTHER", "--figure", "RUN/mine/curves.png"),
+    "demo --out": ("demo", "--out", "RUN/mine/demo", "--epochs", "1"),
     "doctor": ("doctor", "DATA", "--html", "RUN/mine/page.html", "--write-fixes", "RUN/mine/fix.jsonl"),
     "add-class": ("add-class", "RUN", "scarlet", "DATA/red"),
     "add-class --out": ("add-class", "RUN", "scarlet", "DATA/red", "--out", "RUN/mine/with", "--force"),
@@ -71,6 +78,7 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "serve": ("serve", "RUN", "--log-features", "RUN/mine/features.log"),
     "studio": ("studio", "RUN", "--patch", "RUN/mine/fixes.jsonl"),
 }  # fmt: skip
+CHEAP = [verb for verb in INSIDE if INSIDE[verb][0] in {"compare", "describe", "doctor", "embed", "preview", "watch"}]
 OF_STUDIO = {"/corrections": {"ids": [0], "edit": "drop", "to": None}, "/folders": {}}  # what a page of it writes
 
 
@@ -92,24 +100,25 @@ def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(stopped: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A log of features and a search space, by the words of `INSIDE`."""
+    """A run, a log of features and a search space, by the words of `VERBS` and `INSIDE`."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "space.toml").write_text(TINY_SWEEP.replace("epochs = 3", "epochs = 1") + LEARNING_RATES)
     classifier = sl.load(stopped)
     pixels = [classifier.preprocess.decode(path.read_bytes()) for path in sorted((colors / "red").iterdir())]
     write_log(classifier, folder / "features.log", np.stack(pixels))
-    return {"SPACE": folder / "space.toml", "LOG": folder / "features.log"}
+    return {"SPACE": folder / "space.toml", "LOG": folder / "features.log", "OTHER": stopped}
 
 
 @pytest.fixture
 def invoke(
     hub: Hub, stopped: Path, colors: Path, inputs: dict[str, Path], sightline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> Invoke:
-    """A function that runs a command of `INSIDE` on a run; servers are visited, and the Hub has the run's model.
+    """A function that runs a command on a run; servers are visited, and the Hub has the run's model.
 
-    The trials of a sweep train in this process, which saves the time of their imports.
+    The trials of a sweep train in this process, which saves the time of their imports; the demo has smaller images.
     """
     monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
+    monkeypatch.setattr(demo, "SOURCE", "beans:60@32")
     hub.repositories[NAME] = Repository(private=True)
     hub.repositories[NAME].add(dict(_prepare_files(stopped, NAME, "other", include_images=False)))
 
@@ -123,8 +132,8 @@ def invoke(
     return run_verb
 
 
-def arguments_for(verb: str, run: Path, data: Path, inputs: dict[str, Path] | None = None) -> Iterator[object]:
-    names = {"RUN": run, "DATA": data, "IMAGE": data / "red" / "red-000.png"} | (inputs or {})
+def arguments_for(verb: str, run: Path, data: Path, inputs: dict[str, Path]) -> Iterator[object]:
+    names = {"RUN": run, "DATA": data, "IMAGE": data / "red" / "red-000.png"} | inputs
     for word in (VERBS | INSIDE)[verb]:
         first, slash, rest = word.partition("/") if isinstance(word, str) else (word, "", "")
         yield f"{names[first]}{slash}{rest}" if first in names else word
@@ -133,14 +142,15 @@ def arguments_for(verb: str, run: Path, data: Path, inputs: dict[str, Path] | No
 @pytest.mark.parametrize("folders", [False, True], ids=["files", "folders"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_command_writes_through_a_link(
-    verb: str, folders: bool, stopped: Path, colors: Path, tmp_path: Path, sightline: Command
+    verb: str, folders: bool, stopped: Path, colors: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
     run, stash = tmp_path / "run", tmp_path / "stash"
     shutil.copytree(stopped, run)
     replace_by_links(run, stash, folders=folders)
     before = hash_files(stash), hash_files(colors)
-    result = sightline(*arguments_for(verb, run, colors))
+    result = invoke(verb, run)
     assert result.code in {0, 1, 2}, result.err
+    assert "Traceback" not in result.err
     assert (hash_files(stash), hash_files(colors)) == before
 
 
@@ -187,23 +197,51 @@ def test_nothing_is_written_through_a_link_inside_a_run(
     assert (hash_files(stash), hash_files(colors)) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("verb", ["resume", "evaluate", "train"])
-def test_no_command_writes_through_a_single_link(
-    verb: str, stopped: Path, colors: Path, tmp_path: Path, sightline: Command
-) -> None:
-    """With a single link, so that no other link stops the command earlier."""
-    for number, name in enumerate(sorted(p.relative_to(stopped).as_posix() for p in stopped.rglob("*"))):
-        run, stash = tmp_path / f"run{number}", tmp_path / f"stash{number}"
-        shutil.copytree(stopped, run)
+def check_each_link(verb: str, run: Path, names: list[str], folder: Path, invoke: Invoke) -> None:
+    """Run a command on copies of a run, each with one file or folder as a link: no other one stops it earlier."""
+    for name in names:
+        copy, stash = folder / "run", folder / "stash"
+        shutil.copytree(run, copy)
         stash.mkdir()
-        shutil.move(run / name, stash / "victim")
-        (run / name).symlink_to(stash / "victim")
+        shutil.move(copy / name, stash / "victim")
+        (copy / name).symlink_to(stash / "victim")
         before = hash_files(stash)
-        result = sightline(*arguments_for(verb, run, colors))
+        result = invoke(verb, copy)
         assert result.code in {0, 1, 2}, (name, result.err)
+        assert "Traceback" not in result.err, name
         assert hash_files(stash) == before, name
-        shutil.rmtree(run)
+        shutil.rmtree(copy)
+        shutil.rmtree(stash)
+
+
+def list_names(run: Path) -> list[str]:
+    return sorted(path.relative_to(run).as_posix() for path in run.rglob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
+def test_no_command_writes_through_a_single_link(verb: str, stopped: Path, tmp_path: Path, invoke: Invoke) -> None:
+    check_each_link(verb, stopped, list_names(stopped), tmp_path, invoke)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", CHEAP)
+def test_no_command_writes_through_a_single_link_inside_a_run(
+    verb: str, used: Callable[[str, Invoke], Path], stopped: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    run = used(verb, invoke)
+    own = sorted(set(list_names(run)) - set(list_names(stopped)))
+    assert own, "it wrote nothing into the run"
+    check_each_link(verb, run, own, tmp_path, invoke)
+
+
+@pytest.mark.slow
+def test_the_demo_writes_through_no_link(tmp_path: Path, invoke: Invoke) -> None:
+    """With one link at a time in the run of the demo itself."""
+    run = tmp_path / "demo"
+    assert invoke("demo", run).code == 0
+    names = [*sorted(path.name for path in run.iterdir()), *(f"new/{name}" for name in list_names(run / "new"))]
+    check_each_link("demo", run, names, tmp_path / "copies", invoke)
 
 
 def test_resume_says_that_the_lock_is_a_link(stopped: Path, tmp_path: Path, sightline: Command) -> None:

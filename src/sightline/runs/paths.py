@@ -13,7 +13,11 @@ LOCK_NAME = "lock"
 
 
 def lock_run(path: Path) -> AbstractContextManager[object]:
-    """Lock the run at `path` against other processes; raises `OutputError` if one has locked it already."""
+    """Lock the run at `path` against other processes.
+
+    Raises `OutputError` if one has locked it already, or if a link of another run that contains it leads there.
+    """
+    _io.refuse_links_in_run(path)
     return _io.hold_lock(path / LOCK_NAME, f"The run {path}")
 
 
