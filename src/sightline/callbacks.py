@@ -54,6 +54,8 @@ class EpochRecord:
         images_per_second: The speed of its training steps.
         penalty: The L2 penalty of a head that was solved; None for an epoch of steps.
         val_mean_iou: The mean IoU of the masks of the validation split; None without one, and without masks.
+        val_calibrated_loss: The loss on the validation split at the temperature at which it is lowest; None unless it
+            selects the best epoch.
     """
 
     epoch: int
@@ -67,6 +69,7 @@ class EpochRecord:
     images_per_second: float
     penalty: float | None = None
     val_mean_iou: float | None = None
+    val_calibrated_loss: float | None = None
 
 
 class Callback:

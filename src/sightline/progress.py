@@ -146,6 +146,8 @@ class ProgressDisplay(Callback):
             validation = f"  val_loss {record.val_loss:.4f}  val_accuracy {record.val_accuracy:.4f}"
         if record.val_mean_iou is not None:
             validation += f"  val_mean_iou {record.val_mean_iou:.4f}"
+        if record.val_calibrated_loss is not None:
+            validation += f"  val_calibrated_loss {record.val_calibrated_loss:.4f}"
         self.on_message(
             f"epoch {record.epoch}  loss {record.loss:.4f}  accuracy {record.accuracy:.4f}{validation}  "
             f"{record.images_per_second:,.0f} images/s  {record.seconds:.1f} s"

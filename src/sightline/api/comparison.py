@@ -339,7 +339,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
 
 def _best_epoch(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | None:
     """Return the epoch whose weights the run kept; None without validation images."""
-    validated_epochs = [r for r in history if r.val_accuracy is not None]
+    validated_epochs = [r for r in history if getattr(r, monitor) is not None]
     if not validated_epochs:
         return None
     return (min if monitor.endswith("loss") else max)(validated_epochs, key=lambda r: getattr(r, monitor))

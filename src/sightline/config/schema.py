@@ -192,10 +192,13 @@ class ScheduleConfig:
 class EarlyStoppingConfig:
     """When training stops, and which epoch is used."""
 
-    monitor: Literal["auto", "val_loss", "val_accuracy", "val_mean_iou", "loss", "accuracy"] = setting(
+    monitor: Literal[
+        "auto", "val_loss", "val_accuracy", "val_calibrated_loss", "val_mean_iou", "loss", "accuracy"
+    ] = setting(
         "val_loss",
-        "metric that selects the best epoch and decides when to stop; val_mean_iou: for masks; auto: val_loss with "
-        "several labels per image, whose thresholds are fitted later, else val_accuracy",
+        "metric that selects the best epoch and decides when to stop; val_calibrated_loss: the loss after temperature "
+        "scaling, for one class per image; val_mean_iou: for masks; auto: val_loss with several labels per image, else "
+        "val_calibrated_loss",
     )
     patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
     min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)

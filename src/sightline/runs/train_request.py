@@ -75,6 +75,10 @@ class TrainRequest:
                     f"train.{table}.monitor is val_mean_iou, which is a metric of masks: choose val_accuracy or "
                     "val_loss, or set model.task=segmentation."
                 )
+            if monitor == "val_calibrated_loss" and not task.has_calibrated_loss:
+                raise ConfigError(
+                    f"train.{table}.monitor is val_calibrated_loss, which is for one class per image: choose val_loss."
+                )
         if config.data.class_tree and task.targets.allows_several:
             raise ConfigError(
                 "data.class_tree is for one class per image: leave it out, or use model.task=hierarchical."

@@ -100,6 +100,8 @@ class Task(ABC):
     """Whether `train --folds` can train it, for which `deactivate` is defined, but for masks."""
     supports_ood: ClassVar[bool] = False
     """Whether `evaluate --ood` can evaluate it, for which `compute_energy` is defined."""
+    has_calibrated_loss: ClassVar[bool] = False
+    """Whether `compute_calibrated_loss` is defined, by which epochs can be compared."""
     image_score: ClassVar[str] = "accuracy"
     """The metric that is the mean of `score_images`, which a compressed model must not lose."""
     unsupported_methods: ClassVar[Mapping[str, str]] = {}
@@ -122,6 +124,14 @@ class Task(ABC):
     @abstractmethod
     def score(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> Score:
         """Return the loss and the accuracy of N logits; NaN if a logit is NaN."""
+
+    def compute_calibrated_loss(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float:
+        """Return the loss of N logits at the temperature at which it is lowest; by default not possible.
+
+        Unlike the loss, it does not rise with overconfidence, which the temperature of the finished model corrects.
+        """
+        del logits, labels
+        raise NotImplementedError(f"The task {self.name} has no calibrated loss.")
 
     def score_batches(self, batches: Iterable[tuple[NDArray[np.float32], NDArray[Any]]]) -> Score:
         """Return the score of logits and their labels in batches, at least one; by default of all together."""

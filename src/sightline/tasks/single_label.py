@@ -81,6 +81,7 @@ class SingleLabel(Task):
     )  # fmt: skip
     supports_folds = True
     supports_ood = True
+    has_calibrated_loss = True
     interpret = staticmethod(decisions.predict_class)
 
     def check_settings(self, config: RunConfig) -> None:
@@ -119,6 +120,10 @@ class SingleLabel(Task):
         """Return the mean cross-entropy, and the fraction of images whose most probable class is the true one."""
         accuracy = float(np.mean(logits.argmax(1) == labels))
         return Score(metrics.cross_entropy_from_logits(logits, labels), accuracy)
+
+    def compute_calibrated_loss(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+        """Return the mean cross-entropy at the temperature at which it is lowest."""
+        return calibration.fit_temperature(logits, labels).nll_after
 
     def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.int32]) -> LossGradient:
         """Return the cross-entropy of the softmax."""

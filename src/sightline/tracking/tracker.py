@@ -124,6 +124,7 @@ def list_epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
         "accuracy/train": record.accuracy,
         "accuracy/validation": record.val_accuracy,
         "mean_iou/validation": record.val_mean_iou,
+        "calibrated_loss/validation": record.val_calibrated_loss,
         "learning_rate": record.learning_rate,
         "images_per_second": record.images_per_second,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -30,6 +31,8 @@ from sightline.training.schedules import compute_plateau_factor
 from sightline.training.stage_run import StagePreparer, StageRun, iterate_validation, predict_validation, set_epochs
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 from sightline.training.time_budget import StageDeadline, TimeBudget, measure_epoch
+
+PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # metrics that no epoch improves once no validation image is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def _is_solved(record: EpochRecord | None) -> bool:
 def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
     """Return whether the next stage cannot end with other weights: the best epoch has a perfect validation accuracy."""
     early_stop = config.train.early_stopping
-    is_decisive = early_stop.restore_best_weights and early_stop.monitor == "val_accuracy" and early_stop.epoch is None
+    is_decisive = early_stop.restore_best_weights and early_stop.monitor in PERFECTIBLE and early_stop.epoch is None
     return is_decisive and state.at_stage_start and state.best is not None and state.best.val_accuracy == 1
 
 
@@ -248,7 +251,7 @@ def _run_epoch(
     else:
         _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
         rate = plateau_factor * stage_run.rate_at(state.epoch * stage_run.steps + state.step - 1)
-    val_loss = val_accuracy = val_mean_iou = logits = None
+    val_loss = val_accuracy = val_mean_iou = val_calibrated_loss = logits = None
     if len(stage_run.validation):
 
         def check_stop(_task: str, done: int, total: int) -> None:
@@ -262,15 +265,20 @@ def _run_epoch(
             else:
                 logits = predict_validation(stage_run, check_stop)
                 score = task.score(logits, stage_run.validation.labels)
-        known = [value for value in score if value is not None]
-        val_loss, val_accuracy, *ious = cluster.broadcast_array(np.array(known)).tolist()  # the same on every host
-        val_mean_iou = next(iter(ious), None)
+        calibrated = None
+        if logits is not None and stage_run.config.train.early_stopping.monitor == "val_calibrated_loss":
+            if np.isfinite(score.loss):
+                calibrated = task.compute_calibrated_loss(logits, stage_run.validation.labels)
+        values = np.array([*score, *[None] * (3 - len(score)), calibrated], np.float64)  # None: NaN
+        shared = cluster.broadcast_array(values).tolist()  # the same on every host
+        val_loss, val_accuracy = shared[:2]
+        val_mean_iou, val_calibrated_loss = (None if math.isnan(value) else value for value in shared[2:])
         if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
             paths = () if stage_run.stage.is_solved else _get_paths(stage_run, number, state.step - 1)
             raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, paths)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
     costs = (rate, state.seconds, state.num_images / state.seconds)
-    record = EpochRecord(number, stage_run.stage.name, *metric_values, *costs, penalty, val_mean_iou)
+    record = EpochRecord(number, stage_run.stage.name, *metric_values, *costs, penalty, val_mean_iou, val_calibrated_loss)
     return record, logits
 
 
