@@ -12,7 +12,7 @@ import pytest
 from recording import RecordingCallback
 from sightline import backend
 from sightline.callbacks import Callback
-from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_config
+from sightline.config import DeviceConfig, RunConfig, StageConfig, TrainConfig, parse, recipes, resolve_config
 from sightline.config.stage_epochs import count_epochs
 from sightline.data.sample_range import SampleRange
 from sightline.errors import ConfigError
@@ -90,7 +90,7 @@ TABLE: list[Row] = [
      {"input.resize": "stretch"}),
     (steps.choose_resize, (*LITE, "input.resize=pad", "model.task=multi_label"), PHOTOS, EMPTY, {}),
     (steps.choose_monitor, (*LITE, "train.early_stopping.monitor=auto"), PHOTOS, EMPTY,
-     {"train.early_stopping.monitor": "val_accuracy"}),
+     {"train.early_stopping.monitor": "val_calibrated_loss"}),
     (steps.choose_monitor, (*LITE, "train.early_stopping.monitor=auto", "model.task=multi_label"), PHOTOS, EMPTY,
      {"train.early_stopping.monitor": "val_loss"}),
     (steps.choose_input_size, MOBILENET, DIGITS, EMPTY, {"input.height": 224, "input.width": 224}),
@@ -214,6 +214,16 @@ def test_this_machine_has_weights_without_a_home_or_a_network(tmp_path: Path, mo
     choice = steps.choose_recipe(PHOTOS, THIS_MACHINE)
     assert choice.recipe == "transfer"
     assert "EfficientNet-Lite0 with the installed ImageNet weights" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("views", "images", "expected"), [(0, 0, 4), (0, 4000, 4), (0, 5000, 3), (0, 10**6, 1), (1, 9, 1), (7, 10**6, 7)]
+)
+def test_there_are_fewer_views_of_many_images(views: int, images: int, expected: int) -> None:
+    config = RunConfig(train=TrainConfig(stages=(StageConfig("head", unfreeze=0), StageConfig("deep", views=views))))
+    chosen = steps.choose_views(config, replace(PHOTOS, num_images=images), EMPTY).config
+    assert [stage.views for stage in chosen.train.stages] == [1, expected]
+    assert bool(set(steps.list_unresolved(config)) - set(steps.list_unresolved(chosen))) == (not views)
 
 
 @pytest.mark.parametrize(

@@ -468,6 +468,9 @@ def test_the_mean_iou_of_an_epoch_counts_each_class_alike() -> None:
     assert task.score(all_first, np.full_like(masks, VOID)).mean_iou == 0
     with pytest.raises(UsageError, match="val_mean_iou, which is a metric of masks"):
         sightline.train("beans:4@32", set={"train.early_stopping.monitor": "val_mean_iou"}, progress=False)
+    settings = {"train.early_stopping.monitor": "val_calibrated_loss", "model.task": "multi_label"}
+    with pytest.raises(UsageError, match="val_calibrated_loss, which is for one class per image: choose val_loss"):
+        sightline.train("beans:4@32", set=settings, progress=False)
 
 
 def test_padding_does_not_count_for_the_quality_of_a_mask() -> None:

@@ -28,6 +28,7 @@ from sightline.distributed import devices
 from sightline.inference import frozen_layers
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
+from sightline.tasks.protocol import find_task
 from sightline.training.augment import pipeline
 from sightline.training.loop import fit
 from sightline.training.optimizers import smooth_labels
@@ -172,6 +173,31 @@ def test_best_weights_are_whole_whatever_was_frozen(plans: list[tuple[int, float
     assert result.best.stage == best
     assert len(set(callback.hashes.values())) == 2 * len(plans)
     assert weights_sha256(network.model) == callback.hashes[result.best.epoch if restore else 2 * len(plans)]
+
+
+def test_an_epoch_that_is_only_overconfident_is_not_worse() -> None:
+    """Its loss is higher, and its loss after temperature scaling the same, so a lower one is left to chance alone."""
+    task, logits = find_task("single_label"), np.array([[3, 0, 0], [0, 2, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    labels = np.array([0, 1, 2, 2], np.int32)
+    calibrated = task.compute_calibrated_loss(logits, labels)
+    assert task.score(10 * logits, labels).loss > 2 * task.score(logits, labels).loss > 2 * calibrated
+    assert task.compute_calibrated_loss(10 * logits, labels) == pytest.approx(calibrated, abs=1e-6)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_calibrated_loss"])
+def test_the_best_epoch_has_the_lowest_loss_after_temperature_scaling(monitor: Any) -> None:
+    """The logits of each epoch are seen by the task, so that the losses can be computed again."""
+    train, validation = make_subset([0, 1, 2, 0, 1, 2, 1]), make_subset([0, 1, 2, 1, 1, 0], seed=4)
+    config = make_config(epochs=4, early_stopping=EarlyStoppingConfig(monitor=monitor))
+    result = fit(build_simple_network(), train, validation, config, Callback())
+    losses = [getattr(record, monitor) for record in result.history]
+    assert result.best == result.history[int(np.argmin(losses))]
+    assert all(record.val_calibrated_loss is None for record in result.history) is (monitor == "val_loss")
+    if monitor == "val_calibrated_loss":
+        assert result.best is not None
+        assert result.validation_logits is not None
+        expected = find_task("single_label").compute_calibrated_loss(result.validation_logits, validation.labels)
+        assert result.best.val_calibrated_loss == pytest.approx(expected)
 
 
 def test_a_named_epoch_is_reached_whatever_came_before() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from networks import RUNS, build_network, make_plan, random_images
 from sightline import backend
-from sightline.callbacks import no_progress
+from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, SplitConfig, StageConfig
 from sightline.data import feature_cache
 from sightline.data.types import Subset
@@ -247,10 +247,24 @@ AUGMENT_CONFIG = AugmentConfig(horizontal_flip=True, rotation=20)
 def extract_features(
     built_network: Network, group: Sequence[StageConfig], train: Subset, config: RunConfig, **options: Any
 ) -> stages.StageFeatures:
-    features = stages.extract_features(
-        built_network, group, train, make_subset(5, 8, seed=1), config, options.get("progress", no_progress)
-    )
+    progress = options.get("progress", no_progress)
+    return extract_views(built_network, group, train, make_subset(5, 8, seed=1), config, progress)
+
+
+def extract_views(
+    built_network: Network,
+    group: Sequence[StageConfig],
+    train: Subset,
+    validation: Subset,
+    config: RunConfig,
+    progress: Progress = no_progress,
+) -> stages.StageFeatures:
+    """Return the features of all views that a stage of `group` has."""
+    features = stages.extract_features(built_network, group, train, validation, config, progress)
     assert features is not None
+    assert features.views == 1
+    if (views := max(stages.count_views(stage, config) for stage in group)) > 1:
+        features = stages.add_views(built_network, features, views, train, validation, config, progress)
     return features
 
 
@@ -263,9 +277,8 @@ def test_folds_share_the_features_of_all_images(own_cache: Path) -> None:
     extracted = []
     for rows, validation_rows in ((first[:16], first[16:]), (second[:16], second[16:]), (np.arange(40), first[:0])):
         train, validation = images.select(rows), images.select(validation_rows)
-        features = stages.extract_features(built_network, group, train, validation, config, no_progress)
-        assert features is not None
-        assert len(list(own_cache.iterdir())) == 1, "computed once"
+        features = extract_views(built_network, group, train, validation, config)
+        assert len(list(own_cache.iterdir())) == 2, "computed once: those of the images, and those of all views"
         assert features.train.paths == train.paths * 2
         np.testing.assert_array_equal(features.train.labels, np.tile(train.labels, 2))
         np.testing.assert_array_equal(features.validation.labels, validation.labels)
@@ -415,7 +428,7 @@ def test_progress_counts_every_image_of_every_view() -> None:
         RunConfig(augment=AUGMENT_CONFIG),
         progress=lambda task, done, total: calls.append((task, done, total)),
     )
-    assert calls[-1][1:] == (85, 85)
-    done = [call[1] for call in calls]
-    assert done == sorted(done)
-    assert {call[2] for call in calls} == {85}
+    originals, views = ([call[1:] for call in calls if call[2] == total] for total in (45, 80))
+    assert (originals[-1], views[-1]) == ((45, 45), (80, 80)), "with 5 validation images; then with another view"
+    for done in (originals, views):
+        assert done == sorted(done)

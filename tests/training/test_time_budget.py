@@ -27,7 +27,7 @@ from sightline.data.types import Subset
 from sightline.errors import ConfigError, Interrupted
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.training import stage_run, state, time_budget
+from sightline.training import stage_run, stages, state, time_budget
 from sightline.training.loop import FitResult, fit
 from sightline.training.result import TimeRecord
 from sightline.training.steps import HostRunner
@@ -187,6 +187,35 @@ def test_a_stage_without_time_is_left_out_and_a_solved_one_is_not(clock: Clock, 
     saved = state.load_latest(tmp_path)
     assert saved is not None
     assert (saved.state["stage"], len(saved.state["history"])) == (1, 1), "from which the run can be extended"
+
+
+def test_views_take_at_most_a_quarter_of_the_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of 60 s, 57 less 3 for finishing are left: a quarter is 13.5 s, in which three further views of 4 s fit."""
+    monkeypatch.setattr(stages, "time_view", lambda *_: 4.0)
+    views = StageConfig("views", unfreeze=0, views=8, epochs=10)
+    config = replace(CONFIG, train=replace(CONFIG.train, stages=(views,), checkpoint_steps=1))
+    journal = Journal()
+
+    class Interrupting(Callback):
+        def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+            if step == 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, journal.budget(60, clock.now), callback=Interrupting(), checkpoint_dir=tmp_path)
+    plan = journal.record.stages["0"]
+    assert (plan.views, plan.epochs, plan.seconds) == (4, 3, 4 * STEPS)
+    monkeypatch.setattr(stages, "time_view", lambda *_: pytest.fail("a plan is kept"))
+    resumed, result = train(
+        config, journal.budget(60, clock.now), checkpoint_dir=tmp_path, resume_from=state.load_latest(tmp_path)
+    )
+    assert len(result.history) == 3
+    assert clock.num_steps == 4 + 5 + 3 * 4 * STEPS - 4, "timed, before the interruption, and all but four"
+    of_four = replace(config.train, stages=(replace(views, views=4, epochs=3),))
+    expected, _ = train(replace(config, train=of_four), None)
+    assert weights_sha256(resumed.model) == weights_sha256(expected.model)
 
 
 @pytest.mark.parametrize("at_step", [6, 17])

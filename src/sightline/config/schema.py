@@ -192,13 +192,13 @@ class ScheduleConfig:
 class EarlyStoppingConfig:
     """When training stops, and which epoch is used."""
 
-    monitor: Literal[
-        "auto", "val_loss", "val_accuracy", "val_calibrated_loss", "val_mean_iou", "loss", "accuracy"
-    ] = setting(
-        "val_loss",
-        "metric that selects the best epoch and decides when to stop; val_calibrated_loss: the loss after temperature "
-        "scaling, for one class per image; val_mean_iou: for masks; auto: val_loss with several labels per image, else "
-        "val_calibrated_loss",
+    monitor: Literal["auto", "val_loss", "val_accuracy", "val_calibrated_loss", "val_mean_iou", "loss", "accuracy"] = (
+        setting(
+            "val_loss",
+            "metric that selects the best epoch and decides when to stop; val_calibrated_loss: the loss after "
+            "temperature scaling, for one class per image; val_mean_iou: for masks; auto: val_calibrated_loss, or "
+            "val_loss with several labels per image",
+        )
     )
     patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
     min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)
@@ -234,7 +234,11 @@ class StageConfig:
         None, "L2 penalty of a solved head; unset: chosen on the validation split, or 0.1 without one", 0
     )
     views: int = setting(
-        1, "with frozen layers: number of augmented versions of each image whose features are cached", 1, 64
+        1,
+        "with frozen layers: number of versions of each image, the original and augmented ones, whose features are "
+        "cached; 0: up to 4, fewer if there are more than 4,000 images",
+        0,
+        64,
     )
 
     @property

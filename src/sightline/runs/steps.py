@@ -19,6 +19,7 @@ from sightline.runs.facts import DataFacts, Machine
 from sightline.tasks.protocol import find_task
 from sightline.training import linear_head
 
+MAX_VIEWS, MAX_VIEW_ROWS = 4, 16_000  # views of an image that a stage trains on, and of all of them
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
 MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
 DEFAULT_MODEL = "cifar10-deep"
@@ -138,6 +139,13 @@ def choose_monitor(config: RunConfig, _facts: DataFacts, _machine: Machine) -> S
     return StepResult(replace(config, train=train))
 
 
+def choose_views(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in how many views of each image the stages train on: augmentation helps most where images are few."""
+    views = min(MAX_VIEWS, max(1, MAX_VIEW_ROWS // max(facts.num_images, 1)))
+    stages = tuple(replace(stage, views=stage.views or views) for stage in config.train.stages)
+    return StepResult(replace(config, train=replace(config.train, stages=stages)))
+
+
 def choose_alpha(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
     """Fill in the width multiplier: one whose weights are available locally, else the network's default."""
     entry, model = registry.get_entry(config.model.name), config.model
@@ -237,7 +245,8 @@ def keep_features_exact(config: RunConfig, _facts: DataFacts, _machine: Machine)
 
 
 IMMEDIATE_STEPS: tuple[Step, ...] = (
-    choose_model, choose_input_size, choose_resize, choose_monitor, choose_alpha, choose_channels, choose_solvers,
+    choose_model, choose_input_size, choose_resize, choose_monitor, choose_views, choose_alpha, choose_channels,
+    choose_solvers,
 )  # fmt: skip
 """Steps that follow from the headers of the images and the files of this machine."""
 
@@ -262,6 +271,7 @@ def list_unresolved(config: RunConfig) -> Iterator[str]:
         yield "train.early_stopping.monitor"
     if config.train.precision in OPEN_PRECISIONS:
         yield "train.precision"
+    yield from (f"train.stages.{at}.views" for at, stage in enumerate(config.train.stages) if not stage.views)
     yield from (f"train.stages.{at}.solver" for at, stage in enumerate(config.train.stages) if stage.solver == "auto")
     yield from (f"device.{name}" for name in ("backend", "feature_runtime") if getattr(config.device, name) == "auto")
     yield from (f"device.{name}" for name in ("num_devices", "threads") if not getattr(config.device, name))

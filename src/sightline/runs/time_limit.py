@@ -135,7 +135,9 @@ def _describe_trend(
         return f"Another ten minutes would probably bring little: {last} did not improve on epoch {best.epoch}."
     if len(history) < 2:
         return f"Another ten minutes would allow {epochs}. What they would bring is unknown: one epoch has no trend."
-    name = {"val_accuracy": "accuracy", "val_loss": "loss", "val_mean_iou": "mean IoU"}.get(metric, "loss after calibration")
+    name = {"val_accuracy": "accuracy", "val_loss": "loss", "val_mean_iou": "mean IoU"}.get(
+        metric, "loss after calibration"
+    )
     earlier = min(values[:-1]) if metric.endswith("loss") else max(values[:-1])
     trend = f"the validation {name} was still improving, from {earlier:.4f} to {values[-1]:.4f} in the last epoch"
     if epochs:

@@ -32,7 +32,10 @@ from sightline.training.stage_run import StagePreparer, StageRun, iterate_valida
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 from sightline.training.time_budget import StageDeadline, TimeBudget, measure_epoch
 
-PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # metrics that no epoch improves once no validation image is wrong
+PERFECTIBLE = (
+    "val_accuracy",
+    "val_calibrated_loss",
+)  # metrics that no epoch improves once no validation image is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
 
 
 def _prepare_stage(
-    prepare: Callable[[], StageRun],
+    prepare: Callable[..., StageRun],
     stage: StageConfig,
     number: int,
     state: TrainingState,
@@ -148,16 +151,18 @@ def _prepare_stage(
     plan = budget.find_plan(number)
     prepared: list[StageRun] = []
 
-    def measure() -> tuple[float, float]:
-        prepared.append(prepare())
-        return measure_epoch(prepared[0], state.epoch_number)
+    limit_views = partial(budget.limit_views, number)
+
+    def measure() -> tuple[float, float, int]:
+        prepared.append(prepare(limit_views=limit_views))
+        return *measure_epoch(prepared[0], state.epoch_number), prepared[0].views
 
     if plan is None:
         plan = budget.plan_stage(number, configured, measure, required=int(state.best is None))
         callback.on_message(budget.describe(plan, stage.name))
     if not plan.epochs:
         return None
-    stage_run = prepared[0] if prepared else prepare()
+    stage_run = prepared[0] if prepared else prepare(limit_views=limit_views)
     return stage_run if plan.epochs == configured else set_epochs(stage_run, plan.epochs)
 
 
@@ -266,10 +271,10 @@ def _run_epoch(
                 logits = predict_validation(stage_run, check_stop)
                 score = task.score(logits, stage_run.validation.labels)
         calibrated = None
-        if logits is not None and stage_run.config.train.early_stopping.monitor == "val_calibrated_loss":
-            if np.isfinite(score.loss):
-                calibrated = task.compute_calibrated_loss(logits, stage_run.validation.labels)
-        values = np.array([*score, *[None] * (3 - len(score)), calibrated], np.float64)  # None: NaN
+        is_monitored = stage_run.config.train.early_stopping.monitor == "val_calibrated_loss"
+        if is_monitored and logits is not None and math.isfinite(score.loss):
+            calibrated = task.compute_calibrated_loss(logits, stage_run.validation.labels)
+        values = np.array([*score, calibrated], np.float64)  # None becomes NaN
         shared = cluster.broadcast_array(values).tolist()  # the same on every host
         val_loss, val_accuracy = shared[:2]
         val_mean_iou, val_calibrated_loss = (None if math.isnan(value) else value for value in shared[2:])
@@ -278,7 +283,9 @@ def _run_epoch(
             raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, paths)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
     costs = (rate, state.seconds, state.num_images / state.seconds)
-    record = EpochRecord(number, stage_run.stage.name, *metric_values, *costs, penalty, val_mean_iou, val_calibrated_loss)
+    record = EpochRecord(
+        number, stage_run.stage.name, *metric_values, *costs, penalty, val_mean_iou, val_calibrated_loss
+    )
     return record, logits
 
 

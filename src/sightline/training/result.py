@@ -72,13 +72,14 @@ class TrainResult:
 class StagePlan:
     """How many of the `configured` epochs of a stage fit, and the seconds of one, `validation` included.
 
-    The seconds are None if there was no time to measure them.
+    The seconds are None if there was no time to measure them. `views` is the number of views of each image.
     """
 
     configured: int
     epochs: int
     seconds: float | None
     validation: float
+    views: int = 1
 
 
 @dataclass(slots=True)

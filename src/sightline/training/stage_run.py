@@ -34,7 +34,10 @@ from sightline.training.steps import HostRunner, StepInputs, StepRunner
 
 @dataclass(frozen=True, slots=True)
 class StageRun:
-    """One stage, ready to run: `training_model` is trained (it may augment first), `logits_model` computes logits."""
+    """One stage, ready to run: `training_model` is trained (it may augment first), `logits_model` computes logits.
+
+    `train` holds `views` rows per image.
+    """
 
     config: RunConfig
     stage: StageConfig
@@ -52,6 +55,7 @@ class StageRun:
     runner: StepRunner
     limit: LossLimit
     validation_inference: device_images.DeviceInference | None
+    views: int = 1
 
     @property
     def steps(self) -> int:
@@ -84,8 +88,18 @@ class StagePreparer:
         self._group: tuple[StageConfig, ...] = ()
         self._group_features: stages.StageFeatures | None = None
 
-    def prepare_stage(self, number: int, progress: Progress, callback: Callback) -> StageRun:
-        """Return stage `number`, ready to run; the model's weights are those at its start, or later ones."""
+    def prepare_stage(
+        self,
+        number: int,
+        progress: Progress,
+        callback: Callback,
+        limit_views: Callable[[int, Callable[[], float]], int] | None = None,
+    ) -> StageRun:
+        """Return stage `number`, ready to run; the model's weights are those at its start, or later ones.
+
+        `limit_views` returns how many views of each image to train on, of so many that are configured; its second
+        argument measures the seconds that one takes.
+        """
         network, train, validation = self._inputs
         stage = self._stage_configs[number]
         group = stages.group_stages(network, self._stage_configs, number)
@@ -99,6 +113,14 @@ class StagePreparer:
                 )
                 if self._config.augment != pipeline.without_mixing(self._config.augment):
                     callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
+        views = stages.count_views(stage, self._config) if self._group_features else 1
+        if self._group_features and views > 1 and limit_views is not None:
+            views = limit_views(views, partial(stages.time_view, network, self._group_features, train, self._config))
+        if self._group_features and views > self._group_features.views:
+            self._group_features = stages.add_views(
+                network, self._group_features, views, train, validation, self._config, progress
+            )
+        stage = replace(stage, views=views)
         features = (
             stages.advance_features(network, self._group_features, stage, self._config, progress, callback.on_message)
             if self._group_features
@@ -151,7 +173,7 @@ def _prepare_stage(
     inference = device_images.DeviceInference(logits_model, validation) if is_resident else None
     return StageRun(
         config, stage, network, training_model, logits_model, train, validation, objective, base_rate, rate_at, epochs,
-        batch_size, inputs, runner, limit, inference,
+        batch_size, inputs, runner, limit, inference, 1 if features is None else features.views,
     )  # fmt: skip
 
 

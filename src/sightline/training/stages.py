@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -129,42 +130,82 @@ def extract_features(
     frozen = _make_layers(network.model.input, tensor, train, config, on_message)
     exact = frozen.exact or frozen
     shape = tuple(tensor.shape[1:])
-    views = max(stage.views for stage in group) if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
-    shared = _find_shared_images(train, validation, config)
-    if frozen.cache_key is None or not feature_cache.has_room(4 * math.prod((len(shared) * views, *shape))):
-        shared = shared.head(0)
+    shared = _find_shared_images(train, validation, config, frozen, shape)
+    advance = _make_advance(progress, len(shared) or len(train) + len(validation))
+    if len(shared):
+        values = _compute_features(exact, shape, shared, config, advance)
+        train_features, validation_features = replace(train, pixels=values), replace(validation, pixels=values)
+    else:
+        values = _compute_features(exact, shape, validation, config, advance, early)
+        validation_features = replace(validation, pixels=values, rows=np.arange(len(validation)))
+        values = _compute_features(frozen, shape, train, config, advance, early)
+        train_features = replace(train, pixels=values, rows=np.arange(len(train)))
+    return StageFeatures(tensor, train_features, validation_features, 1)
+
+
+def add_views(
+    network: Network,
+    base: StageFeatures,
+    views: int,
+    train: Subset,
+    validation: Subset,
+    config: RunConfig,
+    progress: Progress = no_progress,
+) -> StageFeatures:
+    """Return the features in `base`, with those of augmented versions of each training image: `views` in all."""
+    frozen = _make_layers(network.model.input, base.tensor, train, config, None)
+    shape = tuple(base.tensor.shape[1:])
+    subset = _find_shared_images(train, validation, config, frozen, shape, views)
+    if len(subset) and base.train.pixels is base.validation.pixels:
+        rows, layers = train.rows, frozen.exact or frozen
+        originals = replace(subset, pixels=base.train.pixels)
+    else:
+        subset, rows, layers = train, np.arange(len(train)), frozen
+        originals = base.train.head(len(train))
+    advance = _make_advance(progress, len(subset) * views)
+    values = _compute_views(layers, shape, subset, originals, views, config, advance)
+    view_rows = np.concatenate([rows + view * len(subset) for view in range(views)])
+    samples = Subset(values, view_rows, np.concatenate([train.labels] * views), train.paths * views)
+    return StageFeatures(base.tensor, samples, base.validation, views)
+
+
+def time_view(network: Network, base: StageFeatures, train: Subset, config: RunConfig) -> float:
+    """Return the seconds that the features of another view of each image take, from those of a batch."""
+    frozen = _make_layers(network.model.input, base.tensor, train, config, None)
+    pixels = train.head(BATCH_SIZE).take(slice(0, BATCH_SIZE))
+    started = time.perf_counter()
+    for _ in _run_slices(frozen, list(iterate_slices(len(pixels), STREAM_ROWS)), pixels.__getitem__):
+        pass
+    return (time.perf_counter() - started) / len(pixels) * len(train)
+
+
+def count_views(stage: StageConfig, config: RunConfig) -> int:
+    """Return the number of versions of each image whose features the stage trains on."""
+    return stage.views if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
+
+
+def _make_advance(progress: Progress, total: int) -> Callable[[int], None]:
     done = 0
-    total = len(shared) * views or len(train) * views + len(validation)
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         progress("features of the frozen layers", done, total)
 
-    if len(shared):
-        train_values = validation_values = _compute_features(exact, shape, shared, views, config, advance)
-        rows = train.rows, validation.rows
-    else:
-        validation_values = _compute_features(exact, shape, validation, 1, config, advance, early)
-        train_values = _compute_features(frozen, shape, train, views, config, advance, early)
-        rows = np.arange(len(train)), np.arange(len(validation))
-    view_rows = [rows[0] + view * (len(train_values) // views) for view in range(views)]
-    labels = np.concatenate([train.labels] * views)
-    return StageFeatures(
-        tensor,
-        Subset(train_values, np.concatenate(view_rows), labels, train.paths * views),
-        Subset(validation_values, rows[1], validation.labels, validation.paths),
-        views,
-    )
+    return advance
 
 
-def _find_shared_images(train: Subset, validation: Subset, config: RunConfig) -> Subset:
+def _find_shared_images(
+    train: Subset, validation: Subset, config: RunConfig, frozen: FrozenLayers, shape: tuple[int, ...], views: int = 1
+) -> Subset:
     """Return all decoded images, without labels, if the runs of several folds share their features; else none.
 
     A fold trains on images that another one holds out, so that only the features of all of them can be reused.
     """
     is_shared = config.split.folds and config.data.cache and train.pixels is validation.pixels
     count = len(train.pixels) if is_shared else 0
+    if frozen.cache_key is None or not feature_cache.has_room(4 * math.prod((count * views, *shape))):
+        count = 0
     return Subset(train.pixels, np.arange(count), np.zeros(count, np.int32), ("",) * count)
 
 
@@ -266,56 +307,88 @@ def _compute_features(
     frozen: FrozenLayers,
     shape: tuple[int, ...],
     subset: Subset,
-    views: int,
     config: RunConfig,
     advance: Callable[[int], None],
     early: EarlyFeatures | None = None,
 ) -> NDArray[np.float32]:
-    """Return the features of `views` copies of each image, view by view, from the cache if it has them.
+    """Return the features of each image, from the cache if it has them."""
 
-    Copy 0 is the original image; the others are augmented, each with the parameters of a separate epoch. Copies are not
-    mixed with each other, so that each keeps its own label.
+    def iterate(done: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        if early is not None and early.has(frozen, subset):
+            return early.iterate(subset, done)
+        return _iterate_features(frozen, subset, config, done)
+
+    cache_key = _find_cache_key(frozen, subset, config, 1)
+    return _collect_features(cache_key, (len(subset), *shape), iterate, config, advance)
+
+
+def _compute_views(
+    frozen: FrozenLayers,
+    shape: tuple[int, ...],
+    subset: Subset,
+    originals: Subset,
+    views: int,
+    config: RunConfig,
+    advance: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """Return the features of `views` versions of each image, view by view, from the cache if it has them.
+
+    Those of view 0 are `originals`; the other views are augmented, each with the parameters of a separate epoch. They
+    are not mixed with each other, so that each keeps its own label.
     """
-    augment_config = pipeline.without_mixing(config.augment) if views > 1 else None
-    cache_key = None
-    if config.data.cache and frozen.cache_key is not None and len(subset):
-        augment_key = (repr(augment_config), config.seed) if augment_config else ()
-        cache_key = feature_cache.feature_key(subset, *frozen.cache_key, views, *augment_key)
-        cached = feature_cache.load_features(cache_key, config.device.threads or None)
-        if cached is not None:
-            advance(len(cached))
-            return cached
-    values = feature_cache.allocate_features((len(subset) * views, *shape))
-    augment_model = _build_augment_model(subset, augment_config) if augment_config else None
-    with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
-        if num_done:
-            advance(min(num_done, len(subset)))
-        batches = (
-            early.iterate(subset, num_done)
-            if early is not None and early.has(frozen, subset)
-            else _iterate_features(frozen, subset, config, num_done)
-        )
-        for rows, features in batches:
-            values[rows] = features
-            mark_done(rows.start, rows.stop)
-            advance(rows.stop - rows.start)
+    augment_config = pipeline.without_mixing(config.augment)
+    augment_model = _build_augment_model(subset, augment_config)
+
+    def iterate(done: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        for rows in iterate_slices(len(subset), BATCH_SIZE):
+            if rows.stop > done:
+                yield rows, originals.take(rows)
         for view in range(1, views):
-            assert augment_config is not None
-            augment_params = pipeline.sample_params(
+            params = pipeline.sample_params(
                 augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
             )
-            first = view * len(subset)
-            advance(min(max(num_done - first, 0), len(subset)))
 
-            def augment(rows: slice, params: NDArray[np.float32] = augment_params) -> NDArray[Any]:
+            def augment(rows: slice, params: NDArray[np.float32] = params) -> NDArray[Any]:
                 pixels: NDArray[Any] = devices.predict_on_batch(augment_model, [subset.take(rows), params[rows]])
                 return pixels
 
-            remaining = [rows for rows in iterate_slices(len(subset), BATCH_SIZE) if first + rows.stop > num_done]
+            first = view * len(subset)
+            remaining = [rows for rows in iterate_slices(len(subset), BATCH_SIZE) if first + rows.stop > done]
             for rows, features in _run_slices(frozen, remaining, augment):
-                values[first + rows.start : first + rows.stop] = features
-                mark_done(first + rows.start, first + rows.stop)
-                advance(rows.stop - rows.start)
+                yield slice(first + rows.start, first + rows.stop), features
+
+    cache_key = _find_cache_key(frozen, subset, config, views, repr(augment_config), config.seed)
+    return _collect_features(cache_key, (len(subset) * views, *shape), iterate, config, advance)
+
+
+def _find_cache_key(
+    frozen: FrozenLayers, subset: Subset, config: RunConfig, views: int, *augment_key: str | int
+) -> str | None:
+    if not config.data.cache or frozen.cache_key is None or not len(subset):
+        return None
+    return feature_cache.feature_key(subset, *frozen.cache_key, views, *augment_key)
+
+
+def _collect_features(
+    cache_key: str | None,
+    shape: tuple[int, ...],
+    iterate: Callable[[int], Iterator[tuple[slice, NDArray[np.float32]]]],
+    config: RunConfig,
+    advance: Callable[[int], None],
+) -> NDArray[np.float32]:
+    """Return the features in the cache, or those that `iterate` yields after so many rows; they go to the cache."""
+    cached = feature_cache.load_features(cache_key, config.device.threads or None) if cache_key is not None else None
+    if cached is not None:
+        advance(len(cached))
+        return cached
+    values = feature_cache.allocate_features(shape)
+    with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
+        if num_done:
+            advance(num_done)
+        for rows, features in iterate(num_done):
+            values[rows] = features
+            mark_done(rows.start, rows.stop)
+            advance(rows.stop - rows.start)
         if cache_key is not None:
             feature_cache.save_features(cache_key, values)
     return values

@@ -60,21 +60,32 @@ class TimeBudget:
         """Return what was planned for stage `number`; None before `plan_stage`."""
         return self.record.stages.get(str(number))
 
+    def limit_views(self, number: int, configured: int, measure_view: Callable[[], float]) -> int:
+        """Return how many of the `configured` views of each image stage `number` trains on.
+
+        Their features take at most a quarter of the time that is left; `measure_view` returns the seconds of one. A
+        stage that was planned keeps its views.
+        """
+        if (plan := self.find_plan(number)) is not None:
+            return plan.views
+        self._estimate_finishing()
+        return min(configured, 1 + int(max(self._find_available(PLANNED_FRACTION), 0) / 4 / measure_view()))
+
     def plan_stage(
-        self, number: int, configured: int, measure_epoch: Callable[[], tuple[float, float]], *, required: int
+        self, number: int, configured: int, measure_epoch: Callable[[], tuple[float, float, int]], *, required: int
     ) -> StagePlan:
         """Plan and record how many of the `configured` epochs of stage `number` fit, at least `required`.
 
-        `measure_epoch` returns the seconds of the steps of an epoch and of its validation; it is not called if no time
-        is left for any.
+        `measure_epoch` returns the seconds of the steps of an epoch and of its validation, and the number of views of
+        each image in it; it is not called if no time is left for any.
         """
-        record, epochs, seconds, validation = self.record, required, None, 0.0
-        record.finishing = record.finishing or self._measure_finishing()
+        record, epochs, seconds, validation, views = self.record, required, None, 0.0, 1
+        self._estimate_finishing()
         if required or self._find_available(PLANNED_FRACTION) > 0:
-            training, validation = measure_epoch()
+            training, validation, views = measure_epoch()
             seconds = training + validation
             epochs = max(required, math.floor(max(self._find_available(PLANNED_FRACTION), 0) / seconds))
-        plan = StagePlan(configured, min(configured, epochs), seconds, validation)
+        plan = StagePlan(configured, min(configured, epochs), seconds, validation, views)
         record.stages[str(number)] = plan
         self.save()
         return plan
@@ -98,6 +109,9 @@ class TimeBudget:
         """Record that training ends early."""
         self.record.stopped = True
         self.save()
+
+    def _estimate_finishing(self) -> None:
+        self.record.finishing = self.record.finishing or self._measure_finishing()
 
     def _find_available(self, fraction: float) -> float:
         return fraction * self.limit - self.elapsed - self.record.finishing
