@@ -258,7 +258,7 @@ class TrainConfig:
     effort: Literal["fast", "balanced", "best"] | None = setting(
         None,
         "training time to spend on accuracy, for recipes that distinguish it (transfer); fast: the head alone; "
-        "balanced: then the last layers; best: the whole network, on augmented images; unset: balanced",
+        "balanced: then the last layers; best: more layers, on more augmented views; unset: balanced",
     )
     time_limit: str = setting(
         "",

@@ -64,7 +64,8 @@ def _get_frozen_names(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
     if stage.unfreeze > len(names):
         raise UsageError(
-            f"Stage {stage.name!r} unfreezes {plural(stage.unfreeze, 'layer')}, but the backbone has only {len(names)}."
+            f"Stage {stage.name!r} unfreezes {plural(stage.unfreeze, 'layer')}, but the backbone has only {len(names)}: "
+            f"set unfreeze in train.stages to at most {len(names)}, such as {math.ceil(len(names) / 4)}; -1: all."
         )
     return frozenset(() if stage.unfreeze < 0 else names[: len(names) - stage.unfreeze])
 
