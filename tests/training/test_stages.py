@@ -127,7 +127,7 @@ def test_nothing_frozen_no_boundary(unfreeze: int) -> None:
 
 def test_unfreezing_too_many_layers_is_rejected() -> None:
     built_network = build_network("fashion-cnn")
-    message = r"Stage 'deep' unfreezes 10 layers, but the backbone has only 9\."
+    message = r"Stage 'deep' unfreezes 10 layers, but the backbone has only 9\. Set its unfreeze .* such as 3"
     with pytest.raises(UsageError, match=message):
         stages.find_freeze_boundary(built_network, StageConfig("deep", unfreeze=10))
     with pytest.raises(UsageError, match=message):

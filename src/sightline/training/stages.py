@@ -64,8 +64,8 @@ def _get_frozen_names(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
     if stage.unfreeze > len(names):
         raise UsageError(
-            f"Stage {stage.name!r} unfreezes {plural(stage.unfreeze, 'layer')}, but the backbone has only {len(names)}: "
-            f"set unfreeze in train.stages to at most {len(names)}, such as {math.ceil(len(names) / 4)}; -1: all."
+            f"Stage {stage.name!r} unfreezes {plural(stage.unfreeze, 'layer')}, but the backbone has only {len(names)}"
+            f". Set its unfreeze to at most that, such as {math.ceil(len(names) / 4)}, or to -1 for all layers."
         )
     return frozenset(() if stage.unfreeze < 0 else names[: len(names) - stage.unfreeze])
 
