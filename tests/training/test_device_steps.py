@@ -28,7 +28,7 @@ from sightline.errors import DivergedError, Interrupted, UsageError
 from sightline.inference import device_images
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.training import device_steps, stages
+from sightline.training import device_steps, stage_features
 from sightline.training.loop import FitResult, fit
 from sightline.training.state import load_latest
 
@@ -220,7 +220,7 @@ def test_features_of_frozen_layers_do_not_wait_for_each_other(count: int, monkey
     for setting in ("on", "off"):
         device = DeviceConfig(feature_runtime="keras", data_on_device=setting)
         config = replace(CONFIG, device=device)
-        features = stages.extract_features(network, group, make_subset(count), VALIDATION, config, no_progress)
+        features = stage_features.extract_features(network, group, make_subset(count), VALIDATION, config, no_progress)
         assert features is not None
         rows[setting] = [subset.take(slice(None)).tobytes() for subset in (features.train, features.validation)]
         assert sum(launched) == count + len(VALIDATION), "the original images, not their augmented copies"

@@ -17,7 +17,7 @@ from sightline.data.types import Subset
 from sightline.models import pretrained
 from sightline.models.build import Network, build_model
 from sightline.models.registry import ENTRIES
-from sightline.training import stages
+from sightline.training import stage_features
 from sightline.training.early_features import EarlyFeatures, computing_early
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -53,14 +53,14 @@ def build_pretrained(side: int = SIDE) -> Network:
 
 def extract(network: Network, early: EarlyFeatures | None, config: RunConfig = CONFIG) -> Any:
     group = config.train.stages
-    return stages.extract_features(network, group, TRAIN, VALIDATION, config, no_progress, early=early)
+    return stage_features.extract_features(network, group, TRAIN, VALIDATION, config, no_progress, early=early)
 
 
 def test_they_are_those_that_training_would_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_pretrained()
     expected = extract(network, None)
     with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
-        monkeypatch.setattr(stages, "_iterate_features", lambda *_: pytest.fail("they are computed again"))
+        monkeypatch.setattr(stage_features, "_iterate_features", lambda *_: pytest.fail("they are computed again"))
         features = extract(network, early)
     for name in ("train", "validation"):
         subset, other = getattr(features, name), getattr(expected, name)

@@ -20,7 +20,7 @@ from sightline.errors import Interrupted, UsageError
 from sightline.models.build import Network, build_model
 from sightline.models.head import DENSE_LAYER
 from sightline.tasks.protocol import find_task
-from sightline.training import linear_head, stages
+from sightline.training import linear_head, stage_features
 from sightline.training.linear_head import PENALTIES, fit_linear_head
 from sightline.training.loop import fit
 from sightline.training.state import load_latest
@@ -246,7 +246,7 @@ def test_stop_is_heeded_while_it_is_solved() -> None:
 def test_a_head_that_is_not_a_logistic_regression_is_rejected_before_any_work(
     stage: StageConfig, train: dict[str, Any], settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "extract_features", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(stage_features, "extract_features", lambda *_: pytest.fail("too late"))
     images = make_images(6)
     with pytest.raises(UsageError, match=rf"{reason}\. Train it by steps: --set train\.stages\.1\.solver=gradient"):
         fit(build_network(**settings), images, images, make_config(StageConfig("first"), stage, **train), Callback())

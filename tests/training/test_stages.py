@@ -22,7 +22,7 @@ from sightline.errors import UsageError
 from sightline.models.build import Network, build_model
 from sightline.models.registry import ENTRIES
 from sightline.seeding import derive_seed
-from sightline.training import stages
+from sightline.training import stage_features, stages
 from sightline.training.augment import pipeline
 
 Array = NDArray[Any]
@@ -246,7 +246,7 @@ AUGMENT_CONFIG = AugmentConfig(horizontal_flip=True, rotation=20)
 
 def extract_features(
     built_network: Network, group: Sequence[StageConfig], train: Subset, config: RunConfig, **options: Any
-) -> stages.StageFeatures:
+) -> stage_features.StageFeatures:
     progress = options.get("progress", no_progress)
     return extract_views(built_network, group, train, make_subset(5, 8, seed=1), config, progress)
 
@@ -258,13 +258,13 @@ def extract_views(
     validation: Subset,
     config: RunConfig,
     progress: Progress = no_progress,
-) -> stages.StageFeatures:
+) -> stage_features.StageFeatures:
     """Return the features of all views that a stage of `group` has."""
-    features = stages.extract_features(built_network, group, train, validation, config, progress)
+    features = stage_features.extract_features(built_network, group, train, validation, config, progress)
     assert features is not None
     assert features.views == 1
-    if (views := max(stages.count_views(stage, config) for stage in group)) > 1:
-        features = stages.add_views(built_network, features, views, train, validation, config, progress)
+    if (views := max(stage_features.count_views(stage, config) for stage in group)) > 1:
+        features = stage_features.add_views(built_network, features, views, train, validation, config, progress)
     return features
 
 
@@ -296,7 +296,7 @@ def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: py
     built_network, train = build_network("fashion-cnn"), make_subset(100, 8)
     group, config = [StageConfig(unfreeze=0)], RunConfig()
     batch_sizes: list[int] = []
-    plain = stages.build_frozen_layers  # type: ignore[attr-defined]  # imported there
+    plain = stage_features.build_frozen_layers  # type: ignore[attr-defined]  # imported there
 
     def make_counting_layers(*arguments: Any) -> Any:
         frozen_layers = plain(*arguments)
@@ -311,7 +311,7 @@ def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: py
         if done == 5 + 2 * 32:  # after the validation split
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "build_frozen_layers", make_counting_layers)
+    monkeypatch.setattr(stage_features, "build_frozen_layers", make_counting_layers)
     with pytest.raises(KeyboardInterrupt):
         extract_features(built_network, group, train, config, progress=stop)
     assert batch_sizes[:3] == [5, 32, 32], "those after them may have been computed ahead"
@@ -330,25 +330,25 @@ def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: py
 @pytest.mark.backends
 def test_features_are_outputs_of_the_frozen_layers() -> None:
     built_network, train = build_network("cifar10-deep"), make_subset(70, 8)  # more than one batch of 32
-    stage_features = extract_features(built_network, [StageConfig(unfreeze=0, views=1)], train, RunConfig())
-    frozen = build_model_to(built_network, stage_features.tensor)
+    features = extract_features(built_network, [StageConfig(unfreeze=0, views=1)], train, RunConfig())
+    frozen = build_model_to(built_network, features.tensor)
     validation = make_subset(5, 8, seed=1)
-    for features, subset in ((stage_features.train, train), (stage_features.validation, validation)):
-        np.testing.assert_allclose(features.take(slice(None)), run_model(frozen, subset.take(slice(None))), atol=1e-5)
-        np.testing.assert_array_equal(features.labels, subset.labels)
-        assert features.paths == subset.paths
-        assert features.pixels.dtype == np.float32
-    assert stage_features.views == 1
+    for values, subset in ((features.train, train), (features.validation, validation)):
+        np.testing.assert_allclose(values.take(slice(None)), run_model(frozen, subset.take(slice(None))), atol=1e-5)
+        np.testing.assert_array_equal(values.labels, subset.labels)
+        assert values.paths == subset.paths
+        assert values.pixels.dtype == np.float32
+    assert features.views == 1
 
 
 def test_views_are_the_image_then_augmented_copies() -> None:
     built_network, train, count = build_network("fashion-cnn"), make_subset(40, 8), 40
     config = RunConfig(seed=7, augment=AUGMENT_CONFIG)
-    stage_features = extract_features(built_network, [StageConfig(unfreeze=2, views=3)], train, config)
-    assert stage_features.views == 3
-    assert len(stage_features.train) == 3 * count
-    assert len(stage_features.validation) == 5
-    frozen, pixels = build_model_to(built_network, stage_features.tensor), train.take(slice(None))
+    features = extract_features(built_network, [StageConfig(unfreeze=2, views=3)], train, config)
+    assert features.views == 3
+    assert len(features.train) == 3 * count
+    assert len(features.validation) == 5
+    frozen, pixels = build_model_to(built_network, features.tensor), train.take(slice(None))
     for view in range(3):
         view_pixels = pixels
         if view:
@@ -356,28 +356,27 @@ def test_views_are_the_image_then_augmented_copies() -> None:
             view_pixels = np.asarray(pipeline.apply(AUGMENT_CONFIG, pixels, params))
         rows = slice(view * count, (view + 1) * count)
         np.testing.assert_allclose(
-            stage_features.train.take(rows), run_model(frozen, view_pixels), atol=0.05
+            features.train.take(rows), run_model(frozen, view_pixels), atol=0.05
         )  # rounding may differ
-        np.testing.assert_array_equal(stage_features.train.labels[rows], train.labels)
-        assert stage_features.train.paths[rows] == train.paths
-    assert (
-        np.abs(stage_features.train.take(slice(0, count)) - stage_features.train.take(slice(count, 2 * count))).max()
-        > 0.1
-    )
+        np.testing.assert_array_equal(features.train.labels[rows], train.labels)
+        assert features.train.paths[rows] == train.paths
+    assert np.abs(features.train.take(slice(0, count)) - features.train.take(slice(count, 2 * count))).max() > 0.1
 
 
 def test_copies_without_augmentation_would_be_the_same_and_are_not_made() -> None:
-    stage_features = extract_features(
+    features = extract_features(
         build_network("fashion-cnn"), [StageConfig(unfreeze=0, views=4)], make_subset(6, 8), RunConfig()
     )
-    assert (stage_features.views, len(stage_features.train)) == (1, 6)
+    assert (features.views, len(features.train)) == (1, 6)
 
 
 def test_nothing_frozen_no_features() -> None:
     built_network = build_network("fashion-cnn")
     subset = make_subset(4, 8)
     assert (
-        stages.extract_features(built_network, [StageConfig(unfreeze=9)], subset, subset, RunConfig(), no_progress)
+        stage_features.extract_features(
+            built_network, [StageConfig(unfreeze=9)], subset, subset, RunConfig(), no_progress
+        )
         is None
     )
 
@@ -390,11 +389,11 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
     base = extract_features(built_network, [head, deep], train, config)
     assert base.tensor is stages.find_freeze_boundary(built_network, deep)
     assert base.views == 3
-    same = stages.advance_features(built_network, base, deep, config)
+    same = stage_features.advance_features(built_network, base, deep, config)
     assert same.tensor is base.tensor
     assert len(same.train) == 120
     tasks: list[tuple[str, int, int]] = []
-    further = stages.advance_features(built_network, base, head, config, lambda *event: tasks.append(event))
+    further = stage_features.advance_features(built_network, base, head, config, lambda *event: tasks.append(event))
     total = len(further.train) + len(further.validation)
     assert tasks[-1] == ("features of the remaining frozen layers", total, total)
     direct = extract_features(built_network, [head], train, config)

@@ -27,7 +27,7 @@ from sightline.data.types import Subset
 from sightline.errors import ConfigError, Interrupted
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.training import stage_run, stages, state, time_budget
+from sightline.training import stage_features, stage_run, state, time_budget
 from sightline.training.loop import FitResult, fit
 from sightline.training.result import TimeRecord
 from sightline.training.steps import HostRunner
@@ -193,7 +193,7 @@ def test_views_take_at_most_a_quarter_of_the_time(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of 60 s, 57 less 3 for finishing are left: a quarter is 13.5 s, in which three further views of 4 s fit."""
-    monkeypatch.setattr(stages, "time_view", lambda *_: 4.0)
+    monkeypatch.setattr(stage_features, "time_view", lambda *_: 4.0)
     views = StageConfig("views", unfreeze=0, views=8, epochs=10)
     config = replace(CONFIG, train=replace(CONFIG.train, stages=(views,), checkpoint_steps=1))
     journal = Journal()
@@ -207,7 +207,7 @@ def test_views_take_at_most_a_quarter_of_the_time(
         train(config, journal.budget(60, clock.now), callback=Interrupting(), checkpoint_dir=tmp_path)
     plan = journal.record.stages["0"]
     assert (plan.views, plan.epochs, plan.seconds) == (4, 3, 4 * STEPS)
-    monkeypatch.setattr(stages, "time_view", lambda *_: pytest.fail("a plan is kept"))
+    monkeypatch.setattr(stage_features, "time_view", lambda *_: pytest.fail("a plan is kept"))
     resumed, result = train(
         config, journal.budget(60, clock.now), checkpoint_dir=tmp_path, resume_from=state.load_latest(tmp_path)
     )

@@ -33,7 +33,7 @@ from sightline.runs.resolve import apply_steps, resolve_request
 from sightline.runs.steps import SMALL_SIDE, choose_device, choose_value_range, choose_weights, keep_features_exact
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
-from sightline.training import stages
+from sightline.training import stage_features
 
 HEAD = StageConfig("head", unfreeze=0)
 CHOICES = (choose_device, choose_weights, choose_value_range, keep_features_exact)  # that features depend on
@@ -257,7 +257,7 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
         )
     images = Subset(data.pixels, data.rows, data.labels, tuple(image.path for image in data.images))
     network = network_setup.build_network(prepared.spec, data)
-    features = stages.extract_features(
+    features = stage_features.extract_features(
         network, [HEAD], images, images.head(0), prepared.config, callback.on_progress, callback.on_message
     )
     if features is None or features.train.pixels.ndim != 2:

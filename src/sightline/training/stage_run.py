@@ -21,7 +21,7 @@ from sightline.inference import device_images
 from sightline.inference.runner import choose_batch_size, iterate_results
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
-from sightline.training import linear_head, stages
+from sightline.training import linear_head, stage_features, stages
 from sightline.training.augment import pipeline
 from sightline.training.device_steps import DeviceRunner
 from sightline.training.divergence import LossLimit
@@ -86,7 +86,7 @@ class StagePreparer:
         self._inputs, self._early = (network, train, validation), early
         self._config, self._stage_configs, self._objective, self._limit = config, stage_configs, objective, limit
         self._group: tuple[StageConfig, ...] = ()
-        self._group_features: stages.StageFeatures | None = None
+        self._group_features: stage_features.StageFeatures | None = None
 
     def prepare_stage(
         self,
@@ -102,30 +102,7 @@ class StagePreparer:
         """
         network, train, validation = self._inputs
         stage = self._stage_configs[number]
-        group = stages.group_stages(network, self._stage_configs, number)
-        if group != self._group or self._group_features is None:
-            self._group, self._group_features = group, None
-            if group:
-                if stage.is_solved:
-                    linear_head.load_solver()  # while early features are computed
-                self._group_features = stages.extract_features(
-                    network, group, train, validation, self._config, progress, callback.on_message, self._early
-                )
-                if self._config.augment != pipeline.without_mixing(self._config.augment):
-                    callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
-        views = stages.count_views(stage, self._config) if self._group_features else 1
-        if self._group_features and views > 1 and limit_views is not None:
-            views = limit_views(views, partial(stages.time_view, network, self._group_features, train, self._config))
-        if self._group_features and views > self._group_features.views:
-            self._group_features = stages.add_views(
-                network, self._group_features, views, train, validation, self._config, progress
-            )
-        stage = replace(stage, views=views)
-        features = (
-            stages.advance_features(network, self._group_features, stage, self._config, progress, callback.on_message)
-            if self._group_features
-            else None
-        )
+        features = self._compute_features(number, progress, callback, limit_views)
         stage_run = _prepare_stage(
             network, train, validation, features, self._config, stage, self._objective, self._limit
         )
@@ -136,12 +113,44 @@ class StagePreparer:
             )
         return stage_run
 
+    def _compute_features(
+        self,
+        number: int,
+        progress: Progress,
+        callback: Callback,
+        limit_views: Callable[[int, Callable[[], float]], int] | None,
+    ) -> stage_features.StageFeatures | None:
+        """Return the features that stage `number` trains on, once those of its group are computed; None for pixels."""
+        (network, train, validation), config, stage = self._inputs, self._config, self._stage_configs[number]
+        group = stages.group_stages(network, self._stage_configs, number)
+        if group != self._group or self._group_features is None:
+            self._group, self._group_features = group, None
+            if group:
+                if stage.is_solved:
+                    linear_head.load_solver()  # while early features are computed
+                self._group_features = stage_features.extract_features(
+                    network, group, train, validation, config, progress, callback.on_message, self._early
+                )
+                if config.augment != pipeline.without_mixing(config.augment):
+                    callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
+        features = self._group_features
+        if features is None:
+            return None
+        views = stage_features.count_views(stage, config)
+        if views > 1 and limit_views is not None:
+            views = limit_views(views, partial(stage_features.time_view, network, features, train, config))
+        if views > features.views:
+            features = stage_features.add_views(network, features, views, train, validation, config, progress)
+            self._group_features = features
+        stage = replace(stage, views=views)
+        return stage_features.advance_features(network, features, stage, config, progress, callback.on_message)
+
 
 def _prepare_stage(
     network: Network,
     train: Subset,
     validation: Subset,
-    features: stages.StageFeatures | None,
+    features: stage_features.StageFeatures | None,
     config: RunConfig,
     stage: StageConfig,
     objective: Objective | None,
