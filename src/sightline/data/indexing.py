@@ -28,7 +28,7 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
-from sightline.data.sources.listing import SourceItem, SourceListing, include_empty_sets, include_unlabeled
+from sightline.data.sources.listing import SourceItem, SourceListing, include_unlabeled, read_as_label_sets
 from sightline.data.sources.manifest import (
     find_label_table,
     is_table,
@@ -83,7 +83,7 @@ def build_index(
     docs/reference.md, which control how a source is read. With `unlabeled`, and with a patch, which can label them,
     images without a class are listed too, with the label "", unless the source states splits or several labels.
     `targets` are those of the task: for several labels, a row of a table without one is an image of none of the
-    classes; for masks, the labels are the classes in them.
+    classes, and an image has the labels of all of its rows; for masks, the labels are the classes in them.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
@@ -91,7 +91,7 @@ def build_index(
     source_list = drop_label_files(list_of_sources(sources))
     listings = list_sources(source_list, options, lenient=lenient)
     if targets.allows_several and not targets.are_masks:
-        listings = include_empty_sets(listings)
+        listings = read_as_label_sets(listings)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)
     entries = [e for listing in listings for e in listing.items]

@@ -134,6 +134,20 @@ def test_a_row_without_a_label_is_an_image_where_several_are_allowed(tmp_path: P
     assert "empty-labels" in {finding.kind for finding in sightline.Dataset(path).check(progress=False).findings}
 
 
+def test_a_few_images_with_several_rows_have_all_of_their_labels(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,{'car' if i % 2 else 'tree'}\n" for i in range(1, 101))
+    path = write_table(tmp_path, f"path,label\n{rows}7.png,tree\n", count=100)
+    single = build_index(path)
+    assert not single.several_labels
+    assert [image.path for image in single.unreadable] == ["7.png"], "one of a hundred: taken for a mistake"
+    several = build_index(path, targets=LABEL_SETS)
+    assert several.several_labels == "7.png has several labels"
+    assert (several.unreadable, several.notes) == ((), ())
+    assert {image.path: image.label for image in several.images} == {
+        f"{i}.png": "car;tree" if i == 7 else "car" if i % 2 else "tree" for i in range(1, 101)
+    }
+
+
 def test_an_image_that_no_row_names_is_none_without_labels(tmp_path: Path) -> None:
     write_table(tmp_path, "path,label\n1.png,tree\n2.png,car\n3.png,\n1.png,\n5.png,\n")
     index = build_index(tmp_path, targets=LABEL_SETS)

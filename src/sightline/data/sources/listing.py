@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sightline.data.storage import Store
+from sightline.data.targets import join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
 
 if TYPE_CHECKING:  # it reads tables, which are listed here
@@ -59,7 +60,8 @@ class SourceListing:
 
     `classes` are its class folders, one for each split that has it. `unlabeled` are images left out for lack of a
     label, such as those of a test folder without class folders. `to_label` are images without a label that people can
-    give one, which `unusable` or `unlabeled` names too. `notes` become findings about the source.
+    give one, which `unusable` or `unlabeled` names too. `other_rows` are rows of a table that give one of `items`
+    another label, which `unusable` names too. `notes` become findings about the source.
     `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
     reads them; "" if each has one.
     """
@@ -72,6 +74,7 @@ class SourceListing:
     notes: list[SourceNote] = field(default_factory=list)
     several_labels: str = ""
     to_label: list[SourceItem] = field(default_factory=list)
+    other_rows: list[SourceItem] = field(default_factory=list)
 
     @property
     def num_skipped(self) -> int:
@@ -79,25 +82,32 @@ class SourceListing:
         return len(self.skipped_files)
 
 
-def include_empty_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
-    """Return the listings with the rows of tables that have no label as images of none of the classes.
+def read_as_label_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
+    """Return the listings for a task that takes several labels, where no row of a table shows that there may be.
 
-    They are for a task that takes several labels; a listing whose images have several has these already.
+    A row without a label is an image of none of the classes, and an image has the labels of all of its rows. A listing
+    whose images have several has these already.
     """
-    included = []
-    for listing in listings:
-        rows = [item for item in listing.to_label if item.declared and not listing.several_labels]
-        items, paths = _select_missing(rows, listing), {item.path for item in rows}
-        included.append(
-            replace(
-                listing,
-                items=[*listing.items, *items],
-                unusable=[image for image in listing.unusable if image.path not in paths],
-                notes=[note for note in listing.notes if note.kind != "empty-labels" or note.path not in paths],
-                several_labels=f"{items[0].path} has no label" if items else listing.several_labels,
-            )
-        )
-    return included
+    return [listing if listing.several_labels else _add_rows(listing) for listing in listings]
+
+
+def _add_rows(listing: SourceListing) -> SourceListing:
+    unlabeled = [item for item in listing.to_label if item.declared]
+    rows = [*unlabeled, *listing.other_rows]
+    if not rows:
+        return listing
+    labels: dict[str, list[str]] = {item.path: [item.label] for item in listing.items}
+    for row in listing.other_rows:
+        labels[row.path].append(row.label)
+    items = [replace(item, label=join_classes(labels[item.path])) for item in listing.items]
+    paths, kinds = {row.path for row in rows}, {"empty-labels", "conflicting-rows"}
+    return replace(
+        listing,
+        items=[*items, *_select_missing(unlabeled, listing)],
+        unusable=[image for image in listing.unusable if image.path not in paths],
+        notes=[note for note in listing.notes if note.kind not in kinds or note.path not in paths],
+        several_labels=f"{rows[0].path} has {'several labels' if rows[0].label else 'no label'}",
+    )
 
 
 def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:

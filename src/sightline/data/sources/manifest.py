@@ -43,7 +43,7 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
 
     Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label or with a missing file are
     left out and reported; in a table that gives images several labels, a row without one is an image that has none, and
-    so it is for a task that takes several, see `listing.include_empty_sets`.
+    so it is for a task that takes several, see `listing.read_as_label_sets`.
     Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
     """
     finder = _open_root(path.parent, str(path), options)
@@ -214,7 +214,9 @@ class _RowReader:
                 listing.notes.append(SourceNote(kind, display_path, place))
                 stated_label = label if kind == "missing-files" and not self.columns.mask else ""
                 listing.unusable.append(UnreadableImage(display_path, reason, stated_label))
-                conflicts += [(row, display_path)] if kind == "conflicting-rows" else []
+                if kind == "conflicting-rows" and key is not None:
+                    conflicts.append((row, display_path))
+                    listing.other_rows.append(self._to_item(row, label, key))
                 if kind == "empty-labels" and key is not None and not self.columns.mask:
                     listing.to_label.append(self._to_item(row, "", key))
             elif key is not None and key not in first_rows:  # an equal row is a repetition

@@ -51,4 +51,5 @@ def read_table_files(folder: Path, keys: Sequence[str], options: DataConfig, pre
         unlabeled=[path for listing in listings for path in listing.unlabeled],
         several_labels=next((listing.several_labels for listing in listings if listing.several_labels), ""),
         to_label=[item for listing in listings for item in listing.to_label],
+        other_rows=[item for listing in listings for item in listing.other_rows],
     )
