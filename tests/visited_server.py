@@ -1,20 +1,31 @@
-"""`sightline serve` and `studio` in a process of their own, visited by a client and then ended by SIGTERM."""
+"""`sightline serve` and `studio`, visited by a client and then ended by SIGTERM: in a process of their own, or here."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
+import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 from typing import Any
+from unittest.mock import patch
 
+import uvicorn
+
+import sightline as sl
 from command import Outcome
 from server_process import Server
+from sightline.serve.server import serve
+from sightline.studio.server import run_studio
 
+LOGGING = {"version": 1, "incremental": True}
+"""Changes nothing: new settings close all handlers, that of TensorFlow too, and with it the file that pytest reads."""
 SECONDS = 120  # for the whole visit; then the server is killed
 
 ADDRESSES = {
@@ -44,6 +55,49 @@ def run_visited(verb: str, *arguments: object, image: Path, changes: Mapping[str
     finally:
         if killer is not None:
             killer.cancel()
+
+
+def run_visited_here(arguments: Sequence[object], *, image: Path, read: Callable[[], tuple[str, str]]) -> Outcome:
+    """Do the same with the Python twin of ``serve RUN`` or ``studio RUN --patch PATCH``, and save a process.
+
+    Call it in the main thread; `read` returns what was printed since its last call.
+    """
+    verb, run = str(arguments[0]), Path(str(arguments[1]))
+    addresses: list[str] = []
+    faults: list[str] = []
+    visitor: Thread | None = None
+
+    def visit(address: str) -> None:
+        try:
+            faults.append(_visit(address, verb, image, {}))
+        except Exception:  # noqa: BLE001  # whatever it is, the server must end
+            faults.append(traceback.format_exc())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def start(address: str) -> None:
+        nonlocal visitor
+        addresses.append(address)
+        visitor = Thread(target=visit, args=(address,))
+        visitor.start()
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # until the server handles it
+    code, message = 0, ""
+    try:
+        if verb == "serve":
+            with patch.object(uvicorn.config, "LOGGING_CONFIG", LOGGING):
+                serve(run, port=0, max_bytes=1 << 24, on_start=start)
+        else:
+            run_studio(sl.Run(run), patch=Path(str(arguments[3])), show=lambda of: start(of.local))
+    except sl.SightlineError as error:
+        code, message = 2, f"error: {error}\n"
+    except Exception:  # noqa: BLE001  # a fault of ours, which the outcome tells
+        code, message = 3, traceback.format_exc()
+    finally:
+        if visitor is not None:
+            visitor.join()
+        signal.signal(signal.SIGTERM, before)
+    out, err = read()
+    return Outcome(code, out + "".join(addresses), err + message + "".join(faults))
 
 
 def _visit(address: str, verb: str, image: Path, changes: Mapping[str, Any]) -> str:

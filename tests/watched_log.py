@@ -19,7 +19,12 @@ def write_log(classifier: sl.Classifier, path: Path, pixels: NDArray[np.uint8]) 
         prediction.path
         for start in range(0, len(pixels), 32)
         for prediction in predict_pixels(
-            classifier.predictor, list(pixels[start : start + 32]), top=1, thresholds=None, log=log
+            classifier.predictor,
+            list(pixels[start : start + 32]),
+            top=1,
+            thresholds=None,
+            interpret=classifier.task.interpret,
+            log=log,
         )
     ]
     log.close()

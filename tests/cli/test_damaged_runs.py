@@ -10,46 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from command import COLORS, Command, draw_classes
-from damage import Damage, choose_damage
+import sightline as sl
+from command import COLORS, Command, Outcome, draw_classes
+from damaged_runs import HEAVY, LIGHT, UNREAD, Invoke, WholeRun, find_faults
+from sightline.api.model_card import write_model_card
 from sightline.inference.results import Thresholds
-from visited_server import run_visited
+from visited_server import run_visited, run_visited_here
 from watched_log import write_log
 
 pytestmark = [
     pytest.mark.usefixtures("plain_figures"),
     pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders"),
 ]
-
-TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "1")
-SMALL = ("--set", "input.height=8", "--set", "input.width=8")
-UNREAD = {"report.html", "history.csv", "lock", "README.md"}  # never read, or tested elsewhere
-
-# Fast commands that read a run, and slow ones that train or evaluate.
-LIGHT: dict[str, tuple[str, ...]] = {
-    "compare": ("compare", "RUN", "OTHER"),
-    "predict": ("predict", "RUN", "IMAGE"),
-    "resume": ("resume", "RUN"),
-    "card": ("model-card", "RUN"),
-    "describe": ("describe", "RUN"),
-    "report": ("report", "RUN"),
-    "embed": ("embed", "RUN", "IMAGE", "--out", "VECTORS"),
-    "similar": ("similar", "RUN", "IMAGE", "IMAGES"),
-    "push": ("push", "RUN", "hf:me/colors", "--dry-run"),
-    "watch": ("watch", "LOG", "RUN", "--reference", "DATA"),
-}
-HEAVY: dict[str, tuple[str, ...]] = {
-    "extend": ("resume", "RUN", "--epochs", "2"),
-    "train": ("train", "DATA", *TINY, *SMALL, "--patch", "PATCH", "--out", "RUN"),
-    "evaluate": ("evaluate", "RUN"),
-    "explain": ("explain", "RUN", "IMAGE", "--out", "HEAT"),
-    "compress": ("compress", "RUN", "--methods", "shrink-head,float16", "--epochs", "1", "--out", "SEARCH"),
-    "export": ("export", "RUN", "--out", "EXPORT"),
-    "go on": ("resume", "RUN"),
-    "add-class": ("add-class", "RUN", "scarlet", "IMAGES", "--out", "ADDED"),
-    "serve": ("serve", "RUN"),
-    "studio": ("studio", "RUN", "--patch", "FIXES"),
-}
+SETTINGS = [
+    "model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1", "input.height=8", "input.width=8",
+]  # fmt: skip
+ROUNDS = int(os.environ.get("SIGHTLINE_DAMAGE_ROUNDS", "1"))  # for a longer search
+SERVERS = ("serve", "studio")
 
 
 @pytest.fixture(scope="module")
@@ -69,130 +46,90 @@ def patch(data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def complete_run(data: Path, patch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(data: Path, patch: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     """A complete run with every file that a run may have, and beside it a log of images."""
-    import sightline as sl
     from sightline.runs.directory import RunDirectory
 
     path = tmp_path_factory.mktemp("whole") / "run"
-    settings = [
-        "model.name=cifar10-simple",
-        "model.hidden_units=[64]",
-        "train.epochs=1",
-        "input.height=8",
-        "input.width=8",
-    ]
-    sl.train(data, recipe="quick", set=settings, patch=patch, out=path, progress=False)
+    sl.train(data, recipe="quick", set=SETTINGS, patch=patch, out=path, progress=False)
     run = RunDirectory.open(path)
     run.write_thresholds(Thresholds(4, target_precision=0.9, confidence=0.5, ood_limit=1.0))
     rows = run.read_data() or ()
     action = {"action": "relabel", "path": rows[0].path, "sha256": rows[0].sha256, "label": rows[0].label}
     run.write_label_issues([action | {"to": "red", "reason": "looks like red"}])
+    write_model_card(path)
     classifier = sl.load(path)
     pixels = [classifier.preprocess.decode(image.read_bytes()) for image in sorted(data.rglob("*.png"))]
     write_log(classifier, path.parent / "features.log", np.stack(pixels))
-    return path
+    return WholeRun(path, data, data / "red" / "red-000.png", data / "red")
 
 
-def test_the_run_has_every_file_that_a_run_may_have(complete_run: Path) -> None:
-    names = {path.as_posix() for path in list_files(complete_run)}
+@pytest.fixture
+def invoke(sightline: Command, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """A function that runs a command; servers run in this process too, and are visited."""
+
+    def run(arguments: list[object], image: Path) -> Outcome:
+        if arguments[0] not in SERVERS:
+            return sightline(*arguments)
+        capsys.readouterr()
+        return run_visited_here(arguments, image=image, read=capsys.readouterr)
+
+    return run
+
+
+def test_the_run_has_every_file_that_a_run_may_have(whole: WholeRun) -> None:
+    names = {path.as_posix() for path in whole.list_files()}
     assert names >= {
         "run.json", "config.toml", "data.jsonl", "patch.jsonl", "history.jsonl", "model.keras", "model.json",
         "thresholds.json", "label_issues.jsonl", "leakage.jsonl", "thumbnails.npz", "network.json",
     }  # fmt: skip
 
 
-def list_files(run: Path) -> list[Path]:
-    """Return the files of a run that any command reads."""
-    every = (p.relative_to(run) for p in sorted(run.rglob("*")) if p.is_file())
-    return [name for name in every if name.name not in UNREAD and name.parts[0] not in {"figures", "tensorboard"}]
-
-
-def fit_name(path: Path) -> None:
-    """Rename a checkpoint to match its content, so that more than its hash is checked."""
-    if path.parent.name == "checkpoints" and path.is_file():
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        path.rename(path.with_name(f"00009-{digest[:16]}.npz"))
-
-
-def arguments_for(verb: str, run: Path, data: Path, other: Path) -> list[object]:
-    places: dict[str, object] = {
-        "RUN": run, "DATA": data, "OTHER": other, "IMAGE": data / "red" / "red-000.png", "HEAT": run.parent / "heat",
-        "EXPORT": run.parent / "export.zip", "VECTORS": run.parent / "vectors.csv", "IMAGES": data / "red",
-        "ADDED": run.parent / "added", "FIXES": run.parent / "fixes.jsonl", "SEARCH": run.parent / "search",
-        "LOG": other.parent / "features.log", "PATCH": data.parent / "patch.jsonl",
-    }  # fmt: skip
-    return [places.get(word, word) for word in (LIGHT | HEAVY)[verb]]
-
-
-def check(verb: str, name: Path, number: int, places: tuple[Path, Path, Path], sightline: Command) -> str | None:
-    """Damage one file of a fresh copy and run a command on it; return what is wrong with the outcome, if anything."""
-    complete_run, data, folder = places
-    shutil.rmtree(folder, ignore_errors=True)
-    run = folder / "run"
-    shutil.copytree(complete_run, run)
-    if verb == "go on":
-        from sightline.runs.directory import RunDirectory
-
-        RunDirectory.open(run).update(status="interrupted", drop=("result",))
-    applied_damage: Damage = choose_damage(run / name, number)
-    applied_damage.apply(run / name)
-    fit_name(run / name)
-    arguments = arguments_for(verb, run, data, complete_run)
-    if verb in {"serve", "studio"}:
-        result = run_visited(verb, *arguments[1:], image=data / "red" / "red-000.png")
-    else:
-        result = sightline(*arguments)
-    what = f"{verb}, {name}, damage {number}: {applied_damage.description}: {result.err[-2000:]}"
-    if result.code not in {0, 1, 2} or "Traceback" in result.err:
-        return f"code {result.code}: {what}"
-    text = "".join(result.err.split())
-    named = any(split in text for split in name.parts) or (verb in HEAVY and str(run) in text)
-    return f"the message names no file: {what}" if result.code == 2 and not named else None
-
-
 @pytest.mark.parametrize("verb", LIGHT)
-def test_a_damaged_file_is_named(verb: str, complete_run: Path, data: Path, tmp_path: Path, sightline: Command) -> None:
-    places = complete_run, data, tmp_path / "folder"
-    failures = [check(verb, name, 100 + i, places, sightline) for i, name in enumerate(list_files(complete_run))]
-    assert not any(failures), "\n".join(filter(None, failures))
+def test_a_damaged_file_is_named(verb: str, whole: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
+    assert not find_faults(verb, whole.list_files(), whole, tmp_path / "folder", invoke, first=100)
+
+
+@pytest.mark.parametrize("verb", ["resume", "push"])
+def test_damage_of_a_file_that_is_written_alone_stops_no_command(
+    verb: str, whole: WholeRun, tmp_path: Path, invoke: Invoke
+) -> None:
+    names = whole.list_files(unread=True)
+    assert {name.name for name in names} >= UNREAD
+    assert not find_faults(verb, names, whole, tmp_path / "folder", invoke, first=100)
+    run = shutil.copytree(whole.path, tmp_path / "run")
+    for name in names:
+        if name.name != "lock":
+            (run / name).write_bytes(b"\x00[")
+    assert invoke(whole.make_arguments(verb, run), whole.image).code == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", [*LIGHT, *HEAVY])
-def test_no_damage_is_a_fault_of_ours(
-    verb: str, complete_run: Path, data: Path, tmp_path: Path, sightline: Command
-) -> None:
-    rounds = int(os.environ.get("SIGHTLINE_DAMAGE_ROUNDS", "1"))  # for a longer search
-    places = complete_run, data, tmp_path / "folder"
-    failures = [
-        check(verb, name, 1000 * number + i, places, sightline)
-        for number in range(rounds * (8 if verb in LIGHT else 2))
-        for i, name in enumerate(list_files(complete_run))
-    ]
-    assert not any(failures), "\n".join(filter(None, failures))
+def test_no_damage_is_a_fault_of_ours(verb: str, whole: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
+    rounds = ROUNDS * (8 if verb in LIGHT else 1 if verb in SERVERS else 2)
+    assert not find_faults(verb, whole.list_files(), whole, tmp_path / "folder", invoke, rounds=rounds)
+    assert not find_faults(verb, whole.list_files(unread=True), whole, tmp_path / "folder", invoke)
 
 
 @pytest.mark.parametrize(
     ("verb", "name"), [("serve", "run.json"), ("serve", "bundle/model.onnx"), ("studio", "data.jsonl")]
 )
-def test_no_server_starts_on_a_damaged_run(
-    verb: str, name: str, complete_run: Path, data: Path, tmp_path: Path
-) -> None:
+def test_no_server_starts_on_a_damaged_run(verb: str, name: str, whole: WholeRun, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(complete_run, run)
+    shutil.copytree(whole.path, run)
     (run / name).write_bytes(b"[" * 100_000)
-    result = run_visited(verb, run, image=data / "red" / "red-000.png")
+    result = run_visited(verb, run, image=whole.image)
     assert (result.code, result.out) == (2, "")
     assert Path(name).name in result.err
     assert "Traceback" not in result.err
 
 
 def test_a_folder_in_place_of_a_result_is_removed_with_the_result(
-    complete_run: Path, tmp_path: Path, sightline: Command
+    whole: WholeRun, tmp_path: Path, sightline: Command
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(complete_run, run)
+    shutil.copytree(whole.path, run)
     for name in ("report.html", "network.json", "label_issues.jsonl", "checkpoints/00000-0000000000000000.npz"):
         (run / name).unlink(missing_ok=True)
         (run / name / "inner").mkdir(parents=True)
