@@ -189,32 +189,37 @@ def test_a_stage_without_time_is_left_out_and_a_solved_one_is_not(clock: Clock, 
     assert (saved.state["stage"], len(saved.state["history"])) == (1, 1), "from which the run can be extended"
 
 
-def test_views_take_at_most_a_quarter_of_the_time(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("configured", "views", "epochs"), [(3, 4, 3), (6, 2, 6), (20, 1, 12)])
+def test_there_are_as_many_views_as_there_is_time_for(
+    configured: int, views: int, epochs: int, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of 60 s, 57 less 3 for finishing are left: a quarter is 13.5 s, in which three further views of 4 s fit."""
+    """Of 60 s, 57 less 3 for finishing are left: a quarter is 13.5 s, in which three further views of 4 s fit.
+
+    4 s go into timing steps. In the 50 s left, an epoch takes 4 s for each view; epochs are on fewer views rather than
+    left out.
+    """
     monkeypatch.setattr(stage_features, "time_view", lambda *_: 4.0)
-    views = StageConfig("views", unfreeze=0, views=8, epochs=10)
-    config = replace(CONFIG, train=replace(CONFIG.train, stages=(views,), checkpoint_steps=1))
+    stage = StageConfig("views", unfreeze=0, views=8, epochs=configured)
+    config = replace(CONFIG, train=replace(CONFIG.train, stages=(stage,), checkpoint_steps=1))
     journal = Journal()
 
     class Interrupting(Callback):
         def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-            if step == 5:
+            if step == 3:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(config, journal.budget(60, clock.now), callback=Interrupting(), checkpoint_dir=tmp_path)
     plan = journal.record.stages["0"]
-    assert (plan.views, plan.epochs, plan.seconds) == (4, 3, 4 * STEPS)
+    assert (plan.views, plan.epochs, plan.seconds) == (views, epochs, views * STEPS)
     monkeypatch.setattr(stage_features, "time_view", lambda *_: pytest.fail("a plan is kept"))
     resumed, result = train(
         config, journal.budget(60, clock.now), checkpoint_dir=tmp_path, resume_from=state.load_latest(tmp_path)
     )
-    assert len(result.history) == 3
-    assert clock.num_steps == 4 + 5 + 3 * 4 * STEPS - 4, "timed, before the interruption, and all but four"
-    of_four = replace(config.train, stages=(replace(views, views=4, epochs=3),))
-    expected, _ = train(replace(config, train=of_four), None)
+    assert len(result.history) == epochs
+    assert clock.num_steps == 4 + 3 + epochs * views * STEPS - 2, "timed, before the interruption, and all but two"
+    same = replace(config.train, stages=(replace(stage, views=views, epochs=epochs),))
+    expected, _ = train(replace(config, train=same), None)
     assert weights_sha256(resumed.model) == weights_sha256(expected.model)
 
 

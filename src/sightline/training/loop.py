@@ -150,7 +150,6 @@ def _prepare_stage(
         return prepare()
     plan = budget.find_plan(number)
     prepared: list[StageRun] = []
-
     limit_views = partial(budget.limit_views, number)
 
     def measure() -> tuple[float, float, int]:
@@ -162,6 +161,8 @@ def _prepare_stage(
         callback.on_message(budget.describe(plan, stage.name))
     if not plan.epochs:
         return None
+    if prepared and prepared[0].views != plan.views:
+        prepared.pop().runner.close()
     stage_run = prepared[0] if prepared else prepare(limit_views=limit_views)
     return stage_run if plan.epochs == configured else set_epochs(stage_run, plan.epochs)
 

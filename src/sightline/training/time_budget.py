@@ -77,14 +77,17 @@ class TimeBudget:
         """Plan and record how many of the `configured` epochs of stage `number` fit, at least `required`.
 
         `measure_epoch` returns the seconds of the steps of an epoch and of its validation, and the number of views of
-        each image in it; it is not called if no time is left for any.
+        each image in it; it is not called if no time is left for any. Epochs are on fewer views rather than left out.
         """
         record, epochs, seconds, validation, views = self.record, required, None, 0.0, 1
         self._estimate_finishing()
         if required or self._find_available(PLANNED_FRACTION) > 0:
-            training, validation, views = measure_epoch()
-            seconds = training + validation
-            epochs = max(required, math.floor(max(self._find_available(PLANNED_FRACTION), 0) / seconds))
+            training, validation, measured_views = measure_epoch()
+            available = max(self._find_available(PLANNED_FRACTION), 0)
+            costs = {n: training * n / measured_views + validation for n in range(1, measured_views + 1)}
+            views = max((n for n, cost in costs.items() if configured * cost <= available), default=1)
+            seconds = costs[views]
+            epochs = max(required, math.floor(available / seconds))
         plan = StagePlan(configured, min(configured, epochs), seconds, validation, views)
         record.stages[str(number)] = plan
         self.save()
@@ -92,9 +95,10 @@ class TimeBudget:
 
     def describe(self, plan: StagePlan, name: str) -> str:
         """Return the plan of the stage `name` in a sentence."""
+        views = f", on {plan.views} views of each image," if plan.views > 1 else ""
         rate = "" if plan.seconds is None else f"an epoch takes about {format_duration(plan.seconds)}, "
         return (
-            f"{name}: {plan.epochs} of {plural(plan.configured, 'epoch')} fit into the time limit: "
+            f"{name}: {plan.epochs} of {plural(plan.configured, 'epoch')}{views} fit into the time limit: "
             f"{format_duration(self.elapsed)} of {format_duration(self.limit)} have passed, {rate}"
             f"finishing about {format_duration(self.record.finishing)}"
         )
