@@ -29,6 +29,8 @@ def png(level: int) -> bytes:
 class BlockingPredictor(FakePredictor):
     """Waits in its first batch until it may go on, and fails where it sees a black image."""
 
+    runs = 1
+
     def __init__(self) -> None:
         super().__init__(("dark", "light"), PreprocessingSpec(8, 8, 3))
         self.go, self.sizes = threading.Event(), list[int]()
@@ -130,6 +132,37 @@ def test_a_model_that_takes_too_long_fails_its_batch_and_then_goes_on() -> None:
     asyncio.run(ask())
 
 
+def test_a_model_that_can_computes_several_batches_at_the_same_time() -> None:
+    """While two batches are computed, what arrives waits; an overdue one does not keep the other from its answer."""
+    predictor = BlockingPredictor()
+    predictor.runs = 2
+
+    async def ask() -> None:
+        batcher = Batcher(Classifier(predictor), Limits(model=0.4))
+        assert (batcher.size, batcher.capacity) == (64, 128)
+        work = asyncio.create_task(batcher.run())
+        requests = []
+        for count in (1, 2):
+            requests.append(asyncio.create_task(batcher.predict(png(9))))
+            while len(predictor.sizes) < count:  # noqa: ASYNC110  # what is seen of it from outside
+                await asyncio.sleep(0.001)
+        waiting = [asyncio.create_task(batcher.predict(png(250))) for _ in range(3)]
+        while batcher._queue.qsize() < 3:  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0.001)
+        assert all(isinstance(e, TimeoutError) for e in await asyncio.gather(*requests, return_exceptions=True))
+        assert predictor.sizes == [1, 1]
+        assert batcher.stalled
+        predictor.go.set()
+        assert [answer.label for answer in await asyncio.gather(*waiting)] == ["light"] * 3
+        while batcher.stalled:  # noqa: ASYNC110  # the other batch may end a moment later
+            await asyncio.sleep(0.001)
+        work.cancel()
+        batcher.close()
+
+    asyncio.run(ask())
+    assert predictor.sizes == [1, 1, 3]
+
+
 def test_the_rest_of_a_request_that_failed_is_given_up() -> None:
     predictor = BlockingPredictor()
     predictor.go.set()
@@ -179,9 +212,11 @@ def test_threads_are_started_once_not_for_every_batch(monkeypatch: pytest.Monkey
     assert all(name.startswith(("decode", "model")) for name in started), started
 
 
-def test_a_batch_has_the_size_and_the_wait_that_were_chosen() -> None:
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_batch_has_the_size_and_the_wait_that_were_chosen(runs: int) -> None:
     """Six images that arrive one by one, each after the model could have begun, make batches of four and two."""
     predictor = BlockingPredictor()
+    predictor.runs = runs
     predictor.go.set()
 
     async def ask(batching: Batching, pause: float) -> None:

@@ -98,8 +98,17 @@ class PicklablePredictor:
     streams: Streams | None = None
     """In which streams it should run; None if each of its calls takes all cores."""
 
+    runs: int = 1
+    """How many threads should call it at the same time, where that computes more than one call after the other."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+
+def count_runs(predictor: Predictor) -> int:
+    """Return how many threads should call a predictor at the same time: 1 unless it states more."""
+    runs: int = getattr(predictor, "runs", 1)
+    return runs
 
 
 def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: int, classes: int) -> Outputs:

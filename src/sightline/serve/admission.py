@@ -141,6 +141,7 @@ class _Exchange:
         finally:
             if self._watch is not None:
                 self._watch.cancel()
+                self._watch = None  # its traceback refers to `self`: a cycle
 
     def _refuse_late(self) -> HTTPException:
         if self._expects_body and not self._complete:

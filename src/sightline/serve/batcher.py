@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from sightline.errors import ImageError
 from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.inference.masks import PixelPrediction
-from sightline.inference.predictor import Outputs
+from sightline.inference.predictor import Outputs, count_runs
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.stream import DecodedItem, SizedImage, find_size
@@ -63,9 +64,10 @@ class Batching:
 class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
-    Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in its own
-    thread, on all images that arrived during the previous batch, and in the time that `batching` gives them. A request
-    that is cancelled leaves the queue. `size` is the largest number of images in a batch.
+    Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in threads of its
+    own, one for each batch that it can compute at the same time (`predictor.count_runs`), on all images that arrived
+    since the previous batch began, and in the time that `batching` gives them. A request that is cancelled leaves the
+    queue. `size` is the largest number of images in a batch, `capacity` that in all batches at the same time.
     """
 
     def __init__(
@@ -84,12 +86,16 @@ class Batcher:
         self._needs_size = classifier.task.targets.are_masks and classifier.preprocess.resize == "pad"
         self._thresholds = classifier.thresholds
         batching = batching or Batching()
-        self.size, self._wait = batching.size or choose_batch_size(classifier.preprocess.shape), batching.wait
-        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self.size)
+        capacity = choose_batch_size(classifier.preprocess.shape)
+        self._runs = min(count_runs(classifier.predictor), capacity)
+        self.size, self._wait = batching.size or math.ceil(capacity / self._runs), batching.wait
+        self.capacity = self._runs * self.size
+        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self.capacity)
+        self._collecting = asyncio.Lock()  # an image that waits for others is not given to another batch
         self._limits = limits or Limits()
         self._decoders, self._owns_decoders = decoders or DecoderPool(seconds=self._limits.decode), decoders is None
-        self._stalled = False
-        self._model = ThreadPoolExecutor(1, "model")
+        self._overdue = 0  # batches
+        self._model = ThreadPoolExecutor(self._runs, "model")
 
     @property
     def busy(self) -> bool:
@@ -98,15 +104,16 @@ class Batcher:
 
     @property
     def stalled(self) -> bool:
-        """Whether the model has been running for longer than its limit, so that nothing can be predicted."""
-        return self._stalled
+        """Whether a batch has been running for longer than its limit, so that the next ones may not be predicted."""
+        return self._overdue > 0
 
     async def warm_up(self) -> None:
         """Start what decodes, and run the model once, so that the first images do not wait for either."""
         await self._decoders.warm_up()
         blank = np.zeros(self._classifier.preprocess.shape, np.uint8)
         for size in {1, self.size}:
-            await asyncio.get_running_loop().run_in_executor(self._model, self._predict_blank, [blank] * size)
+            work = [self._model.submit(self._predict_blank, [blank] * size) for _ in range(self._runs)]
+            await asyncio.gather(*map(asyncio.wrap_future, work))
 
     async def predict(self, content: bytes | bytearray) -> Prediction:
         """Return the prediction for one encoded image; if it cannot be read, one with its `error`.
@@ -179,7 +186,7 @@ class Batcher:
                     self._tracing.record("model", image.start, now, **{"sightline.batch_size": image.batch_size})
 
     async def predict_all(self, images: Sequence[bytes | bytearray] | NDArray[np.uint8]) -> list[Prediction]:
-        """Return the predictions for encoded images or pixels [N, H, W, C]; at most a batch of them waits at a time.
+        """Return the predictions for encoded images or pixels [N, H, W, C]; at most `capacity` of them wait at a time.
 
         If one of them fails, the others are given up.
         """
@@ -187,17 +194,18 @@ class Batcher:
         async def predict(image: bytes | bytearray | NDArray[np.uint8]) -> Prediction:
             return await (self.predict_pixels(image) if isinstance(image, np.ndarray) else self.predict(image))
 
-        return await gather_limited(predict, images, self.size)
+        return await gather_limited(predict, images, self.capacity)
 
     async def run(self) -> None:
         """Process batches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._runs):
+                group.create_task(self._process_batches())
+
+    async def _process_batches(self) -> None:
+        """Process one batch after the other."""
         while True:
-            batch = [await self._queue.get()]
-            if self._wait:
-                await self._fill(batch)
-            while len(batch) < self.size and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            batch = [image for image in batch if not image.future.done()]  # done: the client left
+            batch = [image for image in await self._collect() if not image.future.done()]  # done: the client left
             if not batch:
                 continue
             futures = [image.future for image in batch]
@@ -217,6 +225,16 @@ class Batcher:
                 if not image.future.done():
                     image.future.set_result(prediction)
 
+    async def _collect(self) -> list[_PendingImage]:
+        """Return the images of the next batch, at least one."""
+        async with self._collecting:
+            batch = [await self._queue.get()]
+            if self._wait:
+                await self._fill(batch)
+            while len(batch) < self.size and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            return batch
+
     async def _fill(self, batch: list[_PendingImage]) -> None:
         """Add the images that arrive until the first one has waited for its time, or the batch is full."""
         with suppress(TimeoutError):
@@ -230,16 +248,17 @@ class Batcher:
         """Return the predictions for a batch; the futures of a late one fail, but its thread is awaited."""
         work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels, self._log)
         done, _ = await asyncio.wait([work], timeout=self._limits.model)
-        if not done:
-            self._stalled = True
-            _fail(futures, TimeoutError(f"The model took more than {self._limits.model:g} seconds."))
+        if done:
+            return await work
+        _fail(futures, TimeoutError(f"The model took more than {self._limits.model:g} seconds."))
+        self._overdue += 1
         try:
             return await work
         finally:
-            self._stalled = False
+            self._overdue -= 1
 
     def close(self) -> None:
-        """End the thread, and the processes if they are its own."""
+        """End the threads, and the processes if they are its own."""
         if self._owns_decoders:
             self._decoders.close()
         self._model.shutdown(wait=False, cancel_futures=True)

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from typing import IO
 
+import numpy as np
+
 from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec, use_large_image_lock
 
@@ -38,7 +40,7 @@ def main() -> None:
             preprocess = _read_spec(bytes(read_exactly(requests, spec_size)))
             _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
             kind, answer = _decode(preprocess, bytes(read_exactly(requests, size)))
-            remaining = memoryview(kind + answer)
+            remaining = memoryview(b"".join((kind, answer)))
             while remaining:
                 remaining = remaining[answers.write(remaining) :]
 
@@ -49,10 +51,10 @@ def _read_spec(content: bytes) -> PreprocessingSpec:
     return spec
 
 
-def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes]:
+def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes | memoryview]:
     """Return the kind of the answer, and its content."""
     try:
-        return PIXELS, preprocess.decode(content).tobytes()
+        return PIXELS, np.ascontiguousarray(preprocess.decode(content), np.uint8).data
     except _LargeImage:
         return LARGE, b""
     except ImageError as error:

@@ -63,7 +63,7 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
         path = {} if upload.names is None else {"path": upload.names[number]}
         return path | await asyncio.to_thread(_describe, prediction, classifier.classes)
 
-    described = await gather_limited(describe, range(len(upload.files)), running.batcher.size)
+    described = await gather_limited(describe, range(len(upload.files)), running.batcher.capacity)
     answer = ({"predictions": described} if upload.is_list else described[0]) | identity
     return await asyncio.to_thread(JSONResponse, answer)  # run lengths may be millions of numbers
 
@@ -104,7 +104,7 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Pr
     failure = Prediction("", error=NOT_FINITE_REASON)
     try:
         for row in tiled.rows:
-            tiles = await gather_limited(batcher.predict_tile, tiled.cut_row(row), batcher.size)
+            tiles = await gather_limited(batcher.predict_tile, tiled.cut_row(row), batcher.capacity)
             probabilities = [tile for tile in tiles if tile is not None]
             if len(probabilities) < len(tiles):
                 batcher.count_tiled(failure)

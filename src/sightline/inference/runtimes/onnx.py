@@ -106,6 +106,8 @@ class OnnxPredictor(PicklablePredictor):
         self.preprocess = preprocess
         self.streams = streams
         self._threads = threads if streams is None else streams.threads
+        if device == "cpu":
+            self.runs = streams.count if streams is not None else threads or process.count_cores()
         self._model = model  # shares the bytes of the session, so it takes no memory
         _ = self._session  # so that errors are raised here
 
