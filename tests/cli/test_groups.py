@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
 from command import SMALL, Command
 from sightline import load
+from sightline.api.reference_sample import load_sample
 from synthetic_images import draw_scene, encode, encode_png, encode_scene_jpeg, write_files
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -58,6 +59,22 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
         assert f"permutation test of {count} groups, p = 1." in " ".join(compared.out.split())
         compared = sightline("compare", tmp_path / "run", tmp_path / "twin", "--format", "json")
         assert compared.json["comparisons"][0]["groups"] == count
+
+
+def test_the_sample_that_logs_are_compared_with_knows_the_groups(
+    sightline: Command, clinic: Path, tmp_path: Path
+) -> None:
+    run, small = tmp_path / "run", tmp_path / "small.zip"
+    settings = ("split.group=column:patient", "split.validation=0.5", "split.test=0")
+    result = sightline("train", clinic, *UNTRAINED, *(f"--set={value}" for value in settings), "--out", run)
+    assert result.code == 0, result.err
+    result = sightline("export", run, "--precision", "int8", "--tolerance", 1, "--min-agreement", 0, "--out", small)
+    assert result.code == 0, result.err
+    patients = Counter(row["group"] for row in read_rows(run) if row["split"] == "validation")
+    assert len(patients) > 4
+    for model in (run, small):
+        groups = load_sample(load(model)).groups
+        assert sorted(Counter(groups.tolist()).values()) == sorted(patients.values())
 
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:

@@ -138,9 +138,7 @@ def test_an_export_has_the_sample_as_its_own_graph_computes_it(
     shutil.copytree(trained[0], run)
     classifier = sl.load(run)
     labeled = classifier.labeled_images().load("validation").subset
-    sample = finalize.make_sample_file(
-        finalize.collect_sample_outputs(classifier.task, classifier.predictor, labeled), classifier.task
-    )  # fmt: skip
+    sample = finalize.sample_validation(classifier.task, classifier.predictor, labeled, {})
     loaded = bundle.read(run / "bundle")
     bundle.write(bundle.make(loaded.manifest, loaded.model, {**loaded.files, **sample}), run / "bundle")
     samples = {}

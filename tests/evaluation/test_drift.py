@@ -113,6 +113,15 @@ def test_a_sample_is_bounded_and_comes_back_from_its_bytes() -> None:
     assert len(restored.labels) == 2000
     assert np.array_equal(restored.labels, several.labels)
     assert np.array_equal(restored.probabilities, several.probabilities)
+    grouped = ValidationSample.from_outputs(outputs, None, labels, np.arange(3000) // 3 * 10)
+    assert grouped is not None
+    restored = ValidationSample.from_bytes(grouped.to_bytes(), 2)
+    assert np.array_equal(restored.groups, grouped.groups)
+    assert (np.unique(restored.groups, return_counts=True)[1] == 3).all()
+    of_labels = restored.get_groups(2000)
+    assert of_labels is not None
+    assert np.array_equal(np.unique(of_labels), np.arange(of_labels.max() + 1))
+    assert several.get_groups(2000) is None
     few = Outputs(*(array[:19] for array in outputs.arrays))
     assert ValidationSample.from_outputs(few, None) is None
 
@@ -126,6 +135,8 @@ def test_a_sample_is_bounded_and_comes_back_from_its_bytes() -> None:
         ({"correct": np.zeros(7, bool)}, "shapes"),
         ({"uncertainties": np.zeros(3)}, "shapes"),
         ({"labels": np.zeros((4, 2), bool)}, "shapes"),
+        ({"groups": np.zeros(3, np.int32)}, "shapes"),
+        ({"groups": np.zeros(200, np.float32)}, "groups are"),
         ({"labels": np.zeros((4, 3), bool), "probabilities": np.zeros((4, 3))}, "shapes"),  # of another model
         ({"extra": np.zeros(3)}, "unknown array 'extra'"),
         ({"bank": np.array(["a"])}, "bank are"),

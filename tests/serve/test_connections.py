@@ -134,7 +134,7 @@ def test_answers_are_sent_at_once() -> None:
 
 
 def test_a_request_leaves_no_cycles_of_objects(server: RunningServer) -> None:
-    """Python stops everything to free those: 13 ms after every 250 requests, and the images of all of them until then."""
+    """Python stops everything to free those, once in some hundred requests, and keeps their images until then."""
     request = POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE
     with server.connect() as client:
 

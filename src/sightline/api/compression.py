@@ -226,8 +226,9 @@ def _build_task(
     task = find_task(config.model.task)
 
     def pack(model: Any, graph: bytes, predictor: OnnxPredictor, fields: Mapping[str, Any]) -> bundle.Bundle:
-        outputs = finalize.collect_sample_outputs(task, predictor, data.subset("validation"))
-        return finalize.build_bundle(model, graph, predictor, data, index, config, outputs, **fields)
+        labeled = data.labeled_subset("validation")
+        sample = finalize.sample_validation(task, predictor, labeled.subset, labeled.groups)
+        return finalize.build_bundle(model, graph, predictor, data, index, config, sample, **fields)
 
     step = {"step": "train", "run": run.path.name, "model": config.model.name, "weights_sha256": weights_hash}
     return CompressionTask(

@@ -366,10 +366,11 @@ class _ExportJob:
             return {}
         if self.precision == "float32":
             return {bundle.SAMPLE_FILE: self.source.sample}
-        if self.images_description != VALIDATION:
+        classifier = self.source.classifier
+        if self.images_description != VALIDATION or classifier.run is None:
             return {}
-        task = self.source.classifier.task
-        return finalize.make_sample_file(finalize.collect_sample_outputs(task, predictor, self.samples), task)
+        groups = {row.path: row.group for row in classifier.run.read_data() or () if row.group}
+        return finalize.sample_validation(classifier.task, predictor, self.samples, groups)
 
     def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
         folder, exporter = temp_dir / "made", self.exporter

@@ -253,14 +253,15 @@ def _estimate_iou(sample: ValidationSample, stream: _Stream) -> IouEstimate | No
         return None
     new = stream.confidences[(stream.drift.start or 1) - 1 :]
     quality, ious = (values.astype(np.float64) for values in (sample.confidences, sample.ious))
-    return estimate_mean_iou(quality, ious, new, stream.drift)
+    return estimate_mean_iou(quality, ious, new, stream.drift, sample.get_groups(len(ious)))
 
 
 def _estimate(sample: ValidationSample, stream: _Stream) -> AccuracyEstimate | None:
     if not len(sample.correct):
         return None
     new = stream.confidences[(stream.drift.start or 1) - 1 :]
-    return estimate_accuracy(sample.confidences, sample.correct, new.astype(np.float32), stream.drift)
+    groups = sample.get_groups(len(sample.correct))
+    return estimate_accuracy(sample.confidences, sample.correct, new.astype(np.float32), stream.drift, groups)
 
 
 def _estimate_labels(classifier: Classifier, sample: ValidationSample, stream: _Stream) -> LabelEstimate | None:
@@ -268,7 +269,8 @@ def _estimate_labels(classifier: Classifier, sample: ValidationSample, stream: _
         return None
     thresholds = list_thresholds(classifier.thresholds, classifier.classes)
     new = stream.probabilities[(stream.drift.start or 1) - 1 :]
-    return estimate_micro_f1(sample.probabilities, sample.labels, new, thresholds, stream.drift)
+    groups = sample.get_groups(len(sample.labels))
+    return estimate_micro_f1(sample.probabilities, sample.labels, new, thresholds, stream.drift, groups)
 
 
 def _choose(classifier: Classifier, stream: _Stream, count: int) -> tuple[ImageToLabel, ...]:

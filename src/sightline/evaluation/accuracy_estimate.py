@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sightline import jsonio
 from sightline.errors import plural
-from sightline.evaluation.bootstrap import make_metric
+from sightline.evaluation.bootstrap import Resampling, draw_rows, list_members
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
 from sightline.seeding import make_generator
@@ -56,22 +56,26 @@ class AccuracyEstimate:
 
 
 def estimate_accuracy(
-    confidences: NDArray[np.float32], correct: NDArray[np.bool_], new: NDArray[np.float32], drift: Drift | None = None
-) -> AccuracyEstimate:
+    confidences: NDArray[np.float32], correct: NDArray[np.bool_], new: NDArray[np.float32], drift: Drift | None = None,
+    groups: NDArray[np.int64] | None = None,
+) -> AccuracyEstimate:  # fmt: skip
     """Estimate the accuracy on images with the confidences `new` [T] from those of validation images [N].
 
     `correct` bool [N] says which validation images are classified correctly. The intervals are percentiles of 1,000
-    bootstrap resamples of both. An alarm in `drift` becomes a caveat.
+    bootstrap resamples of both, of whole `groups` [N] of validation images if there are any. An alarm in `drift`
+    becomes a caveat.
     """
     ordered = np.sort(new.astype(np.float64))
     values = _estimate(confidences.astype(np.float64), correct, ordered, None)
     rng = make_generator(0, "accuracy estimate")
     resampled = np.empty((RESAMPLES, 2))
+    members = None if groups is None else list_members(groups)
     for row in resampled:
-        rows = rng.integers(0, len(correct), len(correct))
+        rows = draw_rows(rng, len(correct), members)
         row[:] = _estimate(confidences[rows].astype(np.float64), correct[rows], ordered, rng)
     by_threshold, by_difference = (
-        make_metric(float(value), column) for value, column in zip(values, resampled.T, strict=True)
+        Resampling(groups=groups).make_metric(float(value), column, len(correct))
+        for value, column in zip(values, resampled.T, strict=True)
     )
     caveats = _list_caveats(by_threshold, by_difference, int((~correct).sum()), len(new), drift)
     return AccuracyEstimate(len(new), by_threshold, by_difference, float(correct.mean()), tuple(caveats))

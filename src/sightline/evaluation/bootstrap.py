@@ -130,6 +130,18 @@ def count_groups(groups: NDArray[np.int64] | None) -> int | None:
     return None if groups is None else int(groups.max(initial=-1)) + 1
 
 
+def list_members(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the positions of the images of each of the `groups` [N], numbered from 0."""
+    return np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+
+
+def draw_rows(rng: np.random.Generator, count: int, members: Sequence[NDArray[np.int64]] | None) -> NDArray[np.int64]:
+    """Return a resample of `count` images as their positions; with the `members` of groups, whole groups are drawn."""
+    if members is None:
+        return rng.integers(0, count, count)
+    return np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+
+
 def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the sum of the rows [N, ...] of each of G groups, float64 [G, ...]."""
     sums = np.zeros((count_groups(groups) or 0, *values.shape[1:]))
@@ -176,9 +188,9 @@ class Resampling:
         if self.groups is None:
             yield from rng.integers(0, count, (number, count))
             return
-        members = np.split(np.argsort(self.groups, kind="stable"), np.cumsum(np.bincount(self.groups))[:-1])
-        for chosen in rng.integers(0, len(members), (number, len(members))):
-            yield np.concatenate([members[i] for i in chosen])
+        members = list_members(self.groups)
+        for _ in range(number):
+            yield draw_rows(rng, count, members)
 
     def make_metric(
         self, value: float, resampled: NDArray[np.float64], count: int, classes: int | None = None

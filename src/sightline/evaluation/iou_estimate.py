@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.errors import plural
 from sightline.evaluation.accuracy_estimate import DRIFTED, LARGE_GAP, MIN_IMAGES, RESAMPLES
-from sightline.evaluation.bootstrap import make_metric
+from sightline.evaluation.bootstrap import Resampling, draw_rows, list_members
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
 from sightline.seeding import make_generator
@@ -53,22 +53,26 @@ class IouEstimate:
 
 
 def estimate_mean_iou(
-    quality: NDArray[np.float64], ious: NDArray[np.float64], new: NDArray[np.float64], drift: Drift | None = None
-) -> IouEstimate:
+    quality: NDArray[np.float64], ious: NDArray[np.float64], new: NDArray[np.float64], drift: Drift | None = None,
+    groups: NDArray[np.int64] | None = None,
+) -> IouEstimate:  # fmt: skip
     """Estimate the mean IoU of masks of the quality `new` [T] from `quality` [N] and `ious` [N] of validation images.
 
-    The intervals are percentiles of 1,000 bootstrap resamples of both. An alarm in `drift` becomes a caveat.
+    The intervals are percentiles of 1,000 bootstrap resamples of both, of whole `groups` [N] of validation images if
+    there are any. An alarm in `drift` becomes a caveat.
     """
     size = min(len(new), MAX_QUANTILES)
     quantiles = np.quantile(new, (np.arange(size) + 0.5) / size)
     values = _estimate(quality, ious, quantiles, len(new))
     rng = make_generator(0, "IoU estimate")
     resampled = np.empty((RESAMPLES, 2))
+    members = None if groups is None else list_members(groups)
     for row in resampled:
-        rows = rng.integers(0, len(ious), len(ious))
+        rows = draw_rows(rng, len(ious), members)
         row[:] = _estimate(quality[rows], ious[rows], quantiles, len(new), rng)
     by_regression, by_difference = (
-        make_metric(float(value), column) for value, column in zip(values, resampled.T, strict=True)
+        Resampling(groups=groups).make_metric(float(value), column, len(ious))
+        for value, column in zip(values, resampled.T, strict=True)
     )
     caveats = _list_caveats(by_regression, by_difference, quality, new, drift)
     return IouEstimate(len(new), by_regression, by_difference, float(ious.mean()), tuple(caveats))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.errors import plural
 from sightline.evaluation.accuracy_estimate import DRIFTED, LARGE_GAP, MIN_ERRORS, MIN_IMAGES, RESAMPLES
-from sightline.evaluation.bootstrap import make_metric
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
 from sightline.seeding import make_generator
@@ -63,12 +63,14 @@ def estimate_micro_f1(
     new: NDArray[np.float32],
     thresholds: NDArray[np.float64],
     drift: Drift | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> LabelEstimate:
     """Estimate the micro F1 of images with the probabilities `new` [T, K], each class predicted from `thresholds` [K].
 
     `probabilities` [N, K] and `labels` [N, K] are those of validation images. The intervals are those of the values on
-    these T images: percentiles of 1,000 bootstrap resamples of the validation images, which the regressions are fitted
-    to anew, with the random labels of T images added. An alarm in `drift` becomes a caveat.
+    these T images: percentiles of 1,000 bootstrap resamples of the validation images, or of whole `groups` [N] of them,
+    which the regressions are fitted to anew, with the random labels of T images added. An alarm in `drift` becomes a
+    caveat.
     """
     bins = _Bins.choose(probabilities, probabilities >= thresholds)
     totals = bins.count(probabilities, thresholds)
@@ -84,7 +86,7 @@ def estimate_micro_f1(
     values = (
         *_estimate(bins, rates, mean, classes), _compare_promises(actual, promises.mean(0), promised)
     )  # fmt: skip
-    weights = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), RESAMPLES) / len(labels)
+    weights = _draw_weights(rng, len(labels), groups)
     some_hits, some_totals = weights @ hits, weights @ totals
     noise = rng.standard_normal((RESAMPLES, 2)) @ spread.T
     some_f1 = _compute_f1(bins.sum_sides(some_hits), bins.sum_sides(some_totals)[:, 0])
@@ -93,11 +95,22 @@ def estimate_micro_f1(
         _compare_promises(some_f1, weights @ promises, promised),
     )
     micro_f1, accuracy, by_difference = (
-        make_metric(float(value), some) for value, some in zip(values, resampled, strict=True)
+        Resampling(groups=groups).make_metric(float(value), some, len(labels))
+        for value, some in zip(values, resampled, strict=True)
     )
     errors = int(((probabilities >= thresholds) != labels).sum())
     caveats = _list_caveats(micro_f1, by_difference, (len(labels), errors, len(new)), drift)
     return LabelEstimate(len(new), micro_f1, by_difference, accuracy, float(actual), tuple(caveats))
+
+
+def _draw_weights(rng: np.random.Generator, count: int, groups: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """Return the weight of each image in each resample, of images or of `groups` [count]: [R, count], rows sum to 1."""
+    number = count if groups is None else int(groups.max()) + 1
+    counts = rng.multinomial(number, np.full(number, 1 / number), RESAMPLES)
+    if groups is not None:
+        counts = counts[:, groups]
+    weights: NDArray[np.float64] = counts / counts.sum(1, keepdims=True)
+    return weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,10 +76,10 @@ class MaskOutputs(ModelOutputs):
         )  # fmt: skip
 
 
-def sample_masks(outputs: MaskOutputs) -> ValidationSample | None:
-    """Return what a bundle keeps of these validation images; None if they are too few."""
+def sample_masks(outputs: MaskOutputs, groups: NDArray[np.int64] | None = None) -> ValidationSample | None:
+    """Return what a bundle keeps of these validation images, and of their `groups` [N]; None if they are too few."""
     ious = segmentation_metrics.compute_image_iou(outputs.confusions)
-    return ValidationSample.from_masks(outputs.outputs.features, outputs.quality, ious)
+    return ValidationSample.from_masks(outputs.outputs.features, outputs.quality, ious, groups)
 
 
 def join_outputs(subsets: Sequence[MaskOutputs]) -> MaskOutputs:

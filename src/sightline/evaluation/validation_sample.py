@@ -40,6 +40,8 @@ class ValidationSample:
         ious: float32 [N]: the IoU of each mask; empty for other models.
         probabilities: float32 [L, K]: those of each class, if images may have several labels; empty for other models.
         labels: bool [L, K]: whether these images have the label.
+        groups: int64 [N]: the number of the group of each image with a confidence, from 0: images of one group, as
+            `split.group` states them, depend on each other. Empty if each image is on its own.
     """
 
     bank: NDArray[np.float32]
@@ -50,15 +52,17 @@ class ValidationSample:
     ious: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     labels: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    groups: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def from_outputs(
-        cls, outputs: Outputs, correct: NDArray[np.bool_] | None, labels: NDArray[np.bool_] | None = None
-    ) -> ValidationSample | None:
+        cls, outputs: Outputs, correct: NDArray[np.bool_] | None, labels: NDArray[np.bool_] | None = None,
+        groups: NDArray[np.int64] | None = None,
+    ) -> ValidationSample | None:  # fmt: skip
         """Return a sample of images with these outputs; `correct` bool [N] as above, None for several labels.
 
-        `labels` bool [N, K] are those of images that may have several. Returns None if there are too few images, or a
-        model does not have one row of probabilities for each.
+        `labels` bool [N, K] are those of images that may have several, `groups` [N] the groups of images, if there are
+        any. Returns None if there are too few images, or a model does not have one row of probabilities for each.
         """
         if len(outputs.features) < MIN_IMAGES or outputs.probabilities.ndim != 2 or outputs.features.ndim != 2:
             return None
@@ -70,16 +74,18 @@ class ValidationSample:
         return cls(
             bank, features, compute_uncertainties(probabilities[len(bank) :][: len(features)]), probabilities.max(1),
             np.zeros(0, bool) if correct is None else correct[rows],
-            **_choose_labels(outputs.probabilities, labels, rows),
+            **_choose_labels(outputs.probabilities, labels, rows), groups=_choose_groups(groups, rows),
         )  # fmt: skip
 
     @classmethod
     def from_masks(
-        cls, features: NDArray[np.float32], quality: NDArray[np.float64], ious: NDArray[np.float64]
-    ) -> ValidationSample | None:
+        cls, features: NDArray[np.float32], quality: NDArray[np.float64], ious: NDArray[np.float64],
+        groups: NDArray[np.int64] | None = None,
+    ) -> ValidationSample | None:  # fmt: skip
         """Return a sample of images with masks, given their features [N, F], the quality [N] and the IoU [N] of masks.
 
-        The IoU of an image without a pixel of a class is NaN. Returns None if there are too few images.
+        `groups` [N] are those of the images, if there are any. The IoU of an image without a pixel of a class is NaN.
+        Returns None if there are too few images.
         """
         if len(features) < MIN_IMAGES:
             return None
@@ -90,8 +96,12 @@ class ValidationSample:
         known = rows[np.isfinite(ious[rows])]
         return cls(
             bank, others, 1 - quality[rows][len(bank) :][: len(others)], quality[known].astype(np.float32),
-            np.zeros(0, bool), ious[known].astype(np.float32),
+            np.zeros(0, bool), ious[known].astype(np.float32), groups=_choose_groups(groups, known),
         )  # fmt: skip
+
+    def get_groups(self, count: int) -> NDArray[np.int64] | None:
+        """Return the groups of the first `count` images with a confidence, numbered from 0; None without groups."""
+        return _choose_groups(self.groups, np.arange(count)) if len(self.groups) else None
 
     def compute_scores(self, features: NDArray[np.float32], uncertainties: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the `SCORES` float64 [n, 3] of images with these features [n, F] and uncertainties [n].
@@ -110,6 +120,7 @@ class ValidationSample:
         names = [entry.name for entry in fields(self) if entry.name not in _OPTIONAL or len(getattr(self, entry.name))]
         arrays = {name: getattr(self, name) for name in names}
         arrays |= {name: arrays[name].astype(np.float16) for name in ("bank", "features")}
+        arrays |= {name: arrays[name].astype(np.int32) for name in ("groups",) if name in arrays}
         np.savez(file, schema=np.int64(SCHEMA), **arrays)
         return file.getvalue()
 
@@ -135,6 +146,7 @@ class ValidationSample:
             and sample.bank.shape[1] == sample.features.shape[1]
             and len(sample.correct) in {0, len(sample.confidences)}
             and len(sample.ious) in {0, len(sample.confidences)}
+            and len(sample.groups) in {0, len(sample.confidences)}
             and sample.labels.shape == sample.probabilities.shape
             and (not sample.labels.size or sample.labels.shape[1] == classes)
         )
@@ -168,6 +180,13 @@ def _choose_labels(
     return {"probabilities": probabilities[rows[:size]], "labels": labels[rows[:size]]}
 
 
+def _choose_groups(groups: NDArray[np.int64] | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the groups of the images at `rows`, numbered from 0 without a gap; empty without groups."""
+    if groups is None:
+        return np.zeros(0, np.int64)
+    return np.unique(groups[rows], return_inverse=True)[1].astype(np.int64)
+
+
 def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return one minus the largest of the probabilities [N, K], float64 [N], as the sum of the others.
 
@@ -179,11 +198,11 @@ def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.floa
     return sums
 
 
-_OPTIONAL = {"ious", "probabilities", "labels"}
+_OPTIONAL = {"ious", "probabilities", "labels", "groups"}
 _TYPES: dict[str, tuple[type[np.generic], str, int]] = {
     "bank": (np.float32, "f", 2), "features": (np.float32, "f", 2), "uncertainties": (np.float64, "f", 1),
     "confidences": (np.float32, "f", 1), "correct": (np.bool_, "b", 1), "ious": (np.float32, "f", 1),
-    "probabilities": (np.float32, "f", 2), "labels": (np.bool_, "b", 2),
+    "probabilities": (np.float32, "f", 2), "labels": (np.bool_, "b", 2), "groups": (np.int64, "i", 1),
 }  # fmt: skip
 
 

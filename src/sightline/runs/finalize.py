@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sightline import process
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
+from sightline.evaluation.bootstrap import number_groups
 from sightline.evaluation.mask_outputs import MaskOutputs, sample_masks
 from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.report import add_groups
@@ -109,7 +113,7 @@ def finalize(
         run.write_bundle(
             build_bundle(
                 model, graph, predictor, data, prepared.index, config,
-                held_out if calibrated.other_outputs is None else None,
+                _sample_held_out(task, labeled["validation"], held_out if calibrated.other_outputs is None else None),
                 model=config.model.name, temperature=calibrated.temperature, parity=agreement.to_dict(),
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )
@@ -239,12 +243,12 @@ def build_bundle(
     data: DecodedDataset,
     index: Index,
     config: RunConfig,
-    validation_outputs: ModelOutputs | None,
+    sample_file: Mapping[str, bytes],
     **manifest_fields: Any,
 ) -> Bundle:
     """Assemble the bundle of a run configured as `config`; `manifest_fields` are the other fields of its `Manifest`.
 
-    It has a sample of the validation images if there are `validation_outputs` of its graph.
+    It has the sample of the validation images in `sample_file`, if there is one: see `make_sample_file`.
     """
     positive = {"positive": config.evaluation.positive_class} if config.evaluation.positive_class else {}
     examples, files = _choose_reference_examples(data, index, predictor, config.bundle.num_reference_examples)
@@ -261,26 +265,38 @@ def build_bundle(
         tile=config.input.tile,
         **manifest_fields,
     )
-    if validation_outputs is not None and config.bundle.validation_sample:
-        files |= make_sample_file(validation_outputs, find_task(config.model.task))
+    if config.bundle.validation_sample:
+        files |= sample_file
     return bundle.make(manifest, graph, files)
 
 
-def collect_sample_outputs(task: Task, predictor: Predictor, validation: Subset) -> ModelOutputs:
-    """Return the outputs for up to `MAX_SAMPLED` validation images, at least one, at random."""
+def _sample_held_out(task: Task, labeled: LabeledSubset, outputs: ModelOutputs | None) -> dict[str, bytes]:
+    if outputs is None:
+        return {}
+    return make_sample_file(outputs, task, number_groups(labeled.subset.paths, labeled.groups))
+
+
+def sample_validation(
+    task: Task, predictor: Predictor, validation: Subset, group_by_path: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Return the file of a bundle with a sample of up to `MAX_SAMPLED` validation images, at least one, at random."""
     rows = make_generator(0, "validation sample", "images").permutation(len(validation))[:MAX_SAMPLED]
-    return task.collect_outputs(predictor, validation.select(rows))
+    subset = validation.select(rows)
+    return make_sample_file(task.collect_outputs(predictor, subset), task, number_groups(subset.paths, group_by_path))
 
 
-def make_sample_file(outputs: ModelOutputs, task: Task) -> dict[str, bytes]:
-    """Return the file of a bundle with a sample of these validation images by name; empty for too few."""
+def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64] | None = None) -> dict[str, bytes]:
+    """Return the file of a bundle with a sample of these validation images by name; empty for too few.
+
+    `groups` [N] are the groups of the images, if there are any.
+    """
     if isinstance(outputs, MaskOutputs):
-        sample = sample_masks(outputs)
+        sample = sample_masks(outputs, groups)
     else:
         several, probabilities = task.targets.allows_several, outputs.outputs.probabilities
         correct = None if several or outputs.labels.ndim != 1 else probabilities.argmax(1) == outputs.labels
         labels = outputs.labels.astype(bool) if several else None
-        sample = ValidationSample.from_outputs(outputs.outputs, correct, labels)
+        sample = ValidationSample.from_outputs(outputs.outputs, correct, labels, groups)
     return {} if sample is None else {bundle.SAMPLE_FILE: sample.to_bytes()}
 
 
