@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,20 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert list(store.keys()) == ["cat/2.png", "dog/1.png"]
     assert list(iterate_files(tmp_path / "root")) == ["cat/2.png", "dog/1.png"]
     assert store.read("dog/1.png") == b"1"
+
+
+def test_listing_a_folder_takes_little_more_memory_than_its_names(tmp_path: Path) -> None:
+    count = 2000
+    write_files(tmp_path, {f"all/IMG_{number:08d}.jpg": b"" for number in range(count)})
+    next(iterate_files(tmp_path))  # what is imported and cached at the first call
+    tracemalloc.start()
+    try:
+        names = iterate_files(tmp_path)
+        assert next(names) == "all/IMG_00000000.jpg"
+        assert tracemalloc.get_traced_memory()[1] < 110 * count
+    finally:
+        tracemalloc.stop()
+    assert sum(1 for _ in names) == count - 1
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

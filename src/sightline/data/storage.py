@@ -119,15 +119,20 @@ def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
     if real in visited:
         return []
     visited.add(real)
+    names: list[str] = []  # of files: nothing else is kept of them, as there may be millions
+    links: dict[str, bool] = {}  # whether each subfolder is one
     try:
         with os.scandir(root / folder) as entries:
-            kinds = {entry.name: (entry.is_dir(), entry.is_symlink()) for entry in entries}
+            for entry in entries:
+                if entry.is_dir():
+                    links[entry.name] = entry.is_symlink()
+                else:
+                    names.append(folder + entry.name)
     except OSError as error:
         raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.") from error
-    subfolders = sorted(name for name, (is_folder, _) in kinds.items() if is_folder)
-    if any(kinds[name][1] for name in subfolders):  # of two links to a folder, the first by name is followed
+    subfolders = sorted(links)
+    if any(links.values()):  # of two links to a folder, the first by name is followed
         subfolders = list({os.path.realpath(root / folder / name): name for name in reversed(subfolders)}.values())
-    names = [folder + name for name, (is_folder, _) in kinds.items() if not is_folder]
     names += [f"{folder}{name}/" for name in subfolders]  # so that a-b/c comes before a/c, as the paths sort
     names.sort(reverse=True)
     return names
