@@ -287,6 +287,22 @@ def test_the_description_of_the_api_names_what_masks_have() -> None:
     assert (model.json["task"], model.json["tile"]) == ("segmentation", 0)
 
 
+def test_the_description_of_a_server_of_masks_and_classes_says_which_parameter_is_for_which() -> None:
+    from sightline.inference.predictor import FakePredictor
+    from sightline.serve.openapi import build_openapi
+    from sightline.serve.served_model import ServedModel
+
+    classifier = Classifier(FakePredictor(("dark", "light"), PreprocessingSpec(8, 8, 3)))
+    served = [ServedModel(make_mask_model(), "scenes"), ServedModel(classifier, "levels")]
+    for path in ("/predict", "/models/{model}/predict"):
+        parameters = build_openapi(served)["paths"][path]["post"]["parameters"]
+        texts = {query["name"]: query["description"] for query in parameters if query["in"] == "query"}
+        assert texts["top"] == "Classes to return, up to 2. Models of masks ignore it."
+        assert texts["overlay"].endswith("Models of classes ignore it.")
+        (alone,) = build_openapi(served[1:])["paths"][path]["post"]["parameters"][-1:]
+        assert alone["description"] == "Classes to return, up to 2."
+
+
 @pytest.mark.parametrize("resize", ["stretch", "pad"])
 def test_what_is_logged_of_a_mask_is_what_its_answer_states(tmp_path: Path, resize: str) -> None:
     from sightline.serve.feature_logs import FeatureLogs

@@ -27,7 +27,8 @@ def build_openapi(
     model = [_path_parameter("model", [served.name for served in models])]
     version = [*model, _path_parameter("version", [served.version for served in models])]
     several = (404,) if len({served.name for served in models}) > 1 else ()
-    classes = max(len(served.classifier.classes) for served in models)
+    ranked = [served for served in models if not served.classifier.task.targets.are_masks]
+    classes = max((len(served.classifier.classes) for served in ranked), default=0)
     kinds = {served.classifier.task.targets.are_masks for served in models}
     labels = list(dict.fromkeys(label for served in models for label in served.classifier.classes))
     paths: dict[str, Any] = {
@@ -279,7 +280,9 @@ def _predict(
 ) -> dict[str, Any]:
     """Return the operation for models that predict masks (True in `kinds`), or classes (False), or either."""
     top = {"type": "integer", "minimum": 1, "default": 5}
-    query = {"name": "top", "in": "query", "schema": top, "description": f"Classes to return, up to {classes}."}
+    ignored = " Models of {} ignore it." if len(set(kinds)) > 1 else ""
+    text = f"Classes to return, up to {classes}.{ignored.format('masks')}"
+    query = {"name": "top", "in": "query", "schema": top, "description": text}
     summary = "The predictions for one or more images; for a form or a list of images, as a list."
     queries: list[dict[str, Any]] = []
     content: dict[str, Any] = {}
@@ -288,7 +291,7 @@ def _predict(
         queries.append(query)
         schemas = [_ONE_PREDICTION, _PREDICTIONS, *schemas]
     if True in kinds:
-        text = "Answer with one PNG file: the colors of the mask over the image."
+        text = f"Answer with one PNG file: the colors of the mask over the image.{ignored.format('classes')}"
         queries.append({"name": "overlay", "in": "query", "schema": _BOOLEAN | {"default": False}, "description": text})
         content = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
     answer = _response("The predictions.", _json({"oneOf" if len(set(kinds)) == 1 else "anyOf": schemas}) | content)
