@@ -4,7 +4,7 @@ Images of 32x32 are drawn, a small network is trained on them for an epoch, and 
 Requests are those of the page, sent one after the other; the first page is also opened in Chromium, where it and
 Playwright are installed.
 
-    python benchmarks/studio.py            # 3 minutes on two idle cores
+    python benchmarks/studio.py            # 5 minutes on two idle cores
     python benchmarks/studio.py --quick    # 3,000 images, 1 minute, to try it
     python benchmarks/studio.py --write    # also puts the table into benchmarks/results/studio.md
 """
@@ -29,11 +29,16 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 from http_load import measure_memory
 from measure import REPOSITORY, describe_machine, read_commit
+from numpy.typing import NDArray
 from PIL import Image
+
+from sightline.evaluation.active_learning import UNLABELED, ActiveLearner, draw_audit_order, project_features
+from sightline.studio.labeling import BATCH
 
 FULL, QUICK = 100_000, 3_000
 CLASSES = 10
@@ -52,7 +57,12 @@ REQUESTS = {
     "by confidence": "sort=confidence",
     "by disagreement": "sort=disagreement",
     "by size": "sort=size",
+    "a predicted class": "predicted=class-3",
+    "out-of-distribution first": "sort=ood",
 }
+LABELS = (500, 5_000)  # that a head is trained on
+FEATURES = 1_280
+PHOTOGRAPH = (4_000, 3_000)  # pixels
 
 
 def draw_images(folder: Path, count: int) -> None:
@@ -64,6 +74,16 @@ def draw_images(folder: Path, count: int) -> None:
     for i in range(count):
         pixels = np.clip(colors[i % CLASSES] + generator.normal(0, 40, (8, 8, 3)), 0, 255).astype(np.uint8).squeeze()
         Image.fromarray(pixels).resize((32, 32)).save(folder / f"class-{i % CLASSES}" / f"{i:06}.png", compress_level=1)
+
+
+def draw_photographs(folder: Path) -> None:
+    """Write as many JPEG files of 12 megapixels as are in view."""
+    generator = np.random.default_rng(1)
+    for i in range(IN_VIEW):
+        label = folder / f"class-{i % 2}"
+        label.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (90, 120, 3), np.uint8)
+        Image.fromarray(pixels).resize(PHOTOGRAPH, Image.Resampling.BICUBIC).save(label / f"{i:03}.jpg", quality=90)
 
 
 def train(images: Path, out: Path) -> None:
@@ -188,6 +208,60 @@ def measure_map(port: int) -> dict[str, Result]:
     }
 
 
+def measure_findings(client: Client) -> dict[str, Result]:
+    """Check the images, and return the times of the filters by finding, group and slice."""
+    start = time.perf_counter()
+    state = client.post("/check", {})
+    while state["check"]["status"] == "running":
+        time.sleep(0.2)
+        state = json.loads(client.get("/state?since=0"))
+    counts = state["counts"]
+    queries = {"all groups of findings": {"sort": "group"}}
+    if counts["finding"]:
+        kind, count = max(counts["finding"].items(), key=lambda item: item[1])
+        queries[f"a finding of {count:,} images, by group"] = {"finding": kind, "sort": "group"}
+    if counts["slice"]:
+        name, count = max(counts["slice"].items(), key=lambda item: item[1])
+        queries[f"a slice of {count:,} images"] = {"slice": name}
+    rows: dict[str, Result] = {"images checked, once": f"{time.perf_counter() - start:.0f} s"}
+    for name, query in queries.items():
+        rows[f"list: {name}"] = measure(partial(client.get, f"/order?{urlencode(query)}"))
+    return rows
+
+
+def measure_photographs(folder: Path) -> dict[str, Result]:
+    """Return the time until thumbnails of photographs that were never shown are there, one after the other."""
+    draw_photographs(folder / "photographs")
+    with start_studio(folder / "photographs", folder / "photographs.jsonl") as (_, port):
+        client = Client(port)
+        first_page = measure(lambda: load_first_page(client), 1)
+        return {f"first page of {IN_VIEW} photographs of 12 megapixels, thumbnails not kept": first_page}
+
+
+def measure_heads(count: int) -> dict[str, Result]:
+    """Return the times of the head of *Label* after each further 12 labels, of ten classes that overlap."""
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, CLASSES, count)
+    centers = generator.normal(0, 0.2, (CLASSES, FEATURES)).astype(np.float32)
+    features = generator.standard_normal((count, FEATURES), np.float32)
+    features += centers[truth]
+    order = draw_audit_order([str(i) for i in range(count)])
+    learner = ActiveLearner(project_features(features), order)
+    rows: dict[str, Result] = {}
+    for number in LABELS:
+        labels = np.full(count, UNLABELED)
+        chosen = [*order[: number // 3], *np.setdiff1d(np.arange(count), order)[: number - number // 3]]
+        labels[chosen] = truth[chosen]
+
+        def answer(labels: NDArray[np.int64] = labels) -> None:
+            batch = learner.choose_next(labels, BATCH)
+            labels[batch] = truth[batch]
+            learner.refit(labels, CLASSES)
+
+        rows[f"head and next images after {BATCH} labels, {number:,} before"] = measure(answer, 5)
+    return rows
+
+
 def measure_corrections(port: int) -> dict[str, Result]:
     """Return the times of corrections, each of which writes the patch file, and of reading the map after one."""
     client = Client(port)
@@ -216,12 +290,16 @@ def measure_studio(run: Path, folder: Path) -> dict[str, Result]:
         rows["first page"] = measure(lambda: load_first_page(client))
         for name, query in REQUESTS.items():
             rows[f"list: {name}"] = measure(partial(client.get, f"/order?{query}"))
+        rows |= measure_findings(client)
         rows["memory after these"] = format_memory(process)
         rows |= measure_browser(port)
         rows |= measure_map(port)
         rows["memory with features and map"] = format_memory(process)
         rows |= measure_corrections(port)
         rows["memory at the end"] = format_memory(process)
+    start = time.perf_counter()
+    with start_studio(run, folder / "fixes.jsonl"):
+        rows["start of the command again"] = f"{time.perf_counter() - start:.1f} s"
     return rows
 
 
@@ -259,7 +337,7 @@ def main() -> None:
         os.environ["SIGHTLINE_CACHE"] = str(folder / "cache")  # nothing is kept from before
         draw_images(folder / "images", count)
         train(folder / "images", folder / "run")
-        rows = measure_studio(folder / "run", folder)
+        rows = measure_studio(folder / "run", folder) | measure_photographs(folder) | measure_heads(count)
     machine = f"{datetime.now(UTC):%Y-%m-%d}, commit {read_commit()}, {describe_machine()}, {count:,} images"
     text = f"{machine}\n\n{format_table(rows)}"
     print(text)

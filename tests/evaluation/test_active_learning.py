@@ -82,6 +82,18 @@ def test_each_head_is_the_logistic_regression_of_its_images() -> None:
         assert np.abs(ours - theirs.predict_proba(features)).max() < 0.01
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_heads_are_the_same_when_they_are_solved_in_groups(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = draw_features(120, 0.8)
+    used = np.random.default_rng(0).random((5, 120)) < 0.7
+    expected = fit_heads(features, labels, used, CLASSES)
+    monkeypatch.setattr(active_learning, "MAX_LOGITS", group * 120 * CLASSES)
+    weights = fit_heads(features, labels, used, CLASSES, expected)
+    assert weights.shape == expected.shape
+    probabilities = [active_learning.predict_probabilities(features, w[:, 3]) for w in (weights, expected)]
+    assert np.abs(probabilities[0] - probabilities[1]).max() < 0.01
+
+
 def test_projected_features_keep_distances() -> None:
     features, _ = draw_features(50, 1.0)
     scaled = (features - features.mean(0)) / features.std(0)

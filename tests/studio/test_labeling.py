@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,27 @@ def test_copies_are_asked_once_and_labeled_together(index: Index, patch: Path) -
     assert len(queues) == COUNT
     assert sorted(len(image["ids"]) for image in queues)[-2:] == [1, 2]
     assert len(read_patch(patch)) == COUNT + 1
+
+
+def test_after_a_restart_it_says_that_it_computes(index: Index, patch: Path) -> None:
+    labeling, corrections = open_labeling(index, patch, classes=CLASSES)
+    assert labeling.describe()["computing"] == [], "nothing was started"
+    for _ in range(2):
+        answer(labeling, corrections, QUEUED)
+    is_wanted = Event()
+
+    def wait(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        assert is_wanted.wait(60)
+        return draw_features(images, callback)
+
+    again, _ = open_labeling(index, patch, classes=CLASSES, compute=wait)
+    again.features.start()
+    assert again.describe()["computing"] == ["accuracy", "gain"]
+    is_wanted.set()
+    again.features.wait()
+    again.forecast.wait()
+    state = again.describe()
+    assert (state["computing"], state["accuracy"] is None) == ([], False)
 
 
 def test_a_restart_goes_on(index: Index, patch: Path) -> None:

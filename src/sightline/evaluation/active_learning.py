@@ -39,6 +39,7 @@ REPEATS = 4  # random orders of the labels for the learning curve
 DIMENSIONS = 256  # of the features that the heads are trained on
 PENALTY = 0.3  # between those that were best on cats_vs_dogs (0.1) and flowers5 (0.3 to 1)
 MAX_ITERATIONS = 100
+MAX_LOGITS = 1 << 23  # of all heads that are solved at once: 100 MB, with the arrays that they take
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,11 @@ def fit_heads(
     """
     from scipy.optimize import minimize  # comes with scikit-learn
 
+    group = max(1, MAX_LOGITS // (len(features) * num_classes))
+    if len(used) > group:  # heads do not depend on each other
+        starts = [None if start is None else start[:, i : i + group] for i in range(0, len(used), group)]
+        parts = [fit_heads(features, labels, used[i * group :][:group], num_classes, s) for i, s in enumerate(starts)]
+        return np.concatenate(parts, axis=1)
     count, heads, rows = len(features), len(used), np.arange(len(features))
     x = np.hstack([features, np.ones((count, 1), np.float32)])
     weights = (used / np.maximum(used.sum(1, keepdims=True), 1)).T.astype(np.float32)  # [n, M]

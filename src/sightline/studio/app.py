@@ -38,7 +38,15 @@ from sightline.studio.contents import Studio
 from sightline.studio.corrections import Click
 from sightline.studio.library import Library
 from sightline.studio.network import NetworkAccess
-from sightline.studio.pages import FOLDER, FRESH, Pages, StrictJSONResponse, read_json, respond_with_image
+from sightline.studio.pages import (
+    FOLDER,
+    FRESH,
+    Pages,
+    StrictJSONResponse,
+    read_json,
+    respond_with_error,
+    respond_with_image,
+)
 from sightline.studio.protection import ProtectionMiddleware, make_token
 from sightline.studio.query import Query
 
@@ -250,7 +258,7 @@ def _write_table(library: Library, *, raw: bool) -> bytes:
     return file.getvalue().encode(errors="backslashreplace")
 
 
-async def _answer_error(_request: Request, error: Exception) -> StrictJSONResponse:
+async def _answer_error(request: Request, error: Exception) -> StrictJSONResponse:
     if isinstance(error, HTTPException):
-        return StrictJSONResponse({"error": error.detail}, error.status_code)
-    return StrictJSONResponse({"error": str(error)}, 500 if isinstance(error, OutputError) else 400)
+        return respond_with_error(request, error.detail, error.status_code)
+    return respond_with_error(request, str(error), 500 if isinstance(error, OutputError) else 400)

@@ -95,6 +95,11 @@ class RepeatedTask:
                 self._thread = Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs, or is about to."""
+        return self._is_running
+
     def wait(self) -> None:
         """Wait until nothing runs."""
         if self._thread is not None:

@@ -124,9 +124,17 @@ class Labeling:
                 "accuracy": None if accuracy is None else {
                     "value": accuracy.value, "interval": accuracy.interval, "whenever": accuracy.anytime_interval,
                 },
+                "computing": self._list_computed(),
                 "more": MORE,
                 "gain": None if gain is None else {"value": gain.gain, "interval": gain.interval},
             }  # fmt: skip
+
+    def _list_computed(self) -> list[str]:
+        """Return which of ``accuracy`` and ``gain`` are not known yet, but are being computed."""
+        starts = self.features.state["status"] == "running" and int((self._labels >= 0).sum()) >= MIN_AUDITED
+        trains = starts or self.training.is_running
+        names = ["accuracy"] if trains and self._accuracy is None else []
+        return [*names, *(["gain"] if (trains or self.forecast.is_running) and self._gain is None else [])]
 
     def _reserve(self, queue: list[int], page: str) -> list[int]:
         """Return the images of the queue for a page: some that no other page asked for lately, if there are any."""

@@ -21,6 +21,10 @@ _NOTES = (
 )
 
 
+_VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER)")
+_ERROR = "error-"
+
+
 @cache
 def select(language: str) -> Mapping[str, str]:
     """Return the texts of one language by key."""
@@ -60,6 +64,30 @@ def translate_note(note: str, texts: Mapping[str, str]) -> str:
                 text = text.replace(name, texts.get(value, value))
             return text
     return note
+
+
+@cache
+def _list_error_patterns() -> dict[str, re.Pattern[str]]:
+    """Return what matches the sentence of each known error, by key; what is more specific comes first."""
+    english = {key: text for key, text in select(LANGUAGES[0]).items() if key.startswith(_ERROR)}
+    by_length = sorted(english.items(), key=lambda item: -len(_VARIABLE.sub("", item[1])))
+    return {key: re.compile(_make_pattern(text), re.DOTALL) for key, text in by_length}
+
+
+def _make_pattern(text: str) -> str:
+    return "".join(f"(?P<{word}>.+?)" if i % 2 else re.escape(word) for i, word in enumerate(_VARIABLE.split(text)))
+
+
+def translate_error(sentence: str, texts: Mapping[str, str]) -> str:
+    """Return the sentence of an error in the language of `texts`; one that is not in the catalog stays as it is.
+
+    >>> translate_error("runs/a is not training.", select("zh"))
+    'runs/a 没有在训练。'
+    """
+    for key, pattern in _list_error_patterns().items():
+        if match := pattern.fullmatch(sentence):
+            return _VARIABLE.sub(lambda variable: match[variable[0]], texts[key])
+    return sentence
 
 
 def choose_language(requested: str | None, accepted: str) -> str:

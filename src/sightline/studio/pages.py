@@ -79,6 +79,12 @@ class Pages:
         return HTMLResponse(html.encode(errors="backslashreplace"), headers=FRESH)
 
 
+def respond_with_error(request: Request, sentence: str, status: int) -> StrictJSONResponse:
+    """Return the sentence of an error in the language of the page that asked."""
+    language = messages.choose_language(request.query_params.get("lang"), request.headers.get("accept-language", ""))
+    return StrictJSONResponse({"error": messages.translate_error(sentence, messages.select(language))}, status)
+
+
 def respond_with_image(content: bytes | None, media_type: str = "image/webp") -> Response:
     """Return an image whose address always has this content; raises `HTTPException` if there is none."""
     if content is None:

@@ -7,11 +7,11 @@ import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.studio.network import NetworkAccess
-from sightline.studio.pages import POLICY, Pages
+from sightline.studio.pages import POLICY, Pages, respond_with_error
 from sightline.studio.server import LOCAL_HOSTS
 
 TOKEN_HEADER = "X-CSRF-Token"  # noqa: S105  # the name of a header
@@ -66,7 +66,7 @@ class ProtectionMiddleware:
         name = split_host(host)
         if name not in LOCAL_HOSTS and not (access is not None and access.knows_host(name, scope)):
             how = "" if access is None else " --allowed-host adds one."
-            return _forbid(f"The studio answers only to this machine's own names.{how}")
+            return _forbid(scope, f"The studio answers only to this machine's own names.{how}")
         is_safe = scope["method"] in SAFE_METHODS
         if access is not None and is_safe and (entrance := access.admit(scope)) is not None:
             return entrance
@@ -77,11 +77,11 @@ class ProtectionMiddleware:
     def _refuse_change(self, scope: Scope, headers: Headers) -> Response | None:
         origin = f"{scope['scheme']}://{headers.get('host', '')}"
         if headers.get("origin", origin) != origin:
-            return _forbid("This request comes from another page.")
+            return _forbid(scope, "This request comes from another page.")
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
-            return _forbid("The studio was started again: load the page again.")
+            return _forbid(scope, "The studio was started again: load the page again.")
         if self._access is not None and self._access.forbids(scope):
-            return _forbid("Trainings and folders are made on the machine of the studio alone.")
+            return _forbid(scope, "Trainings and folders are made on the machine of the studio alone.")
         return None
 
     def _ask_for_token(self, scope: Scope) -> Response:
@@ -90,7 +90,7 @@ class ProtectionMiddleware:
             response: Response = self._pages.render(request, "closed.html.j2")
             response.status_code = 401
             return response
-        return JSONResponse({"error": "Open the address that the studio printed: it holds a token."}, 401)
+        return respond_with_error(request, "Open the address that the studio printed: it holds a token.", 401)
 
 
 def split_host(host: str) -> str:
@@ -103,5 +103,5 @@ def split_host(host: str) -> str:
     return (host if end <= 0 else host[:end]).lower()
 
 
-def _forbid(reason: str) -> Response:
-    return JSONResponse({"error": reason}, 403)
+def _forbid(scope: Scope, reason: str) -> Response:
+    return respond_with_error(Request(scope), reason, 403)

@@ -25,9 +25,10 @@ const makeLost = (text) => Object.assign(new Error(text), { isLost: true });
 
 /** What `read` returns of the response. The error of an answer that does not arrive, or not in time, `isLost`. */
 async function ask(path, read, { seconds = QUICK_S, signal, ...options }) {
+  const headers = { ...options.headers, "Accept-Language": document.documentElement.lang }; // of errors
   const signals = [AbortSignal.timeout(1000 * seconds), ...(signal ? [signal] : [])];
   try {
-    return await read(await check(await fetch(path, { ...options, signal: AbortSignal.any(signals) })));
+    return await read(await check(await fetch(path, { ...options, headers, signal: AbortSignal.any(signals) })));
   } catch (error) {
     if (error.name === "TimeoutError") throw makeLost(texts["no-answer"].replace("COUNT", seconds));
     throw error instanceof TypeError ? makeLost(texts.offline) : error;

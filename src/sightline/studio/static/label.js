@@ -133,11 +133,15 @@ function showFacts() {
   const isKnown = accuracy !== null;
   $("#accuracy").textContent = isKnown
     ? fill(texts["label-accuracy"], { VALUE: two(accuracy.value), LOW: two(accuracy.interval[0]), HIGH: two(accuracy.interval[1]) })
-    : fill(texts["label-accuracy-none"], { COUNT: 3 * state.needed });
+    : state.computing.includes("accuracy")
+      ? texts["label-accuracy-computing"]
+      : fill(texts["label-accuracy-none"], { COUNT: 3 * state.needed });
   $("#gain").textContent = "";
   if (isKnown && gain) {
     const values = { MORE: state.more, VALUE: signed(gain.value), LOW: points(gain.interval[0]), HIGH: points(gain.interval[1]) };
     $("#gain").textContent = fill(texts["label-gain"], values);
+  } else if (isKnown && state.computing.includes("gain")) {
+    $("#gain").textContent = texts["label-gain-computing"];
   } else if (isKnown) {
     $("#gain").textContent = fill(texts["label-gain-none"], { VALUE: points(1 - accuracy.interval[0]) });
   }

@@ -1,0 +1,120 @@
+"""Sentences of errors are in the language of the page, and the catalog has them as the code writes them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.studio import messages
+from sightline.studio.contents import Studio, open_studio
+
+testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
+
+SOURCE = Path(sightline.__file__).parent
+VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER"
+KEYS = sorted(key for key in messages.select("en") if key.startswith("error-"))
+OF_OTHERS = {"error-patch-unwritable"}  # whose end is an argument
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """The texts of the code, with a null character in place of each value."""
+    texts = []
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in OF_OTHERS])
+def test_each_sentence_of_the_catalog_is_one_of_the_code(key: str, sentences: list[str]) -> None:
+    pieces = re.split(rf"\(?\b(?:{VARIABLES})\b\)?", messages.select("en")[key])
+    pattern = re.compile("[^.]*".join(re.escape(piece.strip("'")) for piece in pieces).replace(r"\ ", r" ?"))
+    assert any(pattern.fullmatch(sentence) for sentence in sentences)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_translation_has_the_values_of_the_sentence(key: str) -> None:
+    english, chinese = messages.select("en")[key], messages.select("zh")[key]
+    assert sorted(re.findall(VARIABLES, english)) == sorted(re.findall(VARIABLES, chinese))
+    values = {
+        "PATH": "runs/NAME.d",
+        "NAME": "'eins'",
+        "COUNT": "12",
+        "NUMBER": "7",
+        "REASON": "gone. Away",
+        "OWNER": "(3)",
+    }
+    sentence = re.sub(VARIABLES, lambda match: values[match[0]], english)
+    translated = messages.translate_error(sentence, messages.select("zh"))
+    assert translated == re.sub(VARIABLES, lambda match: values[match[0]], chinese)
+    assert messages.translate_error(sentence, messages.select("en")) == sentence
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[tuple[Studio, Any]]:
+    """A studio with a client whose page is Chinese."""
+    from sightline.studio.app import create_app
+
+    folder, patches = draw_classes(tmp_path / "colors", COLORS, 2), tmp_path / "patches"
+    patches.mkdir()
+    with (
+        open_studio(Dataset(folder), patches / "fixes.jsonl", runs=tmp_path / "runs") as studio,
+        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as client,
+    ):
+        token = re.search(r'name="csrf-token" content="([^"]+)"', client.get("/").text)
+        assert token
+        client.headers.update({"X-CSRF-Token": token[1], "Accept-Language": "zh-CN"})
+        yield studio, client
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("/undo", {"click": None}),
+        ("/corrections", {"ids": [0], "edit": "relabel", "to": " a/b "}),
+        ("/corrections", {"ids": [0], "edit": "add", "to": "red"}),
+        ("/corrections", {"ids": [0], "edit": "move", "to": "test"}),
+        ("/corrections", {"ids": [99], "edit": "drop"}),
+        ("/corrections", {"ids": list(range(6)), "edit": "drop"}),
+        ("/corrections", {"ids": [], "edit": "drop"}),
+        ("/train/start", {"data": "elsewhere", "recipe": "quick", "effort": "", "time_limit": "", "epochs": 1}),
+    ],
+)
+def test_what_a_page_is_refused_is_said_in_its_language(opened: tuple[Studio, Any], address: str, body: Any) -> None:
+    answer = opened[1].post(address, json=body)
+    assert answer.status_code == 400
+    assert CHINESE.search(answer.json()["error"])
+    english = opened[1].post(address, json=body, headers={"Accept-Language": "en"})
+    assert not CHINESE.search(english.json()["error"])
+
+
+def test_a_file_that_cannot_be_written_and_a_lost_token_are_said_in_its_language(opened: tuple[Studio, Any]) -> None:
+    studio, client = opened
+    shutil.rmtree(studio.corrections.path.parent)
+    studio.corrections.path.parent.touch()  # a file in place of the folder
+    answer = client.post("/corrections", json={"ids": [0], "edit": "drop"})
+    assert answer.status_code == 500
+    assert re.match(r"无法读取修正文件 .*fixes\.jsonl", answer.json()["error"])
+    lost = client.post("/undo", json={"click": None}, headers={"X-CSRF-Token": "old"})
+    assert lost.json()["error"] == messages.select("zh")["error-restarted"]
+
+
+def test_an_image_that_cannot_be_read_is_refused_in_the_language_of_the_page(run_client: Any) -> None:
+    answer = run_client.post("/try", content=b"no image", headers={"Accept-Language": "zh"})
+    assert answer.status_code == 400
+    assert CHINESE.search(answer.json()["error"])
