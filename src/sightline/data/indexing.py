@@ -18,6 +18,7 @@ from sightline.config import DataConfig
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
 from sightline.data.copies import merge_copies
+from sightline.data.file_records import FileRecords
 from sightline.data.image_tables import ImageTable
 from sightline.data.masks import choose_labels, inspect_mask
 from sightline.data.remote import RemotePath, is_url
@@ -74,6 +75,7 @@ def build_index(
     lenient: bool = False,
     unlabeled: bool = False,
     targets: Targets = CLASS_TARGETS,
+    records: FileRecords | None = None,
 ) -> Index:
     """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
@@ -84,6 +86,7 @@ def build_index(
     images without a class are listed too, with the label "", unless the source states splits or several labels.
     `targets` are those of the task: for several labels, a row of a table without one is an image of none of the
     classes, and an image has the labels of all of its rows; for masks, the labels are the classes in them.
+    With `records`, files that are unchanged since are not read, and what was read is recorded.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
@@ -105,7 +108,7 @@ def build_index(
             f"{unassigned}, are not: put every "
             "image into a split, or none."
         )
-    results = _inspect_all(entries, progress, threads)
+    results = _inspect_all(entries, progress, threads, records)
     images = [(e, p) for e, p in zip(entries, results, strict=True) if isinstance(p, ImageRecord)]
     unreadable = [r for listing in listings for r in listing.unusable] + [
         r for r in results if isinstance(r, UnreadableImage)
@@ -290,24 +293,31 @@ def _labels_file(text: str, folder: Path | None) -> Path:
 
 
 def _inspect_all(
-    entries: Sequence[SourceItem], progress: Progress, threads: int | None
+    entries: Sequence[SourceItem], progress: Progress, threads: int | None, records: FileRecords | None
 ) -> list[ImageRecord | UnreadableImage | None]:
     results: list[ImageRecord | UnreadableImage | None] = []
     is_remote = any(isinstance(entry.store, RemoteFolder) for entry in entries)
     step = 1 if is_remote else 256  # entries per task: small enough for progress, large enough for little overhead
     chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
     with ThreadPoolExecutor(DOWNLOADS if is_remote else threads or process.count_cores()) as pool:
-        for batch in pool.map(lambda chunk: [_inspect_mask(e, _inspect(e)) for e in chunk], chunks):
+        for batch in pool.map(lambda chunk: [_inspect_mask(e, _inspect(e, records)) for e in chunk], chunks):
             results += batch
             progress("indexing", len(results), len(entries))
+    if records is not None:
+        records.save()
     return results
 
 
-def _inspect(entry: SourceItem) -> ImageRecord | UnreadableImage | None:
+def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | UnreadableImage | None:
     if isinstance(entry.store, GeneratedStore):
         height, width, channels = entry.store.shape
         digest = entry.store.identity(entry.key)
         return ImageRecord(entry.path, digest, entry.label, entry.split, width, height, channels == 1, entry.extra)
+    file = entry.store.root / entry.key if records is not None and isinstance(entry.store, FolderStore) else None
+    stamp = None if file is None else FileRecords.read_stamp(file)
+    if records is not None and file is not None and stamp is not None and (known := records.find(file, stamp)):
+        sha256, width, height, is_gray, *more = known
+        return ImageRecord(entry.path, sha256, entry.label, entry.split, width, height, is_gray, entry.extra, *more)
     try:
         content = entry.store.read(entry.key, preprocessing.detect_format)
         if isinstance(content, np.ndarray):
@@ -319,6 +329,9 @@ def _inspect(entry: SourceItem) -> ImageRecord | UnreadableImage | None:
         return UnreadableImage(entry.path, str(error), entry.label)
     digest = _hash_content(content)
     gray = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
+    if records is not None and file is not None and stamp is not None:
+        values = digest, header.width, header.height, gray, header.high_bit_depth, header.stated_range
+        records.add(file, stamp, values)
     return ImageRecord(
         entry.path, digest, entry.label, entry.split, header.width, header.height, gray, entry.extra,
         header.high_bit_depth,

@@ -14,6 +14,7 @@ from sightline.config import DataConfig
 from sightline.data import label_patch
 from sightline.data.checks.leakage import SmallImages, find_near_contents, make_small_images
 from sightline.data.dataset import DecodedDataset
+from sightline.data.file_records import FileRecords
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
@@ -94,11 +95,14 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
     return _without_rejected(replace(matched, unmatched=tuple(others)), run)
 
 
-def read_run_index(run: RunDirectory, progress: Progress = no_progress) -> Index:
+def read_run_index(run: RunDirectory, progress: Progress = no_progress, records: FileRecords | None = None) -> Index:
     """Return the index of the sources of a run as they are now, without the run's corrections."""
     config = run.config
     options, targets = resolve_data_options(run), find_task(config.model.task).targets
-    return make_index(resolve_sources(run), progress, config.device.threads or None, options=options, targets=targets)
+    return make_index(
+        resolve_sources(run), progress, config.device.threads or None, options=options, targets=targets,
+        records=records,
+    )  # fmt: skip
 
 
 def resolve_data_options(run: RunDirectory) -> DataConfig:

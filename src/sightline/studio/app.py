@@ -154,7 +154,7 @@ class _Endpoints:
             has_predictions=library.has_predictions, has_splits=library.has_splits, can_move=library.can_move,
             has_energies=library.has_energies, slices=library.slices,
             has_unlabeled=library.has_unlabeled, several=library.has_several_labels,
-            patch=str(self._studio.corrections.path), masks=self._studio.masks,
+            patch=str(self._studio.corrections.path), known_files=self._studio.known_files, masks=self._studio.masks,
             has_heat_maps=model is not None and not model.predicts_masks,
             predicts_masks=model is not None and model.predicts_masks,
             has_nearest=model is not None or self._studio.look_alikes is not None,

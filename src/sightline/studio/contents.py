@@ -18,6 +18,7 @@ from sightline.api.pretrained_features import compute_projected_features
 from sightline.api.run import Run
 from sightline.callbacks import Callback
 from sightline.data.checks.finding import Finding
+from sightline.data.file_records import FileRecords
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import choose_patch_path
 from sightline.data.sources.listing import SourceListing
@@ -59,6 +60,7 @@ class Studio:
     look_alikes: LookAlikes | None = None
     masks: MaskImages | None = None
     raw_csv: bool = False
+    known_files: int = 0
 
 
 @contextmanager
@@ -76,9 +78,13 @@ def open_studio(
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
     if run is None:
         assert isinstance(data, Dataset)
-        index = build_index(data.sources, progress, options=data.config.data, lenient=True, unlabeled=True)
+        records = FileRecords(_list_paths(data), data.config.data.limits)
+        index = build_index(
+            data.sources, progress, options=data.config.data, lenient=True, unlabeled=True, records=records
+        )
     else:
-        index = read_run_index(run, progress)
+        records = FileRecords([run.path.resolve()], run.config.data.limits)
+        index = read_run_index(run, progress, records)
     if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
         index = replace(index, several_labels=f"{run.path} is a classifier of several labels")
     model = RunModel(data, index) if isinstance(data, Run) else None
@@ -106,7 +112,7 @@ def open_studio(
             others = tuple(other.path for other in compare)
             yield Studio(
                 index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
-                look_alikes, masks, raw_csv,
+                look_alikes, masks, raw_csv, records.count,
             )  # fmt: skip
         finally:
             if training is not None:
