@@ -33,8 +33,8 @@ def sentences() -> list[str]:
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                parts = [str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values]
-                texts.append("".join(parts))
+                pieces = [str(piece.value) if isinstance(piece, ast.Constant) else "\0" for piece in node.values]
+                texts.append("".join(pieces))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
     return texts

@@ -283,3 +283,29 @@ def test_images_without_a_run_have_no_results(studio: Any) -> None:
     with testclient.TestClient(create_app(studio), ADDRESS) as opened:
         assert opened.get("/results").status_code == 404
         assert 'href="/results' not in opened.get("/").text
+
+
+def test_a_thousand_classes_are_shown_fifty_at_a_time(run: sl.Run, tmp_path: Path) -> None:
+    path = tmp_path / "many"
+    shutil.copytree(run.path, path)
+    for split in ("test", "validation"):
+        file = path / "eval" / split / "predictions.npz"
+        with np.load(file) as saved:
+            arrays = dict(saved)
+        classes = arrays["probabilities"].shape[1]
+        arrays["probabilities"] = np.pad(arrays["probabilities"], ((0, 0), (0, 1000 - classes)))
+        arrays["classes"] = np.array([*arrays["classes"], *(f"more-{i:03}" for i in range(1000 - classes))])
+        np.savez(file, **arrays)
+    with (
+        open_studio(sl.Run(path), tmp_path / "fixes.jsonl") as studio,
+        testclient.TestClient(create_app(studio), ADDRESS) as client,
+    ):
+        first = client.get("/results", params={"split": "test"}).text
+        last = client.get("/results", params={"split": "test", "block": "20", "confidence": "0.9"}).text
+        beyond = client.get("/results", params={"split": "test", "block": "21"}).text
+    assert re.findall(r'data-position="(\d+)"', first) == [str(i) for i in range(50)]
+    assert re.findall(r'data-position="(\d+)"', last) == [str(i) for i in range(950, 1000)]
+    assert re.findall(r'data-position="(\d+)"', beyond) == [str(i) for i in range(50)]
+    assert re.search(r'aria-current="true">951.1000</a>', last)
+    assert 'data-confidence="0.9"' in last
+    assert first.count("block=") == 20

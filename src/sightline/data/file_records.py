@@ -13,12 +13,14 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sightline import jsonio
 from sightline.config.data import LimitsConfig
 from sightline.data import cache
+from sightline.data.storage import FolderStore, Store
 
 FOLDER = "indexed-files"  # in the cache folder
 MAX_FILES = 20  # of records that are kept, those that were used last
@@ -69,6 +71,14 @@ class FileRecords:
             return None
         return status.st_size, _to_signed(status.st_ino), status.st_mtime_ns, status.st_ctime_ns
 
+    def watch(self, store: Store, key: str) -> WatchedFile | None:
+        """Return what is known of a file that is about to be read; None if it is not a file of this machine."""
+        if not isinstance(store, FolderStore):
+            return None
+        file = store.root / key
+        stamp = self.read_stamp(file)
+        return None if stamp is None else WatchedFile(self, file, stamp, self.find(file, stamp))
+
     def find(self, file: Path, stamp: Stamp) -> Header | None:
         """Return the header of an unchanged file."""
         entry = self._known.get(str(file))
@@ -111,10 +121,24 @@ class FileRecords:
             database.executemany(f"INSERT INTO files VALUES ({', '.join('?' * 12)})", rows)  # noqa: S608
 
 
+@dataclass(frozen=True, slots=True)
+class WatchedFile:
+    """A file as it is now; `header` is None if it is not known."""
+
+    records: FileRecords
+    file: Path
+    stamp: Stamp
+    header: Header | None
+
+    def record(self, header: Header) -> None:
+        """Record what was read of the file."""
+        self.records.add(self.file, self.stamp, header)
+
+
 def _parse_row(row: tuple[Any, ...]) -> tuple[Stamp, Header]:
     _, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high = row
-    stated = None if low is None else (low, high)
-    return (size, inode, modified, changed), (sha256, width, height, bool(gray), bool(high_bit_depth), stated)
+    value_range = None if low is None else (low, high)
+    return (size, inode, modified, changed), (sha256, width, height, bool(gray), bool(high_bit_depth), value_range)
 
 
 def _to_signed(number: int) -> int:

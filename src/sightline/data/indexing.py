@@ -16,18 +16,19 @@ from sightline import jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.containers import ARCHIVE_SUFFIXES, is_container, open_container
+from sightline.data.containers import is_container, open_container
 from sightline.data.copies import merge_copies
-from sightline.data.file_records import FileRecords
+from sightline.data.file_records import FileRecords, Header
 from sightline.data.image_tables import ImageTable
 from sightline.data.masks import choose_labels, inspect_mask
+from sightline.data.missing_images import explain_no_images
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder import MASK_FOLDERS, NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
+from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
 from sightline.data.sources.listing import SourceItem, SourceListing, include_unlabeled, read_as_label_sets
 from sightline.data.sources.manifest import (
@@ -45,7 +46,7 @@ from sightline.data.sources.webdataset import list_samples
 from sightline.data.storage import FolderStore, GeneratedStore, Store
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
-from sightline.errors import DataError, ImageError, UsageError, plural
+from sightline.errors import DataError, ImageError, UsageError
 
 DEFAULT_OPTIONS = DataConfig()
 
@@ -116,7 +117,7 @@ def build_index(
     ignored = [path for listing in listings for path in listing.skipped_files]
     ignored += [e.path for e, f in zip(entries, results, strict=True) if f is None]
     if not images:
-        raise DataError(_no_images_error(source_list, unreadable, ignored))
+        raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored))
     several_labels = next((listing.several_labels for listing in listings if listing.several_labels), "")
     if options.merge_copies:
         images, several_labels = merge_copies(images, several_labels)
@@ -313,11 +314,9 @@ def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | Un
         height, width, channels = entry.store.shape
         digest = entry.store.identity(entry.key)
         return ImageRecord(entry.path, digest, entry.label, entry.split, width, height, channels == 1, entry.extra)
-    file = entry.store.root / entry.key if records is not None and isinstance(entry.store, FolderStore) else None
-    stamp = None if file is None else FileRecords.read_stamp(file)
-    if records is not None and file is not None and stamp is not None and (known := records.find(file, stamp)):
-        sha256, width, height, is_gray, *more = known
-        return ImageRecord(entry.path, sha256, entry.label, entry.split, width, height, is_gray, entry.extra, *more)
+    watched = records.watch(entry.store, entry.key) if records is not None else None
+    if watched is not None and watched.header is not None:
+        return _make_record(entry, watched.header)
     try:
         content = entry.store.read(entry.key, preprocessing.detect_format)
         if isinstance(content, np.ndarray):
@@ -329,14 +328,14 @@ def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | Un
         return UnreadableImage(entry.path, str(error), entry.label)
     digest = _hash_content(content)
     gray = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
-    if records is not None and file is not None and stamp is not None:
-        values = digest, header.width, header.height, gray, header.high_bit_depth, header.stated_range
-        records.add(file, stamp, values)
-    return ImageRecord(
-        entry.path, digest, entry.label, entry.split, header.width, header.height, gray, entry.extra,
-        header.high_bit_depth,
-        header.stated_range,
-    )  # fmt: skip
+    values = digest, header.width, header.height, gray, header.high_bit_depth, header.stated_range
+    if watched is not None:
+        watched.record(values)
+    return _make_record(entry, values)
+
+
+def _make_record(entry: SourceItem, header: Header) -> ImageRecord:
+    return ImageRecord(entry.path, header[0], entry.label, entry.split, *header[1:4], entry.extra, *header[4:])
 
 
 def _inspect_mask(
@@ -356,11 +355,8 @@ def _inspect_mask(
 
 
 def _record_array(entry: SourceItem, pixels: NDArray[np.uint8]) -> ImageRecord:
-    digest = _hash_content(pixels)
     gray = pixels.ndim == 2 or pixels.shape[-1] == 1
-    return ImageRecord(
-        entry.path, digest, entry.label, entry.split, pixels.shape[1], pixels.shape[0], gray, entry.extra
-    )
+    return _make_record(entry, (_hash_content(pixels), pixels.shape[1], pixels.shape[0], gray, False, None))
 
 
 def _hash_content(content: bytes | NDArray[np.uint8]) -> str:
@@ -383,28 +379,3 @@ def _read_unchanged(store: Store, key: str, path: str, sha256: str) -> bytes | N
     if not isinstance(store, GeneratedStore) and _hash_content(content) != sha256:
         raise DataError(f"{path} changed while the images were being read: {advice}")
     return content
-
-
-def _no_images_error(
-    sources: Sequence[Source | SourceListing], unreadable: Sequence[UnreadableImage], others: Sequence[str]
-) -> str:
-    source_names = describe_sources(list(sources))
-    if not unreadable:
-        archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
-        hint = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""
-        return (
-            f"No images in {source_names}: expected one folder per class with images inside, as in "
-            f"cat/1.jpg, dog/2.jpg.{hint}"
-        )
-    first = unreadable[0]
-    advice = ""
-    if all(reject.reason == NOT_IN_CLASS_FOLDER for reject in unreadable):
-        advice = (
-            " Sort the images into one folder per class, or say where their labels are: in the file names with "
-            "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
-        )
-    return (
-        f"None of the {plural(len(unreadable), 'image')} in {source_names} can be used; the first, "
-        f"{first.path}: {first.reason}."
-        f"{advice}"
-    )

@@ -22,7 +22,7 @@ from sightline.evaluation.results import LabeledPredictions, Metric
 from sightline.intervals import Interval
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
-from sightline.studio.pages import Pages, StrictJSONResponse
+from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
 from sightline.studio.results import REPORTED, find_split
 
@@ -147,8 +147,10 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         if not results:
             return pages.render(request, "results.html.j2", name=name, split=None, splits=[], run=str(run.path))
         split, chosen = find_split(results, request)
+        block = choose_block(request, len(chosen.classes))
         return pages.render(
             request, "label_results.html.j2", name=name, split=split, splits=list(results), rows=chosen.describe(),
+            block=block,
             pairs=chosen.list_pairs(), pair_kinds=PAIR_KINDS, groups=chosen.groups, count=chosen.count,
             path_of_run=str(run.path),
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sightline.report.templates import escape_control
 from sightline.studio import messages
 
 FOLDER = Path(__file__).parent
+BLOCK_ROWS = 50  # of a table with a row for each class
 MAX_BODY = 1 << 20  # bytes of a request in JSON
 FRESH = {"Cache-Control": "no-store"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -42,6 +44,31 @@ class StrictJSONResponse(Response):
 
     def __init__(self, content: Any, status_code: int = 200) -> None:
         super().__init__(jsonio.encode_text(jsonio.dumps(content)), status_code, FRESH)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The rows of a long table that one page shows: those of `rows`, of `count`."""
+
+    number: int
+    count: int
+
+    @property
+    def rows(self) -> slice:
+        """Which rows are shown."""
+        return slice(BLOCK_ROWS * (self.number - 1), min(BLOCK_ROWS * self.number, self.count))
+
+    @property
+    def all(self) -> list[Block]:
+        """All blocks of the table."""
+        return [Block(number, self.count) for number in range(1, -(-self.count // BLOCK_ROWS) + 1)]
+
+
+def choose_block(request: Request, count: int) -> Block:
+    """Return the block of a table of `count` rows that an address names by ``block``; the first, if there is none."""
+    text = request.query_params.get("block", "")
+    number = int(text) if text.isdecimal() and len(text) < 9 else 1
+    return Block(number if 1 <= number <= -(-count // BLOCK_ROWS) else 1, count)
 
 
 class Pages:

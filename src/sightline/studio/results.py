@@ -24,7 +24,7 @@ from sightline.evaluation.scoring import add_group_intervals, compute_class_metr
 from sightline.evaluation.selective import compute_risk_coverage
 from sightline.evaluation.slices import SliceMetrics, evaluate_slices
 from sightline.studio.features import RunModel
-from sightline.studio.pages import Pages, StrictJSONResponse
+from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
 from sightline.tasks.protocol import find_task
 
@@ -211,10 +211,12 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
         if not results:
             return pages.render(request, "results.html.j2", name=name, split=None, splits=[], run=str(run.path))
         split, chosen = find_split(results, request)
+        requested = request.query_params.get("confidence")
+        confidence = (fitted or 0.0) if requested is None else parse_fraction("confidence", requested)
         return pages.render(
             request, "results.html.j2", name=name, split=split, splits=list(results), results=chosen, fitted=fitted,
             run=str(run.path), max_classes=MAX_CLASSES, grades=chosen.grades if are_grades else {},
-            selection=chosen.describe_selection(0.0 if fitted is None else fitted),
+            selection=chosen.describe_selection(confidence), block=choose_block(request, len(chosen.classes)),
         )  # fmt: skip
 
     def select(request: Request) -> StrictJSONResponse:

@@ -19,8 +19,14 @@ function show(selection, moved) {
   for (const element of $("#numbers").querySelectorAll("[data-metric]")) showMetric(element, selection[element.dataset.metric]);
   $("#errors").textContent = selection.errors;
   $("#accepted").textContent = `${selection.accepted} / ${selection.count}`;
-  for (const [i, row] of [...$("#per-class").tBodies[0].rows].entries()) {
-    for (const cell of row.querySelectorAll("[data-metric]")) showMetric(cell, selection.classes[i][cell.dataset.metric]);
+  for (const row of $("#per-class").tBodies[0].rows) {
+    const metrics = selection.classes[row.dataset.position];
+    for (const cell of row.querySelectorAll("[data-metric]")) showMetric(cell, metrics[cell.dataset.metric]);
+  }
+  for (const other of document.querySelectorAll("#blocks a")) {
+    const address = new URL(other.href);
+    address.searchParams.set("confidence", confidence);
+    other.href = address.href;
   }
   const marker = $("#marker");
   marker.setAttribute("visibility", selection.accepted < Number(marker.dataset.least) ? "hidden" : "visible"); // as the curve

@@ -1,0 +1,120 @@
+"""Working through a run in a real browser: selections, splits, orders, queues, and runs of several labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sightline as sl
+from browser import NO_BROWSER, find_browser
+from command import COLORS, draw_classes
+from sightline import Dataset
+from sightline.studio.contents import Studio, open_studio
+from studio_server import LISTED, serve
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+
+
+def expect_text(page: Any, selector: str, text: str) -> None:
+    playwright.expect(page.locator(selector)).to_have_text(text)
+
+
+def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
+    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+    return [(row["action"], row["path"], row.get("to")) for row in rows]
+
+
+def test_space_selects_single_images_that_are_corrected_together(studio: Studio, patch: Path, open_page: Any) -> None:
+    with serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("Space")
+        expect_text(page, "#selection", "1 selected")
+        for _ in range(2):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("Space")
+        expect_text(page, "#selection", "2 selected")
+        playwright.expect(page.locator(".tile[aria-selected=true]")).to_have_count(2)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Space")
+        page.keyboard.press("Space")  # takes it out again
+        expect_text(page, "#selection", "2 selected")
+        page.keyboard.press("3")
+        expect_text(page, "#corrections", "2 corrections")
+    assert read_lines(patch) == [("relabel", f"blue/blue-00{i}.png", "red") for i in (0, 2)]
+
+
+def test_images_are_moved_to_another_split(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    for split in ("train", "test"):
+        draw_classes(tmp_path / "images" / split, COLORS, 3)
+    with open_studio(Dataset(tmp_path / "images"), patch) as studio, serve(studio) as address:
+        page = open_page(f"{address}/?split=train&label=red")
+        expect_text(page, "#count", "3 images")
+        page.keyboard.press("a")
+        page.click("button[data-edit=move][data-to=test]")
+        expect_text(page, "#corrections", "3 corrections")
+        page.select_option("select[name=split]", "test")
+        expect_text(page, "#count", "6 images")
+        page.keyboard.press("u")
+        expect_text(page, "#corrections", "0 corrections")
+    assert read_lines(patch) == []
+
+
+def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Path, patch: Path, open_page: Any) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(run.path, path)
+    copy = sl.Run(path)
+    rows = [row for row in copy.directory.read_data() or () if row.label == "red"][:3]
+    reason = "probably blue (0.97), to a classifier trained without this image"
+    line = {"action": "relabel", "label": "red", "to": "blue", "reason": reason}
+    copy.directory.write_label_issues([line | {"path": row.path, "sha256": row.sha256} for row in rows])
+    with open_studio(copy, patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.select_option("select[name=finding]", "suspected-label-errors")
+        expect_text(page, "#count", "3 images")
+        playwright.expect(page.locator("select[name=state]")).to_have_value("to-review")
+        page.keyboard.press("Home")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#viewer-path")).to_have_text(rows[0].path)
+        playwright.expect(page.locator("#viewer-facts")).to_contain_text("0.97")
+        page.keyboard.press("k")
+        expect_text(page, "#corrections", "1 correction")
+        page.keyboard.press("Escape")
+        page.goto(f"{address}/?finding=suspected-label-errors&state=to-review&sort=group")
+        page.wait_for_selector(LISTED)
+        expect_text(page, "#count", "2 images")
+        page.keyboard.press("Home")
+        page.keyboard.press("1")  # blue, and on to the next
+        expect_text(page, "#corrections", "2 corrections")
+        page.keyboard.press("x")
+        expect_text(page, "#corrections", "3 corrections")
+        page.reload()
+        page.wait_for_selector("#empty:not([hidden])")
+    assert read_lines(patch) == [
+        ("keep", rows[0].path, None), ("relabel", rows[1].path, "blue"), ("drop", rows[2].path, None)
+    ]  # fmt: skip
+
+
+def test_two_runs_of_several_labels_are_compared(label_run: sl.Run, tmp_path: Path, open_page: Any) -> None:
+    path = tmp_path / "b"
+    shutil.copytree(label_run.path, path)
+    file = path / "eval" / "test" / "predictions.npz"
+    with np.load(file) as saved:
+        arrays = dict(saved)
+    arrays["probabilities"][::2] = 1 - arrays["probabilities"][::2]
+    np.savez(file, **arrays)
+    other = sl.Run(path)
+    with open_studio(label_run, tmp_path / "fixes.jsonl", compare=[other]) as studio, serve(studio) as address:
+        page = open_page(f"{address}/compare", ready="#verdict")
+        playwright.expect(page.locator("#label-sets li")).to_have_count(3)
+        group = page.locator(".group:has(a)").first
+        count = group.locator("h2").inner_text().rpartition(": ")[2]
+        group.locator("a").first.click()
+        page.wait_for_selector(LISTED)
+        expect_text(page, "#count", f"{count} image" + "s" * (count != "1"))
+        playwright.expect(page.locator(".tile .chip").first).to_be_visible()
