@@ -64,6 +64,13 @@ def whole(data: Path, patch: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return WholeRun(path, data, data / "red" / "red-000.png", data / "red")
 
 
+@pytest.fixture(scope="module")
+def run_of_folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    path = tmp_path_factory.mktemp("folds") / "run"
+    sl.train(data, recipe="quick", set=SETTINGS, folds=2, out=path, progress=False)
+    return WholeRun(path, data, data / "red" / "red-000.png", data / "red")
+
+
 @pytest.fixture
 def invoke(sightline: Command, capsys: pytest.CaptureFixture[str]) -> Invoke:
     """A function that runs a command; servers run in this process too, and are visited."""
@@ -110,6 +117,14 @@ def test_no_damage_is_a_fault_of_ours(verb: str, whole: WholeRun, tmp_path: Path
     rounds = ROUNDS * (8 if verb in LIGHT else 1 if verb in SERVERS else 2)
     assert not find_faults(verb, whole.list_files(), whole, tmp_path / "folder", invoke, rounds=rounds)
     assert not find_faults(verb, whole.list_files(unread=True), whole, tmp_path / "folder", invoke)
+
+
+@pytest.mark.slow
+def test_a_damaged_file_of_a_fold_is_named(run_of_folds: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
+    """By ``evaluate``, which reads the predictions of the folds."""
+    names = [name for name in run_of_folds.list_files() if name.parts[0] == "folds" or len(name.parts) == 1]
+    assert {name.parts[:2] for name in names} >= {("folds", "0"), ("folds", "1")}
+    assert not find_faults("evaluate", names, run_of_folds, tmp_path / "folder", invoke, rounds=ROUNDS)
 
 
 @pytest.mark.parametrize(
