@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom, BufferedReader, TextIOWrapper
@@ -153,6 +154,22 @@ def open_regular(path: str | Path) -> BufferedReader:
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return file
+
+
+@contextmanager
+def name_open_file(file: IO[bytes], path: Path) -> Iterator[Path]:
+    """Yield a name with the suffix of `path` by which a library can open `file`, whatever is at `path` by then.
+
+    A link in a private folder, where the system names open files, as Linux does; elsewhere, `path` itself.
+    """
+    target = Path(f"/proc/self/fd/{file.fileno()}")
+    if not target.exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        name = Path(folder, f"file{path.suffix}")
+        name.symlink_to(target)
+        yield name
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:

@@ -8,15 +8,16 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
 import pytest
 
-from sightline import backend
+from sightline import _io, backend
 from sightline.errors import ModelError
 from sightline.inference.runtimes.keras import load_model
-from sightline.models.keras_file import check_keras_file
+from sightline.models.keras_file import check_keras_file, open_keras_file
 
 MIB = 1 << 20
 
@@ -127,3 +128,27 @@ def test_every_model_is_checked_before_keras_reads_it(ours: Path, tmp_path: Path
     bomb = replace_member(ours, tmp_path / "bomb.keras", "config.json", b" " * 32 * MIB, zipfile.ZIP_DEFLATED)
     with pytest.raises(ModelError, match=r"config\.json decompresses from"):
         load_model(bomb)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files")
+def test_the_file_that_was_checked_is_loaded_whatever_has_its_name_by_then(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, open_regular = tmp_path / "model.keras", _io.open_regular
+    path.write_bytes(ours.read_bytes())
+
+    def open_and_replace(name: str | Path) -> IO[bytes]:
+        file = open_regular(name)
+        if Path(name) == path:
+            (tmp_path / "other").write_bytes(b"another file")
+            (tmp_path / "other").replace(path)
+        return file
+
+    monkeypatch.setattr(_io, "open_regular", open_and_replace)
+    with open_keras_file(path) as name:
+        assert path.read_bytes() == b"another file"
+        assert name.suffix == ".keras"
+        assert name.read_bytes() == ours.read_bytes()
+        loaded = backend.keras().saving.load_model(name)
+    assert loaded.count_params() > 0
+    assert not name.parent.exists()

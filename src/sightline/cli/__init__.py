@@ -43,7 +43,7 @@ from sightline.cli import (
     watch,
 )
 from sightline.cli.output import print_error, print_line, print_text
-from sightline.errors import HostError, OutputError, SightlineError
+from sightline.errors import HostError, InsufficientMemoryError, OutputError, SightlineError
 
 app = typer.Typer(
     name="sightline",
@@ -130,6 +130,11 @@ def _report_error(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # the reader of our output has exited, as `| head` does
         return 1
+    from sightline.backend import is_out_of_memory
+
+    if is_out_of_memory(error):
+        print_error("Out of memory: it takes more than there is. Free some, or give a smaller file or fewer at a time.")
+        return InsufficientMemoryError.exit_code
     print_error(f"Internal error: {type(error).__name__}: {error}. Please report it together with this traceback:")
     for text in traceback.format_exception(error):
         for row in text.splitlines():

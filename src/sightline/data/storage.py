@@ -152,6 +152,8 @@ def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: 
             data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # never reads more than its size
     except (OSError, ValueError) as error:  # ValueError: a path with a null character, from a manifest
         raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    except MemoryError as error:
+        raise ImageError("cannot be read: it takes more memory than there is") from error
     if len(data) > size:
         raise ImageError("grew while being read: wait until it is completely written")
     return data

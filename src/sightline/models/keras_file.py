@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,10 +23,27 @@ MAX_MEMBER_BYTES = {"config.json": 64 << 20, "metadata.json": 1 << 20, "model.we
 _MIN_MEMBER_LIMIT = 1 << 20  # bytes that any member may decompress to
 
 
+@contextmanager
+def open_keras_file(path: Path) -> Iterator[Path]:
+    """Check a ``.keras`` file, and yield a name of what was checked, for Keras to open; raises `ModelError`."""
+    try:
+        file = _io.open_regular(path)
+    except OSError as error:
+        raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
+    with file, _io.name_open_file(file, path) as name:
+        _check(file, path)
+        yield name
+
+
 def check_keras_file(path: Path) -> None:
     """Raise `ModelError` for a ``.keras`` file that decompresses to more than its size or has other members."""
+    with open_keras_file(path):
+        pass
+
+
+def _check(file: IO[bytes], path: Path) -> None:
     try:
-        with _io.open_regular(path) as file, _packed.open_zip(file) as archive:
+        with _packed.open_zip(file) as archive:
             for info in archive.infolist():
                 maximum = MAX_MEMBER_BYTES.get(info.filename)
                 if maximum is None:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sightline import backend
+from sightline import _io, backend
 from sightline.errors import MissingExtraError, ModelError, UsageError, first_line
 from sightline.models import keras_file, keras_h5, torch_file
 from sightline.models.entry import ModelEntry, PackagedWeights, PretrainedWeights
@@ -133,12 +133,16 @@ def _read_layers(path: Path, entry: ModelEntry) -> list[tuple[str, list[keras_h5
 
 
 def _load_with_keras(model: Any, path: Path) -> None:
-    """Load a file of Keras 3, which Keras reads by its name; an HDF5 file was checked by `_read_layers`."""
+    """Load a file of Keras 3, which Keras reads by a name of what was checked."""
     if path.suffix == ".keras":
-        keras_file.check_keras_file(path)
-    elif path.suffix != ".h5":
+        with keras_file.open_keras_file(path) as name:
+            model.load_weights(str(name))
+    elif path.suffix == ".h5":
+        with _io.open_regular(path) as file, _io.name_open_file(file, path) as name:
+            keras_h5.read_h5_layers(name)  # the check
+            model.load_weights(str(name))
+    else:
         raise ValueError("it is neither a .h5 nor a .keras file")
-    model.load_weights(str(path))
 
 
 def _may_include_head(entry: ModelEntry) -> bool:

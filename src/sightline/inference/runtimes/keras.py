@@ -17,7 +17,7 @@ from sightline.errors import ModelError, first_line
 from sightline.inference.predictor import Outputs, check_finite
 from sightline.models import safetensors_file
 from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
-from sightline.models.keras_file import check_keras_file
+from sightline.models.keras_file import open_keras_file
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -104,13 +104,16 @@ class KerasPredictor:
 
 def load_model(path: Path) -> Any:
     """Check a ``.keras`` file and load its Keras model in safe mode; raises `ModelError`."""
-    check_keras_file(path)
     keras = backend.keras()
     try:
-        with seed_new_layers(0):
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with open_keras_file(path) as name, seed_new_layers(0):
+            model = keras.saving.load_model(name, compile=False, safe_mode=True)
         model.output[PROBABILITIES].shape[-1]
+    except ModelError:
+        raise
     except Exception as error:
+        if backend.is_out_of_memory(error):
+            raise
         raise ModelError(f"The model {path} cannot be loaded: {first_line(error)}") from error
     return model
 
