@@ -15,6 +15,7 @@ from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
+from sightline.studio.query import Query
 from studio_server import LISTED, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -63,6 +64,20 @@ def test_images_are_moved_to_another_split(tmp_path: Path, patch: Path, open_pag
         page.keyboard.press("u")
         expect_text(page, "#corrections", "0 corrections")
     assert read_lines(patch) == []
+
+
+def test_the_order_by_disagreement_begins_with_the_least_likely_label(run_studio: Studio, open_page: Any) -> None:
+    expected = run_studio.library.list_ids(Query(sort="disagreement"))
+    rows = run_studio.library.describe(expected[:3])
+    probabilities = [row["label_probability"] for row in rows]
+    assert probabilities == sorted(probabilities)
+    assert expected != run_studio.library.list_ids(Query())
+    with serve(run_studio) as address:
+        page = open_page(address)
+        page.select_option("select[name=sort]", "disagreement")
+        for position, image in enumerate(expected[:3]):
+            page.wait_for_selector(f"#image-{image}[data-position='{position}'] img")
+        assert page.url.endswith("?sort=disagreement")
 
 
 def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Path, patch: Path, open_page: Any) -> None:
