@@ -21,6 +21,8 @@ from studio_server import LISTED, serve
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
+MOST_ELEMENTS = 400  # of the document at 1280x800, with all filters of a run, its findings and the large view
+
 
 def expect_text(page: Any, selector: str, text: str) -> None:
     playwright.expect(page.locator(selector)).to_have_text(text)
@@ -133,3 +135,21 @@ def test_two_runs_of_several_labels_are_compared(label_run: sl.Run, tmp_path: Pa
         page.wait_for_selector(LISTED)
         expect_text(page, "#count", f"{count} image" + "s" * (count != "1"))
         playwright.expect(page.locator(".tile .chip").first).to_be_visible()
+
+
+def test_a_run_with_features_findings_and_the_large_view_has_few_elements(cameras: str, open_page: Any) -> None:
+    page = open_page(f"{cameras}/map", ready="#features:not([hidden]), #map:not([hidden])")
+    if page.locator("#start-features").is_visible():
+        page.click("#start-features")
+    page.wait_for_selector("#map:not([hidden])")
+    page.goto(cameras)
+    page.wait_for_selector(LISTED)
+    page.click("#check")
+    page.wait_for_selector("#finding-filter:not([hidden])")
+    assert page.locator("*").count() < MOST_ELEMENTS
+    page.keyboard.press("Enter")
+    page.click("#show-nearest")
+    playwright.expect(page.locator("#viewer-nearest li").first).to_be_visible()
+    page.click("#show-heat")
+    playwright.expect(page.locator("#viewer-heat")).to_be_visible()
+    assert page.locator("*").count() < MOST_ELEMENTS
