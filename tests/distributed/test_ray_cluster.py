@@ -44,6 +44,16 @@ class TestWithoutACluster:
         with pytest.raises(UsageError, match="is HOST:PORT"), ray_cluster.connect(address):
             pass
 
+    def test_ray_that_does_not_start_in_time_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def time_out(**_options: Any) -> None:  # as on a machine whose cores are busy
+            raise Exception("The current node timed out during startup.")  # noqa: TRY002  # as Ray does
+
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(ray, "init", time_out)
+        expected = "^Ray cannot be started on this machine: The current node timed out during startup"
+        with pytest.raises(HostError, match=expected), ray_cluster.connect():
+            pass
+
     def test_an_address_where_nothing_listens_is_an_error_at_once(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
