@@ -13,6 +13,7 @@ import pytest
 import sightline as sl
 from command import COLORS, Command, Outcome, draw_classes
 from damaged_runs import HEAVY, LIGHT, UNREAD, Invoke, WholeRun, find_faults
+from drawn_scenes import draw_scenes
 from sightline.api.model_card import write_model_card
 from sightline.inference.results import Thresholds
 from visited_server import run_visited, run_visited_here
@@ -71,6 +72,19 @@ def run_of_folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeR
     return WholeRun(path, data, data / "red" / "red-000.png", data / "red")
 
 
+@pytest.fixture(scope="module")
+def run_of_masks(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """A complete run on scenes with masks, and beside it a log of images."""
+    scenes = draw_scenes(tmp_path_factory.mktemp("scenes") / "few", 16, 16)
+    path = tmp_path_factory.mktemp("masks") / "run"
+    settings = {"model.task": "segmentation", "device.threads": 1}
+    sl.train(scenes, recipe="fcn", epochs=1, set=settings, out=path, progress=False)
+    classifier, images = sl.load(path), scenes / "val" / "images"
+    pixels = [classifier.preprocess.decode(image.read_bytes()) for image in sorted(images.iterdir())]
+    write_log(classifier, path.parent / "features.log", np.stack(pixels))
+    return WholeRun(path, scenes, images / "1000.png", images)
+
+
 @pytest.fixture
 def invoke(sightline: Command, capsys: pytest.CaptureFixture[str]) -> Invoke:
     """A function that runs a command; servers run in this process too, and are visited."""
@@ -125,6 +139,13 @@ def test_a_damaged_file_of_a_fold_is_named(run_of_folds: WholeRun, tmp_path: Pat
     names = [name for name in run_of_folds.list_files() if name.parts[0] == "folds" or len(name.parts) == 1]
     assert {name.parts[:2] for name in names} >= {("folds", "0"), ("folds", "1")}
     assert not find_faults("evaluate", names, run_of_folds, tmp_path / "folder", invoke, rounds=ROUNDS)
+
+
+@pytest.mark.slow
+def test_a_damaged_file_of_a_run_of_masks_is_named(run_of_masks: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
+    names = run_of_masks.list_files()
+    assert Path("eval/validation/predictions.npz") in names
+    assert not find_faults("evaluate", names, run_of_masks, tmp_path / "folder", invoke, rounds=ROUNDS)
 
 
 @pytest.mark.parametrize(
