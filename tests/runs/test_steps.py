@@ -223,6 +223,9 @@ def test_there_are_fewer_views_of_many_images(views: int, images: int, expected:
     config = RunConfig(train=TrainConfig(stages=(StageConfig("head", unfreeze=0), StageConfig("deep", views=views))))
     chosen = steps.choose_views(config, replace(PHOTOS, num_images=images), EMPTY).config
     assert [stage.views for stage in chosen.train.stages] == [1, expected]
+    best = replace(config, train=replace(config.train, effort="best"))
+    chosen = steps.choose_views(best, replace(PHOTOS, num_images=images), EMPTY).config
+    assert chosen.train.stages[1].views == {4: 8, 3: 6}.get(expected, expected)
     several = replace(config, model=replace(config.model, task="multi_label"))
     assert steps.choose_views(several, PHOTOS, EMPTY).config.train.stages[1].views == (views or 1)
     assert bool(set(steps.list_unresolved(config)) - set(steps.list_unresolved(chosen))) == (not views)

@@ -236,7 +236,7 @@ class StageConfig:
     views: int = setting(
         1,
         "with frozen layers: number of versions of each image, the original and augmented ones, whose features are "
-        "cached; 0: up to 4, fewer if there are more than 4,000 images, and 1 with several labels per image",
+        "cached; 0: 4, fewer of over 4,000 images, twice as many for --effort best; 1 with several labels per image",
         0,
         64,
     )
