@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
+import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,86 @@ def test_damaged_records_and_other_limits_are_not_used(folder: Path, own_cache: 
         file.write_text("{")
     assert read(folder) == (first, 0)
     assert read(folder)[1] == 8
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE files SET sha256 = NULL, width = NULL",
+        "UPDATE files SET sha256 = upper(sha256)",
+        "UPDATE files SET width = -width",
+        "UPDATE files SET width = width + 1",
+        "UPDATE files SET gray = 'yes'",
+        "UPDATE files SET low = 'a'",
+        "UPDATE files SET file = x'ff' WHERE file LIKE '%a/1.png'",
+        "UPDATE files SET file = CAST(x'ff' AS TEXT) WHERE file LIKE '%a/1.png'",
+        "DELETE FROM files WHERE file LIKE '%a/1.png'",
+        "DELETE FROM checksum",
+        "DROP TABLE checksum",
+        "DROP TABLE files",
+        "ALTER TABLE files DROP COLUMN width",
+    ],
+)
+def test_records_that_are_not_as_they_were_written_are_not_used(folder: Path, own_cache: Path, statement: str) -> None:
+    first, _ = read(folder)
+    (file,) = (own_cache / file_records.FOLDER).iterdir()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(statement)
+    assert read(folder) == (first, 0)
+    assert read(folder) == (first, 8)
+
+
+def test_records_with_another_column_are_read_by_name(folder: Path, own_cache: Path) -> None:
+    first, _ = read(folder)
+    (file,) = (own_cache / file_records.FOLDER).iterdir()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("ALTER TABLE files ADD COLUMN other")
+    assert read(folder) == (first, 8)
+
+
+def test_records_that_another_program_has_locked_are_replaced_at_once(folder: Path, own_cache: Path) -> None:
+    first, _ = read(folder)
+    (file,) = (own_cache / file_records.FOLDER).iterdir()
+    (folder / "a" / "new.png").write_bytes(encode_png(90))
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        second, count = read(folder)
+        assert (len(second.images), count) == (len(first.images) + 1, 8)
+        assert read(folder) == (second, 9)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_records_that_cannot_be_replaced_are_kept(
+    folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = read(folder)
+    (file,) = (own_cache / file_records.FOLDER).iterdir()
+    content = file.read_bytes()
+    (folder / "a" / "1.png").write_bytes(encode_png(90))
+
+    def fill_disk(path: Path, rows: object) -> None:
+        path.write_bytes(b"half")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_records, "_write", fill_disk)
+        second, count = read(folder)
+    assert (second != first, count) == (True, 7)
+    assert [(path, path.read_bytes()) for path in file.parent.iterdir()] == [(file, content)]
+
+
+def test_a_file_of_a_time_beyond_64_bits_is_read_each_time(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_records, "FRESH_NS", 0)
+    memory = Path("/dev/shm")  # noqa: S108  # most file systems of disks keep no such time
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        folder = write_files(Path(name), {f"{label}/1.png": encode_png(ord(label)) for label in "abc"})
+        file = folder / "b" / "1.png"
+        os.utime(file, (-14_831_769_600, -14_831_769_600))  # in the year 1500
+        if file.stat().st_mtime_ns >= -(1 << 63):
+            pytest.skip("the file system keeps no such time")
+        first, _ = read(folder)
+        assert len(first.images) == 3
+        assert read(folder) == (first, 2)
 
 
 def test_the_records_of_few_sources_are_kept(folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ write within the resolution of the clock would leave the same times (as in Git's
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -17,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.config.data import LimitsConfig
 from sightline.data import cache
 from sightline.data.storage import FolderStore, Store
+from sightline.errors import OutputError
 
 FOLDER = "indexed-files"  # in the cache folder
 MAX_FILES = 20  # of records that are kept, those that were used last
 FRESH_NS = 2_000_000_000
-SCHEMA = 1
+SCHEMA = 2
 
 Stamp = tuple[int, int, int, int]
 """The size, the inode, and the times of the last change of the content and of the status of a file."""
@@ -33,10 +36,9 @@ Stamp = tuple[int, int, int, int]
 Header = tuple[str, int, int, bool, bool, tuple[float, float] | None]
 """Of an image: sha256, width, height, whether it is gray, has more than 8 bits a sample, and its stated range."""
 
-_TABLE = """CREATE TABLE IF NOT EXISTS files (
-    file TEXT PRIMARY KEY, size INTEGER, inode INTEGER, modified INTEGER, changed INTEGER, sha256 TEXT,
-    width INTEGER, height INTEGER, gray INTEGER, high_bit_depth INTEGER, low REAL, high REAL
-) WITHOUT ROWID"""
+_COLUMNS = "file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high"
+_TABLES = f"CREATE TABLE files ({_COLUMNS}, PRIMARY KEY (file)) WITHOUT ROWID; CREATE TABLE checksum (sha256);"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileRecords:
@@ -48,10 +50,8 @@ class FileRecords:
         name = hashlib.sha256(jsonio.dumps([SCHEMA, texts, repr(limits)]).encode(errors="surrogatepass")).hexdigest()
         self._path = cache.cache_folder() / FOLDER / f"{name[:32]}.sqlite3"
         self._known: dict[str, tuple[Stamp, Header]] = {}
-        with suppress(OSError, sqlite3.Error):  # whatever is wrong with it, the files are read
-            if self._path.is_file():
-                with closing(sqlite3.connect(self._path)) as database:
-                    self._known = {row[0]: _parse_row(row) for row in database.execute("SELECT * FROM files")}
+        with suppress(OSError, sqlite3.Error, ValueError):  # whatever is wrong with it, the files are read
+            self._known = _read(self._path)
         self._current: dict[str, tuple[Stamp, Header]] = {}
 
     @property
@@ -69,7 +69,8 @@ class FileRecords:
         newest = max(status.st_mtime_ns, status.st_ctime_ns)
         if time.time_ns() - newest < FRESH_NS:
             return None
-        return status.st_size, _to_signed(status.st_ino), status.st_mtime_ns, status.st_ctime_ns
+        stamp = status.st_size, _to_signed(status.st_ino), status.st_mtime_ns, status.st_ctime_ns
+        return stamp if all(-(1 << 63) <= number < 1 << 63 for number in stamp) else None  # years 1677 to 2262
 
     def watch(self, store: Store, key: str) -> WatchedFile | None:
         """Return what is known of a file that is about to be read; None if it is not a file of this machine."""
@@ -94,31 +95,14 @@ class FileRecords:
 
     def save(self) -> None:
         """Keep what is known of the files that are still there; not an error if it cannot be written."""
-        with suppress(OSError, sqlite3.Error):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError, sqlite3.Error, OutputError):
             if self._current != self._known:
-                self._write()
+                rows = [_make_row(file, *entry) for file, entry in sorted(self._current.items())]
+                _io.save_atomic(self._path, lambda path: _write(path, rows))
             os.utime(self._path)
             files = sorted(self._path.parent.glob("*.sqlite3"), key=lambda file: -file.stat().st_mtime)
             for file in files[MAX_FILES:]:
                 file.unlink()
-
-    def _write(self) -> None:
-        rows = [
-            (name, *stamp, *header[:5], *(header[5] or (None, None)))
-            for name, (stamp, header) in sorted(self._current.items())
-        ]
-        try:
-            self._fill(rows)
-        except sqlite3.DatabaseError:  # a damaged file
-            self._path.unlink(missing_ok=True)
-            self._fill(rows)
-
-    def _fill(self, rows: Sequence[tuple[object, ...]]) -> None:
-        with closing(sqlite3.connect(self._path)) as database, database:
-            database.execute(_TABLE)
-            database.execute("DELETE FROM files")
-            database.executemany(f"INSERT INTO files VALUES ({', '.join('?' * 12)})", rows)  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +119,48 @@ class WatchedFile:
         self.records.add(self.file, self.stamp, header)
 
 
+def _read(path: Path) -> dict[str, tuple[Stamp, Header]]:
+    """Return what `_write` wrote; raises `ValueError` or `sqlite3.Error` if it is not that, to the last bit."""
+    if not path.is_file():
+        return {}
+    known, checksum = dict[str, tuple[Stamp, Header]](), hashlib.sha256()
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # it is replaced, never changed: no lock to wait for
+    with closing(sqlite3.connect(uri, uri=True)) as database:
+        for row in database.execute(f"SELECT {_COLUMNS} FROM files ORDER BY file"):  # noqa: S608
+            known[row[0]] = _parse_row(row)
+            checksum.update(repr(row).encode())
+        if database.execute("SELECT sha256 FROM checksum").fetchall() != [(checksum.hexdigest(),)]:
+            raise ValueError("the rows are not those that were written")
+    return known
+
+
+def _write(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA journal_mode = OFF")  # if it fails, the file is removed
+        database.executescript(_TABLES)
+        database.executemany(f"INSERT INTO files VALUES ({', '.join('?' * 12)})", rows)  # noqa: S608
+        checksum = hashlib.sha256(b"".join(repr(row).encode() for row in rows)).hexdigest()
+        database.execute("INSERT INTO checksum VALUES (?)", (checksum,))
+
+
+def _make_row(file: str, stamp: Stamp, header: Header) -> tuple[Any, ...]:
+    sha256, width, height, gray, high_bit_depth, value_range = header
+    limits = (None, None) if value_range is None else (float(value_range[0]), float(value_range[1]))
+    return file, *stamp, sha256, width, height, int(gray), int(high_bit_depth), *limits
+
+
 def _parse_row(row: tuple[Any, ...]) -> tuple[Stamp, Header]:
-    _, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high = row
+    """Return what `_make_row` made a row of; raises `ValueError` if it cannot be one of an image."""
+    file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high = row
+    numbers, limits = (size, inode, modified, changed, width, height, gray, high_bit_depth), (low, high)
+    if not (
+        isinstance(file, str)
+        and isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+        and all(isinstance(number, int) for number in numbers)
+        and size >= 0 and width > 0 and height > 0 and {gray, high_bit_depth} <= {0, 1}
+        and (limits == (None, None) or all(isinstance(limit, float) and math.isfinite(limit) for limit in limits))
+    ):  # fmt: skip
+        raise ValueError("a row that is not one of an image")
     value_range = None if low is None else (low, high)
     return (size, inode, modified, changed), (sha256, width, height, bool(gray), bool(high_bit_depth), value_range)
 

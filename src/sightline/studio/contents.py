@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_projected_features
 from sightline.api.run import Run
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, Progress
 from sightline.data.checks.finding import Finding
 from sightline.data.file_records import FileRecords
 from sightline.data.indexing import build_index
@@ -76,15 +76,7 @@ def open_studio(
 ) -> Iterator[Studio]:
     """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
-    if run is None:
-        assert isinstance(data, Dataset)
-        records = FileRecords(_list_paths(data), data.config.data.limits)
-        index = build_index(
-            data.sources, progress, options=data.config.data, lenient=True, unlabeled=True, records=records
-        )
-    else:
-        records = FileRecords([run.path.resolve()], run.config.data.limits)
-        index = read_run_index(run, progress, records)
+    index, known_files = _read_index(data, progress)
     if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
         index = replace(index, several_labels=f"{run.path} is a classifier of several labels")
     model = RunModel(data, index) if isinstance(data, Run) else None
@@ -112,7 +104,7 @@ def open_studio(
             others = tuple(other.path for other in compare)
             yield Studio(
                 index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
-                look_alikes, masks, raw_csv, records.count,
+                look_alikes, masks, raw_csv, known_files,
             )  # fmt: skip
         finally:
             if training is not None:
@@ -126,6 +118,16 @@ def open_studio(
             if labeling is not None:
                 labeling.stop()
             library.close()
+
+
+def _read_index(data: Dataset | Run, progress: Progress) -> tuple[Index, int]:
+    """Return the images, and how many files were not read again; what is known of the files is not kept in memory."""
+    if isinstance(data, Run):
+        records = FileRecords([data.directory.path.resolve()], data.directory.config.data.limits)
+        return read_run_index(data.directory, progress, records), records.count
+    records = FileRecords(_list_paths(data), data.config.data.limits)
+    index = build_index(data.sources, progress, options=data.config.data, lenient=True, unlabeled=True, records=records)
+    return index, records.count
 
 
 def _list_paths(data: Dataset | Run) -> list[str | Path]:
