@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.callbacks import Progress
 from sightline.config import InputConfig
 from sightline.data.checks.audit import audit_images
@@ -27,3 +28,5 @@ class BackgroundCheck(BackgroundTask):
         audit, _, stats = audit_images(self._index, progress, None, sample_range, preprocess)
         self._library.set_findings(audit.findings)
         self.hashes = np.array([stats.hashes[image.sha256] for image in self._index.images], np.uint64)
+        del audit, stats
+        process.trim_memory()  # what was read of the images
