@@ -91,6 +91,15 @@ def test_results_and_events_are_passed_on_despite_prints(
         os.kill(int(pid), 0)
 
 
+def test_modules_of_the_current_folder_are_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("pickle", "tomllib", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    replace_train(monkeypatch, "return result(sources)")
+    assert train_in_child(recipe="quick").run == "somewhere"
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_verdict_stops_it_where_the_epoch_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_train(
         monkeypatch,

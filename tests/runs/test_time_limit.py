@@ -74,7 +74,10 @@ def test_it_follows_the_metric_that_selects_the_epoch() -> None:
 
 def test_nothing_is_better_than_perfect() -> None:
     history = make_history(1.0)
-    assert "would bring little: every validation image" in describe_outlook(TimeRecord(), TRANSFER, history, history[0])
+    for monitor in ("val_accuracy", "val_calibrated_loss"):
+        config = resolve_config(recipes.load("transfer"), assignments=[f"train.early_stopping.monitor={monitor}"])
+        outlook = describe_outlook(TimeRecord(), config, history, history[0])
+        assert "would bring little: every validation image" in outlook
 
 
 def test_one_epoch_has_no_trend() -> None:

@@ -54,6 +54,18 @@ def patch_child(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     monkeypatch.setattr(decoding, "CHILD_CODE", PATCHED_CHILD.replace("{body}", body))
 
 
+def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pickle", "tomllib", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def use(pool: DecoderPool) -> None:
+        assert (await pool.decode(png(8, 8), SPEC)).shape == (8, 8, 3)
+
+    run_with_pool(use)
+    assert not (tmp_path / "imported").exists()
+
+
 def test_pixels_and_refusals_are_those_of_the_decoder() -> None:
     large = png(3000, 3000)  # more than LARGE_PIXELS
 

@@ -61,6 +61,20 @@ def test_errors_of_the_process_are_those_of_the_studio(tmp_path: Path) -> None:
         compute_in_process([str(folder)], (), index, Callback())
 
 
+def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The studio is started where the images are, which may come from anybody."""
+    folder, current = draw_classes(tmp_path / "colors", COLORS, 2), tmp_path / "current"
+    current.mkdir()
+    for name in ("json", "tomllib", "signal", "numpy"):
+        (current / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    index = build_index(folder, unlabeled=True)
+    shutil.rmtree(folder)
+    monkeypatch.chdir(current)
+    with pytest.raises(SightlineError, match="There is no folder"):
+        compute_in_process([str(folder)], (), index, Callback())
+    assert not (tmp_path / "imported").exists()
+
+
 def test_a_studio_that_ends_does_not_wait_for_it(tmp_path: Path) -> None:
     folder = draw_classes(tmp_path / "colors", COLORS, 2)
     index = build_index(folder, unlabeled=True)

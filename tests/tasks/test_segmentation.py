@@ -403,6 +403,9 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
     ):  # fmt: skip
         with pytest.raises(SightlineError, match="is for labels of whole images"):
             sightline.train(str(scenes), recipe="fcn", out=tmp_path / "b", set=SETTINGS | setting, progress=False)
+    views = SETTINGS | {"train.stages.1.views": 2}
+    with pytest.raises(UsageError, match="whose masks would not move with them: set views to 1"):
+        sightline.train(scenes, recipe="transfer", out=tmp_path / "b", set=views, progress=False)
     with pytest.raises(UsageError, match=r"masks take a decoder, .* compare the out-of-fold mean IoU of .*--folds 2"):
         sightline.learning_curve(scenes, set=SETTINGS, progress=False)
     with pytest.raises(UsageError, match=r"a mask states one: use augment\.cutmix"):

@@ -29,7 +29,7 @@ from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
 from sightline.training import stage_features, stage_run, state, time_budget
 from sightline.training.loop import FitResult, fit
-from sightline.training.result import TimeRecord
+from sightline.training.result import StagePlan, TimeRecord
 from sightline.training.steps import HostRunner
 from sightline.training.time_budget import TimeBudget
 
@@ -221,6 +221,14 @@ def test_there_are_as_many_views_as_there_is_time_for(
     same = replace(config.train, stages=(replace(stage, views=views, epochs=epochs),))
     expected, _ = train(replace(config, train=same), None)
     assert weights_sha256(resumed.model) == weights_sha256(expected.model)
+
+
+def test_a_plan_that_does_not_tell_its_views_has_those_configured(clock: Clock) -> None:
+    journal = Journal()
+    journal.record.stages["0"] = StagePlan(10, 5, 4.0, 0.0)
+    budget = journal.budget(30, clock.now)
+    assert budget.limit_views(0, 4, lambda: pytest.fail("a plan is kept")) == 4
+    assert budget.limit_views(1, 4, lambda: 3.0) == 3, "those of 3 s in a quarter of 25.5 s"
 
 
 @pytest.mark.parametrize("at_step", [6, 17])

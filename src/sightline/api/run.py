@@ -78,7 +78,7 @@ def train(
         data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
         recipe: The name of a recipe; ``auto`` chooses one that suits the images.
         effort: How much training time to spend on accuracy, with a transfer recipe: ``"fast"`` trains the head alone,
-            ``"balanced"``, the default, also the last layers, and ``"best"`` the whole network, on augmented images.
+            ``"balanced"``, the default, also the last layers, on augmented views of images; ``"best"`` more of both.
         time_limit: The time that the training may take in all, such as ``"10m"``, ``"90s"`` or ``"1h30m"``. The epochs
             that do not fit are left out, and the result says what more time would probably bring.
         folds: The number of folds of a cross-validation: each image is predicted by a model that was not trained on its

@@ -86,7 +86,7 @@ def run_in_subprocess(
         ) from error
     with (
         subprocess.Popen(
-            [sys.executable, "-c", CHILD_CODE],
+            [sys.executable, "-P", "-c", CHILD_CODE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,  # so that closing a broken pipe has nothing left to flush

@@ -51,7 +51,7 @@ class EarlyOutputs:
         tasks = (partial(self._run, features[rows]) for rows in iterate_slices(len(features), size))
         with closing(load_ahead(tasks, streams.count, streams.count)) as results:
             outputs = Outputs(*map(np.concatenate, zip(*results, strict=True)))
-        for at in range(min(CHECKED_IMAGES, len(samples)) // size):
+        for at in range(max(1, min(CHECKED_IMAGES, len(samples)) // size)):
             rows = slice(size * at, size * (at + 1))
             whole = self.predictor.outputs(samples.take(rows))
             if any(not np.array_equal(a, b[rows]) for a, b in zip(whole.arrays, outputs.arrays, strict=True)):

@@ -16,7 +16,7 @@ from sightline.inference import runner
 from sightline.runs import finalize
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import DistributedNetwork, PreparedRun
-from sightline.training.result import StagePlan, TimeRecord
+from sightline.training.result import PERFECTIBLE, StagePlan, TimeRecord
 from sightline.training.time_budget import TimeBudget
 
 MORE_SECONDS = 600.0  # "another ten minutes"
@@ -79,7 +79,7 @@ def describe_outlook(
     record: TimeRecord, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
 ) -> str:
     """Return what another ten minutes would probably bring, by the epochs of the run, in a sentence or two."""
-    if best is not None and best.val_accuracy == 1 and config.train.early_stopping.monitor == "val_accuracy":
+    if best is not None and best.val_accuracy == 1 and config.train.early_stopping.monitor in PERFECTIBLE:
         return "Another ten minutes would bring little: every validation image is classified correctly."
     stages = config.train.stages or (StageConfig("training"),)
     for number, plan in sorted(record.stages.items()):

@@ -165,7 +165,7 @@ class _Decoder:
         """Start the process and wait until it is ready."""
         self.extend()
         self._child = subprocess.Popen(
-            [sys.executable, "-c", CHILD_CODE],
+            [sys.executable, "-P", "-c", CHILD_CODE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -1,7 +1,7 @@
 """Pretrained features computed in a process of its own, whose memory (the frameworks, the decoded images) ends with it.
 
-``python -m sightline.studio.feature_process FOLDER`` reads the request in the folder, writes the arrays there, and
-reports its progress in lines of JSON.
+The process imports what this one would, reads the request in a folder, writes the arrays there, and reports its
+progress in lines of JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from sightline.data.indexing import build_index
 from sightline.data.types import Index
 from sightline.errors import ProcessError, SightlineError
 
-REQUEST, FEATURES, DECODED = "request.json", "features.npy", "decoded.npy"
+REQUEST, FEATURES, DECODED, SYS_PATH = "request.json", "features.npy", "decoded.npy", "sys-path.json"
+CHILD_CODE = (
+    f"import json, sys; sys.path[:] = json.load(open(sys.argv[1] + '/{SYS_PATH}', encoding='utf-8')); from "
+    "sightline.studio.feature_process import main; main()"
+)
 
 
 def compute_in_process(
@@ -46,7 +50,8 @@ def compute_in_process(
         images = [[image.path, image.sha256] for image in index.images]
         request = {"sources": list(sources), "settings": list(settings), "images": images}
         (folder / REQUEST).write_text(jsonio.dumps(request, ensure_ascii=True), encoding="utf-8")
-        command = [sys.executable, "-m", "sightline.studio.feature_process", name]
+        (folder / SYS_PATH).write_text(jsonio.dumps(sys.path, ensure_ascii=True), encoding="utf-8")
+        command = [sys.executable, "-P", "-c", CHILD_CODE, name]  # -P: no module of the current folder
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
             try:
                 _follow(process, callback)
@@ -101,13 +106,10 @@ def _answer(folder: Path) -> None:
     np.save(folder / DECODED, decoded)
 
 
-def _main() -> None:
+def main() -> None:
+    """Answer the request in the folder that the command line names."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the studio, which ends this process
     try:
         _answer(Path(sys.argv[1]))
     except (SightlineError, OSError) as error:
         _send({"error": str(error)})
-
-
-if __name__ == "__main__":
-    _main()

@@ -23,6 +23,7 @@ _NOTES = (
 
 _VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER)")
 _ERROR = "error-"
+MAX_SENTENCE = 4000  # characters of a sentence that is translated; a pattern takes quadratic time
 
 
 @cache
@@ -84,6 +85,8 @@ def translate_error(sentence: str, texts: Mapping[str, str]) -> str:
     >>> translate_error("runs/a is not training.", select("zh"))
     'runs/a 没有在训练。'
     """
+    if len(sentence) > MAX_SENTENCE:
+        return sentence
     for key, pattern in _list_error_patterns().items():
         if match := pattern.fullmatch(sentence):
             return _VARIABLE.sub(lambda variable: match[variable[0]], texts[key])

@@ -121,6 +121,11 @@ class Segmentation(Task):
         }
         if named := [name for name, is_set in refused.items() if is_set]:
             raise UsageError(f"{named[0]} is for labels of whole images: leave it out with model.task=segmentation.")
+        if any(stage.views > 1 for stage in config.train.stages):
+            raise UsageError(
+                "train.stages has views of each image, whose masks would not move with them: set views to 1 with "
+                "model.task=segmentation; a stage that trains on pixels augments both."
+            )
         if config.augment.mixup:
             raise UsageError(
                 "augment.mixup blends two images, so that a pixel shows two classes, and a mask states one: use "

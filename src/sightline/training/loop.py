@@ -27,15 +27,11 @@ from sightline.training.divergence import LossLimit
 from sightline.training.early_features import EarlyFeatures
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
+from sightline.training.result import PERFECTIBLE
 from sightline.training.schedules import compute_plateau_factor
 from sightline.training.stage_run import StagePreparer, StageRun, iterate_validation, predict_validation, set_epochs
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 from sightline.training.time_budget import StageDeadline, TimeBudget, measure_epoch
-
-PERFECTIBLE = (
-    "val_accuracy",
-    "val_calibrated_loss",
-)  # metrics that no epoch improves once no validation image is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +117,7 @@ def _is_solved(record: EpochRecord | None) -> bool:
 
 
 def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
-    """Return whether the next stage cannot end with other weights: the best epoch has a perfect validation accuracy."""
+    """Return whether the next stage is left out: no validation image is wrong, so that nothing tells what is better."""
     early_stop = config.train.early_stopping
     is_decisive = early_stop.restore_best_weights and early_stop.monitor in PERFECTIBLE and early_stop.epoch is None
     return is_decisive and state.at_stage_start and state.best is not None and state.best.val_accuracy == 1
@@ -161,7 +157,7 @@ def _prepare_stage(
         callback.on_message(budget.describe(plan, stage.name))
     if not plan.epochs:
         return None
-    if prepared and prepared[0].views != plan.views:
+    if prepared and plan.views is not None and prepared[0].views != plan.views:  # fewer than were measured
         prepared.pop().runner.close()
     stage_run = prepared[0] if prepared else prepare(limit_views=limit_views)
     return stage_run if plan.epochs == configured else set_epochs(stage_run, plan.epochs)

@@ -9,6 +9,8 @@ from typing import Any
 from sightline import jsonio
 from sightline.callbacks import EpochRecord
 
+PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # monitors with nothing to tell once no validation image is wrong
+
 
 @dataclass(frozen=True, slots=True)
 class SplitMetrics:
@@ -72,14 +74,15 @@ class TrainResult:
 class StagePlan:
     """How many of the `configured` epochs of a stage fit, and the seconds of one, `validation` included.
 
-    The seconds are None if there was no time to measure them. `views` is the number of views of each image.
+    The seconds are None if there was no time to measure them. `views` is the number of views of each image; None in
+    older runs, which had as many as configured.
     """
 
     configured: int
     epochs: int
     seconds: float | None
     validation: float
-    views: int = 1
+    views: int | None = None
 
 
 @dataclass(slots=True)

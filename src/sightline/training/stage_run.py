@@ -86,7 +86,8 @@ class StagePreparer:
         self._inputs, self._early = (network, train, validation), early
         self._config, self._stage_configs, self._objective, self._limit = config, stage_configs, objective, limit
         self._group: tuple[StageConfig, ...] = ()
-        self._group_features: stage_features.StageFeatures | None = None
+        self._group_features: stage_features.StageFeatures | None = None  # of the original images
+        self._view_features: stage_features.StageFeatures | None = None  # and of views of them
 
     def prepare_stage(
         self,
@@ -124,7 +125,7 @@ class StagePreparer:
         (network, train, validation), config, stage = self._inputs, self._config, self._stage_configs[number]
         group = stages.group_stages(network, self._stage_configs, number)
         if group != self._group or self._group_features is None:
-            self._group, self._group_features = group, None
+            self._group, self._group_features, self._view_features = group, None, None
             if group:
                 if stage.is_solved:
                     linear_head.load_solver()  # while early features are computed
@@ -139,9 +140,12 @@ class StagePreparer:
         views = stage_features.count_views(stage, config)
         if views > 1 and limit_views is not None:
             views = limit_views(views, partial(stage_features.time_view, network, features, train, config))
-        if views > features.views:
+        if self._view_features is not None and self._view_features.views >= views:
+            features = self._view_features
+        elif views > 1:
+            self._view_features = None  # its memory
             features = stage_features.add_views(network, features, views, train, validation, config, progress)
-            self._group_features = features
+            self._view_features = features
         stage = replace(stage, views=views)
         return stage_features.advance_features(network, features, stage, config, progress, callback.on_message)
 

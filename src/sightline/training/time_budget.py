@@ -1,8 +1,9 @@
 """A limit on the time of a run: how many epochs fit, and when to stop.
 
-Time decides the number of epochs alone. The decision is made once for each stage, before its first step, from steps
-that are timed and undone, so the learning-rate schedule spans the epochs that will run. It is recorded, so a resumed
-run has the same schedule. If steps become slower, the stage ends early, and what was trained of the epoch is validated.
+Time decides the number of epochs, and of the views of each image, alone. The decision is made once for each stage,
+before its first step, from steps that are timed and undone, so the learning-rate schedule spans the epochs that will
+run. It is recorded, so a resumed run has the same schedule. If steps become slower, the stage ends early, and what was
+trained of the epoch is validated.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class TimeBudget:
         stage that was planned keeps its views.
         """
         if (plan := self.find_plan(number)) is not None:
-            return plan.views
+            return configured if plan.views is None else plan.views
         self._estimate_finishing()
         return min(configured, 1 + int(max(self._find_available(PLANNED_FRACTION), 0) / 4 / measure_view()))
 
@@ -95,7 +96,7 @@ class TimeBudget:
 
     def describe(self, plan: StagePlan, name: str) -> str:
         """Return the plan of the stage `name` in a sentence."""
-        views = f", on {plan.views} views of each image," if plan.views > 1 else ""
+        views = f", on {plan.views} views of each image," if (plan.views or 1) > 1 else ""
         rate = "" if plan.seconds is None else f"an epoch takes about {format_duration(plan.seconds)}, "
         return (
             f"{name}: {plan.epochs} of {plural(plan.configured, 'epoch')}{views} fit into the time limit: "
