@@ -126,6 +126,23 @@ def avif_of_units(count: int) -> bytes:
     )
 
 
+def track(codec: bytes, entries: int = 1, samples: int = 400_000) -> bytes:
+    """Return a track of samples of a byte in one chunk, and empty entries that describe them."""
+    tables = {
+        b"stsd": struct.pack(">I", entries) + box(codec, b"") * entries, b"stsz": struct.pack(">II", 1, samples),
+        b"stsc": struct.pack(">IIII", 1, 1, samples, 1), b"stco": struct.pack(">II", 1, 0),
+    }  # fmt: skip
+    content = b"".join(box(name, bytes(4) + table) for name, table in tables.items())
+    for name in (b"stbl", b"minf", b"mdia", b"trak"):
+        content = box(name, content)
+    return content
+
+
+def avif_of_tracks(*tracks: bytes, size: int = 200_000) -> bytes:
+    """Return a small AVIF with tracks, of a size that lets each copy 400,000 bytes."""
+    return small_avif() + box(b"moov", b"".join(tracks)) + box(b"free", bytes(size))
+
+
 def avif_of_other_size(side: int) -> bytes:
     """Return an AVIF of one color that states 64x64 pixels, and decodes to more."""
     data = encode(Image.new("RGB", (side, side), "red"), "AVIF", speed=10, quality=10, max_threads=1)
@@ -168,15 +185,26 @@ def hevc_settings(width: int, height: int) -> bytes:
 
 def heic(
     codec: bytes = b"hvc1", sides: tuple[int, int] = (64, 64), settings: bytes = b"", content: bytes = b"",
+    other: bytes = b"", references: Sequence[tuple[bytes, int, int]] = (), primary: int = 1,
 ) -> bytes:  # fmt: skip
-    """Return the boxes of a HEIC: an item of a codec, its size, and parameter sets in ``hvcC``."""
+    """Return the boxes of a HEIC: an item of a codec, its size, and parameter sets in ``hvcC``.
+
+    Item 2, which has no bytes, is of the codec `other`; `references` are names with the items they are from and to.
+    """
     lists = b"\1\x21\0\1" + struct.pack(">H", len(settings)) + settings if settings else b"\0"
     properties = box(b"ispe", struct.pack(">III", 0, *sides)) + box(b"hvcC", bytes(22) + lists)
+    items = [codec, *([other] if other else [])]
+    infos = [box(b"infe", b"\2\0\0\0" + struct.pack(">HH", i, 0) + name + b"\0") for i, name in enumerate(items, 1)]
+    links = [box(name, struct.pack(">HHH", item, 1, to)) for name, item, to in references]
     parts = [
-        box(b"hdlr", bytes(8) + b"pict" + bytes(13)), box(b"pitm", bytes(4) + b"\0\1"),
-        box(b"iinf", bytes(4) + b"\0\1" + box(b"infe", b"\2\0\0\0" + b"\0\1\0\0" + codec + b"\0")),
+        box(b"hdlr", bytes(8) + b"pict" + bytes(13)), box(b"pitm", struct.pack(">IH", 0, primary)),
+        box(b"iinf", struct.pack(">IH", 0, len(items)) + b"".join(infos)),
+        *([box(b"iref", bytes(4) + b"".join(links))] if links else []),
         box(b"iprp", box(b"ipco", properties) + box(b"ipma", struct.pack(">IIHBBB", 0, 1, 1, 2, 1, 2))),
-        box(b"iloc", struct.pack(">IHHHHHHII", 1 << 24, 0x4400, 1, 1, 1, 0, 1, 0, len(content))),
+        box(
+            b"iloc", struct.pack(">IHHHHHHII", 1 << 24, 0x4400, len(items), 1, 1, 0, 1, 0, len(content))
+            + (struct.pack(">4H", 2, 1, 0, 0) if other else b""),
+        ),
         box(b"idat", content),
     ]  # fmt: skip
     return box(b"ftyp", b"heic" + bytes(4) + b"heicmif1") + box(b"meta", bytes(4) + b"".join(parts))
@@ -333,6 +361,8 @@ BOXES: dict[str, Callable[[], bytes]] = {
     "AVIF of 268 megapixels that states 64x64": lambda: avif_of_stream(16_384, 16_384),
     "AVIF of 40 megapixels in 9 frames": lambda: avif_of_stream(8_000, 5_000, 9),
     "AVIF of 20 million units": lambda: avif_of_units(20_000_000),
+    "AVIF of a track with 64000 descriptions": lambda: avif_of_tracks(track(b"mp4a", 64_000)),
+    "AVIF of 2000 tracks of the same bytes": lambda: avif_of_tracks(*[track(b"hvc1")] * 2_000),
     "WebP of 65536 groups of codes": lambda: webp_of_groups(65_536, 1024),
     "WebP of 65536 groups of codes behind a transform": lambda: webp_of_groups(65_536, 1100, transform=1),
     "WebP of 65536 groups of codes for alpha": lambda: webp_of_alpha(65_536, 1024),

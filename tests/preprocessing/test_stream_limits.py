@@ -12,7 +12,7 @@ from PIL import Image
 
 import hostile_boxes
 import hostile_images
-from hostile_boxes import heic, hevc_settings
+from hostile_boxes import avif_of_tracks, heic, hevc_settings, track
 from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec, box_limits, inspect_image
 from sightline.preprocessing.stream_limits import StreamDemand, measure_streams
@@ -75,6 +75,58 @@ def test_an_ordinary_heic_passes() -> None:
 def test_another_codec_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         box_limits.check_memory("HEIF", data, 64, 64, 0, 50)
+
+
+@pytest.mark.parametrize("more", [[], [(b"cdsc", 3, 2)], [(b"thmb", 3, 2)], [(b"auxl", 3, 2)]])
+@pytest.mark.parametrize("codec", [b"jpeg", b"avc1", b"j2k1"])
+def test_a_thumbnail_may_be_in_any_codec(codec: bytes, more: list[tuple[bytes, int, int]]) -> None:
+    """Cameras store a JPEG beside the HEVC."""
+    data = heic(settings=hevc_settings(64, 64), other=codec, references=[(b"thmb", 2, 1), *more])
+    assert measure_streams(data) == StreamDemand(64 * 64, 0)
+    box_limits.check_memory("HEIF", data, 64, 64, 0, 50)
+
+
+@pytest.mark.parametrize(("references", "primary"), [
+    ([], 1), ([(b"cdsc", 2, 1)], 1), ([(b"dimg", 1, 2)], 1), ([(b"auxl", 2, 1)], 1), ([(b"thmb", 1, 2)], 1),
+    ([(b"thmb", 2, 1)], 2), ([(b"thmb", 2, 1), (b"dimg", 1, 2)], 1), ([(b"auxl", 2, 1), (b"thmb", 2, 1)], 1),
+    ([(b"thmb", 2, 2)], 1), ([(b"thmb", 2, 1), (b"base", 1, 2)], 1),
+])  # fmt: skip
+def test_an_item_that_may_be_decoded_has_a_codec_that_is_limited(
+    references: list[tuple[bytes, int, int]], primary: int
+) -> None:
+    data = heic(settings=hevc_settings(64, 64), other=b"unci", references=references, primary=primary)
+    with pytest.raises(ImageError, match="an item coded as unci, where HEVC or AV1 can be read"):
+        measure_streams(data)
+
+
+def test_a_large_thumbnail_in_hevc_counts() -> None:
+    data = heic(settings=LARGE, other=b"hvc1", references=[(b"thmb", 2, 1)])
+    with pytest.raises(ImageError, match="64x64 pixels that take 5,100 MB"):
+        box_limits.check_memory("HEIF", data, 64, 64, 0, 50)
+
+
+@pytest.mark.parametrize(("tracks", "reason"), [
+    ([track(b"mp4a", 64_000)], "more than 1,000 descriptions of frames"),
+    ([track(b"mp4a", 600)] * 2, "more than 1,000 descriptions of frames"),
+    ([track(b"hvc1")] * 2_000, "more than 400,000 frames"),
+    ([track(b"av01", samples=250_000)] * 2, "more than 400,000 frames"),
+    ([track(b"avc1")], "an item coded as avc1"),
+])  # fmt: skip
+def test_the_tracks_of_a_file_are_limited_together(tracks: list[bytes], reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        measure_streams(avif_of_tracks(*tracks))
+
+
+def test_the_bytes_that_tracks_refer_to_are_limited_together() -> None:
+    one, two = (avif_of_tracks(*[track(b"av01", samples=100_000)] * count, size=60_000) for count in (1, 2))
+    assert measure_streams(one).pixels >= 64 * 64
+    with pytest.raises(ImageError, match=r"more than 12.,... bytes of items and frames, which no ordinary file has"):
+        measure_streams(two)
+
+
+def test_the_samples_of_other_tracks_are_not_read() -> None:
+    """Sound, as beside an animation."""
+    assert measure_streams(avif_of_tracks(*[track(b"mp4a", 2)] * 400)) == StreamDemand(64 * 64, 0)
 
 
 def test_a_minimized_header_is_refused() -> None:

@@ -38,6 +38,7 @@ FEW = {
     "JPEG 2000 of precincts of a pixel", "JPEG 2000 of 4x4 blocks, 49 megapixels", "AVIF of 60000 items",
     "WebP of 65536 groups of codes behind a transform", "WebP of 65536 groups of codes for alpha",
     "WebP of 3000 groups of codes", "AVIF of 268 megapixels that states 64x64", "AVIF of 40 megapixels in 9 frames",
+    "AVIF of a track with 64000 descriptions", "AVIF of 2000 tracks of the same bytes",
 }  # fmt: skip
 """Those that are made and decoded at once; the others are slow."""
 

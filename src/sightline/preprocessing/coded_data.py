@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from sightline.preprocessing.boxes import iterate_boxes
 from sightline.preprocessing.counts import check_count
 
-_MAX_EXTENTS = 400_000  # of items, or samples of tracks
+_MAX_EXTENTS = 400_000  # of items, or samples of tracks, in a file
+_MAX_ENTRIES = 1_000  # that describe samples, in a file: a track has one or two
 _TRACK_PATH = (b"mdia", b"minf", b"stbl")
 _SAMPLE_ENTRY_BYTES = 78  # before the boxes of a visual sample entry
 
@@ -20,41 +22,59 @@ class CodedData:
     """The data of one decoder: that of an item, or the samples of a track, in order.
 
     `codec` is as in the file (``av01``, ``hvc1``, or ``grid`` of an item made of others). The content of a box
-    ``hvcC``, which applies to some of them, is one of its own.
+    ``hvcC``, which applies to some of them, is one of its own. A thumbnail is of an item only
+    that no decoder reads.
     """
 
     codec: bytes
     pieces: tuple[bytes, ...]
+    is_thumbnail: bool = False
 
 
-def iterate_coded_data(data: bytes) -> Iterator[CodedData]:
-    """Yield what an AVIF or HEIF has a decoder read; what is damaged beyond recognition is left out."""
+class _Budget:
+    """What has been read of a file, each kind of it limited: many small tables can refer to the same bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._limits = {"bytes of items and frames": 2 * len(data) + 1024, "descriptions of frames": _MAX_ENTRIES}
+        self._used: Counter[str] = Counter()
+
+    def take(self, count: int, description: str) -> None:
+        self._used[description] += count
+        check_count(self._used[description], self._limits.get(description, _MAX_EXTENTS), description)
+
+
+def iterate_coded_data(data: bytes, codecs: Collection[bytes]) -> Iterator[CodedData]:
+    """Yield what an AVIF or HEIF has a decoder read; what is damaged beyond recognition is left out.
+
+    Of tracks, only the samples in `codecs` are read. Raises ImageError for more than an ordinary file has.
+    """
+    budget = _Budget(data)
     for name, start, end in iterate_boxes(data, 0, len(data)):
         with suppress(struct.error, LookupError):
             if name == b"meta":
-                yield from _iterate_items(data, start + 4, end)
+                yield from _iterate_items(data, start + 4, end, budget)
         if name == b"moov":
             for trak, track_start, track_end in iterate_boxes(data, start, end):
                 with suppress(struct.error, LookupError):
                     if trak == b"trak":
-                        yield from _iterate_track(data, track_start, track_end)
+                        yield from _iterate_track(data, track_start, track_end, codecs, budget)
 
 
-def _iterate_items(data: bytes, start: int, end: int) -> Iterator[CodedData]:
+def _iterate_items(data: bytes, start: int, end: int, budget: _Budget) -> Iterator[CodedData]:
     boxes = _index_boxes(data, start, end)
     if b"iprp" in boxes:
         yield from _find_settings(data, *_index_boxes(data, *boxes[b"iprp"]).get(b"ipco", (0, 0)))
     if b"iinf" not in boxes or b"iloc" not in boxes:
         return
     codecs = _read_item_types(data, *boxes[b"iinf"])
+    thumbnails = _find_thumbnails(data, boxes)
     inner = boxes.get(b"idat", (0, 0))
-    copied = 0
-    for item, method, extents in _iterate_locations(data, *boxes[b"iloc"]):
+    for item, method, extents in _iterate_locations(data, *boxes[b"iloc"], budget):
         base, limit = (0, len(data)) if method == 0 else inner
         ranges = [(base + at, min(base + at + size, limit) if size else limit) for at, size in extents]
-        copied += sum(max(stop - at, 0) for at, stop in ranges)
-        check_count(copied, 2 * len(data) + 1024, "bytes of items")
-        yield CodedData(codecs.get(item, b""), (b"".join(data[at:stop] for at, stop in ranges),))
+        budget.take(sum(max(stop - at, 0) for at, stop in ranges), "bytes of items and frames")
+        content = b"".join(data[at:stop] for at, stop in ranges)
+        yield CodedData(codecs.get(item, b""), (content,), item in thumbnails)
 
 
 def _index_boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
@@ -80,20 +100,46 @@ def _read_item_types(data: bytes, start: int, end: int) -> dict[int, bytes]:
     return types
 
 
-def _iterate_locations(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+def _find_thumbnails(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> set[int]:
+    """Return the items that are only thumbnails: not primary, nor alpha, nor what another is derived from.
+
+    Any other item may be decoded: as a page, or if the primary one is damaged.
+    """
+    thumbnails: set[int] = set()
+    others: set[int] = set()
+    with suppress(struct.error, LookupError):
+        at, _ = boxes[b"pitm"]
+        others.add(_read_number(data, at + 4, 4 if data[at] else 2)[0])
+        at, end = boxes[b"iref"]
+        size = 4 if data[at] else 2
+        for kind, start, stop in iterate_boxes(data, at + 4, end):
+            item, at = _read_number(data, start, size)
+            count = min(_read_number(data, at, 2)[0], (stop - at - 2) // size)
+            targets = struct.unpack_from(f">{count}{'I' if size == 4 else 'H'}", data, at + 2)
+            if kind == b"thmb" and targets and item not in targets:
+                thumbnails.add(item)
+            elif kind == b"auxl":
+                others.add(item)
+            elif kind != b"cdsc":  # a description, as EXIF
+                others.update(targets)
+        return thumbnails - others
+    return set()
+
+
+def _iterate_locations(
+    data: bytes, at: int, end: int, budget: _Budget
+) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """Yield each item with its method of construction, and the offset and length of its extents."""
     version, sizes, more_sizes = data[at], data[at + 4], data[at + 5]
     offset_size, length_size, base_size = sizes >> 4, sizes & 15, more_sizes >> 4
     index_size = more_sizes & 15 if version else 0
     count, at = _read_number(data, at + 6, 4 if version == 2 else 2)
-    extents_left = _MAX_EXTENTS
     for _ in range(count):
         item, at = _read_number(data, at, 4 if version == 2 else 2)
         method, at = _read_number(data, at, 2) if version else (0, at)
         base, at = _read_number(data, at + 2, base_size)
         extent_count, at = _read_number(data, at, 2)
-        check_count(_MAX_EXTENTS - extents_left + extent_count, _MAX_EXTENTS, "extents of items")
-        extents_left -= extent_count
+        budget.take(extent_count, "extents of items")
         extents = []
         for _ in range(extent_count):
             offset, at = _read_number(data, at + index_size, offset_size)
@@ -111,35 +157,43 @@ def _read_number(data: bytes, at: int, size: int) -> tuple[int, int]:
     return int.from_bytes(data[at : at + size], "big"), at + size
 
 
-def _iterate_track(data: bytes, start: int, end: int) -> Iterator[CodedData]:
+def _iterate_track(
+    data: bytes, start: int, end: int, codecs: Collection[bytes], budget: _Budget
+) -> Iterator[CodedData]:
     for name in _TRACK_PATH:
         start, end = _index_boxes(data, start, end)[name]
     boxes = _index_boxes(data, start, end)
+    used: set[bytes] = set()
     for codec, at, stop in iterate_boxes(data, boxes[b"stsd"][0] + 8, boxes[b"stsd"][1]):
+        budget.take(1, "descriptions of frames")
         yield from _find_settings(data, at + _SAMPLE_ENTRY_BYTES, stop)
-        yield CodedData(codec, tuple(_iterate_samples(data, boxes)))
+        used.add(codec)
+    used.intersection_update(codecs)
+    if used:
+        samples = tuple(_iterate_samples(data, boxes, budget))
+        for codec in sorted(used):
+            yield CodedData(codec, samples)
 
 
-def _iterate_samples(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> Iterator[bytes]:
+def _iterate_samples(data: bytes, boxes: dict[bytes, tuple[int, int]], budget: _Budget) -> Iterator[bytes]:
     size, count = struct.unpack_from(">II", data, boxes[b"stsz"][0] + 4)
-    check_count(count, _MAX_EXTENTS, "frames")
+    budget.take(count, "frames")
     sizes = (size,) * count if size else struct.unpack_from(f">{count}I", data, boxes[b"stsz"][0] + 12)
     wide = b"co64" in boxes
     at = boxes[b"co64" if wide else b"stco"][0] + 4
     (chunks,) = struct.unpack_from(">I", data, at)
-    check_count(chunks, _MAX_EXTENTS, "chunks of frames")
+    budget.take(chunks, "chunks of frames")
     offsets = struct.unpack_from(f">{chunks}{'Q' if wide else 'I'}", data, at + 4)
     at = boxes[b"stsc"][0] + 4
     (runs,) = struct.unpack_from(">I", data, at)
-    check_count(runs, _MAX_EXTENTS, "runs of chunks")
+    budget.take(runs, "runs of chunks")
     table = struct.unpack_from(f">{3 * runs}I", data, at + 4)
     starts = dict(zip(table[::3], table[1::3], strict=True))
-    sample, in_chunk, copied = 0, 0, 0
+    sample = in_chunk = 0
     for number, at in enumerate(offsets, 1):
         in_chunk = starts.get(number, in_chunk)
         for size in sizes[sample : sample + in_chunk]:
-            copied += size
-            check_count(copied, 2 * len(data) + 1024, "bytes of frames")
+            budget.take(size, "bytes of items and frames")
             yield data[at : at + size]
             at += size  # noqa: PLW2901  # the samples of a chunk follow each other
         sample += in_chunk

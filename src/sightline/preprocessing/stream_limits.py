@@ -35,10 +35,13 @@ class StreamDemand:
 
 
 def measure_streams(data: bytes) -> StreamDemand:
-    """Measure the streams of an AVIF or HEIF; raises ImageError for one that is neither AV1 nor HEVC."""
+    """Measure the streams of an AVIF or HEIF; raises ImageError for one that is neither AV1 nor HEVC.
+
+    A thumbnail, which is not decoded, may be in any codec.
+    """
     pixels = pixel_bytes = kept_frames = units = 0
-    for coded in iterate_coded_data(data):
-        if coded.codec in _OTHER_CODECS:
+    for coded in iterate_coded_data(data, _READERS.keys() | _OTHER_CODECS):
+        if coded.codec in _OTHER_CODECS and not coded.is_thumbnail:
             raise ImageError(f"an item coded as {coded.codec.decode().strip()}, where HEVC or AV1 can be read")
         read, frames = _READERS.get(coded.codec, _skip), 0
         for count, size, size_of_pixel in read(coded.pieces):
@@ -159,6 +162,8 @@ def _iterate_hevc_settings(pieces: Pieces) -> Iterator[Unit]:
     for box in pieces:
         at = 23
         for _ in range(box[22] if len(box) > 22 else 0):
+            if at >= len(box):
+                break
             count, at = int.from_bytes(box[at + 1 : at + 3], "big"), at + 3
             while count and at + 2 <= len(box):
                 size, at = int.from_bytes(box[at : at + 2], "big"), at + 2
