@@ -163,6 +163,29 @@ def test_a_model_that_can_computes_several_batches_at_the_same_time() -> None:
     assert predictor.sizes == [1, 1, 3]
 
 
+@pytest.mark.parametrize(
+    ("runs", "size", "expected"),
+    [
+        (16, None, (8, 128, 2048)),
+        (16, 1, (1, 16, 2048)),
+        (16, 32, (32, 128, 2048)),
+        (16, 100, (100, 100, 2048)),
+        (16, 128, (128, 128, 2048)),
+        (16, 500, (500, 500, 8000)),
+        (1, 32, (32, 32, 2048)),
+    ],
+)
+def test_threads_do_not_multiply_the_images_in_memory(
+    runs: int, size: int | None, expected: tuple[int, int, int]
+) -> None:
+    """Of the 128 images of 8x8 that a model computes at the same time, larger batches leave fewer threads."""
+    predictor = BlockingPredictor()
+    predictor.runs = runs
+    batcher = Batcher(Classifier(predictor), batching=Batching(size))
+    assert (batcher.size, batcher.capacity, batcher._queue.maxsize) == expected
+    batcher.close()
+
+
 def test_the_rest_of_a_request_that_failed_is_given_up() -> None:
     predictor = BlockingPredictor()
     predictor.go.set()

@@ -65,9 +65,10 @@ class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
     Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in threads of its
-    own, one for each batch that it can compute at the same time (`predictor.count_runs`), on all images that arrived
-    since the previous batch began, and in the time that `batching` gives them. A request that is cancelled leaves the
-    queue. `size` is the largest number of images in a batch, `capacity` that in all batches at the same time.
+    own, one for each batch that it can compute at the same time (`predictor.count_runs`), as far as these have no more
+    images than `choose_batch_size`; on all images that arrived since the previous batch began, and in the time that
+    `batching` gives them. A request that is cancelled leaves the queue. `size` is the largest number of images in a
+    batch, `capacity` that in all batches at the same time.
     """
 
     def __init__(
@@ -87,10 +88,10 @@ class Batcher:
         self._thresholds = classifier.thresholds
         batching = batching or Batching()
         capacity = choose_batch_size(classifier.preprocess.shape)
-        self._runs = min(count_runs(classifier.predictor), capacity)
+        self._runs = max(1, min(count_runs(classifier.predictor), capacity // (batching.size or 1)))
         self.size, self._wait = batching.size or math.ceil(capacity / self._runs), batching.wait
         self.capacity = self._runs * self.size
-        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self.capacity)
+        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * max(self.size, capacity))
         self._collecting = asyncio.Lock()  # an image that waits for others is not given to another batch
         self._limits = limits or Limits()
         self._decoders, self._owns_decoders = decoders or DecoderPool(seconds=self._limits.decode), decoders is None
