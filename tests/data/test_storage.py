@@ -105,6 +105,16 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert store.read("dog/1.png") == b"1"
 
 
+def test_links_that_lead_nowhere_are_files_that_cannot_be_read(tmp_path: Path) -> None:
+    write_files(tmp_path, {"cat/2.png": b"2"})
+    (tmp_path / "cat" / "itself").symlink_to("itself")
+    (tmp_path / "cat" / "nowhere").symlink_to("gone")
+    store = FolderStore(tmp_path)
+    assert list(store.keys()) == list(iterate_files(tmp_path)) == ["cat/2.png", "cat/itself", "cat/nowhere"]
+    assert "itself" not in read_error(store, "cat/nowhere")
+    assert read_error(store, "cat/itself")
+
+
 def test_listing_a_folder_takes_little_more_memory_than_its_names(tmp_path: Path) -> None:
     count = 2000
     write_files(tmp_path, {f"all/IMG_{number:08d}.jpg": b"" for number in range(count)})

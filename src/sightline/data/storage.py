@@ -124,7 +124,7 @@ def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
     try:
         with os.scandir(root / folder) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if _is_folder(entry):
                     links[entry.name] = entry.is_symlink()
                 else:
                     names.append(folder + entry.name)
@@ -136,6 +136,13 @@ def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
     names += [f"{folder}{name}/" for name in subfolders]  # so that a-b/c comes before a/c, as the paths sort
     names.sort(reverse=True)
     return names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:

@@ -134,6 +134,26 @@ def test_a_row_without_a_label_is_an_image_where_several_are_allowed(tmp_path: P
     assert "empty-labels" in {finding.kind for finding in sightline.Dataset(path).check(progress=False).findings}
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("", ""),
+        ("3.png,\n", "3.png has no label"),
+        ("2.png,car\n", "2.png has several labels"),
+    ],
+)
+def test_a_row_without_a_label_takes_none_from_an_image_that_has_one(tmp_path: Path, rows: str, expected: str) -> None:
+    others = "".join(f"{i}.png,tree\n" for i in range(4, 111))
+    path = write_table(tmp_path, f"path,label\n1.png,car\n1.png,\n2.png,tree\n{others}{rows}", count=110)
+    several = build_index(path, targets=LABEL_SETS)
+    assert several.several_labels == expected
+    labels = {image.path: image.label for image in several.images}
+    assert labels["1.png"] == "car"
+    assert labels["2.png"] == ("car;tree" if "2.png" in rows else "tree")
+    assert labels.get("3.png") == ("" if "3.png" in rows else None)
+    assert (several.unreadable, several.notes) == ((), ())
+
+
 def test_a_few_images_with_several_rows_have_all_of_their_labels(tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,{'car' if i % 2 else 'tree'}\n" for i in range(1, 101))
     path = write_table(tmp_path, f"path,label\n{rows}7.png,tree\n", count=100)

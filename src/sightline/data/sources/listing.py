@@ -96,6 +96,8 @@ def _add_rows(listing: SourceListing) -> SourceListing:
     rows = [*unlabeled, *listing.other_rows]
     if not rows:
         return listing
+    missing = _select_missing(unlabeled, listing)
+    evidence = [*missing, *listing.other_rows]  # not a row without a label of an image that another row labels
     labels: dict[str, list[str]] = {item.path: [item.label] for item in listing.items}
     for row in listing.other_rows:
         labels[row.path].append(row.label)
@@ -103,10 +105,10 @@ def _add_rows(listing: SourceListing) -> SourceListing:
     paths, kinds = {row.path for row in rows}, {"empty-labels", "conflicting-rows"}
     return replace(
         listing,
-        items=[*items, *_select_missing(unlabeled, listing)],
+        items=[*items, *missing],
         unusable=[image for image in listing.unusable if image.path not in paths],
         notes=[note for note in listing.notes if note.kind not in kinds or note.path not in paths],
-        several_labels=f"{rows[0].path} has {'several labels' if rows[0].label else 'no label'}",
+        several_labels=next((f"{r.path} has {'several labels' if r.label else 'no label'}" for r in evidence), ""),
     )
 
 
