@@ -99,6 +99,13 @@ def test_an_item_that_may_be_decoded_has_a_codec_that_is_limited(
         measure_streams(data)
 
 
+def test_an_item_of_two_codecs_is_refused() -> None:
+    data = heic(settings=hevc_settings(64, 64), other=b"unci")
+    assert data.count(b"\0\2\0\0unci") == 1
+    with pytest.raises(ImageError, match="item 1 is described twice, with different codecs"):
+        measure_streams(data.replace(b"\0\2\0\0unci", b"\0\1\0\0unci"))
+
+
 def test_a_large_thumbnail_in_hevc_counts() -> None:
     data = heic(settings=LARGE, other=b"hvc1", references=[(b"thmb", 2, 1)])
     with pytest.raises(ImageError, match="64x64 pixels that take 5,100 MB"):

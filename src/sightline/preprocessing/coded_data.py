@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sightline.errors import ImageError
 from sightline.preprocessing.boxes import iterate_boxes
 from sightline.preprocessing.counts import check_count
 
@@ -22,8 +23,7 @@ class CodedData:
     """The data of one decoder: that of an item, or the samples of a track, in order.
 
     `codec` is as in the file (``av01``, ``hvc1``, or ``grid`` of an item made of others). The content of a box
-    ``hvcC``, which applies to some of them, is one of its own. A thumbnail is of an item only
-    that no decoder reads.
+    ``hvcC``, which applies to some of them, is one of its own. No decoder reads a thumbnail.
     """
 
     codec: bytes
@@ -92,11 +92,12 @@ def _find_settings(data: bytes, start: int, end: int) -> Iterator[CodedData]:
 
 
 def _read_item_types(data: bytes, start: int, end: int) -> dict[int, bytes]:
-    types = {}
+    types: dict[int, bytes] = {}
     for name, at, _ in iterate_boxes(data, start + (6 if data[start] == 0 else 8), end):
         if name == b"infe" and data[at] in {2, 3}:
             item, _, kind = struct.unpack_from(">HH4s" if data[at] == 2 else ">IH4s", data, at + 4)
-            types[item] = kind
+            if types.setdefault(item, kind) != kind:  # decoders differ in which they take
+                raise ImageError(f"item {item} is described twice, with different codecs: save it as PNG or JPEG")
     return types
 
 
