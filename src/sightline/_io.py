@@ -158,7 +158,7 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 @contextmanager
 def name_open_file(file: IO[bytes], path: Path) -> Iterator[Path]:
-    """Yield a name with the suffix of `path` by which a library can open `file`, whatever is at `path` by then.
+    """Yield a name with the suffixes of `path` by which a library can open `file`, whatever is at `path` by then.
 
     A link in a private folder, where the system names open files, as Linux does; elsewhere, `path` itself.
     """
@@ -167,7 +167,7 @@ def name_open_file(file: IO[bytes], path: Path) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-        name = Path(folder, f"file{path.suffix}")
+        name = Path(folder, "file" + "".join(path.suffixes[-2:]))  # Keras tells .weights.h5 from .h5
         name.symlink_to(target)
         yield name
 

@@ -14,6 +14,7 @@ from sightline import backend
 from sightline.config import StageConfig
 from sightline.inference import frozen_layers as module
 from sightline.inference.frozen_layers import build_frozen_layers
+from sightline.inference.predictor import Streams
 from sightline.models.registry import ENTRIES
 from sightline.training import stages
 
@@ -37,7 +38,7 @@ def test_their_outputs_do_not_depend_on_how_many_images_run_at_a_time(monkeypatc
     model, pixels = make_frozen_model("efficientnet-lite0"), random_images(5, 32)
     outputs = []
     for rows in (1, 2, 5):
-        monkeypatch.setattr(module, "choose_batch_size", lambda _, rows=rows: rows)
+        monkeypatch.setattr(module, "choose_streams", lambda *_, rows=rows: Streams(1, rows, 1))
         outputs.append(build_frozen_layers(model, pixels, "onnxruntime", 1).run(pixels))
     assert len(outputs[0]) == 5
     np.testing.assert_array_equal(outputs[1], outputs[0])

@@ -340,9 +340,9 @@ def _list_groups(outputs: ModelOutputs) -> NDArray[np.int64]:
     return np.arange(len(outputs.labels), dtype=np.int64) if outputs.groups is None else outputs.groups
 
 
-def add_groups(outputs: ModelOutputs, labeled: LabeledSubset) -> ModelOutputs:
-    """Return the outputs for the images `labeled` with the groups of these, as `compare_with_validation` uses them."""
-    return replace(outputs, groups=number_groups(labeled.subset.paths, labeled.groups))
+def add_groups(outputs: ModelOutputs, paths: Sequence[str], groups: Mapping[str, str]) -> ModelOutputs:
+    """Return the outputs for the images of `paths` with the groups of these, as `compare_with_validation` uses them."""
+    return replace(outputs, groups=number_groups(paths, groups))
 
 
 def evaluate_sets(

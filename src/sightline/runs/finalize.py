@@ -96,7 +96,10 @@ def finalize(
     if calibrated.other_outputs is not None:
         outputs_by_split.pop("validation", None)
         outputs_by_split = {"validation": calibrated.other_outputs, **outputs_by_split}
-    outputs_by_split = {split: add_groups(outputs, labeled[split]) for split, outputs in outputs_by_split.items()}
+    outputs_by_split = {
+        split: add_groups(outputs, labeled[split].subset.paths, labeled[split].groups)
+        for split, outputs in outputs_by_split.items()
+    }
     held_out = outputs_by_split.get("validation")
     request = ThresholdRequest.from_config(config.evaluation)
     if request and held_out is None:
