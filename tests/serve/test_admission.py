@@ -147,11 +147,11 @@ def test_stated_bytes_are_counted_before_they_arrive() -> None:
         await asyncio.sleep(0)
         assert admission.bytes == 9
         await second.request([(b"content-length", b"9")])
-        assert (second.status, second.reads) == (503, 0)
+        assert (second.status, second.reads, second.headers[b"retry-after"]) == (503, 0, b"1")
         third.send_body(b"12345", more=True)
         third.send_body(b"12345")
         await third.request([(b"transfer-encoding", b"chunked")])  # no length is stated: counted as they arrive
-        assert (third.status, third.reads) == (503, 2)
+        assert (third.status, third.reads, third.headers[b"retry-after"]) == (503, 2, b"1")
         first.send_body(b"123456789")
         await task
         assert first.status == 200
@@ -201,6 +201,7 @@ def test_a_server_that_stops_finishes_what_it_admitted_and_refuses_the_rest() ->
         await second.request([(b"content-length", b"1")])
         assert (second.status, second.reads, second.headers[b"connection"]) == (503, 0, b"close")
         assert "stopping" in second.answer["error"]
+        assert second.headers[b"retry-after"] == b"1"
         first.send_body(b"x")
         await task
         assert (first.status, first.headers[b"connection"]) == (200, b"close")

@@ -190,8 +190,12 @@ def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
         waiting = [server.connect() for _ in range(3)]
         server.wait_until("listener.open_count == 3")
         for _ in range(20):
-            status, answer = server.ask(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+            with server.connect() as client:
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+                received = read_all(client)
+            status, answer = parse(received)
             assert (status, answer["error"]) == (503, "Too many connections: try again in a moment.")
+            assert b"\r\nretry-after: 1\r\n" in received.lower()
         waiting.pop().close()
         server.wait_until("listener.open_count == 2")
         assert server.predict()[0] == 200

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from asgi_client import MODEL_ID, FailingPredictor, Request, send
+from asgi_client import MODEL_ID, Answer, FailingPredictor, Request, call, send
+from sightline.api import Classifier
 from sightline.errors import UsageError
 from sightline.inference.logged_images import read_log
 from sightline.inference.predictor import FakePredictor
@@ -18,7 +22,9 @@ from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
+from sightline.serve.app import create_app
 from sightline.serve.feature_logs import FeatureLogs
+from sightline.serve.limits import Limits
 
 TOKEN = "correct-horse"  # noqa: S105  # of this test alone
 
@@ -191,6 +197,45 @@ def test_tokens_are_read_from_a_file_or_the_environment(tmp_path: Path, monkeypa
     monkeypatch.setenv("SIGHTLINE_TOKEN", "")
     with pytest.raises(UsageError, match="SIGHTLINE_TOKEN has no token"):
         read_token(None)
+
+
+class WaitingPredictor(FakePredictor):
+    """Computes nothing until `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(("dark", "light"), PreprocessingSpec(8, 8))
+        self.go = threading.Event()
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert self.go.wait(30)
+        return super().probabilities(pixels)
+
+
+def test_a_model_is_not_ready_while_it_takes_too_long_or_the_server_stops() -> None:
+    predictor = WaitingPredictor()
+    app = create_app(Classifier(predictor), max_bytes=1 << 20, name="shades", limits=Limits(model=0.1))
+    infer = Request("/v2/models/shades/infer", encode_png(), {"Inference-Header-Content-Length": "0"})
+    ready, server_ready = Request("/v2/models/shades/ready"), Request("/v2/health/ready")
+
+    async def ask(*requests: Request) -> list[tuple[int, str | None]]:
+        answers: list[Answer] = [await call(app, request) for request in requests]
+        return [(answer.status, answer.headers.get("retry-after")) for answer in answers]
+
+    async def use() -> None:
+        async with app.router.lifespan_context(app):
+            assert await ask(ready) == [(200, None)]
+            assert await ask(infer, infer, ready, server_ready) == [(503, "1")] * 2 + [(503, None)] * 2
+            predictor.go.set()
+            async with asyncio.timeout(30):
+                while await ask(ready) != [(200, None)]:  # noqa: ASYNC110  # as a probe sees it
+                    await asyncio.sleep(0.001)
+            assert await ask(infer) == [(200, None)]
+            app.state.admission.draining = True
+            assert await ask(infer, ready, server_ready) == [(503, "1"), (503, None), (503, None)]
+            answer = await call(app, ready)
+            assert json.loads(answer.body) == {"name": "shades", "ready": False}
+
+    asyncio.run(use())
 
 
 def test_the_features_of_each_image_are_logged_with_the_id_of_its_answer(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_no_request_is_lost_or_gets_an_answer_of_two_models(path: Path) -> None:
             assert got[label] == pytest.approx(probability, abs=1e-6)
 
 
-def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(path: Path) -> None:
+def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(
+    path: Path, model_calls: list[tuple[int, int]]
+) -> None:
     server = Server(lambda: [StoredModel(path)])
     old, new = load(path), make_bundle(2)
 
@@ -146,7 +148,9 @@ def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(path:
         await arrived.wait()
         bundle.write_folder(new, path)
         server.reloader.request()
+        assert not model_calls
         await server.wait_for(count("loaded", 1))
+        assert model_calls, "the new model has run before its first request"
         assert (await server.predict())[1]["model"]["weights_sha256"] == new.manifest.weights_sha256
         go_on.set()
         await request

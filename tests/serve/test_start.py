@@ -1,0 +1,60 @@
+"""How the server starts: the options of the command reach it, and its models have run before its first request."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+import uvicorn
+
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+
+from asgi_client import Request, call
+from sightline.cli import app
+from sightline.inference import bundle
+from sightline.serve import connections
+from small_bundles import make_bundle
+from synthetic_images import encode_png
+
+
+class Start(NamedTuple):
+    calls: list[tuple[int, int]]  # until the server was ready
+    metrics: str  # after one request
+
+
+@pytest.fixture
+def starts(model_calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> list[Start]:
+    """The servers that were started: each gets one request, and ends."""
+    seen: list[Start] = []
+
+    async def visit(application: Any) -> None:
+        async with application.router.lifespan_context(application):
+            before = list(model_calls)
+            assert (await call(application, Request("/predict", encode_png()))).status == 200
+            seen.append(Start(before, (await call(application, Request("/metrics"))).body))
+
+    def run(self: uvicorn.Server, **_: Any) -> None:
+        asyncio.run(visit(self.config.app))
+
+    monkeypatch.setattr(connections.Server, "run", run)
+    return seen
+
+
+def serve(*arguments: object) -> None:
+    command = typer.main.get_group(app).commands["serve"]
+    command.main([*map(str, arguments), "--port", "0"], standalone_mode=False)
+
+
+def test_the_options_reach_the_server_whose_model_runs_before_its_first_request(
+    tmp_path: Path, starts: list[Start]
+) -> None:
+    bundle.write_folder(make_bundle(1), tmp_path / "shapes")
+    serve(tmp_path / "shapes", "--threads", 3, "--batch-size", 5, "--max-wait", 0.1)
+    (start,) = starts
+    assert sorted(start.calls) == [(1, 3)] * 3 + [(5, 3)] * 3  # in each thread, one image and a full batch
+    (line,) = [line for line in start.metrics.splitlines() if line.startswith("sightline_queue_seconds_sum")]
+    assert float(line.split()[-1]) >= 0.09
