@@ -11,8 +11,10 @@ import typer
 
 from sightline.cli import app
 
-PAGE = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "scaling.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| [^|]+ \| ([\d,.]+(?: [\u00d7/+] \(?[\d,.]+\)?)+) \| ([\d,.]+) [^|]+ \|$", re.MULTILINE)
+SPEED = re.compile(r'^\| [^|]+ \| ([\d,]+) images/s \| \[[^]]+\]\(([^#)]+)#([\w-]+)\), "([^"]+)" \|$', re.MULTILINE)
 
 
 def list_commands(page: str) -> list[str]:
@@ -56,3 +58,20 @@ def test_the_budget_adds_up() -> None:
     assert len(re.findall(r"^\| .*\d [\u00d7/+] ", table, re.MULTILINE)) == len(rows), (
         "a row that this test does not read"
     )
+
+
+def read_cell(page: Path, anchor: str, row: str) -> str:
+    """Return the first number of the row of a table, in the section of a page with this anchor."""
+    sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (section,) = [text for text in sections if text.partition("\n")[0].lower().replace(" ", "-") == anchor]
+    (cell,) = re.findall(rf"^\| {re.escape(row)} \| ([\d,]+) ", section, re.MULTILINE)
+    return str(cell)
+
+
+def test_the_budget_takes_what_was_measured_from_the_tables_that_it_names() -> None:
+    start, end = PAGE.index("| measured, on two cores"), PAGE.index("| **to predict**")
+    rows = SPEED.findall(PAGE[start:end])
+    assert len(rows) == PAGE[start:end].count("images/s"), "a row that this test does not read"
+    for speed, page, anchor, row in rows:
+        assert read_cell(DOCS / page, anchor, row) == speed, row
+        assert f" / {speed} " in PAGE[end:], f"{row} is not in the arithmetic"
