@@ -273,11 +273,34 @@ def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
     assert [(image.path, image.label) for image in index.images] == [
         (f"row-{i}", label) for i, label in enumerate(["cat", "dog"] * 2)
     ]
-    with pytest.raises(DataError, match=r"a folder of archives or tables: name each of them, as memory://b/t\.parquet"):
-        build_index("memory://b")
+    memory.pipe_file("/b/archives/a.tar", b"")
+    with pytest.raises(DataError, match=r"of archives: name each of them, as memory://b/archives/a\.tar\."):
+        build_index("memory://b/archives/")
     memory.pipe_file("/b/notes.txt", b"")
     with pytest.raises(DataError, match="expected a folder of class folders"):
         build_index("memory://b/notes.txt")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_folder_of_tables_at_an_address_is_read_as_one_on_disk(
+    memory: Any, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("test/c.parquet", "train/a.parquet", "train/b.parquet")):
+        labels = [i % 2 for i in range(4)]
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        images = [encode(Image.new("RGB", (6, 5), (10 * i, number, 0))) for i in range(4)]
+        path = write_table(tmp_path / "d" / name, make_table(images, ("cat", "dog"), label=labels))
+        memory.pipe_file(f"/b/d/{name}", path.read_bytes())
+    memory.pipe_file("/b/d/README.md", b"")
+    memory.pipe_file("/b/d/.hidden.parquet", b"")
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "1")  # each table makes room for the next one
+    local, distant = build_index(tmp_path / "d"), build_index("memory://b/d")
+    assert distant.images == local.images
+    assert {(image.label, image.split) for image in distant.images} == {
+        (label, split) for label in ("cat", "dog") for split in ("train", "test")
+    }
+    assert [distant.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
+    assert opened == [f"memory://b/d/{name}" for name in ("test/c.parquet", "train/a.parquet", "train/b.parquet")]
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -15,13 +15,13 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 @pytest.fixture
 def model_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The images and the threads of each call of a model by the server, in order."""
-    made: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     run = OnnxPredictor._run
 
     def record(self: OnnxPredictor, names: Any, pixels: NDArray[np.uint8]) -> list[Any]:
         if threading.current_thread().name.startswith("model"):  # not one that verifies the file
-            made.append((len(pixels), self._threads))
+            calls.append((len(pixels), self._threads))
         return run(self, names, pixels)
 
     monkeypatch.setattr(OnnxPredictor, "_run", record)
-    return made
+    return calls

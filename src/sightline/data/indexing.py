@@ -208,7 +208,7 @@ def list_source(
     if is_url(text):
         remote = RemotePath.parse(text)
         if not is_container(remote.url):
-            return _list_files(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
+            return _list_remote_folder(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
         path = remote.stage(options.limits)
     else:
         path = Path(text).expanduser()
@@ -241,6 +241,12 @@ def list_source(
     )
 
 
+def _list_remote_folder(folder: RemoteFolder, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
+    if tables := find_table_files(folder):
+        return read_table_files(((key, folder.stage(key)) for key in tables), options, prefix)
+    return _list_files(folder, prefix, options, lenient=lenient)
+
+
 def _open_store(path: Path, options: DataConfig) -> FolderStore | ZipStore | TarStore | ImageTable | None:
     """Open a folder, an archive or a table of images as a store; return None for anything else."""
     if path.is_dir():
@@ -260,7 +266,7 @@ def _list_store(
     if isinstance(store, ImageTable):
         return read_image_table(store, str(path), options, prefix)
     if isinstance(store, FolderStore) and (tables := find_table_files(store)):
-        return read_table_files(path, tables, options, prefix)
+        return read_table_files(((key, path / key) for key in tables), options, prefix)
     if isinstance(store, TarStore) and (samples := list_samples(store)):
         return read_rows(samples, str(path), options, FileFinder(store), prefix)
     return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
 from sightline.data.cache import cache_folder
-from sightline.data.containers import is_container
+from sightline.data.containers import ARCHIVE_SUFFIXES
+from sightline.data.image_tables import TABLE_SUFFIXES
 from sightline.data.remote import RemotePath, explain_cache_failure, make_room, safe_name
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
@@ -64,6 +65,10 @@ class RemoteFolder:
         check(content[:HEADER_BYTES])
         check_file_size(len(content), self._limits)
         return content
+
+    def stage(self, key: str) -> Path:
+        """Return a copy of a file that is read at several positions, as a table is; see `RemotePath.stage`."""
+        return self._files[key].stage(self._limits)
 
     def _read_copy(self, key: str) -> bytes | None:
         digest = self._contents.get(self._identify(key))
@@ -125,11 +130,9 @@ def open_remote_folder(source: RemotePath, limits: LimitsConfig) -> RemoteFolder
         )
     folder = RemoteFolder(source, limits)
     keys = folder.keys()
-    containers = [key for key in keys if is_container(key)]
-    if containers and not any(map(is_image_name, keys)):
-        raise DataError(
-            f"{source.url} is a folder of archives or tables: name each of them, as {source.url}/{containers[0]}."
-        )
+    archives = [key for key in keys if key.lower().endswith(ARCHIVE_SUFFIXES)]
+    if archives and not any(is_image_name(key) or key.lower().endswith(TABLE_SUFFIXES) for key in keys):
+        raise DataError(f"{source.url} is a folder of archives: name each of them, as {source.url}/{archives[0]}.")
     return folder
 
 

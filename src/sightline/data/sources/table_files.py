@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
-from sightline.data.storage import FolderStore
+from sightline.data.storage import FileStore
 
 
 def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
@@ -22,7 +22,7 @@ def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: 
     return read_rows(store.read_rows(), name, replace(options, columns=columns), FileFinder(store), prefix)
 
 
-def find_table_files(store: FolderStore) -> list[str]:
+def find_table_files(store: FileStore) -> list[str]:
     """Return the Parquet and Arrow files in a folder that has no images of its own, as Hugging Face's data sets are."""
     keys = store.keys()
     if any(is_image_name(key) for key in keys):
@@ -30,12 +30,16 @@ def find_table_files(store: FolderStore) -> list[str]:
     return [key for key in keys if key.lower().endswith(TABLE_SUFFIXES) and not is_hidden(key)]
 
 
-def read_table_files(folder: Path, keys: Sequence[str], options: DataConfig, prefix: str = "") -> SourceListing:
-    """List the images of several tables in a folder; a file or a folder that is named as a split states it."""
-    listings = []
-    for key in keys:
-        store = ImageTable(folder / key, options.limits, options.columns.path)
-        listings.append(read_image_table(store, str(folder / key), options, f"{prefix}{key}/"))
+def read_table_files(files: Iterable[tuple[str, Path]], options: DataConfig, prefix: str = "") -> SourceListing:
+    """List the images of several tables in a folder; a file or a folder that is named as a split states it.
+
+    `files` are their relative paths and where they are; each is opened before the next one is asked for.
+    """
+    keys, listings = [], []
+    for key, path in files:
+        store = ImageTable(path, options.limits, options.columns.path)
+        keys.append(key)
+        listings.append(read_image_table(store, str(path), options, f"{prefix}{key}/"))
     splits = [find_folder_split(key) for key in keys]
     if all(splits):
         listings = [
