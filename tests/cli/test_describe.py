@@ -68,6 +68,30 @@ def test_a_recipe_gives_its_settings(sightline: Command) -> None:
     assert (gray_payload["parameters"], gray_payload["classes"]) == (435_306, 10)
 
 
+def test_fcn_undoes_each_pooling_by_a_transposed_convolution() -> None:
+    import sightline as sl
+
+    layers = sl.describe("fcn", size="64x96", classes=3).layers
+    poolings = [layer for layer in layers if layer.kind == "max pooling"]
+    transposed = [layer for layer in layers if layer.kind == "transposed convolution"]
+    assert [layer.output[:2] for layer in poolings] == [(32, 48), (16, 24), (8, 12), (4, 6)]
+    assert [layer.output[:2] for layer in transposed] == [(8, 12), (16, 24), (32, 48), (64, 96)]
+    assert {layer.strides for layer in (*poolings, *transposed)} == {(2, 2)}
+    assert layers[-1].output == (64, 96, 3)
+
+
+def test_the_recipe_for_masks_ends_in_the_classes_of_each_pixel(sightline: Command) -> None:
+    result = sightline("describe", "segmentation", "--size", "96x128x3", "--classes", 5, "--format", "json")
+    assert result.code == 0, result.err
+    payload = result.json
+    assert (payload["name"], payload["size"], payload["classes"]) == ("segmentation", [96, 128, 3], 5)
+    assert payload["layers"][-1]["output"] == [96, 128, 5]
+    assert sum(layer["kind"] == "upsampling" for layer in payload["layers"]) == 5
+    table = sightline("describe", "segmentation")
+    assert table.code == 0, table.err
+    assert "decoder1_up" in table.out
+
+
 def test_a_run_is_described_as_it_is(sightline: Command, trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, result = trained
     curve = tmp_path / "rate.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from sightline.errors import UsageError
@@ -110,7 +111,18 @@ def test_the_decisions_are_those_of_the_thresholds() -> None:
     for k, row in enumerate(decisions):
         assert row.present.coverage == pytest.approx(present[:, k].mean())
         assert row.undecided == pytest.approx(1 - present[:, k].mean() - absent[:, k].mean())
-        assert row.absent.precision == pytest.approx((~truth[absent[:, k], k]).mean())
+        for decision, decided, hit in ((row.present, present, truth), (row.absent, absent, ~truth)):
+            count, hits = int(decided[:, k].sum()), int((decided & hit)[:, k].sum())
+            assert (decision.accepted, decision.precision) == (count, hits / count if count else None)
+            if count:
+                exact = binomtest(hits, count).proportion_ci(method="wilson")
+                assert decision.interval is not None
+                assert (decision.interval.low, decision.interval.high) == pytest.approx((exact.low, exact.high))
+                bound = binomtest(hits, count, alternative="greater").proportion_ci(method="exact").low
+                assert decision.lower_bound == pytest.approx(bound)
+                assert decision.met == (bound >= 0.9)
+            else:
+                assert (decision.interval, decision.lower_bound, decision.met) == (None, None, False)
     assert 0 < decisions[0].undecided < 1
     assert evaluate_decisions(CLASSES, other, truth, fit_thresholds(CLASSES, p, y, NO_THRESHOLDS, None)) is None
 

@@ -212,6 +212,17 @@ def test_sigmoid_head_is_one_unit_shown_as_two_classes() -> None:
     assert built_network.logits.shape == (None, 2)
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_network_has_one_sigmoid_for_each_of_several_labels(name: str) -> None:
+    built_network = build_shapes_only(make_plan(name, classes=3, options={"activation": "sigmoid"}))
+    last = built_network.model.get_layer("probabilities")
+    assert last.output is built_network.model.output["probabilities"]
+    assert last.input is built_network.logits
+    assert built_network.model.get_layer("predictions").units == 3
+    logits = np.random.default_rng(0).normal(0, 4, (5, 3)).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(last(logits)), expit(logits), rtol=1e-5)
+
+
 def test_sigmoid_head_survives_saving(tmp_path: Path) -> None:
     model = build_model(make_plan("cifar10-deep", head="sigmoid")).model
     model.save(tmp_path / "model.keras")

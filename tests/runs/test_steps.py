@@ -31,6 +31,7 @@ def measure_twelve_bits(config: RunConfig) -> SampleRange:
 
 PHOTOS = DataFacts(600, 3, 300, all_grayscale=False, num_high_bit_depth=0, measure_range=measure_twelve_bits)
 DIGITS = replace(PHOTOS, median_side=28, all_grayscale=True)
+SCENES = replace(PHOTOS, mask_size=(360, 480))
 SCANS = replace(PHOTOS, all_grayscale=True, num_high_bit_depth=5)
 
 
@@ -155,6 +156,11 @@ def test_a_step_fills_in_its_settings_and_no_other(row: Row) -> None:
         (DIGITS, INSTALLED, "quick", "without flips"),
         (DIGITS, CACHED, "quick", "without flips"),
         (replace(DIGITS, all_grayscale=False), CACHED, "quick", "too small for a pretrained backbone"),
+        (SCENES, INSTALLED, "segmentation", "of 360x480 pixels with masks of 3 classes: EfficientNet-Lite0 with the"),
+        (SCENES, GPU, "segmentation", "the installed ImageNet weights"),
+        (SCENES, EMPTY, "fcn", "no local ImageNet weights: a small network from scratch"),
+        (replace(SCENES, median_side=65), INSTALLED, "segmentation", "EfficientNet-Lite0"),
+        (replace(SCENES, median_side=64, mask_size=(64, 96)), INSTALLED, "fcn", "of 64x96 pixels with masks of 3"),
     ],
 )
 def test_a_recipe_is_chosen_by_images_weights_and_device(

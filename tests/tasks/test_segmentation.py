@@ -22,7 +22,6 @@ from sightline import process
 from sightline.api.masks import choose_name, write_masks
 from sightline.cli import main
 from sightline.compress import candidates, search
-from sightline.config import resolve_config
 from sightline.data.masks import VOID
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, ModelError, OutputError, SightlineError, UsageError
@@ -49,7 +48,6 @@ from sightline.inference.stream import InputItem, predict
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import Resize
 from sightline.tasks.protocol import find_task
-from sightline.tasks.segmentation import compute_pixel_weights
 from sightline.training.checkpoints import load_latest
 
 SETTINGS = {"model.task": "segmentation", "device.threads": 1}
@@ -420,39 +418,25 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         sightline.train(str(classes), recipe="fcn", out=tmp_path / "c", set=SETTINGS, progress=False)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "dice"])
-def test_void_pixels_have_no_influence_on_the_loss(loss: str) -> None:
-    from sightline import backend
-
-    config = resolve_config(assignments=["model.task=segmentation", f"train.loss={loss}"])
-    masks = np.stack([draw_scene(i)[1] for i in range(3)])
-    masks[masks == 9] = VOID
-    subset = Subset(np.zeros((3, SIDE, SIDE, 3), np.uint8), np.arange(3), masks, ("a", "b", "c"))
-    objective = find_task("segmentation").make_objective(config, subset, 3, None)
-    targets = objective.compute_targets(np.arange(3), 1, None)
-    logits = np.random.default_rng(0).normal(size=(3, SIDE, SIDE, 3)).astype(np.float32)
-    changed = np.where((masks == VOID)[..., None], logits + 5 * np.arange(3, dtype=np.float32), logits)
-    compute, to_numpy = objective.build_loss(), backend.keras().ops.convert_to_numpy
-    first, second = (float(to_numpy(compute(targets, values))) for values in (logits, changed))
-    assert first == pytest.approx(second, rel=1e-6)
-    perfect = 20 * np.eye(3, dtype=np.float32)[np.minimum(masks, 2)]
-    assert float(to_numpy(compute(targets, perfect))) < 0.02 < first
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (30, 20), (47, 31)])
+@pytest.mark.parametrize("resize", get_args(Resize))
+def test_a_mask_is_resized_as_its_image_is(resize: Resize, width: int, height: int) -> None:
+    spec = PreprocessingSpec(48, 40, resize=resize)
+    colors = np.array([[250, 30, 30], [30, 250, 30], [30, 30, 250], [220, 220, 30]], np.uint8)
+    mask = np.zeros((height, width), np.uint8)  # four rectangles, of unequal sides
+    mask[height // 3 :] += 1
+    mask[:, 2 * width // 5 :] += 2
+    resized = spec.apply_to_mask(mask, VOID)
+    shown = np.where((resized != VOID)[..., None], colors[np.where(resized == VOID, 0, resized)], 0)
+    neighbors = [np.roll(resized, (y, x), (0, 1)) for y in (-2, -1, 0, 1, 2) for x in (-2, -1, 0, 1, 2)]
+    inner = np.all([resized == other for other in neighbors], 0)  # two pixels or more from an edge
+    assert set(resized[inner]) - {VOID} == {0, 1, 2, 3}
+    np.testing.assert_array_equal(spec.apply(colors[mask])[inner], shown[inner])
 
 
-def test_rare_classes_weigh_more_by_the_median_frequency() -> None:
-    masks = np.zeros((2, 10, 10), np.uint8)
-    masks[0, :1], masks[1, :, :5] = 1, VOID
-    weights = compute_pixel_weights(masks, 3, "balanced")
-    frequency = np.array([140 / 150, 10 / 100])
-    assert weights is not None
-    assert weights[:2] == pytest.approx(np.median(frequency) / frequency)
-    assert weights[2] == 1
-    assert compute_pixel_weights(masks, 3, "none") is None
-
-
-@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
-def test_a_mask_returns_to_the_pixels_that_it_is_of(resize: str) -> None:
-    spec = PreprocessingSpec(20, 20, 3, resize=resize)  # type: ignore[arg-type]  # one of three
+@pytest.mark.parametrize("resize", get_args(Resize))
+def test_a_mask_returns_to_the_pixels_that_it_is_of(resize: Resize) -> None:
+    spec = PreprocessingSpec(20, 20, 3, resize=resize)
     mask = np.repeat(np.repeat(np.arange(6, dtype=np.uint8).reshape(2, 3), 20, 0), 20, 1)
     restored = restore_size(spec, spec.apply_to_mask(mask, VOID), 60, 40)
     has_class = restored != VOID
