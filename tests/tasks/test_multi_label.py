@@ -610,6 +610,21 @@ def test_folds_predict_every_image_and_choose_thresholds_and_temperature(data: P
 # The parts.
 
 
+@pytest.mark.slow
+def test_the_transfer_recipe_solves_a_head_for_several_labels_on_frozen_features(tmp_path: Path) -> None:
+    settings = {"model.task": "multi_label", "input.height": 64, "input.width": 64, "train.track": []}
+    data = write_data(tmp_path / "colors", 60)
+    run = sl.train(data, recipe="transfer", effort="fast", set=settings, out=tmp_path / "run", progress=False)
+    (stage,) = RunDirectory.open(run.path).config.train.stages
+    assert (stage.unfreeze, stage.views, stage.solver) == (0, 1, "logistic")
+    (epoch,) = csv.DictReader((Path(run.path) / "history.csv").read_text(encoding="utf-8").splitlines())
+    assert epoch["stage"] == "head"
+    assert float(epoch["penalty"]) > 0, "as a logistic regression has, in place of steps"
+    assert run.result.details["metrics"]["validation"]["mean_average_precision"] > 0.9
+    assert run.result.details["metrics"]["test"]["mean_average_precision"] > 0.8
+    assert set(run.classifier.predict(data.parent / "0.png")[0].labels) >= {"green", "red"}
+
+
 def draw_features(count: int, seed: int = 0) -> Subset:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(count, 6)).astype(np.float32)

@@ -427,11 +427,11 @@ def test_a_mask_is_resized_as_its_image_is(resize: Resize, width: int, height: i
     mask[height // 3 :] += 1
     mask[:, 2 * width // 5 :] += 2
     resized = spec.apply_to_mask(mask, VOID)
-    shown = np.where((resized != VOID)[..., None], colors[np.where(resized == VOID, 0, resized)], 0)
+    expected = np.where((resized != VOID)[..., None], colors[np.where(resized == VOID, 0, resized)], 0)
     neighbors = [np.roll(resized, (y, x), (0, 1)) for y in (-2, -1, 0, 1, 2) for x in (-2, -1, 0, 1, 2)]
     inner = np.all([resized == other for other in neighbors], 0)  # two pixels or more from an edge
     assert set(resized[inner]) - {VOID} == {0, 1, 2, 3}
-    np.testing.assert_array_equal(spec.apply(colors[mask])[inner], shown[inner])
+    np.testing.assert_array_equal(spec.apply(colors[mask])[inner], expected[inner])
 
 
 @pytest.mark.parametrize("resize", get_args(Resize))

@@ -51,6 +51,28 @@ def test_an_image_has_all_of_its_labels(tmp_path: Path, text: str) -> None:
     assert "1.png" in read_manifest(tmp_path / "list.csv").several_labels
 
 
+@pytest.mark.parametrize("separator", ";|")
+@pytest.mark.parametrize(
+    ("column", "cells", "are_several"),
+    [
+        ("label", ("a;b", "c;d", "d"), True),
+        ("label", ("a;b", "b;c", "a;c", "a;b;c"), True),
+        ("labels", ("a;b", "c"), True),
+        ("label", ("a;b", "c;d", "e"), False),
+        ("label", ("a;b", "b;c", "a;c"), False),
+    ],
+    ids=["one is alone", "fewer names than cells", "named", "no name recurs", "as many names as cells"],
+)
+def test_a_cell_is_split_where_its_names_recur(
+    tmp_path: Path, separator: str, column: str, cells: tuple[str, ...], are_several: bool
+) -> None:
+    rows = [cell.replace(";", separator) for cell in cells]
+    text = "".join(f"{i}.png,{row}\n" for i, row in enumerate(rows, 1))
+    labels = read_labels(write_table(tmp_path, f"path,{column}\n{text}"))
+    assert list(labels.values()) == list(cells if are_several else rows)
+    assert bool(read_manifest(tmp_path / "list.csv").several_labels) == are_several
+
+
 def test_lists_in_json_and_coco(tmp_path: Path) -> None:
     rows = [{"path": "1.png", "label": ["tree", "car"]}, {"path": "2.png", "label": []}]
     assert read_labels(write_table(tmp_path, json.dumps(rows), "list.json")) == {"1.png": "car;tree", "2.png": ""}
