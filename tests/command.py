@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
@@ -68,3 +70,9 @@ train.batch_size = 16
 train.track = []
 """
 """The start of a search space: a small network, settings and no parameters yet."""
+
+
+def skip_without(package: str) -> None:
+    """Skip the test where a package is not installed, without importing it: OpenVINO's telemetry would start a process."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the package {package} is not installed")

@@ -16,6 +16,7 @@ GRACE_SECONDS = 10  # for a page that a failed test leaves open
 WAIT_SECONDS = 60  # for anything that a page does, which only a test that fails waits for
 STARTED = "body:has(#another, #legend:not([hidden]))"  # a list that knows the classes, so that every key works
 LISTED = f"{STARTED} .tile img, {STARTED} #empty:not([hidden])"  # which shows its images, too
+VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
 
 
 @contextmanager

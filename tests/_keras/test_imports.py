@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from command import skip_without
 from sightline._keras import imports
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "sightline"
@@ -60,7 +61,7 @@ def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_openvino_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    skip_without("openvino")
     code = """
 import sys
 from sightline._keras import imports

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from command import skip_without
 from networks import RUNS, build_network, random_images
 from sightline import backend
 from sightline.config import StageConfig
@@ -60,7 +61,7 @@ def test_layers_between_two_cuts_take_features() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("name", ["fashion-cnn", pytest.param("efficientnet-lite0", marks=pytest.mark.slow)])
 def test_openvino_runs_them_within_the_precision_of_the_processor(name: str) -> None:
-    pytest.importorskip("openvino", reason="the extra export is not installed")
+    skip_without("openvino")
     model, pixels = make_frozen_model(name), random_images(3, ENTRIES[name].min_input_size)
     frozen_layers = build_frozen_layers(model, pixels, "openvino", 1)
     assert frozen_layers.cache_key is not None, "it must not have fallen back"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from command import skip_without
 from networks import compute_outputs
 from sightline import backend
 from sightline.compress import channel_groups, prune
@@ -101,7 +102,7 @@ def test_it_gives_the_same_in_onnx_as_in_keras(name: str) -> None:
 @pytest.mark.installed
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_gives_the_same_in_openvino(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    skip_without("openvino")
     from sightline._keras import imports
 
     model = build(LAYERS[name])

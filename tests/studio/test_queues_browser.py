@@ -16,7 +16,7 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.query import Query
-from studio_server import LISTED, serve
+from studio_server import LISTED, VIEWED, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -99,6 +99,7 @@ def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Pat
         page.keyboard.press("Enter")
         playwright.expect(page.locator("#viewer-path")).to_have_text(rows[0].path)
         playwright.expect(page.locator("#viewer-facts")).to_contain_text("0.97")
+        page.wait_for_function(VIEWED)  # before, nobody can keep it
         page.keyboard.press("k")
         expect_text(page, "#corrections", "1 correction")
         page.keyboard.press("Escape")

@@ -15,7 +15,7 @@ from command import COLORS, draw_classes
 from held_requests import Held, wait_until
 from sightline import Dataset
 from sightline.studio.contents import open_studio
-from studio_server import serve
+from studio_server import VIEWED, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reaso
 ASKED = "#asked:not([hidden])"
 NAMES = sorted(COLORS)
 TRIES = 4  # how often a change is sent before it is given up
-VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
 SEEN = VIEWED.replace("viewer-", "")
 PRESS_WHILE_BROKEN = """
 addEventListener("DOMContentLoaded", () => {

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import hostile_exports
+from command import skip_without
 from hostile_exports import Files, damage, make_litert, make_openvino, make_saved_model, write_folder
 from networks import NAMES, make_plan
 from sightline.errors import ModelError
@@ -119,7 +120,7 @@ def test_a_litert_file_cannot_loop_or_use_other_operations(kind: str, tmp_path: 
 
 @pytest.mark.installed
 def test_the_limits_of_an_openvino_graph(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    skip_without("openvino")
     folders = []
     for number, make in enumerate(hostile_exports.OPENVINO_GRAPHS.values()):
         (tmp_path / f"made{number}").mkdir()
