@@ -73,6 +73,6 @@ train.track = []
 
 
 def skip_without(package: str) -> None:
-    """Skip the test where a package is not installed, without importing it: OpenVINO's telemetry would start a process."""
+    """Skip the test where a package is not installed, without importing it: OpenVINO's telemetry would fork."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the package {package} is not installed")
