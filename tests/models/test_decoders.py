@@ -39,7 +39,7 @@ def test_masks_have_the_size_of_the_image_and_the_file_agrees(
 ) -> None:
     model = build_model(spec(name, decoder, size)).model
     pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    outputs = {key: np.asarray(value) for key, value in model(pixels).items()}
+    outputs = {key: np.asarray(value) for key, value in model.predict_on_batch(pixels).items()}
     assert outputs["probabilities"].shape == outputs["logits"].shape == (2, *size, 4)
     assert outputs["features"].ndim == 2
     np.testing.assert_allclose(outputs["probabilities"].sum(-1), 1, atol=1e-5)
