@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sightline.studio.contents import Studio
 from sightline.studio.network import make_access
@@ -17,6 +19,12 @@ WAIT_SECONDS = 60  # for anything that a page does, which only a test that fails
 STARTED = "body:has(#another, #legend:not([hidden]))"  # a list that knows the classes, so that every key works
 LISTED = f"{STARTED} .tile img, {STARTED} #empty:not([hidden])"  # which shows its images, too
 VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
+
+
+def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
+    """Return the action, the path and the new label of each line of a patch file."""
+    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
+    return [(row["action"], row["path"], row.get("to")) for row in rows]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sightline.studio.corrections import Corrections
 from sightline.studio.folder_export import FolderExport
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
-from studio_server import LISTED, serve
+from studio_server import LISTED, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -39,11 +38,6 @@ def expect_text(page: Any, selector: str, text: str) -> None:
 
 def expect_labels(page: Any, labels: list[str]) -> None:
     playwright.expect(page.locator(".tile .caption")).to_have_text(labels)
-
-
-def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
-    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
-    return [(row["action"], row["path"], row.get("to")) for row in rows]
 
 
 def test_labels_are_corrected_by_keyboard_alone(studio: Studio, patch: Path, open_page: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.query import Query
-from studio_server import LISTED, VIEWED, serve
+from studio_server import LISTED, VIEWED, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -26,11 +25,6 @@ MOST_ELEMENTS = 400  # of the document at 1280x800, with all filters of a run, i
 
 def expect_text(page: Any, selector: str, text: str) -> None:
     playwright.expect(page.locator(selector)).to_have_text(text)
-
-
-def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
-    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
-    return [(row["action"], row["path"], row.get("to")) for row in rows]
 
 
 def test_space_selects_single_images_that_are_corrected_together(studio: Studio, patch: Path, open_page: Any) -> None:
