@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from sightline import _io
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,17 @@ def skip_without(package: str) -> None:
     """Skip the test where a package is not installed, without importing it: OpenVINO's telemetry would fork."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the package {package} is not installed")
+
+
+def open_and_replace(path: Path, other: Path) -> Callable[[str | Path], IO[bytes]]:
+    """Return `_io.open_regular`, after which another file is at `path`: only what was opened is to be read."""
+    open_regular = _io.open_regular
+
+    def open_then_replace(name: str | Path) -> IO[bytes]:
+        file = open_regular(name)
+        if Path(name) == path:
+            other.write_bytes(b"another file")
+            other.replace(path)
+        return file
+
+    return open_then_replace

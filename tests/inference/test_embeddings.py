@@ -8,13 +8,13 @@ import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from command import open_and_replace
 from sightline import _io
 from sightline.errors import DataError, MissingExtraError, OutputError, UsageError
 from sightline.inference import embedding_files, nearest, stream
@@ -64,16 +64,7 @@ def test_the_vectors_that_were_checked_are_read_whatever_has_their_name_by_then(
 ) -> None:
     path, written = tmp_path / "a.npy", make_embeddings(20)
     embedding_files.write(path, [written])
-    open_regular = _io.open_regular
-
-    def open_and_replace(name: str | Path) -> IO[bytes]:
-        file = open_regular(name)
-        if Path(name) == path:
-            (tmp_path / "other").write_bytes(b"another file")
-            (tmp_path / "other").replace(path)
-        return file
-
-    monkeypatch.setattr(_io, "open_regular", open_and_replace)
+    monkeypatch.setattr(_io, "open_regular", open_and_replace(path, tmp_path / "other"))
     assert_equal(read(path), written)
     assert path.read_bytes() == b"another file"
 

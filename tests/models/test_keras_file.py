@@ -8,12 +8,12 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import h5py
 import numpy as np
 import pytest
 
+from command import open_and_replace
 from sightline import _io, backend
 from sightline.errors import ModelError
 from sightline.inference.runtimes.keras import load_model
@@ -134,17 +134,10 @@ def test_every_model_is_checked_before_keras_reads_it(ours: Path, tmp_path: Path
 def test_the_file_that_was_checked_is_loaded_whatever_has_its_name_by_then(
     ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, open_regular = tmp_path / "model.keras", _io.open_regular
+    path = tmp_path / "model.keras"
     path.write_bytes(ours.read_bytes())
 
-    def open_and_replace(name: str | Path) -> IO[bytes]:
-        file = open_regular(name)
-        if Path(name) == path:
-            (tmp_path / "other").write_bytes(b"another file")
-            (tmp_path / "other").replace(path)
-        return file
-
-    monkeypatch.setattr(_io, "open_regular", open_and_replace)
+    monkeypatch.setattr(_io, "open_regular", open_and_replace(path, tmp_path / "other"))
     with open_keras_file(path) as name:
         assert path.read_bytes() == b"another file"
         assert name.suffix == ".keras"
