@@ -19,6 +19,7 @@ from sightline.config import DataConfig, LimitsConfig
 from sightline.data import archives, image_tables, packed_tar
 from sightline.data.image_tables import ImageTable
 from sightline.data.indexing import build_index
+from sightline.data.targets import LABEL_SETS
 from sightline.errors import DataError, ImageError
 from sightline.inference.stream import BackgroundCount, expand_inputs
 from synthetic_images import encode
@@ -52,6 +53,19 @@ def test_classes_have_the_names_that_the_schema_states(tmp_path: Path, suffix: s
         (f"row-{i}", NAMES[i % 2], "test" if i == 9 else "train") for i in range(10)
     ]
     assert [index.read(i) for i in range(10)] == IMAGES
+
+
+def test_files_of_one_folder_split_their_labels_alike(tmp_path: Path) -> None:
+    """In the first file alone, the names of a cell are also alone in others."""
+    for number, labels in enumerate((["a|b", "b", "a", "c"], ["a|c", "b|c", None])):
+        write_table(
+            tmp_path / f"d/part-{number}.parquet", make_table(IMAGES[4 * number :][: len(labels)], label=labels)
+        )
+    images = build_index(tmp_path / "d", targets=LABEL_SETS).images
+    assert [image.label for image in images] == ["a;b", "b", "a", "c", "a;c", "b;c", ""]
+    (tmp_path / "d/part-0.parquet").unlink()
+    assert [image.label for image in build_index(tmp_path / "d").images] == ["a|c", "b|c"], "for one label each"
+    assert [image.label for image in build_index(tmp_path / "d", targets=LABEL_SETS).images] == ["a;c", "b;c", ""]
 
 
 def test_text_and_binary_columns(tmp_path: Path) -> None:

@@ -14,11 +14,17 @@ import pytest
 from command import COLORS, draw_classes
 from sightline import api, load
 from sightline.callbacks import Callback, EpochRecord
+from sightline.data import split
+from sightline.data.iterative_stratification import stratify_iteratively
+from sightline.data.recorded_images import ImageRow
+from sightline.data.targets import LABEL_SETS
 from sightline.errors import DataError, Interrupted, ModelError, UsageError
+from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.training import checkpoints
 from sightline.training.result import TrainResult
 from sightline.training.schedules import build_schedule
+from task_images import write_task
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -152,6 +158,32 @@ def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path)
         api.resume(short, epochs=4)
     assert load(short).run is not None
     assert api.resume(short).epochs == 2
+
+
+def test_a_run_keeps_its_splits_where_another_version_would_divide_its_images_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, settings = write_task("multi_label", tmp_path / "data", 60)
+    options = [*settings, "split.mode=stratified", "bundle.num_reference_examples=1"]
+    api.train(source, recipe="quick", set=options, epochs=1, out=tmp_path / "r")
+    run = RunDirectory.open(tmp_path / "r")
+    rows = run.read_data()
+
+    def divide(sizes: Any, classes: Any, fractions: Any, positions: Any) -> list[int]:
+        return stratify_iteratively(sizes, classes, fractions, [1 - position for position in positions])
+
+    monkeypatch.setattr(split, "stratify_iteratively", divide)
+    assert {image.path: image.split for image in build_again(run)} != {row.path: row.split for row in rows or ()}
+    api.resume(run.path, epochs=2)
+    assert len(run.read_history()) == 2
+    assert run.read_data() == rows
+
+
+def build_again(run: RunDirectory) -> list[ImageRow]:
+    """Return the images of a run as training would divide them now."""
+    config, index = run.config, run_images.read_run_index(run)
+    splits = split.assign_splits(index.images, config.split, config.seed, None, LABEL_SETS).splits
+    return [ImageRow(p.path, p.sha256, p.label, of) for p, of in zip(index.images, splits, strict=True)]
 
 
 def test_the_state_can_be_left_out(data: Path, tmp_path: Path) -> None:

@@ -211,6 +211,25 @@ def test_going_on_counts_copies_too(run: RunDirectory, tmp_path: Path) -> None:
         run_images.check_unchanged(run, turned)
 
 
+def test_images_in_other_splits_are_not_called_new(run: RunDirectory, tmp_path: Path) -> None:
+    data = build_small_dataset(tmp_path / "data")
+    (first, split), *_ = zip(data.images, data.splits, strict=True)
+    moved = replace(data, splits=("validation", *data.splits[1:]))
+    with pytest.raises(
+        DataError, match=rf"but 1 of 8 are in another split now, such as {first.path}, which was in {split}: .*--force"
+    ):
+        run_images.check_unchanged(run, moved)
+
+
+def test_splits_are_kept_where_the_source_states_none(run: RunDirectory, tmp_path: Path) -> None:
+    stated = build_index(tmp_path / "data")
+    assert run_images.keep_splits(run, stated) is stated
+    free = replace(stated, images=tuple(replace(image, split=None) for image in stated.images))
+    assert {image.split for image in run_images.keep_splits(run, free).images} == {"train", "test"}
+    fewer = replace(free, images=free.images[1:])
+    assert run_images.keep_splits(run, fewer) is fewer, "which `check_unchanged` refuses"
+
+
 def test_a_bundle_knows_the_run_in_whose_folder_it_lies(run: RunDirectory, tmp_path: Path) -> None:
     run.update(result={"weights_sha256": "w"})
     own = Manifest("m", ("a", "b"), PreprocessingSpec(8, 8), weights_sha256="w")

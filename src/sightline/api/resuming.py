@@ -22,6 +22,7 @@ from sightline.runs.failures import INPUT_ERRORS, record_failure
 from sightline.runs.folds import select_images
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request, restore_inputs
+from sightline.runs.run_images import keep_splits
 from sightline.runs.train_request import TrainRequest
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
@@ -101,7 +102,10 @@ def _restore(
         inputs = resolve_request(request, request.resolve_sources(sources), callback)
         return replace(inputs, index=select_images(inputs.index, inputs.config.split)), request
     extension.apply_extension(run)
-    return restore_inputs(run.config, request, sources, run.patch, callback), request
+    inputs = restore_inputs(run.config, request, sources, run.patch, callback)
+    if run.config.device.num_hosts > 1:  # the others do not have the run
+        return inputs, request
+    return replace(inputs, index=keep_splits(run, inputs.index)), request
 
 
 def _check_environment(info: dict[str, Any], run: RunDirectory, callback: Callback) -> None:

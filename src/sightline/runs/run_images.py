@@ -134,7 +134,10 @@ def _read_request(run: RunDirectory) -> TrainRequest | None:
 
 
 def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
-    """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with."""
+    """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with.
+
+    The splits alone differ if the source states others now, or if its groups or the rule of an older version do.
+    """
     recorded_rows = run.read_data()
     current = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
     if recorded_rows is None:
@@ -143,6 +146,15 @@ def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
     if recorded == current:
         return
     missing_images, new_images = Counter(recorded) - Counter(current), Counter(current) - Counter(recorded)
+    if missing_images and Counter(row[:2] for row in recorded) == Counter(row[:2] for row in current):
+        moved = next(p for p, row in zip(data.images, current, strict=True) if row in new_images)
+        old_split = next(row[2] for row in missing_images if row[:2] == (moved.sha256, moved.label))
+        raise DataError(
+            f"The images of {data.name} are those that the run {run.path} started with, but {missing_images.total()} "
+            f"of {len(recorded)} are in another split now, such as {moved.path}, which was in {old_split}: "
+            "the source or its groups changed, or the run is of a version that divided them in another way. Restore "
+            "the source, go on with that version, or retrain with --force."
+        )
     summary = f"{missing_images.total()} of {len(recorded)} are missing or changed, {new_images.total()} are new"
     if not missing_images and not new_images:
         summary = "files were renamed, which changes their order"
@@ -150,6 +162,17 @@ def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
         f"The images of {data.name} are not those that the run {run.path} started with ({summary}): "
         "restore them, or retrain with --force."
     )
+
+
+def keep_splits(run: RunDirectory, index: Index) -> Index:
+    """Return the images of a run that goes on with the splits that it recorded, unless the source states splits.
+
+    So it goes on where a newer version would divide them in another way. Other images are left to `check_unchanged`.
+    """
+    rows, config = run.read_data(), run.config
+    if rows is None or config.split.folds or any(image.split for image in index.images):
+        return index
+    return restore_splits(rows, index) if match_images(rows, index).complete else index
 
 
 def raise_if_incomplete(run: RunDirectory, matched: MatchedImages, description: str, advice: str = "") -> None:

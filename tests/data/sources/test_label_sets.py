@@ -73,6 +73,33 @@ def test_a_cell_is_split_where_its_names_recur(
     assert bool(read_manifest(tmp_path / "list.csv").several_labels) == are_several
 
 
+@pytest.mark.parametrize("separator", ";|")
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_a_task_of_several_labels_splits_each_cell_with_a_separator(
+    tmp_path: Path, separator: str, column: str
+) -> None:
+    rows = ["1.png,tree;car", "2.png,dog ; tree cat", "3.png,owl", "4.png,", "3.png,fox;owl", "5.png,owl;tree;"]
+    text = "\n".join([f"path,{column}", *rows]).replace(";", separator)
+    index = build_index(write_table(tmp_path, text), targets=LABEL_SETS)
+    assert {image.path: image.label for image in index.images} == {
+        "1.png": "car;tree", "2.png": "dog;tree cat", "3.png": "fox;owl", "4.png": "",
+    }  # fmt: skip
+    assert [(image.path, image.label) for image in index.unreadable] == [("5.png", "owl;tree")], "its file is missing"
+    report = sightline.Dataset(tmp_path / "list.csv").check(set={"model.task": "multi_label"}, progress=False)
+    assert set(report.classes) == {"car", "dog", "fox", "owl", "tree", "tree cat"}
+    kinds = {finding.kind: finding for finding in report.findings}
+    assert kinds["several-labels"].count == 3
+
+
+def test_a_name_in_a_list_or_a_column_has_any_character(tmp_path: Path) -> None:
+    rows = [{"path": "1.png", "label": ["a|b"]}, {"path": "2.png", "label": ["c"]}]
+    table = write_table(tmp_path, json.dumps(rows), "list.json")
+    index = build_index(table, targets=LABEL_SETS)
+    assert [image.label for image in index.images] == ["a|b", "c"]
+    columns = write_table(tmp_path, "path,a|b,c\n1.png,1,0\n2.png,0,1\n", "columns.csv")
+    assert [image.label for image in build_index(columns, targets=LABEL_SETS).images] == ["a|b", "c"]
+
+
 def test_lists_in_json_and_coco(tmp_path: Path) -> None:
     rows = [{"path": "1.png", "label": ["tree", "car"]}, {"path": "2.png", "label": []}]
     assert read_labels(write_table(tmp_path, json.dumps(rows), "list.json")) == {"1.png": "car;tree", "2.png": ""}

@@ -13,15 +13,15 @@ from sightline.data.targets import SEPARATOR, join_classes
 from sightline.errors import DataError
 
 _PLURAL_COLUMNS = {"labels", "tags", "classes", "categories"}
-_CELL_SEPARATORS = (";", "|", ",", " ")
+_SURE_SEPARATORS = (";", "|")  # names of classes rarely have these
+_CELL_SEPARATORS = (*_SURE_SEPARATORS, ",", " ")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSets:
     """How the rows of a table give an image several labels; `evidence` is a sentence about the first that does.
 
-    `separator` is that of the names in one cell, "" if a row has a list, one column for each class, or one class of
-    several rows.
+    `separator` is that of the names in one cell, "" if a row has a list, one column for each class, or a single class.
     """
 
     table: Table
@@ -67,10 +67,23 @@ def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
     return None
 
 
+def find_separator(table: Table, columns: Columns) -> str:
+    """Return the separator, ``;`` or ``|``, that stands in cells of labels; "" if none does, as in lists.
+
+    It separates labels wherever an image may have several, whether or not `find_label_sets` takes it for one.
+    """
+    if columns.one_hot:
+        return ""
+    labels = {label for row in table.rows if isinstance(label := columns.read_label(row), str)}
+    cells = [label for label in labels if parse_list(label) is None]
+    return next((separator for separator in _SURE_SEPARATORS if any(separator in cell for cell in cells)), "")
+
+
 def read_rows_as_labels(table: Table, columns: Columns, row: Row, path: str) -> LabelSets:
-    """Return label sets for a table with one row for each label of an image; `row` is the second one of `path`."""
+    """Return label sets for a table with a row for labels of an image; `row` is the second one of `path`."""
     place = f"{table.name}, {table.describe_row(row.line)}"
-    return LabelSets(table, columns, f"{place}: an earlier row gives {path} another label")
+    evidence = f"{place}: an earlier row gives {path} another label"
+    return LabelSets(table, columns, evidence, find_separator(table, columns))
 
 
 def parse_list(text: str) -> tuple[str, ...] | None:

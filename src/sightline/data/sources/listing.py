@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sightline.data.storage import Store
-from sightline.data.targets import join_classes
+from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
 
 if TYPE_CHECKING:  # it reads tables, which are listed here
@@ -63,7 +63,7 @@ class SourceListing:
     give one, which `unusable` or `unlabeled` names too. `other_rows` are rows of a table that give one of `items`
     another label, which `unusable` names too. `notes` become findings about the source.
     `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
-    reads them; "" if each has one.
+    reads them; "" if each has one. Labels with the `separator` in them are several for a task that takes several.
     """
 
     items: list[SourceItem]
@@ -75,6 +75,7 @@ class SourceListing:
     several_labels: str = ""
     to_label: list[SourceItem] = field(default_factory=list)
     other_rows: list[SourceItem] = field(default_factory=list)
+    separator: str = ""
 
     @property
     def num_skipped(self) -> int:
@@ -85,10 +86,27 @@ class SourceListing:
 def read_as_label_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
     """Return the listings for a task that takes several labels, where no row of a table shows that there may be.
 
-    A row without a label is an image of none of the classes, and an image has the labels of all of its rows. A listing
-    whose images have several has these already.
+    A label with the separator in it is several. A row without a label is an image of none of the classes, and an image
+    has the labels of all of its rows. A listing whose images have several has these already.
     """
-    return [listing if listing.several_labels else _add_rows(listing) for listing in listings]
+    return [listing if listing.several_labels else _add_rows(_split_labels(listing)) for listing in listings]
+
+
+def _split_labels(listing: SourceListing) -> SourceListing:
+    if not listing.separator:
+        return listing
+
+    def split(label: str) -> str:
+        return join_classes(name.strip() for name in label.split(listing.separator) if name.strip())
+
+    joined = next((item.path for item in listing.items if listing.separator in item.label), "")
+    return replace(
+        listing,
+        items=[replace(item, label=split(item.label)) for item in listing.items],
+        unusable=[replace(image, label=split(image.label)) for image in listing.unusable],
+        other_rows=[replace(row, label=split(row.label)) for row in listing.other_rows],
+        several_labels=f"{joined} has several labels" if joined else "",
+    )
 
 
 def _add_rows(listing: SourceListing) -> SourceListing:
@@ -98,9 +116,9 @@ def _add_rows(listing: SourceListing) -> SourceListing:
         return listing
     missing = _select_missing(unlabeled, listing)
     evidence = [*missing, *listing.other_rows]  # not a row without a label of an image that another row labels
-    labels: dict[str, list[str]] = {item.path: [item.label] for item in listing.items}
+    labels: dict[str, list[str]] = {item.path: list(LABEL_SETS.list_classes(item.label)) for item in listing.items}
     for row in listing.other_rows:
-        labels[row.path].append(row.label)
+        labels[row.path].extend(LABEL_SETS.list_classes(row.label))
     items = [replace(item, label=join_classes(labels[item.path])) for item in listing.items]
     paths, kinds = {row.path for row in rows}, {"empty-labels", "conflicting-rows"}
     return replace(
@@ -108,7 +126,8 @@ def _add_rows(listing: SourceListing) -> SourceListing:
         items=[*items, *missing],
         unusable=[image for image in listing.unusable if image.path not in paths],
         notes=[note for note in listing.notes if note.kind not in kinds or note.path not in paths],
-        several_labels=next((f"{r.path} has {'several labels' if r.label else 'no label'}" for r in evidence), ""),
+        several_labels=listing.several_labels
+        or next((f"{r.path} has {'several labels' if r.label else 'no label'}" for r in evidence), ""),
     )
 
 

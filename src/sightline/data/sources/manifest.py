@@ -17,7 +17,13 @@ from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.sources.label_sets import LabelSets, find_label_sets, parse_list, read_rows_as_labels
+from sightline.data.sources.label_sets import (
+    LabelSets,
+    find_label_sets,
+    find_separator,
+    parse_list,
+    read_rows_as_labels,
+)
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.mask_folders import find_classes_file
 from sightline.data.sources.split_names import find_folder_split, parse_split
@@ -193,7 +199,10 @@ class _RowReader:
 
     def to_listing(self) -> SourceListing:
         """Return an entry for each file, which has the labels of all its rows if there may be several."""
-        listing = SourceListing([], several_labels=self.label_sets.evidence if self.label_sets else "")
+        if self.label_sets:
+            listing = SourceListing([], several_labels=self.label_sets.evidence)
+        else:
+            listing = SourceListing([], separator="" if self.columns.mask else find_separator(self.table, self.columns))
         are_integers = (
             _are_integers_written_as_floats(row.get_text(self.columns.label) for row in self.table.rows)
             if self.columns.label
