@@ -75,18 +75,21 @@ def test_a_cell_is_split_where_its_names_recur(
 
 @pytest.mark.parametrize("separator", ";|")
 @pytest.mark.parametrize("column", ["label", "labels"])
+@pytest.mark.parametrize("again", [(), ("3.png,fox;owl",)], ids=["one row each", "two rows"])
 def test_a_task_of_several_labels_splits_each_cell_with_a_separator(
-    tmp_path: Path, separator: str, column: str
+    tmp_path: Path, separator: str, column: str, again: tuple[str, ...]
 ) -> None:
-    rows = ["1.png,tree;car", "2.png,dog ; tree cat", "3.png,owl", "4.png,", "3.png,fox;owl", "5.png,owl;tree;"]
+    rows = ["1.png,tree;car", "2.png,dog ; tree cat", "3.png,owl;emu", "4.png,", "5.png,owl;tree;", *again]
     text = "\n".join([f"path,{column}", *rows]).replace(";", separator)
-    index = build_index(write_table(tmp_path, text), targets=LABEL_SETS)
+    assert bool(read_manifest(write_table(tmp_path, text)).several_labels) == (column == "labels" or bool(again))
+    index = build_index(tmp_path / "list.csv", targets=LABEL_SETS)
+    assert index.several_labels
     assert {image.path: image.label for image in index.images} == {
-        "1.png": "car;tree", "2.png": "dog;tree cat", "3.png": "fox;owl", "4.png": "",
+        "1.png": "car;tree", "2.png": "dog;tree cat", "3.png": "emu;fox;owl" if again else "emu;owl", "4.png": "",
     }  # fmt: skip
     assert [(image.path, image.label) for image in index.unreadable] == [("5.png", "owl;tree")], "its file is missing"
     report = sightline.Dataset(tmp_path / "list.csv").check(set={"model.task": "multi_label"}, progress=False)
-    assert set(report.classes) == {"car", "dog", "fox", "owl", "tree", "tree cat"}
+    assert set(report.audit.classes) == {"car", "dog", "emu", "owl", "tree", "tree cat", *(["fox"] if again else [])}
     kinds = {finding.kind: finding for finding in report.findings}
     assert kinds["several-labels"].count == 3
 
