@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -548,21 +550,45 @@ def test_masks_of_drawn_beans_are_learned_and_evaluated(tmp_path: Path) -> None:
     assert others.result.count == 8
 
 
+@contextmanager
+def two_cores_for(minutes: float) -> Iterator[None]:
+    """Allow as much processor time as two cores have in these minutes.
+
+    A run that needs more cannot end in time on two cores, and other work on the machine changes it little, unlike the
+    time that passes.
+    """
+    begun = sum(os.times()[:4])
+    yield
+    taken = sum(os.times()[:4]) - begun
+    print(f"{taken:.0f} s of processor time, of {120 * minutes:.0f}")
+    assert taken <= 120 * minutes
+
+
 @pytest.mark.slow
 def test_the_network_of_the_tutorials_reaches_its_mean_iou_on_drawn_beans(tmp_path: Path) -> None:
-    """0.905 was measured; the order of sums, and so the weights, differ a little between processors."""
-    settings = {"augment.rotation": 20, "augment.brightness": 0.2, "augment.contrast": 0.2}
-    run = sightline.train("beans:400@64", recipe="fcn", epochs=60, out=tmp_path / "a", progress=False, set=settings)
-    assert run.result.details["metrics"]["test"]["mean_iou"] >= 0.9
+    """0.905 and 0.907 were measured; the order of sums, and so the weights, differ a little between processors."""
+    settings = {
+        "augment.rotation": 20, "augment.brightness": 0.2, "augment.contrast": 0.2, "device.threads": 2,
+    }  # fmt: skip
+    with two_cores_for(minutes=3):
+        run = sightline.train("beans:400@64", recipe="fcn", epochs=60, out=tmp_path / "a", progress=False, set=settings)
+    measured = run.result.details["metrics"]["test"]["mean_iou"]
+    print(f"mean IoU {measured:.4f}")
+    assert measured >= 0.9
 
 
 @pytest.mark.slow
 def test_the_default_network_segments_real_street_scenes(shared: Path, tmp_path: Path) -> None:
     """A quarter of an hour on two cores; a validation mean IoU of 0.659 was measured with 20 epochs."""
-    settings = {"model.task": "segmentation", "input.height": 180, "input.width": 240}
+    settings = {"model.task": "segmentation", "input.height": 180, "input.width": 240, "device.threads": 2}
     scenes = shared / "data" / "camvid"
-    run = sightline.train(scenes, epochs=20, out=tmp_path / "a", progress=False, set=settings)
-    assert run.result.details["metrics"]["validation"]["mean_iou"] >= 0.55
+    with two_cores_for(minutes=15):
+        run = sightline.train(scenes, epochs=20, out=tmp_path / "a", progress=False, set=settings)
+    assert run.result.model.startswith("efficientnet-lite0")
+    assert len(run.classifier.classes) == 11
+    measured = run.result.details["metrics"]["validation"]["mean_iou"]
+    print(f"mean IoU {measured:.4f}")
+    assert measured >= 0.55
 
 
 @pytest.mark.slow
