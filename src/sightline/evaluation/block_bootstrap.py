@@ -11,6 +11,7 @@ as many as a thousand is exact; of more, it changes by less than the bins hide, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,13 @@ class BlockBootstrap:
         resampled: NDArray[np.float64] = self.weights @ sums
         return resampled
 
-    def rank_classes(self, scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def rank_classes(self, scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return how AUROC and average precision change in each resample, float64 [K + 1, 2, R].
 
         Rows are those of each class of `scores` [N, K] and of their mean. NaN where they are undefined.
         """
-        each = np.stack([self._rank(scores[:, k], labels[:, k], self.blocks) for k in range(scores.shape[1])])
+        columns = (of.astype(np.float64) for of in scores.T)  # one at a time: float32 [N, K] stays as it is
+        each = np.stack([self._rank(of, labels[:, k], self.blocks) for k, of in enumerate(columns)])
         return _subtract_first(np.concatenate([each, mean_over_classes(each)[None]]))
 
     def rank_pairs(self, scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -206,7 +206,7 @@ def compare_label_sets(
     value = float(rank(np.ones((1, count)))[0])
     if not note and count * classes > MAX_PAIRS:
         blocks = BlockBootstrap.draw(count, 2 * classes, resampling, "ranking")
-        first, second = (blocks.rank_classes(p.astype(np.float64), labels)[-1, 1] for p in probabilities)
+        first, second = (blocks.rank_classes(p, labels)[-1, 1] for p in probabilities)
         ranked = np.clip(value + second - first, -1, 1)
     elif not note:
         number = bootstrap.count_resamples(count, 2 * classes) or bootstrap.MIN_RESAMPLES

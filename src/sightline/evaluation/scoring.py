@@ -234,7 +234,7 @@ def _ranking_metrics(
         ], axis=1)  # fmt: skip
     else:
         blocks = BlockBootstrap.draw(count, len(present), resampling, "ranking")
-        changes = blocks.rank_classes(probabilities[:, present].astype(np.float64), labels[:, None] == present)[-1]
+        changes = blocks.rank_classes(probabilities[:, present], labels[:, None] == present)[-1]
         resampled = np.clip(values[:, None] + changes, 0, 1)
     auroc, average = (
         bootstrap.make_metric(float(v), row, len(present)) for v, row in zip(values, resampled, strict=True)
