@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sightline.config import recipes
+from sightline.errors import UsageError
 from sightline.runs.train_request import TrainRequest
 
 
@@ -39,6 +41,19 @@ def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:
     assert [stage.epochs for stage in request.merge_layers().train.stages] == [6, 1]
     quick = TrainRequest.create("somewhere", "quick", tmp_path / "mine.toml", ())
     assert not list(quick.override_notes(quick.merge_layers())), "there are no stages to speak of"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_trains_several_labels_unless_it_is_for_masks(name: str) -> None:
+    request = TrainRequest.create("somewhere", name, None, ["model.task=multi_label"])
+    if recipes.load(name).get("model", {}).get("task") == "segmentation":
+        with pytest.raises(UsageError, match="masks"):
+            request.merge_layers()
+    else:
+        assert request.merge_layers().model.head == "softmax", "each class has a sigmoid whatever the recipe says"
+        own_head = TrainRequest.create("somewhere", name, None, ["model.task=multi_label", "model.head=sigmoid"])
+        with pytest.raises(UsageError, match=r"model\.head is sigmoid"):
+            own_head.merge_layers()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import sightline
-from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
+from drawn_scenes import BAR, DISK, SIDE, draw_scene, draw_scenes, encode
 from sightline import process
 from sightline.api.masks import choose_name, write_masks
 from sightline.cli import main
@@ -198,6 +198,29 @@ def test_an_evaluation_says_that_it_does_not_tile(
     assert config.count("tile = 0.0") == 1
     (copy / "config.toml").write_text(config.replace("tile = 0.0", "tile = 0.5"), "utf-8")
     assert "tiles, at the scale 0.5; these metrics" in sightline_command("evaluate", copy, "--split", "validation")[1]
+
+
+def test_an_image_larger_than_the_network_is_predicted_in_tiles(
+    run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
+) -> None:
+    scenes = np.concatenate([draw_scene(2010 + i)[0] for i in range(3)], 1)
+    values = np.concatenate([draw_scene(2010 + i)[1] for i in range(3)], 1)
+    positions = dict(enumerate(map(run.classifier.classes.index, ("ground", DISK, BAR))))
+    true = np.vectorize(lambda value: positions.get(value, VOID))(values)
+    (tmp_path / "wide.png").write_bytes(encode(scenes))
+    masks = {}
+    for tile in (0, 1):
+        folder, areas = tmp_path / f"masks{tile}", tmp_path / f"areas{tile}.csv"
+        command = ("predict", Path(run.path, "bundle"), tmp_path / "wide.png", "--masks", folder, "--tile", tile)
+        assert sightline_command(*command, "--out", areas)[0] == 0
+        with Image.open(folder / "wide.png") as file:
+            masks[tile] = np.asarray(file)
+        (row,) = csv.DictReader(io.StringIO(areas.read_text("utf-8")))
+        for k, label in enumerate(run.classifier.classes):
+            assert float(row[f"area:{label}"]) == pytest.approx((masks[tile] == k).mean(), abs=1e-5)
+    assert masks[0].shape == masks[1].shape == (SIDE, 3 * SIDE)
+    accuracy = {tile: (mask == true)[true != VOID].mean() for tile, mask in masks.items()}
+    assert accuracy[1] > accuracy[0], "the details that resizing loses"
 
 
 def test_rows_of_masks_go_to_a_table_and_to_a_folder(

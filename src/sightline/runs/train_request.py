@@ -64,6 +64,8 @@ class TrainRequest:
         """
         recorded_name = [{"recipe": self.recipe}] if base else []
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
+        if config.model.task != "single_label" and not self.is_set_by_user("model.head"):
+            config = replace(config, model=replace(config.model, head="softmax"))  # a recipe's may be for two classes
         task = find_task(config.model.task)
         task.check_settings(config)
         if config.input.tile and not task.targets.are_masks:
