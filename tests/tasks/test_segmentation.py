@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import sightline
-from drawn_scenes import BAR, DISK, SIDE, draw_scene, draw_scenes, encode
+from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
 from sightline import process
 from sightline.api.masks import choose_name, write_masks
 from sightline.cli import main
@@ -205,7 +205,7 @@ def test_an_image_larger_than_the_network_is_predicted_in_tiles(
 ) -> None:
     scenes = np.concatenate([draw_scene(2010 + i)[0] for i in range(3)], 1)
     values = np.concatenate([draw_scene(2010 + i)[1] for i in range(3)], 1)
-    positions = dict(enumerate(map(run.classifier.classes.index, ("ground", DISK, BAR))))
+    positions = dict(enumerate(map(run.classifier.classes.index, ("ground", "disk", "bar"))))
     true = np.vectorize(lambda value: positions.get(value, VOID))(values)
     (tmp_path / "wide.png").write_bytes(encode(scenes))
     masks = {}
