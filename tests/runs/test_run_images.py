@@ -222,9 +222,9 @@ def test_images_in_other_splits_are_not_called_new(run: RunDirectory, tmp_path: 
 
 
 def test_splits_are_kept_where_the_source_states_none(run: RunDirectory, tmp_path: Path) -> None:
-    stated = build_index(tmp_path / "data")
-    assert run_images.keep_splits(run, stated) is stated
-    free = replace(stated, images=tuple(replace(image, split=None) for image in stated.images))
+    index = build_index(tmp_path / "data")
+    assert run_images.keep_splits(run, index) is index
+    free = replace(index, images=tuple(replace(image, split=None) for image in index.images))
     assert {image.split for image in run_images.keep_splits(run, free).images} == {"train", "test"}
     fewer = replace(free, images=free.images[1:])
     assert run_images.keep_splits(run, fewer) is fewer, "which `check_unchanged` refuses"
