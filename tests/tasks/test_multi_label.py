@@ -628,7 +628,6 @@ def test_street_scenes_are_classified_better_than_by_a_linear_probe(shared: Path
         assert (evaluation.split, len(evaluation.predictions)) == ("out-of-fold", 468)
         assert all(evaluation.metrics[metric].interval for metric in PROBE)
         measured[name] = {metric: evaluation.metrics[metric].value or 0.0 for metric in PROBE}
-        print(name, measured[name])
     assert all(measured["random"][metric] > value for metric, value in PROBE.items())
     folds: dict[str, set[int]] = {}
     for fold in range(5):

@@ -583,9 +583,7 @@ def two_cores_for(minutes: float) -> Iterator[None]:
     """
     begun = sum(os.times()[:4])
     yield
-    taken = sum(os.times()[:4]) - begun
-    print(f"{taken:.0f} s of processor time, of {120 * minutes:.0f}")
-    assert taken <= 120 * minutes
+    assert sum(os.times()[:4]) - begun <= 2 * 60 * minutes
 
 
 @pytest.mark.slow
@@ -596,9 +594,7 @@ def test_the_network_of_the_tutorials_reaches_its_mean_iou_on_drawn_beans(tmp_pa
     }  # fmt: skip
     with two_cores_for(minutes=3):
         run = sightline.train("beans:400@64", recipe="fcn", epochs=60, out=tmp_path / "a", progress=False, set=settings)
-    measured = run.result.details["metrics"]["test"]["mean_iou"]
-    print(f"mean IoU {measured:.4f}")
-    assert measured >= 0.9
+    assert run.result.details["metrics"]["test"]["mean_iou"] >= 0.9
 
 
 @pytest.mark.slow
@@ -610,9 +606,7 @@ def test_the_default_network_segments_real_street_scenes(shared: Path, tmp_path:
         run = sightline.train(scenes, epochs=20, out=tmp_path / "a", progress=False, set=settings)
     assert run.result.model.startswith("efficientnet-lite0")
     assert len(run.classifier.classes) == 11
-    measured = run.result.details["metrics"]["validation"]["mean_iou"]
-    print(f"mean IoU {measured:.4f}")
-    assert measured >= 0.55
+    assert run.result.details["metrics"]["validation"]["mean_iou"] >= 0.55
 
 
 @pytest.mark.slow
