@@ -220,7 +220,7 @@ def test_an_image_larger_than_the_network_is_predicted_in_tiles(
     first, last = (mask.mask for mask in sightline.load(run.path).predict_masks([scenes[:, :SIDE], scenes[:, -SIDE:]]))
     assert first is not None
     assert last is not None
-    np.testing.assert_array_equal(masks[1][:, :20], first[:, :20], "the first tile, where the next one does not overlap")
+    np.testing.assert_array_equal(masks[1][:, :20], first[:, :20], "less where tiles overlap")
     np.testing.assert_array_equal(masks[1][:, -20:], last[:, -20:])
 
 
