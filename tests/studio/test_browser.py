@@ -185,11 +185,14 @@ def test_the_corrected_list_is_downloaded(studio: Studio, open_page: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("language", "finding", "count"),
-    [("en-US", "identical files, different classes", "2 images"), ("zh-CN", "文件相同但类别不同", "2 张图片")],
+    ("language", "finding", "count", "colon"),
+    [
+        ("en-US", "identical files, different classes", "2 images", ": "),
+        ("zh-CN", "文件相同但类别不同", "2 张图片", "\uff1a"),
+    ],
 )
 def test_the_checks_become_a_queue(
-    tmp_path: Path, patch: Path, open_page: Any, language: str, finding: str, count: str
+    tmp_path: Path, patch: Path, open_page: Any, language: str, finding: str, count: str, colon: str
 ) -> None:
     folder = draw_classes(tmp_path / "twins", COLORS, 3)
     (folder / "red" / "twin.png").write_bytes((folder / "blue" / "blue-001.png").read_bytes())
@@ -204,11 +207,11 @@ def test_the_checks_become_a_queue(
         playwright.expect(page.locator("select[name=sort]")).to_have_value("group")
         playwright.expect(page.locator(".tile.finding")).to_have_count(2)
         page.keyboard.press("Enter")
-        named = f"{finding}: blue/blue-001.png, red/twin.png"
+        named = f"{finding}{colon}blue/blue-001.png, red/twin.png"
         playwright.expect(page.locator("#viewer-facts dd").last).to_have_text(named)
 
 
-@pytest.mark.parametrize(("language", "fact"), [("en-US", "several frames: 3 frames"), ("zh-CN", "多帧: 3 帧")])
+@pytest.mark.parametrize(("language", "fact"), [("en-US", "several frames: 3 frames"), ("zh-CN", "多帧\uff1a3 帧")])
 def test_the_reason_of_a_finding_is_in_the_language_of_the_page(
     tmp_path: Path, patch: Path, open_page: Any, language: str, fact: str
 ) -> None:

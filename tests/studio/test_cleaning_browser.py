@@ -140,7 +140,7 @@ def test_the_cleaned_set_is_written_as_folders_of_links(
         folder = patch.with_name("fixes-images-1")
         text = {
             "en-US": f"23 images are in {folder}: 23 hard links",
-            "zh-CN": f"23 张图片已写入 {folder}\uff1a 23 硬链接",
+            "zh-CN": f"23 张图片已写入 {folder}\uff1a23 个硬链接",
         }
         expect_text(page, "#folders-state", text[language])
         assert len(list(folder.glob("*/*.png"))) == 23

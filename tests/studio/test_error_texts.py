@@ -65,6 +65,12 @@ def test_a_translation_has_the_values_of_the_sentence(key: str) -> None:
     assert messages.translate_error(sentence, messages.select("en")) == sentence
 
 
+@pytest.mark.parametrize("name", ["a in b", "a' in b", '"a" in \'b\'', "a\\' in b", "PATH to COUNT images"])
+def test_a_name_may_hold_words_of_the_sentence(name: str) -> None:
+    sentence = f"There is no run {name!r} in runs in use."
+    assert messages.translate_error(sentence, messages.select("zh")) == f"runs in use 中没有名为 {name!r} 的训练。"
+
+
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[tuple[Studio, Any]]:
     """A studio with a client whose page is Chinese."""
@@ -109,7 +115,7 @@ def test_a_file_that_cannot_be_written_and_a_lost_token_are_said_in_its_language
     studio.corrections.path.parent.touch()  # a file in place of the folder
     answer = client.post("/corrections", json={"ids": [0], "edit": "drop"})
     assert answer.status_code == 500
-    assert re.match(r"无法读取修正文件 .*fixes\.jsonl", answer.json()["error"])
+    assert re.match(r"无法读取补丁文件 .*fixes\.jsonl", answer.json()["error"])
     lost = client.post("/undo", json={"click": None}, headers={"X-CSRF-Token": "old"})
     assert lost.json()["error"] == messages.select("zh")["error-restarted"]
 

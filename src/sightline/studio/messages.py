@@ -22,6 +22,7 @@ _NOTES = (
 
 
 _VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER)")
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # what `repr` makes of a text, which ends where its quotes do
 _ERROR = "error-"
 MAX_SENTENCE = 4000  # characters of a sentence that is translated; a pattern takes quadratic time
 
@@ -76,7 +77,11 @@ def _list_error_patterns() -> dict[str, re.Pattern[str]]:
 
 
 def _make_pattern(text: str) -> str:
-    return "".join(f"(?P<{word}>.+?)" if i % 2 else re.escape(word) for i, word in enumerate(_VARIABLE.split(text)))
+    values = {"NAME": _QUOTED}
+    return "".join(
+        f"(?P<{word}>{values.get(word, '.+?')})" if i % 2 else re.escape(word)
+        for i, word in enumerate(_VARIABLE.split(text))
+    )
 
 
 def translate_error(sentence: str, texts: Mapping[str, str]) -> str:

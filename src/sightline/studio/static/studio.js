@@ -197,7 +197,7 @@ function showFolders({ status, done, total, error, written }) {
       parts.push(texts.renamed.replace("LABEL", () => label).replace("FOLDER", () => folder));
     }
     const head = texts["folders-written"].replace("COUNT", number.format(written.images)).replace("PATH", () => written.path);
-    text = `${head} ${parts.join(", ")}`;
+    text = [head, parts.join(texts.comma)].filter(Boolean).join(texts.colon);
   }
   if ($("#folders-state").textContent !== text) $("#folders-state").textContent = text;
 }
@@ -211,7 +211,7 @@ function showFindingFilter() {
 }
 
 async function showFindings() {
-  if (!showFindingFilter()) $("#check-state").textContent = `${texts.checked}: ${texts["no-findings"]}`;
+  if (!showFindingFilter()) $("#check-state").textContent = `${texts.checked}${texts.colon}${texts["no-findings"]}`;
   if (form.elements.sort.value === "group") await list({ again: true });
   grid.reload(); // their rows name the findings
 }
@@ -397,7 +397,7 @@ function fillViewer() {
   if (row.energy !== null) facts.push([texts["ood-score"], row.energy.toFixed(2)]);
   facts.push([texts.size, `${row.width} × ${row.height}`]);
   if (row.dropped || row.kept) facts.push([texts.state, row.dropped ? texts.dropped : texts.kept]);
-  for (const finding of row.findings) facts.push([texts.finding, [nameFinding(finding.kind), translateReason(finding.reason)].filter(Boolean).join(": ")]);
+  for (const finding of row.findings) facts.push([texts.finding, [nameFinding(finding.kind), translateReason(finding.reason)].filter(Boolean).join(texts.colon)]);
   const entries = document.createElement("dl");
   for (const [name, ...values] of facts) {
     const value = element("dd", "");

@@ -108,7 +108,8 @@ function showOutcome({ metrics, path }) {
   $("#outcome").hidden = !metrics || metrics.value === null;
   if ($("#outcome").hidden) return;
   const interval = metrics.interval ? ` (${percent(metrics.interval[0])} – ${percent(metrics.interval[1])})` : "";
-  $("#outcome b").textContent = `${texts.accuracy}, ${texts[metrics.split] ?? metrics.split}: ${percent(metrics.value)}${interval}`;
+  const title = texts["of-split"].replace("METRIC", texts.accuracy).replace("SPLIT", () => texts[metrics.split] ?? metrics.split);
+  $("#outcome b").textContent = `${title}${texts.colon}${percent(metrics.value)}${interval}`;
   $("#outcome code").textContent = `sightline studio ${path}`;
 }
 
