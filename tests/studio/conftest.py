@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from drawn_scenes import BAR, DISK, draw_scenes, name_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from sightline.sweeps import SweepResult, sweep
+from screenshots import Screenshots
 from studio_server import LISTED, WAIT_SECONDS, serve
 from task_images import write_task
+
+HAS_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +42,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     return sl.train(folder, recipe="quick", model="cifar10-simple", epochs=2, seed=1, out=root / "a")
 
 
+def copy_run(run: sl.Run, path: Path, split: str, change: Callable[[dict[str, Any]], None]) -> sl.Run:
+    """Copy a run to `path` and change the arrays that it predicted for a split in place."""
+    shutil.copytree(run.path, path)
+    file = path / "eval" / split / "predictions.npz"
+    with np.load(file) as saved:
+        arrays = dict(saved)
+    change(arrays)
+    np.savez(file, **arrays)
+    return sl.Run(path)
+
+
 @pytest.fixture(scope="session")
 def other(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     """A copy of the run that predicts the next class for each third test image."""
-    path = tmp_path_factory.mktemp("other") / "b"
-    shutil.copytree(run.path, path)
-    file = path / "eval" / "test" / "predictions.npz"
-    with np.load(file) as saved:
-        arrays = dict(saved)
-    arrays["probabilities"][::3] = np.roll(arrays["probabilities"][::3], 1, 1)
-    np.savez(file, **arrays)
-    return sl.Run(path)
+
+    def change(arrays: dict[str, Any]) -> None:
+        arrays["probabilities"][::3] = np.roll(arrays["probabilities"][::3], 1, 1)
+
+    return copy_run(run, tmp_path_factory.mktemp("other") / "b", "test", change)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +80,16 @@ def label_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     root = tmp_path_factory.mktemp("labels")
     source, settings = write_task("multi_label", root / "images", 90)
     return sl.train(source, epochs=2, seed=1, set=[*settings, "split.test=0.4"], out=root / "run")
+
+
+@pytest.fixture(scope="session")
+def other_label_run(label_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A copy of `label_run` that predicts the opposite for each second test image."""
+
+    def change(arrays: dict[str, Any]) -> None:
+        arrays["probabilities"][::2] = 1 - arrays["probabilities"][::2]
+
+    return copy_run(label_run, tmp_path_factory.mktemp("other-labels") / "b", "test", change)
 
 
 @pytest.fixture(scope="session")
@@ -110,15 +132,12 @@ def mask_run(mask_data: Path, tmp_path_factory: pytest.TempPathFactory) -> sl.Ru
 @pytest.fixture(scope="session")
 def other_mask_run(mask_run: sl.Run) -> sl.Run:
     """A copy of `mask_run` beside it that predicts other classes for eight of the ten images."""
-    path = mask_run.path.parent / "b"
-    shutil.copytree(mask_run.path, path)
-    file = path / "eval" / "validation" / "predictions.npz"
-    with np.load(file) as saved:
-        arrays = dict(saved)
-    is_worse = arrays["mask_cells"][:, 0] < 8
-    arrays["mask_cells"][is_worse, 2] = (arrays["mask_cells"][is_worse, 2] + 1) % 3
-    np.savez(file, **arrays)
-    return sl.Run(path)
+
+    def change(arrays: dict[str, Any]) -> None:
+        is_worse = arrays["mask_cells"][:, 0] < 8
+        arrays["mask_cells"][is_worse, 2] = (arrays["mask_cells"][is_worse, 2] + 1) % 3
+
+    return copy_run(mask_run, mask_run.path.parent / "b", "validation", change)
 
 
 @pytest.fixture(scope="session")
@@ -193,8 +212,8 @@ class PageOpener:
     With `intercepts`, requests pass the test from the first on: a loaded page may send one more past a new route.
     """
 
-    def __init__(self, browser: Any) -> None:
-        self._browser = browser
+    def __init__(self, browser: Any, screenshots: Screenshots) -> None:
+        self._browser, self.screenshots = browser, screenshots
         self._contexts: list[Any] = []
         self.errors: list[str] = []
         self.intercepts = False
@@ -214,15 +233,28 @@ class PageOpener:
         page.wait_for_selector(ready)
         return page
 
-    def close(self) -> None:
+    def close(self, of_failure: Path | None = None) -> None:
+        """Close all pages, after a screenshot of each if that is wanted; into a folder `of_failure` always."""
         for context in self._contexts:
+            for page in context.pages:
+                with contextlib.suppress(Exception):  # a page may be stuck, which is no second failure
+                    self.screenshots.take(page, of_failure)
             context.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know whether the test that they end with has failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[HAS_FAILED] = report.failed
+    return report
+
+
 @pytest.fixture
-def open_page(chromium: Any) -> Iterator[PageOpener]:
+def open_page(chromium: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PageOpener]:
     """Open an address; a script that fails, or a resource that is refused, fails the test."""
-    opener = PageOpener(chromium)
+    opener = PageOpener(chromium, Screenshots(request.node.name))
     yield opener
-    opener.close()
+    opener.close(tmp_path / "screenshots" if request.node.stash.get(HAS_FAILED, False) else None)
     assert [error for error in opener.errors if "ERR_CONNECTION_REFUSED" not in error] == []

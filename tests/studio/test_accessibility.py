@@ -13,6 +13,7 @@ import sightline as sl
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from drawn_scenes import draw_scene, encode
+from screenshots import Screenshots
 from server_process import Server
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
@@ -30,8 +31,8 @@ OTHERS: Looks = {language: [look for look in ALL if look not in SOME[language]] 
 TOKEN = "secret" * 4
 
 
-def list_violations(page: Any, looks: list[tuple[int, str]]) -> list[str]:
-    """Return what axe-core finds on a page as it is, for each width and color scheme."""
+def list_violations(page: Any, looks: list[tuple[int, str]], screenshots: Screenshots | None = None) -> list[str]:
+    """Return what axe-core finds on a page as it is, for each width and color scheme, in which `screenshots` show it."""
     violations = []
     for width, scheme in looks:
         page.set_viewport_size({"width": width, "height": 800})
@@ -40,6 +41,8 @@ def list_violations(page: Any, looks: list[tuple[int, str]]) -> list[str]:
         for violation in axe.Axe().run(page, options=OPTIONS).response["violations"]:
             nodes = [f"{node['html'][:120]}: {node['failureSummary']}" for node in violation["nodes"][:3]]
             violations.append(f"{page.url} {width} {scheme} {violation['id']}: {nodes}")
+        if screenshots is not None:
+            screenshots.take(page)
     return violations
 
 
@@ -54,7 +57,7 @@ class Check:
             page = self._open_page(address, ready=ready, locale=language)
             if prepare is not None:
                 prepare(page)
-            assert list_violations(page, looks) == []
+            assert list_violations(page, looks, self._open_page.screenshots) == []
             page.context.close()
 
 
@@ -209,7 +212,7 @@ def test_the_page_of_a_server(check: Check, run: sl.Run, photo: Path) -> None:
 
 def test_the_report_of_a_run(open_page: Any, run: sl.Run) -> None:
     page = open_page((run.path / "report.html").as_uri(), ready="h1")
-    assert list_violations(page, ALL) == []
+    assert list_violations(page, ALL, open_page.screenshots) == []
 
 
 def test_a_page_with_faults_is_refused(open_page: Any, address: str) -> None:

@@ -83,21 +83,14 @@ def test_a_forgotten_selection_is_an_error(client: Any) -> None:
     assert (answer.status_code, "select them again" in answer.json()["error"]) == (400, True)
 
 
-def test_two_runs_with_several_labels_are_compared(label_run: sl.Run, tmp_path: Path) -> None:
+def test_two_runs_with_several_labels_are_compared(label_run: sl.Run, other_label_run: sl.Run, tmp_path: Path) -> None:
     from sightline.studio.app import create_app
 
-    path = tmp_path / "b"
-    shutil.copytree(label_run.path, path)
-    file = path / "eval" / "test" / "predictions.npz"
-    with np.load(file) as saved:
-        arrays = dict(saved)
-    arrays["probabilities"][::2] = 1 - arrays["probabilities"][::2]
-    np.savez(file, **arrays)
-    (paired,) = label_run.compare(path).paired
+    (paired,) = label_run.compare(other_label_run.path).paired
     assert paired.comparison is not None
     assert paired.label_sets is not None
     with (
-        open_studio(label_run, tmp_path / "fixes.jsonl", compare=[sl.Run(path)]) as studio,
+        open_studio(label_run, tmp_path / "fixes.jsonl", compare=[other_label_run]) as studio,
         testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as client,
     ):
         page = client.get("/compare").text

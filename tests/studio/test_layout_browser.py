@@ -85,6 +85,7 @@ def check_pages(studio: Studio, open_page: Any, looks: Looks) -> None:
             for link in links:
                 page.goto(link, wait_until="networkidle")
                 page.wait_for_selector(DRAWN)
+                open_page.screenshots.take(page)
                 where = f"{link} at {width} in {language}, {scheme}"
                 assert page.evaluate(LIST_CUT) == [], where
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, where

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import sightline as sl
@@ -112,16 +111,10 @@ def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Pat
     ]  # fmt: skip
 
 
-def test_two_runs_of_several_labels_are_compared(label_run: sl.Run, tmp_path: Path, open_page: Any) -> None:
-    path = tmp_path / "b"
-    shutil.copytree(label_run.path, path)
-    file = path / "eval" / "test" / "predictions.npz"
-    with np.load(file) as saved:
-        arrays = dict(saved)
-    arrays["probabilities"][::2] = 1 - arrays["probabilities"][::2]
-    np.savez(file, **arrays)
-    other = sl.Run(path)
-    with open_studio(label_run, tmp_path / "fixes.jsonl", compare=[other]) as studio, serve(studio) as address:
+def test_two_runs_of_several_labels_are_compared(
+    label_run: sl.Run, other_label_run: sl.Run, tmp_path: Path, open_page: Any
+) -> None:
+    with open_studio(label_run, tmp_path / "fixes.jsonl", compare=[other_label_run]) as studio, serve(studio) as address:
         page = open_page(f"{address}/compare", ready="#verdict")
         playwright.expect(page.locator("#label-sets li")).to_have_count(3)
         group = page.locator(".group:has(a)").first

@@ -1,0 +1,47 @@
+"""Screenshots of the pages that tests open in a browser, for people to look at.
+
+With ``SIGHTLINE_SCREENSHOTS=FOLDER``, each page is written as it is where a test asks for it and where a test ends; without it,
+only the pages of tests that fail, beside their other files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+WHOLE = """() => {
+  const main = document.querySelector("main.document, main.training, main.labeling");
+  return main && !document.querySelector("dialog[open]") ? innerHeight + main.scrollHeight - main.clientHeight : innerHeight;
+}"""
+ANSWER_MS = 10_000  # in which a page that is not stuck answers
+
+
+class Screenshots:
+    """Writes the pages of a test, each once for what it shows, as ``TEST-NUMBER-PAGE-WIDTH-SCHEME-LANGUAGE.png``."""
+
+    def __init__(self, test: str) -> None:
+        self._stem = re.sub(r"\W+", "-", test.removeprefix("test_")).strip("-")
+        self._numbers = itertools.count(1)
+        wanted = os.environ.get("SIGHTLINE_SCREENSHOTS")
+        self._folder = Path(wanted) if wanted else None
+
+    def take(self, page: Any, of_failure: Path | None = None) -> None:
+        """Write what a page shows, with what is below the window, if it is wanted; into a folder `of_failure` always."""
+        folder = self._folder or of_failure
+        if folder is None or page.is_closed():
+            return
+        page.wait_for_function("() => true", timeout=ANSWER_MS)
+        size = page.viewport_size
+        page.set_viewport_size({"width": size["width"], "height": page.evaluate(WHOLE)})
+        page.screenshot(path=folder / f"{self._stem}-{next(self._numbers):02}-{self._describe(page)}.png")
+        page.set_viewport_size(size)
+
+    @staticmethod
+    def _describe(page: Any) -> str:
+        name = urlsplit(page.url).path.strip("/").replace("/", "-") or "images"
+        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
+        return f"{name}-{page.viewport_size['width']}-{scheme}-{page.evaluate('document.documentElement.lang')}"
