@@ -20,7 +20,7 @@ from sightline.studio.contents import Studio, open_studio
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
 SOURCE = Path(sightline.__file__).parent
-VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER"
+VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE"
 KEYS = sorted(key for key in messages.select("en") if key.startswith("error-"))
 OF_OTHERS = {"error-patch-unwritable"}  # whose end is an argument
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -58,6 +58,9 @@ def test_a_translation_has_the_values_of_the_sentence(key: str) -> None:
         "NUMBER": "7",
         "REASON": "gone. Away",
         "OWNER": "(3)",
+        "KEY": "train.time_limit",
+        "VALUE": "fast",
+        "RECIPE": "quick",
     }
     sentence = re.sub(VARIABLES, lambda match: values[match[0]], english)
     translated = messages.translate_error(sentence, messages.select("zh"))
@@ -99,6 +102,8 @@ def opened(tmp_path: Path) -> Iterator[tuple[Studio, Any]]:
         ("/corrections", {"ids": list(range(6)), "edit": "drop"}),
         ("/corrections", {"ids": [], "edit": "drop"}),
         ("/train/start", {"data": "elsewhere", "recipe": "quick", "effort": "", "time_limit": "", "epochs": 1}),
+        ("/train/start", {"data": "", "recipe": "quick", "effort": "fast", "time_limit": "", "epochs": 1}),
+        ("/train/start", {"data": "", "recipe": "quick", "effort": "", "time_limit": "10 apples", "epochs": 1}),
     ],
 )
 def test_what_a_page_is_refused_is_said_in_its_language(opened: tuple[Studio, Any], address: str, body: Any) -> None:

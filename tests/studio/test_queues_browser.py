@@ -75,6 +75,38 @@ def test_the_order_by_disagreement_begins_with_the_least_likely_label(run_studio
         assert page.url.endswith("?sort=disagreement")
 
 
+def test_predictions_are_filtered_by_class_and_by_a_confidence_that_is_typed(
+    run_studio: Studio, open_page: Any
+) -> None:
+    rows = run_studio.library.describe(run_studio.library.list_ids(Query()))
+    label = max(COLORS, key=lambda color: sum(row["predicted"] == color for row in rows))
+    predicted = sorted((row for row in rows if row["predicted"] == label), key=lambda row: float(row["confidence"]))
+    assert 1 < len(predicted) < len(rows)
+    confidences = [float(row["confidence"]) for row in predicted]
+    count = max(range(1, len(predicted)), key=lambda i: confidences[i] - confidences[i - 1])  # where the gap is largest
+    limit = f"{(confidences[count - 1] + confidences[count]) / 2:.6f}"
+    assert confidences[count - 1] < float(limit) < confidences[count]
+    with serve(run_studio) as address:
+        page = open_page(address)
+        page.select_option("select[name=predicted]", label)
+        expect_text(page, "#count", f"{len(predicted)} images")
+        page.focus("input[name=below]")
+        page.keyboard.type(limit)
+        for _ in range(2):  # the second time from the address
+            expect_text(page, "#count", f"{count} image" + "s" * (count > 1))
+            playwright.expect(page.locator("select[name=predicted]")).to_have_value(label)
+            playwright.expect(page.locator("input[name=below]")).to_have_value(limit)
+            playwright.expect(page.locator(".tile")).to_have_count(count)
+            titles = page.locator(".tile").evaluate_all("all => all.map((tile) => tile.title)")
+            assert sorted(titles) == sorted(row["path"] for row in predicted[:count])
+            page.reload()
+            page.wait_for_selector(LISTED)
+        page.fill("input[name=below]", "87")  # no fraction
+        expect_text(page, "#count", f"{len(predicted)} images")
+        playwright.expect(page.locator("input[name=below]:out-of-range")).to_have_count(1)
+        playwright.expect(page.locator("#message")).to_be_hidden()
+
+
 def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Path, patch: Path, open_page: Any) -> None:
     path = tmp_path / "copy"
     shutil.copytree(run.path, path)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
@@ -65,6 +66,41 @@ def test_sliders_move_the_metrics(page: Any) -> None:
     page.go_back()
     page.click("button[data-confidence='0']")
     playwright.expect(coverage).to_have_text("100.0%")
+
+
+def test_the_threshold_moves_precision_recall_and_abstention_with_their_intervals(
+    open_page: Any, run: sl.Run, other: sl.Run, tmp_path: Path
+) -> None:
+    stored = other.directory.read_predictions("test")
+    assert stored is not None
+    confidences, is_right = stored.probabilities.max(1), stored.probabilities.argmax(1) == stored.labels
+    tenths = min(range(1, 10), key=lambda k: abs(int((confidences >= k / 10).sum()) - len(confidences) / 2))
+    is_accepted = confidences >= tenths / 10
+    accepted, hits, count = int(is_accepted.sum()), int((is_right & is_accepted).sum()), len(confidences)
+    assert 0 < accepted < count
+    expected = {"precision": (hits, accepted), "recall": (hits, count), "abstention": (count - accepted, count)}
+    with open_studio(other, tmp_path / "fixes.jsonl") as studio, serve(studio) as address:
+        page = open_page(f"{address}/results?split=test", ready="#confusion")
+        page.focus("#threshold")
+        page.keyboard.press("Home")
+        for _ in range(tenths):
+            page.keyboard.press("PageUp")
+        playwright.expect(page.locator("#threshold-value")).to_have_text(f"{tenths / 10:.3f}")
+        playwright.expect(page.locator("#accepted")).to_have_text(f"{accepted} / {count}")
+        playwright.expect(page.locator("#errors")).to_have_text(str(accepted - hits))
+        for name, (number, among) in expected.items():
+            shown = page.locator(f"#numbers [data-metric={name}]").inner_text()
+            low, high = binomtest(number, among).proportion_ci(method="wilson")
+            values = [float(text) for text in re.findall(r"[0-9.]+", shown)]
+            assert values == pytest.approx([100 * number / among, 100 * low, 100 * high], abs=0.051), name
+        recalls = page.locator("#per-class [data-metric=recall] b").all_inner_texts()
+        for k, text in enumerate(recalls):
+            is_class = stored.labels == k
+            share = (is_right & is_accepted & is_class).sum() / is_class.sum()
+            assert float(text.rstrip("%")) == pytest.approx(100 * share, abs=0.051), "abstentions are misses"
+        page.keyboard.press("End")
+        playwright.expect(page.locator("#numbers [data-metric=abstention] b")).to_have_text("100.0%")
+        playwright.expect(page.locator("#numbers [data-metric=precision] b")).to_have_text("–")  # of no image
 
 
 @pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sightline as sl
 from browser import NO_BROWSER, find_browser
+from sightline import Dataset
+from sightline.studio.contents import open_studio
 from sightline.sweeps import SweepResult
 from studio_server import serve, start_command
 
@@ -61,6 +65,35 @@ def test_a_training_outlives_its_page_and_a_server_that_is_killed(
         playwright.expect(page.locator("#log")).to_contain_text("resuming after", timeout=SLOW)
         page.click("#stop")
         expect_status(page, "interrupted")
+
+
+def test_the_images_and_the_time_limit_of_the_page_are_those_of_the_run(
+    run: sl.Run, colors: Path, patch: Path, tmp_path: Path, open_page: Any
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(run.path, runs / "a")
+    with open_studio(Dataset(colors), patch, runs=runs) as studio, serve(studio) as address:
+        page = open_page(f"{address}/train", ready="#runs a")
+        page.get_by_label("Images").select_option("run:a")
+        page.get_by_label("Recipe").select_option("quick")
+        page.get_by_label("Epochs").fill("1")
+        page.get_by_label("Time limit").fill("10 apples")
+        page.click("#start button")
+        playwright.expect(page.locator("#message")).to_contain_text("expected a duration such as 90s, 10m or 1h30m")
+        page.get_by_label("Time limit").fill("30m")
+        page.click("#start button")
+        playwright.expect(page.locator("#run-title")).to_have_text("quick-colors-1")
+        playwright.expect(page.locator("#message")).to_be_hidden()
+        expect_status(page, "complete")
+        playwright.expect(page.locator("#outcome")).to_contain_text("%")
+    errors = [error for error in open_page.errors if "400 (Bad Request)" not in error]
+    open_page.errors[:] = errors  # the browser logs the refused request
+    trained = sl.Run(runs / "quick-colors-1")
+    assert (trained.config.train.time_limit, trained.config.train.epochs) == ("30m", 1)
+    assert trained.directory.info["time"]["limit"] == 30 * 60
+    images = [{(row.path, row.split) for row in of.directory.read_data() or ()} for of in (run, trained)]
+    assert len(images[0]) == 60, "not those of the studio"
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from PIL import Image
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
+from sightline.api.stored_thresholds import save_in_run
+from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
-from sightline.studio.contents import Studio
+from sightline.studio import messages
+from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -117,6 +121,34 @@ def test_both_answers_agree_and_nothing_is_loaded_before_it_is_asked_for(
     assert len([url for url in requested if url.endswith("/try/model.onnx")]) == 1, "it is kept"
     page.click("#run-here")
     playwright.expect(page.locator("#here-state")).to_be_empty()
+
+
+@pytest.mark.parametrize("kind", ["class", "set", "abstain"])
+def test_the_decision_about_a_chosen_photo_is_that_of_the_thresholds(
+    kind: str, open_page: Any, run: sl.Run, tmp_path: Path
+) -> None:
+    photos = sorted(Path(run.config.data.sources[0]).glob("*/*.png"))
+    least = min(run.classifier.predict(photos), key=lambda prediction: prediction.probability)
+    first, second, third = (one.probability for one in least.top)
+    confidence = first + (-0.001 if kind == "class" else 0.001)
+    quantile = 1 - (second + third) / 2 if kind == "set" else None
+    shutil.copytree(run.path, tmp_path / "a")
+    copy = sl.Run(tmp_path / "a")
+    save_in_run(
+        copy.directory,
+        Thresholds(12, target_precision=0.9, confidence=confidence, coverage=0.9, conformal_quantile=quantile),
+    )
+    names = ", ".join(one.label for one in least.top[:2])
+    with open_studio(copy, tmp_path / "fixes.jsonl") as studio, serve(studio) as address:
+        for language in messages.LANGUAGES:
+            page = open_page(f"{address}/try?lang={language}", ready="#drop")
+            with page.expect_file_chooser() as chooser:
+                page.click("#drop")
+            chooser.value.set_files(least.path)
+            playwright.expect(page.locator("#label")).to_contain_text(least.label)
+            sentence = messages.select(language)[f"decision-{kind}"].replace("LABELS", names)
+            playwright.expect(page.locator("#decision")).to_have_text(sentence)
+            playwright.expect(page.locator("#decision")).to_have_class(kind)
 
 
 def test_the_page_says_it_in_chinese_on_a_phone(open_page: Any, address: str, run: sl.Run) -> None:

@@ -21,7 +21,7 @@ _NOTES = (
 )
 
 
-_VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER)")
+_VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE)")
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # what `repr` makes of a text, which ends where its quotes do
 _ERROR = "error-"
 MAX_SENTENCE = 4000  # characters of a sentence that is translated; a pattern takes quadratic time

@@ -91,8 +91,13 @@ function nameImage(row) {
 
 function readQuery() {
   const query = new URLSearchParams();
-  for (const [name, value] of new FormData(form)) if (value) query.set(name, value);
+  for (const [name, value] of new FormData(form)) if (value && isInRange(form.elements[name])) query.set(name, value);
   return query;
+}
+
+/** Whether a number is one that the images can have; while it is not, it filters nothing. */
+function isInRange({ validity }) {
+  return !validity.rangeOverflow && !validity.rangeUnderflow;
 }
 
 /** List the images of the query, from the first; `again`, the cursor stays where somebody may be working. */
@@ -420,6 +425,7 @@ function removableChip(name) {
 let typing = 0;
 form.addEventListener("input", (event) => {
   if (event.target.matches("select[data-counts]")) showWhole(event.target);
+  if (!isInRange(event.target)) event.target.reportValidity(); // the browser says what it has to be
   clearTimeout(typing);
   typing = setTimeout(() => list(), event.target.type === "search" ? 150 : 0);
 });
