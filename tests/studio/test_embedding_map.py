@@ -31,6 +31,7 @@ def test_the_plane_is_that_of_the_principal_components(features: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.installed
 def test_images_that_are_alike_are_near_each_other_by_umap() -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed")
     generator = np.random.default_rng(5)
@@ -76,6 +77,7 @@ def test_a_corrected_class_is_on_the_map_at_once(run_client: Any, run_studio: St
 
 
 @pytest.mark.slow
+@pytest.mark.installed
 def test_the_page_has_a_map_by_umap_where_it_is_installed(run_client: Any, run_studio: Studio) -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed")
     assert '<option value="umap">UMAP</option>' in run_client.get("/map").text

@@ -59,7 +59,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
 
 def list_methods() -> list[str]:
-    """Return the methods that are installed: pca, and umap with the package umap-learn."""
+    """Return the methods that are installed: pca, and umap with the extra of that name."""
     return ["pca", *(["umap"] if importlib.util.find_spec("umap") is not None else [])]
 
 
