@@ -77,9 +77,14 @@ def test_the_images_and_the_time_limit_of_the_page_are_those_of_the_run(
         page.get_by_label("Images").select_option("run:a")
         page.get_by_label("Recipe").select_option("quick")
         page.get_by_label("Epochs").fill("1")
-        page.get_by_label("Time limit").fill("10 apples")
-        page.click("#start button")
-        playwright.expect(page.locator("#message")).to_contain_text("expected a duration such as 90s, 10m or 1h30m")
+        for effort, limit, refusal in (
+            ("fast", "", "the recipe quick trains in one way only"),
+            ("", "10 apples", "expected a duration such as 90s, 10m or 1h30m"),
+        ):
+            page.get_by_label("Effort").select_option(effort)
+            page.get_by_label("Time limit").fill(limit)
+            page.click("#start button")
+            playwright.expect(page.locator("#message")).to_contain_text(refusal)
         page.get_by_label("Time limit").fill("30m")
         page.click("#start button")
         playwright.expect(page.locator("#run-title")).to_have_text("quick-colors-1")
