@@ -1,7 +1,7 @@
 """Screenshots of the pages that tests open in a browser, for people to look at.
 
-With ``SIGHTLINE_SCREENSHOTS=FOLDER``, each page is written as it is where a test asks for it and where a test ends; without it,
-only the pages of tests that fail, beside their other files.
+With ``SIGHTLINE_SCREENSHOTS=FOLDER``, each page is written as it is where a test asks for it and where a test ends;
+without it, only the pages of tests that fail, beside their other files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 WHOLE = """() => {
   const main = document.querySelector("main.document, main.training, main.labeling");
-  return main && !document.querySelector("dialog[open]") ? innerHeight + main.scrollHeight - main.clientHeight : innerHeight;
+  const isCovered = !main || document.querySelector("dialog[open]");
+  return isCovered ? innerHeight : innerHeight + main.scrollHeight - main.clientHeight;
 }"""
 ANSWER_MS = 10_000  # in which a page that is not stuck answers
 
@@ -30,7 +31,7 @@ class Screenshots:
         self._folder = Path(wanted) if wanted else None
 
     def take(self, page: Any, of_failure: Path | None = None) -> None:
-        """Write what a page shows, with what is below the window, if it is wanted; into a folder `of_failure` always."""
+        """Write a page, with what is below its window, if that is wanted; into a folder `of_failure` always."""
         folder = self._folder or of_failure
         if folder is None or page.is_closed():
             return

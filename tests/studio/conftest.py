@@ -16,10 +16,10 @@ import sightline as sl
 from browser import SLOWDOWN, find_browser
 from command import COLORS, TINY_SWEEP, draw_classes
 from drawn_scenes import BAR, DISK, draw_scenes, name_classes
+from screenshots import Screenshots
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from sightline.sweeps import SweepResult, sweep
-from screenshots import Screenshots
 from studio_server import LISTED, WAIT_SECONDS, serve
 from task_images import write_task
 

@@ -32,7 +32,7 @@ TOKEN = "secret" * 4
 
 
 def list_violations(page: Any, looks: list[tuple[int, str]], screenshots: Screenshots | None = None) -> list[str]:
-    """Return what axe-core finds on a page as it is, for each width and color scheme, in which `screenshots` show it."""
+    """Return what axe-core finds on a page as it is, for each width and color scheme; `screenshots` show these."""
     violations = []
     for width, scheme in looks:
         page.set_viewport_size({"width": width, "height": 800})

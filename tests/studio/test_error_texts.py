@@ -68,7 +68,7 @@ def test_a_translation_has_the_values_of_the_sentence(key: str) -> None:
     assert messages.translate_error(sentence, messages.select("en")) == sentence
 
 
-@pytest.mark.parametrize("name", ["a in b", "a' in b", '"a" in \'b\'', "a\\' in b", "PATH to COUNT images"])
+@pytest.mark.parametrize("name", ["a in b", "a' in b", "\"a\" in 'b'", "a\\' in b", "PATH to COUNT images"])
 def test_a_name_may_hold_words_of_the_sentence(name: str) -> None:
     sentence = f"There is no run {name!r} in runs in use."
     assert messages.translate_error(sentence, messages.select("zh")) == f"runs in use 中没有名为 {name!r} 的训练。"

@@ -146,7 +146,10 @@ def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Pat
 def test_two_runs_of_several_labels_are_compared(
     label_run: sl.Run, other_label_run: sl.Run, tmp_path: Path, open_page: Any
 ) -> None:
-    with open_studio(label_run, tmp_path / "fixes.jsonl", compare=[other_label_run]) as studio, serve(studio) as address:
+    with (
+        open_studio(label_run, tmp_path / "fixes.jsonl", compare=[other_label_run]) as studio,
+        serve(studio) as address,
+    ):
         page = open_page(f"{address}/compare", ready="#verdict")
         playwright.expect(page.locator("#label-sets li")).to_have_count(3)
         group = page.locator(".group:has(a)").first

@@ -100,7 +100,7 @@ def test_the_threshold_moves_precision_recall_and_abstention_with_their_interval
             assert float(text.rstrip("%")) == pytest.approx(100 * share, abs=0.051), "abstentions are misses"
         page.keyboard.press("End")
         playwright.expect(page.locator("#numbers [data-metric=abstention] b")).to_have_text("100.0%")
-        playwright.expect(page.locator("#numbers [data-metric=precision] b")).to_have_text("–")  # of no image
+        playwright.expect(page.locator("#numbers [data-metric=precision] b")).to_have_text("\u2013")  # of no image
 
 
 @pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])
