@@ -63,12 +63,14 @@ export function drawCurves(svg, series, { last, atMost = null }) {
 
 /** Draw a line for each trial through axes, the last of which is the metric; texts are placed in their order. */
 export function drawParallel(svg, names, rows) {
-  const [width, height, side, top, bottom] = [640, 270, 40, 44, 22];
+  const isStaggered = names.length > 3; // so that names beside each other do not overlap
+  const [width, height, side, top, bottom] = [isStaggered ? 640 : 420, 270, 40, isStaggered ? 44 : 28, 22];
   start(svg, width, height);
   if (names.length < 2) {
     svg.setAttribute("hidden", "");
     return;
   }
+  svg.classList.toggle("wide", isStaggered);
   const axes = names.map((name, i) => {
     const column = rows.map((row) => row[i]);
     const isNumber = column.every((text) => text !== "" && Number.isFinite(Number(text)));
@@ -79,7 +81,7 @@ export function drawParallel(svg, names, rows) {
     const at = (k) => height - bottom - ((places[k] - low) / (high - low || 1)) * (height - bottom - top);
     draw(svg, "line", { class: "rule", x1: x, x2: x, y1: top, y2: height - bottom });
     const anchor = i === 0 ? "start" : i === names.length - 1 ? "end" : "middle";
-    const label = draw(svg, "text", { class: "axis", x: anchor === "start" ? 0 : anchor === "end" ? width : x, y: i % 2 ? 10 : 26, "text-anchor": anchor }, name.split(".").at(-1));
+    const label = draw(svg, "text", { class: "axis", x: anchor === "start" ? 0 : anchor === "end" ? width : x, y: isStaggered && i % 2 === 0 ? 26 : 10, "text-anchor": anchor }, name.split(".").at(-1));
     draw(label, "title", {}, name);
     const marks = isNumber ? [low, high].map((value) => [shorten(isLog ? Math.exp(value) : value), places.indexOf(value)]) : [...new Set(column)].map((text) => [text, column.indexOf(text)]);
     const isLast = i === names.length - 1;
