@@ -128,7 +128,7 @@ def test_the_decision_about_a_chosen_photo_is_that_of_the_thresholds(
     kind: str, open_page: Any, run: sl.Run, tmp_path: Path
 ) -> None:
     photos = sorted(Path(run.config.data.sources[0]).glob("*/*.png"))
-    least = min(run.classifier.predict(photos), key=lambda prediction: prediction.probability)
+    least = min(run.classifier.predict(photos), key=lambda prediction: prediction.probability or 0.0)
     first, second, third = (one.probability for one in least.top)
     confidence = first + (-0.001 if kind == "class" else 0.001)
     quantile = 1 - (second + third) / 2 if kind == "set" else None
