@@ -27,8 +27,8 @@ class Screenshots:
     def __init__(self, test: str) -> None:
         self._stem = re.sub(r"\W+", "-", test.removeprefix("test_")).strip("-")
         self._numbers = itertools.count(1)
-        wanted = os.environ.get("SIGHTLINE_SCREENSHOTS")
-        self._folder = Path(wanted) if wanted else None
+        folder = os.environ.get("SIGHTLINE_SCREENSHOTS")
+        self._folder = Path(folder) if folder else None
 
     def take(self, page: Any, of_failure: Path | None = None) -> None:
         """Write a page, with what is below its window, if that is wanted; into a folder `of_failure` always."""

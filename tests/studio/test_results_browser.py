@@ -89,15 +89,15 @@ def test_the_threshold_moves_precision_recall_and_abstention_with_their_interval
         playwright.expect(page.locator("#accepted")).to_have_text(f"{accepted} / {count}")
         playwright.expect(page.locator("#errors")).to_have_text(str(accepted - hits))
         for name, (number, among) in expected.items():
-            shown = page.locator(f"#numbers [data-metric={name}]").inner_text()
+            text = page.locator(f"#numbers [data-metric={name}]").inner_text()
             low, high = binomtest(number, among).proportion_ci(method="wilson")
-            values = [float(text) for text in re.findall(r"[0-9.]+", shown)]
+            values = [float(digits) for digits in re.findall(r"[0-9.]+", text)]
             assert values == pytest.approx([100 * number / among, 100 * low, 100 * high], abs=0.051), name
         recalls = page.locator("#per-class [data-metric=recall] b").all_inner_texts()
         for k, text in enumerate(recalls):
             is_class = stored.labels == k
-            share = (is_right & is_accepted & is_class).sum() / is_class.sum()
-            assert float(text.rstrip("%")) == pytest.approx(100 * share, abs=0.051), "abstentions are misses"
+            recall = (is_right & is_accepted & is_class).sum() / is_class.sum()
+            assert float(text.rstrip("%")) == pytest.approx(100 * recall, abs=0.051), "abstentions are misses"
         page.keyboard.press("End")
         playwright.expect(page.locator("#numbers [data-metric=abstention] b")).to_have_text("100.0%")
         playwright.expect(page.locator("#numbers [data-metric=precision] b")).to_have_text("\u2013")  # of no image

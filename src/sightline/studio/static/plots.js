@@ -64,7 +64,7 @@ export function drawCurves(svg, series, { last, atMost = null }) {
 /** Draw a line for each trial through axes, the last of which is the metric; texts are placed in their order. */
 export function drawParallel(svg, names, rows) {
   const isStaggered = names.length > 3; // so that names beside each other do not overlap
-  const [width, height, side, top, bottom] = [isStaggered ? 640 : 420, 270, 40, isStaggered ? 44 : 28, 22];
+  const [width, height, side, top, bottom] = [isStaggered ? 640 : 420, 270, 40, isStaggered ? 44 : 34, 22];
   start(svg, width, height);
   if (names.length < 2) {
     svg.setAttribute("hidden", "");
