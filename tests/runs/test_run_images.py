@@ -13,10 +13,12 @@ import pytest
 
 from sightline.api import compression
 from sightline.callbacks import Callback
-from sightline.config import DeviceConfig, RunConfig, SplitConfig
+from sightline.config import DataConfig, DeviceConfig, RunConfig, SplitConfig
 from sightline.data import label_patch
 from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import build_index
+from sightline.data.sources.manifest import read_rows
+from sightline.data.targets import LABEL_SETS
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, MissingImagesError
 from sightline.inference.manifest import Manifest
@@ -198,6 +200,24 @@ def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:
         "t10k-images-idx3-ubyte[1]",
     ]
     assert np.array_equal(images.select_split("test").index.read(1), pixels[5])
+
+
+def test_labels_in_memory_are_read_as_the_run_reads_its_own(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"{i}.png": encode_png(i, i) for i in range(3)})
+    rows = [{"path": f"{i}.png", "label": label} for i, label in enumerate(("tree|car", "owl", None))]
+    listing = read_rows(rows, "the frame", DataConfig(root=str(tmp_path)))
+    run = RunDirectory.create(
+        tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict()
+    )
+    config = RunConfig()
+    run.write_config(replace(config, model=replace(config.model, task="multi_label")))
+    run.write_patch("")
+    index = build_index(listing, targets=LABEL_SETS)
+    split = SplitConfig(validation=0.0, test=0.0)
+    run.write_data(build_dataset(index, PreprocessingSpec(8, 8), split, 0, targets=LABEL_SETS, keep=False))
+    again = run_images.find_in_memory(run, listing)
+    assert again is not None
+    assert [image.label for image in again.images] == ["car;tree", "owl", ""]
 
 
 def test_going_on_counts_copies_too(run: RunDirectory, tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def is_in_memory(run: RunDirectory) -> bool:
 
 def find_in_memory(run: RunDirectory, sources: Sources, progress: Progress = no_progress) -> Index | None:
     """Return the index of `sources`, with the run's corrections applied, if they hold all images of the run."""
-    index = label_patch.load_and_apply_patch(make_index(sources, progress), run.patch)
+    targets = find_task(run.config.model.task).targets
+    index = label_patch.load_and_apply_patch(make_index(sources, progress, targets=targets), run.patch)
     rows = run.read_data()
     return index if rows is not None and match_images(rows, index).complete else None
 
