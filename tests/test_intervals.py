@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
 
@@ -158,3 +159,52 @@ def test_anytime_interval_holds_after_every_image(probability: float) -> None:
     hit_count = round(200 * probability)
     for end in intervals.anytime_interval(hit_count, 200):
         assert np.log(201 * binom.pmf(hit_count, 200, end)) == pytest.approx(-np.log(20), abs=1e-6)
+
+
+def draw_scores(kind: str, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return scores between 0 and 1 of which many are exactly 1, as the F1 of the classes of an image is."""
+    if kind == "hits":
+        return (rng.random(count) < 0.9).astype(float)
+    scores = rng.beta(8, 2, count)
+    return np.where(rng.random(count) < 0.5, 1.0, scores) if kind == "mixed" else scores
+
+
+MEANS = {"hits": 0.9, "beta": 0.8, "mixed": 0.9}
+
+
+@pytest.mark.parametrize("count", [10, 40, 150])
+@pytest.mark.parametrize("kind", MEANS)
+def test_the_interval_of_a_bounded_mean_holds_it(kind: str, count: int) -> None:
+    rng = np.random.default_rng(count)
+    bounds = [intervals.bounded_mean_interval(draw_scores(kind, count, rng).tolist()) for _ in range(200)]
+    assert np.mean([low <= MEANS[kind] <= high for low, high in bounds]) >= 0.95
+
+
+def test_the_interval_of_a_bounded_mean_is_shorter_for_scores_that_vary_less() -> None:
+    rng = np.random.default_rng(0)
+    hits, scores = (intervals.bounded_mean_interval(draw_scores(kind, 150, rng).tolist()) for kind in ("hits", "beta"))
+    exact = intervals.exact_interval(135, 150)
+    assert hits.high - hits.low < 1.6 * (exact.high - exact.low)
+    assert scores.high - scores.low < 0.75 * (hits.high - hits.low)
+    assert intervals.bounded_mean_interval([]) == Interval(0.0, 1.0)
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=60))
+def test_the_interval_of_a_bounded_mean_is_around_it(values: list[float]) -> None:
+    low, high = intervals.bounded_mean_interval(values)
+    assert 0 <= low <= high <= 1
+    assert low - 1e-9 <= sum(values) / len(values) <= high + 1e-9
+    flipped = intervals.bounded_mean_interval([1 - value for value in values])
+    assert (1 - flipped.high, 1 - flipped.low) == pytest.approx((low, high), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["beta", "mixed"])
+def test_the_interval_for_all_times_holds_the_mean_of_scores_at_all_of_them(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    looks = range(10, 151, 10)
+    is_covered = []
+    for _ in range(100):
+        sums = np.cumsum(draw_scores(kind, 150, rng))
+        bounds = [intervals.anytime_interval(float(sums[count - 1]), count) for count in looks]
+        is_covered.append(all(low <= MEANS[kind] <= high for low, high in bounds))
+    assert np.mean(is_covered) >= 0.95

@@ -3,6 +3,7 @@
 - a proportion: Wilson's score interval (`wilson_interval`); guarantees use the exact one-sided bound (`lower_bound`)
 - a proportion near 0 or 1 of few images: the exact interval (`exact_interval`), since Wilson's is too short there;
   one that is looked at again and again while the images come in: `anytime_interval`
+- a mean of scores between 0 and 1, such as the F1 of each image: `bounded_mean_interval`
 - two proportions of different images: Newcombe's hybrid score interval (`difference_interval`)
 - two proportions of the same images: Tango's score interval (`paired_difference_interval`)
 
@@ -13,7 +14,7 @@ is too narrow, and has zero width if two models agree on every image; Tango's ke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -27,6 +28,7 @@ class Interval(NamedTuple):
 Z95 = 1.959963984540054  # the standard normal's 97.5% point
 ALPHA = 0.05  # probability that a one-sided bound is wrong
 BISECTION_STEPS = 60  # bisection steps: full double precision
+MAX_STAKE = 0.75  # of the capital of a bet
 
 
 def wilson_interval(hits: int, count: int, z: float = Z95) -> Interval:
@@ -151,12 +153,46 @@ def exact_interval(hits: int, count: int, alpha: float = ALPHA) -> Interval:
     return Interval(lower_bound(hits, count, alpha / 2), 1 - lower_bound(count - hits, count, alpha / 2))
 
 
-def anytime_interval(hits: int, count: int, alpha: float = ALPHA) -> Interval:
+def bounded_mean_interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
+    """Return an interval of the mean of `values` in [0, 1], independent and in a random order, at 1 - `alpha`.
+
+    It holds for any number of values of any distribution, and is the shorter the less they vary. The means that it
+    leaves out are those against which a gambler, who bets on each value what the earlier ones suggest, would have
+    multiplied a capital by 2 / `alpha` (Waudby-Smith and Ramdas, 2024, JRSS B 86:1-27).
+
+    >>> bounded_mean_interval([0.8, 0.9, 1.0, 0.7] * 10)
+    Interval(low=0.7..., high=0.9...)
+    """
+    if not values:
+        return Interval(0.0, 1.0)
+    bets: list[float] = []
+    variance, total, squares = 0.25, 0.5, 0.25
+    for number, value in enumerate(values, 2):
+        bets.append(math.sqrt(2 * math.log(2 / alpha) / (len(values) * variance)))
+        total += value
+        squares += (value - total / number) ** 2
+        variance = squares / number
+
+    def rejected(m: float, sign: int) -> bool:
+        log_capital, limit = 0.0, MAX_STAKE / max(m if sign > 0 else 1 - m, 1e-12)
+        for bet, value in zip(bets, values, strict=True):
+            log_capital += math.log1p(sign * min(bet, limit) * (value - m))
+            if log_capital >= math.log(2 / alpha):
+                return True
+        return False
+
+    average = sum(values) / len(values)
+    low = _find_end(average, 0.0, lambda m: rejected(m, 1))
+    return Interval(low, _find_end(average, 1.0, lambda m: rejected(m, -1)))
+
+
+def anytime_interval(hits: float, count: int, alpha: float = ALPHA) -> Interval:
     """Return an interval of a proportion that holds at all counts at once with probability 1 - `alpha`.
 
     It may be computed after every image, and counting may stop because of it. The proportions that it leaves out are
     those that a uniform mixture of all others is 1 / `alpha` times as likely as (Robbins, 1970, Ann. Math. Stat.
-    41:1397-1409). It is about 1.5 times as wide as the exact interval.
+    41:1397-1409). It is about 1.5 times as wide as the exact interval. `hits` may be a sum of scores between 0 and 1:
+    a likelihood ratio is convex in them, so that its mean is at most that of hits and misses.
 
     >>> anytime_interval(9, 10)
     Interval(low=0.4548..., high=0.9995...)

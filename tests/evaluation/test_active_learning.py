@@ -12,19 +12,19 @@ from sklearn.linear_model import LogisticRegression
 
 from sightline import Dataset
 from sightline.api.pretrained_features import compute_pretrained_features
-from sightline.evaluation import active_learning
+from sightline.evaluation import logistic_heads
 from sightline.evaluation.active_learning import (
     EXCLUDED,
     MIN_AUDITED,
-    PENALTY,
     UNLABELED,
     ActiveLearner,
+    AuditedF1,
     draw_audit_order,
-    fit_heads,
     project_features,
 )  # fmt: skip
 from sightline.evaluation.covariance import ROWS
 from sightline.evaluation.labeling_simulation import SimulatedLook, measure_full_accuracy, simulate_labeling
+from sightline.evaluation.logistic_heads import PENALTY, fit_heads, predict_probabilities
 
 CLASSES = 3
 SIMULATIONS = 100
@@ -43,6 +43,23 @@ def make_learner(count: int = 300, noise: float = 0.8) -> tuple[ActiveLearner, N
     features, truth = draw_features(count, noise)
     order = draw_audit_order([str(i) for i in range(count)])
     return ActiveLearner(project_features(features), order), order, truth
+
+
+def draw_label_sets(count: int, noise: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return features float32 [N, 20] of images with up to three classes, and these classes, uint8 [N, 3].
+
+    A class that an image has moves its features.
+    """
+    centers = np.random.default_rng(7).normal(0, 1, (CLASSES, 20)) / math.sqrt(3)
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, CLASSES)) < (0.5, 0.3, 0.15)).astype(np.uint8)
+    return (labels @ centers + noise * rng.normal(0, 1, (count, 20))).astype(np.float32), labels
+
+
+def number_sets(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the number of the set of classes of each image, and the sets."""
+    sets, numbers = np.unique(labels, axis=0, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64), sets
 
 
 def count_covered(looks: list[list[SimulatedLook]]) -> tuple[float, float]:
@@ -78,8 +95,20 @@ def test_each_head_is_the_logistic_regression_of_its_images() -> None:
     for head, rows in enumerate(used):
         theirs = LogisticRegression(C=1 / (PENALTY * rows.sum()), tol=1e-8, max_iter=5000)
         theirs.fit(features[rows], labels[rows])
-        ours = active_learning.predict_probabilities(features, weights[:, head])
+        ours = predict_probabilities(features, weights[:, head])
         assert np.abs(ours - theirs.predict_proba(features)).max() < 0.01
+
+
+def test_each_class_of_several_has_the_logistic_regression_of_its_images() -> None:
+    features, labels = draw_label_sets(150, 0.8)
+    used = np.random.default_rng(0).random((2, 150)) < 0.7
+    weights = fit_heads(features, labels, used, CLASSES)
+    for head, rows in enumerate(used):
+        ours = predict_probabilities(features, weights[:, head], several=True)
+        for k in range(CLASSES):
+            theirs = LogisticRegression(C=1 / (PENALTY * rows.sum()), tol=1e-8, max_iter=5000)
+            theirs.fit(features[rows], labels[rows, k])
+            assert np.abs(ours[:, k] - theirs.predict_proba(features)[:, 1]).max() < 0.01
 
 
 @pytest.mark.parametrize("group", [1, 2])
@@ -87,10 +116,10 @@ def test_heads_are_the_same_when_they_are_solved_in_groups(group: int, monkeypat
     features, labels = draw_features(120, 0.8)
     used = np.random.default_rng(0).random((5, 120)) < 0.7
     expected = fit_heads(features, labels, used, CLASSES)
-    monkeypatch.setattr(active_learning, "MAX_LOGITS", group * 120 * CLASSES)
+    monkeypatch.setattr(logistic_heads, "MAX_LOGITS", group * 120 * CLASSES)
     weights = fit_heads(features, labels, used, CLASSES, expected)
     assert weights.shape == expected.shape
-    probabilities = [active_learning.predict_probabilities(features, w[:, 3]) for w in (weights, expected)]
+    probabilities = [predict_probabilities(features, w[:, 3]) for w in (weights, expected)]
     assert np.abs(probabilities[0] - probabilities[1]).max() < 0.01
 
 
@@ -144,7 +173,7 @@ def test_uncertain_images_are_chosen() -> None:
     labels[others[:30]] = truth[others[:30]]
     learner.refit(labels, CLASSES)
     assert learner.chooser is not None
-    confidence = active_learning.predict_probabilities(learner._features, learner.chooser).max(1)
+    confidence = predict_probabilities(learner._features, learner.chooser).max(1)
     chosen = [i for i in learner.choose_next(labels, 30) if i not in order]
     assert confidence[chosen].mean() < np.quantile(confidence[others], 0.4)
 
@@ -170,7 +199,7 @@ def test_the_accuracy_is_that_of_images_that_the_head_has_not_seen() -> None:
     learner = ActiveLearner(project_features(features), np.arange(160))
     learner.refit(truth, 2)
     assert learner.head is not None
-    seen = active_learning.predict_probabilities(learner._features, learner.head).argmax(1) == truth
+    seen = predict_probabilities(learner._features, learner.head).argmax(1) == truth
     assert seen.mean() > 0.9
     assert learner.accuracy is not None
     assert learner.accuracy.count == 160
@@ -205,7 +234,7 @@ def test_the_gain_of_more_labels_is_about_what_they_bring() -> None:
         labels[:count] = truth[:count]
         learner.refit(labels, CLASSES)
         assert learner.head is not None
-        hits = active_learning.predict_probabilities(learner._features[600:], learner.head).argmax(1) == truth[600:]
+        hits = predict_probabilities(learner._features[600:], learner.head).argmax(1) == truth[600:]
         accuracies.append(hits.mean())
     assert gain.interval.low <= accuracies[1] - accuracies[0] <= gain.interval.high
     assert 0 < gain.gain < 0.15
@@ -223,6 +252,76 @@ def test_the_interval_holds_the_true_accuracy_of_drawn_features() -> None:
     assert again == looks[3], "the seed decides"
 
 
+def test_the_f1_of_several_classes_is_that_of_images_that_the_head_has_not_seen() -> None:
+    """Classes without any relation to the images are learned by heart, and predicted by chance."""
+    features, truth = draw_label_sets(240, 0.5)
+    numbers, sets = number_sets(truth)
+    known = ActiveLearner(project_features(features), np.arange(160))
+    known.refit(numbers, CLASSES, sets)
+    rng = np.random.default_rng(1)
+    unrelated = ActiveLearner(project_features(rng.normal(0, 1, (240, 200)).astype(np.float32)), np.arange(160))
+    unrelated.refit(numbers, CLASSES, sets)
+    assert isinstance(known.accuracy, AuditedF1)
+    assert isinstance(unrelated.accuracy, AuditedF1)
+    assert known.accuracy.count == unrelated.accuracy.count == 160
+    assert known.accuracy.value > 0.85
+    assert unrelated.accuracy.value < 0.6
+    for accuracy in (known.accuracy, unrelated.accuracy):
+        always, once = accuracy.anytime_interval, accuracy.interval
+        assert always.low < once.low < accuracy.value < once.high < always.high
+
+
+def test_images_whose_classes_are_uncertain_are_chosen_and_every_third_is_of_the_audit() -> None:
+    features, truth = draw_label_sets(300, 0.5)
+    numbers, sets = number_sets(truth)
+    order = draw_audit_order([str(i) for i in range(300)])
+    learner = ActiveLearner(project_features(features), order)
+    labels = np.full(300, UNLABELED)
+    others = np.setdiff1d(np.arange(300), order)
+    labels[others[:40]] = numbers[others[:40]]
+    learner.refit(labels, CLASSES, sets)
+    assert learner.chooser is not None
+    chosen = learner.choose_next(labels, 30)
+    assert [i for i in chosen if i in order] == chosen[::3] == order[:10].tolist()
+    probabilities = predict_probabilities(learner._features, learner.chooser, several=True)
+    doubt = np.abs(probabilities - 0.5).min(1)
+    assert doubt[[i for i in chosen if i not in order]].mean() < np.quantile(doubt[others], 0.4)
+
+
+def test_labels_of_the_audit_do_not_choose_among_several_classes() -> None:
+    features, truth = draw_label_sets(300, 0.5)
+    numbers, sets = number_sets(truth)
+    order = draw_audit_order([str(i) for i in range(300)])
+    others = np.setdiff1d(np.arange(300), order)
+    chosen = []
+    for shift in (0, 1):
+        labels = np.full(300, UNLABELED)
+        labels[others[:20]] = numbers[others[:20]]
+        labels[order[:20]] = (numbers[order[:20]] + shift) % len(sets)
+        learner = ActiveLearner(project_features(features), order)
+        learner.refit(labels, CLASSES, sets)
+        chosen.append(learner.choose_next(labels, 12))
+    assert chosen[0] == chosen[1]
+
+
+def test_the_gain_of_more_answers_with_several_classes_is_about_what_they_bring() -> None:
+    features, truth = draw_label_sets(3000, 0.9)
+    simulated = simulate_labeling(features, truth, budget=240, looks=(120,), more=120, at_random=True, seed=2)
+    (gain,) = [look.gain for look in simulated if look.gain]
+    true = {look.labels: look.true_accuracy for look in simulated}
+    assert gain.interval.low <= true[240] - true[120] <= gain.interval.high
+    assert 0 < gain.gain < 0.15
+
+
+def test_the_interval_holds_the_true_f1_of_drawn_features() -> None:
+    features, labels = draw_label_sets(1500, 0.9)
+    looks = [simulate_labeling(features, labels, budget=60, looks=(60,), seed=seed) for seed in range(40)]
+    at_one_time, always = count_covered(looks)
+    assert at_one_time >= 0.93
+    assert always >= 0.93
+    assert average(looks)[60] > average(looks)[24]
+
+
 def load_real(shared: Path, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the projected features of a data set and its classes, which labeling is to find out."""
     index = Dataset(shared / "data" / name).index
@@ -230,6 +329,27 @@ def load_real(shared: Path, name: str) -> tuple[NDArray[np.float32], NDArray[np.
     assert decoded.all()
     names = sorted({image.label for image in index.images})
     return project_features(features), np.array([names.index(image.label) for image in index.images])
+
+
+@pytest.mark.slow
+def test_hidden_label_sets_of_street_scenes(shared: Path) -> None:
+    """Frames of a film resemble each other, so that the head is nearly as good with a few of them as with all."""
+    index = Dataset(shared / "data" / "camvid" / "labels.csv").index
+    features, decoded = compute_pretrained_features(index, ("model.task=multi_label",))
+    assert decoded.all()
+    names = sorted({name for image in index.images for name in index.targets.list_classes(image.label)})
+    labels, features = index.targets.encode([image.label for image in index.images], names), project_features(features)
+    looks = (48, 96, 144)
+    simulated = [simulate_labeling(features, labels, budget=144, looks=looks, seed=s) for s in range(SIMULATIONS)]
+    at_one_time, always = count_covered(simulated)
+    assert at_one_time >= 0.93
+    assert always >= 0.93
+    seeds = range(20)
+    full = float(np.mean([measure_full_accuracy(features, labels, seed=seed) for seed in seeds]))
+    at_random = [simulate_labeling(features, labels, budget=228, at_random=True, seed=seed) for seed in seeds]
+    chosen = [simulate_labeling(features, labels, budget=228, seed=seed) for seed in seeds]
+    needed = count_labels(average(chosen), full - 0.01), count_labels(average(at_random), full - 0.01)
+    assert needed[1] >= needed[0], f"{needed} answers for {full - 0.01:.4f}"
 
 
 @pytest.mark.slow

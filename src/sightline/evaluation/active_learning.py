@@ -7,6 +7,9 @@ the images of the audit, each classified by a head that was trained without it (
 What is chosen must not depend on the labels of the audit, so a second head without them chooses. Otherwise no image
 would be chosen where one of the audit is, which would then be classified by a head that knows nothing of its
 neighborhood: on drawn features, the accuracy appeared 1 to 3 points lower than it was, and the intervals missed it.
+
+Where an image may have several labels, each class has a logistic regression of its own, and what is measured is the F1
+of the classes of an image, by which the task scores images elsewhere (`tasks.multi_label`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +29,9 @@ from sightline.evaluation.held_out import HeldOutErrors
 from sightline.evaluation.label_subsets import list_sizes
 from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.learning_curve import LabelGain, summarize
-from sightline.intervals import Interval, anytime_interval, exact_interval
-from sightline.metrics import softmax
+from sightline.evaluation.logistic_heads import fit_heads, predict_probabilities
+from sightline.evaluation.multi_label_metrics import compute_example_f1
+from sightline.intervals import Interval, anytime_interval, bounded_mean_interval, exact_interval
 from sightline.seeding import make_generator
 
 UNLABELED, EXCLUDED = -1, -2
@@ -37,9 +42,6 @@ MIN_AUDITED = 10  # labeled images of the audit; with fewer, no accuracy is stat
 FOLDS = 10
 REPEATS = 4  # random orders of the labels for the learning curve
 DIMENSIONS = 256  # of the features that the heads are trained on
-PENALTY = 0.3  # between those that were best on cats_vs_dogs (0.1) and flowers5 (0.3 to 1)
-MAX_ITERATIONS = 100
-MAX_LOGITS = 1 << 23  # of all heads that are solved at once: 100 MB, with the arrays that they take
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,36 @@ class AuditedAccuracy:
     def anytime_interval(self) -> Interval:
         """The 95% interval that holds whenever one looks (Robbins, 1970)."""
         return anytime_interval(self.hits, self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedF1:
+    """The mean F1 of the classes of an image, for images like those of the pool, from its `scores` in the audit.
+
+    `interval` and `anytime_interval` are as those of `AuditedAccuracy`.
+    """
+
+    scores: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return len(self.scores)
+
+    @property
+    def value(self) -> float:
+        """The mean of the scores."""
+        return sum(self.scores) / self.count
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of the mean of scores between 0 and 1 (Waudby-Smith and Ramdas, 2024)."""
+        return bounded_mean_interval(self.scores)
+
+    @property
+    def anytime_interval(self) -> Interval:
+        """The 95% interval that holds whenever one looks (Robbins, 1970)."""
+        return anytime_interval(sum(self.scores), self.count)
 
 
 def project_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,59 +132,30 @@ def draw_audit_order(keys: Sequence[str], seed: int = 0) -> NDArray[np.int64]:
     return np.array(sorted(chosen, key=draws.__getitem__), np.int64)
 
 
-def fit_heads(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    used: NDArray[np.bool_],
-    num_classes: int,
-    start: NDArray[np.float64] | None = None,
+def list_targets(labels: NDArray[np.int64], sets: NDArray[np.uint8] | None) -> NDArray[Any]:
+    """Return the targets of heads: the classes int64 [n], or with `sets` those that each image has, uint8 [n, K]."""
+    return labels if sets is None else sets[labels]
+
+
+def score_images(
+    features: NDArray[np.float32], weights: NDArray[np.float64], targets: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Return the weights [D + 1, M, K] of M logistic regressions, of which m is trained on the images ``used[m]``.
+    """Return 1 for each image that a head with weights [D + 1, K] classifies correctly, else 0: float64 [n].
 
-    `features` are float32 [n, D], `labels` int64 [n], `used` bool [M, n]. All are solved at once, by products of
-    matrices, from the weights `start`. The last row is the bias, which has no penalty.
+    Of several classes per image, each is predicted from a probability of one half on, and the score is their F1.
     """
-    from scipy.optimize import minimize  # comes with scikit-learn
-
-    group = max(1, MAX_LOGITS // (len(features) * num_classes))
-    if len(used) > group:  # heads do not depend on each other
-        starts = [None if start is None else start[:, i : i + group] for i in range(0, len(used), group)]
-        parts = [fit_heads(features, labels, used[i * group :][:group], num_classes, s) for i, s in enumerate(starts)]
-        return np.concatenate(parts, axis=1)
-    count, heads, rows = len(features), len(used), np.arange(len(features))
-    x = np.hstack([features, np.ones((count, 1), np.float32)])
-    weights = (used / np.maximum(used.sum(1, keepdims=True), 1)).T.astype(np.float32)  # [n, M]
-    shape = (x.shape[1], heads, num_classes)
-
-    def evaluate(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        matrix = theta.reshape(shape[0], -1)
-        logits = (x @ matrix.astype(np.float32)).reshape(count, heads, num_classes)
-        logits -= logits.max(2, keepdims=True)
-        residuals = np.exp(logits)
-        sums = residuals.sum(2)
-        loss = float((weights * (np.log(sums) - logits[rows, :, labels])).sum(dtype=np.float64))
-        residuals /= sums[..., None]
-        residuals[rows, :, labels] -= 1
-        residuals *= weights[..., None]
-        gradient = (x.T @ residuals.reshape(count, -1)).astype(np.float64)
-        gradient[:-1] += PENALTY * matrix[:-1]
-        return loss + PENALTY / 2 * float(np.square(matrix[:-1]).sum()), gradient.ravel()
-
-    theta = np.zeros(shape) if start is None else start
-    options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-6, "gtol": 1e-4}
-    return np.asarray(minimize(evaluate, theta.ravel(), method="L-BFGS-B", jac=True, options=options).x).reshape(shape)
-
-
-def predict_probabilities(features: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the probabilities float32 [N, K] of one head with weights [D + 1, K]."""
-    weights32 = weights.astype(np.float32)
-    return softmax(features @ weights32[:-1] + weights32[-1])
+    if targets.ndim == 1:
+        hits: NDArray[np.bool_] = predict_probabilities(features, weights).argmax(1) == targets
+        return hits.astype(np.float64)
+    predicted = predict_probabilities(features, weights, several=True) >= 0.5
+    return compute_example_f1(predicted, targets.astype(bool))
 
 
 class ActiveLearner:
     """Trains a head on the labels of a pool, measures it, and chooses the images to label next.
 
-    Labels are int64 [N]: the position of the class, or `UNLABELED`, or `EXCLUDED`.
+    Labels are int64 [N]: the position of the class, or `UNLABELED`, or `EXCLUDED`. Where an image may have several
+    classes, they are rows of `sets`, uint8 [S, K], which is 1 for the classes of each set of them.
     """
 
     def __init__(self, features: NDArray[np.float32], audit_order: NDArray[np.int64], seed: int = 0) -> None:
@@ -161,12 +164,12 @@ class ActiveLearner:
         self._in_audit = np.zeros(len(features), bool)
         self._in_audit[audit_order] = True
         self._weights: NDArray[np.float64] | None = None  # [D + 1, 2 (+ FOLDS), K]: `head`, `chooser`, without a fold
-        self._can_choose = False
-        self.accuracy: AuditedAccuracy | None = None
+        self._can_choose = self._several = False
+        self.accuracy: AuditedAccuracy | AuditedF1 | None = None
 
     @property
     def head(self) -> NDArray[np.float64] | None:
-        """The weights [D + 1, K] of the head; None before there are labels of two classes."""
+        """The weights [D + 1, K] of the head; None before there are two different labels."""
         return None if self._weights is None else self._weights[:, 0]
 
     @property
@@ -183,9 +186,12 @@ class ActiveLearner:
         first = int(np.argmax(np.append(states == UNLABELED, True)))
         return self._order[:first][states[:first] >= 0]
 
-    def refit(self, labels: NDArray[np.int64], num_classes: int, *, measure: bool = True) -> None:
-        """Train the head on all labels, and `measure` its accuracy."""
-        labeled = np.flatnonzero(labels >= 0)
+    def refit(
+        self, labels: NDArray[np.int64], num_classes: int, sets: NDArray[np.uint8] | None = None, *,
+        measure: bool = True,
+    ) -> None:  # fmt: skip
+        """Train the head on all labels, and `measure` its accuracy, or its F1."""
+        labeled, self._several = np.flatnonzero(labels >= 0), sets is not None
         if len(np.unique(labels[labeled])) < 2:
             self._weights = self.accuracy = None
             return
@@ -199,12 +205,13 @@ class ActiveLearner:
         if start is not None and start.shape[1:] != (len(used), num_classes):
             start = None
         with process.one_blas_thread():
-            self._weights = fit_heads(self._features[labeled], labels[labeled], used, num_classes, start)
+            targets = list_targets(labels[labeled], sets)
+            self._weights = fit_heads(self._features[labeled], targets, used, num_classes, start)
+        self.accuracy = None
         if measure and len(audited) >= MIN_AUDITED:
-            wrong = self._find_errors(audited, labels, folds, self._weights[:, 2:])
-            self.accuracy = AuditedAccuracy(int((~wrong).sum()), len(audited))
-        else:
-            self.accuracy = None
+            scores = self._score(audited, labels, sets, folds, self._weights[:, 2:])
+            exact = AuditedAccuracy(int(scores.sum()), len(audited))
+            self.accuracy = AuditedF1(tuple(scores.tolist())) if self._several else exact
 
     def _assign_folds(self, audited: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the fold int64 [N] of each audited image, and -1 for others."""
@@ -212,17 +219,17 @@ class ActiveLearner:
         folds[audited] = np.arange(len(audited)) % FOLDS
         return folds
 
-    def _find_errors(
-        self, audited: NDArray[np.int64], labels: NDArray[np.int64], folds: NDArray[np.int64],
-        weights: NDArray[np.float64],
-    ) -> NDArray[np.bool_]:  # fmt: skip
-        """Return which images are misclassified by the head, of weights [D + 1, FOLDS, K], without their fold."""
-        wrong = np.zeros(len(audited), bool)
+    def _score(
+        self, audited: NDArray[np.int64], labels: NDArray[np.int64], sets: NDArray[np.uint8] | None,
+        folds: NDArray[np.int64], weights: NDArray[np.float64],
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Return `score_images` of each image by the head, of weights [D + 1, FOLDS, K], without its fold."""
+        scores = np.zeros(len(audited))
         for fold in range(FOLDS):
             rows = folds[audited] == fold
             of_fold = audited[rows]
-            wrong[rows] = predict_probabilities(self._features[of_fold], weights[:, fold]).argmax(1) != labels[of_fold]
-        return wrong
+            scores[rows] = score_images(self._features[of_fold], weights[:, fold], list_targets(labels[of_fold], sets))
+        return scores
 
     def choose_next(self, labels: NDArray[np.int64], count: int) -> list[int]:
         """Return up to `count` images to label next; every third is the next one of the audit.
@@ -237,12 +244,15 @@ class ActiveLearner:
         candidates = make_generator(self._seed, "candidates").permutation(candidates)[:MAX_CANDIDATES]
         chosen = candidates[:count]
         if chooser is not None:
-            features = self._features[candidates]
-            chosen = candidates[choose_images(features, predict_probabilities(features, chooser), count)]
+            features, several = self._features[candidates], self._several
+            probabilities = predict_probabilities(features, chooser, several=several)
+            chosen = candidates[choose_images(features, probabilities, count, several=several)]
         places = np.concatenate([np.arange(len(audit)) / AUDIT_FRACTION, np.arange(len(chosen)) * 1.5 + 0.75])
         return [int(i) for i in np.concatenate([audit, chosen])[np.argsort(places, kind="stable")]]
 
-    def predict_gain(self, labels: NDArray[np.int64], num_classes: int, more: int) -> LabelGain | None:
+    def predict_gain(
+        self, labels: NDArray[np.int64], num_classes: int, more: int, sets: NDArray[np.uint8] | None = None
+    ) -> LabelGain | None:
         """Return what `more` labels would bring, by the power law of heads on random subsets of the labels.
 
         None if there are too few labels, or too few errors among the images of the audit.
@@ -255,15 +265,16 @@ class ActiveLearner:
         if len(audited) < MIN_AUDITED:
             return None
         folds = self._assign_folds(audited)
-        wrong = np.empty((len(sizes), REPEATS, len(audited)), bool)
+        wrong = np.empty((len(sizes), REPEATS, len(audited)))
         for repeat in range(REPEATS):
             order = make_generator(self._seed, "label gain", repeat).permutation(labeled)
             for number, size in enumerate(sizes):
                 subset = order[:size]
                 used = np.stack([folds[subset] != fold for fold in range(FOLDS)])
                 with process.one_blas_thread():
-                    weights = fit_heads(self._features[subset], labels[subset], used, num_classes)
-                wrong[number, repeat] = self._find_errors(audited, labels, folds, weights)
+                    targets = list_targets(labels[subset], sets)
+                    weights = fit_heads(self._features[subset], targets, used, num_classes)
+                wrong[number, repeat] = 1 - self._score(audited, labels, sets, folds, weights)
         units = np.tile(np.arange(len(audited)), REPEATS)
         repeats = np.repeat(np.arange(REPEATS), len(audited))
         errors = HeldOutErrors(sizes, wrong.reshape(len(sizes), -1), units, repeats, len(audited))

@@ -68,12 +68,14 @@ class HeldOutResults(Protocol):
 class HeldOutErrors:
     """Which held-out images were misclassified: `wrong` bool [S, M], at each of S sizes, in M evaluations.
 
+    It may also hold errors between 0 and 1, float64 [S, M].
+
     Evaluation m is that of an image of the unit `units[m]` (int64) in the repeat `repeats[m]` (int64); `count` is the
     number of different images.
     """
 
     sizes: tuple[int, ...]
-    wrong: NDArray[np.bool_]
+    wrong: NDArray[np.bool_ | np.float64]
     units: NDArray[np.int64]
     repeats: NDArray[np.int64]
     count: int

@@ -13,7 +13,9 @@ from sightline.evaluation.active_learning import (
     UNLABELED,
     ActiveLearner,
     AuditedAccuracy,
-    predict_probabilities,
+    AuditedF1,
+    list_targets,
+    score_images,
 )  # fmt: skip
 from sightline.evaluation.learning_curve import LabelGain
 from sightline.seeding import make_generator
@@ -26,18 +28,19 @@ class SimulatedLook:
     """What labeling states after `labels` labels, beside the truth.
 
     `true_accuracy` is that of the head on the images that it was not trained on and that were not chosen: those outside
-    the pool and the unlabeled ones of the audit. `accuracy` and `gain` are what is stated; None if nothing is.
+    the pool and the unlabeled ones of the audit. `accuracy` and `gain` are what is stated; None if nothing is. Of
+    several labels per image, it is the mean F1 of the classes of an image in place of the accuracy.
     """
 
     labels: int
     true_accuracy: float
-    accuracy: AuditedAccuracy | None = None
+    accuracy: AuditedAccuracy | AuditedF1 | None = None
     gain: LabelGain | None = None
 
 
 def simulate_labeling(
     features: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.int64] | NDArray[np.uint8],
     *,
     budget: int,
     looks: Sequence[int] = (),
@@ -50,7 +53,8 @@ def simulate_labeling(
 
     Args:
         features: The features of all images, as `active_learning.project_features` returns them.
-        labels: Their classes, int64 [N], of which labeling learns those that it asks for.
+        labels: Their classes, int64 [N], of which labeling learns those that it asks for; or 1 for each class that an
+            image has, else 0: uint8 [N, K].
         budget: The number of labels.
         looks: The numbers of labels at which the accuracy is estimated too; rounded up to a whole batch.
         pool_fraction: The fraction of the images that can be labeled; the others show the truth.
@@ -62,31 +66,44 @@ def simulate_labeling(
     order = rng.permutation(len(labels))
     pool, outside = np.split(order, [round(pool_fraction * len(order))])
     audit = np.arange(round(AUDIT_FRACTION * len(pool)))  # the pool is in a random order
-    learner, num_classes = ActiveLearner(features[pool], audit, seed), int(labels.max()) + 1
-    known, truth, remaining = np.full(len(pool), UNLABELED), labels[pool], sorted(looks)
+    numbers, sets, num_classes = _number_labels(labels)
+    learner = ActiveLearner(features[pool], audit, seed)
+    known, truth, remaining = np.full(len(pool), UNLABELED), numbers[pool], sorted(looks)
     results = []
     for count in range(BATCH, min(budget, len(pool)) + 1, BATCH):
         chosen = np.arange(count - BATCH, count) if at_random else np.array(learner.choose_next(known, BATCH))
         known[chosen] = truth[chosen]
         measure = bool(remaining) and count >= remaining[0]
-        learner.refit(known, num_classes, measure=measure)
+        learner.refit(known, num_classes, sets, measure=measure)
         if learner.head is None:
             continue
         unseen = np.concatenate([outside, pool[audit[known[audit] == UNLABELED]]])
-        hits = predict_probabilities(features[unseen], learner.head).argmax(1) == labels[unseen]
-        gain = learner.predict_gain(known, num_classes, more) if measure and more else None
-        results.append(SimulatedLook(count, float(hits.mean()), learner.accuracy, gain))
+        scores = score_images(features[unseen], learner.head, list_targets(numbers[unseen], sets))
+        gain = learner.predict_gain(known, num_classes, more, sets) if measure and more else None
+        results.append(SimulatedLook(count, float(scores.mean()), learner.accuracy, gain))
         remaining = [look for look in remaining if look > count]
     return results
 
 
+def _number_labels(
+    labels: NDArray[np.int64] | NDArray[np.uint8],
+) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None, int]:
+    """Return labels as `ActiveLearner` takes them, the sets of classes that they number, and the number of classes."""
+    if labels.ndim == 1:
+        return labels.astype(np.int64), None, int(labels.max()) + 1
+    sets, numbers = np.unique(labels, axis=0, return_inverse=True)
+    return numbers.reshape(-1).astype(np.int64), sets.astype(np.uint8), labels.shape[1]
+
+
 def measure_full_accuracy(
-    features: NDArray[np.float32], labels: NDArray[np.int64], *, pool_fraction: float = 0.5, seed: int = 0
-) -> float:
+    features: NDArray[np.float32], labels: NDArray[np.int64] | NDArray[np.uint8], *, pool_fraction: float = 0.5,
+    seed: int = 0,
+) -> float:  # fmt: skip
     """Return the accuracy outside the pool of `simulate_labeling` with this seed if all of the pool is labeled."""
     order = make_generator(seed, "simulated labeling").permutation(len(labels))
     pool, outside = np.split(order, [round(pool_fraction * len(order))])
     learner = ActiveLearner(features[pool], np.zeros(0, np.int64), seed)
-    learner.refit(labels[pool], int(labels.max()) + 1, measure=False)
+    numbers, sets, num_classes = _number_labels(labels)
+    learner.refit(numbers[pool], num_classes, sets, measure=False)
     assert learner.head is not None, "the images are of several classes"
-    return float((predict_probabilities(features[outside], learner.head).argmax(1) == labels[outside]).mean())
+    return float(score_images(features[outside], learner.head, list_targets(numbers[outside], sets)).mean())
