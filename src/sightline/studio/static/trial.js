@@ -10,12 +10,19 @@ import { hideMessage, showError } from "./message.js";
 
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
-let current = null; // {file, label, heat, controller} of the image that is shown
+let current = null; // {file, explained, heat, controller} of the image that is shown; `explained` is a class
 
-function showPrediction({ label, probability, top, decision, set, node, node_probability, expected_grade: grade }) {
+/** What is predicted, with its probability; of several labels, each has its own below. */
+function describePrediction({ label, probability, labels, node, node_probability }) {
+  if (labels) return labels.join(", ") || texts["no-label"];
+  return `${node ?? label} · ${percent(node ? node_probability : probability)}`;
+}
+
+function showPrediction(prediction) {
+  const { label, labels, top, decision, set, node, expected_grade: grade } = prediction;
   $("#result").hidden = false;
-  $("#label").textContent = `${node ?? label} · ${percent(node ? node_probability : probability)}`;
-  $("#view").setAttribute("aria-label", node ?? label);
+  $("#label").textContent = describePrediction(prediction);
+  $("#view").setAttribute("aria-label", labels ? describePrediction(prediction) : (node ?? label));
   $("#grade").hidden = grade === undefined;
   $("#grade b").textContent = grade?.toFixed(2) ?? "";
   const sentence = texts[`decision-${decision}`];
@@ -47,7 +54,7 @@ async function take(file) {
   current?.controller.abort();
   const controller = new AbortController();
   const { signal } = controller;
-  current = { file, controller, label: null };
+  current = { file, controller, explained: null };
   hideMessage();
   resetHeat();
   showNearest([]);
@@ -59,7 +66,7 @@ async function take(file) {
     $("#view").hidden = image === null;
     if (image) draw($("#view"), image);
     const prediction = await predict(file, { nearest: true, signal });
-    current.label = prediction.label;
+    current.explained = prediction.labels ? prediction.top[0].label : prediction.label; // of several, the most probable
     showPrediction(prediction);
     showNearest(prediction.nearest);
     runHere();
@@ -86,7 +93,7 @@ async function toggleHeat() {
   $("#show-heat").setAttribute("aria-pressed", "true");
   $("#evidence").textContent = texts.explaining;
   try {
-    state.heat ??= await send(`/try/heat?class=${encodeURIComponent(state.label)}`, state.file, { signal: state.controller.signal, seconds: SLOW_S });
+    state.heat ??= await send(`/try/heat?class=${encodeURIComponent(state.explained)}`, state.file, { signal: state.controller.signal, seconds: SLOW_S });
     const image = await decode(state.heat.image);
     if (state !== current || $("#show-heat").getAttribute("aria-pressed") !== "true") return;
     draw($("#heat"), image);
@@ -105,7 +112,7 @@ async function runHere() {
   const state = current;
   $("#here-state").textContent = "";
   delete $("#here-state").dataset.difference;
-  if (!state?.label || $("#run-here")?.getAttribute("aria-pressed") !== "true") return;
+  if (!state?.explained || $("#run-here")?.getAttribute("aria-pressed") !== "true") return;
   $("#here-state").textContent = texts["here-running"];
   try {
     const here = await predictHere(state.file, texts);
@@ -144,5 +151,5 @@ $("#run-here")?.addEventListener("click", ({ target }) => {
   runHere();
 });
 followFeatures(async () => {
-  if (current?.label) showNearest((await predict(current.file, { nearest: true })).nearest);
+  if (current?.explained) showNearest((await predict(current.file, { nearest: true })).nearest);
 }, showError);
