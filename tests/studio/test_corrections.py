@@ -39,6 +39,27 @@ def test_a_click_is_a_line_for_each_image_that_train_applies(studio: Studio, pat
     assert len(labels) == 23
 
 
+def test_clicks_write_the_patch_and_nothing_else(colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = tmp_path / "beside" / "fixes.jsonl"
+    for folder in ("beside", "current"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+
+    def look() -> dict[Path, tuple[int, int, bytes]]:
+        paths = (path for path in colors.rglob("*") if path.is_file())
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) for path in paths}
+
+    before = look()
+    with open_studio(Dataset(colors), patch) as studio:
+        for edit, to in (("relabel", "red"), ("relabel", "a new class"), ("keep", None)):
+            studio.library.update(studio.corrections.apply([0, 9], edit, to).after)
+        studio.corrections.undo(studio.corrections.apply([0, 9], "drop").number)
+    assert look() == before
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "beside", "beside/fixes.jsonl", "current",
+    ]  # fmt: skip
+
+
 def test_a_correction_that_is_taken_back_leaves_no_line(studio: Studio, patch: Path) -> None:
     studio.corrections.apply([0], "relabel", "red")
     studio.corrections.apply([0], "relabel", "blue")
