@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from sightline.config import DataConfig
+from sightline.data.dataset import check_classes
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import apply_patch, load_and_apply_patch, make_entry, read_patch, write_patch
+from sightline.data.targets import LABEL_SETS
 from sightline.data.types import NO_LABEL, Index
 from sightline.errors import DataError
 from synthetic_images import encode_png, write_files
@@ -82,3 +84,38 @@ def test_a_patch_that_labels_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="labels none of the images of photos"):
         load_and_apply_patch(build_index(root, unlabeled=True), tmp_path / "p.jsonl")
+
+
+SETS = b"path,labels\nIMG-0.png,cat;dog\nIMG-1.png,\n"
+
+
+def train_on(root: Path, patch: Path) -> Index:
+    """Return the images that a training of several labels takes."""
+    index = build_index(root, options=DataConfig(patch=str(patch)), targets=LABEL_SETS)
+    return load_and_apply_patch(index, patch)
+
+
+def test_of_several_labels_only_images_with_an_answer_are_trained_on(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "photos", FLAT)
+    first, second, third, fourth = build_index(root, unlabeled=True).images
+    lines = [make_entry("relabel", first, "seen", "cat;dog"), make_entry("keep", second, "seen")]
+    index = train_on(root, write_patch(tmp_path / "p.jsonl", lines))
+    assert {image.path: image.label for image in index.images} == {first.path: "cat;dog", second.path: ""}
+    assert [image.path for image in index.unreadable] == [third.path, fourth.path]
+    none = train_on(root, write_patch(tmp_path / "p.jsonl", [make_entry("relabel", first, "seen", "cat"), lines[1]]))
+    assert {image.path: image.label for image in none.images} == {first.path: "cat", second.path: ""}
+    with pytest.raises(DataError, match=r"line 2 gives IMG-1\.png the labels ''"):
+        check_classes(load_and_apply_patch(build_index(root, unlabeled=True), tmp_path / "p.jsonl"))
+
+
+def test_a_row_without_a_label_has_none_and_an_image_without_a_row_is_to_be_labeled(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "photos", FLAT | {"labels.csv": SETS})
+    assert [image.path for image in build_index(root, targets=LABEL_SETS).images] == ["IMG-0.png", "IMG-1.png"]
+    index = build_index(root, unlabeled=True, targets=LABEL_SETS)
+    assert [(image.path, image.to_label) for image in index.images] == [
+        ("IMG-0.png", False), ("IMG-1.png", False), ("IMG-2.png", True), ("IMG-3.png", True),
+    ]  # fmt: skip
+    patch = write_patch(tmp_path / "p.jsonl", [make_entry("relabel", index.images[3], "seen", "dog")])
+    assert {image.path: image.label for image in train_on(root, patch).images} == {
+        "IMG-0.png": "cat;dog", "IMG-1.png": "", "IMG-3.png": "dog",
+    }  # fmt: skip

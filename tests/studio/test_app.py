@@ -67,6 +67,9 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     used = set(re.findall(r'texts(?:\.([a-z]+)|\["([a-z-]+)"\])', scripts))
     assert {a or b for a, b in used} <= set(texts)
     templates = "".join(path.read_text() for path in (Path(messages.__file__).parent / "templates").glob("*.j2"))
+    of_several = set(re.findall(r'textOf\("([a-z-]+)"\)', scripts))  # each has another text, too
+    used |= {("", key) for name in of_several for key in (name, f"{name}-several")}
+    assert {a or b for a, b in used} <= set(texts)
     named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', templates))
     chosen_by_value = {"wrong", "right", "corrected", "dropped", "kept", "to-review", "train", "validation", "test"}
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}

@@ -139,7 +139,8 @@ def test_the_list_of_sets_is_a_table_that_train_reads(client: Any, table: Path) 
     copy.write_bytes(content)
     assert [image.label for image in Dataset.from_csv(copy).index.images] == [row["label"] for row in rows]
     copy.unlink()
-    assert client.get("/label").status_code == 404, "no label is an answer"
+    state = client.get("/label/state").json()
+    assert [image["path"] for image in state["queue"]] == ["x/x-002.png"], "the row without a label"
 
 
 def test_predictions_of_several_labels_are_sets(run_several: Any, patch: Path) -> None:

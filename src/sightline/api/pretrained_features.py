@@ -62,13 +62,16 @@ def _compute(
     index: Index, settings: tuple[str, ...], callback: Callback, recipe: str
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Return the features float32 [n, F] of the decoded images, mapped from the cache if it has them; and which."""
-    request = TrainRequest.create((), recipe, None, settings)
+    of_task = [setting for setting in settings if setting.startswith("model.task=")]
+    task = "multi_label" if of_task and of_task[-1] == "model.task=multi_label" else "single_label"
+    others = [setting for setting in settings if setting not in of_task]  # heads have no part in it, but resizing has
+    request = TrainRequest.create((), recipe, None, [*others, f"model.task={task}"])
     environment.check_packages(request.merge_layers())
     placeholders = tuple(  # features do not depend on the labels, without which no data set is decoded for training
         replace(image, label=str(i % 2), split=None) for i, image in enumerate(index.images)
     )
     inputs = replace(index, images=placeholders, unreadable=(), several_labels="")
-    facts = DataFacts.from_index(inputs, find_task("single_label"), callback.on_progress)
+    facts = DataFacts.from_index(inputs, find_task(task), callback.on_progress)
     config, _ = merge_recipe(request, facts, THIS_MACHINE)
     THIS_MACHINE.start_backend(config.device)
     config = apply_steps(config, (*IMMEDIATE_STEPS, *CHOICES), facts, THIS_MACHINE, callback)

@@ -84,7 +84,7 @@ def build_index(
     ``s3://bucket/train``; a ``.zip`` or ``.tar`` of such a folder, a manifest (CSV, JSON), IDX files or a folder of
     them, a named data set, or a `SourceListing` of arrays. `options` are the settings of ``[data]`` in
     docs/reference.md, which control how a source is read. With `unlabeled`, and with a patch, which can label them,
-    images without a class are listed too, with the label "", unless the source states splits or several labels.
+    images without a class are listed too, with the label "", unless the source states splits.
     `targets` are those of the task: for several labels, a row of a table without one is an image of none of the
     classes, and an image has the labels of all of its rows; for masks, the labels are the classes in them.
     With `records`, files that are unchanged since are not read, and what was read is recorded.
@@ -341,7 +341,8 @@ def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | Un
 
 
 def _make_record(entry: SourceItem, header: Header) -> ImageRecord:
-    return ImageRecord(entry.path, header[0], entry.label, entry.split, *header[1:4], entry.extra, *header[4:])
+    values = entry.path, header[0], entry.label, entry.split, *header[1:4], entry.extra, *header[4:]
+    return ImageRecord(*values, to_label=entry.to_label)
 
 
 def _inspect_mask(

@@ -12,7 +12,8 @@ Each line is a JSON object with the keys
 Delete a line to undo its correction. Empty lines are ignored.
 
 The action keep changes nothing: a person has looked at the image and says that its label is right, so that no check
-questions it again. Once the image or its label has changed, it says nothing.
+questions it again. Once the image or its label has changed, it says nothing. Of an image to label it says that it has
+none of the classes.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def apply_patch(
 ) -> Index:
     """Apply corrections, with their line numbers, to `index`; `where` names the patch in messages.
 
-    Images that have no label then are left out, and become unreadable ones, unless `keep_unlabeled` or images may have
-    several labels, which they may once a line says so.
+    Images that have no label then are left out, and become unreadable ones, unless `keep_unlabeled`. Where images may
+    have several labels, which they may once a line says so, only those are left out that are still to be labeled.
 
     Raises `DataError` for a line that matches no image, for conflicting lines on one image, for a move if the source
     gives no splits, and if no image remains.
@@ -165,8 +166,10 @@ def apply_patch(
                 )
         first_lines[i, entry.action] = number
         changed[i] = _apply_entry(changed[i], entry, f"{where}, line {number}", several=bool(several_labels))
-    unlabeled = set() if keep_unlabeled or several_labels else {
-        i for i, image in changed.items() if image is not None and not image.label
+    unlabeled = set() if keep_unlabeled else {
+        i
+        for i, image in changed.items()
+        if image is not None and not image.label and (image.to_label or not several_labels)
     }  # fmt: skip
     remaining = [i for i, image in changed.items() if image is not None and i not in unlabeled]
     if not remaining:
@@ -185,10 +188,13 @@ def apply_patch(
 
 def _find_several_labels(index: Index, entries: Sequence[tuple[int, PatchEntry]], where: str) -> str:
     """Return which line gives an image of an index of single classes several labels or none; "" without one."""
-    classes = {image.label for image in index.images}
+    classes = {image.label for image in index.images} - {""}
+    unlabeled = {(image.path, image.sha256) for image in index.images if not image.label}
     for number, entry in entries:
-        if entry.action == "relabel" and entry.to not in classes and (not entry.to or SEPARATOR in entry.to):
-            return f"{where}, line {number} gives {entry.path} the labels {entry.to!r}"
+        is_none = entry.action == "keep" and not entry.label and (entry.path, entry.sha256) in unlabeled
+        is_set = entry.action == "relabel" and entry.to not in classes and (not entry.to or SEPARATOR in entry.to)
+        if is_none or is_set:
+            return f"{where}, line {number} gives {entry.path} the labels {entry.to or ''!r}"
     return ""
 
 
@@ -209,10 +215,10 @@ def _apply_entry(image: ImageRecord | None, entry: PatchEntry, where: str, *, se
     if image is None or entry.action == "drop":
         return None
     if entry.action == "keep":
-        return replace(image, is_kept=True)
+        return replace(image, is_kept=True, to_label=False)
     if entry.action == "relabel":
         label = str(entry.to)
-        return replace(image, label=join_classes(LABEL_SETS.list_classes(label)) if several else label)
+        return replace(image, label=join_classes(LABEL_SETS.list_classes(label)) if several else label, to_label=False)
     if image.split is None:
         raise DataError(f"{where} moves {entry.path} to {entry.to}, but this source gives no splits: delete the line.")
     return replace(image, split=cast("Split", entry.to))

@@ -104,7 +104,8 @@ def _build_match(rows: Sequence[ImageRow], index: Index, place: Mapping[int, int
     row_positions = sorted(place)
     index_positions = [place[i] for i in row_positions]
     images = tuple(replace(index.images[place[i]], label=rows[i].label, split=rows[i].split) for i in row_positions)
-    unmatched = tuple(p for i, p in enumerate(index.images) if i not in matched and (p.label or index.several_labels))
+    others = (image for i, image in enumerate(index.images) if i not in matched)
+    unmatched = tuple(p for p in others if p.label or (index.several_labels and not p.to_label))
     present_paths = {p.path for p in unmatched} | {reject.path for reject in index.unreadable}
     unmatched_rows = [row for i, row in enumerate(rows) if i not in place]
     return MatchedImages(

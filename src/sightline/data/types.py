@@ -40,7 +40,8 @@ class ImageRecord:
     `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `split` is
     the split that the source states, if any; `width` and `height` are as displayed; `high_bit_depth`: more than 8 bits
     per sample. The label of an image with a `mask` is the classes in it, or if it has another label, `mask_label` is.
-    That of an image to be labeled is "". A person has said of an image that `is_kept` that its label is right.
+    That of an image `to_label` is "", which then does not say that it has none of the classes. A person has said of an
+    image that `is_kept` that its label is right.
     """
 
     path: str
@@ -56,6 +57,7 @@ class ImageRecord:
     mask: MaskRecord | None = None
     mask_label: str = ""
     is_kept: bool = False
+    to_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)

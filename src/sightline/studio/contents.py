@@ -19,7 +19,6 @@ from sightline.api.run import Run
 from sightline.callbacks import Callback, Progress
 from sightline.data.checks.finding import Finding
 from sightline.data.file_records import FileRecords
-from sightline.data.indexing import build_index
 from sightline.data.label_patch import choose_patch_path
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
@@ -29,7 +28,7 @@ from sightline.runs.resolve import inspection_preprocess
 from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sources
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
-from sightline.studio.feature_process import compute_in_process
+from sightline.studio.feature_process import compute_in_process, list_images
 from sightline.studio.features import RunModel
 from sightline.studio.folder_export import FolderExport
 from sightline.studio.image_predictions import list_predictions
@@ -91,9 +90,9 @@ def open_studio(
         check = BackgroundCheck(index, library, input_config)
         labeling = look_alikes = None
         if isinstance(data, Dataset):
-            compute = _make_compute(data)
+            compute = _make_compute(data, index)
             look_alikes = LookAlikes(index, compute, check)
-            if not index.several_labels:  # where several are allowed, none is an answer
+            if not index.labels_are_masks:
                 labeling = _make_labeling(data, compute, index, corrections, classes)
         folders = FolderExport(index, corrections, splits, _list_paths(data))
         training = _make_training(data, corrections, index, runs)
@@ -126,8 +125,7 @@ def _read_index(data: Dataset | Run, progress: Progress) -> tuple[Index, int]:
         records = FileRecords([data.directory.path.resolve()], data.directory.config.data.limits)
         return read_run_index(data.directory, progress, records), records.count
     records = FileRecords(_list_paths(data), data.config.data.limits)
-    index = build_index(data.sources, progress, options=data.config.data, lenient=True, unlabeled=True, records=records)
-    return index, records.count
+    return list_images(data, progress, records), records.count
 
 
 def _list_paths(data: Dataset | Run) -> list[str | Path]:
@@ -150,23 +148,29 @@ def _make_training(
             of_run = read_run_data(data.directory)
             own = OwnData(of_run.sources, of_run.settings, corrections, of_run.patch)
     elif not data.is_in_memory:
-        task = set_task("segmentation" if index.labels_are_masks else "")
-        own = OwnData(tuple(map(str, data.sources)), (*data.settings, *task), corrections)
+        own = OwnData(tuple(map(str, data.sources)), _list_settings(data, index), corrections)
     return TrainingRuns(folder or Path("runs"), own, index.name)
 
 
-def _make_compute(data: Dataset) -> ComputeFeatures:
+def _list_settings(data: Dataset, index: Index) -> tuple[str, ...]:
+    """Return how the images are read, with the task that their labels are for."""
+    states_task = any(setting.startswith("model.task=") for setting in data.settings)
+    task = "segmentation" if index.labels_are_masks else "multi_label" if index.several_labels else ""
+    return (*data.settings, *(() if states_task else set_task(task)))
+
+
+def _make_compute(data: Dataset, index: Index) -> ComputeFeatures:
     """Return what computes the projected features of the images, once: a second caller waits, and gets the same."""
-    lock = Lock()
+    lock, settings = Lock(), _list_settings(data, index)
     known: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
 
     def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         with lock:
             if not known:
                 known.append(
-                    compute_projected_features(images, tuple(data.settings), callback)
+                    compute_projected_features(images, settings, callback)
                     if data.is_in_memory
-                    else compute_in_process([str(source) for source in data.sources], data.settings, images, callback)
+                    else compute_in_process([str(source) for source in data.sources], settings, images, callback)
                 )
             return known[0]
 
@@ -176,7 +180,8 @@ def _make_compute(data: Dataset) -> ComputeFeatures:
 def _make_labeling(
     data: Dataset, compute: ComputeFeatures, index: Index, corrections: Corrections, classes: Sequence[str]
 ) -> Labeling:
-    sources = [*map(str, data.sources), *(word for setting in data.settings for word in ("--set", setting))]
+    settings = _list_settings(data, index)
+    sources = [*map(str, data.sources), *(word for setting in settings for word in ("--set", setting))]
     words = ["sightline", "train", *sources, "--patch", str(corrections.path)]
     return Labeling(index, corrections, compute, classes, "" if data.is_in_memory else shlex.join(words))
 

@@ -17,7 +17,7 @@ from sightline.data.targets import SEPARATOR, join_classes
 from sightline.data.types import SPLITS, Index
 from sightline.errors import OutputError, UsageError
 
-Edit = Literal["relabel", "add", "remove", "drop", "keep", "move", "restore"]
+Edit = Literal["relabel", "add", "remove", "set", "drop", "keep", "move", "restore"]
 Entries = dict[str, PatchEntry]
 """The corrections of one image, by action."""
 
@@ -33,6 +33,10 @@ class Click:
     number: int
     before: Mapping[int, Entries]
     after: Mapping[int, Entries]
+
+
+def _leave_out(entries: Entries, action: str) -> Entries:
+    return {key: value for key, value in entries.items() if key != action}
 
 
 def check_class_name(name: str | None) -> None:
@@ -100,9 +104,10 @@ class Corrections:
         Args:
             positions: The images, as positions in the index.
             edit: ``relabel`` and ``move`` set the class or the split to `to`; ``add`` and ``remove`` change the classes
-                of images that may have several. ``keep`` states that the label is right, unless it was corrected.
-                ``drop`` leaves the images out, and ``restore`` takes that back, or else every correction of them.
-            to: The class or the split.
+                of images that may have several, and ``set`` states all of them. ``keep`` states that the label is
+                right, unless it was corrected. ``drop`` leaves the images out, and ``restore`` takes that back, or else
+                every correction of them.
+            to: The class or the split; for ``set`` the classes, joined by ``;``, "" for none of them.
             request: The id that a page gave this change. One that was made already is returned, and not made again.
 
         Raises:
@@ -131,7 +136,7 @@ class Corrections:
             last = self._earlier[-1][1]
             if (entry.sha256, entry.action, entry.to) != (last.sha256, last.action, last.to):
                 break
-            after[position] = {key: value for key, value in self.get(position).items() if key != entry.action}
+            after[position] = _leave_out(self.get(position), entry.action)
         return after
 
     def undo(self, number: int | None, request: str = "") -> Click:
@@ -167,18 +172,24 @@ class Corrections:
             raise UsageError("There is no such image: load the page again.")
         if edit not in get_args(Edit):
             raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
-        if edit in ("relabel", "add", "remove") and self._index.labels_are_masks:
-            raise UsageError("The class of each pixel is in a mask: correct the file of the mask.")
-        if edit in ("add", "remove") and not self._targets.allows_several:
-            raise UsageError("The images have one class each: relabel them.")
-        if edit == "relabel" and self._targets.allows_several:
-            raise UsageError("The images may have several classes: add one, or remove one.")
-        if edit in ("relabel", "add", "remove") and to not in self._classes:
-            check_class_name(to)
+        if edit in ("relabel", "add", "remove", "set"):
+            self._check_classes(edit, to)
         if edit == "move" and to not in SPLITS:
             raise UsageError(f"There is no split {to!r}: expected {', '.join(SPLITS)}.")
         if edit == "move" and any(self._index.images[position].split is None for position in positions):
             raise UsageError("This source has no splits: `train` assigns them.")
+
+    def _check_classes(self, edit: str, to: str | None) -> None:
+        if self._index.labels_are_masks:
+            raise UsageError("The class of each pixel is in a mask: correct the file of the mask.")
+        if edit != "relabel" and not self._targets.allows_several:
+            raise UsageError("The images have one class each: relabel them.")
+        if edit == "relabel" and self._targets.allows_several:
+            raise UsageError("The images may have several classes: add one, or remove one.")
+        names = [to] if edit != "set" else [] if to == "" else (to or "").split(SEPARATOR)
+        for name in names:
+            if name not in self._classes:
+                check_class_name(name)
 
     def _edit(self, position: int, edit: str, to: str | None) -> Entries:
         """Return the corrections of an image after an edit."""
@@ -191,15 +202,21 @@ class Corrections:
             return {"drop": entries.get("drop") or make_entry("drop", image, REASON)}
         entries.pop("drop", None)
         label = entries["relabel"].to if "relabel" in entries else image.label
+        if edit in ("add", "remove", "set"):
+            to = self._change_classes(edit, str(label), str(to))
+            if edit == "set" and to == image.label:  # somebody has looked at it
+                return {"keep": make_entry("keep", image, KEPT)} | _leave_out(entries, "relabel")
+            edit = "relabel"
         if edit == "keep":
             if not (label or self._targets.allows_several):
                 raise UsageError("An image without a class cannot be kept: give it one.")
-            return (
-                entries if {"relabel", "keep"} & set(entries) else entries | {"keep": make_entry("keep", image, KEPT)}
-            )
-        if edit in ("add", "remove"):
-            names = set(self._targets.list_classes(label or "")) - {to}
-            edit, to = "relabel", join_classes(names | ({str(to)} if edit == "add" else set()))
+            is_stated = bool({"relabel", "keep"} & set(entries))
+            return entries if is_stated else entries | {"keep": make_entry("keep", image, KEPT)}
+        return self._replace(entries, position, edit, to)
+
+    def _replace(self, entries: Entries, position: int, edit: str, to: str | None) -> Entries:
+        """Return the corrections of an image with another class or split; without one, if that is the source's."""
+        image = self._index.images[position]
         if edit == "relabel":
             entries.pop("keep", None)
         is_original = to == (image.label if edit == "relabel" else image.split)
@@ -208,6 +225,11 @@ class Corrections:
         elif edit not in entries or entries[edit].to != to:
             entries[edit] = make_entry("relabel" if edit == "relabel" else "move", image, REASON, to)
         return entries
+
+    def _change_classes(self, edit: str, label: str, to: str) -> str:
+        """Return the label of an image after a class is added, removed, or all are set."""
+        names = set(self._targets.list_classes(to if edit == "set" else label))
+        return join_classes(names | {to} if edit == "add" else names - {to} if edit == "remove" else names)
 
     def _commit(self, after: Mapping[int, Entries], request: str) -> Click:
         """Write the file with these corrections, then take them over, and remember the request for them."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_projected_features
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, Progress
+from sightline.data.file_records import FileRecords
 from sightline.data.indexing import build_index
+from sightline.data.targets import CLASS_TARGETS, LABEL_SETS
 from sightline.data.types import Index
 from sightline.errors import ProcessError, SightlineError
 
@@ -63,6 +66,19 @@ def compute_in_process(
         return np.load(folder / FEATURES, mode), np.load(folder / DECODED)
 
 
+def list_images(data: Dataset, progress: Progress, records: FileRecords | None = None) -> Index:
+    """Return the images of a data set, with those that are to be labeled."""
+    task = data.config.model.task
+    targets = LABEL_SETS if task == "multi_label" else CLASS_TARGETS
+    index = build_index(
+        data.sources, progress, options=data.config.data, lenient=True, unlabeled=True, targets=targets,
+        records=records,
+    )  # fmt: skip
+    if targets.allows_several and not index.several_labels:
+        return replace(index, several_labels=f"model.task is {task}")
+    return index
+
+
 def _follow(process: subprocess.Popen[str], callback: Callback) -> None:
     """Report the progress of the process until it ends."""
     assert process.stdout is not None
@@ -91,7 +107,7 @@ def _answer(folder: Path) -> None:
     """Compute what is requested."""
     request = jsonio.loads((folder / REQUEST).read_text(encoding="utf-8"))
     data, reporter = Dataset(request["sources"], set=request["settings"]), _Reporter()
-    index = build_index(data.sources, reporter.on_progress, options=data.config.data, lenient=True, unlabeled=True)
+    index = list_images(data, reporter.on_progress)
     position_of = {(path, sha256): i for i, (path, sha256) in enumerate(request["images"])}
     present = [i for i, image in enumerate(index.images) if (image.path, image.sha256) in position_of]
     rows = [position_of[index.images[i].path, index.images[i].sha256] for i in present]

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline.callbacks import Callback, Progress
+from sightline.data.targets import join_classes
 from sightline.data.types import Index
 from sightline.evaluation.active_learning import (
     EXCLUDED,
@@ -23,11 +24,12 @@ from sightline.evaluation.active_learning import (
     UNLABELED,
     ActiveLearner,
     AuditedAccuracy,
+    AuditedF1,
     draw_audit_order,
 )  # fmt: skip
 from sightline.evaluation.learning_curve import LabelGain
 from sightline.studio.background import BackgroundTask, ProgressCallback, RepeatedTask
-from sightline.studio.corrections import Corrections, check_class_name
+from sightline.studio.corrections import Corrections, Entries, check_class_name
 from sightline.studio.pages import Pages, StrictJSONResponse, read_json
 
 BATCH = 12  # labels after which the head is trained again
@@ -42,7 +44,12 @@ class Labeling:
     """The images of an index without a label, each content once; methods may be called from any thread.
 
     What is labeled, dropped or taken back is read from the corrections alone, so it is known after a restart, and
-    whoever labels elsewhere takes part.
+    whoever labels elsewhere takes part. Where images may have several labels, one without any is labeled once somebody
+    has said that it has none of the classes, which a line that keeps it does.
+
+    Attributes:
+        several: Whether images may have several labels.
+        command: What trains on the labels; "" if nothing can.
     """
 
     def __init__(
@@ -52,10 +59,9 @@ class Labeling:
         """`compute` returns features float32 [N, D] of an index, as `project_features` makes them.
 
         It also returns which images could be decoded, bool [N]; the features of others are not used.
-
-        `command` trains on the labels; "" if none can.
         """
         self._index, self._corrections, self._compute, self.command = index, corrections, compute, command
+        self.several = index.targets.allows_several
         self._lock = RLock()
         positions: dict[str, list[int]] = {}
         for i, image in enumerate(index.images):
@@ -66,14 +72,16 @@ class Labeling:
         unlabeled = [n for n, copies in enumerate(self._copies) if not any(index.images[i].label for i in copies)]
         order = draw_audit_order([index.images[self._copies[n][0]].sha256 for n in unlabeled])
         self._audit_order = np.array(unlabeled, np.int64)[order]
-        self._classes = list(dict.fromkeys([*classes, *sorted({image.label for image in index.images} - {""})]))
+        known = {name for image in index.images for name in index.targets.list_classes(image.label)} - {""}
+        self._classes = list(dict.fromkeys([*classes, *sorted(known)]))
+        self._sets: dict[str, int] = {}  # the number of each set of classes, which is then the label of an image
         self._labels = np.full(len(self._copies), UNLABELED)
         self._trained = self._labels  # the labels that the head was trained on
         self._is_decoded = np.ones(len(self._copies), bool)
         self._revision = 0
         self._learner: ActiveLearner | None = None
         self._queue: list[int] = []
-        self._accuracy: AuditedAccuracy | None = None
+        self._accuracy: AuditedAccuracy | AuditedF1 | None = None
         self._gain: LabelGain | None = None
         self._reserved: dict[int, tuple[str, float]] = {}
         self.features = BackgroundTask("features", self._prepare)
@@ -165,12 +173,29 @@ class Labeling:
     def _read_label(self, number: int) -> None:
         """Take over the label of an image: that of the first of its copies that has one and is not dropped."""
         remaining = [(i, entries) for i in self._copies[number] if "drop" not in (entries := self._corrections.get(i))]
-        names = [str(e["relabel"].to) if "relabel" in e else self._index.images[i].label for i, e in remaining]
-        name = next((name for name in names if name), "")
-        if name and name not in self._classes:
-            self._classes.append(name)
-        label = self._classes.index(name) if name else UNLABELED
+        texts = [self._find_label(i, entries) for i, entries in remaining]
+        text = next((text for text in texts if text is not None), None)
+        label = UNLABELED if text is None else self._number_label(text)
         self._labels[number] = label if remaining and self._is_decoded[number] else EXCLUDED
+
+    def _find_label(self, position: int, entries: Entries) -> str | None:
+        """Return the label of an image; None if it has none yet."""
+        text = str(entries["relabel"].to) if "relabel" in entries else self._index.images[position].label
+        is_none = self.several and bool({"relabel", "keep"} & set(entries))
+        return text if text or is_none else None
+
+    def _number_label(self, text: str) -> int:
+        """Return the position of a class, or the number of a set of classes; new classes are added."""
+        names = self._index.targets.list_classes(text)
+        self._classes += [name for name in names if name not in self._classes]
+        if not self.several:
+            return self._classes.index(text)
+        return self._sets.setdefault(join_classes(names), len(self._sets))
+
+    def _list_sets(self) -> NDArray[np.uint8] | None:
+        """Return the sets of classes as `ActiveLearner` takes them; None where each image has one class."""
+        targets = self._index.targets
+        return targets.encode(list(self._sets), self._classes) if self.several else None
 
     def _prepare(self, progress: Progress) -> None:
         """Compute the features, and train the first head."""
@@ -190,7 +215,8 @@ class Labeling:
         with self._lock:
             assert self._learner is not None, "it is there once the features are"
             learner, labels, num_classes = self._learner, self._labels.copy(), len(self._classes)
-        learner.refit(labels, num_classes)
+            sets = self._list_sets()
+        learner.refit(labels, num_classes, sets)
         queue = learner.choose_next(labels, QUEUED)
         with self._lock:
             self._queue, self._trained, self._accuracy = queue, labels, learner.accuracy
@@ -200,7 +226,8 @@ class Labeling:
         with self._lock:
             assert self._learner is not None, "it is there once the features are"
             learner, labels, num_classes = self._learner, self._trained.copy(), len(self._classes)
-        self._gain = learner.predict_gain(labels, num_classes, MORE)
+            sets = self._list_sets()
+        self._gain = learner.predict_gain(labels, num_classes, MORE, sets)
 
 
 def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list[Route]:
@@ -211,7 +238,8 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
     """
 
     def page(request: Request) -> Response:
-        return pages.render(request, "label.html.j2", name=name, patch=patch, command=labeling.command)
+        command, several = labeling.command, labeling.several
+        return pages.render(request, "label.html.j2", name=name, patch=patch, command=command, several=several)
 
     def describe(request: Request) -> StrictJSONResponse:
         query = request.query_params

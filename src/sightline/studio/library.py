@@ -26,7 +26,8 @@ CREATE TABLE images (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,
     source_label TEXT NOT NULL, source_split TEXT, label TEXT NOT NULL, split TEXT, dropped INTEGER NOT NULL DEFAULT 0,
     kept INTEGER NOT NULL DEFAULT 0, predicted TEXT, confidence REAL, label_probability REAL, energy REAL,
-    iou REAL, mask TEXT, mask_path TEXT, look_alikes INTEGER, revision INTEGER NOT NULL DEFAULT 0
+    iou REAL, mask TEXT, mask_path TEXT, look_alikes INTEGER, to_label INTEGER NOT NULL,
+    revision INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE findings (image INTEGER NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE selections (
@@ -89,11 +90,11 @@ class Library:
             model = (None,) * 5 if p is None else (p.predicted, p.confidence, p.label_probability, p.energy, p.iou)
             mask = (image.mask.sha256, _to_text(image.mask.path)) if image.mask else (None, None)
             names = (_to_text(image.path), image.sha256, image.width, image.height)
-            rows.append((i, *names, image.label, split, image.label, split, *model, *mask))
+            rows.append((i, *names, image.label, split, image.label, split, *model, *mask, image.to_label))
         self._database.executemany(
             "INSERT INTO images (id, path, sha256, width, height, source_label, source_split, label, split, predicted, "
-            "confidence, label_probability, energy, iou, mask, mask_path) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "confidence, label_probability, energy, iou, mask, mask_path, to_label) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
         self._slice_counts = self._add_slices(slices or {})
@@ -167,9 +168,9 @@ class Library:
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped and have a label, in the order of the index.
 
-        Where images may have several labels, they may have none.
+        Where images may have several labels, they may have none, unless they are still to be labeled.
         """
-        labeled = "1" if self.has_several_labels else "label != ''"
+        labeled = "(label != '' OR kept OR NOT to_label)" if self.has_several_labels else "label != ''"
         columns = "path, label, split, mask_path AS mask"
         yield from self._run(f"SELECT {columns} FROM images WHERE NOT dropped AND {labeled} ORDER BY id")  # noqa: S608
 

@@ -29,7 +29,7 @@ STATES = {
     "to-review": "NOT (kept OR dropped OR label != source_label)",
     "kept": "kept",
     "dropped": "dropped",
-    "unlabeled": "label = ''",
+    "unlabeled": "label = '' AND NOT kept",
 }
 MAX_TEXT = 200  # characters of a text to look for
 

@@ -32,7 +32,7 @@ class MaskFile:
 class SourceItem:
     """A file or array that may be an image, not opened yet; `declared`: the source states that it is one.
 
-    An image with a `mask` has no `label` yet: the mask has it.
+    An image with a `mask` has no `label` yet: the mask has it. One `to_label` has none since nobody gave it any.
     """
 
     store: Store
@@ -43,6 +43,7 @@ class SourceItem:
     extra: Mapping[str, str] = field(default_factory=dict)
     declared: bool = False
     mask: MaskFile | None = None
+    to_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +133,17 @@ def _add_rows(listing: SourceListing) -> SourceListing:
 
 
 def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:
-    """Return the listings with the images to label among their items, where an image has one class and no split."""
+    """Return the listings with the images to label among their items, unless there are splits or masks.
+
+    Where images have several labels, a row of a table without one says that the image has none of the classes.
+    """
     if any(item.split or item.mask for listing in listings for item in listing.items):
         return list(listings)
-    if any(listing.several_labels for listing in listings):
-        return list(listings)
+    has_several = any(listing.several_labels for listing in listings)
     included = []
     for listing in listings:
-        items = _select_missing(listing.to_label, listing)
+        missing = _select_missing(listing.to_label, listing)
+        items = [replace(item, to_label=True) for item in missing if not (has_several and item.declared)]
         paths = {item.path for item in items}
         unusable = [image for image in listing.unusable if image.path not in paths]
         included.append(replace(listing, items=[*listing.items, *items], unusable=unusable))

@@ -1,4 +1,5 @@
-// The page that labels images one after the other, and says what the labels so far are good for.
+// The page that labels images one after the other, and says what the labels so far are good for. Where an image may have
+// several classes, buttons switch them on and off, and Enter takes them as the answer, or that it has none of them.
 
 import { correct, load, post } from "./api.js";
 import { MOST, askForClass } from "./class-choices.js";
@@ -13,6 +14,8 @@ const RELOAD_MS = [500, 1000, 2000]; // waits before it is
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const name = `${Date.now()}-${Math.random()}`; // of this page, whose images others do not get
+const hasSeveral = document.body.dataset.several === "1";
+const selected = new Set(); // classes of the image shown, where it may have several
 const done = new Map(); // images with a label -> the request for the state from which on the state has that label
 let requests = 0; // for the state
 let received = 0; // the latest of them that has an answer
@@ -23,6 +26,8 @@ let reloads = 0; // of it
 let timer = 0; // of its next request
 let changes = Promise.resolve(); // corrections are sent in their order
 
+/** A text, or what it is where images may have several classes. */
+const textOf = (key) => (hasSeveral && texts[`${key}-several`]) || texts[key];
 const fill = (text, values) => Object.entries(values).reduce((filled, [key, value]) => filled.replace(key, value), text);
 const two = (value) => value.toFixed(2);
 const points = (value) => (100 * value).toFixed(1);
@@ -66,6 +71,7 @@ const addressOf = (image) => `/large/${image.sha256}.webp`;
 
 function showImage(image) {
   current = image;
+  selected.clear();
   $("#asked").hidden = !image;
   if (!image) return;
   if (!$("#image").src.includes(addressOf(image))) {
@@ -102,7 +108,7 @@ function showArrival(now) {
 
 function showChoices() {
   const shown = [...$("#choices").querySelectorAll("button")].map((button) => button.dataset.to);
-  const choices = state.classes.slice(0, MOST);
+  const choices = state.classes.filter((label, i) => i < MOST || selected.has(label)); // a typed one has a button, too
   if (shown.join("\n") !== choices.join("\n")) {
     $("#choices").replaceChildren(
       ...choices.map((label, i) => {
@@ -120,7 +126,14 @@ function showChoices() {
     );
   }
   const isReady = current !== null && state.classes.length > 0 && arrival !== "broken";
-  for (const button of $("#choices").querySelectorAll("button")) button.disabled = !isReady;
+  for (const button of $("#choices").querySelectorAll("button")) {
+    button.disabled = !isReady;
+    if (hasSeveral) button.setAttribute("aria-pressed", selected.has(button.dataset.to));
+  }
+  if (hasSeveral) {
+    $("#take").disabled = !isReady;
+    $("#take span").textContent = selected.size ? texts["label-take"] : texts["label-none-of-them"];
+  }
   $("#drop").disabled = current === null;
   $("#another").firstChild.data = `${texts[state.classes.length > MOST ? "other-class" : "new-class"]} `;
 }
@@ -128,26 +141,26 @@ function showChoices() {
 function showFacts() {
   const { features, accuracy, gain } = state;
   $("#progress").textContent = fill(texts["label-progress"], { LABELED: state.labeled.toLocaleString(), REMAINING: state.remaining.toLocaleString() });
-  $("#question").textContent = state.remaining ? (state.classes.length > 1 ? texts["label-question"] : texts["label-none"]) : texts["label-done"];
+  $("#question").textContent = state.remaining ? (state.classes.length > 1 ? textOf("label-question") : texts["label-none"]) : textOf("label-done");
   $("#features").textContent = describeFeatures(features);
   const isKnown = accuracy !== null;
   $("#accuracy").textContent = isKnown
-    ? fill(texts["label-accuracy"], { VALUE: two(accuracy.value), LOW: two(accuracy.interval[0]), HIGH: two(accuracy.interval[1]) })
+    ? fill(textOf("label-accuracy"), { VALUE: two(accuracy.value), LOW: two(accuracy.interval[0]), HIGH: two(accuracy.interval[1]) })
     : state.computing.includes("accuracy")
-      ? texts["label-accuracy-computing"]
-      : fill(texts["label-accuracy-none"], { COUNT: 3 * state.needed });
+      ? textOf("label-accuracy-computing")
+      : fill(textOf("label-accuracy-none"), { COUNT: 3 * state.needed });
   $("#gain").textContent = "";
   if (isKnown && gain) {
     const values = { MORE: state.more, VALUE: signed(gain.value), LOW: points(gain.interval[0]), HIGH: points(gain.interval[1]) };
-    $("#gain").textContent = fill(texts["label-gain"], values);
+    $("#gain").textContent = fill(textOf("label-gain"), values);
   } else if (isKnown && state.computing.includes("gain")) {
     $("#gain").textContent = texts["label-gain-computing"];
   } else if (isKnown) {
     $("#gain").textContent = fill(texts["label-gain-none"], { VALUE: points(1 - accuracy.interval[0]) });
   }
-  $("#whenever").textContent = isKnown ? fill(texts["label-whenever"], { LOW: two(accuracy.whenever[0]) }) : "";
+  $("#whenever").textContent = isKnown ? fill(textOf("label-whenever"), { LOW: two(accuracy.whenever[0]) }) : "";
   $("#about").hidden = !isKnown;
-  $("#about").textContent = fill(texts["label-about"], { COUNT: state.audited });
+  $("#about").textContent = fill(textOf("label-about"), { COUNT: state.audited });
   if ($("#train")) $("#train").hidden = !state.labeled;
   showUndo();
 }
@@ -178,6 +191,7 @@ function change(request) {
 async function answer(edit, to = null) {
   const image = current;
   if (!image || !(arrival === "arrived" || (arrival === "broken" && edit === "drop"))) return;
+  const kept = new Set(selected);
   done.set(image.sha256, Infinity);
   next();
   showChoices();
@@ -188,12 +202,29 @@ async function answer(edit, to = null) {
   });
   if (confirmed === null) {
     done.delete(image.sha256); // it is asked for again, but not in place of the image that is looked at now
-    if (!current) showImage(image);
+    if (!current) {
+      showImage(image);
+      for (const label of kept) selected.add(label);
+      showChoices();
+    }
     return;
   }
   done.set(image.sha256, requests + 1);
   showUndo();
   await update(look);
+}
+
+/** Set the class of the image shown, or switch one of several on or off. */
+function choose(label) {
+  if (!hasSeveral) return answer("relabel", label);
+  if (!current || arrival === "broken") return;
+  if (!selected.delete(label)) selected.add(label);
+  showChoices();
+}
+
+/** Take the classes that are switched on as the answer, which may be none. */
+function take() {
+  if (state?.classes.length) answer("set", [...selected].join(";"));
 }
 
 function showUndo() {
@@ -216,27 +247,37 @@ const ask = () => askForClass($("#new-class"), state?.classes ?? []);
 
 $("#choices").addEventListener("click", (event) => {
   const button = event.target.closest("button");
-  if (button) answer("relabel", button.dataset.to);
+  if (button) choose(button.dataset.to);
 });
+if (hasSeveral) {
+  // Enter and Space are for the answer, unless somebody moved to a button by Tab
+  const release = (event) => event.detail && event.target.closest("button")?.blur();
+  document.addEventListener("click", release, { capture: true });
+}
 $("#image").addEventListener("load", () => {
   if ($("#image").complete) showArrival("arrived"); // and it is not that of the image before
 });
 $("#image").addEventListener("error", loseImage);
 $("#drop").addEventListener("click", () => answer("drop"));
+$("#take")?.addEventListener("click", take);
 $("#undo").addEventListener("click", undo);
 $("#another").addEventListener("click", ask);
 $("#new-class").addEventListener("close", async () => {
   const label = $("#new-class-name").value.trim();
   if ($("#new-class").returnValue !== "add" || !label) return;
-  if (state?.classes.indexOf(label) >= MOST) return answer("relabel", label); // it has no button
+  if (state?.classes.indexOf(label) >= MOST) return choose(label); // it has no button
   if (await update((query) => post(`/label/classes?${query}`, { name: label }), showError)) hideMessage();
 });
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog") || document.querySelector("dialog[open]")) return;
-  if (event.repeat) return; // a key that is held would label images that nobody has looked at
+  if (event.repeat) {
+    if (event.target.closest("#take")) event.preventDefault();
+    return; // a key that is held would label images that nobody has looked at
+  }
   const key = event.key.toLowerCase();
-  if (/^[1-9]$/.test(key) && state?.classes[key - 1] !== undefined) answer("relabel", state.classes[key - 1]);
+  if (/^[1-9]$/.test(key) && state?.classes[key - 1] !== undefined) choose(state.classes[key - 1]);
+  else if (hasSeveral && (key === "enter" || key === " ") && !event.target.closest("button, a")) take();
   else if (key === "x") answer("drop");
   else if (key === "u") undo();
   else if (key === "n") ask();
