@@ -43,6 +43,6 @@ class Screenshots:
 
     @staticmethod
     def _describe(page: Any) -> str:
-        name = urlsplit(page.url).path.strip("/").replace("/", "-") or "images"
+        name = Path(urlsplit(page.url).path).name or "images"
         scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
         return f"{name}-{page.viewport_size['width']}-{scheme}-{page.evaluate('document.documentElement.lang')}"

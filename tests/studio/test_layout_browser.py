@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
+from screenshots import Screenshots
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
@@ -146,6 +149,20 @@ def test_no_page_of_images_to_label_is_cut(
 ) -> None:
     with open_studio(split_images, patch_far_away) as studio:
         check_pages(studio, open_page, looks)
+
+
+def test_a_screenshot_shows_the_whole_page_and_says_how(
+    run_studio: Studio, open_page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_SCREENSHOTS", str(tmp_path / "pages"))
+    with serve(run_studio) as address:
+        page = open_page(f"{address}/results", 390, ready="#confusion", locale="zh-CN", color_scheme="dark")
+        Screenshots("test_of a[page]").take(page)
+        assert page.viewport_size == {"width": 390, "height": 800}
+    with Image.open(tmp_path / "pages" / "of-a-page-01-results-390-dark-zh-CN.png") as image:
+        assert image.width == 390
+        assert image.height > 1000
+        assert np.asarray(image.convert("L")).mean() < 80, "it is dark"
 
 
 def test_the_bars_leave_room_for_the_images(split_images: Dataset, patch_far_away: Path, open_page: Any) -> None:
