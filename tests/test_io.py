@@ -161,16 +161,6 @@ def test_what_is_read_whole_is_a_file_of_limited_size(tmp_path: Path) -> None:
     assert _io.read_regular(tmp_path / "empty", 0) == b""
 
 
-def test_a_copy_is_a_new_file_of_a_regular_one(tmp_path: Path, victim: Path) -> None:
-    _io.copy_regular(victim, tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == victim.read_bytes()
-    with pytest.raises(FileExistsError):
-        _io.copy_regular(victim, tmp_path / "copy")
-    with pytest.raises(OSError, match="not a regular file"):
-        _io.copy_regular(Path(os.devnull), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc/self/status")
 def test_a_file_of_size_0_with_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("/proc/self/status")

@@ -12,10 +12,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from sightline import _io
+from sightline import _io, backend
 from sightline.api.demo import draw_demo_images
 from sightline.config import LimitsConfig
-from sightline.data import cache, feature_cache
+from sightline.data import cache, feature_cache, file_records
 from sightline.data.checks.leakage import SmallImages
 from sightline.data.remote import RemotePath
 from sightline.data.remote_folder import open_remote_folder
@@ -39,8 +39,20 @@ def write_embeddings(suffix: str, folder: Path) -> None:
     )
 
 
+def save_model(folder: Path) -> None:
+    keras = backend.keras()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    _io.save_atomic(folder / "model.keras", model.save)
+
+
+def write_records(folder: Path) -> None:
+    _io.save_atomic(folder / "a.sqlite3", lambda path: file_records._write(path, ()))
+
+
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "bytes": lambda folder: _io.write_atomic(folder / "a", b"new"),
+    "models": save_model,
+    "records of files": write_records,
     "thumbnails": lambda folder: _io.write_atomic(
         folder / "a.npz", SmallImages(("a",), np.zeros((1, 32, 32), np.uint8)).save
     ),
@@ -70,6 +82,26 @@ def test_a_name_that_was_guessed_is_not_written_through(
             WRITERS[name](folder)
     assert victim.read_bytes() == b"what must stay"
     WRITERS[name](folder)
+    assert victim.read_bytes() == b"what must stay"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not name open files")
+def test_a_model_is_not_saved_through_a_link_in_place_of_the_new_file(tmp_path: Path) -> None:
+    """Whoever may write to the folder waits for the new file and replaces it before Keras opens it."""
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_bytes(b"what must stay")
+    keras = backend.keras()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+    def save(name: Path) -> None:
+        (new,) = folder.iterdir()
+        new.unlink()
+        new.symlink_to(victim)
+        model.save(name)
+        assert keras.saving.load_model(name).count_params() == 3, "what was saved is in the file that was opened"
+
+    _io.save_atomic(folder / "model.keras", save)
     assert victim.read_bytes() == b"what must stay"
 
 

@@ -79,10 +79,12 @@ def save_atomic(
 ) -> Path:
     """Write a file as `write_atomic` does, by a function that takes a name rather than an open file, as Keras does.
 
-    The name cannot be guessed. The file is not half-written if the process is killed, but may be after a power failure.
+    On Linux the name leads to a file that is open already, so that nobody can put a link in its place in between.
     """
-    with _replacing(path, advice, root) as temporary_file:
-        save(temporary_file)
+    with _replacing(path, advice, root) as temporary_file, create_exclusive(temporary_file) as file:
+        with name_open_file(file, temporary_file) as name:
+            save(name)
+        os.fsync(file.fileno())
     return path
 
 
@@ -181,14 +183,6 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         if os.fstat(file.fileno()).st_size <= max_bytes and len(content := file.read(max_bytes + 1)) <= max_bytes:
             return content
     raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
-
-
-def copy_regular(source: Path, target: Path) -> None:
-    """Copy a file to the new file `target` in chunks; raises `OSError` as `open_regular` and `create_exclusive` do."""
-    with open_regular(source) as file, create_exclusive(target) as copy:
-        shutil.copyfileobj(file, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
 
 
 def _check_regular(descriptor: int, path: str | Path, max_links: int | None) -> None:

@@ -14,8 +14,10 @@ The folder may come from others: nothing is written through a link in it, and wh
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -199,7 +201,8 @@ class SearchDir:
         bundle.write_folder(bundle.read(self.folder(candidate.name) / "bundle"), best)
         if (model := self.model_file(weights)) is not None:
             check_keras_file(model)
-            _io.save_atomic(self.path / "best.keras", lambda place: _io.copy_regular(model, place))
+            with _io.open_regular(model) as file:
+                _io.write_atomic(self.path / "best.keras", partial(shutil.copyfileobj, file))
         return best
 
     def clear_best(self) -> None:
