@@ -28,6 +28,11 @@ SETTINGS = [
 ]  # fmt: skip
 ROUNDS = int(os.environ.get("SIGHTLINE_DAMAGE_ROUNDS", "1"))  # for a longer search
 SERVERS = ("serve", "studio")
+OF_FOLDS = ("compare", "predict", "resume", "card", "describe", "report", "evaluate", "go on", "extend", "studio")
+OF_MASKS = (
+    *("compare", "predict", "resume", "card", "describe", "report", "embed", "push", "watch"),
+    *("evaluate", "explain", "export", "go on", "extend", "serve", "studio"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +139,25 @@ def test_no_damage_is_a_fault_of_ours(verb: str, whole: WholeRun, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_damaged_file_of_a_fold_is_named(run_of_folds: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
-    """By ``evaluate``, which reads the predictions of the folds."""
+@pytest.mark.parametrize("verb", OF_FOLDS)
+def test_no_damage_of_a_fold_is_a_fault_of_ours(
+    verb: str, run_of_folds: WholeRun, tmp_path: Path, invoke: Invoke
+) -> None:
     names = [name for name in run_of_folds.list_files() if name.parts[0] == "folds" or len(name.parts) == 1]
     assert {name.parts[:2] for name in names} >= {("folds", "0"), ("folds", "1")}
-    assert not find_faults("evaluate", names, run_of_folds, tmp_path / "folder", invoke, rounds=ROUNDS)
+    rounds = ROUNDS * (4 if verb in LIGHT else 1)
+    assert not find_faults(verb, names, run_of_folds, tmp_path / "folder", invoke, rounds=rounds)
 
 
 @pytest.mark.slow
-def test_a_damaged_file_of_a_run_of_masks_is_named(run_of_masks: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
+@pytest.mark.parametrize("verb", OF_MASKS)
+def test_no_damage_of_a_run_of_masks_is_a_fault_of_ours(
+    verb: str, run_of_masks: WholeRun, tmp_path: Path, invoke: Invoke
+) -> None:
     names = run_of_masks.list_files()
     assert Path("eval/validation/predictions.npz") in names
-    assert not find_faults("evaluate", names, run_of_masks, tmp_path / "folder", invoke, rounds=ROUNDS)
+    rounds = ROUNDS * (4 if verb in LIGHT else 1)
+    assert not find_faults(verb, names, run_of_masks, tmp_path / "folder", invoke, rounds=rounds)
 
 
 @pytest.mark.parametrize(
