@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hostile_images import GIB, HOSTILE, LARGE, PAGES, SECONDS, encode_blank
 from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec, counts, inspect_image, structure_limits
 
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 DECODED = {
     "JPEG of 12 scans, 49 megapixels", "TIFF of 20000 directories", "TIFF of 400000 directories",
     "TIFF whose directories are a ring", "GIF of 500000 frames", "PNG of 7000x7000", "PNG of 65535x740",
@@ -59,6 +61,33 @@ def test_the_most_pixels_and_bytes_are_decoded_in_time_and_memory(tmp_path: Path
 @pytest.mark.skipif(sys.platform != "linux", reason="as above")
 def test_every_page_is_refused_or_decoded_in_time_and_memory(tmp_path: Path) -> None:
     check_all(tmp_path, PAGES, DECODED_PAGES)
+
+
+@pytest.mark.parametrize(
+    ("what", "files", "decoded"),
+    [
+        ("images made to take time or memory", HOSTILE, DECODED),
+        ("images of 49 megapixels, or of noise up to 62 MB, and an AVIF of 81 that states fewer", LARGE,
+         LARGE.keys() - REFUSED_LARGE),
+        ("late pages of TIFF, GIF, WebP, PNG and AVIF", PAGES, DECODED_PAGES),
+    ],
+    ids=["hostile", "large", "pages"],
+)  # fmt: skip
+def test_the_page_states_how_many_were_tried(what: str, files: Collection[str], decoded: Collection[str]) -> None:
+    assert set(files) >= set(decoded)
+    _, row = SECURITY.read_text(encoding="utf-8").split(f"| {what} | ")
+    tried, outcome = row.split(" | ")[:2]
+    assert int(tried.split()[0]) == len(files)
+    assert outcome == f"{len(decoded)} decoded, {len(files) - len(decoded)} refused"
+
+
+def test_the_page_names_images_that_were_tried() -> None:
+    table = SECURITY.read_text(encoding="utf-8").split("## Images, one by one")[1].split("\n## ")[0]
+    heading, *rows = re.findall(r"(?m)^Of the images made .*?, (\d+):|^\| ([A-Z].*?)(?: \+)? \|", table)
+    names = {name for _, name in rows}
+    together = "WebP of 65536 groups of codes, for colors, behind a transform, or for alpha"
+    assert names - HOSTILE.keys() == {together}, "one row for three files"
+    assert int(heading[0]) == len(rows) + 2
 
 
 def check_all(folder: Path, files: Mapping[str, tuple[int, Callable[[], bytes]]], decoded: Collection[str]) -> None:
