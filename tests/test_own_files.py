@@ -19,13 +19,14 @@ from sightline.data import cache, feature_cache, file_records
 from sightline.data.checks.leakage import SmallImages
 from sightline.data.remote import RemotePath
 from sightline.data.remote_folder import open_remote_folder
+from sightline.data.storage import FolderStore
 from sightline.errors import OutputError, UsageError
 from sightline.inference import embedding_files
 from sightline.inference.embeddings import Embeddings
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.access import read_token
 from sightline.training import precision
-from synthetic_images import encode_png
+from synthetic_images import encode_png, write_files
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows, which has no FIFOs")
 
@@ -125,6 +126,22 @@ def build_features(_tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
     return cache.cache_folder() / ("f" * 32), load
 
 
+def build_records(tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
+    image = write_files(tmp_path / "images", {"a.png": encode_png()}) / "a.png"
+
+    def load() -> bool:
+        records = file_records.FileRecords([image.parent], LimitsConfig())
+        watched = records.watch(FolderStore(image.parent), image.name)
+        assert watched is not None
+        is_known = watched.header is not None
+        watched.record(("0" * 64, 4, 4, False, False, None))
+        records.save()
+        return is_known
+
+    load()
+    return cache.cache_folder() / file_records.FOLDER, load
+
+
 def build_gain(tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
     (tmp_path / "gain.json").write_text('{"gain": 1.5}')
     return tmp_path, lambda: precision._load_cached_gain(tmp_path / "gain.json") == 1.5
@@ -168,6 +185,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return original(self)
 
     monkeypatch.setattr(RemotePath, "_open", record)
+    monkeypatch.setattr(file_records, "FRESH_NS", 0)  # files that were just written are recorded too
     yield
     client.rm("/own-files", recursive=True)
 
@@ -175,7 +193,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 READ = {
     "pixels.npy": build_pixels, "meta.json": build_pixels, "features.npy": build_features,
     "meta.json of features": build_features, "gain.json": build_gain, "*.files": build_remote_folder,
-    "*/a.png": build_remote_folder, "*.json": build_staged_file,
+    "*/a.png": build_remote_folder, "*.json": build_staged_file, "*.sqlite3": build_records,
 }  # fmt: skip
 
 

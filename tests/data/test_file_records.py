@@ -110,6 +110,7 @@ def test_damaged_records_and_other_limits_are_not_used(folder: Path, own_cache: 
         "DROP TABLE checksum",
         "DROP TABLE files",
         "ALTER TABLE files DROP COLUMN width",
+        "CREATE INDEX sizes ON files (size)",
     ],
 )
 def test_records_that_are_not_as_they_were_written_are_not_used(folder: Path, own_cache: Path, statement: str) -> None:
@@ -119,6 +120,23 @@ def test_records_that_are_not_as_they_were_written_are_not_used(folder: Path, ow
         database.execute(statement)
     assert read(folder) == (first, 0)
     assert read(folder) == (first, 8)
+
+
+def test_records_without_end_are_not_read(folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = read(folder)
+    (file,) = (own_cache / file_records.FOLDER).iterdir()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("DROP TABLE files")
+        database.execute(
+            "CREATE VIEW files AS WITH RECURSIVE row"
+            "(file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high) AS "
+            "(VALUES ('a', 1, 1, 1, 1, hex(zeroblob(32)), 1, 1, 0, 0, NULL, NULL) UNION ALL SELECT * FROM row) "
+            "SELECT * FROM row"
+        )
+    assert read(folder) == (first, 0)
+    assert read(folder) == (first, 8)
+    monkeypatch.setattr(file_records, "MAX_BYTES", file.stat().st_size - 1)
+    assert read(folder) == (first, 0)
 
 
 def test_records_with_another_column_are_read_by_name(folder: Path, own_cache: Path) -> None:

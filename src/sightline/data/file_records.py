@@ -27,6 +27,7 @@ from sightline.errors import OutputError
 
 FOLDER = "indexed-files"  # in the cache folder
 MAX_FILES = 20  # of records that are kept, those that were used last
+MAX_BYTES = 1 << 30  # of one file, which takes about 300 for each image
 FRESH_NS = 2_000_000_000
 SCHEMA = 2
 
@@ -121,11 +122,13 @@ class WatchedFile:
 
 def _read(path: Path) -> dict[str, tuple[Stamp, Header]]:
     """Return what `_write` wrote; raises `ValueError` or `sqlite3.Error` if it is not that, to the last bit."""
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
         return {}
     known, checksum = dict[str, tuple[Stamp, Header]](), hashlib.sha256()
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # it is replaced, never changed: no lock to wait for
     with closing(sqlite3.connect(uri, uri=True)) as database:
+        if database.execute("SELECT count(*) FROM sqlite_master WHERE type != 'table'").fetchone() != (0,):
+            raise ValueError("a view may have rows without end")
         for row in database.execute(f"SELECT {_COLUMNS} FROM files ORDER BY file"):  # noqa: S608
             known[row[0]] = _parse_row(row)
             checksum.update(repr(row).encode())
