@@ -171,17 +171,23 @@ def test_the_comparison_of_two_runs(check: Check, run: sl.Run, other: sl.Run, tm
         check(f"{opened}/compare", "#verdict")
 
 
-def test_labeling(check: Check, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "keys"), [("single_label", "1"), ("multi_label", "1 2 Enter")])
+def test_labeling(check: Check, tmp_path: Path, task: str, keys: str) -> None:
     images = draw_classes(tmp_path / "labeled", COLORS, 5)
     (tmp_path / "photos").mkdir()
     for number, path in enumerate(sorted(images.rglob("*.png"))):
         path.rename(tmp_path / "photos" / f"{number}.png")
-    opened = open_studio(Dataset(tmp_path / "photos"), tmp_path / "fixes.jsonl", classes=sorted(COLORS))
+    data = Dataset(tmp_path / "photos", set={"model.task": task})
+    opened = open_studio(data, tmp_path / "fixes.jsonl", classes=sorted(COLORS))
 
     def label(page: Any) -> None:
         page.wait_for_function("() => document.querySelector('#image').complete")
-        page.keyboard.press("1")
+        for key in keys.split():
+            page.keyboard.press(key)
         page.wait_for_selector("#undo:enabled")
+        if task == "multi_label":
+            page.keyboard.press("1")
+            page.wait_for_selector("#choices [aria-pressed=true]")
 
     with opened as studio, serve(studio) as address:
         check(f"{address}/label", "#asked:not([hidden])", label)
