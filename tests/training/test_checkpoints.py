@@ -7,11 +7,13 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import tempfile
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -145,6 +147,29 @@ def test_pickle_in_the_place_of_a_checkpoint_is_not_opened(tmp_path: Path) -> No
         path.write_bytes(data)
         with pytest.raises(ModelError, match="cannot be read"):
             checkpoints.read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("save", "why"),
+    [
+        (lambda file: np.savez_compressed(file, state=np.str_("{}"), a=np.zeros(1 << 22)), "its arrays take 33,554,"),
+        (lambda file: np.savez(file, a=np.zeros(3)), "Expecting value"),
+        (lambda file: np.savez(file, state=np.str_("[]")), "its state is not a JSON object"),
+        (lambda file: file.write(b"{}"), "not an .npz file"),
+    ],
+    ids=["an array of 32 MiB in 32 kB", "no state", "another state", "no zip"],
+)
+def test_what_another_program_wrote_is_refused(tmp_path: Path, save: Callable[[IO[bytes]], Any], why: str) -> None:
+    buffer = io.BytesIO()
+    save(buffer)
+    path = tmp_path / f"00001-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.npz"
+    path.write_bytes(buffer.getvalue())
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=f"cannot be read: .*{re.escape(why)}"):
+        checkpoints.read_checkpoint(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20, "no array was read"
 
 
 def test_the_newest_two_remain(tmp_path: Path) -> None:
