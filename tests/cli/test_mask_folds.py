@@ -126,7 +126,11 @@ def test_damaged_out_of_fold_outputs_are_an_error(run: sl.Run, tmp_path: Path) -
     path = tmp_path / "run" / "eval" / "validation" / "masks.npz"
     with np.load(path) as arrays:
         values = {name: arrays[name] for name in arrays.files}
-    for damage in ({"quality": values["quality"][1:]}, {"pixel_images": values["pixel_images"] + 1000}):
+    damages = (
+        {"quality": values["quality"][1:]}, {"pixel_images": values["pixel_images"] + 1000},
+        {"paths": np.array("a")}, {"confusions": -values["confusions"] - 1}, {"logits": values["logits"] * np.nan},
+    )  # fmt: skip
+    for damage in damages:
         np.savez(path, **(values | damage))
         with pytest.raises(ModelError, match=r"masks\.npz cannot be read: .* train the run again with --force"):
             copy.evaluate(split="validation", progress=False)
@@ -171,3 +175,27 @@ def test_joined_outputs_are_those_of_all_images_at_once() -> None:
     some = joined.select(np.array([7, 3]))
     assert len(some.pixel_labels) == (masks[[7, 3]] != VOID).sum() == len(some.pixel_logits)
     assert np.bincount(some.pixel_images).tolist() == [(masks[i] != VOID).sum() for i in (7, 3)]
+
+
+@pytest.mark.slow
+def test_no_array_of_out_of_fold_outputs_is_trusted(run: sl.Run, tmp_path: Path, sightline: Command) -> None:
+    """Whatever is in the place of one, the command answers or says which file is damaged."""
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    path = copy / "eval" / "validation" / "masks.npz"
+    with np.load(path) as arrays:
+        values = {name: arrays[name] for name in arrays.files}
+    for name, old in values.items():
+        kinds = [np.array(old.reshape(-1)[0]), old[:0], old[..., None], np.array([["a"]])]
+        if old.dtype.kind in "iuf":
+            kinds += [
+                -old - np.ones((), old.dtype),
+                old + np.array(1 << 62 if old.dtype.itemsize == 8 else 250, old.dtype),
+            ]
+        if old.dtype.kind == "f":
+            kinds += [np.full_like(old, np.nan), np.full_like(old, np.inf)]
+        for number, new in enumerate(kinds):
+            np.savez(path, **(values | {name: new}))
+            result = sightline("evaluate", copy, "--split", "validation")
+            assert result.code in {0, 2}, (name, number, result.err)
+            words = "".join(result.err.split())
+            assert result.code == 0 or "masks.npz" in words or "out-of-foldprediction" in words, (name, number, words)

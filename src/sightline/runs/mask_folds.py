@@ -17,14 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, _packed
+from sightline.data.masks import VOID
 from sightline.data.types import Split
 from sightline.errors import ModelError
+from sightline.evaluation.calibration import BINS
 from sightline.evaluation.mask_outputs import MaskOutputs, join_outputs
 from sightline.inference.predictor import Outputs
 from sightline.runs.directory import RunDirectory
 
 PER_IMAGE = ("confusions", "boundaries", "losses", "reliability", "quality")
 PER_PIXEL = ("pixel_logits", "pixel_labels", "pixel_images")
+MOST = {
+    "confusions": 1 << 32, "boundaries": 1 << 32, "reliability": 1 << 32,  # counts of pixels of one image
+    "losses": 1e9, "quality": 1.001, "probabilities": 1.001,
+}  # fmt: skip
+"""The largest value of each array, whose smallest one is 0."""
 
 
 def write_outputs(
@@ -63,7 +70,7 @@ def read_outputs(
             arrays = _packed.load_arrays(file)
         names = tuple(arrays["classes"].tolist())
         _check_shapes(arrays, len(arrays["paths"]), len(names))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # the last: an array without a dimension
         raise ModelError(f"{path} cannot be read: {error}; train the run again with --force.") from error
     if names != classes:
         raise ModelError(f"{path} has other classes than its run: train it again with --force.")
@@ -80,7 +87,7 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], count: int, classes: int) -> 
         "confusions": ("i", (count, classes, classes)),
         "boundaries": ("i", (count, classes, 4)),
         "losses": ("f", (count,)),
-        "reliability": ("f", (count, *arrays["reliability"].shape[1:2], 3)),
+        "reliability": ("f", (count, BINS, 3)),
         "quality": ("f", (count,)),
         "probabilities": ("f", (count, classes)),
         "logits": ("f", (count, classes)),
@@ -96,6 +103,16 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], count: int, classes: int) -> 
     for name, limit in (("pixel_labels", classes), ("pixel_images", count), ("worst", count)):
         if len(arrays[name]) and not 0 <= arrays[name].min() <= arrays[name].max() < limit:
             raise ValueError(f"{name} are not between 0 and {limit - 1}")
+    for name, most in MOST.items():
+        values = arrays[name][~np.isnan(arrays[name])] if name == "losses" else arrays[name]  # without a known pixel
+        if not ((values >= 0) & (values <= most)).all():
+            raise ValueError(f"{name} are not between 0 and {most:,}")
+    for name in ("logits", "pixel_logits"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} are not finite numbers")
+    masks = arrays["worst_masks"]
+    if masks.dtype != np.uint8 or not ((masks < classes) | (masks == VOID)).all():
+        raise ValueError("worst_masks are not those of its classes")
 
 
 def collect_outputs(
