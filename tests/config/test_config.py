@@ -484,8 +484,8 @@ def test_unknown_recipe_offers_the_nearest() -> None:
 
 EFFORTS = {
     "fast": [("head", 0)],
-    "balanced": [("head", 0), ("fine-tune", 46)],
-    "best": [("head", 0), ("fine-tune", 90)],
+    "balanced": [("head", 0), ("fine-tune", "auto")],
+    "best": [("head", 0), ("fine-tune", "auto")],
 }
 
 

@@ -60,6 +60,9 @@ class FakeMachine:
         known = config.model.weights == "imagenet" or (config.model.weights == "auto" and self.alpha is not None)
         return Path("weights.h5") if known else None
 
+    def count_layers(self, config: RunConfig, facts: DataFacts) -> int:
+        raise AssertionError("only a network other than that of the recipe is counted")
+
     def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
         runtime: Any = "keras" if self.accelerator else "onnxruntime"
         return replace(

@@ -209,7 +209,7 @@ def _build_tuner(
 
     return FineTuner(
         config, train, data.subset("validation"), epochs, build_shapes_only(model_spec).backbone,
-        any(stage.unfreeze >= 0 for stage in config.train.stages), compute_teacher if "distill" in methods else None,
+        any(stage.depth >= 0 for stage in config.train.stages), compute_teacher if "distill" in methods else None,
         callback,
     )  # fmt: skip
 

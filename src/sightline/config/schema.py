@@ -216,8 +216,11 @@ class StageConfig:
     """One training stage; unset fields inherit from [train]."""
 
     name: str = setting("stage", "name shown in the progress output")
-    unfreeze: int = setting(
-        -1, "number of last backbone layers to unfreeze; 0: train the head only, -1: the whole network", -1
+    unfreeze: int | Literal["auto"] = setting(
+        -1,
+        "number of last backbone layers to unfreeze; 0: train the head only, -1: the whole network; auto: 46, or 90 "
+        "for --effort best, and in a network of fewer layers than EfficientNet-Lite0's 140, the same fraction of them",
+        -1,
     )
     epochs: int | None = setting(None, "epochs of this stage; unset: train.epochs", 0, MAX_EPOCHS)
     learning_rate: float | None = setting(
@@ -240,6 +243,12 @@ class StageConfig:
         0,
         64,
     )
+
+    @property
+    def depth(self) -> int:
+        """The value of `unfreeze` in a complete configuration, which is never ``auto``."""
+        assert self.unfreeze != "auto", "the depth is not chosen yet"
+        return self.unfreeze
 
     @property
     def is_solved(self) -> bool:

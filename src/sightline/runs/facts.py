@@ -20,7 +20,7 @@ from sightline.data.targets import list_leaf_classes
 from sightline.data.types import Index
 from sightline.distributed import devices
 from sightline.models import pretrained, registry
-from sightline.models.build import ModelSpec, choose_decoder
+from sightline.models.build import ModelSpec, build_shapes_only, choose_decoder
 from sightline.models.entry import ModelEntry
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import environment
@@ -103,6 +103,9 @@ class Machine(Protocol):
     def find_initial_weights(self, config: RunConfig) -> Path | None:
         """Return the file with the initial weights, None for random ones; raises `ModelError` if it is missing."""
 
+    def count_layers(self, config: RunConfig, facts: DataFacts) -> int:
+        """Return the number of layers of the backbone; raises `UsageError` for settings that it does not have."""
+
     def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
 
@@ -137,21 +140,30 @@ class ThisMachine:
         entry, size = registry.get_entry(config.model.name), (config.input.height or 0, config.input.width or 0)
         return pretrained.find_weights(entry, config.model.weights, config.model.alpha, *size)
 
+    def count_layers(self, config: RunConfig, facts: DataFacts) -> int:
+        """Return the number of layers of the backbone; raises `UsageError` for settings that it does not have."""
+        self.start_backend(config.device)
+        return len(build_shapes_only(_specify_network(config, facts)).backbone)
+
     def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
         return devices.resolve_devices(environment.resolve_device(device), self.num_hosts)
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the precision of the device, or the faster one, measured with the network of `config`."""
-        size, task = config.input, find_task(config.model.task)
-        assert size.height is not None
-        assert size.width is not None
-        assert size.channels is not None
-        spec = ModelSpec(
-            config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0),
-            activation=task.activation, decoder=choose_decoder(config.model, is_for_masks=task.targets.are_masks),
-        )  # fmt: skip
-        return precision.choose_precision(spec, config, facts.num_images)
+        return precision.choose_precision(_specify_network(config, facts), config, facts.num_images)
+
+
+def _specify_network(config: RunConfig, facts: DataFacts) -> ModelSpec:
+    """Return the network of `config` with random weights, for its graph and the time that it takes."""
+    size, task = config.input, find_task(config.model.task)
+    assert size.height is not None
+    assert size.width is not None
+    assert size.channels is not None
+    return ModelSpec(
+        config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0),
+        activation=task.activation, decoder=choose_decoder(config.model, is_for_masks=task.targets.are_masks),
+    )  # fmt: skip
 
 
 THIS_MACHINE = ThisMachine()

@@ -20,6 +20,8 @@ from sightline.tasks.protocol import find_task
 from sightline.training import linear_head
 
 MAX_VIEWS, MAX_VIEW_ROWS = 4, 16_000  # views of an image that a stage trains on, and of all of them
+DEPTH, BEST_DEPTH = 46, 90  # layers that fine-tuning unfreezes, the second for effort best
+REFERENCE_MODEL, REFERENCE_LAYERS = "efficientnet-lite0", 140  # what they were measured with
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
 MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
 DEFAULT_MODEL = "cifar10-deep"
@@ -152,6 +154,22 @@ def choose_views(config: RunConfig, facts: DataFacts, _machine: Machine) -> Step
     return StepResult(replace(config, train=replace(config.train, stages=stages)))
 
 
+def choose_depths(config: RunConfig, facts: DataFacts, machine: Machine) -> StepResult:
+    """Fill in how many layers stages unfreeze: as many as in `REFERENCE_MODEL`, or that fraction of fewer layers.
+
+    The number was measured with that network; of deeper ones, it leaves more layers frozen.
+    """
+    train, open_stages = config.train, [stage.name for stage in config.train.stages if stage.unfreeze == "auto"]
+    if not open_stages:
+        return StepResult(config)
+    depth, note = BEST_DEPTH if train.effort == "best" else DEPTH, ""
+    if config.model.name != REFERENCE_MODEL and (count := machine.count_layers(config, facts)) < REFERENCE_LAYERS:
+        depth = max(1, round(depth * count / REFERENCE_LAYERS))
+        note = f"{', '.join(open_stages)}: the last {depth} of {plural(count, 'layer')} of {config.model.name}"
+    stages = tuple(replace(stage, unfreeze=depth) if stage.unfreeze == "auto" else stage for stage in train.stages)
+    return StepResult(replace(config, train=replace(train, stages=stages)), note)
+
+
 def choose_alpha(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
     """Fill in the width multiplier: one whose weights are available locally, else the network's default."""
     entry, model = registry.get_entry(config.model.name), config.model
@@ -252,7 +270,7 @@ def keep_features_exact(config: RunConfig, _facts: DataFacts, _machine: Machine)
 
 IMMEDIATE_STEPS: tuple[Step, ...] = (
     choose_model, choose_input_size, choose_resize, choose_monitor, choose_views, choose_alpha, choose_channels,
-    choose_solvers,
+    choose_depths, choose_solvers,
 )  # fmt: skip
 """Steps that follow from the headers of the images and the files of this machine."""
 
@@ -277,6 +295,9 @@ def list_unresolved(config: RunConfig) -> Iterator[str]:
         yield "train.early_stopping.monitor"
     if config.train.precision in OPEN_PRECISIONS:
         yield "train.precision"
+    yield from (
+        f"train.stages.{at}.unfreeze" for at, stage in enumerate(config.train.stages) if stage.unfreeze == "auto"
+    )
     yield from (f"train.stages.{at}.views" for at, stage in enumerate(config.train.stages) if not stage.views)
     yield from (f"train.stages.{at}.solver" for at, stage in enumerate(config.train.stages) if stage.solver == "auto")
     yield from (f"device.{name}" for name in ("backend", "feature_runtime") if getattr(config.device, name) == "auto")

@@ -126,13 +126,13 @@ def _start(
     meanwhile: Callable[[], None],
 ) -> EarlyFeatures | None:
     model, device, shape = config.model, config.device, train.pixels.shape[1:]
-    group = tuple(takewhile(lambda stage: stage.unfreeze >= 0, config.train.stages))
+    group = tuple(takewhile(lambda stage: stage.depth >= 0, config.train.stages))
     is_plain = not find_task(model.task).targets.are_masks and not config.split.folds and shape[-1] == 3
     has_usual_head = model.pooling in ("auto", "average") and model.normalize in ("auto", "lite")
     if weights is None or not group or not is_plain or not has_usual_head or device.feature_runtime != "onnxruntime":
         return None
     try:
-        layers = convert_packaged_layers(entry, weights, shape, max(stage.unfreeze for stage in group))
+        layers = convert_packaged_layers(entry, weights, shape, max(stage.depth for stage in group))
     except (ModelError, ValueError):  # reported where the network takes its weights
         return None
     if len(group) < len(config.train.stages):  # a later stage trains these layers too, which then give other outputs

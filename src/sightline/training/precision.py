@@ -53,12 +53,12 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
     is measured on a GPU of NVIDIA, and for ``train.precision = "device"``.
     """
     stages = config.train.stages
-    trains_backbone = not stages or any(stage.unfreeze for stage in stages)
+    trains_backbone = not stages or any(stage.depth for stage in stages)
     if trains_backbone and (capability := backend.find_compute_capability()) is not None:
         return _choose_by_capability(capability)
     if config.train.precision == "device":
         return PrecisionChoice("float32", "")
-    if any(stage.unfreeze >= 0 for stage in stages):
+    if any(stage.depth >= 0 for stage in stages):
         return PrecisionChoice("float32", "layers are frozen, so little is left to train")
     steps = config.train.epochs * -(-num_images // config.train.batch_size)
     if steps < MIN_STEPS:

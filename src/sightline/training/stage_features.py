@@ -58,7 +58,7 @@ def extract_features(
 
     `on_message` is told why Keras computes them where ONNX Runtime should. Those in `early` are taken from there.
     """
-    tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.unfreeze))
+    tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.depth))
     if tensor is None:
         return None
     frozen = _make_layers(network.model.input, tensor, train, config, on_message)

@@ -31,12 +31,12 @@ def freeze_layers(network: Network, stage: StageConfig, *, freeze_batch_norm: bo
 
 def _get_frozen_names(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
-    if stage.unfreeze > len(names):
+    if stage.depth > len(names):
         raise UsageError(
-            f"Stage {stage.name!r} unfreezes {plural(stage.unfreeze, 'layer')}, but the backbone has only {len(names)}"
+            f"Stage {stage.name!r} unfreezes {plural(stage.depth, 'layer')}, but the backbone has only {len(names)}"
             f". Set its unfreeze to at most that, such as {math.ceil(len(names) / 4)}, or to -1 for all layers."
         )
-    return frozenset(() if stage.unfreeze < 0 else names[: len(names) - stage.unfreeze])
+    return frozenset(() if stage.depth < 0 else names[: len(names) - stage.depth])
 
 
 def find_freeze_boundary(network: Network, stage: StageConfig) -> Any | None:
@@ -68,14 +68,14 @@ def group_stages(network: Network, stage_configs: Sequence[StageConfig], number:
     These are the stage itself and its neighbors with frozen layers, starting at the first for which features can be
     extracted. Empty if stage `number` trains on pixels.
     """
-    if stage_configs[number].unfreeze < 0:
+    if stage_configs[number].depth < 0:
         return ()
     first = number
-    while first and stage_configs[first - 1].unfreeze >= 0:
+    while first and stage_configs[first - 1].depth >= 0:
         first -= 1
-    following = tuple(takewhile(lambda stage: stage.unfreeze >= 0, stage_configs[first:]))
+    following = tuple(takewhile(lambda stage: stage.depth >= 0, stage_configs[first:]))
     for skipped in range(number - first + 1):
-        if find_freeze_boundary(network, max(following[skipped:], key=lambda stage: stage.unfreeze)) is not None:
+        if find_freeze_boundary(network, max(following[skipped:], key=lambda stage: stage.depth)) is not None:
             return following[skipped:]
     return ()
 
