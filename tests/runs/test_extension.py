@@ -219,3 +219,35 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     each = math.ceil(result.train.count / 16)
     rate = build_schedule(config.train.schedule, config.train.optimizer.learning_rate, 3 * each)
     assert after[2]["learning_rate"] == pytest.approx(rate(2 * each - 1))
+
+
+VIEWS = """
+[augment]
+horizontal_flip = true
+
+[[train.stages]]
+name = "views"
+unfreeze = 2
+epochs = {epochs}
+views = {views}
+"""
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_the_views_that_the_time_limit_allowed(data: Path, tmp_path: Path) -> None:
+    """Two views of each image were planned, where three were configured."""
+
+    def train(name: str, epochs: int, *more: str) -> Path:
+        config = tmp_path / f"{name}.toml"
+        config.write_text(VIEWS.format(views=2, epochs=epochs))
+        api.train(data, recipe="quick", set=[*TINY, *more], config=config, out=tmp_path / name)
+        return tmp_path / name
+
+    limited, whole = train("limited", 2, "train.time_limit=1h"), train("whole", 3)
+    run = RunDirectory.open(limited)
+    assert run.info["time"]["stages"]["0"]["views"] == 2
+    (limited / "config.toml").write_text(run.config_text.replace("views = 2", "views = 3"))
+    result = api.resume(limited, epochs=3)
+    assert result.weights_sha256 == RunDirectory.open(whole).result["weights_sha256"]
+    assert read_history_rows(limited) == read_history_rows(whole)
+    assert RunDirectory.open(limited).config.train.stages[0].views == 3, "what was configured stays recorded"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from sightline.callbacks import EpochRecord
-from sightline.config import recipes, resolve_config
-from sightline.runs.time_limit import describe_outlook
+from sightline.config import StageConfig, recipes, resolve_config
+from sightline.runs.directory import RunDirectory
+from sightline.runs.time_limit import describe_outlook, keep_planned_views
 from sightline.training.result import StagePlan, TimeRecord
 
 TRANSFER = resolve_config(recipes.load("transfer"), assignments=["train.early_stopping.monitor=val_accuracy"])
+EXTENSION = {"from": 2, "to": 3, "stage_epochs_before": 2, "stage_epochs": 3}
 QUICK = resolve_config(recipes.load("quick"))  # its stage is called training, and it monitors the loss
 
 
@@ -87,3 +93,31 @@ def test_one_epoch_has_no_trend() -> None:
     assert "; --effort balanced would fine-tune the network. What more would bring is unknown: one epoch has" in text
     text = describe_outlook(make_record(20, 1, number="0"), QUICK, make_history(0.7, stages=("training",)), history[0])
     assert text.endswith("What they would bring is unknown: one epoch has no trend.")
+
+
+@pytest.mark.parametrize(
+    ("info", "views"),
+    [
+        ({}, [1, 8, 8]),
+        ({"time": {"stages": {"1": [10, 5, 4.0, 0.0, 3]}}}, [1, 8, 8]),
+        ({"extensions": [EXTENSION]}, [1, 8, 8]),
+        ({"extensions": [EXTENSION], "time": {"stages": {"1": [10, 5, 4.0, 0.0, 3]}}}, [1, 3, 8]),
+        (
+            {"extensions": [EXTENSION], "time": {"stages": {"1": [10, 5, 4.0, 0.0, None], "2": [10, 0, None, 0.0, 1]}}},
+            [1, 8, 8],
+        ),
+    ],
+)
+def test_an_extension_keeps_the_views_of_the_stages_that_were_planned(
+    info: dict[str, Any], views: list[int], tmp_path: Path
+) -> None:
+    """Those of an older run, and of a stage without an epoch, are the ones configured."""
+    names = [field.name for field in fields(StagePlan)]
+    for number, values in info.get("time", {}).get("stages", {}).items():
+        info["time"]["stages"][number] = dict(zip(names, values, strict=True))
+    run = RunDirectory.create(tmp_path / "r", **info)
+    stages = (StageConfig("head", unfreeze=0), StageConfig("deep", views=8), StageConfig("deeper", views=8))
+    config = replace(TRANSFER, train=replace(TRANSFER.train, stages=stages))
+    extended = keep_planned_views(run, config)
+    assert [stage.views for stage in extended.train.stages] == views
+    assert replace(extended, train=config.train) == config

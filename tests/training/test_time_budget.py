@@ -229,6 +229,26 @@ def test_a_plan_that_does_not_tell_its_views_has_those_configured(clock: Clock) 
     budget = journal.budget(30, clock.now)
     assert budget.limit_views(0, 4, lambda: pytest.fail("a plan is kept")) == 4
     assert budget.limit_views(1, 4, lambda: 3.0) == 3, "those of 3 s in a quarter of 25.5 s"
+    assert budget.limit_views(1, 9, lambda: 3.0, lambda: 5) == 5, "the cache has the features of five"
+    assert budget.limit_views(1, 9, lambda: 3.0, lambda: 2) == 3
+    assert budget.limit_views(1, 9, lambda: pytest.fail("nothing is computed"), lambda: 9) == 9
+    budget.record.stages["1"] = StagePlan(10, 5, 4.0, 0.0, 2)
+    assert budget.limit_views(1, 9, lambda: pytest.fail("a plan is kept"), lambda: 9) == 2
+
+
+def test_views_in_the_cache_take_no_time(clock: Clock, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    """A limit leaves a run on fewer views of other images, not of those whose features an earlier run has computed."""
+    stage = StageConfig("views", unfreeze=0, views=6, epochs=2)
+    config = replace(CONFIG, train=replace(CONFIG.train, stages=(stage,)))
+    monkeypatch.setattr(stage_features, "time_view", lambda *_: 30.0)
+    for _ in range(2):
+        journal = Journal()
+        train(config, journal.budget(200, clock.now))
+        assert journal.record.stages["0"].views == 2, "those of 30 s in a quarter of 187 s, of which no six are kept"
+    train(config, None)
+    journal = Journal()
+    train(config, journal.budget(200, clock.now))
+    assert journal.record.stages["0"].views == 6
 
 
 @pytest.mark.parametrize("at_step", [6, 17])

@@ -48,9 +48,14 @@ def has_room(size: int) -> bool:
     return size * LIMIT_DIVISOR <= cache.size_limit()
 
 
+def is_complete(name: str) -> bool:
+    """Return whether the features called `name` are kept."""
+    return (cache.cache_folder() / name).exists()
+
+
 def is_begun(name: str) -> bool:
     """Return whether the features called `name` are kept, or some of their rows are."""
-    return any((cache.cache_folder() / folder).exists() for folder in (name, f"{name}.part-begun"))
+    return is_complete(name) or (cache.cache_folder() / f"{name}.part-begun").exists()
 
 
 def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] | None:

@@ -80,7 +80,8 @@ def run_pipeline(
     `prepare_report` imports what it needs, while features are computed early.
     """
     resolved = resolve(job, inputs)
-    prepared = prepare(job, replace(resolved, config=folds.apply_choices(job.run, resolved.config)))
+    config = time_limit.keep_planned_views(job.run, folds.apply_choices(job.run, resolved.config))
+    prepared = prepare(job, replace(resolved, config=config))
     process.trim_memory()  # of the images as they were decoded
     with (
         interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from sightline import jsonio
@@ -38,11 +38,30 @@ def open_budget(
         return None
     return TimeBudget(
         parse_duration(limit),
-        jsonio.build(TimeRecord, info.get("time", {}), f"{run.path / 'run.json'}: the time"),
+        _read_record(run, info),
         lambda record: run.update(time=asdict(record)),
         lambda: measure_finishing(network, prepared),
         time.monotonic() - (time.perf_counter() - start_time),
     )
+
+
+def keep_planned_views(run: RunDirectory, config: RunConfig) -> RunConfig:
+    """Return the settings of an extension: its stages train on as many views of each image as before."""
+    info = run.info
+    if not info.get("extensions") or "time" not in info:
+        return config
+    plans = _read_record(run, info).stages
+
+    def keep(number: int, stage: StageConfig) -> StageConfig:
+        plan = plans.get(str(number))
+        return stage if plan is None or not plan.epochs or plan.views is None else replace(stage, views=plan.views)
+
+    stages = tuple(keep(number, stage) for number, stage in enumerate(config.train.stages))
+    return replace(config, train=replace(config.train, stages=stages))
+
+
+def _read_record(run: RunDirectory, info: Mapping[str, Any]) -> TimeRecord:
+    return jsonio.build(TimeRecord, info.get("time", {}), f"{run.path / 'run.json'}: the time")
 
 
 def measure_finishing(network: DistributedNetwork, prepared: PreparedRun) -> float:

@@ -87,8 +87,7 @@ def add_views(
     progress: Progress = no_progress,
 ) -> StageFeatures:
     """Return the features in `base`, with those of augmented versions of each training image: `views` in all."""
-    frozen = _make_layers(network.model.input, base.tensor, train, config, None)
-    shape = tuple(base.tensor.shape[1:])
+    frozen, shape = _make_layers(network.model.input, base.tensor, train, config, None), tuple(base.tensor.shape[1:])
     subset = _find_shared_images(train, validation, config, frozen, shape, views)
     if len(subset) and base.train.pixels is base.validation.pixels:
         rows, layers = train.rows, frozen.exact or frozen
@@ -101,6 +100,20 @@ def add_views(
     view_rows = np.concatenate([rows + view * len(subset) for view in range(views)])
     samples = Subset(values, view_rows, np.concatenate([train.labels] * views), train.paths * views)
     return StageFeatures(base.tensor, samples, base.validation, views)
+
+
+def count_cached_views(
+    network: Network, base: StageFeatures, views: int, train: Subset, validation: Subset, config: RunConfig
+) -> int:
+    """Return the largest number of views, up to `views`, whose features `add_views` has in the cache; else 1."""
+    frozen, shape = _make_layers(network.model.input, base.tensor, train, config, None), tuple(base.tensor.shape[1:])
+    for count in range(views, 1, -1):
+        subset = _find_shared_images(train, validation, config, frozen, shape, count)
+        is_shared = len(subset) and base.train.pixels is base.validation.pixels
+        key = _find_views_key(frozen, subset if is_shared else train, config, count)
+        if key is not None and feature_cache.is_complete(key):
+            return count
+    return 1
 
 
 def time_view(network: Network, base: StageFeatures, train: Subset, config: RunConfig) -> float:
@@ -295,8 +308,12 @@ def _compute_views(
             for rows, features in _run_slices(frozen, remaining, augment):
                 yield slice(first + rows.start, first + rows.stop), features
 
-    cache_key = _find_cache_key(frozen, subset, config, views, repr(augment_config), config.seed)
+    cache_key = _find_views_key(frozen, subset, config, views)
     return _collect_features(cache_key, (len(subset) * views, *shape), iterate, config, advance)
+
+
+def _find_views_key(frozen: FrozenLayers, subset: Subset, config: RunConfig, views: int) -> str | None:
+    return _find_cache_key(frozen, subset, config, views, repr(pipeline.without_mixing(config.augment)), config.seed)
 
 
 def _find_cache_key(

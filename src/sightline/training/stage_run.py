@@ -68,6 +68,13 @@ class StageRun:
         return max(self.batch_size, choose_batch_size(self.validation.pixels.shape[1:]))
 
 
+ViewLimit = Callable[[int, Callable[[], float], Callable[[], int]], int]
+"""Returns how many views of so many that are configured to train on.
+
+Its other arguments measure the seconds that one takes, and count the views whose features are cached already.
+"""
+
+
 class StagePreparer:
     """Prepares each stage, and the features of frozen layers that stages share."""
 
@@ -94,12 +101,11 @@ class StagePreparer:
         number: int,
         progress: Progress,
         callback: Callback,
-        limit_views: Callable[[int, Callable[[], float]], int] | None = None,
+        limit_views: ViewLimit | None = None,
     ) -> StageRun:
         """Return stage `number`, ready to run; the model's weights are those at its start, or later ones.
 
-        `limit_views` returns how many views of each image to train on, of so many that are configured; its second
-        argument measures the seconds that one takes.
+        `limit_views` returns how many views of each image to train on.
         """
         network, train, validation = self._inputs
         stage = self._stage_configs[number]
@@ -119,7 +125,7 @@ class StagePreparer:
         number: int,
         progress: Progress,
         callback: Callback,
-        limit_views: Callable[[int, Callable[[], float]], int] | None,
+        limit_views: ViewLimit | None,
     ) -> stage_features.StageFeatures | None:
         """Return the features that stage `number` trains on, once those of its group are computed; None for pixels."""
         (network, train, validation), config, stage = self._inputs, self._config, self._stage_configs[number]
@@ -139,7 +145,11 @@ class StagePreparer:
             return None
         views = stage_features.count_views(stage, config)
         if views > 1 and limit_views is not None:
-            views = limit_views(views, partial(stage_features.time_view, network, features, train, config))
+            views = limit_views(
+                views,
+                partial(stage_features.time_view, network, features, train, config),
+                partial(stage_features.count_cached_views, network, features, views, train, validation, config),
+            )
         if self._view_features is not None and self._view_features.views >= views:
             features = self._view_features
         elif views > 1:

@@ -61,16 +61,21 @@ class TimeBudget:
         """Return what was planned for stage `number`; None before `plan_stage`."""
         return self.record.stages.get(str(number))
 
-    def limit_views(self, number: int, configured: int, measure_view: Callable[[], float]) -> int:
+    def limit_views(
+        self, number: int, configured: int, measure_view: Callable[[], float], cached: Callable[[], int] = lambda: 1
+    ) -> int:
         """Return how many of the `configured` views of each image stage `number` trains on.
 
-        Their features take at most a quarter of the time that is left; `measure_view` returns the seconds of one. A
-        stage that was planned keeps its views.
+        Their features take at most a quarter of the time that is left; `measure_view` returns the seconds of one, and
+        `cached` the number of views whose features take none. A stage that was planned keeps its views.
         """
         if (plan := self.find_plan(number)) is not None:
             return configured if plan.views is None else plan.views
         self._estimate_finishing()
-        return min(configured, 1 + int(max(self._find_available(PLANNED_FRACTION), 0) / 4 / measure_view()))
+        if (num_cached := cached()) >= configured:
+            return configured
+        fitting = 1 + int(max(self._find_available(PLANNED_FRACTION), 0) / 4 / measure_view())
+        return min(configured, max(fitting, num_cached))
 
     def plan_stage(
         self, number: int, configured: int, measure_epoch: Callable[[], tuple[float, float, int]], *, required: int
