@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py             a table of images/s for five networks, in under 8 minutes
     python benchmarks/gpu.py --tiny      the same with a few small images on the CPU, to try it
+    python benchmarks/gpu.py --record    instead, the network of the CIFAR-10 record with five seeds: gpu_record.py
 
 Images are random, the optimizer is Adam, the precision bfloat16. Each cell is measured in a process of its own, which
 may take `--seconds`; those that did not end by then, and all of them without a GPU, stay empty and say why. Nothing is
@@ -21,6 +22,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import measure
@@ -188,7 +190,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=90.0, help="limit of a cell, compilation included")
     parser.add_argument("--tiny", action="store_true", help="a few small images, without a GPU too")
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help=argparse.SUPPRESS)
+    parser.add_argument("--record", action="store_true", help="train the network of the CIFAR-10 record with 5 seeds")
     options = parser.parse_args()
+    if options.record:
+        script = str(Path(__file__).with_name("gpu_record.py"))
+        subprocess.run([sys.executable, script, *(["--tiny"] if options.tiny else [])], check=True)
+        return
     tasks = tuple(task.shrink() if options.tiny else task for task in TASKS)
     if options.one:
         name, way = options.one

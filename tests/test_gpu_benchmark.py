@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+import sightline as sl
 from sightline import backend
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -42,6 +43,45 @@ def test_the_networks_of_pytorch_are_ours(number: int, gpu: ModuleType) -> None:
     theirs = gpu.plain_torch.NETS[task.name](3, task.side, 10)
     num_theirs = sum(weight.numel() for weight in theirs.parameters())
     assert num_theirs == sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+@pytest.fixture
+def record(gpu: ModuleType) -> ModuleType:
+    return importlib.import_module("gpu_record")
+
+
+@pytest.mark.backends
+@pytest.mark.usefixtures("plain_figures")
+def test_the_network_of_the_record_trains(record: ModuleType, tmp_path: Path) -> None:
+    """All of it, from the images to six views of the test split, on the CPU of any backend."""
+    settings = (*record.TINY, f"device.backend={backend.name()}")
+    run = record.train_record(record.load_data(tiny=True), 0, tmp_path / "run", *settings)
+    assert 0 <= min(run.accuracy, run.accuracy_of_views) <= max(run.accuracy, run.accuracy_of_views) <= 1
+    assert run.training > 0
+    recorded = sl.Run(tmp_path / "run")
+    assert [record.epoch for record in recorded.history] == list(range(1, 9))
+    train, model = recorded.config.train, recorded.config.model
+    assert (model.name, train.optimizer.name, train.batch_size) == ("airbench", "muon", 2000)
+    assert recorded.config.augment.alternating_flip
+    assert recorded.validation is None
+
+
+def test_what_the_first_epoch_takes_beyond_the_others_is_compilation(record: ModuleType) -> None:
+    assert record.split_seconds([30.0, 0.25, 0.5, 0.25]) == (1.25, 29.75)
+    assert record.split_seconds([0.25, 0.5, 0.5, 0.5]) == (1.75, 0.0)
+
+
+def test_the_record_has_a_row_for_each_seed_and_their_mean(
+    record: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.print_table("a GPU", [record.RecordRun(0.93 + seed / 100, 0.94, 1.5, seed) for seed in range(5)])
+    table = capsys.readouterr().out
+    assert "| 4 | 0.9700 | 0.9400 | 1.50 | 4.00 |" in table
+    assert "| mean | 0.9500 | 0.9400 | 1.50 | 2.00 |" in table
+    record.print_table("no GPU: the cells stay empty", [])
+    table = capsys.readouterr().out
+    assert "no GPU" in table
+    assert all(f"| {name} |  |  |  |  |" in table for name in (*range(5), "mean"))
 
 
 def test_cells_stay_empty_without_a_gpu(
