@@ -14,9 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread, Timer
 from typing import Any
-from unittest.mock import patch
-
-import uvicorn
 
 import sightline as sl
 from command import Outcome
@@ -24,8 +21,6 @@ from server_process import Server
 from sightline.serve.server import serve
 from sightline.studio.server import run_studio
 
-LOGGING = {"version": 1, "incremental": True}
-"""Changes nothing: new settings close all handlers, that of TensorFlow too, and with it the file that pytest reads."""
 SECONDS = 120  # for the whole visit; then the server is killed
 
 ADDRESSES = {
@@ -84,8 +79,7 @@ def run_visited_here(arguments: Sequence[object], *, image: Path, read: Callable
     code, message = 0, ""
     try:
         if verb == "serve":
-            with patch.object(uvicorn.config, "LOGGING_CONFIG", LOGGING):
-                serve(run, port=0, max_bytes=1 << 24, on_start=start)
+            serve(run, port=0, max_bytes=1 << 24, on_start=start)
         else:
             run_studio(sl.Run(run), patch=Path(str(arguments[3])), show=lambda of: start(of.local))
     except sl.SightlineError as error:

@@ -69,7 +69,7 @@ def test_a_server_encrypts_and_takes_a_renewed_certificate(tmp_path: Path, monke
         listener.listen()
         listener.limit = 10
         port = listener.getsockname()[1]
-        server = Server(app, Limits(header=1.5), 10, None, Certificate(*used))
+        server = Server(app, Limits(header=1.5), 10, Certificate(*used))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -63,6 +63,9 @@ def serve(
         float, typer.Option(min=0, metavar="SECONDS", help="How long an image waits for others to share its batch.")
     ] = 0.0,
     tile: TileOption = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer; each loads the models and has its part of the cores.")
+    ] = 1,
     device: DeviceOption = None,
     reload_interval: Annotated[
         float,
@@ -111,7 +114,7 @@ def serve(
     run(
         model, host, port, max_bytes=max_bytes, on_start=print_line,
         on_message=partial(print_line, stderr=True), models=models, name=name, limits=limits,
-        threads=threads, batch_size=batch_size, max_wait=max_wait, tile=tile,
+        threads=threads, batch_size=batch_size, max_wait=max_wait, tile=tile, workers=workers,
         device=None if device is None else device.value,
         reload_interval=reload_interval, grace=grace, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from starlette.exceptions import HTTPException
@@ -27,12 +27,14 @@ class Admission:
         requests: The number of requests in flight, without those of `UNCOUNTED_METHODS`.
         bytes: The bytes of their bodies: stated, or arrived if no length was stated.
         draining: Whether the server is about to stop, so that it refuses new requests.
+        on_change: Called when `requests` or `bytes` have changed.
     """
 
     def __init__(self, max_bytes: int, limits: Limits) -> None:
         self.limits, self.max_bytes = limits, max_bytes
         self.requests = self.bytes = 0
         self.draining = False
+        self.on_change: Callable[[], None] = lambda: None
 
     def check(self, method: str, length: int | None) -> None:
         """Raise the HTTPException that refuses a request with a body of `length` bytes (None: not stated), if any."""
@@ -53,7 +55,13 @@ class Admission:
         """Count `size` more bytes as in flight; raises HTTPException if there is no room for them."""
         if not self.has_room(size):
             raise refuse_busy()
+        self.add(0, size)
+
+    def add(self, requests: int, size: int) -> None:
+        """Count so many more requests and bytes as in flight, or fewer."""
+        self.requests += requests
         self.bytes += size
+        self.on_change()
 
     def refuse_size(self) -> HTTPException:
         """Return the error for a body that is too large."""
@@ -120,13 +128,11 @@ class _Exchange:
         """Count the request as in flight, unless it takes nothing."""
         number = int(self._scope["method"] not in UNCOUNTED_METHODS)
         self._counted = number * (length or 0)
-        self._admission.requests += number
-        self._admission.bytes += self._counted
+        self._admission.add(number, self._counted)
         try:
             yield
         finally:
-            self._admission.requests -= number
-            self._admission.bytes -= self._counted
+            self._admission.add(-number, -self._counted)
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application until it has answered, the client leaves, or the time is up."""

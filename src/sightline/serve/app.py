@@ -81,6 +81,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
         try:
             await models.start(warm_up=warm_up)
             _log_models(models)
+            metrics.workers.set(1)
             if reloader is not None:
                 reloading = asyncio.create_task(reloader.run(models, metrics))
             yield

@@ -55,10 +55,15 @@ class Listener(socket.socket):
 
     limit = 1
     open_count = 0
+    takes_turns = False  # with other processes that accept, so that one alone does not take all that wait
+    _is_others_turn = False
     _spare: int | None = None  # a file that is given up to accept one connection more, and close it
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept the next connection that there is room for; raises BlockingIOError if there is none."""
+        if self._is_others_turn:
+            self._is_others_turn = False
+            raise BlockingIOError  # asyncio looks again at once, after what else there is to do
         while True:
             try:
                 accepted, address = super().accept()
@@ -73,6 +78,7 @@ class Listener(socket.socket):
                 raise BlockingIOError from None
             if self.open_count < self.limit:
                 self.open_count += 1
+                self._is_others_turn = self.takes_turns
                 return _Accepted(self, accepted), address
             _refuse(accepted)
 
@@ -274,8 +280,9 @@ class _ClosingTransport:
 class Server(uvicorn.Server):
     """uvicorn's server, which stops within `grace` seconds of a signal, whatever clients do, and then exits with 0.
 
-    `app.state.admission` is told that the server stops, and says what is in flight. `log_config` replaces uvicorn's
-    settings of logging. With a `certificate`, connections are encrypted.
+    `app.state.admission` is told that the server stops, and says what is in flight. With a `certificate`, connections
+    are encrypted. `on_ready` is called when requests are answered. Logs are those of the process: uvicorn's settings
+    would close all handlers that there are.
     """
 
     def __init__(
@@ -283,23 +290,24 @@ class Server(uvicorn.Server):
         app: Starlette,
         limits: Limits,
         grace: float,
-        log_config: dict[str, Any] | None = None,
         certificate: Certificate | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         connection = type("LimitedConnection", (Connection,), {"limits": limits})
         config = uvicorn.Config(
             app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
-            timeout_graceful_shutdown=1, log_config=log_config or uvicorn.config.LOGGING_CONFIG,
+            timeout_graceful_shutdown=1, log_config=None,
         )  # fmt: skip
         super().__init__(config)
         self._admission, self._grace, self._certificate = app.state.admission, grace, certificate
-        self._handshake_seconds = limits.header
+        self._handshake_seconds, self._on_ready = limits.header, on_ready
         self._stop_time: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve `sockets`; uvicorn would let a TLS handshake take a minute."""
         if self._certificate is None:
             await super().startup(sockets)
+            self._on_ready()
             return
         await super().startup([])
 
@@ -315,6 +323,7 @@ class Server(uvicorn.Server):
                 ssl_handshake_timeout=self._handshake_seconds, ssl_shutdown_timeout=LINGER_SECONDS,
             )  # fmt: skip
             self.servers.append(server)
+        self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, or stop at once at a second signal.

@@ -34,7 +34,7 @@ class UnpackingMiddleware:
         try:
             await self._app(scope, body.receive, send)
         finally:
-            self._admission.bytes -= body.size
+            self._admission.add(0, -body.size)
 
 
 class _PackedBody:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +22,7 @@ from sightline.serve.admission import Admission
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.served_model import ServedModel
 
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client adds up several processes
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 RELOAD_OUTCOMES = ("loaded", "failed", "removed")
@@ -26,12 +30,21 @@ _MODEL_PATH = re.compile(r"(?P<protocol>/v2)?/models/(?P<name>[^/]+)(/versions/[
 OOD_SCORES = (-50, -30, -20, -15, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 5)  # energies of logits
 
 
-class Metrics:
-    """What a server counts and measures, each of its models by name, and what `logs` drop; times are in seconds."""
+class Metrics(Collector):
+    """What a server counts and measures, each of its models by name, and what `logs` drop; times are in seconds.
+
+    With the variable `SHARED_FOLDER`, all processes that have it count together, and each shows the sums.
+    """
 
     def __init__(self, logs: FeatureLogs | None = None) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self.registry = self._shown = CollectorRegistry()
+        if SHARED_FOLDER in os.environ:
+            self._shown = CollectorRegistry()
+            MultiProcessCollector(self._shown)
+        else:
+            ProcessCollector(registry=self.registry)
+        self._shown.register(self)
+        self._models: list[ServedModel] = []
         self._names: list[str] = []
         self._requests = self._counter(
             "requests", "Requests by the status of their response; without a model: those that name none.", "endpoint",
@@ -56,18 +69,16 @@ class Metrics:
         self._reloads = self._counter(
             "model_reloads", "Changes of models on disk by outcome: loaded, failed or removed.", "outcome"
         )
-        self._info = self._gauge("model_info", "The versions of the models.", "version", "weights_sha256")
-        self._ood_limit = self._gauge("ood_limit", "The score above which an image is out of distribution.")
+        self._in_flight = self._gauge("requests_in_flight", "Requests in flight.")
+        self._bytes_in_flight = self._gauge("body_bytes_in_flight", "Bytes of the bodies of requests in flight.")
+        self.workers = self._gauge("workers", "Processes that answer.")
         self._logs = logs
-        if logs is not None:
-            text = "Images that could not be written to the log of features."
-            self._dropped = self._gauge("feature_log_dropped_images", text)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sightline_{name}", text, ["model", *labels], registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"sightline_{name}", text, ["model", *labels], registry=self.registry)
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"sightline_{name}", text, registry=self.registry, multiprocess_mode="livesum")
 
     def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
         return Histogram(f"sightline_{name}", text, ["model", *labels], buckets=buckets, registry=self.registry)
@@ -78,28 +89,40 @@ class Metrics:
 
     def show_models(self, models: Sequence[ServedModel]) -> None:
         """Show which models and versions there are now, the newest version of each last."""
+        self._models = list(models)
         self._names = list(dict.fromkeys(served.name for served in models))
         for name, outcome in product(["", *self._names], RELOAD_OUTCOMES):
             self._reloads.labels(name, outcome)  # from 0, so that Prometheus sees the first increase
-        self._info.clear()
-        self._ood_limit.clear()
-        if self._logs is not None:
-            self._dropped.clear()
-            for name in self._names:
-                self._dropped.labels(name).set_function(partial(self._logs.count_dropped, name))
-        for served in models:
-            self._info.labels(served.name, served.version, served.weights_sha256 or "").set(1)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield what is known of the models of this process, which are those of the others, too."""
+        info = _make_family("model_info", "The versions of the models.", "version", "weights_sha256")
+        ood_limits = {}
+        for served in self._models:
+            info.add_metric([served.name, served.version, served.weights_sha256 or ""], 1)
             thresholds = served.classifier.thresholds
             if thresholds is not None and thresholds.ood_limit is not None:
-                self._ood_limit.labels(served.name).set(thresholds.ood_limit)
+                ood_limits[served.name] = thresholds.ood_limit  # of the newest version
+        limit = _make_family("ood_limit", "The score above which an image is out of distribution.")
+        for name, value in ood_limits.items():
+            limit.add_metric([name], value)
+        yield from (info, limit)
+        if self._logs is not None:
+            text = "Images that could not be written to the log of features."
+            dropped = _make_family("feature_log_dropped_images", text)
+            for name in self._names:
+                dropped.add_metric([name], self._logs.count_dropped(name))
+            yield dropped
 
     def watch_admission(self, admission: Admission) -> None:
         """Show how much is in flight."""
-        for name, text, read in (
-            ("requests_in_flight", "Requests in flight.", lambda: admission.requests),
-            ("body_bytes_in_flight", "Bytes of the bodies of requests in flight.", lambda: admission.bytes),
-        ):
-            Gauge(f"sightline_{name}", text, registry=self.registry).set_function(read)
+
+        def show() -> None:
+            self._in_flight.set(admission.requests)
+            self._bytes_in_flight.set(admission.bytes)
+
+        admission.on_change = show
+        show()
 
     def count_reload(self, name: str, outcome: str) -> None:
         """Count a model that changed on disk; `outcome` is loaded, failed or removed."""
@@ -116,9 +139,13 @@ class Metrics:
 
         async def metrics(request: Request) -> Response:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
-            return Response(encode(self.registry), headers={"Content-Type": content_type})
+            return Response(encode(self._shown), headers={"Content-Type": content_type})
 
         return Route("/metrics", metrics)
+
+
+def _make_family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"sightline_{name}", text, labels=["model", *labels])
 
 
 class ModelMetrics:

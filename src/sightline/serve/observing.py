@@ -148,16 +148,11 @@ class JSONFormatter(logging.Formatter):
         return jsonio.encode_text(jsonio.dumps(entry)).decode()
 
 
-def make_log_config() -> dict[str, Any]:
-    """Return the settings, for `logging.config.dictConfig`, by which all logs of the process are lines of JSON."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"json": {"()": JSONFormatter}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-        "root": {"handlers": ["stderr"], "level": "WARNING"},
-        "loggers": {
-            "sightline": {"level": "INFO"},
-            **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.access")},
-        },
-    }
+def log_as_json() -> None:
+    """Make all logs of the process lines of JSON; handlers that others have set stay open, for when they return."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("sightline").setLevel(logging.INFO)

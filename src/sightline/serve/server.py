@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,31 @@ from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_B
 
 if TYPE_CHECKING:
     from sightline.inference.device_choice import Device
-    from sightline.serve.model_folder import StoredModel
+    from sightline.serve.access import Access
+    from sightline.serve.batcher import Batching
+    from sightline.serve.connections import Listener
+    from sightline.serve.model_folder import LoadOptions, StoredModel
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server serves, and how, as the arguments of `serve` state it; a worker process gets it pickled."""
+
+    model: Path | str | None
+    models: Path | None
+    name: str | None
+    max_bytes: int
+    limits: Limits
+    options: LoadOptions
+    batching: Batching
+    access: Access
+    reload_interval: float
+    grace: float
+    ssl_certfile: Path | None
+    ssl_keyfile: Path | None
+    log_format: Literal["text", "json"] | None
+    log_features: Path | None
+    log_features_bytes: int
 
 
 def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
@@ -31,6 +56,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     batch_size: int | None = None,
     max_wait: float = 0.0,
     tile: float | None = None,
+    workers: int = 1,
     device: Device | None = None,
     reload_interval: float = DEFAULT_RELOAD_INTERVAL,
     grace: float = DEFAULT_GRACE,
@@ -56,6 +82,9 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     disk are loaded again: the server looks every `reload_interval` seconds (0: never) and, in the command line's own
     process, at SIGHUP.
 
+    `workers` processes answer. With more than one, each loads the models and has an equal part of the cores and of the
+    `limits`, see `workers.run_workers`.
+
     Connections are encrypted with the certificate chain in the PEM file `ssl_certfile` and its key in `ssl_keyfile`.
 
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
@@ -69,66 +98,103 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
 
     Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token or the
-    certificate not be read or the name not stand in an address, `MissingExtraError` if the packages of the extra are
-    not installed, `OutputError` if the log of features cannot be written.
+    certificate not be read, the name not stand in an address or several workers not do what is asked, `ProcessError` if
+    a worker does not start, `MissingExtraError` if the packages of the extra are not installed, `OutputError` if the
+    log of features cannot be written.
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
     from sightline.serve.access import Access, read_token
-    from sightline.serve.app import create_app
     from sightline.serve.batcher import Batching
-    from sightline.serve.certificate import read_certificate
-    from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
-    from sightline.serve.feature_logs import FeatureLogs
     from sightline.serve.model_folder import LoadOptions
-    from sightline.serve.observing import make_log_config
+    from sightline.serve.workers import run_workers
+
+    settings = Settings(
+        model, models, name, max_bytes, limits or Limits(), LoadOptions(threads, device, tile),
+        Batching(batch_size, max_wait), Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins)),
+        reload_interval, grace, ssl_certfile, ssl_keyfile, log_format, log_features, log_features_bytes,
+    )  # fmt: skip
+    with _listen(host, port) as listener:
+        scheme = "http" if ssl_certfile is None else "https"
+        address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        if workers == 1:
+            run(settings, listener, on_message, on_start=lambda: on_start(address))
+        else:
+            run_workers(settings, listener, workers, on_message, on_start=lambda: on_start(address))
+
+
+def run(
+    settings: Settings,
+    listener: Listener,
+    on_message: Callable[[str], None],
+    *,
+    on_start: Callable[[], None] = lambda: None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer in this process what arrives at a socket that listens, until a signal, and close the socket.
+
+    `on_start` is called when the models are loaded and connections wait for their answers, `on_ready` when they get
+    them.
+    """
+    from sightline.serve.app import create_app
+    from sightline.serve.certificate import read_certificate
+    from sightline.serve.connections import Server, limit_connections
+    from sightline.serve.feature_logs import FeatureLogs
+    from sightline.serve.observing import log_as_json
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
     from sightline.serve.uploads import silence_form_reader
 
-    limits = limits or Limits()
-    access = Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins))
-    certificate = read_certificate(ssl_certfile, ssl_keyfile)
-    reloader = Reloader(_choose_models(model, models, name), LoadOptions(threads, device, tile), reload_interval)
+    certificate = read_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+    list_models = _choose_models(settings.model, settings.models, settings.name)
+    reloader = Reloader(list_models, settings.options, settings.reload_interval)
     served = reloader.load_all()
-    if device == "auto":
+    if settings.options.device == "auto":
         for entry in served:
             on_message(f"{entry.name}: {entry.classifier.explain_device()}")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with Listener(family, socket.SOCK_STREAM) as listener:
-        if os.name == "posix":  # on Windows it would steal a port that is in use
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen(BACKLOG)  # connections wait from now on until the server starts
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(
-                f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host or --port."
-            ) from error
-        listener.limit = limit_connections(limits.connections)
-        listener.keep_spare()
-        feature_logs = None
-        if log_features is not None:
-            feature_logs = FeatureLogs(log_features, log_features_bytes, is_folder=models is not None)
-        app = create_app(
-            served,
-            max_bytes=max_bytes,
-            limits=limits,
-            batching=Batching(batch_size, max_wait),
-            warm_up=True,
-            access=access,
-            log_format=log_format,
-            tracing=start_tracing(),
-            feature_logs=feature_logs,
-            reloader=reloader,
-        )
-        del served  # a model that is replaced can be freed
-        silence_form_reader()
-        scheme = "http" if certificate is None else "https"
-        on_start(f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        log_config = make_log_config() if log_format == "json" else None
-        Server(app, limits, grace, log_config, certificate).run(sockets=[listener])
+    listener.limit = limit_connections(settings.limits.connections)
+    listener.keep_spare()
+    feature_logs = None
+    if settings.log_features is not None:
+        is_folder = settings.models is not None
+        feature_logs = FeatureLogs(settings.log_features, settings.log_features_bytes, is_folder=is_folder)
+    app = create_app(
+        served,
+        max_bytes=settings.max_bytes,
+        limits=settings.limits,
+        batching=settings.batching,
+        warm_up=True,
+        access=settings.access,
+        log_format=settings.log_format,
+        tracing=start_tracing(),
+        feature_logs=feature_logs,
+        reloader=reloader,
+    )
+    del served  # a model that is replaced can be freed
+    silence_form_reader()
+    if settings.log_format == "json":
+        log_as_json()
+    on_start()
+    Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> Listener:
+    """Return a socket at which connections wait from now on; raises `UsageError` if there can be none."""
+    from sightline.serve.connections import BACKLOG, Listener
+
+    listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    if os.name == "posix":  # on Windows it would steal a port that is in use
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host or --port."
+        ) from error
+    return listener
 
 
 def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:

@@ -1,0 +1,338 @@
+"""Several processes that answer at one address, and the process that starts them, replaces lost ones and stops them.
+
+Each worker is a server as without others, with its part of the cores and of the limits. All accept from one socket, so
+a connection is answered by a worker that has time for it, and none is lost with a worker before it was accepted.
+
+uvicorn's own supervisor starts a lost worker again without a delay and without end, does not bound the time of a stop,
+and restarts all at SIGHUP, which here looks for changed models.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from sightline import errors, jsonio, process
+from sightline.errors import OutputError, ProcessError, SightlineError, UsageError
+from sightline.serve.connections import Listener
+from sightline.serve.metrics import SHARED_FOLDER
+from sightline.serve.observing import log_as_json
+
+if TYPE_CHECKING:
+    from sightline.serve.server import Settings
+
+CHILD_CODE = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from sightline.serve.workers import answer; answer()"
+)
+POLL_SECONDS = 0.05
+FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds before a lost worker is started again; doubles each time
+STABLE_SECONDS = 60.0  # after which a worker that is lost is as good as a new one
+END_SECONDS = 2.0  # beyond the grace, after which workers are killed
+_LOG = logging.getLogger(__name__)
+
+
+def run_workers(
+    settings: Settings,
+    listener: Listener,
+    count: int,
+    on_message: Callable[[str], None],
+    *,
+    on_start: Callable[[], None],
+) -> None:
+    """Answer in `count` processes what arrives at a socket that listens, until a signal, and close the socket.
+
+    The first worker starts alone, so that what is wrong with the models is said once; `on_start` is called when it
+    answers. A worker that is lost is started again, after a second, two, four and so on up to a minute.
+
+    Raises the error of a worker that does not start, later only if no other one runs; `ProcessError` if it has told
+    none; `UsageError` for what several
+    workers cannot do, `OutputError` if there is no folder for temporary files.
+    """
+    _check(settings)
+    names = ("requests", "body_bytes", "connections")
+    parts = {name: math.ceil(getattr(settings.limits, name) / count) for name in names}
+    settings = replace(settings, limits=replace(settings.limits, **parts))
+    cores = max(1, process.count_cores() // count)
+    if settings.log_format == "json":
+        log_as_json()
+    with _make_folder() as folder, _handle_signals() as signals:
+        workers: list[_Worker] = []
+        try:
+            while len(workers) < count and not signals.stops:
+                workers.append(_Worker(len(workers) + 1, settings, listener, cores, folder, on_message))
+                if len(workers) == 1:
+                    _wait_until_ready(workers[0], signals)
+                    if not signals.stops:
+                        on_start()
+            _keep_alive(workers, signals)
+            listener.close()  # what still arrives is refused by the workers as long as they are there
+            _stop(workers, signals, settings.grace)
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+def _check(settings: Settings) -> None:
+    if os.name != "posix":
+        raise UsageError("Several workers need Linux or macOS: leave --workers out, and start a server on each port.")
+    if settings.log_features is not None:
+        raise UsageError(
+            "--log-features is a log of one process, in the order of its images, as `sightline watch` needs it: leave "
+            "--workers out."
+        )
+
+
+@contextmanager
+def _make_folder() -> Iterator[str]:
+    """Yield a folder for what the workers count together, and delete it."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="sightline-metrics-")
+    except OSError as error:
+        raise OutputError(
+            f"Several workers keep their metrics in a folder for temporary files, and there is none: {error}. Name a "
+            "writable one with the variable TMPDIR."
+        ) from error
+    with folder as name:
+        yield name
+
+
+class _Signals:
+    """What was asked of the process: how often to stop, and whether to look for changed models."""
+
+    stops = 0
+    is_reload = False
+
+
+@contextmanager
+def _handle_signals() -> Iterator[_Signals]:
+    """Handle SIGINT, SIGTERM and, in the command line's own process, SIGHUP as a server of one process does."""
+    signals, before = _Signals(), dict[signal.Signals, Any]()
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has no workers
+    ends_with_terminal = process.has_terminal() and signal.getsignal(hangup) is not signal.SIG_IGN
+
+    def stop(*_: object) -> None:
+        signals.stops += 1
+
+    def reload(*_: object) -> None:
+        if ends_with_terminal and not process.has_terminal():
+            signals.stops = max(1, signals.stops)  # a closing terminal sends the signal more than once
+        else:
+            signals.is_reload = True
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, **({hangup: reload} if process.is_claimed() else {})}
+    try:
+        for number, handler in handlers.items():
+            before[number] = signal.signal(number, handler)
+        yield signals
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class _Worker:
+    """The place of one process, which `look` fills again when the process is lost."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        listener: Listener,
+        cores: int,
+        folder: str,
+        on_message: Callable[[str], None],
+    ) -> None:
+        self._number, self._settings, self._listener, self._cores = number, settings, listener, cores
+        self._folder = folder
+        self._on_message: Callable[[str], None] | None = on_message if number == 1 else None
+        self.was_ready = self.is_ready = False
+        self._wait, self._next_start = FIRST_WAIT, math.inf
+        self._status: int | None = None  # what the process tells, as long as there is one
+        self._text = b""
+        self._error: SightlineError | None = None  # that the process has told
+        self._ready_time: float | None = None
+        self._start()
+
+    def _start(self) -> None:
+        read, write = os.pipe()
+        listening = self._listener.fileno()
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-c", CHILD_CODE],
+                stdin=subprocess.PIPE,  # its end tells the worker that this process has ended
+                pass_fds=(listening, write),
+                start_new_session=True,  # Ctrl-C and a closing terminal are for this process
+                env={**os.environ, SHARED_FOLDER: self._folder},
+            )
+        except OSError as error:
+            os.close(read)
+            raise ProcessError(f"Worker {self._number} cannot be started: {error.strerror or error}.") from error
+        finally:
+            os.close(write)
+        os.set_blocking(read, False)
+        self._status, self._text, self._error, self._ready_time = read, b"", None, None
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.write(pickle.dumps(sys.path))
+            self._child.stdin.write(pickle.dumps((self._settings, listening, write, self._cores)))
+            self._child.stdin.flush()
+
+    @property
+    def is_running(self) -> bool:
+        return self._status is not None
+
+    def look(self, *, is_needed: bool = True) -> None:
+        """Read what the process tells, and start it again when it was lost and its time has come.
+
+        Raises the error of a process that does not start, if it is the first of this place, or `is_needed`.
+        """
+        try:
+            self._look()
+        except SightlineError as error:
+            if is_needed or not self.was_ready:
+                raise
+            self._plan(str(error))
+
+    def _look(self) -> None:
+        if not self.is_running:
+            if time.monotonic() >= self._next_start:
+                self._start()
+            return
+        has_ended = self._child.poll() is not None
+        self._read()
+        if not has_ended:
+            return
+        reason = self._reap()
+        if self._ready_time is None:
+            raise self._error or ProcessError(f"Worker {self._number} ended at its start ({reason}).")
+        if time.monotonic() - self._ready_time > STABLE_SECONDS:
+            self._wait = FIRST_WAIT
+        self._plan(f"Worker {self._number} has ended ({reason}).")
+
+    def _plan(self, reason: str) -> None:
+        _LOG.error("%s Worker %d is started again in %g s.", reason, self._number, self._wait)
+        self._next_start = time.monotonic() + self._wait
+        self._wait = min(2 * self._wait, MAX_WAIT)
+
+    def _read(self) -> None:
+        assert self._status is not None
+        with suppress(BlockingIOError):
+            while data := os.read(self._status, 1 << 16):
+                self._text += data
+        *lines, self._text = self._text.split(b"\n")
+        for kind, text in map(json.loads, lines):
+            if kind == "ready":
+                self.is_ready = self.was_ready = True
+                self._ready_time, self._on_message = time.monotonic(), None
+            elif kind == "message" and self._on_message is not None:
+                self._on_message(text)
+            elif kind in {"UsageError", "ModelError", "OutputError"}:
+                self._error = getattr(errors, kind)(text)
+            elif kind != "message":
+                self._error = ProcessError(text)
+
+    def _reap(self) -> str:
+        """Forget a process that has ended, and return how it did."""
+        assert self._status is not None
+        code = self._child.wait()
+        os.close(self._status)
+        assert self._child.stdin is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
+        self._status, self.is_ready, self._next_start = None, False, math.inf
+        mark_process_dead(self._child.pid, self._folder)
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def forget_ended(self) -> None:
+        """Forget a process that has ended, without starting it again."""
+        if self.is_running and self._child.poll() is not None:
+            self._reap()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one."""
+        if self.is_running:
+            self._child.send_signal(number)
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        if self.is_running:
+            self._child.kill()
+            self._reap()
+
+
+def _wait_until_ready(worker: _Worker, signals: _Signals) -> None:
+    while not (worker.is_ready or signals.stops):
+        worker.look()
+        time.sleep(POLL_SECONDS)
+
+
+def _keep_alive(workers: list[_Worker], signals: _Signals) -> None:
+    """Start lost workers again until the first signal; raises `ProcessError` if none is left."""
+    while not signals.stops:
+        for worker in workers:
+            worker.look(is_needed=not any(other.is_running for other in workers if other is not worker))
+        if signals.is_reload:
+            signals.is_reload = False
+            for worker in filter(attrgetter("is_ready"), workers):  # others load what there is now
+                worker.send(signal.SIGHUP)
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
+    """Have all workers finish their requests; with each further signal, at once."""
+    sent, end = 0, time.monotonic() + grace + END_SECONDS
+    while any(worker.is_running for worker in workers) and time.monotonic() < end:
+        if sent < signals.stops:
+            sent = signals.stops
+            for worker in workers:
+                worker.send(signal.SIGTERM)
+        time.sleep(POLL_SECONDS)
+        for worker in workers:
+            worker.forget_ended()
+
+
+def answer() -> None:
+    """Be a worker: answer until SIGTERM, or until the process that started this one has ended."""
+    from sightline.serve.server import run
+
+    settings, listening, status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started us
+    process.claim()
+    process.limit_cores(cores)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    listener = Listener(fileno=listening)
+    listener.takes_turns = True
+
+    def tell(kind: str, text: str = "") -> None:
+        with suppress(BrokenPipeError):
+            os.write(status, f"{jsonio.dumps([kind, text])}\n".encode())
+
+    try:
+        run(settings, listener, partial(tell, "message"), on_ready=partial(tell, "ready"))
+    except SightlineError as error:
+        tell(type(error).__name__, str(error))
+        sys.exit(error.exit_code)
+
+
+def _stop_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # not that of the buffer, whose lock would be held when Python ends
+    os.kill(os.getpid(), signal.SIGTERM)
