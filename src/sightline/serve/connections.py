@@ -55,15 +55,10 @@ class Listener(socket.socket):
 
     limit = 1
     open_count = 0
-    takes_turns = False  # with other processes that accept, so that one alone does not take all that wait
-    _is_others_turn = False
     _spare: int | None = None  # a file that is given up to accept one connection more, and close it
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept the next connection that there is room for; raises BlockingIOError if there is none."""
-        if self._is_others_turn:
-            self._is_others_turn = False
-            raise BlockingIOError  # asyncio looks again at once, after what else there is to do
         while True:
             try:
                 accepted, address = super().accept()
@@ -78,7 +73,6 @@ class Listener(socket.socket):
                 raise BlockingIOError from None
             if self.open_count < self.limit:
                 self.open_count += 1
-                self._is_others_turn = self.takes_turns
                 return _Accepted(self, accepted), address
             _refuse(accepted)
 

@@ -37,13 +37,13 @@ class Metrics(Collector):
     """
 
     def __init__(self, logs: FeatureLogs | None = None) -> None:
-        self.registry = self._shown = CollectorRegistry()
+        self.registry = self._view = CollectorRegistry()
         if SHARED_FOLDER in os.environ:
-            self._shown = CollectorRegistry()
-            MultiProcessCollector(self._shown)
+            self._view = CollectorRegistry()
+            MultiProcessCollector(self._view)
         else:
             ProcessCollector(registry=self.registry)
-        self._shown.register(self)
+        self._view.register(self)
         self._models: list[ServedModel] = []
         self._names: list[str] = []
         self._requests = self._counter(
@@ -139,7 +139,7 @@ class Metrics(Collector):
 
         async def metrics(request: Request) -> Response:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
-            return Response(encode(self._shown), headers={"Content-Type": content_type})
+            return Response(encode(self._view), headers={"Content-Type": content_type})
 
         return Route("/metrics", metrics)
 

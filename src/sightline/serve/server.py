@@ -106,6 +106,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         require(package, "Serving")
     from sightline.serve.access import Access, read_token
     from sightline.serve.batcher import Batching
+    from sightline.serve.connections import BACKLOG
     from sightline.serve.model_folder import LoadOptions
     from sightline.serve.workers import run_workers
 
@@ -114,10 +115,11 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         Batching(batch_size, max_wait), Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins)),
         reload_interval, grace, ssl_certfile, ssl_keyfile, log_format, log_features, log_features_bytes,
     )  # fmt: skip
-    with _listen(host, port) as listener:
+    with bind(host, port, is_shared=workers > 1) as listener:
         scheme = "http" if ssl_certfile is None else "https"
         address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if workers == 1:
+            listener.listen(BACKLOG)  # connections wait from now on until the server starts
             run(settings, listener, on_message, on_start=lambda: on_start(address))
         else:
             run_workers(settings, listener, workers, on_message, on_start=lambda: on_start(address))
@@ -131,10 +133,9 @@ def run(
     on_start: Callable[[], None] = lambda: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer in this process what arrives at a socket that listens, until a signal, and close the socket.
+    """Answer in this process what arrives at a socket, until a signal, and close the socket.
 
-    `on_start` is called when the models are loaded and connections wait for their answers, `on_ready` when they get
-    them.
+    `on_start` is called when the models are loaded, `on_ready` when connections are answered.
     """
     from sightline.serve.app import create_app
     from sightline.serve.certificate import read_certificate
@@ -178,16 +179,25 @@ def run(
     Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> Listener:
-    """Return a socket at which connections wait from now on; raises `UsageError` if there can be none."""
-    from sightline.serve.connections import BACKLOG, Listener
+def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True) -> Listener:
+    """Return a socket with an address, which processes may have together if it `is_shared`.
+
+    Raises `UsageError` if it cannot have the address, or if it is the first one and the port is in use.
+    """
+    from sightline.serve.connections import Listener
 
     listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     if os.name == "posix":  # on Windows it would steal a port that is in use
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        if is_shared:
+            if is_first:
+                bind(host, port).close()  # another server of several workers would have it, too
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
-        listener.listen(BACKLOG)
+    except UsageError:
+        listener.close()
+        raise
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error

@@ -1,10 +1,11 @@
 """Several processes that answer at one address, and the process that starts them, replaces lost ones and stops them.
 
-Each worker is a server as without others, with its part of the cores and of the limits. All accept from one socket, so
-a connection is answered by a worker that has time for it, and none is lost with a worker before it was accepted.
+Each worker is a server as without others, with its part of the cores and of the limits. It listens at a socket of its
+own with the address of all (SO_REUSEPORT), as soon as it is ready, and the system spreads connections over those that
+listen. From one socket, the first process to wake up takes most of them: 40 of 40 that came one after another.
 
-uvicorn's own supervisor starts a lost worker again without a delay and without end, does not bound the time of a stop,
-and restarts all at SIGHUP, which here looks for changed models.
+uvicorn's own supervisor has one socket, starts a lost worker again without a delay and without end, does not bound the
+time of a stop, and restarts all at SIGHUP, which here looks for changed models.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from sightline import errors, jsonio, process
 from sightline.errors import OutputError, ProcessError, SightlineError, UsageError
-from sightline.serve.connections import Listener
 from sightline.serve.metrics import SHARED_FOLDER
 from sightline.serve.observing import log_as_json
 
 if TYPE_CHECKING:
+    from sightline.serve.connections import Listener
     from sightline.serve.server import Settings
 
 CHILD_CODE = (
@@ -57,7 +58,7 @@ def run_workers(
     *,
     on_start: Callable[[], None],
 ) -> None:
-    """Answer in `count` processes what arrives at a socket that listens, until a signal, and close the socket.
+    """Answer in `count` processes what arrives at the address of a socket, until a signal, and close the socket.
 
     The first worker starts alone, so that what is wrong with the models is said once; `on_start` is called when it
     answers. A worker that is lost is started again, after a second, two, four and so on up to a minute.
@@ -83,7 +84,6 @@ def run_workers(
                     if not signals.stops:
                         on_start()
             _keep_alive(workers, signals)
-            listener.close()  # what still arrives is refused by the workers as long as they are there
             _stop(workers, signals, settings.grace)
         finally:
             for worker in workers:
@@ -175,12 +175,12 @@ class _Worker:
 
     def _start(self) -> None:
         read, write = os.pipe()
-        listening = self._listener.fileno()
+        settings, address = self._settings, self._listener.getsockname()[:2]
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD_CODE],
                 stdin=subprocess.PIPE,  # its end tells the worker that this process has ended
-                pass_fds=(listening, write),
+                pass_fds=(write,),
                 start_new_session=True,  # Ctrl-C and a closing terminal are for this process
                 env={**os.environ, SHARED_FOLDER: self._folder},
             )
@@ -194,7 +194,7 @@ class _Worker:
         assert self._child.stdin is not None
         with suppress(BrokenPipeError):
             self._child.stdin.write(pickle.dumps(sys.path))
-            self._child.stdin.write(pickle.dumps((self._settings, listening, write, self._cores)))
+            self._child.stdin.write(pickle.dumps((settings, address, write, self._cores)))
             self._child.stdin.flush()
 
     @property
@@ -313,21 +313,20 @@ def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
 
 def answer() -> None:
     """Be a worker: answer until SIGTERM, or until the process that started this one has ended."""
-    from sightline.serve.server import run
+    from sightline.serve.server import bind, run
 
-    settings, listening, status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started us
+    settings, (host, port), status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started us
     process.claim()
     process.limit_cores(cores)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    listener = Listener(fileno=listening)
-    listener.takes_turns = True
 
     def tell(kind: str, text: str = "") -> None:
         with suppress(BrokenPipeError):
             os.write(status, f"{jsonio.dumps([kind, text])}\n".encode())
 
     try:
-        run(settings, listener, partial(tell, "message"), on_ready=partial(tell, "ready"))
+        with bind(host, port, is_shared=True, is_first=False) as listener:
+            run(settings, listener, partial(tell, "message"), on_ready=partial(tell, "ready"))
     except SightlineError as error:
         tell(type(error).__name__, str(error))
         sys.exit(error.exit_code)
