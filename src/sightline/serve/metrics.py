@@ -40,7 +40,7 @@ class Metrics(Collector):
         self.registry = self._view = CollectorRegistry()
         if SHARED_FOLDER in os.environ:
             self._view = CollectorRegistry()
-            MultiProcessCollector(self._view)
+            MultiProcessCollector(self._view)  # type: ignore[no-untyped-call]
         else:
             ProcessCollector(registry=self.registry)
         self._view.register(self)

@@ -260,7 +260,7 @@ class _Worker:
         with suppress(BrokenPipeError):
             self._child.stdin.close()
         self._status, self.is_ready, self._next_start = None, False, math.inf
-        mark_process_dead(self._child.pid, self._folder)
+        mark_process_dead(self._child.pid, self._folder)  # type: ignore[no-untyped-call]
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def forget_ended(self) -> None:
