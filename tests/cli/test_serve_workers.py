@@ -45,6 +45,7 @@ def server(model: Path) -> Iterator[Server]:
 
 
 def wait_until_all_answer(server: Server) -> None:
+    wait_until(lambda: len(list_workers(server)) == WORKERS)
     wait_until(lambda: read_metrics(server)["sightline_workers"] == WORKERS)
 
 
@@ -122,7 +123,7 @@ def test_a_worker_that_is_killed_costs_no_later_request(server: Server) -> None:
     first, second = list_workers(server)
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not is_running(first))
-    while read_metrics(server)["sightline_workers"] < WORKERS:
+    while len(list_workers(server)) < WORKERS or read_metrics(server)["sightline_workers"] < WORKERS:
         assert server.request("/predict", image)[0] == 200
     sent = read_metrics(server)[PREDICTED]
     assert sent >= 2, "the images of the worker that was killed count"
