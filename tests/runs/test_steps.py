@@ -31,6 +31,7 @@ def measure_twelve_bits(config: RunConfig) -> SampleRange:
 
 PHOTOS = DataFacts(600, 3, 300, all_grayscale=False, num_high_bit_depth=0, measure_range=measure_twelve_bits)
 DIGITS = replace(PHOTOS, median_side=28, all_grayscale=True)
+ICONS = replace(DIGITS, all_grayscale=False)
 SCENES = replace(PHOTOS, mask_size=(360, 480))
 SCANS = replace(PHOTOS, all_grayscale=True, num_high_bit_depth=5)
 
@@ -158,7 +159,11 @@ def test_a_step_fills_in_its_settings_and_no_other(row: Row) -> None:
         (PHOTOS, CACHED, "transfer-mobilenetv2", "no GPU: MobileNetV2 (alpha 0.35)"),
         (DIGITS, INSTALLED, "quick", "without flips"),
         (DIGITS, CACHED, "quick", "without flips"),
-        (replace(DIGITS, all_grayscale=False), CACHED, "quick", "too small for a pretrained backbone"),
+        (ICONS, INSTALLED, "transfer", "600 images of about 28 pixels in 3 classes, no GPU: EfficientNet-Lite0 with"),
+        (ICONS, EMPTY, "quick", "no local ImageNet weights"),
+        (replace(ICONS, num_images=20_000), INSTALLED, "transfer", "EfficientNet-Lite0"),
+        (replace(ICONS, num_images=20_001), INSTALLED, "quick", "small and many, so a small network from scratch"),
+        (replace(DIGITS, num_images=20_001), INSTALLED, "quick", "all gray: a small network from scratch"),
         (SCENES, INSTALLED, "segmentation", "of 360x480 pixels with masks of 3 classes: EfficientNet-Lite0 with the"),
         (SCENES, GPU, "segmentation", "the installed ImageNet weights"),
         (SCENES, EMPTY, "fcn", "no local ImageNet weights: a small network from scratch"),

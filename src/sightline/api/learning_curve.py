@@ -30,7 +30,13 @@ from sightline.runs import network_setup
 from sightline.runs.facts import THIS_MACHINE, DataFacts
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.resolve import apply_steps, resolve_request
-from sightline.runs.steps import SMALL_SIDE, choose_device, choose_value_range, choose_weights, keep_features_exact
+from sightline.runs.steps import (
+    choose_device,
+    choose_value_range,
+    choose_weights,
+    is_for_small_network,
+    keep_features_exact,
+)
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
 from sightline.training import stage_features
@@ -270,7 +276,7 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
 
 def _list_notes(prepared: PreparedRun, facts: DataFacts) -> Iterator[str]:
     data, list_classes = prepared.data, find_task(prepared.config.model.task).targets.list_classes
-    if facts.median_side <= SMALL_SIDE:
+    if is_for_small_network(facts):
         yield (
             f"the images have about {facts.median_side} pixels: `sightline train` trains a small network from scratch, "
             "whose curve differs"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from sightline.config import RunConfig
+from sightline.config import ModelConfig, RunConfig
 from sightline.config.stage_epochs import count_epochs
 from sightline.errors import plural
 from sightline.models import registry
@@ -22,7 +22,8 @@ from sightline.training import linear_head
 MAX_VIEWS, MAX_VIEW_ROWS = 4, 16_000  # views of an image that a stage trains on, and of all of them
 DEPTH, BEST_DEPTH = 46, 90  # layers that fine-tuning unfreezes, the second for effort best
 REFERENCE_MODEL, REFERENCE_LAYERS = "efficientnet-lite0", 140  # what they were measured with
-SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
+SMALL_SIDE = 64  # pixels of the longer side of images that networks for small images take
+MAX_SMALL_TRANSFER = 20_000  # small color images up to this number are classified better by a pretrained backbone
 MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
 DEFAULT_MODEL = "cifar10-deep"
 OPEN_PRECISIONS = ("auto", "device")  # values of train.precision that `choose_precision` replaces
@@ -47,17 +48,19 @@ class StepResult(NamedTuple):
 Step = Callable[[RunConfig, DataFacts, Machine], StepResult]
 
 
-def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
-    """Choose a recipe by image size, number of images, locally available weights and device."""
+def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None = None) -> RecipeChoice:
+    """Choose a recipe by image size, number of images, locally available weights, device, and the `model` asked for."""
     classes = plural(facts.num_classes, "class", "classes")
     if facts.mask_size is not None:
         return _choose_mask_recipe(facts, facts.mask_size, machine)
     data_summary = f"{plural(facts.num_images, 'image')} of about {facts.median_side} pixels in {classes}"
-    if facts.median_side <= SMALL_SIDE:
-        reason = f"{data_summary}: too small for a pretrained backbone, so training a small network from scratch"
+    if model is not None and _starts_at_random(model):
+        return RecipeChoice("quick", f"{data_summary}: a network from scratch, as the settings say")
+    if is_for_small_network(facts):
         if facts.all_grayscale:  # probably characters, which flipping changes
-            return RecipeChoice("quick", f"{reason}, without flips", {"augment": {"horizontal_flip": False}})
-        return RecipeChoice("quick", reason)
+            reason = f"{data_summary}, all gray: a small network from scratch, without flips"
+            return RecipeChoice("quick", reason, {"augment": {"horizontal_flip": False}})
+        return RecipeChoice("quick", f"{data_summary}: small and many, so a small network from scratch")
     device_name = "a GPU" if machine.has_accelerator() else "no GPU"
     if machine.has_weights(registry.get_entry("efficientnet-lite0")):
         reason = f"{data_summary}, {device_name}: EfficientNet-Lite0 with the installed ImageNet weights"
@@ -72,6 +75,15 @@ def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
         f"{data_summary}, no local ImageNet weights: a small network from scratch (for those of --recipe "
         'transfer, pip install "sightline[train]")',
     )
+
+
+def _starts_at_random(model: ModelConfig) -> bool:
+    return model.weights == "none" or (model.name != "auto" and registry.get_entry(model.name).pretrained is None)
+
+
+def is_for_small_network(facts: DataFacts) -> bool:
+    """Whether `auto` takes a small network from scratch because of the images: small ones, that are gray or many."""
+    return facts.median_side <= SMALL_SIDE and (facts.all_grayscale or facts.num_images > MAX_SMALL_TRANSFER)
 
 
 def _choose_mask_recipe(facts: DataFacts, size: tuple[int, int], machine: Machine) -> RecipeChoice:
