@@ -48,7 +48,16 @@ def test_images_become_a_curve_with_a_figure(report: LearningCurveReport) -> Non
     low, high = (100 * end for end in gain.interval)
     sentences = "\n".join(report.list_sentences())
     assert f"20 more labels would bring about {100 * gain.gain:+.1f} points ({low:.1f} to {high:.1f})" in sentences
-    assert any("about 32 pixels" in note for note in report.notes)
+    assert not any("from scratch" in note for note in report.notes)
+
+
+def test_small_gray_images_are_trained_in_another_way_and_a_note_says_so(scenes: Path, tmp_path: Path) -> None:
+    for path in scenes.rglob("*.png"):
+        gray = tmp_path / path.relative_to(scenes)
+        gray.parent.mkdir(exist_ok=True)
+        Image.open(path).convert("L").save(gray)
+    notes = sl.learning_curve(tmp_path, set=SMALL).notes
+    assert any("about 32 pixels: `sightline train` trains a small network from scratch" in note for note in notes)
 
 
 def test_features_are_computed_once(scenes: Path, report: LearningCurveReport) -> None:

@@ -179,6 +179,16 @@ def test_a_recipe_is_chosen_by_images_weights_and_device(
     assert words in choice.reason
 
 
+@pytest.mark.parametrize("assignments", [("model.name=cifar10-simple",), (*LITE, "model.weights=none")])
+@pytest.mark.parametrize("facts", [PHOTOS, ICONS])
+def test_a_network_without_pretrained_weights_is_trained_from_scratch(
+    facts: DataFacts, assignments: tuple[str, ...]
+) -> None:
+    choice = steps.choose_recipe(facts, INSTALLED, resolve_config(assignments=assignments).model)
+    assert choice.recipe == "quick"
+    assert choice.reason.endswith("a network from scratch, as the settings say")
+
+
 @pytest.mark.parametrize(
     ("assignments", "solver", "note"),
     [
