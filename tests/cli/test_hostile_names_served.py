@@ -112,8 +112,10 @@ def test_no_name_is_displayed_backwards(hostile_run: Path, hostile_images: Path,
             page.open(f"{studio.address}{path}")
             if path == "/":
                 page.wait_for("document.querySelectorAll('.tile').length > 4")
+                options = "[...document.querySelector('[name=label]').options].map((option) => option.value)"
+                page.wait_for(f"{options}.length > 1")  # they come after the images
+                assert BACKWARDS in page.evaluate(options), "keys are unchanged"
                 page.evaluate(f"document.querySelector('[name=label]').value = {json.dumps(BACKWARDS)}")
-                assert page.evaluate("document.querySelector('[name=label]').value") == BACKWARDS, "keys are unchanged"
             elif path == "/try":
                 page.choose_file("#file", image)
                 page.wait_for("document.querySelectorAll('#top li').length === 4")
