@@ -105,9 +105,11 @@ class Page:
         return json.loads(message)
 
     def open(self, url: str) -> None:
-        """Open a page and wait until its scripts have run."""
+        """Open a page and wait until its scripts have run, which may have added a query to its address."""
         self.send("Page.navigate", url=url)
-        self.wait_for(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+        address = json.dumps(url)
+        is_open = f"(location.href === {address} || location.href.startsWith({address} + '?'))"
+        self.wait_for(f"{is_open} && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
         """Return the JSON value of an expression, awaited if it is a promise."""
