@@ -124,7 +124,7 @@ def test_a_run_says_which_recipe_auto_chose_and_why(run: RunDirectory) -> None:
     choice = sightline.Run(run.path).recipe_choice
     assert choice is not None
     assert choice.recipe == "quick"
-    assert choice.reason == "123 images of about 32 pixels in 3 classes: a network from scratch, as the settings say"
+    assert choice.reason == "123 images of about 32 pixels in 3 classes, by the settings: a network from scratch"
     assert choice.reason in read_page(run)
     run.update(recipe_choice=None)
     assert sightline.Run(run.path).recipe_choice is None

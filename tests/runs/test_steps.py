@@ -186,7 +186,7 @@ def test_a_network_without_pretrained_weights_is_trained_from_scratch(
 ) -> None:
     choice = steps.choose_recipe(facts, INSTALLED, resolve_config(assignments=assignments).model)
     assert choice.recipe == "quick"
-    assert choice.reason.endswith("a network from scratch, as the settings say")
+    assert choice.reason.endswith(", by the settings: a network from scratch")
 
 
 @pytest.mark.parametrize(

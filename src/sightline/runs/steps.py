@@ -54,13 +54,12 @@ def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None 
     if facts.mask_size is not None:
         return _choose_mask_recipe(facts, facts.mask_size, machine)
     data_summary = f"{plural(facts.num_images, 'image')} of about {facts.median_side} pixels in {classes}"
-    if is_for_small_network(facts):
-        if facts.all_grayscale:  # probably characters, which flipping changes
-            reason = f"{data_summary}, all gray: a small network from scratch, without flips"
-            return RecipeChoice("quick", reason, {"augment": {"horizontal_flip": False}})
-        return RecipeChoice("quick", f"{data_summary}: small and many, so a small network from scratch")
-    if model is not None and _starts_at_random(model):
-        return RecipeChoice("quick", f"{data_summary}: a network from scratch, as the settings say")
+    if is_for_small_network(facts) and facts.all_grayscale:  # probably characters, which flipping changes
+        reason = f"{data_summary}, all gray: a small network from scratch, without flips"
+        return RecipeChoice("quick", reason, {"augment": {"horizontal_flip": False}})
+    if is_for_small_network(facts) or (model is not None and _starts_at_random(model)):
+        why = ": small and many, so a small" if is_for_small_network(facts) else ", by the settings: a"
+        return RecipeChoice("quick", f"{data_summary}{why} network from scratch")
     device_name = "a GPU" if machine.has_accelerator() else "no GPU"
     if machine.has_weights(registry.get_entry("efficientnet-lite0")):
         reason = f"{data_summary}, {device_name}: EfficientNet-Lite0 with the installed ImageNet weights"
