@@ -58,8 +58,8 @@ def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None 
         reason = f"{data_summary}, all gray: a small network from scratch, without flips"
         return RecipeChoice("quick", reason, {"augment": {"horizontal_flip": False}})
     if is_for_small_network(facts) or (model is not None and _starts_at_random(model)):
-        why = ": small and many, so a small" if is_for_small_network(facts) else ", by the settings: a"
-        return RecipeChoice("quick", f"{data_summary}{why} network from scratch")
+        cause = ": small and many, so a small" if is_for_small_network(facts) else ", by the settings: a"
+        return RecipeChoice("quick", f"{data_summary}{cause} network from scratch")
     device_name = "a GPU" if machine.has_accelerator() else "no GPU"
     if machine.has_weights(registry.get_entry("efficientnet-lite0")):
         reason = f"{data_summary}, {device_name}: EfficientNet-Lite0 with the installed ImageNet weights"
