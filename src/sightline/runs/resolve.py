@@ -104,9 +104,9 @@ def merge_recipe(request: TrainRequest, facts: DataFacts, machine: Machine) -> t
     choice: RecipeChoice | None = None
     base: tuple[dict[str, Any], ...] = ()
     if request.recipe == "auto":
-        asked = request.merge_layers()
-        machine.start_backend(asked.device)
-        choice = steps.choose_recipe(facts, machine, asked.model)
+        requested = request.merge_layers()
+        machine.start_backend(requested.device)
+        choice = steps.choose_recipe(facts, machine, requested.model)
         base = (recipes.load(choice.recipe), choice.settings)
     config = request.merge_layers(*base)
     if unsolved := steps.list_unsolved(config):
