@@ -205,6 +205,26 @@ def test_an_archive_is_staged_once_and_again_when_it_changes(
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_the_next_archive_is_downloaded_while_one_is_read(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        memory.pipe_file(f"/b/{number}.tar", write_tar(tmp_path / "a.tar", {"0.png": IMAGES[number]}).read_bytes())
+    started = [threading.Event() for _ in range(3)]
+    stage = RemotePath.stage
+
+    def record(self: RemotePath, *arguments: Any) -> Path:
+        started[int(self.path[-5])].set()
+        return stage(self, *arguments)
+
+    monkeypatch.setattr(RemotePath, "stage", record)
+    items = stream.expand_inputs(["memory://b"])
+    assert next(items).read() == IMAGES[0]
+    assert started[1].wait(30), "while the first one is read"
+    assert not started[2].is_set()
+    assert [item.read() for item in items] == [IMAGES[1], IMAGES[2]]
+
+
 def test_staged_files_make_room_for_new_ones(memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "2500")
     for i in range(4):

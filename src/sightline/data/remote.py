@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from io import RawIOBase
 from operator import itemgetter
 from pathlib import Path
+from threading import Event
 from typing import IO, Any, Literal, TypeVar
 
 from sightline import _io, jsonio
@@ -183,8 +184,11 @@ class RemotePath:
         options = {"block_size": 0} if self.url.lower().startswith("http") else {"cache_type": "none"}
         return self.client.open(self.path, "rb", **options)  # one stream, whatever size the server states
 
-    def stage(self, limits: LimitsConfig) -> Path:
-        """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed."""
+    def stage(self, limits: LimitsConfig, stop: Event | None = None) -> Path:
+        """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed.
+
+        Raises `DataError` if `stop` is set before the download has ended.
+        """
         info = self.describe()
         facts = _describe_file(info)
         folder = cache_folder() / "remote"
@@ -203,6 +207,8 @@ class RemotePath:
             copy.truncate()
             with self._open() as source:
                 while chunk := source.read(_CHUNK):
+                    if stop is not None and stop.is_set():
+                        raise DataError(f"The download of {self.url} was stopped.")
                     digest.update(chunk)
                     with explain_cache_failure(folder):
                         _write_all(copy, chunk)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.archives import TarStore, ZipStore
+from sightline.data.batches import load_ahead
 from sightline.data.containers import is_container, open_container
 from sightline.data.image_tables import ImageTable
 from sightline.data.remote import RemotePath, is_url
@@ -33,6 +34,7 @@ from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
 
+Container = ZipStore | TarStore | ImageTable
 REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are ahead anyway
 
 
@@ -108,7 +110,7 @@ def expand_inputs(
                 raise DataError(f"No file matches {text!r}.")
             yield from expand_inputs(matching_paths, limits=limits)
         elif is_container(text) and Path(text).is_file():
-            yield from _list_container(text, limits)
+            yield from _list_container(text, open_container(Path(text), limits))
         else:
             yield _make_file_item(text, limits)
 
@@ -174,28 +176,43 @@ def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
     source = RemotePath.parse(url)
     if is_container(source.url) or is_image_name(source.url) or source.describe()["type"] != "directory":
-        yield from _list_remote_file(source, limits)
+        yield from _list_remote_files([source], limits)
         return
-    empty = True
-    for file in source.walk():
-        key = file.url.removeprefix(source.url).lstrip("/")
-        if not is_hidden(key) and (is_image_name(key) or is_container(key)):
-            empty = False
-            yield from _list_remote_file(file, limits)
-    if empty:
+    names = ((file, file.url.removeprefix(source.url).lstrip("/")) for file in source.walk())
+    files = (file for file, key in names if not is_hidden(key) and (is_image_name(key) or is_container(key)))
+    first = list(islice(files, 1))
+    yield from _list_remote_files(chain(first, files), limits)
+    if not first:
         raise DataError(f"The folder {url} contains no images.")
 
 
-def _list_remote_file(file: RemotePath, limits: LimitsConfig) -> Iterator[InputItem]:
-    if is_container(file.url):
-        yield from _list_container(file.url, limits, file.stage(limits))
-    else:
-        yield InputItem(file.url, partial(file.read, limits, detect_format), location=file.url)
+def _list_remote_files(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[InputItem]:
+    for are_containers, group in groupby(files, lambda file: is_container(file.url)):
+        if are_containers:
+            yield from _list_remote_containers(group, limits)
+        else:
+            yield from (
+                InputItem(file.url, partial(file.read, limits, detect_format), location=file.url) for file in group
+            )
 
 
-def _list_container(file: str, limits: LimitsConfig, copy: Path | None = None) -> Iterator[InputItem]:
+def _list_remote_containers(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[InputItem]:
+    """Yield the images in archives and tables, of which the next one is downloaded while one is read."""
+    stop = threading.Event()
+
+    def stage(file: RemotePath) -> tuple[str, Container]:
+        return file.url, open_container(file.stage(limits, stop), limits)  # open, before another one needs its room
+
+    with closing(load_ahead((partial(stage, file) for file in files), 1, 1)) as staged:
+        try:
+            for url, store in staged:
+                yield from _list_container(url, store)
+        finally:
+            stop.set()
+
+
+def _list_container(file: str, store: Container) -> Iterator[InputItem]:
     """Yield the images in an archive or a table, as the paths of a folder with the name of the file."""
-    store = open_container(copy or Path(file), limits)
     empty = True
     for key in store.keys():  # noqa: SIM118  # not a dict
         if isinstance(store, ImageTable) or (not is_hidden(key) and (is_image_name(key) or _is_image(store, key))):
