@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from sightline.config import LimitsConfig
 from sightline.data.archives import TarStore, ZipStore
+from sightline.data.batches import load_ahead
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
+from sightline.data.remote import RemotePath
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 CONTAINER_SUFFIXES = (*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES)
+Container = ZipStore | TarStore | ImageTable
 _unpacked: WeakValueDictionary[object, TarStore] = WeakValueDictionary()  # what is in use, by path, state and limits
 _unpacking = threading.Lock()
 
@@ -25,7 +31,7 @@ def is_container(name: str) -> bool:
     return name.lower().endswith(CONTAINER_SUFFIXES)
 
 
-def open_container(path: Path, limits: LimitsConfig, column: str = "") -> ZipStore | TarStore | ImageTable:
+def open_container(path: Path, limits: LimitsConfig, column: str = "") -> Container:
     """Open a file as a store; `column` is that of the images in a table.
 
     Raises `DataError` if it is damaged or beyond the limits.
@@ -36,6 +42,23 @@ def open_container(path: Path, limits: LimitsConfig, column: str = "") -> ZipSto
     if name.endswith(".zip"):
         return ZipStore(path, limits)
     return TarStore(path, limits) if name.endswith(".tar") else _open_compressed_tar(path, limits)
+
+
+def open_ahead(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[tuple[str, Container]]:
+    """Yield the address and the store of each file, of which the next one is downloaded while one is read.
+
+    A download that is not waited for any more is stopped.
+    """
+    stop = threading.Event()
+
+    def stage(file: RemotePath) -> tuple[str, Container]:
+        return file.url, open_container(file.stage(limits, stop), limits)  # open, before another one needs its room
+
+    with closing(load_ahead((partial(stage, file) for file in files), threads=1, ahead=1)) as staged:
+        try:
+            yield from staged
+        finally:
+            stop.set()
 
 
 def _open_compressed_tar(path: Path, limits: LimitsConfig) -> TarStore:

@@ -19,8 +19,7 @@ from PIL import Image, ImageOps
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.batches import load_ahead
-from sightline.data.containers import is_container, open_container
+from sightline.data.containers import Container, is_container, open_ahead, open_container
 from sightline.data.image_tables import ImageTable
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
@@ -34,7 +33,6 @@ from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
 
-Container = ZipStore | TarStore | ImageTable
 REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are ahead anyway
 
 
@@ -180,35 +178,20 @@ def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
         return
     names = ((file, file.url.removeprefix(source.url).lstrip("/")) for file in source.walk())
     files = (file for file, key in names if not is_hidden(key) and (is_image_name(key) or is_container(key)))
-    first = list(islice(files, 1))
-    yield from _list_remote_files(chain(first, files), limits)
-    if not first:
+    if not (first := list(islice(files, 1))):
         raise DataError(f"The folder {url} contains no images.")
+    yield from _list_remote_files(chain(first, files), limits)
 
 
 def _list_remote_files(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[InputItem]:
     for are_containers, group in groupby(files, lambda file: is_container(file.url)):
         if are_containers:
-            yield from _list_remote_containers(group, limits)
+            for url, store in open_ahead(group, limits):
+                yield from _list_container(url, store)
         else:
             yield from (
                 InputItem(file.url, partial(file.read, limits, detect_format), location=file.url) for file in group
             )
-
-
-def _list_remote_containers(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[InputItem]:
-    """Yield the images in archives and tables, of which the next one is downloaded while one is read."""
-    stop = threading.Event()
-
-    def stage(file: RemotePath) -> tuple[str, Container]:
-        return file.url, open_container(file.stage(limits, stop), limits)  # open, before another one needs its room
-
-    with closing(load_ahead((partial(stage, file) for file in files), 1, 1)) as staged:
-        try:
-            for url, store in staged:
-                yield from _list_container(url, store)
-        finally:
-            stop.set()
 
 
 def _list_container(file: str, store: Container) -> Iterator[InputItem]:
