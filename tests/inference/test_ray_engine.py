@@ -10,8 +10,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ import small_bundles
 from command import COLORS, draw_classes
 from ray_nodes import start_nodes
 from s3_server import start_bucket
+from sightline import process
 from sightline.callbacks import Callback
 from sightline.data.storage import LIMITS
 from sightline.distributed import ray_cluster
 from sightline.errors import DataError, HostError, ImageError, UsageError
 from sightline.inference import bundle, ray_engine, stream
+from sightline.inference.prediction_files import Predict
 from sightline.inference.stream import InputItem
 from synthetic_images import encode_png
 
@@ -41,6 +44,9 @@ on_ray = [
 ]
 
 
+SIGHTLINE = [sys.executable, "-m", "sightline"]
+
+
 class DiesAsItStarts:
     """A model that ends the process of the worker that opens it."""
 
@@ -53,6 +59,21 @@ class FailsToStart:
 
     def __reduce__(self) -> Any:
         return int, ("no model",)
+
+
+class Opens:
+    """A model that is what a function returns, in the worker that opens it; the function is sent with its code."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        class Call:
+            def __reduce__(_) -> Any:  # noqa: N805  # `self` is that of the model
+                return self.function, ()
+
+        assert ray is not None
+        return pickle.loads, (ray.cloudpickle.dumps(Call()),)
 
 
 def copy(value: Any) -> Any:
@@ -337,6 +358,26 @@ class TestTwoNodes:
         assert 0 < at_first_part.calls < 1000
         assert read_files(out) == local_files
 
+    def test_a_worker_opens_the_model_once_for_the_threads_of_its_cpus(
+        self, tmp_path: Path, photos: Path, classifier: sl.Classifier, cluster: Any
+    ) -> None:
+        sent = pickle.dumps(partial(stream.predict, classifier.predictor, top=1, batch_size=8))
+
+        def open_model() -> Any:
+            opened = pickle.loads(sent)  # noqa: S301  # nothing of this file, which workers cannot import
+            threads = opened.args[0]._session.get_session_options().intra_op_num_threads
+            with (tmp_path / str(os.getpid())).open("a") as file:
+                file.write(f"{process.count_cores()} cores, {threads} threads\n")
+            return opened
+
+        items, model = stream.make_items(sorted(photos.glob("*.png"))), cast("Predict", Opens(open_model))
+        with ray_cluster.connect(cluster.address) as connected:
+            predictions = list(ray_engine.predict(connected, items, model, batch_size=8))
+        assert len(predictions) == 1200  # ten batches of 128, for two workers
+        opened = [file.read_text() for file in tmp_path.iterdir() if file.name.isdecimal()]
+        assert len(opened) in {1, 2}
+        assert set(opened) == {"1 cores, 1 threads\n"}
+
     @pytest.mark.parametrize(
         ("model", "message"),
         [
@@ -354,6 +395,22 @@ class TestTwoNodes:
         ):
             list(ray_engine.predict(connected, stream.make_items([encode_png(0)]), model, batch_size=8))
 
+    def test_the_command_line_takes_the_address_of_the_cluster(
+        self, tmp_path: Path, classifier: sl.Classifier, cluster: Any
+    ) -> None:
+        """An address that is stated is used in place of the variable's, where nothing listens."""
+        images, out = draw_classes(tmp_path / "photos", COLORS, 4), tmp_path / "out.parquet"
+        command = [*SIGHTLINE, "predict", str(classifier.path), str(images), "--out", str(out), "--engine", "ray"]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300}
+        options["env"] = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
+        refused = subprocess.run(command, check=False, **options)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: There is no Ray cluster at 127.0.0.1:1 (Connection refused)")
+        completed = subprocess.run([*command, "--ray-address", cluster.address], check=False, **options)
+        assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", f"12 images: {out}\n")
+        classifier.write_predictions(images, tmp_path / "local.parquet", progress=False)
+        assert read_files(out) == read_files(tmp_path / "local.parquet")
+
 
 @pytest.mark.ray
 @pytest.mark.slow
@@ -361,7 +418,7 @@ class TestTwoNodes:
 def test_the_command_line_starts_ray_and_prints_the_result_alone(tmp_path: Path, classifier: sl.Classifier) -> None:
     images, out = draw_classes(tmp_path / "photos", COLORS, 4), tmp_path / "out.parquet"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "sightline", "predict", str(classifier.path), str(images), "--out", str(out)]
+    command = [*SIGHTLINE, "predict", str(classifier.path), str(images), "--out", str(out)]
     completed = subprocess.run(
         [*command, "--engine", "ray"], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
