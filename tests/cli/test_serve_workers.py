@@ -122,12 +122,13 @@ def test_a_worker_that_is_killed_costs_no_later_request(server: Server) -> None:
     assert server.request("/predict", image)[0] == 200
     first, second = list_workers(server)
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: not is_running(first))
+    wait_until(lambda: not Path(f"/proc/{first}").exists())
     while len(list_workers(server)) < WORKERS or read_metrics(server)["sightline_workers"] < WORKERS:
         assert server.request("/predict", image)[0] == 200
     sent = read_metrics(server)[PREDICTED]
     assert sent >= 2, "the images of the worker that was killed count"
     os.kill(second, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{second}").exists())  # its socket takes requests until its last thread ends
     assert server.request("/predict", image)[0] == 200
     assert read_metrics(server)[PREDICTED] == sent + 1
     code, err = server.stop()
