@@ -139,10 +139,14 @@ def test_augmented_images_are_those_of_training(sightline: Command, colors: Path
 def test_augment_by_the_recipe_that_training_would_take(
     sightline: Command, colors: Path, drawn_grids: list[Rows]
 ) -> None:
-    assert sightline("preview", colors, "--augment", "--count", "2").code == 0  # auto: small images, so quick
-    original, version = drawn_grids[0][0][0][0], drawn_grids[0][0][1][0]
-    assert drawn_grids[0][0][1][1] == "epoch 1"
-    np.testing.assert_array_equal(np.sort(original, axis=1), np.sort(version, axis=1))  # flipped at most
+    for options in ((), ("--set", "model.weights=none")):  # auto: transfer, and from scratch quick
+        assert sightline("preview", colors, "--augment", "--count", "2", *options).code == 0
+        assert drawn_grids[-1][0][1][1] == "epoch 1"
+    (original, version), (quick, flipped) = ((grid[0][0][0], grid[0][1][0]) for grid in drawn_grids)
+    assert original.shape == (224, 224, 3)
+    assert abs(original.astype(int) - version).max() > 20  # brighter, darker, shifted or zoomed
+    assert quick.shape == (32, 32, 3)
+    np.testing.assert_array_equal(np.sort(quick, axis=1), np.sort(flipped, axis=1))  # flipped at most
 
 
 def test_without_augmentation_the_images_are_those_that_training_takes(
