@@ -118,6 +118,11 @@ def as_text(file: IO[bytes]) -> Iterator[TextIO]:
             text.detach()
 
 
+def exists(path: Path) -> bool:
+    """Whether a file or folder has this path; False also for one that none can have (too long)."""
+    return os.path.exists(path)  # noqa: PTH110  # the method of the path raises
+
+
 def temporary_path(path: Path) -> Path:
     """Return an unguessable temporary name next to `path`; a killed process may leave such a file behind.
 

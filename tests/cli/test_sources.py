@@ -149,3 +149,11 @@ def test_files_that_settings_name_are_reached_from_another_folder(
     monkeypatch.chdir(tmp_path / "there")
     data = request.with_relative_paths(request.merge_layers()).data
     assert (data.labels, data.root) == (str(tmp_path / "here" / "labels.csv"), str(tmp_path / "here" / "images"))
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("doctor",), ("predict", "imagenet"), ("evaluate",), ("report",)])
+def test_a_name_that_no_file_can_have_is_refused(sightline: Command, arguments: tuple[str, ...]) -> None:
+    result = sightline(*arguments, 300 * "a")
+    assert result.code == 2
+    assert "aaaaaaaa" in result.err
+    assert "Internal error" not in result.err

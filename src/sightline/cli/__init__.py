@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -130,6 +131,9 @@ def _report_error(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # the reader of our output has exited, as `| head` does
         return 1
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        print_error(f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path.")
+        return 2
     from sightline.backend import is_out_of_memory
 
     if is_out_of_memory(error):

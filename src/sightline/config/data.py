@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +18,19 @@ def check_encoding(name: str, key: str) -> None:
         raise ConfigError(
             f"{key} cannot be {name!r}: expected a text encoding, such as big5, shift_jis or latin-1."
         ) from error
+
+
+def check_label_pattern(pattern: str, key: str) -> None:
+    """Raise `ConfigError` for an invalid regular expression, or one without a group ``label``, unless it is empty."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ConfigError(f"{key} is not a regular expression: {error}, in {pattern!r}.") from error
+    if pattern and "label" not in groups:
+        raise ConfigError(
+            f"{key} {pattern!r} has no group named label: write (?P<label>...) around the class, as in "
+            r"(?P<label>[a-z]+)\.\d+"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,7 @@ class DataConfig:
         "",
         "regular expression with a group (?P<label>...) that extracts the class from the file name, or from the path "
         "relative to the source if the pattern contains a /; empty: folders are classes",
+        check=check_label_pattern,
     )
     labels: str = setting("", "table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
     root: str = setting("", "folder that the paths of a manifest are relative to; empty: the folder of the manifest")

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio, preprocessing, process
+from sightline import _io, jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data.archives import TarStore, ZipStore
@@ -212,7 +212,7 @@ def list_source(
         path = remote.stage(options.limits)
     else:
         path = Path(text).expanduser()
-    if not path.exists():
+    if not _io.exists(path):
         if named.is_named(text):
             return named.load_named(text)
         known = ", ".join([*named.NAMES, *named.SOURCES])
@@ -296,7 +296,7 @@ def _list_files(
 def _labels_file(text: str, folder: Path | None) -> Path:
     """Return the path of ``data.labels``: as given if it exists, else inside the source folder."""
     path = Path(text).expanduser()
-    return folder / path if folder is not None and not path.exists() else path
+    return folder / path if folder is not None and not _io.exists(path) else path
 
 
 def _inspect_all(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sightline import _io
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data import label_patch
@@ -67,7 +68,7 @@ def resolve_sources(run: RunDirectory) -> list[str]:
     if is_in_memory(run):
         raise DataError(IN_MEMORY)
     for name in names:
-        if not Path(name).expanduser().exists() and not named.is_named(name) and not is_url(name):
+        if not _io.exists(Path(name).expanduser()) and not named.is_named(name) and not is_url(name):
             location = name if request is None else Path(request.folder, name)
             raise DataError(
                 f"The images of the run {run.path} are no longer at {location}: restore them, or give other images."

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.config import RunConfig, parse, recipes, resolve_config, stage_epochs
 from sightline.data.indexing import Source, Sources, list_of_sources
 from sightline.data.remote import is_url
@@ -155,7 +155,7 @@ class TrainRequest:
     def _relative_path(self, text: str) -> str:
         """Resolve a path against the folder of the request; other names are returned unchanged."""
         original_path = Path(self.folder, text)
-        return str(original_path) if Path(self.folder) != Path.cwd() and original_path.exists() else text
+        return str(original_path) if Path(self.folder) != Path.cwd() and _io.exists(original_path) else text
 
 
 def _normalize(source: Source) -> str:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
+from sightline.config.data import check_label_pattern
 from sightline.data.sources.split_names import parse_split_name
-from sightline.errors import ConfigError
 
 _NUMBERED_NAME = re.compile(r"(?P<label>[^\W\d_].*?)(?:[._\-\s]+\d+|\s*\(\d+\))")  # cat.0, great_pyrenees_12, cat (3)
 _GENERIC_WORDS = {
@@ -28,15 +28,8 @@ def compile_pattern(text: str) -> Callable[[str], str | None]:
     >>> compile_pattern(r"(?P<label>\w+)\.\d+")("train/cat.0.jpg")
     'cat'
     """
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ConfigError(f"data.label_pattern is not a regular expression: {error}, in {text!r}.") from error
-    if "label" not in pattern.groupindex:
-        raise ConfigError(
-            f"data.label_pattern {text!r} has no group named label: write (?P<label>...) around the class, as in "
-            r"(?P<label>[a-z]+)\.\d+"
-        )
+    check_label_pattern(text, "data.label_pattern")
+    pattern = re.compile(text)
 
     def extract_label(path: str) -> str | None:
         match = pattern.search(path if "/" in text else PurePosixPath(path).name)
