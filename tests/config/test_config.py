@@ -30,6 +30,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)  # no half
 
 CHECKED = {  # values of settings with a rule of their own, by field
     "encoding": st.sampled_from(["", "big5", "shift_jis", "UTF-8"]),
+    "label_pattern": st.sampled_from(["", r"(?P<label>[a-z]+)_", r"(?P<label>\w+)/"]),
     "group": st.sampled_from(["none", "near_duplicates", "folder", r"pattern:(?P<group>\w+)_"])
     | TEXT.filter(str.strip).map(lambda column: f"column:{column}"),
     "time_limit": st.just("") | st.integers(1, 10**6).map(format_duration),
