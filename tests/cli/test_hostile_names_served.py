@@ -18,6 +18,7 @@ from browser import NO_BROWSER, Page, find_browser
 from hostile_names import CLASSES, RUN, check_page, check_text, list_images
 from server_process import Server
 from sightline.escaping import escape_formula, printable
+from studio_client import read_token
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
 
@@ -64,8 +65,7 @@ def test_studio(hostile_run: Path, hostile_images: Path, tmp_path: Path) -> None
             check_page(KEYS.sub("", read(server, path)), "/")
         page = read(server, "/results")
         assert "&lt;script&gt;alert(2)" in page
-        token = re.search(r'name="csrf-token" content="([^"]+)"', page)
-        assert token is not None
+        token = read_token(page)
         count = len(list(list_images(hostile_images)))
         rows: Any = json.loads(read(server, f"/images?ids={','.join(map(str, range(count - len(CLASSES))))}"))
         assert {row["label"] for row in rows} == set(CLASSES)
@@ -75,7 +75,7 @@ def test_studio(hostile_run: Path, hostile_images: Path, tmp_path: Path) -> None
         assert {row["label"] for row in table} == set(map(escape_formula, CLASSES))
         assert sorted(row["path"] for row in table) == sorted(map(escape_formula, paths))
         body = json.dumps({"ids": [0], "edit": "relabel", "to": BACKWARDS}).encode()
-        read(server, "/corrections", body, **{"Content-Type": "application/json", "X-CSRF-Token": token[1]})
+        read(server, "/corrections", body, **{"Content-Type": "application/json", "X-CSRF-Token": token})
         query = f"/order?label={quote(BACKWARDS)}"
         assert len(read(server, query)) > 0
         code, err = server.stop()

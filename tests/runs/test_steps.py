@@ -179,6 +179,11 @@ def test_a_recipe_is_chosen_by_images_weights_and_device(
     assert words in choice.reason
 
 
+def test_a_network_with_weights_of_the_user_is_not_trained_from_scratch() -> None:
+    model = resolve_config(assignments=("model.name=cifar10-simple", "model.weights=mine.keras")).model
+    assert steps.choose_recipe(PHOTOS, INSTALLED, model).recipe == "transfer"
+
+
 @pytest.mark.parametrize("assignments", [("model.name=cifar10-simple",), (*LITE, "model.weights=none")])
 @pytest.mark.parametrize("facts", [PHOTOS, ICONS])
 def test_a_network_without_pretrained_weights_is_trained_from_scratch(

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sightline.serve.observing import JSONFormatter
+from sightline.serve.observing import JSONFormatter, set_log_format
 from sightline.serve.tracing import SWITCHES, Tracing, start_tracing
 
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -215,3 +215,16 @@ def test_an_error_is_logged_as_one_line_with_the_ids_of_its_request(tracing: Tra
     entry = json.loads(line)
     assert (entry["level"], entry["request_id"], entry["trace_id"]) == ("error", "7", TRACE_ID)
     assert entry["exception"].endswith("ModelFault: out of memory")
+
+
+def test_logs_are_json_while_the_server_runs_and_as_they_were_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    root, own = logging.getLogger(), logging.getLogger("sightline")
+    before = (list(root.handlers), root.level, own.level)
+    with set_log_format("json"):
+        logging.getLogger("other").warning("a line")
+        own.info("another")
+    entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(entry["level"], entry["logger"], entry["message"]) for entry in entries] == [
+        ("warning", "other", "a line"), ("info", "sightline", "another"),
+    ]  # fmt: skip
+    assert (list(root.handlers), root.level, own.level) == before

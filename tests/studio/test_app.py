@@ -19,6 +19,7 @@ from sightline.evaluation.label_pairs import PAIR_KINDS
 from sightline.studio import label_results, mask_results, messages
 from sightline.studio.contents import Studio, open_studio
 from sightline.sweeps import SweepResult
+from studio_client import connect, load_page, read_token
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -27,19 +28,10 @@ FINISHED = ("complete", "interrupted", "failed")
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def connect(studio: Studio) -> Any:
-    from sightline.studio.app import create_app
-
-    return testclient.TestClient(create_app(studio), ADDRESS, raise_server_exceptions=False)
-
-
 @pytest.fixture
 def client(studio: Studio) -> Iterator[Any]:
     """A page that has loaded: its client sends the token."""
-    with connect(studio) as opened:
-        token = re.search(r'name="csrf-token" content="([^"]+)"', opened.get("/").text)
-        assert token
-        opened.headers["X-CSRF-Token"] = token[1]
+    with load_page(studio) as opened:
         yield opened
 
 
@@ -187,7 +179,7 @@ def test_the_checks_of_doctor_become_filters(colors: Path, tmp_path: Path) -> No
             (tmp_path / "twins" / label / f"{i}.png").write_bytes((colors / "blue" / f"blue-00{i}.png").read_bytes())
     with open_studio(Dataset(tmp_path / "twins"), tmp_path / "fixes.jsonl") as studio, connect(studio) as client:
         page = client.get("/").text
-        headers = {"X-CSRF-Token": page.partition('csrf-token" content="')[2].partition('"')[0]}
+        headers = {"X-CSRF-Token": read_token(page)}
         assert client.get("/state").json()["check"]["status"] == "new"
         assert client.post("/check", headers=headers).status_code == 200
         studio.check.wait()

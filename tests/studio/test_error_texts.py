@@ -16,6 +16,7 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio import messages
 from sightline.studio.contents import Studio, open_studio
+from studio_client import load_page
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
@@ -77,17 +78,13 @@ def test_a_name_may_hold_words_of_the_sentence(name: str) -> None:
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[tuple[Studio, Any]]:
     """A studio with a client whose page is Chinese."""
-    from sightline.studio.app import create_app
-
     folder, patches = draw_classes(tmp_path / "colors", COLORS, 2), tmp_path / "patches"
     patches.mkdir()
     with (
         open_studio(Dataset(folder), patches / "fixes.jsonl", runs=tmp_path / "runs") as studio,
-        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as client,
+        load_page(studio) as client,
     ):
-        token = re.search(r'name="csrf-token" content="([^"]+)"', client.get("/").text)
-        assert token
-        client.headers.update({"X-CSRF-Token": token[1], "Accept-Language": "zh-CN"})
+        client.headers["Accept-Language"] = "zh-CN"
         yield studio, client
 
 

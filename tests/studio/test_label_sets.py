@@ -23,6 +23,7 @@ from sightline.studio.corrections import Corrections
 from sightline.studio.feature_process import list_images
 from sightline.studio.labeling import BATCH, QUEUED, Labeling
 from sightline.studio.query import Query
+from studio_client import load_page
 from synthetic_images import encode_png, write_files
 
 COUNT = 120
@@ -177,16 +178,10 @@ def test_a_table_asks_about_its_rows_without_a_label(tmp_path: Path, patch: Path
 
 @pytest.fixture
 def client(photos: Path, patch: Path) -> Iterator[Any]:
-    testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
-    from sightline.studio.app import create_app
-
     with (
         open_studio(Dataset(photos, set=[TASK]), patch, classes=CLASSES) as studio,
-        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as opened,
+        load_page(studio, "/label") as opened,
     ):
-        token = re.search(r'name="csrf-token" content="([^"]+)"', opened.get("/label").text)
-        assert token
-        opened.headers["X-CSRF-Token"] = token[1]
         yield opened
 
 

@@ -22,6 +22,7 @@ from sightline.studio.background import RepeatedTask
 from sightline.studio.contents import open_studio
 from sightline.studio.corrections import Corrections
 from sightline.studio.labeling import BATCH, MORE, QUEUED, Labeling
+from studio_client import load_page
 from synthetic_images import encode_png, write_files
 
 COUNT = 120
@@ -266,16 +267,7 @@ def test_a_repeated_task_runs_once_more_if_it_was_started_while_it_ran() -> None
 
 @pytest.fixture
 def client(photos: Path, patch: Path) -> Iterator[Any]:
-    testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
-    from sightline.studio.app import create_app
-
-    with (
-        open_studio(Dataset(photos), patch, classes=CLASSES) as studio,
-        testclient.TestClient(create_app(studio), "http://127.0.0.1:8000") as opened,
-    ):
-        token = re.search(r'name="csrf-token" content="([^"]+)"', opened.get("/label").text)
-        assert token
-        opened.headers["X-CSRF-Token"] = token[1]
+    with open_studio(Dataset(photos), patch, classes=CLASSES) as studio, load_page(studio, "/label") as opened:
         yield opened
 
 

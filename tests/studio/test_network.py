@@ -13,6 +13,7 @@ from browser import NO_BROWSER, find_browser
 from sightline import Dataset
 from sightline.errors import UsageError
 from sightline.studio.contents import Studio
+from studio_client import read_token
 from studio_server import serve
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra studio is not installed")
@@ -71,13 +72,12 @@ def test_the_token_becomes_a_cookie_of_this_studio_alone(client: Any) -> None:
     for scanned in (TOKEN, "of-an-earlier-start"):
         assert 'http-equiv="refresh"' in client.get(f"/?token={scanned}").text, "the code is scanned again"
     page = client.get("/")
-    token = re.search(r'name="csrf-token" content="([^"]+)"', page.text)
-    assert token
-    assert token[1] != TOKEN
+    token = read_token(page.text)
+    assert token != TOKEN
     assert client.post("/corrections", json={"ids": [0], "edit": "drop"}).status_code == 403, (
         "needs the page's token too"
     )
-    headers = {"X-CSRF-Token": token[1], "Origin": ADDRESS}
+    headers = {"X-CSRF-Token": token, "Origin": ADDRESS}
     assert client.post("/corrections", json={"ids": [0], "edit": "drop"}, headers=headers).status_code == 200
     headers["Origin"] = "http://192.0.2.8:8000"
     assert client.post("/corrections", json={"ids": [0], "edit": "drop"}, headers=headers).status_code == 403
@@ -92,9 +92,7 @@ def test_the_cookie_of_an_encrypted_page_is_never_sent_without_encryption(studio
         assert "; Secure" in client.get(f"/?token={TOKEN}").headers["set-cookie"]
         page = client.get("/phone").text
         assert 'id="phone-plain"' not in page
-        token = re.search(r'name="csrf-token" content="([^"]+)"', page)
-        assert token
-        headers = {"X-CSRF-Token": token[1], "Origin": ADDRESS.replace("http", "https")}
+        headers = {"X-CSRF-Token": read_token(page), "Origin": ADDRESS.replace("http", "https")}
         assert client.post("/corrections", json={"ids": [0], "edit": "drop"}, headers=headers).status_code == 200
 
 
@@ -108,10 +106,9 @@ def test_other_devices_start_no_training(studio: Studio, device: str, status: in
     app = create_app(studio, network.make_access("192.0.2.7", 8000, TOKEN))
     with testclient.TestClient(app, ADDRESS, client=(device, 50_000)) as client:
         client.get(f"/?token={TOKEN}")
-        token = re.search(r'name="csrf-token" content="([^"]+)"', client.get("/train").text)
-        assert token
+        token = read_token(client.get("/train").text)
         for path in ("start", "stop", "resume"):
-            response = client.post(f"/train/{path}", content=b"no JSON", headers={"X-CSRF-Token": token[1]})
+            response = client.post(f"/train/{path}", content=b"no JSON", headers={"X-CSRF-Token": token})
             assert response.status_code == status, path
 
 

@@ -15,6 +15,7 @@ from sightline.config.stage_epochs import count_epochs
 from sightline.errors import plural
 from sightline.models import registry
 from sightline.models.entry import ModelEntry
+from sightline.models.pretrained import WEIGHT_CHOICES
 from sightline.runs.facts import DataFacts, Machine
 from sightline.tasks.protocol import find_task
 from sightline.training import linear_head
@@ -77,7 +78,8 @@ def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None 
 
 
 def _starts_at_random(model: ModelConfig) -> bool:
-    return model.weights == "none" or (model.name != "auto" and registry.get_entry(model.name).pretrained is None)
+    is_pretrained = model.name == "auto" or registry.get_entry(model.name).pretrained is not None
+    return model.weights == "none" or (not is_pretrained and model.weights in WEIGHT_CHOICES)
 
 
 def is_for_small_network(facts: DataFacts) -> bool:

@@ -7,8 +7,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -148,11 +148,22 @@ class JSONFormatter(logging.Formatter):
         return jsonio.encode_text(jsonio.dumps(entry)).decode()
 
 
-def log_as_json() -> None:
-    """Make all logs of the process lines of JSON; handlers that others have set stay open, for when they return."""
+@contextmanager
+def set_log_format(log_format: str) -> Iterator[None]:
+    """Make all logs of the process lines of JSON if the format is ``json``; handlers and levels return at the end."""
+    if log_format != "json":
+        yield
+        return
+    root, own = logging.getLogger(), logging.getLogger("sightline")
+    handlers, levels = root.handlers, (root.level, own.level)
     handler = logging.StreamHandler()
     handler.setFormatter(JSONFormatter())
-    root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("sightline").setLevel(logging.INFO)
+    own.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])

@@ -141,7 +141,7 @@ def run(
     from sightline.serve.certificate import read_certificate
     from sightline.serve.connections import Server, limit_connections
     from sightline.serve.feature_logs import FeatureLogs
-    from sightline.serve.observing import log_as_json
+    from sightline.serve.observing import set_log_format
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
     from sightline.serve.uploads import silence_form_reader
@@ -173,10 +173,9 @@ def run(
     )
     del served  # a model that is replaced can be freed
     silence_form_reader()
-    if settings.log_format == "json":
-        log_as_json()
-    on_start()
-    Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
+    with set_log_format(settings.log_format):
+        on_start()
+        Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
 
 
 def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True) -> Listener:

@@ -33,7 +33,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from sightline import errors, jsonio, process
 from sightline.errors import OutputError, ProcessError, SightlineError, UsageError
 from sightline.serve.metrics import SHARED_FOLDER
-from sightline.serve.observing import log_as_json
+from sightline.serve.observing import set_log_format
 
 if TYPE_CHECKING:
     from sightline.serve.connections import Listener
@@ -64,17 +64,14 @@ def run_workers(
     answers. A worker that is lost is started again, after a second, two, four and so on up to a minute.
 
     Raises the error of a worker that does not start, later only if no other one runs; `ProcessError` if it has told
-    none; `UsageError` for what several
-    workers cannot do, `OutputError` if there is no folder for temporary files.
+    none; `UsageError` for what several workers cannot do; `OutputError` without a folder for temporary files.
     """
     _check(settings)
     names = ("requests", "body_bytes", "connections")
     parts = {name: math.ceil(getattr(settings.limits, name) / count) for name in names}
     settings = replace(settings, limits=replace(settings.limits, **parts))
     cores = max(1, process.count_cores() // count)
-    if settings.log_format == "json":
-        log_as_json()
-    with _make_folder() as folder, _handle_signals() as signals:
+    with set_log_format(settings.log_format), _make_folder() as folder, _handle_signals() as signals:
         workers: list[_Worker] = []
         try:
             while len(workers) < count and not signals.stops:
