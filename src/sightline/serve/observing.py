@@ -149,7 +149,7 @@ class JSONFormatter(logging.Formatter):
 
 
 @contextmanager
-def set_log_format(log_format: str) -> Iterator[None]:
+def set_log_format(log_format: LogFormat | None) -> Iterator[None]:
     """Make all logs of the process lines of JSON if the format is ``json``; handlers and levels return at the end."""
     if log_format != "json":
         yield
