@@ -28,6 +28,7 @@ from sightline.evaluation.logistic_heads import PENALTY, fit_heads, predict_prob
 
 CLASSES = 3
 SIMULATIONS = 100
+COVERAGE_SIMULATIONS = 400  # of 100, chance alone moves the coverage of 95% by two points
 
 
 def draw_features(count: int, noise: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -81,11 +82,15 @@ def average(looks: list[list[SimulatedLook]]) -> dict[int, float]:
     return {labels: float(np.mean(of_labels)) for labels, of_labels in values.items()}
 
 
-def count_labels(accuracies: dict[int, float], target: float) -> int:
-    """Return the number of labels from which on the accuracy is at least the target."""
-    reached = [labels for labels, accuracy in accuracies.items() if accuracy >= target]
-    assert reached, f"{target:.3f} is not reached: {accuracies}"
-    return min(reached)
+def count_labels(accuracies: dict[int, float], target: float) -> float:
+    """Return the number of labels from which on the accuracy is at least the target, interpolated between batches."""
+    labels = list(accuracies)
+    at = next((at for at, accuracy in enumerate(accuracies.values()) if accuracy >= target), None)
+    assert at is not None, f"{target:.3f} is not reached: {accuracies}"
+    if at == 0:
+        return labels[0]
+    ends = labels[at - 1 : at + 1]
+    return float(np.interp(target, [accuracies[end] for end in ends], ends))
 
 
 def test_each_head_is_the_logistic_regression_of_its_images() -> None:
@@ -360,10 +365,11 @@ def test_hidden_label_sets_of_street_scenes(shared: Path) -> None:
 def test_hidden_labels_of_real_images(
     shared: Path, name: str, looks: tuple[int, ...], simulations: int, budget: int, ratio: float
 ) -> None:
-    """The interval holds in 93 of 100 simulations, and fewer labels reach the accuracy of all of them minus a point."""
+    """The interval holds in 93% of simulations, and fewer labels reach the accuracy of all of them minus a point."""
     features, labels = load_real(shared, name)
     at_one_time, always = count_covered([
-        simulate_labeling(features, labels, budget=looks[-1], looks=looks, seed=seed) for seed in range(SIMULATIONS)
+        simulate_labeling(features, labels, budget=looks[-1], looks=looks, seed=seed)
+        for seed in range(COVERAGE_SIMULATIONS)
     ])  # fmt: skip
     assert at_one_time >= 0.93
     assert always >= 0.93
