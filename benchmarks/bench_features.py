@@ -55,7 +55,7 @@ def load_pixels(name: str, count: int | None = None) -> tuple[Any, Any]:
 
 def open_onnx_runtime(graph: bytes, threads: int) -> Features:
     """Return the graph as a function, run by ONNX Runtime."""
-    from sightline.inference.runtimes.onnx import create_session
+    from sightline.inference.runtimes.onnx_sessions import create_session
 
     session = create_session(graph, threads)
     return lambda pixels: session.run(None, {"pixels": pixels})[0]

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 import forked
 from sightline.errors import ModelError
-from sightline.inference.runtimes import onnx as runtime
+from sightline.inference.runtimes import onnx_sessions as runtime
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
 from sightline.inference.safety.onnx_shapes import OPERATION_RULES

@@ -14,7 +14,7 @@ from sightline import backend
 from sightline.config import StageConfig
 from sightline.export import keras_to_onnx
 from sightline.export.cut_file import cut_after
-from sightline.inference.runtimes.onnx import create_session
+from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.models.head import OUTPUTS
 from sightline.models.registry import ENTRIES
 from sightline.training import stages

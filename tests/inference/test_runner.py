@@ -18,7 +18,10 @@ from sightline.errors import ImageError
 from sightline.export import keras_to_onnx
 from sightline.inference import runner
 from sightline.inference.predictor import NOT_FINITE_REASON, FakePredictor, Outputs, Streams
+from sightline.inference.runtimes import onnx
 from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.inference.runtimes.onnx_sessions import create_session
+from sightline.models.head import OUTPUTS
 from sightline.preprocessing import PreprocessingSpec
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -78,8 +81,9 @@ def test_a_file_gives_the_same_outputs_in_any_streams(streams: Streams, monkeypa
     pixels = random_images(11, 32)
     samples = Subset(pixels, np.arange(11), np.zeros(11, np.int32), ("",) * 11)
     spec, threads = PreprocessingSpec(32, 32, 3), set()
-    predictor = OnnxPredictor(graph, classes, spec, streams=streams)
-    expected = OnnxPredictor(graph, classes, spec, 2).outputs(pixels)
+    expected = create_session(graph).run(list(OUTPUTS), {"pixels": pixels})
+    monkeypatch.setattr(onnx, "choose_streams", lambda *_: streams)
+    predictor = OnnxPredictor(graph, classes, spec)
     plain = predictor.outputs
 
     def record(rows: NDArray[np.uint8]) -> Outputs:
@@ -88,7 +92,7 @@ def test_a_file_gives_the_same_outputs_in_any_streams(streams: Streams, monkeypa
 
     monkeypatch.setattr(predictor, "outputs", record)
     outputs = runner.predict_outputs(predictor, samples)
-    for array, whole in zip(outputs.arrays, expected.arrays, strict=True):
+    for array, whole in zip(outputs.arrays, expected, strict=True):
         np.testing.assert_array_equal(array, whole)
     assert len(threads) <= streams.count
     assert threading.get_ident() not in threads
@@ -126,6 +130,27 @@ def test_an_interrupt_while_evaluating_leaves_no_thread() -> None:
     with pytest.raises(KeyboardInterrupt):
         runner.predict_probabilities(predictor, make_subset(50), batch_size=2, progress=interrupt)
     assert predictor.sizes == [2, 2]
+
+
+def test_images_are_predicted_in_streams_in_order() -> None:
+    """Batches run in several threads at once, each batch in one of them, and come in the order of the images."""
+    together, threads = threading.Barrier(2, timeout=30), set()
+
+    class InStreams(RecordingPredictor):
+        streams = Streams(2, 1, 1)
+
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            together.wait()
+            threads.add(threading.get_ident())
+            return super().probabilities(pixels)
+
+    levels = list(range(1, 65))
+    predictor = InStreams()
+    results = list(runner.predict_images(predictor, levels, decode_level, lambda pixels: pixels, batch_size=4))
+    assert [image.item for batch in results for image in batch] == levels
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+    assert predictor.sizes == [4] * 16
 
 
 def decode_level(level: int) -> NDArray[np.uint8]:

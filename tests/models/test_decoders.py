@@ -9,7 +9,7 @@ from PIL import Image
 from sightline.config import ModelConfig
 from sightline.errors import UsageError
 from sightline.export.keras_to_onnx import convert_model
-from sightline.inference.runtimes.onnx import create_session
+from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.models.build import ModelSpec, build_model, build_shapes_only, choose_decoder
 from sightline.models.decoders import find_skips, make_bilinear_kernel
 from sightline.models.describe import describe_model

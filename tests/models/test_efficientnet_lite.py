@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from networks import compute_outputs, make_plan
 from sightline.errors import MissingExtraError, ModelError
 from sightline.export import keras_to_onnx
-from sightline.inference.runtimes.onnx import create_session
+from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.models import pretrained
 from sightline.models.build import Network, build_model, build_shapes_only
 from sightline.models.entry import PackagedWeights

@@ -18,7 +18,7 @@ from sightline.errors import ModelError, UsageError
 from sightline.export import keras_to_onnx
 from sightline.export.openvino import export_openvino
 from sightline.export.tensorflow import export_saved_model
-from sightline.inference.runtimes.onnx import create_session
+from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.inference.safety import onnx_file, openvino_model
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits

@@ -40,8 +40,7 @@ def open_early() -> Iterator[tuple[EarlyOutputs, OnnxPredictor]]:
     file = keras_to_onnx.convert_model(
         build_model(make_plan(LITE0.name, side=SIDE, options={"weights": weights})).model
     )
-    streams = runner.choose_streams(PIXELS.shape[1:], 2)
-    predictor = OnnxPredictor(file, CLASSES, PreprocessingSpec(SIDE, SIDE, 3), streams=streams)
+    predictor = OnnxPredictor(file, CLASSES, PreprocessingSpec(SIDE, SIDE, 3), 2)
     first = convert_packaged_layers(LITE0, weights, PIXELS.shape[1:])
     assert first is not None
     early = EarlyFeatures(first.file, 2, PIXELS, np.arange(15), again=range(15))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.api import Classifier
-from sightline.inference.predictor import FakePredictor
+from sightline.inference.predictor import FakePredictor, Streams
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.batcher import Batcher, Batching
@@ -29,7 +29,7 @@ def png(level: int) -> bytes:
 class BlockingPredictor(FakePredictor):
     """Waits in its first batch until it may go on, and fails where it sees a black image."""
 
-    runs = 1
+    streams: Streams | None = None
 
     def __init__(self) -> None:
         super().__init__(("dark", "light"), PreprocessingSpec(8, 8, 3))
@@ -135,7 +135,7 @@ def test_a_model_that_takes_too_long_fails_its_batch_and_then_goes_on() -> None:
 def test_a_model_that_can_computes_several_batches_at_the_same_time() -> None:
     """While two batches are computed, what arrives waits; an overdue one does not keep the other from its answer."""
     predictor = BlockingPredictor()
-    predictor.runs = 2
+    predictor.streams = Streams(2, 1, 1)
 
     async def ask() -> None:
         batcher = Batcher(Classifier(predictor), Limits(model=0.4))
@@ -180,7 +180,7 @@ def test_threads_do_not_multiply_the_images_in_memory(
 ) -> None:
     """Of the 128 images of 8x8 that a model computes at the same time, larger batches leave fewer threads."""
     predictor = BlockingPredictor()
-    predictor.runs = runs
+    predictor.streams = Streams(runs, 1, 1)
     batcher = Batcher(Classifier(predictor), batching=Batching(size))
     assert (batcher.size, batcher.capacity, batcher._queue.maxsize) == expected
     batcher.close()
@@ -239,7 +239,7 @@ def test_threads_are_started_once_not_for_every_batch(monkeypatch: pytest.Monkey
 def test_a_batch_has_the_size_and_the_wait_that_were_chosen(runs: int) -> None:
     """Six images that arrive one by one, each after the model could have begun, make batches of four and two."""
     predictor = BlockingPredictor()
-    predictor.runs = runs
+    predictor.streams = Streams(runs, 1, 1)
     predictor.go.set()
 
     async def ask(batching: Batching, pause: float) -> None:

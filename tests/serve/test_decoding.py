@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,16 @@ from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve import decoding
 from sightline.serve.decoding import DecoderPool
+from sightline.serve.shared_pixels import INITIAL_BYTES, SharedPixels
 from synthetic_images import encode_png
 
 SPEC = PreprocessingSpec(8, 8)
 # A decoder whose code is replaced in its own process alone, in the place of one that a hostile image keeps busy.
 PATCHED_CHILD = (
-    "import os, pickle, signal, sys, time; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "import os, pickle, signal, sys, time; sys.path[:], shared = pickle.load(sys.stdin.buffer); "
     "from sightline.preprocessing import PreprocessingSpec; from sightline.serve.decoder_process import main; "
     "decode = PreprocessingSpec.decode; "
-    "PreprocessingSpec.decode = lambda spec, data: ({body}); main()"
+    "PreprocessingSpec.decode = lambda spec, data: ({body}); main(shared)"
 )
 
 
@@ -66,12 +68,18 @@ def test_modules_of_the_current_folder_are_not_imported(tmp_path: Path, monkeypa
     assert not (tmp_path / "imported").exists()
 
 
-def test_pixels_and_refusals_are_those_of_the_decoder() -> None:
+@pytest.mark.parametrize("has_shared_memory", [True, False])
+def test_pixels_and_refusals_are_those_of_the_decoder(
+    has_shared_memory: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not has_shared_memory:
+        monkeypatch.setattr(SharedPixels, "create", lambda: None)
     large = png(3000, 3000)  # more than LARGE_PIXELS
 
     async def use(pool: DecoderPool) -> None:
-        for image in (encode_png(), large):
-            np.testing.assert_array_equal(await pool.decode(image, SPEC), SPEC.decode(image))
+        for image, spec in product((encode_png(), large), (SPEC, PreprocessingSpec(1200, 1000), SPEC)):
+            np.testing.assert_array_equal(await pool.decode(image, spec), spec.decode(image))
         for image in (b"", b"no image", encode_png()[:40], many_scans(64, 400)):
             with pytest.raises(ImageError) as expected:
                 SPEC.decode(image)
@@ -80,6 +88,33 @@ def test_pixels_and_refusals_are_those_of_the_decoder() -> None:
             assert str(error.value) == str(expected.value)
 
     run_with_pool(use)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has the shared memory")
+def test_a_process_that_a_hostile_image_took_over_cannot_take_the_memory_from_the_server() -> None:
+    shared = SharedPixels.create()
+    assert shared is not None
+    with pytest.raises(PermissionError):
+        os.ftruncate(shared.file, 0)
+    shared.reserve(2 * INITIAL_BYTES)
+    other = SharedPixels(shared.file)
+    other.write(np.full((2, INITIAL_BYTES), 7, np.uint8))
+    assert (shared.read((2, INITIAL_BYTES)) == 7).all()
+    shared.close()
+
+
+def test_the_memory_of_processes_is_given_back() -> None:
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        await pool.decode(encode_png(), SPEC)
+
+    before = list_descriptors()
+    run_with_pool(use, count=2)
+    assert list_descriptors() == before
+
+
+def list_descriptors() -> list[Path]:
+    return sorted(Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else []
 
 
 def test_an_image_that_takes_too_long_costs_its_process_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +224,10 @@ def test_large_images_are_decoded_one_at_a_time_and_leave_room_for_others(
         "    return decode(spec, PNG)\n"
     )
     patch_child(monkeypatch, "decode_large(spec)")
-    prepare = f"from sightline.preprocessing import spec as module; PNG = {encode_png()!r}; exec({hold!r}); main()"
-    monkeypatch.setattr(decoding, "CHILD_CODE", decoding.CHILD_CODE.replace("main()", prepare))
+    prepare = (
+        f"from sightline.preprocessing import spec as module; PNG = {encode_png()!r}; exec({hold!r}); main(shared)"
+    )
+    monkeypatch.setattr(decoding, "CHILD_CODE", decoding.CHILD_CODE.replace("main(shared)", prepare))
 
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()

@@ -205,6 +205,26 @@ def test_no_stage_follows_where_none_could_be_better() -> None:
         assert [record.stage for record in result.history] == ["head", *["fine-tune"] * (monitor == "val_loss")]
 
 
+@pytest.mark.parametrize(("least", "stages"), [(13, ["head"]), (12, ["head", "fine-tune"])])
+def test_no_stage_follows_where_few_validation_images_could_not_tell_which_is_better(
+    least: int, stages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[str] = []
+    callback = Callback()
+    monkeypatch.setattr(callback, "on_message", messages.append)
+    config = make_config(
+        SOLVED,
+        StageConfig("fine-tune", unfreeze=4, epochs=1, learning_rate=1e-3),
+        early_stopping=EarlyStoppingConfig(monitor="val_calibrated_loss", min_validation_images=least),
+    )
+    validation = make_images(12, seed=1)
+    wrong = replace(validation, labels=(validation.labels + 1) % 3)
+    result = fit(build_network(), make_images(24), wrong, config, callback)
+    assert [record.stage for record in result.history] == stages
+    left_out = "fine-tune: left out, as 12 validation images cannot tell whether it helps: fewer than 13"
+    assert (left_out in messages) == (stages == ["head"])
+
+
 def test_a_killed_run_continues_behind_it(tmp_path: Path) -> None:
     config = make_config(SOLVED, StageConfig("fine-tune", unfreeze=4, epochs=2, learning_rate=1e-3))
     train, validation = make_images(24), make_images(12, seed=1)

@@ -209,6 +209,9 @@ class EarlyStoppingConfig:
         MAX_EPOCHS,
     )
     restore_best_weights: bool = setting(True, "at the end, restore the weights of the best epoch")
+    min_validation_images: int = setting(
+        0, "leave out the stages after the first with fewer images for validation, which cannot tell what is better", 0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from sightline.evaluation import boundaries, calibration, segmentation_metrics
 from sightline.evaluation.error_analysis import MAX_EXAMPLES
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.inference.mask_quality import estimate_iou
-from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
-from sightline.inference.runner import find_streams, iterate_results
+from sightline.inference.predictor import ModelOutputs, Outputs, Predictor, find_streams
+from sightline.inference.runner import iterate_results
 from sightline.preprocessing import PreprocessingSpec
 from sightline.seeding import make_generator
 

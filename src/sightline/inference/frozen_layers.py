@@ -22,7 +22,7 @@ from sightline.errors import MissingExtraError, ModelError
 from sightline.export import keras_to_onnx
 from sightline.inference.predictor import Streams
 from sightline.inference.runner import call_padded, choose_streams
-from sightline.inference.runtimes.onnx import create_session
+from sightline.inference.runtimes.onnx_sessions import create_session
 
 BATCH_SIZE = 32  # rows that are handed over at a time
 SAMPLE_ROWS = 4  # rows on which both are compared

@@ -22,7 +22,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.batches import Batch, iterate_batches, load_ahead
 from sightline.data.types import Subset
 from sightline.errors import ImageError
-from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, PicklablePredictor, Predictor, Streams
+from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor, Streams, find_streams
 
 MAX_BATCH_PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
 SMALL_BATCH_PIXELS = 2 * 224 * 224  # the same where memory is short
@@ -161,11 +161,6 @@ def predict_outputs(
     return outputs
 
 
-def find_streams(predictor: Predictor) -> Streams | None:
-    """Return in which streams a predictor runs; None if its calls take all cores, one after the other."""
-    return predictor.streams if isinstance(predictor, PicklablePredictor) else None
-
-
 @dataclass(frozen=True, slots=True)
 class ImageOutputs(Generic[Item, Decoded]):
     """The outputs for one image: `probabilities` and `logits` float32 [K], `features` float32 [F].
@@ -201,11 +196,20 @@ def predict_images(
     """
     size = batch_size or choose_batch_size(predictor.preprocess.shape)
     tasks = (partial(_decode_or_explain, decode, item) for item in items)
-    first_size = batch_size or 0
+    streams = find_streams(predictor)
     with closing(load_ahead(tasks, threads or process.count_cores(), BATCHES_AHEAD * size)) as decoded:
-        while batch := list(islice(decoded, size)):
-            first_size = first_size or len(batch)
-            yield predict_decoded(predictor, batch, get_pixels, all_outputs=all_outputs, size=first_size)
+
+        def iterate_calls() -> Iterator[Callable[[], list[ImageOutputs[Item, Decoded]]]]:
+            first_size = batch_size or 0
+            while batch := list(islice(decoded, size)):
+                first_size = first_size or len(batch)
+                yield partial(predict_decoded, predictor, batch, get_pixels, all_outputs=all_outputs, size=first_size)
+
+        if streams is None:
+            yield from (call() for call in iterate_calls())
+        else:
+            with closing(load_ahead(iterate_calls(), streams.count, streams.count)) as results:
+                yield from results
 
 
 def _decode_or_explain(decode: Callable[[Item], Decoded], item: Item) -> ImageOutputs[Item, Decoded]:

@@ -14,7 +14,8 @@ from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.types import Subset
 from sightline.export.cut_file import cut_after
 from sightline.inference.predictor import Outputs, Streams
-from sightline.inference.runtimes.onnx import OnnxPredictor, create_session
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.models.head import OUTPUTS
 from sightline.training.early_features import EarlyFeatures
 

@@ -173,8 +173,7 @@ def export_onnx(
 ) -> tuple[bytes, OnnxPredictor]:
     """Convert a trained Keras model to ONNX; return the file and its predictor."""
     graph = keras_to_onnx.convert_model(model)
-    streams = runner.choose_streams(preprocess.shape, threads)
-    return graph, OnnxPredictor(graph, classes, preprocess, streams=streams)
+    return graph, OnnxPredictor(graph, classes, preprocess, threads)
 
 
 def collect_split_outputs(

@@ -19,7 +19,7 @@ from sightline.errors import ImageError
 from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import FeatureLog, ModelLog
 from sightline.inference.masks import PixelPrediction
-from sightline.inference.predictor import Outputs, count_runs
+from sightline.inference.predictor import Outputs, find_streams
 from sightline.inference.results import Prediction
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.stream import DecodedItem, SizedImage, find_size
@@ -65,10 +65,10 @@ class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
     Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in threads of its
-    own, one for each batch that it can compute at the same time (`predictor.count_runs`), as far as these have no more
-    images than `choose_batch_size`; on all images that arrived since the previous batch began, and in the time that
-    `batching` gives them. A request that is cancelled leaves the queue. `size` is the largest number of images in a
-    batch, `capacity` that in all batches at the same time.
+    own, one for each of the predictor's `Streams`, as far as their batches have together no more images than
+    `choose_batch_size`; on all images that arrived since the previous batch began, and in the time that `batching`
+    gives them. A request that is cancelled leaves the queue. `size` is the largest number of images in a batch,
+    `capacity` that in all batches at the same time.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Batcher:
         self._thresholds = classifier.thresholds
         batching = batching or Batching()
         capacity = choose_batch_size(classifier.preprocess.shape)
-        self._runs = max(1, min(count_runs(classifier.predictor), capacity // (batching.size or 1)))
+        streams = find_streams(classifier.predictor)
+        self._runs = 1 if streams is None else max(1, min(streams.count, capacity // (batching.size or 1)))
         self.size, self._wait = batching.size or math.ceil(capacity / self._runs), batching.wait
         self.capacity = self._runs * self.size
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * max(self.size, capacity))

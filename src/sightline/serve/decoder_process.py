@@ -1,9 +1,9 @@
 """What runs in each process of `decoding.DecoderPool`, and how the two sides speak; it imports little, to start soon.
 
 A request is `HEADER`: whether a large image may be decoded, and two sizes; then, of these sizes, the pickled
-`PreprocessingSpec`, and the file. The answer is one byte: `PIXELS`, which its pixels follow; `LARGE`, for a large image
-that may not be decoded now; or `REFUSED`, for an image that cannot be read, or `FAULT`, each before a message after its
-`LENGTH`. A new process says `READY`.
+`PreprocessingSpec`, and the file. The answer is one byte: `SHARED`, if the pixels are in `SharedPixels`; `PIXELS`,
+before the pixels; `LARGE`, for a large image that may not be decoded now; `REFUSED`, for an image that cannot be read,
+or `FAULT`, each before a message after its `LENGTH`. A new process says `READY`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ import numpy as np
 
 from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec, use_large_image_lock
+from sightline.serve.shared_pixels import SharedPixels
 
 BYTES_PER_PIXEL = 64  # of the address space that decoding may take, beyond the first GiB
 
-READY, PIXELS, REFUSED, FAULT, LARGE = b"R", b"P", b"E", b"F", b"L"
+READY, SHARED, PIXELS, REFUSED, FAULT, LARGE = b"R", b"S", b"P", b"E", b"F", b"L"
 HEADER, LENGTH = struct.Struct("<?QQ"), struct.Struct("<Q")
 
 
-def main() -> None:
-    """Decode images from standard input until it ends."""
+def main(shared_file: int | None = None) -> None:
+    """Decode images from standard input until it ends; pixels go into the shared memory of a descriptor if stated."""
+    shared = None if shared_file is None else SharedPixels(shared_file)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)
     permit = _Permit()
@@ -39,7 +41,7 @@ def main() -> None:
             permit.is_given, spec_size, size = HEADER.unpack(read_exactly(requests, HEADER.size))
             preprocess = _read_spec(bytes(read_exactly(requests, spec_size)))
             _limit_memory((1 << 30) + preprocess.max_megapixels * 10**6 * BYTES_PER_PIXEL)
-            kind, answer = _decode(preprocess, bytes(read_exactly(requests, size)))
+            kind, answer = _decode(preprocess, bytes(read_exactly(requests, size)), shared)
             remaining = memoryview(b"".join((kind, answer)))
             while remaining:
                 remaining = remaining[answers.write(remaining) :]
@@ -51,10 +53,16 @@ def _read_spec(content: bytes) -> PreprocessingSpec:
     return spec
 
 
-def _decode(preprocess: PreprocessingSpec, content: bytes) -> tuple[bytes, bytes | memoryview]:
+def _decode(
+    preprocess: PreprocessingSpec, content: bytes, shared: SharedPixels | None
+) -> tuple[bytes, bytes | memoryview]:
     """Return the kind of the answer, and its content."""
     try:
-        return PIXELS, np.ascontiguousarray(preprocess.decode(content), np.uint8).data
+        pixels = np.ascontiguousarray(preprocess.decode(content), np.uint8)
+        if shared is None:
+            return PIXELS, pixels.data
+        shared.write(pixels)
+        return SHARED, b""
     except _LargeImage:
         return LARGE, b""
     except ImageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 from sightline import process
 from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec
-from sightline.serve.decoder_process import HEADER, LARGE, LENGTH, PIXELS, REFUSED, read_exactly
+from sightline.serve.decoder_process import HEADER, LARGE, LENGTH, PIXELS, REFUSED, SHARED, read_exactly
+from sightline.serve.shared_pixels import SharedPixels
 
 CHILD_CODE = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
-    "from sightline.serve.decoder_process import main; main()"
+    "import pickle, sys; sys.path[:], shared = pickle.load(sys.stdin.buffer); "
+    "from sightline.serve.decoder_process import main; main(shared)"
 )
 START_SECONDS = 60.0  # within which a new process must be ready
 KILL_SECONDS = 0.1  # between looks at a process that is being killed
@@ -139,6 +141,7 @@ class _Decoder:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self._shared: SharedPixels | None = None
         self._killed = False
         self._deadline = time.monotonic() + START_SECONDS
 
@@ -164,17 +167,19 @@ class _Decoder:
     def start(self) -> None:
         """Start the process and wait until it is ready."""
         self.extend()
+        shared = self._shared = SharedPixels.create()
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-c", CHILD_CODE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is for the server
+            pass_fds=[] if shared is None else [shared.file],
         )
         if self._killed:  # in the meantime
             self._child.kill()
         try:
-            self._write(pickle.dumps(sys.path))
+            self._write(pickle.dumps((sys.path, None if shared is None else shared.file)))
             self._read(1)
         except (OSError, EOFError):
             raise RuntimeError(f"A process for decoding did not start ({self.reap()}).") from None
@@ -202,15 +207,18 @@ class _Decoder:
     def _exchange(
         self, content: bytes | bytearray, preprocess: PreprocessingSpec, *, large: bool
     ) -> NDArray[np.uint8] | None:
-        spec = pickle.dumps(preprocess)
-        self._write(HEADER.pack(large, len(spec), len(content)) + spec)
-        self._write(content)
+        spec, shape = pickle.dumps(preprocess), preprocess.shape
+        if self._shared is not None:
+            self._shared.reserve(math.prod(shape))
+        self._write(b"".join((HEADER.pack(large, len(spec), len(content)), spec, content)))
         kind = bytes(self._read(1))
         if kind == LARGE:
             return None
+        if kind == SHARED:
+            assert self._shared is not None
+            return self._shared.read(shape)
         if kind == PIXELS:
-            shape = preprocess.shape
-            return np.frombuffer(self._read(shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape)
+            return np.frombuffer(self._read(math.prod(shape)), np.uint8).reshape(shape)
         message = self._read(LENGTH.unpack(self._read(LENGTH.size))[0]).decode()
         if kind == REFUSED:
             raise ImageError(message)
@@ -238,4 +246,7 @@ class _Decoder:
         for stream in (self._child.stdin, self._child.stdout):
             assert stream is not None
             stream.close()
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         return f"signal {-code}" if code < 0 else f"exit code {code}"

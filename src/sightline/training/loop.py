@@ -18,7 +18,7 @@ from sightline.config import RunConfig, StageConfig
 from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import cluster
-from sightline.errors import DivergedError, Interrupted, ModelError
+from sightline.errors import DivergedError, Interrupted, ModelError, plural
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
 from sightline.training import checkpoints, linear_head
@@ -85,7 +85,9 @@ def fit(  # noqa: PLR0913  # keyword arguments
                 progress = _make_stoppable_progress(callback, stop)
                 prepare = partial(stage_preparer.prepare_stage, number, progress, callback)
                 try:
-                    stage_run = _prepare_stage(prepare, stage_configs[number], number, state, config, callback, budget)
+                    stage_run = _prepare_stage(
+                        prepare, stage_configs[number], number, state, config, len(validation), callback, budget
+                    )
                 except Interrupted:
                     if state.stage and state.at_stage_start:  # else the existing checkpoint holds at least as much
                         checkpoint_manager.save(pack_state(state, network, None))
@@ -116,11 +118,18 @@ def _is_solved(record: EpochRecord | None) -> bool:
     return record is not None and record.penalty is not None
 
 
-def _is_perfect(state: TrainingState, config: RunConfig) -> bool:
-    """Return whether the next stage is left out: no validation image is wrong, so that nothing tells what is better."""
-    early_stop = config.train.early_stopping
+def _find_obstacle(state: TrainingState, config: RunConfig, num_images: int) -> str:
+    """Return why the `num_images` for validation cannot tell whether a further stage is better; "" if they can."""
+    early_stop, best = config.train.early_stopping, state.best
     is_decisive = early_stop.restore_best_weights and early_stop.monitor in PERFECTIBLE and early_stop.epoch is None
-    return is_decisive and state.at_stage_start and state.best is not None and state.best.val_accuracy == 1
+    if not is_decisive or not state.at_stage_start or best is None or best.val_accuracy is None:
+        return ""
+    if best.val_accuracy == 1:
+        return "every validation image is classified correctly already"
+    if num_images < early_stop.min_validation_images:
+        images = plural(num_images, "validation image")
+        return f"{images} cannot tell whether it helps: fewer than {early_stop.min_validation_images}"
+    return ""
 
 
 def _prepare_stage(
@@ -129,6 +138,7 @@ def _prepare_stage(
     number: int,
     state: TrainingState,
     config: RunConfig,
+    num_validation_images: int,
     callback: Callback,
     budget: TimeBudget | None,
 ) -> StageRun | None:
@@ -138,8 +148,8 @@ def _prepare_stage(
     """
     if state.history and _is_last_epoch(config, state.history[-1]):
         return None
-    if _is_perfect(state, config):
-        callback.on_message(f"{stage.name}: left out, as every validation image is classified correctly already")
+    if obstacle := _find_obstacle(state, config, num_validation_images):
+        callback.on_message(f"{stage.name}: left out, as {obstacle}")
         return None
     configured = count_epochs(config.train, stage)
     if budget is None or stage.is_solved or not configured:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import onnx_graphs
 from sightline.errors import ModelError
-from sightline.inference.runtimes import onnx as runtime
+from sightline.inference.runtimes import onnx_sessions as runtime
 from sightline.inference.safety import limits, onnx_file, onnx_shapes
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits

@@ -9,10 +9,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import process
 from sightline._keras import imports
 from sightline.errors import ModelError, UsageError, first_line, plural
-from sightline.inference.predictor import Outputs, PicklablePredictor, Streams
+from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.inference.runner import choose_streams
+from sightline.inference.runtimes.onnx_sessions import MAX_STREAMED_BYTES, StreamedSession, create_session
 from sightline.inference.safety import onnx_file
 from sightline.inference.safety.limits import read_scale
 from sightline.models.head import OUTPUTS, PROBABILITIES
@@ -21,23 +22,6 @@ from sightline.preprocessing import PreprocessingSpec
 GPU_PROVIDER = "CUDAExecutionProvider"
 GPU_ARENA_BYTES = 4 << 30  # memory that the model may take on a GPU, times the scale of `safety.limits`
 GPU_INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'  # both own one folder
-
-
-def create_session(model: bytes, threads: int = 0) -> Any:
-    """Create an ONNX Runtime session of a file on the CPU; `threads` 0: one for each core.
-
-    Raises `ModelError` for a file that cannot be run.
-    """
-    onnxruntime = imports.import_onnx_runtime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or process.count_cores()
-    # threads that spin while they wait take the cores from what decodes: 30% of the time of an answer of a busy server
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
 
 def create_gpu_session(model: bytes) -> Any:
@@ -94,9 +78,8 @@ class OnnxPredictor(PicklablePredictor):
         threads: int = 0,
         *,
         device: Literal["cpu", "gpu"] = "cpu",
-        streams: Streams | None = None,
     ) -> None:
-        """`threads` 0: one for each core; each call takes those of one of the `streams`, if they are stated.
+        """`threads` 0: one for each core.
 
         Raises `ModelError` for a file that cannot be run or does not match, `UsageError` for a GPU that is not there.
         """
@@ -104,10 +87,9 @@ class OnnxPredictor(PicklablePredictor):
         self.device_reason = ""  # of a device that was chosen for the user
         self.classes = tuple(classes)
         self.preprocess = preprocess
-        self.streams = streams
-        self._threads = threads if streams is None else streams.threads
-        if device == "cpu":
-            self.runs = streams.count if streams is not None else threads or process.count_cores()
+        self._threads = threads
+        if device == "cpu" and len(model) <= MAX_STREAMED_BYTES:
+            self.streams = choose_streams(preprocess.shape, threads)
         self._model = model  # shares the bytes of the session, so it takes no memory
         _ = self._session  # so that errors are raised here
 
@@ -117,8 +99,12 @@ class OnnxPredictor(PicklablePredictor):
 
     @cached_property
     def _session(self) -> Any:
-        on_gpu = self.device == "gpu"
-        runtime_session = create_gpu_session(self._model) if on_gpu else create_session(self._model, self._threads)
+        if self.device == "gpu":
+            runtime_session = create_gpu_session(self._model)
+        elif self.streams is not None:
+            runtime_session = StreamedSession(self._model, self.streams, self._threads)
+        else:
+            runtime_session = create_session(self._model, self._threads)
         self._check_signature(runtime_session)
         return runtime_session
 

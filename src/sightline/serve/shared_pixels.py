@@ -1,0 +1,61 @@
+"""Pixels that a process for decoding hands over in shared memory, where the system has it, rather than by a pipe."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+INITIAL_BYTES = 1 << 20
+
+
+class SharedPixels:
+    """Shared memory for one image, that of the descriptor `file`; both processes have it open."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._memory = mmap.mmap(file, os.fstat(file).st_size)
+
+    @classmethod
+    def create(cls) -> SharedPixels | None:
+        """Return new memory, None where the system has none that ends with the processes (other than Linux).
+
+        It never becomes smaller, so that a process that a hostile image took over cannot end the one that reads it.
+        """
+        if sys.platform != "linux":
+            return None
+        import fcntl
+
+        file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(file, INITIAL_BYTES)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return cls(file)
+
+    def reserve(self, size: int) -> None:
+        """Make room for so many bytes."""
+        if size > len(self._memory):
+            os.ftruncate(self.file, max(size, os.fstat(self.file).st_size))
+            self._map()
+
+    def write(self, pixels: NDArray[np.uint8]) -> None:
+        """Write pixels, for which the other process has reserved room."""
+        if pixels.nbytes > len(self._memory):
+            self._map()
+        self._memory[: pixels.nbytes] = np.ascontiguousarray(pixels).data.cast("B")
+
+    def read(self, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """Return a copy of the pixels uint8 of `shape`."""
+        return np.frombuffer(self._memory, np.uint8, int(np.prod(shape))).reshape(shape).copy()
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+        os.close(self.file)
+
+    def _map(self) -> None:
+        self._memory.close()
+        self._memory = mmap.mmap(self.file, os.fstat(self.file).st_size)
