@@ -70,6 +70,13 @@ def test_a_lone_image_has_all_threads_and_needs_no_other_session(threads: list[i
     assert threads == [2, 1]
 
 
+def test_calls_that_begin_together_create_one_session(threads: list[int]) -> None:
+    session = StreamedSession(make_file(), STREAMS, 2)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: run(session, PIXELS), range(4)))
+    assert threads == [2, 1]
+
+
 def test_one_session_is_enough_where_memory_is_short(threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightline.process.count_memory", lambda: 512 << 20)
     run(StreamedSession(make_file(), STREAMS, 2), PIXELS)

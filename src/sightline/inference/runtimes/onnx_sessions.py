@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,17 @@ class StreamedSession:
         """`threads` are those of a call that is alone; 0: one for each core."""
         self._model, self._streams = model, streams
         self._alone = create_session(model, threads)
-        self._has_one = process.is_memory_short() or streams.threads == (threads or process.count_cores())
+        has_one = process.is_memory_short() or streams.threads == (threads or process.count_cores())
+        self._beside_others = self._alone if has_one else None  # created when it is first needed
+        self._creating = threading.Lock()
         self._lock, self._running = threading.Lock(), 0
 
-    @cached_property
-    def _beside_others(self) -> Any:
-        return self._alone if self._has_one else create_session(self._model, self._streams.threads)
+    def _find_session(self) -> Any:
+        """Return the session for calls that are not alone."""
+        with self._creating:
+            if self._beside_others is None:
+                self._beside_others = create_session(self._model, self._streams.threads)
+        return self._beside_others
 
     def get_inputs(self) -> Any:
         """Return the inputs of the file."""
@@ -70,14 +75,14 @@ class StreamedSession:
         count = min(map(len, inputs.values()))
         with self._count_call() as is_alone:
             if count <= self._streams.rows:
-                session = self._alone if is_alone else self._beside_others
+                session = self._alone if is_alone else self._find_session()
                 return list(session.run(list(names), dict(inputs)))
             return self._run_in_streams(list(names), inputs, count, is_alone=is_alone)
 
     def _run_in_streams(
         self, names: list[str], inputs: Mapping[str, NDArray[Any]], count: int, *, is_alone: bool
     ) -> list[NDArray[Any]]:
-        session, threads = self._beside_others, self._streams.count
+        session, threads = self._find_session(), self._streams.count
 
         def run_rows(rows: slice) -> list[NDArray[Any]]:
             return list(session.run(names, {name: values[rows] for name, values in inputs.items()}))
