@@ -105,6 +105,13 @@ def test_a_large_file_has_one_session(monkeypatch: pytest.MonkeyPatch, threads: 
     assert threads == [2]
 
 
+def test_a_copy_has_the_streams_of_the_cores_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = pickle.dumps(OnnxPredictor(make_file(), ("a", "b", "c"), PreprocessingSpec(32, 32, 3)))
+    monkeypatch.setattr("sightline.process.count_cores", lambda: 1)
+    copy = pickle.loads(content)  # noqa: S301  # our own
+    assert copy.streams.count == 1
+
+
 def test_a_copy_in_another_process_has_sessions_of_its_own() -> None:
     predictor = OnnxPredictor(make_file(), ("a", "b", "c"), PreprocessingSpec(32, 32, 3), 2)
     copy = pickle.loads(pickle.dumps(predictor))  # noqa: S301  # our own

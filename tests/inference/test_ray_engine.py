@@ -365,9 +365,10 @@ class TestTwoNodes:
 
         def open_model() -> Any:
             opened = pickle.loads(sent)  # noqa: S301  # nothing of this file, which workers cannot import
-            threads = opened.args[0]._session.get_session_options().intra_op_num_threads
+            predictor = opened.args[0]
+            threads = predictor._session._alone.get_session_options().intra_op_num_threads
             with (tmp_path / str(os.getpid())).open("a") as file:
-                file.write(f"{process.count_cores()} cores, {threads} threads\n")
+                file.write(f"{process.count_cores()} cores, {threads} threads, {predictor.streams.count} streams\n")
             return opened
 
         items, model = stream.make_items(sorted(photos.glob("*.png"))), cast("Predict", Opens(open_model))
@@ -376,7 +377,7 @@ class TestTwoNodes:
         assert len(predictions) == 1200  # ten batches of 128, for two workers
         opened = [file.read_text() for file in tmp_path.iterdir() if file.name.isdecimal()]
         assert len(opened) in {1, 2}
-        assert set(opened) == {"1 cores, 1 threads\n"}
+        assert set(opened) == {"1 cores, 1 threads, 1 streams\n"}
 
     @pytest.mark.parametrize(
         ("model", "message"),

@@ -88,14 +88,18 @@ class OnnxPredictor(PicklablePredictor):
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._threads = threads
-        if device == "cpu" and len(model) <= MAX_STREAMED_BYTES:
-            self.streams = choose_streams(preprocess.shape, threads)
         self._model = model  # shares the bytes of the session, so it takes no memory
+        self._choose_streams()
         _ = self._session  # so that errors are raised here
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         onnx_file.check_graph(self._model)  # as when loading the file
+        self._choose_streams()  # by the cores of this process
+
+    def _choose_streams(self) -> None:
+        is_streamed = self.device == "cpu" and len(self._model) <= MAX_STREAMED_BYTES
+        self.streams = choose_streams(self.preprocess.shape, self._threads) if is_streamed else None
 
     @cached_property
     def _session(self) -> Any:
