@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -101,6 +102,18 @@ def test_a_process_that_a_hostile_image_took_over_cannot_take_the_memory_from_th
     other.write(np.full((2, INITIAL_BYTES), 7, np.uint8))
     assert (shared.read((2, INITIAL_BYTES)) == 7).all()
     shared.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has the shared memory")
+def test_pixels_come_by_the_pipe_where_shared_memory_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async def use(pool: DecoderPool) -> None:
+        np.testing.assert_array_equal(await pool.decode(encode_png(), SPEC), SPEC.decode(encode_png()))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    run_with_pool(use)
 
 
 def test_the_memory_of_processes_is_given_back() -> None:

@@ -210,7 +210,10 @@ class EarlyStoppingConfig:
     )
     restore_best_weights: bool = setting(True, "at the end, restore the weights of the best epoch")
     min_validation_images: int = setting(
-        0, "leave out the stages after the first with fewer images for validation, which cannot tell what is better", 0
+        0,
+        "with fewer validation images than these, which cannot tell what is better, the stages after the first are "
+        "left out, if monitor is val_accuracy or val_calibrated_loss",
+        0,
     )
 
 

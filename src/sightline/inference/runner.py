@@ -189,7 +189,8 @@ def predict_images(
 ) -> Generator[list[ImageOutputs[Item, Decoded]], None, None]:
     """Yield the outputs of `items` in batches, in order.
 
-    Every call of the model has as many rows as the first batch, or `batch_size` if it is stated.
+    Every call of the model has as many rows as the first batch, or `batch_size` if it is stated; a model with `Streams`
+    is called in a thread for each.
 
     `decode` runs in `threads` threads (default: one per core), at most `BATCHES_AHEAD` batches ahead; it raises
     `ImageError` for an image that cannot be read. `get_pixels` returns the uint8 pixels [H, W, C] of what it returned.

@@ -22,7 +22,7 @@ class SharedPixels:
 
     @classmethod
     def create(cls) -> SharedPixels | None:
-        """Return new memory, None where the system has none that ends with the processes (other than Linux).
+        """Return new memory, None where the system has none that ends with the processes, as outside Linux.
 
         It never becomes smaller, so that a process that a hostile image took over cannot end the one that reads it.
         """
@@ -30,7 +30,10 @@ class SharedPixels:
             return None
         import fcntl
 
-        file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError:  # the system or a sandbox has forbidden it
+            return None
         os.ftruncate(file, INITIAL_BYTES)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         return cls(file)

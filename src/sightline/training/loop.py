@@ -18,7 +18,7 @@ from sightline.config import RunConfig, StageConfig
 from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import cluster
-from sightline.errors import DivergedError, Interrupted, ModelError, plural
+from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, find_task
 from sightline.training import checkpoints, linear_head
@@ -126,9 +126,11 @@ def _find_obstacle(state: TrainingState, config: RunConfig, num_images: int) -> 
         return ""
     if best.val_accuracy == 1:
         return "every validation image is classified correctly already"
-    if num_images < early_stop.min_validation_images:
-        images = plural(num_images, "validation image")
-        return f"{images} cannot tell whether it helps: fewer than {early_stop.min_validation_images}"
+    if num_images < (least := early_stop.min_validation_images):
+        return (
+            f"fewer than {least} validation images ({num_images}) cannot tell whether it helps: "
+            "--set train.early_stopping.min_validation_images=0 trains it"
+        )
     return ""
 
 
