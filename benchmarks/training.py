@@ -34,12 +34,13 @@ class Task:
 
 
 def run(task: Task) -> None:
-    """Compare all training loops on a task; those of PyTorch only if it is installed."""
+    """Compare all training loops on a task: Keras where it has the network, PyTorch where it is installed."""
     variants: dict[str, Variant] = {
         "sightline": partial(train_with_sightline, task, "auto"),
         "sightline, float32": partial(train_with_sightline, task, "float32"),
-        "Keras fit": partial(train_with_keras, task),
     }
+    if task.name in NETS:
+        variants["Keras fit"] = partial(train_with_keras, task)
     if plain_torch.is_installed():
         for name, bfloat16 in (("PyTorch, float32", False), ("PyTorch, bfloat16", True)):
             variants[name] = partial(train_with_torch, task, bfloat16=bfloat16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from command import skip_without
 from networks import RUNS, build_network, random_images
 from sightline import backend
 from sightline.config import StageConfig
+from sightline.data.types import Subset
 from sightline.inference import frozen_layers as module
 from sightline.inference.frozen_layers import build_frozen_layers
 from sightline.inference.predictor import Streams
@@ -73,6 +75,40 @@ def test_openvino_runs_them_within_the_precision_of_the_processor(name: str) -> 
     np.testing.assert_allclose(frozen_layers.exact.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
     frozen_layers.run(pixels[::-1])
     np.testing.assert_array_equal(frozen_layers.run(pixels), outputs)
+
+
+def test_int8_is_close_and_has_an_exact_form() -> None:
+    model, pixels = make_frozen_model("efficientnet-lite0"), random_images(20, 32)
+    layers = build_frozen_layers(model, pixels[:4], "onnxruntime-int8", 1, calibration=pixels[4:])
+    expected, outputs = np.asarray(model.predict_on_batch(pixels)), layers.run(pixels)
+    assert layers.exact is not None
+    assert layers.cache_key != layers.exact.cache_key
+    np.testing.assert_allclose(layers.exact.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
+    assert 0 < np.sqrt(np.mean((outputs - expected) ** 2)) < module.INT8_TOLERANCE * expected.std()
+    again = build_frozen_layers(model, pixels[:4], "onnxruntime-int8", 1, calibration=pixels[4:])
+    assert again.cache_key == layers.cache_key
+    np.testing.assert_array_equal(again.run(pixels), outputs)
+
+
+def test_where_int8_differs_much_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INT8_TOLERANCE", 1e-6)
+    model, pixels = make_frozen_model("fashion-cnn"), random_images(20, 8)
+    layers = build_frozen_layers(model, pixels[:4], "onnxruntime-int8", 1, calibration=pixels[4:])
+    assert layers.exact is None
+    expected = np.asarray(model.predict_on_batch(pixels))
+    np.testing.assert_allclose(layers.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_int8_is_calibrated_on_training_images_at_even_distances() -> None:
+    pixels = random_images(300, 8)
+    subset = Subset(pixels, np.arange(300), np.zeros(300, np.int32), ("",) * 300)
+    images = module.choose_calibration("onnxruntime-int8", subset)
+    assert images is not None
+    np.testing.assert_array_equal(images, pixels[np.linspace(0, 299, 16).astype(int)])
+    assert module.choose_calibration("onnxruntime", subset) is None
+    assert module.choose_calibration("onnxruntime-int8", subset.head(255)) is None, "not worth it"
+    features = dataclasses.replace(subset, pixels=pixels.astype(np.float32))
+    assert module.choose_calibration("onnxruntime-int8", features) is None
 
 
 def test_without_openvino_keras_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

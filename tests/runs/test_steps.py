@@ -43,6 +43,7 @@ class FakeMachine:
     alpha: float | None = None
     installed: bool = False
     accelerator: bool = False
+    int8: bool = True
 
     def start_backend(self, device: DeviceConfig) -> None:
         assert device.backend in {"auto", "tensorflow"}
@@ -71,11 +72,15 @@ class FakeMachine:
             feature_runtime=runtime if device.feature_runtime == "auto" else device.feature_runtime,
         )  # fmt: skip
 
+    def has_int8_instructions(self) -> bool:
+        return self.int8
+
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         return PrecisionChoice("mixed_bfloat16", f"measured for {facts.num_images} images of {config.input.height}")
 
 
 INSTALLED = FakeMachine(installed=True)
+OLD = FakeMachine(int8=False)
 EMPTY, CACHED, GPU = FakeMachine(), FakeMachine(alpha=0.35), FakeMachine(alpha=0.35, installed=True, accelerator=True)
 MOBILENET = ("model.name=mobilenetv2",)
 LITE = ("model.name=efficientnet-lite0",)
@@ -120,6 +125,12 @@ TABLE: list[Row] = [
     (steps.choose_solvers, LITE, PHOTOS, EMPTY, {}),
     (steps.choose_device, (), PHOTOS, EMPTY,
      {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
+    (steps.choose_device, LITE, PHOTOS, EMPTY,
+     {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime-int8"}),
+    (steps.choose_device, LITE, PHOTOS, OLD,
+     {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
+    (steps.choose_device, (*LITE, "device.feature_runtime=onnxruntime"), PHOTOS, EMPTY,
+     {"device.backend": "tensorflow", "device.threads": 2}),
     (steps.choose_device, ("device.num_devices=0",), PHOTOS, GPU,
      {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "keras", "device.num_devices": 2}),
     (steps.choose_weights, MOBILENET, PHOTOS, EMPTY, {"model.weights": "none"}),

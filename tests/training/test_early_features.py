@@ -14,6 +14,7 @@ from networks import make_plan, random_images
 from sightline.callbacks import no_progress
 from sightline.config import DataConfig, DeviceConfig, RunConfig, SplitConfig, StageConfig, TrainConfig
 from sightline.data.types import Subset
+from sightline.inference import frozen_layers
 from sightline.models import pretrained
 from sightline.models.build import Network, build_model
 from sightline.models.registry import ENTRIES
@@ -51,21 +52,42 @@ def build_pretrained(side: int = SIDE) -> Network:
     return build_model(make_plan(LITE0.name, side=side, options={"weights": find_weights()}))
 
 
-def extract(network: Network, early: EarlyFeatures | None, config: RunConfig = CONFIG) -> Any:
+def extract(
+    network: Network, early: EarlyFeatures | None, config: RunConfig = CONFIG, validation: Subset = VALIDATION
+) -> Any:
     group = config.train.stages
-    return stage_features.extract_features(network, group, TRAIN, VALIDATION, config, no_progress, early=early)
+    return stage_features.extract_features(network, group, TRAIN, validation, config, no_progress, early=early)
 
 
-def test_they_are_those_that_training_would_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("validation", [VALIDATION, make_subset(40, 58)], ids=["apart", "five images in both"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
+def test_they_are_those_that_training_would_compute(
+    runtime: Any, validation: Subset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_layers, "MIN_INT8_IMAGES", 1)
+    config = dataclasses.replace(CONFIG, device=DeviceConfig(feature_runtime=runtime, threads=2))
     network = build_pretrained()
-    expected = extract(network, None)
-    with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
+    expected = extract(network, None, config, validation)
+    with computing_early(config, LITE0, find_weights(), TRAIN, validation) as early:
         monkeypatch.setattr(stage_features, "_iterate_features", lambda *_: pytest.fail("they are computed again"))
-        features = extract(network, early)
+        features = extract(network, early, config, validation)
     for name in ("train", "validation"):
         subset, other = getattr(features, name), getattr(expected, name)
         np.testing.assert_array_equal(subset.take(slice(None)), other.take(slice(None)))
         np.testing.assert_array_equal(subset.labels, other.labels)
+
+
+def test_only_training_images_are_computed_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen_layers, "MIN_INT8_IMAGES", len(TRAIN))
+    config = dataclasses.replace(CONFIG, device=DeviceConfig(feature_runtime="onnxruntime-int8", threads=2))
+    network = build_pretrained()
+    exact, features = extract(network, None), extract(network, None, config)
+    np.testing.assert_array_equal(features.validation.take(slice(None)), exact.validation.take(slice(None)))
+    difference = features.train.take(slice(None)) - exact.train.take(slice(None))
+    assert 0 < np.sqrt(np.mean(difference**2)) < frozen_layers.INT8_TOLERANCE * exact.train.pixels.std()
+    assert not np.array_equal(features.train.pixels, exact.train.pixels)
+    monkeypatch.setattr(frozen_layers, "MIN_INT8_IMAGES", len(TRAIN) + 1)
+    np.testing.assert_array_equal(extract(network, None, config).train.pixels, exact.train.pixels)
 
 
 def test_those_of_training_images_are_kept_until_they_were_taken() -> None:
@@ -94,7 +116,7 @@ def test_those_of_another_network_are_not_used() -> None:
 def test_those_of_other_images_are_not_used() -> None:
     with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
         assert early is not None
-        layers = early._layers
+        layers = early._exact
         assert early.has(layers, TRAIN)
         assert not early.has(layers, make_subset(0, 45, PIXELS.copy()))
         assert not early.has(layers, make_subset(50, 60)), "two of these rows are in neither split"
@@ -133,8 +155,13 @@ def test_other_networks_and_random_weights_have_none(tmp_path: Path) -> None:
         assert early is None, "the network reports it"
 
 
-def test_features_that_are_kept_are_not_computed_again(own_cache: Path) -> None:
-    config = dataclasses.replace(CONFIG, data=DataConfig(cache=True))
+@pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
+def test_features_that_are_kept_are_not_computed_again(
+    runtime: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_layers, "MIN_INT8_IMAGES", 1)
+    device = DeviceConfig(feature_runtime=runtime, threads=2)
+    config = dataclasses.replace(CONFIG, data=DataConfig(cache=True), device=device)
     for is_kept in (False, True):
         with computing_early(config, LITE0, find_weights(), TRAIN, VALIDATION) as early:
             assert (early is None) == is_kept

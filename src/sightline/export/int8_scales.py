@@ -15,8 +15,7 @@ point.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,27 +81,47 @@ def _compute_scale(kernel: NDArray[np.float32], *, depthwise: bool) -> NDArray[n
     return positive_scale
 
 
-def compute_input_means(model: Any, layers: Sequence[str], batches: Iterable[NDArray[np.uint8]]) -> Arrays:
-    """Return the channel means of the input of each convolution and dense layer in `layers`: float32 [I]."""
+def measure_values(
+    model: Any, operations: Collection[str], layers: Collection[str], images: Iterable[NDArray[np.uint8]]
+) -> tuple[dict[str, tuple[float, float]], Arrays]:
+    """Run `model` on uint8 `images` [n, H, W, C], a few at a time, and return what its values are between.
+
+    First the minimum and maximum of each float input and output of `operations`, by value name; then the channel means
+    of the input of each convolution and dense layer in `layers`: float32 [I].
+    """
     onnx = import_onnx()
     onnxruntime = imports.import_onnx_runtime()
-    probe = copy.deepcopy(model)
-    del probe.graph.output[:]
-    sources = {n.input[0]: n.op_type for n in model.graph.node if n.name in layers and n.op_type in {"Conv", "Gemm"}}
-    if not sources:
-        return {}
-    for source, kind in sources.items():
-        pooled = "GlobalAveragePool" if kind == "Conv" else "Identity"
-        probe.graph.node.append(onnx.helper.make_node(pooled, [source], [f"{source}:mean"]))
-        probe.graph.output.append(onnx.helper.make_tensor_value_info(f"{source}:mean", onnx.TensorProto.FLOAT, None))
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    graph, weights = probe.graph, {weight.name for weight in model.graph.initializer}
+    known = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    del graph.output[:]
+    names = [name for node in graph.node if node.op_type in operations for name in (*node.input, *node.output)]
+    measured = [n for n in dict.fromkeys(names) if known.get(n) == onnx.TensorProto.FLOAT and n not in weights]
+    sources = {n.input[0]: n.op_type for n in graph.node if n.name in layers and n.op_type in {"Conv", "Gemm"}}
+
+    def add_output(operation: str, source: str, **attributes: int) -> str:
+        name = f"{source}:{operation}"
+        graph.node.append(onnx.helper.make_node(operation, [source], [name], **attributes))
+        graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        return name
+
+    outputs = [add_output(kind, name, keepdims=0) for name in measured for kind in ("ReduceMin", "ReduceMax")]
+    pooled = {"Conv": "GlobalAveragePool", "Gemm": "Identity"}
+    outputs += [add_output(pooled[kind], source) for source, kind in sources.items()]
+    if not outputs:
+        return {}, {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    rows: dict[str, list[NDArray[np.float32]]] = {source: [] for source in sources}
-    for batch in batches:
-        for source, values in zip(sources, session.run(None, {"pixels": batch}), strict=True):
-            rows[source].append(values.reshape(len(batch), -1))
-    return {source: np.concatenate(input_batches).mean(0) for source, input_batches in rows.items()}
+    runs = [session.run(outputs, {"pixels": rows}) for rows in images]
+    extremes = np.array([run[: 2 * len(measured)] for run in runs], np.float32).reshape(len(runs), -1, 2)
+    lowest, highest = np.fmin.reduce(extremes[..., 0]), np.fmax.reduce(extremes[..., 1])  # which ignore NaN
+    means = {
+        source: np.concatenate([run[at].reshape(len(run[at]), -1) for run in runs]).mean(0)
+        for at, source in enumerate(sources, 2 * len(measured))
+    }
+    return dict(zip(measured, zip(lowest, highest, strict=True), strict=True)), means
 
 
 def correct_biases(

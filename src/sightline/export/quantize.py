@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,33 +142,24 @@ def calibrate_graph(graph: bytes, pixels: NDArray[np.uint8], progress: Progress 
     ort = imports.import_onnx_runtime("onnxruntime.quantization")
     if not len(pixels):
         raise DataError("Quantization needs images for calibration, and there are none.")
-    batches = _split_batches(pixels)
-
-    class Reader(ort.CalibrationDataReader):  # type: ignore[misc,name-defined]  # has no types
-        def __init__(self) -> None:
-            self.done = 0
-
-        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            progress("calibrating", sum(map(len, batches[: self.done])), len(pixels))
-            self.done += 1
-            return {"pixels": batches[self.done - 1]} if self.done <= len(batches) else None
-
     with silence_logging(""), tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(_fold_constants(graph, Path(folder))))
-        _rename_clashing_values(model)
-        layers, float_nodes = _find_quantizable(model)
-        prepared = Path(folder, "prepared.onnx")
-        onnx.save_model(model, prepared)
-        calibrator = ort.create_calibrator(prepared, list(OPERATIONS), Path(folder, "augmented.onnx").as_posix())
-        calibrator.collect_data(Reader())
-        ranges = calibrator.compute_data()
-        del calibrator
+    _rename_clashing_values(model)
+    layers, float_nodes = _find_quantizable(model)
+
+    def iterate() -> Iterator[NDArray[np.uint8]]:
+        for row in range(len(pixels)):
+            progress("calibrating", row, len(pixels))
+            yield pixels[row : row + 1]
+        progress("calibrating", len(pixels), len(pixels))
+
+    ranges, input_means = int8_scales.measure_values(model, OPERATIONS, layers, iterate())
     return CalibratedGraph(
         model,
-        ranges,
+        ort.TensorsData(ort.CalibrationMethod.MinMax, ranges),
         layers,
         float_nodes,
-        int8_scales.compute_input_means(model, layers, batches),
+        input_means,
         int8_scales.compute_scales(model, layers),
     )
 

@@ -73,7 +73,8 @@ class ModelEntry:
     arXiv:1906.06423; measured in benchmarks/results/transfer.md). `init` is the weight initialization (auto: that of
     the layers); `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first
     convolution that is initialized from patches of the training images. `decoder` is what follows the backbone in a
-    network for masks.
+    network for masks. `has_int8_features` is true if a head that is trained on features of its frozen layers in int8 is
+    as good as one trained on those in float32 (benchmarks/results/features.md).
     """
 
     name: str
@@ -92,3 +93,4 @@ class ModelEntry:
     ones_bias_layers: tuple[str, ...] = ()
     whitening_layer: str | None = None
     decoder: Decoder = "bilinear"
+    has_int8_features: bool = False

@@ -109,6 +109,9 @@ class Machine(Protocol):
     def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
 
+    def has_int8_instructions(self) -> bool:
+        """Return whether the processor is known to add products of 8-bit integers in 32 bits at once."""
+
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the precision of the device, or the faster one, measured with the network of `config`."""
 
@@ -148,6 +151,10 @@ class ThisMachine:
     def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
         return devices.resolve_devices(environment.resolve_device(device), self.num_hosts)
+
+    def has_int8_instructions(self) -> bool:
+        """Return whether the processor is known to add products of 8-bit integers in 32 bits at once."""
+        return backend.has_int8_instructions()
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the precision of the device, or the faster one, measured with the network of `config`."""

@@ -234,7 +234,13 @@ def choose_solvers(config: RunConfig, _facts: DataFacts, _machine: Machine) -> S
 
 def choose_device(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
     """Fill in the backend, its threads, the devices and hosts, and the runtime of frozen layers."""
-    return StepResult(replace(config, device=machine.resolve_device(config.device)))
+    device = machine.resolve_device(config.device)
+    is_chosen = config.device.feature_runtime == "auto" and device.feature_runtime == "onnxruntime"
+    entry = registry.get_entry(DEFAULT_MODEL if config.model.name == "auto" else config.model.name)
+    are_masks = find_task(config.model.task).targets.are_masks
+    if is_chosen and entry.has_int8_features and not are_masks and machine.has_int8_instructions():
+        device = replace(device, feature_runtime="onnxruntime-int8")
+    return StepResult(replace(config, device=device))
 
 
 def choose_weights(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:

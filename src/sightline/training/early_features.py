@@ -8,7 +8,7 @@ same, byte by byte, so they cannot change a result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import takewhile
@@ -25,7 +25,14 @@ from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.errors import ModelError
 from sightline.export.packaged_layers import convert_packaged_layers
-from sightline.inference.frozen_layers import BATCH_SIZE, FrozenLayers, make_cache_key, open_onnxruntime
+from sightline.inference.frozen_layers import (
+    BATCH_SIZE,
+    FrozenLayers,
+    choose_calibration,
+    make_cache_key,
+    open_int8,
+    open_onnxruntime,
+)
 from sightline.models.entry import ModelEntry
 from sightline.tasks.protocol import find_task
 
@@ -34,45 +41,66 @@ MAX_BYTES = 1 << 28  # of features, which are all kept in memory
 
 
 class EarlyFeatures:
-    """The features of some rows of `pixels` by the ONNX `file`, computed in as many threads as it has streams."""
+    """The features of some rows of `pixels` by the ONNX `file`, computed in as many threads as it has streams.
+
+    Those of training images are computed in int8 if there are images for `calibration`: see `open_int8`.
+    """
 
     def __init__(
         self,
         file: bytes,
         threads: int,
         pixels: NDArray[Any],
-        rows: NDArray[np.int64],
-        again: Collection[int] = (),
+        train: NDArray[np.int64],
+        others: Sequence[NDArray[np.int64]] = (),
+        *,
+        calibration: NDArray[np.uint8] | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Features of the rows `again` are kept once they were asked for, the others not.
+        """The first of `others` come before the rows of `train`. They are kept once they were asked for, these not.
 
         `meanwhile` is called once, before someone waits for the features.
         """
-        layers = open_onnxruntime(file, pixels.shape[1:], threads)
-        assert layers.streams is not None
-        self.file, self._layers, self._pixels = file, layers, pixels
-        self._again, self._meanwhile = again, meanwhile
-        self._pool = ThreadPoolExecutor(layers.streams.count, "early features")
-        chunks = [rows[positions] for positions in iterate_slices(len(rows), ROWS)]
-        futures = [self._pool.submit(self._compute, chunk) for chunk in chunks]
-        self._places: dict[int, tuple[Future[NDArray[np.float32]], int]] = {
-            int(row): (future, at)
-            for chunk, future in zip(chunks, futures, strict=True)
-            for at, row in enumerate(chunk)
-        }
+        exact = open_onnxruntime(file, pixels.shape[1:], threads)
+        assert exact.streams is not None
+        self.file, self._exact, self._pixels, self._meanwhile = file, exact, pixels, meanwhile
+        self._pool = ThreadPoolExecutor(exact.streams.count, "early features")
+        self._of_train = self._pool.submit(
+            lambda: exact if calibration is None else open_int8(file, exact, calibration, threads)
+        )
+        self._again = {row for rows in others for row in rows.tolist()}
+        self._places: dict[tuple[bool, int], tuple[Future[NDArray[np.float32]], int]] = {}
+        for rows in (*others[:1], train, *others[1:]):  # as they are needed
+            is_train = rows is train
+            for positions in iterate_slices(len(rows), ROWS):
+                future = self._pool.submit(self._compute, rows[positions], is_train=is_train)
+                self._places |= {(is_train, row): (future, at) for at, row in enumerate(rows[positions].tolist())}
 
-    def _compute(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._layers.run(self._pixels[rows])
+    def _compute(self, rows: NDArray[np.int64], *, is_train: bool) -> NDArray[np.float32]:
+        return self._find_layers(is_train=is_train).run(self._pixels[rows])
+
+    def _find_layers(self, *, is_train: bool) -> FrozenLayers:
+        return self._of_train.result() if is_train else self._exact
+
+    def _find_places(self, subset: Subset) -> list[tuple[bool, int]]:
+        """Return the keys of the images of `subset`, which are training images unless all of them are kept."""
+        rows = subset.rows.tolist()
+        is_train = not set(rows) <= self._again
+        return [(is_train, row) for row in rows]
 
     def has(self, layers: FrozenLayers, subset: Subset) -> bool:
         """Return whether these are the features of all images of `subset` by `layers`."""
-        is_same = layers.cache_key == self._layers.cache_key and subset.pixels is self._pixels
-        return is_same and all(int(row) in self._places for row in subset.rows)
+        places = self._find_places(subset)
+        if subset.pixels is not self._pixels or not set(places) <= self._places.keys():
+            return False
+        return not places or layers.cache_key == self._find_layers(is_train=places[0][0]).cache_key
 
     def find(self, subset: Subset) -> NDArray[np.float32] | None:
-        """Return the features of the images of `subset`, float32 [n, F], once they are computed; None without them."""
-        if subset.pixels is not self._pixels or any(int(row) not in self._places for row in subset.rows):
+        """Return the features of the images of `subset`, float32 [n, F], once they are computed; None without them.
+
+        Only those are found that are kept.
+        """
+        if subset.pixels is not self._pixels or not set(subset.rows.tolist()) <= self._again:
             return None
         return np.concatenate([features for _, features in self.iterate(subset)])
 
@@ -83,13 +111,14 @@ class EarlyFeatures:
         """
         self._meanwhile()
         self._meanwhile = lambda: None
+        places = self._find_places(subset)
         for rows in iterate_slices(len(subset), BATCH_SIZE):
             if rows.stop > done:
-                places = [self._places[int(row)] for row in subset.rows[rows]]
-                yield rows, np.stack([future.result()[at] for future, at in places])
-        for row in subset.rows.tolist():
-            if row not in self._again:
-                self._places.pop(row, None)
+                batch = [self._places[place] for place in places[rows]]
+                yield rows, np.stack([future.result()[at] for future, at in batch])
+        for is_train, row in places:
+            if is_train:
+                self._places.pop((is_train, row), None)
 
     def close(self) -> None:
         """Wait for what is being computed, and compute no more."""
@@ -129,7 +158,8 @@ def _start(
     group = tuple(takewhile(lambda stage: stage.depth >= 0, config.train.stages))
     is_plain = not find_task(model.task).targets.are_masks and not config.split.folds and shape[-1] == 3
     has_usual_head = model.pooling in ("auto", "average") and model.normalize in ("auto", "lite")
-    if weights is None or not group or not is_plain or not has_usual_head or device.feature_runtime != "onnxruntime":
+    runtime, engines = device.feature_runtime, ("onnxruntime", "onnxruntime-int8")
+    if weights is None or not group or not is_plain or not has_usual_head or runtime not in engines:
         return None
     try:
         layers = convert_packaged_layers(entry, weights, shape, max(stage.depth for stage in group))
@@ -137,12 +167,15 @@ def _start(
         return None
     if len(group) < len(config.train.stages):  # a later stage trains these layers too, which then give other outputs
         others = others[:1]
-    rows = np.concatenate([subset.rows for subset in (*others[:1], train, *others[1:])])  # as they are needed
-    if layers is None or process.is_memory_short() or 4 * math.prod(layers.shape) * len(rows) > MAX_BYTES:
+    count = sum(map(len, (train, *others)))
+    if layers is None or process.is_memory_short() or 4 * math.prod(layers.shape) * count > MAX_BYTES:
         return None
-    key = make_cache_key(layers.file, shape, device.threads)
-    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(train, *key, 1)):
+    key, calibration = make_cache_key(layers.file, shape, device.threads), choose_calibration(runtime, train)
+    first = others[0] if calibration is not None and others and len(others[0]) else train
+    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(first, *key, 1)):
         return None
-    unique_rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
-    again = {row for subset in others for row in subset.rows.tolist()}  # which the final model is evaluated on
-    return EarlyFeatures(layers.file, device.threads, train.pixels, unique_rows, again, meanwhile)
+    rows = train.rows[np.sort(np.unique(train.rows, return_index=True)[1])]
+    return EarlyFeatures(
+        layers.file, device.threads, train.pixels, rows, [subset.rows for subset in others],
+        calibration=calibration, meanwhile=meanwhile,
+    )  # fmt: skip

@@ -21,7 +21,13 @@ from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.inference import device_images
-from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLayers, build_frozen_layers
+from sightline.inference.frozen_layers import (
+    BATCH_SIZE,
+    SAMPLE_ROWS,
+    FrozenLayers,
+    build_frozen_layers,
+    choose_calibration,
+)
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
 from sightline.training.augment import pipeline
@@ -195,8 +201,9 @@ def _make_layers(
     """Return the layers between two tensors as a function of rows like those of `subset`."""
     model, device = backend.keras().Model(start, end), config.device
     by_keras = partial(devices.predict_on_batch, model)
+    calibration = None if config.split.folds else choose_calibration(device.feature_runtime, subset)
     layers = build_frozen_layers(
-        model, subset.take(slice(0, SAMPLE_ROWS)), device.feature_runtime, device.threads, by_keras
+        model, subset.take(slice(0, SAMPLE_ROWS)), device.feature_runtime, device.threads, by_keras, calibration
     )
     if layers.fallback_reason and on_message is not None:
         on_message(f"Keras computes the features of the frozen layers, since {layers.fallback_reason}")
