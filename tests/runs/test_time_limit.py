@@ -91,6 +91,9 @@ def test_one_epoch_has_no_trend() -> None:
     history = make_history(0.7)
     text = describe_outlook(TimeRecord(), fast, history, history[0])
     assert "; --effort balanced would fine-tune the network. What more would bring is unknown: one epoch has" in text
+    head = make_history(0.7, stages=(TRANSFER.train.stages[0].name,))
+    text = describe_outlook(TimeRecord(), TRANSFER, head, head[0])
+    assert "the stage fine-tune was left out, for which there are too few validation images. What more" in text
     text = describe_outlook(make_record(20, 1, number="0"), QUICK, make_history(0.7, stages=("training",)), history[0])
     assert text.endswith("What they would bring is unknown: one epoch has no trend.")
 
