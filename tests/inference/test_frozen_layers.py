@@ -90,6 +90,17 @@ def test_int8_is_close_and_has_an_exact_form() -> None:
     np.testing.assert_array_equal(again.run(pixels), outputs)
 
 
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in ENTRIES])
+def test_int8_layers_of_each_network_are_close_or_not_used(name: str) -> None:
+    model = make_frozen_model(name)
+    pixels = random_images(20, *model.input.shape[2:])
+    layers = build_frozen_layers(model, pixels[:4], "onnxruntime-int8", 1, calibration=pixels[4:])
+    assert not layers.fallback_reason
+    expected = np.asarray(model.predict_on_batch(pixels))
+    error = np.sqrt(np.mean((layers.run(pixels) - expected) ** 2)) / expected.std()
+    assert error < (1e-3 if layers.exact is None else 1.5 * module.INT8_TOLERANCE)
+
+
 def test_where_int8_differs_much_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INT8_TOLERANCE", 1e-6)
     model, pixels = make_frozen_model("fashion-cnn"), random_images(20, 8)
