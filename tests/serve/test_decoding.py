@@ -206,6 +206,36 @@ def test_a_request_that_is_cancelled_while_it_waits_is_not_decoded(monkeypatch: 
     run_with_pool(use)
 
 
+def test_the_time_of_an_image_begins_with_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_child(monkeypatch, "[time.sleep(0.5), __import__('numpy').zeros((8, 8, 3))][1]")
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        answers = await asyncio.gather(*(pool.decode(b"hostile", SPEC) for _ in range(4)))  # the last after 1.5 s
+        assert [answer.shape for answer in answers] == [(8, 8, 3)] * 4
+
+    run_with_pool(use, seconds=1.2)
+
+
+def test_an_image_that_is_ready_for_a_process_is_left_out_if_its_client_leaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decoded = tmp_path / "decoded"
+    patch_child(monkeypatch, f"[time.sleep(0.3), open({str(decoded)!r}, 'a').write('x'), decode(spec, b'')][2]")
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        first, second = (asyncio.create_task(pool.decode(b"hostile", SPEC)) for _ in range(2))
+        await asyncio.sleep(0.1)  # both have a place, the first a process
+        second.cancel()
+        await asyncio.wait([first, second])
+        await pool.decode(encode_png(), SPEC)
+        assert second.cancelled()
+
+    run_with_pool(use)
+    assert decoded.read_text() == "x"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc exists on Linux only")
 def test_closing_ends_all_processes_even_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     patch_child(monkeypatch, "time.sleep(1000)")

@@ -50,6 +50,35 @@ class _PendingImage:
     batch_size: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Images that are classified together; `start` is when, in seconds of `time.perf_counter`."""
+
+    images: list[_PendingImage]
+    start: float | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
+
+    def begin(self) -> None:
+        """Leave out the images whose clients have left in the meantime, and note the time."""
+        self.images = [image for image in self.images if not image.future.done()]
+        self.start = time.perf_counter()
+        for image in self.images:
+            image.start, image.batch_size = self.start, self.size
+
+    def count_remaining(self, seconds: float) -> float:
+        """Return how many of the `seconds` that it may take are left: all, before it began."""
+        return seconds if self.start is None else max(0.0, self.start + seconds - time.perf_counter())
+
+    def fail(self, error: Exception) -> None:
+        """Raise `error` in the requests that still wait."""
+        for image in self.images:
+            if not image.future.done():
+                image.future.set_exception(error)
+
+
 @dataclass(frozen=True, slots=True)
 class Batching:
     """How images share batches: up to `size` of them (None: `choose_batch_size`), the first of which waits for others.
@@ -67,8 +96,9 @@ class Batcher:
     Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in threads of its
     own, one for each of the predictor's `Streams`, as far as their batches have together no more images than
     `choose_batch_size`; on all images that arrived since the previous batch began, and in the time that `batching`
-    gives them. A request that is cancelled leaves the queue. `size` is the largest number of images in a batch,
-    `capacity` that in all batches at the same time.
+    gives them. With streams, each thread has another batch ready, so that it need not wait for the event loop. A
+    request that is cancelled leaves the queue. `size` is the largest number of images in a batch, `capacity` that in
+    all batches at the same time.
     """
 
     def __init__(
@@ -90,6 +120,7 @@ class Batcher:
         capacity = choose_batch_size(classifier.preprocess.shape)
         streams = find_streams(classifier.predictor)
         self._runs = 1 if streams is None else max(1, min(streams.count, capacity // (batching.size or 1)))
+        self._ahead = 0 if streams is None else self._runs  # else larger batches are the faster ones
         self.size, self._wait = batching.size or math.ceil(capacity / self._runs), batching.wait
         self.capacity = self._runs * self.size
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * max(self.size, capacity))
@@ -201,27 +232,20 @@ class Batcher:
     async def run(self) -> None:
         """Process batches until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._runs):
+            for _ in range(self._runs + self._ahead):
                 group.create_task(self._process_batches())
 
     async def _process_batches(self) -> None:
         """Process one batch after the other."""
         while True:
-            batch = [image for image in await self._collect() if not image.future.done()]  # done: the client left
-            if not batch:
-                continue
-            futures = [image.future for image in batch]
-            for image in batch:
-                image.start, image.batch_size = time.perf_counter(), len(batch)
-            self._metrics.start_batch([image.arrival for image in batch])
+            batch = _Batch(await self._collect())
             try:
-                with self._metrics.model_seconds.time():
-                    predictions = await self._run_model([image.pixels for image in batch], futures)
+                predictions = await self._run_model(batch)
             except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
-                self._metrics.count_failed(sum(not image.is_tile for image in batch))
-                _fail(futures, error)
+                self._metrics.count_failed(sum(not image.is_tile for image in batch.images))
+                batch.fail(error)
                 continue
-            for image, prediction in zip(batch, predictions, strict=True):
+            for image, prediction in zip(batch.images, predictions, strict=True):
                 if not image.is_tile:
                     self._metrics.count_prediction(prediction)
                 if not image.future.done():
@@ -244,15 +268,17 @@ class Batcher:
                 while len(batch) < self.size:
                     batch.append(await self._queue.get())
 
-    async def _run_model(
-        self, pixels: Sequence[DecodedItem], futures: list[asyncio.Future[Prediction]]
-    ) -> list[Prediction]:
-        """Return the predictions for a batch; the futures of a late one fail, but its thread is awaited."""
-        work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, pixels, self._log)
-        done, _ = await asyncio.wait([work], timeout=self._limits.model)
-        if done:
+    async def _run_model(self, batch: _Batch) -> list[Prediction]:
+        """Return the predictions for a batch; the requests of a late one fail, but its thread is awaited."""
+        work, limit = (
+            asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, batch),
+            self._limits.model,
+        )
+        while not work.done() and (remaining := batch.count_remaining(limit)):
+            await asyncio.wait([work], timeout=remaining)
+        if work.done():
             return await work
-        _fail(futures, TimeoutError(f"The model took more than {self._limits.model:g} seconds."))
+        batch.fail(TimeoutError(f"The model took more than {limit:g} seconds."))
         self._overdue += 1
         try:
             return await work
@@ -267,13 +293,20 @@ class Batcher:
 
     def _predict_blank(self, pixels: list[NDArray[np.uint8]]) -> None:
         """Run all that a batch runs, without a trace in the log."""
-        self._predict_batch(pixels)
+        self._compute(pixels)
         if self._log is not None:  # it takes more outputs
             self._classifier.predictor.outputs(np.stack(pixels))
 
-    def _predict_batch(
-        self, pixels: Sequence[DecodedItem], log: FeatureLog | ModelLog | None = None
-    ) -> list[Prediction]:
+    def _predict_batch(self, batch: _Batch) -> list[Prediction]:
+        """Return the predictions for the images of a batch whose requests still wait, and leave out the others."""
+        batch.begin()
+        if not batch.images:
+            return []
+        self._metrics.start_batch([image.arrival for image in batch.images])
+        with self._metrics.model_seconds.time():
+            return self._compute([image.pixels for image in batch.images], self._log)
+
+    def _compute(self, pixels: Sequence[DecodedItem], log: FeatureLog | ModelLog | None = None) -> list[Prediction]:
         classifier = self._classifier
         return predict_pixels(
             classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
@@ -297,9 +330,3 @@ async def gather_limited(
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _fail(futures: list[asyncio.Future[Prediction]], error: Exception) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)

@@ -8,8 +8,10 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,20 +31,32 @@ START_SECONDS = 60.0  # within which a new process must be ready
 KILL_SECONDS = 0.1  # between looks at a process that is being killed
 
 
+@dataclass(slots=True, eq=False)
+class _Job:
+    """An encoded image to decode; `decoder` is its process from when it is its turn."""
+
+    content: bytes | bytearray
+    preprocess: PreprocessingSpec
+    may_be_large: bool = False
+    decoder: _Decoder | None = None
+    is_abandoned: bool = False
+
+
 class DecoderPool:
     """Decodes in up to `count` processes (default: one per core), each image within `seconds`.
 
     For one event loop, and for all models of a server. A process starts when it is first needed, and again after it was
-    killed. Images above `preprocessing.LARGE_PIXELS` are decoded one at a time, so that their memory is bounded, and so
-    that they leave the other processes to other images; there are at least two.
+    killed. Each has another image ready, so that it need not wait for the event loop. Images above
+    `preprocessing.LARGE_PIXELS` are decoded one at a time, so that their memory is bounded, and so that they leave the
+    other processes to other images; there are at least two.
     """
 
     def __init__(self, *, seconds: float, count: int | None = None) -> None:
         self._seconds = seconds
         self._count = count or max(2, process.count_cores())
-        self._free, self._free_for_large = asyncio.Semaphore(self._count), asyncio.Semaphore(1)
+        self._free, self._free_for_large = asyncio.Semaphore(2 * self._count), asyncio.Semaphore(1)
         self._threads = ThreadPoolExecutor(self._count, "decode")  # each waits for the answer of one process
-        self._idle: list[_Decoder] = []
+        self._idle: list[_Decoder] = []  # taken and given back by these threads
         self._running: set[_Decoder] = set()
         self._closed = False
 
@@ -50,8 +64,11 @@ class DecoderPool:
         """Start all processes and wait until they are ready."""
         decoders = [self._take() for _ in range(self._count - len(self._running))]  # which are idle or busy
         loop = asyncio.get_running_loop()
-        starts = (self._watch(d, loop.run_in_executor(self._threads, d.start)) for d in decoders)
-        errors = await asyncio.gather(*starts, return_exceptions=True)
+
+        async def start(decoder: _Decoder) -> None:
+            await self._watch(lambda: decoder, loop.run_in_executor(self._threads, decoder.start))
+
+        errors = await asyncio.gather(*map(start, decoders), return_exceptions=True)
         for decoder, error in zip(decoders, errors, strict=True):
             if error is None:
                 self._idle.append(decoder)
@@ -67,7 +84,7 @@ class DecoderPool:
         its process.
         """
         await self._free.acquire()  # a request that is cancelled here is never decoded
-        outcome = await asyncio.shield(asyncio.ensure_future(self._decode(content, preprocess)))
+        outcome = await self._finish(_Job(content, preprocess))
         if outcome is None:
             await self._free_for_large.acquire()
             try:
@@ -75,7 +92,7 @@ class DecoderPool:
             except asyncio.CancelledError:
                 self._free_for_large.release()
                 raise
-            outcome = await asyncio.shield(asyncio.ensure_future(self._decode_large(content, preprocess)))
+            outcome = await self._finish(_Job(content, preprocess, may_be_large=True))
         if isinstance(outcome, Exception):
             raise outcome
         assert outcome is not None
@@ -84,53 +101,75 @@ class DecoderPool:
     def close(self) -> None:
         """Kill the processes; images that are being decoded are lost."""
         self._closed = True
-        for decoder in self._running:
+        for decoder in list(self._running):
             decoder.kill()
-        for decoder in self._idle:
-            decoder.reap()  # the threads of the others do
+        while idle := self._pop_idle():
+            idle.end()  # the threads of the others do
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _decode(
-        self, content: bytes | bytearray, preprocess: PreprocessingSpec, *, large: bool = False
-    ) -> NDArray[np.uint8] | Exception | None:
-        """Return the pixels or the error of one image, None if it is a large one, and free its process.
+    async def _finish(self, job: _Job) -> NDArray[np.uint8] | Exception | None:
+        """Return what `_decode` does; if the request is cancelled, the image is left out unless it is its turn."""
+        try:
+            return await asyncio.shield(asyncio.ensure_future(self._decode(job)))
+        except asyncio.CancelledError:
+            job.is_abandoned = True
+            raise
+
+    async def _decode(self, job: _Job) -> NDArray[np.uint8] | Exception | None:
+        """Return the pixels or the error of one image, None if it is a large one, and free its place.
 
         Runs to its end, even if nobody waits for it.
         """
-        decoder = self._idle.pop() if self._idle else self._take()
-        decoder.extend()  # before its thread sets the time of the image
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._threads, decoder.decode, content, preprocess, large)
-            pixels: NDArray[np.uint8] | None = await self._watch(decoder, work)
+            work = asyncio.get_running_loop().run_in_executor(self._threads, self._run, job)
+            pixels: NDArray[np.uint8] | None = await self._watch(lambda: job.decoder, work)
         except Exception as error:  # noqa: BLE001  # raised in the request
             return error
         else:
             return pixels
         finally:
-            if decoder.is_alive:
+            self._free.release()
+            if job.may_be_large:
+                self._free_for_large.release()
+
+    def _run(self, job: _Job) -> NDArray[np.uint8] | None:
+        """Decode an image in a process that is idle, or in a new one."""
+        if job.is_abandoned:
+            return None
+        decoder = self._pop_idle() or self._take()
+        decoder.extend()  # until it sets the time of the image
+        job.decoder = decoder
+        if self._closed:
+            decoder.kill()
+        try:
+            return decoder.decode(job)
+        finally:
+            if self._closed:
+                decoder.end()
+            elif decoder.is_alive:
                 self._idle.append(decoder)
             else:
                 self._running.discard(decoder)
-            self._free.release()
 
-    async def _decode_large(
-        self, content: bytes | bytearray, preprocess: PreprocessingSpec
-    ) -> NDArray[np.uint8] | Exception | None:
+    def _pop_idle(self) -> _Decoder | None:
         try:
-            return await self._decode(content, preprocess, large=True)
-        finally:
-            self._free_for_large.release()
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _take(self) -> _Decoder:
         decoder = _Decoder(self._seconds)
         self._running.add(decoder)
         return decoder
 
-    async def _watch(self, decoder: _Decoder, work: asyncio.Future[Any]) -> Any:
-        """Wait for `work` of a decoder, and kill its process when it is overdue."""
+    async def _watch(self, find_decoder: Callable[[], _Decoder | None], work: asyncio.Future[Any]) -> Any:
+        """Wait for `work` of a decoder, which may not have begun, and kill its process when it is overdue."""
         while not work.done():
-            await asyncio.wait([work], timeout=min(decoder.remaining, self._seconds) or KILL_SECONDS)
-            if self._closed or (not work.done() and decoder.remaining <= 0):
+            decoder = find_decoder()
+            remaining = self._seconds if decoder is None else min(decoder.remaining, self._seconds)
+            await asyncio.wait([work], timeout=remaining or KILL_SECONDS)
+            decoder = find_decoder()
+            if decoder is not None and (self._closed or (not work.done() and decoder.remaining <= 0)):
                 decoder.kill()
         return work.result()
 
@@ -184,33 +223,26 @@ class _Decoder:
         except (OSError, EOFError):
             raise RuntimeError(f"A process for decoding did not start ({self.reap()}).") from None
 
-    def decode(
-        self,
-        content: bytes | bytearray,
-        preprocess: PreprocessingSpec,
-        large: bool,  # noqa: FBT001  # for a thread
-    ) -> NDArray[np.uint8] | None:
-        """Return the pixels uint8 [H, W, C], None for a large image unless `large` allows it."""
+    def decode(self, job: _Job) -> NDArray[np.uint8] | None:
+        """Return the pixels uint8 [H, W, C], None for a large image unless `job` allows it."""
         if not self.is_alive:
             if self._child is not None:  # it ended while it was idle
                 self.reap()
             self.start()
         self._deadline = time.monotonic() + self._seconds
         try:
-            return self._exchange(content, preprocess, large=large)
+            return self._exchange(job)
         except (OSError, EOFError):
             overdue, reason = self.remaining <= 0, self.reap()
             if overdue:
                 raise ImageError(f"decoding takes more than {self._seconds:g} seconds") from None
             raise ImageError(f"decoding ended its process ({reason})") from None
 
-    def _exchange(
-        self, content: bytes | bytearray, preprocess: PreprocessingSpec, *, large: bool
-    ) -> NDArray[np.uint8] | None:
-        spec, shape = pickle.dumps(preprocess), preprocess.shape
+    def _exchange(self, job: _Job) -> NDArray[np.uint8] | None:
+        spec, shape, content = pickle.dumps(job.preprocess), job.preprocess.shape, job.content
         if self._shared is not None:
             self._shared.reserve(math.prod(shape))
-        self._write(b"".join((HEADER.pack(large, len(spec), len(content)), spec, content)))
+        self._write(b"".join((HEADER.pack(job.may_be_large, len(spec), len(content)), spec, content)))
         kind = bytes(self._read(1))
         if kind == LARGE:
             return None
@@ -235,6 +267,11 @@ class _Decoder:
         assert self._child is not None
         assert self._child.stdout is not None
         return read_exactly(self._child.stdout, count)
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        if self._child is not None:
+            self.reap()
 
     def reap(self) -> str:
         """End the process and return how it ended."""
