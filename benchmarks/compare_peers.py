@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -43,10 +44,14 @@ Row = tuple[str, str, str]
 
 @dataclass
 class Result:
-    """Of one contestant on one set: for each seed, which test images are right, and the seconds of its process."""
+    """Of one contestant on one set: for each seed, which test images are right, and the seconds of its process.
+
+    Seconds of processor time, of all cores together, can be compared on a busy machine too.
+    """
 
     correct: list[list[bool]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
 
 
 def list_images(name: str, seed: int, folder: Path) -> Iterator[Row]:
@@ -114,6 +119,12 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         sys.exit(f"{' '.join(command)} exited with {completed.returncode}:\n{completed.stderr[-2000:]}")
 
 
+def _processor_seconds() -> float:
+    """Return the seconds that all processes which have ended so far have spent on a core."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def write_manifest(name: str, seed: int, folder: Path) -> Path:
     """Write the images of a set as a manifest and return its path."""
     text = io.StringIO()
@@ -129,16 +140,17 @@ def print_table(name: str, results: dict[str, Result]) -> None:
     first = next(iter(results.values()))
     base = np.concatenate([np.array(correct) for correct in first.correct])
     print(f"\n## {name}: {len(first.correct[0])} test images, {len(first.correct)} seeds\n")
-    print("| | accuracy of each seed | of all | 95% | seconds, median | the first minus this (p) |")
-    print("|---|---|---|---|---|---|")
+    print("| | accuracy of each seed | of all | 95% | seconds, median | of processor time | this minus the first (p) |")
+    print("|---|---|---|---|---|---|---|")
     for contestant, result in results.items():
         correct = np.concatenate([np.array(one) for one in result.correct])
         low, high = intervals.wilson_interval(int(correct.sum()), len(correct))
         seeds = ", ".join(f"{np.mean(one):.4f}" for one in result.correct)
-        compared = paired.compare_paired(correct, base)
+        compared = paired.compare_paired(base, correct)
         print(
             f"| {contestant} | {seeds} | {correct.mean():.4f} | {low:.4f} to {high:.4f} | "
-            f"{statistics.median(result.seconds):.0f} | {compared.difference:+.4f} ({compared.p_value:.3g}) |",
+            f"{statistics.median(result.seconds):.0f} | {statistics.median(result.processor_seconds):.0f} | "
+            f"{compared.difference:+.4f} ({compared.p_value:.3g}) |",
             flush=True,
         )
 
@@ -158,6 +170,7 @@ def main() -> None:
                 folder = Path(temporary)
                 manifest = write_manifest(name, seed, folder)
                 for contestant in options.only:
+                    used = _processor_seconds()
                     if contestant in EFFORTS:
                         correct, seconds = run_effort(manifest, contestant, seed, folder)
                     elif options.peers_python:
@@ -167,7 +180,13 @@ def main() -> None:
                     result = results.setdefault(contestant, Result())
                     result.correct.append(correct)
                     result.seconds.append(seconds)
-                    print(f"{name} {seed} {contestant}: {np.mean(correct):.4f}, {seconds:.0f} s", file=sys.stderr)
+                    used = _processor_seconds() - used
+                    result.processor_seconds.append(used)
+                    print(
+                        f"{name} {seed} {contestant}: {np.mean(correct):.4f}, "
+                        f"{seconds:.0f} s, {used:.0f} s of processor time",
+                        file=sys.stderr,
+                    )
         print_table(name, results)
 
 
