@@ -30,6 +30,7 @@ const TEXTS = {
     alt: (label) => `图片，分类结果为 ${label}`, areas: "每个像素的类别，以及各类像素所占的比例。",
   },
 };
+const MIN_SIDE = 256; // of the canvas, for images that are smaller
 const MAX_SIDE = 900; // of the canvas, in pixels
 const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
 
@@ -275,11 +276,13 @@ function draw() {
   $("unseen").hidden = image !== null;
   $("view").hidden = !width;
   if (!width) return;
-  const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
+  const longest = Math.max(width, height);
+  const scale = longest < MIN_SIDE ? Math.ceil(MIN_SIDE / longest) : Math.min(1, MAX_SIDE / longest);
   const canvas = Object.assign($("view"), { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "#808080";
   context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingEnabled = scale < 1; // of a small image, each pixel is seen
   if (image) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   if (heat && $("heat").checked && explanation.region) drawHeat(context, explanation, heat);
   if (mask && $("mask").checked) {
