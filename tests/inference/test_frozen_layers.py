@@ -98,16 +98,34 @@ def test_int8_layers_of_each_network_are_close_or_not_used(name: str) -> None:
     assert not layers.fallback_reason
     expected = np.asarray(model.predict_on_batch(pixels))
     error = np.sqrt(np.mean((layers.run(pixels) - expected) ** 2)) / expected.std()
-    assert error < (1e-3 if layers.exact is None else 1.5 * module.INT8_TOLERANCE)
+    assert error < 1.5 * module.INT8_TOLERANCE
 
 
 def test_where_int8_differs_much_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INT8_TOLERANCE", 1e-6)
     model, pixels = make_frozen_model("fashion-cnn"), random_images(20, 8)
     layers = build_frozen_layers(model, pixels[:4], "onnxruntime-int8", 1, calibration=pixels[4:])
-    assert layers.exact is None
+    assert layers.exact is not None
+    np.testing.assert_array_equal(layers.run(pixels), layers.exact.run(pixels))
     expected = np.asarray(model.predict_on_batch(pixels))
     np.testing.assert_allclose(layers.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_layers_are_quantized_when_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    quantize = module._quantize
+
+    def count(*arguments: Any) -> bytes:
+        calls.append(1)
+        return quantize(*arguments)
+
+    monkeypatch.setattr(module, "_quantize", count)
+    model, pixels = make_frozen_model("fashion-cnn"), random_images(20, 8)
+    layers = build_frozen_layers(model, pixels[:4], "onnxruntime-int8", 1, calibration=pixels[4:])
+    assert not calls, "where features are cached, they need not be"
+    layers.run(pixels)
+    layers.run(pixels)
+    assert calls == [1]
 
 
 def test_int8_is_calibrated_on_training_images_at_even_distances() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import metadata
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,13 @@ def open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> F
     return FrozenLayers(run, make_cache_key(onnx_model, shape, threads), streams=streams)
 
 
-def make_cache_key(onnx_model: bytes, shape: Sequence[int], threads: int) -> tuple[bytes | str | int, ...]:
-    """Return what determines the results of `open_onnxruntime` for the same arguments."""
+def make_cache_key(
+    onnx_model: bytes, shape: Sequence[int], threads: int, calibration: NDArray[np.uint8] | None = None
+) -> tuple[bytes | str | int, ...]:
+    """Return what determines the results of `open_onnxruntime`, or with images for `calibration` of `open_int8`."""
     version, streams = imports.import_onnx_runtime().__version__, choose_streams(shape, threads)
-    return onnx_model, "onnxruntime", version, threads, streams.rows
+    key = (onnx_model, "onnxruntime", version, threads, streams.rows)
+    return key if calibration is None else (*key, "int8", calibration.tobytes())
 
 
 def choose_calibration(engine: str, train: Subset) -> NDArray[np.uint8] | None:
@@ -124,12 +128,28 @@ def choose_calibration(engine: str, train: Subset) -> NDArray[np.uint8] | None:
 
 
 def open_int8(onnx_model: bytes, exact: FrozenLayers, images: NDArray[np.uint8], threads: int) -> FrozenLayers:
-    """Return an ONNX file in int8, calibrated on `images` [n, H, W, C]; `exact`, its float32, if that differs much."""
+    """Return an ONNX file in int8, calibrated on `images` [n, H, W, C], whose float32 layers are `exact`.
+
+    It is quantized when it first runs, not where all features are in the cache. Should its results differ much from
+    those of `exact`, these are its results.
+    """
+    lock, runs = Lock(), list[Run]()
+
+    def run(rows: NDArray[Any]) -> NDArray[np.float32]:
+        with lock:
+            if not runs:
+                runs.append(_open_if_close(onnx_model, exact, images, threads).run)
+        return runs[0](rows)
+
+    return replace(exact, run=run, cache_key=make_cache_key(onnx_model, images.shape[1:], threads, images), exact=exact)
+
+
+def _open_if_close(onnx_model: bytes, exact: FrozenLayers, images: NDArray[np.uint8], threads: int) -> FrozenLayers:
     file = _quantize(onnx_model, images.tobytes(), images.shape)
     layers = open_onnxruntime(file, images.shape[1:], threads)
     expected = exact.run(images[:SAMPLE_ROWS])
     error = float(np.sqrt(np.mean((layers.run(images[:SAMPLE_ROWS]) - expected) ** 2)))
-    return replace(layers, exact=exact) if error <= INT8_TOLERANCE * float(expected.std()) else exact
+    return layers if error <= INT8_TOLERANCE * float(expected.std()) else exact
 
 
 @lru_cache(maxsize=1)  # each stage asks for them anew

@@ -65,9 +65,9 @@ class EarlyFeatures:
         assert exact.streams is not None
         self.file, self._exact, self._pixels, self._meanwhile = file, exact, pixels, meanwhile
         self._pool = ThreadPoolExecutor(exact.streams.count, "early features")
-        self._of_train = self._pool.submit(
-            lambda: exact if calibration is None else open_int8(file, exact, calibration, threads)
-        )
+        self._of_train = exact if calibration is None else open_int8(file, exact, calibration, threads)
+        if calibration is not None:
+            self._pool.submit(self._of_train.run, calibration[:1])  # which quantizes it
         self._again = {row for rows in others for row in rows.tolist()}
         self._places: dict[tuple[bool, int], tuple[Future[NDArray[np.float32]], int]] = {}
         for rows in (*others[:1], train, *others[1:]):  # as they are needed
@@ -80,7 +80,7 @@ class EarlyFeatures:
         return self._find_layers(is_train=is_train).run(self._pixels[rows])
 
     def _find_layers(self, *, is_train: bool) -> FrozenLayers:
-        return self._of_train.result() if is_train else self._exact
+        return self._of_train if is_train else self._exact
 
     def _find_places(self, subset: Subset) -> list[tuple[bool, int]]:
         """Return the keys of the images of `subset`, which are training images unless all of them are kept."""
@@ -170,9 +170,9 @@ def _start(
     count = sum(map(len, (train, *others)))
     if layers is None or process.is_memory_short() or 4 * math.prod(layers.shape) * count > MAX_BYTES:
         return None
-    key, calibration = make_cache_key(layers.file, shape, device.threads), choose_calibration(runtime, train)
-    first = others[0] if calibration is not None and others and len(others[0]) else train
-    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(first, *key, 1)):
+    calibration = choose_calibration(runtime, train)
+    key = make_cache_key(layers.file, shape, device.threads, calibration)
+    if config.data.cache and feature_cache.is_begun(feature_cache.feature_key(train, *key, 1)):
         return None
     rows = train.rows[np.sort(np.unique(train.rows, return_index=True)[1])]
     return EarlyFeatures(
