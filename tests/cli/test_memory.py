@@ -112,7 +112,7 @@ def test_train_fits_a_container_of_512_mib(
     messages: list[bool] = []
     for name, group in (("limited", ["sh", "-c", ENTER, str(little_memory / "cgroup.procs")]), ("free", [])):
         command = ["-m", "sightline", "train", str(classes), *options, "--out", str(tmp_path / name), "--no-cache"]
-        allowed = ["--allow", "conflicting-duplicates"]
+        allowed = ["--allow", "conflicting-duplicates", "--set", "device.feature_runtime=onnxruntime"]
         done = subprocess.run([*group, sys.executable, *command, *allowed], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / name / "report.html").is_file()

@@ -72,7 +72,7 @@ class FakeMachine:
             feature_runtime=runtime if device.feature_runtime == "auto" else device.feature_runtime,
         )  # fmt: skip
 
-    def has_int8_instructions(self) -> bool:
+    def prefers_int8(self) -> bool:
         return self.int8
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:

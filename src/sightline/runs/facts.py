@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from sightline import backend
+from sightline import backend, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DeviceConfig, InputConfig, RunConfig
 from sightline.config.split_groups import parse_group_rule
@@ -109,8 +109,8 @@ class Machine(Protocol):
     def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
 
-    def has_int8_instructions(self) -> bool:
-        """Return whether the processor is known to add products of 8-bit integers in 32 bits at once."""
+    def prefers_int8(self) -> bool:
+        """Return whether layers run faster in int8: with instructions for it, and memory to quantize them in."""
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the precision of the device, or the faster one, measured with the network of `config`."""
@@ -152,9 +152,9 @@ class ThisMachine:
         """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
         return devices.resolve_devices(environment.resolve_device(device), self.num_hosts)
 
-    def has_int8_instructions(self) -> bool:
-        """Return whether the processor is known to add products of 8-bit integers in 32 bits at once."""
-        return backend.has_int8_instructions()
+    def prefers_int8(self) -> bool:
+        """Return whether layers run faster in int8: with instructions for it, and memory to quantize them in."""
+        return backend.has_int8_instructions() and not process.is_memory_short()
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the precision of the device, or the faster one, measured with the network of `config`."""

@@ -238,7 +238,7 @@ def choose_device(config: RunConfig, _facts: DataFacts, machine: Machine) -> Ste
     is_chosen = config.device.feature_runtime == "auto" and device.feature_runtime == "onnxruntime"
     entry = registry.get_entry(DEFAULT_MODEL if config.model.name == "auto" else config.model.name)
     are_masks = find_task(config.model.task).targets.are_masks
-    if is_chosen and entry.has_int8_features and not are_masks and machine.has_int8_instructions():
+    if is_chosen and entry.has_int8_features and not are_masks and machine.prefers_int8():
         device = replace(device, feature_runtime="onnxruntime-int8")
     return StepResult(replace(config, device=device))
 
