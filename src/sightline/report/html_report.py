@@ -27,7 +27,6 @@ from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
 from sightline.runs.run_report import RunReport
 from sightline.tasks.protocol import find_task
 
-TEMPLATE = "report.html.j2"
 MAX_ERRORS = 8  # errors shown, each with a heat map
 MAX_CLASSES, MAX_SLICES = 40, 8  # rows of tables
 GENERAL_SECTIONS = ("summary", "missing", "data", "leakage", "training", "environment")
@@ -57,7 +56,7 @@ def render_html(report: RunReport) -> str:
         "task_sections": find_task(report.config.model.task).sections,
         "leak_splits": [split for split in SPLITS if split in splits],
     }
-    return templates.render_page(TEMPLATE, **HELPERS, **values)
+    return templates.render_page("report.html.j2", **HELPERS, **values)
 
 
 def _find_shown_paths(report: RunReport) -> dict[str, set[str]]:

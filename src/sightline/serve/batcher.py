@@ -270,10 +270,8 @@ class Batcher:
 
     async def _run_model(self, batch: _Batch) -> list[Prediction]:
         """Return the predictions for a batch; the requests of a late one fail, but its thread is awaited."""
-        work, limit = (
-            asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, batch),
-            self._limits.model,
-        )
+        limit = self._limits.model
+        work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, batch)
         while not work.done() and (remaining := batch.count_remaining(limit)):
             await asyncio.wait([work], timeout=remaining)
         if work.done():
