@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +129,35 @@ def test_from_python(trained: Trained, half: Path) -> None:
     np.testing.assert_allclose(alone, of_file.heat, atol=1e-4)
 
 
-def test_from_a_bundle_alone_there_is_no_grad_cam(
+def test_a_run_and_its_bundle_give_the_same_grad_cam_without_a_framework(
+    colors: Path, sightline: Command, half: Path, tmp_path: Path
+) -> None:
+    """Where the head is one dense layer behind pooling, as in most networks."""
+    run, folder = tmp_path / "run", tmp_path / "out"
+    library.train(colors, recipe="quick", set={"model.name": "fast-small"}, epochs=3, out=run)
+    code = (
+        "import sys, sightline as sl\n"
+        "kept = [sl.load(path).explain(sys.argv[4])[0] for path in sys.argv[1:4]]\n"
+        "assert not {'keras', 'tensorflow', 'onnx'} & sys.modules.keys()\n"
+        "for one in kept[1:]: assert one.to_dict() == kept[0].to_dict() and (one.heat == kept[0].heat).all()\n"
+        "print(kept[0].method, kept[0].heat.max())"
+    )
+    paths = (run, run / "bundle", run / "bundle" / "model.onnx", half)
+    result = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split() == ["gradcam", "1.0"]
+    plus = sightline("explain", run / "bundle", half, "--method", "gradcam++", "--out", folder, "--format", "json").json
+    assert plus["method"] == "gradcam++"
+    assert "gradcam++" in Path(plus["figure"]).name
+
+
+def test_from_a_bundle_alone_there_is_no_grad_cam_through_several_layers(
     sightline: Command, trained: Trained, half: Path, tmp_path: Path
 ) -> None:
     bundle = trained[0] / "bundle"
     refused = sightline("explain", bundle, half, "--method", "gradcam", "--out", tmp_path / "out")
     assert (refused.code, refused.out) == (2, "")
-    assert "use the run that it came from, or --method occlusion or rise." in refused.err
+    assert "Use the run that it came from, or --method occlusion or rise." in refused.err
     arguments = (half, "--class", "green", "--out", tmp_path / "out", "--format", "json")
     of_bundle = sightline("explain", bundle, *arguments).json
     of_run = sightline("explain", trained[0], *arguments, "--method", "occlusion").json
@@ -141,8 +165,8 @@ def test_from_a_bundle_alone_there_is_no_grad_cam(
     assert of_bundle["method"] == "occlusion"
     lone = shutil.copy(bundle / "model.onnx", tmp_path / "lone.onnx")
     result = sightline("explain", lone, half, "--out", tmp_path / "out")
-    assert "An exported model has no gradients; using occlusion" in result.err
-    assert "gradients" not in sightline("explain", lone, half, "--method", "rise", "--out", tmp_path / "out").err
+    assert "Grad-CAM cannot be computed from this exported model: using occlusion" in result.err
+    assert "Grad-CAM" not in sightline("explain", lone, half, "--method", "rise", "--out", tmp_path / "out").err
 
 
 class Broken(FakePredictor):
@@ -152,7 +176,7 @@ class Broken(FakePredictor):
 
 def test_an_exported_model_and_nan_predictions() -> None:
     model = Classifier(Broken(("black", "white"), PreprocessingSpec(6, 6)))
-    with pytest.raises(UsageError, match="Grad-CAM needs gradients, which an exported model does not have"):
+    with pytest.raises(UsageError, match="Grad-CAM cannot be computed from this exported model"):
         model.explain(np.zeros((6, 6, 3), np.uint8), method="gradcam")
     dark, bright = model.explain([np.full((6, 6), level, np.uint8) for level in (10, 250)])
     assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)

@@ -18,8 +18,10 @@ from sightline.explain.gradcam import GradCam, last_feature_maps
 from sightline.explain.heatmaps import METHODS, Method, compute_heat_maps, resolve_method
 from sightline.explain.masking import mask_images
 from sightline.explain.rise import random_masks
+from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models import registry
 from sightline.models.build import build_model
 from sightline.preprocessing import PreprocessingSpec
@@ -111,10 +113,17 @@ def test_other_weights_give_another_map(settings: dict[str, Any], method: Method
 
 @pytest.mark.parametrize("name", networks.RUNS)
 def test_every_network_has_maps(name: str) -> None:
-    side = registry.ENTRIES[name].min_input_size
-    wrapped = KerasPredictor(networks.build_network(name).model, ("a", "b", "c"), PreprocessingSpec(side, side))
+    """Its exported file has the same, in closed form, or none where layers lie behind the pooling or maps before it."""
+    side, classes = registry.ENTRIES[name].min_input_size, ("a", "b", "c")
+    model, spec = networks.build_network(name).model, PreprocessingSpec(side, side)
+    wrapped, exported = KerasPredictor(model, classes, spec), OnnxPredictor(convert_model(model), classes, spec)
     pixels = networks.random_images(3, side)
-    assert len(last_feature_maps(wrapped.model).shape) == 4
+    maps = last_feature_maps(model)
+    assert len(maps.shape) == 4
+    layers = {layer.name: layer for layer in model.layers}
+    is_linear = "pool" in layers and "fc1" not in layers and layers["pool"].input is maps
+    assert resolve_method(None, wrapped) == "gradcam"
+    assert resolve_method(None, exported) == ("gradcam" if is_linear else "occlusion")
     for method in METHODS[:2]:  # both kinds of Grad-CAM
         heat = compute_heat_maps(wrapped, pixels, np.array([0, 1, 2]), method)
         assert heat.shape == (3, side, side)
@@ -122,6 +131,9 @@ def test_every_network_has_maps(name: str) -> None:
         assert np.isfinite(heat).all()
         assert ((heat >= 0) & (heat <= 1)).all()
         assert set(heat.max((1, 2)).tolist()) <= {0.0, 1.0}
+        if is_linear:
+            of_file = compute_heat_maps(exported, pixels, np.array([0, 1, 2]), method)
+            np.testing.assert_allclose(of_file, heat, atol=2e-3)
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
@@ -225,7 +237,7 @@ def test_methods_by_name() -> None:
     exported = Patch()
     assert resolve_method(None, exported) == "occlusion"
     assert resolve_method("rise", exported) == "rise"
-    with pytest.raises(UsageError, match=r"use the run that it came from, or --method occlusion or rise\."):
+    with pytest.raises(UsageError, match=r"Use the run that it came from, or --method occlusion or rise\."):
         resolve_method("gradcam++", exported)
     with pytest.raises(UsageError, match="Did you mean 'occlusion'"):
         resolve_method("oclusion", exported)

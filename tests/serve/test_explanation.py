@@ -16,8 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import networks
 from sightline.api import Classifier
-from sightline.inference.predictor import FakePredictor, Outputs
+from sightline.export.keras_to_onnx import convert_model
+from sightline.inference.predictor import FakePredictor, Outputs, Predictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import PreprocessingSpec
 
 pytest.importorskip("starlette")
@@ -55,7 +58,7 @@ def encode(width: int = 60, height: int = 40) -> bytes:
     return stream.getvalue()
 
 
-def run(predictor: FakePredictor, use: Callable[[Any], Awaitable[Any]]) -> Any:
+def run(predictor: Predictor, use: Callable[[Any], Awaitable[Any]]) -> Any:
     from sightline.serve.app import create_app
 
     async def exchange() -> Any:
@@ -64,6 +67,12 @@ def run(predictor: FakePredictor, use: Callable[[Any], Awaitable[Any]]) -> Any:
             return await use(app)
 
     return asyncio.run(exchange())
+
+
+def make_onnx_predictor() -> OnnxPredictor:
+    network = networks.build_network("fast-small").model
+    _, height, width, _ = network.input.shape
+    return OnnxPredictor(convert_model(network), ("a", "b", "c"), PreprocessingSpec(height, width, resize="stretch"))
 
 
 async def post(
@@ -112,6 +121,20 @@ def test_the_heat_map_is_that_of_explain(resize: Any) -> None:
     assert predictor.threads == {"model"}
 
 
+@pytest.mark.parametrize(
+    ("query", "method"), [("", "gradcam"), ("method=gradcam%2B%2B", "gradcam++"), ("method=occlusion", "occlusion")]
+)
+def test_a_file_with_one_dense_layer_behind_pooling_has_grad_cam(query: str, method: Any) -> None:
+    predictor = make_onnx_predictor()
+    (expected,) = Classifier(predictor).explain(encode(), method=method)
+    status, answer = run(predictor, lambda app: post(app, encode(), query))
+    assert (status, answer["method"], answer["label"]) == (200, method, expected.label)
+    assert answer["region"] == expected.to_dict()["region"]
+    heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["heat_map"]))))
+    assert expected.heat is not None
+    np.testing.assert_array_equal(heat, np.rint(255 * expected.heat))
+
+
 def test_an_image_without_evidence_has_no_region() -> None:
     status, answer = run(FakePredictor(("dark", "light"), PreprocessingSpec(24, 24)), lambda app: post(app, encode()))
     assert status == 200
@@ -122,6 +145,18 @@ def test_an_image_without_evidence_has_no_region() -> None:
     ("body", "kind", "query", "words"),
     [
         (encode(), "image/png", "class=lihgt", "The model has no class 'lihgt'. Did you mean 'light'?"),
+        (
+            encode(),
+            "image/png",
+            "method=rise",
+            "There is no method 'rise' here: choose gradcam, gradcam++ or occlusion.",
+        ),
+        (
+            encode(),
+            "image/png",
+            "method=gradcam",
+            "The method gradcam needs a model whose head is one dense layer behind pooling: use method=occlusion.",
+        ),
         (b"no image", "image/png", "", "The image cannot be read: not an image."),
         (b'{"images": ["AAAA", "AAAA"]}', "application/json", "", "The request has 2 images: send one."),
     ],

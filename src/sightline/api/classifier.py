@@ -64,7 +64,7 @@ class Classifier(ImageModel):
             images: As for `predict`.
             method: gradcam (Selvaraju et al., 2017; for masks Vinogradova et al., 2020) or occlusion (Zeiler and
                 Fergus, 2014); but for masks also gradcam++ (Chattopadhay et al., 2018) or rise (Petsiuk et al., 2018).
-                By default gradcam, or occlusion for an exported model, which has no gradients.
+                By default gradcam if it can be computed, else occlusion.
             label: The class; by default the predicted one, of a mask that of the most pixels.
             out: A folder to write a figure for each image to.
             seed: The seed of random masks and positions.
@@ -77,7 +77,7 @@ class Classifier(ImageModel):
             `region` its hottest region, and `faithfulness` tells how much masking that region lowers the probability.
 
         Raises:
-            UsageError: If there is no such method or class, or the model has no gradients for the method.
+            UsageError: If there is no such method or class, or Grad-CAM cannot be computed from the model.
             OutputError: If `out` cannot be written.
         """
         from sightline.api.explanation import explain

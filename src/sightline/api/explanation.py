@@ -53,7 +53,7 @@ def explain(
 ) -> Iterator[Explanation]:
     """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
 
-    `method` is gradcam, gradcam++, occlusion or rise (None: gradcam, or occlusion for an exported model); `label` is
+    `method` is gradcam, gradcam++, occlusion or rise (None: gradcam if it can be computed, else occlusion); `label` is
     the class to explain (None: the predicted class of each image; where `predictor` predicts masks, as `are_masks`
     says, that of the most pixels). With `out`, a folder, a PNG file per image is
     written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
@@ -125,19 +125,20 @@ def explain_pixels(
     width: int,
     height: int,
     *,
+    method: str | None = None,
     label: str | None = None,
     are_masks: bool = False,
     progress: Progress = no_progress,
 ) -> Explanation:
-    """Return the explanation of one decoded image by the default method, without a path and a figure.
+    """Return the explanation of one decoded image, without a path and a figure.
 
-    `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. Raises
-    `UsageError` for an unknown class `label`. `are_masks`: as for `explain`.
+    `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. The rest, and
+    what is raised, is as for `explain`.
     """
-    method = _resolve(None, label, predictor, are_masks=are_masks)
+    resolved = _resolve(method, label, predictor, are_masks=are_masks)
     probabilities = predictor.probabilities(pixels[None])
     decoded = [_DecodedImage(None, width, height, pixels)]
-    return next(_explain_batch(predictor, [""], decoded, probabilities, method, label, 0, progress))
+    return next(_explain_batch(predictor, [""], decoded, probabilities, resolved, label, 0, progress))
 
 
 def _resolve(method: str | None, label: str | None, predictor: Predictor, *, are_masks: bool) -> Method:

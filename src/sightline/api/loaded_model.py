@@ -174,11 +174,13 @@ class LoadedModel:
         return averaged
 
     def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
-        """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one.
+        """Return the predictor that an explanation method needs: the run's Keras model for gradients that it lacks.
 
         `callback` receives a message before the Keras model is loaded.
         """
-        if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
+        from sightline.explain.heatmaps import has_gradcam  # not for predictions
+
+        if self.run is None or method in {"occlusion", "rise"} or has_gradcam(self.predictor):
             return self.predictor
         if self._keras_predictor is None:
             self._keras_predictor = load_keras_predictor(self.run, (callback or Callback()).on_message)

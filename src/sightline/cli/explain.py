@@ -20,7 +20,7 @@ def explain(
     method: Annotated[
         str | None,
         typer.Option(
-            help="gradcam, gradcam++, occlusion or rise; default gradcam, or occlusion for an exported model. Masks: "
+            help="gradcam, gradcam++, occlusion or rise; default gradcam if it can be computed, else occlusion. Masks: "
             "gradcam or occlusion."
         ),
     ] = None,
@@ -49,7 +49,7 @@ def explain(
         predictor, are_masks = classifier.explanation_predictor(method, display), classifier.task.targets.are_masks
         if method is None and resolve_method(None, predictor) == "occlusion":
             advice = "" if are_masks else " (or pass --method rise)"
-            display.on_message(f"An exported model has no gradients; using occlusion instead of Grad-CAM{advice}.")
+            display.on_message(f"Grad-CAM cannot be computed from this exported model: using occlusion{advice}.")
         items = list(stream.report_notes(items, display.on_message))
         for explanation in find(
             predictor, items, method=method, label=label, out=out, seed=seed, are_masks=are_masks,

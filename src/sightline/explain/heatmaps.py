@@ -11,28 +11,52 @@ from numpy.typing import NDArray
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import UsageError, suggest
 from sightline.explain import occlusion, rise
+from sightline.explain.class_activation import ClassActivation, PooledHead
 from sightline.explain.gradcam import GradCam
 from sightline.explain.localization import normalize_heat
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
 
 Method = Literal["gradcam", "gradcam++", "occlusion", "rise"]
 METHODS: tuple[Method, ...] = get_args(Method)
 MASK_METHODS: tuple[Method, ...] = ("gradcam", "occlusion")
 """The methods for a class of pixels: Grad-CAM++ was derived for one logit, and RISE hides the very pixels explained."""
 
-_compiled: weakref.WeakKeyDictionary[Any, GradCam] = weakref.WeakKeyDictionary()  # by predictor
+_gradcams: weakref.WeakKeyDictionary[Any, GradCam | ClassActivation | None] = (
+    weakref.WeakKeyDictionary()
+)  # by predictor
+
+
+def find_gradcam(predictor: Predictor) -> GradCam | ClassActivation | None:
+    """Return Grad-CAM of `predictor`, made once; None for an exported model whose head is not one dense layer."""
+    if isinstance(predictor, KerasPredictor | OnnxPredictor) and predictor not in _gradcams:
+        if isinstance(predictor, KerasPredictor):
+            _gradcams[predictor] = GradCam(predictor.model)
+        else:
+            head = PooledHead.find(predictor.file)
+            _gradcams[predictor] = None if head is None else ClassActivation(predictor, head)
+    return _gradcams.get(predictor)
+
+
+def share_gradcam(wrapper: Predictor, predictor: OnnxPredictor) -> None:
+    """Let a `wrapper`, which passes its images on to `predictor`, have its Grad-CAM, which has a session of its own."""
+    _gradcams[wrapper] = find_gradcam(predictor)
+
+
+def has_gradcam(predictor: Predictor) -> bool:
+    """Return whether there is Grad-CAM of `predictor`."""
+    return isinstance(predictor, KerasPredictor) or find_gradcam(predictor) is not None
 
 
 def resolve_method(name: str | None, predictor: Predictor, *, are_masks: bool = False) -> Method:
-    """Return `name` as a method that `predictor` supports; None: Grad-CAM for a Keras model, else occlusion.
+    """Return `name` as a method that `predictor` supports; None: Grad-CAM if it does, else occlusion.
 
     `are_masks`: it predicts masks. Raises `UsageError` for an unknown method, for one that needs a Keras model, and for
     one that has no meaning for masks.
     """
-    keras = isinstance(predictor, KerasPredictor)
     if name is None:
-        return "gradcam" if keras else "occlusion"
+        return "gradcam" if has_gradcam(predictor) else "occlusion"
     for method in METHODS:
         if name == method:
             if are_masks and method not in MASK_METHODS:
@@ -40,10 +64,10 @@ def resolve_method(name: str | None, predictor: Predictor, *, are_masks: bool = 
                     f"The method {method} is for the class of a whole image, and this model predicts masks: use "
                     "--method gradcam or occlusion."
                 )
-            if method.startswith("gradcam") and not keras:
+            if method.startswith("gradcam") and not has_gradcam(predictor):
                 raise UsageError(
-                    "Grad-CAM needs gradients, which an exported model does not have: use the run that it came from, "
-                    "or --method occlusion or rise."
+                    "Grad-CAM cannot be computed from this exported model: that needs an ONNX file whose head is one "
+                    "dense layer behind pooling. Use the run that it came from, or --method occlusion or rise."
                 )
             return method
     raise UsageError(f"There is no method {name!r}.{suggest(name, METHODS)}")
@@ -66,13 +90,10 @@ def compute_heat_maps(
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
     if method in {"gradcam", "gradcam++"}:
-        assert isinstance(predictor, KerasPredictor)
-        if predictor not in _compiled:
-            _compiled[predictor] = GradCam(predictor.model)
+        gradcam = find_gradcam(predictor)
+        assert gradcam is not None
         return normalize_heat(
-            _compiled[predictor].heat(
-                pixels, class_indices, plus=method == "gradcam++", regions=regions, progress=progress
-            )
+            gradcam.heat(pixels, class_indices, plus=method == "gradcam++", regions=regions, progress=progress)
         )
     evaluations_per_image = occlusion.count_evaluations(*pixels.shape[1:3]) if method == "occlusion" else rise.MASKS
     done = 0

@@ -21,6 +21,7 @@ from sightline.evaluation.mask_outputs import MaskOutputs, sample_masks
 from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.report import add_groups
 from sightline.evaluation.validation_sample import ValidationSample
+from sightline.explain.heatmaps import has_gradcam
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, runner
 from sightline.inference.bundle import Bundle
@@ -121,6 +122,7 @@ def finalize(
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
             )
         )  # fmt: skip
+    explained = predictor if no_bundle_reason is None and has_gradcam(predictor) else keras_predictor
     del graph, predictor
     process.trim_memory()
     run_report.write_network(run, describe_model(model, config.model.name))
@@ -128,7 +130,7 @@ def finalize(
     split = run_report.find_reported_split(reports)
     report = None if split is None else reports[split]
     if split is not None and report is not None:
-        report_images.write_examples(run, report, labeled[split].subset, keras_predictor)
+        report_images.write_examples(run, report, labeled[split].subset, explained)
     return FinalModel(evaluations, report, no_bundle_reason, calibrated.temperature)
 
 

@@ -31,7 +31,7 @@ from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.segmentation import SegmentationReport
 from sightline.explain.heatmaps import compute_heat_maps
 from sightline.inference.masks import overlay_mask
-from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.predictor import Predictor
 from sightline.runs.directory import RunDirectory
 
 FOLDER, INDEX = "report", "images.jsonl"
@@ -133,7 +133,7 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
     return content if name_file(content, path.suffix[1:]) == name else b""
 
 
-def write_examples(run: RunDirectory, report: Report, samples: Subset, predictor: KerasPredictor | None = None) -> None:
+def write_examples(run: RunDirectory, report: Report, samples: Subset, predictor: Predictor | None = None) -> None:
     """Save small images of what a report shows of `samples`: errors, or the worst masks, with heat maps.
 
     The `predictor` computes the heat maps; without it, those stay that the run has of the same predictions.
@@ -146,7 +146,7 @@ def write_examples(run: RunDirectory, report: Report, samples: Subset, predictor
 
 
 def write_mask_images(
-    run: RunDirectory, report: SegmentationReport, samples: Subset, predictor: KerasPredictor | None = None
+    run: RunDirectory, report: SegmentationReport, samples: Subset, predictor: Predictor | None = None
 ) -> None:
     """Save thumbnails of the worst images, alone and under their true and their predicted mask, and heat maps.
 
@@ -179,7 +179,7 @@ def _is_replaced(image: ReportImage, kinds: Collection[str], kept_predictions: C
 
 
 def write_error_images(
-    run: RunDirectory, errors: Sequence[ErrorExample], samples: Subset, predictor: KerasPredictor | None = None
+    run: RunDirectory, errors: Sequence[ErrorExample], samples: Subset, predictor: Predictor | None = None
 ) -> None:
     """Save thumbnails of errors among `samples`, and heat maps of the evidence for the predicted class (Grad-CAM).
 

@@ -16,15 +16,23 @@ from starlette.routing import Route
 
 from sightline.api.explanation import explain_pixels
 from sightline.errors import ImageError, suggest
+from sightline.explain.heatmaps import Method, has_gradcam, share_gradcam
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
 from sightline.inference.results import Prediction
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import encode_png, inspect_image
 from sightline.serve.batcher import Batcher
 from sightline.serve.responses import JSONResponse, check_prediction, refuse_busy
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
 from sightline.serve.uploads import read_upload
 
-MAX_WAITING = 8  # requests for a heat map, the one that is computed included: each takes 154 evaluations of the model
+METHODS: tuple[Method, ...] = ("gradcam", "gradcam++", "occlusion")  # RISE takes a thousand evaluations
+MAX_WAITING = 8  # requests for a heat map, with the one that is computed: each takes 33 or 154 evaluations of the model
+
+
+def list_methods(predictor: Predictor) -> tuple[Method, ...]:
+    """Return those of `METHODS` that a model supports."""
+    return METHODS if isinstance(predictor, OnnxPredictor) and has_gradcam(predictor) else ("occlusion",)
 
 
 class _GivenUp(Exception):
@@ -39,6 +47,7 @@ class _SharedPredictor:
 
     def __init__(self, predictor: Predictor, batcher: Batcher, given_up: threading.Event) -> None:
         self._batcher, self._given_up = batcher, given_up
+        self.predictor = predictor
         self.classes, self.preprocess = predictor.classes, predictor.preprocess
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,7 +68,7 @@ def make_routes(models: RunningModels) -> list[Route]:
     async def explain(request: Request) -> JSONResponse:
         nonlocal waiting
         with models.find_requested(request).use() as running:
-            label = _parse_class(request, running)
+            label, method = _parse_class(request, running), _parse_method(request)
             running.check_free()
             if waiting >= MAX_WAITING:
                 raise refuse_busy()
@@ -68,7 +77,7 @@ def make_routes(models: RunningModels) -> list[Route]:
                 raise refuse_busy()
             waiting += 1
             try:
-                return await _explain(content, label, running, turn)
+                return await _explain(content, label, method, running, turn)
             finally:
                 waiting -= 1
 
@@ -82,8 +91,15 @@ def _parse_class(request: Request, running: RunningModel) -> str | None:
     return label
 
 
+def _parse_method(request: Request) -> str | None:
+    name = request.query_params.get("method")
+    if name is not None and name not in METHODS:
+        raise HTTPException(400, f"There is no method {name[:80]!r} here: choose gradcam, gradcam++ or occlusion.")
+    return name
+
+
 async def _explain(
-    content: bytes | bytearray, label: str | None, running: RunningModel, turn: asyncio.Semaphore
+    content: bytes | bytearray, label: str | None, method: str | None, running: RunningModel, turn: asyncio.Semaphore
 ) -> JSONResponse:
     classifier, batcher = running.served.classifier, running.batcher
     predictor, are_masks = classifier.predictor, classifier.task.targets.are_masks
@@ -92,7 +108,7 @@ async def _explain(
         pixels = await batcher.decode(content)
         async with turn:
             shared = _SharedPredictor(predictor, batcher, given_up)
-            explanation = await asyncio.to_thread(_compute, shared, content, pixels, label, are_masks)
+            explanation = await asyncio.to_thread(_compute, shared, content, pixels, label, method, are_masks)
     except ImageError as error:
         raise HTTPException(400, f"The image cannot be read: {error}.") from None
     finally:
@@ -105,12 +121,23 @@ def _compute(
     content: bytes | bytearray,
     pixels: NDArray[np.uint8],
     label: str | None,
+    method: str | None,
     are_masks: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
     """Return what ``sightline explain --format json`` prints, and the heat map as a grayscale PNG in base64."""
+    supported = list_methods(predictor.predictor)
+    if method is not None and method not in supported:
+        raise HTTPException(
+            400,
+            f"The method {method} needs a model whose head is one dense layer behind pooling: use method=occlusion.",
+        )
+    if isinstance(predictor.predictor, OnnxPredictor):
+        share_gradcam(predictor, predictor.predictor)
     preprocess = predictor.preprocess
     header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
-    explanation = explain_pixels(predictor, pixels, header.width, header.height, label=label, are_masks=are_masks)
+    explanation = explain_pixels(
+        predictor, pixels, header.width, header.height, method=method, label=label, are_masks=are_masks
+    )
     if explanation.probability is None or not math.isfinite(explanation.probability) or explanation.heat is None:
         check_prediction(Prediction("", error=NOT_FINITE_REASON))
     assert explanation.heat is not None

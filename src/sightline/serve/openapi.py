@@ -7,6 +7,7 @@ from importlib.metadata import version as get_version
 from typing import Any
 
 from sightline.serve.access import OPEN_PATHS
+from sightline.serve.explanation import METHODS, list_methods
 from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.served_model import ServedModel
 
@@ -31,13 +32,14 @@ def build_openapi(
     classes = max((len(served.classifier.classes) for served in ranked), default=0)
     kinds = {served.classifier.task.targets.are_masks for served in models}
     labels = list(dict.fromkeys(label for served in models for label in served.classifier.classes))
+    methods = [name for name in METHODS if all(name in list_methods(served.classifier.predictor) for served in models)]
     paths: dict[str, Any] = {
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/models": {"get": _operation("The models and their versions.", _MODELS)},
         "/model": {"get": _operation(_MODEL_SUMMARY, _MODEL, errors=several)},
         "/": {"get": _page()},
         "/predict": {"post": _predict(classes, kinds, errors=several)},
-        "/explain": {"post": _explain(labels, errors=several)},
+        "/explain": {"post": _explain(labels, methods, errors=several)},
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
@@ -49,7 +51,7 @@ def build_openapi(
         address = f"/models/{{model}}{suffix}"
         paths[address] = {"get": _operation(_MODEL_SUMMARY, _MODEL, **options)}
         paths[f"{address}/predict"] = {"post": _predict(classes, kinds, **options)}
-        paths[f"{address}/explain"] = {"post": _explain(labels, **options)}
+        paths[f"{address}/explain"] = {"post": _explain(labels, methods, **options)}
         address = f"/v2{address}"
         ready = _object(name=_STRING, ready=_BOOLEAN)
         paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
@@ -298,11 +300,15 @@ def _predict(
     return _take_images(summary, answer, [*parameters, *queries], errors)
 
 
-def _explain(labels: Sequence[str], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()) -> dict[str, Any]:
+def _explain(
+    labels: Sequence[str], methods: Sequence[str], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()
+) -> dict[str, Any]:
     description = "The class to explain, by default the most probable one."
     query = {"name": "class", "in": "query", "schema": {"enum": labels}, "description": description}
+    of_method = "How it is computed, by default by Grad-CAM if the head of the model is one dense layer behind pooling."
+    method = {"name": "method", "in": "query", "schema": {"enum": methods}, "description": of_method}
     summary = "The heat map of one image: where the evidence for a class is, and whether masking it matters."
-    return _take_images(summary, _response("The heat map.", _json(_EXPLANATION)), [*parameters, query], errors)
+    return _take_images(summary, _response("The heat map.", _json(_EXPLANATION)), [*parameters, query, method], errors)
 
 
 def _take_images(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -112,6 +112,20 @@ class OnnxPredictor(PicklablePredictor):
         self._check_signature(runtime_session)
         return runtime_session
 
+    @property
+    def file(self) -> bytes:
+        """The bytes of the ONNX file."""
+        return self._model
+
+    def open_value(self, name: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        """Return a function of pixels [N, H, W, C] that computes the value `name` inside of the graph, [N, ...].
+
+        It has a session of its own, and raises `ModelError` as `probabilities` does.
+        """
+        file = onnx_file.add_output(self._model, name)
+        session = create_gpu_session(file) if self.device == "gpu" else create_session(file, self._threads)
+        return lambda pixels: _run_session(session, [name], pixels)[0]
+
     def on_gpu(self) -> Self:
         """Return a predictor for the same model on the GPU; raises `UsageError` if there is none."""
         return type(self)(self._model, self.classes, self.preprocess, self._threads, device="gpu")
@@ -133,17 +147,20 @@ class OnnxPredictor(PicklablePredictor):
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]; raises `ModelError` if the graph fails on them."""
-        result: NDArray[np.float32] = self._run([PROBABILITIES], pixels)[0]
-        return result
+        return self._run([PROBABILITIES], pixels)[0]
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
         return Outputs(*self._run(OUTPUTS, pixels))
 
-    def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[Any]:
-        try:
-            return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
-        except Exception as error:  # any of a dozen types from C++
-            raise ModelError(
-                f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {first_line(error)}"
-            ) from error
+    def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return _run_session(self._session, names, pixels)
+
+
+def _run_session(session: Any, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    try:
+        return list(session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
+    except Exception as error:  # any of a dozen types from C++
+        raise ModelError(
+            f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {first_line(error)}"
+        ) from error

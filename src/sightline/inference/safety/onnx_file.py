@@ -15,7 +15,7 @@ from sightline.inference.safety.onnx_shapes import OPERATION_RULES
 
 _GRAPH, _METADATA = 7, 14  # of ModelProto
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA})  # no functions, no training
-_NODE, _WEIGHT = 1, 5  # of GraphProto
+_NODE, _WEIGHT, _OUTPUT = 1, 5, 12  # of GraphProto
 _GRAPH_FIELDS = frozenset({_NODE, 2, _WEIGHT, 10, 11, 12, 13, 14, 16})  # no sparse weights
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _TENSOR, _TENSORS = 5, 10  # of AttributeProto
@@ -50,6 +50,16 @@ def replace_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
     for key, value in values.items():
         entry = _encode_field(1, key.encode()) + _encode_field(2, value.encode())
         chunks.append(_encode_field(_METADATA, entry))
+    return b"".join(chunks)
+
+
+def add_output(data: bytes, name: str) -> bytes:
+    """Return the file with the value `name` inside of its graph as one more output, for a session of our own."""
+    output = _encode_field(_OUTPUT, _encode_field(1, name.encode()))
+    chunks, last = [], 0
+    for number, _, start, end in iterate_fields(data, 0, len(data)):
+        chunks.append(_encode_field(_GRAPH, data[start:end] + output) if number == _GRAPH else data[last:end])
+        last = end
     return b"".join(chunks)
 
 

@@ -128,7 +128,8 @@ def _read_weight(message: _Message, name: str) -> Weight:
     if len(offsets) != 1 or value.num_elements < 1 or set(message.offsets) - {1, 2, 4, 5, 7, 8, 9, 12, 14}:
         raise ModelError(f"the weight {name!r} has no data, or more than one copy of it")
     values = None
-    if raw := message.raw(9):
+    raw = message.raw(9)
+    if raw:
         length = raw[1] - raw[0]
         count, rest = divmod(length, SIZES[value.element_type])
         if not rest and value.element_type in {INT32, INT64} and value.num_elements == count <= _MAX_VALUES:
@@ -145,7 +146,7 @@ def _read_weight(message: _Message, name: str) -> Weight:
         )
     if rest or count != value.num_elements:
         raise ModelError(f"the weight {name!r} has the shape {list(value.shape)} and data of another size")
-    return Weight(value, values if value.element_type in {INT32, INT64} else None)
+    return Weight(value, values if value.element_type in {INT32, INT64} else None, raw)
 
 
 def _read_node(message: _Message) -> Node:

@@ -33,10 +33,14 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A constant of the graph; `values` only of short integer lists, which shapes may depend on."""
+    """A constant of the graph; `values` only of short integer lists, which shapes may depend on.
+
+    `place` is where its little-endian elements start and end in the file, if they are there as plain bytes.
+    """
 
     type: TensorType
     values: tuple[int, ...] | None
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

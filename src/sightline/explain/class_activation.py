@@ -1,0 +1,130 @@
+"""Grad-CAM of an ONNX file, in closed form: where one dense layer follows the pooling, its weights are the gradient.
+
+These are the class activation maps of Zhou et al., 2016, arXiv:1512.04150, which Grad-CAM generalizes. They take one
+evaluation of the network, and neither Keras nor gradients, which an exported file does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.callbacks import Progress, no_progress
+from sightline.errors import ModelError
+from sightline.explain.gradcam import combine_maps
+from sightline.explain.localization import resize_heat
+from sightline.inference.runner import choose_batch_size, iterate_positions
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.inference.safety.onnx_graph import parse_graph
+from sightline.inference.safety.onnx_types import FLOAT, Node, OnnxGraph
+from sightline.models.head import DENSE_LAYER, LOGITS, TEMPERATURE_LAYER
+
+_KERNEL, _SCALE = f"{DENSE_LAYER}:kernel", f"{TEMPERATURE_LAYER}:scale"
+_POOLINGS = ("GlobalAveragePool", "GlobalMaxPool")
+_UNCHANGED = ("Identity", "Flatten", "Reshape", "Pad")  # of the operations between the dense layer and the logits
+
+
+@dataclass(frozen=True, slots=True)
+class PooledHead:
+    """A head that is one dense layer on pooled feature maps.
+
+    `maps` is the name of these, float32 [N, F, h, w], in the file. `kernel` is float32 [F, K]: what a unit of each
+    pooled feature adds to each logit; [F, 1] for two classes, of which the first has the logit 0.
+    """
+
+    maps: str
+    kernel: NDArray[np.float32]
+    has_max_pooling: bool
+
+    @classmethod
+    def find(cls, file: bytes) -> PooledHead | None:
+        """Return the head of an ONNX file; None if it is another."""
+        graph = parse_graph(file)
+        producers = {name: node for node in graph.nodes for name in node.outputs}
+        scale = _find_scale(graph, file, producers)
+        dense = producers.get(DENSE_LAYER)
+        kernel = _read_floats(graph, file, _KERNEL)
+        if scale is None or dense is None or dense.op != "Gemm" or dense.inputs[1] != _KERNEL or kernel is None:
+            return None
+        pooling = _follow(dense.inputs[0], ("Flatten",), producers)
+        if pooling is None or pooling.op not in _POOLINGS:
+            return None
+        before = producers.get(pooling.inputs[0])
+        if before is None or before.op == "MaxPool":  # of VGG, whose maps in front of it are explained
+            return None
+        return cls(pooling.inputs[0], scale * kernel, pooling.op == "GlobalMaxPool")
+
+    def compute_slopes(self, maps: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+        """Return the gradient of the score of a class for its maps [h, w, F], of that shape or [1, 1, F]."""
+        if self.kernel.shape[1] == 1:  # the score is the difference of both logits
+            weights = self.kernel[:, 0] if class_index else -self.kernel[:, 0]
+        else:
+            weights = self.kernel[:, class_index]
+        rows = maps.reshape(-1, maps.shape[-1])
+        if not self.has_max_pooling:
+            return (weights / np.float32(len(rows)))[None, None]
+        slopes = np.zeros_like(rows)
+        np.put_along_axis(slopes, rows.argmax(0)[None], weights[None], axis=0)
+        return slopes.reshape(maps.shape)
+
+
+def _follow(name: str, passed: tuple[str, ...], producers: dict[str, Node]) -> Node | None:
+    """Return what computes the value `name`, in front of operations that are `passed`."""
+    node = producers.get(name)
+    while node is not None and node.op in passed:
+        node = producers.get(node.inputs[0])
+    return node
+
+
+def _find_scale(graph: OnnxGraph, file: bytes, producers: dict[str, Node]) -> np.float32 | None:
+    """Return what the dense layer's results are multiplied by to give the logits; None for another relation."""
+    node, scale = _follow(LOGITS, _UNCHANGED, producers), np.float32(1)
+    if node is not None and node.op == "Mul" and node.inputs[1] == _SCALE:
+        values = _read_floats(graph, file, _SCALE)
+        if values is None or values.size != 1:
+            return None
+        scale, node = values.ravel()[0], _follow(node.inputs[0], _UNCHANGED, producers)
+    return scale if node is not None and DENSE_LAYER in node.outputs else None
+
+
+def _read_floats(graph: OnnxGraph, file: bytes, name: str) -> NDArray[np.float32] | None:
+    weight = graph.weights.get(name)
+    if weight is None or weight.place is None or weight.type.element_type != FLOAT:
+        return None
+    return np.frombuffer(file[slice(*weight.place)], "<f4").reshape(weight.type.shape)
+
+
+class ClassActivation:
+    """Grad-CAM of one ONNX file with a linear head, whose session is created with the first image."""
+
+    def __init__(self, predictor: OnnxPredictor, head: PooledHead) -> None:
+        self._head, self._open = head, predictor.open_value
+
+    @cached_property
+    def _compute_maps(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        return self._open(self._head.maps)
+
+    def heat(
+        self,
+        pixels: NDArray[np.uint8],
+        class_indices: NDArray[np.int64],
+        *,
+        plus: bool = False,
+        regions: NDArray[np.bool_] | None = None,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.float32]:
+        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N]."""
+        if regions is not None:
+            raise ModelError("A model of masks has no dense layer on pooled features.")
+        out = np.zeros(pixels.shape[:3], np.float32)
+        size = min(choose_batch_size(pixels.shape[1:]), len(pixels))
+        for positions in iterate_positions(len(pixels), size):
+            for i, maps in zip(positions, np.moveaxis(self._compute_maps(pixels[positions]), 1, -1), strict=True):
+                slopes = self._head.compute_slopes(maps, int(class_indices[i]))
+                out[i] = resize_heat(combine_maps(maps, slopes, plus=plus, flat=False), *pixels.shape[1:3])
+            progress("Grad-CAM", int(positions[-1]) + 1, len(pixels))
+        return out
