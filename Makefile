@@ -39,7 +39,7 @@ endef
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser test-backends test-ray lint format docs site parity bench bench-quick fuzz lock clean
+.PHONY: help setup demo test coverage test-slow test-browser test-backends test-ray lint format docs site parity bench bench-quick fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -52,6 +52,9 @@ demo: $(VENV)/installed ## fine-tune on drawn images, evaluate, predict and repo
 
 test: $(VENV)/installed ## run the tests, less the slow ones
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: $(VENV)/installed ## run the tests, less the slow ones, and check that they cover 92% of the lines
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 test-slow: $(VENV)/installed .venv-clients/installed $(BACKENDS)/installed ## run the slow tests only; without ARGS, on each backend too
 	@$(BIN)/pytest -m slow $(ARGS)

@@ -177,3 +177,20 @@ def test_only_listed_variables_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     imports.set_variable("TF_CPP_MIN_LOG_LEVEL", "3")
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0", "the user's own"
+
+
+def test_older_interfaces_of_tensorflow_are_executed_on_first_use_in_the_command_line(tmp_path: Path) -> None:
+    """TensorBoard reads its files through them. They put another module in their place as they are executed."""
+    skip_without("tensorflow")
+    code = """
+import sys
+from sightline import process
+from sightline._keras import imports
+process.claim()
+imports.import_keras("tensorflow")
+import tensorflow as tf
+assert "tensorflow._api.v2.compat.v1.io" not in sys.modules
+assert not hasattr(tf.compat.v1, "no_such_name")
+print(tf.compat.v1.io.tf_record_iterator.__name__, "Session" in dir(tf.compat.v1), tf.compat.v2.constant(3).numpy())
+"""
+    assert run(code, tmp_path / "home") == "tf_record_iterator True 3\n"

@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,12 @@ from sightline.inference.exporters import EXPORTERS
 from task_images import TASKS, assert_alike, write_task
 
 OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
+QUICK = {
+    "segmentation": "jax",
+    "multi_label": "jax",
+    "hierarchical": "torch",
+    "ordinal": "torch",
+}  # the backend of each
 WHOLE = "segmentation"  # the task that is resumed and exported on each backend; `make test-slow` does so with all
 SCRIPT = """
 import json, sys
@@ -79,14 +87,19 @@ def find_image(data: Path) -> Path:
     return min((data if data.is_dir() else data.parent).rglob("*.png"))
 
 
-@pytest.mark.parametrize("backend", [pytest.param("tensorflow", marks=pytest.mark.slow), *OTHERS])
-@pytest.mark.parametrize(
-    ("task", "is_whole"),
-    [
-        *((task, task == WHOLE) for task in TASKS),
-        *(pytest.param(task, True, marks=pytest.mark.slow) for task in TASKS if task != WHOLE),
-    ],
-)
+def list_combinations() -> list[Any]:
+    """Each task on each backend, slow if not in `QUICK`; whether the run is also resumed and exported."""
+    combinations = []
+    for task, backend, is_whole in product(TASKS, ("tensorflow", "jax", "torch"), (False, True)):
+        if task == WHOLE and not is_whole:
+            continue
+        is_slow = QUICK[task] != backend or is_whole != (task == WHOLE)
+        marks = [pytest.mark.slow] * is_slow + [pytest.mark.installed] * (backend != "tensorflow")
+        combinations.append(pytest.param(task, is_whole, backend, marks=marks))
+    return combinations
+
+
+@pytest.mark.parametrize(("task", "is_whole", "backend"), list_combinations())
 def test_each_task_on_each_backend(task: str, is_whole: bool, backend: str, tmp_path: Path) -> None:
     """The files of a run predict alike on other backends, and a resumed one ends with the weights of a whole one."""
     data, settings = write_task(task, tmp_path / "data", 60)

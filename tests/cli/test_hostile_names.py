@@ -222,6 +222,7 @@ def test_watch(sightline: Command, run: Path, data: Path, tmp_path: Path) -> Non
     check(sightline("watch", log, run, *options), 2)
 
 
+@pytest.mark.slow
 def test_sweep(sightline: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
     space = tmp_path / "=\x1b[2J\nforged.toml"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import networks
 import sightline as sl
 from sightline.callbacks import Callback
 from sightline.config import RunConfig, StageConfig, TrainConfig, recipes, resolve_config
@@ -46,7 +47,9 @@ def choose(name: str, effort: str, *assignments: str, machine: ThisMachine = THI
 PRETRAINED = [name for name in registry.ENTRIES if registry.get_entry(name).pretrained is not None]
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in networks.LARGE else name for name in PRETRAINED]
+)
 def test_the_depth_of_fine_tuning_fits_every_pretrained_network(name: str) -> None:
     model = replace(resolve_config(recipes.load("transfer")).model, name=name)
     network = build_shapes_only(ModelSpec(model, 96, 96, 3, 3))

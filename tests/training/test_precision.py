@@ -88,7 +88,14 @@ def test_nothing_is_measured_where_it_hardly_matters(train: TrainConfig, own_cac
     assert not own_cache.exists()
 
 
-@pytest.mark.parametrize("name", ["cifar10-deep", pytest.param("mobilenetv2", marks=pytest.mark.backends), "resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("fast-small", marks=pytest.mark.backends),
+        pytest.param("mobilenetv2", marks=[pytest.mark.backends, pytest.mark.slow]),
+        pytest.param("resnet50", marks=pytest.mark.slow),
+    ],
+)
 def test_a_float32_network_computes_in_bfloat16_within_the_context(name: str) -> None:
     """Within the context it equals a model built for bfloat16; afterwards it is unchanged."""
     spec = make_plan(name)

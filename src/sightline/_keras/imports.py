@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from io import StringIO
 from types import ModuleType
@@ -292,8 +292,44 @@ class _LazyFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path, target) if fullname in self.names else None
         if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
+            spec.loader = _LazyLoader(spec.loader)
         return spec
+
+
+class _LazyLoader(Loader):
+    """Loads a `_LazyModule`.
+
+    `importlib.util.LazyLoader` refuses modules that put another in their place, as TensorFlow's older interfaces do.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__class__ = _LazyModule
+
+
+class _LazyModule(ModuleType):
+    """A module that is executed when an attribute is first missing."""
+
+    def __getattr__(self, name: str) -> Any:
+        self._execute()
+        return getattr(self, name)
+
+    def __dir__(self) -> list[str]:
+        self._execute()
+        return dir(self)
+
+    def _execute(self) -> None:
+        object.__setattr__(self, "__class__", ModuleType)
+        spec = self.__spec__
+        assert spec is not None
+        assert isinstance(spec.loader, _LazyLoader)
+        spec.loader = self.__loader__ = spec.loader.loader
+        spec.loader.exec_module(self)
 
 
 @contextmanager
