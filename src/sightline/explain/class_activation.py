@@ -6,7 +6,7 @@ evaluation of the network, and neither Keras nor gradients, which an exported fi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,11 +20,12 @@ from sightline.explain.localization import resize_heat
 from sightline.inference.runner import choose_batch_size, iterate_positions
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety.onnx_graph import parse_graph
-from sightline.inference.safety.onnx_types import FLOAT, Node, OnnxGraph
+from sightline.inference.safety.onnx_types import BFLOAT16, FLOAT, FLOAT16, Node, OnnxGraph
 from sightline.models.head import DENSE_LAYER, LOGITS, TEMPERATURE_LAYER
 
 _KERNEL, _SCALE = f"{DENSE_LAYER}:kernel", f"{TEMPERATURE_LAYER}:scale"
 _POOLINGS = ("GlobalAveragePool", "GlobalMaxPool")
+_OF_ROWS = ("Flatten", "Identity", "QuantizeLinear", "DequantizeLinear")  # between the pooling and the dense layer
 _UNCHANGED = ("Identity", "Flatten", "Reshape", "Pad")  # of the operations between the dense layer and the logits
 
 
@@ -47,10 +48,10 @@ class PooledHead:
         producers = {name: node for node in graph.nodes for name in node.outputs}
         scale = _find_scale(graph, file, producers)
         dense = producers.get(DENSE_LAYER)
-        kernel = _read_floats(graph, file, _KERNEL)
+        kernel = _read_floats(graph, file, _KERNEL, producers)
         if scale is None or dense is None or dense.op != "Gemm" or dense.inputs[1] != _KERNEL or kernel is None:
             return None
-        pooling = _follow(dense.inputs[0], ("Flatten",), producers)
+        pooling = _follow(dense.inputs[0], _OF_ROWS, producers)
         if pooling is None or pooling.op not in _POOLINGS:
             return None
         before = producers.get(pooling.inputs[0])
@@ -72,7 +73,7 @@ class PooledHead:
         return slopes.reshape(maps.shape)
 
 
-def _follow(name: str, passed: tuple[str, ...], producers: dict[str, Node]) -> Node | None:
+def _follow(name: str, passed: tuple[str, ...], producers: Mapping[str, Node]) -> Node | None:
     """Return what computes the value `name`, in front of operations that are `passed`."""
     node = producers.get(name)
     while node is not None and node.op in passed:
@@ -80,22 +81,29 @@ def _follow(name: str, passed: tuple[str, ...], producers: dict[str, Node]) -> N
     return node
 
 
-def _find_scale(graph: OnnxGraph, file: bytes, producers: dict[str, Node]) -> np.float32 | None:
+def _find_scale(graph: OnnxGraph, file: bytes, producers: Mapping[str, Node]) -> np.float32 | None:
     """Return what the dense layer's results are multiplied by to give the logits; None for another relation."""
     node, scale = _follow(LOGITS, _UNCHANGED, producers), np.float32(1)
     if node is not None and node.op == "Mul" and node.inputs[1] == _SCALE:
-        values = _read_floats(graph, file, _SCALE)
+        values = _read_floats(graph, file, _SCALE, producers)
         if values is None or values.size != 1:
             return None
         scale, node = values.ravel()[0], _follow(node.inputs[0], _UNCHANGED, producers)
     return scale if node is not None and DENSE_LAYER in node.outputs else None
 
 
-def _read_floats(graph: OnnxGraph, file: bytes, name: str) -> NDArray[np.float32] | None:
-    weight = graph.weights.get(name)
-    if weight is None or weight.place is None or weight.type.element_type != FLOAT:
+def _read_floats(graph: OnnxGraph, file: bytes, name: str, producers: Mapping[str, Node]) -> NDArray[np.float32] | None:
+    """Return a weight, which may be stored in 16 bits, as float32; None if there is none of this name."""
+    cast = producers.get(name)
+    weight = graph.weights.get(cast.inputs[0] if cast is not None and cast.op == "Cast" else name)
+    if weight is None or weight.place is None or weight.type.element_type not in {FLOAT, FLOAT16, BFLOAT16}:
         return None
-    return np.frombuffer(file[slice(*weight.place)], "<f4").reshape(weight.type.shape)
+    content = file[slice(*weight.place)]
+    if weight.type.element_type == BFLOAT16:  # the first half of a float32
+        values = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(content, "<f4" if weight.type.element_type == FLOAT else "<f2").astype(np.float32)
+    return values.reshape(weight.type.shape)
 
 
 class ClassActivation:
