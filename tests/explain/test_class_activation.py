@@ -102,3 +102,13 @@ def test_the_place_of_a_weight_is_that_of_its_numbers() -> None:
     assert place is not None
     kernel = np.frombuffer(file[slice(*place)], "<f4")
     np.testing.assert_array_equal(kernel, np.asarray(model.get_layer("predictions").kernel).ravel())
+
+
+@pytest.mark.parametrize(("name", "value"), [("transB", 1), ("alpha", 2.0)])
+def test_another_product_has_none(name: str, value: float) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(keras_to_onnx.convert_model(networks.build_network("fast-small").model))
+    dense = next(node for node in model.graph.node if node.op_type == "Gemm")
+    assert PooledHead.find(model.SerializeToString()) is not None
+    dense.attribute.append(onnx.helper.make_attribute(name, value))
+    assert PooledHead.find(model.SerializeToString()) is None

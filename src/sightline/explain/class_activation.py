@@ -49,7 +49,9 @@ class PooledHead:
         scale = _find_scale(graph, file, producers)
         dense = producers.get(DENSE_LAYER)
         kernel = _read_floats(graph, file, _KERNEL, producers)
-        if scale is None or dense is None or dense.op != "Gemm" or dense.inputs[1] != _KERNEL or kernel is None:
+        if scale is None or dense is None or kernel is None or not _is_plain_product(dense):
+            return None
+        if kernel.ndim != 2 or kernel.shape[1] not in {1, graph.outputs[LOGITS].shape[-1]}:
             return None
         pooling = _follow(dense.inputs[0], _OF_ROWS, producers)
         if pooling is None or pooling.op not in _POOLINGS:
@@ -71,6 +73,11 @@ class PooledHead:
         slopes = np.zeros_like(rows)
         np.put_along_axis(slopes, rows.argmax(0)[None], weights[None], axis=0)
         return slopes.reshape(maps.shape)
+
+
+def _is_plain_product(node: Node) -> bool:
+    is_plain = node.op == "Gemm" and node.inputs[1:2] == (_KERNEL,)
+    return is_plain and node.attributes.items() <= {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}.items()
 
 
 def _follow(name: str, passed: tuple[str, ...], producers: Mapping[str, Node]) -> Node | None:
