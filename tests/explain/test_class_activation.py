@@ -5,6 +5,8 @@ That each network of the registry has it, or none, is in test_heatmaps.py.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ import pytest
 import networks
 from corner_task import CLASSES, SIDE, draw_images
 from sightline.explain.class_activation import PooledHead
-from sightline.explain.heatmaps import compute_heat_maps, resolve_method
+from sightline.explain.heatmaps import compute_heat_maps, resolve_method, share_gradcam
 from sightline.export import keras_to_onnx
 from sightline.export.quantize import calibrate_graph
+from sightline.inference.predictor import FakePredictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file, onnx_graph
@@ -93,6 +96,20 @@ def test_the_file_of_a_session_differs_by_an_output() -> None:
     np.testing.assert_allclose(
         (maps.max((2, 3)) if head.has_max_pooling else maps.mean((2, 3))), exported.outputs(pixels).features, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("uses", [False, True])
+def test_a_model_that_is_no_longer_served_is_freed(uses: bool) -> None:
+    _, exported = pair_predictors(networks.build_network("fast-small").model, ("a", "b", "c"))
+    wrapper = FakePredictor(("a", "b", "c"), exported.preprocess)
+    share_gradcam(wrapper, exported)
+    if uses:
+        pixels = networks.random_images(3, exported.preprocess.height)
+        assert compute_heat_maps(wrapper, pixels, np.arange(3), "gradcam").any()
+    alive = weakref.ref(exported)
+    del exported, wrapper
+    gc.collect()
+    assert alive() is None
 
 
 def test_the_place_of_a_weight_is_that_of_its_numbers() -> None:

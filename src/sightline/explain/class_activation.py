@@ -6,6 +6,7 @@ evaluation of the network, and neither Keras nor gradients, which an exported fi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,14 +115,19 @@ def _read_floats(graph: OnnxGraph, file: bytes, name: str, producers: Mapping[st
 
 
 class ClassActivation:
-    """Grad-CAM of one ONNX file with a linear head, whose session is created with the first image."""
+    """Grad-CAM of one ONNX file with a linear head, whose session is created with the first image.
+
+    It does not keep the predictor alive, by which it is found.
+    """
 
     def __init__(self, predictor: OnnxPredictor, head: PooledHead) -> None:
-        self._head, self._open = head, predictor.open_value
+        self._head, self._predictor = head, weakref.ref(predictor)
 
     @cached_property
     def _compute_maps(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        return self._open(self._head.maps)
+        predictor = self._predictor()
+        assert predictor is not None, "the one whose images these are"
+        return predictor.open_value(self._head.maps)
 
     def heat(
         self,

@@ -23,9 +23,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 MASK_METHODS: tuple[Method, ...] = ("gradcam", "occlusion")
 """The methods for a class of pixels: Grad-CAM++ was derived for one logit, and RISE hides the very pixels explained."""
 
-_gradcams: weakref.WeakKeyDictionary[Any, GradCam | ClassActivation | None] = (
-    weakref.WeakKeyDictionary()
-)  # by predictor
+_gradcams: weakref.WeakKeyDictionary[Any, GradCam | ClassActivation | None] = weakref.WeakKeyDictionary()
+"""By predictor; none of them keeps its predictor alive."""
 
 
 def find_gradcam(predictor: Predictor) -> GradCam | ClassActivation | None:
