@@ -7,14 +7,14 @@ import pytest
 
 from networks import make_plan, random_images
 from sightline import backend
-from sightline.explain.gradcam import GradCam
+from sightline.explain.gradcam import KerasGradCam
 from sightline.models.build import build_model
 
 
 @pytest.mark.backends
 def test_the_gradient_is_that_of_a_dense_layer_behind_average_pooling() -> None:
     model = build_model(make_plan("cifar10-deep", side=32, pooling="average", hidden_units=())).model
-    maps, slopes = GradCam(model)._gradient(random_images(2, 32), np.eye(2, dtype=np.float32))
+    maps, slopes = KerasGradCam(model)._gradient(random_images(2, 32), np.eye(2, dtype=np.float32))
     kernel = backend.keras().ops.convert_to_numpy(model.get_layer("predictions").kernel)
     np.testing.assert_allclose(slopes.sum((1, 2)), kernel.T, rtol=1e-4, atol=1e-6)
     assert maps.dtype == slopes.dtype == np.float32

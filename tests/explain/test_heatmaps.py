@@ -14,7 +14,7 @@ from corner_task import CLASSES, SIDE, draw_images, heat_fraction, train_predict
 from sightline import backend
 from sightline.errors import ModelError, UsageError
 from sightline.explain.faithfulness import check_faithfulness
-from sightline.explain.gradcam import GradCam, last_feature_maps
+from sightline.explain.gradcam import KerasGradCam, last_feature_maps
 from sightline.explain.heatmaps import METHODS, Method, compute_heat_maps, resolve_method
 from sightline.explain.masking import mask_images
 from sightline.explain.rise import random_masks
@@ -139,7 +139,7 @@ def test_every_network_has_maps(name: str) -> None:
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
 def test_gradients_are_the_dense_weights_behind_average_pooling(head: str) -> None:
     model = build_model(networks.make_plan("cifar10-deep", side=SIDE, head=head, **AVERAGE)).model
-    cam = GradCam(model)
+    cam = KerasGradCam(model)
     weights = cam.score_weights(np.array([0, 1]))
     maps, slopes = cam._gradient(networks.random_images(2, SIDE), weights)
     assert maps.shape == slopes.shape == (2, 14, 14, 64), "those before the last max pooling and dropout"
@@ -163,8 +163,8 @@ def test_more_than_one_batch_is_the_same_as_one_by_one() -> None:
     model = networks.build_network("cifar10-simple").model
     side = registry.ENTRIES["cifar10-simple"].min_input_size
     pixels, numbers = networks.random_images(35, side), np.arange(35) % 3
-    heat = GradCam(model).heat(pixels, numbers)
-    single = np.concatenate([GradCam(model).heat(pixels[i : i + 1], numbers[i : i + 1]) for i in (0, 31, 32, 34)])
+    heat = KerasGradCam(model).heat(pixels, numbers)
+    single = np.concatenate([KerasGradCam(model).heat(pixels[i : i + 1], numbers[i : i + 1]) for i in (0, 31, 32, 34)])
     np.testing.assert_allclose(heat[[0, 31, 32, 34]], single, rtol=1e-4, atol=1e-7)
 
 

@@ -15,7 +15,7 @@ from pixel_predictor import CLASSES, REACH, PixelPredictor, draw_blobs, make_mas
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import UsageError
-from sightline.explain.gradcam import GradCam, combine_maps, last_feature_maps
+from sightline.explain.gradcam import KerasGradCam, combine_maps, last_feature_maps
 from sightline.explain.heatmaps import compute_heat_maps, resolve_method
 from sightline.explain.localization import normalize_heat, resize_heat
 from sightline.explain.occlusion import RECTANGLE_FRACTION
@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_sum_of_the_logits_of_a_class_of_pixels(deco
     region = np.zeros((1, *SIZE), bool)
     region[:, 4:20, 8:30] = True
     weights = region[..., None] * np.eye(4, dtype=np.float32)[2]
-    maps, slopes = GradCam(model)._gradient(pixels, weights)
+    maps, slopes = KerasGradCam(model)._gradient(pixels, weights)
     after = backend.keras().Model([model.input, last_feature_maps(model)], model.output["logits"])
 
     def score(step: float) -> float:
@@ -79,7 +79,7 @@ def test_every_decoder_has_feature_maps_to_explain(name: str, decoder: Decoder, 
     assert not heat[1].any(), "no pixel, so no evidence"
     if regions[0].any():
         weights = regions[:1, ..., None] * np.eye(4, dtype=np.float32)[1]
-        maps, slopes = GradCam(model)._gradient(pixels[:1], weights)
+        maps, slopes = KerasGradCam(model)._gradient(pixels[:1], weights)
         expected = np.maximum((maps[0] * slopes[0].mean((0, 1))).sum(-1), 0)
         np.testing.assert_allclose(combine_maps(maps[0], slopes[0], plus=False, flat=False), expected, atol=1e-6)
         np.testing.assert_allclose(heat[0], normalize_heat(resize_heat(expected, *SIZE)), atol=1e-4)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from networks import make_plan, random_images
 from sightline import backend
-from sightline.explain.gradcam import GradCam
+from sightline.explain.gradcam import KerasGradCam
 from sightline.export import keras_to_onnx
 from sightline.inference import parity
 from sightline.inference.frozen_layers import outputs_agree
@@ -77,9 +77,9 @@ def test_the_reference_is_full_where_the_device_is_not(monkeypatch: pytest.Monke
 
 def test_heat_maps_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     model, numbers = make_varied_model(), np.zeros(len(PIXELS), np.int64)
-    expected = GradCam(model).heat(PIXELS, numbers)
+    expected = KerasGradCam(model).heat(PIXELS, numbers)
     emulate_tf32(monkeypatch)
-    np.testing.assert_allclose(GradCam(model).heat(PIXELS, numbers), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(KerasGradCam(model).heat(PIXELS, numbers), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_an_error_puts_the_setting_back() -> None:

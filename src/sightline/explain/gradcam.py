@@ -16,6 +16,7 @@ same everywhere after fine-tuning, as others bypass them, and then they explain 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,19 @@ from sightline.models.decoders import FIRST_JOIN
 from sightline.models.head import FLATTEN_LAYER, LOGITS, POOL_LAYER, TWO_CLASSES_LAYER
 
 
-class GradCam:
-    """Grad-CAM of one Keras model, compiled once for any number of images."""
+class GradCam(ABC):
+    """Grad-CAM of one model, prepared once for any number of images."""
 
-    def __init__(self, model: Any) -> None:
-        keras = backend.keras()
-        maps = last_feature_maps(model)
-        self.model = model
-        self._flat = any(layer.name == FLATTEN_LAYER for layer in model.layers)
-        self._sigmoid = any(layer.name == TWO_CLASSES_LAYER for layer in model.layers)
-        after = keras.Model([model.input, maps], model.output[LOGITS])  # a decoder takes earlier maps too
-        self._gradient = compile_gradient(keras.Model(model.input, maps), after)
+    keeps_positions = False  # whether each position has weights of its own, as in front of a flatten layer
+
+    @abstractmethod
+    def compute_gradients(
+        self, pixels: NDArray[np.uint8], class_indices: NDArray[np.int64], regions: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        """Return float32 [N, 2, h, w, F]: the feature maps of `pixels`, and the gradient of the class scores for them.
+
+        The arguments are those of `heat`, for the images of a batch.
+        """
 
     def heat(
         self,
@@ -56,23 +59,43 @@ class GradCam:
 
         `regions` [N, H, W] are the pixels whose logits are the score, where each has a class.
         """
-        weights = self.score_weights(class_indices)
         size = min(choose_batch_size(pixels.shape[1:]), len(pixels))
         if regions is not None:
             size = 1  # the gradient passes through a whole decoder
         out = np.zeros(pixels.shape[:3], np.float32)
 
-        def compute_gradients(positions: NDArray[np.int64]) -> NDArray[np.float32]:
-            chosen = weights[positions]
-            if regions is not None:
-                chosen = regions[positions, ..., None] * chosen[:, None, None]
-            return np.stack(self._gradient(pixels[positions], chosen), 1)
+        def compute(positions: NDArray[np.int64]) -> NDArray[np.float32]:
+            chosen = None if regions is None else regions[positions]
+            return self.compute_gradients(pixels[positions], class_indices[positions], chosen)
 
-        for positions, gradients in run_batches(compute_gradients, iterate_positions(len(pixels), size), size):
+        for positions, gradients in run_batches(compute, iterate_positions(len(pixels), size), size):
             for i, (maps, slopes) in zip(positions, gradients, strict=True):
-                out[i] = resize_heat(combine_maps(maps, slopes, plus=plus, flat=self._flat), *pixels.shape[1:3])
+                heat = combine_maps(maps, slopes, plus=plus, flat=self.keeps_positions)
+                out[i] = resize_heat(heat, *pixels.shape[1:3])
             progress("Grad-CAM", int(positions[-1]) + 1, len(pixels))
         return out
+
+
+class KerasGradCam(GradCam):
+    """Grad-CAM of a Keras model."""
+
+    def __init__(self, model: Any) -> None:
+        keras = backend.keras()
+        maps = last_feature_maps(model)
+        self.model = model
+        self.keeps_positions = any(layer.name == FLATTEN_LAYER for layer in model.layers)
+        self._sigmoid = any(layer.name == TWO_CLASSES_LAYER for layer in model.layers)
+        after = keras.Model([model.input, maps], model.output[LOGITS])  # a decoder takes earlier maps too
+        self._gradient = compile_gradient(keras.Model(model.input, maps), after)
+
+    def compute_gradients(
+        self, pixels: NDArray[np.uint8], class_indices: NDArray[np.int64], regions: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        """Return the maps and their gradient; see `GradCam`."""
+        weights = self.score_weights(class_indices)
+        if regions is not None:
+            weights = regions[..., None] * weights[:, None, None]
+        return np.stack(self._gradient(pixels, weights), 1)
 
     def score_weights(self, class_indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the weights [N, K] whose product with the logits is the score of each image's class: its logit.

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import UsageError, suggest
 from sightline.explain import occlusion, rise
-from sightline.explain.class_activation import ClassActivation, PooledHead
-from sightline.explain.gradcam import GradCam
+from sightline.explain.gradcam import GradCam, KerasGradCam
 from sightline.explain.localization import normalize_heat
+from sightline.explain.onnx_gradcam import OnnxGradCam, PooledHead
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
@@ -23,18 +23,18 @@ METHODS: tuple[Method, ...] = get_args(Method)
 MASK_METHODS: tuple[Method, ...] = ("gradcam", "occlusion")
 """The methods for a class of pixels: Grad-CAM++ was derived for one logit, and RISE hides the very pixels explained."""
 
-_gradcams: weakref.WeakKeyDictionary[Any, GradCam | ClassActivation | None] = weakref.WeakKeyDictionary()
+_gradcams: weakref.WeakKeyDictionary[Any, GradCam | None] = weakref.WeakKeyDictionary()
 """By predictor; none of them keeps its predictor alive."""
 
 
-def find_gradcam(predictor: Predictor) -> GradCam | ClassActivation | None:
+def find_gradcam(predictor: Predictor) -> GradCam | None:
     """Return Grad-CAM of `predictor`, made once; None for an exported model whose head is not one dense layer."""
     if isinstance(predictor, KerasPredictor | OnnxPredictor) and predictor not in _gradcams:
         if isinstance(predictor, KerasPredictor):
-            _gradcams[predictor] = GradCam(predictor.model)
+            _gradcams[predictor] = KerasGradCam(predictor.model)
         else:
             head = PooledHead.find(predictor.file)
-            _gradcams[predictor] = None if head is None else ClassActivation(predictor, head)
+            _gradcams[predictor] = None if head is None else OnnxGradCam(predictor, head)
     return _gradcams.get(predictor)
 
 

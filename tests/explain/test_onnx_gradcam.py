@@ -14,8 +14,8 @@ import pytest
 
 import networks
 from corner_task import CLASSES, SIDE, draw_images
-from sightline.explain.class_activation import PooledHead
 from sightline.explain.heatmaps import compute_heat_maps, resolve_method, share_gradcam
+from sightline.explain.onnx_gradcam import PooledHead
 from sightline.export import keras_to_onnx
 from sightline.export.quantize import calibrate_graph
 from sightline.inference.predictor import FakePredictor

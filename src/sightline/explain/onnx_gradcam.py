@@ -14,11 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.callbacks import Progress, no_progress
-from sightline.errors import ModelError
-from sightline.explain.gradcam import combine_maps
-from sightline.explain.localization import resize_heat
-from sightline.inference.runner import choose_batch_size, iterate_positions
+from sightline.explain.gradcam import GradCam
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_types import BFLOAT16, FLOAT, FLOAT16, Node, OnnxGraph
@@ -114,7 +110,7 @@ def _read_floats(graph: OnnxGraph, file: bytes, name: str, producers: Mapping[st
     return values.reshape(weight.type.shape)
 
 
-class ClassActivation:
+class OnnxGradCam(GradCam):
     """Grad-CAM of one ONNX file with a linear head, whose session is created with the first image.
 
     It does not keep the predictor alive, by which it is found.
@@ -129,23 +125,11 @@ class ClassActivation:
         assert predictor is not None, "the one whose images these are"
         return predictor.open_value(self._head.maps)
 
-    def heat(
-        self,
-        pixels: NDArray[np.uint8],
-        class_indices: NDArray[np.int64],
-        *,
-        plus: bool = False,
-        regions: NDArray[np.bool_] | None = None,
-        progress: Progress = no_progress,
+    def compute_gradients(
+        self, pixels: NDArray[np.uint8], class_indices: NDArray[np.int64], regions: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
-        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N]."""
-        if regions is not None:
-            raise ModelError("A model of masks has no dense layer on pooled features.")
-        out = np.zeros(pixels.shape[:3], np.float32)
-        size = min(choose_batch_size(pixels.shape[1:]), len(pixels))
-        for positions in iterate_positions(len(pixels), size):
-            for i, maps in zip(positions, np.moveaxis(self._compute_maps(pixels[positions]), 1, -1), strict=True):
-                slopes = self._head.compute_slopes(maps, int(class_indices[i]))
-                out[i] = resize_heat(combine_maps(maps, slopes, plus=plus, flat=False), *pixels.shape[1:3])
-            progress("Grad-CAM", int(positions[-1]) + 1, len(pixels))
-        return out
+        """Return the maps and their gradient; see `GradCam`."""
+        assert regions is None, "a model of masks has no dense layer on pooled features"
+        maps = np.moveaxis(self._compute_maps(pixels), 1, -1)
+        slopes = [self._head.compute_slopes(one, int(index)) for one, index in zip(maps, class_indices, strict=True)]
+        return np.stack([maps, np.broadcast_to(slopes, maps.shape)], 1)
