@@ -174,7 +174,7 @@ class LoadedModel:
         return averaged
 
     def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
-        """Return the predictor that an explanation method needs: the run's Keras model for gradients that it lacks.
+        """Return the predictor for an explanation: the run's Keras model if Grad-CAM cannot be computed from its file.
 
         `callback` receives a message before the Keras model is loaded.
         """
