@@ -65,7 +65,8 @@ def predict(
     own_node = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     feed = ray.remote(_Feed).options(num_cpus=0, scheduling_strategy=own_node).remote()
     is_busy = ray.available_resources().get("CPU", 0) < cpus
-    results = _run(feed, ray.put(pickle.dumps(predict_items)), limits, workers, cpus)
+    data = import_ray(PURPOSE, "ray.data")  # while the process of the actor starts
+    results = _run(data, feed, ray.put(pickle.dumps(predict_items)), limits, workers, cpus)
     reason = f"{plural(cpus, 'free CPU')}, which a worker needs" if is_busy else "the first worker to start"
     delay = FIRST_NOTICE_SECONDS if is_busy else MAX_NOTICE_SECONDS
     try:
@@ -257,9 +258,10 @@ def _check_visible(item: InputItem, reason: str) -> None:
     )
 
 
-def _run(feed: Any, model: Any, limits: LimitsConfig, workers: int, cpus: int) -> Generator[list[bytes], None, None]:
-    """Yield the results of the batches of `feed` in order, as Ray Data delivers them."""
-    data = import_ray(PURPOSE, "ray.data")
+def _run(
+    data: Any, feed: Any, model: Any, limits: LimitsConfig, workers: int, cpus: int
+) -> Generator[list[bytes], None, None]:
+    """Yield the results of the batches of `feed` in order, as `data`, the module `ray.data`, delivers them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of settings that Ray Data itself copies
         context = data.DataContext.get_current().copy()
