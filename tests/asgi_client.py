@@ -29,6 +29,7 @@ class Request(NamedTuple):
     body: bytes | None = None
     headers: Mapping[str, str] = {}
     method: str = ""
+    prefix: str = ""  # below which the application is mounted
 
 
 class ModelFault(Exception):
@@ -70,9 +71,10 @@ async def call(app: Any, request: Request) -> Answer:
         messages.append(message)
 
     scope = {
-        "type": "http", "method": request.method or ("GET" if request.body is None else "POST"), "path": request.path,
+        "type": "http", "method": request.method or ("GET" if request.body is None else "POST"),
+        "path": request.prefix + request.path,
         "query_string": b"key=secret", "scheme": "http", "http_version": "1.1", "server": ("test", 80),
-        "client": ("10.0.0.7", 1), "root_path": "",
+        "client": ("10.0.0.7", 1), "root_path": request.prefix,
         "headers": [(name.lower().encode(), value.encode()) for name, value in request.headers.items()],
     }  # fmt: skip
     try:

@@ -15,6 +15,7 @@ import pytest
 
 import sightline as sl
 from command import COLORS, Command, draw_classes
+from sightline import process
 from sightline.api import prediction_folder
 
 Trained = tuple[Path, dict[str, Any]]
@@ -31,7 +32,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let parts be as small as two images: they consist of whole batches."""
-    monkeypatch.setattr(prediction_folder, "choose_batch_size", lambda _shape: 2)
+    monkeypatch.setattr(prediction_folder, "choose_batch_size", lambda _shape, **_: 2)
 
 
 def read_files(path: Path) -> dict[str, bytes]:
@@ -58,6 +59,17 @@ def test_the_folder_holds_the_rows_of_predict(
             assert stored["probabilities"] == pytest.approx(list(row["probabilities"].values()), abs=1e-6)
     pandas = pytest.importorskip("pandas")
     assert list(pandas.read_parquet(out)["path"]) == [row["path"] for row in rows]
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_machine_with_another_memory_goes_on(
+    trained: Trained, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_short: bool
+) -> None:
+    model = sl.load(trained[0])
+    monkeypatch.setattr(process, "is_memory_short", lambda: is_short)
+    model.write_predictions(images, tmp_path / "p.parquet", shard="0/2")
+    monkeypatch.setattr(process, "is_memory_short", lambda: not is_short)
+    assert model.write_predictions(images, tmp_path / "p.parquet", shard="1/2").is_complete
 
 
 @pytest.mark.usefixtures("small_batches")

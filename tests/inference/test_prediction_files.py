@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
 import pytest
 from numpy.typing import NDArray
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.data import remote
 from sightline.errors import DataError, ImageError, OutputError, UsageError
 from sightline.inference import prediction_files, stream
@@ -131,6 +133,27 @@ def test_a_damaged_part_is_written_again(tmp_path: Path) -> None:
     assert write(tmp_path / "p.parquet", make_items(23, reads)).is_complete
     assert sorted(reads) == list(range(4, 12))
     assert read_files(tmp_path / "p.parquet") == before
+
+
+def test_a_part_that_cannot_be_read_is_not_predicted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "p.parquet", make_items(8))
+
+    def fail(*_: object) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder = PredictionFolder(tmp_path / "p.parquet", FORMAT)
+    monkeypatch.setattr(_io, "open_regular", fail)
+    with pytest.raises(OutputError, match=r"part-00000000\.parquet cannot be read: Input/output error\. Run the same"):
+        folder.write(make_items(8), predict, Shard())
+
+
+def test_of_two_jobs_that_start_together_one_goes_on(tmp_path: Path) -> None:
+    first = PredictionFolder(tmp_path / "p.parquet", FORMAT)
+    (tmp_path / "p.parquet" / "_predictions.json").unlink()  # as if the other had not seen it
+    second = PredictionFolder(tmp_path / "p.parquet", replace(FORMAT, rows=8))
+    with pytest.raises(OutputError, match="another setting of rows"):
+        first.write(make_items(23), predict, Shard())
+    assert second.write(make_items(23), predict, Shard()).is_complete
 
 
 @pytest.mark.parametrize(

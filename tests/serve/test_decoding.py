@@ -191,6 +191,18 @@ def test_a_process_that_ended_while_idle_is_replaced() -> None:
     run_with_pool(use)
 
 
+def test_a_process_that_was_killed_just_after_its_image_is_replaced() -> None:
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        (decoder,) = pool._running
+        decoder.kill()  # as for an image that was done at its deadline
+        await pool.decode(encode_png(), SPEC)
+        assert decoder not in pool._running
+        assert len(pool._running) == 1
+
+    run_with_pool(use)
+
+
 def test_a_request_that_is_cancelled_while_it_waits_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     patch_child(monkeypatch, "time.sleep(0.3)")
 

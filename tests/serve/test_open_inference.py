@@ -298,13 +298,23 @@ def change(**fields: Any) -> dict[str, Any]:
     return {"inputs": [IMAGE | fields]}
 
 
+def test_lists_without_end_are_refused_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.serve import open_inference
+
+    monkeypatch.setitem(open_inference.MAX_JSON, b"[", (1000, "lists"))
+    answer = infer(PIXEL_INPUT | {"data": [[]] * 1000})
+    assert answer.status == 400
+    assert b"more than 1,000 lists: send pixels as binary data" in answer.body
+
+
 @pytest.mark.parametrize(
     ("content", "status", "words"),
     [
         (b"{", 400, "is not JSON"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b"[]", 400, "not a JSON object"),
-        ({"inputs": [{}] * 1000}, 400, "more than 1000 JSON objects"),
+        ({"inputs": [{}] * 1000}, 400, "more than 1,000 objects"),
+        ({"inputs": [""] * 50_000}, 400, "more than 50,000 quotation marks"),
         ({}, 400, "one input"),
         ({"inputs": [IMAGE, IMAGE]}, 400, "one input"),
         ({"inputs": [IMAGE], "id": 1}, 400, "not a string"),

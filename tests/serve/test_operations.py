@@ -124,6 +124,18 @@ def test_a_token_is_needed_where_there_is_one() -> None:
     assert "security" not in description["paths"]["/health"]["get"]
 
 
+@pytest.mark.parametrize("prefix", ["/cats", "/page"])
+def test_it_can_be_mounted_below_a_prefix(prefix: str) -> None:
+    from sightline.serve.access import Access
+
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    requests = [Request("/health"), Request("/v2/health/ready"), Request("/"), Request("/page/page.css")]
+    requests += [Request("/model"), Request("/predict", encode_png(), right), Request("/metrics", headers=right)]
+    answers = send(*(request._replace(prefix=prefix) for request in requests), access=Access(TOKEN))
+    assert [answer.status for answer in answers] == [200] * 4 + [401] + [200] * 2
+    assert read_metric(answers[-1].body, "sightline_requests_total", endpoint="predict", code="200") == 1
+
+
 def test_other_hosts_are_refused() -> None:
     from sightline.serve.access import Access
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,3 +62,34 @@ def test_the_options_reach_the_server_whose_model_runs_before_its_first_request(
     assert sorted(start.calls) == [(1, 3)] * 3 + [(5, 3)] * 3  # in each thread, one image and a full batch
     (line,) = [line for line in start.metrics.splitlines() if line.startswith("sightline_queue_seconds_sum")]
     assert float(line.split()[-1]) >= 0.09
+
+
+LOADING = """
+import sys, time
+from sightline import cli
+from sightline.serve import reloading
+
+def load_all(reloader):
+    print("loading", flush=True)
+    time.sleep(60)
+
+reloading.Reloader.load_all = load_all
+sys.argv = ["sightline", "serve", "shapes", "--port", "0"]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_signals_while_the_model_is_loaded() -> None:
+    command = [sys.executable, "-c", LOADING]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "loading\n"
+        child.send_signal(signal.SIGHUP)  # to look for changed models
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        child.send_signal(signal.SIGTERM)
+        assert child.communicate(timeout=20) == ("", "")
+    assert child.returncode == 0

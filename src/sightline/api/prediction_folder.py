@@ -48,10 +48,9 @@ def write_predictions(
     ray_options = resolve_engine(engine, ray_address=ray_address)
     own_shard = Shard.parse(shard)
     preprocess = model.predictor.preprocess
-    size = choose_batch_size(preprocess.shape)
-    form = _make_format(
-        model, top, -(-(ROWS if rows_per_part is None else rows_per_part) // size) * size, probabilities
-    )
+    size, whole = choose_batch_size(preprocess.shape), choose_batch_size(preprocess.shape, is_memory_short=False)
+    rows = ROWS if rows_per_part is None else rows_per_part
+    form = _make_format(model, top, -(-rows // whole) * whole, probabilities)  # the same on each machine
     requested = len(form.classes) if probabilities or form.several_labels else form.top
     predict: Predict = partial(
         stream.predict, model.predictor, top=requested, batch_size=size, thresholds=model.thresholds,

@@ -167,10 +167,10 @@ class RemotePath:
             return []
 
     def open(self) -> Any:
-        """Open a file for reading at any position; raises OSError if it does not exist or cannot be read."""
+        """Open a file for reading at any position; raises FileNotFoundError, or `DataError` if it cannot be read."""
         try:
             return _retry(self.url, lambda: self.client.open(self.path, "rb"))
-        except DataError as error:
+        except _MissingError as error:
             raise FileNotFoundError(str(error)) from error
 
     def write(self, content: bytes) -> None:

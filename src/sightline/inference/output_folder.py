@@ -33,7 +33,7 @@ class OutputFolder(Protocol):
         """
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading; raises OSError if it is missing or cannot be read."""
+        """Open a file for reading; raises FileNotFoundError, and OSError or `DataError` if it cannot be read."""
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, in place of the one of that name; raises `OutputError`."""

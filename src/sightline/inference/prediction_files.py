@@ -160,7 +160,7 @@ class PredictionFolder:
 
     def __init__(self, out: str | Path, form: PredictionFormat) -> None:
         self._folder, names = _list_output(out)
-        self._form, self._sha256 = form, form.sha256
+        self._form, self._sha256, self._has_written = form, form.sha256, False
         if MANIFEST not in names:
             self._write_manifest(None)
         self._compare_manifest()
@@ -238,6 +238,9 @@ class PredictionFolder:
         facts = _PartFacts(
             len(predictions), sum(p.error is not None for p in predictions), _hash_paths(p.path for p in predictions)
         )
+        if not self._has_written:  # another job may have started at the same moment
+            self._compare_manifest()
+            self._has_written = True
         values = {"schema": SCHEMA, "format": self._sha256, **jsonio.fields_to_dict(facts)}
         schema = self._schema.with_metadata({_METADATA_KEY: jsonio.dumps(values)})
         rows = [_make_row(prediction, self._form) for prediction in predictions]
@@ -249,7 +252,7 @@ class PredictionFolder:
     def _read_part(self, number: int) -> _PartFacts | None:
         """Return the facts of a part; None if it is missing or damaged, as after a power failure.
 
-        Raises `OutputError` if it is one of another job.
+        Raises `OutputError` if it is one of another job, or cannot be read.
         """
         pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
         try:
@@ -258,7 +261,13 @@ class PredictionFolder:
             values = jsonio.loads((metadata.schema.to_arrow_schema().metadata or {})[_METADATA_KEY])
             facts = _PartFacts(int(values["images"]), int(values["failed"]), str(values["paths_sha256"]))
             is_ours = values["format"] == self._sha256
-        except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno is None:  # pyarrow raises it for damaged files
+                return None
+            raise OutputError(
+                f"{self._locate(number)} cannot be read: {error.strerror}. Run the same command again to go on."
+            ) from error
+        except (ValueError, KeyError, TypeError, pyarrow.ArrowException):
             return None
         if not is_ours:
             raise OutputError(

@@ -33,14 +33,15 @@ Item = TypeVar("Item")
 Decoded = TypeVar("Decoded")
 
 
-def choose_batch_size(shape: Sequence[int]) -> int:
+def choose_batch_size(shape: Sequence[int], *, is_memory_short: bool | None = None) -> int:
     """Return the batch size for inputs of `shape`, (H, W, C) or (F,): 8 images of 224x224, 128 of 32x32.
 
     On two cores, ONNX Runtime classifies 106 and 102 images/s of 224x224 with MobileNetV2 in batches of 8 and 32, but
     takes 220 and 520 MB; 2,103 and 3,325 images/s of 32x32 with `cifar10-deep` in batches of 8 and 128. A fixed size of
-    32 loses on both sides. Where memory is short (`process.is_memory_short`), they are 2 and 98.
+    32 loses on both sides. Where memory is short (None: see `process.is_memory_short`), they are 2 and 98.
     """
-    pixels = SMALL_BATCH_PIXELS if process.is_memory_short() else MAX_BATCH_PIXELS
+    is_small = process.is_memory_short() if is_memory_short is None else is_memory_short
+    pixels = SMALL_BATCH_PIXELS if is_small else MAX_BATCH_PIXELS
     return max(1, min(MAX_BATCH_SIZE, pixels // math.prod(shape[:-1])))
 
 

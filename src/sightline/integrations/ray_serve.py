@@ -25,10 +25,11 @@ def build_app(arguments: Mapping[str, str]) -> Any:
     Args:
         arguments: ``model``, the path of a run, a bundle, its ``.zip`` or ``.onnx`` file, or an exported folder, which
             all nodes see. Optional: ``name``, that of the model for clients; ``max_upload_mb``, the maximum size of a
-            request; ``token_file``, a file with the token that requests need.
+            request; ``token_file``, a file of the nodes with the token that requests need, by default the value of
+            ``SIGHTLINE_TOKEN`` where the application is built, if there is one.
 
     Raises:
-        UsageError: For unknown or missing arguments.
+        UsageError: For unknown or missing arguments, or a token that cannot be one.
         MissingExtraError: If Ray is not installed.
 
     Example:
@@ -58,16 +59,22 @@ def make_deployment(arguments: Mapping[str, str]) -> Any:
         raise UsageError("Ray Serve needs a model: give its path as model=PATH.")
     _read_megabytes(arguments)
     serve = import_ray(PURPOSE, "ray.serve")
+    from sightline.serve.access import read_token
+
+    token = None if arguments.get("token_file") else read_token(None)  # a replica has another environment
 
     def create() -> Any:  # Ray Serve asks for a function, not any other callable
-        return create_replica(arguments)
+        return create_replica(arguments, token)
 
     # A request waits in the replica, where others join its batch, and is refused there when there are too many.
     return serve.deployment(serve.ingress(create)(), name="sightline", max_ongoing_requests=256)
 
 
-def create_replica(arguments: Mapping[str, str]) -> Any:
-    """Return the ASGI application of a replica, in the process that Ray Serve started for it."""
+def create_replica(arguments: Mapping[str, str], token: str | None = None) -> Any:
+    """Return the ASGI application of a replica, in the process that Ray Serve started for it.
+
+    Requests need the token in the ``token_file`` of the arguments, else in ``SIGHTLINE_TOKEN``, else `token`.
+    """
     from sightline.api import load
     from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app
@@ -82,7 +89,7 @@ def create_replica(arguments: Mapping[str, str]) -> Any:
         load(arguments["model"]),
         name=arguments.get("name"),
         max_bytes=_read_megabytes(arguments) * MEGABYTE,
-        access=Access(read_token(Path(token_file) if token_file else None), (), ()),
+        access=Access(read_token(Path(token_file) if token_file else None) or token),
         warm_up=True,
     )
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sightline import _io
 from sightline.errors import UsageError
-from sightline.serve.responses import make_error_response
+from sightline.serve.responses import make_error_response, read_path
 
 TOKEN_VARIABLE = "SIGHTLINE_TOKEN"  # noqa: S105  # the name of a variable
 MAX_TOKEN_BYTES = 4096
@@ -81,7 +81,7 @@ class AccessMiddleware:
         """Answer one request."""
         if scope["type"] == "http":
             try:
-                self._access.check(scope["path"], Headers(scope=scope))
+                self._access.check(read_path(scope), Headers(scope=scope))
             except HTTPException as refusal:
                 await make_error_response(refusal)(scope, receive, send)
                 return

@@ -25,7 +25,7 @@ from sightline.serve.encodings import UnpackingMiddleware
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics
-from sightline.serve.observing import LogFormat, ObservingMiddleware, make_log
+from sightline.serve.observing import CLIENT_LEFT, LogFormat, ObservingMiddleware, make_log
 from sightline.serve.openapi import build_openapi
 from sightline.serve.reloading import Reloader
 from sightline.serve.responses import RETRY, JSONResponse, make_error_response
@@ -162,4 +162,4 @@ async def _error_response(_request: Request, error: Exception) -> JSONResponse:
 
 async def _ignore_disconnect(_request: Request, _error: Exception) -> Response:
     """Answer a client that left before its image was sent: nobody reads it, and it is not an error of the server."""
-    return Response(status_code=400)
+    return Response(status_code=CLIENT_LEFT)

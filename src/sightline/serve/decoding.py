@@ -136,7 +136,9 @@ class DecoderPool:
         """Decode an image in a process that is idle, or in a new one."""
         if job.is_abandoned:
             return None
-        decoder = self._pop_idle() or self._take()
+        while (decoder := self._pop_idle() or self._take()).was_killed:  # after its image was done
+            decoder.end()
+            self._running.discard(decoder)
         decoder.extend()  # until it sets the time of the image
         job.decoder = decoder
         if self._closed:
@@ -181,12 +183,12 @@ class _Decoder:
         self._seconds = seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._shared: SharedPixels | None = None
-        self._killed = False
+        self.was_killed = False
         self._deadline = time.monotonic() + START_SECONDS
 
     @property
     def is_alive(self) -> bool:
-        return self._child is not None and not self._killed and self._child.poll() is None
+        return self._child is not None and not self.was_killed and self._child.poll() is None
 
     @property
     def remaining(self) -> float:
@@ -199,7 +201,7 @@ class _Decoder:
 
     def kill(self) -> None:
         """Kill the process, so that the thread that waits for it goes on."""
-        self._killed = True
+        self.was_killed = True
         if self._child is not None:
             self._child.kill()
 
@@ -215,7 +217,7 @@ class _Decoder:
             start_new_session=True,  # Ctrl-C is for the server
             pass_fds=[] if shared is None else [shared.file],
         )
-        if self._killed:  # in the meantime
+        if self.was_killed:  # in the meantime
             self._child.kill()
         try:
             self._write(pickle.dumps((sys.path, None if shared is None else shared.file)))

@@ -20,6 +20,7 @@ from sightline import jsonio
 from sightline.escaping import printable
 from sightline.serve.admission import UNCOUNTED_METHODS
 from sightline.serve.metrics import Metrics, name_endpoint
+from sightline.serve.responses import read_path
 from sightline.serve.tracing import Tracing
 
 REQUEST_ID = "X-Request-ID"
@@ -50,7 +51,8 @@ class ObservingMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        endpoint, request_id = name_endpoint(scope["path"]), read_request_id(scope)
+        path = read_path(scope)
+        endpoint, request_id = name_endpoint(path), read_request_id(scope)
         tracing = None if scope["method"] in UNCOUNTED_METHODS else self._tracing
         with nullcontext() if tracing is None else tracing.trace_request(scope, endpoint, request_id):
             ids = {"request_id": request_id, **({} if tracing is None else tracing.get_ids())}
@@ -69,7 +71,7 @@ class ObservingMiddleware:
                 await self._app(scope, receive, send_observed)
             finally:
                 seconds = time.perf_counter() - start
-                self._metrics.count_request(scope["path"], status, seconds)
+                self._metrics.count_request(path, status, seconds)
                 if tracing is not None:
                     tracing.set_status(status)
                 if self._log is not None:

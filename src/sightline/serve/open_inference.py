@@ -43,7 +43,9 @@ from sightline.serve.tensors import (
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "classification")
-MAX_OBJECTS = 1000  # in the JSON of a request, which needs two for each input and output
+MAX_JSON = {b"{": (1000, "objects"), b"[": (2_000_000, "lists"), b'"': (50_000, "quotation marks")}
+"""How often a character may be in the JSON of a request, and what it stands for: the values take many times the memory
+of their text. An input and an output have two objects each, and pixels in nested lists have a list for each pixel."""
 _REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
 
 Images = Sequence[bytes | bytearray] | NDArray[np.uint8]
@@ -123,8 +125,9 @@ class InferenceModel:
         size = len(body) if header_length is None else header_length
         if size > len(body):
             raise HTTPException(400, f"{HEADER_LENGTH} is {size}, but the body has {len(body)} bytes.")
-        if body.count(b"{", 0, size) > MAX_OBJECTS:  # which would take 30 times the memory of the text
-            raise HTTPException(400, f"The request has more than {MAX_OBJECTS} JSON objects.")
+        for character, (limit, kind) in MAX_JSON.items():
+            if body.count(character, 0, size) > limit:
+                raise HTTPException(400, f"The request has more than {limit:,} {kind}: send pixels as binary data.")
         try:
             content = jsonio.loads(bytes(memoryview(body)[:size]))
         except ValueError as error:
@@ -272,6 +275,7 @@ class InferenceModel:
 
 def make_routes(models: RunningModels, is_stopping: Callable[[], bool]) -> list[Route]:
     """Return the routes below ``/v2``."""
+    parsing = asyncio.Semaphore()  # one request at a time: numbers take several times the memory of their text
 
     async def describe_server(_request: Request) -> JSONResponse:
         return JSONResponse({"name": "sightline", "version": get_version("sightline"), "extensions": EXTENSIONS})
@@ -298,7 +302,10 @@ def make_routes(models: RunningModels, is_stopping: Callable[[], bool]) -> list[
             model = InferenceModel(running.served, is_logged=running.is_logged)
             header_length = _parse_header_length(request)
             running.check_free()
-            parsed = await asyncio.to_thread(model.parse, await read_body(request), header_length)
+            body = await read_body(request)
+            async with parsing:
+                parsed = await asyncio.to_thread(model.parse, body, header_length)
+            del body
             predictions = await running.batcher.predict_all(parsed.images)
             return await asyncio.to_thread(model.respond, parsed, predictions)
 

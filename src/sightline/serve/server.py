@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sightline import process
 from sightline.errors import UsageError, require
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
@@ -95,7 +98,8 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     `inference.feature_log`; with `models`, to one for each of them in that folder, see `feature_logs`.
 
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
-    flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once.
+    flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once. A SIGTERM
+    while the models are loaded ends the command line's own process at once, with exit code 0.
 
     Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token or the
     certificate not be read, the name not stand in an address or several workers not do what is asked, `ProcessError` if
@@ -149,6 +153,7 @@ def run(
     certificate = read_certificate(settings.ssl_certfile, settings.ssl_keyfile)
     list_models = _choose_models(settings.model, settings.models, settings.name)
     reloader = Reloader(list_models, settings.options, settings.reload_interval)
+    _handle_signals(reloader.request)
     served = reloader.load_all()
     if settings.options.device == "auto":
         for entry in served:
@@ -176,6 +181,30 @@ def run(
     with set_log_format(settings.log_format):
         on_start()
         Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
+
+
+def _handle_signals(reload: Callable[[], None]) -> None:
+    """Until the server does: make SIGTERM end the command line's own process with code 0, and SIGHUP call `reload`.
+
+    The first process of a container has no default handlers, so that SIGTERM would be lost there; and SIGHUP, which
+    asks for changed models, would end the process.
+    """
+    if not process.is_claimed():
+        return
+    hangup = getattr(signal, "SIGHUP", None)  # missing on Windows
+    ends_with_terminal = process.has_terminal()
+
+    def stop(*_: object) -> None:
+        sys.exit(0)
+
+    def hang_up(*_: object) -> None:
+        if ends_with_terminal and not process.has_terminal():
+            stop()
+        reload()
+
+    signal.signal(signal.SIGTERM, stop)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, hang_up)
 
 
 def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True) -> Listener:

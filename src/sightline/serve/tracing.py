@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from sightline.errors import UsageError
+from sightline.serve.responses import read_path
 
 if TYPE_CHECKING:  # an optional package
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -50,7 +51,7 @@ class Tracing:
             "sightline.request_id": request_id,
             **({"client.address": client[0]} if client else {}),
         }
-        if (route := _name_route(scope["path"], endpoint)) is not None:
+        if (route := _name_route(read_path(scope), endpoint)) is not None:
             attributes["http.route"] = route
         with self._tracer.start_as_current_span(
             f"{method} {route}" if route else method,
