@@ -306,7 +306,9 @@ def make_routes(models: RunningModels, is_stopping: Callable[[], bool]) -> list[
             async with parsing:
                 parsed = await asyncio.to_thread(model.parse, body, header_length)
             del body
-            predictions = await running.batcher.predict_all(parsed.images)
+            needs_all = not parsed.outputs or any(output.name == "probabilities" for output in parsed.outputs)
+            top = len(running.served.classifier.classes) if needs_all else 1
+            predictions = await running.batcher.predict_all(parsed.images, top)
             return await asyncio.to_thread(model.respond, parsed, predictions)
 
     routes = [

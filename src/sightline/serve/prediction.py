@@ -41,10 +41,10 @@ async def _predict(request: Request, running: RunningModel) -> JSONResponse:
     running.check_free()
     upload = await read_upload(request)
     if not upload.is_list:
-        prediction = await batcher.predict(upload.files[0])
+        prediction = await batcher.predict(upload.files[0], top)
         check_prediction(prediction)
         return JSONResponse(_describe(prediction, top) | {"model": served.identity})
-    predictions = await batcher.predict_all(upload.files)
+    predictions = await batcher.predict_all(upload.files, top)
     return await asyncio.to_thread(_respond, predictions, upload.names, top, served.identity)
 
 
