@@ -118,14 +118,16 @@ def test_a_model_that_takes_too_long_fails_its_batch_and_then_goes_on() -> None:
     predictor = BlockingPredictor()
 
     async def ask() -> None:
-        batcher = Batcher(Classifier(predictor), Limits(model=0.4))
+        batcher = Batcher(Classifier(predictor), Limits(model=0.4, request=1.5))
         work = asyncio.create_task(batcher.run())
         with pytest.raises(TimeoutError, match=r"more than 0\.4 seconds"):
             await batcher.predict(png(9))
-        assert batcher.stalled
+        assert (batcher.stalled, batcher.hangs) == (True, False)
+        await asyncio.sleep(1.5)
+        assert batcher.hangs
         predictor.go.set()
         assert (await batcher.predict(png(9))).label == "dark"
-        assert not batcher.stalled
+        assert (batcher.stalled, batcher.hangs) == (False, False)
         work.cancel()
         batcher.close()
 

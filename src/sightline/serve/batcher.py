@@ -128,7 +128,7 @@ class Batcher:
         self._collecting = asyncio.Lock()  # an image that waits for others is not given to another batch
         self._limits = limits or Limits()
         self._decoders, self._owns_decoders = decoders or DecoderPool(seconds=self._limits.decode), decoders is None
-        self._overdue = 0  # batches
+        self._overdue: list[_Batch] = []
         self._model = ThreadPoolExecutor(self._runs, "model")
 
     @property
@@ -139,7 +139,12 @@ class Batcher:
     @property
     def stalled(self) -> bool:
         """Whether a batch has been running for longer than its limit, so that the next ones may not be predicted."""
-        return self._overdue > 0
+        return bool(self._overdue)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a batch has been running for longer than a request may take: only a new process may help."""
+        return any(not batch.count_remaining(self._limits.request) for batch in self._overdue)
 
     async def warm_up(self) -> None:
         """Start what decodes, and run the model once, so that the first images do not wait for either."""
@@ -284,11 +289,11 @@ class Batcher:
         if work.done():
             return await work
         batch.fail(TimeoutError(f"The model took more than {limit:g} seconds."))
-        self._overdue += 1
+        self._overdue.append(batch)
         try:
             return await work
         finally:
-            self._overdue -= 1
+            self._overdue.remove(batch)
 
     def close(self) -> None:
         """End the threads, and the processes if they are its own."""

@@ -281,7 +281,7 @@ def make_routes(models: RunningModels, is_stopping: Callable[[], bool]) -> list[
         return JSONResponse({"name": "sightline", "version": get_version("sightline"), "extensions": EXTENSIONS})
 
     async def live(_request: Request) -> JSONResponse:
-        return JSONResponse({"live": True})
+        return JSONResponse({"live": not models.hangs}, 503 if models.hangs else 200)
 
     async def ready(_request: Request) -> JSONResponse:
         is_up = not is_stopping() and not models.is_stalled

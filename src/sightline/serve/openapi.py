@@ -43,7 +43,7 @@ def build_openapi(
         "/metrics": {"get": _metrics()},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
-        "/v2/health/live": {"get": _operation("Whether the server runs.", _object(live=_BOOLEAN))},
+        "/v2/health/live": {"get": _operation("Whether the server runs.", _LIVE, not_ready=_LIVE)},
         "/v2/health/ready": {"get": _operation("Whether the server is ready.", _READY, not_ready=_READY)},
     }
     for suffix, parameters in (("", model), ("/versions/{version}", version)):
@@ -104,6 +104,7 @@ _MODELS = _object(models=_list(_IDENTITY))
 _MODEL = _object(classes=_list(_STRING), preprocess={"type": "object"})
 _SERVER = _object(name=_STRING, version=_STRING, extensions=_list(_STRING))
 _HEALTH = _object(status={"enum": ["ok", "stalled", "stopping"]})
+_LIVE = _object(live=_BOOLEAN)
 _READY = _object(live=_BOOLEAN, ready=_BOOLEAN)
 _SHAPE = _list({"type": "integer"})
 _TENSOR = _object(name=_STRING, datatype=_STRING, shape=_SHAPE)

@@ -170,6 +170,11 @@ class RunningModels:
         """Whether a model has been running for longer than its limit."""
         return any(model.batcher.stalled for model in self._models.values())
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the process should be replaced, see `Batcher.hangs`."""
+        return any(model.batcher.hangs for model in self._models.values())
+
     def list_versions(self, name: str) -> list[str]:
         """Return the versions of a model, from the oldest to the newest."""
         return [served.version for served in self.served if served.name == name]
