@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-NO_HEIF = "HEIC images need the package pillow-heif: pip install 'sightline[heif]'"
+from sightline.errors import suggest_install
+
+NO_HEIF = f"HEIC images need the package pillow-heif: {suggest_install('heif')}"
 EMPTY_HEIF = b"\0\0\0\x18ftypheic\0\0\0\0"  # only the header that names its format
 EMPTY_HEIF_REASON = (
     "cannot be decoded: Invalid input: Unspecified: File size too small."

@@ -66,7 +66,7 @@ def test_keras_in_use_decides(no_keras: pytest.MonkeyPatch) -> None:
 
 def test_none_installed_names_the_install_line(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setattr(backend, "list_installed", tuple)
-    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[train,tensorflow\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[train,tensorflow\]"'):
         backend.choose_backend()
 
 
@@ -75,9 +75,9 @@ def test_missing_backend_says_who_asked_and_what_to_install(no_keras: pytest.Mon
     with pytest.raises(MissingExtraError) as caught:
         backend.choose_backend("jax")
     assert "set by device.backend" in str(caught.value)
-    assert 'pip install "sightline[train,jax]"' in str(caught.value)
+    assert 'pip install ".[train,jax]"' in str(caught.value)
     no_keras.setenv("KERAS_BACKEND", "torch")
-    with pytest.raises(MissingExtraError, match=r"set by KERAS_BACKEND.*sightline\[train,torch\]"):
+    with pytest.raises(MissingExtraError, match=r"set by KERAS_BACKEND.*\.\[train,torch\]"):
         backend.choose_backend()
 
 
@@ -113,7 +113,7 @@ def test_choosing_imports_nothing() -> None:
 
 def test_keras_missing_names_the_extra(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setattr(importlib.util, "find_spec", lambda name, package=None: None)
-    with pytest.raises(MissingExtraError, match=r"'keras'.*sightline\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"'keras'.*\.\[train\]"):
         backend.keras()
 
 

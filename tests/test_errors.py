@@ -28,7 +28,10 @@ def test_require_imports_submodules_and_names_what_is_missing(monkeypatch: pytes
     assert require("numpy.linalg", "Counting") is np.linalg
     monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)  # otherwise it would not be imported again
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    message = "Counting needs the package 'scikit-learn', which is not installed: pip install \"sightline[train]\""
+    message = (
+        "Counting needs the package 'scikit-learn', which is not installed: "
+        'pip install ".[train]" in the checkout of Sightline, or with the path of its wheel in place of the dot'
+    )
     with pytest.raises(MissingExtraError) as caught:
         require("sklearn.datasets", "Counting")
     assert str(caught.value) == message

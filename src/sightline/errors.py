@@ -87,8 +87,8 @@ class MissingExtraError(SightlineError):
     """An optional package is not installed; `extra` is the one of Sightline that installs it, "" if there is none."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        requirement = f'"sightline[{extra}]"' if extra else package
-        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: pip install {requirement}")
+        advice = suggest_install(extra) if extra else f"pip install {package}"
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: {advice}")
         self.package = package
 
 
@@ -123,6 +123,15 @@ def suggest(name: str, valid: Iterable[str], prefix: str = "") -> str:
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1)
     return f" Did you mean {prefix + near[0]!r}?" if near else f" Valid names: {', '.join(names)}."
+
+
+def suggest_install(extras: str) -> str:
+    """Return how to install `extras`; not by the name alone, since the project called ``sightline`` on PyPI is another.
+
+    >>> suggest_install("train,jax")
+    'pip install ".[train,jax]" in the checkout of Sightline, or with the path of its wheel in place of the dot'
+    """
+    return f'pip install ".[{extras}]" in the checkout of Sightline, or with the path of its wheel in place of the dot'
 
 
 EXTRAS = {

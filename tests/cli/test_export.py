@@ -132,7 +132,7 @@ def test_a_missing_package_is_named_before_any_work(
     result = sightline("export", "nowhere", *arguments)
     assert result.code == 2
     assert f"'{package.replace('_', '-')}', which is not installed" in result.err
-    assert f'pip install "sightline[{extra}]"' in result.err
+    assert f'pip install ".[{extra}]"' in result.err
 
 
 @pytest.mark.installed

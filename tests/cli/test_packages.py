@@ -57,7 +57,7 @@ def test_a_missing_package_is_named_before_the_work(
     monkeypatch.setitem(sys.modules, package, None)
     result = sightline(*(word.format(data=colors, run=trained[0], tmp=tmp_path) for word in arguments.split()))
     assert result.code == 2, result.err
-    assert f"needs the package '{name}', which is not installed: pip install \"sightline[{extra}]\"" in result.err
+    assert f"needs the package '{name}', which is not installed: pip install \".[{extra}]\"" in result.err
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 

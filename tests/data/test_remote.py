@@ -383,7 +383,7 @@ def test_the_package_that_an_address_needs_is_the_one_that_fsspec_opens_it_with(
     if package not in {"aiohttp", "fsspec"}:  # others are in fsspec itself
         assert known_implementations[kind]["class"].partition(".")[0] == package
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    sentence = rf"Reading {kind}:// needs the package '{package}', which is not installed: .*sightline\[remote\]"
+    sentence = rf"Reading {kind}:// needs the package '{package}', which is not installed: .*\.\[remote\]"
     with pytest.raises(MissingExtraError, match=sentence):
         RemotePath.parse(f"{kind}://bucket/photos")
 

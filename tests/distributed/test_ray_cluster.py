@@ -26,7 +26,7 @@ on_ray = [pytest.mark.ray, pytest.mark.skipif(ray is None, reason="Ray is not in
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(MissingExtraError, match=r'^The engine ray needs the package \'ray\'.*"sightline\[ray\]"'),
+        pytest.raises(MissingExtraError, match=r'^The engine ray needs the package \'ray\'.*"\.\[ray\]"'),
         ray_cluster.connect(),
     ):
         pass

@@ -226,7 +226,7 @@ def test_planted_labels_come_first() -> None:
 def test_without_cleanlab_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[labels\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[labels\]"'):
         wrong_labels.select_label_issues([], np.zeros(0, np.int32), np.zeros((0, 2)), "ab")
 
 

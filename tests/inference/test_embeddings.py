@@ -219,7 +219,7 @@ def test_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.Monkey
     path = make_embeddings(3).save(tmp_path / "e.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = r"needs the package 'pyarrow', which is not installed: pip install \"sightline\[parquet\]\""
+    message = r"needs the package 'pyarrow', which is not installed: pip install \"\.\[parquet\]\""
     with pytest.raises(MissingExtraError, match=f"Writing Parquet {message}"):
         make_embeddings(3).save(path)
     with pytest.raises(MissingExtraError, match=f"Reading Parquet {message}"):

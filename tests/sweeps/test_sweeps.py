@@ -708,7 +708,7 @@ def test_the_table_holds_what_the_command_prints(capsys: pytest.CaptureFixture[s
 
 def test_without_optuna_the_install_line_is_named(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[sweep\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[sweep\]"'):
         search(GRID)
 
 

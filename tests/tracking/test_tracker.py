@@ -144,10 +144,10 @@ def test_a_missing_package_names_its_extra(name: str, tmp_path: Path, monkeypatc
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
     extra = {"tensorboard": "train"}.get(name, name)
-    with pytest.raises(MissingExtraError, match=rf"train.track={name} needs .*sightline\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"train.track={name} needs .*\.\[{extra}\]"):
         make_tracker(name).start(TrackedRun(tmp_path, {}))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=rf"sightline\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"\.\[{extra}\]"):
         check_trackers([name])
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline.errors import HostError, UsageError, first_line
+from sightline.errors import HostError, UsageError, first_line, suggest_install
 
 AGREEMENT_INTERVAL = 0.5  # seconds between two times that all hosts agree on whether to stop
 BROADCAST_CHUNK = 1 << 28  # bytes that are broadcast at once
@@ -125,7 +125,7 @@ def connect(hosts: ClusterSpec) -> Cluster:
     if backend.name() != "jax":
         raise UsageError(
             f"Several hosts can train together only on JAX, not on {backend.name()}: Keras supports no other "
-            'backend for this. Install it (pip install "sightline[train,jax]") and use --set device.backend=jax.'
+            f"backend for this. Use --set device.backend=jax; to install it, {suggest_install('train,jax')}."
         )
     keras = backend.keras()
     keras.utils.set_random_seed(0)  # otherwise Keras spends a collective on agreeing on one

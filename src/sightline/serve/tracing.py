@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from sightline.errors import UsageError
+from sightline.errors import UsageError, suggest_install
 from sightline.serve.responses import read_path
 
 if TYPE_CHECKING:  # an optional package
@@ -157,7 +157,7 @@ def _create_exporters() -> list[SpanExporter]:
             names = ", ".join(sorted(installed.names))
             raise UsageError(
                 f"OTEL_TRACES_EXPORTER asks for the exporter {name!r}, which is not installed; installed are: {names}. "
-                'Install it, or `pip install "sightline[otel]"` for otlp over HTTP.'
+                f"Install it; for otlp over HTTP, {suggest_install('otel')}."
             )
         try:
             exporters.append(installed[name].load()())

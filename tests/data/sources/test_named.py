@@ -139,7 +139,7 @@ def test_digits_are_1797_gray_images_of_ten_classes() -> None:
 
 def test_digits_without_scikit_learn_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(MissingExtraError, match=r'scikit-learn.*pip install "sightline\[train\]"'):
+    with pytest.raises(MissingExtraError, match=r'scikit-learn.*pip install "\.\[train\]"'):
         load_named("digits")
 
 
