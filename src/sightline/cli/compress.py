@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
-from sightline.cli.sources import Column, ReadSettings, list_inputs
+from sightline.cli.sources import Column, DataSettings, list_inputs
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -46,7 +46,7 @@ def compress(
         ),
     ] = None,
     column: Column = None,
-    set: ReadSettings = None,  # noqa: A002  # the option's own name
+    set: DataSettings = None,  # noqa: A002  # the option's own name
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Compress a run's model without losing accuracy: search within a budget, and save each candidate as a bundle.

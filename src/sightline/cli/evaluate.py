@@ -20,7 +20,7 @@ from sightline.cli.output import (
     print_line,
     print_table,
 )
-from sightline.cli.sources import Column, DeviceOption, ReadSettings, list_inputs, load_model
+from sightline.cli.sources import Column, DataSettings, DeviceOption, list_inputs, load_model
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
 
@@ -101,7 +101,7 @@ def evaluate(
     ] = False,
     device: DeviceOption = None,
     column: Column = None,
-    set: ReadSettings = None,  # noqa: A002  # the option's own name
+    set: DataSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     output_format: Annotated[
         TableFormat, typer.Option("--format", help="Output format; csv: one row per metric.")

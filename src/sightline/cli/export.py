@@ -16,7 +16,7 @@ from sightline.cli.output import (
     print_line,
     print_table,
 )
-from sightline.cli.sources import Column, ReadSettings, list_inputs
+from sightline.cli.sources import Column, DataSettings, list_inputs
 from sightline.errors import plural
 from sightline.inference.exporters import EXPORTERS, PRECISIONS
 
@@ -47,7 +47,7 @@ def export(
         float | None, typer.Option(min=0, max=1, help="Minimum fraction of images with the same top-1 class.")
     ] = None,
     column: Column = None,
-    set: ReadSettings = None,  # noqa: A002  # the option's own name
+    set: DataSettings = None,  # noqa: A002  # the option's own name
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Export a model to another format, reload it and compare; exits with 1 if its predictions differ.

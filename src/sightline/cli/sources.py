@@ -43,6 +43,14 @@ ReadSettings = Annotated[
         help="Set how images are read, e.g. data.class_level=2 or input.page=2; repeatable.",
     ),
 ]
+DataSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set how files and classes are read, data.NAME, e.g. data.class_level=2; repeatable.",
+    ),
+]
 FileLimit = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,6 +132,7 @@ def resolve_settings(
     for text in settings or ():
         if not text.startswith(tables):
             raise UsageError(
-                f"--set accepts only settings of how images are read here, e.g. data.class_level=2, not {text!r}."
+                f"--set accepts only settings that begin with {' or '.join(tables)} here, e.g. data.class_level=2, "
+                f"not {text!r}."
             )
     return resolve_config(assignments=[*(settings or ()), *data_assignments(column, allow)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import ProgressDisplay, RawCsv, TableFormat, print_csv, print_json, print_line, print_table
-from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
+from sightline.cli.sources import Allow, Column, DataSettings, Sources, resolve_settings
 from sightline.cli.train import CpusPerWorker, Engine, RayAddress
 from sightline.errors import ModelError
 
@@ -31,7 +31,7 @@ def sweep(
     ] = None,
     column: Column = None,
     allow: Allow = None,
-    set: ReadSettings = None,  # noqa: A002  # the option's own name
+    set: DataSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     engine: Engine = "local",
     num_workers: Annotated[
