@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,17 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     each = math.ceil(result.train.count / 16)
     rate = build_schedule(config.train.schedule, config.train.optimizer.learning_rate, 3 * each)
     assert after[2]["learning_rate"] == pytest.approx(rate(2 * each - 1))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "one_cycle"])
+def test_a_schedule_that_depends_on_the_number_of_epochs_is_named(short: Path, name: Any) -> None:
+    from sightline.runs import extension
+
+    run, listener = RunDirectory.open(short), StoppingCallback()
+    train = run.config.train
+    run.write_config(replace(run.config, train=replace(train, schedule=replace(train.schedule, name=name))))
+    extension.begin_extension(RunDirectory.open(short), 4, listener)
+    assert listener.messages[0].endswith(f"; the {name} schedule is recomputed for all of them")
 
 
 VIEWS = """

@@ -139,6 +139,6 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
 
 
 def _schedule_note(schedule: ScheduleConfig) -> str:
-    if schedule.name in {"cosine", "one_cycle"} or schedule.warmup_fraction:
+    if schedule.name in {"linear", "cosine", "one_cycle"} or schedule.warmup_fraction:
         return f"; the {schedule.name} schedule is recomputed for all of them"
     return ""
