@@ -175,7 +175,8 @@ def test_a_run_tells_what_it_did(run: sl.Run, beans: sl.Dataset) -> None:
     assert [epoch.epoch for epoch in run.history] == [1, 2]
     assert list(run.history.to_frame()["epoch"]) == [1, 2]
     assert run.test is not None
-    assert f"accuracy {run.test.accuracy:.4f} on {run.test.count} test images" in repr(run)
+    assert f"{run.test.describe_accuracy()} on {run.test.count} test images" in repr(run)
+    assert "95% interval" in repr(run)
     assert "srcdoc=" in run._repr_html_()
     assert sl.Run(run.path).result == run.result
     with pytest.raises(sl.ModelError, match="is not a run"):

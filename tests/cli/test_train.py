@@ -21,6 +21,7 @@ import sightline as face
 from command import COLORS, SMALL, Command, draw_classes
 from sightline.cli.train import print_result
 from sightline.errors import SightlineError
+from sightline.intervals import Interval
 from sightline.training import checkpoints
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
@@ -49,6 +50,23 @@ def test_losses_after_calibration_are_distinguished_from_those_of_epochs(
     assert re.search(r"^report     r/report\.html\nbundle     r/bundle\nfigures    r/figures$", out, re.MULTILINE)
 
 
+def test_the_metrics_are_printed_with_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    validation, test = SplitMetrics(0.9, 0.3, 20, Interval(0.699, 0.972)), SplitMetrics(0.5, 0.3, 20)
+    details = {
+        "metrics": {"test": {"mean_iou": 0.5, "mean_dice": 0.6}},
+        "metric_intervals": {"test": {"mean_iou": [0.4, 0.6], "mean_dice": None}},
+    }
+    result = TrainResult(
+        "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), validation, test, 1, 2.0, 40.0, "0" * 64, "quick",
+        details=details,
+    )  # fmt: skip
+    print_result(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "validation accuracy 0.9000 (95% interval 0.6990 to 0.9720) on 20 images, loss 0.3000"
+    values = "mean IoU 0.5000 (95% interval 0.4000 to 0.6000), mean Dice 0.6000 on 20 images, loss 0.3000"
+    assert lines[1] == f"test       {values}"
+
+
 def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_path: Path) -> None:
     result = sightline("train", colors, *SMALL, "--out", tmp_path / "r", "--format", "json")
     assert result.code == 0
@@ -56,8 +74,9 @@ def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_
     assert set(result.json) >= KEYS
     assert result.json["classes"] == ["blue", "green", "red"]
     assert result.json["epochs"] == 2
-    for split in ("train", "validation", "test"):
-        assert set(result.json[split]) == {"accuracy", "loss", "count"}
+    assert set(result.json["train"]) == {"accuracy", "loss", "count"}
+    for split in ("validation", "test"):
+        assert set(result.json[split]) == {"accuracy", "accuracy_interval", "loss", "count"}
     assert sum(result.json[name]["count"] for name in ("train", "validation", "test")) == 120
     assert "epoch 2" in result.err
 

@@ -378,7 +378,7 @@ class Run:
             return f"{self.status} after {plural(len(self.history), 'epoch')}"
         result = self.result
         name, metrics = ("test", result.test) if result.test is not None else ("validation", result.validation)
-        accuracy = f"accuracy {metrics.accuracy:.4f} on {metrics.count:,} {name} images" if metrics else "not evaluated"
+        accuracy = f"{metrics.describe_accuracy()} on {metrics.count:,} {name} images" if metrics else "not evaluated"
         bundle = "" if result.bundle is not None else ", no bundle"
         return f"{result.model}, {accuracy}, {plural(result.epochs, 'epoch')}{bundle}"
 

@@ -105,5 +105,5 @@ def _reevaluate(run: RunDirectory, inputs: RunInputs, callback: Callback) -> Tra
         threshold_request=ThresholdRequest(positive=inputs.config.evaluation.positive_class),
         progress=callback.on_progress,
     ).evaluation
-    metrics = SplitMetrics(evaluation.accuracy, evaluation.loss, evaluation.count)
+    metrics = SplitMetrics(evaluation.accuracy, evaluation.loss, evaluation.count, evaluation.accuracy_interval)
     return replace(result, test=metrics) if split == "test" else replace(result, validation=metrics)

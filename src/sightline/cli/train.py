@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, pr
 from sightline.cli.sources import Allow, Column, Sources
 from sightline.config.durations import format_duration
 from sightline.errors import plural
-from sightline.training.result import SplitMetrics, TrainResult
+from sightline.training.result import TrainResult, format_value
 
 Hosts = Annotated[
     str | None,
@@ -149,8 +148,8 @@ def print_result(result: TrainResult) -> None:
     for name, metrics in (("validation", result.validation), ("test", result.test)):
         if metrics is not None:
             title = "out-of-fold" if name == "validation" and "folds" in result.details else name
-            headline = result.details.get("metrics", {}).get(name)
-            text = _format_headline(headline, metrics) if headline else _format_metrics(metrics)
+            values = _format_headlines(result, name) or metrics.describe_accuracy()
+            text = f"{values} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
             print_line(f"{title:<11}{' ' * (title == 'out-of-fold')}{text}")
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
                 print_line(f"           {leaked}")
@@ -177,12 +176,13 @@ def print_result(result: TrainResult) -> None:
     print_line(f"figures    {Path(result.run) / 'figures'}")
 
 
-def _format_headline(headline: Mapping[str, float | None], metrics: SplitMetrics) -> str:
+def _format_headlines(result: TrainResult, split: str) -> str:
     from sightline.metrics import describe_metric
 
-    values = [f"{describe_metric(key)} {value:.4f}" for key, value in headline.items() if value is not None]
-    return f"{', '.join(values)} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
-
-
-def _format_metrics(metrics: SplitMetrics) -> str:
-    return f"accuracy {metrics.accuracy:.4f} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
+    values = result.details.get("metrics", {}).get(split, {})
+    intervals = result.details.get("metric_intervals", {}).get(split, {})
+    return ", ".join(
+        f"{describe_metric(key)} {format_value(value, intervals.get(key))}"
+        for key, value in values.items()
+        if value is not None
+    )

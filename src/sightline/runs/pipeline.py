@@ -234,21 +234,29 @@ def complete(
 
 
 def _list_headlines(evaluations: Mapping[Split, Result]) -> dict[str, Any]:
-    """Return the metrics that a run states first, by split; nothing if that is the accuracy alone."""
+    """Return the metrics that a run states first, and their intervals, by split; nothing besides the accuracy alone."""
     headlines = {
-        split: {name: value.metrics[name].value for name in value.headlines}
+        split: {name: value.metrics[name] for name in value.headlines}
         for split, value in evaluations.items()
         if value.headlines
     }
-    return {"metrics": headlines} if headlines else {}
+    if not headlines:
+        return {}
+    return {
+        "metrics": {split: {name: m.value for name, m in values.items()} for split, values in headlines.items()},
+        "metric_intervals": {
+            split: {name: m.interval for name, m in values.items()} for split, values in headlines.items()
+        },
+    }
 
 
 def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel) -> TrainResult:
     data, evaluations, best_epoch = prepared.data, final.evaluations, fitted.result.best
 
     def split_metrics(split: Split) -> SplitMetrics | None:
-        evaluation = evaluations.get(split)
-        return None if evaluation is None else SplitMetrics(evaluation.accuracy, evaluation.loss, evaluation.count)
+        if (value := evaluations.get(split)) is None:
+            return None
+        return SplitMetrics(value.accuracy, value.loss, value.count, value.accuracy_interval)
 
     budget, history = fitted.budget, fitted.result.history
     time_info = {"time": time_limit.describe_time(budget, prepared.config, history, best_epoch)} if budget else {}

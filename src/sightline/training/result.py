@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sightline import jsonio
 from sightline.callbacks import EpochRecord
+from sightline.intervals import Interval
 
 PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # monitors with nothing to tell once no validation image is wrong
 
@@ -20,11 +21,30 @@ class SplitMetrics:
         accuracy: The fraction of images whose most probable class is the true one, in [0, 1].
         loss: The mean cross-entropy, in nats.
         count: The number of images.
+        accuracy_interval: The 95% interval of the accuracy; None in a run of an earlier version.
     """
 
     accuracy: float
     loss: float
     count: int
+    accuracy_interval: Interval | None = None
+
+    def describe_accuracy(self) -> str:
+        """Return the accuracy with its interval.
+
+        >>> SplitMetrics(0.975, 0.1, 240, Interval(0.9465, 0.9885)).describe_accuracy()
+        'accuracy 0.9750 (95% interval 0.9465 to 0.9885)'
+        """
+        return f"accuracy {format_value(self.accuracy, self.accuracy_interval)}"
+
+
+def format_value(value: float, interval: Sequence[float] | None) -> str:
+    """Return the value of a metric with its 95% interval, if it has one.
+
+    >>> format_value(0.5, None)
+    '0.5000'
+    """
+    return f"{value:.4f}" + ("" if interval is None else f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})")
 
 
 @dataclass(frozen=True, slots=True)
