@@ -1,4 +1,4 @@
-"""Write the table of benchmarks/results/export.md: each network in each format; needs `sightline[export]`.
+"""Write the table of benchmarks/results/export.md: each network in each format; needs the extra `export`.
 
     python docs/parity.py [NAME...] [--images FOLDER] [--dry]
 
