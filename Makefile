@@ -81,8 +81,9 @@ format: $(VENV)/installed ## format the code and mend what ruff can mend safely
 docs: $(VENV)/installed ## write docs/reference.md from the code
 	@$(BIN)/python docs/generate.py
 
+# Not --quiet: it hides warnings, also from --strict.
 site: .venv-docs/installed ## build the documentation into site/
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "Open site/index.html, or serve it: .venv-docs/bin/mkdocs serve"
 
 parity: $(VENV)/installed ## export every network in every format installed here and write the table of benchmarks/results/export.md

@@ -32,6 +32,13 @@ PAGES = {
 NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 
 
+def on_config(config: Any) -> None:
+    """Give headings the anchors that GitHub gives them, Chinese ones included."""
+    from markdown.extensions.toc import slugify_unicode
+
+    config.mdx_configs["toc"]["slugify"] = slugify_unicode
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages outside docs/, with links as seen from docs/."""
     from mkdocs.structure.files import File

@@ -36,6 +36,37 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_anchors_are_headings(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        linked = page.parent / target if target else page
+        if "://" not in target and linked.suffix == ".md":
+            assert anchor in list_anchors(linked), f"{page.name} links to {target}#{anchor}"
+
+
+def list_anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub and the site give the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_no_page_installs_the_project_of_the_same_name_on_pypi() -> None:
+    unsafe = re.compile(r"pip install (--\S+ )*[\"']?sightline|sightline\[")
+    assert [page.name for page in PAGES if unsafe.search(page.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("page", ["docs/index.md", "docs/zh-CN/index.md"])
+def test_every_extra_has_a_row(page: str) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"])
+    rows = [line.split("|")[1] for line in (REPOSITORY / page).read_text(encoding="utf-8").splitlines() if "|" in line]
+    assert extras <= set(re.findall(r"`(\w+)`", "".join(rows)))
+    (everything,) = project["optional-dependencies"]["all"]
+    without = {"all", "jax", "torch", "remote", "mlflow", "wandb", "otel", "ray"}
+    assert extras - set(re.findall(r"\w+", everything)) == without
+
+
 # What was tried, and choices that were measured, are the subject of these two.
 GUIDES = [page for page in (REPOSITORY / "docs").glob("*.md") if page.name not in {"architecture.md", "security.md"}]
 LOG_OF_MEASUREMENTS = re.compile(r"\bcommit [0-9a-f]{7}|[(,] ?20\d\d-\d\d-\d\d[,;)]")
