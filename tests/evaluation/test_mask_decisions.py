@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from sightline import jsonio
 from sightline.errors import UsageError
 from sightline.evaluation import mask_decisions
 from sightline.evaluation.mask_outputs import MaskOutputs
@@ -81,6 +84,12 @@ def test_the_best_images_come_first_in_the_risk_coverage_curve() -> None:
     best = np.argsort(-outputs.quality)[:50]
     assert curve.risk[49] == pytest.approx(1 - ious[best].mean())
     assert curve.aurc < 0.6 * curve.risk[-1]
+
+
+def test_images_of_void_pixels_alone_have_an_empty_risk_coverage_curve() -> None:
+    outputs = replace(draw_outputs(5, 0), confusions=np.zeros((5, 2, 2), np.int64))
+    curve = mask_decisions.compute_risk_coverage(outputs)
+    assert jsonio.loads(jsonio.dumps(curve.to_dict())) == {"aurc": None, "coverage": [], "risk": []}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -101,6 +102,24 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> sightline.Run
         set=SETTINGS | {"augment.rotation": 10, "augment.cutmix": 0.5, "train.loss": "dice"}
         | {"train.class_weights": "balanced"},
     )  # fmt: skip
+
+
+def test_images_of_void_pixels_alone_have_no_metrics(
+    run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
+) -> None:
+    for number in range(3000, 3003):
+        image, mask = draw_scene(number)
+        for kind, pixels in (("images", image), ("masks", np.full_like(mask, 9))):
+            path = tmp_path / "new" / "test" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels))
+    (tmp_path / "new" / "classes.csv").write_text("value,name\n0,ground\n1,disk\n2,bar\n9,void\n")
+    code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new")
+    assert code == 0
+    assert "nan" not in printed
+    code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new", "--format", "json")
+    assert code == 0
+    assert json.loads(printed)["risk_coverage"] == {"aurc": None, "coverage": [], "risk": []}
 
 
 def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.Run) -> None:

@@ -57,7 +57,8 @@ def print_report(report: SegmentationReport) -> None:
 
 def _list_decision_lines(report: SegmentationReport) -> Iterator[str]:
     """Yield what the expected IoU tells about the masks, and what its threshold does."""
-    yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}, of one minus the IoU by the quality of a mask"
+    if len(report.risk_coverage.risk):
+        yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}, of one minus the IoU by the quality of a mask"
     threshold, decisions = report.threshold, report.selective
     if threshold is not None and threshold.confidence is None:
         yield f"  precision {threshold.target:g}: {threshold.note}"

@@ -32,7 +32,7 @@ class RiskCoverageCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Return at most `JSON_POINTS` points of the curve, both ends among them, as JSON values."""
-        at = np.unique(np.linspace(0, len(self.risk) - 1, JSON_POINTS).astype(int))
+        at = np.unique(np.linspace(0, len(self.risk) - 1, JSON_POINTS).astype(int))[: len(self.risk)]  # none of none
         return {"aurc": self.aurc, "coverage": self.coverage[at].tolist(), "risk": self.risk[at].tolist()}
 
 
