@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_other_images_are_an_alarm_in_every_format(run: sl.Run, sightline: Comma
     lines = [line.split("  ")[0] for line in text.out.splitlines()]
     assert lines[:3] == ["images", "drift", "mask IoU"]
     assert "quality" in text.out
+
+
+def test_a_machine_that_serves_watches_without_the_packages_of_training(
+    run: sl.Run, quiet: Path, sightline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("keras", "matplotlib", "onnx", "sklearn", "sklearn.isotonic", "tomlkit"):
+        monkeypatch.setitem(sys.modules, package, None)
+    result = sightline("watch", quiet, run.path / "bundle")
+    assert (result.code, result.err) == (0, "")
+    assert "mask IoU" in result.out
 
 
 def test_images_with_masks_stand_in_for_a_sample(run: sl.Run, quiet: Path, tmp_path: Path) -> None:

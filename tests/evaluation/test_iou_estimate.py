@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.isotonic import isotonic_regression
 
 from sightline.evaluation.accuracy_estimate import DRIFTED
 from sightline.evaluation.drift import Drift
-from sightline.evaluation.iou_estimate import estimate_mean_iou
+from sightline.evaluation.iou_estimate import estimate_mean_iou, fit_increasing
 
 
 def draw(count: int, mean: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +30,13 @@ def test_intervals_hold_the_mean_iou_as_often_as_they_say(mean: float, count: in
         assert interval is not None
         hits += interval.low <= true.mean() <= interval.high
     assert hits >= int(0.85 * count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 1000])
+def test_the_regression_is_that_of_scikit_learn(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for values in (rng.random(count), rng.random(count).round(1), np.linspace(0, 1, count), np.linspace(1, 0, count)):
+        np.testing.assert_allclose(fit_increasing(values), isotonic_regression(values), rtol=1e-12)
 
 
 def test_a_poorly_calibrated_quality_is_corrected_by_validation_images() -> None:

@@ -86,16 +86,26 @@ def _estimate(
     rng: np.random.Generator | None = None,
 ) -> tuple[float, float]:
     """Return both estimates for `count` masks; with `rng`, for a resample of them, by the central limit theorem."""
-    from sklearn.isotonic import isotonic_regression
-
     order = np.argsort(quality, kind="stable")
-    fitted = np.interp(quantiles, quality[order], isotonic_regression(ious[order]))
+    fitted = np.interp(quantiles, quality[order], fit_increasing(ious[order]))
     errors = (0.0, 0.0)
     if rng is not None:
         first, second = (float(rng.normal() * values.std() / np.sqrt(count)) for values in (fitted, quantiles))
         errors = first, second
     by_difference = float(ious.mean()) + float(quantiles.mean()) + errors[1] - float(quality.mean())
     return float(np.clip(fitted.mean() + errors[0], 0, 1)), float(np.clip(by_difference, 0, 1))
+
+
+def fit_increasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators."""
+    sums, sizes = list[float](), list[int]()
+    for value in values.tolist():
+        total, size = value, 1
+        while sums and sums[-1] * size >= total * sizes[-1]:  # the mean of the block before is no smaller
+            total, size = total + sums.pop(), size + sizes.pop()
+        sums.append(total)
+        sizes.append(size)
+    return np.repeat(np.array(sums) / sizes, sizes)
 
 
 def _list_caveats(
