@@ -90,6 +90,10 @@ def test_a_model_of_one_label_takes_a_reference_with_several(
     neighbors = sl.load(trained[0]).with_neighbors(table, knn=5)
     assert neighbors.classes == ("blue", "green", "red")
     assert neighbors.task.name == "multi_label"
+    mirrored = neighbors.with_tta()
+    assert (mirrored.task.name, mirrored.feature_model_id) == ("multi_label", neighbors.feature_model_id)
+    evaluations = [neighbors.evaluate(table, tta=tta, progress=False) for tta in (None, "flip")]
+    assert evaluations[0].metrics.keys() == evaluations[1].metrics.keys() >= {"subset_accuracy"}
 
 
 def show(table: Path, *, new: bool) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -167,10 +168,9 @@ class LoadedModel:
 
     def with_tta(self, kind: TTA = "flip") -> Self:
         """Return a copy that averages over 2 (``flip``) or 6 (``flip-shift``) views of each image."""
-        averaged = type(self)(
-            TTAPredictor(self.predictor, self.task.activate, kind), self.run, self.manifest, self.path
-        )
-        averaged.thresholds, averaged.trained_on = self.thresholds, self.trained_on
+        averaged = copy(self)
+        averaged.predictor = TTAPredictor(self.predictor, self.task.activate, kind)
+        averaged.run, averaged.path, averaged.trained_on = self.run, self.path, self.trained_on
         return averaged
 
     def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
