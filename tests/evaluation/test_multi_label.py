@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from sightline import metrics
+from sightline.api.evaluation import Evaluation
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap, multi_label_metrics
@@ -346,6 +347,10 @@ def test_decisions_of_a_fold_are_those_of_thresholds_from_the_other_folds() -> N
         reference.f1_score(y, predicted, average="micro")
     )
     assert honest.evaluation.accuracy == pytest.approx((predicted == y).mean())
+    evaluation = Evaluation(honest)
+    named = ["".join(np.array(CLASSES)[row]) for row in predicted]
+    assert [row["predicted"].replace(";", "") for row in evaluation.predictions] == named
+    assert len(evaluation.errors) == honest.errors.count
     values = [report.evaluation.metrics["macro_f1"].value or 0 for report in (honest, optimistic)]
     assert values[0] < values[1] - 0.02
     assert [row.threshold for row in honest.evaluation.per_class] == list((thresholds.labels or {}).values())

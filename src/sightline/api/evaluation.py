@@ -133,7 +133,7 @@ class Evaluation:
         """The path, true class, predicted class and its probability of each image, in the order of evaluation."""
         result = self.result
         if isinstance(result, MultiLabelResult):
-            return RecordList(list_predictions(result, self.thresholds), dict)
+            return RecordList(list_predictions(result), dict)
         if isinstance(result, SegmentationResult):
             return RecordList(list_image_metrics(result, self.thresholds), dict)
         predicted = result.probabilities.argmax(1)

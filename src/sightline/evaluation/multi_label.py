@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -42,11 +42,12 @@ MAX_PAIRS = 10
 class MultiLabelResult(TaskResult):
     """The metrics of a multi-label classifier on labeled images.
 
-    `labels` bool [N, K] are the classes of each image. `accuracy` is the fraction of the N * K decisions that are
-    right, `loss` the mean binary cross-entropy.
+    `labels` bool [N, K] are the classes of each image, `predicted` bool [N, K] those that the thresholds predict.
+    `accuracy` is the fraction of the N * K decisions that are right, `loss` the mean binary cross-entropy.
     """
 
     per_class: tuple[LabelMetrics, ...]
+    predicted: NDArray[np.bool_] = field(kw_only=True)
     headlines = ("mean_average_precision", "micro_f1", "macro_f1")
 
 
@@ -133,7 +134,7 @@ def build_report(
     return MultiLabelReport(
         evaluation,
         split,
-        _find_errors(evaluation, limits.present),
+        _find_errors(evaluation),
         thresholds,
         evaluate_decisions(classes, probabilities, evaluation.labels, thresholds, limits, resampling),
         _evaluate_label_sets(evaluation, thresholds, limits, resampling),
@@ -141,11 +142,10 @@ def build_report(
     )
 
 
-def list_predictions(result: MultiLabelResult, thresholds: Thresholds | None) -> Iterator[dict[str, Any]]:
+def list_predictions(result: MultiLabelResult) -> Iterator[dict[str, Any]]:
     """Yield the path, the labels, the predicted labels and the smallest of their probabilities of each image."""
-    reached = result.probabilities >= list_thresholds(thresholds, result.classes)
     names = np.array(result.classes, object)
-    for path, true, chosen, p in zip(result.paths, result.labels, reached, result.probabilities, strict=True):
+    for path, true, chosen, p in zip(result.paths, result.labels, result.predicted, result.probabilities, strict=True):
         yield {
             "path": path,
             "label": join_classes(names[true]),
@@ -200,6 +200,7 @@ def _evaluate(
         seconds=0.0,
         metrics=metrics,
         groups=bootstrap.count_groups(groups),
+        predicted=predicted,
     )
 
 
@@ -220,9 +221,9 @@ def _check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, .
         )
 
 
-def _find_errors(evaluation: MultiLabelResult, cuts: NDArray[np.float64]) -> LabelErrors:
+def _find_errors(evaluation: MultiLabelResult) -> LabelErrors:
     p, labels, classes = evaluation.probabilities, evaluation.labels, evaluation.classes
-    predicted = p >= cuts
+    predicted = evaluation.predicted
     wrong = predicted != labels
     confidence = np.where(wrong, np.where(predicted, p, 1 - p), 0).max(1, initial=0)
     order = [int(i) for i in np.argsort(-confidence, kind="stable") if wrong[i].any()]
