@@ -6,14 +6,17 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sightline import _io
 from sightline.errors import DataError, OutputError
-from sightline.inference import feature_log
+from sightline.inference import feature_log, logged_images
 from sightline.inference.feature_log import FILES, FeatureLog, list_files
 from sightline.inference.logged_images import LoggedImages, read_log
 
@@ -102,6 +105,27 @@ def test_a_reader_skips_the_line_that_is_being_written_and_a_writer_removes_it(o
         file.write(b'{"id": "0')
     assert list(read(path).ids) == ids
     ids += add_all(open_log(), 1)
+    assert list(read(path).ids) == ids
+
+
+@pytest.mark.parametrize("shifted_at", range(FILES))
+def test_a_reader_misses_no_image_of_a_log_that_is_rotated_meanwhile(
+    open_log: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shifted_at: int
+) -> None:
+    path = tmp_path / "cats.log"
+    ids = add_all(open_log(), 3)
+    feature_log._shift(path)
+    ids += add_all(open_log(), 2, seed=1)
+    opened = 0
+
+    def open_regular(name: Path) -> BufferedReader:
+        nonlocal opened
+        if opened == shifted_at:
+            feature_log._shift(path)
+        opened += 1
+        return _io.open_regular(name)
+
+    monkeypatch.setattr(logged_images, "_io", SimpleNamespace(open_regular=open_regular))
     assert list(read(path).ids) == ids
 
 

@@ -293,7 +293,8 @@ def _cut_incomplete_line(file: IO[bytes]) -> None:
         file.truncate(start + tail.rfind(b"\n") + 1)
 
 
-def _number(path: Path, number: int) -> Path:
+def number_file(path: Path, number: int) -> Path:
+    """Return the path of a file of the log, from the newest, 0, to the oldest, `FILES` - 1."""
     return path.with_name(f"{path.name}.{number}") if number else path
 
 
@@ -301,12 +302,12 @@ def _shift(path: Path) -> None:
     """Rename FILE to FILE.1, FILE.1 to FILE.2, and so on; the last one is replaced."""
     for number in range(FILES - 1, 0, -1):
         with suppress(FileNotFoundError):
-            _number(path, number - 1).replace(_number(path, number))
+            number_file(path, number - 1).replace(number_file(path, number))
 
 
 def list_files(path: Path) -> list[Path]:
     """Return the files of the log that exist, the newest first."""
-    return [file for number in range(FILES) if os.path.lexists(file := _number(path, number))]
+    return [file for number in range(FILES) if os.path.lexists(file := number_file(path, number))]
 
 
 def read_header(file: BufferedReader) -> LogHeader | None:

@@ -21,11 +21,12 @@ from sightline.errors import DataError, ModelError, first_line
 from sightline.inference.embeddings import ROWS, check_same_model
 from sightline.inference.feature_log import (
     FEATURES,
+    FILES,
     MAX_LINE,
     PROBABILITIES,
     LogHeader,
     LogLine,
-    list_files,
+    number_file,
     read_header,
 )
 
@@ -58,21 +59,16 @@ def read_log(
     with ExitStack() as stack:
         files: list[tuple[Path, BufferedReader]] = []
         others: list[LogHeader] = []
-        inodes = set()
         file_path = path
         try:
-            for file_path in list_files(path) or [path]:
-                file = stack.enter_context(_io.open_regular(file_path))
-                state = os.fstat(file.fileno())
-                if (identity := (state.st_dev, state.st_ino)) in inodes:  # it was renamed in between
-                    continue
-                inodes.add(identity)
+            for file_path, file in _open_files(path, stack):
                 header = read_header(file)
                 if header == LogHeader(model, tuple(classes)):
                     files.append((file_path, file))
                 elif header is not None:
                     others.append(header)
         except (OSError, ValueError, ModelError) as error:
+            file_path = getattr(error, "filename", None) or file_path
             reason = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
             raise DataError(
                 f"{file_path} cannot be read as a log of features: {reason}. `sightline serve MODEL --log-features "
@@ -86,6 +82,26 @@ def read_log(
             on_message(f"{len(others)} of the files of {path} are of another model and were left out")
         for file_path, file in reversed(files):
             yield from _read_images(file_path, file, len(classes))
+
+
+def _open_files(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BufferedReader]]:
+    """Yield each file of a log once, opened, the newest first; raises `OSError` if there is none.
+
+    While a log is rotated, the number of a file only rises, so that none is missed from the lowest number on.
+    """
+    inodes = set()
+    for number in range(FILES):
+        file_path = number_file(path, number)
+        try:
+            file = stack.enter_context(_io.open_regular(file_path))
+        except FileNotFoundError:
+            continue
+        state = os.fstat(file.fileno())
+        if (identity := (state.st_dev, state.st_ino)) not in inodes:  # else it was renamed in between
+            inodes.add(identity)
+            yield file_path, file
+    if not inodes:
+        stack.enter_context(_io.open_regular(path))
 
 
 def _read_images(path: Path, file: BufferedReader, classes: int) -> Iterator[LoggedImages]:
