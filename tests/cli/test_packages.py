@@ -67,3 +67,15 @@ def test_a_report_needs_no_package_of_training(
     for package in ("matplotlib", "keras", "onnx", "tomlkit", "sklearn"):
         monkeypatch.setitem(sys.modules, package, None)
     assert sightline("report", trained[0]).code == 0
+
+
+def test_a_missing_package_is_named_where_images_are_counted_meanwhile(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], colors: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The thread that counts the images meets the file, too."""
+    (tmp_path / "shard.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = sightline("predict", trained[0], colors, tmp_path / "shard.parquet", "--format", "csv")
+    assert (result.code, result.err.count("needs the package 'pyarrow', which is not installed")) == (2, 1)
+    assert "Traceback" not in result.err

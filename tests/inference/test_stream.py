@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from sightline.data.indexing import build_index
-from sightline.errors import DataError, ImageError, ModelError, UsageError
+from sightline.errors import DataError, ImageError, MissingExtraError, ModelError, UsageError
 from sightline.inference import stream
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.results import ClassProbability, Prediction, Thresholds
-from sightline.inference.stream import InputItem, expand_inputs, make_items, predict, take_first
+from sightline.inference.stream import BackgroundCount, InputItem, expand_inputs, make_items, predict, take_first
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import (
     EMPTY_HEIF,
@@ -153,6 +153,23 @@ def test_a_pattern_without_match_and_a_folder_without_images_are_named(tmp_path:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"The folder empty contains no images\."):
         list(expand_inputs(["empty"]))
+
+
+def test_a_name_that_is_too_long_is_one_unreadable_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (answer,) = predict(CountingPredictor(), make_items(["a" * 300]))
+    assert answer.error == "cannot be opened: File name too long"
+
+
+@pytest.mark.parametrize("error", [DataError("empty"), MissingExtraError("pyarrow", "parquet", "It"), OSError(36, "")])
+def test_what_cannot_be_counted_has_no_number(error: Exception) -> None:
+    def list_two() -> Iterator[InputItem]:
+        yield InputItem("a", no_stdin)
+        raise error
+
+    with BackgroundCount(list_two()) as count:
+        count._thread.join()
+        assert count.value is None
 
 
 @pytest.mark.usefixtures("here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -96,18 +97,19 @@ def expand_inputs(
     """
     for argument in arguments:
         text = str(argument)
+        exists = os.path.exists(text)  # noqa: PTH110  # which is False for a name that is too long
         if text == "-" and stdin is not None:
             yield from _list_stdin(stdin(), limits)
         elif is_url(text):
             yield from _list_url(text, limits)
-        elif Path(text).is_dir():
+        elif exists and Path(text).is_dir():
             yield from _list_folder(text, limits)
-        elif not Path(text).exists() and glob.has_magic(text):
+        elif not exists and glob.has_magic(text):
             matching_paths = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # also absolute patterns
             if not matching_paths:
                 raise DataError(f"No file matches {text!r}.")
             yield from expand_inputs(matching_paths, limits=limits)
-        elif is_container(text) and Path(text).is_file():
+        elif exists and is_container(text) and Path(text).is_file():
             yield from _list_container(text, open_container(Path(text), limits))
         else:
             yield _make_file_item(text, limits)
@@ -145,7 +147,7 @@ class BackgroundCount:
 
     def _count(self) -> None:
         count = 0
-        with suppress(DataError):
+        with suppress(Exception):  # whoever reads the items raises it
             for item in self._items:
                 self._last = item
                 if self._stopped.is_set():
