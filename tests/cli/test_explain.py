@@ -182,3 +182,13 @@ def test_an_exported_model_and_nan_predictions() -> None:
     assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)
     assert (dark.region, dark.faithfulness) == (None, None), "occluding an image of a single color changes nothing"
     assert bright.error == "the model's answer is not a finite number"
+
+
+def test_a_damaged_image_of_pillow_is_one_row(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 90).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
+    model = Classifier(FakePredictor(("black", "white"), PreprocessingSpec(6, 6)))
+    with Image.open(tmp_path / "half.png") as half, Image.open(tmp_path / "whole.png") as whole:
+        damaged, explained = model.explain([half, whole])
+    assert (damaged.error, explained.error) == ("truncated", None)

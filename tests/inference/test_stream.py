@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -365,6 +366,29 @@ def test_a_lazy_image_of_pillow_that_is_damaged_is_one_row(tmp_path: Path) -> No
     with Image.open(tmp_path / "half.png") as lazy:
         (answer,) = predict(CountingPredictor(), make_items([lazy]))
     assert answer.error == "truncated"
+
+
+@pytest.mark.parametrize("size", [(4, 4), (64, 64)])
+def test_a_damaged_image_of_pillow_is_one_row_where_sizes_matter(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A model that pads needs the size of an image."""
+    noisy = encode(Image.effect_noise((64, 64), 90))
+    (tmp_path / "half.png").write_bytes(noisy[: len(noisy) // 2])
+    model = FakePredictor(CLASSES, PreprocessingSpec(*size, resize="pad"))
+    with Image.open(tmp_path / "half.png") as lazy:
+        damaged, whole = predict(model, make_items([lazy, Image.new("L", (9, 7), 150)]))
+    assert (damaged.error, whole.error) == ("truncated", None)
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_an_image_of_pillow_is_the_one_displayed(format_name: str, orientation: int) -> None:
+    image, exif, file = Image.new("RGB", (9, 7)), Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(file, format_name, exif=exif)
+    with Image.open(file) as lazy:
+        size = stream.find_size(PreprocessingSpec(), lazy)
+        assert size == ImageOps.exif_transpose(lazy).size == ((9, 7) if orientation < 5 else (7, 9))
+        assert stream.find_size(PreprocessingSpec(), file.getvalue()) == size
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), None, 5])

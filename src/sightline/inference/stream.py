@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
@@ -32,7 +32,7 @@ from sightline.inference.embeddings import Embeddings
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_images
-from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
+from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image, measure_image
 
 REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are ahead anyway
 
@@ -298,14 +298,9 @@ def predict(
     preprocess = predictor.preprocess
     decode: Callable[..., DecodedItem] = decode_sized if preprocess.resize == "pad" else decode_item
     batches = predict_images(
-        predictor,
-        items,
-        partial(decode, preprocess),
-        get_pixels,
-        all_outputs=thresholds is not None,
-        batch_size=batch_size,
-        threads=threads or chosen_threads,
-    )
+        predictor, items, partial(decode, preprocess), get_pixels, all_outputs=thresholds is not None,
+        batch_size=batch_size, threads=threads or chosen_threads,
+    )  # fmt: skip
     with closing(batches):
         for batch in batches:
             yield from make_predictions(predictor, batch, top, thresholds, interpret)
@@ -379,7 +374,7 @@ def find_size(preprocess: PreprocessingSpec, content: Any) -> tuple[int, int]:
         header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
         return header.width, header.height
     if isinstance(content, Image.Image):
-        return ImageOps.exif_transpose(content).size
+        return measure_image(content)
     height, width = (*np.shape(content), 1, 1)[:2]  # decoding refuses what is not an image
     return width, height
 

@@ -23,7 +23,14 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 """
 
 from sightline.preprocessing.array_hints import suggest_conversion
-from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format, encode_png, translate_errors
+from sightline.preprocessing.formats import (
+    FORMATS,
+    ImageHeader,
+    detect_format,
+    encode_png,
+    measure_image,
+    translate_errors,
+)
 from sightline.preprocessing.spec import (
     LUMA,
     SCHEMA_VERSION,
@@ -47,6 +54,7 @@ __all__ = [
     "detect_format",
     "encode_png",
     "inspect_image",
+    "measure_image",
     "suggest_conversion",
     "translate_errors",
     "use_large_image_lock",

@@ -369,3 +369,11 @@ def translate_errors() -> Iterator[None]:
         )
         is_truncated = truncation_match or {EOFError, IndexError, struct.error} & {type(error), type(error.__cause__)}
         raise ImageError("truncated" if is_truncated else f"cannot be decoded: {text[:100]}") from error
+
+
+def measure_image(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height of a Pillow image as displayed; loads a lazy one, which raises ImageError."""
+    with translate_errors():
+        image.load()  # a PNG may state its orientation after its pixels, and a TIFF is turned by loading it
+        width, height = image.size
+        return (height, width) if read_orientation(image) >= 5 else (width, height)
