@@ -51,6 +51,30 @@ def test_temporary_names_cannot_be_guessed_and_keep_the_ending(tmp_path: Path) -
     assert all(name.startswith(".part-") and name.endswith(".keras") for name in names)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("has_former", [True, False])
+def test_a_folder_that_is_not_replaced_is_put_back(
+    tmp_path: Path, has_former: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, folder, rename = tmp_path / "part" / "new", tmp_path / "folder", Path.rename
+    for path in (new, folder) if has_former else (new,):
+        path.mkdir(parents=True)
+        (path / "file").write_text(path.name)
+
+    def interrupt(path: Path, target: Path) -> None:
+        if path == new:
+            raise error
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(error):
+        _io.replace_folder(new, folder)
+    assert [file.read_text() for file in folder.glob("*")] == ["folder"] * has_former
+    monkeypatch.undo()
+    _io.replace_folder(new, folder)
+    assert [file.read_text() for file in folder.glob("*")] == ["new"]
+
+
 def test_a_new_file_is_new(tmp_path: Path, victim: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere")

@@ -222,6 +222,23 @@ def refuse_links_in_run(folder: Path) -> None:
         refuse_links(runs[-1], folder)
 
 
+def replace_folder(new: Path, folder: Path) -> None:
+    """Rename the folder `new` to `folder`; a former one becomes ``old`` beside `new`, which the caller then deletes.
+
+    If that fails or is interrupted, the former one is put back: it may be the only copy.
+    """
+    old = new.with_name("old")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:  # Ctrl-C too
+        if not folder.exists():
+            with suppress(FileNotFoundError):  # it was never there
+                old.rename(folder)
+        raise
+
+
 def remove(path: Path) -> None:
     """Delete whatever is at `path`: a file, a link, which is not followed, a folder with its contents, or nothing.
 

@@ -215,6 +215,29 @@ def check_folder(folder: Path, run: Path) -> None:
     exported_folder.load(folder)
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("form", ["onnx", "safetensors", "vectors"])
+def test_an_interrupted_export_leaves_the_former_one(
+    sightline: Command, run: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rename = run / "exports" / form, Path.rename
+    assert sightline("export", run, "--to", form).code == 0
+    before = read_files(place)
+
+    def interrupt(path: Path, target: Path) -> None:
+        if path.name != "old" and target == place:
+            raise KeyboardInterrupt
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    assert sightline("export", run, "--to", form).code == 130
+    assert read_files(place) == before
+    assert [path.name for path in place.parent.iterdir()] == [form], "and no temporary file"
+
+
 def flip_bit(data: bytes, place: float = 0.5) -> bytes:
     at = int(len(data) * place)
     return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]

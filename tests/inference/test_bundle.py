@@ -88,6 +88,23 @@ def test_writing_replaces_the_bundle_that_is_there_and_leaves_nothing_else(origi
     assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
 
 
+def test_an_interrupted_replacement_leaves_the_former_bundle(
+    original: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def interrupt(path: Path, target: Path) -> None:
+        if path.name == "bundle" and target == folder:
+            raise KeyboardInterrupt
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bundle.write_folder(bundle.update_manifest(original, recipe="other"), folder)
+    assert bundle.read(folder) == original
+    assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
+
+
 def test_a_place_that_cannot_be_written_is_named(original: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):

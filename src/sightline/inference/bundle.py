@@ -124,9 +124,7 @@ def write_folder(bundle: Bundle, folder: Path) -> None:
                 path = new_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            if folder.exists():
-                folder.rename(Path(temporary, "old"))
-            new_folder.rename(folder)
+            _io.replace_folder(new_folder, folder)
     except OSError as error:
         raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
 

@@ -167,9 +167,7 @@ def move_into_place(source: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as temporary:
             new_folder = Path(temporary, "new")
             shutil.move(source, new_folder)
-            if target.exists():
-                target.rename(Path(temporary, "old"))
-            new_folder.rename(target)
+            _io.replace_folder(new_folder, target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
 
