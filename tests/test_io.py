@@ -51,6 +51,15 @@ def test_temporary_names_cannot_be_guessed_and_keep_the_ending(tmp_path: Path) -
     assert all(name.startswith(".part-") and name.endswith(".keras") for name in names)
 
 
+@pytest.mark.parametrize("path", [".", "..", "/"])
+def test_a_folder_without_a_name_is_not_a_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="cannot be written"):
+        _io.write_atomic(Path(path), b"")
+    assert [file.name for file in tmp_path.rglob("*")] == ["here"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("has_former", [True, False])
 def test_a_folder_that_is_not_replaced_is_put_back(
@@ -73,6 +82,23 @@ def test_a_folder_that_is_not_replaced_is_put_back(
     monkeypatch.undo()
     _io.replace_folder(new, folder)
     assert [file.read_text() for file in folder.glob("*")] == ["new"]
+
+
+def test_only_nothing_and_an_empty_folder_elsewhere_are_free(
+    tmp_path: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    assert _io.is_free(tmp_path / "here")
+    assert _io.is_free(tmp_path / "new" / "newer")
+    assert not _io.is_free(victim)
+    assert not _io.is_free(tmp_path)
+    for path in (victim / "in a file", tmp_path / ("long" * 100)):
+        with pytest.raises(OutputError, match="cannot be read"):
+            _io.is_free(path)
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (Path(), tmp_path / "here", Path("../here")):
+        with pytest.raises(OutputError, match="is the current one, which cannot be replaced: name a folder in it"):
+            _io.is_free(path)
 
 
 def test_a_new_file_is_new(tmp_path: Path, victim: Path) -> None:

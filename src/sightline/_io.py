@@ -128,7 +128,7 @@ def temporary_path(path: Path) -> Path:
 
     It keeps the suffix of `path`, by which some writers choose a format.
     """
-    return path.with_name(f".part-{secrets.token_hex(8)}{path.suffix[:16]}")
+    return path.parent / f".part-{secrets.token_hex(8)}{path.suffix[:16]}"  # "." and "/" have no name
 
 
 def create_exclusive(path: Path) -> BufferedRandom:
@@ -220,6 +220,21 @@ def refuse_links_in_run(folder: Path) -> None:
     runs = [parent for parent in (folder, *folder.parents) if (parent / "run.json").is_file()]
     if runs:
         refuse_links(runs[-1], folder)
+
+
+def is_free(folder: Path) -> bool:
+    """Return whether a new folder can be put at this path: there is nothing, or an empty folder.
+
+    Raises `OutputError` for the current folder, whose place no other can take, and for a path that cannot be read.
+    """
+    try:
+        if folder.samefile("."):
+            raise OutputError(f"The folder {folder} is the current one, which cannot be replaced: name a folder in it.")
+        return folder.is_dir() and not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be read: {error.strerror}. Choose another folder.") from error
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -150,7 +150,9 @@ def test_a_second_class_follows_the_first(
     assert sl.load(tmp_path / "b").feature_model_id == sl.load(trained[0]).feature_model_id
 
 
-def test_nothing_is_replaced_unasked(sightline: Command, run: Path, black: Path, tmp_path: Path) -> None:
+def test_nothing_is_replaced_unasked(
+    sightline: Command, run: Path, black: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert add(sightline, run, black / "new").code == 0
     before = (run / "with-black" / "manifest.json").read_bytes()
     again = add(sightline, run, black / "try" / "black")
@@ -162,6 +164,8 @@ def test_nothing_is_replaced_unasked(sightline: Command, run: Path, black: Path,
     assert "notes.txt" in add(sightline, run, black / "new", "--force").err
     for path in (run / "bundle", tmp_path):
         assert "is not the result of add-class" in add(sightline, run, black / "new", "--out", path, "--force").err
+    monkeypatch.chdir(run / "with-black")
+    assert "is the current one" in add(sightline, run, black / "new", "--out", ".", "--force").err
 
 
 def test_images_that_do_not_count_are_reported(sightline: Command, run: Path, black: Path, tmp_path: Path) -> None:

@@ -198,7 +198,9 @@ def test_class_names_that_no_font_draws_are_named(
     assert sightline("env", "--format", "json").json["plot_fonts"] == "Chinese: none; emoji: Symbola"
 
 
-def test_a_corrected_set_becomes_folders_that_are_read_back(tmp_path: Path, sightline: Command) -> None:
+def test_a_corrected_set_becomes_folders_that_are_read_back(
+    tmp_path: Path, sightline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = draw_classes(tmp_path / "photos", {"cat": (200, 60, 60), "dog": (60, 60, 200)}, 3, 16)
     index = build_index(photos)
     first, second = index.images[0], index.images[4]
@@ -217,6 +219,13 @@ def test_a_corrected_set_becomes_folders_that_are_read_back(tmp_path: Path, sigh
     ]  # fmt: skip
     assert (tmp_path / "clean" / "dog" / "cat-000.png").samefile(photos / "cat" / "cat-000.png"), "no image is copied"
     assert Dataset(tmp_path / "clean").counts == {"cat": 2, "dog": 3}
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = sightline("doctor", photos, "--write-folders", ".")
+    assert result.code == 2
+    assert "The folder . is the current one, which cannot be replaced: name a folder in it." in " ".join(
+        result.err.split()
+    )
     again = Dataset(photos).check(write_folders=tmp_path / "as-is", patch=patch, progress=False)
     assert again.folders is not None
     assert str(again.folders) == "5 images: 5 hard links"

@@ -271,6 +271,16 @@ def test_what_was_put_there_during_the_download_stays(repository: Repository, tm
     assert list_files(tmp_path) == {"x/mine.txt"}
 
 
+def test_the_current_folder_is_refused_before_the_download(
+    hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub.requests.clear()
+    with pytest.raises(sl.OutputError, match="is the current one, which cannot be replaced"):
+        sl.pull(f"hf:{NAME}", ".")
+    assert (hub.requests, list_files(tmp_path)) == ([], set())
+
+
 def test_a_size_beyond_the_limit_is_refused_before_the_download(
     hub: Hub, repository: Repository, tmp_path: Path
 ) -> None:

@@ -156,6 +156,17 @@ def test_files_that_are_not_its_own_are_refused(open_log: Open, tmp_path: Path) 
     assert not (tmp_path / "target.log").exists()
 
 
+@pytest.mark.parametrize("path", [".", "..", "/"])
+def test_a_folder_is_not_a_log(open_log: Open, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="it is a folder"):
+        open_log(path=Path(path))
+    with pytest.raises(DataError, match="not a regular file"):
+        next(read_log(Path(path), MODEL, CLASSES, lambda _: None))
+    assert [file.name for file in tmp_path.rglob("*")] == ["here"]
+
+
 def test_a_log_has_one_writer(open_log: Open) -> None:
     open_log()
     with pytest.raises(OutputError, match="in use"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sightline import _io
 from sightline._keras.imports import import_huggingface_hub
 from sightline.api.classifier import Classifier
 from sightline.api.loading import load
@@ -237,7 +238,7 @@ def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Call
 
 def _check_free(folder: Path) -> None:
     """Raise `OutputError` unless a folder is empty or does not exist."""
-    if folder.is_symlink() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
+    if folder.is_symlink() or not _io.is_free(folder):
         raise OutputError(f"{folder} exists already: choose another folder.")
 
 

@@ -76,7 +76,7 @@ def write_class_folders(
     for source in map(Path, sources):
         if source.is_dir() and path.resolve().is_relative_to(source.resolve()):
             raise UsageError(f"{path} is in {source}, which would hold its images twice: choose a folder outside.")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if not _io.is_free(path):
         raise OutputError(f"{path} exists: choose another folder.")
     _io.refuse_links_in_run(path.parent)
     temporary = _io.temporary_path(path)

@@ -116,6 +116,8 @@ class FeatureLog:
         self._on_error, self._is_failing = on_error or logging.getLogger(__name__).error, False
         self._queue: queue.Queue[_WaitingImage | None] = queue.Queue(MAX_WAITING)
         self._generation = self._latest = 0  # of the models whose images are written, and may be added
+        if path.is_dir():
+            raise OutputError(f"The log {path} cannot be written: it is a folder. Name a file in it.")
         _io.refuse_links_in_run(path.parent)
         with ExitStack() as stack:
             stack.enter_context(_io.hold_lock(path.with_name(f"{path.name}.lock"), f"The log {path}"))
@@ -295,7 +297,7 @@ def _cut_incomplete_line(file: IO[bytes]) -> None:
 
 def number_file(path: Path, number: int) -> Path:
     """Return the path of a file of the log, from the newest, 0, to the oldest, `FILES` - 1."""
-    return path.with_name(f"{path.name}.{number}") if number else path
+    return path.parent / f"{path.name}.{number}" if number else path
 
 
 def _shift(path: Path) -> None:
