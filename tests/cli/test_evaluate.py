@@ -172,7 +172,7 @@ def test_without_a_validation_split_or_beside_its_run_nothing_is_fitted(
     (model_folder / "mine.txt").write_text("do not lose me")
     result = sightline("evaluate", model_folder, split_folders, "--coverage", "0.8")
     assert result.code == 2
-    assert "contains mine.txt, which is not part of the bundle: move it elsewhere first." in result.err
+    assert "contains mine.txt, which Sightline did not write there: move it elsewhere first." in result.err
     assert (model_folder / "mine.txt").read_text() == "do not lose me"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from command import Command
+from command import Command, skip_without
 from sightline.api import load
 from sightline.errors import ModelError
 from sightline.inference import bundle, exported_folder
@@ -215,8 +215,59 @@ def check_folder(folder: Path, run: Path) -> None:
     exported_folder.load(folder)
 
 
+FOLDER_FORMATS = [*(name for name in EXPORTERS.registered_names if "" in EXPORTERS[name].suffixes), "vectors"]
+
+
 def read_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("form", FOLDER_FORMATS)
+def test_only_its_own_files_are_replaced(sightline: Command, run: Path, tmp_path: Path, form: str) -> None:
+    for package in EXPORTERS[form].packages if form != "vectors" else ():
+        skip_without(package)
+    out = tmp_path / "webapp"
+    arguments = ("export", run, "--to", form, "--out", out)
+    out.write_text("a file of the user's")
+    assert "webapp exists and" in join_lines(sightline(*arguments).err)
+    assert out.read_text() == "a file of the user's"
+    out.unlink()
+    out.mkdir()
+    for name in ("manifest.json", "vectors.json"):
+        (out / name).write_text('{"name": "My app", "start_url": "index.html", "files": {"index.html": "app"}}')
+    (out / "index.html").write_text("my app")
+    before = read_files(out)
+    result = sightline(*arguments)
+    assert result.code == 2
+    words = "holds no test vectors" if form == "vectors" else "is not an export"
+    assert f"webapp exists and {words}: choose another place with --out." in join_lines(result.err)
+    assert read_files(out) == before
+    for path in out.iterdir():
+        path.unlink()
+    assert sightline(*arguments).code == 0, "an empty folder"
+    (out / "figures").mkdir()
+    (out / "figures" / "notes.md").write_text("mine")
+    before = read_files(out)
+    result = sightline(*arguments)
+    assert result.code == 2
+    assert "contains figures/notes.md, which Sightline did not write there: move it elsewhere" in join_lines(result.err)
+    assert read_files(out) == before
+    (out / "figures" / "notes.md").unlink()
+    example = next((out / "reference").iterdir())
+    example.write_bytes(b"damaged")
+    assert sightline(*arguments).code == 0, "also after a change"
+    assert example.read_bytes() != b"damaged"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".part-")] == []
+
+
+def test_the_default_folder_may_hold_a_file_of_the_users(sightline: Command, run: Path) -> None:
+    notes = run / "exports" / "onnx" / "notes.md"
+    assert sightline("export", run).code == 0
+    notes.write_text("mine")
+    result = sightline("export", run)
+    assert result.code == 2
+    assert "contains notes.md, which Sightline did not write there: move it elsewhere first." in join_lines(result.err)
+    assert notes.read_text() == "mine"
 
 
 @pytest.mark.parametrize("form", ["onnx", "safetensors", "vectors"])
@@ -236,6 +287,17 @@ def test_an_interrupted_export_leaves_the_former_one(
     assert sightline("export", run, "--to", form).code == 130
     assert read_files(place) == before
     assert [path.name for path in place.parent.iterdir()] == [form], "and no temporary file"
+
+
+@pytest.mark.parametrize("form", ["onnx", "safetensors", "vectors"])
+def test_the_current_folder_is_not_replaced(
+    sightline: Command, run: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = sightline("export", run, "--to", form, "--out", ".")
+    assert result.code == 2
+    assert "The folder . is the current one, which cannot be replaced: name a folder in it." in join_lines(result.err)
 
 
 def flip_bit(data: bytes, place: float = 0.5) -> bytes:

@@ -180,10 +180,7 @@ def _choose_target(classifier: Classifier, label: str, out: Path | None, *, forc
         raise OutputError(f"{out} exists and is not the result of add-class: choose another place with --out.")
     if not force:
         raise OutputError(f"{out} exists: choose another place with --out, or replace it with --force.")
-    if foreign_files := bundle.list_foreign_files(out, bundle.read(out)):
-        raise OutputError(
-            f"{out} contains {foreign_files[0]}, which is not part of the bundle: move it elsewhere first."
-        )
+    bundle.refuse_foreign_files(out, bundle.to_files(bundle.read(out)))
     return out
 
 

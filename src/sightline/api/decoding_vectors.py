@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.api.loading import load
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle, exported_folder
@@ -33,8 +34,7 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> 
     if run is None and out is None:
         raise UsageError("A bundle has no default folder for exports: give one with --out.")
     target = Path(out) if out is not None else Path(model) / "exports" / "vectors"
-    if target.exists() and not (target / "vectors.json").is_file():
-        raise OutputError(f"{target} contains other files: choose another folder with --out.")
+    _check_replaceable(target)
     loaded_bundle, _ = bundle.load(bundle_path)
     if not loaded_bundle.files:
         raise ModelError(
@@ -55,6 +55,31 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> 
             (staging / name).write_bytes(data)
         exported_folder.move_into_place(staging, target)
     return target
+
+
+class _ExampleFiles(TypedDict):
+    file: str
+    pixels: str
+
+
+class _Vectors(TypedDict):
+    """What tells ``vectors.json`` from another file of this name."""
+
+    classes: Sequence[str]
+    preprocess: Mapping[str, Any]
+    examples: Sequence[_ExampleFiles]
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise `OutputError` if a folder contains anything but test vectors."""
+    if _io.is_free(folder):
+        return
+    try:
+        vectors = jsonio.build(_Vectors, jsonio.read_object(folder / "vectors.json"), "vectors.json")
+    except ModelError as error:
+        raise OutputError(f"{folder} exists and holds no test vectors: choose another place with --out.") from error
+    example_files = (example[key] for example in vectors["examples"] for key in ("file", "pixels"))
+    bundle.refuse_foreign_files(folder, {"vectors.json", bundle.MODEL_FILE, *example_files})
 
 
 def _example_to_dict(example: Any, pixels: Any) -> dict[str, Any]:

@@ -224,14 +224,15 @@ def _resolve_target(source: _ExportSource, exporter: Exporter, precision: str, o
             )
         if exporter.suffixes == ("",) and target.suffix:
             raise UsageError(f"The format {exporter.name} is a folder: give --out {target} without a suffix.")
-        if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST_FILE).is_file():
-            raise OutputError(f"{target} contains files that are not an export: choose another folder with --out.")
-        return target
-    if source.classifier.run is None:
+    elif source.classifier.run is None:
         raise UsageError("Only a run has a default folder for exports: give one with --out.")
-    name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
-    _io.refuse_links(source.classifier.run.path, source.classifier.run.path / "exports")
-    return source.classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
+    else:
+        name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
+        target = source.classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
+        _io.refuse_links(source.classifier.run.path, target.parent)
+    if target.is_dir() or target.suffix.lower() not in {".onnx", ".zip"}:
+        exported_folder.check_replaceable(target)
+    return target
 
 
 def _comparison_images(source: _ExportSource, data: Sources | None, callback: Callback) -> tuple[Subset, str]:

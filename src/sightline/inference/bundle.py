@@ -19,7 +19,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,26 +91,26 @@ def update_manifest_file(path: Path, **changes: Any) -> None:
     or contains other files, which would be lost.
     """
     old = read(path)
-    if foreign_files := list_foreign_files(path, old):
-        raise OutputError(
-            f"{path} contains {foreign_files[0]}, which is not part of the bundle: move it elsewhere first."
-        )
+    refuse_foreign_files(path, to_files(old))
     updated = update_manifest(old, **changes)
     write(updated, path)
 
 
-def list_foreign_files(path: Path, bundle: Bundle) -> list[str]:
-    """Return the files in a folder or zip that do not belong to the bundle."""
+def refuse_foreign_files(path: Path, own_files: Collection[str]) -> None:
+    """Raise `OutputError` if a folder or zip has other files than `own_files`, which would be lost with it."""
     if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir()]
     elif path.suffix.lower() == ".zip":
         with _io.open_regular(path) as file, _packed.open_zip(file) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
         root = next(name.removesuffix(MANIFEST_FILE) for name in names if name.endswith(MANIFEST_FILE))
         names = [name.removeprefix(root) for name in names]
     else:
-        return []
-    return sorted(set(names) - {MODEL_FILE, MANIFEST_FILE, *bundle.files})
+        return
+    if foreign_files := sorted({*names} - {*own_files}):
+        raise OutputError(
+            f"{path} contains {foreign_files[0]}, which Sightline did not write there: move it elsewhere first."
+        )
 
 
 def write_folder(bundle: Bundle, folder: Path) -> None:

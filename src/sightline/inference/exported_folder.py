@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from sightline import _io, jsonio
 from sightline.errors import ModelError, OutputError, SightlineError, first_line
@@ -25,6 +25,12 @@ from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
 from sightline.inference.predictor import Predictor, check_finite
 
 MAX_FILES = 1_000  # and folders
+
+
+class _ManifestFile(TypedDict):
+    """What ``manifest.json`` has besides the manifest, of a bundle and of an export."""
+
+    files: Mapping[str, str]
 
 
 class _UnknownFormatError(ModelError):
@@ -157,6 +163,19 @@ def explain_converter_errors(message: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(f"{message}: {first_line(error)}") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise `OutputError` if a folder contains anything but a bundle or an export, whose files may be damaged."""
+    if _io.is_free(folder):
+        return
+    try:
+        values = jsonio.read_object(folder / MANIFEST_FILE)
+        own_files = jsonio.build(_ManifestFile, values, MANIFEST_FILE)["files"]
+        Manifest.from_dict({name: values[name] for name in values.keys() - {"files", "format", "manifest_sha256"}})
+    except ModelError as error:
+        raise OutputError(f"{folder} exists and is not an export: choose another place with --out.") from error
+    bundle.refuse_foreign_files(folder, {MANIFEST_FILE, *own_files})
 
 
 def move_into_place(source: Path, target: Path) -> None:
