@@ -175,6 +175,23 @@ def test_a_request_that_failed_is_made_when_it_is_sent_again(studio: Studio, pat
     assert [line["action"] for line in read_lines(patch)] == ["drop"]
 
 
+def test_an_undo_that_cannot_be_written_can_be_made_again(
+    studio: Studio, patch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    click = studio.corrections.apply([0], "drop")
+
+    def fail(*_: object) -> None:
+        raise OutputError("The disk is full.")
+
+    with monkeypatch.context() as full:
+        full.setattr("sightline.studio.corrections.write_patch", fail)
+        with pytest.raises(OutputError, match="disk is full"):
+            studio.corrections.undo(click.number)
+    assert studio.corrections.get(0)
+    studio.corrections.undo(click.number)
+    assert read_lines(patch) == []
+
+
 def test_a_request_that_arrives_in_many_threads_at_once_is_one_click(studio: Studio) -> None:
     with ThreadPoolExecutor(8) as pool:
         clicks = list(pool.map(lambda _: studio.corrections.apply([0], "drop", request="a"), range(20)))

@@ -160,9 +160,10 @@ class Corrections:
                 after = {i: click.before[i] for i, entries in click.after.items() if self.get(i) == entries}
                 if not after:
                     raise UsageError("This cannot be undone, as its images were corrected again since.")
-                del self._clicks[click.number]
             undone = self._commit(after, request)
             del self._clicks[undone.number]
+            if click is not None:
+                del self._clicks[click.number]
             return undone
 
     def _check(self, positions: Sequence[int], edit: str, to: str | None) -> None:
