@@ -19,9 +19,9 @@ from sightline.api.run import Run
 from sightline.callbacks import Callback, Progress
 from sightline.data.checks.finding import Finding
 from sightline.data.file_records import FileRecords
-from sightline.data.label_patch import choose_patch_path
+from sightline.data.label_patch import choose_patch_path, read_patch
 from sightline.data.sources.listing import SourceListing
-from sightline.data.types import Index
+from sightline.data.types import Index, Split
 from sightline.evaluation.slices import find_slices, record_properties
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
@@ -79,12 +79,12 @@ def open_studio(
     if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
         index = replace(index, several_labels=f"{run.path} is a classifier of several labels")
     model = RunModel(data, index) if isinstance(data, Run) else None
-    splits = {} if model is None else model.splits
+    splits = {} if model is None else _list_splits(model)
     predictions = {} if model is None else list_predictions(model)
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = patch or choose_patch_path(index.name)
-    with open_corrections(path, index, None if run is None else run.patch) as corrections:
+    with open_corrections(path, index, None if run is None else run.patch, splits) as corrections:
         issues = [] if run is None else _list_label_issues(run, index)
         library = Library(index, corrections, splits, predictions, issues, _list_slices(model, index))
         check = BackgroundCheck(index, library, input_config)
@@ -126,6 +126,14 @@ def _read_index(data: Dataset | Run, progress: Progress) -> tuple[Index, int]:
         return read_run_index(data.directory, progress, records), records.count
     records = FileRecords(_list_paths(data), data.config.data.limits)
     return list_images(data, progress, records), records.count
+
+
+def _list_splits(model: RunModel) -> dict[tuple[str, str], Split]:
+    """Return the splits of the run's images, by path and content, but not those that lines of its patch state."""
+    patch = model.run.directory.patch
+    lines = [] if patch is None else read_patch(patch)
+    moved = {(entry.path, entry.sha256) for _, entry in lines if entry.action == "move"}
+    return {key: split for key, split in model.splits.items() if key not in moved}
 
 
 def _list_paths(data: Dataset | Run) -> list[str | Path]:

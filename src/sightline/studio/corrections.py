@@ -14,7 +14,7 @@ from sightline import _io, jsonio
 from sightline.data import cache
 from sightline.data.label_patch import PatchEntry, apply_patch, make_entry, read_patch, write_patch
 from sightline.data.targets import SEPARATOR, join_classes
-from sightline.data.types import SPLITS, Index
+from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import OutputError, UsageError
 
 Edit = Literal["relabel", "add", "remove", "set", "drop", "keep", "move", "restore"]
@@ -56,10 +56,19 @@ class Corrections:
     kept. Methods may be called from any thread.
     """
 
-    def __init__(self, path: Path, index: Index, initial: Path | None = None) -> None:
-        """Read the patch file at `path`, else that at `initial`; raises `DataError` if it does not fit `index`."""
+    def __init__(
+        self,
+        path: Path,
+        index: Index,
+        initial: Path | None = None,
+        splits: Mapping[tuple[str, str], Split] | None = None,
+    ) -> None:
+        """Read the patch file at `path`, else that at `initial`; raises `DataError` if it does not fit `index`.
+
+        `splits` are those of a run without moves, by path and content, in place of the source's.
+        """
         self.path, self._initial = path, initial
-        self._index = index
+        self._index, self._splits = index, splits or {}
         self._positions = {(image.path, image.sha256): i for i, image in enumerate(index.images)}
         self._lock = RLock()
         self._entries: dict[int, Entries] = {}
@@ -216,13 +225,18 @@ class Corrections:
         return self._replace(entries, position, edit, to)
 
     def _replace(self, entries: Entries, position: int, edit: str, to: str | None) -> Entries:
-        """Return the corrections of an image with another class or split; without one, if that is the source's."""
+        """Return the corrections of an image with another class or split; without one, if it has that anyway."""
         image = self._index.images[position]
         if edit == "relabel":
             entries.pop("keep", None)
-        is_original = to == (image.label if edit == "relabel" else image.split)
-        if is_original:
+        original = image.label if edit == "relabel" else self._splits.get((image.path, image.sha256), image.split)
+        if to == original:
             entries.pop(edit, None)
+        elif edit == "move" and to == image.split:
+            raise UsageError(
+                f"{image.path} cannot be moved to {to}: its source has it there already, and training chose another "
+                "split for it. Download the CSV, change the split there, and train on that file."
+            )
         elif edit not in entries or entries[edit].to != to:
             entries[edit] = make_entry("relabel" if edit == "relabel" else "move", image, REASON, to)
         return entries
@@ -286,9 +300,15 @@ class Corrections:
 
 
 @contextmanager
-def open_corrections(path: Path, index: Index, initial: Path | None = None) -> Iterator[Corrections]:
+def open_corrections(
+    path: Path,
+    index: Index,
+    initial: Path | None = None,
+    splits: Mapping[tuple[str, str], Split] | None = None,
+) -> Iterator[Corrections]:
     """Open a patch file that no other studio has open, for the block; a new one begins with the lines of `initial`.
 
+    Other arguments are those of `Corrections`.
     Raises `DataError` if the file does not fit the index, `OutputError` if another studio edits the same file.
     """
     _io.refuse_links_in_run(path if path.is_symlink() else path.parent)
@@ -302,4 +322,4 @@ def open_corrections(path: Path, index: Index, initial: Path | None = None) -> I
             f"The cache folder {folder} is not writable: {error.strerror}. Set SIGHTLINE_CACHE to another one."
         ) from error
     with _io.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
-        yield Corrections(path, index, initial)
+        yield Corrections(path, index, initial, splits)

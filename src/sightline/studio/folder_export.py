@@ -27,7 +27,7 @@ class FolderExport:
         splits: Mapping[tuple[str, str], Split] | None = None,
         sources: Sequence[str | Path] = (),
     ) -> None:
-        """`splits` are those of a run, by path and content; the folder is never written in one of the `sources`."""
+        """`splits` are as those of `Corrections`; the folder is never written in one of the `sources`."""
         self._index, self._corrections, self._splits, self._sources = index, corrections, splits or {}, sources
         self._lock = Lock()
         self._task = BackgroundTask("folders", self._write)
@@ -57,7 +57,7 @@ class FolderExport:
     def _write(self, progress: Progress) -> None:
         index, splits = self._index, self._splits
         if splits:
-            known = (replace(p, split=splits.get((p.path, p.sha256))) for p in index.images)
+            known = (replace(p, split=splits.get((p.path, p.sha256), p.split)) for p in index.images)
             index = replace(index, images=tuple(known))
         path = self._corrections.path
         index = apply_patch(index, list(enumerate(self._corrections.list_entries(), 1)), f"The patch {path}")

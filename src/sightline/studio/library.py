@@ -72,7 +72,7 @@ class Library:
     ) -> None:
         """Fill the table.
 
-        `splits` are those of a run, by path and content, in place of the source's; `predictions` are by position;
+        `splits` are as those of `Corrections`; `predictions` are by position;
         `findings` are known before the images are checked; `slices` are the positions of the images of each.
         """
         self._corrections = corrections
