@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 
 import sightline as sl
-from command import draw_classes
+from command import COLORS, draw_classes
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, LabeledPredictions
 from sightline.evaluation.scoring import add_group_intervals, compute_class_metrics
+from sightline.inference.results import Thresholds
 from sightline.metrics import confusion_matrix
 from sightline.studio import messages
 from sightline.studio.app import create_app
 from sightline.studio.contents import open_studio
 from sightline.studio.query import Query
 from sightline.studio.results import SplitResults
+from task_images import write_task
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -262,6 +265,46 @@ def test_a_run_that_was_split_by_groups_has_intervals_of_groups(run: sl.Run, tmp
     assert "resample" not in page  # proportions have the interval of Korn and Graubard
 
 
+@pytest.fixture(scope="module")
+def folded_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    """A run with two folds, whose images belong to groups of three; the source states a test split."""
+    root = tmp_path_factory.mktemp("folded")
+    folder = draw_classes(root / "colors", COLORS, 20)
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))]
+    rows = [f"{name},{Path(name).parent},{'train' if i // 3 % 5 else 'test'},g{i // 3}" for i, name in enumerate(names)]
+    table = folder / "images.csv"
+    table.write_text("\n".join(["path,label,split,scene", *rows]))
+    settings = {"split.folds": 2, "split.group": "column:scene", "train.track": []}
+    return sl.train(
+        table, recipe="quick", model="cifar10-simple", epochs=1, seed=1, out=root / "run", set=settings
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("language", "name"), [("en", "out-of-fold"), ("zh", "折外预测")])
+def test_a_run_with_folds_links_to_the_images_that_each_fold_held_out(
+    folded_run: sl.Run, tmp_path: Path, language: str, name: str
+) -> None:
+    result = json.loads((folded_run.path / "eval" / "validation" / "metrics.json").read_text(encoding="utf-8"))
+    assert result["groups"] is not None
+    with (
+        open_studio(folded_run, tmp_path / "fixes.jsonl") as studio,
+        testclient.TestClient(create_app(studio), ADDRESS) as client,
+    ):
+        page = client.get("/results", params={"split": "validation", "lang": language}).text
+        assert f'aria-current="true">{name}</a>' in page
+        cells = re.findall(r'<td class="(?:right|wrong) shade-\d"><a href="/([^"]+)" title[^>]+>(\d+)', page)
+        assert sum(int(count) for _, count in cells) == result["count"] == 48
+        pairs = re.findall(r'<li><a href="/([^"]+)">[^<]+</a> (\d+)</li>', page)
+        slices = re.findall(r'<a href="/([^"]+slice[^"]+)">[^<]+</a>.*?<td>(\d+)</td>', page, re.DOTALL)
+        assert (bool(pairs), bool(slices)) == (result["accuracy"] < 1, bool(result["slices"]))
+        for address, count in (*cells, *pairs, *slices):
+            assert len(list_rows(client, "/order" + html.unescape(address).partition("&lang")[0])) == int(count)
+        (abstained,) = re.findall(r'id="abstained" href="/([^"]+)"', page)
+        assert len(list_rows(client, "/order" + html.unescape(abstained).partition("&lang")[0])) == 48
+        selection = client.get("/results/selection", params={"split": "validation"}).json()
+    assert selection["recall"]["interval"] == result["accuracy_interval"]
+
+
 @pytest.mark.parametrize("query", ["split=none", "confidence=2", "confidence=x", "coverage=nan"])
 def test_odd_questions_are_refused(run_client: Any, query: str) -> None:
     response = run_client.get(f"/results/selection?{query}")
@@ -277,6 +320,22 @@ def test_many_classes_are_a_part_of_the_matrix() -> None:
     assert len(rows) == 40
     assert sum(cell["count"] for row in rows for cell in row["cells"] if not cell["is_right"]) >= 20
     assert len(results.list_confused_pairs()) == 43
+
+
+def test_the_threshold_of_a_tree_is_not_offered_for_leaves(tmp_path: Path) -> None:
+    source, settings = write_task("hierarchical", tmp_path / "images", 100)
+    run = sl.train(source, epochs=1, seed=1, set=settings, out=tmp_path / "run")
+    run.directory.write_thresholds(Thresholds(100, target_precision=0.95, confidence=0.8))
+    with (
+        open_studio(run, tmp_path / "fixes.jsonl") as studio,
+        testclient.TestClient(create_app(studio), ADDRESS) as client,
+    ):
+        page = client.get("/results").text
+        chinese = client.get("/results", params={"lang": "zh"}).text
+    assert 'id="selection" data-split="test" data-confidence="0.0"' in page
+    assert messages.select("en")["fitted-threshold"] not in page
+    assert messages.select("en")["leaves-note"].replace("'", "&#39;") in page
+    assert messages.select("zh")["leaves-note"] in chinese
 
 
 def test_images_without_a_run_have_no_results(studio: Any) -> None:

@@ -25,6 +25,7 @@ from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.stream import InputItem, compute_feature_size
+from sightline.runs.folds import is_folded
 from sightline.studio.background import BackgroundTask
 from sightline.tasks.protocol import find_task
 
@@ -41,11 +42,13 @@ class RunModel:
         is_training: Which of them the model was trained on, bool [N].
         features: Their features.
         predicts_masks: Whether it predicts the class of each pixel.
+        is_folded: Whether it was trained on all images, and evaluated out of fold in place of a validation split.
     """
 
     def __init__(self, run: Run, index: Index) -> None:
         self.run, self.index = run, index
         self.predicts_masks = find_task(run.config.model.task).targets.are_masks
+        self.is_folded = is_folded(run.config)
         self._lock = Lock()
         self.splits = {(row.path, row.sha256): row.split for row in run.directory.read_data() or ()}
         recorded = [self.splits.get((image.path, image.sha256)) for image in index.images]
@@ -59,10 +62,14 @@ class RunModel:
         predictions = {split: self.run.directory.read_predictions(split) for split in SPLITS}
         return {split: of_split for split, of_split in predictions.items() if of_split is not None}
 
+    def find_recorded_split(self, split: str) -> str:
+        """Return the split in which a run has the images that it evaluated as `split`: with folds, it trained on all."""
+        return "train" if self.is_folded and split == "validation" else split
+
     def number_groups(self, split: Split) -> NDArray[np.int64] | None:
         """Return the number of the group of each predicted image of a split, from 0; None without ``split.group``."""
-        rows = self.run.directory.read_data() or ()
-        group_by_path = {row.path: row.group for row in rows if row.split == split and row.group}
+        rows, recorded = self.run.directory.read_data() or (), self.find_recorded_split(split)
+        group_by_path = {row.path: row.group for row in rows if row.split == recorded and row.group}
         return bootstrap.number_groups(self.predictions[split].paths, group_by_path)
 
     @property

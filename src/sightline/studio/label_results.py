@@ -150,7 +150,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         block = choose_block(request, len(chosen.classes))
         return pages.render(
             request, "label_results.html.j2", name=name, split=split, splits=list(results), rows=chosen.describe(),
-            block=block,
+            block=block, is_folded=model.is_folded, recorded=model.find_recorded_split(split),
             pairs=chosen.list_pairs(), pair_kinds=PAIR_KINDS, groups=chosen.groups, count=chosen.count,
             path_of_run=str(run.path),
         )  # fmt: skip

@@ -87,7 +87,8 @@ def make_routes(model: RunModel, library: Library, masks: MaskImages, name: str,
         ]
         return pages.render(
             request, "mask_results.html.j2", name=name, split=split, splits=list(results), results=chosen, worst=worst,
-            masks=masks, run=str(run.path), max_classes=MAX_CLASSES,
+            masks=masks, run=str(run.path), max_classes=MAX_CLASSES, is_folded=model.is_folded,
+            recorded=model.find_recorded_split(split),
         )  # fmt: skip
 
     def list_images(request: Request) -> Response:

@@ -203,9 +203,9 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
     results: dict[str, SplitResults] = {
         split: SplitResults(predictions, model.number_groups(split)) for split, predictions in evaluated
     }
-    are_grades = find_task(run.config.model.task).targets.are_ordered
+    targets = find_task(run.config.model.task).targets
     thresholds = run.read_thresholds()
-    fitted = None if thresholds is None else thresholds.confidence
+    fitted = None if thresholds is None or targets.are_paths else thresholds.confidence  # a tree's is of all its nodes
 
     def page(request: Request) -> Response:
         if not results:
@@ -215,7 +215,8 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
         confidence = (fitted or 0.0) if requested is None else parse_fraction("confidence", requested)
         return pages.render(
             request, "results.html.j2", name=name, split=split, splits=list(results), results=chosen, fitted=fitted,
-            run=str(run.path), max_classes=MAX_CLASSES, grades=chosen.grades if are_grades else {},
+            run=str(run.path), max_classes=MAX_CLASSES, grades=chosen.grades if targets.are_ordered else {},
+            are_paths=targets.are_paths, is_folded=model.is_folded, recorded=model.find_recorded_split(split),
             selection=chosen.describe_selection(confidence), block=choose_block(request, len(chosen.classes)),
         )  # fmt: skip
 
