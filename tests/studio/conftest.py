@@ -53,6 +53,26 @@ def copy_run(run: sl.Run, path: Path, split: str, change: Callable[[dict[str, An
     return sl.Run(path)
 
 
+def copy_as_folded(run: sl.Run, path: Path) -> sl.Run:
+    """Copy a run to `path`, as if its validation images had been predicted by folds."""
+    shutil.copytree(run.path, path)
+    for name, old, new in (("config.toml", "folds = 0", "folds = 2"), ("data.jsonl", '"validation"', '"train"')):
+        text = (path / name).read_text(encoding="utf-8")
+        assert old in text
+        (path / name).write_text(text.replace(old, new), encoding="utf-8")
+    return sl.Run(path)
+
+
+@pytest.fixture(scope="session")
+def folded_label_run(label_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    return copy_as_folded(label_run, tmp_path_factory.mktemp("folded-labels") / "run")
+
+
+@pytest.fixture(scope="session")
+def folded_mask_run(mask_run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    return copy_as_folded(mask_run, tmp_path_factory.mktemp("folded-masks") / "run")
+
+
 @pytest.fixture(scope="session")
 def other(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     """A copy of the run that predicts the next class for each third test image."""

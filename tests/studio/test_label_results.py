@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,8 +19,9 @@ from sightline.evaluation.label_pairs import PAIR_KINDS, count_pair_errors
 from sightline.evaluation.label_thresholds import list_thresholds
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.results import LabeledPredictions
-from sightline.studio.contents import Studio
+from sightline.studio.contents import Studio, open_studio
 from sightline.studio.label_results import LabelResults
+from studio_client import load_page
 from studio_server import LISTED, serve
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -189,3 +191,17 @@ def test_a_threshold_is_moved_and_its_errors_are_looked_at(label_studio: Studio,
         page.go_back()
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_class_of_a_run_with_folds_opens_its_images(folded_label_run: sl.Run, tmp_path: Path) -> None:
+    with open_studio(folded_label_run, tmp_path / "fixes.jsonl") as studio, load_page(studio) as client:
+        page = client.get("/results", params={"split": "validation"}).text
+        assert 'aria-current="true">out-of-fold</a>' in page
+        links = re.findall(r'<th scope="row"><a href="(/[^"]+)">(\w+)</a></th>\s*<td>(\d+)</td>', page)
+        assert len(links) == 3
+        for link, label, count in links:
+            order = client.get(f"/order{html.unescape(link)[1:]}")
+            ids = np.frombuffer(order.content, "<u4")
+            rows = client.get("/images", params={"ids": ",".join(map(str, ids))}).json()
+            assert all(label in row["labels"] for row in rows)
+            assert sum(row["predicted"] is not None for row in rows) == int(count)

@@ -30,6 +30,7 @@ from sightline.runs.metrics_info import read_metrics
 from sightline.studio import messages
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.query import Query
+from studio_client import load_page
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
@@ -212,6 +213,17 @@ def test_results_are_those_of_the_files(client: Any, mask_run: sl.Run, result: S
     ious = compute_image_iou(result.confusions)
     worst = page.partition('id="worst"')[2].partition("</ul>")[0]
     assert re.findall(r'<li title="([^"]+)"', worst) == [result.paths[i] for i in np.argsort(ious, kind="stable")[:12]]
+
+
+def test_the_worst_images_of_a_run_with_folds_open(folded_mask_run: sl.Run, tmp_path: Path) -> None:
+    with open_studio(folded_mask_run, tmp_path / "fixes.jsonl") as studio, load_page(studio) as client:
+        page = client.get("/results").text
+        assert 'aria-current="true">out-of-fold</a>' in page
+        links = [html.unescape(link) for link in re.findall(r'href="(/\?split=[^"]+)"', page)]
+        assert sum("text=" in link for link in links) == 10
+        assert sum("label=" in link for link in links) == 3
+        for link in links:
+            assert client.get(f"/order{link[1:]}").content, link
 
 
 def test_a_cell_opens_the_images_with_most_of_its_pixels_first(client: Any, result: SegmentationResult) -> None:

@@ -63,7 +63,7 @@ class RunModel:
         return {split: of_split for split, of_split in predictions.items() if of_split is not None}
 
     def find_recorded_split(self, split: str) -> str:
-        """Return the split in which a run has the images that it evaluated as `split`: with folds, it trained on all."""
+        """Return the split that the run recorded for the images evaluated as `split`: with folds, it trained on all."""
         return "train" if self.is_folded and split == "validation" else split
 
     def number_groups(self, split: Split) -> NDArray[np.int64] | None:
