@@ -25,7 +25,7 @@ from sightline.preprocessing import PreprocessingSpec
 MODEL = "efficientnet-lite0"
 PREPROCESS = PreprocessingSpec(
     288, 288, 3, resize="crop", interpolation="bicubic"
-)  # larger than in training: see docs/transfer.md
+)  # larger than in training: see benchmarks/results/transfer.md
 
 
 def read_class_names() -> tuple[str, ...]:
