@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import sightline as sl
 from command import Command
 from sightline import metrics
 from sightline.callbacks import EpochRecord
+from sightline.cli import output
 from sightline.evaluation.report import EvaluationReport
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
@@ -103,6 +105,17 @@ def test_evaluate_and_report_show_both(sightline: Command, run: sl.Run) -> None:
     manifest = json.loads((run.path / "bundle" / "manifest.json").read_text())
     assert set(manifest["metrics"]) == {"out-of-fold", "test"}
     assert sightline("evaluate", run.path, "--split", "validation", "--tta", "flip").code == 2
+
+
+def test_evaluate_names_the_file_of_all_classes(
+    sightline: Command, run: sl.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "MAX_ROWS", 1)
+    for split in ("validation", "test"):
+        named = re.search(r"all classes are in (\S+\.json)", sightline("evaluate", run.path, "--split", split).out)
+        assert named is not None
+        assert named[1] == str(run.path / "eval" / split / "metrics.json")
+        assert Path(named[1]).is_file()
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
