@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from sightline.data.targets import LABEL_SETS
 from sightline.errors import DataError, Interrupted, ModelError, UsageError
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
+from sightline.tasks.single_label import SingleLabel
 from sightline.training import checkpoints
 from sightline.training.result import TrainResult
 from sightline.training.schedules import build_schedule
@@ -231,6 +233,47 @@ def test_a_schedule_that_depends_on_the_number_of_epochs_is_named(short: Path, n
     run.write_config(replace(run.config, train=replace(train, schedule=replace(train.schedule, name=name))))
     extension.begin_extension(RunDirectory.open(short), 4, listener)
     assert listener.messages[0].endswith(f"; the {name} schedule is recomputed for all of them")
+
+
+TWO_STAGES = """
+[train.early_stopping]
+monitor = "val_accuracy"
+min_validation_images = 20
+[[train.stages]]
+name = "head"
+unfreeze = 0
+solver = "logistic"
+[[train.stages]]
+name = "fine-tune"
+epochs = 2
+"""
+
+
+@pytest.mark.parametrize("is_perfect", [False, True])
+def test_a_stage_that_was_left_out_is_not_extended(
+    is_perfect: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left out again, after what was made of the run had been replaced."""
+    (tmp_path / "stages.toml").write_text(TWO_STAGES)
+    settings = ["model.hidden_units=[]" if "hidden" in text else text for text in TINY]
+    out, listener = tmp_path / "r", StoppingCallback()
+    score = SingleLabel.score
+    monkeypatch.setattr(
+        SingleLabel, "score", lambda *arguments: score(*arguments)._replace(accuracy=1.0 if is_perfect else 0.5)
+    )
+    api.train(data, recipe="quick", set=settings, config=tmp_path / "stages.toml", out=out, callback=listener)
+    reason = (
+        "every validation image is classified correctly already"
+        if is_perfect
+        else r"fewer than 20 validation images \(\d\) cannot tell whether it helps"
+    )
+    setting = f"--set train.early_stopping.{'monitor=val_loss' if is_perfect else 'min_validation_images=0'}"
+    assert any(re.search(f"^fine-tune: left out, as {reason}: {setting} trains it", m) for m in listener.messages)
+    before = (out / "run.json").read_bytes()
+    for _ in range(2):
+        with pytest.raises(UsageError, match=f"its stage 'fine-tune' was left out, as {reason}. To .* {setting}"):
+            api.resume(out, epochs=3)
+        assert (out / "run.json").read_bytes() == before
 
 
 VIEWS = """

@@ -21,6 +21,7 @@ from sightline.errors import ConfigError, ModelError, UsageError, plural
 from sightline.runs.directory import RunDirectory
 from sightline.training import checkpoints, state
 from sightline.training.checkpoints import Checkpoint
+from sightline.training.loop import find_obstacle
 
 LARGE_CHECKPOINT_BYTES = 1 << 30  # checkpoint size in bytes above which the user is warned
 
@@ -28,7 +29,8 @@ LARGE_CHECKPOINT_BYTES = 1 << 30  # checkpoint size in bytes above which the use
 def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
     """Extend a complete run, whose lock is held, to `epochs` in total; an extension already in progress is unchanged.
 
-    Raises `UsageError` if the run is incomplete or has more epochs already, `ModelError` without a checkpoint.
+    Raises `UsageError` if the run is incomplete, has more epochs already, or left its last stage out because of its
+    validation images, and `ModelError` without a checkpoint.
     """
     info = run.info
     previous = info.get("extensions", [])
@@ -56,6 +58,7 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
             "train.keep_last_checkpoint was false, or an older version trained it). Retrain with more --epochs."
         )
     name, count = _last_stage(run.config)
+    _check_obstacle(run, last_checkpoint, name)
     stage_total = last_checkpoint.state["epoch"] + epochs - completed
     entry = {"from": completed, "to": epochs, "stage_epochs_before": count, "stage_epochs": stage_total}
     run.update(status="running", extensions=[*previous, entry])
@@ -136,6 +139,19 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
     if stage.is_solved:
         raise UsageError(f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add.")
     return stage.name, count_epochs(config.train, stage)
+
+
+def _check_obstacle(run: RunDirectory, last: Checkpoint, stage: str) -> None:
+    """Raise `UsageError` if the last `stage` was left out, and would be again; `last` is the last checkpoint."""
+    if last.state["epoch"] or last.state["step"] or last.state["best"] is None:
+        return
+    best = state.read_history(last)[last.state["best"] - 1]
+    num_images = sum(image.split == "validation" for image in run.read_data() or ())
+    if (obstacle := find_obstacle(best, run.config, num_images)) is not None:
+        raise UsageError(
+            f"{run.path} cannot be extended: its stage {stage!r} was left out, as {obstacle.reason}. To train it all "
+            f"the same, use `sightline train` again, with --force and {obstacle.setting}."
+        )
 
 
 def _schedule_note(schedule: ScheduleConfig) -> str:

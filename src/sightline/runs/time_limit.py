@@ -118,7 +118,7 @@ def describe_outlook(
     ending = "The limit ended the last epoch early" if record.stopped else "All epochs fit into the limit"
     if len(history) < 2:
         advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
-        if history and history[-1].stage != stages[-1].name:  # see `loop._find_obstacle`
+        if history and history[-1].stage != stages[-1].name:  # see `loop.find_obstacle`
             advice = f"; the stage {stages[-1].name} was left out, for which there are too few validation images"
         return f"{ending}{advice}. What more would bring is unknown: one epoch has no trend."
     return _describe_trend(config, history, best, "", ending)

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,20 +119,27 @@ def _is_solved(record: EpochRecord | None) -> bool:
     return record is not None and record.penalty is not None
 
 
-def _find_obstacle(state: TrainingState, config: RunConfig, num_images: int) -> str:
-    """Return why the `num_images` for validation cannot tell whether a further stage is better; "" if they can."""
-    early_stop, best = config.train.early_stopping, state.best
+class Obstacle(NamedTuple):
+    """Why a stage is left out, and the setting with which it is trained all the same."""
+
+    reason: str
+    setting: str
+
+
+def find_obstacle(best: EpochRecord | None, config: RunConfig, num_images: int) -> Obstacle | None:
+    """Return why the `num_images` for validation cannot tell whether a stage after the `best` epoch is better."""
+    early_stop = config.train.early_stopping
     is_decisive = early_stop.restore_best_weights and early_stop.monitor in PERFECTIBLE and early_stop.epoch is None
-    if not is_decisive or not state.at_stage_start or best is None or best.val_accuracy is None:
-        return ""
+    if not is_decisive or best is None or best.val_accuracy is None:
+        return None
     if best.val_accuracy == 1:
-        return "every validation image is classified correctly already"
-    if num_images < (least := early_stop.min_validation_images):
-        return (
-            f"fewer than {least} validation images ({num_images}) cannot tell whether it helps: "
-            "--set train.early_stopping.min_validation_images=0 trains it"
-        )
-    return ""
+        reason, setting = "every validation image is classified correctly already", "monitor=val_loss"
+    elif num_images < (least := early_stop.min_validation_images):
+        reason = f"fewer than {least} validation images ({num_images}) cannot tell whether it helps"
+        setting = "min_validation_images=0"
+    else:
+        return None
+    return Obstacle(reason, f"--set train.early_stopping.{setting}")
 
 
 def _prepare_stage(
@@ -150,8 +158,8 @@ def _prepare_stage(
     """
     if state.history and _is_last_epoch(config, state.history[-1]):
         return None
-    if obstacle := _find_obstacle(state, config, num_validation_images):
-        callback.on_message(f"{stage.name}: left out, as {obstacle}")
+    if state.at_stage_start and (obstacle := find_obstacle(state.best, config, num_validation_images)):
+        callback.on_message(f"{stage.name}: left out, as {obstacle.reason}: {obstacle.setting} trains it")
         return None
     configured = count_epochs(config.train, stage)
     if budget is None or stage.is_solved or not configured:
