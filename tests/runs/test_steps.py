@@ -190,9 +190,20 @@ def test_a_recipe_is_chosen_by_images_weights_and_device(
     assert words in choice.reason
 
 
-def test_a_network_with_weights_of_the_user_is_not_trained_from_scratch() -> None:
-    model = resolve_config(assignments=("model.name=cifar10-simple", "model.weights=mine.keras")).model
-    assert steps.choose_recipe(PHOTOS, INSTALLED, model).recipe == "transfer"
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (("model.name=resnet50",), "resnet50 with ImageNet weights"),
+        (("model.name=cifar10-simple", "model.weights=mine.keras"), "cifar10-simple with the weights in mine.keras"),
+        (("model.weights=mine.keras",), "EfficientNet-Lite0 with the weights in mine.keras"),
+    ],
+)
+def test_a_network_or_weights_of_the_user_are_those_that_the_reason_names(
+    assignments: tuple[str, ...], words: str
+) -> None:
+    choice = steps.choose_recipe(PHOTOS, INSTALLED, resolve_config(assignments=assignments).model)
+    assert choice.recipe == "transfer"
+    assert choice.reason == f"600 images of about 300 pixels in 3 classes, no GPU: {words}"
 
 
 @pytest.mark.parametrize("assignments", [("model.name=cifar10-simple",), (*LITE, "model.weights=none")])

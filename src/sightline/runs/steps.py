@@ -63,18 +63,27 @@ def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None 
         return RecipeChoice("quick", f"{data_summary}{cause} network from scratch")
     device_name = "a GPU" if machine.has_accelerator() else "no GPU"
     if machine.has_weights(registry.get_entry("efficientnet-lite0")):
-        reason = f"{data_summary}, {device_name}: EfficientNet-Lite0 with the installed ImageNet weights"
-        return RecipeChoice("transfer", reason)
+        start = _describe_start(model, "EfficientNet-Lite0", "the installed ImageNet weights")
+        return RecipeChoice("transfer", f"{data_summary}, {device_name}: {start}")
     entry = registry.get_entry("mobilenetv2")
     alpha = machine.find_cached_alpha(entry, entry.input_size)
     if alpha is not None:
-        reason = f"{data_summary}, {device_name}: MobileNetV2 (alpha {alpha}) with the local ImageNet weights"
-        return RecipeChoice("transfer-mobilenetv2", reason)
+        start = _describe_start(model, f"MobileNetV2 (alpha {alpha})", "the local ImageNet weights")
+        return RecipeChoice("transfer-mobilenetv2", f"{data_summary}, {device_name}: {start}")
     return RecipeChoice(
         "quick",
         f"{data_summary}, no local ImageNet weights: a small network from scratch (for those of --recipe "
         f"transfer, {suggest_install('train')})",
     )
+
+
+def _describe_start(model: ModelConfig | None, network: str, weights: str) -> str:
+    """Return what training starts from: `network` and `weights`, those of the recipe, or what the `model` names."""
+    if model is not None and model.name != "auto":
+        network, weights = model.name, "ImageNet weights"
+    if model is not None and model.weights not in WEIGHT_CHOICES:
+        weights = f"the weights in {model.weights}"
+    return f"{network} with {weights}"
 
 
 def _starts_at_random(model: ModelConfig) -> bool:
