@@ -11,20 +11,28 @@ from strategies import image_record
 
 
 @pytest.mark.parametrize(
-    ("settings", "split", "few", "count"),
+    ("settings", "splits", "few", "note"),
     [
-        ([], None, 40, 1),
-        ([], None, 100, 0),
-        ([], "train", 40, 0),
-        (["split.folds=5"], None, 40, 0),
-        (["model.task=multi_label"], None, 40, 1),
-        (["train.time_limit=10m"], None, 40, 0),
+        ([], (None,), 40, "class 'cat' has only 40 images: with --folds 5, the metrics are over all images, and"),
+        ([], (None,), 100, ""),
+        ([], ("train",), 40, "class 'cat' has only 40 images: with --folds 5"),
+        ([], (None, "test"), 80, "class 'cat' has only 40 images outside the test split: with --folds 5, the"),
+        ([], ("train", "test"), 200, ""),
+        ([], ("train", "validation"), 40, ""),
+        (["split.folds=5"], (None,), 40, ""),
+        (["model.task=multi_label"], (None,), 40, "class 'cat' has only 40 images: with --folds 5"),
+        (["train.time_limit=10m"], (None,), 40, ""),
     ],
 )
 def test_folds_are_mentioned_where_they_help_and_can_be_used(
-    settings: list[str], split: Split | None, few: int, count: int
+    settings: list[str], splits: tuple[Split | None, ...], few: int, note: str
 ) -> None:
-    images = [image_record("cat", i, split) for i in range(few)] + [image_record("dog", -i, split) for i in range(120)]
+    """The images are divided evenly among `splits`."""
+    images = [
+        image_record(label, f"{label}{i}", splits[i % len(splits)])
+        for label, count in (("cat", few), ("dog", 240))
+        for i in range(count)
+    ]
     notes = mention_folds(images, resolve_config(assignments=settings))
-    assert len(notes) == count
-    assert all(note.startswith("class 'cat' has only 40 images: with --folds 5") for note in notes)
+    assert len(notes) == bool(note)
+    assert all(text.startswith(note) for text in notes)

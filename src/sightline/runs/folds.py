@@ -42,18 +42,23 @@ def is_folded(config: RunConfig) -> bool:
 
 
 def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]:
-    """Return a sentence on folds if they can be used and would help: few images, and no split stated by the source."""
-    task = find_task(config.model.task)
-    if config.split.folds or not task.supports_folds or config.train.time_limit or any(image.split for image in images):
+    """Return a sentence on folds if they would help and can be used: few images, and no validation split of the source.
+
+    A test split of the source is in no fold.
+    """
+    task, stated = find_task(config.model.task), {image.split for image in images}
+    if config.split.folds or not task.supports_folds or config.train.time_limit or "validation" in stated:
         return []
-    counts = Counter(chain.from_iterable(list_leaf_classes(task.targets, [image.label for image in images])))
+    labels = [image.label for image in images if image.split != "test"]
+    counts = Counter(chain.from_iterable(list_leaf_classes(task.targets, labels)))
     if not counts:
         return []
     label = min(counts, key=lambda label: counts[label])
     if counts[label] >= FEW_IMAGES:
         return []
-    few = f"class {label!r} has only {plural(counts[label], 'image')}"
-    return [f"{few}: with --folds 5, the metrics are over all images, and all of them are trained on"]
+    outside = " outside the test split" if "test" in stated else ""
+    few = f"class {label!r} has only {plural(counts[label], 'image')}{outside}"
+    return [f"{few}: with --folds 5, the metrics are over all images{outside}, and all of them are trained on"]
 
 
 def get_fold_path(run: RunDirectory, fold: int) -> Path:
