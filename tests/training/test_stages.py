@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from networks import RUNS, build_network, make_plan, random_images
 from sightline import backend
 from sightline.callbacks import Progress, no_progress
-from sightline.config import AugmentConfig, RunConfig, SplitConfig, StageConfig
+from sightline.config import AugmentConfig, DeviceConfig, RunConfig, SplitConfig, StageConfig
 from sightline.data import feature_cache
 from sightline.data.types import Subset
+from sightline.distributed import devices
 from sightline.errors import UsageError
 from sightline.models.build import Network, build_model
 from sightline.models.registry import ENTRIES
@@ -361,6 +363,22 @@ def test_views_are_the_image_then_augmented_copies() -> None:
         np.testing.assert_array_equal(features.train.labels[rows], train.labels)
         assert features.train.paths[rows] == train.paths
     assert np.abs(features.train.take(slice(0, count)) - features.train.take(slice(count, 2 * count))).max() > 0.1
+
+
+def test_the_time_of_a_view_is_also_that_of_its_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    built_network, train = build_network("fashion-cnn"), make_subset(80, 8)
+    config = RunConfig(augment=AUGMENT_CONFIG, device=DeviceConfig(feature_runtime="onnxruntime"))
+    features = extract_features(built_network, [StageConfig(unfreeze=0, views=1)], train, config)
+    augment, seconds = devices.predict_on_batch, 0.0
+
+    def augment_slowly(model: Any, inputs: Any) -> Any:
+        nonlocal seconds
+        seconds += len(inputs[0])
+        return augment(model, inputs)
+
+    monkeypatch.setattr(devices, "predict_on_batch", augment_slowly)
+    monkeypatch.setattr(stage_features, "time", SimpleNamespace(perf_counter=lambda: seconds))
+    assert stage_features.time_view(built_network, features, train, config) == 80, "one second for each image"
 
 
 def test_copies_without_augmentation_would_be_the_same_and_are_not_made() -> None:

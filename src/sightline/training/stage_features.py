@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.callbacks import Progress, no_progress
-from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.config import RunConfig, StageConfig
 from sightline.data import feature_cache
 from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.types import Subset
@@ -35,6 +35,7 @@ from sightline.training.early_features import EarlyFeatures
 from sightline.training.stages import find_freeze_boundary, make_augment_inputs
 
 STREAM_ROWS = 8  # rows that one of several threads takes at a time
+TIMED_BATCHES = 2  # of each thread, by which the time of a view is estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +124,17 @@ def count_cached_views(
 
 
 def time_view(network: Network, base: StageFeatures, train: Subset, config: RunConfig) -> float:
-    """Return the seconds that the features of another view of each image take, from those of a batch."""
+    """Return the seconds that another view of each image and its features take, from those of a few batches."""
     frozen = _make_layers(network.model.input, base.tensor, train, config, None)
-    pixels = train.head(2 * BATCH_SIZE).take(slice(0, 2 * BATCH_SIZE))
-    slices = list(iterate_slices(len(pixels), BATCH_SIZE if frozen.streams is None else STREAM_ROWS))
-    seconds = 0.0
+    num_streams = 1 if frozen.streams is None else frozen.streams.count
+    subset = train.head(TIMED_BATCHES * num_streams * BATCH_SIZE)
+    augment, seconds = _make_augmentation(subset, config)(1), 0.0
     for _ in range(2):  # Keras compiles in the first round
         started = time.perf_counter()
-        for _ in _run_slices(frozen, slices, pixels.__getitem__):
+        for _ in _run_slices(frozen, list(iterate_slices(len(subset), BATCH_SIZE)), augment):
             pass
         seconds = time.perf_counter() - started
-    return seconds / len(pixels) * len(train)
+    return seconds / len(subset) * len(train)
 
 
 def count_views(stage: StageConfig, config: RunConfig) -> int:
@@ -294,25 +295,16 @@ def _compute_views(
     Those of view 0 are `originals`; the other views are augmented, each with the parameters of a separate epoch. They
     are not mixed with each other, so that each keeps its own label.
     """
-    augment_config = pipeline.without_mixing(config.augment)
-    augment_model = _build_augment_model(subset, augment_config)
+    make_augment = _make_augmentation(subset, config)
 
     def iterate(done: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         for rows in iterate_slices(len(subset), BATCH_SIZE):
             if rows.stop > done:
                 yield rows, originals.take(rows)
         for view in range(1, views):
-            params = pipeline.sample_params(
-                augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
-            )
-
-            def augment(rows: slice, params: NDArray[np.float32] = params) -> NDArray[Any]:
-                pixels: NDArray[Any] = devices.predict_on_batch(augment_model, [subset.take(rows), params[rows]])
-                return pixels
-
             first = view * len(subset)
             remaining = [rows for rows in iterate_slices(len(subset), BATCH_SIZE) if first + rows.stop > done]
-            for rows, features in _run_slices(frozen, remaining, augment):
+            for rows, features in _run_slices(frozen, remaining, make_augment(view)):
                 yield slice(first + rows.start, first + rows.stop), features
 
     cache_key = _find_views_key(frozen, subset, config, views)
@@ -356,7 +348,21 @@ def _collect_features(
     return values
 
 
-def _build_augment_model(subset: Subset, config: AugmentConfig) -> Any:
-    """Return a model that only augments."""
-    pixels, params = make_augment_inputs(subset.pixels.shape[1:], config)
-    return backend.keras().Model([pixels, params], pipeline.apply(config, pixels, params))
+def _make_augmentation(subset: Subset, config: RunConfig) -> Callable[[int], Callable[[slice], NDArray[Any]]]:
+    """Return a function of the number of a view, which returns one from rows of `subset` to their augmented pixels."""
+    augment_config = pipeline.without_mixing(config.augment)
+    inputs = make_augment_inputs(subset.pixels.shape[1:], augment_config)
+    model = backend.keras().Model(list(inputs), pipeline.apply(augment_config, *inputs))
+
+    def make_augment(view: int) -> Callable[[slice], NDArray[Any]]:
+        params = pipeline.sample_params(
+            augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
+        )
+
+        def augment(rows: slice) -> NDArray[Any]:
+            pixels: NDArray[Any] = devices.predict_on_batch(model, [subset.take(rows), params[rows]])
+            return pixels
+
+        return augment
+
+    return make_augment
