@@ -1,7 +1,8 @@
-"""What a run with a time limit says of more time, by its epochs alone."""
+"""What a run with a time limit records of its time, and says of more of it, by its epochs alone."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from sightline.callbacks import EpochRecord
 from sightline.config import StageConfig, recipes, resolve_config
 from sightline.runs.directory import RunDirectory
-from sightline.runs.time_limit import describe_outlook, keep_planned_views
+from sightline.runs.failures import record_interruption
+from sightline.runs.time_limit import describe_outlook, keep_planned_views, open_budget
 from sightline.training.result import StagePlan, TimeRecord
 
 TRANSFER = resolve_config(recipes.load("transfer"), assignments=["train.early_stopping.monitor=val_accuracy"])
@@ -124,3 +126,15 @@ def test_an_extension_keeps_the_views_of_the_stages_that_were_planned(
     extended = keep_planned_views(run, config)
     assert [stage.views for stage in extended.train.stages] == views
     assert replace(extended, train=config.train) == config
+
+
+def test_a_session_that_sigterm_ends_counts(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "r")
+    config = replace(TRANSFER, train=replace(TRANSFER.train, time_limit="10m"))
+    for seconds, elapsed in ((90, 90), (10, 100)):
+        budget = open_budget(run, config, time.perf_counter() - seconds)
+        assert budget is not None
+        assert "sightline resume" in record_interruption(run, budget)
+        assert elapsed <= run.info["time"]["elapsed"] < elapsed + 9
+    run.update(extensions=[EXTENSION])
+    assert open_budget(run, config, time.perf_counter()) is None

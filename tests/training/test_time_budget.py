@@ -89,7 +89,9 @@ class Journal:
         self.record = TimeRecord()
 
     def budget(self, limit: float, start: float) -> TimeBudget:
-        return TimeBudget(limit, copy.deepcopy(self.record), self._save, lambda: FINISHING, start)
+        budget = TimeBudget(limit, copy.deepcopy(self.record), self._save, start)
+        budget.measure_finishing = lambda: FINISHING
+        return budget
 
     def _save(self, record: TimeRecord) -> None:
         self.record = copy.deepcopy(record)

@@ -16,7 +16,7 @@ from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import ModelError, UsageError
-from sightline.runs import environment, existing_run, extension, host_session
+from sightline.runs import environment, existing_run, extension, host_session, time_limit
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import INPUT_ERRORS, record_failure
 from sightline.runs.folds import select_images
@@ -82,30 +82,30 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
     try:
         if run.has_config:
             _check_environment(info, run, callback)
-        with record_failure(run, new=False):
-            inputs, request = _restore(run, info, sources, callback)
+        request = TrainRequest.from_dict(info["request"], str(run.path / "run.json"))
+        config = run.config if run.has_config else request.merge_layers()
+        budget = time_limit.open_budget(run, config, job.start_time)
+        with record_failure(run, new=False, budget=budget):
+            inputs = _restore(run, request, sources, callback)
             folds.train_folds(job, inputs, request, request.resolve_sources(sources))
-            return run_pipeline(job, inputs, write_first_report, load_packages)
+            return run_pipeline(replace(job, budget=budget), inputs, write_first_report, load_packages)
     except INPUT_ERRORS:
         extension.withdraw_extension(run)
         raise
 
 
-def _restore(
-    run: RunDirectory, info: dict[str, Any], sources: Sources | None, callback: Callback
-) -> tuple[RunInputs, TrainRequest]:
+def _restore(run: RunDirectory, request: TrainRequest, sources: Sources | None, callback: Callback) -> RunInputs:
     """Return the recorded settings and the images; a run that has not recorded its settings yet chooses them."""
     run.remove_partial_files()
-    run.update(status="running", resumed=info.get("resumed", 0) + 1)
-    request = TrainRequest.from_dict(info["request"], str(run.path / "run.json"))
+    run.update(status="running", resumed=run.info.get("resumed", 0) + 1)
     if not run.has_config:
         inputs = resolve_request(request, request.resolve_sources(sources), callback)
-        return replace(inputs, index=select_images(inputs.index, inputs.config.split)), request
+        return replace(inputs, index=select_images(inputs.index, inputs.config.split))
     extension.apply_extension(run)
     inputs = restore_inputs(run.config, request, sources, run.patch, callback)
     if run.config.device.num_hosts > 1:  # the others do not have the run
-        return inputs, request
-    return replace(inputs, index=keep_splits(run, inputs.index)), request
+        return inputs
+    return replace(inputs, index=keep_splits(run, inputs.index))
 
 
 def _check_environment(info: dict[str, Any], run: RunDirectory, callback: Callback) -> None:

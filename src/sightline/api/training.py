@@ -19,7 +19,7 @@ from sightline.data.types import Split
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import UsageError
 from sightline.inference.results import ThresholdRequest
-from sightline.runs import existing_run, host_session
+from sightline.runs import existing_run, host_session, time_limit
 from sightline.runs.directory import RunDirectory, check_writable, next_path
 from sightline.runs.facts import THIS_MACHINE
 from sightline.runs.failures import record_failure
@@ -84,8 +84,9 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
             THIS_MACHINE.find_initial_weights(inputs.config)  # an old run is removed only once the new one can start
             run_path = run_path or next_path(Path("runs"), f"{inputs.config.recipe}-{_io.safe_stem(inputs.index.name)}")
         run = RunDirectory.create(run_path, force=force, request=request.to_dict())
-        with run.lock(), record_failure(run, new=True):
-            job = Job(run, callback, start_time, session)
+        budget = time_limit.open_budget(run, requested, start_time)
+        with run.lock(), record_failure(run, new=True, budget=budget):
+            job = Job(run, callback, start_time, session, budget)
             inputs = inputs or resolve_request(request, sources, callback)
             folds.train_folds(job, inputs, request, sources)
             return run_pipeline(job, inputs, write_first_report, load_packages)

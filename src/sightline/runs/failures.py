@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sightline import backend
 from sightline.errors import (
@@ -22,14 +22,18 @@ from sightline.runs.directory import RunDirectory
 from sightline.runs.existing_run import is_run
 from sightline.runs.folds import get_fold_path
 
+if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
+    from sightline.training.time_budget import TimeBudget
+
 INPUT_ERRORS = (DataError, MissingExtraError, ModelError, UsageError)  # errors in the input; nothing was trained yet
 
 
 @contextmanager
-def record_failure(run: RunDirectory, *, new: bool) -> Iterator[None]:
+def record_failure(run: RunDirectory, *, new: bool, budget: TimeBudget | None = None) -> Iterator[None]:
     """Record in `run` why the block failed, if it did, and raise the error with a message for the user.
 
-    A `new` run is removed if the input is invalid and nothing was trained yet.
+    The time until then is recorded in its `budget`. A `new` run is removed if the input is invalid and nothing was
+    trained yet.
     """
     try:
         yield
@@ -39,7 +43,7 @@ def record_failure(run: RunDirectory, *, new: bool) -> Iterator[None]:
             shutil.rmtree(run.path, ignore_errors=True)
         else:
             with suppress(OutputError):  # the disk may be full, which is then the error being raised
-                run.update(**_failure_info(error))
+                _record(run, error, budget)
         if error is caught:
             raise
         raise error from None if isinstance(error, Interrupted) else caught
@@ -49,12 +53,18 @@ def _has_trained(run: RunDirectory) -> bool:
     return run.has_model or run.checkpoints.exists() or is_run(get_fold_path(run, 0))
 
 
-def record_interruption(run: RunDirectory) -> str:
-    """Record in `run` that it was interrupted, and return the message for the user."""
+def record_interruption(run: RunDirectory, budget: TimeBudget | None = None) -> str:
+    """Record in `run` that it was interrupted, and in its `budget` when, and return the message for the user."""
     stopped = Interrupted(f"Stopped. `sightline resume {run.path}` continues from there.")
     with suppress(OutputError):
-        run.update(**_failure_info(stopped))
+        _record(run, stopped, budget)
     return str(stopped)
+
+
+def _record(run: RunDirectory, error: BaseException, budget: TimeBudget | None) -> None:
+    run.update(**_failure_info(error))
+    if budget is not None:
+        budget.save()
 
 
 def explain_incomplete(run: RunDirectory) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from sightline import process
@@ -50,21 +51,26 @@ from sightline.training.time_budget import TimeBudget
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A training in progress: its run directory, locked by this process, its callback and its hosts."""
+    """A training in progress: its run directory, locked by this process, its callback, hosts, and time limit if any."""
 
     run: RunDirectory
     callback: Callback
     start_time: float = field(default_factory=time.perf_counter)
     session: HostSession = field(default_factory=HostSession)
+    budget: TimeBudget | None = None
+
+    def save_time(self) -> None:
+        """Record the time so far if it is limited; a process that is killed loses what comes after."""
+        if self.budget is not None:
+            self.budget.save()
 
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """The trained network as a float32 Keras model on one device, what training returned, and its time limit if any."""
+    """The trained network as a float32 Keras model on one device, and what training returned."""
 
     model: object
     result: FitResult
-    budget: TimeBudget | None = None
 
 
 WriteReport = Callable[[RunDirectory, FinalModel], object]
@@ -82,16 +88,19 @@ def run_pipeline(
     resolved = resolve(job, inputs)
     config = time_limit.keep_planned_views(job.run, folds.apply_choices(job.run, resolved.config))
     prepared = prepare(job, replace(resolved, config=config))
+    job.save_time()
     process.trim_memory()  # of the images as they were decoded
     with (
-        interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),
+        interrupt.exit_on_sigterm(lambda: record_interruption(job.run, job.budget)),
         tracked_run.open_trackers(prepared.config, job.callback) as trackers,
         compute_early(job, prepared, prepare_report) as early,
     ):
         fitted = fit(job, prepared, trackers, early)
+        job.save_time()
         process.trim_memory()  # of the optimizer and the activations
         final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback, early)
-        return complete(job, prepared, fitted, final, trackers, write_report)
+        result = complete(job, prepared, fitted, final, trackers, write_report)
+    return result if job.budget is None else time_limit.update_time(result, job.budget)
 
 
 def resolve(job: Job, inputs: RunInputs) -> RunInputs:
@@ -193,7 +202,8 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList, early: EarlyFeat
     checkpoint = session.broadcast_checkpoint(checkpoint)
     network = network_setup.build_distributed_network(prepared)
     callback = CallbackList(job.callback, record_epoch)
-    budget = time_limit.open_budget(run, network, prepared, job.start_time)
+    if (budget := job.budget) is not None:
+        budget.measure_finishing = partial(time_limit.measure_finishing, network, prepared)
     try:
         with extension.name_checkpoints_in_errors(run), session.disconnecting():
             result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints, budget, early)
@@ -206,10 +216,7 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList, early: EarlyFeat
             f"{error} The last checkpoint and the best weights are saved: "
             f"`sightline resume {run.path}` continues from there."
         ) from None
-    finally:
-        if budget is not None:
-            budget.save()
-    return FittedNetwork(network.to_single_device_model(), result, budget)
+    return FittedNetwork(network.to_single_device_model(), result)
 
 
 def complete(
@@ -258,7 +265,7 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
             return None
         return SplitMetrics(value.accuracy, value.loss, value.count, value.accuracy_interval)
 
-    budget, history = fitted.budget, fitted.result.history
+    budget, history = job.budget, fitted.result.history
     time_info = {"time": time_limit.describe_time(budget, prepared.config, history, best_epoch)} if budget else {}
     return TrainResult(
         run=str(job.run.path),

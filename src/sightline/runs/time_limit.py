@@ -16,7 +16,7 @@ from sightline.inference import runner
 from sightline.runs import finalize
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import DistributedNetwork, PreparedRun
-from sightline.training.result import PERFECTIBLE, StagePlan, TimeRecord
+from sightline.training.result import PERFECTIBLE, StagePlan, TimeRecord, TrainResult
 from sightline.training.time_budget import TimeBudget
 
 MORE_SECONDS = 600.0  # "another ten minutes"
@@ -26,21 +26,18 @@ PAGE_SECONDS = 6.0  # metrics, heat maps, figures and report of a small run, on 
 PAGE_EXPORTS = 20.0  # the same as a multiple of the time of the export, which a busy machine prolongs too
 
 
-def open_budget(
-    run: RunDirectory, network: DistributedNetwork, prepared: PreparedRun, start_time: float
-) -> TimeBudget | None:
+def open_budget(run: RunDirectory, config: RunConfig, start_time: float) -> TimeBudget | None:
     """Return the budget of a run, None without a limit; `start_time` is that of this session, by `time.perf_counter`.
 
     An extension of a complete run (``resume --epochs``) is not limited.
     """
-    info, limit = run.info, prepared.config.train.time_limit
+    info, limit = run.info, config.train.time_limit
     if not limit or info.get("extensions"):
         return None
     return TimeBudget(
         parse_duration(limit),
         _read_record(run, info),
         lambda record: run.update(time=asdict(record)),
-        lambda: measure_finishing(network, prepared),
         time.monotonic() - (time.perf_counter() - start_time),
     )
 
@@ -92,6 +89,12 @@ def describe_time(
         "seconds": budget.elapsed,
         "outlook": describe_outlook(budget.record, config, history, best),
     }
+
+
+def update_time(result: TrainResult, budget: TimeBudget) -> TrainResult:
+    """Return the result of a run at its end: the time so far includes the report, which could only state an earlier."""
+    time_info = {**result.details["time"], "seconds": budget.elapsed}
+    return replace(result, details={**result.details, "time": time_info})
 
 
 def describe_outlook(

@@ -30,20 +30,16 @@ RECORD_SECONDS = 10.0  # between records of the elapsed time within an epoch
 class TimeBudget:
     """The time limit of a run in seconds, `record`, and when this session began on the monotonic clock.
 
-    `save` is called with the record whenever it changes. `measure_finishing` returns the estimated time in seconds to
-    finish the run after its training.
+    `save` is called with the record whenever it changes. `measure_finishing`, which is set once there is a network,
+    returns the estimated time in seconds to finish the run after its training.
     """
 
     def __init__(
-        self,
-        limit: float,
-        record: TimeRecord,
-        save: Callable[[TimeRecord], None],
-        measure_finishing: Callable[[], float],
-        session_start: float,
+        self, limit: float, record: TimeRecord, save: Callable[[TimeRecord], None], session_start: float
     ) -> None:
         self.limit, self.record = limit, record
-        self._save, self._measure_finishing = save, measure_finishing
+        self.measure_finishing: Callable[[], float] = lambda: 0.0
+        self._save = save
         self._started = session_start - record.elapsed
         self._saved_at = 0.0
 
@@ -121,7 +117,7 @@ class TimeBudget:
         self.save()
 
     def _estimate_finishing(self) -> None:
-        self.record.finishing = self.record.finishing or self._measure_finishing()
+        self.record.finishing = self.record.finishing or self.measure_finishing()
 
     def _find_available(self, fraction: float) -> float:
         return fraction * self.limit - self.elapsed - self.record.finishing
