@@ -46,8 +46,8 @@ def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]
 
     A test split of the source is in no fold.
     """
-    task, stated = find_task(config.model.task), {image.split for image in images}
-    if config.split.folds or not task.supports_folds or config.train.time_limit or "validation" in stated:
+    task, splits = find_task(config.model.task), {image.split for image in images}
+    if config.split.folds or not task.supports_folds or config.train.time_limit or "validation" in splits:
         return []
     labels = [image.label for image in images if image.split != "test"]
     counts = Counter(chain.from_iterable(list_leaf_classes(task.targets, labels)))
@@ -56,7 +56,7 @@ def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]
     label = min(counts, key=lambda label: counts[label])
     if counts[label] >= FEW_IMAGES:
         return []
-    outside = " outside the test split" if "test" in stated else ""
+    outside = " outside the test split" if "test" in splits else ""
     few = f"class {label!r} has only {plural(counts[label], 'image')}{outside}"
     return [f"{few}: with --folds 5, the metrics are over all images{outside}, and all of them are trained on"]
 
