@@ -17,6 +17,7 @@ from command import Command
 from sightline.api import Classifier
 from sightline.errors import UsageError
 from sightline.inference.predictor import FakePredictor
+from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 
 Trained = tuple[Path, dict[str, Any]]
@@ -182,6 +183,27 @@ def test_an_exported_model_and_nan_predictions() -> None:
     assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)
     assert (dark.region, dark.faithfulness) == (None, None), "occluding an image of a single color changes nothing"
     assert bright.error == "the model's answer is not a finite number"
+
+
+def test_the_class_is_by_default_the_one_that_a_threshold_predicts(
+    sightline: Command, colors: Path, tmp_path: Path
+) -> None:
+    """The threshold of a positive class may predict it although the other class is more probable."""
+    two = tmp_path / "two"
+    for name in ("red", "green"):
+        shutil.copytree(colors / name, two / name)
+    run = library.train(two, recipe="quick", epochs=1, out=tmp_path / "run")
+    image = next((two / "green").iterdir())
+    (before,) = run.classifier.predict(image)
+    other = next(name for name in run.classifier.classes if name != before.label)
+    run.classifier.save_thresholds(
+        Thresholds(9, rate="sensitivity", target_rate=0.9, positive=other, positive_threshold=1e-9)
+    )
+    arguments = (image, "--method", "occlusion", "--out", tmp_path / "out", "--format", "json")
+    for path in (run.path, run.path / "bundle"):
+        assert sightline("predict", path, image, "--format", "json").json["label"] == other
+        assert sightline("explain", path, *arguments).json["label"] == other
+        assert sightline("explain", path, *arguments, "--class", before.label).json["label"] == before.label
 
 
 def test_a_damaged_image_of_pillow_is_one_row(tmp_path: Path) -> None:

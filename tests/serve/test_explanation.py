@@ -20,6 +20,7 @@ import networks
 from sightline.api import Classifier
 from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.predictor import FakePredictor, Outputs, Predictor
+from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import PreprocessingSpec
 
@@ -58,11 +59,13 @@ def encode(width: int = 60, height: int = 40) -> bytes:
     return stream.getvalue()
 
 
-def run(predictor: Predictor, use: Callable[[Any], Awaitable[Any]]) -> Any:
+def run(predictor: Predictor, use: Callable[[Any], Awaitable[Any]], thresholds: Thresholds | None = None) -> Any:
     from sightline.serve.app import create_app
 
     async def exchange() -> Any:
-        app = create_app(Classifier(predictor), max_bytes=1 << 20, name="shades")
+        classifier = Classifier(predictor)
+        classifier.thresholds = thresholds
+        app = create_app(classifier, max_bytes=1 << 20, name="shades")
         async with app.router.lifespan_context(app):
             return await use(app)
 
@@ -139,6 +142,19 @@ def test_an_image_without_evidence_has_no_region() -> None:
     status, answer = run(FakePredictor(("dark", "light"), PreprocessingSpec(24, 24)), lambda app: post(app, encode()))
     assert status == 200
     assert (answer["label"], answer["region"], answer["faithfulness"]) == ("dark", None, None)
+
+
+def test_the_class_is_by_default_that_of_predict() -> None:
+    """The threshold of a positive class may predict it although the other class is more probable."""
+
+    async def use(app: Any) -> list[Answer]:
+        return [await post(app, encode(), path=path) for path in ("/predict", "/explain")]
+
+    thresholds = Thresholds(9, rate="sensitivity", target_rate=0.9, positive="light", positive_threshold=0.1)
+    (_, prediction), (status, answer) = run(LeftPredictor(PreprocessingSpec(24, 24)), use, thresholds)
+    assert prediction["label"] == "light"
+    assert (status, answer["label"], answer["probability"]) == (200, "light", prediction["probability"])
+    assert answer["probability"] < 0.5
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,10 @@ class Classifier(ImageModel):
 
         with show_progress(progress, callback) as display:
             items = list(list_items(images, self.preprocess.channels, set, display))
-            predictor, are_masks = self.explanation_predictor(method, display), self.task.targets.are_masks
+            predictor = self.explanation_predictor(method, display)
             explanations = explain(
-                predictor, items, method=method, label=label, out=None if out is None else Path(out), seed=seed,
-                are_masks=are_masks, progress=display.on_progress,
+                self, predictor, items, method=method, label=label, out=None if out is None else Path(out), seed=seed,
+                progress=display.on_progress,
             )  # fmt: skip
             return RecordList(explanations, explanation_row)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sightline import _io
 from sightline.api import owned_png
+from sightline.api.loaded_model import LoadedModel
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import OutputError, UsageError, suggest
 from sightline.explain import localization as heat_map
@@ -21,7 +22,9 @@ from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
 from sightline.explain.pixel_region import PixelRegion
+from sightline.inference.decisions import predict_labels
 from sightline.inference.predictor import Predictor
+from sightline.inference.results import Thresholds
 from sightline.inference.runner import predict_images
 from sightline.inference.stream import InputItem, decode_item, find_size
 from sightline.preprocessing import PreprocessingSpec
@@ -40,7 +43,18 @@ class _DecodedImage:
     pixels: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What to explain: the class `label`, by default the one that is predicted by the `thresholds`."""
+
+    method: Method
+    label: str | None
+    thresholds: Thresholds | None
+    seed: int
+
+
 def explain(
+    model: LoadedModel,
     predictor: Predictor,
     items: Sequence[InputItem],
     *,
@@ -48,33 +62,30 @@ def explain(
     label: str | None = None,
     out: Path | None = None,
     seed: int = 0,
-    are_masks: bool = False,
     progress: Progress = no_progress,
 ) -> Iterator[Explanation]:
     """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
 
-    `method` is gradcam, gradcam++, occlusion or rise (None: gradcam if it can be computed, else occlusion); `label` is
-    the class to explain (None: the predicted class of each image; where `predictor` predicts masks, as `are_masks`
-    says, that of the most pixels). With `out`, a folder, a PNG file per image is
-    written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
+    `predictor` is that of `model`, or its Keras model. `method` is gradcam, gradcam++, occlusion or rise (None: gradcam
+    if it can be computed, else occlusion); `label` is the class to explain (None: the predicted class of each image, of
+    several labels the most probable one, of a mask that of the most pixels). With `out`, a folder, a PNG file per image
+    is written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
     """
-    selected_method = _resolve(method, label, predictor, are_masks=are_masks)
+    request = _make_request(model, predictor, method, label, seed)
     if out is not None:
         _create_folder(out)
-    return _explain_batches(predictor, items, selected_method, label, _FigureWriter(out), seed, progress)
+    return _explain_batches(predictor, items, request, _FigureWriter(out), progress)
 
 
 def _explain_batches(
     predictor: Predictor,
     items: Sequence[InputItem],
-    method: Method,
-    label: str | None,
+    request: _Request,
     writer: _FigureWriter,
-    seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
     total, started, finished = len(items), 0, 0
-    has_steps = not method.startswith("gradcam")  # so many that an image takes seconds: they are counted instead
+    has_steps = not request.method.startswith("gradcam")  # an image takes seconds: they are counted instead
     last_progress = ("", 0)
     decode = partial(_decode, predictor.preprocess)
     with closing(predict_images(predictor, items, decode, lambda image: image.pixels)) as batches:
@@ -96,12 +107,12 @@ def _explain_batches(
             explanations: Iterator[Explanation] = iter(())
             if predicted:
                 explanations = _explain_batch(
-                    predictor, paths, decoded, np.stack(probabilities), method, label, seed,
+                    predictor, paths, decoded, np.stack(probabilities), request,
                     advance if has_steps else no_progress,
                 )  # fmt: skip
             for image in batch:
                 if image.decoded is None or image.error is not None:
-                    yield Explanation(image.item.path, method, error=image.error)
+                    yield Explanation(image.item.path, request.method, error=image.error)
                 else:
                     yield writer.draw(next(explanations), image.decoded, predictor.preprocess)
                 finished += 1
@@ -120,6 +131,7 @@ def _decode(preprocess: PreprocessingSpec, item: InputItem) -> _DecodedImage:
 
 
 def explain_pixels(
+    model: LoadedModel,
     predictor: Predictor,
     pixels: NDArray[np.uint8],
     width: int,
@@ -127,26 +139,26 @@ def explain_pixels(
     *,
     method: str | None = None,
     label: str | None = None,
-    are_masks: bool = False,
-    progress: Progress = no_progress,
 ) -> Explanation:
     """Return the explanation of one decoded image, without a path and a figure.
 
     `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. The rest, and
     what is raised, is as for `explain`.
     """
-    resolved = _resolve(method, label, predictor, are_masks=are_masks)
+    request = _make_request(model, predictor, method, label)
     probabilities = predictor.probabilities(pixels[None])
     decoded = [_DecodedImage(None, width, height, pixels)]
-    return next(_explain_batch(predictor, [""], decoded, probabilities, resolved, label, 0, progress))
+    return next(_explain_batch(predictor, [""], decoded, probabilities, request, no_progress))
 
 
-def _resolve(method: str | None, label: str | None, predictor: Predictor, *, are_masks: bool) -> Method:
-    """Return the method; raises `UsageError` for one that the predictor does not support, and for an unknown class."""
-    selected_method = resolve_method(method, predictor, are_masks=are_masks)
+def _make_request(
+    model: LoadedModel, predictor: Predictor, method: str | None, label: str | None, seed: int = 0
+) -> _Request:
+    """Return what to explain; raises `UsageError` for a method that is not supported, and for an unknown class."""
+    resolved = resolve_method(method, predictor, are_masks=model.task.targets.are_masks)
     if label is not None and label not in predictor.classes:
         raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
-    return selected_method
+    return _Request(resolved, label, model.thresholds, seed)
 
 
 def _explain_batch(
@@ -154,14 +166,12 @@ def _explain_batch(
     paths: Sequence[str],
     decoded: Sequence[_DecodedImage],
     probabilities: NDArray[np.float32],
-    method: Method,
-    label: str | None,
-    seed: int,
+    request: _Request,
     progress: Progress,
 ) -> Iterator[Explanation]:
     """Yield the explanations of N images with `probabilities` [N, K], or [N, H, W, K] of masks, without a figure."""
     pixels = np.stack([image.pixels for image in decoded])
-    chosen = None if label is None else predictor.classes.index(label)
+    chosen = None if request.label is None else predictor.classes.index(request.label)
     regions: Sequence[PixelRegion | None] = [None] * len(pixels)
     masks = None
     if probabilities.ndim == 4:
@@ -171,9 +181,13 @@ def _explain_batch(
         ]
         class_indices = np.array([region.class_index for region in of_classes])
         regions, masks = of_classes, np.stack([region.pixels for region in of_classes])
+    elif chosen is None:
+        class_indices = predict_labels(probabilities, predictor.classes, request.thresholds)
     else:
-        class_indices = probabilities.argmax(1) if chosen is None else np.full(len(pixels), chosen)
-    maps = compute_heat_maps(predictor, pixels, class_indices, method, regions=masks, seed=seed, progress=progress)
+        class_indices = np.full(len(pixels), chosen)
+    maps = compute_heat_maps(
+        predictor, pixels, class_indices, request.method, regions=masks, seed=request.seed, progress=progress
+    )
     for path, one, row, class_index, heat, region in zip(
         paths, decoded, probabilities, class_indices.tolist(), maps, regions, strict=True
     ):
@@ -183,14 +197,14 @@ def _explain_batch(
         explained = None if region is None else region.pixels
         yield Explanation(
             path,
-            method,
+            request.method,
             predictor.classes[class_index],
             probability,
             heat,
             hottest and _scale_region(hottest, one.width / width, one.height / height),
             None
             if hottest is None
-            else check_faithfulness(predictor, one.pixels, heat, class_index, probability, seed, explained),
+            else check_faithfulness(predictor, one.pixels, heat, class_index, probability, request.seed, explained),
             pixel_fraction=None if region is None else region.fraction,
             pixel_region=explained,
         )

@@ -46,15 +46,14 @@ def explain(
     failed = False
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         classifier = api.load(model)
-        predictor, are_masks = classifier.explanation_predictor(method, display), classifier.task.targets.are_masks
+        predictor = classifier.explanation_predictor(method, display)
         if method is None and resolve_method(None, predictor) == "occlusion":
-            advice = "" if are_masks else " (or pass --method rise)"
+            advice = "" if classifier.task.targets.are_masks else " (or pass --method rise)"
             display.on_message(f"Grad-CAM cannot be computed from this exported model: using occlusion{advice}.")
         items = list(stream.report_notes(items, display.on_message))
         for explanation in find(
-            predictor, items, method=method, label=label, out=out, seed=seed, are_masks=are_masks,
-            progress=display.on_progress,
-        ):  # fmt: skip
+            classifier, predictor, items, method=method, label=label, out=out, seed=seed, progress=display.on_progress
+        ):
             failed |= explanation.error is not None
             if output_format == OutputFormat.json:
                 print_json(explanation.to_dict())

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
 
+from sightline.api import Classifier
 from sightline.api.explanation import explain_pixels
 from sightline.errors import ImageError, suggest
 from sightline.explain.heatmaps import Method, has_gradcam, share_gradcam
@@ -102,13 +103,12 @@ async def _explain(
     content: bytes | bytearray, label: str | None, method: str | None, running: RunningModel, turn: asyncio.Semaphore
 ) -> JSONResponse:
     classifier, batcher = running.served.classifier, running.batcher
-    predictor, are_masks = classifier.predictor, classifier.task.targets.are_masks
     given_up = threading.Event()
     try:
         pixels = await batcher.decode(content)
         async with turn:
-            shared = _SharedPredictor(predictor, batcher, given_up)
-            explanation = await asyncio.to_thread(_compute, shared, content, pixels, label, method, are_masks)
+            shared = _SharedPredictor(classifier.predictor, batcher, given_up)
+            explanation = await asyncio.to_thread(_compute, classifier, shared, content, pixels, label, method)
     except ImageError as error:
         raise HTTPException(400, f"The image cannot be read: {error}.") from None
     finally:
@@ -117,12 +117,12 @@ async def _explain(
 
 
 def _compute(
+    classifier: Classifier,
     predictor: _SharedPredictor,
     content: bytes | bytearray,
     pixels: NDArray[np.uint8],
     label: str | None,
     method: str | None,
-    are_masks: bool,  # noqa: FBT001
 ) -> dict[str, Any]:
     """Return what ``sightline explain --format json`` prints, and the heat map as a grayscale PNG in base64."""
     supported = list_methods(predictor.predictor)
@@ -135,9 +135,7 @@ def _compute(
         share_gradcam(predictor, predictor.predictor)
     preprocess = predictor.preprocess
     header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
-    explanation = explain_pixels(
-        predictor, pixels, header.width, header.height, method=method, label=label, are_masks=are_masks
-    )
+    explanation = explain_pixels(classifier, predictor, pixels, header.width, header.height, method=method, label=label)
     if explanation.probability is None or not math.isfinite(explanation.probability) or explanation.heat is None:
         check_prediction(Prediction("", error=NOT_FINITE_REASON))
     assert explanation.heat is not None

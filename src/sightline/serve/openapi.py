@@ -304,7 +304,7 @@ def _predict(
 def _explain(
     labels: Sequence[str], methods: Sequence[str], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    description = "The class to explain, by default the most probable one."
+    description = "The class to explain, by default the predicted one."
     query = {"name": "class", "in": "query", "schema": {"enum": labels}, "description": description}
     of_method = "How it is computed, by default by Grad-CAM if the head of the model is one dense layer behind pooling."
     method = {"name": "method", "in": "query", "schema": {"enum": methods}, "description": of_method}

@@ -14,11 +14,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from sightline import jsonio
+from sightline.api import Classifier
 from sightline.api.explanation import explain_pixels
 from sightline.errors import ModelError
 from sightline.explain.explanation import Explanation
 from sightline.explain.localization import map_to_original
-from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
+from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.report.doctor_page import encode_thumbnail
 from sightline.report.heatmap_plot import overlay_heat
@@ -45,15 +46,15 @@ class HeatMap:
         }
 
 
-def compute_heat_map(predictor: Predictor, content: bytes | NDArray[np.uint8], label: str | None) -> HeatMap:
+def compute_heat_map(classifier: Classifier, content: bytes | NDArray[np.uint8], label: str | None) -> HeatMap:
     """Explain an image, encoded or as pixels; raises `ImageError` and, for an unknown class, `UsageError`."""
-    spec = predictor.preprocess
+    spec = classifier.preprocess
     if isinstance(content, bytes):
         header = inspect_image(content, spec.page, spec.max_megapixels)
         width, height = header.width, header.height
     else:
         height, width = content.shape[:2]
-    explanation = explain_pixels(predictor, _decode(spec, content), width, height, label=label)
+    explanation = explain_pixels(classifier, classifier.predictor, _decode(spec, content), width, height, label=label)
     scale = min(1.0, MAX_SIDE / max(width, height))
     width, height = (max(1, round(scale * length)) for length in (width, height))
     if explanation.heat is None:

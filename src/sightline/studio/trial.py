@@ -143,7 +143,7 @@ class _Endpoints:
 
     async def _explain(self, read: Callable[[], bytes | NDArray[np.uint8]], label: str | None) -> StrictJSONResponse:
         def compute() -> HeatMap:
-            return compute_heat_map(self._model.classifier.predictor, read(), label)
+            return compute_heat_map(self._model.classifier, read(), label)
 
         try:
             return StrictJSONResponse((await self._heat_maps.run(compute)).to_dict())
