@@ -45,6 +45,7 @@ from sightline.inference.masks import (
     predict_masks,
     restore_size,
 )
+from sightline.inference.parity import TOLERANCES
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem, predict
@@ -422,6 +423,17 @@ def test_a_model_of_masks_is_pruned(run: sightline.Run, tmp_path: Path, monkeypa
     mask = small.predict_masks([draw_scene(2001)[0]])[0].mask
     assert mask is not None
     assert mask.shape == (SIDE, SIDE)
+
+
+def test_a_form_of_a_model_that_returns_nan_does_not_agree() -> None:
+    """In any image: a comparison of two numbers is false if one of them is NaN."""
+    masks = np.full((3, 2, 2, 2), 0.5, np.float32)
+    for number in range(3):
+        damaged = masks.copy()
+        damaged[number, 0, 0, 1] = np.nan
+        parity = find_task("segmentation").compare(masks, damaged)
+        assert np.isnan(parity.max_difference)
+        assert not parity.is_within(TOLERANCES["float32"])
 
 
 def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: Path, tmp_path: Path) -> None:

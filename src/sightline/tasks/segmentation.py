@@ -303,7 +303,8 @@ class _MaskComparison:
         """Add the probabilities [H, W, K] of one image."""
         first, second = (rows.reshape(-1, rows.shape[-1]) for rows in (first, second))  # one row for each pixel
         differences = np.abs(first.astype(np.float64) - second)
-        self._largest, self._total = max(self._largest, float(differences.max())), self._total + differences.mean()
+        self._largest = float(np.maximum(self._largest, differences.max()))  # NaN if any is, unlike Python's max
+        self._total += differences.mean()
         chosen, other, untied = first.argmax(1), second.argmax(1), ~find_ties(first)
         self._agreeing += int((chosen == other)[untied].sum())
         self._untied += int(untied.sum())
