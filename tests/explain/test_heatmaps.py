@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 import networks
 from corner_task import CLASSES, SIDE, draw_images, heat_fraction, train_predictor
 from sightline import backend
+from sightline.api import Classifier
 from sightline.errors import ModelError, UsageError
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.gradcam import KerasGradCam, last_feature_maps
@@ -203,6 +204,33 @@ def test_occlusion_still_sees_where_the_probability_is_one() -> None:
     pixels[:, 4:10, 20:28] = 255
     assert (looks.probabilities(pixels)[0, 1], looks.probabilities(np.full_like(pixels, 180))[0, 1]) == (1, 1)
     assert compute_heat_maps(looks, pixels, np.array([1]), "occlusion")[0, 4:10, 20:28].max() == 1
+
+
+class Halves(FakePredictor):
+    """Several labels per image: the logit of each is the brightness of one half of the image above 60."""
+
+    def __init__(self) -> None:
+        super().__init__(("left", "right"), PreprocessingSpec(SIDE, SIDE))
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        halves = pixels[:, :, : SIDE // 2], pixels[:, :, SIDE // 2 :]
+        logits = np.stack([half.mean((1, 2, 3)) - 60 for half in halves], 1).astype(np.float32)
+        return Outputs(np.asarray(1 / (1 + np.exp(-logits)), np.float32), logits, logits)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.outputs(pixels).probabilities
+
+
+def test_occlusion_of_several_labels_sees_the_evidence_for_one_alone() -> None:
+    """The regions of another label would count too, if the probabilities summed to 1."""
+    pixels = np.full((SIDE, SIDE, 3), 60, np.uint8)
+    pixels[4:12, 4:12], pixels[20:28, 20:28] = 200, 20  # evidence for one, and against the other
+    model = Classifier(Halves())
+    model.task_name = "multi_label"
+    (explanation,) = model.explain(pixels, method="occlusion", label="left")
+    assert explanation.heat is not None
+    assert explanation.heat[:, : SIDE // 2].max() == 1
+    assert not explanation.heat[:, 22:].any()
 
 
 def test_the_same_seed_gives_the_same_masks() -> None:

@@ -27,6 +27,7 @@ from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.runner import predict_images
 from sightline.inference.stream import InputItem, decode_item, find_size
+from sightline.models.entry import Activation
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report.heatmap_plot import plot_explanation
 
@@ -50,6 +51,7 @@ class _Request:
     method: Method
     label: str | None
     thresholds: Thresholds | None
+    activation: Activation
     seed: int
 
 
@@ -158,7 +160,7 @@ def _make_request(
     resolved = resolve_method(method, predictor, are_masks=model.task.targets.are_masks)
     if label is not None and label not in predictor.classes:
         raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
-    return _Request(resolved, label, model.thresholds, seed)
+    return _Request(resolved, label, model.thresholds, model.task.activation, seed)
 
 
 def _explain_batch(
@@ -186,8 +188,9 @@ def _explain_batch(
     else:
         class_indices = np.full(len(pixels), chosen)
     maps = compute_heat_maps(
-        predictor, pixels, class_indices, request.method, regions=masks, seed=request.seed, progress=progress
-    )
+        predictor, pixels, class_indices, request.method, activation=request.activation, regions=masks,
+        seed=request.seed, progress=progress,
+    )  # fmt: skip
     for path, one, row, class_index, heat, region in zip(
         paths, decoded, probabilities, class_indices.tolist(), maps, regions, strict=True
     ):

@@ -17,6 +17,7 @@ from sightline.explain.onnx_gradcam import OnnxGradCam, PooledHead
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.models.entry import Activation
 
 Method = Literal["gradcam", "gradcam++", "occlusion", "rise"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -78,12 +79,14 @@ def compute_heat_maps(
     class_indices: NDArray[np.int64],
     method: Method,
     *,
+    activation: Activation = "softmax",
     regions: NDArray[np.bool_] | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NDArray[np.float32]:
     """Return float32 [N, H, W] in [0, 1]: the evidence in `pixels` [N, H, W, C] for the classes `class_indices` [N].
 
+    `activation` is what turns the logits into probabilities.
     Where each pixel has a class, it is the evidence for that of `regions` [N, H, W]; without a pixel there is none.
     """
     if not len(pixels):
@@ -107,7 +110,7 @@ def compute_heat_maps(
         for i, class_index in enumerate(class_indices.tolist()):
             region = None if regions is None else regions[i]
             if region is None or region.any():
-                maps.append(occlusion.occlusion_map(predictor, pixels[i], class_index, advance, region))
+                maps.append(occlusion.occlusion_map(predictor, pixels[i], class_index, advance, activation, region))
             else:
                 maps.append(np.zeros(pixels.shape[1:3]))
                 advance(evaluations_per_image)

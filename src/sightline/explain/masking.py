@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sightline.inference.predictor import Outputs, Predictor
 from sightline.inference.runner import choose_batch_size, run_batches
+from sightline.models.entry import Activation
 
 
 def mask_images(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -47,11 +48,16 @@ def score_masks(
 
 
 def log_odds_score(
-    class_index: int, region: NDArray[np.bool_] | None = None
+    class_index: int, activation: Activation, region: NDArray[np.bool_] | None = None
 ) -> Callable[[Outputs], NDArray[np.float64]]:
-    """Return the score ``log(p / (1 - p))`` of class `class_index`, from the logits: p near 1 in float32 saturates."""
+    """Return the score ``log(p / (1 - p))`` of class `class_index`, from the logits: p near 1 in float32 saturates.
+
+    `activation` is that of the model: a sigmoid's logits are the score.
+    """
 
     def score(outputs: Outputs) -> NDArray[np.float64]:
+        if activation == "sigmoid":
+            return outputs.logits[:, class_index].astype(np.float64)
         if region is None:
             return _compute_log_odds(outputs.logits, class_index)
         return np.array([_compute_log_odds(logits[region], class_index).mean() for logits in outputs.logits])
@@ -60,7 +66,7 @@ def log_odds_score(
 
 
 def _compute_log_odds(logits: NDArray[np.float32], class_index: int) -> NDArray[np.float64]:
-    """Return the log-odds of one class, float64 [N], for logits float32 [N, K]."""
+    """Return the log-odds of one class, float64 [N], for logits float32 [N, K] whose softmax are the probabilities."""
     others = np.delete(logits.astype(np.float64), class_index, axis=1)
     if not others.shape[1]:
         return np.zeros(len(logits))

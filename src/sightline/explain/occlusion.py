@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sightline.explain.masking import log_odds_score, score_masks
 from sightline.inference.predictor import Predictor
+from sightline.models.entry import Activation
 
 RECTANGLE_FRACTION = 1 / 6  # fraction of the image's side
 POSITIONS = 11  # along each side: neighbors overlap by half
@@ -28,11 +29,13 @@ def occlusion_map(
     pixels: NDArray[np.uint8],
     class_index: int,
     advance: Callable[[int], None],
+    activation: Activation = "softmax",
     region: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return [H, W]: the mean drop of the score of class `class_index` over the rectangles that cover a pixel.
 
-    A rectangle that raises the score counts as 0. `region`: as in `masking`, not empty.
+    A rectangle that raises the score counts as 0. `activation`: that of the model; `region`: as in
+    `masking`, not empty.
     """
     height, width = pixels.shape[:2]
     places = [(rows, columns) for rows in _positions(height) for columns in _positions(width)]
@@ -44,9 +47,8 @@ def occlusion_map(
             mask[place] = 0
             yield mask
 
-    masked_scores = np.concatenate(
-        [values for _, values in score_masks(predictor, pixels, masks(), log_odds_score(class_index, region), advance)]
-    )
+    score = log_odds_score(class_index, activation, region)
+    masked_scores = np.concatenate([values for _, values in score_masks(predictor, pixels, masks(), score, advance)])
     total, cover_counts = np.zeros((height, width)), np.zeros((height, width))
     for place, value in zip(places, masked_scores[1:], strict=True):
         total[place] += max(masked_scores[0] - value, 0)
