@@ -14,6 +14,7 @@ import pytest
 from networks import NAMES, compute_outputs, make_plan, random_images
 from sightline import backend
 from sightline._io import open_regular
+from sightline.compress import shrink_head
 from sightline.errors import ModelError, UsageError
 from sightline.models import keras_h5, pretrained
 from sightline.models.build import Network, build_model
@@ -82,6 +83,20 @@ def test_grayscale_image_equals_its_rgb_copy(vgg16: tuple[Any, Path], loaded: Ne
     rgb_features = np.asarray(build_feature_model(loaded)(np.repeat(pixels, 3, axis=-1), training=False))
     np.testing.assert_allclose(gray_features, rgb_features, atol=1e-5 * np.abs(rgb_features).max())
     assert "gray_to_color" not in gray_network.backbone
+
+
+def test_a_gray_network_gets_a_smaller_head(vgg16: tuple[Any, Path]) -> None:
+    """As `compress` makes it, without the file of the weights: the backbone still takes three channels."""
+    old = build_model(make_plan("vgg16", channels=1, options={"weights": vgg16[1]}))
+    config = shrink_head.list_smaller_heads(make_plan("vgg16").config)[0]
+    new, pixels = shrink_head.rebuild_with_head(old.model, config, seed=1), random_images(3, 32, 1)
+    expected, features = (np.asarray(build_feature_model(one)(pixels, training=False)) for one in (old, new))
+    np.testing.assert_allclose(features, expected, atol=1e-5 * np.abs(expected).max())
+    own = build_model(make_plan("fashion-cnn", channels=1))  # trained from random weights, on gray images
+    config = shrink_head.list_smaller_heads(make_plan("fashion-cnn").config)[0]
+    assert "gray_to_color" not in [
+        layer.name for layer in shrink_head.rebuild_with_head(own.model, config, 1).model.layers
+    ]
 
 
 def test_head_is_random_and_by_seed_whatever_the_backbone_starts_from(vgg16: tuple[Any, Path], loaded: Network) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.models import registry
-from sightline.models.build import NORMALIZE_LAYER, ModelSpec, Network, build_model
+from sightline.models.build import GRAY_LAYER, NORMALIZE_LAYER, ModelSpec, Network, build_model
 from sightline.models.head import LOGITS
 from sightline.tasks.protocol import find_task
 
@@ -41,6 +41,7 @@ def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
     classes = model.output[LOGITS].shape[-1]
     spec = ModelSpec(
         config, height, width, channels, classes, seed, pixel_stats=_read_pixel_stats(model),
+        gray_to_color=any(layer.name == GRAY_LAYER for layer in model.layers),
         activation=find_task(config.task).activation,
     )  # fmt: skip
     network = build_model(spec)

@@ -26,6 +26,7 @@ from sightline.preprocessing import LUMA
 from sightline.seeding import derive_seed
 
 NORMALIZE_LAYER = "normalize"
+GRAY_LAYER = "gray_to_color"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LITE_SCALE, LITE_OFFSET = 1 / 128, -127 / 128
@@ -37,8 +38,9 @@ class ModelSpec:
     """Everything that determines a model's graph and initial weights.
 
     `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
-    `weights` is the file to load pretrained weights from, None for random weights. `activation` is that of the task.
-    With a `decoder`, the outputs are those of each pixel.
+    `weights` is the file to load pretrained weights from, None for random weights. Grayscale images become color images
+    for these, and with `gray_to_color`, for a network whose weights come from such a one. `activation` is that of the
+    task. With a `decoder`, the outputs are those of each pixel.
     """
 
     config: ModelConfig
@@ -53,6 +55,7 @@ class ModelSpec:
     weights: Path | None = None
     activation: Activation = "softmax"
     decoder: Decoder | None = None
+    gray_to_color: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,8 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
     with fresh_layer_names(), seed_new_layers(seed), use_dtype_policy(spec.precision):
         inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
         x = inputs
-        if spec.channels == 1 and spec.weights is not None:  # before normalization, which differs by channel
-            x = keras.layers.Concatenate(name="gray_to_color")([x, x, x])
+        if spec.channels == 1 and (spec.gray_to_color or spec.weights is not None):
+            x = keras.layers.Concatenate(name=GRAY_LAYER)([x, x, x])  # before normalization, which differs by channel
         x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)
         backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
