@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import UsageError
 from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.models.build import ModelSpec, build_model, build_shapes_only, choose_decoder
-from sightline.models.decoders import find_skips, make_bilinear_kernel
+from sightline.models.decoders import apply_decoder, find_skips, make_bilinear_kernel
 from sightline.models.describe import describe_model
 from sightline.models.entry import Decoder
 from sightline.models.head import DENSE_LAYER, OUTPUTS
@@ -69,6 +72,16 @@ def test_maps_that_do_not_halve_are_refused() -> None:
         build_model(spec("vgg16", "fcn32", (40, 32)))
 
 
+@pytest.mark.parametrize("decoder", get_args(Decoder))
+def test_maps_as_large_as_the_image_need_no_decoder(decoder: Decoder) -> None:
+    keras = backend.keras()
+    pixels = keras.Input((20, 30, 3))
+    maps = keras.layers.Conv2D(8, 3, padding="same")(pixels)
+    scores = apply_decoder(decoder, pixels, maps, 4)
+    assert scores.shape == (None, 20, 30, 4)
+    assert [layer.name for layer in keras.Model(pixels, scores).layers[2:]] == [DENSE_LAYER]
+
+
 def test_the_decoder_is_that_of_the_network_unless_one_is_set() -> None:
     assert choose_decoder(ModelConfig("fcn"), is_for_masks=True) == "transposed"
     assert choose_decoder(ModelConfig("vgg16"), is_for_masks=True) == "bilinear"
@@ -123,6 +136,21 @@ def test_fcn_on_vgg16_starts_as_bilinear_upsampling_of_the_coarsest_scores(decod
     for layer in layers:
         scores = layer(scores)
     np.testing.assert_allclose(np.asarray(logits), np.asarray(scores), atol=1e-5)  # the other scores start at zero
+
+
+@pytest.mark.parametrize("initializer", ["gaussian", "he", "identity"])
+def test_fcn_starts_as_bilinear_upsampling_whatever_initializes_the_backbone(initializer: Any) -> None:
+    default, other = (
+        build_model(
+            ModelSpec(ModelConfig("fcn", initializer=name), 32, 48, 3, 4, pixel_stats=(127.0, 60.0), decoder="fcn8")
+        ).model
+        for name in ("auto", initializer)
+    )
+    for name in ("score2", "score2_up", "score3", "score3_up", DENSE_LAYER):
+        for before, after in zip(default.get_layer(name).weights, other.get_layer(name).weights, strict=True):
+            np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
+    kernels = [np.asarray(model.get_layer("score1").kernel) for model in (default, other)]
+    assert not np.array_equal(kernels[0], kernels[1]), "these scores start as all other layers"
 
 
 @pytest.mark.parametrize(

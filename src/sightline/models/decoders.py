@@ -37,6 +37,8 @@ def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> An
     Raises `UsageError` for a backbone whose maps do not halve at each stride.
     """
     skips = find_skips(inputs, features, pooled=name.startswith("fcn"))
+    if not skips:  # a backbone without strides
+        return backend.keras().layers.Conv2D(classes, 1, name=DENSE_LAYER, dtype="float32")(features)
     if name == "bilinear":
         return _decode_bilinear(features, skips, classes)
     if name == "transposed":

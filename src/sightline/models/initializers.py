@@ -23,6 +23,8 @@ def initialize_weights(
 ) -> None:
     """Initialize the kernels and biases of `model` in place, except in the layers named in `skip_layers`.
 
+    Layers whose own initializer is Zeros keep what they have, as they do in a decoder: zero, or bilinear interpolation.
+
     gaussian: normal with mean 0 and standard deviation 0.01; he: truncated normal of variance 2 / fan_in (He et al.,
     2015, arXiv:1502.01852); glorot: uniform of variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010); identity:
     uniform of variance 1 / (3 fan_in), but the first filters of a convolution pass one input channel each on, and the
@@ -31,7 +33,8 @@ def initialize_weights(
     scales and offsets do not change.
     """
     for layer in model.layers:
-        if layer.name in skip_layers:
+        is_set = isinstance(getattr(layer, "kernel_initializer", None), backend.keras().initializers.Zeros)
+        if is_set or layer.name in skip_layers:
             continue
         for variable in layer.weights:
             if is_kernel(variable):
