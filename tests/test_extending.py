@@ -12,6 +12,8 @@ import pytest
 
 import sightline as sl
 from sightline import api, backend
+from sightline.callbacks import Callback
+from sightline.compress import candidates
 from sightline.config import RunConfig, load_config
 from sightline.data.indexing import build_index
 from sightline.data.sources.named import SOURCES
@@ -57,6 +59,35 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["model.name=tiny-net", "train.epochs=2", "train.track=[]"]
     api.train("beans:40@32", recipe="quick", set=settings, out=path)
     return path
+
+
+def test_compress_goes_on_where_a_network_cannot_be_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a layer is used twice, unless pruning is all that was asked for."""
+
+    @sl.register_model("recurrent-net", input_size=32, min_input_size=8)
+    def recurrent_net(x: Any) -> Any:
+        """One convolution, twice."""
+        layers = backend.keras().layers
+        x = layers.Conv2D(8, 3, strides=4, padding="same", activation="relu")(x)
+        shared = layers.Conv2D(8, 3, padding="same", activation="relu")
+        return shared(shared(x))
+
+    monkeypatch.setattr(candidates, "LATENCY_SECONDS", 0.0)
+    messages: list[str] = []
+
+    class Messages(Callback):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
+    settings = ["model.name=recurrent-net", "train.epochs=1", "train.track=[]"]
+    api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
+    classifier = api.load(tmp_path / "run")
+    result = classifier.compress(methods="prune,float16", max_drop=100, callback=Messages())
+    assert [candidate.name for candidate in result.candidates] == ["original", "original-float16"]
+    reason = "is used more than once: it cannot be pruned."
+    assert [text.endswith(reason) for text in messages if text.startswith("prune is left out: The layer ")] == [True]
+    with pytest.raises(ModelError, match=reason):
+        classifier.compress(methods="prune", out=tmp_path / "other", progress=False)
 
 
 def test_the_model_trains_exports_and_predicts(run: Path) -> None:

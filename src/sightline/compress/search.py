@@ -26,7 +26,7 @@ from sightline.compress.candidates import ORIGINAL, CandidateFactory, Compressio
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
 from sightline.config import ModelConfig
-from sightline.errors import DivergedError
+from sightline.errors import DivergedError, ModelError
 from sightline.models import pretrained, registry, whitening
 from sightline.models.build import ModelSpec, Network, build_model, build_shapes_only
 from sightline.models.describe import count_parameters
@@ -54,6 +54,7 @@ class CompressionSearch:
     ) -> None:
         self.budget = budget
         self._task, self._tuner, self._methods = task, tuner, frozenset(methods)
+        self._callback = callback
         self._factory = CandidateFactory(task, search_dir, budget.max_drop, callback)
 
     @property
@@ -130,12 +131,16 @@ class CompressionSearch:
     def _prune_rounds(self, base: CompressionCandidate) -> CompressionCandidate:
         """Prune in rounds; return the last good candidate.
 
-        Raises `ModelError` if there is nothing to prune and no other method to try.
+        Raises `ModelError` if nothing can be pruned and there is no other method to try.
         """
-        groups = channel_groups.trace_channels(self._factory.load_model(base.name))
-        if groups.protected.all() and self._methods != {"prune"}:
+        model = self._factory.load_model(base.name)
+        try:
+            channel_groups.trace_channels(model).check_removable()
+        except ModelError as error:
+            if self._methods == {"prune"}:
+                raise
+            self._callback.on_message(f"prune is left out: {error}")
             return base
-        groups.check_removable()
         fraction, failures, importance = PRUNED_FRACTION, 0, "scale"
         for number in range(1, MAX_ROUNDS + 1):
             step = {"step": "prune", "round": number, "importance": importance, "cut": fraction}
