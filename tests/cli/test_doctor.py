@@ -18,6 +18,7 @@ from sightline.data.indexing import build_index
 from sightline.data.label_patch import make_entry, write_patch
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.directory import RunDirectory
+from sightline.studio.corrections import open_corrections
 from synthetic_images import draw_scene, encode, encode_scene_jpeg, write_files
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -126,6 +127,35 @@ def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Comman
     (tmp_path / "7").write_text(json.dumps(row), encoding="utf-8")
     result = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
     assert result.code == 2
+def test_a_file_of_fixes_keeps_the_lines_that_it_has(sightline: Command, sick: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "fix.jsonl"
+    images = {image.path: image for image in build_index(sick).images}
+    by_hand = [
+        make_entry("relabel", images["cat/copy.jpg"], "corrected by hand", "dog"),
+        make_entry("drop", images["dog/twin.jpg"], "corrected by hand"),
+        make_entry("keep", images["cat/7.jpg"], "the label is right"),
+    ]
+    write_patch(patch, by_hand)
+    before = patch.read_text()
+    result = sightline("doctor", sick, "--write-fixes", patch)
+    assert (result.code, patch.read_text()) == (2, before)
+    assert f"{patch} has corrections already: to keep them and add new ones, add --patch {patch}" in result.err
+    result = sightline("doctor", sick, "--patch", patch, "--write-fixes", patch, "--format", "json")
+    assert result.json["corrections"] == len(patch.read_text().splitlines()) - 1
+    assert patch.read_text().startswith(before)
+    again = sightline("doctor", sick, "--patch", patch, "--format", "json")  # no two lines on one image
+    assert again.code == 0, again.err
+
+
+def test_fixes_are_not_written_into_a_file_that_a_studio_has_open(
+    sightline: Command, clean: Path, tmp_path: Path
+) -> None:
+    with open_corrections(tmp_path / "fix.jsonl", build_index(clean)) as corrections:
+        result = sightline("doctor", clean, "--write-fixes", tmp_path / "fix.jsonl")
+        assert (result.code, corrections.path.exists()) == (2, False)
+    assert "is in use by another process" in result.err
+
+
     assert "line 1 matches no image: there is no image cat/99.jpg in clean; delete the line." in result.err
     assert not (tmp_path / "run").exists()
 

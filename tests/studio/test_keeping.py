@@ -101,6 +101,7 @@ def test_doctor_does_not_question_what_is_kept(twins: Path, patch: Path, tmp_pat
 
     def check() -> tuple[set[str], list[str]]:
         fixes = tmp_path / "proposed.jsonl"
+        fixes.unlink(missing_ok=True)
         report = Dataset(twins).check(patch=patch, write_fixes=fixes)
         return {f.kind for f in report.findings}, [line["path"] for line in read_lines(fixes)]
 

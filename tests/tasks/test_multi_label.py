@@ -428,12 +428,17 @@ def test_planted_labels_are_listed_first_with_all_classes_of_the_image(run: Path
     assert corrected.items() >= worst.items()
 
     keep_line = {key: value for key, value in lines[0].items() if key != "to"} | {"action": "keep"}
-    patch.write_text(json.dumps(keep_line) + "\n", encoding="utf-8")
+    by_hand = lines[1] | {"action": "drop", "reason": "corrected by hand"}
+    del by_hand["to"]
+    text = "".join(json.dumps(line) + "\n" for line in (by_hand, keep_line))
+    patch.write_text(text, encoding="utf-8")
     again = CliRunner().invoke(app, ["evaluate", str(copy), "--find-label-issues", str(patch)])
     assert again.exit_code == 0, again.output
     assert "probably missing" in again.stdout
     assert re.search(r"^labels of \d+ images? look wrong, worst first", again.stdout, re.MULTILINE)
-    assert [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()] == [keep_line, *lines[1:]]
+    assert [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()] == [
+        by_hand, keep_line, *lines[2:]
+    ], "the lines that the file has stay"  # fmt: skip
 
 
 def test_score_is_refused(run: Path, data: Path) -> None:

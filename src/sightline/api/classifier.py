@@ -138,7 +138,7 @@ class Classifier(ImageModel):
             min_iou: With masks, the minimum IoU of a correct mask for `target_precision`; 0.5 by default.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
-            find_label_issues: A patch file to write, with likely label errors of the run.
+            find_label_issues: A patch file to add likely label errors of the run to.
             tta: Average over several views of each image: ``"flip"``: it and its mirror image; ``"flip-shift"``: 6
                 views, also slightly shifted; each view costs as much as an image.
             include_training: Whether to keep images that the model was trained or validated on.

@@ -304,7 +304,7 @@ class Dataset:
         Args:
             html: A page to write, with thumbnails.
             write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] takes as `patch`.
-            patch: A file of fixes to apply first.
+            patch: A file of fixes to apply first, which keeps its lines if it is `write_fixes` too.
             write_folders: A folder to write, with links to the images, fixes applied: one folder per class and split.
             column: The columns of a table, as for `from_csv`.
             allow: Kinds of errors to accept, such as ``"split-leakage"``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sightline.data.indexing import Sources, list_of_sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
-from sightline.errors import ImageError, plural
+from sightline.errors import ImageError, UsageError, plural
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report import doctor_page as page
 from sightline.report import fonts
@@ -105,29 +106,38 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     """Check every image of `sources` and return the findings.
 
     `html` is the path of a report to write, with thumbnails; `fix` that of a patch file of proposed corrections, which
-    `train --patch` applies; `patch` is applied first; `folders` is a folder to write, with a link to each image in one
-    folder per class and split, see `write_class_folders`. `options` control how sources are read,
-    `input_config` how images are decoded, and `task` is that of ``model.task``: with several labels, a row without one
-    is an image of none of the classes. The images themselves are never modified. Raises `DataError` for a source
-    without images, `OutputError` if a file cannot be written.
+    `train --patch` applies; `patch` is applied first, and keeps its lines if it is the same file; `folders` is a folder
+    to write, with a link to each image in one folder per class and split, see `write_class_folders`. `options` control
+    how sources are read, `input_config` how images are decoded, and `task` is that of ``model.task``: with several
+    labels, a row without one is an image of none of the classes. The images themselves are never modified. Raises
+    `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if `fix` has lines
+    and is not `patch`.
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
-    index = make_index(
-        sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None,
-        targets=find_task(task).targets,
-    )  # fmt: skip
-    index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
-    preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
-    result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, threads, sample_range, preprocess)
-    result_audit = replace(
-        result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))
-    )
-    result = DoctorReport(result_audit)
-    if fix is not None:
-        proposed = fixes.propose_fixes(index, duplicates, image_stats)
-        patches.write_patch(Path(fix), proposed)
-        result = replace(result, patch=str(fix), corrections=len(proposed))
+    with ExitStack() as stack:
+        file = None if fix is None else stack.enter_context(patches.hold_patch(Path(fix)))
+        if file is not None:
+            _check_no_lines_lost(Path(str(fix)), patch)
+        index = make_index(
+            sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None,
+            targets=find_task(task).targets,
+        )  # fmt: skip
+        index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
+        preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
+        result_audit, duplicates, image_stats = audit_images(
+            index, callback.on_progress, threads, sample_range, preprocess
+        )
+        result_audit = replace(
+            result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))
+        )
+        result = DoctorReport(result_audit)
+        if file is not None:
+            proposed = fixes.propose_fixes(index, duplicates, image_stats)
+            entries = patches.add_entries(patches.read_entries(file), proposed)
+            patches.write_patch(file, entries)
+            count = sum(entry.action != "keep" for entry in entries)
+            result = replace(result, patch=str(fix), corrections=count)
     if html is not None:
         text = page.render_html(result_audit, _thumbnails(index, result_audit.findings, preprocess))
         _io.write_atomic(Path(html), text.encode(errors="backslashreplace"), "Choose another file with --html.")
@@ -138,6 +148,15 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
         written = write_class_folders(index.select(readable), Path(folders), paths, callback.on_progress)
         result = replace(result, folders=written)
     return result
+
+
+def _check_no_lines_lost(fix: Path, patch: Path | str | None) -> None:
+    """Raise `UsageError` if a file of proposed corrections has lines that were not applied first."""
+    if patches.read_entries(fix) and (patch is None or Path(patch).resolve() != fix.resolve()):
+        raise UsageError(
+            f"{fix} has corrections already: to keep them and add new ones, add --patch {fix}, or choose another file "
+            "with --write-fixes."
+        )
 
 
 def _missing_font_findings(classes: Iterable[str]) -> list[Finding]:

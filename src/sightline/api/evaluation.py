@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
-from sightline.data.label_patch import PatchEntry, read_keep_lines
+from sightline.data.label_patch import hold_patch, read_entries
 from sightline.data.types import LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
@@ -240,8 +241,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
 ) -> Evaluation:
     """Evaluate a model with `evaluate_model`, with test-time augmentation if `tta`, and find label issues.
 
-    `label_issues` is the patch file to write them to; images that it keeps already are none. Raises `UsageError` for
-    thresholds or label issues with `tta`.
+    `label_issues` is the patch file to write them to, which keeps the lines that it has; images that it keeps are none.
+    Raises `UsageError` for thresholds or label issues with `tta`.
     """
     if tta is not None and tta not in VIEWS:
         names = " or ".join(map(repr, VIEWS))
@@ -251,26 +252,25 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
             "--tta cannot be combined with thresholds or --find-label-issues, which are computed from single images: "
             "leave it out."
         )
-    keep_lines: list[PatchEntry] = []
-    if label_issues is not None:
-        if "label-issues" not in classifier.task.sections:
-            raise UsageError(
-                f"--find-label-issues checks the labels of whole images, not those of {classifier.task.name}: leave it "
-                "out."
-            )
-        issues.check_packages()  # before the evaluation, not after it
-        patches = {label_issues, None if classifier.run is None else classifier.run.patch}
-        keep_lines = list(dict.fromkeys(line for patch in patches for line in read_keep_lines(patch)))
-    report = evaluate_model(
-        classifier.with_tta(tta) if tta else classifier, sources, split=split, threshold_request=threshold_request,
-        ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
-    )  # fmt: skip
-    suspects = None
-    if label_issues is not None:
-        suspects = find_label_issues(
-            classifier, label_issues, keep_lines=keep_lines, allow_missing=allowed.missing, cache=cache,
-            progress=progress,
+    with ExitStack() as stack:
+        if label_issues is not None:
+            if "label-issues" not in classifier.task.sections:
+                raise UsageError(
+                    f"--find-label-issues checks the labels of whole images, not those of {classifier.task.name}: "
+                    "leave it out."
+                )
+            issues.check_packages()  # before the evaluation, not after it
+            label_issues = stack.enter_context(hold_patch(label_issues))
+            read_entries(label_issues)  # raises now if it is no patch
+        report = evaluate_model(
+            classifier.with_tta(tta) if tta else classifier, sources, split=split, threshold_request=threshold_request,
+            ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
         )  # fmt: skip
+        suspects = None
+        if label_issues is not None:
+            suspects = find_label_issues(
+                classifier, label_issues, allow_missing=allowed.missing, cache=cache, progress=progress
+            )
     return Evaluation(report, suspects, VIEWS[tta] if tta else 1)
 
 

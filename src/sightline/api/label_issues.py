@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio
 from sightline.api.classifier import Classifier
 from sightline.api.report_writer import refresh_report
 from sightline.callbacks import Progress, no_progress
-from sightline.data.label_patch import PatchEntry
+from sightline.data.label_patch import PatchEntry, add_entries, read_entries, write_patch
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
@@ -25,17 +24,17 @@ def find_label_issues(
     classifier: Classifier,
     patch: Path,
     *,
-    keep_lines: Sequence[PatchEntry] = (),
     allow_missing: bool = False,
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> tuple[LabelIssue | LabelSetIssue, ...]:
     """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
-    Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
-    the same list in the run, unless images are missing. Images that `keep_lines` name, with the same content and label,
-    are no label errors; the patch begins with these lines. Raises `DataError` if the run's images are unavailable,
-    `MissingImagesError` if some are missing, unless `allow_missing`.
+    Adds a line for each to the patch (JSON lines: action, path, sha256, label, to, reason), worst first, unless the
+    patch corrects the image already, and saves the list in the run, unless images are missing. Images that the patch,
+    or that of the run, keeps with the same content and label are no label errors; the patch takes these lines over.
+    Raises `DataError` if the run's images are unavailable, `MissingImagesError` if some are missing, unless
+    `allow_missing`.
     """
     records: list[ImageRecord] = []
     outputs: list[ModelOutputs] = []
@@ -55,11 +54,17 @@ def find_label_issues(
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
     suspects = _select_suspects(classifier, records, features, labels_given, progress)
+    entries = read_entries(patch)
+    keep_lines = [
+        entry
+        for entry in (*entries, *read_entries(None if classifier.run is None else classifier.run.patch))
+        if entry.action == "keep"
+    ]
     known = {(entry.path, entry.sha256, entry.label) for entry in keep_lines}
     suspects = tuple(s for s in suspects if (s.path, s.sha256, s.label) not in known)
     lines = [s.to_patch() for s in suspects]
-    head = "".join(f"{entry.line}\n" for entry in keep_lines).encode(errors="backslashreplace")
-    _io.write_atomic(patch, head + jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
+    entries = add_entries(add_entries(entries, keep_lines), (PatchEntry(**line) for line in lines))
+    write_patch(patch, entries, "Choose another file with --find-label-issues.")
     if classifier.run is not None and complete:
         classifier.run.write_label_issues(lines)
         worst = {issue.path for issue in suspects[: report_images.MAX_LABEL_ISSUES]}

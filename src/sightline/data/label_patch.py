@@ -18,16 +18,19 @@ none of the classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from sightline import _io, jsonio
+from sightline.data import cache
 from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
 from sightline.data.types import NO_LABEL, SPLITS, ImageRecord, Index, Split, UnreadableImage
-from sightline.errors import DataError
+from sightline.errors import DataError, OutputError
 
 Action = Literal["drop", "relabel", "move", "keep"]
 EXCLUDED: dict[Action, tuple[Action, ...]] = {
@@ -70,6 +73,36 @@ def write_patch(
     return _io.write_atomic(path, text.encode(errors="backslashreplace"), advice)
 
 
+@contextmanager
+def hold_patch(path: Path) -> Iterator[Path]:
+    """Keep other processes, such as a studio, from editing a patch file during the block, which gets its real path.
+
+    Raises `OutputError` if one edits it already, or if the file would be written through a link in a run directory.
+    """
+    _io.refuse_links_in_run(path if path.is_symlink() else path.parent)
+    path = path.resolve()  # of any other link, the file that it names is written
+    name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
+    folder = cache.cache_folder() / "studio"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The cache folder {folder} is not writable: {error.strerror}. Set SIGHTLINE_CACHE to another one."
+        ) from error
+    with _io.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
+        yield path
+
+
+def add_entries(entries: Sequence[PatchEntry], new: Iterable[PatchEntry]) -> list[PatchEntry]:
+    """Return the lines of a patch, followed by those of `new` on images that it neither corrects nor keeps."""
+    corrected = {(entry.path, entry.sha256) for entry in entries if entry.action != "keep"}
+    keep_keys = {(entry.path, entry.sha256, entry.label) for entry in entries if entry.action == "keep"}
+    return [
+        *entries,
+        *(e for e in new if (e.path, e.sha256) not in corrected and (e.path, e.sha256, e.label) not in keep_keys),
+    ]
+
+
 def choose_patch_path(name: str) -> Path:
     """Return the file in the current folder where the studio keeps the corrections of the data set `name`."""
     return Path(f"{_io.safe_stem(name)}-fixes.jsonl")
@@ -87,11 +120,9 @@ def find_unused_patch(index: Index) -> tuple[Path, int] | None:
     return (path, count) if count else None
 
 
-def read_keep_lines(path: Path | None) -> list[PatchEntry]:
-    """Return the lines of a patch that keep an image; none if there is no such file, or `path` is None."""
-    if path is None or not path.exists():
-        return []
-    return [entry for _, entry in read_patch(path) if entry.action == "keep"]
+def read_entries(path: Path | None) -> list[PatchEntry]:
+    """Return the lines of a patch; none if there is no such file, or `path` is None."""
+    return [] if path is None or not path.exists() else [entry for _, entry in read_patch(path)]
 
 
 def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:

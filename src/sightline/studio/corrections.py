@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Literal, get_args
 
-from sightline import _io, jsonio
-from sightline.data import cache
-from sightline.data.label_patch import PatchEntry, apply_patch, make_entry, read_patch, write_patch
+from sightline import jsonio
+from sightline.data.label_patch import PatchEntry, apply_patch, hold_patch, make_entry, read_patch, write_patch
 from sightline.data.targets import SEPARATOR, join_classes
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import OutputError, UsageError
@@ -306,20 +304,10 @@ def open_corrections(
     initial: Path | None = None,
     splits: Mapping[tuple[str, str], Split] | None = None,
 ) -> Iterator[Corrections]:
-    """Open a patch file that no other studio has open, for the block; a new one begins with the lines of `initial`.
+    """Open a patch file that no other process edits, for the block; a new one begins with the lines of `initial`.
 
     Other arguments are those of `Corrections`.
-    Raises `DataError` if the file does not fit the index, `OutputError` if another studio edits the same file.
+    Raises `DataError` if the file does not fit the index, `OutputError` if another process edits the same file.
     """
-    _io.refuse_links_in_run(path if path.is_symlink() else path.parent)
-    path = path.resolve()  # of any other link, the file that it names is written
-    name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
-    folder = cache.cache_folder() / "studio"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The cache folder {folder} is not writable: {error.strerror}. Set SIGHTLINE_CACHE to another one."
-        ) from error
-    with _io.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
-        yield Corrections(path, index, initial, splits)
+    with hold_patch(path) as file:
+        yield Corrections(file, index, initial, splits)
