@@ -69,6 +69,11 @@ def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Pat
     assert (result.code, result.out) == (0, "clean: 48 images in 2 classes\nnothing found\n")
 
 
+def test_strict_accepts_what_the_settings_allow(sightline: Command, sick: Path) -> None:
+    allowed = 'data.allow_findings=["conflicting-duplicates"]'
+    assert sightline("doctor", sick, "--strict", "--set", allowed, "--format", "json").code == 0
+
+
 class Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -122,11 +127,6 @@ def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Comma
     assert sightline("evaluate", out, "--format", "json").code == 0
 
 
-def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Command, clean: Path, tmp_path: Path) -> None:
-    row = {"action": "drop", "path": "cat/99.jpg", "sha256": "0", "label": "cat", "reason": "gone"}
-    (tmp_path / "7").write_text(json.dumps(row), encoding="utf-8")
-    result = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
-    assert result.code == 2
 def test_a_file_of_fixes_keeps_the_lines_that_it_has(sightline: Command, sick: Path, tmp_path: Path) -> None:
     patch = tmp_path / "fix.jsonl"
     images = {image.path: image for image in build_index(sick).images}
@@ -156,6 +156,11 @@ def test_fixes_are_not_written_into_a_file_that_a_studio_has_open(
     assert "is in use by another process" in result.err
 
 
+def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Command, clean: Path, tmp_path: Path) -> None:
+    row = {"action": "drop", "path": "cat/99.jpg", "sha256": "0", "label": "cat", "reason": "gone"}
+    (tmp_path / "7").write_text(json.dumps(row), encoding="utf-8")
+    result = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
+    assert result.code == 2
     assert "line 1 matches no image: there is no image cat/99.jpg in clean; delete the line." in result.err
     assert not (tmp_path / "run").exists()
 
