@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sightline.errors import DataError
 from sightline.evaluation.held_out import HeldOutRankings
 from sightline.evaluation.label_subsets import REPEATS, draw_partitions, list_sizes, list_strata
 from sightline.evaluation.learning_curve import LearningCurve, measure_learning_curve
+from sightline.report import plotting
 from sightline.report.learning_curve_plot import plot_learning_curve
 from sightline.tasks.protocol import Task, find_task
 from sightline.training import linear_head
@@ -98,6 +100,15 @@ def test_both_figures_are_drawn(curve: LearningCurve) -> None:
     pages = [plot_learning_curve(curve, "beans"), plot_learning_curve(without_law)]
     assert all(page.startswith(b"\x89PNG") for page in pages)
     assert len(pages[0]) > len(pages[1]), "it has the law and the prediction as well"
+
+
+def test_every_prediction_is_in_the_figure(curve: LearningCurve, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plotting, "render_png", figures.append)
+    gain = curve.gains[0]
+    plot_learning_curve(replace(curve, gains=tuple(replace(gain, more=more) for more in range(1, 8))))
+    words = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert [word.partition(" more")[0] for word in words if " more: " in word] == [str(more) for more in range(1, 8)]
 
 
 # Several labels per image

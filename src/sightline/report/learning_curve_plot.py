@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 from sightline.evaluation.learning_curve import LearningCurve
 from sightline.report import plotting
 from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
@@ -29,7 +31,7 @@ def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
         axes.fill_between(
             labels[~known], low[~known], high[~known], color=VALIDATION, alpha=0.15, linewidth=0, label="95% band",
         )  # fmt: skip
-        for gain, marker in zip(curve.gains, "sD^vP", strict=False):
+        for gain, marker in zip(curve.gains, cycle("sD^vP"), strict=False):
             low_end, high_end = (100 * end for end in gain.interval)
             axes.plot(
                 gain.labels, gain.value, marker, color="white", markeredgecolor=VALIDATION, zorder=5,
