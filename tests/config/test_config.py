@@ -362,11 +362,12 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
         ("seed.x=1", "There is no setting 'seed.x': 'seed' is a value, not a table."),
         ("train.stages.1.epochs=1", "There is no setting 'train.stages.1.epochs': '1' is none of the 1 entries"),
         ("train.stages.x.epochs=1", "There is no setting 'train.stages.x.epochs': 'x' is none of the 1 entries"),
+        ("train.stages.².epochs=1", "There is no setting 'train.stages.².epochs': '²' is none of the 1 entries"),
         ("train.stages.0=1", "There is no setting 'train.stages.0': name a field of that entry, as in"),
         ("train.epochs=many", "train.epochs expects a whole number, not 'many'."),
         ("train.epoch=5", "There is no setting 'train.epoch'. Did you mean 'train.epochs'?"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_wrong_assignment_is_reported(expression: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -81,7 +81,9 @@ def resolve_config(
     overridden_keys.append({text.partition("=")[0].strip().removeprefix("train.") for text in assignments})
     if any("epochs" in names for names in overridden_keys) and not any("stages" in names for names in overridden_keys):
         stages = [name.split(".") for name in overridden_keys[-1] if name.startswith("stages.")]
-        fixed = {int(keys[1]) for keys in stages if keys[1].isdigit() and keys[2:] == ["epochs"]}
+        fixed = {
+            int(keys[1]) for keys in stages if keys[1].isascii() and keys[1].isdecimal() and keys[2:] == ["epochs"]
+        }
         stage_epochs.scale_stage_epochs(values["train"], fixed, unsolved)
     return parse.from_dict(RunConfig, values)
 

@@ -199,7 +199,7 @@ def apply_assignment(values: dict[str, Any], expression: str) -> None:
 
 
 def _get_element(items: list[Any], key: str, path: str) -> Any:
-    if not key.isdigit() or int(key) >= len(items):
+    if key not in map(str, range(len(items))):
         raise ConfigError(f"There is no setting {path!r}: {key!r} is none of the {len(items)} entries, counted from 0.")
     return items[int(key)]
 
