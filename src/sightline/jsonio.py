@@ -5,10 +5,12 @@ NaN is never written, and NaN or malicious input is rejected.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import math
 import os
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -39,6 +41,17 @@ def dumps(value: Any, **options: Any) -> str:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:
         return json.dumps(_replace_nonfinite(value), allow_nan=False, **options)
+
+
+def fit_encoding(text: str, encoding: str | None) -> str:
+    r"""Return JSON for a text stream of this encoding: all but ASCII is escaped unless it is UTF-8, or there is none.
+
+    >>> fit_encoding('{"path": "caf\u00e9.png"}', "latin-1")
+    '{"path": "caf\\u00e9.png"}'
+    """
+    if encoding is None or codecs.lookup(encoding).name == "utf-8":
+        return text
+    return re.sub(r"[^\x00-\x7f]", lambda character: json.dumps(character[0])[1:-1], text)
 
 
 def to_plain(value: Any) -> Any:

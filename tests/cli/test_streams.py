@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from command import Command
+from command import Command, draw_classes
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -75,6 +75,15 @@ def test_doctor_says_that_its_findings_are_lost(colors: Path) -> None:
     code, out, _ = shell("2>&- <&-", "doctor", colors)
     assert code == 0
     assert "120 images in 3 classes" in out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
+def test_json_is_valid_in_any_encoding(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    data = draw_classes(tmp_path / "data", {"café": (200, 60, 60), "茶 🍵": (60, 200, 60)}, 3)
+    code, out, _ = shell("", "doctor", data, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["classes"] == {"café": 3, "茶 🍵": 3}
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])

@@ -86,6 +86,16 @@ def test_json_lines_hold_the_top_classes_and_on_demand_all() -> None:
     assert second == {"path": "broken, too.png", "error": "cannot be opened"}
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk", "utf-8"])
+def test_json_lines_are_valid_in_any_encoding(encoding: str) -> None:
+    name = "é 茶 🍵 \udc80.png"
+    file = io.TextIOWrapper(io.BytesIO(), encoding, "backslashreplace")
+    assert list(write_jsonl([make_prediction(name, 0.1, 0.7, 0.2)], RowFormat(), file))
+    content = file.buffer.getvalue().decode(encoding)
+    assert json.loads(content)["path"] == name
+    assert ("茶" in content) == (encoding == "utf-8")
+
+
 class Pipe(io.StringIO):
     """A file that counts what a reader at its other end sees."""
 

@@ -76,7 +76,7 @@ def print_line(*pieces: StyledText, stderr: bool = False, soft_wrap: bool | None
 def print_json(value: Any) -> None:
     """Print one JSON object on one line of standard output."""
     out = results_stream()
-    out.write(jsonio.dumps(value) + "\n")
+    out.write(jsonio.fit_encoding(jsonio.dumps(value), getattr(out, "encoding", None)) + "\n")
     out.flush()
 
 
@@ -102,6 +102,7 @@ class _EscapedRows:
 
     def __init__(self, file: TextFile) -> None:
         self._file = file
+        self.encoding = getattr(file, "encoding", None)
 
     def write(self, text: str, /) -> object:
         """Write one row."""

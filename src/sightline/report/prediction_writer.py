@@ -148,7 +148,12 @@ def write_csv(predictions: Iterable[_Row], layout: RowLayout[_Row], file: TextFi
 
 def write_jsonl(predictions: Iterable[_Row], layout: RowLayout[_Row], file: TextFile) -> Iterator[_Row]:
     """Write a JSON object on a line for each prediction, and yield each once its line is written."""
-    return _write_each(predictions, lambda prediction: file.write(layout.json_line(prediction) + "\n"), file)
+    encoding = getattr(file, "encoding", None)
+
+    def write(prediction: _Row) -> object:
+        return file.write(jsonio.fit_encoding(layout.json_line(prediction), encoding) + "\n")
+
+    return _write_each(predictions, write, file)
 
 
 def _write_each(predictions: Iterable[_Row], write: Callable[[_Row], object], file: TextFile) -> Iterator[_Row]:
