@@ -105,8 +105,11 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
         (("--to", "litert", "--precision", "int8"), "litert cannot be written in 'int8'"),
         (("--to", "bundle", "--out", "there"), ".zip"),
         (("--to", "saved_model", "--out", "there.onnx"), "folder"),
+        (("--to", "vectors", "--precision", "int8"), "--to vectors compares no model, so it takes no --precision"),
+        (("--to", "vectors", "--tolerance", "0"), "so it takes no --tolerance: leave it out."),
+        (("--to", "vectors", "--set", "data.page=1"), "so it takes no --set: leave it out."),
     ],
-    ids=range(5),
+    ids=range(8),
 )
 def test_impossible_exports_are_rejected(sightline: Command, run: Path, arguments: tuple[str, ...], text: str) -> None:
     result = sightline("export", run, *arguments)

@@ -17,7 +17,7 @@ from sightline.cli.output import (
     print_table,
 )
 from sightline.cli.sources import Column, DataSettings, list_inputs
-from sightline.errors import plural
+from sightline.errors import UsageError, plural
 from sightline.inference.exporters import EXPORTERS, PRECISIONS
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -58,6 +58,12 @@ def export(
     from sightline.api.export import export_model as run
 
     if to == "vectors":
+        options = {
+            "precision": precision != "float32", "parity": parity, "tolerance": tolerance is not None,
+            "min-agreement": min_agreement is not None, "column": column, "set": set,
+        }  # fmt: skip
+        if name := next((name for name, is_given in options.items() if is_given), None):
+            raise UsageError(f"--to vectors compares no model, so it takes no --{name}: leave it out.")
         path = str(write_decoding_vectors(model, out))
         print_json({"path": path}) if output_format == OutputFormat.json else print_line(f"written    {path}")
         return
