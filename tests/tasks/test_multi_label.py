@@ -808,6 +808,28 @@ def test_the_page_says_where_the_thresholds_come_from(thresholds: object, words:
     assert words in page.classes({"per_class": [], "thresholds": thresholds}, 40, "metrics.json")  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("split", "is_fitted"), [("validation", True), ("out-of-fold", False), ("test", False)])
+def test_only_thresholds_of_the_same_images_are_called_too_optimistic(split: str, is_fitted: bool) -> None:
+    metric = {"value": 0.1, "interval": None}
+    label_sets = {"target": 0.2, "threshold": 0.5, "fnr": metric, "mean_size": 1.0, "empty_fraction": 0.0}
+    values = {"thresholds": None, "decisions": None, "label_sets": label_sets, "split": split}
+    page = templates.make_environment().get_template("multi_label.html.j2").module
+    assert ("too optimistic" in page.abstention(values, 40, "metrics.json", "run")) == is_fitted  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_the_text_shows_as_many_classes_as_asked_for(run: Path, data: Path, top: int) -> None:
+    image = str(data.parent / "0.png")
+    row = json.loads(
+        CliRunner().invoke(app, ["predict", str(run), image, "--format", "json", "--top", str(top)]).stdout
+    )
+    labels = {c["label"] for c in row["top"]} | set(row["labels"])
+    text = CliRunner().invoke(app, ["predict", str(run), image, "--top", str(top)]).stdout
+    assert {color for color in COLORS if f"{color} " in text} == labels
+    text = CliRunner().invoke(app, ["predict", str(run), image, "--top", "1", "--probabilities"]).stdout
+    assert {color for color in COLORS if f"{color} " in text} == set(COLORS)
+
+
 def test_a_damaged_metrics_file_is_named_in_the_page(run: Path, tmp_path: Path) -> None:
     from sightline.runs.metrics_info import read_metrics
 

@@ -197,7 +197,7 @@ def _write_rows(
     requested_count = count if probabilities or has_several else shown_count
     predictions = classifier.iter_predictions(inputs, top=requested_count, set=settings, callback=display)
     if chosen_format == TableFormat.text:
-        return _count_errors(_print_rows(predictions, width))[1]
+        return _count_errors(_print_rows(predictions, width, count if probabilities else shown_count))[1]
     return _write_table(predictions, layout, chosen_format, out)
 
 
@@ -362,8 +362,11 @@ def _measure(items: Sequence[str | InputItem]) -> int:
     return max([MIN_WIDTH, *(measure_text(str(getattr(item, "path", item))) for item in items)])
 
 
-def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Prediction]:
-    """Print each row as soon as it is known, with the path column of `width`, or as wide as the longest path so far."""
+def _print_rows(predictions: Iterator[Prediction], width: int, shown_count: int) -> Iterator[Prediction]:
+    """Print each row as soon as it is known, with the path column of `width`, or as wide as the longest path so far.
+
+    Of several labels, all that are predicted are shown, and the others among the `shown_count` most probable ones.
+    """
     for p in predictions:
         name = printable(p.path)
         width = max(width, measure_text(name))
@@ -372,7 +375,7 @@ def _print_rows(predictions: Iterator[Prediction], width: int) -> Iterator[Predi
             print_line(name, (p.error, "red"))
         elif p.labels is not None:
             chosen = [f"{c.label} {c.probability:.3f}" for c in p.top if c.label in p.labels]
-            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label not in p.labels)
+            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[:shown_count] if c.label not in p.labels)
             undecided = f"  undecided: {', '.join(p.undecided)}" if p.undecided else ""
             label_set = "" if p.label_set is None else f"  set: {', '.join(p.label_set) or 'empty'}"
             quality = "" if p.quality is None else f"  quality {p.quality:.3f}"
