@@ -88,15 +88,17 @@ def make_outputs(count: int, classes: int, seed: int) -> ModelOutputs:
     return ModelOutputs(Outputs(metrics.softmax(logits), logits, logits), labels)
 
 
-def make_metrics(classes: tuple[str, ...], count: int, *, target: float | None = None) -> dict[str, Any]:
+def make_metrics(
+    classes: tuple[str, ...], count: int, *, target: float | None = None, coverage: float | None = None
+) -> dict[str, Any]:
     """Return the content of `metrics.json` for random outputs; the images are named after their class."""
     test, validation = make_outputs(count, len(classes), 0), make_outputs(count, len(classes), 1)
     paths = tuple(f"{classes[k]}/{i}.png" for i, k in enumerate(test.labels))
     images = tuple(ImageRecord(p, p, classes[k], "test", 9, 9) for p, k in zip(paths, test.labels, strict=True))
     pixels = np.random.default_rng(2).integers(0, 255, (count, 4, 4, 3)).astype(np.uint8)
     labeled = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
-    request = ThresholdRequest(target_precision=target)
-    thresholds, _ = fit_thresholds(validation, request, None, classes) if target else (None, None)
+    request = ThresholdRequest(target_precision=target, coverage=coverage)
+    thresholds, _ = fit_thresholds(validation, request, None, classes) if request else (None, None)
     return build_report(classes, test, labeled, "test", validation, thresholds).to_dict()
 
 
@@ -201,6 +203,32 @@ def test_the_cards_state_values_with_their_intervals() -> None:
     assert f"{m['metrics']['macro_f1']['value']:.3f}" in words
     assert f"{100 * m['calibration']['ece']:.1f}%" in words
     assert f"{100 * m['selective']['class_fraction']:.1f}%" in words
+
+
+def test_prediction_sets_are_described() -> None:
+    metrics_info = make_metrics(("ant", "bee", "fly"), 300, coverage=0.95)
+    decided, sets = metrics_info["selective"], metrics_info["set_coverage"]
+    text = render_html(make_report(metrics=metrics_info))
+    assert "every image gets a class" not in text
+    assert f"Images that get one class; {100 * decided['set_fraction']:.1f}% get a set of classes" in text
+    section = " ".join(text.partition('<section id="abstention"')[2].partition("</section>")[0].split())
+    assert f"predicts one class for {100 * decided['class_fraction']:.1f}% of these images" in section
+    assert (
+        f"for a coverage of 95.0%, fitted on validation, hold the true class of {100 * sets['coverage']:.1f}%"
+        in section
+    )
+    none = render_html(make_report(metrics=make_metrics(("ant", "bee", "fly"), 300)))
+    assert "No threshold is set, so every image gets a class" in none
+
+
+def test_images_in_groups_have_no_interval_of_single_images() -> None:
+    alone = make_metrics(("ant", "bee", "fly"), 300, target=0.9)
+    grouped = alone | {"groups": 10}
+    texts = [render_html(make_report(metrics=values)) for values in (alone, grouped)]
+    for mark in ('class="whisker"', "of a bin, with its 95% interval"):
+        assert [mark in text for text in texts] == [True, False]
+    cards = [text.partition("<dt>Coverage</dt>")[2].partition("</div>")[0] for text in texts]
+    assert ["95% interval" in card for card in cards] == [True, False]
 
 
 def test_every_metric_is_in_the_page() -> None:

@@ -128,7 +128,8 @@ def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def choose_threshold(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the confidence threshold of the model, else one that was chosen on validation; None without either.
 
-    It comes with the coverage on the evaluated images, its 95% interval, and the precision above the threshold.
+    It comes with the coverage on the evaluated images, its 95% interval unless these come in groups, and the precision
+    above the threshold.
     """
     saved, selective, check = metrics["thresholds"], metrics["selective"], metrics["selective_check"]
     if saved is not None and selective is not None and saved.get("confidence") is not None:
@@ -141,7 +142,8 @@ def choose_threshold(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
                   "precision": check["evaluated"]["precision"]}  # fmt: skip
     else:
         return None
-    return values | {"coverage": coverage, "interval": charts.find_interval(coverage, count)}
+    interval = None if metrics.get("groups") else charts.find_interval(coverage, count)
+    return values | {"coverage": coverage, "interval": interval}
 
 
 def format_number(value: float | None, digits: int) -> str:
