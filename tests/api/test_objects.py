@@ -93,6 +93,16 @@ def test_a_dataset_is_made_of_anything_that_holds_labels(photos: Path, tmp_path:
         assert "<table>" in data._repr_html_()
 
 
+@pytest.mark.parametrize("names", [("path", "label", "label"), ("path", "label", 1, "1"), ("path", "label", "label ")])
+def test_a_frame_whose_columns_have_one_name_is_refused(names: tuple[Any, ...]) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([["a.png", *"abc"], ["b.png", *"abc"]]).iloc[:, : len(names)]
+    frame.columns = list(names)
+    repeated = str(names[-1]).strip()
+    with pytest.raises(sl.DataError, match=f"has 2 columns called '{repeated}'.*: rename or drop the others"):
+        sl.Dataset.from_dataframe(frame)
+
+
 def test_an_unread_dataset_is_described_without_reading_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     data = sl.Dataset.from_folder(tmp_path / "empty")

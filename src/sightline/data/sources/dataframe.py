@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from sightline.config import DataConfig
@@ -16,6 +17,12 @@ def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
         raise UsageError(f"frame is of the type {type(frame).__name__}, not a pandas DataFrame.")
     if frame.empty:
         raise DataError("The DataFrame has no rows.")
+    names = Counter(str(name).strip() for name in frame.columns)
+    if repeated := next((name for name, count in names.items() if count > 1), None):
+        raise DataError(
+            f"The DataFrame has {names[repeated]} columns called {repeated!r}, and only one could be read: rename "
+            "or drop the others."
+        )
     missing = frame.isna()
     columns = {
         str(name): [None if absent else value for value, absent in zip(frame[name], missing[name], strict=True)]
