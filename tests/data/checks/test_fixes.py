@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from sightline.data.checks import duplicates, fixes
 from sightline.data.checks.image_stats import DatasetStats, ImageStats
+from sightline.data.label_patch import PatchEntry
+from sightline.data.masks import MaskClasses
 from sightline.data.types import ImageRecord, Index, Split
 from strategies import image_record
 
 
 def propose(images: Sequence[ImageRecord], near: dict[str, str]) -> list[tuple[str, str, str]]:
-    looks = {p.sha256: ImageStats(None, (0, 50, 128, 200, 255)) for p in images}
-    index = Index("x", tuple(images), (), 0, lambda _: b"")
-    proposed = fixes.propose_fixes(index, duplicates.find_duplicates(images, near), DatasetStats(looks, near))
-    return [(fix.action, fix.path, fix.reason) for fix in proposed]
+    return [(fix.action, fix.path, fix.reason) for fix in propose_entries(Index("x", tuple(images), (), 0, read), near)]
+
+
+def propose_entries(index: Index, near: dict[str, str]) -> list[PatchEntry]:
+    looks = {p.sha256: ImageStats(None, (0, 50, 128, 200, 255)) for p in index.images}
+    return fixes.propose_fixes(index, duplicates.find_duplicates(index.images, near), DatasetStats(looks, near))
+
+
+def read(_: int) -> bytes:
+    return b""
 
 
 def same_group(*images: ImageRecord) -> dict[str, str]:
@@ -50,6 +59,17 @@ def test_a_copy_that_is_identical_too_is_dropped_once() -> None:
     fixes = propose([train, copy, test], same_group(train, copy))
     assert [(action, path) for action, path, _ in fixes] == [("drop", "ant/1.png"), ("drop", "ant/2.png")]
     assert fixes[1][2] == "identical to ant/2.png in the test split"
+
+
+def test_a_class_takes_the_spelling_of_most_images_also_where_they_have_several_labels() -> None:
+    counts = {"Cat;dog": 10, "Cat": 3, "cat": 5, "cat;dog": 2, "Cat;cat": 1}
+    images = [image_record(label, f"{label} {i}") for label, count in counts.items() for i in range(count)]
+    index = Index("x", tuple(images), (), 0, read, several_labels="one has")
+    relabeled = {(fix.label, fix.to) for fix in propose_entries(index, {})}
+    assert relabeled == {("cat", "Cat"), ("cat;dog", "Cat;dog"), ("Cat;cat", "Cat")}
+    assert len(propose_entries(index, {})) == 5 + 2 + 1
+    masks = replace(index, mask_classes=MaskClasses({0: "Cat", 1: "cat", 2: "dog"}), read_mask=read)
+    assert propose_entries(masks, {}) == [], "a label does not change a mask"
 
 
 @pytest.mark.parametrize("source_splits", [(None, None), ("train", "test"), ("train", "validation")])

@@ -10,7 +10,7 @@ from sightline.data.checks.duplicates import Duplicates, has_conflicting_labels,
 from sightline.data.checks.finding import Group
 from sightline.data.checks.image_stats import DatasetStats
 from sightline.data.label_patch import PatchEntry, make_entry
-from sightline.data.targets import SEPARATOR
+from sightline.data.targets import SEPARATOR, join_classes
 from sightline.data.types import SPLITS, ImageRecord, Index
 
 
@@ -73,12 +73,19 @@ def _split_rank(image: ImageRecord) -> int:
 
 
 def _fix_class_names(index: Index) -> Iterator[PatchEntry]:
-    counts = Counter(p.label for p in index.images)
-    for group in class_names.find_similar_names(index):
-        largest = max(group, key=lambda label: (counts[label], label))
-        for p in index.images:
-            if p.label in group and p.label != largest:
-                yield make_entry("relabel", p, "the two class names differ only in spelling", largest)
+    if index.labels_are_masks:
+        return  # the classes are in the masks, which no label changes
+    labels = [(p, index.targets.list_classes(p.label)) for p in index.images]
+    counts = Counter(name for _, names in labels for name in names)
+    largest = {
+        name: max(group, key=lambda name: (counts[name], name))
+        for group in class_names.find_similar_names(index)
+        for name in group
+    }
+    for p, names in labels:
+        if any(largest.get(name, name) != name for name in names):
+            corrected = join_classes(largest.get(name, name) for name in names)
+            yield make_entry("relabel", p, "the two class names differ only in spelling", corrected)
 
 
 def _fix_near_duplicates(group: Group) -> Iterator[PatchEntry]:
