@@ -325,6 +325,19 @@ def test_integer_labels_score_by_the_number_that_they_are(tmp_path: Path) -> Non
     assert clf.score(x, numbers.astype(float)) == clf.score(x, numbers)
 
 
+def test_integers_are_their_own_names_whichever_others_there_are(tmp_path: Path) -> None:
+    x, _ = draw(COUNT)
+    y, held_out = np.arange(COUNT) % 12, slice(60, 70)  # of the classes 0 to 9
+    train = sl.Dataset.from_arrays(x[:60], y[:60], split="train")
+    test = sl.Dataset.from_arrays(x[held_out], y[held_out], split="test")
+    assert train.classes == tuple(map(str, range(12)))
+    assert test.classes == tuple(map(str, range(10)))
+    clf = sl.train(train + test, out=tmp_path / "a", **(QUICK | {"epochs": 1})).classifier
+    assert clf.classes == train.classes
+    assert clf.evaluate(train + test).split == "test"
+    assert clf.evaluate(sl.Dataset.from_arrays(x[70:75], y[:5])).confusion.sum(axis=1).tolist() == [1] * 5 + [0] * 7
+
+
 def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     Image.fromarray(draw(1)[0][0]).save(tmp_path / "one.png")

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.config import DataConfig
+from sightline.config import DataConfig, SplitConfig
 from sightline.data.checks.audit import quick_audit
+from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.sources import named
 from sightline.data.sources.arrays import list_array_items
@@ -26,6 +27,7 @@ from sightline.data.sources.listing import SourceListing
 from sightline.data.storage import CheckHeader, FolderStore, GeneratedStore
 from sightline.data.types import Index
 from sightline.errors import DataError, UsageError
+from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import (
     HostileFolder,
     ImageFolder,
@@ -333,6 +335,20 @@ def test_idx_files_may_be_given_in_any_way(tmp_path: Path, end: str) -> None:
     both = [folder / f"train-{kind}-ubyte{end}" for kind in ("labels-idx1", "images-idx3")]
     assert summarize(build_index(both)) == summarize(build_index(folder / names[1]))
     assert len(build_index([str(p) for p in both]).images) == 6
+
+
+def test_the_classes_of_idx_files_are_numbers_whichever_a_file_has(tmp_path: Path) -> None:
+    folder = write_idx_folder(tmp_path / "letters")
+    for stem, labels in (("train", (11, 2, 10, 0, 9, 1)), ("t10k", (2, 9))):
+        header = struct.pack(">HBBI", 0, 8, 1, len(labels))
+        (folder / f"{stem}-labels-idx1-ubyte").write_bytes(header + bytes(labels))
+    index = build_index(folder)
+    assert {p.label for p in index.images if p.split == "test"} == {"2", "9"}
+    decoded = build_dataset(index, PreprocessingSpec(16, 16, 1), SplitConfig(validation=0.0), 0, keep=False)
+    assert decoded.classes == ("0", "1", "2", "9", "10", "11")
+    audit = quick_audit(index)
+    assert tuple(audit.classes) == decoded.classes
+    assert "numeric-class-names" not in {finding.kind for finding in audit.findings}
 
 
 def test_idx_labels_alone_say_what_is_missing(tmp_path: Path) -> None:

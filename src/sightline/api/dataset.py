@@ -145,7 +145,7 @@ class Dataset:
             x: The images, uint8 [N, H, W] or [N, H, W, C] from 0 to 255, with 1 (grayscale), 3 (RGB) or 4 (RGBA)
                 channels.
             y: N labels: names of classes, or integers from 0, which index `classes`.
-            classes: The class names. Without them, integers are their own names.
+            classes: The class names. Without them, integers are their own names, in the order of the numbers.
             split: The split that all of these images are in: train, validation or test; by default they are split by
                 content. Join several, as in ``from_arrays(x, y, split="train") + from_arrays(x_test, y_test,
                 split="test")``.
@@ -166,8 +166,7 @@ class Dataset:
             pixels = np.asarray(x)
         except ValueError as error:  # a list of arrays
             raise DataError(
-                "The images in x have different sizes: resize them to one size, or save them as files and use "
-                "Dataset.from_folder."
+                "The images in x have different sizes: resize them, or save them as files and use Dataset.from_folder."
             ) from error
         return cls(SourceListing(list_array_items(pixels, y, f"{name}/{split}" if split else name, split, classes)))
 
@@ -277,12 +276,13 @@ class Dataset:
     @property
     def classes(self) -> tuple[str, ...]:
         """The sorted names of the classes."""
-        return tuple(sorted(self.counts))
+        return tuple(self.counts)
 
     @property
     def counts(self) -> Mapping[str, int]:
         """The number of images of each class."""
-        return dict(sorted(Counter(image.label for image in self.index.images).items()))
+        counted = Counter(image.label for image in self.index.images)
+        return {name: counted[name] for name in self.index.sort_classes(counted)}
 
     def check(
         self,

@@ -103,7 +103,7 @@ def preview_images(
         images = _decode_images(index, num_images, seed, preprocess, training=False)
         rows = _divide_rows(images)
     owned_png.save_owned_png(path, plot_grid(rows))
-    classes = tuple(sorted({p.label for p in index.images}))
+    classes = index.sort_classes(p.label for p in index.images)
     return PreviewResult(str(path), classes, len(rows) if is_changed else sum(map(len, rows)))
 
 
@@ -130,10 +130,10 @@ def _sample_indices(index: Index, count: int, seed: int, *, training: bool) -> I
     for i, image in enumerate(index.images):
         if not training or image.split in (None, "train"):
             labels.setdefault(image.label, []).append(i)
-    class_names = sorted(labels)
+    class_names = index.sort_classes(labels)
     if len(class_names) > count:
         sampled = make_generator(seed, "show").permutation(len(class_names))[:count]
-        class_names = [class_names[k] for k in sorted(sampled)]
+        class_names = tuple(class_names[k] for k in sorted(sampled))
     shuffled = {name: make_generator(seed, "show", name).permutation(labels[name]).tolist() for name in class_names}
     for round_number in range(max(map(len, shuffled.values()), default=0)):
         yield from (indices[round_number] for indices in shuffled.values() if round_number < len(indices))

@@ -90,7 +90,7 @@ class DataConfig:
     class_order: tuple[str, ...] = setting(
         (),
         "all classes, in the order of probabilities and tables; for model.task=ordinal, from the lowest grade to the "
-        "highest; empty: sorted by name, ordinal grades by the number in their name",
+        "highest; empty: sorted by name, integers of arrays by number, ordinal grades by the number in their name",
     )
     merge_copies: bool = setting(
         False, "merge identical images, e.g. from several class folders, into one image with all of their classes"

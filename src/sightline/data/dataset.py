@@ -269,4 +269,5 @@ def _check_and_list_classes(
         )
     if targets.are_paths:
         check_paths(sorted(classes))
-    return targets.order_classes(classes, index.class_order)
+    order = index.sort_classes(classes) if index.has_numbers else ()
+    return targets.order_classes(classes, index.class_order or order)

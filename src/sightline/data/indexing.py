@@ -145,7 +145,7 @@ def build_index(
         tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
         several_labels,
         read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
-        find_file,
+        find_file, all(entry.is_number for entry in entries),
     )  # fmt: skip
     return choose_labels(index, targets)
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sightline.data.targets import strip_zeros
 from sightline.data.types import ImageRecord, Index, Split
 
 _NUM_KEYS = 4  # length of the result of `_match_keys`
@@ -96,7 +97,11 @@ def match_images(
 
 
 def _match_keys(path: str, sha256: str, label: str, split: Split | None) -> tuple[Hashable, ...]:
-    """Return the keys to match an image by, strictest first; the source may list validation images as training."""
+    """Return the keys to match an image by, strictest first; the source may list validation images as training.
+
+    Numbers are compared without zeros before them, with which an earlier version wrote those of arrays.
+    """
+    label = strip_zeros(label)
     return (path, sha256, label, split), (path, sha256, label), (sha256, label, split), (sha256, label)
 
 

@@ -184,6 +184,15 @@ def check_order(names: Collection[str], order: Sequence[str]) -> tuple[str, ...]
     return tuple(order)
 
 
+def strip_zeros(name: str) -> str:
+    """Return a number without the zeros before it, and any other name unchanged.
+
+    >>> strip_zeros("007"), strip_zeros("0"), strip_zeros("cat 01")
+    ('7', '0', 'cat 01')
+    """
+    return re.sub(r"\A0+(?=[0-9]+\Z)", "", name)
+
+
 def join_classes(names: Iterable[str]) -> str:
     """Return the label of an image that has these classes, as `LabelSetTargets` reads it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -93,7 +93,7 @@ class Index:
     out. `several_labels` tells which image has several labels; "" if each has one. `read_mask(i)` returns the encoded
     mask of image `i`, whose values `mask_classes` explain; None for a source without masks. `class_order` is the order
     of all classes, if it is stated. `find_file(i)` returns the path of the file that image `i` is on this machine; None
-    if it is in an archive, a table or memory.
+    if it is in an archive, a table or memory. `has_numbers` says that the classes are the integers of arrays.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Index:
     mask_classes: MaskClasses | None = None
     class_order: tuple[str, ...] = ()
     find_file: Callable[[int], Path | None] | None = field(default=None, repr=False, compare=False)
+    has_numbers: bool = False
 
     @property
     def targets(self) -> Targets:
@@ -121,6 +122,13 @@ class Index:
     def labels_are_masks(self) -> bool:
         """Whether the label of each image is the classes in its mask, and not a label beside it."""
         return self.mask_classes is not None and self.read_mask is not None and bool(self.several_labels)
+
+    def sort_classes(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of classes, each once, by code point; the integers of arrays by number."""
+        if not self.has_numbers:
+            return tuple(sorted(set(names)))
+        width = 20  # digits of the largest integer of an array
+        return tuple(sorted(set(names), key=lambda name: (name.zfill(width) if name.isdecimal() else name, name)))
 
     def select(self, positions: Sequence[int]) -> Index:
         """Return the index of only the images at `positions`, in that order."""

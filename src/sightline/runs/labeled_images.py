@@ -12,7 +12,7 @@ from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import MatchedImages
-from sightline.data.targets import CLASS_TARGETS, Targets
+from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
 from sightline.data.types import Index, LabeledSubset, Split, Subset
 from sightline.errors import DataError
 from sightline.preprocessing import PreprocessingSpec
@@ -137,7 +137,11 @@ def decode_labeled(
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> LabeledSubset:
-    """Return all images of `index` with their labels; raises `DataError` for a label that is not in `classes`."""
+    """Return all images of `index` with their labels; raises `DataError` for a label that is not in `classes`.
+
+    A number names the class of this number, which an earlier version wrote with zeros before it.
+    """
+    index = _write_numbers_as_in(classes, index)
     for image in index.images:
         for label in set(targets.list_classes(image.label)).difference(classes):
             raise DataError(
@@ -154,3 +158,12 @@ def decode_labeled(
         list_sizes(images),
     )
     return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))
+
+
+def _write_numbers_as_in(classes: tuple[str, ...], index: Index) -> Index:
+    names = {strip_zeros(name): name for name in classes}
+    is_known = {image.label for image in index.images} <= {*classes}
+    if is_known or index.mask_classes is not None or len(names) < len(classes):  # it has both 3 and 03
+        return index
+    images = (replace(image, label=names.get(strip_zeros(image.label), image.label)) for image in index.images)
+    return replace(index, images=tuple(images))

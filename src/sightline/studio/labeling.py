@@ -73,7 +73,7 @@ class Labeling:
         order = draw_audit_order([index.images[self._copies[n][0]].sha256 for n in unlabeled])
         self._audit_order = np.array(unlabeled, np.int64)[order]
         known = {name for image in index.images for name in index.targets.list_classes(image.label)} - {""}
-        self._classes = list(dict.fromkeys([*classes, *sorted(known)]))
+        self._classes = list(dict.fromkeys([*classes, *index.sort_classes(known)]))
         self._sets: dict[str, int] = {}  # the number of each set of classes, which is then the label of an image
         self._labels = np.full(len(self._copies), UNLABELED)
         self._trained = self._labels  # the labels that the head was trained on

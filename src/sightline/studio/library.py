@@ -76,7 +76,7 @@ class Library:
         `findings` are known before the images are checked; `slices` are the positions of the images of each.
         """
         self._corrections = corrections
-        self._targets = index.targets
+        self._targets, self._sort_classes = index.targets, index.sort_classes
         self._lock = Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.row_factory = sqlite3.Row
@@ -181,7 +181,7 @@ class Library:
         to review count. Slices are in the order in which they were given, with all of their images.
         """
         with self._lock:
-            counts = {name: dict(sorted(counter.items())) for name, counter in self._counts.items()}
+            counts = {name: {key: c[key] for key in self._sort_classes(c)} for name, c in self._counts.items()}
             findings = {kind: self._counts["finding"][kind] for kind in self._kinds}
             counts |= {"finding": findings, "slice": self._slice_counts}
             return counts | {"state": {s: self._counts["state"][s] for s in STATES}}

@@ -16,11 +16,12 @@ from sightline.errors import DataError
     ("labels", "classes", "expected"),
     [
         ([1, 0, 1], None, ["1", "0", "1"]),
-        ([[1], [0], [10]], None, ["01", "00", "10"]),
+        ([[1], [0], [10]], None, ["1", "0", "10"]),
+        ([20240101, 20240102, 10**18], None, ["20240101", "20240102", "1000000000000000000"]),
         (np.array([1, 0, 1], np.uint8), ["cat", "dog"], ["dog", "cat", "dog"]),
         (["cat", "dog", "猫"], None, ["cat", "dog", "猫"]),
     ],
-    ids=["numbers", "columns", "named", "names"],
+    ids=["numbers", "columns", "dates", "named", "names"],
 )
 def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: list[str]) -> None:
     items = list_array_items(np.zeros((3, 4, 4), np.uint8), labels, "mine", "test", classes)
@@ -39,7 +40,12 @@ def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: 
             ["a", "b"],
             "mine: labels run from 0 to 2, but there are 2 classes, numbered from 0.",
         ),
-        (np.zeros((2, 4, 4), np.uint8), [-1, 1], None, "mine: labels run from -1 to 1"),
+        (
+            np.zeros((2, 4, 4), np.uint8),
+            [-1, 1],
+            None,
+            "mine: labels run from -1 to 1, but classes are numbered from 0.",
+        ),
         (
             np.zeros((2, 4, 4)),
             [0, 1],

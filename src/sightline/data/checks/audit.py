@@ -94,7 +94,8 @@ def _explain_allow(finding: Finding) -> Finding:
 
 
 def _build_audit(index: Index, findings: list[Finding]) -> Audit:
-    classes = dict(sorted(Counter(name for p in index.images for name in index.targets.list_classes(p.label)).items()))
+    count_by_class = Counter(name for p in index.images for name in index.targets.list_classes(p.label))
+    classes = {name: count_by_class[name] for name in index.sort_classes(count_by_class)}
     findings = [_explain_allow(f) for f in findings]
     ordered = sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
     counts = Counter(p.split for p in index.images)

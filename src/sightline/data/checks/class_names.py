@@ -25,7 +25,7 @@ def class_findings(index: Index) -> list[Finding]:
         *_missing_classes(rows, counts),
         *_class_balance(counts),
         *_similar_names(index),
-        *_numeric_names(sorted(counts)),
+        *_numeric_names(index.sort_classes(counts)),
     ]
 
 

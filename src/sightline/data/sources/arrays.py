@@ -23,7 +23,10 @@ def list_array_items(
     split: Split | None = None,
     classes: Sequence[str] | None = None,
 ) -> list[SourceItem]:
-    """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`."""
+    """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`.
+
+    Without `classes`, an integer is its own name, whatever others there are.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
         raise DataError(
             f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}"
@@ -38,29 +41,28 @@ def list_array_items(
     if len(labels) != len(pixels):
         hint = ": for one-hot rows, use y.argmax(1)" if len(label_shape) > 1 and label_shape[0] == len(pixels) else ""
         raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}{hint}.")
-    if labels.dtype.kind in "iu":
-        names = classes or _number_names(int(labels.max(initial=0)) + 1)
-        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
+    are_numbers = labels.dtype.kind in "iu"
+    if are_numbers:
+        if labels.min(initial=0) < 0 or (classes and labels.max(initial=0) >= len(classes)):
+            there_are = f"there are {len(classes)} classes," if classes else "classes are"
             raise DataError(
-                f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes, "
-                "numbered from 0."
+                f"{name}: labels run from {labels.min()} to {labels.max()}, but {there_are} numbered from 0."
             )
-        label_names = [names[i] for i in labels.tolist()]
+        label_names = [classes[i] if classes else str(i) for i in labels.tolist()]
     else:
         label_names = [_name_label(label, i, name) for i, label in enumerate(labels.tolist())]
         if classes is not None and (unknown := sorted(set(label_names) - set(classes))):
             raise DataError(
                 f"{name}: {unknown[0]!r} is a label but not one of `classes`.{suggest(unknown[0], classes)}"
             )
-    return [SourceItem(store, str(i), f"{name}[{i}]", label_name, split) for i, label_name in enumerate(label_names)]
+    is_number = are_numbers and not classes
+    return [
+        SourceItem(store, str(i), f"{name}[{i}]", label_name, split, is_number=is_number)
+        for i, label_name in enumerate(label_names)
+    ]
 
 
 def _name_label(label: Any, position: int, name: str) -> str:
     if label is None or (isinstance(label, float) and math.isnan(label)):
         raise DataError(f"{name}[{position}] has no label ({label}): leave the image out, or give it a label.")
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
-
-
-def _number_names(count: int) -> list[str]:
-    width = len(str(count - 1))
-    return [f"{i:0{width}}" for i in range(count)]

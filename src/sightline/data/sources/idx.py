@@ -46,7 +46,7 @@ def drop_label_files(sources: Sequence[str | Path | SourceListing]) -> list[str 
 def read_idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> SourceListing:
     """Read idx images with their labels; ``train`` in a name means the training split, ``t10k`` or ``test`` the test.
 
-    Classes are the label numbers, zero-padded so that they sort in numeric order.
+    Classes are the numbers of the labels.
     """
     items: list[SourceItem] = []
     image_paths = [p for p in paths if "idx3" in p.name or "images" in p.name]

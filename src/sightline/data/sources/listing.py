@@ -32,7 +32,8 @@ class MaskFile:
 class SourceItem:
     """A file or array that may be an image, not opened yet; `declared`: the source states that it is one.
 
-    An image with a `mask` has no `label` yet: the mask has it. One `to_label` has none since nobody gave it any.
+    An image with a `mask` has no `label` yet: the mask has it. One `to_label` has none since nobody gave it any. The
+    label of one that `is_number` is an integer of an array.
     """
 
     store: Store
@@ -44,6 +45,7 @@ class SourceItem:
     declared: bool = False
     mask: MaskFile | None = None
     to_label: bool = False
+    is_number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
