@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from sightline.runs.directory import RunDirectory
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
 Trained = tuple[Path, dict[str, Any]]
+TINY = (*SMALL[:-3], "model.hidden_units=[4]", "--set", "input.height=16", "--epochs", "1")
+FORMS = ["parquet", "webdataset", "arrow folder", "shards", "address", "address of shards"]
 
 
-@pytest.fixture(scope="module", params=["parquet", "webdataset", "arrow folder", "address"])
+@pytest.fixture(scope="module", params=FORMS)
 def packed(request: pytest.FixtureRequest, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path | str:
     """The images of `colors` in another form."""
     folder = tmp_path_factory.mktemp("packed")
@@ -37,10 +40,26 @@ def packed(request: pytest.FixtureRequest, colors: Path, tmp_path_factory: pytes
     if request.param == "arrow folder":
         write_table(folder / "colors" / "data-00000-of-00001.arrow", table, rows_per_group=50)
         return folder / "colors"
-    members: dict[str, bytes] = {}
+    members: list[tuple[str, bytes]] = []
     for number, (file, label) in enumerate(zip(files, labels, strict=True)):
-        members |= {f"{number:04}.png": file.read_bytes(), f"{number:04}.cls": label.encode()}
-    return write_tar(folder / "colors.tar", members)
+        members += [(f"{number:04}.png", file.read_bytes()), (f"{number:04}.cls", label.encode())]
+    if request.param == "webdataset":
+        return write_tar(folder / "colors.tar", dict(members))
+    for number in range(3):
+        write_tar(folder / f"shards/{number:06}.tar", dict(members[80 * number : 80 * (number + 1)]))
+    if request.param == "shards":
+        return folder / "shards"
+    fsspec.filesystem("memory").put(f"{folder}/shards", "/packed/", recursive=True)
+    return "memory://packed/shards"
+
+
+def test_train(sightline: Command, trained: Trained, packed: Path | str, tmp_path: Path) -> None:
+    assert sightline("train", packed, "--out", tmp_path / "run", *TINY).code == 0
+    runs = [RunDirectory.open(path).read_data() or () for path in (tmp_path / "run", trained[0])]
+    images, expected = (Counter((row.sha256, row.label, row.split) for row in rows) for rows in runs)
+    assert images == expected
+    metrics = sightline("evaluate", tmp_path / "run", "--format", "json").json
+    assert metrics["count"] == sum(row.split == "test" for row in runs[0]) > 0
 
 
 def test_evaluate(sightline: Command, trained: Trained, colors: Path, packed: Path | str) -> None:

@@ -293,9 +293,6 @@ def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
     assert [(image.path, image.label) for image in index.images] == [
         (f"row-{i}", label) for i, label in enumerate(["cat", "dog"] * 2)
     ]
-    memory.pipe_file("/b/archives/a.tar", b"")
-    with pytest.raises(DataError, match=r"of archives: name each of them, as memory://b/archives/a\.tar\."):
-        build_index("memory://b/archives/")
     memory.pipe_file("/b/notes.txt", b"")
     with pytest.raises(DataError, match="expected a folder of class folders"):
         build_index("memory://b/notes.txt")
@@ -321,6 +318,35 @@ def test_a_folder_of_tables_at_an_address_is_read_as_one_on_disk(
     }
     assert [distant.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
     assert opened == [f"memory://b/d/{name}" for name in ("test/c.parquet", "train/a.parquet", "train/b.parquet")]
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_folder_of_archives_is_one_source_on_disk_and_at_an_address(
+    memory: Any, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {"val/0.tar": (0, 1), "train/1.tar": (2, 3, 0), "train/0.tar": (4, 1)}
+    for name, numbers in shards.items():
+        samples = [((f"{i}.png", IMAGES[i]), (f"{i}.cls", ("cat", "dog")[i % 2].encode())) for i in numbers]
+        write_tar(tmp_path / "d" / name, dict(file for sample in samples for file in sample))
+    write_tar(tmp_path / "d/train/folders.tgz", {"cat/9.png": IMAGES[0], "dog/9.png": b"broken"}, "w:gz")
+    (tmp_path / "d/sizes.json").write_text("{}")
+    memory.put(f"{tmp_path}/d", "/b/", recursive=True)
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "1")  # each archive makes room for the next one
+    local, distant = build_index(tmp_path / "d"), build_index("memory://b/d")
+    assert distant.images == local.images
+    assert [(image.path, image.label, image.split) for image in local.images] == [
+        ("train/0.tar/1.png", "dog", "train"), ("train/0.tar/4.png", "cat", "train"),
+        ("train/1.tar/0.png", "cat", "train"), ("train/1.tar/2.png", "cat", "train"),
+        ("train/1.tar/3.png", "dog", "train"), ("train/folders.tgz/cat/9.png", "cat", "train"),
+        ("val/0.tar/0.png", "cat", "validation"), ("val/0.tar/1.png", "dog", "validation"),
+    ]  # fmt: skip
+    assert [image.path for image in local.unreadable] == ["train/folders.tgz/dog/9.png"]
+    assert local.empty_classes == ()
+    assert [distant.read(i) for i in range(8)] == [local.read(i) for i in range(8)]
+    assert len(opened) == 4, "each archive is downloaded once"
+    memory.pipe_file("/b/d/val/2.tar", b"no archive")
+    with pytest.raises(DataError, match=r"2\.tar is not a readable tar archive"):
+        build_index("memory://b/d")
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
 from sightline.data.sources.class_parents import apply_class_tree
+from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
@@ -41,7 +43,6 @@ from sightline.data.sources.manifest import (
 )
 from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes, read_mask_folders
 from sightline.data.sources.split_names import assign_splits_by_source_name
-from sightline.data.sources.table_files import find_table_files, read_image_table, read_table_files
 from sightline.data.sources.webdataset import list_samples
 from sightline.data.storage import FolderStore, GeneratedStore, Store
 from sightline.data.targets import CLASS_TARGETS, Targets
@@ -207,18 +208,20 @@ def list_source(
     text = str(source)
     if is_url(text):
         remote = RemotePath.parse(text)
-        if not is_container(remote.url):
-            return _list_remote_folder(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
-        path = remote.stage(options.limits)
-    else:
-        path = Path(text).expanduser()
-    if not _io.exists(path):
-        if named.is_named(text):
-            return named.load_named(text)
-        known = ", ".join([*named.NAMES, *named.SOURCES])
-        raise DataError(
-            f"There is no folder, file or data set {text!r}. Check the path; the named data sets are {known}."
-        )
+        if is_container(remote.url):
+            return _list_container(remote.stage(options.limits), prefix, options, lenient=lenient)
+        return _list_folder(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
+    path = Path(text).expanduser()
+    if _io.exists(path):
+        return _list_path(path, prefix, options, lenient=lenient)
+    if named.is_named(text):
+        return named.load_named(text)
+    known = ", ".join([*named.NAMES, *named.SOURCES])
+    raise DataError(f"There is no folder, file or data set {text!r}. Check the path; the named data sets are {known}.")
+
+
+def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
+    """List a folder or a file on this machine."""
     if (path / "run.json").is_file() or ((path / "manifest.json").is_file() and (path / "model.onnx").is_file()):
         raise DataError(
             f"{path} is a model, not labeled images: `sightline evaluate {path}` and `sightline predict {path} IMAGES` "
@@ -226,11 +229,10 @@ def list_source(
         )
     if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
         return read_idx_files(files, options.limits)
-    if (store := _open_store(path, options)) is not None:
-        listing = _list_store(store, path, prefix, options, lenient=lenient)
-        names = store.repeated_names
-        repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
-        return replace(listing, notes=[*listing.notes, *repeated])
+    if path.is_dir():
+        return _list_folder(FolderStore(path, options.limits), prefix, options, lenient=lenient)
+    if is_container(path.name):
+        return _list_container(path, prefix, options, lenient=lenient)
     if is_table(path):
         return read_manifest(path, options)
     if is_idx(path):
@@ -241,35 +243,30 @@ def list_source(
     )
 
 
-def _list_remote_folder(folder: RemoteFolder, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
-    if tables := find_table_files(folder):
-        return read_table_files(((key, folder.stage(key)) for key in tables), options, prefix)
-    return _list_files(folder, prefix, options, lenient=lenient)
-
-
-def _open_store(path: Path, options: DataConfig) -> FolderStore | ZipStore | TarStore | ImageTable | None:
-    """Open a folder, an archive or a table of images as a store; return None for anything else."""
-    if path.is_dir():
-        return FolderStore(path, options.limits)
-    return open_container(path, options.limits, options.columns.path) if is_container(path.name) else None
-
-
-def _list_store(
-    store: FolderStore | ZipStore | TarStore | ImageTable,
-    path: Path,
-    prefix: str,
-    options: DataConfig,
-    *,
-    lenient: bool,
+def _list_folder(
+    store: FolderStore | RemoteFolder, prefix: str, options: DataConfig, *, lenient: bool
 ) -> SourceListing:
-    """List an opened source, by the form of its content."""
+    """List the tables or archives in a folder, else its images."""
+    locate = store.root.joinpath if isinstance(store, FolderStore) else store.stage
+    if keys := find_container_files(store):
+        read = partial(_list_container, options=options, lenient=lenient)
+        return read_container_files(((key, locate(key)) for key in keys), read, prefix)
+    folder = store.root if isinstance(store, FolderStore) else None
+    return _list_files(store, prefix, options, folder, lenient=lenient)
+
+
+def _list_container(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
+    """List a table of images or an archive, by the form of its content."""
+    store = open_container(path, options.limits, options.columns.path)
     if isinstance(store, ImageTable):
         return read_image_table(store, str(path), options, prefix)
-    if isinstance(store, FolderStore) and (tables := find_table_files(store)):
-        return read_table_files(((key, path / key) for key in tables), options, prefix)
     if isinstance(store, TarStore) and (samples := list_samples(store)):
-        return read_rows(samples, str(path), options, FileFinder(store), prefix)
-    return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
+        listing = read_rows(samples, str(path), options, FileFinder(store), prefix)
+    else:
+        listing = _list_files(store, prefix, options, lenient=lenient)
+    names = store.repeated_names
+    repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
+    return replace(listing, notes=[*listing.notes, *repeated])
 
 
 def _list_files(

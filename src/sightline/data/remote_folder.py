@@ -17,10 +17,7 @@ from pathlib import Path, PurePosixPath
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
 from sightline.data.cache import cache_folder
-from sightline.data.containers import ARCHIVE_SUFFIXES
-from sightline.data.image_tables import TABLE_SUFFIXES
 from sightline.data.remote import RemotePath, explain_cache_failure, make_room, safe_name
-from sightline.data.sources.filenames import is_image_name
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError
 
@@ -33,8 +30,6 @@ class RemoteFolder:
     Raises `DataError` if the folder does not exist or cannot be listed, and when a file cannot be read after several
     attempts.
     """
-
-    repeated_names: tuple[str, ...] = ()
 
     def __init__(self, source: RemotePath, limits: LimitsConfig) -> None:
         self.name = PurePosixPath(source.path).name
@@ -67,7 +62,7 @@ class RemoteFolder:
         return content
 
     def stage(self, key: str) -> Path:
-        """Return a copy of a file that is read at several positions, as a table is; see `RemotePath.stage`."""
+        """Return a copy of a file that is read at several positions, as an archive is; see `RemotePath.stage`."""
         return self._files[key].stage(self._limits)
 
     def _read_copy(self, key: str) -> bytes | None:
@@ -122,18 +117,13 @@ class RemoteFolder:
 
 
 def open_remote_folder(source: RemotePath, limits: LimitsConfig) -> RemoteFolder:
-    """Return the folder of labeled images at an address; raises `DataError` if there is none."""
+    """Return the folder of labeled images, archives or tables at an address; raises `DataError` if there is none."""
     if source.describe()["type"] != "directory":
         raise DataError(
             f"{source.url} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of "
             "one, or a .parquet or .arrow file with images."
         )
-    folder = RemoteFolder(source, limits)
-    keys = folder.keys()
-    archives = [key for key in keys if key.lower().endswith(ARCHIVE_SUFFIXES)]
-    if archives and not any(is_image_name(key) or key.lower().endswith(TABLE_SUFFIXES) for key in keys):
-        raise DataError(f"{source.url} is a folder of archives: name each of them, as {source.url}/{archives[0]}.")
-    return folder
+    return RemoteFolder(source, limits)
 
 
 def _hash(text: str) -> str:

@@ -49,8 +49,6 @@ class FileStore(Store, Protocol):
 class FolderStore:
     """The files below a folder at the time it is first listed; links to folders are followed, each folder once."""
 
-    repeated_names: tuple[str, ...] = ()
-
     def __init__(self, root: Path, limits: LimitsConfig = LIMITS) -> None:
         self.root = root
         self._limits = limits

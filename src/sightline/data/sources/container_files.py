@@ -1,12 +1,13 @@
-"""Labeled images in Parquet and Arrow files, alone or in a folder of them."""
+"""Labeled images in tables such as Parquet files, and in a folder of tables or of archives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from sightline.config import DataConfig
+from sightline.data.containers import ARCHIVE_SUFFIXES
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
@@ -22,28 +23,38 @@ def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: 
     return read_rows(store.read_rows(), name, replace(options, columns=columns), FileFinder(store), prefix)
 
 
-def find_table_files(store: FileStore) -> list[str]:
-    """Return the Parquet and Arrow files in a folder that has no images of its own, as Hugging Face's data sets are."""
-    keys = store.keys()
+def find_container_files(store: FileStore) -> list[str]:
+    """Return the Parquet and Arrow files, else the archives, in a folder that has no images of its own.
+
+    Data sets of Hugging Face are folders of the one, and those of WebDataset of the other.
+    """
+    keys = [key for key in store.keys() if not is_hidden(key)]  # noqa: SIM118  # not a dict
     if any(is_image_name(key) for key in keys):
         return []
-    return [key for key in keys if key.lower().endswith(TABLE_SUFFIXES) and not is_hidden(key)]
+    tables = [key for key in keys if key.lower().endswith(TABLE_SUFFIXES)]
+    return tables or [key for key in keys if key.lower().endswith(ARCHIVE_SUFFIXES)]
 
 
-def read_table_files(files: Iterable[tuple[str, Path]], options: DataConfig, prefix: str = "") -> SourceListing:
-    """List the images of several tables in a folder; a file or a folder that is named as a split states it.
+def read_container_files(
+    files: Iterable[tuple[str, Path]], read: Callable[[Path, str], SourceListing], prefix: str = ""
+) -> SourceListing:
+    """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
 
-    `files` are their relative paths and where they are; each is opened before the next one is asked for.
+    `files` are their relative paths and where they are; each is opened before the next one is asked for. `read` lists
+    one of them, with what comes before its keys.
     """
     keys, listings = [], []
     for key, path in files:
-        store = ImageTable(path, options.limits, options.columns.path)
         keys.append(key)
-        listings.append(read_image_table(store, str(path), options, f"{prefix}{key}/"))
+        listings.append(read(path, f"{prefix}{key}/"))
     splits = [find_folder_split(key) for key in keys]
     if all(splits):
         listings = [
-            replace(listing, items=[replace(item, split=item.split or split) for item in listing.items])
+            replace(
+                listing,
+                items=[replace(item, split=item.split or split) for item in listing.items],
+                classes=[replace(folder, split=folder.split or split) for folder in listing.classes],
+            )
             for listing, split in zip(listings, splits, strict=True)
         ]
     else:
@@ -54,6 +65,8 @@ def read_table_files(files: Iterable[tuple[str, Path]], options: DataConfig, pre
     return SourceListing(
         [item for listing in listings for item in listing.items],
         [file for listing in listings for file in listing.unusable],
+        [path for listing in listings for path in listing.skipped_files],
+        [folder for listing in listings for folder in listing.classes],
         notes=[note for listing in listings for note in listing.notes],
         unlabeled=[path for listing in listings for path in listing.unlabeled],
         several_labels=several_labels,
