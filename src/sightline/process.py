@@ -1,7 +1,8 @@
-"""Process-wide settings: whose process this is, signals, number of cores.
+"""Process-wide settings: whose process this is, signals, number of cores, limit of open files.
 
-Signal handlers, ``os._exit`` and the C library's malloc settings (`_keras.process_state`) affect the whole process.
-Only the command line, which calls `claim`, changes them; a program that imports Sightline keeps its own.
+Signal handlers, ``os._exit``, the limit of open files and the C library's malloc settings (`_keras.process_state`)
+affect the whole process. Only the command line, which calls `claim`, changes them; a program that imports Sightline
+keeps its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ LITTLE_MEMORY = 2 << 30
 
 GARBAGE_THRESHOLD = 20_000
 """New objects between two collections in the command line's process: Python's 700 cost a training 0.25 s."""
+
+MAX_OPEN_FILES = 10_240
+"""Most systems start a process with 1,024 or 256; macOS allows no more than this."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -58,6 +62,19 @@ def treat_sighup_as_sigterm() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(number, terminate)
+
+
+def raise_file_limit() -> None:
+    """Let the command line's own process open more files, where the system allows it: an archive stays open."""
+    if not is_claimed():
+        return
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def trim_memory() -> None:

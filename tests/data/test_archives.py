@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sightline import process
 from sightline.config import DataConfig, LimitsConfig
 from sightline.data.archives import TarStore, ZipStore, make_names_unique
 from sightline.data.checks.audit import quick_audit
@@ -331,6 +332,27 @@ def test_a_pipe_is_rejected_as_a_source(tmp_path: Path, name: str) -> None:
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
     with pytest.raises(DataError, match="not a regular file"):
         build_index(tmp_path / name)
+
+
+@pytest.mark.parametrize("claimed", [True, False], ids=["command line", "library"])
+def test_a_folder_has_more_archives_than_the_files_that_a_process_may_open_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: bool
+) -> None:
+    resource = pytest.importorskip("resource")
+    for number in range(12):
+        write_tar(tmp_path / f"{number:02}.tar", {f"{'ab'[number % 2]}/1.png": encode_image(number)})
+    monkeypatch.setattr(process, "_claimed", claimed)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 6, hard))
+    try:
+        if claimed:
+            assert len(build_index(tmp_path).images) == 12
+        else:
+            with pytest.raises(DataError, match="Too many open files"):
+                build_index(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from sightline import process
 from sightline.config import LimitsConfig
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.batches import load_ahead
@@ -36,6 +37,7 @@ def open_container(path: Path, limits: LimitsConfig, column: str = "") -> Contai
 
     Raises `DataError` if it is damaged or beyond the limits.
     """
+    process.raise_file_limit()  # a folder may hold thousands
     name = path.name.lower()
     if name.endswith(TABLE_SUFFIXES):
         return ImageTable(path, limits, column)
