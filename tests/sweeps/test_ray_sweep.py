@@ -78,7 +78,7 @@ def count_trials(folder: Path) -> int:
 def test_two_trials_run_at_a_time_and_each_once(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = FakeRayTrainer(2)
     use_trainer(monkeypatch, trainer)
-    result = sweep("data", space, out=tmp_path / "o", engine="ray", num_workers=2)
+    result = sweep(draw_classes(tmp_path / "data", COLORS, 1), space, out=tmp_path / "o", engine="ray", num_workers=2)
     assert sorted(trainer.paths) == [f"trial-000{n}" for n in range(1, 5)]
     assert {t.state for t in result.trials} == {"complete"}
     assert count_trials(tmp_path / "o") == 4, "no thread took a trial that is not there, or that of another for dead"
@@ -89,7 +89,7 @@ def test_an_error_in_one_thread_stops_the_others(space: Path, tmp_path: Path, mo
     trainer.broken = "trial-0002"
     use_trainer(monkeypatch, trainer)
     with pytest.raises(DataError, match="images are gone"):
-        sweep("data", space, out=tmp_path / "o", engine="ray", num_workers=2)
+        sweep(draw_classes(tmp_path / "data", COLORS, 1), space, out=tmp_path / "o", engine="ray", num_workers=2)
     assert trainer.stop.is_set()
     assert sorted(trainer.paths) == ["trial-0001", "trial-0002"]
 

@@ -25,6 +25,7 @@ from command import COLORS, TINY_SWEEP, draw_classes
 from damage import damage_file
 from sightline import api, jsonio
 from sightline.api import training_process
+from sightline.api.dataset import Dataset
 from sightline.callbacks import Callback, EpochRecord
 from sightline.cli.output import print_csv
 from sightline.config import resolve_config
@@ -351,12 +352,13 @@ Search = Callable[..., SweepResult]
 @pytest.fixture
 def search(trainer: FakeTrainer, tmp_path: Path) -> Search:
     """Run a sweep of the given TOML text, in the same folder by default, with a fast storage."""
+    images = draw_classes(tmp_path / "data", COLORS, 1)
 
-    def run(text: str, **options: Any) -> SweepResult:
+    def run(text: str, *, data: Dataset | Path = images, **options: Any) -> SweepResult:
         (tmp_path / "s.toml").write_text(text)
         options = {"out": tmp_path / "o", **options}
         options.setdefault("storage", f"journal:{tmp_path / options['out'].name}.log")
-        return sweep("data", tmp_path / "s.toml", **options)
+        return sweep(data, tmp_path / "s.toml", **options)
 
     return run
 
@@ -504,6 +506,51 @@ def test_an_interrupted_sweep_says_how_to_go_on(search: Search, trainer: FakeTra
     trainer.before = lambda call: None
     assert {t.state for t in search(GRID).trials} == {"complete"}
     assert sorted(trainer.paths) == [f"trial-000{n}" for n in range(1, 7)]
+
+
+def test_results_of_other_images_are_not_taken_for_those_of_these(
+    search: Search, trainer: FakeTrainer, tmp_path: Path
+) -> None:
+    """Two folders may have the same name, and arrays have none."""
+    first, second = (draw_classes(tmp_path / name / "train", COLORS, count) for name, count in (("a", 1), ("b", 2)))
+    search(GRID, data=first, trials=2)
+    with pytest.raises(UsageError, match=r"other images than those now in .*b/train: .*--out.*--storage"):
+        search(GRID, data=second)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    search(GRID, data=Dataset.from_arrays(pixels, list("aabb")), out=tmp_path / "arrays", trials=2)
+    for images, labels in ((pixels // 2, "aabb"), (pixels, "abab")):
+        with pytest.raises(UsageError, match="other images than those now in arrays: "):
+            search(GRID, data=Dataset.from_arrays(images, list(labels)), out=tmp_path / "arrays")
+    assert trainer.calls == 4
+    shutil.move(first, tmp_path / "elsewhere" / "train")
+    assert len(search(GRID, data=tmp_path / "elsewhere" / "train").trials) == 6, "moved images are the same images"
+
+
+def test_added_images_are_refused_once_there_are_results(search: Search, trainer: FakeTrainer, tmp_path: Path) -> None:
+    """As `resume` refuses them; without results, they may be what an error asked for."""
+
+    def refuse(call: int) -> None:
+        raise DataError("There are too few images.")
+
+    trainer.before = refuse
+    with pytest.raises(DataError, match="too few"):
+        search(GRID)
+    trainer.before = lambda call: None
+    shutil.copytree(draw_classes(tmp_path / "more", COLORS, 2), tmp_path / "data", dirs_exist_ok=True)
+    search(GRID, trials=1)
+    draw_classes(tmp_path / "data" / "black", {"": (0, 0, 0)}, 1)
+    with pytest.raises(UsageError, match="other images"):
+        search(GRID)
+
+
+def test_a_sweep_that_has_not_recorded_its_images_goes_on(search: Search, tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    search(GRID, storage=f"sqlite:///{path}", trials=1)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("delete from study_user_attributes where key = 'images'")
+        database.commit()
+    draw_classes(tmp_path / "data" / "more", COLORS, 1)
+    assert len(search(GRID, storage=f"sqlite:///{path}", trials=2).trials) == 2
 
 
 def test_more_trials_may_be_asked_for_later(search: Search, trainer: FakeTrainer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sightline import _io, jsonio
+from sightline import _io
 from sightline._keras.process_state import restore_torch_settings
 from sightline.api.compression_result import CompressionResult
 from sightline.api.loading import load
@@ -28,6 +27,7 @@ from sightline.config.stage_epochs import count_epochs
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources, build_index
+from sightline.data.recorded_images import hash_images
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, Interrupted, UsageError, plural, suggest
 from sightline.evaluation import bootstrap
@@ -86,7 +86,7 @@ def compress(
         _io.refuse_links(run.path, path)
     search_key = {
         "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images),
-        "content": _hash_data(dataset, are_masks=task.targets.are_masks),
+        "content": hash_images(dataset.images, dataset.splits, are_masks=task.targets.are_masks),
         "methods": list(selected_methods),
         "epochs": finetune_epochs, "max_drop": budget.max_drop, "non_inferiority_margin": noninferiority.MARGIN,
         "standard_errors": noninferiority.STANDARD_ERRORS,
@@ -114,15 +114,6 @@ def _choose_targets(run: RunDirectory, config: RunConfig) -> ThresholdRequest:
         return ThresholdRequest.from_config(config.evaluation)
     request = ThresholdRequest.from_thresholds(thresholds)
     return replace(request, positive=request.positive or config.evaluation.positive_class)
-
-
-def _hash_data(data: DecodedDataset, *, are_masks: bool = False) -> str:
-    """Return a hash of images, labels or masks, and splits, which identifies the data of a search."""
-    rows = [
-        (p.sha256, p.label, split, *([p.mask and p.mask.sha256] if are_masks else []))
-        for p, split in zip(data.images, data.splits, strict=True)
-    ]
-    return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sightline import jsonio
 from sightline.data.targets import strip_zeros
 from sightline.data.types import ImageRecord, Index, Split
 
@@ -67,6 +69,15 @@ class MatchedImages:
     def complete(self) -> bool:
         """Whether every recorded image is present and unchanged."""
         return not self.missing and not self.changed
+
+
+def hash_images(images: Iterable[ImageRecord], splits: Iterable[Split | None], *, are_masks: bool = False) -> str:
+    """Return a hash of images, labels or masks, and splits, which identifies the data of a search."""
+    rows = [
+        (p.sha256, p.label, split, *([p.mask and p.mask.sha256] if are_masks else []))
+        for p, split in zip(images, splits, strict=True)
+    ]
+    return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
 
 
 def match_images(

@@ -130,6 +130,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
             )
             for _ in range(1 if trainer is None else trainer.options.num_workers)
         ]  # fmt: skip
+        studies.check_images(runners[0].study, url, search_space, dataset.sources, settings, display.on_progress)
         return runners[0].run(search_space.num_trials(trials), runners[1:])
 
 

@@ -13,14 +13,20 @@ import socket
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from sightline.callbacks import Progress
+from sightline.data.indexing import Sources, build_index, describe_sources
+from sightline.data.label_patch import load_and_apply_patch
+from sightline.data.recorded_images import hash_images
 from sightline.errors import OutputError, SightlineError, UsageError, first_line, require
 from sightline.seeding import derive_seed
 from sightline.sweeps.parameters import CategoricalParameter, Parameter, Value
 from sightline.sweeps.search_space import SearchSpace
+from sightline.tasks.protocol import find_task
 
 HEARTBEAT_SECONDS = 30  # seconds; after ten missed heartbeats another machine takes over the trial
 HOST_NAME = socket.gethostname()
@@ -74,6 +80,37 @@ def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
                 storage.remove_session()
                 if hasattr(storage, "engine"):
                     storage.engine.dispose()
+
+
+def check_images(
+    study: Any, url: str, space: SearchSpace, sources: Sources, settings: Sequence[str], progress: Progress
+) -> None:
+    """Record what identifies the images of a study; raises `UsageError` if it has results of others.
+
+    They are read as the first trial reads them, whose settings end with `settings`.
+    """
+    config = space.trial_config({p.name: p.check_values[0] for p in space.parameters}, settings)
+    targets = find_task(config.model.task).targets
+    index = build_index(sources, progress, config.device.threads or None, options=config.data, targets=targets)
+    index = load_and_apply_patch(index, Path(config.data.patch) if config.data.patch else None)
+    current = hash_images(index.images, (image.split for image in index.images), are_masks=targets.are_masks)
+    recorded = study.user_attrs.get("images")
+    if recorded == current:
+        return
+    if recorded is not None and _has_results(study):
+        raise UsageError(
+            f"The trials of the study {study.study_name} in {_without_password(url)} were trained on other images than "
+            f"those now in {describe_sources(sources)}: restore them, or choose another folder with --out, and another "
+            "--storage if you set it."
+        )
+    study.set_user_attr("images", current)
+
+
+def _has_results(study: Any) -> bool:
+    """Return whether a trial has ended with a result or a reason, or is running."""
+    states = import_optuna().trial.TrialState
+    ended = {states.COMPLETE, states.PRUNED, states.RUNNING}
+    return any(t.state in ended or "reason" in t.user_attrs for t in study.get_trials(deepcopy=False))
 
 
 @contextmanager
