@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -392,8 +393,6 @@ def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.Mo
     train = training_process.train_in_subprocess
 
     def changed(*arguments: Any, **options: Any) -> TrainResult:
-        import dataclasses
-
         result = train(*arguments, **options)
         return dataclasses.replace(result, validation=SplitMetrics(0.5, next(losses), 100))
 
@@ -462,6 +461,32 @@ def test_trials_of_each_task_are_ranked_by_its_metric(
     own = jsonio.read_object(Path(trial.run) / "eval" / "validation" / "metrics.json")["metrics"][metric]
     assert trial.value == pytest.approx(own["value"])
     assert (None if trial.interval is None else list(trial.interval)) == own["interval"]
+
+
+def test_a_trial_whose_metric_is_undefined_fails_with_the_reason(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kappa is where all validation images have one grade."""
+    values = iter([(None, "all images have one grade"), (math.nan, ""), (math.inf, "")])
+    train = training_process.train_in_subprocess
+
+    def changed(*arguments: Any, **options: Any) -> TrainResult:
+        result = train(*arguments, **options)
+        value, note = next(values, (0.5, ""))
+        metrics = {"quadratic_weighted_kappa": {"value": value, "interval": None, "note": note}}
+        path = Path(result.run) / "eval" / "validation" / "metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(jsonio.dumps({"metrics": metrics, "accuracy_interval": None}))
+        details = {"metrics": {"validation": {"quadratic_weighted_kappa": value}}}
+        return dataclasses.replace(result, details=details)
+
+    monkeypatch.setattr(training_process, "train_in_subprocess", changed)
+    done = search(f'monitor = "validation.quadratic_weighted_kappa"\n{GRID}', set={"model.task": "ordinal"})
+    reasons = [(t.trial, t.reason) for t in done.trials if t.state == "failed"]
+    assert [number for number, _ in reasons] == [1, 2, 3]
+    assert "quadratic_weighted_kappa cannot be computed (all images have one grade)" in (reasons[0][1] or "")
+    assert all("it is not a finite number" in (reason or "") for _, reason in reasons[1:])
+    assert [t.value for t in done.trials if t.state == "complete"] == [0.5] * 3
 
 
 class Killed(BaseException):
@@ -593,6 +618,14 @@ def test_values_follow_from_the_seed(search: Search, trainer: FakeTrainer, tmp_p
     assert first != other
     assert all(1e-4 <= float(v["train.optimizer.learning_rate"]) <= 1 for v in first.values())
     assert set(trainer.seeds[:12]) == {5}, "the trials differ in the searched settings, not in their seed"
+
+
+def test_a_seed_of_all_trials_is_that_of_the_sampler(search: Search, tmp_path: Path) -> None:
+    text = RANDOM.replace("seed = 5", "")
+    options: dict[str, Any] = {"a": {"set": {"seed": 5}}, "b": {"set": {"seed": 6}}}
+    first, other = (settings_by_trial(search(text, out=tmp_path / name, **options[name])) for name in "ab")
+    assert first == settings_by_trial(search(RANDOM, out=tmp_path / "c"))
+    assert first != other
 
 
 def test_a_seed_in_the_space_is_a_setting_like_others(search: Search, trainer: FakeTrainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -216,7 +217,7 @@ class _SweepRunner:
 
     def run_trials(self, count: int) -> None:
         """Run waiting trials until there are none."""
-        seed = self.space.trial_config().seed
+        seed = self.space.trial_config(assignments=self.settings).seed
         while self._run_next_trial(seed, count):
             with self.shared_state.lock:
                 self._save()
@@ -308,12 +309,15 @@ class _SweepRunner:
         metrics = result.validation
         if metrics is None:
             raise UsageError("There is no validation split to compare trials on: set split.validation above 0.")
-        value, interval = read_metric(result, self.space)
+        value, interval, note = read_metric(result, self.space)
         stored = {
             "accuracy": metrics.accuracy, "loss": metrics.loss, "parameters": result.parameters,
             "epochs": result.epochs, "seconds": result.seconds,
         }  # fmt: skip
         trial.set_user_attr("facts", stored | ({} if interval is None else {"interval": list(interval)}))
+        if value is None or not math.isfinite(value):
+            reason = note or "it is not a finite number"
+            raise UsageError(f"{self.space.monitor} cannot be computed ({reason}): set monitor to another metric.")
         self.callback.on_message(f"trial {studies.trial_slot(trial)}: {self.space.monitor} {value:.4f}")
         return value
 
@@ -373,19 +377,20 @@ class _TrialCallback(Callback):
             raise _TrialPruned(self.verdict)
 
 
-def read_metric(result: TrainResult, space: SearchSpace) -> tuple[float, Interval | None]:
-    """Return the monitored metric of a trained run, and its interval if its evaluation is stored with one."""
+def read_metric(result: TrainResult, space: SearchSpace) -> tuple[float | None, Interval | None, str]:
+    """Return the monitored metric of a trained run, its interval if it has one, and why one of them is missing."""
     metrics = result.validation
     assert metrics is not None
     headlines = result.details.get("metrics", {}).get("validation", {})
     value = ({"accuracy": metrics.accuracy, "loss": metrics.loss} | headlines)[space.metric]
     file = Path(result.run) / "eval" / "validation" / "metrics.json"
     if not file.is_file():
-        return value, None
+        return value, None, ""
     evaluation: Any = jsonio.read_object(file)
     intervals = {name: metric.get("interval") for name, metric in evaluation["metrics"].items()}
     intervals |= {"accuracy": evaluation["accuracy_interval"], "loss": intervals.get("log_loss")}
-    return value, None if (ends := intervals.get(space.metric)) is None else Interval(*ends)
+    note = evaluation["metrics"].get(space.metric, {}).get("note", "")
+    return value, None if (ends := intervals.get(space.metric)) is None else Interval(*ends), note
 
 
 def format_values(values: dict[str, Value]) -> str:
