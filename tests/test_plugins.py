@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,38 @@ def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch:
     registry: Registry[int] = Registry("gadget")
     with pytest.raises(PluginError, match=r"broken_plugin.*adds a gadget, cannot be imported: No module named"):
         len(registry)
+
+
+def test_a_package_that_cannot_be_imported_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "a_broken_widget", "sightline.widgets", "import no_such_module_anywhere\n")
+    install(tmp_path, "b_widget", "sightline.widgets", "import widget_registry\nwidget_registry.REGISTRY.add('b', 7)\n")
+    (tmp_path / "widget_registry.py").write_text(
+        "from sightline.plugins import Registry\nREGISTRY = Registry('widget')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import widget_registry  # type: ignore[import-not-found]
+
+    assert widget_registry.REGISTRY.find("b") == 7
+    for _ in range(2):
+        with pytest.raises(PluginError, match="a_broken_widget"):
+            widget_registry.REGISTRY.find("c")
+
+
+def test_a_thread_waits_for_the_packages_that_another_one_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(
+        tmp_path, "slow_gear", "sightline.gears",
+        "import gear_registry as g\ng.STARTED.set()\ng.GO.wait(0.5)\ng.REGISTRY.add('cog', 7)\n",
+    )  # fmt: skip
+    (tmp_path / "gear_registry.py").write_text(
+        "import threading\nfrom sightline.plugins import Registry\nREGISTRY = Registry('gear')\n"
+        "STARTED, GO = threading.Event(), threading.Event()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import gear_registry  # type: ignore[import-not-found]
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(gear_registry.REGISTRY.find, "cog")
+        assert gear_registry.STARTED.wait(60)
+        assert gear_registry.REGISTRY.find("cog") == first.result() == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -9,13 +10,16 @@ from sightline.errors import PluginError, UsageError, suggest
 
 T = TypeVar("T")
 
+_IMPORTING = threading.RLock()  # of all registries: a plugin of one may look something up in another
+
 
 class Registry(Mapping[str, T], Generic[T]):
     """The entries of one kind by name, in the order in which they were added.
 
     Installed packages add entries through entry points of the group ``sightline.<kind>s``, whose value is a module (or
     an object in it) that registers something when it is imported. They are imported when a name is not found or all
-    names are listed, never before. `noun` names an entry in messages, by default `kind`.
+    names are listed, never before. One that cannot be imported hides no others: `PluginError` is raised for a name
+    that is missing then, and for a list of all names. `noun` names an entry in messages, by default `kind`.
     """
 
     def __init__(self, kind: str, noun: str = "") -> None:
@@ -23,6 +27,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._noun = noun or kind
         self._entries: dict[str, T] = {}
         self._is_complete = False
+        self._failure: PluginError | None = None
 
     def add(self, name: str, entry: T) -> T:
         """Add `entry` and return it; raises `UsageError` if the name is taken."""
@@ -46,14 +51,18 @@ class Registry(Mapping[str, T], Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             self._import_plugins()
+        if name not in self._entries:
+            self._raise_failure()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
         self._import_plugins()
+        self._raise_failure()
         return iter(self._entries)
 
     def __len__(self) -> int:
         self._import_plugins()
+        self._raise_failure()
         return len(self._entries)
 
     @property
@@ -61,16 +70,26 @@ class Registry(Mapping[str, T], Generic[T]):
         return "an" if self._noun[0] in "aeiou" else "a"
 
     def _import_plugins(self) -> None:
-        if self._is_complete:
-            return
-        self._is_complete = True  # a plugin may look something up while it is imported
-        from importlib import metadata  # which takes a while, and listings of our own names do without
+        with _IMPORTING:
+            if self._is_complete:
+                return
+            self._is_complete = True  # a plugin may look something up while it is imported
+            from importlib import metadata  # which takes a while, and listings of our own names do without
 
-        for entry_point in metadata.entry_points(group=f"sightline.{self._kind}s"):
-            try:
-                entry_point.load()
-            except Exception as error:
-                raise PluginError(
+            failures = []
+            for entry_point in metadata.entry_points(group=f"sightline.{self._kind}s"):
+                try:
+                    entry_point.load()
+                except Exception as error:  # noqa: BLE001  # whatever a package of others raises
+                    failures.append((entry_point, error))
+            for entry_point, cause in failures[:1]:
+                self._failure = PluginError(
                     f"The entry point {entry_point.name} ({entry_point.value}), which adds {self._article} "
-                    f"{self._noun}, cannot be imported: {error}. Update or uninstall the package that has it."
-                ) from error
+                    f"{self._noun}, cannot be imported: {cause}. Update or uninstall the package that has it."
+                )
+                self._failure.__cause__ = cause
+
+    def _raise_failure(self) -> None:
+        """Raise `PluginError` if a package could not be imported."""
+        if self._failure is not None:
+            raise PluginError(str(self._failure)) from self._failure.__cause__
