@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from drawn_scenes import draw_scenes
-from sightline.api.compression import _hash_data
 from sightline.config import SplitConfig
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
+from sightline.data.recorded_images import hash_images
 from sightline.preprocessing import PreprocessingSpec
 from sightline.tasks.protocol import find_task
 from synthetic_images import encode_png, write_files
@@ -21,7 +21,8 @@ from task_images import write_label_sets
 
 def test_another_image_of_the_same_number_is_another_search(tmp_path: Path) -> None:
     def content(seed: int = 0) -> str:
-        return _hash_data(build_dataset(build_index(tmp_path), PreprocessingSpec(8, 8), SplitConfig(), seed))
+        dataset = build_dataset(build_index(tmp_path), PreprocessingSpec(8, 8), SplitConfig(), seed)
+        return hash_images(dataset.images, dataset.splits)
 
     write_files(tmp_path, {f"{c}/{i}.png": encode_png(i, k) for k, c in enumerate("ab") for i in range(8)})
     before = content()
@@ -34,7 +35,7 @@ def test_another_image_of_the_same_number_is_another_search(tmp_path: Path) -> N
 def hash_task(task: str, data: Path) -> str:
     targets = find_task(task).targets
     dataset = build_dataset(build_index(data), PreprocessingSpec(8, 8), SplitConfig(), 0, targets=targets)
-    return _hash_data(dataset, are_masks=targets.are_masks)
+    return hash_images(dataset.images, dataset.splits, are_masks=targets.are_masks)
 
 
 def test_another_mask_with_the_same_classes_is_another_search(tmp_path: Path) -> None:
