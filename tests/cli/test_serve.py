@@ -226,10 +226,14 @@ def test_sighup_loads_the_model_again_until_its_terminal_closes(tmp_path: Path) 
 
     bundle.write_folder(make_bundle(1), tmp_path / "shapes")
     master, slave = os.openpty()
+
+    def lead_session() -> None:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` has it ignored
+
     with Server(
-        tmp_path / "shapes", "--reload-interval", 0,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
-    ) as running:  # fmt: skip
+        tmp_path / "shapes", "--reload-interval", 0, start_new_session=True, preexec_fn=lead_session
+    ) as running:
         os.close(slave)
         assert running.request("/model")[1]["weights_sha256"] == "1" * 64
         bundle.write_folder(make_bundle(2), tmp_path / "shapes")

@@ -163,9 +163,15 @@ def test_files_that_settings_name_are_reached_from_another_folder(
     assert (data.labels, data.root) == (str(tmp_path / "here" / "labels.csv"), str(tmp_path / "here" / "images"))
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("doctor",), ("predict", "imagenet"), ("evaluate",), ("report",)])
-def test_a_name_that_no_file_can_have_is_refused(sightline: Command, arguments: tuple[str, ...]) -> None:
-    result = sightline(*arguments, 300 * "a")
+@pytest.mark.parametrize("verb", ["train", "doctor", "evaluate", "report"])
+def test_a_name_that_no_file_can_have_is_refused(sightline: Command, verb: str) -> None:
+    result = sightline(verb, 300 * "a")
     assert result.code == 2
     assert "aaaaaaaa" in result.err
+    assert "Internal error" not in result.err
+
+
+def test_an_image_whose_name_no_file_can_have_is_one_that_cannot_be_read(sightline: Command) -> None:
+    result = sightline("predict", "imagenet", 300 * "a", "--format", "json")
+    assert (result.code, result.lines[0]["error"]) == (1, "cannot be opened: File name too long")
     assert "Internal error" not in result.err
