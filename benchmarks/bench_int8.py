@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trained_run
+from int8_accuracy import compare_accuracy
 from measure import compare
 
 INT8 = "SIGHTLINE_BENCHMARK_INT8"
@@ -37,29 +38,6 @@ def measure_speed(folder: Path, rows: int) -> float:
     return count / (time.perf_counter() - started)
 
 
-def compare_accuracy() -> str:
-    """Compare the accuracy of both on the run's test split."""
-    import numpy as np
-
-    from sightline.api import load
-    from sightline.compress import noninferiority
-    from sightline.inference import bundle, runner
-
-    samples = load(os.environ[trained_run.RUN]).labeled_images().load("test").subset
-    right = []
-    for folder in (trained_run.bundle(), Path(os.environ[INT8])):
-        probabilities = runner.predict_probabilities(bundle.load(folder)[1], samples)
-        right.append(np.equal(probabilities.argmax(1), samples.labels))
-    comparison = noninferiority.compare_models(right[0], right[1], "test")
-    return (
-        f"test split: int8 {comparison.compressed_accuracy:.4f}, float32 {comparison.original_accuracy:.4f}, "
-        f"difference {100 * comparison.difference:+.2f} points "
-        f"({100 * comparison.difference_interval.low:+.2f} to {100 * comparison.difference_interval.high:+.2f}) on "
-        f"{comparison.count} images, "
-        f"McNemar p = {comparison.p_value:.3g}"
-    )
-
-
 def make_variant(rows: int, *, int8: bool) -> Callable[[], float]:
     """Return one variant of the benchmark."""
     return lambda: measure_speed(Path(os.environ[INT8]) if int8 else trained_run.bundle(), rows)
@@ -71,7 +49,7 @@ if __name__ == "__main__":
             out = os.environ[INT8] = str(Path(folder, "int8"))
             command = [sys.executable, "-m", "sightline", "export", str(path), "--precision", "int8", "--out", out]
             print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            print(compare_accuracy(), flush=True)
+            print(compare_accuracy(path, trained_run.bundle(), Path(out)), flush=True)
         compare(
             "MobileNetV2 0.35",
             {
