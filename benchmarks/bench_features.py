@@ -3,7 +3,9 @@
 `sightline train` takes ONNX Runtime, one image at a time on each core: in int8 for training images if the processor has
 VNNI, else in float32. OpenVINO is measured where it is installed, in bfloat16 too if the processor has the
 instructions. ``--accuracy`` prints what a linear head that is trained on the features of each engine gets right on
-those in float32, which a trained model computes: cross-validated on two sets, compared with float32 throughout.
+those in float32, which a trained model computes, and on those of the same engine: cross-validated on two sets, compared
+with float32 throughout; ``--accuracy TEXT`` takes the engines whose names contain the text. The variable
+SIGHTLINE_BENCHMARK_NETWORK names another network, such as efficientnet-lite2.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ import numpy as np
 from measure import SHARED, Variant, compare, describe_machine
 
 from sightline import process
+from sightline.models import registry
 
-SIDE, BATCH, CORES = 256, 32, process.count_cores()
+NETWORK = registry.get_entry(os.environ.get("SIGHTLINE_BENCHMARK_NETWORK", "efficientnet-lite0"))
+SIDE, BATCH, CORES = NETWORK.pretrained_input_size or NETWORK.input_size, 32, process.count_cores()
 COUNT = 256
 Features = Callable[[Any], Any]
 
@@ -32,18 +36,18 @@ def build_graph() -> bytes:
     from sightline import backend
     from sightline.config import resolve_config
     from sightline.export import keras_to_onnx
-    from sightline.models import pretrained, registry
+    from sightline.models import pretrained
     from sightline.models.build import ModelSpec, build_model
 
-    config = resolve_config(assignments=["model.name=efficientnet-lite0", "model.weights=imagenet"])
-    weights = pretrained.find_weights(registry.get_entry("efficientnet-lite0"), "imagenet", 1.0, SIDE, SIDE)
+    config = resolve_config(assignments=[f"model.name={NETWORK.name}", "model.weights=imagenet"])
+    weights = pretrained.find_weights(NETWORK, "imagenet", 1.0, SIDE, SIDE)
     network = build_model(ModelSpec(config.model, SIDE, SIDE, 3, 2, weights=weights))
     model = backend.keras().Model(network.model.inputs, network.model.output["features"])
     return keras_to_onnx.convert_layers(model)
 
 
 def load_pixels(name: str, count: int | None = None) -> tuple[Any, Any]:
-    """Return `count` images of a set spread over its classes, decoded to uint8 [N, 256, 256, 3], and their labels."""
+    """Return `count` images of a set spread over its classes, decoded to uint8 [N, SIDE, SIDE, 3], and their labels."""
     from sightline.data.indexing import build_index
     from sightline.preprocessing import PreprocessingSpec
 
@@ -104,11 +108,11 @@ def open_keras(precision: str) -> Features:
     """Return the Keras model as a compiled function."""
     from sightline import backend
     from sightline.config import resolve_config
-    from sightline.models import pretrained, registry
+    from sightline.models import pretrained
     from sightline.models.build import ModelSpec, build_model
 
-    config = resolve_config(assignments=["model.name=efficientnet-lite0", "model.weights=imagenet"])
-    weights = pretrained.find_weights(registry.get_entry("efficientnet-lite0"), "imagenet", 1.0, SIDE, SIDE)
+    config = resolve_config(assignments=[f"model.name={NETWORK.name}", "model.weights=imagenet"])
+    weights = pretrained.find_weights(NETWORK, "imagenet", 1.0, SIDE, SIDE)
     network = build_model(ModelSpec(config.model, SIDE, SIDE, 3, 2, weights=weights, precision=precision))
     backend.set_threads(CORES)
     model = backend.keras().Model(network.model.inputs, network.model.output["features"])
@@ -176,30 +180,34 @@ def predict_folds(train: Any, test: Any, labels: Any) -> Any:
     return predicted
 
 
-def print_accuracy() -> None:
-    """Print the cross-validated accuracy of a head on the features of each engine, and the paired test."""
+def print_accuracy(text: str) -> None:
+    """Print the cross-validated accuracy of a head on the features of each engine named so, and the paired test."""
     from sightline.evaluation.paired import compare_paired
 
+    engines = {name: open_engine for name, open_engine in list_engines().items() if text in name}
     for name, count in (("cats_vs_dogs", None), ("flowers5", 1500)):
         pixels, labels = load_pixels(name, count)
         exact: Any = None
         reference: Any = None
         print(f"\n{name}, {len(pixels)} images\n")
-        for engine, open_engine in list_engines().items():
+        for engine, open_engine in engines.items():
             run = open_engine(pixels)
             features = np.concatenate([run(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)])
             exact = features if exact is None else exact
-            correct = predict_folds(features, exact, labels) == labels
-            reference = correct if reference is None else reference
-            compared = compare_paired(reference, correct)
-            print(
-                f"{engine}: {correct.mean():.4f}, {compared.difference:+.4f} (p = {compared.p_value:.2f})", flush=True
-            )
+            for tested_on, test in (("float32", exact), ("the same", features)):
+                correct = predict_folds(features, test, labels) == labels
+                reference = correct if reference is None else reference
+                compared = compare_paired(reference, correct)
+                print(
+                    f"{engine}, tested on {tested_on}: {correct.mean():.4f}, {compared.difference:+.4f} "
+                    f"(p = {compared.p_value:.2f})",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "--accuracy" in sys.argv:
-        print_accuracy()
+        print_accuracy(" ".join(sys.argv[sys.argv.index("--accuracy") + 1 :]))
     else:
-        compare(f"Features of {COUNT} photographs at {SIDE}x{SIDE} by frozen EfficientNet-Lite0", list_variants())
+        compare(f"Features of {COUNT} photographs at {SIDE}x{SIDE} by frozen {NETWORK.name}", list_variants())
