@@ -89,9 +89,14 @@ def _unpack_few(source: Path, labels: int, seed: int, folder: Path) -> Iterator[
 
 
 def run_effort(manifest: Path, effort: str, seed: int, folder: Path) -> tuple[list[bool], float]:
-    """Train with Sightline and return which test images are right, and the seconds from process start to end."""
+    """Train with Sightline and return which test images are right, and the seconds from process start to end.
+
+    `effort` may be followed by a setting, as in "fast:device.feature_runtime=onnxruntime".
+    """
+    name, _, setting = effort.partition(":")
     out = folder / f"run-{effort}"
-    arguments = [manifest, "--recipe", "transfer", "--effort", effort, "--seed", seed, "--out", out]
+    arguments = [manifest, "--recipe", "transfer", "--effort", name, "--seed", seed, "--out", out]
+    arguments += ["--set", setting] if setting else []
     environment = {**os.environ, "SIGHTLINE_CACHE": str(folder / f"cache-{effort}")}
     started = time.time()
     _run([sys.executable, "-m", "sightline", "train", *map(str, arguments)], environment)
@@ -194,7 +199,7 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, help="without it, the peers are left out")
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--only", nargs="*", default=[*EFFORTS, *PEERS])
+    parser.add_argument("--only", nargs="*", default=[*EFFORTS, *PEERS], help="an effort may have a setting: fast:A=B")
     options = parser.parse_args()
     for name in options.sets:
         results: dict[str, Result] = {}
@@ -206,7 +211,7 @@ def main() -> None:
                 images.append(list_test_images(manifest, folder))
                 for contestant in options.only:
                     used = _processor_seconds()
-                    if contestant in EFFORTS:
+                    if contestant.partition(":")[0] in EFFORTS:
                         correct, seconds = run_effort(manifest, contestant, seed, folder)
                     elif options.peers_python:
                         correct, seconds = run_peer(options.peers_python, manifest, contestant, seed, folder)
