@@ -127,6 +127,8 @@ TABLE: list[Row] = [
      {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
     (steps.choose_device, LITE, PHOTOS, EMPTY,
      {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime-int8"}),
+    (steps.choose_device, ("model.name=efficientnet-lite1",), PHOTOS, EMPTY,
+     {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
     (steps.choose_device, LITE, PHOTOS, OLD,
      {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
     (steps.choose_device, (*LITE, "device.feature_runtime=onnxruntime"), PHOTOS, EMPTY,

@@ -276,7 +276,7 @@ _ENTRIES = (
                 "train" if number == 0 else "backbones",
             ),
             pretrained_input_size=256 if number == 0 else None,
-            has_int8_features=True,
+            has_int8_features=number == 0,
         )
         for number, size, sha256, about in (
             (
