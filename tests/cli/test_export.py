@@ -14,7 +14,8 @@ import onnx
 import pytest
 
 from command import Command, skip_without
-from sightline.api import load
+from sightline.api import export, load
+from sightline.callbacks import Callback
 from sightline.errors import ModelError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.exporters import EXPORTERS
@@ -63,6 +64,21 @@ def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> No
     loaded_bundle, _ = bundle.load(Path(result.json["path"]))
     assert loaded_bundle.manifest.precision == precision
     assert loaded_bundle.manifest.metrics == {}, "those of the run belong to another file"
+
+
+def test_layers_stay_in_float_for_the_sake_of_all_images_that_are_compared(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen on the first images, of few classes, they would not help a file that is refused for the others."""
+    totals: dict[str, int] = {}
+
+    class Totals(Callback):
+        def on_progress(self, task: str, done: int, total: int) -> None:
+            totals[task] = total
+
+    monkeypatch.setattr(export, "CALIBRATION_IMAGES", 4)
+    export.export_model(run, precision="int8", tolerance=1, agreement=0, callback=Totals())
+    assert totals["evaluating int8"] == totals["predicting (onnx)"] > 4
 
 
 def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from sightline.runs.labeled_images import LabeledImages
 
 VALIDATION = "the validation split"
 TRAINING = "the training split, since the run has no validation split"
-CALIBRATION_IMAGES = 256  # images for int8 calibration and for choosing the layers that stay in float
+CALIBRATION_IMAGES = 256  # images for int8 calibration, and for a first look at the layers that stay in float
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -294,15 +294,17 @@ class _ExportJob:
             return keras_to_onnx.cast_weights(self.source.graph, precision), ()
         calibration_pixels = self._calibration_pixels()
         calibration = quantize.calibrate_graph(self.source.graph, calibration_pixels, self.callback.on_progress)
-        subset = self.samples.head(CALIBRATION_IMAGES)
+        counts = sorted({min(CALIBRATION_IMAGES, len(self.samples)), len(self.samples)})  # few images, then all
+
+        def agrees(predictor: Predictor, count: int) -> bool:
+            found = runner.predict_probabilities(
+                predictor, self.samples.head(count), task="evaluating int8", progress=self.callback.on_progress
+            )
+            return self.source.classifier.task.compare(reference[:count], found).is_within(self.tolerance)
 
         def accept(file: bytes) -> bool:
             predictor = self._predictor(file)
-            probabilities = runner.predict_probabilities(
-                predictor, subset, task="evaluating int8", progress=self.callback.on_progress
-            )
-            compared = self.source.classifier.task.compare(reference[: len(subset)], probabilities)
-            return compared.is_within(self.tolerance)
+            return all(agrees(predictor, count) for count in counts)
 
         file, float_layers, _ = calibration.quantize_until_accepted(
             accept, calibration_pixels, self.callback.on_progress
