@@ -7,6 +7,7 @@ times of `train` and `export` are not measured.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -44,16 +45,21 @@ def measure_set(name: str, seed: int, folder: Path) -> str:
 
     manifest, run, int8 = compare_peers.write_manifest(name, seed, folder), folder / "run", folder / "int8"
     train = ["train", manifest, "--recipe", "transfer", "--effort", "fast", "--seed", seed, "--out", run]
-    for arguments in (train, ["export", run, "--precision", "int8", "--out", int8]):
+    for arguments in (train, ["export", run, "--precision", "int8", "--out", int8, "--format", "json"]):
         command = [sys.executable, "-m", "sightline", *map(str, arguments)]
         completed = subprocess.run(command, capture_output=True, text=True, check=False)
         if completed.returncode:
-            sys.exit(completed.stderr)
+            sys.exit(completed.stderr + completed.stdout)
+    exported = json.loads(completed.stdout)
     sizes = (
         f"{title} {sum(file.stat().st_size for file in path.rglob('*') if file.is_file()) / 1e6:.2f} MB"
         for title, path in (("int8", int8), ("float32", run / "bundle"))
     )
-    return f"{name}, seed {seed}: {', '.join(sizes)}; {compare_accuracy(run, run / 'bundle', int8)}"
+    return (
+        f"{name}, seed {seed}: {', '.join(sizes)}; {len(exported['kept_in_float'])} layers in float, top-1 agreement "
+        f"{exported['parity']['top1_agreement']:.4f} on validation images; "
+        f"{compare_accuracy(run, run / 'bundle', int8)}"
+    )
 
 
 def main() -> None:
