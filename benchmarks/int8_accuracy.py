@@ -39,18 +39,22 @@ def compare_accuracy(run: Path, bundle: Path, int8: Path) -> str:
     )
 
 
+def run_command(*arguments: object) -> str:
+    """Run a command of Sightline and return what it prints; exits where it fails."""
+    command = [sys.executable, "-m", "sightline", *map(str, arguments)]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        sys.exit(completed.stderr + completed.stdout)
+    return completed.stdout
+
+
 def measure_set(name: str, seed: int, folder: Path) -> str:
     """Train on a set, export int8 as a bundle, and describe both bundles."""
     import compare_peers
 
     manifest, run, int8 = compare_peers.write_manifest(name, seed, folder), folder / "run", folder / "int8"
-    train = ["train", manifest, "--recipe", "transfer", "--effort", "fast", "--seed", seed, "--out", run]
-    for arguments in (train, ["export", run, "--precision", "int8", "--out", int8, "--format", "json"]):
-        command = [sys.executable, "-m", "sightline", *map(str, arguments)]
-        completed = subprocess.run(command, capture_output=True, text=True, check=False)
-        if completed.returncode:
-            sys.exit(completed.stderr + completed.stdout)
-    exported = json.loads(completed.stdout)
+    run_command("train", manifest, "--recipe", "transfer", "--effort", "fast", "--seed", seed, "--out", run)
+    exported = json.loads(run_command("export", run, "--precision", "int8", "--out", int8, "--format", "json"))
     sizes = (
         f"{title} {sum(file.stat().st_size for file in path.rglob('*') if file.is_file()) / 1e6:.2f} MB"
         for title, path in (("int8", int8), ("float32", run / "bundle"))
