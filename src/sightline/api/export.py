@@ -293,22 +293,20 @@ class _ExportJob:
         if precision != "int8":
             return keras_to_onnx.cast_weights(self.source.graph, precision), ()
         calibration_pixels = self._calibration_pixels()
-        calibration = quantize.calibrate_graph(self.source.graph, calibration_pixels, self.callback.on_progress)
+        progress, compare = self.callback.on_progress, self.source.classifier.task.compare
+        calibration = quantize.calibrate_graph(self.source.graph, calibration_pixels, progress)
         counts = sorted({min(CALIBRATION_IMAGES, len(self.samples)), len(self.samples)})  # few images, then all
 
-        def agrees(predictor: Predictor, count: int) -> bool:
-            found = runner.predict_probabilities(
-                predictor, self.samples.head(count), task="evaluating int8", progress=self.callback.on_progress
-            )
-            return self.source.classifier.task.compare(reference[:count], found).is_within(self.tolerance)
+        def has_parity(predictor: Predictor, count: int) -> bool:
+            samples = self.samples.head(count)
+            outputs = runner.predict_probabilities(predictor, samples, task="evaluating int8", progress=progress)
+            return compare(reference[:count], outputs).is_within(self.tolerance)
 
         def accept(file: bytes) -> bool:
             predictor = self._predictor(file)
-            return all(agrees(predictor, count) for count in counts)
+            return all(has_parity(predictor, count) for count in counts)
 
-        file, float_layers, _ = calibration.quantize_until_accepted(
-            accept, calibration_pixels, self.callback.on_progress
-        )
+        file, float_layers, _ = calibration.quantize_until_accepted(accept, calibration_pixels, progress)
         return file, float_layers
 
     def _calibration_pixels(self) -> Any:
