@@ -69,6 +69,17 @@ def test_without_a_bundle_there_is_no_place_for_it(
     assert sightline("model-card", tmp_path).code == 2
 
 
+def test_files_of_others_in_the_bundle_are_not_lost(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    (run / "bundle" / "notes.md").write_text("mine")
+    result = sightline("model-card", run)
+    assert (result.code, result.out) == (2, "")
+    assert "contains notes.md, which Sightline did not write there" in result.err
+    assert (run / "bundle" / "notes.md").read_text() == "mine"
+
+
 def test_names_cannot_break_the_card() -> None:
     names = ('a: "b"', "- c", "<script>", "d | e", "# f\n---", "图")
     manifest = Manifest("net", names, PreprocessingSpec(8, 8), data={"name": '"x": [', "counts": {}})

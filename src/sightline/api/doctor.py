@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,9 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
-    with ExitStack() as stack:
-        file = None if fix is None else stack.enter_context(patches.hold_patch(Path(fix)))
-        if file is not None:
-            _check_no_lines_lost(Path(str(fix)), patch)
+    with nullcontext() if fix is None else patches.hold_patch(Path(fix)) as file:
+        if fix is not None:
+            _check_no_lines_lost(Path(fix), patch)
         index = make_index(
             sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None,
             targets=find_task(task).targets,

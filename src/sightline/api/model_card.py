@@ -15,12 +15,13 @@ from sightline.runs.failures import explain_missing_bundle
 def write_model_card(path: str | Path) -> tuple[str, Path]:
     """Write the model card of a run, with its confusion matrix, into its bundle; return its text and path.
 
-    Raises `ModelError` if `path` is not a run or the run has no bundle.
+    Raises `ModelError` if `path` is not a run or the run has no bundle, `OutputError` if other files are in its folder.
     """
     run = RunDirectory.open(Path(path))
     if run.bundle is None:
         raise ModelError(f"The run {path} has no bundle to write the model card to: {explain_missing_bundle(run)}.")
     loaded_bundle, _ = bundle.load(run.bundle)
+    bundle.refuse_foreign_files(run.bundle, bundle.to_files(loaded_bundle))
     confusion_figure = run.read_figure("confusion.png")
     figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,29 +35,19 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="KIND", help="Do not stop on this kind of data error, as named by doctor; repeatable."),
 ]
-ReadSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set how images are read, e.g. data.class_level=2 or input.page=2; repeatable.",
-    ),
-]
+
+
+def set_option(purpose: str) -> Any:
+    """Return the option ``--set`` of a command, which is for `purpose`."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Set {purpose}; repeatable.")
+
+
+ReadSettings = Annotated[list[str] | None, set_option("how images are read, e.g. data.class_level=2 or input.page=2")]
 DataSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set how files and classes are read, data.NAME, e.g. data.class_level=2; repeatable.",
-    ),
+    list[str] | None, set_option("how files and classes are read, data.NAME, e.g. data.class_level=2")
 ]
 FileLimit = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set a limit on files and archives, data.limits.NAME, e.g. data.limits.file_mb=512; repeatable.",
-    ),
+    list[str] | None, set_option("a limit on files and archives, data.limits.NAME, e.g. data.limits.file_mb=512")
 ]
 
 

@@ -1,6 +1,6 @@
 """Pixel cache on disk: each image is decoded once, in threads, into one memory-mapped uint8 array.
 
-A cache is a folder, named by a hash over the images' hashes and the preprocessing spec, with ``load_pixels.npy``
+A cache is a folder, named by a hash over the images' hashes and the preprocessing spec, with ``pixels.npy``
 (uint8 [N, H, W, C]) and ``meta.json`` (checksums, and the reason for each image that could not be decoded). It is built
 under a temporary name and renamed when complete, so two runs may build the same cache at once; the one that finishes
 second uses the cache of the first.
@@ -16,9 +16,9 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,18 @@ class CachedPixels:
     array: NDArray[np.uint8]
     failures: dict[int, str]
     hit: bool
+
+
+@contextmanager
+def explain_cache_failure(folder: Path) -> Iterator[None]:
+    """Raise `OutputError` for a folder of the cache that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"The cache folder {folder} cannot be written: {error.strerror or error}. Free some space, or set "
+            "SIGHTLINE_CACHE to another folder."
+        ) from error
 
 
 def cache_folder() -> Path:

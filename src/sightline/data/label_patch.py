@@ -30,7 +30,7 @@ from sightline import _io, jsonio
 from sightline.data import cache
 from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
 from sightline.data.types import NO_LABEL, SPLITS, ImageRecord, Index, Split, UnreadableImage
-from sightline.errors import DataError, OutputError
+from sightline.errors import DataError
 
 Action = Literal["drop", "relabel", "move", "keep"]
 EXCLUDED: dict[Action, tuple[Action, ...]] = {
@@ -83,12 +83,8 @@ def hold_patch(path: Path) -> Iterator[Path]:
     path = path.resolve()  # of any other link, the file that it names is written
     name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
     folder = cache.cache_folder() / "studio"
-    try:
+    with cache.explain_cache_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The cache folder {folder} is not writable: {error.strerror}. Set SIGHTLINE_CACHE to another one."
-        ) from error
     with _io.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
         yield path
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sightline import jsonio
-from sightline.data.targets import strip_zeros
 from sightline.data.types import ImageRecord, Index, Split
 
 _NUM_KEYS = 4  # length of the result of `_match_keys`
@@ -108,11 +107,7 @@ def match_images(
 
 
 def _match_keys(path: str, sha256: str, label: str, split: Split | None) -> tuple[Hashable, ...]:
-    """Return the keys to match an image by, strictest first; the source may list validation images as training.
-
-    Numbers are compared without zeros before them, with which an earlier version wrote those of arrays.
-    """
-    label = strip_zeros(label)
+    """Return the keys to match an image by, strictest first; the source may list validation images as training."""
     return (path, sha256, label, split), (path, sha256, label), (sha256, label, split), (sha256, label)
 
 

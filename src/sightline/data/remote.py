@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import RawIOBase
 from operator import itemgetter
@@ -24,7 +24,7 @@ from typing import IO, Any, Literal, TypeVar
 
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
-from sightline.data.cache import cache_folder, size_limit
+from sightline.data.cache import cache_folder, explain_cache_failure, size_limit
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import (
     DataError,
@@ -272,18 +272,6 @@ def _read_up_to(file: IO[bytes], count: int) -> bytes:
     while len(content) < count and (chunk := file.read(min(_CHUNK, count - len(content)))):
         content += chunk
     return bytes(content)
-
-
-@contextmanager
-def explain_cache_failure(folder: Path) -> Iterator[None]:
-    """Raise `OutputError` for a cache that cannot be written, which is no failure of the network."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"The cache folder {folder} cannot be written: {error.strerror or error}. Free some space, or set "
-            "SIGHTLINE_CACHE to another folder."
-        ) from error
 
 
 def _write_all(file: RawIOBase, content: bytes) -> None:

@@ -139,7 +139,7 @@ def decode_labeled(
 ) -> LabeledSubset:
     """Return all images of `index` with their labels; raises `DataError` for a label that is not in `classes`.
 
-    A number names the class of this number, which an earlier version wrote with zeros before it.
+    A number names the class of this number, also if its name has zeros before it, as that of a folder may.
     """
     index = _write_numbers_as_in(classes, index)
     for image in index.images:
