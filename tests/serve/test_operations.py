@@ -64,6 +64,12 @@ def test_metrics_count_what_happened() -> None:
     assert 'endpoint="/nowhere"' not in text
 
 
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+def test_metrics_are_text_for_a_version_that_is_not_a_number(kind: str) -> None:
+    (answer,) = send(Request("/metrics", headers={"Accept": f"{kind}; version=x"}))
+    assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+
+
 def test_a_request_that_fails_is_observed_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     request = Request("/predict", encode_png(), {"X-Request-ID": "7"})
     failed, metrics = send(request, Request("/metrics"), model=FailingPredictor, log_format="json")

@@ -138,7 +138,10 @@ class Metrics(Collector):
         """Return the route of ``/metrics``: as text, or in OpenMetrics if a client prefers that."""
 
         async def metrics(request: Request) -> Response:
-            encode, content_type = choose_encoder(request.headers.get("accept", ""))
+            try:
+                encode, content_type = choose_encoder(request.headers.get("accept", ""))
+            except TypeError:  # the client states a version that is not a number
+                encode, content_type = choose_encoder("")
             return Response(encode(self._view), headers={"Content-Type": content_type})
 
         return Route("/metrics", metrics)
