@@ -178,6 +178,8 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -
         (b"--x\r\nX: " + b"y" * 100_000, FORM, 400, "The form cannot be read"),
         (make_form(make_part(bytes(1 << 20))), FORM, 413, "more than 1048576 bytes"),
         (b"", FORM, 400, "The form "),
+        (make_form(make_part(FILES[0])), f"{FORM}; charset=undefined", 415, "'undefined': send UTF-8"),
+        (make_form(make_part(b"a-aa", "name=a-")), f"{FORM}; charset=Punycode", 415, "'Punycode': send UTF-8"),
         (b"--x\r\nX\xc3: y\r\n\r\n--x--", FORM, 400, "The form cannot be read"),
     ],
 )  # fmt: skip
@@ -196,6 +198,12 @@ def test_what_cannot_be_read_is_explained_and_not_logged(
     assert code == status
     assert words in answer["error"]
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+@pytest.mark.parametrize("charset", ["UTF-8", "us-ascii", "ISO-8859-1"])
+def test_a_form_may_state_a_usual_charset(charset: str) -> None:
+    ((status, answer),) = send((make_form(make_part(FILES[0])), f"{FORM}; charset={charset}"))
+    assert (status, answer["predictions"]) == (200, [{"path": "a.png"} | describe()[0]])
 
 
 def test_files_of_a_form_are_never_written_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -19,6 +20,7 @@ from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.tensors import decode_base64
 
 FORM, JSON = "multipart/form-data", "application/json"
+CHARSETS = {"utf-8", "us-ascii", "iso-8859-1"}  # of the text of a form
 EXAMPLE = "curl -F image=@photo.jpg"
 MAX_COMMAS = 2 * MAX_IMAGES  # in JSON: one after each image, and one in each data URL
 
@@ -67,8 +69,14 @@ async def read_upload(request: Request) -> Upload:
 
 
 async def _read_form(request: Request) -> Upload:
-    """Return the files of a form, whatever their fields are called."""
+    """Return the files of a form, whatever their fields are called.
+
+    The charset is limited, as Starlette passes it to Python: punycode would take minutes for a megabyte.
+    """
     check_encoding(request)
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in CHARSETS:
+        raise HTTPException(415, f"The charset of the form is {charset[:80]!r}: send UTF-8.")
     parser = _FormParser(request.headers, request.stream(), max_files=MAX_IMAGES)
     try:
         form = await parser.parse()
