@@ -343,6 +343,7 @@ def test_lists_without_end_are_refused_before_they_are_parsed(monkeypatch: pytes
         ({"inputs": [PIXEL_INPUT | {"shape": [1, 6, 4, 3], "data": [1] * 72}]}, 400, "expected [-1, 4, 6, 3]"),
         ({"inputs": [IMAGE], "outputs": {}}, 400, "not a list"),
         ({"inputs": [IMAGE], "outputs": [{"name": "logits"}]}, 400, "'probabilities', 'label'"),
+        ({"inputs": [IMAGE], "outputs": [{"name": "label"}] * 2}, 400, "'label' is requested twice"),
         ({"inputs": [IMAGE], "outputs": [{"name": "label", "parameters": {"classification": 2}}]}, 400, "for 'prob"),
         ({"inputs": [IMAGE], "outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]}, 400, "at l"),
     ],

@@ -178,12 +178,14 @@ class InferenceModel:
     def _parse_outputs(self, outputs: Any, is_binary: bool) -> tuple[OutputRequest, ...]:  # noqa: FBT001  # the default
         if not isinstance(outputs, list | None) or not all(isinstance(spec, dict) for spec in outputs or ()):
             raise HTTPException(400, "The field 'outputs' is not a list of objects.")
-        requests = []
+        requests: list[OutputRequest] = []
         for spec in outputs or ():
             name = spec.get("name")
             if not isinstance(name, str) or name not in self.outputs:
                 names = ", ".join(map(repr, self.outputs))
                 raise HTTPException(400, f"There is no output {str(name)[:80]!r}: expected one of {names}.")
+            if any(request.name == name for request in requests):  # a response would be as large as a client likes
+                raise HTTPException(400, f"The output {name!r} is requested twice: name each output once.")
             parameters = _read_parameters(spec, f"the output {name!r}")
             classes = parameters.get("classification")
             if classes is not None and (type(classes) is not int or classes < 1 or name != "probabilities"):
