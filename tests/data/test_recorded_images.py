@@ -39,13 +39,6 @@ def test_a_file_in_two_splits_is_in_both() -> None:
     assert read_with_splits(matched.select_split("test")) == [(b"test/1", "test"), (b"test/2", "test")]
 
 
-def test_zeros_before_a_number_do_not_make_another_class() -> None:
-    rows = [make_row("x[0]", A, "train", "03"), make_row("x[1]", B, "test", "11")]
-    matched = match_images(rows, make_index(("x[0]", A, "3", None), ("x[1]", B, "11", None)))
-    assert matched.complete
-    assert [image.label for image in matched.index.images] == ["03", "11"], "as the model names them"
-
-
 def test_its_copy_in_training_does_not_stand_for_a_test_image_that_is_gone() -> None:
     rows = [make_row("train/1", A, "train"), make_row("test/1", A, "test")]
     matched = match_images(rows, make_index(("train/1", A, "cat", "train")))

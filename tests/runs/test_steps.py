@@ -84,7 +84,9 @@ OLD = FakeMachine(int8=False)
 EMPTY, CACHED, GPU = FakeMachine(), FakeMachine(alpha=0.35), FakeMachine(alpha=0.35, installed=True, accelerator=True)
 MOBILENET = ("model.name=mobilenetv2",)
 LITE = ("model.name=efficientnet-lite0",)
-SIZED = (*MOBILENET, "input.height=288")
+SIZED = (*MOBILENET, "input.height=288", "input.width=288")
+LABELS = (*LITE, "model.task=multi_label", "input.resize=auto")
+WIDE = replace(PHOTOS, aspect_ratio=4 / 3)
 
 Row = tuple[steps.Step, tuple[str, ...], DataFacts, FakeMachine, dict[str, Any]]
 TABLE: list[Row] = [
@@ -95,6 +97,19 @@ TABLE: list[Row] = [
     (steps.choose_input_size, LITE, PHOTOS, EMPTY, {"input.height": 256, "input.width": 256}),
     (steps.choose_input_size, LITE, replace(PHOTOS, median_side=128), EMPTY,
      {"input.height": 224, "input.width": 224}),
+    # Images with several labels are seen whole: they keep their aspect ratio, in the area of a square.
+    (steps.choose_input_size, LABELS, WIDE, EMPTY, {"input.height": 224, "input.width": 288}),
+    (steps.choose_input_size, LABELS, replace(WIDE, median_side=180), EMPTY, {"input.height": 192, "input.width": 256}),
+    (steps.choose_input_size, LABELS, replace(WIDE, aspect_ratio=3 / 4), EMPTY,
+     {"input.height": 288, "input.width": 224}),
+    (steps.choose_input_size, LABELS, replace(WIDE, aspect_ratio=10.0), EMPTY,
+     {"input.height": 192, "input.width": 352}),
+    (steps.choose_input_size, LABELS, replace(WIDE, aspect_ratio=1.09), EMPTY,
+     {"input.height": 256, "input.width": 256}),
+    (steps.choose_input_size, (*LABELS, "input.height=256"), WIDE, EMPTY, {"input.width": 256}),
+    (steps.choose_input_size, (*LABELS, "input.resize=crop"), WIDE, EMPTY, {"input.height": 256, "input.width": 256}),
+    (steps.choose_input_size, (*LABELS, "model.weights=none"), WIDE, EMPTY, {"input.height": 224, "input.width": 224}),
+    (steps.choose_input_size, (*LITE, "input.resize=auto"), WIDE, EMPTY, {"input.height": 256, "input.width": 256}),
     (steps.choose_resize, (*LITE, "input.resize=auto"), PHOTOS, EMPTY, {"input.resize": "crop"}),
     (steps.choose_resize, (*LITE, "input.resize=auto", "model.task=multi_label"), PHOTOS, EMPTY,
      {"input.resize": "stretch"}),
@@ -114,6 +129,7 @@ TABLE: list[Row] = [
     (steps.choose_input_size, (*MOBILENET, "input.height=64", "input.width=96"), PHOTOS, EMPTY, {}),
     (steps.choose_alpha, SIZED, PHOTOS, EMPTY, {"model.alpha": 1.0}),
     (steps.choose_alpha, SIZED, PHOTOS, CACHED, {"model.alpha": 0.35}),
+    (steps.choose_alpha, (*SIZED, "input.height=224"), PHOTOS, CACHED, {"model.alpha": 1.0}),
     (steps.choose_alpha, (*SIZED, "model.weights=none"), PHOTOS, CACHED, {"model.alpha": 1.0}),
     (steps.choose_alpha, (*SIZED, "model.alpha=0.5"), PHOTOS, CACHED, {}),
     (steps.choose_alpha, ("model.name=vgg16", "input.height=224"), PHOTOS, CACHED, {}),

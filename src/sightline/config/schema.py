@@ -53,7 +53,13 @@ class InputConfig:
     height: int | None = setting(
         None, "height in pixels; unset: the model's default, or the images' own size if they are small", 1, 4096
     )
-    width: int | None = setting(None, "width in pixels; unset: same as height", 1, 4096)
+    width: int | None = setting(
+        None,
+        "width in pixels; unset: same as height, or if that is unset too and a pretrained network learns several "
+        "labels per image, by the aspect ratio of the images",
+        1,
+        4096,
+    )
     channels: Literal[1, 3] | None = setting(
         None, "3: RGB, 1: grayscale; unset: 1 if all images are grayscale and the weights are not pretrained"
     )

@@ -33,9 +33,10 @@ from sightline.training.precision import PrecisionChoice
 class DataFacts:
     """Facts about the images that settings are chosen by.
 
-    `median_side` is the median of the shorter side in pixels. `mask_size` is the median height and width where masks
-    are learned, None for other tasks. `measure_range` decodes images of more than 8 bits from
-    the training split of a configuration, and returns the range of their sample values.
+    `median_side` is the median of the shorter side in pixels. `aspect_ratio` is the geometric mean of width / height:
+    1 for as many upright images as wide ones. `mask_size` is the median height and width where masks are learned, None
+    for other tasks. `measure_range` decodes images of more than 8 bits from the training split of a configuration, and
+    returns the range of their sample values.
     """
 
     num_images: int
@@ -44,6 +45,7 @@ class DataFacts:
     all_grayscale: bool
     num_high_bit_depth: int
     measure_range: Callable[[RunConfig], SampleRange]
+    aspect_ratio: float = 1.0
     mask_size: tuple[int, int] | None = None
 
     @classmethod
@@ -57,6 +59,7 @@ class DataFacts:
             all_grayscale=all(image.grayscale for image in index.images),
             num_high_bit_depth=sum(image.high_bit_depth for image in index.images),
             measure_range=lambda config: _measure_training_range(index, config, progress),
+            aspect_ratio=statistics.geometric_mean(image.width / image.height for image in index.images),
             mask_size=_find_median_size(index) if task.targets.are_masks else None,
         )
 

@@ -26,6 +26,8 @@ REFERENCE_MODEL, REFERENCE_LAYERS = "efficientnet-lite0", 140  # what they were 
 SMALL_SIDE = 64  # pixels of the longer side of images that networks for small images take
 MAX_SMALL_TRANSFER = 20_000  # small color images up to this number are classified better by a pretrained backbone
 MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
+STRIDE = 32  # pixels of the input that a pixel of a pretrained network's last features stands for
+MAX_ASPECT_RATIO = 2.0  # of width to height, or height to width; images of more are squeezed
 DEFAULT_MODEL = "cifar10-deep"
 OPEN_PRECISIONS = ("auto", "device")  # values of train.precision that `choose_precision` replaces
 
@@ -118,15 +120,36 @@ def choose_model(config: RunConfig, _facts: DataFacts, _machine: Machine) -> Ste
 def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
     """Fill in the height and width: that of the network, or of small images and large pretrained ones the images'.
 
-    Masks are learned at the size of the images, up to `MAX_MASK_SIDE`.
+    Masks are learned at the size of the images, up to `MAX_MASK_SIDE`. Where images with several labels are seen whole
+    by a pretrained network, they keep their aspect ratio, in an area of the same size.
     """
     size = config.input
     if facts.mask_size is not None and size.height is None and size.width is None:
         scale = min(1.0, MAX_MASK_SIDE / max(facts.mask_size))
         own_height, own_width = (max(1, round(scale * side)) for side in facts.mask_size)
         return StepResult(replace(config, input=replace(size, height=own_height, width=own_width)))
-    height = size.height or size.width or _choose_side(config, facts.median_side)
-    return StepResult(replace(config, input=replace(size, height=height, width=size.width or height)))
+    height = width = size.height or size.width or _choose_side(config, facts.median_side)
+    is_open = size.height is None and size.width is None and size.resize == "auto"
+    if is_open and _sees_whole_images(config) and _uses_pretrained(config, registry.get_entry(config.model.name)):
+        height, width = _fit_aspect_ratio(height, facts.aspect_ratio)
+    return StepResult(replace(config, input=replace(size, height=size.height or height, width=size.width or width)))
+
+
+def _fit_aspect_ratio(side: int, aspect_ratio: float) -> tuple[int, int]:
+    """Return a height and width of about this width / height, in multiples of `STRIDE`, with the area of a square.
+
+    A square stays one up to a tenth: the network was trained on it.
+    """
+    ratio = min(max(aspect_ratio, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
+    if 1 / 1.1 < ratio < 1.1:
+        return side, side
+    height, width = (max(1, round(side * ratio**power / STRIDE)) * STRIDE for power in (-0.5, 0.5))
+    return height, width
+
+
+def _sees_whole_images(config: RunConfig) -> bool:
+    """Whether ``input.resize=auto`` is the whole image: any of several labels may be at an edge."""
+    return find_task(config.model.task).targets.allows_several
 
 
 def _choose_side(config: RunConfig, image_side: int) -> int:
@@ -142,10 +165,10 @@ def _uses_pretrained(config: RunConfig, entry: ModelEntry) -> bool:
 
 
 def choose_resize(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in how images are resized: whole where any of several labels may be at an edge, else a center crop."""
+    """Fill in how images are resized: whole where they have several labels, else a center crop."""
     if config.input.resize != "auto":
         return StepResult(config)
-    resize: Literal["stretch", "crop"] = "stretch" if find_task(config.model.task).targets.allows_several else "crop"
+    resize: Literal["stretch", "crop"] = "stretch" if _sees_whole_images(config) else "crop"
     return StepResult(replace(config, input=replace(config.input, resize=resize)))
 
 
@@ -198,7 +221,8 @@ def choose_alpha(config: RunConfig, _facts: DataFacts, machine: Machine) -> Step
     if model.alpha is not None or entry.alpha is None:
         return StepResult(config)
     assert config.input.height is not None
-    cached = machine.find_cached_alpha(entry, config.input.height) if model.weights in ("auto", "imagenet") else None
+    side = config.input.height if config.input.height == config.input.width else 0
+    cached = machine.find_cached_alpha(entry, side) if model.weights in ("auto", "imagenet") else None
     return StepResult(replace(config, model=replace(model, alpha=cached or entry.alpha)))
 
 
