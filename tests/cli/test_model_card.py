@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def test_files_of_others_in_the_bundle_are_not_lost(
 def test_names_cannot_break_the_card() -> None:
     names = ('a: "b"', "- c", "<script>", "d | e", "# f\n---", "图")
     manifest = Manifest("net", names, PreprocessingSpec(8, 8), data={"name": '"x": [', "counts": {}})
+    manifest = replace(manifest, precision="float32\n\n<script>\x1b[2J", weights_sha256="0`\n\n<script>")
     text = render_card(manifest, {})
+    assert "\x1b" not in text
     assert header(text)["datasets"] == ['"x": [']
     assert "model-index" not in header(text), "Hugging Face rejects an index without results"
     assert "<script>" not in text

@@ -25,6 +25,7 @@ pytest.importorskip("prometheus_client")
 from sightline.serve.app import create_app
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
+from sightline.serve.observing import format_entry
 
 TOKEN = "correct-horse"  # noqa: S105  # of this test alone
 
@@ -104,6 +105,12 @@ def test_requests_are_logged_without_what_clients_must_not_forge(capsys: pytest.
     assert re.match(r'\S+ 10\.0\.0\.7 "GET /x\\n10\.0\.0\.9 \\"GET /admin\\"" 404 ', line)
     send(Request("/health"))
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_proxy_passes_on_as_the_client_cannot_forge_a_line() -> None:
+    entry = {"time": "12:00", "request_id": "7", "method": "GET", "path": "/", "status": 200, "seconds": 0.5}
+    line = format_entry(entry | {"bytes": 3, "client": '::1 "GET /admin" 200\x9b2J'}, "text")
+    assert line == r'12:00 "::1 \"GET /admin\" 200\u009b2J" "GET /" 200 3 0.500 s 7'
 
 
 def test_a_token_is_needed_where_there_is_one() -> None:

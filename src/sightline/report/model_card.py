@@ -131,7 +131,7 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
             f"{kind} with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
             f"{_escape_markdown(manifest.version)}, recipe {_escape_markdown(manifest.recipe)}. The "
             "weights are stored as "
-            f"{manifest.precision}."
+            f"{_escape_markdown(manifest.precision)}."
         ),
         "## Classes",
         "\n".join(f"{number}. {_escape_markdown(label)}" for number, label in enumerate(manifest.classes)),
@@ -224,7 +224,7 @@ def _training_section(manifest: Manifest, run: Mapping[str, Any]) -> str:
     platform = _escape_markdown(run.get("platform", ""))
     lines = [f"- seed {seed}, backend {backend}, {platform}", f"- {versions}"] if run else []
     lines += [
-        f"- weights `{manifest.weights_sha256}`, graph `{manifest.graph_sha256}`",
+        f"- weights `{_escape_markdown(manifest.weights_sha256)}`, graph `{manifest.graph_sha256}`",
     ]
     lines += [
         "- " + ", ".join(f"{_escape_markdown(key)}: {_escape_markdown(value)}" for key, value in s.items())

@@ -27,6 +27,7 @@ REQUEST_ID = "X-Request-ID"
 CLIENT_LEFT = 499  # the status, as nginx logs it, of a request whose client left before its response
 LogFormat = Literal["text", "json"]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_CLIENT = re.compile(r"[A-Za-z0-9.:%-]{1,128}")  # an address; a proxy on this machine may pass on any text as one
 _REQUEST_IDS: ContextVar[dict[str, str]] = ContextVar("request_ids", default={})  # noqa: B039  # never changed in place
 
 
@@ -114,9 +115,14 @@ def format_entry(entry: dict[str, Any], log_format: LogFormat) -> str:
     """
     if log_format == "json":
         return jsonio.dumps(entry)
-    request = printable(jsonio.dumps(f"{entry['method']} {entry['path']}"))
-    head = f"{entry['time']} {entry['client']} {request} {entry['status']} {entry['bytes']}"
+    client, request = str(entry["client"]), _quote(f"{entry['method']} {entry['path']}")
+    client = client if _CLIENT.fullmatch(client) else _quote(client)
+    head = f"{entry['time']} {client} {request} {entry['status']} {entry['bytes']}"
     return f"{head} {entry['seconds']:.3f} s {entry['request_id']}"
+
+
+def _quote(text: str) -> str:
+    return printable(jsonio.dumps(text))
 
 
 def make_log(log_format: LogFormat) -> Callable[[dict[str, Any]], None]:
