@@ -132,6 +132,29 @@ def million_strips() -> bytes:
     return tiff(gray(1, count, count, 1, 122, 122), more=struct.pack("<I", 8) * count)
 
 
+def shared_strips(size: tuple[int, int], rows: int, strip: bytes, compression: int) -> bytes:
+    """Return a TIFF whose strips of so many rows are all the same bytes."""
+    count, at = size[1] // rows, 8 + 2 + 12 * 9 + 4
+    tags = [entry for entry in gray(*size, count, rows, at, at + 4 * count) if entry[0] != 259]
+    lists = struct.pack("<I", at + 8 * count) * count + struct.pack("<I", len(strip)) * count
+    return tiff(sorted([*tags, (259, 3, 1, compression)]), more=lists + strip)
+
+
+def strips_of_nothing() -> bytes:
+    """Return a TIFF whose rows are the same megabyte of PackBits that say nothing, before a row of zeros."""
+    return shared_strips((128, 65_535), 1, b"\x80" * 1_000_000 + b"\x81\0", 32_773)
+
+
+def strips_of_scans() -> bytes:
+    """Return a TIFF of 49 megapixels whose strips are the same progressive JPEG of noise, of 94 scans."""
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (112, 7000), np.uint8)
+    Image.fromarray(noise).save(stream, "JPEG", progressive=True, quality=97)
+    data = stream.getvalue()
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return shared_strips((7000, 62 * 112), 112, data[:end] + data[start:end] * 88 + data[end:], 7)
+
+
 def gif(frames: int, comment: bytes = b"") -> bytes:
     """Return a GIF of one-pixel frames."""
     data = encode_blank((1, 1), "GIF")
@@ -216,6 +239,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "TIFF of 400000 directories": lambda: chained(400_000),
     "TIFF whose directories are a ring": lambda: tiff(gray(4, 4))[:-4] + struct.pack("<I", 8),
     "TIFF of a million strips": million_strips,
+    "TIFF of 65535 strips of the same bytes": strips_of_nothing,
+    "TIFF of 62 strips of the same 94 scans": strips_of_scans,
     "GIF of 500000 frames": lambda: gif(500_000),
     "GIF of 60 MB of comment": lambda: gif(1, b"\x21\xfe" + (b"\xff" + b"a" * 255) * 230_000 + b"\0"),
     "GIF of 2 million control blocks": lambda: gif_before_frame(b"\x21\xf9\4\0\0\0\0\0" * 2_000_000),

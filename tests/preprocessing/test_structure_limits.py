@@ -36,7 +36,8 @@ DECODED_PAGES = {
 FEW = {
     "JPEG of 2000 scans behind a comment", "TIFF of huge tiles", "TIFF of long tiles",
     "TIFF of 2 million resolutions", "TIFF of 4000 tags in one place", "TIFF of 20000 directories",
-    "TIFF whose directories are a ring", "GIF of 20 MB of stray bytes", "PPM of 5 MB of comment",
+    "TIFF whose directories are a ring", "TIFF of 65535 strips of the same bytes",
+    "TIFF of 62 strips of the same 94 scans", "GIF of 20 MB of stray bytes", "PPM of 5 MB of comment",
     "JPEG 2000 of precincts of a pixel", "JPEG 2000 of 4x4 blocks, 49 megapixels", "AVIF of 60000 items",
     "WebP of 65536 groups of codes behind a transform", "WebP of 65536 groups of codes for alpha",
     "WebP of 3000 groups of codes", "AVIF of 268 megapixels that states 64x64", "AVIF of 40 megapixels in 9 frames",
@@ -118,10 +119,23 @@ def test_the_reason_of_a_rejection_is_reported() -> None:
 
     assert reason(hostile_images.many_scans(8, 400)) == "more than 300 scans, which no ordinary file has"
     assert reason(HOSTILE["TIFF of huge tiles"]()) == "tiles of 46000x46000 pixels for an image of 10x10"
+    assert reason(HOSTILE["TIFF of 65535 strips of the same bytes"]()) == (
+        "strips or tiles of 65,535,131,070 bytes in a file of 1,524,404"
+    )
     assert reason(HOSTILE["PNG of 1x49000000"]()) == "too long: 1x49000000 pixels, limit 65535 on each side"
     assert reason(b"P2 9 9 255 " + b"1 " * (5 << 20)) == (
         "more than 8 MiB of numbers as text, which take too long to decode: save it as binary"
     )
+
+
+def test_a_few_strips_may_have_the_same_bytes() -> None:
+    strip = b"\x81\0"  # 128 zeros in PackBits
+    assert not PreprocessingSpec(8, 8).decode(hostile_images.shared_strips((128, 64), 1, strip, 32_773)).any()
+    data = hostile_images.strips_of_nothing()
+    for lengths in (struct.pack("<HHII", 280, 4, 65_535, 0), struct.pack("<HHII", 279, 4, 65_535, 1 << 31)):
+        known = data.index(struct.pack("<HHI", 279, 4, 65_535))
+        with pytest.raises(ImageError, match="strips or tiles of"):  # libtiff would take the length of the file
+            inspect_image(data[:known] + lengths + data[known + 12 :])
 
 
 def test_frames_are_counted_up_to_a_limit() -> None:

@@ -14,6 +14,7 @@ _MAX_STRIPS = 65_536  # of a TIFF, or tiles
 _MAX_TILE_PIXELS = 1 << 24  # of one tile, if larger than the image
 _MAX_TAGS = 4_096  # of a TIFF's directory
 _MAX_VALUES = 1 << 18  # of one tag, if Pillow makes numbers of it
+_SHARED_BYTES = 64 << 20  # of compressed strips or tiles, beyond those of the file: about 2 s
 
 
 def check_tiff(data: bytes) -> int:
@@ -70,7 +71,8 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
     (count,) = struct.unpack_from(order + ("Q" if is_big_tiff else "H"), data, offset)
     check_count(count, _MAX_TAGS, "tags in a directory")
     sizes: dict[int, int] = {}
-    total = 0
+    total = strips = 0
+    lengths: tuple[int, ...] = ()
     for number in range(count):
         entry = offset + ((8 + 20 * number) if is_big_tiff else (2 + 12 * number))
         tag, kind, value_count = struct.unpack_from(order + ("HHQ" if is_big_tiff else "HHI"), data, entry)
@@ -79,6 +81,9 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
         total += num_bytes if num_bytes <= len(data) else 0  # the others are not read
         if tag in {273, 279, 324, 325}:  # offsets and lengths of strips and tiles
             check_count(value_count, _MAX_STRIPS, "strips or tiles")
+            strips = max(strips, value_count)
+            if tag in {279, 325}:
+                lengths = max(lengths, _read_integers(data, order, entry, is_big_tiff=is_big_tiff), key=sum)
         elif kind in _TAG_FORMATS and (depth or tag < _FIRST_PRIVATE_TAG or tag in _READ_TAGS):
             check_count(value_count, _MAX_VALUES, "numbers in a tag")
         if value_count == 1 and form in _INTEGER_FORMATS:
@@ -89,9 +94,35 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
     for tag in _NESTED_TAGS & set(sizes) if depth < 2 else ():
         with suppress(struct.error):
             _check_directory(data, base + sizes[tag], base, depth + 1)
+    if sizes.get(259, 1) != 1 and not depth:
+        _check_strips(len(data), strips, lengths)
     image_pixels, tile_pixels = (sizes.get(w, 0) * sizes.get(h, 0) for w, h in ((256, 257), (322, 323)))
     if tile_pixels > max(image_pixels, _MAX_TILE_PIXELS):
         raise ImageError(f"tiles of {sizes[322]}x{sizes[323]} pixels for an image of {sizes[256]}x{sizes[257]}")
+
+
+def _read_integers(data: bytes, order: str, entry: int, *, is_big_tiff: bool) -> tuple[int, ...]:
+    """Return the values of a tag; none if they are not integers, or not in the file."""
+    kind, count = struct.unpack_from(order + ("HQ" if is_big_tiff else "HI"), data, entry + 2)
+    form, start = _TAG_FORMATS.get(kind, "x"), entry + (12 if is_big_tiff else 8)
+    if form not in _INTEGER_FORMATS:
+        return ()
+    with suppress(struct.error):
+        if count * struct.calcsize(order + form) > (8 if is_big_tiff else 4):
+            (start,) = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), data, start)
+        return struct.unpack_from(f"{order}{count}{form}", data, start)
+    return ()
+
+
+def _check_strips(file_size: int, strips: int, lengths: tuple[int, ...]) -> None:
+    """Raise ImageError if strips or tiles share bytes that libtiff would decode again for each of them.
+
+    Where their lengths are missing, it takes that of the file.
+    """
+    known = [min(max(length, 0), file_size) for length in lengths]
+    size = sum(known) + max(strips - len(known), 0) * file_size
+    if size > file_size + _SHARED_BYTES:
+        raise ImageError(f"strips or tiles of {size:,} bytes in a file of {file_size:,}")
 
 
 _TAG_FORMATS = {
