@@ -103,6 +103,18 @@ def tiled(width: int, height: int, compression: int, kind: int = 4, more: Iterab
     return tiff(tags, more=zlib.compress(bytes(4096)).ljust(2000, b"\0"))
 
 
+def long_tiles() -> bytes:
+    """Return a TIFF of a row of pixels in 4,096 tiles, all the same bytes, of 16 megapixels each."""
+    side, at = (16, 1 << 20), 8 + 2 + 12 * 10 + 4
+    tile = zlib.compress(bytes(side[0] * side[1]))
+    tags = [
+        (256, 4, 1, 65_535), (257, 4, 1, 1), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
+        (322, 4, 1, side[0]), (323, 4, 1, side[1]), (324, 4, 4096, at), (325, 4, 4096, at + 4 * 4096),
+    ]  # fmt: skip
+    lists = struct.pack("<I", at + 8 * 4096) * 4096 + struct.pack("<I", len(tile)) * 4096
+    return tiff(tags, more=lists + tile)
+
+
 def rationals(count: int) -> bytes:
     return struct.pack("<II", 1_234_567, 7_654_321) * count
 
@@ -227,6 +239,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "TIFF of huge tiles": lambda: tiled(46_000, 46_000, 8),
     "TIFF of huge uncompressed tiles": lambda: tiled(46_000, 46_000, 1),
     "TIFF of long tiles": lambda: tiled(16, 1 << 26, 8),
+    "TIFF of 4096 long tiles of the same bytes": long_tiles,
     "TIFF of huge tiles of a signed size": lambda: tiled(46_000, 46_000, 8, 9),
     "TIFF of huge and small tiles": lambda: tiled(46_000, 46_000, 8, more=[(322, 4, 1, 16), (323, 4, 1, 16)]),
     "TIFF of 2 million resolutions": lambda: with_tag(282, 5, 2_000_000, rationals(2_000_000)),

@@ -12,6 +12,7 @@ from sightline.preprocessing.counts import MAX_COUNTED_FRAMES, MAX_EXTENSION_BYT
 SMALL_EXIF = 1 << 16  # bytes
 _MAX_STRIPS = 65_536  # of a TIFF, or tiles
 _MAX_TILE_PIXELS = 1 << 24  # of one tile, if larger than the image
+_MAX_PADDED_PIXELS = 1 << 26  # of all tiles, if more than four times those of the image: about 0.1 s
 _MAX_TAGS = 4_096  # of a TIFF's directory
 _MAX_VALUES = 1 << 18  # of one tag, if Pillow makes numbers of it
 _SHARED_BYTES = 64 << 20  # of compressed strips or tiles, beyond those of the file: about 2 s
@@ -96,9 +97,16 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
             _check_directory(data, base + sizes[tag], base, depth + 1)
     if sizes.get(259, 1) != 1 and not depth:
         _check_strips(len(data), strips, lengths)
-    image_pixels, tile_pixels = (sizes.get(w, 0) * sizes.get(h, 0) for w, h in ((256, 257), (322, 323)))
-    if tile_pixels > max(image_pixels, _MAX_TILE_PIXELS):
-        raise ImageError(f"tiles of {sizes[322]}x{sizes[323]} pixels for an image of {sizes[256]}x{sizes[257]}")
+    _check_tiles(*(sizes.get(tag, 0) for tag in (256, 257, 322, 323)))
+
+
+def _check_tiles(width: int, height: int, tile_width: int, tile_height: int) -> None:
+    """Raise ImageError for tiles that are far larger than the image, one by one or all together."""
+    image_pixels, tile_pixels = width * height, tile_width * tile_height
+    tiles = -(-width // max(tile_width, 1)) * -(-height // max(tile_height, 1))
+    is_one_large = tile_pixels > max(image_pixels, _MAX_TILE_PIXELS)
+    if is_one_large or tiles * tile_pixels > max(4 * image_pixels, _MAX_PADDED_PIXELS):
+        raise ImageError(f"tiles of {tile_width}x{tile_height} pixels for an image of {width}x{height}")
 
 
 def _read_integers(data: bytes, order: str, entry: int, *, is_big_tiff: bool) -> tuple[int, ...]:
