@@ -183,6 +183,12 @@ def test_what_has_no_heat_map_is_explained(body: bytes, kind: str, query: str, w
     assert (status, answer) == (400, {"error": words})
 
 
+def test_of_many_classes_the_nearest_is_not_looked_for() -> None:
+    predictor = FakePredictor(tuple(f"class {number}" for number in range(1000)), PreprocessingSpec(8, 8))
+    status, answer = run(predictor, lambda app: post(app, encode(), "class=class+x"))
+    assert (status, answer) == (400, {"error": "The model has no class 'class x'. GET /model lists them."})
+
+
 def test_predictions_are_made_between_the_batches_of_a_heat_map_which_ends_with_its_request() -> None:
     predictor = LeftPredictor(PreprocessingSpec(8, 8))
 
