@@ -162,11 +162,12 @@ PAIRS = [
     ("Train", "Validation"), ("TRAIN", "VAL"), ("train-images", "test-images"), ("train images", "dev images"),
     ("trainset", "testset"), ("segtrain", "segtest"), ("imagesTrain", "imagesTest"), ("train1", "test1"),
     ("Training Data", "Testing Data"), ("train", "eval"), ("01_train", "02_valid"),
+    ("训练集", "验证集"), ("训练", "测试"), ("花卉训练集", "花卉测试集"), ("訓練集", "測試集"),
 ]  # fmt: skip
 
 
 def expected_split(folder: str) -> str:
-    return "validation" if re.search("val(id|$)|VAL|dev|Valid", folder) and "eval" not in folder else "test"
+    return "validation" if re.search("val(id|$)|VAL|dev|Valid|验证", folder) and "eval" not in folder else "test"
 
 
 @pytest.mark.parametrize("inside", ["{}/", "{}/{}/", "{}/images/"], ids=["plain", "nested", "images"])
@@ -318,6 +319,7 @@ def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
     "names",
     [
         ["IMG_0001.jpg", "IMG_0002.jpg", "DSC_0001.jpg", "DSC_0002.jpg"],
+        ["微信图片_0001.jpg", "微信图片_0002.jpg", "照片 (1).jpg", "照片 (2).jpg"],
         ["patient1_1.jpg", "patient1_2.jpg", "patient2_1.jpg", "patient2_2.jpg"],
         ["train_1.jpg", "train_2.jpg", "test_1.jpg", "test_2.jpg"],
         ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg"],
@@ -325,7 +327,7 @@ def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
         ["cat.1.jpg", "cat.2.jpg"],
         ["1.jpg", "2.jpg"],
     ],
-    ids=["cameras", "patients", "splits", "single", "other", "one class", "numbers"],
+    ids=["cameras", "phones", "patients", "splits", "single", "other", "one class", "numbers"],
 )
 def test_names_that_may_say_something_else_are_not_taken(names: list[str]) -> None:
     listing = read_class_folders(NameStore(names))

@@ -77,9 +77,11 @@ PATH_COLUMNS = [
     "File Name",
     " IMAGE-PATH ",
     "img",
+    "文件名",
+    "图片路径",
 ]
-LABEL_COLUMNS = ["label", "class", "target", "category", "breed", "y", "Label", " Class Name ", "species"]
-SPLIT_COLUMNS = ["split", "set", "subset", "partition", "Usage"]
+LABEL_COLUMNS = ["label", "class", "target", "category", "breed", "y", "Label", " Class Name ", "species", "类别"]
+SPLIT_COLUMNS = ["split", "set", "subset", "partition", "Usage", "划分"]
 
 
 @pytest.mark.parametrize("path_column", PATH_COLUMNS)

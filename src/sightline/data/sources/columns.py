@@ -14,12 +14,14 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     "path": (
         "path", "filepath", "filename", "file", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "image",
         "img", "images", "imageid", "imgid", "name", "id",
+        "路径", "文件路径", "图片路径", "文件名", "文件", "图片名", "图片", "图像",
     ),
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
         "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "labelid", "classid", "categoryid",
+        "标签", "类别", "分类", "类别名称",
     ),
-    "split": ("split", "set", "subset", "partition", "usage", "phase", "fold"),
+    "split": ("split", "set", "subset", "partition", "usage", "phase", "fold", "划分", "数据集"),
     "mask": ("mask", "maskpath", "maskfile", "maskname", "masks"),
 }  # fmt: skip
 KNOWN_COLUMNS = frozenset(name for names in _COLUMN_NAMES.values() for name in names)

@@ -15,6 +15,7 @@ _NUMBERED_NAME = re.compile(r"(?P<label>[^\W\d_].*?)(?:[._\-\s]+\d+|\s*\(\d+\))"
 _GENERIC_WORDS = {
     "img", "image", "images", "dsc", "dscn", "dscf", "photo", "pic", "picture", "frame", "scan", "screenshot", "file",
     "foto", "mvi", "pxl", "p", "capture", "snap", "export", "page", "untitled", "sample",
+    "图片", "图像", "照片", "截图", "屏幕截图", "微信图片", "未命名",
 }  # fmt: skip
 MIN_IMAGES_PER_CLASS = 2  # images of each class before file names are used as labels without a pattern
 

@@ -23,6 +23,15 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "testing": "test",
     "eval": "test",
     "evaluation": "test",
+    "训练": "train",
+    "训练集": "train",
+    "訓練集": "train",
+    "验证": "validation",
+    "验证集": "validation",
+    "驗證集": "validation",
+    "测试": "test",
+    "测试集": "test",
+    "測試集": "test",
 }
 _EVALUATION_WORDS = {"eval", "evaluation"}  # next to a test split, these are the validation split
 _FILE_SUFFIXES = re.compile(r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl|parquet|arrow|feather))+$")
@@ -51,8 +60,8 @@ class SplitName:
 def parse_split_name(name: str) -> SplitName | None:
     """Return the split that a name denotes, or None.
 
-    >>> parse_split_name("seg_train").split, parse_split_name("TestSet").split, parse_split_name("bus")
-    ('train', 'test', None)
+    >>> parse_split_name("seg_train").split, parse_split_name("验证集").split, parse_split_name("bus")
+    ('train', 'validation', None)
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", " ", name)
     words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
