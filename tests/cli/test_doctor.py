@@ -63,6 +63,15 @@ def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> N
     assert "split.group=near_duplicates" in result.out
 
 
+def test_a_table_in_gbk_is_named_without_a_reason(sightline: Command, clean: Path, tmp_path: Path) -> None:
+    rows = [f"{key},{'猫' if key.startswith('cat') else '小狗'}" for key in CLEAN]
+    (tmp_path / "list.csv").write_text("\n".join(["文件名,类别", *rows]), encoding="gbk")
+    result = sightline("doctor", tmp_path / "list.csv", "--set", f"data.root={clean}", "--html", tmp_path / "page.html")
+    (line,) = [line for line in result.out.splitlines() if "guessed-encoding" in line and "warning" in line]
+    assert line.endswith("list.csv")
+    assert "list.csv</li>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Path) -> None:
     assert sightline("doctor", sick, "--strict", "--format", "json").code == 1
     result = sightline("doctor", clean, "--strict")

@@ -123,7 +123,9 @@ def _examples(finding: Finding) -> list[str]:
     if finding.groups:
         lines = [", ".join(group[:3]) + (", ..." if len(group) > 3 else "") for group in finding.groups]
     elif finding.reasons:
-        lines = [f"{path}: {reason}" for path, reason in zip(finding.paths, finding.reasons, strict=True)]
+        lines = [
+            f"{path}: {reason}" if reason else path for path, reason in zip(finding.paths, finding.reasons, strict=True)
+        ]
     else:
         lines = list(finding.paths)
     limit = ERROR_EXAMPLES if finding.severity == "error" else EXAMPLES
