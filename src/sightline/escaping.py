@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -90,3 +91,12 @@ class CsvWriter:
         """Write several rows."""
         for row in rows:
             self.write_row(row)
+
+
+def quote_path(path: object) -> str:
+    """Return a path for a command that the user may copy, quoted for the shell where it needs that.
+
+    >>> quote_path("runs/a"), quote_path("My Photos/cats")
+    ('runs/a', "'My Photos/cats'")
+    """
+    return shlex.quote(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -189,6 +190,12 @@ def test_a_search_without_label_issues_is_not_called_missing() -> None:
     section = render_html(make_report(label_issues=())).partition('<section id="label-issues"')[2]
     assert "None found." in section
     assert "Not searched for yet" not in section
+
+
+def test_the_commands_of_a_run_in_a_folder_with_a_space_can_be_copied() -> None:
+    text = html.unescape(render_html(make_report(run="我的 实验/a", label_issues=None)))
+    assert "sightline evaluate '我的 实验/a' --ood FOLDER" in text
+    assert "sightline evaluate '我的 实验/a' --find-label-issues patch.jsonl" in text
 
 
 def test_the_cards_state_values_with_their_intervals() -> None:

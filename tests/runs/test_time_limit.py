@@ -129,12 +129,12 @@ def test_an_extension_keeps_the_views_of_the_stages_that_were_planned(
 
 
 def test_a_session_that_sigterm_ends_counts(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "r")
+    run = RunDirectory.create(tmp_path / "my run")
     config = replace(TRANSFER, train=replace(TRANSFER.train, time_limit="10m"))
     for seconds, elapsed in ((90, 90), (10, 100)):
         budget = open_budget(run, config, time.perf_counter() - seconds)
         assert budget is not None
-        assert "sightline resume" in record_interruption(run, budget)
+        assert f"`sightline resume '{run.path}'` continues" in record_interruption(run, budget)
         assert elapsed <= run.info["time"]["elapsed"] < elapsed + 9
     run.update(extensions=[EXTENSION])
     assert open_budget(run, config, time.perf_counter()) is None

@@ -251,7 +251,7 @@ def test_cells_that_there_are_not_are_refused(client: Any, query: dict[str, str]
 
 
 def test_a_run_of_an_earlier_version_is_evaluated_again(mask_run: sl.Run, tmp_path: Path) -> None:
-    path = tmp_path / "old"
+    path = tmp_path / "an old run"
     shutil.copytree(mask_run.path, path)
     file = path / "eval" / "validation" / "predictions.npz"
     with np.load(file) as saved:
@@ -261,7 +261,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_again(mask_run: sl.Run, tmp_pa
         client = open_client(studio)
         page = client.get("/results").text
         assert "evaluate it again" in page
-        assert f"sightline evaluate {path} --split validation" in page
+        assert f"sightline evaluate '{path}' --split validation" in html.unescape(page)
         assert 'data-metric="mean_iou"' in page
         assert 'id="confusion"' not in page
         assert 'value="iou"' not in client.get("/").text

@@ -13,6 +13,7 @@ from sightline.callbacks import Callback
 from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
 from sightline.errors import ModelError, UsageError, suggest
+from sightline.escaping import quote_path
 from sightline.inference import bundle, exported_folder
 from sightline.inference.device_choice import Device
 from sightline.inference.predictor import Predictor
@@ -139,8 +140,8 @@ def _explain_folder(path: Path) -> str | None:
         )
     if _holds_images(path):
         return (
-            f"{path} is a folder of images, not a model: `sightline train {path}` trains a model on it, and "
-            f"`sightline doctor {path}` checks it."
+            f"{path} is a folder of images, not a model: `sightline train {quote_path(path)}` trains a model on it, "
+            f"and `sightline doctor {quote_path(path)}` checks it."
         )
     return None
 

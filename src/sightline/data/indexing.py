@@ -48,6 +48,7 @@ from sightline.data.storage import FolderStore, GeneratedStore, Store
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError, UsageError
+from sightline.escaping import quote_path
 
 DEFAULT_OPTIONS = DataConfig()
 
@@ -224,8 +225,9 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
     """List a folder or a file on this machine."""
     if (path / "run.json").is_file() or ((path / "manifest.json").is_file() and (path / "model.onnx").is_file()):
         raise DataError(
-            f"{path} is a model, not labeled images: `sightline evaluate {path}` and `sightline predict {path} IMAGES` "
-            "use it, and `sightline resume` continues a run; name the images to train on or to check."
+            f"{path} is a model, not labeled images: `sightline evaluate {quote_path(path)}` and "
+            f"`sightline predict {quote_path(path)} IMAGES` use it, and `sightline resume` continues a run; "
+            "name the images to train on or to check."
         )
     if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
         return read_idx_files(files, options.limits)

@@ -7,7 +7,7 @@ import hashlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sightline.escaping import printable
+from sightline.escaping import printable, quote_path
 from sightline.report import charts
 
 if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
@@ -45,7 +45,7 @@ def make_environment() -> jinja2.Environment:
         "style": Markup(style),  # noqa: S704 - no value of the user's is in it
         "style_hash": Markup(f"sha256-{base64.b64encode(digest).decode()}"),  # noqa: S704
     }
-    environment.filters |= {"percent": format_percent}
+    environment.filters |= {"percent": format_percent, "quote_path": quote_path}
     return environment
 
 

@@ -11,6 +11,7 @@ from sightline import jsonio
 from sightline.config import RunConfig, flatten_config
 from sightline.data.recorded_images import describe_difference
 from sightline.errors import OutputError
+from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
 from sightline.training.result import TrainResult
 
@@ -46,7 +47,7 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
         advice = (
             f"its settings differ ({difference_text}), so choose"
             if difference_text
-            else f"`sightline resume {path}` continues it; or choose"
+            else f"`sightline resume {quote_path(path)}` continues it; or choose"
         )
         raise OutputError(
             f"{path} contains a run that is {info.get('status')}, not complete: {advice} another folder with --out, "
@@ -57,7 +58,9 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
         has_more_epochs = config.train.epochs > len(run.read_history())
         only_epochs_differ = has_more_epochs and all(text.startswith("train.epochs ") for text in changed_settings)
         extend_hint = (
-            f"`sightline resume {path} --epochs {config.train.epochs}` extends it; or " if only_epochs_differ else ""
+            f"`sightline resume {quote_path(path)} --epochs {config.train.epochs}` extends it; or "
+            if only_epochs_differ
+            else ""
         )
         raise OutputError(
             f"{path} contains a complete run with different settings ({'; '.join(changed_settings[:3])}): {extend_hint}"

@@ -18,6 +18,7 @@ from sightline.callbacks import Callback
 from sightline.config import RunConfig, ScheduleConfig, resolve_config, to_dict
 from sightline.config.stage_epochs import count_epochs
 from sightline.errors import ConfigError, ModelError, UsageError, plural
+from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
 from sightline.training import checkpoints, state
 from sightline.training.checkpoints import Checkpoint
@@ -40,7 +41,7 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
             return
         raise UsageError(
             f"{run.path} is {info.get('status')}, and only a complete run can be extended: finish it with "
-            f"`sightline resume {run.path}`, then give --epochs."
+            f"`sightline resume {quote_path(run.path)}`, then give --epochs."
         )
     if epochs == completed:
         return
@@ -127,8 +128,8 @@ def clean_checkpoints(run: RunDirectory, *, keep: bool, callback: Callback) -> N
     size = checkpoints.prune_checkpoints(run.checkpoints)
     if size > LARGE_CHECKPOINT_BYTES:
         callback.on_message(
-            f"{run.checkpoints} takes {size / 2**30:.1f} GiB, for `sightline resume {run.path} --epochs N`: remove it "
-            "if you will not extend the run (train.keep_last_checkpoint=false keeps no checkpoint)"
+            f"{run.checkpoints} takes {size / 2**30:.1f} GiB, for `sightline resume {quote_path(run.path)} --epochs "
+            "N`: remove it if you will not extend the run (train.keep_last_checkpoint=false keeps no checkpoint)"
         )
 
 

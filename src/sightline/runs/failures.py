@@ -18,6 +18,7 @@ from sightline.errors import (
     OutputError,
     UsageError,
 )
+from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
 from sightline.runs.existing_run import is_run
 from sightline.runs.folds import get_fold_path
@@ -55,7 +56,7 @@ def _has_trained(run: RunDirectory) -> bool:
 
 def record_interruption(run: RunDirectory, budget: TimeBudget | None = None) -> str:
     """Record in `run` that it was interrupted, and in its `budget` when, and return the message for the user."""
-    stopped = Interrupted(f"Stopped. `sightline resume {run.path}` continues from there.")
+    stopped = Interrupted(f"Stopped. `sightline resume {quote_path(run.path)}` continues from there.")
     with suppress(OutputError):
         _record(run, stopped, budget)
     return str(stopped)
@@ -72,7 +73,7 @@ def explain_incomplete(run: RunDirectory) -> str:
     if run.is_locked:
         return "it is still training; wait until it finishes"
     status = run.info.get("status")
-    return f"its training did not finish (status {status!r}); `sightline resume {run.path}` continues it"
+    return f"its training did not finish (status {status!r}); `sightline resume {quote_path(run.path)}` continues it"
 
 
 def explain_missing_bundle(run: RunDirectory) -> str:
@@ -80,9 +81,10 @@ def explain_missing_bundle(run: RunDirectory) -> str:
     info = run.info
     if info.get("status") != "complete":
         return explain_incomplete(run)
+    export = f"`sightline export {quote_path(run.path)}`"
     if "no_bundle_reason" in info:
-        return f"{info['no_bundle_reason']}; `sightline export {run.path}` with a larger --tolerance writes a file"
-    return f"its folder {run.path / 'bundle'} was removed; `sightline export {run.path}` writes a new file"
+        return f"{info['no_bundle_reason']}; {export} with a larger --tolerance writes a file"
+    return f"its folder {run.path / 'bundle'} was removed; {export} writes a new file"
 
 
 def _failure_info(error: BaseException) -> dict[str, Any]:
@@ -95,13 +97,13 @@ def _failure_info(error: BaseException) -> dict[str, Any]:
 
 
 def _translate_error(error: BaseException, run: RunDirectory) -> BaseException:
-    resume_hint = f"`sightline resume {run.path}` continues from there."
+    resume_hint = f"`sightline resume {quote_path(run.path)}` continues from there."
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"Stopped. {resume_hint}")
     if type(error) is Interrupted and str(run.path) not in str(error):
         return Interrupted(f"{error} {resume_hint}")
     if isinstance(error, OutputError):
-        return OutputError(f"{error} Then `sightline resume {run.path}` continues the run.")
+        return OutputError(f"{error} Then `sightline resume {quote_path(run.path)}` continues the run.")
     if backend.is_out_of_memory(error):
         settings = run.config if run.has_config else None
         batch_hint = f", now {settings.train.batch_size}" if settings else ""

@@ -15,6 +15,7 @@ from sightline.data.recorded_images import MatchedImages
 from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
 from sightline.data.types import Index, LabeledSubset, Split, Subset
 from sightline.errors import DataError
+from sightline.escaping import quote_path
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
@@ -90,7 +91,7 @@ class LabeledImages:
                 run, matched_split, f"{wanted_split} images", f", {alternative or 'or give images to evaluate on'}"
             )
         elif not allow_missing:
-            advice = f"; `sightline evaluate {run.path} --allow-missing` evaluates the rest"
+            advice = f"; `sightline evaluate {quote_path(run.path)} --allow-missing` evaluates the rest"
             run_images.raise_if_incomplete(
                 run, matched_split, f"{wanted_split} images", f", {alternative}" if alternative else advice
             )

@@ -20,6 +20,7 @@ from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
+from sightline.escaping import quote_path
 from sightline.evaluation.multi_label import Result
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import (
@@ -214,7 +215,7 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList, early: EarlyFeat
             raise
         raise Interrupted(
             f"{error} The last checkpoint and the best weights are saved: "
-            f"`sightline resume {run.path}` continues from there."
+            f"`sightline resume {quote_path(run.path)}` continues from there."
         ) from None
     return FittedNetwork(network.to_single_device_model(), result)
 

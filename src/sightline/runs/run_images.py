@@ -24,6 +24,7 @@ from sightline.data.sources import named
 from sightline.data.targets import Targets
 from sightline.data.types import Index, LabeledSubset, MissingImages, Split, TrainingOverlap
 from sightline.errors import DataError, MissingImagesError, plural
+from sightline.escaping import quote_path
 from sightline.inference.manifest import Manifest
 from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
@@ -84,7 +85,8 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
     rows = run.read_data()
     if rows is None:
         raise DataError(
-            f"The run {run.path} was interrupted before it read its images: `sightline resume {run.path}` continues."
+            f"The run {run.path} was interrupted before it read its images: "
+            f"`sightline resume {quote_path(run.path)}` continues."
         )
     if index is not None:
         return _without_rejected(match_images(rows, index), run)

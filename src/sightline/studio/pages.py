@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from sightline import jsonio
+from sightline.escaping import quote_path
 from sightline.report.templates import escape_control
 from sightline.studio import messages
 
@@ -83,7 +84,7 @@ class Pages:
             loader=jinja2.FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
             finalize=_finalize, trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters["key"] = _Key
+        self._templates.filters |= {"key": _Key, "quote_path": quote_path}
 
     def render(self, request: Request, template: str, **values: Any) -> HTMLResponse:
         """Return a page; besides `values` its template has the texts `t`, and `address` to link to other pages."""

@@ -20,6 +20,7 @@ from sightline.api.comparison import describe_run
 from sightline.api.options import to_assignments
 from sightline.config import stage_epochs
 from sightline.errors import OutputError, SightlineError, UsageError
+from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
 from sightline.studio.training_data import OF_RUN, OwnData, describe_run_data, find_data
@@ -82,8 +83,9 @@ class TrainingRuns:
         status, message = self._find_state(name)
         run = RunDirectory(self.folder / name)
         values: dict[str, Any] = {
-            "name": name, "path": str(run.path), "status": status, "message": message, "history": [], "epochs": None,
-            "model": "", "recipe": "", "metrics": None, "can_stop": status in ACTIVE and self._find_process(name) > 0,
+            "name": name, "quoted_path": quote_path(run.path), "status": status, "message": message, "history": [],
+            "epochs": None, "model": "", "recipe": "", "metrics": None,
+            "can_stop": status in ACTIVE and self._find_process(name) > 0,
             "can_resume": status in {"interrupted", "failed"} and (run.path / "run.json").is_file(),
         }  # fmt: skip
         try:

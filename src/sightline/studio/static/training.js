@@ -104,7 +104,7 @@ function showState(state) {
   list().catch(showError);
 }
 
-function showOutcome({ metrics, path }) {
+function showOutcome({ metrics, quoted_path: path }) {
   $("#outcome").hidden = !metrics || metrics.value === null;
   if ($("#outcome").hidden) return;
   const interval = metrics.interval ? ` (${percent(metrics.interval[0])} – ${percent(metrics.interval[1])})` : "";
