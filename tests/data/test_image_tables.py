@@ -306,3 +306,40 @@ def test_options_of_columns_apply(tmp_path: Path) -> None:
     columns = type(options.columns)(label="kind")
     index = build_index(path, options=type(options)(columns=columns))
     assert {image.label for image in index.images} == {"a", "b"}
+
+
+def write_repeated(path: Path, images: pa.Array, labels: pa.Array) -> Path:
+    """Write a Parquet file that states each value once, and read it as one whose columns are plain."""
+    table = pa.table({"image": images, "label": labels})
+    pq.write_table(table, path, store_schema=False)
+    assert path.stat().st_size < 20_000
+    return path
+
+
+def repeat(value: bytes | str, count: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([value]))
+
+
+def test_a_group_that_states_an_image_once_for_many_rows_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = IMAGES[0] + bytes(100_000)
+    path = write_repeated(tmp_path / "a.parquet", repeat(image, 64), repeat("pug", 64))
+    assert ImageTable(path).read("row-63") == image
+    monkeypatch.setattr(image_tables, "_MAX_GROUP_BYTES", 1 << 20)
+    table = ImageTable(path)
+    for row in ("row-0", "row-1"):
+        with pytest.raises(ImageError, match="a group of them unpacks to more than 1,048,576 bytes"):
+            table.read(row)
+        monkeypatch.setattr(table, "_read_images", None)  # which is not tried again
+    assert [row["label"] for row in table.read_rows()] == ["pug"] * 64
+
+
+def test_a_long_label_of_many_rows_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_repeated(tmp_path / "a.parquet", repeat(IMAGES[0], 64), repeat("x" * 100_000, 64))
+    labels = [row["label"] for row in ImageTable(path).read_rows()]
+    assert len(labels) == 64
+    assert len({id(label) for label in labels}) == 1
+    monkeypatch.setattr(image_tables, "_MAX_LONG_TEXTS", 50_000)
+    with pytest.raises(DataError, match="long texts have more than 50,000 characters"):
+        list(ImageTable(path).read_rows())

@@ -12,7 +12,7 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,10 @@ TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
 _PURPOSE = "Reading Parquet and Arrow files"
 _KEY = re.compile(r"row-(0|[1-9]\d{0,11})")
 _MAX_GROUP_BYTES = 1 << 30  # of the images in a group of rows, which is read whole; Hugging Face writes 100 rows
+_LONG_TEXT = 256  # characters, beyond which equal labels are kept once
+_MAX_LONG_TEXTS = 1 << 28  # characters of them in a file
+_MAX_BATCH_ROWS = 1 << 16  # that are read at a time, as pyarrow does by default
+_MAX_BATCH_BYTES = 1 << 28  # of them; pyarrow takes up to three times as much meanwhile
 _ARROW_START = 8  # of the stream in a file
 _GROUPS_IN_MEMORY = 2  # images are read in order, a few batches ahead
 _NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
@@ -45,8 +49,11 @@ class _Groups(Protocol):
     def count_bytes(self, column: str) -> Sequence[int]:
         """Return the uncompressed size of a column in each group, in bytes."""
 
-    def read(self, group: int, columns: Sequence[str]) -> Any:
-        """Return columns of a group as a table of pyarrow."""
+    def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield columns of a group in batches of pyarrow, of at most `_MAX_BATCH_BYTES` or of one row.
+
+        A file may state a value once for many rows, so that these take more than the size that it states.
+        """
 
 
 class ImageTable:
@@ -62,6 +69,7 @@ class ImageTable:
         self._path, self._limits = path, limits
         self._lock = threading.Lock()
         self._loaded: OrderedDict[int, Any] = OrderedDict()
+        self._unreadable: dict[int, str] = {}
         arrow = require("pyarrow", _PURPOSE)
         try:
             is_parquet = path.suffix.lower() == ".parquet"
@@ -113,19 +121,34 @@ class ImageTable:
         """Return the bytes of the images in a group, a chunked array of pyarrow."""
         arrow = require("pyarrow", _PURPOSE)
         with self._lock:
+            if group in self._unreadable:
+                raise ImageError(self._unreadable[group])
             if group not in self._loaded:
                 try:
-                    values = self._groups.read(group, [self.column]).column(self.column)
-                    values.validate(full=True)  # offsets of an untrusted file may lie
-                    _check_length(values, self._groups.sizes[group])
+                    values = self._read_images(group)
                     if arrow.types.is_struct(values.type):
                         values = require("pyarrow.compute", _PURPOSE).struct_field(values, "bytes")
                 except (OSError, ValueError, arrow.ArrowException) as error:
-                    raise ImageError(f"the rows cannot be read: {first_line(error)}") from error
+                    self._unreadable[group] = f"the rows cannot be read: {first_line(error)}"
+                    raise ImageError(self._unreadable[group]) from error
                 self._loaded[group] = values
                 if len(self._loaded) > _GROUPS_IN_MEMORY:
                     self._loaded.popitem(last=False)
             return self._loaded[group]
+
+    def _read_images(self, group: int) -> Any:
+        arrow = require("pyarrow", _PURPOSE)
+        chunks, size = [], 0
+        for batch in self._groups.iterate(group, [self.column]):
+            chunk = batch.column(self.column)
+            size += chunk.nbytes
+            if size > _MAX_GROUP_BYTES:
+                raise ValueError(f"a group of them unpacks to more than {_MAX_GROUP_BYTES:,} bytes")
+            chunks.append(chunk)
+        values = arrow.chunked_array(chunks, self._groups.schema.field(self.column).type)
+        values.validate(full=True)  # offsets of an untrusted file may lie
+        _check_length(len(values), self._groups.sizes[group])
+        return values
 
     def read_rows(self) -> Iterator[Mapping[str, Any]]:
         """Yield the cells of each row, with the key in place of the image and names in place of class numbers.
@@ -138,21 +161,41 @@ class ImageTable:
             raise DataError(f"{self._path} has labels that cannot be read: {first_line(error)}.") from error
 
     def _iterate_rows(self) -> Iterator[Mapping[str, Any]]:
-        names = _read_class_names(self._groups.schema)
+        names, long_texts = _read_class_names(self._groups.schema), _LongTexts()
         columns = [f.name for f in self._groups.schema if f.name != self.column and _holds_labels(f.type)]
         row = 0
         for group in range(len(self._groups.sizes)):
             for cells in self._read_cells(group, columns) if columns else [{}] * self._groups.sizes[group]:
-                named = {name: _name_class(value, names.get(name)) for name, value in cells.items()}
+                named = {
+                    name: _name_class(long_texts.keep_once(value), names.get(name)) for name, value in cells.items()
+                }
                 yield {self.column: f"row-{row}", **named}
                 row += 1
 
-    def _read_cells(self, group: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-        table = self._groups.read(group, columns)
-        table.validate(full=True)  # as the images
-        _check_length(table, self._groups.sizes[group])
-        cells: list[dict[str, Any]] = table.to_pylist()
-        return cells
+    def _read_cells(self, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        count = 0
+        for batch in self._groups.iterate(group, columns):
+            count += batch.num_rows
+            yield from batch.to_pylist()
+        _check_length(count, self._groups.sizes[group])
+
+
+class _LongTexts:
+    """The long texts among the cells of a file: equal ones are kept once, and all of them are limited."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._size = 0
+
+    def keep_once(self, value: Any) -> Any:
+        """Return a cell, with the text that was there before in place of an equal one."""
+        if not isinstance(value, str) or len(value) <= _LONG_TEXT:
+            return value
+        if value not in self._texts:
+            self._size += len(value)
+            if self._size > _MAX_LONG_TEXTS:
+                raise ValueError(f"its long texts have more than {_MAX_LONG_TEXTS:,} characters")
+        return self._texts.setdefault(value, value)
 
 
 class _ParquetGroups:
@@ -165,15 +208,16 @@ class _ParquetGroups:
         self.sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def count_bytes(self, column: str) -> Sequence[int]:
-        sizes = []
-        for i in range(len(self.sizes)):
-            group = self._file.metadata.row_group(i)
-            columns = (group.column(j) for j in range(group.num_columns))
-            sizes.append(sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == column))
-        return sizes
+        return [self._count_bytes(group, {column}) for group in range(len(self.sizes))]
 
-    def read(self, group: int, columns: Sequence[str]) -> Any:
-        return self._file.read_row_group(group, columns=columns, use_threads=False)
+    def _count_bytes(self, number: int, names: Collection[str]) -> int:
+        group = self._file.metadata.row_group(number)
+        columns = (group.column(j) for j in range(group.num_columns))
+        return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
+
+    def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        rows = _choose_rows(self._count_bytes(group, set(columns)))
+        yield from self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
 
 
 class _ArrowGroups:
@@ -212,8 +256,12 @@ class _ArrowGroups:
             for group in range(len(self.sizes))
         ]
 
-    def read(self, group: int, columns: Sequence[str]) -> Any:
-        return self._arrow.Table.from_batches([self._read_batch(group)]).select(columns)
+    def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
+        batch = self._read_batch(group).select(columns)
+        batch.validate(full=True)  # offsets of an untrusted file may lie
+        rows = _choose_rows(batch.nbytes)
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
     def _read_batch(self, group: int) -> Any:
         if not self._is_compressed:
@@ -233,9 +281,14 @@ def _check_numbers(numbers: Sequence[int]) -> None:
         raise ValueError("it states a negative number of rows or bytes")
 
 
-def _check_length(values: Any, rows: int) -> None:
-    if len(values) != rows:
-        raise ValueError(f"the file states {rows:,} of them, but there are {len(values):,}")
+def _choose_rows(size: int) -> int:
+    """Return how many rows to read at a time, each of which may take all `size` bytes of a group."""
+    return min(max(_MAX_BATCH_BYTES // max(size, 1), 1), _MAX_BATCH_ROWS)
+
+
+def _check_length(count: int, rows: int) -> None:
+    if count != rows:
+        raise ValueError(f"the file states {rows:,} of them, but there are {count:,}")
 
 
 def _choose_column(schema: Any, requested: str, path: Path) -> str:
