@@ -376,3 +376,18 @@ def test_a_search_holds_a_part_of_the_rows_in_memory() -> None:
     finally:
         tracemalloc.stop()
     assert batch < peak < count * batch / 2
+
+
+def test_a_text_that_is_stated_once_for_many_rows_is_read_in_small_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    embeddings = make_embeddings(64)
+    embeddings = Embeddings(embeddings.vectors, ("x" * 100_000,) * 64, embeddings.labels, embeddings.errors, MODEL)
+    embedding_files.write(path := tmp_path / "a.parquet", [embeddings])
+    assert path.stat().st_size < 50_000
+    assert_equal(read(path), embeddings)
+    monkeypatch.setattr(embedding_files, "_MAX_TEXT_BYTES", 1 << 20)
+    file = embedding_files.open_file(path)
+    assert max(map(len, file.iterate())) <= 10
+    assert_equal(read(path), embeddings)
