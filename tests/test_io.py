@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -60,11 +61,28 @@ def test_a_folder_without_a_name_is_not_a_file(path: str, tmp_path: Path, monkey
     assert [file.name for file in tmp_path.rglob("*")] == ["here"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux exchanges two folders in one step")
+def test_a_folder_that_is_replaced_is_there_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, folder, rename = tmp_path / "part" / "new", tmp_path / "folder", Path.rename
+    for path in (new, folder):
+        path.mkdir(parents=True)
+        (path / "file").write_text(path.name)
+
+    def check(path: Path, target: Path) -> None:
+        rename(path, target)
+        assert folder.is_dir(), "a process that is killed now leaves none"
+
+    monkeypatch.setattr(Path, "rename", check)
+    _io.replace_folder(new, folder)
+    assert (folder / "file").read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("has_former", [True, False])
 def test_a_folder_that_is_not_replaced_is_put_back(
     tmp_path: Path, has_former: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_io, "_exchange", lambda *_: False)  # as on systems that cannot
     new, folder, rename = tmp_path / "part" / "new", tmp_path / "folder", Path.rename
     for path in (new, folder) if has_former else (new,):
         path.mkdir(parents=True)

@@ -115,6 +115,43 @@ def test_a_library_call_keeps_the_callers_handlers(
     assert completed.stdout.strip().endswith(f"mine: {int(signal.SIGTERM)}"), completed.stderr
 
 
+WRITING = """
+import sys, time
+from pathlib import Path
+from sightline import _io, cli
+def write():
+    with _io._replacing(Path("out.csv"), "", None) as name, _io.create_exclusive(name):
+        print("writing", flush=True)
+        ENDING
+cli.app.command("write")(write)
+sys.argv = ["sightline", "write"]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_terminated_removes_what_it_has_half_written(number: signal.Signals, tmp_path: Path) -> None:
+    code = WRITING.replace("ENDING", "time.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "writing\n"
+        assert len([*tmp_path.iterdir()]) == 1
+        child.send_signal(number)
+        assert child.communicate(timeout=20) == ("", "error: Interrupted.\n")
+    assert child.returncode == 130
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ctrl_c_of_which_a_compiled_module_makes_another_error_is_an_interrupt(tmp_path: Path) -> None:
+    """As ONNX Runtime does while it is imported."""
+    code = WRITING.replace("ENDING", "raise ImportError('initialization failed') from KeyboardInterrupt()")
+    completed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (130, "error: Interrupted.\n")
+
+
 def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     code += "from sightline import process; print(process.count_cores())"

@@ -43,6 +43,7 @@ else:
 _MAX_OWNER_BYTES = 276
 _OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
 # Windows lacks the first three, and has no named pipes in folders.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h: from the current folder, exchange
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
@@ -238,10 +239,13 @@ def is_free(folder: Path) -> bool:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Rename the folder `new` to `folder`; a former one becomes ``old`` beside `new`, which the caller then deletes.
+    """Rename the folder `new` to `folder`; a former one is then at `new`, or at ``old`` beside it, to be deleted.
 
-    If that fails or is interrupted, the former one is put back: it may be the only copy.
+    On Linux both change places in one step, so that a killed process leaves one of them at `folder`. Elsewhere, if the
+    renaming fails or is interrupted, the former one is put back: it may be the only copy.
     """
+    if folder.exists() and _exchange(new, folder):
+        return
     old = new.with_name("old")
     try:
         if folder.exists():
@@ -252,6 +256,28 @@ def replace_folder(new: Path, folder: Path) -> None:
             with suppress(FileNotFoundError):  # it was never there
                 old.rename(folder)
         raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Give each of two paths what is at the other, in one step; returns whether the system could."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc 2.28
+    arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return rename is not None and rename(*arguments) == 0
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether there is anything in a folder but what a killed process has left half written."""
+    return any(not path.name.startswith(".part-") for path in folder.iterdir())
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process has left half written below a folder, in which no other process may be writing."""
+    for path in list(folder.rglob(".part-*")):
+        remove(path)
 
 
 def remove(path: Path) -> None:

@@ -77,6 +77,16 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
+def treat_sigterm_as_sigint() -> None:
+    """Make SIGTERM do what Ctrl-C does, so that a command removes what it has half written, and exits with 130.
+
+    If SIGTERM is ignored, it stays ignored. Call it in the main thread; it has no effect outside the command line's own
+    process.
+    """
+    if is_claimed() and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def trim_memory() -> None:
     """Collect garbage, and return the memory that is free to the system: glibc's malloc keeps most of it.
 

@@ -258,3 +258,24 @@ def test_a_record_of_another_kind_is_refused(scored_dir: SearchDir, search_dir: 
     scored_dir.write_candidate(replace(SCORED, metrics={"mean_iou": 1.5}), None)
     with pytest.raises(ModelError, match="is not the record of prune in this search"):
         scored_dir.read_candidate("prune", ORIGINAL, "float32")
+
+
+def test_a_search_that_was_killed_while_it_was_created_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "search"
+    path.mkdir()
+    (path / ".part-0123456789abcdef.json").write_text("{")
+    assert SearchDir(path, KEY, 300).read_comparisons() == {}
+
+
+def test_one_process_searches_at_a_time_and_removes_what_a_killed_one_half_wrote(search_dir: SearchDir) -> None:
+    half = search_dir.folder("prune") / ".part-0123"
+    (half / "bundle").mkdir(parents=True)
+    with search_dir.lock():
+        assert not half.exists()
+        half.mkdir()
+        message = "search is in use by another process"
+        with pytest.raises(OutputError, match=message), SearchDir(search_dir.path, KEY, 300).lock():
+            pass
+        assert half.exists()
+    with search_dir.lock():
+        assert search_dir.read_candidate("original", None, "float32") == ORIGINAL

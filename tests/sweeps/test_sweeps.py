@@ -24,7 +24,7 @@ from PIL import Image
 
 from command import COLORS, TINY_SWEEP, draw_classes
 from damage import damage_file
-from sightline import api, jsonio
+from sightline import _io, api, jsonio
 from sightline.api import training_process
 from sightline.api.dataset import Dataset
 from sightline.callbacks import Callback, EpochRecord
@@ -43,6 +43,7 @@ from sightline.errors import (
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep
+from sightline.sweeps.runner import prepare_folder
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 from task_images import TASKS, write_task
 
@@ -679,6 +680,28 @@ def test_a_folder_that_holds_something_else_is_refused(search: Search, tmp_path:
     with pytest.raises(SightlineError, match="is a file"):
         search(GRID, out=tmp_path / "mine" / "thesis.txt")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_sweep_that_was_killed_while_its_folder_was_created_goes_on(
+    search: Search, tmp_path: Path, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write = tmp_path / "killed", _io.write_atomic
+    left: list[Path] = []
+
+    def kill(path: Path, content: bytes, **options: Any) -> Path:
+        if len(left) == written:
+            path.with_name(".part-0123456789abcdef.toml").write_text("half")
+            raise KeyboardInterrupt
+        left.append(path)
+        return write(path, content, **options)
+
+    folder.mkdir()
+    monkeypatch.setattr(_io, "write_atomic", kill)
+    with pytest.raises(KeyboardInterrupt):
+        search(GRID, out=folder)
+    monkeypatch.undo()
+    prepare_folder(folder, parse_text(GRID), "s-colors")
 
 
 @pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])

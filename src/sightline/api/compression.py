@@ -100,11 +100,12 @@ def compress(
     tuner = _build_tuner(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
     compression = _build_task(run, config, predictor, dataset, index, sha256, request)
     search = CompressionSearch(compression, tuner, search_dir, budget, selected_methods, callback)
-    try:
-        search.run()
-    except Interrupted as error:
-        raise Interrupted(f"{error} The same command continues from there.") from None
-    return _build_result(search, search_dir, task, dataset, callback)
+    with search_dir.lock():
+        try:
+            search.run()
+        except Interrupted as error:
+            raise Interrupted(f"{error} The same command continues from there.") from None
+        return _build_result(search, search_dir, task, dataset, callback)
 
 
 def _choose_targets(run: RunDirectory, config: RunConfig) -> ThresholdRequest:

@@ -92,6 +92,7 @@ def _root(  # `version` is printed by its callback
 def main() -> None:
     """Run the command line; exit codes are listed in `sightline.errors` (3: an internal error)."""
     process.claim()
+    process.treat_sigterm_as_sigint()
     process.treat_sighup_as_sigterm()
     streams.secure_streams()
     warnings.showwarning = _show_warning
@@ -118,8 +119,13 @@ def _run_command() -> int:
     except Exception as error:  # noqa: BLE001  # the last resort: report an internal error
         return _report_error(error)
     if code == SIGINT_EXIT:
-        print_error("Interrupted.")
+        return _report_interrupt()
     return code if isinstance(code, int) else 0
+
+
+def _report_interrupt() -> int:
+    print_error("Interrupted.")
+    return SIGINT_EXIT
 
 
 def _report_error(error: Exception) -> int:
@@ -134,6 +140,8 @@ def _report_error(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         print_error(f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path.")
         return 2
+    if _is_interrupt(error):
+        return _report_interrupt()
     from sightline.backend import is_out_of_memory
 
     if is_out_of_memory(error):
@@ -144,6 +152,13 @@ def _report_error(error: Exception) -> int:
         for row in text.splitlines():
             print_line(row, stderr=True, soft_wrap=True)
     return 3
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error follows from Ctrl-C, of which a compiled module that is imported makes an `ImportError`."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _show_warning(

@@ -5,6 +5,7 @@
 <out>/candidates/<name>/        record.json, bundle/, and model.keras if it has weights of its own;
                                 training/ holds checkpoints until the candidate is complete
 <out>/best/                     the bundle that was chosen; best.keras beside it is its Keras model
+<out>/lock                      held by the process that searches
 <out>/comparisons.json          the test comparisons of those that were chosen
 <out>/pareto_front.json, .png   every candidate, and which are on the Pareto front
 
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,10 +112,20 @@ class SearchDir:
                     f"{path} holds a search with another {name[:40]} ({known.get(name)!r:.80}, now "
                     f"{key.get(name)!r:.80}): choose another folder with --out."
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or _io.holds_files(path)):
             raise OutputError(f"{path} already exists and holds no search: choose another folder with --out.")
         else:
             _io.write_atomic(file, _to_json(key))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from the search during the block, which starts without what a killed one half wrote.
+
+        Raises `OutputError` if another process has locked it.
+        """
+        with _io.hold_lock(self.path / "lock", f"The search {self.path}"):
+            _io.remove_partial_files(self.path)
+            yield
 
     def folder(self, name: str) -> Path:
         """Return the folder of a candidate."""

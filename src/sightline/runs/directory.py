@@ -120,8 +120,7 @@ class RunDirectory:
 
     def remove_partial_files(self) -> None:
         """Remove partially written files of a killed process; call it only while the run is locked."""
-        for path in list(self.path.rglob(".part-*")):
-            _io.remove(path)
+        _io.remove_partial_files(self.path)
 
     @property
     def checkpoints(self) -> Path:

@@ -144,7 +144,7 @@ def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequen
     record_path = folder / RECORD_NAME
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file: choose a folder with --out.")
-    if folder.exists() and any(folder.iterdir()) and not record_path.is_file():
+    if folder.exists() and _io.holds_files(folder) and not record_path.is_file():
         raise OutputError(
             f"{folder} is not empty and contains no sweep ({RECORD_NAME}): choose another folder with --out."
         )
@@ -158,8 +158,8 @@ def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequen
             f"{folder} contains the sweep {jsonio.dumps(existing_record)[:200]}, not "
             f"{new_record.strip()}: choose another with --out."
         )
+    _io.write_atomic(record_path, new_record.encode(), root=folder)  # first, as it makes the folder that of a sweep
     _io.write_atomic(folder / "space.toml", space.text.encode(), root=folder)
-    _io.write_atomic(record_path, new_record.encode(), root=folder)
 
 
 def _refuse_linked_database(path: Path) -> None:
