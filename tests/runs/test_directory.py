@@ -101,6 +101,11 @@ def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     run.write_figure("curves", {"png": b"old"})
     again = RunDirectory.create(run.path, force=True)
     assert list_files(again.path) == ["run.json"]
+    link = tmp_path / "link"
+    link.symlink_to(run.path)
+    with pytest.raises(OutputError, match=r"link is a link to .*run, and --force removes no folder through a link"):
+        RunDirectory.create(link, force=True)
+    assert list_files(run.path) == ["run.json"]
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "holiday.jpg").write_bytes(b"dear")

@@ -33,6 +33,11 @@ def check_writable(path: Path, *, force: bool = False) -> None:
             raise OutputError(f"{path} exists already and is not empty: choose another folder with --out{replace}.")
         if not is_run:
             raise UsageError(f"{path} is not a run, so --force does not remove it: choose another folder with --out.")
+        if path.is_symlink():
+            raise OutputError(
+                f"{path} is a link to {path.readlink()}, and --force removes no folder through a link: name that "
+                "folder with --out."
+            )
         with lock_run(path):  # not while another process is writing it
             pass
     folder = path
