@@ -116,12 +116,12 @@ def test_a_library_call_keeps_the_callers_handlers(
 
 
 WRITING = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from sightline import _io, cli
 def write():
     with _io._replacing(Path("out.csv"), "", None) as name, _io.create_exclusive(name):
-        print("writing", flush=True)
+        os.write(1, b"writing\\n")  # not print, which may be interrupted before it knows what it has written
         ENDING
 cli.app.command("write")(write)
 sys.argv = ["sightline", "write"]
