@@ -116,6 +116,13 @@ def test_the_column_of_images_may_have_to_be_named(tmp_path: Path) -> None:
         ImageTable(path, column="label")
 
 
+@pytest.mark.parametrize("column", ["", "file_name"])
+def test_a_table_of_paths_is_to_be_written_as_csv(tmp_path: Path, column: str) -> None:
+    path = write_table(tmp_path / "t.parquet", pa.table({"file_name": ["1.png", "2.png"], "label": ["a", "b"]}))
+    with pytest.raises(DataError, match=r"columns file_name, label, none of which .* as CSV, or .*from_dataframe"):
+        ImageTable(path, column=column)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = write_table(tmp_path / f"t{suffix}", make_table(IMAGES))

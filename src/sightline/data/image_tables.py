@@ -309,6 +309,11 @@ def _choose_column(schema: Any, requested: str, path: Path) -> str:
     for names in (structs, usual, binary):
         if len(names) == 1 and not requested:
             return str(names[0])
+    if not structs and not binary:
+        raise DataError(
+            f"{path} has the columns {', '.join(schema.names)}, none of which holds the bytes of images: "
+            "write a table of paths as CSV, or read it with pandas and Dataset.from_dataframe."
+        )
     raise DataError(
         f"{path} has the columns {', '.join(schema.names)}; "
         + (f"{requested!r} holds no bytes of images" if requested else "which one holds the bytes of images is unclear")
