@@ -231,6 +231,10 @@ def test_staged_files_make_room_for_new_ones(memory: Any, own_cache: Path, monke
         memory.pipe_file(f"/b/{i}.zip", bytes([i]) * 1000)
         RemotePath.parse(f"memory://b/{i}.zip").stage(LIMITS)
     assert len(list((own_cache / "remote").glob("*/*.zip"))) == 2
+    memory.pipe_file("/b/large.zip", bytes(2500))
+    with pytest.raises(DataError, match=r"data\.limits\.archive_gb"):
+        RemotePath.parse("memory://b/large.zip").stage(LimitsConfig(archive_gb=2000 / 2**30))
+    assert len(list((own_cache / "remote").glob("*/*.zip"))) == 2, "a refused file takes no room of others"
     assert RemotePath.parse("memory://b/0.zip").stage(LIMITS).read_bytes() == bytes(1000), "it is downloaded again"
     abandoned, current = own_cache / "remote" / "download1-2", own_cache / "remote" / "download3-4"
     for path in (abandoned, current):

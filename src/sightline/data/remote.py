@@ -190,7 +190,7 @@ class RemotePath:
         Raises `DataError` if `stop` is set before the download has ended.
         """
         info = self.describe()
-        facts = _describe_file(info)
+        facts, size = _describe_file(info), int(info.get("size") or 0)
         folder = cache_folder() / "remote"
         record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
         with suppress(ModelError, KeyError):
@@ -215,9 +215,10 @@ class RemotePath:
                     _check_total(self.url, copy.tell(), limits)
             return digest.hexdigest()
 
+        _check_total(self.url, size, limits)  # before it takes the room of other files
         try:
             with explain_cache_failure(folder):
-                make_room(folder, int(info.get("size") or 0))
+                make_room(folder, size)
                 folder.mkdir(parents=True, exist_ok=True)
                 copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
             with copy:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from listings import labels_and_splits, list_notes
@@ -370,7 +370,7 @@ FILE_NAMES = st.sampled_from(["1.jpg", "2.PNG", "README.md", "Thumbs.db", "3"])
 PATHS = st.tuples(st.lists(SEGMENTS, max_size=4), FILE_NAMES).map(lambda t: "/".join([*t[0], t[1]]))
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.lists(PATHS, unique=True, max_size=8))
 def test_every_file_is_accounted_for(keys: list[str]) -> None:
     try:

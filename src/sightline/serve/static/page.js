@@ -12,7 +12,7 @@ const TEXTS = {
     ancestor: "The model is certain enough of this class, but not of one of those below it.",
     noEvidence: (label) => `No region of the image supports “${label}”.`,
     evidence: (label, f, before) => `Bright: where the evidence for “${label}” is. With the hottest ${f.share} masked, its probability goes from ${before} to ${f.masked}; with as much masked elsewhere, it is ${f.random} on average.`,
-    offline: "The server does not answer.", version: "version", weights: "weights",
+    offline: "The server does not answer.", version: "version", weights: "weights", comma: ", ",
     alt: (label) => `The image, classified as ${label}`, areas: "The class of each pixel, and the fraction of the pixels of each class.",
   },
   zh: {
@@ -26,7 +26,7 @@ const TEXTS = {
     ancestor: "模型对这个类别有足够的把握，但不能确定是其中的哪一类。",
     noEvidence: (label) => `图中没有支持“${label}”的区域。`,
     evidence: (label, f, before) => `亮处是支持“${label}”的区域。遮住最热的 ${f.share} 后，该类的概率从 ${before} 变为 ${f.masked}；在其他位置遮住同样大小的区域，平均为 ${f.random}。`,
-    offline: "服务器没有响应。", version: "版本", weights: "权重",
+    offline: "服务器没有响应。", version: "版本", weights: "权重", comma: "，",
     alt: (label) => `图片，分类结果为 ${label}`, areas: "每个像素的类别，以及各类像素所占的比例。",
   },
 };
@@ -240,8 +240,9 @@ function makeRow(label, fraction) {
 }
 
 function showIdentity(model) {
-  const weights = model.weights_sha256 ? `, ${text("weights")} ${model.weights_sha256}` : "";
-  $("identity").textContent = `${model.name}, ${text("version")} ${model.version}${weights}`;
+  const parts = [model.name, `${text("version")} ${model.version}`];
+  if (model.weights_sha256) parts.push(`${text("weights")} ${model.weights_sha256}`);
+  $("identity").textContent = parts.join(text("comma"));
 }
 
 function showEvidence() {
