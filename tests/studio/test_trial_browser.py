@@ -76,6 +76,15 @@ def test_pixels_of_lossless_files_are_those_of_the_studio(open_page: Any, addres
             assert np.abs(difference).mean() < 0.3, (size, spec)
 
 
+def test_a_crop_without_resizing_keeps_the_pixels_of_the_studio(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/try", ready="#drop")
+    for size in ((37, 24), (36, 25), (38, 24), (39, 24), (36, 27)):
+        content = encode(make_photo(*size), format="PNG")
+        for interpolation in ("bilinear", "nearest"):
+            spec = PreprocessingSpec(24, 36, 3, "crop", interpolation)
+            np.testing.assert_array_equal(decode_here(page, content, spec), spec.decode(content), str(size))
+
+
 def test_pixels_of_a_large_jpeg_are_close(open_page: Any, address: str) -> None:
     page = open_page(f"{address}/try", ready="#drop")
     rotated = Image.Exif()
