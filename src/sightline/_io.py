@@ -40,6 +40,7 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+ADVICE = "Free some space or check its permissions."  # to whoever cannot write a file
 _MAX_OWNER_BYTES = 276
 _OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
 # Windows lacks the first three, and has no named pipes in folders.
@@ -50,7 +51,7 @@ _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", 
 def write_atomic(
     path: Path,
     content: bytes | Callable[[IO[bytes]], Any],
-    advice: str = "Free some space or check its permissions.",
+    advice: str = ADVICE,
     *,
     root: Path | None = None,
 ) -> Path:
@@ -74,7 +75,6 @@ def write_atomic(
 def save_atomic(
     path: Path,
     save: Callable[[Path], Any],
-    advice: str = "Free some space or check its permissions.",
     *,
     root: Path | None = None,
 ) -> Path:
@@ -82,7 +82,7 @@ def save_atomic(
 
     On Linux the name leads to a file that is open already, so that nobody can put a link in its place in between.
     """
-    with _replacing(path, advice, root) as temporary_file, create_exclusive(temporary_file) as file:
+    with _replacing(path, ADVICE, root) as temporary_file, create_exclusive(temporary_file) as file:
         with name_open_file(file, temporary_file) as name:
             save(name)
         os.fsync(file.fileno())

@@ -53,6 +53,15 @@ def _escape(letter: str) -> str:
     return _SHORT_ESCAPES.get(letter) or (f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}")
 
 
+def escape_surrogates(text: str) -> str:
+    r"""Return `text` as UTF-8 can hold it: with lone surrogates, the bytes of a file name that is not UTF-8, escaped.
+
+    >>> escape_surrogates("caf\udce9.png")
+    'caf\\udce9.png'
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def escape_formula(text: str) -> str:
     """Return `text` with an apostrophe in front if a spreadsheet would read it as a formula.
 

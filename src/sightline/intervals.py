@@ -144,21 +144,21 @@ def lower_bound(hits: int, count: int, alpha: float = ALPHA) -> float:
     return low
 
 
-def exact_interval(hits: int, count: int, alpha: float = ALPHA) -> Interval:
-    """Return the exact interval of a proportion at confidence 1 - `alpha` (Clopper and Pearson, 1934).
+def exact_interval(hits: int, count: int) -> Interval:
+    """Return the exact 95% interval of a proportion (Clopper and Pearson, 1934).
 
     >>> exact_interval(9, 10)
     Interval(low=0.5549..., high=0.9974...)
     """
-    return Interval(lower_bound(hits, count, alpha / 2), 1 - lower_bound(count - hits, count, alpha / 2))
+    return Interval(lower_bound(hits, count, ALPHA / 2), 1 - lower_bound(count - hits, count, ALPHA / 2))
 
 
-def bounded_mean_interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
-    """Return an interval of the mean of `values` in [0, 1], independent and in a random order, at 1 - `alpha`.
+def bounded_mean_interval(values: Sequence[float]) -> Interval:
+    """Return a 95% interval of the mean of `values` in [0, 1], independent and in a random order.
 
     It holds for any number of values of any distribution, and is the shorter the less they vary. The means that it
     leaves out are those against which a gambler, who bets on each value what the earlier ones suggest, would have
-    multiplied a capital by 2 / `alpha` (Waudby-Smith and Ramdas, 2024, JRSS B 86:1-27).
+    multiplied a capital by 2 / `ALPHA` (Waudby-Smith and Ramdas, 2024, JRSS B 86:1-27).
 
     >>> bounded_mean_interval([0.8, 0.9, 1.0, 0.7] * 10)
     Interval(low=0.7..., high=0.9...)
@@ -168,7 +168,7 @@ def bounded_mean_interval(values: Sequence[float], alpha: float = ALPHA) -> Inte
     bets: list[float] = []
     variance, total, squares = 0.25, 0.5, 0.25
     for number, value in enumerate(values, 2):
-        bets.append(math.sqrt(2 * math.log(2 / alpha) / (len(values) * variance)))
+        bets.append(math.sqrt(2 * math.log(2 / ALPHA) / (len(values) * variance)))
         total += value
         squares += (value - total / number) ** 2
         variance = squares / number
@@ -177,7 +177,7 @@ def bounded_mean_interval(values: Sequence[float], alpha: float = ALPHA) -> Inte
         log_capital, limit = 0.0, MAX_STAKE / max(m if sign > 0 else 1 - m, 1e-12)
         for bet, value in zip(bets, values, strict=True):
             log_capital += math.log1p(sign * min(bet, limit) * (value - m))
-            if log_capital >= math.log(2 / alpha):
+            if log_capital >= math.log(2 / ALPHA):
                 return True
         return False
 

@@ -212,7 +212,6 @@ def test_six_defects_among_three_hundred_are_trained_validated_and_tested(seed: 
     images = [*(image_record("ok", f"ok {i}") for i in range(300)), *(image_record("defect", i) for i in range(6))]
     assignment = assign(images, seed, mode=mode)
     assert set(by_class(images, assignment.splits)["defect"]) == set(SPLITS)
-    assert (assignment.classes_without_test, assignment.classes_without_validation) == ((), ())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -225,7 +224,6 @@ def test_a_thousand_classes_of_three(mode: str) -> None:
     assert assignment.notes[0].endswith("images were moved to prevent it")
     assert "classes (such as 'class 000'," in assignment.notes[0]
     assert len(assignment.notes[0]) < 200
-    assert assignment.classes_without_test == ()
 
 
 @settings(deadline=None, max_examples=300)
@@ -245,13 +243,6 @@ def test_every_class_is_in_as_many_splits_as_it_has_images(
     different = {label: len({p.sha256 for p in images if p.label == label}) for label in counts}
     for label, split_counts in counts.items():
         assert set(target_splits[: different[label]]) <= set(split_counts)
-    pairs: list[tuple[Split, tuple[str, ...]]] = [
-        ("validation", assignment.classes_without_validation),
-        ("test", assignment.classes_without_test),
-    ]
-    for name, named in pairs:
-        lacking = {label for label, counts_by_split in counts.items() if not counts_by_split[name]}
-        assert set(named) == (lacking if name in assignment.splits else set())
     few = [label for label in counts if different[label] < len(target_splits)]
     assert bool(few) is any("too few for every split" in note for note in assignment.notes)
     assert len(assignment.notes) <= 2
@@ -294,7 +285,6 @@ def test_classes_that_cannot_all_be_in_every_split_are_named() -> None:
         lacking = sorted(label for label, split_counts in counts.items() if len(split_counts) < 3)
         assert lacking
         assert all(counts_by_split["train"] for counts_by_split in counts.values())
-        assert set(lacking) == {*assignment.classes_without_test, *assignment.classes_without_validation}
         assert "not in every split: other classes need the shared images" in assignment.notes[-1]
         assert repr(lacking[0]) in assignment.notes[-1]
 
@@ -303,13 +293,11 @@ def test_a_class_of_one_trains_and_says_so() -> None:
     assignment = assign([image_record("single", 0), *MANY])
     assert assignment.splits[0] == "train"
     assert assignment.notes == ("class 'single' has fewer than 3 different images, too few for every split",)
-    assert (assignment.classes_without_validation, assignment.classes_without_test) == (("single",), ("single",))
 
 
 def test_a_class_that_a_stated_split_lacks_is_named() -> None:
     images = [image_record(p.label, i, "test" if i % 5 and i % 2 else "train") for i, p in enumerate(MANY[:500])]
     assignment = assign(images)
-    assert assignment.classes_without_test == ("class 0",)
     assert assignment.notes == ("class 'class 0' has no image in the test split of the source",)
 
 
@@ -380,7 +368,6 @@ def test_a_class_of_two_patients_has_too_few_groups_whatever_its_images() -> Non
     groups = [f"patient {i % 2}" for i in range(40)] + [""] * 500
     assignment = assign_splits(images, SplitConfig(), 0, groups)
     assert assignment.notes[-1] == "class 'sick' has fewer than 3 different groups, too few for every split"
-    assert assignment.classes_without_test == ("sick",)
 
 
 def test_the_name_of_a_group_decides_and_adding_to_it_moves_nothing() -> None:

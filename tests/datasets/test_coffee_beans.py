@@ -17,7 +17,7 @@ Images = NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def sample() -> tuple[Images, NDArray[np.int64]]:
-    return coffee_beans.draw_all(240, 56, seed=3)
+    return np.stack([coffee_beans.draw(i, 56, seed=3) for i in range(240)]), np.arange(240) % 4
 
 
 def test_classes_are_the_four_roasts_in_order() -> None:
@@ -47,21 +47,6 @@ def test_other_images_need_another_generator_version(index: int, means: list[lis
     assert coffee_beans.GENERATOR_VERSION == 1
     quarters = coffee_beans.draw(index, 32).reshape(2, 16, 2, 16, 3).mean((1, 3, 4))
     np.testing.assert_allclose(quarters, means, atol=0.5)
-
-
-def test_the_number_of_threads_and_of_images_changes_nothing() -> None:
-    few, labels = coffee_beans.draw_all(8, 16, threads=1)
-    hundred, _ = coffee_beans.draw_all(100, 16, threads=3)
-    np.testing.assert_array_equal(few, hundred[:8])
-    np.testing.assert_array_equal(few[5], coffee_beans.draw(5, 16))
-    assert labels.dtype == np.int64
-    assert labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-
-
-def test_progress_counts_every_image() -> None:
-    calls: list[tuple[int, int]] = []
-    coffee_beans.draw_all(9, 16, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, 9) for done in range(1, 10)]
 
 
 @pytest.mark.parametrize("index", range(8))
@@ -137,8 +122,6 @@ def test_write_refuses_a_folder_that_holds_beans(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[int, int], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        coffee_beans.draw_all(*arguments)
     with pytest.raises(UsageError, match=words):
         coffee_beans.write(tmp_path / "beans", *arguments)
     assert not (tmp_path / "beans").exists()

@@ -118,7 +118,7 @@ def test_auto_uses_the_gpu_unless_it_is_slower(
     cpu, gpu = make_bundle(1).make_predictor(), make_bundle(1).make_predictor()
     open_gpu(monkeypatch, gpu)
     times = iter(seconds)
-    monkeypatch.setattr(device_choice, "_time_call", lambda *_: next(times))
+    monkeypatch.setattr(device_choice, "time_call", lambda *_: next(times))
     chosen = choose_device(cpu, "auto", PIXELS, "float32")
     assert chosen is {"cpu": cpu, "gpu": gpu}[expected]
     assert chosen.device_reason.startswith("A batch of 4 takes ")

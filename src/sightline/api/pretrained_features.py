@@ -27,7 +27,7 @@ def compute_projected_features(
     float32 [N, D], a row of NaN for an image that cannot be decoded, and bool [N]; arguments and errors are those of
     `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
     """
-    computed, positions = _compute(index, settings, callback or Callback(), "transfer")
+    computed, positions = _compute(index, settings, callback or Callback())
     projected = project_features(computed)
     decoded = np.zeros(len(index.images), bool)
     decoded[positions] = True
@@ -39,7 +39,7 @@ def compute_projected_features(
 
 
 def compute_pretrained_features(
-    index: Index, settings: tuple[str, ...] = (), callback: Callback | None = None, recipe: str = "transfer"
+    index: Index, settings: tuple[str, ...] = ()
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the features float32 [N, F] of all images of an index, and which of them could be decoded, bool [N].
 
@@ -50,7 +50,7 @@ def compute_pretrained_features(
         DataError: If no image can be decoded.
         MissingExtraError: If the packages of the backend are not installed.
     """
-    computed, positions = _compute(index, settings, callback or Callback(), recipe)
+    computed, positions = _compute(index, settings, Callback())
     features = np.zeros((len(index.images), computed.shape[1]), np.float32)
     features[positions] = computed
     decoded = np.zeros(len(features), bool)
@@ -58,14 +58,12 @@ def compute_pretrained_features(
     return features, decoded
 
 
-def _compute(
-    index: Index, settings: tuple[str, ...], callback: Callback, recipe: str
-) -> tuple[NDArray[np.float32], list[int]]:
+def _compute(index: Index, settings: tuple[str, ...], callback: Callback) -> tuple[NDArray[np.float32], list[int]]:
     """Return the features float32 [n, F] of the decoded images, mapped from the cache if it has them; and which."""
     of_task = [setting for setting in settings if setting.startswith("model.task=")]
     task = "multi_label" if of_task and of_task[-1] == "model.task=multi_label" else "single_label"
     others = [setting for setting in settings if setting not in of_task]  # heads have no part in it, but resizing has
-    request = TrainRequest.create((), recipe, None, [*others, f"model.task={task}"])
+    request = TrainRequest.create((), "transfer", None, [*others, f"model.task={task}"])
     environment.check_packages(request.merge_layers())
     placeholders = tuple(  # features do not depend on the labels, without which no data set is decoded for training
         replace(image, label=str(i % 2), split=None) for i, image in enumerate(index.images)

@@ -31,17 +31,13 @@ MAX_SHOWN_CLASSES = 3  # classes listed in a note
 class SplitAssignment:
     """The split of each image, in order, and notes for the user.
 
-    `groups` names the unit of each image: its group, or its sha256 without one. `classes_without_validation` and
-    `classes_without_test` are the classes without an image in the validation and the test split, empty if there is no
-    such split. `groups_across_splits` names the groups with images in several splits, which only splits given by the
-    source can cause.
+    `groups` names the unit of each image: its group, or its sha256 without one. `groups_across_splits` names the groups
+    with images in several splits, which only splits given by the source can cause.
     """
 
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
     groups: tuple[str, ...] = ()
-    classes_without_validation: tuple[str, ...] = ()
-    classes_without_test: tuple[str, ...] = ()
     groups_across_splits: tuple[str, ...] = ()
 
 
@@ -353,22 +349,16 @@ def _build_assignment(
         classes_by_split[split_name].update(labels)
         paths_by_group[name].setdefault(split_name, p.path)
     all_classes = set().union(*classes_by_split.values())
-    missing_classes = {
-        split_name: tuple(sorted(all_classes - classes_by_split[split_name])) if classes_by_split[split_name] else ()
-        for split_name in SPLITS
-    }
     groups_across_splits = (
         []
         if groups is None
         else sorted(name for name, paths_by_split in paths_by_group.items() if len(paths_by_split) > 1)
     )
     for split_name in sorted({p.split for p in images if p.split} - {"train"}, key=SPLITS.index):
-        if missing_classes[split_name]:
-            verb = "have" if len(missing_classes[split_name]) > 1 else "has"
-            notes.append(
-                f"{_describe_classes(missing_classes[split_name])} {verb} no image in the {split_name} split of the"
-                " source"
-            )
+        present = classes_by_split[split_name]
+        if present and (missing := sorted(all_classes - present)):
+            verb = "have" if len(missing) > 1 else "has"
+            notes.append(f"{_describe_classes(missing)} {verb} no image in the {split_name} split of the source")
     if groups_across_splits:
         count = plural(len(groups_across_splits), "group spans", "groups span")
         example = " and ".join(list(paths_by_group[groups_across_splits[0]].values())[:2])
@@ -376,7 +366,4 @@ def _build_assignment(
             f"{count} more than one split of the source, such as that of {example}: the splits of the source are "
             "kept, so metrics on them may be too optimistic"
         )
-    return SplitAssignment(
-        tuple(splits), tuple(notes), tuple(names), missing_classes["validation"], missing_classes["test"],
-        tuple(groups_across_splits),
-    )  # fmt: skip
+    return SplitAssignment(tuple(splits), tuple(notes), tuple(names), tuple(groups_across_splits))

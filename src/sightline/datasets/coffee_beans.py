@@ -13,7 +13,6 @@ canvas ``float32 [3, side, side]``. Colors and canvases hold linear light in 0..
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -350,33 +349,11 @@ def _draw_scene(index: int, size: int, seed: int) -> tuple[np.random.Generator, 
     return rng, canvas, coverage
 
 
-def draw_all(
-    count: int, size: int = 224, seed: int = 0, threads: int | None = None,
-    progress: Callable[[int, int], object] | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:  # fmt: skip
-    """Draw images 0..count-1: uint8 `[count, size, size, 3]`, and their labels, int64 `[count]`.
-
-    The result does not depend on `threads`. `progress(done, count)` is called in the calling thread.
-    Raises `UsageError` for a size outside 16..1024 or count below 8.
-    """
-    check_request(size, count)
-    images = np.empty((count, size, size, 3), np.uint8)
-
-    def fill(index: int) -> None:
-        images[index] = draw(index, size, seed)
-
-    with ThreadPoolExecutor(threads or process.count_cores()) as pool:
-        for done, _ in enumerate(pool.map(fill, range(count)), start=1):
-            if progress is not None:
-                progress(done, count)
-    return images, np.arange(count, dtype=np.int64) % len(CLASSES)
-
-
 def write(folder: str | Path, count: int = 1200, size: int = 224, seed: int = 0, kind: str = "png") -> None:
     """Write images 0..count-1 as ``folder/<Class>/<class>-0001.png`` (or ``jpg``, quality 92).
 
-    Raises `UsageError` as `draw_all` does and for another `kind`, `OutputError` if the folder is not empty or not
-    writable.
+    Raises `UsageError` for a size outside 16..1024, a count below 8 and another `kind`, `OutputError` if the folder is not
+    empty or not writable.
     """
     check_request(size, count)
     if kind not in ("png", "jpg"):

@@ -48,11 +48,9 @@ class Temperature:
     note: str = ""
 
 
-def reliability_bins(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS
-) -> tuple[ReliabilityBin, ...]:
+def reliability_bins(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[ReliabilityBin, ...]:
     """Return the non-empty bins of equal width, lowest first."""
-    return make_bins(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels, bins))
+    return make_bins(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels))
 
 
 def sum_bins(confidence: NDArray[Any], correct: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.float64]:

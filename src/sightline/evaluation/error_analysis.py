@@ -59,7 +59,7 @@ class ErrorAnalysis:
     confused_pairs: tuple[ConfusedPair, ...]
 
 
-def analyze_errors(evaluation: EvaluationResult, max_examples: int = MAX_EXAMPLES) -> ErrorAnalysis:
+def analyze_errors(evaluation: EvaluationResult) -> ErrorAnalysis:
     """Return the predictions of an evaluation that are worth looking at."""
     predictions = evaluation.probabilities.argmax(1)
     confidences = evaluation.probabilities.max(1) if len(predictions) else np.zeros(0, np.float32)
@@ -88,4 +88,4 @@ def analyze_errors(evaluation: EvaluationResult, max_examples: int = MAX_EXAMPLE
         )
         for true, predicted, count in metrics.most_confused_pairs(evaluation.confusion, MAX_PAIRS)
     ]  # fmt: skip
-    return ErrorAnalysis(len(wrong), pick(wrong, max_examples), pick(right, max_examples), tuple(pairs))
+    return ErrorAnalysis(len(wrong), pick(wrong, MAX_EXAMPLES), pick(right, MAX_EXAMPLES), tuple(pairs))

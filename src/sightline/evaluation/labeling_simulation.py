@@ -44,12 +44,13 @@ def simulate_labeling(
     *,
     budget: int,
     looks: Sequence[int] = (),
-    pool_fraction: float = 0.5,
     more: int = 0,
     at_random: bool = False,
     seed: int = 0,
 ) -> list[SimulatedLook]:
     """Label up to `budget` images of a random pool, batch by batch, and return the true accuracy after each.
+
+    The pool is half of the images; the other half shows the truth.
 
     Args:
         features: The features of all images, as `active_learning.project_features` returns them.
@@ -57,14 +58,13 @@ def simulate_labeling(
             image has, else 0: uint8 [N, K].
         budget: The number of labels.
         looks: The numbers of labels at which the accuracy is estimated too; rounded up to a whole batch.
-        pool_fraction: The fraction of the images that can be labeled; the others show the truth.
         more: At these looks, the gain of so many labels is predicted as well; 0 for none.
         at_random: Label in a random order instead.
         seed: Draws the pool, the audit and the random order.
     """
     rng = make_generator(seed, "simulated labeling")
     order = rng.permutation(len(labels))
-    pool, outside = np.split(order, [round(pool_fraction * len(order))])
+    pool, outside = np.split(order, [round(len(order) / 2)])
     audit = np.arange(round(AUDIT_FRACTION * len(pool)))  # the pool is in a random order
     numbers, sets, num_classes = _number_labels(labels)
     learner = ActiveLearner(features[pool], audit, seed)
@@ -96,12 +96,11 @@ def _number_labels(
 
 
 def measure_full_accuracy(
-    features: NDArray[np.float32], labels: NDArray[np.int64] | NDArray[np.uint8], *, pool_fraction: float = 0.5,
-    seed: int = 0,
-) -> float:  # fmt: skip
+    features: NDArray[np.float32], labels: NDArray[np.int64] | NDArray[np.uint8], *, seed: int = 0
+) -> float:
     """Return the accuracy outside the pool of `simulate_labeling` with this seed if all of the pool is labeled."""
     order = make_generator(seed, "simulated labeling").permutation(len(labels))
-    pool, outside = np.split(order, [round(pool_fraction * len(order))])
+    pool, outside = np.split(order, [round(len(order) / 2)])
     learner = ActiveLearner(features[pool], np.zeros(0, np.int64), seed)
     numbers, sets, num_classes = _number_labels(labels)
     learner.refit(numbers[pool], num_classes, sets, measure=False)

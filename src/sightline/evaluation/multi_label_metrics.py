@@ -185,11 +185,10 @@ def compare_label_sets(
     probabilities: tuple[NDArray[np.float32], NDArray[np.float32]],
     predicted: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     groups: NDArray[np.int64] | None = None,
-    seed: int = 0,
 ) -> LabelSetComparison:
     """Compare two classifiers by their `probabilities` and `predicted` classes of the same N images, at least one."""
     count, classes = labels.shape
-    resampling, supported = Resampling(seed, groups), labels.sum(0) > 0
+    resampling, supported = Resampling(groups=groups), labels.sum(0) > 0
 
     def rank(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the differences of the mean average precision, float64 [R]."""

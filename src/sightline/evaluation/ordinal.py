@@ -50,7 +50,7 @@ def compute_ordinal_evaluation(
 
 
 def compute_ordinal_metrics(
-    labels: NDArray[np.int32], predictions: NDArray[np.int64], groups: NDArray[np.int64] | None = None, seed: int = 0
+    labels: NDArray[np.int32], predictions: NDArray[np.int64], groups: NDArray[np.int64] | None = None
 ) -> dict[str, Metric]:
     """Return quadratic weighted kappa, mean absolute error and the fraction within one grade, by name.
 
@@ -61,7 +61,7 @@ def compute_ordinal_metrics(
     if not count:
         return {name: Metric(None, note="there are no images") for name in (QWK, MAE, WITHIN_ONE)}
     terms = list_distance_terms(labels, predictions)
-    values, resampled = terms.mean(0), bootstrap.resample_means(terms, seed, "grades", groups)
+    values, resampled = terms.mean(0), bootstrap.Resampling(groups=groups).resample_means(terms, "grades")
     kappa = float(compute_kappa(values))
     near = int(terms[:, 1].sum())
     metrics = {
@@ -92,10 +92,9 @@ def compare_grades(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
     groups: NDArray[np.int64] | None = None,
-    seed: int = 0,
 ) -> GradeComparison:
     """Compare the grades [N] that two classifiers predict for the same images, N at least 1, or `groups` of them."""
-    resampling = bootstrap.Resampling(seed, groups)
+    resampling = bootstrap.Resampling(groups=groups)
     terms = np.concatenate([list_distance_terms(labels, predicted) for predicted in (first, second)], 1)
     means = np.concatenate([terms.mean(0)[None], resampling.resample_means(terms, "grade differences")])
     kappas = compute_kappa(means[:, 6:]) - compute_kappa(means[:, :6])

@@ -60,7 +60,6 @@ class SplitShift:
 def compare_splits(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
-    seed: int = 0,
     groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> SplitShift | None:
     """Compare probabilities float32 [N, K] and labels int32 [N] of validation with those of the evaluated images.
@@ -71,7 +70,7 @@ def compare_splits(
     (p, labels), (q, truth) = validation, evaluated
     hits = p.argmax(1) == labels, q.argmax(1) == truth
     accuracy, other = (float(of.mean()) for of in hits)
-    resamplings = [Resampling(seed, of) for of in groups or (None, None)]
+    resamplings = [Resampling(groups=of) for of in groups or (None, None)]
     first, second = (
         resampling.estimate_proportions(of[:, None], np.ones((len(of), 1), bool))[0]
         for resampling, of in zip(resamplings, hits, strict=True)
@@ -80,9 +79,9 @@ def compare_splits(
         return None
     before, after = calibration.compute_ece(p, labels), calibration.compute_ece(q, truth)
     if groups is None:
-        p_value = _permutation_p_value(validation, evaluated, abs(after - before), seed)
+        p_value = _permutation_p_value(validation, evaluated, abs(after - before))
     else:
-        p_value = _permute_groups(groups, validation, evaluated, abs(after - before), seed)
+        p_value = _permute_groups(groups, validation, evaluated, abs(after - before))
     return SplitShift(
         len(p), accuracy, first, metrics.cross_entropy(p, labels), before,
         other - accuracy, intervals.subtract_intervals(other, second, accuracy, first),
@@ -95,7 +94,6 @@ def _permute_groups(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     difference: float,
-    seed: int,
 ) -> float:
     """Return the p-value as `_permutation_p_value` does, where whole groups of images change their split."""
     tables = []  # of each group: the sums of the gaps by bin, and the number of its images
@@ -108,7 +106,7 @@ def _permute_groups(
     both, first = np.concatenate(tables), len(tables[0])
     total = both.sum(0)
     number = max(200, min(PERMUTATIONS, BUDGET // len(both)))
-    rng, exceeding = make_generator(seed, "permutation", "ece"), 0
+    rng, exceeding = make_generator(0, "permutation", "ece"), 0
     for _ in range(number):
         chosen = both[rng.permutation(len(both))[:first]].sum(0)
         *sums, count = chosen
@@ -121,7 +119,6 @@ def _permutation_p_value(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     difference: float,
-    seed: int,
 ) -> float:
     """Return the p-value of a difference of ECEs: how often a random division into two such splits has one as large.
 
@@ -132,7 +129,7 @@ def _permutation_p_value(
     first, second = len(validation[1]), len(evaluated[1])
     total = np.bincount(bins, gaps, calibration.BINS)
     number = max(200, min(PERMUTATIONS, BUDGET // len(bins)))
-    rng, exceeding = make_generator(seed, "permutation", "ece"), 0
+    rng, exceeding = make_generator(0, "permutation", "ece"), 0
     for _ in range(number):
         at = rng.permutation(len(bins))[:first]
         first_sums = np.bincount(bins[at], gaps[at], calibration.BINS)

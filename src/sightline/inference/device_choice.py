@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ModelError, UsageError
-from sightline.inference.parity import TOLERANCES, compare_probabilities
+from sightline.inference.parity import TOLERANCES, compare_probabilities, time_call
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 
@@ -56,15 +55,9 @@ def choose_faster(cpu: OnnxPredictor, gpu: OnnxPredictor, pixels: NDArray[np.uin
 
     Both have computed such a batch before.
     """
-    rounds = [[_time_call(predictor, pixels) for predictor in (cpu, gpu)] for _ in range(ROUNDS)]
+    rounds = [[time_call(predictor, pixels) for predictor in (cpu, gpu)] for _ in range(ROUNDS)]
     cpu_seconds, gpu_seconds = map(min, zip(*rounds, strict=True))
     chosen = gpu if gpu_seconds <= cpu_seconds else cpu
     times = f"{1e3 * gpu_seconds:.3g} ms on the GPU and {1e3 * cpu_seconds:.3g} ms on the CPU"
     chosen.device_reason = f"A batch of {len(pixels)} takes {times}."
     return chosen
-
-
-def _time_call(predictor: Predictor, pixels: NDArray[np.uint8]) -> float:
-    started = time.perf_counter()
-    predictor.probabilities(pixels)
-    return time.perf_counter() - started

@@ -35,7 +35,7 @@ from sightline.errors import (
     plural,
     require,
 )
-from sightline.escaping import CsvWriter, escape_formula
+from sightline.escaping import CsvWriter, escape_formula, escape_surrogates
 from sightline.inference.embeddings import ROWS, Embeddings, name_features, regroup
 
 SUFFIXES = (".parquet", ".npy", ".csv")
@@ -107,11 +107,6 @@ def write(path: Path, batches: Iterable[Embeddings], *, raw_csv: bool = False) -
     return counts[0], counts[1]
 
 
-def _encode(text: str | None) -> str | None:
-    """Return text that is valid UTF-8: a file name need not be."""
-    return None if text is None else text.encode(errors="backslashreplace").decode()
-
-
 def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
     pyarrow, parquet = require("pyarrow", "Writing Parquet"), require("pyarrow.parquet", "Writing Parquet")
 
@@ -123,7 +118,10 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
         with parquet.ParquetWriter(file, schema) as writer:
             for batch in _chain(first, batches):
                 values = pyarrow.array(np.ascontiguousarray(batch.vectors).reshape(-1))
-                columns = [pyarrow.array(list(map(_encode, texts)), text) for texts in batch.texts]
+                columns = [
+                    pyarrow.array([None if cell is None else escape_surrogates(cell) for cell in texts], text)
+                    for texts in batch.texts
+                ]
                 columns.append(pyarrow.FixedSizeListArray.from_arrays(values, size))
                 writer.write_batch(pyarrow.record_batch(columns, schema=schema))
 

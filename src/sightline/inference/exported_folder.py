@@ -88,9 +88,9 @@ def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
     return manifest, predictor
 
 
-def load_unverified(folder: Path, exporter: Exporter, manifest: Manifest, threads: int = 0) -> Predictor:
+def load_unverified(folder: Path, exporter: Exporter, manifest: Manifest) -> Predictor:
     """Load the files of a folder in the runtime of their format, without verification."""
-    return _open_files(exporter, _read_contents(folder, exporter), manifest, threads)
+    return _open_files(exporter, _read_contents(folder, exporter), manifest, threads=0)
 
 
 def update_manifest_file(folder: Path, **changes: Any) -> None:

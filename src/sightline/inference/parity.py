@@ -134,8 +134,8 @@ def measure_speed(
     image_batch = np.resize(pixels, (BATCH_SIZE, *pixels.shape[1:]))
     for batch in (single_image, image_batch):
         predictor.probabilities(batch)
-    single_seconds = [_time_call(predictor, single_image) for _ in range(calls)]
-    batch_seconds = sorted(_time_call(predictor, image_batch) for _ in range(max(calls // 10, 3)))
+    single_seconds = [time_call(predictor, single_image) for _ in range(calls)]
+    batch_seconds = sorted(time_call(predictor, image_batch) for _ in range(max(calls // 10, 3)))
     return (
         float(np.median(single_seconds)) * 1e3,
         float(np.percentile(single_seconds, 99)) * 1e3,
@@ -143,7 +143,8 @@ def measure_speed(
     )
 
 
-def _time_call(predictor: Predictor, pixels: NDArray[np.uint8]) -> float:
+def time_call(predictor: Predictor, pixels: NDArray[np.uint8]) -> float:
+    """Return the seconds that a predictor takes for uint8 pixels [N, H, W, C]."""
     started = time.perf_counter()
     predictor.probabilities(pixels)
     return time.perf_counter() - started

@@ -25,6 +25,7 @@ from typing import Any
 from sightline import jsonio
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import DataError, OutputError, UsageError, check_installed, plural, require
+from sightline.escaping import escape_surrogates
 from sightline.inference.output_folder import OutputFolder, open_output_folder
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
@@ -346,11 +347,6 @@ def _read_manifest(folder: OutputFolder) -> Mapping[str, Any]:
     return values
 
 
-def _encode(text: str | None) -> str | None:
-    """Return text that is valid UTF-8: a file name need not be."""
-    return None if text is None else text.encode(errors="backslashreplace").decode()
-
-
 def _hash_paths(paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
@@ -383,8 +379,8 @@ def _make_schema(form: PredictionFormat) -> Any:
 def _make_row(prediction: Prediction, form: PredictionFormat) -> dict[str, Any]:
     """Return the cells of a row by column; those that are missing are null."""
     if prediction.error is not None:
-        return {"path": _encode(prediction.path), "error": _encode(prediction.error)}
-    row = prediction.to_dict() | {"path": _encode(prediction.path)}
+        return {"path": escape_surrogates(prediction.path), "error": escape_surrogates(prediction.error)}
+    row = prediction.to_dict() | {"path": escape_surrogates(prediction.path)}
     if form.probabilities:
         by_label = {c.label: c.probability for c in prediction.top}
         row["probabilities"] = [by_label[label] for label in form.classes]

@@ -342,13 +342,13 @@ class RunDirectory:
         """The text of the resolved configuration, with comments."""
         return read_config_text(self.path / "config.toml")
 
-    def write_figures(self, figures: Mapping[str, Mapping[str, bytes]], *, keep: Sequence[str] = ("curves",)) -> None:
-        """Save the figures of an evaluation, see `write_figure`, and remove those of a previous one but for `keep`."""
+    def write_figures(self, figures: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Save the figures of an evaluation, see `write_figure`, and remove those of a previous one but for the curves."""
         _io.refuse_links(self.path, self.path / "figures")  # nor are files removed through links
         for name, files in figures.items():
             self.write_figure(name, files)
         for old in (self.path / "figures").glob("*.*"):
-            if old.name.partition(".")[0] not in {*figures, *keep}:
+            if old.name.partition(".")[0] not in {*figures, "curves"}:
                 _io.remove(old)
 
     def clear_results(self) -> None:

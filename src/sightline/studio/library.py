@@ -15,6 +15,7 @@ from sightline.data.checks.finding import Finding
 from sightline.data.targets import join_classes
 from sightline.data.types import Index, Split
 from sightline.errors import UsageError
+from sightline.escaping import escape_surrogates
 from sightline.studio.corrections import Corrections
 from sightline.studio.finding_groups import join_groups, list_members
 from sightline.studio.query import SORTS, STATES, Query
@@ -88,8 +89,8 @@ class Library:
             split = known_splits.get((image.path, image.sha256), image.split)
             p = known_predictions.get(i)
             model = (None,) * 5 if p is None else (p.predicted, p.confidence, p.label_probability, p.energy, p.iou)
-            mask = (image.mask.sha256, _to_text(image.mask.path)) if image.mask else (None, None)
-            names = (_to_text(image.path), image.sha256, image.width, image.height)
+            mask = (image.mask.sha256, escape_surrogates(image.mask.path)) if image.mask else (None, None)
+            names = (escape_surrogates(image.path), image.sha256, image.width, image.height)
             rows.append((i, *names, image.label, split, image.label, split, *model, *mask, image.to_label))
         self._database.executemany(
             "INSERT INTO images (id, path, sha256, width, height, source_label, source_split, label, split, predicted, "
@@ -214,16 +215,18 @@ class Library:
             for row in self._database.execute("SELECT id, path FROM images"):
                 ids.setdefault(row["path"], []).append(row["id"])
             rows = [
-                (i, finding.kind, number, _to_text(reason))
+                (i, finding.kind, number, escape_surrogates(reason))
                 for finding in (*self._known_findings, *findings)
                 for number, (paths, reason) in enumerate(list_members(finding))
                 for path in paths
-                for i in ids.get(_to_text(path), ())
+                for i in ids.get(escape_surrogates(path), ())
             ]
             self._database.execute("DELETE FROM findings")
             self._database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", rows)
             members = [
-                [i for path in group for i in ids.get(_to_text(path), ())] for f in findings for group in f.groups
+                [i for path in group for i in ids.get(escape_surrogates(path), ())]
+                for f in findings
+                for group in f.groups
             ]
             self._database.execute("UPDATE images SET look_alikes = NULL WHERE look_alikes IS NOT NULL")
             numbers = [(number, i) for i, number in join_groups(members).items()]
@@ -234,7 +237,7 @@ class Library:
 
     def _add_slices(self, slices: Mapping[str, Sequence[int]]) -> dict[str, int]:
         """Insert the slices, and return the number of images of each."""
-        counts = {_to_text(name): len(positions) for name, positions in slices.items()}
+        counts = {escape_surrogates(name): len(positions) for name, positions in slices.items()}
         self._database.executemany("INSERT INTO slices VALUES (?, ?)", enumerate(counts))
         rows = ((number, i) for number, positions in enumerate(slices.values()) for i in sorted(positions))
         self._database.executemany("INSERT INTO slice_images VALUES (?, ?)", rows)
@@ -277,8 +280,3 @@ class Library:
             cursor = self._database.cursor()
             cursor.row_factory = None
             return cursor.execute(statement, values).fetchall()
-
-
-def _to_text(name: str) -> str:
-    """Return a name as SQLite can hold it: a file name that is not UTF-8 is escaped."""
-    return name.encode(errors="backslashreplace").decode()

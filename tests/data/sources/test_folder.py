@@ -51,7 +51,7 @@ def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
         f"{wrapper}dog/2.jpg": ("dog", None),
         f"{wrapper}dog/pups/3.jpg": ("dog", None),
     }
-    assert (listing.unusable, listing.num_skipped) == ([], 0)
+    assert (listing.unusable, listing.skipped_files) == ([], [])
 
 
 @pytest.mark.parametrize("wrapper", ["", "dataset/"], ids=["bare", "wrapped"])
@@ -118,7 +118,7 @@ def test_papers_beside_the_classes_change_nothing(wrapper: str, split: str) -> N
     assert listing.unusable == []
     assert all(e.split == (split.strip("/") or None) for e in listing.items)
     assert {e.path for e in listing.items} - set(names) <= set(papers)  # opened later, then passed over
-    assert len(listing.items) + listing.num_skipped == 6
+    assert len(listing.items) + len(listing.skipped_files) == 6
 
 
 def test_images_beside_the_class_folders_are_stray() -> None:
@@ -126,7 +126,7 @@ def test_images_beside_the_class_folders_are_stray() -> None:
         NameStore(["cover.jpg", "cat/1.jpg", "dog/2.jpg", "notes.txt", "Thumbs.db"]), prefix="a/"
     )
     assert [(r.path, r.reason, r.label) for r in listing.unusable] == [("a/cover.jpg", "is not in a class folder", "")]
-    assert listing.num_skipped == 2
+    assert len(listing.skipped_files) == 2
     inside = read_class_folders(NameStore(["train/cover.jpg", "train/cat/1.jpg", "train/dog/2.jpg"]))
     assert [r.path for r in inside.unusable] == ["train/cover.jpg"]
 
@@ -377,6 +377,6 @@ def test_every_file_is_accounted_for(keys: list[str]) -> None:
         listing = read_class_folders(NameStore(keys))
     except DataError:
         return
-    assert len(listing.items) + len(listing.unusable) + len(listing.unlabeled) + listing.num_skipped == len(keys)
+    assert len(listing.items) + len(listing.unusable) + len(listing.unlabeled) + len(listing.skipped_files) == len(keys)
     assert all(e.label in e.path.split("/")[:-1] for e in listing.items)
     assert not any(is_hidden(e.path) for e in listing.items)

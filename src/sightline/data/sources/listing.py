@@ -80,11 +80,6 @@ class SourceListing:
     other_rows: list[SourceItem] = field(default_factory=list)
     separator: str = ""
 
-    @property
-    def num_skipped(self) -> int:
-        """The number of files passed over."""
-        return len(self.skipped_files)
-
 
 def read_as_label_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
     """Return the listings for a task that takes several labels, where no row of a table shows that there may be.

@@ -12,9 +12,6 @@ from sightline.config import AugmentConfig
 from sightline.seeding import make_generator
 from sightline.training.augment.augmentation import Augmentation, register_augmentation
 
-Boxes = NDArray[np.float64]
-"""Boxes in whole pixels (top, left, bottom, right), bottom and right exclusive: float64 [N, 4]."""
-
 ASPECT = 0.3  # a box's height is between 0.3 and 1 / 0.3 times its width, as in the paper
 
 
