@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from networks import make_plan, random_images
+from sightline import _io
 from sightline.errors import ModelError, OutputError
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle
@@ -92,6 +93,7 @@ def test_an_interrupted_replacement_leaves_the_former_bundle(
     original: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
+    monkeypatch.setattr(_io, "_exchange", lambda _first, _second: False)  # as where folders cannot change places
 
     def interrupt(path: Path, target: Path) -> None:
         if path.name == "bundle" and target == folder:

@@ -352,8 +352,8 @@ def _draw_scene(index: int, size: int, seed: int) -> tuple[np.random.Generator, 
 def write(folder: str | Path, count: int = 1200, size: int = 224, seed: int = 0, kind: str = "png") -> None:
     """Write images 0..count-1 as ``folder/<Class>/<class>-0001.png`` (or ``jpg``, quality 92).
 
-    Raises `UsageError` for a size outside 16..1024, a count below 8 and another `kind`, `OutputError` if the folder is not
-    empty or not writable.
+    Raises `UsageError` for a size outside 16..1024, a count below 8 and another `kind`, `OutputError` if the folder is
+    not empty or not writable.
     """
     check_request(size, count)
     if kind not in ("png", "jpg"):

@@ -343,7 +343,7 @@ class RunDirectory:
         return read_config_text(self.path / "config.toml")
 
     def write_figures(self, figures: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Save the figures of an evaluation, see `write_figure`, and remove those of a previous one but for the curves."""
+        """Save the figures of an evaluation, see `write_figure`, and remove those of another, except its curves."""
         _io.refuse_links(self.path, self.path / "figures")  # nor are files removed through links
         for name, files in figures.items():
             self.write_figure(name, files)
