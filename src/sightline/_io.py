@@ -43,8 +43,8 @@ else:
 ADVICE = "Free some space or check its permissions."  # to whoever cannot write a file
 _MAX_OWNER_BYTES = 276
 _OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
-# Windows lacks the first three, and has no named pipes in folders.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h: from the current folder, exchange
+# Windows lacks the first three, and has no named pipes in folders.
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 

@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_explained_and_not_logged(
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
-@pytest.mark.parametrize("charset", ["UTF-8", "us-ascii", "ISO-8859-1"])
+@pytest.mark.parametrize("charset", ["UTF-8", "us-ascii", "ISO-8859-1", "utf8"])
 def test_a_form_may_state_a_usual_charset(charset: str) -> None:
     ((status, answer),) = send((make_form(make_part(FILES[0])), f"{FORM}; charset={charset}"))
     assert (status, answer["predictions"]) == (200, [{"path": "a.png"} | describe()[0]])

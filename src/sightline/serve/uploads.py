@@ -20,7 +20,7 @@ from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.tensors import decode_base64
 
 FORM, JSON = "multipart/form-data", "application/json"
-CHARSETS = {"utf-8", "us-ascii", "iso-8859-1"}  # of the text of a form
+CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1"}  # of the text of a form
 EXAMPLE = "curl -F image=@photo.jpg"
 MAX_COMMAS = 2 * MAX_IMAGES  # in JSON: one after each image, and one in each data URL
 
