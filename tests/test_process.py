@@ -132,7 +132,8 @@ cli.main()
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_terminated_removes_what_it_has_half_written(number: signal.Signals, tmp_path: Path) -> None:
-    code = WRITING.replace("ENDING", "time.sleep(60)")
+    code = f"import signal; signal.signal({number:d}, signal.SIG_DFL)\n"  # also where the tests run under nohup
+    code += WRITING.replace("ENDING", "time.sleep(60)")
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
