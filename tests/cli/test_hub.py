@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from hub_server import TOKEN, Files, Hub, Repository
 from sightline.api.hub import _prepare_files
 from sightline.errors import UsageError
 from sightline.inference import bundle
-from small_bundles import make_bundle
 
 # huggingface_hub 2.4 hands bytes to httpx2 in a way that this calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -307,12 +305,3 @@ def test_a_run_without_a_bundle_is_not_pushed(run: Path, hub: Hub, tmp_path: Pat
     with pytest.raises(UsageError, match="expected hf:USER/NAME"):
         sl.pull("me/colors", tmp_path / "x")
     assert hub.requests == []
-
-
-def test_a_bundle_whose_metrics_are_not_defined_is_not_pushed(tmp_path: Path) -> None:
-    whole = make_bundle(1)
-    metrics = {"test": {"accuracy": None, "accuracy_interval": None, "loss": None, "count": 3}}
-    whole = bundle.make(replace(whole.manifest, metrics=metrics), whole.model, whole.files)
-    bundle.write(whole, path := tmp_path / "cats.zip")
-    with pytest.raises(sl.ModelError, match="does not state what the model card needs"):
-        sl.push(path, f"hf:{NAME}", dry_run=True)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from command import Command
+from sightline.errors import ModelError
 from sightline.inference import bundle
 from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
@@ -92,3 +93,21 @@ def test_names_cannot_break_the_card() -> None:
     assert "<script>" not in text
     assert "\n---" not in text.split("---\n", 2)[2]
     assert "图" in text
+
+
+def test_a_metric_that_is_not_defined_is_not_stated() -> None:
+    metrics = {"test": {"accuracy": 0.5, "accuracy_interval": None, "loss": None, "count": 2}}
+    manifest = Manifest("net", ("cat", "dog"), PreprocessingSpec(8, 8), data={"name": "pets"}, metrics=metrics)
+    text = render_card(manifest, {})
+    assert "| test | 2 | 0.5000 |  | not defined |" in text
+    assert [metric["type"] for metric in header(text)["model-index"][0]["results"][0]["metrics"]] == ["accuracy"]
+
+
+def test_a_manifest_with_leaked_images_of_another_shape_is_refused() -> None:
+    manifest = Manifest("net", ("cat", "dog"), PreprocessingSpec(8, 8))
+    leaked: dict[str, Any] = {"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": None}
+    values = {**manifest.to_dict(), "metrics": {"test": {"leaked": leaked}}}
+    assert Manifest.from_dict(values).metrics["test"]["leaked"] == leaked
+    leaked["without_leaked"] = {"accuracy": None, "accuracy_interval": None, "count": 0}
+    with pytest.raises(ModelError, match="accuracy"):
+        Manifest.from_dict(values)

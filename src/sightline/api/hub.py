@@ -179,9 +179,9 @@ def _render_card(
         return model_card.render_card(
             uploaded.manifest, info, figures, license_id=license_id, repository=f"hf:{repository}"
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise ModelError(
-            f"The manifest of the bundle does not state what the model card needs ({error}): export it again."
+            f"The manifest of the bundle lacks {error}, which the model card needs: export it again."
         ) from error
 
 

@@ -26,10 +26,10 @@ def write_model_card(path: str | Path) -> tuple[str, Path]:
     figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure}
     try:
         text = report.render_card(loaded_bundle.manifest, run.info, tuple(figures))
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise ModelError(
-            f"{run.bundle / bundle.MANIFEST_FILE} does not state what the model card needs ({error}): train again, or "
-            "export with `sightline export`."
+            f"{run.bundle / bundle.MANIFEST_FILE} lacks {error}, which the model card needs: train again, or export "
+            "with `sightline export`."
         ) from error
     run.write_bundle(replace(loaded_bundle, files={**loaded_bundle.files, **figures, bundle.CARD_FILE: text.encode()}))
     return text, run.bundle / bundle.CARD_FILE

@@ -13,6 +13,7 @@ from sightline.data.class_tree import check_paths
 from sightline.errors import DataError, ModelError
 from sightline.inference.decisions import check_thresholds
 from sightline.inference.results import Thresholds
+from sightline.intervals import Interval
 from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION = 2
@@ -41,6 +42,23 @@ def _is_name(value: Any) -> bool:
     return type(value) is str and value != "" and jsonio.is_encodable(value)
 
 
+class ImagesWithoutLeaked(TypedDict):
+    """The main metrics on the images that no earlier split holds."""
+
+    accuracy: float
+    accuracy_interval: Interval
+    count: int
+
+
+class LeakedInfo(TypedDict):
+    """The evaluated images that are in an earlier split too."""
+
+    count: int
+    identical: int
+    near_duplicates: int
+    without_leaked: ImagesWithoutLeaked | None
+
+
 class _MetricFields(TypedDict):
     value: float | None
     interval: tuple[float, float] | None
@@ -54,7 +72,7 @@ class _SplitMetrics(TypedDict, total=False):
     loss: float | None
     count: int
     untested_classes: list[str]
-    leaked: Mapping[str, Any] | None
+    leaked: LeakedInfo | None
     mean_average_precision: _MetricFields
     micro_f1: _MetricFields
     macro_f1: _MetricFields

@@ -110,13 +110,10 @@ def _describe_scope(manifest: Manifest) -> str:
 
 
 def _list_results(metrics: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the metrics of a split as Hugging Face's index has them."""
-    names = {key: name for key, name in _get_metric_names(manifest).items() if key in metrics}
-    plain = {key: name for key, name in NAMES.items() if key in metrics} if _states_accuracy(manifest) else {}
-    return [
-        *({"type": key, "name": name, "value": metrics[key]} for key, name in plain.items()),
-        *({"type": key, "name": name, "value": metrics[key]["value"]} for key, name in names.items()),
-    ]
+    """Return the metrics of a split as Hugging Face's index has them, but for those that are not defined."""
+    names = {**(NAMES if _states_accuracy(manifest) else {}), **_get_metric_names(manifest)}
+    values = {key: metrics[key] if key in NAMES else metrics[key]["value"] for key in names if key in metrics}
+    return [{"type": key, "name": names[key], "value": value} for key, value in values.items() if value is not None]
 
 
 def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], repository: str) -> list[str]:
@@ -186,11 +183,9 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
 def _accuracy_table(manifest: Manifest) -> list[str]:
     lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
     for split, metrics in manifest.metrics.items():
-        low, high = metrics["accuracy_interval"]
-        lines.append(
-            f"| {_escape_markdown(split)} | {metrics['count']} | {metrics['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
-            f"{metrics['loss']:.4f} |"
-        )
+        accuracy, loss = (_format_value(metrics[key]) for key in ("accuracy", "loss"))
+        ends = _format_interval(metrics["accuracy_interval"])
+        lines.append(f"| {_escape_markdown(split)} | {metrics['count']} | {accuracy} | {ends} | {loss} |")
     return lines
 
 
@@ -198,11 +193,17 @@ def _metric_table(manifest: Manifest, names: Mapping[str, str]) -> list[str]:
     lines = ["| split | images | metric | value | 95% interval |", "|---|---|---|---|---|"]
     for split, metrics in manifest.metrics.items():
         for key, name in names.items():
-            value, interval = metrics[key]["value"], metrics[key]["interval"]
-            number = "not defined" if value is None else f"{value:.4f}"
-            ends = "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+            number, ends = _format_value(metrics[key]["value"]), _format_interval(metrics[key]["interval"])
             lines.append(f"| {_escape_markdown(split)} | {metrics['count']} | {name} | {number} | {ends} |")
     return lines
+
+
+def _format_value(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4f}"
+
+
+def _format_interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _data_section(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:

@@ -19,25 +19,9 @@ from sightline.evaluation.risk_control import LabelSetMetrics
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import SelectiveResult, Threshold
 from sightline.evaluation.slices import SliceMetrics
+from sightline.inference.manifest import LeakedInfo
 from sightline.inference.results import Rate, Thresholds
 from sightline.intervals import Interval
-
-
-class ImagesWithoutLeaked(TypedDict):
-    """The main metrics on the images that no earlier split holds."""
-
-    accuracy: float
-    accuracy_interval: Interval
-    count: int
-
-
-class LeakedInfo(TypedDict):
-    """The evaluated images that are in an earlier split too."""
-
-    count: int
-    identical: int
-    near_duplicates: int
-    without_leaked: ImagesWithoutLeaked | None
 
 
 class _GradeInfo(TypedDict, total=False):
