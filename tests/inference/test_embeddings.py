@@ -16,6 +16,7 @@ from PIL import Image
 
 from command import open_and_replace
 from sightline import _io
+from sightline.data import image_tables
 from sightline.errors import DataError, MissingExtraError, OutputError, UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import ROWS, Embeddings, check_same_model, join_embeddings, regroup
@@ -387,7 +388,7 @@ def test_a_text_that_is_stated_once_for_many_rows_is_read_in_small_parts(
     embedding_files.write(path := tmp_path / "a.parquet", [embeddings])
     assert path.stat().st_size < 50_000
     assert_equal(read(path), embeddings)
-    monkeypatch.setattr(embedding_files, "_MAX_TEXT_BYTES", 1 << 20)
+    monkeypatch.setattr(image_tables, "_MAX_BATCH_BYTES", 1 << 20)
     file = embedding_files.open_file(path)
     assert max(map(len, file.iterate())) <= 10
     assert_equal(read(path), embeddings)

@@ -208,15 +208,10 @@ class _ParquetGroups:
         self.sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def count_bytes(self, column: str) -> Sequence[int]:
-        return [self._count_bytes(group, {column}) for group in range(len(self.sizes))]
-
-    def _count_bytes(self, number: int, names: Collection[str]) -> int:
-        group = self._file.metadata.row_group(number)
-        columns = (group.column(j) for j in range(group.num_columns))
-        return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
+        return [count_group_bytes(self._file.metadata, group, {column}) for group in range(len(self.sizes))]
 
     def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        rows = _choose_rows(self._count_bytes(group, set(columns)))
+        rows = choose_rows(count_group_bytes(self._file.metadata, group, columns))
         yield from self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
 
 
@@ -259,7 +254,7 @@ class _ArrowGroups:
     def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
         batch = self._read_batch(group).select(columns)
         batch.validate(full=True)  # offsets of an untrusted file may lie
-        rows = _choose_rows(batch.nbytes)
+        rows = choose_rows(batch.nbytes)
         for start in range(0, batch.num_rows, rows):
             yield batch.slice(start, rows)
 
@@ -281,9 +276,16 @@ def _check_numbers(numbers: Sequence[int]) -> None:
         raise ValueError("it states a negative number of rows or bytes")
 
 
-def _choose_rows(size: int) -> int:
+def count_group_bytes(metadata: Any, group: int, names: Collection[str]) -> int:
+    """Return the uncompressed bytes that the metadata of a Parquet file state for columns of a group of rows."""
+    row_group = metadata.row_group(group)
+    columns = map(row_group.column, range(row_group.num_columns))
+    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
+
+
+def choose_rows(size: int, most: int = _MAX_BATCH_ROWS) -> int:
     """Return how many rows to read at a time, each of which may take all `size` bytes of a group."""
-    return min(max(_MAX_BATCH_BYTES // max(size, 1), 1), _MAX_BATCH_ROWS)
+    return min(max(_MAX_BATCH_BYTES // max(size, 1), 1), most)
 
 
 def _check_length(count: int, rows: int) -> None:

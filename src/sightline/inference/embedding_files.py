@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, _packed, jsonio
+from sightline.data.image_tables import choose_rows, count_group_bytes
 from sightline.data.targets import SEPARATOR
 from sightline.errors import (
     DataError,
@@ -45,7 +46,6 @@ _HEADER = (*TEXTS, "model")  # of every CSV file, first
 _METADATA_KEY = b"sightline.embeddings"
 _NO_CLASSES = SEPARATOR  # the label "" in CSV
 _MAX_LINE = 1 << 24  # bytes of a line of CSV
-_MAX_TEXT_BYTES = 1 << 28  # of the rows of Parquet that are read at a time
 
 Batches = Generator[Embeddings, None, None]
 
@@ -266,7 +266,8 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
 
     def iterate() -> Batches:
         with _io.open_regular(path) as source, parquet.ParquetFile(source) as file:
-            for batch in file.iter_batches(_choose_rows(file.metadata)):
+            sizes = (count_group_bytes(file.metadata, group, TEXTS) for group in range(file.num_row_groups))
+            for batch in file.iter_batches(choose_rows(max(sizes, default=0), ROWS)):  # as one text may be of many rows
                 rows = batch.column("embedding")
                 vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), size)
                 paths, labels, errors = (tuple(batch.column(name).to_pylist()) for name in TEXTS)
@@ -279,16 +280,6 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
     if schema.remove_metadata() != _make_parquet_schema(size):
         raise ValueError("it has other columns than path, label, error and embedding, or of other types")
     return EmbeddingsFile(path, model, _guard(path, iterate))
-
-
-def _choose_rows(metadata: Any) -> int:
-    """Return how many rows of Parquet to read at a time; a file may state a text once for many rows."""
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    sizes: Iterator[int] = (
-        sum(c.total_uncompressed_size for c in map(group.column, range(group.num_columns)) if c.path_in_schema in TEXTS)
-        for group in groups
-    )
-    return min(max(_MAX_TEXT_BYTES // max([1, *sizes]), 1), ROWS)
 
 
 def _open_npy(path: Path) -> EmbeddingsFile:

@@ -66,7 +66,7 @@ function placeBox(width, height, { width: toWidth, height: toHeight, resize: how
     const scale = Math.max(toWidth / width, toHeight / height);
     const [keptWidth, keptHeight] = [Math.min(width, toWidth / scale), Math.min(height, toHeight / scale)];
     let [x, y] = [(width - keptWidth) / 2, (height - keptHeight) / 2];
-    // Nothing is resized: whole pixels. Of a single one too many, the studio leaves out the first.
+    // Nothing is resized: whole pixels. Of a single one too many, Python leaves out the first.
     if (scale === 1) [x, y] = [x, y].map((offset) => (offset === 0.5 ? 1 : Math.floor(offset)));
     return { box: [x, y, x + keptWidth, y + keptHeight], size: [toWidth, toHeight] };
   }
