@@ -153,6 +153,18 @@ def test_ctrl_c_of_which_a_compiled_module_makes_another_error_is_an_interrupt(t
     assert (completed.returncode, completed.stderr) == (130, "error: Interrupted.\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such exit")
+def test_ctrl_c_while_the_command_line_is_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    Path(tmp_path, "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    code = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "runpy.run_module('sightline', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    completed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (completed.returncode, completed.stderr) == (-signal.SIGINT, "")
+
+
 def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     code += "from sightline import process; print(process.count_cores())"
