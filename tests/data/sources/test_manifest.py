@@ -340,11 +340,12 @@ def test_a_label_may_hold_a_separator(tmp_path: Path, text: str) -> None:
             "path,split\n1.jpg,train",
             "list.csv has no recognized column for the labels: its columns are path, split",
         ),
+        ("path,label,label\n1.jpg,cat,dog", "list.csv has 2 columns named 'label': rename or remove one."),
         ("Bild,label\nx,cat", "has no recognized column for the image files: its columns are Bild, label. Name"),
         ("path,label,split\n1.jpg,cat,extra", "line 2: split is 'extra'; expected train, validation or test."),
         ('path,label\n1.jpg,"cat\n' + "x" * 140_000, "list.csv, line 2: not CSV (field larger than field limit"),
     ],
-    ids=["empty", "label", "path", "split", "quote"],
+    ids=["empty", "label", "repeated", "path", "split", "quote"],
 )
 def test_a_fault_in_a_csv_is_reported(tmp_path: Path, text: str, message: str) -> None:
     assert message in get_error(write_table(tmp_path, text))

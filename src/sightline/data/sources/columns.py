@@ -51,8 +51,16 @@ class Columns:
 def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
     """Choose the column for each role: from `options`, else by column name, else by content.
 
-    Raises `DataError`, listing the columns, if there is none for the image or the label.
+    Raises `DataError`, listing the columns, if there is none for the image or the label, or two have its name.
     """
+    columns = _choose_columns(table, options, is_file)
+    for name in (columns.path, columns.label, columns.split, columns.mask, *columns.one_hot):
+        if name and table.columns.count(name) > 1:
+            raise DataError(f"{table.name} has {table.columns.count(name)} columns named {name!r}: rename or remove one.")
+    return columns
+
+
+def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
     requested = {f.name: _resolve_requested(table, f.name, getattr(options, f.name)) for f in fields(ColumnsConfig)}
     path = requested["path"] or _find_path_column(table, is_file, set(requested.values()))
     if not path:
