@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from command import Command
 from sightline.cli import app, verbs
+from sightline.config import DeviceConfig, InputConfig, RunConfig, flatten_config
 
 
 def test_every_command_has_a_summary_and_an_example(sightline: Command) -> None:
@@ -79,6 +80,33 @@ def test_a_wrong_command_is_answered_with_the_right_one(
     assert (result.code, result.out) == (2, "")
     assert words.format(**places) in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("option", "use"),
+    [
+        ("--task", "--set model.task=..."),
+        ("--horizontal-flip", "--set augment.horizontal_flip=..."),
+        ("--lr", "--learning-rate"),
+        ("--imgsz", "--set input.height=... --set input.width=..."),
+    ],
+)
+def test_an_option_of_another_tool_is_answered_with_ours(sightline: Command, option: str, use: str) -> None:
+    result = sightline("train", "photos", option, "1")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"error: There is no option {option}: use `{use}`. See `sightline help train`.\n"
+    assert f"No such option: {option}" in sightline("evaluate", "photos", option, "1").err
+
+
+@pytest.mark.parametrize("option", verbs.OTHER_OPTIONS)
+def test_what_is_offered_for_another_option_exists(option: str) -> None:
+    group: Any = get_command(app)
+    options = [name for parameter in group.commands["train"].params for name in parameter.opts]
+    assert option not in options
+    offered = verbs.OTHER_OPTIONS[option]
+    assert offered.split()[0] in options
+    settings = flatten_config(RunConfig(input=InputConfig(height=1, width=1), device=DeviceConfig(gpus=(0,))))
+    assert set(re.findall(r"--set ([\w.]+)=", offered)) <= set(settings)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")

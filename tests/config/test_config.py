@@ -202,8 +202,10 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
             "Did you mean 'train.stages.1.unfreeze'?",
         ),
         ({"zzz": 1}, "zzz", "Valid names: augment, bundle, data, device"),
+        ({"mixup": 0.2}, "mixup", "Did you mean 'augment.mixup'?"),
+        ({"monitor": 1}, "monitor", "Valid names: train.early_stopping.monitor, train.schedule.monitor."),
     ],
-    ids=["near", "table", "far", "in a list", "far at the top"],
+    ids=["near", "table", "far", "in a list", "far at the top", "without its table", "of two tables"],
 )
 def test_unknown_key_offers_the_nearest(settings: dict[str, Any], path: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:

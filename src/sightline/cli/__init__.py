@@ -112,6 +112,8 @@ def _run_command() -> int:
         context = error.ctx
         name = None if context is None or context.parent is None else context.info_name
         message = error.format_message()
+        if name and (option := getattr(error, "option_name", None)):
+            message = verbs.explain_unknown_option(option, _list_options(context.command)) or message
         print_error(
             f"{message}{'' if message.endswith('.') else '.'} See `sightline help{f' {name}' if name else ''}`."
         )
@@ -121,6 +123,10 @@ def _run_command() -> int:
     if code == SIGINT_EXIT:
         return _report_interrupt()
     return code if isinstance(code, int) else 0
+
+
+def _list_options(command: Any) -> list[str]:
+    return [option for parameter in command.params for option in parameter.opts]
 
 
 def _report_interrupt() -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from sightline.cli.output import print_text
+from sightline.config import RunConfig
+from sightline.config.parse import find_settings
 from sightline.errors import UsageError, suggest
 
 VERBS = {
@@ -62,6 +65,17 @@ OTHER_NAMES = {
 }  # fmt: skip
 """What other tools call a command; only for messages, none of these names works."""
 
+OTHER_OPTIONS = {
+    "--lr": "--learning-rate",
+    **dict.fromkeys(("--image-size", "--img-size", "--imgsz", "--size"), "--set input.height=... --set input.width=..."),
+    **dict.fromkeys(("--val-split", "--validation-split"), "--set split.validation=..."),
+    **dict.fromkeys(("--name", "--output", "--output-dir", "--project"), "--out"),
+    "--device": "--set device.gpus=...",
+    "--optimizer": "--set train.optimizer.name=...",
+    "--pretrained": "--weights imagenet",
+}
+"""What other tools call an option of `train`, or a setting whose name is another; only for messages, as above."""
+
 
 def epilog(name: str) -> str:
     """Return the last lines of a command's help: its example."""
@@ -72,6 +86,19 @@ def explain_unknown_verb(name: str) -> str:
     """Return the message for a command that does not exist: which one is meant."""
     hint = f" Did you mean {OTHER_NAMES[name]!r}?" if name in OTHER_NAMES else suggest(name, tuple(VERBS))
     return f"There is no command {name!r}.{hint} `sightline help` lists all commands."
+
+
+def explain_unknown_option(name: str, known: Collection[str]) -> str | None:
+    """Return the message for an option that a command with the options `known` does not have, if it has another name.
+
+    >>> explain_unknown_option("--task", ["--recipe", "--set"])
+    'There is no option --task: use `--set model.task=...`.'
+    """
+    if not {"--set", "--recipe"} <= set(known):  # of others, the settings are few, as the limits of `predict`
+        return None
+    settings = find_settings(RunConfig, name.lstrip("-").replace("-", "_"))
+    other = OTHER_OPTIONS.get(name) or (f"--set {settings[0]}=..." if len(settings) == 1 else None)
+    return f"There is no option {name}: use `{other}`." if other and other.split()[0] in known else None
 
 
 class VerbGroup(TyperGroup):

@@ -49,12 +49,30 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         path = f"{prefix}{key}"
         if key not in fields:
             parent = prefix.rpartition(": ")[2]  # what comes before it names a file
-            raise ConfigError(f"There is no setting {path!r}.{suggest(key, fields, parent)}")
+            others = [] if prefix else find_settings(cls, key)
+            hint = suggest(key, others or fields, parent) if len(others) != 1 else f" Did you mean {others[0]!r}?"
+            raise ConfigError(f"There is no setting {path!r}.{hint}")
         kwargs[key] = _convert(hints[key], value, path)
         _check_range(kwargs[key], fields[key].metadata, path)
         if check := fields[key].metadata.get("check"):
             check(kwargs[key], path)
     return cls(**kwargs)
+
+
+def find_settings(cls: type[Any], name: str) -> list[str]:
+    """Return the full names of the settings of the dataclass `cls` that end in `name`, but for those in lists.
+
+    >>> from sightline.config import RunConfig
+    >>> find_settings(RunConfig, "mixup")
+    ['augment.mixup']
+    """
+    found = []
+    for key, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found += [f"{key}.{inner}" for inner in find_settings(hint, name)]  # type: ignore[arg-type]  # is a class
+        elif key == name:
+            found.append(key)
+    return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:
