@@ -67,7 +67,9 @@ OTHER_NAMES = {
 
 OTHER_OPTIONS = {
     "--lr": "--learning-rate",
-    **dict.fromkeys(("--image-size", "--img-size", "--imgsz", "--size"), "--set input.height=... --set input.width=..."),
+    **dict.fromkeys(
+        ("--image-size", "--img-size", "--imgsz", "--size"), "--set input.height=... --set input.width=..."
+    ),
     **dict.fromkeys(("--val-split", "--validation-split"), "--set split.validation=..."),
     **dict.fromkeys(("--name", "--output", "--output-dir", "--project"), "--out"),
     "--device": "--set device.gpus=...",

@@ -56,7 +56,9 @@ def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Col
     columns = _choose_columns(table, options, is_file)
     for name in (columns.path, columns.label, columns.split, columns.mask, *columns.one_hot):
         if name and table.columns.count(name) > 1:
-            raise DataError(f"{table.name} has {table.columns.count(name)} columns named {name!r}: rename or remove one.")
+            raise DataError(
+                f"{table.name} has {table.columns.count(name)} columns named {name!r}: rename or remove one."
+            )
     return columns
 
 
