@@ -66,13 +66,13 @@ def find_settings(cls: type[Any], name: str) -> list[str]:
     >>> find_settings(RunConfig, "mixup")
     ['augment.mixup']
     """
-    found = []
+    names = []
     for key, hint in get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            found += [f"{key}.{inner}" for inner in find_settings(hint, name)]  # type: ignore[arg-type]  # is a class
+            names += [f"{key}.{inner}" for inner in find_settings(hint, name)]  # type: ignore[arg-type]  # is a class
         elif key == name:
-            found.append(key)
-    return found
+            names.append(key)
+    return names
 
 
 def to_dict(config: Any) -> dict[str, Any]:
