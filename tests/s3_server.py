@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -17,10 +18,13 @@ def start_bucket() -> Iterator[Any]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # What another server of this process holds is there, too.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"), timeout=10).close()
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a",
                                 "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}.items():  # fmt: skip
                 patch.setenv(name, value)
+            fsspec.get_filesystem_class("s3").clear_instance_cache()  # of clients of another server
             client = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
             client.mkdir("bucket")
             yield client

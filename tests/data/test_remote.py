@@ -482,6 +482,27 @@ def test_a_bucket_of_s3(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_names_in_a_folder_of_s3_are_listed_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    calls: list[str] = []
+    call = s3fs.S3FileSystem.call_s3
+
+    def record(self: Any, method: str, **options: Any) -> Any:
+        calls.append(method)
+        return call(self, method, **options)
+
+    with start_bucket() as client:
+        names = [*(f"{i:04}.png" for i in range(1_100)), "0500-b/1.png", "0500/é.png", "0500/ü/1.png"]
+        client.pipe({f"bucket/many/{name}": b"" for name in [*names, "", "/1.png", "0500/"]})
+        monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", record)
+        files = RemotePath.parse("s3://bucket/many/").walk()
+        first = next(files).url
+        assert (first, calls) == ("s3://bucket/many/0000.png", ["list_objects_v2"])
+        assert [first, *(file.url for file in files)] == [f"s3://bucket/many/{name}" for name in sorted(names)]
+        assert calls == ["list_objects_v2"] * 5, "two pages of one folder, and the three below it"
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_files_over_http(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)})

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import RawIOBase
 from operator import itemgetter
 from pathlib import Path
@@ -39,6 +40,8 @@ from sightline.errors import (
 )
 
 T = TypeVar("T")
+_Entry = tuple[str, bool, Mapping[str, str]]
+"""Of a file or a folder: its path, which ends in a slash if it is a folder, whether it is one, and facts."""
 PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp",
     "https": "aiohttp", "memory": "fsspec",
@@ -49,6 +52,7 @@ FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each t
 _CHUNK = 1 << 20
 _MAX_RECORD_BYTES = 1 << 12  # of the record of a staged file: a hash
 _NO_FACTS: Mapping[str, str] = {}
+_UNORDERED_BUCKET = "--x-s3"  # how the names of buckets of S3 Express One Zone end, which list names in no order
 _ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
@@ -105,22 +109,43 @@ class RemotePath:
 
     def walk(self, *, with_facts: bool = False) -> Iterator[RemotePath]:
         """Yield the files below a folder in the order of their paths; `with_facts` takes several times the memory."""
-        levels = [self._list(with_facts=with_facts)]
+        levels = [self._iterate(with_facts=with_facts)]
         while levels:
-            if not levels[-1]:
+            if (entry := next(levels[-1], None)) is None:
                 levels.pop()
                 continue
-            path, is_folder, facts = levels[-1].pop()
+            path, is_folder, facts = entry
             below = RemotePath(
                 self.url + path.rstrip("/").removeprefix(self.path.rstrip("/")), self.client, path.rstrip("/"), facts
             )
             if is_folder:
-                levels.append(below._list(with_facts=with_facts))
+                levels.append(below._iterate(with_facts=with_facts))
             else:
                 yield below
 
-    def _list(self, *, with_facts: bool = False) -> list[tuple[str, bool, Mapping[str, str]]]:
-        """Return the files and folders in a folder, in reverse order, each with whether it is a folder, and facts."""
+    def _iterate(self, *, with_facts: bool) -> Iterator[_Entry]:
+        """Yield the files and folders in a folder in the order of their paths, with facts if these are wanted."""
+        bucket, _, key = self.path.strip("/").partition("/")
+        in_order = PACKAGES[self.url.partition("://")[0].lower()] == "s3fs" and not bucket.endswith(_UNORDERED_BUCKET)
+        if with_facts or not in_order:
+            return iter(self._list(with_facts=with_facts))
+        return self._list_pages(bucket, key and f"{key}/")
+
+    def _list_pages(self, bucket: str, prefix: str) -> Iterator[_Entry]:
+        """Yield the files and folders in a folder of S3, which lists a thousand names at a time, in order."""
+        options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"} | self.client.req_kw
+        while True:
+            page = _retry(self.url, partial(self.client.call_s3, "list_objects_v2", **options))
+            names = [entry["Key"] for entry in page.get("Contents", [])]
+            names += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+            names = sorted(name for name in names if name.rstrip("/") != prefix.rstrip("/"))  # a key may end in slashes
+            yield from ((f"{bucket}/{name}", name.endswith("/"), _NO_FACTS) for name in names)
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _list(self, *, with_facts: bool = False) -> list[_Entry]:
+        """Return the files and folders in a folder in the order of their paths, with facts if these are wanted."""
         own = self.path.rstrip("/")
         entries = _retry(self.url, lambda: self.client.ls(self.path, detail=True))
         below = []
@@ -129,7 +154,7 @@ class RemotePath:
             if name.startswith(own + "/"):
                 facts = _describe_file(entry) if with_facts else _NO_FACTS
                 below.append((name + "/" * is_folder, is_folder, facts))
-        return sorted(below, key=itemgetter(0), reverse=True)
+        return sorted(below, key=itemgetter(0))
 
     def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file; raises `ImageError` if it does not exist or exceeds the limit.
