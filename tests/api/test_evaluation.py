@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
@@ -173,6 +174,29 @@ def test_all_errors_are_counted_not_those_that_are_listed(capsys: pytest.Capture
     assert "... and 2 more of 7: --format json lists all" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("split", ["validation", "out-of-fold"])
+def test_prediction_sets_say_whether_they_were_fitted_on_the_same_images(
+    split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validation, test = make_outputs([0, 1] * 40, [3]), make_outputs([0, 1] * 40, [5, 7])
+    thresholds, _ = fit_thresholds(validation, ThresholdRequest(coverage=0.9), None, OK)
+    same, other = (build_evaluation_report(of, validation, thresholds=thresholds) for of in (validation, test))
+    for value, is_same in ((replace(same, split=split), True), (replace(other, split="test"), False)):
+        evaluation_view.print_report(value)
+        assert ("the sets were fitted on these same images" in capsys.readouterr().out) is is_same
+        assert ("90.0%, fitted on these images" in page_sentence("thresholds", to_metrics(value))) is is_same
+
+
+def test_a_rate_that_is_not_defined_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """No image reaches the threshold for a specificity, so that there is no predictive value."""
+    request = ThresholdRequest(positive="ok", specificity=0.9)
+    validation, test = make_outputs([0, 1] * 200, []), make_outputs([0] * 40, [])
+    evaluation_view.print_report(build_evaluation_report(test, validation, threshold_request=request))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "on these images: sensitivity" in line)
+    assert "sensitivity not defined (no image of the positive class)" in line
+    assert "()" not in line
+
+
 def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     """The case of given splits of another source: 0.972 on validation, 0.8125 on test."""
     validation = make_outputs([0, 1] * 250, list(range(486, 500)))
@@ -185,6 +209,7 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     assert "The test split differs from the validation split significantly: accuracy -15.9 points (95%" in line
     assert "check how the splits were made" in line
     assert sentences.describe_shift(metrics_dict["validation"], "test") in line, "the terminal says the same"
+    assert not sentences.describe_shift(metrics_dict["validation"], "train"), "of images that the model has learned"
     alike = to_metrics(build_evaluation_report(make_outputs([0, 1] * 250, list(range(484, 500))), validation))
     assert not alike["validation"]["accuracy_differs"]
     assert "more than chance" not in headline(

@@ -56,6 +56,8 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
         shutil.copytree(tmp_path / "run", tmp_path / "twin")
         compared = sightline("compare", tmp_path / "run", tmp_path / "twin")
         count = len(set(test.groups.values()))
+        low, high = json.loads((tmp_path / "run" / "run.json").read_text())["result"]["test"]["accuracy_interval"]
+        assert f"{low:.4f} to {high:.4f}" in compared.out, "as of groups, as the run states it"
         assert f"permutation test of {count} groups, p = 1." in " ".join(compared.out.split())
         compared = sightline("compare", tmp_path / "run", tmp_path / "twin", "--format", "json")
         assert compared.json["comparisons"][0]["groups"] == count

@@ -30,6 +30,7 @@ from sightline.evaluation.multi_label_metrics import (
 )
 from sightline.evaluation.results import Metric
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest
+from sightline.intervals import wilson_interval
 from sightline.report.templates import make_environment
 
 CLASSES = tuple("abcd")
@@ -257,6 +258,15 @@ def test_a_report_resamples_the_groups_of_the_images() -> None:
     )
     assert one.evaluation.metrics["micro_f1"].value == other.evaluation.metrics["micro_f1"].value
     assert one.evaluation.metrics["micro_f1"].interval != other.evaluation.metrics["micro_f1"].interval
+
+
+def test_decisions_without_an_error_count_as_one_for_each_image_or_group() -> None:
+    _, y = draw(20)
+    labeled, perfect = label_images(y), np.where(y, 0.9, 0.1).astype(np.float32)
+    for groups, count in (({}, 20), ({path: str(int(path) // 4) for path in labeled.subset.paths}, 5)):
+        evaluation = build_report(CLASSES, perfect, replace(labeled, groups=groups), "test", None).evaluation
+        assert evaluation.metrics["hamming_loss"].interval is None
+        assert evaluation.accuracy_interval == wilson_interval(count, count)
 
 
 def test_images_with_all_classes_or_none_have_no_wrong_order() -> None:

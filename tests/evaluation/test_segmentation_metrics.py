@@ -176,6 +176,23 @@ def test_pixels_are_calibrated_as_a_whole() -> None:
     assert len(outputs.pixel_labels) == known.sum()  # all, as they are few
 
 
+def test_the_interval_of_a_calibration_error_holds_it_and_0_if_there_is_none() -> None:
+    """Each image has another accuracy at the same confidence, by chance, which is right on average."""
+    holds_none = 0
+    for seed in range(10):
+        rng, rows, cells = np.random.default_rng(seed), np.zeros((30, 15, 3)), np.zeros((30, 3, 3), np.int64)
+        confidence = (np.arange(5, 12) + 0.5) / 15
+        hits = rng.binomial(200, np.clip(confidence + rng.normal(0, 0.05, (30, 7)), 0, 1))
+        rows[:, 5:12] = np.stack([np.full((30, 7), 200), np.tile(200 * confidence, (30, 1)), hits], -1)
+        cells[:, 0, 0], cells[:, 0, 1] = hits.sum(1), 1400 - hits.sum(1)
+        error = compute_mask_metrics(CLASSES, cells, np.zeros((30, 3, 4), np.int64), rows)[0]["ece"]
+        assert error.interval is not None
+        assert error.value is not None
+        assert error.interval.low < error.value < error.interval.high
+        holds_none += error.interval.low < 0.005
+    assert holds_none > 7
+
+
 def test_the_outputs_of_all_pixels_are_never_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_outputs, "CALIBRATION_PIXELS", 2000)
     monkeypatch.setattr(runner, "MAX_BATCH_SIZE", 8)

@@ -49,6 +49,19 @@ def test_nothing_is_promised_of_a_stage_that_was_not_reached(record: TimeRecord,
 
 
 @pytest.mark.parametrize(
+    ("plan", "stopped", "expected"),
+    [
+        (StagePlan(4, 0, 60.0, 1.0), False, "The stage fine-tune was not reached. Another ten minutes would allow 4"),
+        (StagePlan(4, 0, 60.0, 1.0), True, "would probably bring little: the last 2 epochs did not improve on epoch 2"),
+    ],
+)
+def test_a_stage_that_early_stopping_ended_is_over(plan: StagePlan, stopped: bool, expected: str) -> None:
+    record = TimeRecord(stages={"0": StagePlan(20, 20, 60.0, 1.0), "1": plan}, stopped=stopped)
+    history = make_history(0.6, 0.7, 0.65, 0.68)
+    assert expected in describe_outlook(record, TRANSFER, history, history[1])
+
+
+@pytest.mark.parametrize(
     ("record", "accuracies", "best", "expected"),
     [
         (make_record(8, 2), (0.7, 0.72, 0.75), 3, "allow 6 more epochs of fine-tune and probably bring more, how much"),

@@ -41,7 +41,9 @@ from sightline.evaluation.ordinal import (
     compute_ordinal_metrics,
     list_distance_terms,
 )
+from sightline.evaluation.results import Metric
 from sightline.inference.decisions import make_prediction_sets
+from sightline.intervals import wilson_interval
 from sightline.models.build import build_model
 from sightline.models.head import DENSE_LAYER
 from sightline.runs.directory import RunDirectory
@@ -323,6 +325,18 @@ def test_groups_widen_the_intervals() -> None:
         assert first is not None
         assert second is not None
         assert second.high - second.low > 1.5 * (first.high - first.low)
+    hits, count = int((np.abs(true - predicted) <= 1).sum()), len(true)
+    assert hits == count
+    assert alone[WITHIN_ONE].interval == wilson_interval(hits, count)
+    assert grouped[WITHIN_ONE].interval == pytest.approx((0.025 ** (1 / 20), 1.0))
+    single = compute_ordinal_metrics(true, predicted, np.zeros(count, np.int64))
+    assert {m.note for m in single.values()} == {"no interval: all images are of one group"}
+
+
+def test_one_image_says_why_it_has_no_interval() -> None:
+    metrics = compute_ordinal_metrics(np.array([1], np.int32), np.array([2]))
+    assert metrics[MAE] == Metric(1.0, None, "one image has no interval")
+    assert metrics[WITHIN_ONE] == Metric(1.0, wilson_interval(1, 1))
 
 
 @pytest.mark.slow

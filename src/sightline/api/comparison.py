@@ -307,17 +307,14 @@ def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[str, Any]) -> ComparisonRow:
     info, history = run.info, run.read_history()
-    result, has_several = info.get("result") or {}, find_task(config.model.task).targets.allows_several
+    result = info.get("result") or {}
     split = find_reported_split(result)
     metrics = result[split] if split else {}
-    accuracy, loss, count = (metrics.get(key) for key in ("accuracy", "loss", "count"))
+    accuracy, loss, ends = (metrics.get(key) for key in ("accuracy", "loss", "accuracy_interval"))
+    interval = None if ends is None else Interval(*ends)
     if not result and (best_epoch := _best_epoch(history, config.train.early_stopping.monitor)) is not None:
-        split, accuracy, loss, count = (
-            "validation",
-            best_epoch.val_accuracy,
-            best_epoch.val_loss,
-            _count_validation(run),
-        )
+        split, accuracy, loss = "validation", best_epoch.val_accuracy, best_epoch.val_loss
+        interval = _estimate_interval(run, accuracy)
     return ComparisonRow(
         name=name,
         run=str(run.path),
@@ -327,7 +324,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
         parameters=result.get("parameters"),
         split=split,
         accuracy=accuracy,
-        accuracy_interval=None if has_several else _accuracy_interval(accuracy, count),
+        accuracy_interval=interval,
         loss=loss,
         epochs=len(history),
         seconds=result.get("seconds", sum(r.seconds for r in history)),
@@ -345,16 +342,15 @@ def _best_epoch(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | N
     return (min if monitor.endswith("loss") else max)(validated_epochs, key=lambda r: getattr(r, monitor))
 
 
-def _count_validation(run: RunDirectory) -> int:
-    """Return the number of validation images of the run."""
-    return sum(row.split == "validation" for row in run.read_data() or ())
+def _estimate_interval(run: RunDirectory, accuracy: float | None) -> Interval | None:
+    """Return the 95% interval of the accuracy of an epoch on the validation images.
 
-
-def _accuracy_interval(accuracy: float | None, count: int | None) -> Interval | None:
-    """Return the 95% interval; None if `accuracy` is not a fraction of `count` images."""
-    if accuracy is None or not count:
+    None if their groups depend on each other, or if it is not that of images that are each right or wrong.
+    """
+    rows = [row for row in run.read_data() or () if row.split == "validation"]
+    if accuracy is None or not rows or any(row.group for row in rows):
         return None
-    hits = accuracy * count
-    return (
-        intervals.wilson_interval(round(hits), count) if abs(hits - round(hits)) < ROUNDING_TOLERANCE * count else None
-    )
+    hits, count = accuracy * len(rows), len(rows)
+    if find_task(run.config.model.task).targets.allows_several or abs(hits - round(hits)) > ROUNDING_TOLERANCE * count:
+        return None
+    return intervals.wilson_interval(round(hits), count)

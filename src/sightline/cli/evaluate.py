@@ -141,7 +141,7 @@ def evaluate(
         if tta is not None:
             print_line(f"{tta.value} test-time augmentation: mean over {evaluation.tta_views} views of each image")
         is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
-        folder = "validation" if report.split == multi_label_view.OUT_OF_FOLD else report.split
+        folder = "validation" if report.split == evaluation_view.OUT_OF_FOLD else report.split
         file = str(Path(model, "eval", folder, "metrics.json")) if is_stored else ""
         print_evaluation(
             report.evaluation,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.results import Metric, TaskResult
     from sightline.intervals import Interval
 
+OUT_OF_FOLD = "out-of-fold"
 MAX_ROWS = 5  # rows shown of a list; the JSON holds all
 RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
 
@@ -33,6 +34,7 @@ def print_report(report: EvaluationReport) -> None:
         *list_calibration_lines(report.calibration),
         *_shift_lines(report),
         *_selective_lines(report),
+        *_list_set_lines(report),
         *list_ood_lines(report.ood),
         *_slice_lines(report),
     ):
@@ -172,7 +174,9 @@ def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str
         yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
         return
     rates = [(name, metric_cells(getattr(point.rates, key))) for key, name in RATES.items()]
-    yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in rates)
+    yield "  on these images: " + ", ".join(
+        f"{name} {value or 'not defined'} ({ends or note})" for name, (value, ends, note) in rates
+    )
     bound = "has no bound" if point.lower_bound is None else f"is at least {point.lower_bound:.4f} with 95% confidence"
     yield f"  target {'met' if point.met else 'not shown to be met'}: the {point.rate} {bound}"
 
@@ -236,13 +240,19 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
             yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: the precision {bound}"
         elif a.target is not None and a.lower_bound is not None:
             yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+
+
+def _list_set_lines(report: EvaluationReport) -> Iterator[str]:
     s = report.set_coverage
-    if s is not None:
-        yield (
-            f"  prediction sets for coverage {s.target:g}: contain the true class for {s.coverage:.4f} "
-            f"({s.interval.low:.4f} to {s.interval.high:.4f}), {s.mean_size:.2f} classes on average, "
-            f"{s.singleton_fraction:.1%} with one class"
-        )
+    if s is None:
+        return
+    yield (
+        f"  prediction sets for coverage {s.target:g}: contain the true class for {s.coverage:.4f} "
+        f"({s.interval.low:.4f} to {s.interval.high:.4f}), {s.mean_size:.2f} classes on average, "
+        f"{s.singleton_fraction:.1%} with one class"
+    )
+    if report.split in {"validation", OUT_OF_FOLD}:
+        yield "  the sets were fitted on these same images: evaluate on others for an unbiased value"
 
 
 def list_ood_lines(s: OODResult | None) -> Iterator[str]:

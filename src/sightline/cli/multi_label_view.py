@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sightline.cli.evaluation_view import format_interval, format_number, list_ood_lines, metric_cells, print_metrics
+from sightline.cli.evaluation_view import (
+    OUT_OF_FOLD,
+    format_interval,
+    format_number,
+    list_ood_lines,
+    metric_cells,
+    print_metrics,
+)
 from sightline.cli.output import print_line, print_table
 from sightline.errors import plural
 
@@ -14,8 +21,6 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.label_thresholds import LabelDecisions
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.selective import SelectiveMetrics
-
-OUT_OF_FOLD = "out-of-fold"
 
 
 def print_report(report: MultiLabelReport) -> None:

@@ -84,6 +84,18 @@ def find_percentiles(values: NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
+def find_error_ends(value: float, resampled: NDArray[np.float64]) -> Interval:
+    """Return the interval of an expected calibration error from its resampled values [R].
+
+    Noise adds to such an error, and to that of a resample twice, so that their percentiles q are too high, and may even
+    leave the error out. The lower end is therefore that of the basic bootstrap, 2 e - q, not below 0 (Davison and
+    Hinkley, 1997, Bootstrap Methods and their Application, section 5.2); the upper end is the percentile, on the safe
+    side.
+    """
+    high = max(find_percentiles(resampled).high, value)
+    return Interval(max(0.0, 2 * value - high), high)
+
+
 def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
     """Return the 2.5th and 97.5th percentile of resampled values; None if too few are finite."""
     finite = values[np.isfinite(values)]

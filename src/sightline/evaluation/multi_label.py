@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals, jsonio
+from sightline import jsonio
 from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap, risk_control
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
+from sightline.evaluation.evaluator import find_accuracy_interval
 from sightline.evaluation.label_pairs import LabelPairErrors, count_pair_errors
 from sightline.evaluation.label_thresholds import (
     DecisionLimits,
@@ -186,10 +187,11 @@ def _evaluate(
     predicted = probabilities >= of_images
     metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts, groups=groups, predicted=predicted)
     decisions, right = labels.size, int((predicted == labels).sum())
+    num_groups = bootstrap.count_groups(groups)
     return MultiLabelResult(
         classes=classes,
         accuracy=right / decisions if decisions else 0.0,
-        accuracy_interval=_accuracy_interval(metrics["hamming_loss"], right, decisions),
+        accuracy_interval=_find_accuracy_interval(metrics["hamming_loss"], num_groups or len(samples)),
         loss=metrics["log_loss"].value or 0.0,
         count=len(samples),
         per_class=per_class,
@@ -199,15 +201,18 @@ def _evaluate(
         probabilities=probabilities,
         seconds=0.0,
         metrics=metrics,
-        groups=bootstrap.count_groups(groups),
+        groups=num_groups,
         predicted=predicted,
     )
 
 
-def _accuracy_interval(hamming: Metric, right: int, decisions: int) -> Interval:
-    """Return the interval of one minus the Hamming loss: of images, since the labels of one depend on each other."""
+def _find_accuracy_interval(hamming: Metric, count: int) -> Interval:
+    """Return the interval of one minus the Hamming loss; Wilson's as of `count` decisions if resampling gave none.
+
+    The labels of an image depend on each other, and so do the images of a group: each counts as one decision.
+    """
     if hamming.interval is None:
-        return intervals.wilson_interval(right, decisions)
+        return find_accuracy_interval(Metric(1 - (1.0 if hamming.value is None else hamming.value)), count)
     return Interval(1 - hamming.interval.high, 1 - hamming.interval.low)
 
 

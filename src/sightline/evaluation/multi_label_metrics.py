@@ -231,9 +231,7 @@ def estimate_calibration_errors(
     """Return the expected calibration error of each class of `probabilities` [N, K], in [0, 1], and their mean.
 
     It compares the mean probability with the fraction of images that have the class, in `BINS` equal intervals; it is 0
-    for no images. Noise adds to it, and to a resample twice, so that percentiles q of resampled errors are too high.
-    The lower end of an interval is therefore that of the basic bootstrap, 2 e - q, not below 0 (Davison and Hinkley,
-    1997, Bootstrap Methods and their Application, section 5.2); the upper end is the percentile, on the safe side.
+    for no images. The ends of an interval are those of `bootstrap.find_error_ends`.
     """
     count, classes = labels.shape
     if not count:
@@ -262,8 +260,7 @@ def estimate_calibration_errors(
         resampled = np.concatenate([measure(partial(np.matmul, w)) for w in batches])
 
     def make(value: float, column: NDArray[np.float64]) -> Metric:
-        high = max(bootstrap.find_percentiles(column).high, value)
-        return Metric(value, Interval(max(0.0, 2 * value - high), high))
+        return Metric(value, bootstrap.find_error_ends(value, column))
 
     each = [make(float(value), column) for value, column in zip(values, resampled.T, strict=True)]
     return each, make(float(values.mean()), resampled.mean(1))

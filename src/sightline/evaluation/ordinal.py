@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap
 from sightline.evaluation.evaluator import NO_GROUPS, compute_evaluation
@@ -61,19 +60,16 @@ def compute_ordinal_metrics(
     if not count:
         return {name: Metric(None, note="there are no images") for name in (QWK, MAE, WITHIN_ONE)}
     terms = list_distance_terms(labels, predictions)
-    values, resampled = terms.mean(0), bootstrap.Resampling(groups=groups).resample_means(terms, "grades")
+    resampling = bootstrap.Resampling(groups=groups)
+    values, resampled = terms.mean(0), resampling.resample_means(terms, "grades")
     kappa = float(compute_kappa(values))
-    near = int(terms[:, 1].sum())
-    metrics = {
-        QWK: bootstrap.make_metric(kappa, compute_kappa(resampled))
+    return {
+        QWK: resampling.make_metric(kappa, compute_kappa(resampled), count)
         if np.isfinite(kappa)
         else Metric(None, note="all images are of one grade, and predicted as it"),
-        MAE: bootstrap.make_metric(float(values[0]), resampled[:, 0]),
-        WITHIN_ONE: Metric(near / count, intervals.wilson_interval(near, count))
-        if groups is None
-        else bootstrap.make_metric(near / count, resampled[:, 1]),
+        MAE: resampling.make_metric(float(values[0]), resampled[:, 0], count),
+        WITHIN_ONE: resampling.estimate_fraction(terms[:, 1] > 0),
     }
-    return metrics if count > 1 else {name: replace(m, interval=None) for name, m in metrics.items()}
 
 
 @dataclass(frozen=True, slots=True)

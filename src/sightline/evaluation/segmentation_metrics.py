@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,16 +101,17 @@ def compute_mask_metrics(
     mean_recall, recall = measure(_compute_recall)
     _, precision = measure(_compute_precision)  # of a class that is never predicted there is none to average
     boundary, boundary_classes = _measure_boundaries(classes, boundaries, present, resampling)
+    errors = calibration.compute_binned_ece(_resample(reliability, resampling))
+    error = measure_pixels(calibration.compute_binned_ece(reliability.sum(0)), errors)
     metrics = {
         "mean_iou": mean_iou,
         "mean_dice": mean_dice,
         "boundary_f1": boundary,
         "pixel_accuracy": measure_pixels(compute_pixel_accuracy(total), compute_pixel_accuracy(resampled)),
         "mean_class_accuracy": mean_recall,
-        "ece": measure_pixels(
-            calibration.compute_binned_ece(reliability.sum(0)),
-            calibration.compute_binned_ece(_resample(reliability, resampling)),
-        ),
+        "ece": replace(error, interval=bootstrap.find_error_ends(error.value, errors))
+        if error.interval and error.value is not None
+        else error,
     }
     support = (confusions.sum(2) > 0).sum(0)
     fractions = total.sum(1) / max(int(total.sum()), 1)

@@ -107,7 +107,8 @@ def describe_outlook(
     for number, plan in sorted(record.stages.items()):
         name = stages[int(number)].name
         count = sum(epoch.stage == name for epoch in history)
-        if count == plan.configured:
+        is_cut_off = record.stopped and history[-1].stage == name
+        if count == plan.configured or (0 < count < plan.epochs and not is_cut_off):  # early stopping ended it
             continue
         if plan.seconds is not None and plan.seconds > MORE_SECONDS:
             return (
