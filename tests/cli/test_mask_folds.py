@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ import pytest
 import sightline as sl
 from command import Command
 from drawn_scenes import draw_scene, encode
+from sightline.compress import candidates
 from sightline.data.masks import VOID
 from sightline.data.types import Subset
-from sightline.errors import ModelError
+from sightline.errors import DataError, ModelError
 from sightline.evaluation.mask_outputs import collect_mask_outputs, join_outputs
 from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult
 from sightline.inference.predictor import Outputs
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import folds, mask_folds
+from sightline.runs.existing_run import check_same_run
+from sightline.runs.resolve import RunInputs
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -106,6 +110,33 @@ def test_files_and_report_say_what_the_metrics_are_of(run: sl.Run, sightline: Co
     printed = sightline("evaluate", run.path, "--split", "validation", "--format", "json").json
     assert (printed["split"], printed["count"]) == (folds.OUT_OF_FOLD, GROUPS * PER_GROUP)
     assert sightline("evaluate", run.path, "--split", "validation", "--tta", "flip").code == 2
+
+
+def test_the_images_of_a_given_validation_split_are_in_folds_too(run: sl.Run, scenes: Path) -> None:
+    index = sl.Dataset.from_folder(scenes).index
+    images = tuple(replace(p, split="validation") if "/s0_" in p.path else p for p in index.images)
+    check_same_run(run.directory, RunInputs(run.config, replace(index, images=images)))
+
+
+def test_the_test_images_are_not_new_to_a_fold(run: sl.Run) -> None:
+    fold = sl.load(folds.get_fold_path(run.directory, 0)).evaluate(progress=False)
+    assert (fold.split, fold.result.added) == ("test", 0)
+
+
+def test_candidates_are_evaluated_on_given_validation_images(
+    run: sl.Run, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "LATENCY_SECONDS", 0.0)
+    with pytest.raises(DataError, match="a run with folds is trained on all of its images, so give others"):
+        run.classifier.compress(out=tmp_path / "search", methods="float16", progress=False)
+    data = Path(shutil.copytree(scenes, tmp_path / "data"))
+    for number in range(2000, 2006):
+        for kind, pixels in zip(("images", "masks"), draw_scene(number), strict=True):
+            path = data / "val" / kind / f"s{number}_0.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels))
+    result = run.classifier.compress(data, out=tmp_path / "search", methods="float16", max_drop=50, progress=False)
+    assert [candidate.count for candidate in result.candidates] == [6, 6]
 
 
 def test_a_threshold_is_chosen_on_all_images(run: sl.Run, tmp_path: Path) -> None:

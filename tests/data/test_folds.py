@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 
 from sightline.config import SplitConfig
 from sightline.data.split import assign_splits
 from sightline.data.types import ImageRecord
+from sightline.errors import ConfigError
 from strategies import image_record, image_records
 
 FOLDS = 4
@@ -25,7 +26,10 @@ def list_held_out(images: list[ImageRecord], groups: list[str] | None = None, mo
 @pytest.mark.parametrize("mode", ["hash", "stratified"])
 @given(images=image_records())
 def test_every_image_is_held_out_once_with_its_copies(mode: str, images: list[ImageRecord]) -> None:
-    held_out = list_held_out(images, mode=mode)
+    try:
+        held_out = list_held_out(images, mode=mode)
+    except ConfigError:  # chance put all of the few images into one fold
+        reject()
     assert sorted(i for positions in held_out for i in positions) == list(range(len(images)))
     for positions in held_out:
         contents = {images[i].sha256 for i in positions}
@@ -66,3 +70,22 @@ def test_a_class_that_only_one_fold_has_is_named() -> None:
     images = [image_record("cat", i) for i in range(40)] + [image_record("dog", 99)]
     (note,) = assign_splits(images, SplitConfig(folds=FOLDS, fold=0), 0).notes
     assert note == "class 'dog' is in one fold only, whose model does not learn it"
+
+
+def test_a_fold_that_holds_all_images_is_an_error() -> None:
+    """Chance puts the two groups into one of two folds for every second seed."""
+    images, groups = [image_record("cat" if i % 2 else "dog", i) for i in range(20)], ["a"] * 10 + ["b"] * 10
+    config = SplitConfig(folds=2, fold=0)
+    refused = []
+    for seed in range(8):
+        try:
+            assert "train" in assign_splits(images, config, seed, groups).splits
+        except ConfigError as error:
+            refused.append(str(error))
+    assert 0 < len(refused) < 8
+    assert "2 groups, are in one of the 2 folds" in refused[0]
+    assert "split.mode=stratified spreads them" in refused[0]
+    splits = assign_splits(images, SplitConfig(mode="stratified", folds=2, fold=0), 0, groups).splits
+    assert {"train", "test"} <= {*splits}
+    with pytest.raises(ConfigError, match="at least two groups, so leave out --folds"):
+        assign_splits(images, config, 0, ["a"] * 20)

@@ -148,8 +148,14 @@ def _load_data(
     run: RunDirectory, config: RunConfig, predictor: KerasPredictor, data: Sources | None, callback: Callback
 ) -> tuple[DecodedDataset, Index]:
     index = _index_images(run, data, callback)
+    if config.split.folds and all(image.split != "validation" for image in index.images):
+        raise DataError(
+            f"{index.name} has no validation images, which candidates are evaluated on: a run with folds is trained on "
+            "all of its images, so give others in a folder validation/, beside train/, with --data."
+        )
+    split = replace(config.split, folds=0, fold=None)
     dataset = build_dataset(
-        index, predictor.preprocess, config.split, config.seed, targets=find_task(config.model.task).targets,
+        index, predictor.preprocess, split, config.seed, targets=find_task(config.model.task).targets,
         keep=config.data.cache, progress=callback.on_progress, threads=config.device.threads or None,
     )  # fmt: skip
     if dataset.classes != predictor.classes:

@@ -73,7 +73,7 @@ def assign_splits(
     and validation, and every class is in train. If units contain several classes, only the last of these is guaranteed.
     Images labeled with a node above the classes of a tree are in train, unless their unit has others that are not.
 
-    Raises `ConfigError` if the fractions leave nothing to train on.
+    Raises `ConfigError` if the fractions leave nothing to train on, or a fold holds all images.
     """
     if config.folds:
         splits: list[Split] = ["test" if p.split == "test" else "train" for p in images]
@@ -86,6 +86,7 @@ def assign_splits(
         units = [unit for unit in units if unit.classes]  # the others have labels for training alone
     if config.folds:
         folds = _list_folds(units, config, targets)
+        _check_folds(folds, config, grouped=groups is not None)
         return _build_assignment(
             images,
             classes,
@@ -204,6 +205,20 @@ def _list_folds(units: Sequence[_Unit], config: SplitConfig, targets: Targets) -
             folds[unit.name] = (int(middle * config.folds / count) + number) % config.folds  # the last ones differ
             assigned += len(unit.members)
     return folds
+
+
+def _check_folds(folds: Mapping[str, int], config: SplitConfig, *, grouped: bool) -> None:
+    """Raise `ConfigError` if all units are in one of the folds, whose model would have none to train on."""
+    if len(set(folds.values())) > 1:
+        return
+    count = plural(len(folds), "group" if grouped else "different image")
+    advice = "--set split.mode=stratified spreads them over the folds, and so may another --seed."
+    if len(folds) < 2 or config.mode == "stratified":
+        advice = f"folds need at least two {'groups' if grouped else 'different images'}, so leave out --folds."
+    raise ConfigError(
+        f"All images outside the test split, {count}, are in one of the {config.folds} folds, so that its model would "
+        f"have nothing to train on: {advice}"
+    )
 
 
 def _describe_folds(units: Sequence[_Unit], folds: Mapping[str, int]) -> list[str]:

@@ -67,10 +67,10 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
             "choose another folder with --out, or use --force."
         )
     rejected_paths = run.read_rejected()
-    usable = [i for i, p in enumerate(index.images) if p.path not in rejected_paths]
-    data_difference = describe_difference(
-        run.read_data() or (), replace(index, images=tuple(index.images[i] for i in usable))
-    )
+    usable = [p for p in index.images if p.path not in rejected_paths]
+    if config.split.folds:  # which have the images of a validation split of the source, too
+        usable = [replace(p, split="train") if p.split == "validation" else p for p in usable]
+    data_difference = describe_difference(run.read_data() or (), replace(index, images=tuple(usable)))
     if data_difference:
         raise OutputError(
             f"{path} contains a complete run on other images than those now in {index.name} ({data_difference}): "

@@ -27,6 +27,7 @@ from sightline.errors import DataError, MissingImagesError, plural
 from sightline.escaping import quote_path
 from sightline.inference.manifest import Manifest
 from sightline.runs.directory import RunDirectory
+from sightline.runs.folds import select_images
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
 
@@ -90,7 +91,7 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
         )
     if index is not None:
         return _without_rejected(match_images(rows, index), run)
-    index = read_run_index(run, progress)
+    index = select_images(read_run_index(run, progress), run.config.split)
     corrections = [] if run.patch is None else [fix for _, fix in label_patch.read_patch(run.patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
