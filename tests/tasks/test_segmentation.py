@@ -121,6 +121,28 @@ def test_images_of_void_pixels_alone_have_no_metrics(
     code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new", "--format", "json")
     assert code == 0
     assert json.loads(printed)["risk_coverage"] == {"aurc": None, "coverage": [], "risk": []}
+    metrics = sightline.load(Path(run.path) / "bundle").evaluate(tmp_path / "new", progress=False).metrics
+    assert (metrics["accuracy"].value, metrics["accuracy"].interval) == (None, None)
+
+
+def test_an_evaluation_says_what_it_leaves_out(
+    run: sightline.Run, scenes: Path, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
+) -> None:
+    new = tmp_path / "new"
+    for number in range(3100, 3103):
+        image, mask = draw_scene(number)
+        places = {"images": image, "masks": mask, "../classes/disk": image, "../classes/bar": image + 1}
+        for folder, pixels in places.items():
+            path = new / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels))
+    shutil.copy(scenes / "classes.csv", new)
+    (new / "masks" / "3101.png").unlink()
+    code, printed = sightline_command("evaluate", Path(run.path) / "bundle", new)
+    assert code == 0
+    assert "1 image is left out, such as images/3101.png: has no mask" in " ".join(printed.split())
+    with pytest.raises(DataError, match="has images without masks"):
+        run.classifier.evaluate(tmp_path / "classes", progress=False)
 
 
 def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.Run) -> None:

@@ -64,7 +64,10 @@ class Evaluation:
 
         Each has a `value` and its 95% `interval`. A value that cannot be computed is None, and its `note` says why.
         """
-        return {"accuracy": Metric(self.result.accuracy, self.result.accuracy_interval), **self.result.metrics}
+        result = self.result
+        if isinstance(result, SegmentationResult):  # that of pixels, of which there may be none
+            return {"accuracy": result.metrics["pixel_accuracy"], **result.metrics}
+        return {"accuracy": Metric(result.accuracy, result.accuracy_interval), **result.metrics}
 
     @property
     def accuracy(self) -> float:

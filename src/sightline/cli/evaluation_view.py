@@ -130,6 +130,12 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
         print_line(untested)
     for caution in sentences.list_cautions(evaluation.to_dict()):
         print_line(caution)
+    if evaluation.unreadable:
+        first, count = evaluation.unreadable[0], len(evaluation.unreadable)
+        verb = "is" if count == 1 else "are"
+        print_line(f"{plural(count, 'image')} {verb} left out, such as {first.path}: {first.reason}")
+    if evaluation.groups is not None:
+        print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
     print_line()
     rows = [[describe_metric(name), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
     print_table(["metric", "value", "95% interval", ""], rows)

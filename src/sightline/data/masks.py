@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -160,6 +160,16 @@ def _convert_color_lines(content: bytes) -> bytes:
     return "\n".join(["r\tg\tb\tname", *("\t".join(row) for row in rows)]).encode()
 
 
+def check_masks(index: Index) -> tuple[Callable[[int], bytes], MaskClasses]:
+    """Return how the masks of `index` are read, and what their values mean; raises `DataError` if there are none."""
+    if index.read_mask is None or index.mask_classes is None:
+        raise DataError(
+            f"{index.name} has images without masks, which say the class of each pixel: put the masks beside the "
+            "images, as in images/1.jpg and masks/1.png, and name their values in classes.csv."
+        )
+    return index.read_mask, index.mask_classes
+
+
 def load_masks(
     index: Index,
     positions: Sequence[int],
@@ -172,12 +182,7 @@ def load_masks(
     A pixel is the position of its class in `classes`, or `VOID`. Raises `DataError` for an index without masks, and if
     a file has changed since it was indexed.
     """
-    if index.read_mask is None or index.mask_classes is None:
-        raise DataError(
-            f"{index.name} has images without masks, which say the class of each pixel: put the masks beside the "
-            "images, as in images/1.jpg and masks/1.png, and name their values in classes.csv."
-        )
-    read, table = index.read_mask, index.mask_classes
+    read, table = check_masks(index)
 
     def load(position: int) -> NDArray[np.uint8]:
         return preprocess.apply_to_mask(table.encode(table.decode(read(position)), classes), VOID)

@@ -11,6 +11,7 @@ from sightline.data.class_tree import build_tree
 from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
+from sightline.data.masks import check_masks
 from sightline.data.recorded_images import MatchedImages
 from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
 from sightline.data.types import Index, LabeledSubset, Split, Subset
@@ -142,6 +143,8 @@ def decode_labeled(
 
     A number names the class of this number, also if its name has zeros before it, as that of a folder may.
     """
+    if targets.are_masks:
+        check_masks(index)
     index = _write_numbers_as_in(classes, index)
     for image in index.images:
         for label in set(targets.list_classes(image.label)).difference(classes):
