@@ -211,7 +211,7 @@ def test_planted_labels_come_first() -> None:
     planted = np.arange(0, 300, 20)
     given_labels[planted] = (true[planted] + 1) % 3
     images = [image_record("abc"[k], i) for i, k in enumerate(given_labels)]
-    p = wrong_labels.predict_out_of_fold(features, given_labels, 3)
+    p = wrong_labels.predict_out_of_fold(features, given_labels, "abc")
     np.testing.assert_allclose(p.sum(1), 1)
     issues = wrong_labels.select_label_issues(images, given_labels, p, "abc")
     first = {s.path for s in issues[: len(planted)]}
@@ -232,5 +232,5 @@ def test_without_cleanlab_the_install_line_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_a_class_of_one_image_cannot_be_checked() -> None:
     features, true = draw_clusters(4, 3)
-    with pytest.raises(DataError, match="class number 1 has 1"):
-        wrong_labels.predict_out_of_fold(features, true, 3)
+    with pytest.raises(DataError, match="class 'b' has 1"):
+        wrong_labels.predict_out_of_fold(features, true, "abc")

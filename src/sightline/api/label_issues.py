@@ -85,7 +85,7 @@ def _select_suspects(
     """Return the likely label errors, worst first; of several labels per image, those of classes with enough images."""
     seed, classes = 0 if classifier.run is None else classifier.run.config.seed, classifier.classes
     if not classifier.task.targets.allows_several:
-        probabilities = label_issues.predict_out_of_fold(features, labels, len(classes), seed, progress)
+        probabilities = label_issues.predict_out_of_fold(features, labels, classes, seed, progress)
         return label_issues.select_label_issues(records, labels, probabilities, classes)
     columns = label_issues.find_checkable_classes(labels)
     labels, names = labels[:, columns], [classes[k] for k in columns]

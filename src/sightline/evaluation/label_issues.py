@@ -130,7 +130,7 @@ def count_label_issues(changes: Iterable[tuple[str, str]]) -> tuple[LabelIssueCo
 def predict_out_of_fold(
     features: NDArray[np.float32],
     labels: NDArray[np.int32],
-    classes: int,
+    classes: Sequence[str],
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
@@ -138,18 +138,18 @@ def predict_out_of_fold(
 
     Raises `DataError` for fewer than two classes, or a class with fewer than two images.
     """
-    counts = np.bincount(labels, minlength=classes)
-    if classes < 2 or counts.min() < 2:
+    counts = np.bincount(labels, minlength=len(classes))
+    if len(classes) < 2 or counts.min() < 2:
         raise DataError(
-            f"Finding label issues needs at least two classes with two images each; class number {counts.argmin()} "
-            f"has {counts.min()}: add images."
+            "Finding label issues needs at least two classes with two images each; class "
+            f"{classes[int(counts.argmin())]!r} has {counts.min()}: add images."
         )
     linear_model = require("sklearn.linear_model", PURPOSE)
     model_selection = require("sklearn.model_selection", PURPOSE)
     convergence_warning = require("sklearn.exceptions", PURPOSE).ConvergenceWarning
     folds = min(FOLDS, int(counts.min()))
     x = features.astype(np.float64)
-    probabilities = np.zeros((len(labels), classes))
+    probabilities = np.zeros((len(labels), len(classes)))
     splits = model_selection.StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "labels") % 2**32)
     for done, (train_rows, test_rows) in enumerate(splits.split(x, labels), 1):
         mean, deviation = x[train_rows].mean(0), x[train_rows].std(0)
