@@ -7,6 +7,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_every_image_is_predicted_by_a_model_that_was_not_trained_on_it(run: sl.
         np.testing.assert_allclose(ratio, expected * scale, rtol=1e-3, atol=1e-4)
     assert sorted(predicted) == sorted(stored.paths)
     assert run.validation.accuracy == np.mean(stored.probabilities.argmax(1) == stored.labels)
+    without_test = sl.Run(run.path, result=replace(run.result, test=None))
+    assert "on 60 out-of-fold images" in repr(without_test)
 
 
 def test_the_final_model_has_the_median_epochs_and_the_temperature_of_the_folds(run: sl.Run) -> None:

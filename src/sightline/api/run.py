@@ -377,7 +377,8 @@ class Run:
         if self._result is None and self.status != "complete":
             return f"{self.status} after {plural(len(self.history), 'epoch')}"
         result = self.result
-        name, metrics = ("test", result.test) if result.test is not None else ("validation", result.validation)
+        held_out = "out-of-fold" if "folds" in result.details else "validation"
+        name, metrics = ("test", result.test) if result.test is not None else (held_out, result.validation)
         accuracy = f"{metrics.describe_accuracy()} on {metrics.count:,} {name} images" if metrics else "not evaluated"
         bundle = "" if result.bundle is not None else ", no bundle"
         return f"{result.model}, {accuracy}, {plural(result.epochs, 'epoch')}{bundle}"
