@@ -73,6 +73,23 @@ def test_labels_are_corrected_by_keyboard_alone(studio: Studio, patch: Path, ope
         playwright.expect(page.locator("#keys")).to_be_hidden()
 
 
+def test_x_on_all_images_looks_at_those_that_are_not_in_view(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    folder = draw_classes(tmp_path / "many", COLORS, 200, 16)
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        studio.corrections.apply(range(400), "relabel", "red")  # more than a page learns of at once
+        studio.corrections.apply(range(400, 599), "drop")
+        studio.corrections.apply([599], "relabel", "blue")
+        page = open_page(f"{address}/?text=red-")
+        expect_text(page, "#count", "200 images")
+        page.keyboard.press("a")
+        page.keyboard.press("x")  # the last image is not dropped
+        playwright.expect(page.locator("select[name=state] [value=dropped]")).to_have_text("dropped (200)")
+        page.keyboard.press("a")
+        page.keyboard.press("x")
+        playwright.expect(page.locator("select[name=state] [value=dropped]")).to_have_text("dropped (0)")
+        assert read_lines(patch)[400:] == [("relabel", "red/red-199.png", "blue")]
+
+
 def test_filters_stay_in_the_address(studio: Studio, open_page: Any) -> None:
     with serve(studio) as address:
         page = open_page(address)

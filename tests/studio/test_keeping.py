@@ -59,6 +59,14 @@ def test_a_correction_replaces_keeping_and_is_itself_a_decision(studio: Studio, 
     assert [line["action"] for line in read_lines(patch)] == ["relabel"]
 
 
+def test_an_image_that_gets_the_label_that_it_has_is_still_kept(studio: Studio, patch: Path) -> None:
+    studio.corrections.apply([0], "keep")
+    studio.corrections.apply([0, 8], "relabel", "blue")
+    assert [(line["action"], line["path"]) for line in read_lines(patch)] == [
+        ("keep", "blue/blue-000.png"), ("relabel", "green/green-000.png"),
+    ]  # fmt: skip
+
+
 def test_an_image_without_a_class_cannot_be_kept(tmp_path: Path, patch: Path) -> None:
     folder = draw_classes(tmp_path / "some", COLORS, 2)
     (folder / "red" / "red-001.png").rename(folder / "red-001.png")

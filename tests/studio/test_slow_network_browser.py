@@ -23,6 +23,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reaso
 ASKED = "#asked:not([hidden])"
 NAMES = sorted(COLORS)
 TRIES = 4  # how often a change is sent before it is given up
+IS_ON_TOP = """() => {
+  const { left, top, width, height } = document.querySelector("#message").getBoundingClientRect();
+  return document.elementFromPoint(left + width / 2, top + height / 2)?.id === "message";
+}"""
 SEEN = VIEWED.replace("viewer-", "")
 PRESS_WHILE_BROKEN = """
 addEventListener("DOMContentLoaded", () => {
@@ -148,6 +152,21 @@ def test_an_undo_that_fails_in_the_list_can_be_tried_again(colors: Path, patch: 
         page.keyboard.press("u")
         expect_text(page, "#corrections", "1 correction")
         assert read_lines(patch) == {"blue/blue-000.png": "green"}
+    open_page.errors.clear()
+
+
+def test_a_correction_that_fails_in_the_large_view_says_so_there(colors: Path, patch: Path, open_page: Any) -> None:
+    with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("Enter")
+        page.wait_for_function(VIEWED)
+        page.route("**/corrections", lambda route: route.fulfill(status=500, json={"error": "It cannot be written."}))
+        page.keyboard.press("3")
+        expect_text(page, "#message", "cannot be written")
+        assert page.evaluate(IS_ON_TOP), "no dialog covers it"
+        page.keyboard.press("Escape")
+        playwright.expect(page.locator("#viewer")).to_be_hidden()
+        assert page.evaluate(IS_ON_TOP)
     open_page.errors.clear()
 
 

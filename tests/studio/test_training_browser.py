@@ -85,6 +85,9 @@ def test_the_images_and_the_time_limit_of_the_page_are_those_of_the_run(
             page.fill("[name=time_limit]", limit)
             page.click("#start button")
             playwright.expect(page.locator("#message")).to_contain_text(refusal)
+        with page.expect_response("**/train/runs"):  # a look at the runs, which succeeds
+            pass
+        playwright.expect(page.locator("#message")).to_be_visible()
         page.fill("[name=time_limit]", "30m")
         page.click("#start button")
         playwright.expect(page.locator("#run-title")).to_have_text("quick-colors-1")

@@ -123,7 +123,7 @@ def _place(index: Index, i: int, folder: Path, names: _Names) -> str:
     file = None if index.find_file is None else index.find_file(i)
     if file is not None:
         target, source = folder / names.choose(folder, base), file.resolve()
-        for kind, link in (("hard", os.link), ("symbolic", os.symlink)):
+        for kind, link in (("hard", os.link), ("symbolic", os.symlink)) if source.exists() else ():
             try:
                 link(source, target)
             except (OSError, NotImplementedError):  # another disk, no permission

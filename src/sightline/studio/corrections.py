@@ -225,7 +225,7 @@ class Corrections:
     def _replace(self, entries: Entries, position: int, edit: str, to: str | None) -> Entries:
         """Return the corrections of an image with another class or split; without one, if it has that anyway."""
         image = self._index.images[position]
-        if edit == "relabel":
+        if edit == "relabel" and to != image.label:
             entries.pop("keep", None)
         original = image.label if edit == "relabel" else self._splits.get((image.path, image.sha256), image.split)
         if to == original:

@@ -305,12 +305,13 @@ function change(request) {
   return changes;
 }
 
-/** What toggling a label does once all changes before it are known: it is removed if every image has it. */
-async function chooseEdit(ids, to) {
-  const lacks = (id) => grid.isFresh(id) && !grid.row(id).labels.includes(to);
-  if (ids.length > MAX_CLICK || ids.some(lacks)) return "add";
+/** What a key that has two sides does, once all changes before it are known: the second if no image needs the first. */
+async function chooseEdit(name, ids, to) {
+  const [first, second] = name === "toggle" ? ["add", "remove"] : ["drop", "restore"];
+  const has = (row) => (name === "toggle" ? row.labels.includes(to) : row.dropped);
+  if (ids.length > MAX_CLICK || ids.some((id) => grid.isFresh(id) && !has(grid.row(id)))) return first;
   await grid.loadRows(ids); // of images that were not in view yet
-  return ids.every((id) => grid.row(id) && !lacks(id)) ? "remove" : "add";
+  return ids.every((id) => grid.row(id) && has(grid.row(id))) ? second : first;
 }
 
 /** Whether the viewer shows the image at the cursor: on a slow network, it shows nothing at first. */
@@ -330,13 +331,14 @@ async function edit(name, to = null) {
   const ids = $("#viewer").open ? [grid.currentId] : grid.targets;
   if (!ids.length || ids[0] === undefined || ($("#viewer").open && !isViewed())) return;
   const selected = [...grid.selected];
+  const isRestored = name === "toggle-dropped" && grid.row(ids[0])?.dropped;
   if (name === "toggle" || name === "remove") {
     // the images may get other labels, too
-  } else if (!selected.length && ["relabel", "drop", "keep"].includes(name)) grid.move(grid.cursor + 1);
+  } else if (!selected.length && ["relabel", "drop", "toggle-dropped", "keep"].includes(name) && !isRestored) grid.move(grid.cursor + 1);
   else grid.select([]);
   const left = [grid.selected, grid.cursor];
   const click = await change(async () => {
-    const confirmed = await api.correct(ids, name === "toggle" ? await chooseEdit(ids, to) : name, to);
+    const confirmed = await api.correct(ids, name.startsWith("toggle") ? await chooseEdit(name, ids, to) : name, to);
     remember(confirmed.click);
     return confirmed;
   });
@@ -359,18 +361,12 @@ async function undo() {
   showUndo();
 }
 
-function toggleDropped() {
-  const known = ($("#viewer").open ? [grid.currentId] : grid.targets).map((id) => grid.row(id)).filter(Boolean);
-  const isDropped = known.length > 0 && known.every((row) => row.dropped);
-  edit(isDropped ? "restore" : "drop");
-}
-
 // Viewer, help, messages
 
 function openViewer() {
   if (!grid.current) return;
   fillViewer();
-  $("#viewer .close").before($("#actions")); // a dialog covers the page
+  $("#viewer .close").before($("#actions"), $("#message")); // a dialog covers the page
   if ($("#viewer").open) return;
   $("#viewer").showModal();
   $("#viewer").focus(); // no button, which Enter would press
@@ -443,7 +439,7 @@ $("#write-folders").addEventListener("click", async () => {
   await change(api.writeFolders);
   await poll();
 });
-$("#viewer").addEventListener("close", () => document.querySelector("main").after($("#actions")));
+$("#viewer").addEventListener("close", () => document.querySelector("main").after($("#actions"), $("#message")));
 for (const image of document.querySelectorAll("#viewer-image, #viewer-mask")) {
   for (const event of ["load", "error"]) image.addEventListener(event, hideOldPixels);
 }
@@ -478,7 +474,7 @@ const KEYS = {
   a: () => grid.selectAll(),
   k: () => edit("keep"),
   u: undo,
-  x: toggleDropped,
+  x: () => edit("toggle-dropped"),
 };
 
 document.addEventListener("keydown", (event) => {

@@ -2,7 +2,7 @@
 
 import { load, post } from "./api.js";
 import { element, percent } from "./elements.js";
-import { hideMessage, showMessage } from "./message.js";
+import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 import { drawCurves, drawParallel } from "./plots.js";
 
 const LIST_MS = 5000; // between two looks at which runs there are
@@ -19,8 +19,9 @@ let statuses = ""; // of all runs, as they are listed
 
 const name = (status) => texts[`run-${status}`] ?? status;
 
-function showError(error) {
-  showMessage(error.message === texts.offline ? texts["training-offline"] : error.message);
+/** The error of a request; without the studio, a training goes on. */
+function describeError(error) {
+  return error.message === texts.offline ? Object.assign(error, { message: texts["training-offline"] }) : error;
 }
 
 // The list of runs
@@ -53,9 +54,9 @@ function makeItem(run) {
 async function refresh() {
   try {
     await list();
-    hideMessage();
+    hideLost();
   } catch (error) {
-    showError(error);
+    showLookError(describeError(error));
   }
 }
 
@@ -77,7 +78,7 @@ function follow() {
   source = new EventSource(`/train/events?run=${encodeURIComponent(chosen)}`);
   source.addEventListener("state", (event) => showState(JSON.parse(event.data)));
   source.addEventListener("log", (event) => showLog(JSON.parse(event.data)));
-  source.addEventListener("open", hideMessage);
+  source.addEventListener("open", hideLost);
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CLOSED) refresh(); // the list says why: there is no such run, or no studio
   });
@@ -101,7 +102,7 @@ function showState(state) {
   form.querySelector("button").disabled = isActive;
   showHistory(state);
   $("#no-log").hidden = $("#log").textContent !== "" || isActive;
-  list().catch(showError);
+  refresh();
 }
 
 function showOutcome({ metrics, quoted_path: path }) {
@@ -149,7 +150,7 @@ async function change(path, content) {
     if (isSweep) location.href = `/train?run=${encodeURIComponent(run)}`;
     else choose(run);
   } catch (error) {
-    showError(error);
+    showError(describeError(error));
   }
 }
 
