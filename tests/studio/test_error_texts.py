@@ -23,7 +23,10 @@ testclient = pytest.importorskip("starlette.testclient", reason="the extra serve
 SOURCE = Path(sightline.__file__).parent
 VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE"
 KEYS = sorted(key for key in messages.select("en") if key.startswith("error-"))
-OF_OTHERS = {"error-patch-unwritable"}  # whose end is an argument
+OF_OTHERS = {  # whose beginning or end is an argument
+    "error-patch-unwritable", "error-patch-not-json", "error-patch-no-image", "error-patch-corrected-twice",
+    "error-image-changed",
+}  # fmt: skip
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -120,6 +123,34 @@ def test_a_file_that_cannot_be_written_and_a_lost_token_are_said_in_its_language
     assert re.match(r"无法读取补丁文件 .*fixes\.jsonl", answer.json()["error"])
     lost = client.post("/undo", json={"click": None}, headers={"X-CSRF-Token": "old"})
     assert lost.json()["error"] == messages.select("zh")["error-restarted"]
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ("no JSON\n", "第 2 行不是 JSON"),
+        (None, "第 2 行更正的 blue/blue-000.png 已由第 1 行更正"),
+        (("blue-000.png", "gone.png"), "第 2 行没有对应的图片"),
+    ],
+)
+def test_a_file_that_somebody_spoils_is_said_in_its_language(
+    opened: tuple[Studio, Any], added: Any, words: str
+) -> None:
+    studio, client = opened
+    client.post("/corrections", json={"ids": [0], "edit": "drop"})
+    line = studio.corrections.path.read_text(encoding="utf-8")
+    with studio.corrections.path.open("a", encoding="utf-8") as file:
+        file.write(added if isinstance(added, str) else line if added is None else line.replace(*added))
+    assert words in client.get("/state").json()["error"]
+
+
+def test_what_a_background_task_fails_with_is_said_in_its_language(opened: tuple[Studio, Any], tmp_path: Path) -> None:
+    studio, client = opened
+    (tmp_path / "colors" / "red" / "red-000.png").unlink()
+    for task, address in ((studio.check, "/check"), (studio.folders, "/folders")):
+        client.post(address)
+        task.wait()
+        assert "发生了变化" in client.get("/state").json()[address[1:]]["error"]
 
 
 def test_an_image_that_cannot_be_read_is_refused_in_the_language_of_the_page(run_client: Any) -> None:

@@ -155,18 +155,24 @@ def test_an_undo_that_fails_in_the_list_can_be_tried_again(colors: Path, patch: 
     open_page.errors.clear()
 
 
-def test_a_correction_that_fails_in_the_large_view_says_so_there(colors: Path, patch: Path, open_page: Any) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_correction_that_fails_in_the_large_view_says_so_there(
+    colors: Path, patch: Path, open_page: Any, width: int
+) -> None:
+    reason = "It cannot be written, for a reason that takes more than one line on a phone."
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
-        page = open_page(address)
+        page = open_page(address, width)
         page.keyboard.press("Enter")
         page.wait_for_function(VIEWED)
-        page.route("**/corrections", lambda route: route.fulfill(status=500, json={"error": "It cannot be written."}))
+        page.route("**/corrections", lambda route: route.fulfill(status=500, json={"error": reason}))
         page.keyboard.press("3")
-        expect_text(page, "#message", "cannot be written")
+        expect_text(page, "#message", reason)
         assert page.evaluate(IS_ON_TOP), "no dialog covers it"
+        page.click("[data-edit=keep]")  # it covers no button
         page.keyboard.press("Escape")
         playwright.expect(page.locator("#viewer")).to_be_hidden()
         assert page.evaluate(IS_ON_TOP)
+        assert page.locator("#message").bounding_box()["width"] > 300
     open_page.errors.clear()
 
 

@@ -46,6 +46,7 @@ from sightline.studio.pages import (
     read_json,
     respond_with_error,
     respond_with_image,
+    translate_state,
 )
 from sightline.studio.protection import ProtectionMiddleware, make_token
 from sightline.studio.query import Query
@@ -188,7 +189,7 @@ class _Endpoints:
         number = int(since) if since.isdecimal() and len(since) < 12 else 0
         revision, changed = self._studio.corrections.read_changes(number)
         self._studio.library.update(changed)
-        return self._describe_state(changed, revision=revision)
+        return self._describe_state(request, changed, revision=revision)
 
     async def correct(self, request: Request) -> StrictJSONResponse:
         values = await read_json(request)
@@ -198,34 +199,35 @@ class _Endpoints:
             raise HTTPException(400, "Expected the keys ids, edit and to.")
         positions, change = list(dict.fromkeys(cast("list[int]", ids))), _parse_change(values)
         apply = self._studio.corrections.apply
-        return await run_in_threadpool(lambda: self._confirm(apply(positions, edit, to, change)))
+        return await run_in_threadpool(lambda: self._confirm(request, apply(positions, edit, to, change)))
 
     async def undo(self, request: Request) -> StrictJSONResponse:
         values = await read_json(request)
         number, change = values.get("click"), _parse_change(values)
         if number is not None and type(number) is not int:
             raise HTTPException(400, "Expected the key click.")
-        return await run_in_threadpool(lambda: self._confirm(self._studio.corrections.undo(number, change)))
+        undo = self._studio.corrections.undo
+        return await run_in_threadpool(lambda: self._confirm(request, undo(number, change)))
 
-    def start_check(self, _request: Request) -> StrictJSONResponse:
+    def start_check(self, request: Request) -> StrictJSONResponse:
         self._studio.check.start()
-        return self._describe_state(())
+        return self._describe_state(request, ())
 
-    def write_folders(self, _request: Request) -> StrictJSONResponse:
+    def write_folders(self, request: Request) -> StrictJSONResponse:
         self._studio.folders.start()
-        return self._describe_state(())
+        return self._describe_state(request, ())
 
-    def _confirm(self, click: Click) -> StrictJSONResponse:
+    def _confirm(self, request: Request, click: Click) -> StrictJSONResponse:
         self._studio.library.update(click.after)
-        return self._describe_state(list(click.after), click=click.number)
+        return self._describe_state(request, list(click.after), click=click.number)
 
-    def _describe_state(self, changed: Sequence[int], **values: Any) -> StrictJSONResponse:
+    def _describe_state(self, request: Request, changed: Sequence[int], **values: Any) -> StrictJSONResponse:
         """Return the state of everything, and the rows of the first changed images: a page loads others as it needs."""
         return StrictJSONResponse({
             "corrections": len(self._studio.corrections),
             "earlier": self._studio.corrections.has_earlier,
-            "check": self._studio.check.state,  # before the counts, which have its findings once it is complete
-            "folders": self._studio.folders.state,
+            "check": translate_state(request, self._studio.check.state),  # before the counts, which have its findings once it is complete
+            "folders": translate_state(request, self._studio.folders.state),
             "counts": self._studio.library.count_values(),
             "rows": self._studio.library.describe(changed[:MAX_ROWS]),
             "changed": len(changed),

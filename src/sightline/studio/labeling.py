@@ -30,7 +30,7 @@ from sightline.evaluation.active_learning import (
 from sightline.evaluation.learning_curve import LabelGain
 from sightline.studio.background import BackgroundTask, ProgressCallback, RepeatedTask
 from sightline.studio.corrections import Corrections, Entries, check_class_name
-from sightline.studio.pages import Pages, StrictJSONResponse, read_json
+from sightline.studio.pages import Pages, StrictJSONResponse, read_json, translate_state
 
 BATCH = 12  # labels after which the head is trained again
 QUEUED = 2 * BATCH  # images to label next, so that nobody waits for the head
@@ -243,7 +243,8 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
 
     def describe(request: Request) -> StrictJSONResponse:
         query = request.query_params
-        return StrictJSONResponse(labeling.describe(query.get("page", "")[:64], query.get("shown", "")))
+        state = labeling.describe(query.get("page", "")[:64], query.get("shown", ""))
+        return StrictJSONResponse(state | {"features": translate_state(request, state["features"])})
 
     def start(request: Request) -> StrictJSONResponse:
         labeling.features.start()

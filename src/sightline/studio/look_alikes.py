@@ -15,7 +15,7 @@ from sightline.studio.checks import BackgroundCheck
 from sightline.studio.features import ImageFeatures
 from sightline.studio.labeling import ComputeFeatures
 from sightline.studio.library import Library
-from sightline.studio.pages import StrictJSONResponse
+from sightline.studio.pages import StrictJSONResponse, translate_state
 
 NEAREST = 8  # images
 
@@ -55,10 +55,11 @@ def make_routes(look_alikes: LookAlikes, library: Library) -> list[Route]:
             raise HTTPException(404, "There is no such image.")
         by, positions = look_alikes.find_nearest(position)
         images = library.describe(positions)
-        return StrictJSONResponse({"features": look_alikes.features.state, "by": by, "images": images})
+        features = translate_state(request, look_alikes.features.state)
+        return StrictJSONResponse({"features": features, "by": by, "images": images})
 
-    def state(_request: Request) -> StrictJSONResponse:
-        return StrictJSONResponse(look_alikes.features.state)
+    def state(request: Request) -> StrictJSONResponse:
+        return StrictJSONResponse(translate_state(request, look_alikes.features.state))
 
     def start(request: Request) -> StrictJSONResponse:
         look_alikes.features.start()

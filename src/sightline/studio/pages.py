@@ -109,8 +109,17 @@ class Pages:
 
 def respond_with_error(request: Request, sentence: str, status: int) -> StrictJSONResponse:
     """Return the sentence of an error in the language of the page that asked."""
+    return StrictJSONResponse({"error": _translate_error(request, sentence)}, status)
+
+
+def translate_state(request: Request, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a background task with its error in the language of the page that asked."""
+    return state | {"error": _translate_error(request, state["error"])}
+
+
+def _translate_error(request: Request, sentence: str) -> str:
     language = messages.choose_language(request.query_params.get("lang"), request.headers.get("accept-language", ""))
-    return StrictJSONResponse({"error": messages.translate_error(sentence, messages.select(language))}, status)
+    return messages.translate_error(sentence, messages.select(language))
 
 
 def respond_with_image(content: bytes | None, media_type: str = "image/webp") -> Response:

@@ -18,7 +18,7 @@ from sightline.inference.bundle import MODEL_FILE
 from sightline.studio.features import RunModel
 from sightline.studio.heat_maps import HeatMap, HeatMapQueue, compute_heat_map
 from sightline.studio.library import Library
-from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body
+from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body, translate_state
 
 TOP = 5  # classes
 NEAREST = 8  # training images
@@ -61,10 +61,10 @@ def make_feature_routes(model: RunModel, library: Library) -> list[Route]:
             is_searched[position] = False
             nearest = features.find_nearest(np.array(features.vectors[position]), is_searched, NEAREST)
             rows = library.describe([i for i, _ in nearest])
-        return StrictJSONResponse({"features": features.state, "images": rows})
+        return StrictJSONResponse({"features": translate_state(request, features.state), "images": rows})
 
-    def state(_request: Request) -> StrictJSONResponse:
-        return StrictJSONResponse(model.features.state)
+    def state(request: Request) -> StrictJSONResponse:
+        return StrictJSONResponse(translate_state(request, model.features.state))
 
     def start(request: Request) -> StrictJSONResponse:
         model.features.start()
