@@ -226,7 +226,7 @@ class _Endpoints:
         return StrictJSONResponse({
             "corrections": len(self._studio.corrections),
             "earlier": self._studio.corrections.has_earlier,
-            "check": translate_state(request, self._studio.check.state),  # before the counts, which have its findings once it is complete
+            "check": translate_state(request, self._studio.check.state),  # before counts, which have its findings
             "folders": translate_state(request, self._studio.folders.state),
             "counts": self._studio.library.count_values(),
             "rows": self._studio.library.describe(changed[:MAX_ROWS]),
