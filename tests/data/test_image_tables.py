@@ -292,6 +292,10 @@ def test_a_webdataset_has_its_labels_beside_the_images(tmp_path: Path, kind: str
     several = build_index([path, write_tar(tmp_path / "shard-000001.tar", files)])
     assert len(several.images) == 20
     assert several.images[0].path == "shard-000000.tar/0000.png"
+    (tmp_path / "p.parquet").mkdir()
+    for name in ("_predictions.json", "part-00000000.parquet"):  # of predict --out
+        (tmp_path / "p.parquet" / name).write_bytes(b"PAR1")
+    assert build_index(tmp_path).images == several.images
 
 
 def test_a_tar_of_class_folders_with_json_is_read_as_folders(tmp_path: Path) -> None:

@@ -82,6 +82,28 @@ def test_a_folder_is_listed_in_the_order_of_paths(memory: Any) -> None:
         assert [item.read() for item in items] == [IMAGES[NAMES.index(name)] for name in IN_ORDER]
 
 
+def test_predictions_that_are_written_among_images_are_not_listed(memory: Any) -> None:
+    fill(memory, "/b")
+    items = stream.expand_inputs(["memory://b"])
+    paths = [next(items).path]
+    for name in ("_predictions.json", "part-00000000.parquet"):
+        memory.pipe_file(f"/b/a/p.parquet/{name}", b"PAR1")
+    paths += [item.path for item in items]
+    assert paths == [f"memory://b/{name}" for name in IN_ORDER]
+
+
+def test_a_range_of_archives(memory: Any, tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "a.tar", {"1.png": IMAGES[0]}).read_bytes()
+    for number in range(3):
+        memory.pipe_file(f"/b/{number:02}.tar", archive)
+    paths = [item.path for item in stream.expand_inputs(["memory://b/{00..02}.tar"])]
+    assert paths == [f"memory://b/{number:02}.tar/1.png" for number in range(3)]
+    memory.pipe_file("/b/7.png", IMAGES[0])
+    assert [item.path for item in stream.expand_inputs(["memory://b/{7..7}.png"])] == ["memory://b/7.png"]
+    with pytest.raises(DataError, match="nothing at memory://b/03"):
+        list(stream.expand_inputs(["memory://b/{02..03}.tar"]))
+
+
 def test_predictions_are_those_of_the_files(memory: Any, tmp_path: Path) -> None:
     fill(memory, "/b")
     for name in NAMES:

@@ -124,6 +124,33 @@ def test_another_number_of_shards_may_go_on(tmp_path: Path) -> None:
     assert sorted(reads) == [n for n in range(23) if n // 4 % 3 != 1]
 
 
+def test_shards_that_see_different_images_do_not_end_as_one_result(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write(path, make_items(24), "0/2")
+    items = [*make_items(25)][1:]  # as many, but an image has gone and another one has come in between
+    with pytest.raises(DataError, match=r"Images 1 to 4, from 0001\.png on, are not those that .*part-00000000"):
+        write(path, iter(items), "1/2")
+    assert jsonio.loads((path / "_predictions.json").read_bytes())["status"] == "writing"
+
+
+def test_a_damaged_part_of_another_shard_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write(path, make_items(23), "0/2")
+    (path / "part-00000002.parquet").write_bytes(b"PAR1")
+    assert not write(path, make_items(23), "1/2").is_complete
+    assert write(path, make_items(23), "0/2").is_complete
+
+
+def test_a_folder_whose_list_becomes_longer_is_not_complete_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write(path, make_items(8))
+    assert not write(path, make_items(16), "0/2").is_complete
+    manifest = jsonio.loads((path / "_predictions.json").read_bytes())
+    assert (manifest["status"], manifest["images"]) == ("writing", None)
+    assert write(path, make_items(16), "1/2").is_complete
+    assert jsonio.loads((path / "_predictions.json").read_bytes())["images"] == 16
+
+
 def test_a_damaged_part_is_written_again(tmp_path: Path) -> None:
     write(tmp_path / "p.parquet", make_items(23))
     before = read_files(tmp_path / "p.parquet")

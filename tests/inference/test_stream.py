@@ -31,6 +31,7 @@ from synthetic_images import (
     encode,
     encode_png,
     write_files,
+    write_tar,
 )
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -103,12 +104,33 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["b/?"], ["b/c/3.webp"]),  # a folder that matches
         (["ü [1].png"], ["ü [1].png"]),  # it exists, so it is not a pattern
         (["gone.jpg", "a.jpg"], ["gone.jpg", "a.jpg"]),
+        (["b/{10..11}.jpg"], ["b/10.jpg", "b/11.jpg"]),  # a name that is missing becomes an unreadable row
+        (["b/{2..2}.*"], ["b/2.PNG"]),
         ([Path("a.jpg")], ["a.jpg"]),
         ([], []),
     ],
 )
 def test_files_folders_and_patterns(arguments: list[str | Path], expected: list[str]) -> None:
     assert list_paths(expand_inputs(arguments, no_stdin)) == expected
+
+
+def test_a_range_of_archives(tmp_path: Path) -> None:
+    for number in (8, 9, 10, 11):
+        write_tar(tmp_path / f"shard-{number:03}.tar", {"1.png": encode_gray(number)})
+    names = list_paths(expand_inputs([f"{tmp_path}/shard-{{008..010}}.tar"]))
+    assert names == [f"{tmp_path}/shard-{number}.tar/1.png" for number in ("008", "009", "010")]
+    (tmp_path / "{1..2}.png").write_bytes(encode_gray(0))
+    assert list_paths(expand_inputs([tmp_path / "{1..2}.png"])) == [str(tmp_path / "{1..2}.png")], "it exists"
+    with pytest.raises(UsageError, match=r"stands for 999,999,999 names, and at most 100,000 are"):
+        next(expand_inputs(["a-{1..999999999}.tar"]))
+
+
+def test_predictions_in_a_folder_of_archives_are_not_images(tmp_path: Path) -> None:
+    for name in ("a", "z"):
+        write_tar(tmp_path / f"{name}.tar", {"1.png": encode_gray(1)})
+    files = {"_predictions.json": b"{}", "part-00000000.parquet": b"PAR1"}
+    write_files(tmp_path, {f"p.parquet/{name}": content for name, content in files.items()})
+    assert list_paths(expand_inputs([tmp_path])) == [f"{tmp_path}/{name}.tar/1.png" for name in "az"]
 
 
 def test_a_folder_is_walked_in_the_order_of_names(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from sightline import process
@@ -17,8 +18,10 @@ from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.remote import RemotePath
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+T = TypeVar("T")
 CONTAINER_SUFFIXES = (*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES)
 Container = ZipStore | TarStore | ImageTable
+PREDICTIONS_FILE = "_predictions.json"  # in a folder of Parquet files that `predict` wrote, before their names
 _unpacked: WeakValueDictionary[object, TarStore] = WeakValueDictionary()  # what is in use, by path, state and limits
 _unpacking = threading.Lock()
 
@@ -30,6 +33,21 @@ def is_container(name: str) -> bool:
     (True, True, False)
     """
     return name.lower().endswith(CONTAINER_SUFFIXES)
+
+
+def skip_predictions(files: Iterable[T], get_key: Callable[[T], str]) -> Iterator[T]:
+    """Yield `files`, which are sorted by their relative paths, without the folders of predictions.
+
+    >>> list(skip_predictions(["a.tar", "p.parquet/_predictions.json", "p.parquet/part-0.parquet"], str))
+    ['a.tar']
+    """
+    skipped = None
+    for file in files:
+        folder, _, name = get_key(file).rpartition("/")
+        if name == PREDICTIONS_FILE:
+            skipped = folder
+        elif folder != skipped:
+            yield file
 
 
 def open_container(path: Path, limits: LimitsConfig, column: str = "") -> Container:

@@ -7,8 +7,9 @@
 
 A part holds a fixed number of consecutive images, whichever process writes it, so the files are the same for any number
 of shards. It is there completely or not at all, and states a hash of its paths: a process skips the
-parts that exist, after it has compared their paths with its own list. pyarrow, pandas, DuckDB and Spark read the folder
-as one table; names that start with ``_`` or ``.`` are not part of it.
+parts that exist, after it has compared their paths with its own list; the last process compares those of the other
+shards too. pyarrow, pandas, DuckDB and Spark read the folder as one table; names that start with ``_`` or ``.`` are not
+part of it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.callbacks import Progress, no_progress
+from sightline.data.containers import PREDICTIONS_FILE
 from sightline.errors import DataError, OutputError, UsageError, check_installed, plural, require
 from sightline.escaping import escape_surrogates
 from sightline.inference.output_folder import OutputFolder, open_output_folder
@@ -34,7 +36,7 @@ SCHEMA = 1
 ROWS = 1024
 """The default number of images of a part."""
 SUFFIX = ".parquet"
-MANIFEST = "_predictions.json"
+MANIFEST = PREDICTIONS_FILE
 _METADATA_KEY = b"sightline.predictions"
 _MAX_MANIFEST = 1 << 26  # bytes; 100,000 classes with long names
 _PART = re.compile(r"part-(\d{8,})\.parquet")
@@ -122,6 +124,19 @@ class PredictionFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class _Block:
+    """What a part holds by the list of this process: the number of images, and the first and a hash of their paths."""
+
+    images: int
+    first_path: str
+    paths_sha256: str
+
+    @classmethod
+    def from_items(cls, items: Sequence[InputItem]) -> _Block:
+        return cls(len(items), items[0].path, _hash_paths(item.path for item in items))
+
+
+@dataclass(frozen=True, slots=True)
 class _PartFacts:
     """The facts that a part states."""
 
@@ -185,10 +200,12 @@ class PredictionFolder:
         returns the number of all items once it is known, for the progress.
 
         Raises `DataError` if a part holds other paths than the items at its place, `OutputError` if the disk is full.
+        Those of other shards are compared once all are there.
         """
         totals = _Totals()
         waiting: deque[tuple[int, int]] = deque()  # the number and the size of each part that is being predicted
-        predictions = predict(self._select(items, shard, waiting, totals))
+        others: dict[int, _Block] = {}  # the parts of other shards
+        predictions = predict(self._select(items, shard, waiting, totals, others))
         total = _RemainingCount(self.list_parts(), shard, self._form.rows, count)
         rows: list[Prediction] = []
         try:
@@ -203,13 +220,18 @@ class PredictionFolder:
         finally:
             if isinstance(predictions, Generator):
                 predictions.close()  # what computes them stops now, not when the error has been handled
-        is_complete = self._finish(totals.total)
+        is_complete = self._finish(totals.total, others)
         return PredictionFiles(self._folder.location, totals.images, totals.failed, totals.total, is_complete)
 
     def _select(
-        self, items: Iterable[InputItem], shard: Shard, waiting: deque[tuple[int, int]], totals: _Totals
+        self,
+        items: Iterable[InputItem],
+        shard: Shard,
+        waiting: deque[tuple[int, int]],
+        totals: _Totals,
+        others: dict[int, _Block],
     ) -> Iterator[InputItem]:
-        """Yield the items of the missing parts of `shard`; the others are compared with their parts, or counted."""
+        """Yield the items of the missing parts of `shard`; its other parts are compared, and those of others noted."""
         source, number = iter(items), 0
         while block := list(islice(source, self._form.rows)):
             totals.total += len(block)
@@ -219,15 +241,17 @@ class PredictionFolder:
                     waiting.append((number, len(block)))
                     yield from block
                 else:
-                    self._check_paths(number, block, facts)
+                    self._check_paths(number, _Block.from_items(block), facts)
                     totals.add(facts)
+            else:
+                others[number] = _Block.from_items(block)
             number += 1
 
-    def _check_paths(self, number: int, block: Sequence[InputItem], facts: _PartFacts) -> None:
-        if facts.images != len(block) or facts.paths_sha256 != _hash_paths(item.path for item in block):
+    def _check_paths(self, number: int, block: _Block, facts: _PartFacts) -> None:
+        if (facts.images, facts.paths_sha256) != (block.images, block.paths_sha256):
             first = number * self._form.rows
             raise DataError(
-                f"Images {first + 1:,} to {first + len(block):,}, from {block[0].path} on, are not those that "
+                f"Images {first + 1:,} to {first + block.images:,}, from {block.first_path} on, are not those that "
                 f"{self._locate(number)} holds: the list of images has changed since. Name a new folder with --out."
             )
 
@@ -240,7 +264,8 @@ class PredictionFolder:
             len(predictions), sum(p.error is not None for p in predictions), _hash_paths(p.path for p in predictions)
         )
         if not self._has_written:  # another job may have started at the same moment
-            self._compare_manifest()
+            if self._compare_manifest().get("status") == "complete":  # of a list that has become longer since
+                self._write_manifest(None)
             self._has_written = True
         values = {"schema": SCHEMA, "format": self._sha256, **jsonio.fields_to_dict(facts)}
         schema = self._schema.with_metadata({_METADATA_KEY: jsonio.dumps(values)})
@@ -276,8 +301,11 @@ class PredictionFolder:
             )
         return facts if metadata.num_rows == facts.images else None
 
-    def _finish(self, total: int) -> bool:
-        """Complete the manifest if the parts of all `total` images are there, and tell whether they are."""
+    def _finish(self, total: int, others: Mapping[int, _Block]) -> bool:
+        """Complete the manifest if the parts of all `total` images are there, and tell whether they are.
+
+        Raises `DataError` if one of the `others` holds other paths: its shard has seen another list of images.
+        """
         expected = set(range(-(-total // self._form.rows)))
         numbers = self.list_parts()
         if extra := numbers - expected:
@@ -287,6 +315,11 @@ class PredictionFolder:
             )
         if numbers != expected:
             return False
+        for number, block in others.items():
+            facts = self._read_part(number)
+            if facts is None:  # damaged: its shard writes it again
+                return False
+            self._check_paths(number, block, facts)
         self._write_manifest(total)
         return True
 
@@ -295,7 +328,8 @@ class PredictionFolder:
         values = {"kind": "sightline.predictions", **self._form.to_dict(), "images": images, "status": status}
         self._folder.write(MANIFEST, jsonio.encode_text(jsonio.dumps(values, indent=2) + "\n"))
 
-    def _compare_manifest(self) -> None:
+    def _compare_manifest(self) -> Mapping[str, Any]:
+        """Return the manifest; raises `OutputError` if the folder holds predictions in another format."""
         values = _read_manifest(self._folder)
         for name, value in self._form.to_dict().items():
             if values.get(name) != jsonio.loads(jsonio.dumps(value)):
@@ -304,6 +338,7 @@ class PredictionFolder:
                     f"{self._folder.location} was written with another setting of {name}{difference}: give the same "
                     "options, or name a new folder with --out."
                 )
+        return values
 
 
 class _Totals:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import has_magic
 from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,8 +21,9 @@ from PIL import Image
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.containers import Container, is_container, open_ahead, open_container
+from sightline.data.containers import Container, is_container, open_ahead, open_container, skip_predictions
 from sightline.data.image_tables import ImageTable
+from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
@@ -89,7 +91,7 @@ def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
 def expand_inputs(
     arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = None, limits: LimitsConfig = LIMITS
 ) -> Iterator[InputItem]:
-    """Yield the images that files, folders (all images below, sorted), globs and ``-`` (`stdin`) refer to.
+    """Yield the images that files, folders (all images below, sorted), globs, ranges and ``-`` (`stdin`) refer to.
 
     Of an archive, or of a Parquet or Arrow file, its images; a folder may hold those in place of images.
     Standard input is the bytes of one image, or a list of paths, one per line. A path that does not exist is yielded
@@ -104,11 +106,10 @@ def expand_inputs(
             yield from _list_url(text, limits)
         elif exists and Path(text).is_dir():
             yield from _list_folder(text, limits)
-        elif not exists and glob.has_magic(text):
-            matching_paths = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # also absolute patterns
-            if not matching_paths:
-                raise DataError(f"No file matches {text!r}.")
-            yield from expand_inputs(matching_paths, limits=limits)
+        elif not exists and has_range(text):
+            yield from expand_inputs([*expand_ranges(text)], limits=limits)
+        elif not exists and has_magic(text):
+            yield from expand_inputs(expand_glob(text), limits=limits)
         elif exists and is_container(text) and Path(text).is_file():
             yield from _list_container(text, open_container(Path(text), limits))
         else:
@@ -166,8 +167,8 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
         empty = False
         yield _make_file_item(str(Path(folder, key)), limits)
     if empty:
-        files = [str(Path(folder, key)) for key in iterate_files(Path(folder)) if is_container(key)]
-        if not files:
+        keys = filter(is_container, skip_predictions(iterate_files(Path(folder)), str))
+        if not (files := [str(Path(folder, key)) for key in keys]):
             raise DataError(f"The folder {folder} contains no images.")
         yield from expand_inputs(files, limits=limits)  # of archives or tables, as Hugging Face's datasets are
 
@@ -175,11 +176,13 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
     source = RemotePath.parse(url)
-    if is_container(source.url) or is_image_name(source.url) or source.describe()["type"] != "directory":
-        yield from _list_remote_files([source], limits)
+    are_files = has_range(url) or is_container(source.url) or is_image_name(source.url)
+    if are_files or source.describe()["type"] != "directory":
+        yield from _list_remote_files(map(RemotePath.parse, expand_ranges(url)), limits)
         return
     names = ((file, file.url.removeprefix(source.url).lstrip("/")) for file in source.walk())
-    files = (file for file, key in names if not is_hidden(key) and (is_image_name(key) or is_container(key)))
+    named = skip_predictions(names, itemgetter(1))
+    files = (file for file, key in named if not is_hidden(key) and (is_image_name(key) or is_container(key)))
     if not (first := list(islice(files, 1))):
         raise DataError(f"The folder {url} contains no images.")
     yield from _list_remote_files(chain(first, files), limits)

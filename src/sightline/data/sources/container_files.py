@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sightline.config import DataConfig
-from sightline.data.containers import ARCHIVE_SUFFIXES
+from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
@@ -28,7 +28,7 @@ def find_container_files(store: FileStore) -> list[str]:
 
     Data sets of Hugging Face are folders of the one, and those of WebDataset of the other.
     """
-    keys = [key for key in store.keys() if not is_hidden(key)]  # noqa: SIM118  # not a dict
+    keys = [key for key in skip_predictions(store.keys(), str) if not is_hidden(key)]
     if any(is_image_name(key) for key in keys):
         return []
     tables = [key for key in keys if key.lower().endswith(TABLE_SUFFIXES)]

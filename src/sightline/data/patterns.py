@@ -1,0 +1,53 @@
+"""Patterns that stand for several paths: globs, and ranges of numbers as WebDataset writes them."""
+
+from __future__ import annotations
+
+import glob
+import math
+import re
+from collections.abc import Iterator
+from itertools import product
+
+from sightline.errors import DataError, UsageError
+
+MAX_NAMES = 100_000  # that the ranges of a pattern may stand for
+_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+
+
+def has_range(text: str) -> bool:
+    """Return whether a path or an address has a range such as ``{000..009}``."""
+    return _RANGE.search(text) is not None
+
+
+def expand_ranges(text: str) -> Iterator[str]:
+    """Yield the names that ranges stand for, as a shell expands them; raises `UsageError` for too many.
+
+    >>> list(expand_ranges("s3://bucket/shard-{08..10}.tar"))
+    ['s3://bucket/shard-08.tar', 's3://bucket/shard-09.tar', 's3://bucket/shard-10.tar']
+    """
+    *parts, end = _RANGE.split(text)
+    ranges = [_make_range(*parts[i + 1 : i + 3]) for i in range(0, len(parts), 3)]
+    count = math.prod(len(numbers) for numbers, _ in ranges)
+    if count > MAX_NAMES:
+        raise UsageError(f"{text} stands for {count:,} names, and at most {MAX_NAMES:,} are allowed: name a folder.")
+    for values in product(*(numbers for numbers, _ in ranges)):
+        names = (
+            f"{before}{value:0{width}}" for before, value, (_, width) in zip(parts[::3], values, ranges, strict=True)
+        )
+        yield "".join((*names, end))
+
+
+def expand_glob(pattern: str) -> list[str]:
+    """Return the files and folders that match, sorted; raises `DataError` if there are none."""
+    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # also absolute patterns
+    if not paths:
+        raise DataError(f"No file matches {pattern!r}.")
+    return paths
+
+
+def _make_range(first: str, last: str) -> tuple[range, int]:
+    """Return the numbers, and to how many digits zeros fill them up."""
+    low, high = int(first), int(last)
+    numbers = range(low, high + 1) if low <= high else range(low, high - 1, -1)
+    is_padded = any(len(text) > 1 and text.startswith("0") for text in (first, last))
+    return numbers, max(len(first), len(last)) if is_padded else 0
