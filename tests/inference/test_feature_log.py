@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -106,6 +107,35 @@ def test_a_reader_skips_the_line_that_is_being_written_and_a_writer_removes_it(o
     assert list(read(path).ids) == ids
     ids += add_all(open_log(), 1)
     assert list(read(path).ids) == ids
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("old.log"))
+
+
+def move_and_create(path: Path) -> None:
+    move(path)
+    path.write_bytes(b"")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("change", [move, move_and_create, empty, Path.unlink])
+def test_a_log_that_another_program_rotates_goes_on(
+    open_log: Open, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "cats.log"
+    log = open_log()
+    first = [log.add(*row) for row in zip(*draw(3), strict=True)]
+    while path.read_bytes().count(b"\n") < 4:
+        time.sleep(0.01)
+    change(path)
+    assert add_all(log, 2, seed=1) == list(read(path).ids)
+    if (tmp_path / "old.log").exists():
+        assert list(read(tmp_path / "old.log").ids) == first
+    assert log.dropped == 0
 
 
 @pytest.mark.parametrize("shifted_at", range(FILES))

@@ -174,11 +174,27 @@ class FeatureLog:
                 self._is_failing = True
 
     def _write(self, line: bytes) -> None:
+        self._follow_name()
         end = os.fstat(self._file.fileno()).st_size
+        if not end:  # another program has emptied it
+            end = _append(self._file, self._header.to_line(), 0)
         if end + len(line) > self._file_bytes and end > len(self._header.to_line()):
             self._rotate()
             end = os.fstat(self._file.fileno()).st_size
         _append(self._file, line, end)
+
+    def _follow_name(self) -> None:
+        """Start a new file if another program has moved or deleted the old one, or replaced it by an empty one."""
+        with suppress(FileNotFoundError):
+            state = self.path.stat()
+            if state.st_size or os.path.samestat(state, os.fstat(self._file.fileno())):
+                return
+        self._reopen()
+
+    def _reopen(self) -> None:
+        """Write to the file that has the name of the log now; on an error, to the old one still."""
+        old, self._file = self._file, self._create_or_continue()
+        old.close()
 
     def _switch(self, image: _WaitingImage) -> None:
         """Write the images of the model of `image` from now on; on an error, those of the one before still."""
@@ -229,8 +245,7 @@ class FeatureLog:
         with suppress(FileNotFoundError):
             if os.path.samestat(self.path.stat(), os.fstat(self._file.fileno())):  # not if the last try failed halfway
                 _shift(self.path)
-        old, self._file = self._file, self._create_or_continue()
-        old.close()
+        self._reopen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +285,8 @@ def _encode(values: NDArray[Any]) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _append(file: IO[bytes], line: bytes, end: int) -> None:
-    """Write a line at `end`, wholly or not at all."""
+def _append(file: IO[bytes], line: bytes, end: int) -> int:
+    """Write a line at `end`, wholly or not at all, and return its end."""
     descriptor, written = file.fileno(), 0
     try:
         os.lseek(descriptor, end, os.SEEK_SET)
@@ -281,6 +296,7 @@ def _append(file: IO[bytes], line: bytes, end: int) -> None:
         with suppress(OSError):
             os.ftruncate(descriptor, end)
         raise
+    return end + written
 
 
 def _cut_incomplete_line(file: IO[bytes]) -> None:
