@@ -242,6 +242,26 @@ def test_a_damaged_file_is_an_error_of_one_sentence(suffix: str, tmp_path: Path)
             assert rows < 40
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+def test_old_vectors_keep_their_rows_if_new_ones_cannot_take_their_place(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, old, replace = tmp_path / "e.npy", make_embeddings(9), Path.replace
+    old.save(path)
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == path:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        make_embeddings(5).save(path)
+    monkeypatch.undo()
+    assert_equal(read(path), old)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["e.npy", "e.npy.jsonl"]
+
+
 def test_a_damaged_header_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     path = make_embeddings(9).save(tmp_path / "e.npy")
     content = path.read_bytes()

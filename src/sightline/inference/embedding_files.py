@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -144,16 +144,43 @@ def _rows_path(path: Path) -> Path:
 
 
 def _write_npy(path: Path, batches: Iterator[Embeddings]) -> None:
-    """Write the vectors and their rows; the old rows are deleted in between, so that no file has those of another."""
+    """Write the vectors and their rows; the old rows are set aside in between, so that no file has those of another.
+
+    They are put back if the new vectors do not take the place of the old ones.
+    """
+    rows_path = _rows_path(path)
+    aside = _io.temporary_path(rows_path)
 
     def fill_rows(rows: IO[bytes]) -> None:
         def fill_vectors(vectors: IO[bytes]) -> None:
             _write_arrays(batches, vectors, rows)
-            _io.remove(_rows_path(path))
+            vectors.flush()
+            os.fsync(vectors.fileno())  # a full disk shows here, before anything has changed
+            with suppress(FileNotFoundError):
+                rows_path.replace(aside)
 
-        _io.write_atomic(path, fill_vectors)
+        old = _identify(path)
+        try:
+            _io.write_atomic(path, fill_vectors)
+        except BaseException:  # Ctrl-C too
+            if _identify(path) == old:
+                with suppress(FileNotFoundError):
+                    aside.replace(rows_path)
+            raise
 
-    _io.write_atomic(_rows_path(path), fill_rows)
+    try:
+        _io.write_atomic(rows_path, fill_rows)
+    finally:
+        _io.remove(aside)
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from one that takes its place; None if there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _write_arrays(batches: Iterator[Embeddings], vectors: IO[bytes], rows: IO[bytes]) -> None:
