@@ -18,7 +18,8 @@ from sightline import _io, jsonio
 from sightline.data import remote
 from sightline.errors import DataError, ImageError, OutputError, UsageError
 from sightline.inference import prediction_files, stream
-from sightline.inference.prediction_files import PredictionFiles, PredictionFolder, PredictionFormat, Shard
+from sightline.inference.prediction_files import PredictionFiles, PredictionFolder, Shard
+from sightline.inference.prediction_rows import PredictionFormat
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Decision, Prediction
 from sightline.inference.stream import InputItem

@@ -22,10 +22,10 @@ from sightline.inference.prediction_files import (
     Predict,
     PredictionFiles,
     PredictionFolder,
-    PredictionFormat,
     Shard,
     check_output,
 )
+from sightline.inference.prediction_rows import PredictionFormat
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
 

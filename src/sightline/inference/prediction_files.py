@@ -27,12 +27,11 @@ from sightline import jsonio
 from sightline.callbacks import Progress, no_progress
 from sightline.data.containers import PREDICTIONS_FILE
 from sightline.errors import DataError, OutputError, UsageError, check_installed, plural, require
-from sightline.escaping import escape_surrogates
 from sightline.inference.output_folder import OutputFolder, open_output_folder
+from sightline.inference.prediction_rows import PURPOSE, SCHEMA, PredictionFormat, make_row, make_schema
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
 
-SCHEMA = 1
 ROWS = 1024
 """The default number of images of a part."""
 SUFFIX = ".parquet"
@@ -40,7 +39,6 @@ MANIFEST = PREDICTIONS_FILE
 _METADATA_KEY = b"sightline.predictions"
 _MAX_MANIFEST = 1 << 26  # bytes; 100,000 classes with long names
 _PART = re.compile(r"part-(\d{8,})\.parquet")
-_PURPOSE = "Writing Parquet"
 
 Predict = Callable[[Iterator[InputItem]], Iterator[Prediction]]
 """Yields a prediction for each item, in order."""
@@ -69,39 +67,6 @@ class Shard:
     def has(self, number: int) -> bool:
         """Whether this shard writes part `number`."""
         return number % self.count == self.index
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionFormat:
-    """What the rows hold, and which model they are of.
-
-    `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
-    row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
-    `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
-    fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score;
-    with `nodes`, the node of a hierarchical model; with `grades`, the expected grade.
-    """
-
-    model: str
-    classes: tuple[str, ...]
-    rows: int = ROWS
-    top: int = 5
-    probabilities: bool = False
-    decisions: bool = False
-    several_labels: bool = False
-    sets: tuple[str, ...] = ()
-    quality: bool = False
-    nodes: bool = False
-    grades: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {"schema": SCHEMA, **jsonio.fields_to_dict(self)}
-
-    @property
-    def sha256(self) -> str:
-        """A hash of all fields, which each part states."""
-        return hashlib.sha256(jsonio.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +120,7 @@ def check_output(out: str | Path) -> None:
 
 def _list_output(out: str | Path) -> tuple[OutputFolder, list[str]]:
     """Return the folder `out` and the names of its files; raises as `check_output` does."""
-    check_installed("pyarrow", purpose=_PURPOSE)
+    check_installed("pyarrow", purpose=PURPOSE)
     folder = open_output_folder(out)
     names = folder.list_names() or []
     if MANIFEST not in names and not all(map(_is_manifest, names)):
@@ -180,7 +145,7 @@ class PredictionFolder:
         if MANIFEST not in names:
             self._write_manifest(None)
         self._compare_manifest()
-        self._schema = _make_schema(form).with_metadata({_METADATA_KEY: b""})
+        self._schema = make_schema(form).with_metadata({_METADATA_KEY: b""})
 
     def list_parts(self) -> set[int]:
         """Return the numbers of the parts that exist."""
@@ -259,7 +224,7 @@ class PredictionFolder:
         return self._folder.locate(_name_part(number))
 
     def _write_part(self, number: int, predictions: Sequence[Prediction]) -> _PartFacts:
-        pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
+        pyarrow, parquet = require("pyarrow", PURPOSE), require("pyarrow.parquet", PURPOSE)
         facts = _PartFacts(
             len(predictions), sum(p.error is not None for p in predictions), _hash_paths(p.path for p in predictions)
         )
@@ -269,7 +234,7 @@ class PredictionFolder:
             self._has_written = True
         values = {"schema": SCHEMA, "format": self._sha256, **jsonio.fields_to_dict(facts)}
         schema = self._schema.with_metadata({_METADATA_KEY: jsonio.dumps(values)})
-        rows = [_make_row(prediction, self._form) for prediction in predictions]
+        rows = [make_row(prediction, self._form) for prediction in predictions]
         stream = pyarrow.BufferOutputStream()
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), stream)
         self._folder.write(_name_part(number), stream.getvalue().to_pybytes())
@@ -280,7 +245,7 @@ class PredictionFolder:
 
         Raises `OutputError` if it is one of another job, or cannot be read.
         """
-        pyarrow, parquet = require("pyarrow", _PURPOSE), require("pyarrow.parquet", _PURPOSE)
+        pyarrow, parquet = require("pyarrow", PURPOSE), require("pyarrow.parquet", PURPOSE)
         try:
             with self._folder.open(_name_part(number)) as file:
                 metadata = parquet.read_metadata(file)
@@ -387,37 +352,3 @@ def _hash_paths(paths: Iterable[str]) -> str:
     for path in paths:
         digest.update(path.encode(errors="surrogatepass") + b"\0")
     return digest.hexdigest()
-
-
-def _make_schema(form: PredictionFormat) -> Any:
-    pyarrow = require("pyarrow", _PURPOSE)
-    text, number = pyarrow.string(), pyarrow.float32()  # the outputs of a network are float32
-    fields = [("path", text), ("label", text), ("probability", number)]
-    fields.append(("top", pyarrow.list_(pyarrow.struct([("label", text), ("probability", number)]))))
-    if form.several_labels:
-        fields += [(name, pyarrow.list_(text)) for name in ("labels", *form.sets)]
-    if form.decisions:
-        fields.append(("decision", text))
-    if form.decisions and not form.quality:
-        fields += [("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
-    if form.quality:
-        fields.append(("quality", pyarrow.float64()))
-    if form.nodes:
-        fields += [("node", text), ("node_probability", pyarrow.float64())]
-    if form.grades:
-        fields.append(("expected_grade", pyarrow.float64()))
-    if form.probabilities:
-        fields.append(("probabilities", pyarrow.list_(number, len(form.classes))))
-    return pyarrow.schema([*fields, ("error", text)])
-
-
-def _make_row(prediction: Prediction, form: PredictionFormat) -> dict[str, Any]:
-    """Return the cells of a row by column; those that are missing are null."""
-    if prediction.error is not None:
-        return {"path": escape_surrogates(prediction.path), "error": escape_surrogates(prediction.error)}
-    row = prediction.to_dict() | {"path": escape_surrogates(prediction.path)}
-    if form.probabilities:
-        by_label = {c.label: c.probability for c in prediction.top}
-        row["probabilities"] = [by_label[label] for label in form.classes]
-    row["top"] = row["top"][: form.top]
-    return row
