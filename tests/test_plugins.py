@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import sightline as sl
 from sightline.errors import PluginError, UsageError
 from sightline.plugins import Registry
 
@@ -27,6 +29,33 @@ def test_entries_keep_their_order_and_names_are_unique() -> None:
     assert dict(registry) == {"pear": 1, "apple": 2}
     with pytest.raises(UsageError, match="There is already a fruit 'pear': choose another name"):
         registry.add("pear", 3)
+
+
+def test_the_names_of_sightline_itself_are_taken() -> None:
+    registry: Registry[int] = Registry("fruit", reserved=("fig",))
+    with pytest.raises(UsageError, match="There is already a fruit 'fig': choose another name"):
+        registry.add("fig", 1)
+
+
+@pytest.mark.parametrize(
+    ("register", "name"),
+    [(sl.register_metric, "macro_f1"), (sl.register_metric, "accuracy"), (sl.register_source, "digits")],
+)
+def test_what_is_built_in_is_not_replaced(register: Any, name: str) -> None:
+    with pytest.raises(UsageError, match=f"There is already a .* '{name}'"):
+        register(name)(len)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        sl.register_augmentation, sl.register_exporter, sl.register_layer, sl.register_metric, sl.register_source,
+        sl.register_task,
+    ],
+)  # fmt: skip
+def test_a_decorator_without_parentheses_is_refused(register: Any) -> None:
+    with pytest.raises(UsageError, match=rf'takes the name of an? .*, as in @{register.__name__}\("name"\), not <'):
+        register(Registry)
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:

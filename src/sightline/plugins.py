@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from sightline.errors import PluginError, UsageError, suggest
 
@@ -19,22 +19,32 @@ class Registry(Mapping[str, T], Generic[T]):
     Installed packages add entries through entry points of the group ``sightline.<kind>s``, whose value is a module (or
     an object in it) that registers something when it is imported. They are imported when a name is not found or all
     names are listed, never before. One that cannot be imported hides no others: `PluginError` is raised for a name
-    that is missing then, and for a list of all names. `noun` names an entry in messages, by default `kind`.
+    that is missing then, and for a list of all names. `noun` names an entry in messages, by default `kind`. `reserved`
+    are the names of Sightline's own that are not entries.
     """
 
-    def __init__(self, kind: str, noun: str = "") -> None:
+    def __init__(self, kind: str, noun: str = "", reserved: Collection[str] = ()) -> None:
         self._kind = kind
         self._noun = noun or kind
+        self._reserved = reserved
         self._entries: dict[str, T] = {}
         self._is_complete = False
         self._failure: PluginError | None = None
 
     def add(self, name: str, entry: T) -> T:
         """Add `entry` and return it; raises `UsageError` if the name is taken."""
-        if name in self._entries:
+        if name in self._entries or name in self._reserved:
             raise UsageError(f"There is already {self._article} {self._noun} {name!r}: choose another name.")
         self._entries[name] = entry
         return entry
+
+    def check_name(self, name: Any) -> None:
+        """Raise `UsageError` if `name` is no name, as that of a decorator without parentheses: the function itself."""
+        if not isinstance(name, str) or not name:
+            raise UsageError(
+                f"register_{self._kind} takes the name of {self._article} {self._noun}, as in "
+                f'@register_{self._kind}("name"), not {name!r}.'
+            )
 
     def find(self, name: str) -> T:
         """Return the entry `name`; raises `UsageError`, with a suggestion, if there is none."""

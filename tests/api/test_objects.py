@@ -148,7 +148,8 @@ def test_arrays_may_state_their_splits() -> None:
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
         (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]
-        (lambda: sl.Dataset.from_dataframe([1, 2]), "not a pandas DataFrame"),
+        (lambda: sl.Dataset.from_dataframe([1, 2]), r"of the type builtins\.list, not a pandas DataFrame\.$"),
+        (lambda: sl.Dataset(pandas_frame(["a.png"], ["a"])), r"use Dataset\.from_dataframe\(frame\)"),
         (lambda: sl.Dataset("photos", set={"train.epochs": 5}), "settings of how images are read"),
         (lambda: sl.Dataset("photos", set="data.class_level=2"), "a dict or a list"),
         (lambda: sl.Dataset("photos", column={"lable": "roast"}), "'lable'"),
@@ -224,6 +225,7 @@ def test_probabilities_and_score_are_those_of_the_predictions(run: sl.Run) -> No
     assert [one.label for one in predictions] == [clf.classes[k] for k in p.argmax(1)]
     np.testing.assert_allclose([float(one.probability or 0) for one in predictions], p.max(1), atol=1e-6)
     assert clf.score(x, y) == np.mean([one.label == label for one, label in zip(predictions, y, strict=True)])
+    assert clf.score(x, [str(label).encode() for label in y]) == clf.score(x, y)
     assert clf.predict_proba(x[0]).shape == (1, 4), "one image is a batch of one"
     assert clf.predict_proba([]).shape == (0, 4)
 
@@ -261,6 +263,16 @@ def test_images_come_in_any_form(run: sl.Run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(clf.predict_proba(image), expected)
 
 
+def pandas_frame(paths: list[str], labels: list[str]) -> Any:
+    return pytest.importorskip("pandas").DataFrame({"path": paths, "label": labels})
+
+
+def read_to_end(content: bytes) -> io.BytesIO:
+    file = io.BytesIO(content)
+    file.read()
+    return file
+
+
 class _Tensor:
     """What converts to a NumPy array, as the tensors of PyTorch and TensorFlow do."""
 
@@ -289,6 +301,8 @@ class _Tensor:
         (lambda x: {"image": x}, "of the type dict"),
         (lambda x: None, "of the type NoneType"),
         (lambda x: io.StringIO("text"), "text mode"),
+        (lambda x: read_to_end(b"an image"), r"call seek\(0\) on it"),
+        (lambda x: pandas_frame(["a.png"], ["a"]), r"give its column of paths, as in frame\['path'\]"),
         (lambda x: sl.Dataset.from_arrays(x[None], ["a"]), r"images is a Dataset: clf\.evaluate"),
     ],
 )
@@ -349,6 +363,9 @@ def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
     assert "broken.jpg" in repr(predictions)
     assert "<td>" in predictions._repr_html_()
     assert [one.path for one in predictions[1:]] == [str(tmp_path / "broken.jpg")]
+    for more in (predictions + predictions.copy(), predictions * 2):
+        assert list(more.to_frame().columns) == list(frame.columns)
+        assert (len(more), repr(more).count("broken.jpg")) == (4, 2)
 
 
 def test_a_run_on_arrays_gets_thresholds_of_the_same_arrays(run: sl.Run, beans: sl.Dataset) -> None:

@@ -159,6 +159,10 @@ def test_new_thresholds_do_not_change_the_model_of_embeddings(trained: Trained, 
     ("arguments", "words"),
     [
         (("embed", "{run}", "{images}", "--out", "{tmp}/e.txt"), "should end with .parquet, .npy or .csv"),
+        (
+            ("embed", "{run}", "{images}", "--out", "s3://bucket/e.npy"),
+            "are written to a file here: name one",
+        ),
         (("embed", "{run}", "{images}", "--out", "{tmp}/mine.csv"), "exists and is not a file of embeddings"),
         (("embed", "{run}", "{tmp}/empty", "--out", "{tmp}/e.npy"), "contains no images"),
         (("embed", "{images}", "{images}", "--out", "{tmp}/e.npy"), "is a folder of images, not a model"),
@@ -231,6 +235,9 @@ def test_nearest_neighbors_classify_with_a_class_of_five_images(
     assert neighbors.classes == ("black", "blue", "green", "red")
     assert neighbors.score(str(new), ["black"] * 6 + ["red"] * 6) == 1
     np.testing.assert_array_equal(neighbors.embed(new).vectors, classifier.embed(new).vectors)
+    for write in (neighbors.export, neighbors.model_card, lambda: neighbors.add_class("fox", new)):
+        with pytest.raises(sl.ModelError, match="exists in memory only, and no file can hold it"):
+            write()
 
 
 def test_reference_images_that_are_to_be_predicted_are_counted(

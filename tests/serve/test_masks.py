@@ -213,7 +213,8 @@ def test_the_open_inference_protocol_has_masks_of_the_networks_own_size() -> Non
     assert outputs["quality"]["data"] == [one.quality for one in predicted]
     assert outputs["decision"]["data"] == [one.decision for one in predicted]
     assert set(outputs["decision"]["data"]) == {"mask", "abstain"}
-    expected = np.stack([model.predict_masks([image])[0].mask for image in pixels])
+    masks: list[Any] = [model.predict_masks([image])[0].mask for image in pixels]
+    expected = np.stack(masks)
     assert outputs["mask"]["shape"] == [3, 16, 24]
     np.testing.assert_array_equal(np.reshape(outputs["mask"]["data"], expected.shape), expected)
     np.testing.assert_allclose(

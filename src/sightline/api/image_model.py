@@ -111,6 +111,9 @@ class ImageModel(EmbeddingModel):
             top: As for `predict`.
             set: As for `predict`.
             callback: Receives the progress events.
+
+        Raises:
+            UsageError: As `predict` does.
         """
         if top < 1:
             raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
@@ -209,7 +212,8 @@ class ImageModel(EmbeddingModel):
             callback: As for `predict`.
 
         Returns:
-            float32 [N, K], in the order of `classes`; each row sums to 1.
+            float32 [N, K], in the order of `classes`. Each row sums to 1, unless an image may have several labels: then
+            each class has a probability of its own.
 
         Raises:
             DataError: If an image cannot be read; `predict` states its error instead.
@@ -243,7 +247,8 @@ class ImageModel(EmbeddingModel):
             The fraction of images whose predicted class is their label, in [0, 1].
 
         Raises:
-            DataError: If the labels do not fit the images or the classes.
+            DataError: If the labels do not fit the images or the classes, or an image cannot be read.
+            UsageError: If images have several labels, or masks.
         """
         if self.task.targets.allows_several:
             raise UsageError(
@@ -264,8 +269,9 @@ class ImageModel(EmbeddingModel):
     ) -> Self:
         """Return a classifier whose classes are the labels of `reference`, by a vote of the nearest images there.
 
-        Nothing is trained, so a class may have five images. A vote is weighted by cosine similarity s as exp(s / 0.07)
-        (Wu et al., 2018); the probabilities are fractions of the votes, and are not calibrated.
+        Nothing is trained, so a class may have five images. The classifier exists in memory only: it cannot be
+        exported. A vote is weighted by cosine similarity s as exp(s / 0.07) (Wu et al., 2018); the probabilities are
+        fractions of the votes, and are not calibrated.
 
         Where images of `reference` have several labels, or the model predicts several, each label has a probability of
         its own: a neighbor votes for all of its labels. A label is predicted from one half of the votes on.

@@ -16,6 +16,7 @@ from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
 from sightline.callbacks import Batch, Callback, Progress, no_progress, track
 from sightline.data.remote import is_url
+from sightline.data.sources.arrays import name_class
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
@@ -40,6 +41,8 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
         )
     if isinstance(images, _ONE_IMAGE) or hasattr(images, "read"):
         return iter([_read_image(images)])
+    if hasattr(images, "columns") and len(images.columns) != 1:
+        raise UsageError("images is a table: give its column of paths, as in frame['path'].")
     if hasattr(images, "__array__"):
         return _split_array(np.asarray(images), channels)
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
@@ -127,6 +130,8 @@ def _read_image(image: Any) -> Any:
         content = image.read()
         if isinstance(content, str):
             raise UsageError("An image file is open in text mode: open it with mode 'rb'.")
+        if not content and hasattr(image, "tell") and image.tell():
+            raise UsageError("An image file was read or written to its end: call seek(0) on it first.")
         return content
     return np.asarray(image) if hasattr(image, "__array__") else image
 
@@ -152,7 +157,7 @@ def to_class_index(label: Any, classes: Sequence[str]) -> int:
     """Return the index of the class that a label names; a number names the class that is this number."""
     if isinstance(label, float) and label.is_integer():
         label = int(label)
-    if isinstance(label, int):
+    if isinstance(label, int) and not isinstance(label, bool):
         numbers = {int(name): k for k, name in enumerate(classes) if name.isdecimal()}
         if label in numbers:
             return numbers[label]
@@ -161,9 +166,10 @@ def to_class_index(label: Any, classes: Sequence[str]) -> int:
                 f"y holds the number {label}, but the classes are {', '.join(classes[:8])}: give their names, as in "
                 "np.array(classes)[y]."
             )
-    if str(label) not in classes:
-        raise DataError(f"y holds {label!r}, which is not a class of the model.{suggest(str(label), classes)}")
-    return classes.index(str(label))
+    name = name_class(label)
+    if name not in classes:
+        raise DataError(f"y holds {label!r}, which is not a class of the model.{suggest(name, classes)}")
+    return classes.index(name)
 
 
 def prediction_row(prediction: Prediction) -> dict[str, Any]:

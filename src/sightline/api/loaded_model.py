@@ -17,6 +17,7 @@ from sightline.data.indexing import Sources
 from sightline.data.types import Index
 from sightline.errors import ModelError, plural
 from sightline.inference.embeddings import identify_manifest, identify_model
+from sightline.inference.knn import KnnPredictor
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
@@ -67,6 +68,11 @@ class LoadedModel:
     @property
     def model_path(self) -> Path:
         """The path that the model was loaded from; raises `ModelError` for a model that was built in memory."""
+        if isinstance(self.predictor, KnnPredictor):
+            raise ModelError(
+                "A classifier by nearest neighbors exists in memory only, and no file can hold it: use the model that "
+                "it was made from, as sightline.load returns it."
+            )
         path = self.path if self.run is None else self.run.path
         if path is None:
             raise ModelError("This classifier was not loaded from a file: use sightline.load.")

@@ -60,7 +60,7 @@ def load(
     Raises:
         ModelError: If `path` is not a model, or was damaged.
         MissingExtraError: If the runtime of its format is not installed.
-        UsageError: If there is no such device for the model.
+        UsageError: If there is no such engine or no such device for the model, or `threads` is negative.
 
     Warning:
         Operations of a SavedModel or a LiteRT file that do more than compute are refused, but the memory and time that
@@ -70,6 +70,8 @@ def load(
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
     if device not in (None, *get_args(Device)):
         raise UsageError(f"There is no device {device!r}.{suggest(str(device), get_args(Device))}")
+    if threads < 0:
+        raise UsageError(f"threads is a number of threads, or 0 for one for each core, not {threads}.")
     path, bundle_device = Path(path), device or "cpu"
     if str(path) == IMAGENET and not path.exists():
         from sightline.api import imagenet  # which can build a network: no other model needs all that

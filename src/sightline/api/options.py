@@ -31,6 +31,8 @@ def to_assignments(settings: Settings) -> list[str]:
         if isinstance(value, Mapping):
             assignments += to_assignments({f"{key}.{name}": inner for name, inner in value.items()})
         else:
+            if hasattr(value, "tolist"):  # a number or an array of NumPy
+                value = value.tolist()  # noqa: PLW2901
             text = "unset" if value is None else jsonio.dumps(str(value) if isinstance(value, Path) else value)
             assignments.append(f"{key}={text}")
     return assignments

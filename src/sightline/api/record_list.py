@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import UserList
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, overload
 
 from rich.cells import cell_len
 
@@ -25,9 +25,27 @@ class RecordList(UserList[T]):
         super().__init__(values)
         self._to_row = to_row
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> RecordList[T]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> T | RecordList[T]:
         """Return one value, or for a slice a list of values that still knows its columns."""
         return RecordList(self.data[index], self._to_row) if isinstance(index, slice) else self.data[index]
+
+    def __add__(self, other: Iterable[T]) -> RecordList[T]:
+        """Return the values of both, which still know their columns."""
+        return RecordList([*self.data, *other], self._to_row)
+
+    def __mul__(self, count: int) -> RecordList[T]:
+        """Return the values as often as `count` says."""
+        return RecordList(self.data * count, self._to_row)
+
+    def copy(self) -> RecordList[T]:
+        """Return a list of the same values, which still knows its columns."""
+        return RecordList(self.data, self._to_row)
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row for each value.

@@ -332,7 +332,7 @@ class Run:
                 coordinator=coordinator, rank=rank, engine=engine, num_workers=num_workers,
                 cpus_per_worker=cpus_per_worker, ray_address=ray_address, callback=display,
             )  # fmt: skip
-        return Run(self.path, result=result, data=dataset or self._data)
+        return Run(self.path, result=result, data=self._data if dataset is None else dataset)
 
     @property
     def _in_memory_data(self) -> Dataset | None:

@@ -29,11 +29,11 @@ RANKINGS = ("auroc", "average_precision")
 NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
 
 MetricFunction = Callable[[NDArray[np.float32], NDArray[np.int32]], float]
-METRICS: Registry[MetricFunction] = Registry("metric")  # beside those above
+METRICS: Registry[MetricFunction] = Registry("metric", reserved=("accuracy", "top_1", "top_5", *NAMES))
 
 
 def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
-    """Register the decorated function as a metric, which every evaluation then computes.
+    """Register the decorated function as a metric, which every evaluation of images with one class each computes.
 
     The function takes probabilities, float32 [N, K], and labels, int32 [N], and returns a number, NaN if it is
     undefined. Its 95% interval comes from a bootstrap of 200 resamples. See [Extending](extending.md).
@@ -45,8 +45,9 @@ def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
         A decorator, which returns the function unchanged.
 
     Raises:
-        UsageError: If another metric has this name.
+        UsageError: If another metric has this name, one of Sightline's own included.
     """
+    METRICS.check_name(name)
 
     def register(function: MetricFunction) -> MetricFunction:
         return METRICS.add(name, function)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ Batches = Generator[Embeddings, None, None]
 
 
 def check_output(path: Path) -> None:
-    """Raise `UsageError` for a suffix without a format, `MissingExtraError` without the package of a format.
+    """Raise `UsageError` for an address or a suffix without a format, `MissingExtraError` without its package.
 
     Raises `OutputError` if the file exists and was not written here.
     """
+    if re.match(r"[a-z0-9+.-]{2,}:/", path.as_posix(), re.IGNORECASE):  # a path has one slash less than an address
+        raise UsageError(
+            f"{path} is an address, but embeddings are written to a file here: name one, and copy it there."
+        )
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} should end with .parquet, .npy or .csv, the formats of embeddings.")
     if path.suffix.lower() == ".parquet":

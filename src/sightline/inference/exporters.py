@@ -104,6 +104,7 @@ def register_exporter(name: str) -> Callable[[E], E]:
     Raises:
         UsageError: If another format has this name, or the class states a precision that does not exist.
     """
+    EXPORTERS.check_name(name)
 
     def register(exporter: E) -> E:
         if unknown := [precision for precision in exporter.precisions if precision not in PRECISIONS]:

@@ -373,10 +373,12 @@ def register_model(
         A decorator, which returns the function unchanged.
 
     Raises:
-        UsageError: If another model has this name.
+        UsageError: If another model has this name, one of Sightline's own included.
     """
     values: dict[str, Any] = {"min_input_size": input_size, "normalize": "imagenet", "head": HeadSpec("average")}
     values |= defaults
+
+    ENTRIES.check_name(name)
 
     def register(backbone_fn: F) -> F:
         about = description or (backbone_fn.__doc__ or name).strip().partition("\n")[0].rstrip(".")

@@ -278,6 +278,7 @@ def register_task(name: str) -> Callable[[T], T]:
     Raises:
         UsageError: If another task has this name.
     """
+    TASKS.check_name(name)
 
     def register(task: T) -> T:
         task.name = name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,15 @@ from sightline.errors import DataError
         ([[1], [0], [10]], None, ["1", "0", "10"]),
         ([20240101, 20240102, 10**18], None, ["20240101", "20240102", "1000000000000000000"]),
         (np.array([1, 0, 1], np.uint8), ["cat", "dog"], ["dog", "cat", "dog"]),
+        (np.array([1, 0, 1]), np.array(["cat", "dog"]), ["dog", "cat", "dog"]),
+        ([1, 0, 1], (name for name in ("cat", "dog")), ["dog", "cat", "dog"]),
+        (np.array([0, 1, 0]), [7, 9], ["7", "9", "7"]),
         (["cat", "dog", "猫"], None, ["cat", "dog", "猫"]),
+        ([b"cat", "猫".encode(), b"cat"], None, ["cat", "猫", "cat"]),
     ],
-    ids=["numbers", "columns", "dates", "named", "names"],
+    ids=["numbers", "columns", "dates", "named", "array", "generator", "numbers as names", "names", "bytes"],
 )
-def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: list[str]) -> None:
+def test_labels_of_arrays(labels: Any, classes: Any, expected: list[str]) -> None:
     items = list_array_items(np.zeros((3, 4, 4), np.uint8), labels, "mine", "test", classes)
     assert [e.label for e in items] == expected
     assert [e.path for e in items] == ["mine[0]", "mine[1]", "mine[2]"]
@@ -66,6 +69,13 @@ def test_arrays_that_do_not_fit_are_refused(pixels: Any, labels: Any, classes: A
     with pytest.raises(DataError) as caught:
         list_array_items(pixels, labels, "mine", classes=classes)
     assert message in str(caught.value)
+
+
+def test_a_missing_value_of_pandas_or_numpy_is_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    for missing in (pandas.NA, pandas.NaT, np.float32("nan")):
+        with pytest.raises(DataError, match=r"mine\[1\] has no label"):
+            list_array_items(np.zeros((2, 4, 4), np.uint8), ["cat", missing], "mine")
 
 
 def test_without_arrays_there_are_no_entries() -> None:

@@ -33,6 +33,8 @@ def list_array_items(
             f"{suggest_conversion(pixels)}."
         )
     store = ArrayStore(pixels, name)
+    if classes is not None:
+        classes = [name_class(each) for each in classes]  # also of an array, which has no truth value
     if isinstance(labels, list | tuple):  # as an array of text, a missing label would be 'None' or 'nan'
         for i, label in enumerate(labels):
             _name_label(label, i, name)
@@ -63,6 +65,22 @@ def list_array_items(
 
 
 def _name_label(label: Any, position: int, name: str) -> str:
-    if label is None or (isinstance(label, float) and math.isnan(label)):
+    if _is_missing(label):
         raise DataError(f"{name}[{position}] has no label ({label}): leave the image out, or give it a label.")
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else name_class(label)
+
+
+def name_class(label: Any) -> str:
+    """Return a label as the name of a class; bytes, as of a NumPy array of fixed width, are UTF-8.
+
+    >>> name_class(b"cat"), name_class("cat"), name_class(True)
+    ('cat', 'cat', 'True')
+    """
+    return label.decode("utf-8", "surrogateescape") if isinstance(label, bytes) else str(label)
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a label is None, NaN, or the ``NA`` or ``NaT`` of pandas, which is not imported for it."""
+    if isinstance(label, float | np.floating):
+        return math.isnan(label)
+    return label is None or type(label).__name__ in {"NAType", "NaTType"}

@@ -14,7 +14,9 @@ from sightline.errors import DataError, UsageError
 def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
     """Return the listing of a DataFrame, as of a table; raises `UsageError` for anything else."""
     if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
-        raise UsageError(f"frame is of the type {type(frame).__name__}, not a pandas DataFrame.")
+        hint = ": use frame.to_pandas()" if hasattr(frame, "to_pandas") else ""  # of polars, PyArrow, datasets
+        module = type(frame).__module__.partition(".")[0]
+        raise UsageError(f"frame is of the type {module}.{type(frame).__qualname__}, not a pandas DataFrame{hint}.")
     if frame.empty:
         raise DataError("The DataFrame has no rows.")
     names = Counter(str(name).strip() for name in frame.columns)

@@ -77,7 +77,7 @@ KERAS_DATASETS = {
 NAMES = ("beans:COUNT@SIZE", "digits", *KERAS_DATASETS)
 
 Source = Callable[[str], SourceListing]
-SOURCES: Registry[Source] = Registry("source")
+SOURCES: Registry[Source] = Registry("source", reserved=("beans", "digits", *KERAS_DATASETS))
 
 
 def register_source(name: str) -> Callable[[Source], Source]:
@@ -93,8 +93,9 @@ def register_source(name: str) -> Callable[[Source], Source]:
         A decorator, which returns the function unchanged.
 
     Raises:
-        UsageError: If another source has this name.
+        UsageError: If another source has this name, one of Sightline's own included.
     """
+    SOURCES.check_name(name)
 
     def register(source: Source) -> Source:
         return SOURCES.add(name, source)

@@ -154,6 +154,8 @@ def register_layer(*names: str) -> Callable[[L], L]:
     Raises:
         UsageError: If one of the names is registered already.
     """
+    for each in names:
+        LAYER_TYPES.check_name(each)
 
     def register(layer_type: L) -> L:
         for name in names:

@@ -75,6 +75,7 @@ def register_augmentation(name: str) -> Callable[[A], A]:
     Raises:
         UsageError: If another augmentation has this name.
     """
+    AUGMENTATIONS.check_name(name)
 
     def register(augmentation: A) -> A:
         augmentation.name = name
