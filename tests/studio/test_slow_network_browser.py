@@ -171,7 +171,7 @@ def test_a_correction_that_fails_in_the_large_view_says_so_there(
         page.click("[data-edit=keep]")  # it covers no button
         page.keyboard.press("Escape")
         playwright.expect(page.locator("#viewer")).to_be_hidden()
-        assert page.evaluate(IS_ON_TOP)
+        page.wait_for_function(IS_ON_TOP)  # the dialog says that it has closed after it has
         assert page.locator("#message").bounding_box()["width"] > 300
     open_page.errors.clear()
 
