@@ -67,6 +67,14 @@ def _no_wait_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_return_of_memory() -> Iterator[None]:
+    """Leave garbage to Python: a tiny run asks for it four times, each a look at all objects of a process of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "trim_memory", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Isolate the tests from the user's caches, weights and settings, and vice versa."""
     with pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import traceback
@@ -104,10 +105,16 @@ def main() -> None:
     sys.exit(code)
 
 
+@functools.cache
+def _build_commands() -> Any:
+    """Return the commands of `app`. To read the options of all of them takes 50 ms, which a process spends once."""
+    return typer.main.get_command(app)
+
+
 def _run_command() -> int:
     """Run the command that the arguments name, print its error if it raises one, and return the exit code."""
     try:
-        code = app(standalone_mode=False, prog_name="sightline")
+        code = _build_commands()(standalone_mode=False, prog_name="sightline")
     except OPTION_ERROR as error:  # an invalid option
         context = error.ctx
         name = None if context is None or context.parent is None else context.info_name
