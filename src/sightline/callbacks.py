@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sightline.errors import UsageError
+
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)`` from any thread, at most a few times a second."""
 
@@ -125,6 +127,16 @@ class Callback:
         Args:
             record: Its losses, accuracies, learning rate and speed.
         """
+
+
+def as_callback(callback: Callback | None) -> Callback:
+    """Return `callback`, or for None one that does nothing; raises `UsageError` for anything else."""
+    if callback is not None and not isinstance(callback, Callback):
+        raise UsageError(
+            f"callback is {callback!r}, but expected an object of a subclass of sightline.Callback, whose methods "
+            "receive the events."
+        )
+    return callback or Callback()
 
 
 class CallbackList(Callback):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sightline.callbacks import Callback, EpochRecord
+from sightline.callbacks import Callback, EpochRecord, as_callback
 from sightline.errors import plural
 from sightline.escaping import printable
 
@@ -60,10 +60,11 @@ def show_progress(progress: bool = True, callback: Callback | None = None) -> It
     """Yield the callback of a long call from Python: `callback` if there is one, else a display on standard error.
 
     `progress` False shows nothing. In a notebook bars need ipywidgets; without it, and where standard error is a file,
-    there is a line for each epoch, and one from time to time for each slow task.
+    there is a line for each epoch, and one from time to time for each slow task. Raises `UsageError` for a `callback`
+    that is none.
     """
     if callback is not None or not progress:
-        yield callback or Callback()
+        yield as_callback(callback)
         return
     with ProgressDisplay() as display:
         yield display

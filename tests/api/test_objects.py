@@ -103,6 +103,13 @@ def test_a_frame_whose_columns_have_one_name_is_refused(names: tuple[Any, ...]) 
         sl.Dataset.from_dataframe(frame)
 
 
+def test_a_dataset_can_be_pickled_before_and_after_it_is_read(photos: Path) -> None:
+    x, y = draw(12)
+    for data in (sl.Dataset.from_folder(photos), sl.Dataset.from_arrays(x, y), sl.Dataset("beans:12@32")):
+        counts = data.counts
+        assert pickle.loads(pickle.dumps(data)).counts == counts  # noqa: S301  # pickled by this test
+
+
 def test_an_unread_dataset_is_described_without_reading_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     data = sl.Dataset.from_folder(tmp_path / "empty")
@@ -201,6 +208,30 @@ def test_a_notebook_shows_the_page_of_a_run_without_scripts_and_waits_for_no_pip
     (copy.path / "report.html").unlink()
     os.mkfifo(copy.path / "report.html")
     assert "<th>epoch</th>" in copy._repr_html_()
+
+
+def test_a_run_that_is_gone_is_not_taken_for_an_empty_one(run: sl.Run, tmp_path: Path) -> None:
+    opened = sl.Run(shutil.copytree(run.path, tmp_path / "run"))
+    opened.path.rename(tmp_path / "moved")
+    for read in (lambda: opened.history, lambda: opened.status, lambda: opened.config):
+        with pytest.raises(sl.ModelError, match="is not a run"):
+            read()
+
+
+@pytest.mark.parametrize("wrong", [print, sl.Callback])
+def test_a_callback_that_is_none_is_refused_before_any_work(
+    run: sl.Run, beans: sl.Dataset, tmp_path: Path, wrong: Any
+) -> None:
+    clf, (x, _) = run.classifier, draw(2)
+    for call in (
+        lambda: sl.train(beans, out=tmp_path / "run", callback=wrong, **QUICK),
+        lambda: clf.predict(x, callback=wrong),
+        lambda: clf.iter_predictions(x, callback=wrong),
+        lambda: clf.iter_embeddings(x, callback=wrong),
+    ):
+        with pytest.raises(sl.UsageError, match=r"expected an object of a subclass of sightline\.Callback"):
+            call()
+    assert not (tmp_path / "run").exists()
 
 
 def test_options_have_the_names_of_the_command_line(beans: sl.Dataset, tmp_path: Path) -> None:

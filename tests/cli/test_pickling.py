@@ -25,6 +25,7 @@ from sightline.errors import ModelError
 from sightline.inference import bundle
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.results import Thresholds
+from sightline.runs.directory import RunDirectory
 
 FOLDER_FORMATS = tuple(name for name, exporter in EXPORTERS.items() if not exporter.is_bundle)
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -86,9 +87,9 @@ def test_a_copy_needs_no_file_of_the_model(
     """A copy predicts after the run is deleted, with the thresholds of the run."""
     place = Path(shutil.copytree(stored(form), tmp_path / "model"))
     monkeypatch.chdir(tmp_path)
+    if form == "run":
+        RunDirectory(place).write_thresholds(Thresholds(confidence=0.4, target_precision=0.9, count=10))
     model = load("model")
-    if model.run is not None:
-        model.run.write_thresholds(Thresholds(confidence=0.4, target_precision=0.9, count=10))
     predictions = model.predict(list(PIXELS))
     data = pickle.dumps(model)
     monkeypatch.chdir("/")
@@ -131,6 +132,20 @@ def test_threads_may_use_one_copy(stored: Callable[[str], Path], form: str) -> N
             np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize("form", ["run", "keras", "bundle", "saved_model"])
+def test_a_loaded_model_predicts_after_its_files_have_moved(
+    stored: Callable[[str], Path], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(shutil.copytree(stored("run" if form == "keras" else form), tmp_path / "model"))
+    monkeypatch.chdir(tmp_path)
+    model = load("model", engine="keras" if form == "keras" else "onnx")
+    place.rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    again = load(tmp_path / "moved", engine="keras" if form == "keras" else "onnx")
+    assert model.predict(list(PIXELS)) == again.predict(list(PIXELS))
+    assert model.embed(list(PIXELS)).model == again.feature_model_id
+
+
 def test_what_comes_out_of_a_pickle_is_checked_as_a_file_is(stored: Callable[[str], Path]) -> None:
     """A graph with unknown operations is rejected from a pickle too."""
     model = load(stored("bundle"))
@@ -152,13 +167,13 @@ def test_thresholds_of_an_export_are_kept(stored: Callable[[str], Path], tmp_pat
 
 
 def test_thresholds_are_read_once_and_replaced_when_saved(stored: Callable[[str], Path], tmp_path: Path) -> None:
-    model = load(shutil.copytree(stored("run"), tmp_path / "run"))
+    run = RunDirectory(Path(shutil.copytree(stored("run"), tmp_path / "run")))
+    run.write_thresholds(Thresholds(confidence=0.4, target_precision=0.9, count=10))
+    model = load(run.path)
     assert model.run is not None
-    first = Thresholds(confidence=0.4, target_precision=0.9, count=10)
-    model.run.write_thresholds(first)
+    (run.path / "thresholds.json").write_text("damaged after it was loaded", encoding="utf-8")
     predictions = model.predict(list(PIXELS))
     assert all(prediction.decision is not None for prediction in predictions)
-    (model.run.path / "thresholds.json").write_text("damaged after the first prediction", encoding="utf-8")
     assert model.predict(list(PIXELS)) == predictions
     assert list(model.iter_predictions(list(PIXELS))) == predictions
     second = Thresholds(confidence=0.999999, target_precision=0.99, count=10)

@@ -190,9 +190,8 @@ class Dataset:
             UsageError: If `frame` is not a DataFrame.
             DataError: If it has no column of paths or of labels.
         """
-        assignments = [*data_assignments(column), *to_assignments(set)]
-        if root:
-            assignments += to_assignments({"data.root": str(root)})
+        location = to_assignments({"data.root": str(root)}) if root else []
+        assignments = [*data_assignments(column), *to_assignments(set), *location]
         listing = list_frame_items(frame, resolve_config(assignments=assignments).data)
         return cls(listing, column=column, set=set)
 
@@ -225,6 +224,9 @@ class Dataset:
             return cls(data, column=column, set=set)
         settings = [*data.settings, *data_assignments(column), *to_assignments(set)]
         return data if settings == data.settings else cls(data.sources, set=settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_index": None}  # its functions read images, and no function can be pickled
 
     def __add__(self, other: Dataset) -> Dataset:
         """Return the images of both, read with the settings of both."""
@@ -363,11 +365,10 @@ class Dataset:
         """
         from sightline.api.preview import preview_images
 
-        settings = [*self.settings, *data_assignments(column), *to_assignments(set)]
         with show_progress(progress, callback) as display:
             return preview_images(
-                self.sources, out=out, count=count, seed=seed, augmented=augment, recipe=recipe, set=settings,
-                callback=display,
+                self.sources, out=out, count=count, seed=seed, augmented=augment, recipe=recipe,
+                set=[*self.settings, *data_assignments(column), *to_assignments(set)], callback=display,
             )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -377,8 +378,7 @@ class Dataset:
         if self._index is None:
             counts = [len(source.items) for source in self.sources if isinstance(source, SourceListing)]
             return plural(sum(counts), "image") if 0 < len(counts) == len(self.sources) else "not read yet"
-        unreadable = len(self.index.unreadable)
-        rest = f", {plural(unreadable, 'unreadable file')}" if unreadable else ""
+        rest = f", {plural(failed, 'unreadable file')}" if (failed := len(self.index.unreadable)) else ""
         return f"{plural(len(self), 'image')} in {plural(len(self.counts), 'class', 'classes')}{rest}"
 
     def _repr_html_(self) -> str:

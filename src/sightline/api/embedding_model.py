@@ -12,7 +12,7 @@ from sightline.api.images import ImageLike, list_items, list_labeled_items, trac
 from sightline.api.masks import MaskModel
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
-from sightline.callbacks import Callback, track
+from sightline.callbacks import Callback, as_callback, track
 from sightline.data.indexing import Sources
 from sightline.errors import UsageError
 from sightline.inference import embedding_files, nearest, stream
@@ -80,7 +80,7 @@ class EmbeddingModel(MaskModel):
             set: As for `predict`.
             callback: Receives the progress events.
         """
-        progress = (callback or Callback()).on_progress
+        progress = as_callback(callback).on_progress
         if labeled or isinstance(images, Dataset):
             data = self.wrap_labeled(cast("Dataset | Sources", images), set)
             labeled_items = list(list_labeled_items(data, progress))

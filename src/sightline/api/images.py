@@ -14,7 +14,7 @@ from PIL import Image
 
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
-from sightline.callbacks import Batch, Callback, Progress, no_progress, track
+from sightline.callbacks import Batch, Callback, Progress, as_callback, no_progress, track
 from sightline.data.remote import is_url
 from sightline.data.sources.arrays import name_class
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
@@ -61,7 +61,7 @@ def list_items(
     `callback` receives a message about each archive in which a name occurs more than once.
     """
     items = make_items(split_images(images, channels), parse_file_limits(to_assignments(settings)))
-    return items if callback is None else report_notes(items, callback.on_message)
+    return items if callback is None else report_notes(items, as_callback(callback).on_message)
 
 
 @contextmanager

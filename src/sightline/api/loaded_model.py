@@ -13,6 +13,7 @@ from sightline.api.dataset import Dataset
 from sightline.api.options import Settings
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
+from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
 from sightline.errors import ModelError, plural
@@ -47,6 +48,18 @@ class LoadedModel:
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
         self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
         self.task_name: str | None = None  # known once it was asked for
+
+    def read_run(self) -> None:
+        """Read what predictions need of the run now: later, it may be somewhere else."""
+        self.task_name = self.run_config.model.task
+        self.thresholds, self.tile = self.thresholds, self.tile
+
+    @cached_property
+    def run_config(self) -> RunConfig:
+        """The settings of the run; raises `ModelError` for a model without one."""
+        if self.run is None:
+            raise ModelError("This classifier was not loaded from a run: use sightline.load.")
+        return self.run.config
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
@@ -88,14 +101,14 @@ class LoadedModel:
         from sightline.models.describe import weights_sha256  # not for a bundle, which needs no network
 
         weights = weights_sha256(self.predictor.model)
-        return identify_model(self.run.config.model.name, weights, "float32", self.predictor.preprocess)
+        return identify_model(self.run_config.model.name, weights, "float32", self.predictor.preprocess)
 
     @property
     def task(self) -> Task:
         """What the model has learned; raises `UsageError` for the task of a package that is not installed."""
         if self.task_name is None:
             if self.run is not None:
-                self.task_name = self.run.config.model.task
+                self.task_name = self.run_config.model.task
             else:
                 self.task_name = "single_label" if self.manifest is None else self.manifest.task
         return find_task(self.task_name)
@@ -126,7 +139,7 @@ class LoadedModel:
     def tile(self) -> float:
         """The scale at which masks are predicted in tiles, as ``input.tile`` states it; 0: the whole image at once."""
         if self.run is not None:
-            return self.run.config.input.tile
+            return self.run_config.input.tile
         return 0.0 if self.manifest is None else self.manifest.tile
 
     def labeled_images(

@@ -232,8 +232,8 @@ class Run:
 
     @property
     def directory(self) -> RunDirectory:
-        """The files of the run."""
-        return RunDirectory(self.path)
+        """The files of the run; raises `ModelError` if it is not at `path` any more."""
+        return RunDirectory.open(self.path)
 
     @property
     def status(self) -> str:
