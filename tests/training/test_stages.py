@@ -266,7 +266,7 @@ def extract_views(
     assert features is not None
     assert features.views == 1
     if (views := max(stage_features.count_views(stage, config) for stage in group)) > 1:
-        features = stage_features.add_views(built_network, features, views, train, validation, config, progress)
+        features = stage_features.add_views(features, views, train, validation, config, progress)
     return features
 
 
@@ -365,6 +365,28 @@ def test_views_are_the_image_then_augmented_copies() -> None:
     assert np.abs(features.train.take(slice(0, count)) - features.train.take(slice(count, 2 * count))).max() > 0.1
 
 
+def test_views_are_computed_by_the_layers_that_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converting the layers and comparing them with Keras takes a second of a core."""
+    count, build = 0, stage_features.build_frozen_layers  # type: ignore[attr-defined]  # imported there
+
+    def count_layers(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return build(*arguments)
+
+    monkeypatch.setattr(stage_features, "build_frozen_layers", count_layers)
+    config = RunConfig(augment=AUGMENT_CONFIG, device=DeviceConfig(feature_runtime="onnxruntime"))
+    train, validation = make_subset(40, 8), make_subset(5, 8, seed=1)
+    features = stage_features.extract_features(
+        build_network("fashion-cnn"), [StageConfig(unfreeze=0)], train, validation, config, no_progress
+    )
+    assert features is not None
+    stage_features.time_view(features.layers, train, config)
+    stage_features.count_cached_views(features, 3, train, validation, config)
+    assert stage_features.add_views(features, 3, train, validation, config).views == 3
+    assert count == 1
+
+
 def test_the_time_of_a_view_is_also_that_of_its_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
     built_network, train = build_network("fashion-cnn"), make_subset(80, 8)
     config = RunConfig(augment=AUGMENT_CONFIG, device=DeviceConfig(feature_runtime="onnxruntime"))
@@ -378,7 +400,7 @@ def test_the_time_of_a_view_is_also_that_of_its_augmentation(monkeypatch: pytest
 
     monkeypatch.setattr(devices, "predict_on_batch", augment_slowly)
     monkeypatch.setattr(stage_features, "time", SimpleNamespace(perf_counter=lambda: seconds))
-    assert stage_features.time_view(built_network, features, train, config) == 80, "one second for each image"
+    assert stage_features.time_view(features.layers, train, config) == 80, "one second for each image"
 
 
 def test_copies_without_augmentation_would_be_the_same_and_are_not_made() -> None:

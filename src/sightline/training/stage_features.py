@@ -42,10 +42,12 @@ TIMED_BATCHES = 2  # of each thread, by which the time of a view is estimated
 class StageFeatures:
     """The outputs of the frozen layers for both splits: float32 features in place of pixels.
 
-    `tensor` is the tensor of the model that they are values of; `train` holds `views` rows per image, view by view.
+    `tensor` is the tensor of the model that they are values of, and `layers` computed them; `train` holds `views` rows
+    per image, view by view.
     """
 
     tensor: Any
+    layers: FrozenLayers
     train: Subset
     validation: Subset
     views: int
@@ -81,11 +83,10 @@ def extract_features(
         validation_features = replace(validation, pixels=values, rows=np.arange(len(validation)))
         values = _compute_features(frozen, shape, train, config, advance, early)
         train_features = replace(train, pixels=values, rows=np.arange(len(train)))
-    return StageFeatures(tensor, train_features, validation_features, 1)
+    return StageFeatures(tensor, frozen, train_features, validation_features, 1)
 
 
 def add_views(
-    network: Network,
     base: StageFeatures,
     views: int,
     train: Subset,
@@ -93,8 +94,11 @@ def add_views(
     config: RunConfig,
     progress: Progress = no_progress,
 ) -> StageFeatures:
-    """Return the features in `base`, with those of augmented versions of each training image: `views` in all."""
-    frozen, shape = _make_layers(network.model.input, base.tensor, train, config, None), tuple(base.tensor.shape[1:])
+    """Return the features in `base`, with those of augmented versions of each training image: `views` in all.
+
+    `base` is what `extract_features` returned for `train` and `validation`.
+    """
+    frozen, shape = base.layers, tuple(base.tensor.shape[1:])
     subset = _find_shared_images(train, validation, config, frozen, shape, views)
     if len(subset) and base.train.pixels is base.validation.pixels:
         rows, layers = train.rows, frozen.exact or frozen
@@ -106,14 +110,12 @@ def add_views(
     values = _compute_views(layers, shape, subset, originals, views, config, advance)
     view_rows = np.concatenate([rows + view * len(subset) for view in range(views)])
     samples = Subset(values, view_rows, np.concatenate([train.labels] * views), train.paths * views)
-    return StageFeatures(base.tensor, samples, base.validation, views)
+    return StageFeatures(base.tensor, frozen, samples, base.validation, views)
 
 
-def count_cached_views(
-    network: Network, base: StageFeatures, views: int, train: Subset, validation: Subset, config: RunConfig
-) -> int:
+def count_cached_views(base: StageFeatures, views: int, train: Subset, validation: Subset, config: RunConfig) -> int:
     """Return the largest number of views, up to `views`, whose features `add_views` has in the cache; else 1."""
-    frozen, shape = _make_layers(network.model.input, base.tensor, train, config, None), tuple(base.tensor.shape[1:])
+    frozen, shape = base.layers, tuple(base.tensor.shape[1:])
     for count in range(views, 1, -1):
         subset = _find_shared_images(train, validation, config, frozen, shape, count)
         is_shared = len(subset) and base.train.pixels is base.validation.pixels
@@ -123,9 +125,8 @@ def count_cached_views(
     return 1
 
 
-def time_view(network: Network, base: StageFeatures, train: Subset, config: RunConfig) -> float:
+def time_view(frozen: FrozenLayers, train: Subset, config: RunConfig) -> float:
     """Return the seconds that another view of each image and its features take, from those of a few batches."""
-    frozen = _make_layers(network.model.input, base.tensor, train, config, None)
     num_streams = 1 if frozen.streams is None else frozen.streams.count
     subset = train.head(TIMED_BATCHES * num_streams * BATCH_SIZE)
     augment, seconds = _make_augmentation(subset, config)(1), 0.0
@@ -180,7 +181,7 @@ def advance_features(
     views = min(stage.views, base.views)
     train_subset = base.train.head(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
-        return StageFeatures(base.tensor, train_subset, base.validation, views)
+        return StageFeatures(base.tensor, base.layers, train_subset, base.validation, views)
     intermediate = _make_layers(base.tensor, tensor, train_subset, config, on_message)
     shape = tuple(tensor.shape[1:])
     done, total = 0, len(train_subset) + len(base.validation)
@@ -193,7 +194,7 @@ def advance_features(
     exact = intermediate.exact or intermediate
     validation_features = _run_layers(exact, shape, base.validation, config, advance)
     train_features = _run_layers(intermediate, shape, train_subset, config, advance)
-    return StageFeatures(tensor, train_features, validation_features, views)
+    return StageFeatures(tensor, intermediate, train_features, validation_features, views)
 
 
 def _make_layers(

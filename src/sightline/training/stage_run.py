@@ -147,14 +147,14 @@ class StagePreparer:
         if views > 1 and limit_views is not None:
             views = limit_views(
                 views,
-                partial(stage_features.time_view, network, features, train, config),
-                partial(stage_features.count_cached_views, network, features, views, train, validation, config),
+                partial(stage_features.time_view, features.layers, train, config),
+                partial(stage_features.count_cached_views, features, views, train, validation, config),
             )
         if self._view_features is not None and self._view_features.views >= views:
             features = self._view_features
         elif views > 1:
             self._view_features = None  # its memory
-            features = stage_features.add_views(network, features, views, train, validation, config, progress)
+            features = stage_features.add_views(features, views, train, validation, config, progress)
             self._view_features = features
         stage = replace(stage, views=views)
         return stage_features.advance_features(network, features, stage, config, progress, callback.on_message)
