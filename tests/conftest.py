@@ -27,8 +27,17 @@ settings.register_profile("sightline", deadline=None, max_examples=50)
 settings.load_profile("sightline")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` leaves items out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files of few tests first: they are the long ones, and the last file decides when the second process ends."""
+    """Mark combinations as slow, and run files of few tests first.
+
+    These are the long ones, and the last file decides when the second process ends.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and (mark := item.get_closest_marker("slow_with")):
+            parameters = item.callspec.id if hasattr(item, "callspec") else ""
+            if parameters in mark.args:
+                item.add_marker("slow")
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])
 

@@ -143,6 +143,7 @@ print(backend.get_threads(), backend.tensorflow().config.threading.get_intra_op_
 """
 
 
+@pytest.mark.slow_with("[]-True--1 true")
 @pytest.mark.parametrize(
     ("gpus", "growth", "expected"),
     [("[]", True, "-1 true"), ("[0, 2]", False, "0,2 false"), ("None", True, "None true")],

@@ -61,6 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_compress_goes_on_where_a_network_cannot_be_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a layer is used twice, unless pruning is all that was asked for."""
 
@@ -180,6 +181,7 @@ def test_the_source_is_listed_by_its_name() -> None:
     assert len(index.images) == 40
 
 
+@pytest.mark.slow
 def test_the_task_spreads_labels_over_neighboring_grades(tmp_path: Path) -> None:
     exec(compile(EXAMPLES["task"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
     try:

@@ -172,6 +172,7 @@ def draw_scores(kind: str, count: int, rng: np.random.Generator) -> NDArray[np.f
 MEANS = {"hits": 0.9, "beta": 0.8, "mixed": 0.9}
 
 
+@pytest.mark.slow_with("beta-150", "mixed-150")
 @pytest.mark.parametrize("count", [10, 40, 150])
 @pytest.mark.parametrize("kind", MEANS)
 def test_the_interval_of_a_bounded_mean_holds_it(kind: str, count: int) -> None:

@@ -143,6 +143,7 @@ print(issubclass(keras.wrappers.SKLearnClassifier, ClassifierMixin))
 """
 
 
+@pytest.mark.slow
 def test_what_keras_imports_for_its_wrappers_is_imported_when_they_are_used(tmp_path: Path) -> None:
     """Importing scikit-learn and matplotlib takes as long as importing Keras."""
     assert run(KERAS, tmp_path / "home").splitlines() == ["[]", "plot_image_gallery", "True"]

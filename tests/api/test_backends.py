@@ -132,6 +132,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return sl.train(data, recipe="quick", epochs=1, set=settings, out=folder / "run", progress=False), find_image(data)
 
 
+@pytest.mark.slow_with(
+    "ordinal-onnx-int8", "ordinal-safetensors-float32", "hierarchical-safetensors-float32", "hierarchical-onnx-int8"
+)
 @pytest.mark.parametrize(
     ("form", "precision"),
     [

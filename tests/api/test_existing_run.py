@@ -33,6 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResul
     return path, train(path)
 
 
+@pytest.mark.slow
 def test_same_settings_are_tested_not_trained(finished: tuple[Path, TrainResult]) -> None:
     path, first = finished
     weights = (path / "model.keras").read_bytes()

@@ -190,6 +190,7 @@ def test_an_untrusted_candidate_is_checked_before_keras_reads_it(
     assert f"remove {model.parent}" in " ".join(result.err.split())
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_continues_inside_a_training(
     sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

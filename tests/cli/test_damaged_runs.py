@@ -111,6 +111,7 @@ def test_the_run_has_every_file_that_a_run_may_have(whole: WholeRun) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow_with("describe", "watch")
 @pytest.mark.parametrize(
     "verb",
     [

@@ -49,6 +49,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["files", "folder"])
 @pytest.mark.parametrize("verb", ["predict", "explain"])
 def test_only_the_good_image_is_read(

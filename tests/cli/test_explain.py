@@ -76,6 +76,7 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_1(
     assert "with the same shape masked elsewhere" in text.out or "nothing in the image" in text.out
 
 
+@pytest.mark.slow
 def test_images_of_the_same_name_have_separate_plots(
     sightline: Command, trained: Trained, half: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,7 @@ def test_sweep(sightline: Command, data: Path, tmp_path: Path, monkeypatch: pyte
     check(sightline("sweep", data, tmp_path / "\x1b[2J\nmissing.toml"), 2)
 
 
+@pytest.mark.slow
 def test_learning_curve(sightline: Command, data: Path, tmp_path: Path) -> None:
     options = ("--set", "input.height=32", "--no-cache")
     assert "4 classes have fewer" in check(sightline("learning-curve", data, *options), 2), "and names them"

@@ -58,6 +58,7 @@ def test_serve(hostile_run: Path, hostile_images: Path) -> None:
     assert "\\u001b[2J\\nforged" in check_text(err)
 
 
+@pytest.mark.slow
 def test_studio(hostile_run: Path, hostile_images: Path, tmp_path: Path) -> None:
     patch = tmp_path / "\x1b[2J\nforged.jsonl"
     with Server(hostile_run, "--patch", patch, verb="studio") as server:

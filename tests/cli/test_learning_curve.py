@@ -14,6 +14,7 @@ from command import Command
 SMALL = ("--set", "input.height=32")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_said_is_said(sightline: Command, colors: Path) -> None:
     result = sightline("learning-curve", colors, *SMALL)
     assert result.code == 0

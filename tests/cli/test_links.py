@@ -171,6 +171,7 @@ def used(stopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return use
 
 
+@pytest.mark.slow_with("learning-curve-own", "studio-own", "serve-own", "sweep-own", "demo --out-own")
 @pytest.mark.parametrize(
     "links", [pytest.param("files", marks=pytest.mark.slow), pytest.param("folders", marks=pytest.mark.slow), "own"]
 )

@@ -245,6 +245,7 @@ def test_a_run_without_its_result_or_settings_has_no_report(sightline: Command, 
     assert "run.json" in result.err
 
 
+@pytest.mark.slow
 def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunDirectory, trained_apart: Path) -> None:
     source = trained_apart.parent / "source"
     (trained_apart.parent / "moved").rename(source)
@@ -264,6 +265,7 @@ def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunD
         source.rename(trained_apart.parent / "moved")
 
 
+@pytest.mark.slow
 def test_an_evaluation_adds_label_issues_to_the_report(
     sightline: Command, run: RunDirectory, trained_apart: Path
 ) -> None:

@@ -199,6 +199,7 @@ def test_hostile_requests_end_neither_the_server_nor_its_patience(
     assert server.request("/health")[0] == 200
 
 
+@pytest.mark.slow_with("zip", "onnx")
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
 @pytest.mark.parametrize("form", ["bundle", "zip", "onnx"])
 def test_a_bundle_is_served_in_every_form_until_a_signal(

@@ -79,6 +79,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
 def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
     colors: Path, space: Path, tmp_path: Path

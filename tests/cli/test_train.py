@@ -144,6 +144,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     assert shas[0] == shas[1] != shas[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -182,6 +183,7 @@ def test_two_stages_on_a_network_without_pretrained_weights(sightline: Command, 
     assert [h["stage"] for h in history] == ["head", "head", "all"]
 
 
+@pytest.mark.slow
 def test_no_cache_leaves_none(
     sightline: Command, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ class StopAt(Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow_with("False")
 @pytest.mark.parametrize("teacher", [False, True])
 def test_an_interrupted_fine_tuning_continues_from_its_last_step(teacher: bool, tmp_path: Path) -> None:
     """Two trainings of two epochs of three steps, stopped in either: the weights are those of an uninterrupted one."""

@@ -82,6 +82,7 @@ def zero_groups(channels: ChannelGroups, removed: Mask) -> None:
             weight.assign(array)
 
 
+@pytest.mark.slow_with("mobilenetv2", "vgg16")
 @pytest.mark.parametrize("name", RUNS)
 def test_removing_silent_channels_changes_no_output(name: str) -> None:
     model = build_random(name)

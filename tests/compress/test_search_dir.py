@@ -180,6 +180,7 @@ def test_a_comparison_that_was_made_up_is_refused(search_dir: SearchDir, changes
         search_dir.read_comparisons()
 
 
+@pytest.mark.slow_with("comparisons.json", "search.json")
 @pytest.mark.parametrize("name", ["search.json", "comparisons.json", "candidates/prune/record.json"])
 def test_any_damage_is_named_or_harmless(search: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / "search"

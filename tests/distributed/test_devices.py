@@ -33,6 +33,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow_with("tensorflow-normalized")
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_two_devices_end_with_the_weights_of_one(kind: str, name: str, tmp_path: Path) -> None:
     skip_unless_installed(kind)

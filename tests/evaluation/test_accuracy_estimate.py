@@ -16,6 +16,7 @@ def draw(rng: np.random.Generator, count: int, skill: float) -> tuple[np.ndarray
     return confidences, rng.random(count) < confidences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skill", [6.0, 2.0])
 def test_each_estimate_is_right_where_its_assumption_holds(skill: float) -> None:
     covered = np.zeros(2, int)

@@ -26,6 +26,7 @@ def measure(p: NDArray[np.float32], y: NDArray[np.bool_]) -> tuple[float, float]
     return float(f1_score(y, predicted, average="micro")), float((predicted == y).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "count"), [(1, 60), (2.5, 200)], ids=["few", "harder"])
 def test_intervals_hold_the_values_of_the_images_as_often_as_they_say(noise: float, count: int) -> None:
     hits = np.zeros(2)

@@ -78,6 +78,7 @@ def test_progress_ends_at_the_total() -> None:
     assert max(events)[1] == max(events)[2] == len(events)
 
 
+@pytest.mark.slow
 def test_without_enough_errors_nothing_is_predicted() -> None:
     curve = measure(draw_features(120, 0, noise=0.05))
     assert (curve.errors, curve.gains, curve.law) == (0, (), None)
@@ -253,6 +254,7 @@ def test_all_training_images_of_a_given_split_are_trained_on_once(monkeypatch: p
 # What is predicted from half of a set is what the other half brings
 
 
+@pytest.mark.slow
 def test_the_predicted_interval_holds_what_as_many_labels_again_bring() -> None:
     assert check_coverage(draw_features(2000, 11), 80, seed=0)
 

@@ -165,6 +165,7 @@ def test_a_class_that_all_images_have_is_ranked_perfectly_and_has_no_auroc() -> 
     assert values["micro_auroc"].value == pytest.approx(reference.roc_auc_score(y, p, average="micro"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4], ids=["images", "groups of 4"])
 def test_many_pairs_have_the_intervals_of_few(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "RESAMPLES", 400)  # enough here, and quick

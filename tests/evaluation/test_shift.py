@@ -48,6 +48,7 @@ def test_a_test_split_of_another_distribution_is_reported() -> None:
     assert difference.ece_p_value < 0.001
 
 
+@pytest.mark.slow
 def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() -> None:
     """Also where one is so small that its ECE is far greater by chance alone."""
     differences = [compare(draw_outputs(40, 0.9, 0.9, i), draw_outputs(400, 0.9, 0.9, 1000 + i)) for i in range(60)]
@@ -56,6 +57,7 @@ def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() 
     assert sum(difference.accuracy_differs for difference in differences) <= 8
 
 
+@pytest.mark.slow
 def test_images_of_a_group_count_together() -> None:
     """Twenty groups of 15 copies in each split: their differences are chance, and groups of one image are images."""
     groups, differ, differ_alone = np.repeat(np.arange(20), 15), 0, 0

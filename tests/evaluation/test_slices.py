@@ -128,6 +128,7 @@ def test_chance_alone_names_a_slice_seldom() -> None:
     assert named <= 15
 
 
+@pytest.mark.slow
 def test_a_slice_of_few_groups_is_seldom_named_by_chance() -> None:
     """Sites of ten images that are right or wrong together: a difference of two of them is chance."""
     rng, site = np.random.default_rng(2), np.repeat(np.arange(40), 10)

@@ -54,6 +54,7 @@ def draw_decided(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return pixels[labels < 2][:count], labels[labels < 2][:count]
 
 
+@pytest.mark.slow_with("flatten-gradcam", "flatten-rise")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("settings", [AVERAGE, FLATTEN], ids=["average", "flatten"])
 def test_most_of_the_heat_is_in_the_corner_that_decides(settings: dict[str, Any], method: Method) -> None:

@@ -57,6 +57,7 @@ def test_the_gradient_is_that_of_the_sum_of_the_logits_of_a_class_of_pixels(deco
     np.testing.assert_allclose(np.square(slopes).sum(), (score(1e-3) - score(-1e-3)) / 2e-3, rtol=0.03)
 
 
+@pytest.mark.slow_with("efficientnet-lite0-bilinear-shape3")
 @pytest.mark.parametrize(
     ("name", "decoder", "shape"),
     [

@@ -51,6 +51,7 @@ MARKS |= dict.fromkeys(("cifar10-simple", "fast-small", "squeezenet"), pytest.ma
 del MARKS["efficientnet-lite0"]  # the network of most runs; it has the operations of MobileNetV2
 
 
+@pytest.mark.slow_with("vgg16", "alexnet")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in NAMES])
 def test_onnx_matches_keras(name: str, folder: Path) -> None:
     side = registry.ENTRIES[name].min_input_size

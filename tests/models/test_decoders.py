@@ -24,6 +24,7 @@ def spec(name: str, decoder: Decoder, size: tuple[int, int] = (32, 48)) -> Model
     return ModelSpec(ModelConfig(name), *size, 3, 4, pixel_stats=(127.0, 60.0), decoder=decoder)
 
 
+@pytest.mark.slow_with("efficientnet-lite0-bilinear-size4")
 @pytest.mark.parametrize(
     ("name", "decoder", "size"),
     [

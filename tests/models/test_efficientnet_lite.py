@@ -81,6 +81,7 @@ def test_logits_are_those_of_the_published_network(number: int) -> None:
     np.testing.assert_allclose(logits[:, ::125], LOGITS[number], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_photographs_are_classified_as_cats_and_dogs(shared: Path) -> None:
     """As published: bicubic, the center 0.875 of the shorter side, 224 pixels."""
     folder = shared / "data" / "cats_vs_dogs" / "test"

@@ -236,6 +236,7 @@ def assert_top_is_loaded(theirs: Any, path: Path, side: int) -> None:
     np.testing.assert_allclose(actual, expected_features, atol=1e-5 * expected_features.max())
 
 
+@pytest.mark.slow
 def test_top_is_read_where_it_fits(with_top: tuple[Any, Path]) -> None:
     assert_top_is_loaded(*with_top, side=32)
 
@@ -363,6 +364,7 @@ def test_a_keras_file_that_expands_is_refused_unread(tmp_path: Path, monkeypatch
 # Real weights
 
 
+@pytest.mark.slow
 def test_squeezenet_features_separate_cats_from_dogs(shared: Path) -> None:
     path = shared / "weights" / "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
     folder = shared / "data" / "cats_vs_dogs"

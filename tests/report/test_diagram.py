@@ -224,6 +224,7 @@ def test_many_steps_are_thinned_but_keep_their_ends(rendered: list[Any]) -> None
     assert (len(x), x[0], x[-1]) == (lr_plot.POINTS, 0, 20 * 100_000 - 1)
 
 
+@pytest.mark.slow
 def test_small_networks_of_the_tests_are_drawn_too() -> None:
     for name, options in SMALL_SETTINGS.items():
         side = ENTRIES[name].min_input_size

@@ -193,6 +193,7 @@ def test_labeling(check: Check, tmp_path: Path, task: str, keys: str) -> None:
         check(f"{address}/label", "#asked:not([hidden])", label)
 
 
+@pytest.mark.exhaustive
 def test_a_studio_in_the_network(check: Check, open_page: Any, run_studio: Studio) -> None:
     with serve(run_studio, token=TOKEN) as opened:
         root = opened.partition("/?")[0]
@@ -227,6 +228,7 @@ def test_a_page_with_faults_is_refused(open_page: Any, address: str) -> None:
     assert any("image-alt" in violation for violation in list_violations(page, ALL[:1]))
 
 
+@pytest.mark.exhaustive
 def test_slices(check: Check, cameras: str) -> None:
     check(f"{cameras}/results", "#slices")
     check(f"{cameras}/?split=test&slice=camera+old&sort=ood", LISTED)

@@ -146,6 +146,7 @@ def test_the_cleaned_set_is_written_as_folders_of_links(
         assert len(list(folder.glob("*/*.png"))) == 23
 
 
+@pytest.mark.exhaustive
 def test_look_alikes_of_a_folder_come_from_a_pretrained_network(
     studio: Studio, open_page: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         playwright.expect(page.locator("#accuracy")).to_contain_text("Accuracy now", timeout=SLOW)
 
 
+@pytest.mark.exhaustive
 def test_what_more_labels_would_bring_is_stated_in_numbers(
     photos: Path, tmp_path: Path, patch: Path, open_page: Any
 ) -> None:
@@ -130,6 +131,7 @@ def test_what_more_labels_would_bring_is_stated_in_numbers(
         assert low < high
 
 
+@pytest.mark.exhaustive
 def test_two_pages_label_different_images_and_lose_none(photos: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
         first = open_page(f"{address}/label", ready=ASKED)
@@ -146,6 +148,7 @@ def test_two_pages_label_different_images_and_lose_none(photos: Path, patch: Pat
         assert all(path[3] == label[0] for path, label in labels.items())
 
 
+@pytest.mark.exhaustive
 def test_a_late_answer_shows_no_image_again(photos: Path, patch: Path, open_page: Any) -> None:
     late: list[Any] = []
 
@@ -181,6 +184,7 @@ def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, lang
         playwright.expect(page.locator("#progress")).to_contain_text("1 labeled" if language == "en-US" else "剩余 89")
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patch: Path, open_page: Any) -> None:
     options = ["--classes", ",".join(NAMES), "--patch", patch]
     with start_command(photos, *options) as (process, address):

@@ -139,6 +139,7 @@ def test_an_undo_that_fails_can_be_tried_again(photos: Path, patch: Path, open_p
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_an_undo_that_fails_in_the_list_can_be_tried_again(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
@@ -155,6 +156,7 @@ def test_an_undo_that_fails_in_the_list_can_be_tried_again(colors: Path, patch: 
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_correction_that_fails_in_the_large_view_says_so_there(
     colors: Path, patch: Path, open_page: Any, width: int
@@ -176,6 +178,7 @@ def test_a_correction_that_fails_in_the_large_view_says_so_there(
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_a_label_that_is_never_answered_holds_no_later_ones_back(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
@@ -206,6 +209,7 @@ def test_a_label_whose_answer_is_lost_is_one_label(photos: Path, patch: Path, op
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_an_undo_whose_answer_is_lost_takes_one_label_back(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
@@ -222,6 +226,7 @@ def test_an_undo_whose_answer_is_lost_takes_one_label_back(photos: Path, patch: 
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_corrected_since(
     colors: Path, patch: Path, open_page: Any
 ) -> None:
@@ -240,6 +245,7 @@ def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_correcte
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_a_list_says_that_the_studio_does_not_answer(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
@@ -252,6 +258,7 @@ def test_a_list_says_that_the_studio_does_not_answer(colors: Path, patch: Path, 
         assert len(requests.routes) == 1
 
 
+@pytest.mark.exhaustive
 def test_an_image_that_does_not_arrive_is_requested_again(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/", ready=".tile")
@@ -287,6 +294,7 @@ def test_an_image_that_does_not_arrive_is_requested_again(photos: Path, patch: P
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_an_image_whose_request_is_never_answered_is_requested_again(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/", ready=".tile")
@@ -303,6 +311,7 @@ def test_an_image_whose_request_is_never_answered_is_requested_again(photos: Pat
         assert read_lines(patch) == {path: NAMES[0]}
 
 
+@pytest.mark.exhaustive
 def test_looks_at_a_slow_server_do_not_pile_up(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
@@ -340,6 +349,7 @@ def test_no_image_is_labeled_before_it_is_seen(photos: Path, patch: Path, open_p
         assert read_lines(patch) == dict.fromkeys(seen, NAMES[0]) | {last: NAMES[2]}
 
 
+@pytest.mark.exhaustive
 def test_an_image_that_cannot_be_shown_is_left_out(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/", ready=".tile")
@@ -355,6 +365,7 @@ def test_an_image_that_cannot_be_shown_is_left_out(photos: Path, patch: Path, op
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_the_viewer_corrects_what_it_shows(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
@@ -374,6 +385,7 @@ def test_the_viewer_corrects_what_it_shows(colors: Path, patch: Path, open_page:
         assert read_lines(patch) == {"blue/blue-001.png": "green"}
 
 
+@pytest.mark.exhaustive
 def test_a_label_of_many_images_is_toggled_by_all_of_them(tmp_path: Path, patch: Path, open_page: Any) -> None:
     folder = draw_classes(tmp_path / "many", COLORS, 80)
     paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.png"))]
@@ -395,6 +407,7 @@ def test_a_label_of_many_images_is_toggled_by_all_of_them(tmp_path: Path, patch:
         assert not any("cat" in to for to in read_lines(patch).values())
 
 
+@pytest.mark.exhaustive
 def test_a_key_that_is_held_labels_one_image(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
@@ -409,6 +422,7 @@ def test_a_key_that_is_held_labels_one_image(photos: Path, patch: Path, open_pag
         assert len(read_lines(patch)) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_key_that_is_held_corrects_one_image(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
@@ -421,6 +435,7 @@ def test_a_key_that_is_held_corrects_one_image(colors: Path, patch: Path, open_p
         assert len(read_lines(patch)) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_label_that_fails_does_not_replace_the_image_that_is_shown(photos: Path, patch: Path, open_page: Any) -> None:
     with open_folder(photos, patch) as address:
         page = open_page(f"{address}/label", ready=ASKED)
@@ -437,6 +452,7 @@ def test_a_label_that_fails_does_not_replace_the_image_that_is_shown(photos: Pat
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_a_correction_that_fails_selects_nothing_in_place_of_what_is_selected_since(
     colors: Path, patch: Path, open_page: Any
 ) -> None:
@@ -457,6 +473,7 @@ def test_a_correction_that_fails_selects_nothing_in_place_of_what_is_selected_si
     open_page.errors.clear()
 
 
+@pytest.mark.exhaustive
 def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page, other = open_page(address), open_page(address)
@@ -475,6 +492,7 @@ def test_rows_that_arrive_late_do_not_replace_newer_ones(colors: Path, patch: Pa
         assert read_lines(patch) == {"blue/blue-000.png": "red"}
 
 
+@pytest.mark.exhaustive
 def test_images_that_are_listed_late_have_the_newest_labels(colors: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(colors), patch) as studio, serve(studio) as address:
         page = open_page(address)
@@ -491,6 +509,7 @@ def test_images_that_are_listed_late_have_the_newest_labels(colors: Path, patch:
         playwright.expect(page.locator("#image-0 .caption")).to_have_text("green")
 
 
+@pytest.mark.exhaustive
 def test_more_images_than_one_request_returns_are_all_described(tmp_path: Path, patch: Path, open_page: Any) -> None:
     folder = draw_classes(tmp_path / "many", COLORS, 300)
     with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:

@@ -34,6 +34,7 @@ def read_process(runs: Path) -> int:
     return int(lock.read_text().split()[0])
 
 
+@pytest.mark.exhaustive
 def test_a_training_outlives_its_page_and_a_server_that_is_killed(
     colors: Path, patch: Path, tmp_path: Path, open_page: Any
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_finished_run_fits_a_phone(run_studio: Any, open_page: Any, language: 
         playwright.expect(page.locator("#outcome b")).to_contain_text("%")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])
 def test_a_sweep_is_a_table_and_lines(run_studio: Any, swept: SweepResult, open_page: Any, language: str) -> None:
     with serve(run_studio) as address:

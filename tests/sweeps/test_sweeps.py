@@ -442,6 +442,7 @@ def test_a_metric_that_trials_do_not_have_is_refused(
     assert trainer.calls == 0
 
 
+@pytest.mark.slow_with("segmentation", "ordinal", "hierarchical")
 @pytest.mark.parametrize("task", TASKS)
 def test_trials_of_each_task_are_ranked_by_its_metric(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -860,6 +861,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "parameter_importance", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("damage", [damage_cell, damage_bytes])
 def test_a_damaged_study_is_refused_in_a_sentence(

@@ -174,6 +174,7 @@ class StopAfter(sl.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow_with("segmentation", "ordinal", "hierarchical")
 def test_a_smaller_model_is_chosen_by_the_metric_of_the_task(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,7 @@ def test_labeled_images_are_read_as_a_tree_by_each_command(run: Path, photos: Pa
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_is_compressed_with_other_images_of_its_tree(run: Path, photos: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     search = sl.load(copy).compress(photos, methods="shrink-head,int8", epochs=1, progress=False)
@@ -248,6 +249,7 @@ def list_rows(run: Path, label: str) -> list[str]:
     return [row.split for row in RunDirectory(run).read_data() or () if row.label == label]
 
 
+@pytest.mark.slow
 def test_images_of_a_class_above_others_train_the_levels_down_to_it(coarse: Path, tmp_path: Path) -> None:
     """They are in the training split alone, and metrics are of images with a class each."""
     result = api.train(coarse, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")

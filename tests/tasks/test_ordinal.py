@@ -158,6 +158,7 @@ def test_runs_are_compared_by_distances(run: Path, tmp_path: Path) -> None:
     assert f"mean absolute error {expected:+.4f} (95% interval" in comparison.describe()
 
 
+@pytest.mark.slow
 def test_a_run_is_explained_exported_and_extended(run: Path, data: Path, tmp_path: Path) -> None:
     classifier, image = sl.load(run), data / "huge" / "4.png"
     assert classifier.explain(image)[0].label in SIZES

@@ -178,6 +178,7 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
         _ = evaluation.confusion
 
 
+@pytest.mark.slow
 def test_masks_of_low_quality_are_not_accepted(
     run: sightline.Run, tmp_path: Path, sightline_command: Callable[..., tuple[int, str]]
 ) -> None:
@@ -402,6 +403,7 @@ def test_each_format_predicts_the_same_masks(run: sightline.Run, tmp_path: Path,
         assert (mask == other).mean() >= (0.999 if precision == "float32" else 0.97)
 
 
+@pytest.mark.slow
 def test_a_compressed_model_is_compared_by_the_iou_of_each_image(
     run: sightline.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,6 +615,7 @@ def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
     assert interval.high - interval.low > 0.5
 
 
+@pytest.mark.slow
 def test_masks_of_drawn_beans_are_learned_and_evaluated(tmp_path: Path) -> None:
     settings = {"device.threads": 1, "bundle.calibrate": False, "train.batch_size": 8}
     run = sightline.train("beans:60@32", recipe="fcn", epochs=8, out=tmp_path / "a", progress=False, set=settings)

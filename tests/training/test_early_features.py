@@ -59,6 +59,7 @@ def extract(
     return stage_features.extract_features(network, group, TRAIN, validation, config, no_progress, early=early)
 
 
+@pytest.mark.slow_with("onnxruntime-five images in both", "onnxruntime-apart")
 @pytest.mark.parametrize("validation", [VALIDATION, make_subset(40, 58)], ids=["apart", "five images in both"])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
 def test_they_are_those_that_training_would_compute(
@@ -103,6 +104,7 @@ def test_those_of_training_images_are_kept_until_they_were_taken() -> None:
         assert early.find(VALIDATION) is not None, "a second time"
 
 
+@pytest.mark.slow
 def test_those_of_another_network_are_not_used() -> None:
     network = build_pretrained()
     kernel = network.model.get_layer("stem").kernel
@@ -155,6 +157,7 @@ def test_other_networks_and_random_weights_have_none(tmp_path: Path) -> None:
         assert early is None, "the network reports it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-int8"])
 def test_features_that_are_kept_are_not_computed_again(
     runtime: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch

@@ -225,6 +225,7 @@ def test_no_stage_follows_where_few_validation_images_could_not_tell_which_is_be
     assert any(message.startswith(left_out) for message in messages) == (stages == ["head"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_behind_it(tmp_path: Path) -> None:
     config = make_config(SOLVED, StageConfig("fine-tune", unfreeze=4, epochs=2, learning_rate=1e-3))
     train, validation = make_images(24), make_images(12, seed=1)

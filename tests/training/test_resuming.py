@@ -178,6 +178,7 @@ def uninterrupted() -> tuple[str, list[tuple[Any, ...]], Any]:
     return get_outcome(network, fit(network, TRAIN, VALIDATION, STAGED_WITHOUT_STEPS, Callback()))
 
 
+@pytest.mark.slow_with("2", "9")
 @pytest.mark.usefixtures("claimed")
 @pytest.mark.parametrize("at", [2, pytest.param(9, marks=pytest.mark.backends), 17])
 def test_a_signal_saves_a_checkpoint_of_the_last_step(at: int, uninterrupted: Any, tmp_path: Path) -> None:

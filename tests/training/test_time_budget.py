@@ -147,6 +147,7 @@ def test_a_shorter_stage_is_compiled_again_only_for_another_average(
     assert compiled[2:] == [10 * STEPS, 5 * STEPS]
 
 
+@pytest.mark.slow_with("1.6-4", "1.1-5")
 @pytest.mark.parametrize(("slower", "epochs"), [(1.1, 5), (1.6, 4), (4.0, 2)])
 def test_slower_steps_end_training_in_time(slower: float, epochs: int, clock: Clock, tmp_path: Path) -> None:
     journal = Journal()
@@ -191,6 +192,7 @@ def test_a_stage_without_time_is_left_out_and_a_solved_one_is_not(clock: Clock, 
     assert (saved.state["stage"], len(saved.state["history"])) == (1, 1), "from which the run can be extended"
 
 
+@pytest.mark.slow_with("3-4-3", "20-1-12")
 @pytest.mark.parametrize(("configured", "views", "epochs"), [(3, 4, 3), (6, 2, 6), (20, 1, 12)])
 def test_there_are_as_many_views_as_there_is_time_for(
     configured: int, views: int, epochs: int, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -238,6 +240,7 @@ def test_a_plan_that_does_not_tell_its_views_has_those_configured(clock: Clock) 
     assert budget.limit_views(1, 9, lambda: pytest.fail("a plan is kept"), lambda: 9) == 2
 
 
+@pytest.mark.slow
 def test_views_in_the_cache_take_no_time(clock: Clock, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     """A limit leaves a run on fewer views of other images, not of those whose features an earlier run has computed."""
     stage = StageConfig("views", unfreeze=0, views=6, epochs=2)
@@ -253,6 +256,7 @@ def test_views_in_the_cache_take_no_time(clock: Clock, monkeypatch: pytest.Monke
     assert journal.record.stages["0"].views == 6
 
 
+@pytest.mark.slow_with("17")
 @pytest.mark.parametrize("at_step", [6, 17])
 def test_a_resumed_run_keeps_its_plan_and_the_time_of_its_sessions(at_step: int, clock: Clock, tmp_path: Path) -> None:
     expected, _ = train(CONFIG, Journal().budget(30, clock.now))

@@ -50,6 +50,7 @@ def torsos() -> list[Image.Image]:
     return [torso(i) for i in range(200)]
 
 
+@pytest.mark.slow
 def test_at_few_pixels_torsos_look_the_same(torsos: list[Image.Image]) -> None:
     thumbs = perceptual_hash.make_thumbnails(np.stack([shrink_gray(image) for image in torsos]))
     one, other = np.triu_indices(40, 1)
@@ -59,6 +60,7 @@ def test_at_few_pixels_torsos_look_the_same(torsos: list[Image.Image]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_different_torsos_are_not_near_duplicates(torsos: list[Image.Image]) -> None:
     assert (groups(torsos) == np.arange(200)).all()
 

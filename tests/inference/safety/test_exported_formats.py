@@ -58,6 +58,7 @@ def make_sound(form: str, folder: Path) -> Files:
     return {"model.tflite": make_litert("")} if form == "litert" else make_saved_model(folder, "", folder)
 
 
+@pytest.mark.slow_with("saved_model")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_sound_model_is_loaded_and_damage_ends_no_process(form: str, tmp_path: Path) -> None:
     """Wild offsets and sizes, in the graph and in the files beside it, under a manifest with the right hashes."""
