@@ -23,6 +23,10 @@ _UNSAFE = re.compile(
     "]"
 )
 _SHORT_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_PASSWORD = re.compile(r"(https?://)[^/\s@?#]+@|([a-z][a-z0-9+.-]*://)[^/\s@?#:]*:[^/\s@?#]*@", re.IGNORECASE)
+_SECRET = re.compile(  # X-Amz-Signature, X-Amz-Security-Token, sig and the like
+    r"([?&;][\w.-]*(?:sig|token|secret|credential|passw|auth|key)[\w.-]*=)[^&;#\s'\"]+", re.IGNORECASE
+)
 _FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width forms
 
 
@@ -51,6 +55,17 @@ def printable(text: str, *, keep: str = "") -> str:
 def _escape(letter: str) -> str:
     code = ord(letter)
     return _SHORT_ESCAPES.get(letter) or (f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}")
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text, such as an error message, without the passwords and signatures of the addresses in it.
+
+    >>> hide_secrets("https://host/a.png?X-Amz-Expires=60&X-Amz-Signature=f00 may not be read")
+    'https://host/a.png?X-Amz-Expires=60&X-Amz-Signature=*** may not be read'
+    >>> hide_secrets("s3://user:password@bucket/a.png")
+    's3://***@bucket/a.png'
+    """
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(lambda match: f"{match[1] or match[2]}***@", text))
 
 
 def escape_surrogates(text: str) -> str:

@@ -21,7 +21,8 @@ from sightline.data.image_tables import ImageTable
 from sightline.data.indexing import build_index
 from sightline.data.targets import LABEL_SETS
 from sightline.errors import DataError, ImageError
-from sightline.inference.stream import BackgroundCount, expand_inputs
+from sightline.inference.background_count import BackgroundCount
+from sightline.inference.stream import expand_inputs
 from synthetic_images import encode
 
 NAMES = ("cat", "dog")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,15 @@ from sightline.config import LimitsConfig
 from sightline.data import remote
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
-from sightline.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
-from sightline.inference import stream
+from sightline.errors import DataError, ImageError, MissingExtraError, OutputError, SightlineError, UsageError
+from sightline.inference import outages, stream
 from sightline.inference.masks import predict_masks
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode
 
 LIMITS = LimitsConfig()
+SPEC = PreprocessingSpec(4, 4)
 IMAGES = [encode(Image.new("RGB", (6, 5), (40 * i, 0, 0))) for i in range(5)]
 NAMES = ["a-b/2.png", "a/1.png", "a/b/3.png", "a/notes.txt", "a.png", "a/.hidden.png"]
 IN_ORDER = ["a-b/2.png", "a.png", "a/1.png", "a/b/3.png"]
@@ -164,7 +165,7 @@ def test_other_kinds_of_addresses_are_refused(url: str) -> None:
         RemotePath.parse(url)
 
 
-def test_a_failure_of_the_network_is_tried_again_and_then_stops_the_job(
+def test_a_failure_of_the_network_is_tried_again_and_then_a_row_or_the_end(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(memory, "/b")
@@ -182,10 +183,25 @@ def test_a_failure_of_the_network_is_tried_again_and_then_stops_the_job(
     failures = 5
     assert RemotePath.parse("memory://b/a.png").read(LIMITS) == IMAGES[4]
     assert calls == 5
-    failures = 100
-    predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+    failures = 1000
+    sentence = "cannot be fetched: reset by peer (5 attempts)"
+    items = list(stream.expand_inputs(["memory://b"]))
+    predictor, masks = FakePredictor(("dark", "bright"), SPEC), PixelPredictor(PreprocessingSpec(16, 24))
+    jobs: dict[str, Callable[[], Any]] = {
+        "predict": lambda: [one.error for one in stream.predict(predictor, items)],
+        "embed": lambda: [error for batch in stream.embed(predictor, items, "fake") for error in batch.errors],
+        "masks": lambda: [one.error for one in predict_masks(masks, items)],
+        "tiles": lambda: [one.error for one in predict_masks(masks, items, tile=1.0)],
+    }
+    assert {name: job() for name, job in jobs.items()} == dict.fromkeys(jobs, [sentence] * 4)
+    monkeypatch.setattr(outages, "MAX_NOT_FETCHED", 4)
+    for job in jobs.values():
+        with pytest.raises(
+            DataError, match=r"4 images in a row, from memory://b/a-b/2.png on, cannot be fetched: reset"
+        ):
+            job()
     with pytest.raises(DataError, match=r"in 5 attempts: reset by peer.*run the same command again"):
-        list(stream.predict(predictor, stream.expand_inputs(["memory://b"])))
+        build_index("memory://b")  # training does without no image
 
 
 def test_the_limit_of_a_file_holds_whatever_the_storage_states(memory: Any) -> None:
@@ -305,6 +321,35 @@ def test_a_password_in_an_address_is_refused_and_not_shown(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_signatures_and_passwords_are_hidden_in_messages(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "memory://b/1.png?X-Amz-Security-Token=s3cret&X-Amz-Expires=60&X-Amz-Signature=s3cret"
+    memory.pipe_file(url.removeprefix("memory:/"), IMAGES[0])
+
+    def refuse(self: Any, path: str, *_: Any, **__: Any) -> Any:
+        raise PermissionError(f"403, message='Forbidden', url='http:/{path}'")
+
+    monkeypatch.setattr(type(memory), "open", refuse)
+    path = RemotePath.parse(url)
+    sentences = []
+    for call in (
+        lambda: path.read(LIMITS),
+        lambda: path.download(LIMITS),
+        lambda: path.stage(LIMITS),
+        lambda: path.stage(LimitsConfig(archive_gb=1e-9)),
+        lambda: RemotePath.parse(url.replace("/1", "/2")).describe(),
+        lambda: RemotePath.parse("ftp://me:s3cret@host/1.png"),
+        lambda: build_index(url),
+        lambda: [*stream.expand_inputs([url.replace("/1", "/2")])],
+    ):
+        with pytest.raises(SightlineError) as caught:
+            call()
+        sentences.append(str(caught.value))
+    assert not [text for text in sentences if "s3cret" in text]
+    assert sentences[1].startswith(
+        "memory://b/1.png?X-Amz-Security-Token=***&X-Amz-Expires=60&X-Amz-Signature=*** may not be read: 403,"
+    )
+
+
 def test_a_key_may_hold_what_an_address_may_not(memory: Any) -> None:
     memory.pipe_file("/b/a::b.png", IMAGES[1])
     (item,) = stream.expand_inputs(["memory://b"])
@@ -344,6 +389,33 @@ def test_a_folder_of_tables_at_an_address_is_read_as_one_on_disk(
     }
     assert [distant.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
     assert opened == [f"memory://b/d/{name}" for name in ("test/c.parquet", "train/a.parquet", "train/b.parquet")]
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_table_may_be_a_folder_of_parts_some_of_them_empty(memory: Any, tmp_path: Path) -> None:
+    """As Spark and Dask write them."""
+    table = make_table(IMAGES[:4], ("cat", "dog"), label=[0, 1, 0, 1])
+    for number, rows in enumerate((table.slice(0, 0), table.slice(0, 3), table.slice(3))):
+        (tmp_path / "x.parquet").mkdir(exist_ok=True)
+        write_table(tmp_path / f"x.parquet/part-{number:05}.snappy.parquet", rows)
+    (tmp_path / "x.parquet/_SUCCESS").write_bytes(b"")
+    (tmp_path / "x.parquet/.part-00001.snappy.parquet.crc").write_bytes(b"crc")
+    memory.put(f"{tmp_path}/x.parquet", "/b/", recursive=True)
+    for source in (f"{tmp_path}/x.parquet", "memory://b/x.parquet", "memory://b/x.parquet/"):
+        paths = [
+            f"{source.rstrip('/')}/part-{number:05}.snappy.parquet/row-{row}"
+            for number, row in ((1, 0), (1, 1), (1, 2), (2, 0))
+        ]
+        items = list(stream.expand_inputs([source]))
+        assert [item.path for item in items] == paths
+        assert [item.read() for item in items] == IMAGES[:4]
+        assert [image.label for image in build_index(source).images] == ["cat", "dog", "cat", "dog"]
+    for path in (tmp_path / "x.parquet").glob("part-0000[12]*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"The folder .*x\.parquet contains no images"):
+        list(stream.expand_inputs([tmp_path / "x.parquet"]))
+    with pytest.raises(DataError, match=r"No images in .*x\.parquet"):
+        build_index(tmp_path / "x.parquet")
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -499,6 +571,14 @@ def test_a_bucket_of_s3(tmp_path: Path) -> None:
             assert index.read(3) == IMAGES[1]
         with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
             list(stream.expand_inputs(["s3://bucket/gone"]))
+        table = write_table(tmp_path / "t.parquet", make_table(IMAGES, ("cat", "dog"), label=[0, 1, 0, 1, 0]))
+        client.put_file(str(table), "bucket/t.parquet/part-0.parquet")
+        assert len(build_index("s3://bucket/t.parquet").images) == 5
+        assert len(list(stream.expand_inputs(["s3://bucket/t.parquet"]))) == 5
+        client.call_s3("put_object", Bucket="bucket", Key="photos/b.png", Body=IMAGES[0], StorageClass="GLACIER")
+        errors = [one.error for one in stream.predict(predictor, stream.expand_inputs(["s3://bucket/photos"]))]
+        assert errors[:4] == [None] * 4
+        assert str(errors[4]).startswith("cannot be fetched: "), "an archived object may not be read"
         with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
             build_index("s3://bucket/gone")
 
@@ -529,7 +609,17 @@ def test_the_names_in_a_folder_of_s3_are_listed_a_page_at_a_time(monkeypatch: py
 def test_files_over_http(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)})
     (tmp_path / "1.png").write_bytes(IMAGES[1])
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    requests: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if "private" in self.path:
+                self.send_error(403)
+            else:
+                super().do_GET()
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -541,6 +631,11 @@ def test_files_over_http(tmp_path: Path) -> None:
                 items[-1].read()
             with pytest.raises(ImageError, match="file_mb"):
                 RemotePath.parse(f"{root}/1.png").read(LimitsConfig(file_mb=1e-5))
+            requests.clear()
+            with pytest.raises(ImageError, match="cannot be fetched: 403") as caught:
+                RemotePath.parse(f"{root}/private.png?X-Amz-Signature=s3cret").read(LIMITS)
+            assert "s3cret" not in str(caught.value)
+            assert len(requests) == 1, "it is not asked for again"
         finally:
             server.shutdown()
             thread.join()

@@ -13,17 +13,19 @@ import numpy as np
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from sightline import _io, jsonio
 from sightline.data import remote
 from sightline.errors import DataError, ImageError, OutputError, UsageError
-from sightline.inference import prediction_files, stream
+from sightline.inference import outages, prediction_files, stream
 from sightline.inference.prediction_files import PredictionFiles, PredictionFolder, Shard
 from sightline.inference.prediction_rows import PredictionFormat
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Decision, Prediction
 from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -242,6 +244,44 @@ def test_a_folder_at_an_address_has_the_files_of_a_local_one_and_is_resumed(memo
     assert not reads
     with pytest.raises(OutputError, match=f"{address} was written with another setting of top"):
         write(address, make_items(23), form=replace(FORMAT, top=1))
+
+
+def test_an_outage_of_a_storage_leaves_no_rows_and_a_refused_image_one(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "MAX_NOT_FETCHED", 6)
+    encoded = encode(Image.new("RGB", (6, 5), (40, 0, 0)))
+    for number in range(30):
+        memory.pipe_file(f"/photos/{number:02}.png", encoded)
+    refused = {f"/photos/{number:02}.png" for number in (0, 9, 11, 12, 13, 14, 15, 29)}
+    original = type(memory).open
+
+    def refuse(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        if path in refused:
+            raise PermissionError("Access Denied")
+        return original(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(memory), "open", refuse)
+
+    def write_photos(name: str) -> PredictionFiles:
+        return write(tmp_path / name, stream.expand_inputs(["memory://photos"]))
+
+    assert write_photos("whole.parquet") == PredictionFiles(tmp_path / "whole.parquet", 30, 8, 30, is_complete=True)
+    rows = pq.read_table(tmp_path / "whole.parquet").to_pylist()
+    assert [row["error"] for row in rows] == [
+        "cannot be fetched: Access Denied" if f"/photos/{number:02}.png" in refused else None for number in range(30)
+    ]
+    expired = {f"/photos/{number:02}.png" for number in range(6, 30)}
+    refused |= expired
+    with pytest.raises(
+        DataError,
+        match=r"^6 images in a row, from memory://photos/06.png on, cannot be fetched: Access Denied\. Check the ",
+    ):
+        write_photos("p.parquet")
+    assert sorted(path.name for path in (tmp_path / "p.parquet").glob("part-*")) == ["part-00000000.parquet"]
+    refused -= expired - {f"/photos/{number:02}.png" for number in (9, 11, 12, 13, 14, 15, 29)}
+    assert write_photos("p.parquet").is_complete
+    assert read_files(tmp_path / "p.parquet") == read_files(tmp_path / "whole.parquet")
 
 
 def test_an_address_that_holds_anything_else_is_refused(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,13 +245,15 @@ class TestTwoNodes:
         folder = draw_classes(tmp_path / "photos", COLORS, 100, size=16)
         bucket.put(f"{folder}/", "bucket/photos/", recursive=True)
         bucket.pipe_file("bucket/photos/red/bad.png", b"\x89PNG\r\n\x1a\n, then nothing")
+        archived = {"Bucket": "bucket", "Key": "photos/red/archived.png", "Body": encode_png(0)}
+        bucket.call_s3("put_object", **archived, StorageClass="GLACIER")
         images = ["s3://bucket/photos", "s3://bucket/photos/missing.png"]
         sent = [ray_engine._SentItem.from_item(item) for item in stream.make_items(images)]
         assert {item.content for item in sent} == {None}, "addresses are sent, not what they hold"
         options: dict[str, Any] = {"rows_per_part": 128, "probabilities": True, "progress": False}
         local = classifier.write_predictions(images, "s3://bucket/local.parquet", **options)
         result = write(images, "s3://bucket/ray.parquet", probabilities=True)
-        assert (result.images, result.failed) == (local.images, local.failed) == (302, 2)
+        assert (result.images, result.failed) == (local.images, local.failed) == (303, 3)
         files, expected = (
             {
                 path.rpartition("/")[2]: bucket.cat_file(path)

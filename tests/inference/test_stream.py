@@ -18,9 +18,10 @@ from PIL import ExifTags, Image, ImageOps
 from sightline.data.indexing import build_index
 from sightline.errors import DataError, ImageError, MissingExtraError, ModelError, UsageError
 from sightline.inference import stream
+from sightline.inference.background_count import BackgroundCount
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.results import ClassProbability, Prediction, Thresholds
-from sightline.inference.stream import BackgroundCount, InputItem, expand_inputs, make_items, predict, take_first
+from sightline.inference.stream import InputItem, expand_inputs, make_items, predict, take_first
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import (
     EMPTY_HEIF,

@@ -19,8 +19,9 @@ from sightline.data.remote import is_url
 from sightline.data.sources.arrays import name_class
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
+from sightline.inference.background_count import BackgroundCount
 from sightline.inference.results import Prediction
-from sightline.inference.stream import BackgroundCount, InputItem, make_items, parse_file_limits, report_notes
+from sightline.inference.stream import InputItem, make_items, parse_file_limits, report_notes
 
 ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image
 """A path (a file, a folder or a glob), an encoded image, a binary file, uint8 pixels or a Pillow image."""

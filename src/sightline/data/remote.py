@@ -38,6 +38,7 @@ from sightline.errors import (
     first_line,
     require,
 )
+from sightline.escaping import hide_secrets
 
 T = TypeVar("T")
 _Entry = tuple[str, bool, Mapping[str, str]]
@@ -56,6 +57,7 @@ _UNORDERED_BUCKET = "--x-s3"  # how the names of buckets of S3 Express One Zone 
 _ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
+_NOT_FETCHED = "cannot be fetched"  # how the reason begins if the storage does not give an image, and it may exist
 
 
 def is_url(text: str) -> bool:
@@ -94,10 +96,13 @@ class RemotePath:
         kind = match[1].lower() if match else ""
         if kind not in PACKAGES or "::" in url:
             raise UsageError(
-                f"{url} cannot be read: addresses begin with {', '.join(f'{name}://' for name in PACKAGES)}."
+                f"{hide_secrets(url)} cannot be read: addresses begin with "
+                f"{', '.join(f'{name}://' for name in PACKAGES)}."
             )
         if purpose == "Writing" and PACKAGES[kind] == "aiohttp":
-            raise UsageError(f"{url} cannot be written to: results go to a folder, or to s3://, gs:// or az://.")
+            raise UsageError(
+                f"{hide_secrets(url)} cannot be written to: results go to a folder, or to s3://, gs:// or az://."
+            )
         check_installed("fsspec", PACKAGES[kind], purpose=f"{purpose} {kind}://")
         client, path = require("fsspec.core", "Reading addresses").url_to_fs(url, use_listings_cache=False)
         return cls(url.rstrip("/"), client, path)
@@ -106,6 +111,10 @@ class RemotePath:
         """Return what the storage states of it; raises `DataError` if it does not exist, or cannot be reached."""
         info: dict[str, Any] = _retry(self.url, lambda: self.client.info(self.path))
         return info
+
+    def is_folder(self) -> bool:
+        """Return whether it is a folder; raises as `describe` does."""
+        return bool(self.describe()["type"] == "directory")
 
     def walk(self, *, with_facts: bool = False) -> Iterator[RemotePath]:
         """Yield the files below a folder in the order of their paths; `with_facts` takes several times the memory."""
@@ -157,19 +166,28 @@ class RemotePath:
         return sorted(below, key=itemgetter(0))
 
     def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
+        """Return the content of an image to predict; raises `ImageError` if it cannot be read.
+
+        That is so, too, if the storage does not give it: `is_not_fetched` tells this reason from others.
+        """
+        try:
+            return self.download(limits, check)
+        except _FetchError as error:
+            raise ImageError(f"{_NOT_FETCHED}: {error.reason}") from error
+
+    def download(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file; raises `ImageError` if it does not exist or exceeds the limit.
 
-        Raises `DataError` if the storage cannot be reached after several attempts, so that a job stops and can go on
-        later, rather than record a failure of the network as one of the image.
+        Raises `DataError` if it may not be read, or the storage cannot be reached after several attempts.
         """
         limit = int(limits.file_mb * 2**20)
 
-        def download() -> bytes:
+        def read() -> bytes:
             with self._open() as file:
                 return _read_up_to(file, limit + 1)
 
         try:
-            content = _retry(self.url, download)
+            content = _retry(self.url, read)
         except _MissingError as error:
             raise ImageError("cannot be opened: No such file") from error
         check(content[:HEADER_BYTES])
@@ -233,7 +251,7 @@ class RemotePath:
             with self._open() as source:
                 while chunk := source.read(_CHUNK):
                     if stop is not None and stop.is_set():
-                        raise DataError(f"The download of {self.url} was stopped.")
+                        raise DataError(f"The download of {hide_secrets(self.url)} was stopped.")
                     digest.update(chunk)
                     with explain_cache_failure(folder):
                         _write_all(copy, chunk)
@@ -268,28 +286,54 @@ class _MissingError(DataError):
     """The file does not exist."""
 
 
+class _FetchError(DataError):
+    """A storage refuses a request, or does not answer; `reason` says why, without the address."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def is_not_fetched(reason: str | None) -> bool:
+    """Return whether this is the reason of an image that the storage did not give, and not one of its content."""
+    return reason is not None and reason.startswith(_NOT_FETCHED)
+
+
 def _retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = "read") -> T:
     """Return the result of `call`, which is repeated after a failure of the network.
 
     Raises `DataError` after `ATTEMPTS`, and at once if the file does not exist or may not be read.
     """
+    address = hide_secrets(url)
     for attempt in range(ATTEMPTS):
         try:
             return call()
         except SightlineError:
             raise
-        except FileNotFoundError as error:
-            raise _MissingError(f"There is nothing at {url}. Check the address.") from error
-        except PermissionError as error:
-            raise DataError(f"{url} may not be {action}: {first_line(error)}. Check the credentials.") from error
-        except Exception as error:  # each client raises its own types
+        except Exception as raised:  # noqa: BLE001  # each client raises its own types
+            error = _find_failure(url, raised)
+            if isinstance(error, FileNotFoundError):
+                raise _MissingError(f"There is nothing at {address}. Check the address.") from error
+            reason = hide_secrets(first_line(error)).rstrip(".")
+            if isinstance(error, PermissionError) or getattr(error, "status", None) in {401, 403}:  # the latter of HTTP
+                message = f"{address} may not be {action}: {reason}. Check the credentials."
+                raise _FetchError(message, reason) from error
             if attempt == ATTEMPTS - 1:
-                raise DataError(
-                    f"{url} cannot be {action}, in {ATTEMPTS} attempts: {first_line(error).rstrip('.')}. Check the "
-                    "connection, then run the same command again."
+                raise _FetchError(
+                    f"{address} cannot be {action}, in {ATTEMPTS} attempts: {reason}. Check the connection, then run "
+                    "the same command again.",
+                    f"{reason} ({ATTEMPTS} attempts)",
                 ) from error
             time.sleep(FIRST_WAIT * 2**attempt)
     raise AssertionError
+
+
+def _find_failure(url: str, error: Exception) -> BaseException:
+    """Return why a request has failed: the client of HTTP calls every file missing whose request did."""
+    cause = error.__cause__
+    if cause is None or not url.lower().startswith("http") or not isinstance(error, FileNotFoundError):
+        return error
+    return error if getattr(cause, "status", None) in {404, 410} else cause
 
 
 def _read_up_to(file: IO[bytes], count: int) -> bytes:
@@ -309,7 +353,9 @@ def _write_all(file: RawIOBase, content: bytes) -> None:
 
 def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
     if size > limits.archive_gb * 2**30:
-        raise DataError(f"{url} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb.")
+        raise DataError(
+            f"{hide_secrets(url)} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb."
+        )
 
 
 def safe_name(path: str) -> str:

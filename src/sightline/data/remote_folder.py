@@ -20,6 +20,7 @@ from sightline.data.cache import cache_folder, explain_cache_failure
 from sightline.data.remote import RemotePath, make_room, safe_name
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError
+from sightline.escaping import hide_secrets
 
 DOWNLOADS = 16  # at a time
 
@@ -80,7 +81,7 @@ class RemoteFolder:
 
     def _download(self, key: str, check: CheckHeader) -> bytes:
         file = self._files[key]
-        content = file.read(self._limits, check)
+        content = file.download(self._limits, check)
         digest = hashlib.sha256(content).hexdigest()
         with explain_cache_failure(self._folder):
             with self._lock:
@@ -118,10 +119,10 @@ class RemoteFolder:
 
 def open_remote_folder(source: RemotePath, limits: LimitsConfig) -> RemoteFolder:
     """Return the folder of labeled images, archives or tables at an address; raises `DataError` if there is none."""
-    if source.describe()["type"] != "directory":
+    if not source.is_folder():
         raise DataError(
-            f"{source.url} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of "
-            "one, or a .parquet or .arrow file with images."
+            f"{hide_secrets(source.url)} is not a source of labeled images: expected a folder of class folders, a .zip "
+            "or .tar of one, or a .parquet or .arrow file with images."
         )
     return RemoteFolder(source, limits)
 

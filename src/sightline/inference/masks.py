@@ -17,6 +17,7 @@ from sightline.data.batches import load_ahead
 from sightline.data.masks import VOID
 from sightline.errors import ImageError
 from sightline.inference.mask_quality import decide_mask, estimate_iou
+from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import choose_batch_size, predict_images, run_batches
@@ -125,8 +126,12 @@ def _predict_in_tiles(
         except ImageError as error:
             return item, str(error)
 
+    def find_error(decoded: tuple[InputItem, SizedImage | str]) -> tuple[str, str | None]:
+        item, image = decoded
+        return item.path, image if isinstance(image, str) else None
+
     with closing(load_ahead((partial(decode, item) for item in items), 1, 1)) as images:  # whole images are large
-        for item, image in images:
+        for item, image in stop_in_outage(images, find_error):
             if isinstance(image, str):
                 yield MaskPrediction(item.path, error=image)
                 continue

@@ -29,6 +29,7 @@ from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
 from sightline.distributed.ray_cluster import PURPOSE, describe_error
 from sightline.errors import HostError, ImageError, SightlineError, UsageError, plural, require
+from sightline.inference.outages import stop_in_outage
 from sightline.inference.prediction_files import Predict
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem, read_location
@@ -71,7 +72,8 @@ def predict(
     delay = FIRST_NOTICE_SECONDS if is_busy else MAX_NOTICE_SECONDS
     try:
         with _report_waiting(ray, feed, f"Ray: waiting for {reason}", on_message, delay):
-            yield from _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
+            predictions = _exchange(ray, feed, results, _cut_batches(items, batch_size), BATCHES_AHEAD * (workers + 1))
+            yield from stop_in_outage(predictions, lambda prediction: (prediction.path, prediction.error))
     except ray.exceptions.RayError as error:
         raise _find_cause(error) or HostError(
             f"Ray has failed ({describe_error(error)}): run the same command again to go on."

@@ -22,6 +22,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.batches import Batch, iterate_batches, load_ahead
 from sightline.data.types import Subset
 from sightline.errors import ImageError
+from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor, Streams, find_streams
 
 MAX_BATCH_PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
@@ -194,12 +195,14 @@ def predict_images(
     is called in a thread for each.
 
     `decode` runs in `threads` threads (default: one per core), at most `BATCHES_AHEAD` batches ahead; it raises
-    `ImageError` for an image that cannot be read. `get_pixels` returns the uint8 pixels [H, W, C] of what it returned.
+    `ImageError` for an image that cannot be read. If a storage gives none for some time, `DataError` is raised: see
+    `stop_in_outage`. `get_pixels` returns the uint8 pixels [H, W, C] of what it returned.
     """
     size = batch_size or choose_batch_size(predictor.preprocess.shape)
     tasks = (partial(_decode_or_explain, decode, item) for item in items)
     streams = find_streams(predictor)
-    with closing(load_ahead(tasks, threads or process.count_cores(), BATCHES_AHEAD * size)) as decoded:
+    with closing(load_ahead(tasks, threads or process.count_cores(), BATCHES_AHEAD * size)) as loaded:
+        decoded = stop_in_outage(loaded, lambda image: (str(getattr(image.item, "path", image.item)), image.error))
 
         def iterate_calls() -> Iterator[Callable[[], list[ImageOutputs[Item, Decoded]]]]:
             first_size = batch_size or 0

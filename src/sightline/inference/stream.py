@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from glob import has_magic
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError, plural
+from sightline.escaping import hide_secrets
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
@@ -105,7 +105,7 @@ def expand_inputs(
         elif is_url(text):
             yield from _list_url(text, limits)
         elif exists and Path(text).is_dir():
-            yield from _list_folder(text, limits)
+            yield from _require_images(text, _list_folder(text, limits))
         elif not exists and has_range(text):
             yield from expand_inputs([*expand_ranges(text)], limits=limits)
         elif not exists and has_magic(text):
@@ -125,38 +125,6 @@ def take_first(items: Iterator[InputItem]) -> list[InputItem]:
     return list(islice(items, 1))
 
 
-class BackgroundCount:
-    """Counts items in a background thread while the block runs.
-
-    `value` is None until all of them are counted, and stays None if that fails: whoever reads the items says why.
-    """
-
-    def __init__(self, items: Iterable[InputItem]) -> None:
-        self._items = items
-        self._stopped = threading.Event()
-        self._last: InputItem | None = None  # keeps its archive unpacked for whoever reads the items
-        self._thread = threading.Thread(target=self._count, name="count images", daemon=True)
-        self.value: int | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _count(self) -> None:
-        count = 0
-        with suppress(Exception):  # whoever reads the items raises it
-            for item in self._items:
-                self._last = item
-                if self._stopped.is_set():
-                    return
-                count += 1
-            self.value = count
-
-
 def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images below a folder as indexing does: links are followed, other files are tried by content."""
     store = FolderStore(Path(folder), limits)
@@ -166,49 +134,61 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
             continue
         empty = False
         yield _make_file_item(str(Path(folder, key)), limits)
-    if empty:
-        keys = filter(is_container, skip_predictions(iterate_files(Path(folder)), str))
-        if not (files := [str(Path(folder, key)) for key in keys]):
-            raise DataError(f"The folder {folder} contains no images.")
-        yield from expand_inputs(files, limits=limits)  # of archives or tables, as Hugging Face's datasets are
+    if empty:  # of archives or tables, as Hugging Face's datasets are
+        for key in skip_predictions(iterate_files(Path(folder)), str):
+            if is_container(key) and not is_hidden(key):
+                path = Path(folder, key)
+                yield from _list_container(str(path), open_container(path, limits), in_folder=True)
 
 
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
     source = RemotePath.parse(url)
-    are_files = has_range(url) or is_container(source.url) or is_image_name(source.url)
-    if are_files or source.describe()["type"] != "directory":
+    are_files = has_range(url) or is_image_name(source.url)
+    if are_files or not source.is_folder():
         yield from _list_remote_files(map(RemotePath.parse, expand_ranges(url)), limits)
         return
     names = ((file, file.url.removeprefix(source.url).lstrip("/")) for file in source.walk())
     named = skip_predictions(names, itemgetter(1))
     files = (file for file, key in named if not is_hidden(key) and (is_image_name(key) or is_container(key)))
-    if not (first := list(islice(files, 1))):
-        raise DataError(f"The folder {url} contains no images.")
-    yield from _list_remote_files(chain(first, files), limits)
+    yield from _require_images(url, _list_remote_files(files, limits, in_folder=True))
 
 
-def _list_remote_files(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[InputItem]:
+def _require_images(folder: str, items: Iterable[InputItem]) -> Iterator[InputItem]:
+    empty = True
+    for item in items:
+        empty = False
+        yield item
+    if empty:
+        raise DataError(f"The folder {hide_secrets(folder)} contains no images.")
+
+
+def _list_remote_files(
+    files: Iterable[RemotePath], limits: LimitsConfig, *, in_folder: bool = False
+) -> Iterator[InputItem]:
     for are_containers, group in groupby(files, lambda file: is_container(file.url)):
         if are_containers:
             for url, store in open_ahead(group, limits):
-                yield from _list_container(url, store)
+                yield from _list_container(url, store, in_folder=in_folder)
         else:
             yield from (
                 InputItem(file.url, partial(file.read, limits, detect_format), location=file.url) for file in group
             )
 
 
-def _list_container(file: str, store: Container) -> Iterator[InputItem]:
-    """Yield the images in an archive or a table, as the paths of a folder with the name of the file."""
+def _list_container(file: str, store: Container, *, in_folder: bool = False) -> Iterator[InputItem]:
+    """Yield the images in an archive or a table, as the paths of a folder with the name of the file.
+
+    A table in a folder may have no rows: Spark and Dask write one for an empty part.
+    """
     empty = True
     for key in store.keys():  # noqa: SIM118  # not a dict
         if isinstance(store, ImageTable) or (not is_hidden(key) and (is_image_name(key) or _is_image(store, key))):
             note = _describe_repeated_names(file, store.repeated_names) if empty else ""
             empty = False
             yield InputItem(f"{file}/{key}", partial(store.read, key, detect_format), note=note)
-    if empty:
-        raise DataError(f"{file} contains no images.")
+    if empty and not (in_folder and isinstance(store, ImageTable)):
+        raise DataError(f"{hide_secrets(file)} contains no images.")
 
 
 def _describe_repeated_names(file: str, names: Sequence[str]) -> str:

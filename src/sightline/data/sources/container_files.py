@@ -19,6 +19,8 @@ from sightline.data.storage import FileStore
 
 def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
     """List the images of a table with the labels and splits of their rows; messages call the table `name`."""
+    if not len(store):  # as Spark and Dask write an empty part of a table
+        return SourceListing([])
     columns = replace(options.columns, path=store.column)
     return read_rows(store.read_rows(), name, replace(options, columns=columns), FileFinder(store), prefix)
 
