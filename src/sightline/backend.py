@@ -11,7 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from sightline import process
-from sightline._keras import compilation, imports, process_state
+from sightline._keras import compilation, imports, process_state, tf32
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
@@ -290,49 +290,11 @@ def full_precision() -> Iterator[None]:
         with jax.default_matmul_precision("highest"):
             yield
         return
-    restore = _disable_tf32_in_tensorflow() if which == "tensorflow" else _disable_tf32_in_torch()
+    restore = tf32.disable_in_tensorflow(tensorflow()) if which == "tensorflow" else tf32.disable_in_torch()
     try:
         yield
     finally:
         restore()
-
-
-def _disable_tf32_in_tensorflow() -> Callable[[], None]:
-    """Disable TF32 in TensorFlow; return a function that restores it."""
-    experimental = tensorflow().config.experimental
-    was_enabled = experimental.tensor_float_32_execution_enabled()
-    experimental.enable_tensor_float_32_execution(enabled=False)
-    return lambda: experimental.enable_tensor_float_32_execution(was_enabled)
-
-
-def _disable_tf32_in_torch() -> Callable[[], None]:
-    """Disable TF32 and bfloat16 products in PyTorch; return a function that restores them.
-
-    Since 2.9 PyTorch has two sets of switches, and reading the older set raises after the newer one was used.
-    """
-    import torch
-
-    backends: Any = torch.backends
-    try:
-        matmul, convolutions = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
-    except RuntimeError:
-        switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        precisions = [switch.fp32_precision for switch in switches]
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-
-        def restore() -> None:
-            for switch, precision in zip(switches, precisions, strict=True):
-                switch.fp32_precision = precision
-
-        return restore
-
-    def switch_to(precision: str, allowed: bool) -> None:  # noqa: FBT001  # as in PyTorch
-        torch.set_float32_matmul_precision(precision)
-        backends.cudnn.allow_tf32 = allowed
-
-    switch_to("highest", allowed=False)
-    return lambda: switch_to(matmul, convolutions)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

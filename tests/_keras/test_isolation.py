@@ -51,8 +51,6 @@ EXCEPTIONS = {
     ("backend.py", "set_intra_op_parallelism_threads"): NO_WAY_BACK,
     ("backend.py", "set_inter_op_parallelism_threads"): NO_WAY_BACK,
     ("backend.py", "enable_op_determinism"): NO_WAY_BACK,
-    ("backend.py", "set_float32_matmul_precision"): "restored at the end of backend.full_precision",
-    ("backend.py", "enable_tensor_float_32_execution"): "restored at the end of backend.full_precision",
     ("distributed/cluster.py", "set_random_seed"): "several hosts must start alike; a process of their own",
     ("serve/observing.py", "setLevel"): "restored at the end of observing.set_log_format",
     ("serve/uploads.py", "setLevel"): "of the reader of forms, called in a process of its own",
