@@ -18,7 +18,7 @@ from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.ray_options import resolve_engine
 from sightline.api.ray_training import RayTrainer, open_trainer, run_in_threads
-from sightline.callbacks import Callback, EpochRecord
+from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.sources.listing import SourceListing
 from sightline.errors import (
@@ -30,15 +30,15 @@ from sightline.errors import (
     UsageError,
     plural,
 )
-from sightline.intervals import Interval
 from sightline.progress import show_progress
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import results
 from sightline.sweeps import study as studies
-from sightline.sweeps.parameters import CategoricalParameter, Value, format_toml
+from sightline.sweeps.parameters import CategoricalParameter
 from sightline.sweeps.results import SweepResult
 from sightline.sweeps.search_space import SearchSpace, load_space
+from sightline.sweeps.trial import TrialCallback, format_values, read_metric
 from sightline.training.result import TrainResult
 
 RECORD_NAME = "sweep.json"  # in the folder of the sweep: the name of the study, and the settings of all trials
@@ -47,10 +47,6 @@ TABLE_NAME = "results.csv"
 
 class _TrialFailed(Exception):
     """A trial failed because of its settings; the error is recorded."""
-
-
-class _TrialPruned(Interrupted):
-    """A trial was pruned."""
 
 
 def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
@@ -274,11 +270,9 @@ class _SweepRunner:
         _io.refuse_links(self.folder, path)
         trial.set_user_attr("run", str(path))
         self.callback.on_message(f"trial {slot} of {count}: {format_values(values)}")
-        trial_callback = _TrialCallback(self.callback, trial, self.space, slot, is_alone=self.trainer is None)
-        assignments = [
-            "train.keep_last_checkpoint=false",
-            *self.space.trial_assignments(values),
-        ]  # few trials are ever extended
+        trial_callback = TrialCallback(self.callback, trial, self.space, slot, is_alone=self.trainer is None)
+        assignments = ["train.keep_last_checkpoint=false"]  # few trials are ever extended
+        assignments += self.space.trial_assignments(values)
         if self.trainer is not None:
             assignments.insert(0, f"device.threads={self.trainer.options.cpus_per_worker}")
         assignments += [*self.settings, *([] if self.cache else ["data.cache=false"])]
@@ -341,60 +335,3 @@ class _SweepRunner:
                 f"Still running elsewhere: {running_elsewhere} trials; run the same command later to see them."
             )
         return result
-
-
-class _TrialCallback(Callback):
-    """Reports each epoch and stops the trial when the study's pruner decides to; `verdict` is the reason."""
-
-    def __init__(self, inner: Callback, trial: Any, space: SearchSpace, slot: int, *, is_alone: bool) -> None:
-        self._inner, self._trial, self._space, self._slot = inner, trial, space, slot
-        self._is_alone = is_alone
-        self.verdict, self.epochs = "", 0
-
-    def on_progress(self, task: str, done: int, total: int) -> None:
-        """Forward the progress of slow work, unless other trials may do the same at the same time."""
-        if self._is_alone:
-            self._inner.on_progress(task, done, total)
-
-    def on_epoch_end(self, record: EpochRecord) -> None:
-        """Report the monitored metric; raises `Interrupted` if the trial is pruned."""
-        if record.epoch <= self.epochs:  # once more, since its worker was lost
-            return
-        self.epochs = record.epoch
-        field = self._space.monitored_field
-        value = None if field is None else getattr(record, field)
-        if value is None:  # known at the end of the trial, which fails there without a validation split
-            return
-        monitor = self._space.monitor
-        self._inner.on_message(
-            f"trial {self._slot}, epoch {record.epoch}: loss {record.loss:.4f}, {monitor} {value:.4f}"
-        )
-        self._trial.report(value, record.epoch)
-        if self._trial.should_prune():
-            self.verdict = (
-                f"Pruned after epoch {record.epoch}: other trials had a better {monitor} than {value:.4f} by then."
-            )
-            raise _TrialPruned(self.verdict)
-
-
-def read_metric(result: TrainResult, space: SearchSpace) -> tuple[float | None, Interval | None, str]:
-    """Return the monitored metric of a trained run, its interval if it has one, and why one of them is missing."""
-    metrics = result.validation
-    assert metrics is not None
-    headlines = result.details.get("metrics", {}).get("validation", {})
-    value = ({"accuracy": metrics.accuracy, "loss": metrics.loss} | headlines)[space.metric]
-    file = Path(result.run) / "eval" / "validation" / "metrics.json"
-    if not file.is_file():
-        return value, None, ""
-    evaluation: Any = jsonio.read_object(file)
-    intervals = {name: metric.get("interval") for name, metric in evaluation["metrics"].items()}
-    intervals |= {"accuracy": evaluation["accuracy_interval"], "loss": intervals.get("log_loss")}
-    note = evaluation["metrics"].get(space.metric, {}).get("note", "")
-    return value, None if (ends := intervals.get(space.metric)) is None else Interval(*ends), note
-
-
-def format_values(values: dict[str, Value]) -> str:
-    """Format the values of a trial on one line."""
-    return ", ".join(
-        f"{name}={value if isinstance(value, str) else format_toml(value)}" for name, value in values.items()
-    )
