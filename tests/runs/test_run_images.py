@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sightline import jsonio
 from sightline.api import compression
 from sightline.callbacks import Callback
 from sightline.config import DataConfig, DeviceConfig, RunConfig, SplitConfig
@@ -66,6 +67,14 @@ def test_relative_sources_are_found_from_anywhere(
     assert run_images.match_run_images(run).complete
     monkeypatch.chdir(tmp_path)
     assert run_images.resolve_sources(run) == ["data"], "as it was called there"
+
+
+def test_the_recorded_images_are_read_once(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_regular = jsonio.open_regular  # type: ignore[attr-defined]  # imported there
+    monkeypatch.setattr(jsonio, "open_regular", lambda path: opened.append(path.name) or open_regular(path))
+    assert run_images.match_run_images(run).complete
+    assert opened.count("data.jsonl") == 1
 
 
 def test_they_are_indexed_by_as_many_threads_as_the_run_has(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,8 +180,9 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
     targets = find_task(run.config.model.task).targets
     options = run_images.choose_tree_options(run, targets)
     index = build_index(data, callback.on_progress, options=options, targets=targets)
-    index = run_images.restore_splits(run.read_data() or (), index)
-    known_hashes = {row.sha256 for row in run.read_data() or ()}
+    rows = run.read_data() or ()
+    index = run_images.restore_splits(rows, index)
+    known_hashes = {row.sha256 for row in rows}
     count = sum(p.sha256 in known_hashes for p in index.images)
     callback.on_message(
         f"{count} of {plural(len(index.images), 'image')} of {index.name} belong to the run and keep their splits"

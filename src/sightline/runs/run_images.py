@@ -128,7 +128,9 @@ def choose_tree_options(run: RunDirectory | None, targets: Targets) -> DataConfi
 
 
 def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImages:
-    """Return `matched` without `others` that training rejected."""
+    """Return `matched` without unmatched images that training rejected."""
+    if not matched.unmatched:
+        return matched
     rejected = run.read_rejected()
     return replace(matched, unmatched=tuple(p for p in matched.unmatched if p.path not in rejected))
 
