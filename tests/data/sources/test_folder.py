@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from listings import labels_and_splits, list_notes
 from sightline.config import DataConfig
+from sightline.data.sources import folder_layout
 from sightline.data.sources.filenames import is_hidden
 from sightline.data.sources.folder import read_class_folders
 from sightline.data.storage import CheckHeader, accept_any
@@ -240,6 +241,22 @@ def test_images_without_labels_beside_a_labeled_train_are_left_out_and_counted()
     listing = read_class_folders(NameStore(["train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg"]), prefix="a.zip/")
     assert listing.unlabeled == ["a.zip/test/3.jpg"]
     assert list_notes(listing) == [("unlabeled-folders", "a.zip/test", "1 image")]
+
+
+def test_each_folder_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each image: of a hundred thousand unlabeled ones, that took minutes."""
+    looked_at: list[str] = []
+    find_inner_wrapper = folder_layout._find_inner_wrapper
+
+    def look_at(top: str, rest: Sequence[folder_layout.PathParts]) -> folder_layout.PathParts:
+        looked_at.append(top)
+        return find_inner_wrapper(top, rest)
+
+    monkeypatch.setattr(folder_layout, "_find_inner_wrapper", look_at)
+    keys = [f"train/{label}/{i}.jpg" for label in ("cat", "dog") for i in range(3)]
+    listing = read_class_folders(NameStore([*keys, *(f"unlabeled/{i}.jpg" for i in range(5))]))
+    assert len(listing.unlabeled) == 5
+    assert sorted(looked_at) == ["train", "unlabeled"]
 
 
 def test_splits_inside_each_class() -> None:

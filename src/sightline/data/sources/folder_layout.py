@@ -87,7 +87,7 @@ def infer_layout(
     has_direct_files = any(len(path) == 1 for path in below)
     split_names = find_splits(by_top_folder)
     inner_wrappers = {top: _find_inner_wrapper(top, by_top_folder[top]) for top in split_names}
-    labeled = {top for top in split_names if any(len(p) > len(inner_wrappers[top]) + 1 for p in by_top_folder[top])}
+    labeled = {top for top in split_names if _holds_folders(inner_wrappers[top], by_top_folder[top])}
     if not by_folder:
         all_splits = (
             bool(by_top_folder)
@@ -98,12 +98,11 @@ def infer_layout(
         return FolderLayout(wrapper, {t: s.split for t, s in split_names.items()} if all_splits else {}, inner_wrappers)
     if labeled and _are_splits(split_names, labeled, len(by_top_folder)):
         others = {top: max(map(len, rest)) for top, rest in by_top_folder.items() if top not in split_names}
-        unlabeled = {t for t in others if UNLABELED_WORDS & set(re.split(r"[\W_]+", t.casefold()))}
+        named = {top for top in others if UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))}
         unlabeled = {
-            t
-            for t in unlabeled
-            if not any(len(p) > len(_find_inner_wrapper(t, by_top_folder[t])) + 1 for p in by_top_folder[t])
-        }
+            top for top in named
+            if not _holds_folders(_find_inner_wrapper(top, by_top_folder[top]), by_top_folder[top])
+        }  # fmt: skip
         splits: dict[str, Split] = {top: s.split for top, s in split_names.items()} | dict.fromkeys(unlabeled, "test")
         unlabeled |= set(split_names) - labeled
         unexpected = {top: depth for top, depth in others.items() if top not in unlabeled}
@@ -111,15 +110,11 @@ def infer_layout(
     if _has_splits_in_classes(by_top_folder) and not has_direct_files:
         return FolderLayout(wrapper, split_below=True)
     children = {top: {p[0] for p in rest if len(p) > 1} for top, rest in by_top_folder.items()}
-    flat = not any(children[top] for top in by_top_folder if top not in split_names or inner_wrappers[top] == ())
-    flat = (
-        flat
-        and not labeled
-        and (
-            not by_top_folder
-            or (not has_direct_files and (len(by_top_folder) == 1 or (len(split_names) == len(by_top_folder))))
-        )
+    has_classes = bool(labeled) or any(
+        children[top] for top in by_top_folder if top not in split_names or inner_wrappers[top] == ()
     )
+    is_one_folder = len(by_top_folder) == 1 or len(split_names) == len(by_top_folder)  # or one that is split
+    flat = not has_classes and (not by_top_folder or (not has_direct_files and is_one_folder))
     notes = _note_suspected_splits(split_names, by_top_folder, children, level=level)
     return FolderLayout(wrapper, flat=flat, notes=tuple(notes))
 
@@ -152,6 +147,11 @@ def _find_inner_wrapper(top: str, rest: Sequence[PathParts]) -> PathParts:
         if name.casefold() != top.casefold() and name.casefold() not in WRAPPER_NAMES:
             return inner
         inner = (*inner, name)
+
+
+def _holds_folders(inner: PathParts, rest: Sequence[PathParts]) -> bool:
+    """Return whether a folder of the paths `rest` holds further folders below `inner`, which wraps its content."""
+    return any(len(path) > len(inner) + 1 for path in rest)
 
 
 def _denote_splits(names: Mapping[str, SplitName]) -> bool:
