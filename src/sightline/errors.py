@@ -8,7 +8,7 @@
     |   `-- MissingImagesError  2           images of a run are missing or have changed
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
     |-- OutputError             2           an output path is missing, in use or not writable
-    |-- InsufficientMemoryError 2           the settings need more memory than there is
+    |-- InsufficientMemoryError 2           the settings need more memory than is available
     |-- ProcessError            2           a training subprocess ended without a result
     |-- HostError               2           a host of a distributed training was lost
     |-- MissingExtraError       2           an optional package is not installed (names its install line)

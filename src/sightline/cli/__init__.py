@@ -158,7 +158,7 @@ def _report_error(error: Exception) -> int:
     from sightline.backend import is_out_of_memory
 
     if is_out_of_memory(error):
-        print_error("Out of memory: it takes more than there is. Free some, or give a smaller file or fewer at a time.")
+        print_error("Out of memory: free some, give smaller files, or fewer at a time.")
         return InsufficientMemoryError.exit_code
     print_error(f"Internal error: {type(error).__name__}: {error}. Please report it together with this traceback:")
     for text in traceback.format_exception(error):

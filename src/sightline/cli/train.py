@@ -150,7 +150,7 @@ def print_result(result: TrainResult) -> None:
             title = "out-of-fold" if name == "validation" and "folds" in result.details else name
             values = _format_headlines(result, name) or metrics.describe_accuracy()
             text = f"{values} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
-            print_line(f"{title:<11}{' ' * (title == 'out-of-fold')}{text}")
+            print_line(f"{title:<10} {text}")
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
                 print_line(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])
@@ -164,7 +164,8 @@ def print_result(result: TrainResult) -> None:
         )
     print_line(
         f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} at "
-        f"{result.images_per_second:,.0f} training images/s; {result.seconds:.0f} s in all, with reading and evaluation"
+        f"{result.images_per_second:,.0f} training images/s; {result.seconds:.0f} s in all, including reading and "
+        "evaluation"
     )
     if limit := result.details.get("time"):
         used = format_duration(limit["seconds"])

@@ -30,9 +30,8 @@ from sightline.errors import DataError, ImageError
 
 LIMITS = LimitsConfig()
 Member = TypeVar("Member")
-_ALWAYS_ALLOWED = (
-    256 << 20
-)  # bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
+# bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
+_ALWAYS_ALLOWED = 256 << 20
 _MAX_HEADER = 1 << 20  # bytes allowed for the headers of one member of a tar, which a reader loads into memory whole
 _NAME_BYTES = 128  # of memory for the name of a member, on average over as many members as are allowed
 _MAX_GLOBAL_HEADERS = 1_000  # of a tar, which `tarfile` copies for each member
@@ -78,7 +77,7 @@ class ZipStore:
                 check_file_size(info.file_size, self._limits)
                 return start + bytes(file.read(info.file_size - len(start)))
         except MemoryError as error:
-            raise ImageError("cannot be unpacked: it takes more memory than there is") from error
+            raise ImageError("cannot be unpacked: it needs more memory than is available") from error
         except (RuntimeError, OSError) as error:  # encrypted, unknown compression method, or a disk error
             raise ImageError(f"cannot be unpacked: {error}") from error
         except ZIP_ERRORS as error:
@@ -105,7 +104,7 @@ class TarStore:
             weakref.finalize(self, self._file.close)
             members, self._folders = _read_tar_members(self._file, path, limits)
         except MemoryError as error:
-            raise DataError(f"{path} is not a readable tar archive: it takes more memory than there is.") from error
+            raise DataError(f"{path} is not a readable tar archive: it needs more memory than is available.") from error
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a readable tar archive: {error}.") from error
         self._members, self.repeated_names = make_names_unique(members)

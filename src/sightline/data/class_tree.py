@@ -148,15 +148,15 @@ def resolve_paths(parents: Mapping[str, str], source: str) -> dict[str, str]:
     """Return the path of each class from the name of its parent, "" for one directly below the root.
 
     A parent that is no key is directly below the root, or the path of one. `source` is what messages call the table.
-    Raises `DataError` for parents in a circle, and for a path of more than `MAX_DEPTH` names.
+    Raises `DataError` for parents in a cycle, and for a path of more than `MAX_DEPTH` names.
     """
     paths = {}
     for name in parents:
         path = [name]
         while parent := parents.get(path[-1], ""):
             if parent in path:
-                circle = " < ".join([*path, parent])
-                raise DataError(f"{source}: the parents of {name!r} form a circle ({circle}): change one of them.")
+                cycle = " < ".join([*path, parent])
+                raise DataError(f"{source}: the parents of {name!r} form a cycle ({cycle}): change one of them.")
             path.append(parent)
             if len(path) > MAX_DEPTH:
                 raise DataError(f"{source}: {name!r} is more than {MAX_DEPTH} levels deep: shorten its path.")

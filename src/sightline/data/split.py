@@ -228,7 +228,7 @@ def _describe_folds(units: Sequence[_Unit], folds: Mapping[str, int]) -> list[st
     ]
     if not alone:
         return []
-    verb = "are" if len(alone) > 1 else "is"
+    verb = "are each" if len(alone) > 1 else "is"
     return [f"{_describe_classes(alone)} {verb} in one fold only, whose model does not learn it"]
 
 
@@ -329,9 +329,9 @@ def _describe_moves(
     classes = _group_by_class(units)
     too_small = [label for label, members in classes.items() if len(members) < len(target_splits)]
     blocked = [
-        label for label, members in classes.items() if len({unit.split for unit in members}) < len(target_splits)
-    ]
-    blocked = [label for label in blocked if label not in too_small]
+        label for label, members in classes.items()
+        if len({unit.split for unit in members}) < len(target_splits) <= len(members)
+    ]  # fmt: skip
     if too_small:
         verb = "have" if len(too_small) > 1 else "has"
         notes.append(

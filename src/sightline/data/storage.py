@@ -158,7 +158,7 @@ def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: 
     except (OSError, ValueError) as error:  # ValueError: a path with a null character, from a manifest
         raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     except MemoryError as error:
-        raise ImageError("cannot be read: it takes more memory than there is") from error
+        raise ImageError("cannot be read: it needs more memory than is available") from error
     if len(data) > size:
         raise ImageError("grew while being read: wait until it is completely written")
     return data

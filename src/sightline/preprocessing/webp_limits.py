@@ -224,7 +224,7 @@ def _read_group_limit(reader: _BitReader, width: int, height: int) -> tuple[int,
     while reader.read(1):
         transform = reader.read(2)
         if transform in seen:
-            raise ImageError("cannot be decoded: a transform comes twice")
+            raise ImageError("cannot be decoded: a transform occurs twice")
         seen.add(transform)
         if transform in {_PREDICTOR, _CROSS_COLOR}:
             pixels = _count_blocks(width, height, reader.read(3) + 2)

@@ -245,5 +245,5 @@ def _choose_models(model: Path | str | None, folder: Path | None, name: str | No
     if folder is None or model is not None:
         raise UsageError("Give either one model, or a folder of models with --models.")
     if name is not None:
-        raise UsageError("The models of --models are called as their folders and files: leave --name out.")
+        raise UsageError("With --models, each model has the name of its folder or file: leave --name out.")
     return lambda: list_folder(folder)

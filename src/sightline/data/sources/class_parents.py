@@ -72,7 +72,7 @@ def label_by_parents(listing: SourceListing, table: Table) -> SourceListing:
     """Return the listing of a manifest with paths as labels: below the class that its column ``parent`` names.
 
     A parent may be a path itself, such as ``living/animal``. Raises `DataError` without such a column, for a class with
-    two parents, and for parents in a circle.
+    two parents, and for parents in a cycle.
     """
     column = _find_column(table, PARENT)
     if not column:
