@@ -93,9 +93,8 @@ def paired_difference_interval(only_first: int, only_second: int, count: int, z:
     def rejected(delta: float) -> bool:
         b = (2 * count - only_second + only_first) * delta - only_second - only_first
         c = -only_first * delta * (1 - delta)
-        p = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (
-            4 * count
-        )  # maximum likelihood estimate of P(only first), given delta
+        # maximum likelihood estimate of P(only first), given delta
+        p = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (4 * count)
         variance = max(2 * p + delta * (1 - delta), 0.0) / count
         return (estimate - delta) ** 2 > z**2 * variance
 

@@ -101,16 +101,14 @@ def auroc_and_ap(
     the step-wise sum, as in scikit-learn). NaN if there are no positives or no negatives.
     """
     order = np.argsort(-scores, kind="stable")
-    group_ends = np.append(
-        np.flatnonzero(np.diff(scores[order])), len(order) - 1
-    )  # the last index of each group of ties
+    # the last index of each group of ties
+    group_ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     group_starts = np.append(0, group_ends[:-1] + 1)
     positive_positions = np.flatnonzero(positive[order])
     if not len(positive_positions):
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    positive_groups, first_hits = np.unique(
-        np.searchsorted(group_ends, positive_positions), return_index=True
-    )  # the groups that hold a positive
+    # the groups that hold a positive
+    positive_groups, first_hits = np.unique(np.searchsorted(group_ends, positive_positions), return_index=True)
     w = weights[:, order]
     cumulative = np.cumsum(w, 1)  # [R, N]
     hits = np.cumsum(w[:, positive_positions], 1)[:, np.append(first_hits[1:], len(positive_positions)) - 1]

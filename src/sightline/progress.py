@@ -133,9 +133,8 @@ class ProgressDisplay(Callback):
         if self._bars is not None:
             if self._last_epoch < epoch - 1:  # a resumed run: this process did not see the earlier epochs
                 self._last_epoch = self._first_epoch = epoch - 1
-            first = (
-                self._first_epoch if epoch > self._first_epoch else 0
-            )  # when several models are trained, each counts from 1
+            # when several models are trained, each counts from 1
+            first = self._first_epoch if epoch > self._first_epoch else 0
             done = (epoch - 1 - first) * self._steps + step
             statistics = f"epoch {epoch}  {images_per_second:,.0f} images/s  loss {loss:.3f}  accuracy {accuracy:.3f}"
             self._advance("training", done, self._epochs * self._steps, statistics)

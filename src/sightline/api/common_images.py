@@ -60,9 +60,8 @@ def _pair_images(
     split: Split, runs: tuple[RunDirectory, RunDirectory], predictions: tuple[LabeledPredictions, LabeledPredictions]
 ) -> CommonImages:
     true = [_name_true_classes(of) for of in predictions]
-    contents = [
-        _content_hashes(run, split, labels) for run, labels in zip(runs, true, strict=True)
-    ]  # without them, images are paired by path
+    # without them, images are paired by path
+    contents = [_content_hashes(run, split, labels) for run, labels in zip(runs, true, strict=True)]
     have_hashes = all(hashes is not None for hashes in contents)
     rows_of, other_rows_of = (
         index_rows(names if have_hashes and names is not None else of.paths, labels)

@@ -23,9 +23,8 @@ from sightline.models.describe import count_parameters, weights_sha256
 from sightline.preprocessing import PreprocessingSpec
 
 MODEL = "efficientnet-lite0"
-PREPROCESS = PreprocessingSpec(
-    288, 288, 3, resize="crop", interpolation="bicubic"
-)  # larger than in training: see benchmarks/results/transfer.md
+# larger than in training: see benchmarks/results/transfer.md
+PREPROCESS = PreprocessingSpec(288, 288, 3, resize="crop", interpolation="bicubic")
 
 
 def read_class_names() -> tuple[str, ...]:

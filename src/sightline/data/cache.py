@@ -33,9 +33,8 @@ from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA = 1
 CHUNK_ROWS = 32  # images per decoding task and per checksum
-VERIFY_BYTES = (
-    1 << 30
-)  # caches up to this size are verified in full when opened, larger ones by an evenly spaced sample
+# caches up to this size are verified in full when opened, larger ones by an evenly spaced sample
+VERIFY_BYTES = 1 << 30
 RELEASED_CHUNKS = 256  # that are verified before the memory of a file is let go of: 40 MB of 1,280 features
 DEFAULT_LIMIT_BYTES = 20 << 30
 
@@ -123,9 +122,8 @@ def load_pixels(
         failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
         if not keep:
             array = open_array(temporary / "pixels.npy")
-            return CachedPixels(
-                array, failures, hit=False
-            )  # the memory map stays valid after its file is removed below
+            # the memory map stays valid after its file is removed below
+            return CachedPixels(array, failures, hit=False)
         _finish(temporary, shape, preprocess, failures, checks)
         publish(temporary, target)
     except OSError as error:

@@ -198,7 +198,7 @@ def apply_patch(
         for i, image in changed.items()
         if image is not None and not image.label and (image.to_label or not several_labels)
     }  # fmt: skip
-    remaining = [i for i, image in changed.items() if image is not None and i not in unlabeled]
+    remaining = {i: image for i, image in changed.items() if image is not None and i not in unlabeled}
     if not remaining:
         raise DataError(
             f"{where} labels none of the images of {index.name}: label some with `sightline studio`."
@@ -206,8 +206,8 @@ def apply_patch(
             else f"{where} drops every image of {index.name}: delete some of its lines."
         )
     return replace(
-        index.select(remaining),
-        images=tuple(cast("ImageRecord", changed[i]) for i in remaining),
+        index.select(list(remaining)),
+        images=tuple(remaining.values()),
         unreadable=(*index.unreadable, *(UnreadableImage(index.images[i].path, NO_LABEL) for i in sorted(unlabeled))),
         several_labels=several_labels,
     )

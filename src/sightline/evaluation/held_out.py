@@ -170,9 +170,8 @@ class HeldOutRankings:
         """Return resampled error rates, float64 [R, S]; fewer resamples of many images, since ranking takes long."""
         number = int(np.clip(RANKING_BUDGET // self.scores.size, MIN_RESAMPLES, RESAMPLES))
         rates = np.concatenate([self._rank(w) for w in draw_weights(self.units, self.repeats, number, seed)])
-        finite: NDArray[np.float64] = rates[
-            np.isfinite(rates).all(1)
-        ]  # others have no image with a class: units and repeats do not meet
+        # in the others, units and repeats do not meet: no image has a class
+        finite: NDArray[np.float64] = rates[np.isfinite(rates).all(1)]
         return finite
 
     def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:

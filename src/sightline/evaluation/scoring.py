@@ -194,9 +194,8 @@ def _average_metrics(
 
     values = dict(zip(AVERAGES, average(counts[None])[0].tolist(), strict=True))
     class_counts = {name: len(np.unique(labels)) if name.startswith("macro") else None for name in AVERAGES}
-    same = {
-        "weighted_recall": Metric(values["weighted_recall"], accuracy)
-    }  # equals accuracy, so it has the same interval
+    # it equals the accuracy, so it has the same interval
+    same = {"weighted_recall": Metric(values["weighted_recall"], accuracy)}
     if note := resampling.explain_absence(len(labels)):
         return {name: Metric(v, None, note, class_counts[name]) for name, v in values.items()} | same
     resampled = resampling.resample_counts(cell, len(cells), "averages")

@@ -139,9 +139,8 @@ def correct_biases(
             continue
         kernel = _put_outputs_first(node, weight_by_name[node.input[1]])
         scale = weight_scales[node.input[1]].reshape(-1, *[1] * (kernel.ndim - 1))
-        error = (
-            (np.rint(kernel / scale).clip(-127, 127) * scale - kernel).reshape(*kernel.shape[:2], -1).sum(2)
-        )  # [O, I]
+        error = np.rint(kernel / scale).clip(-127, 127) * scale - kernel
+        error = error.reshape(*kernel.shape[:2], -1).sum(2)  # [O, I]
         groups = get_int_attribute(node, "group", 1)
         grouped_error = error.reshape(groups, len(error) // groups, -1)
         shift = np.einsum("goi,gi->go", grouped_error, input_means[node.input[0]].reshape(groups, -1)).reshape(-1)

@@ -258,9 +258,8 @@ def _decide_one(
 ) -> Decision:
     names = None if in_set is None else tuple(classes[j] for j in np.argsort(-row, kind="stable") if in_set[j])
     size = 0 if names is None else len(names)
-    is_confident = (
-        size == 1 and thresholds.target_precision is None
-    )  # if no confidence reaches the target, never a class
+    # if no confidence reaches the target, never a class
+    is_confident = size == 1 and thresholds.target_precision is None
     if thresholds.positive_threshold is not None:
         is_confident = True
     elif thresholds.confidence is not None:

@@ -222,9 +222,8 @@ def _list_stdin(data: bytes, limits: LimitsConfig) -> Iterator[InputItem]:
         inspect_image(data)
         is_image = True
     except ImageError:
-        is_image = b"\0" in data and not has_byte_order_mark(
-            data
-        )  # a damaged image: only UTF-16 text contains zero bytes
+        # a damaged image: only UTF-16 text contains zero bytes
+        is_image = b"\0" in data and not has_byte_order_mark(data)
     if is_image:
         yield InputItem("-", lambda: data)
     else:

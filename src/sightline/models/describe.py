@@ -292,9 +292,8 @@ def _sort_nodes(model: Any) -> list[Any]:
     used_tensors = {id(tensor) for node in nodes for tensor in node.input_tensors}
     output_nodes = [node for node in nodes if not any(id(tensor) in used_tensors for tensor in node.outputs)]
     ordered: dict[int, Any] = {}
-    stack = sorted(
-        output_nodes, key=lambda node: -level[id(node)]
-    )  # an intermediate output comes before the nodes that use it
+    # an intermediate output comes before the nodes that use it
+    stack = sorted(output_nodes, key=lambda node: -level[id(node)])
     while stack:
         missing = [producer[id(t)] for t in stack[-1].input_tensors if id(producer[id(t)]) not in ordered]
         if missing:

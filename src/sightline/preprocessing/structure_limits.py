@@ -103,9 +103,8 @@ def _check_png(data: bytes) -> None:
             pixel_chunks + (name in {b"IDAT", b"fdAT"}),
             other_chunks + (name not in {b"IDAT", b"fdAT"}),
         )
-        check_count(
-            other_chunks - pixel_chunks // 2, _MAX_CHUNKS, "chunks without pixels"
-        )  # an animation has one for each frame
+        # an animation has one for each frame
+        check_count(other_chunks - pixel_chunks // 2, _MAX_CHUNKS, "chunks without pixels")
         check_count(pixel_chunks, _MAX_DATA_CHUNKS, "chunks of pixels")
         if name == b"IEND":
             return

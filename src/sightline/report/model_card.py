@@ -23,10 +23,10 @@ LABEL_NAMES = {
 }
 MASK_NAMES = {"mean_iou": "Mean IoU", "mean_dice": "Mean Dice"}
 GRADE_NAMES = {"quadratic_weighted_kappa": "Quadratic weighted kappa", "mean_absolute_error": "Mean absolute error"}
-TREE_NAMES = {
+TREE_NAMES = {  # beside accuracy
     "hierarchical_f1": "Hierarchical F1",
     "accuracy_level_1": "Accuracy at the first level",
-}  # beside accuracy
+}
 
 
 def render_card(

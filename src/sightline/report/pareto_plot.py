@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sightline.metrics import describe_metric
 from sightline.report import plotting
@@ -72,13 +73,13 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
     return plotting.render_png(figure)
 
 
-def _label_points(axes: object, points: Sequence[ParetoPoint], field: str, scale: float) -> None:
+def _label_points(axes: Any, points: Sequence[ParetoPoint], field: str, scale: float) -> None:
     """Name the front's points and the largest, in turn above and below, so that neighbors do not cover each other."""
     largest = max(points, key=lambda p: p.bytes)
     named = sorted((p for p in points if p.on_front or p.best or p is largest), key=lambda p: float(getattr(p, field)))
     for number, point in enumerate(named):
         level = (10, -14, 22, -26)[number % 4]
-        axes.annotate(  # type: ignore[attr-defined]
+        axes.annotate(
             plotting.shorten(point.name), (getattr(point, field) / scale, point.metric), xytext=(0, level),
             textcoords="offset points", ha="center", **plotting.text_style(7),
         )  # fmt: skip

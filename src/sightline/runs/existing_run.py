@@ -23,10 +23,10 @@ IGNORED_SETTINGS = {  # settings that do not affect the trained weights
     *("device.threads", "device.deterministic", "data.cache", "data.allow_findings", "train.track"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.max_checkpoints", "train.keep_last_checkpoint"),
 }
-DISTRIBUTION_SETTINGS = {
+DISTRIBUTION_SETTINGS = {  # ignored too unless the learning rate scales with them
     "device.num_devices",
     "device.num_hosts",
-}  # ignored too unless the learning rate scales with them
+}
 AUTO_SETTINGS = {  # auto matches whatever was chosen for it
     *("device.backend", "device.feature_runtime", "model.weights", "input.value_range", "train.precision"),
 }

@@ -214,9 +214,8 @@ class Connection(H11Protocol):
         if (cycle := self._running_cycle) is not None:
             cycle.disconnected = True
             cycle.message_event.set()
-        if (
-            self.conn.their_state in {h11.SEND_BODY, h11.ERROR} or self.conn.trailing_data[0]
-        ):  # the client is sending: read on, to no purpose
+        # the client is sending: read on, to no purpose
+        if self.conn.their_state in {h11.SEND_BODY, h11.ERROR} or self.conn.trailing_data[0]:
             self._raw.resume_reading()
             if self._raw.can_write_eof():
                 try:

@@ -60,9 +60,8 @@ def compute_in_process(
                 _follow(process, callback)
             finally:
                 process.kill()
-        mode: Literal["r"] | None = (
-            "r" if os.name == "posix" else None
-        )  # elsewhere a file that is mapped cannot be removed
+        # elsewhere a file that is mapped cannot be removed
+        mode: Literal["r"] | None = "r" if os.name == "posix" else None
         return np.load(folder / FEATURES, mode), np.load(folder / DECODED)
 
 

@@ -106,9 +106,8 @@ class SplitResults:
         at which the model abstains.
         """
         is_accepted = self._confidences >= np.float32(confidence)
-        confusion = metrics.confusion_matrix(
-            self._labels[is_accepted], self._predicted[is_accepted], len(self.classes)
-        )  # of those that are classified
+        # of the images that are classified
+        confusion = metrics.confusion_matrix(self._labels[is_accepted], self._predicted[is_accepted], len(self.classes))
         hits, accepted, count = int(np.trace(confusion)), int(is_accepted.sum()), len(self._labels)
         return {
             "confidence": confidence,

@@ -52,7 +52,7 @@ def _fix_identical(group: Group) -> Iterator[PatchEntry]:
             conflicting_labels = ", ".join(sorted({p.label or "(none)" for p in group}))
             yield from (make_entry("drop", p, f"identical files have the classes {conflicting_labels}") for p in group)
             return
-    last_rank = max(SPLITS.index(p.split) if p.split else 0 for p in group)
+    last_rank = max(map(_split_rank, group))
     keeper = next((p for p in group if _split_rank(p) == last_rank and p.label == label), None)
     keeper = keeper or next(p for p in group if _split_rank(p) == last_rank)
     for p in group:

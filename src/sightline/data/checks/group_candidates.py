@@ -13,9 +13,8 @@ from sightline.data.grouping import assign_groups, folder_below_class, split_pat
 from sightline.data.types import ImageRecord, Index
 from sightline.errors import ConfigError, plural
 
-RUNNING_NAME = re.compile(
-    r"[^/]*\d[^/]*[ ._-]\d+\.\w+$"
-)  # a file name with a group number followed by a running number
+# a file name with a group number followed by a running number
+RUNNING_NAME = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")
 RUNNING_SETTING = r"pattern:([^/]+?)([ ._-]+\d+)?\.\w+$"
 AUGMENTED_NAME = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # file names of Roboflow's augmented copies
 AUGMENTED_SETTING = r"pattern:([^/]+?)(\.rf\.\w+)?\.\w+$"

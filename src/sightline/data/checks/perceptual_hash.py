@@ -79,9 +79,8 @@ def find_similar_pairs(
             for i, j in _pairs_in_buckets(sorted_band, starts, mask):
                 near = np.bitwise_count(sorted_hashes[i] ^ sorted_hashes[j]) <= radius
                 a, b = order[i[near]], order[j[near]]
-                for earlier, reach in zip(
-                    bands[:k], reaches[:k], strict=True
-                ):  # only the first band that contains a pair yields it
+                # only the first band that contains a pair yields it
+                for earlier, reach in zip(bands[:k], reaches[:k], strict=True):
                     new = np.bitwise_count(earlier[a] ^ earlier[b]) > reach
                     a, b = a[new], b[new]
                 if len(a):

@@ -15,12 +15,13 @@ from sightline.inference.safety.limits import Step, check_operation_count, check
 from sightline.nesting import MAX_DEPTH
 
 MAX_XML_BYTES = 64 << 20
+# operations whose name in the XML differs
 _LAYER_TYPES = {
     "Const": "Constant",
     "ReLU": "Relu",
     "SoftMax": "Softmax",
     "PReLU": "PRelu",
-}  # whose name in the XML differs
+}
 ALLOWED_OPERATIONS = frozenset(
     {
         "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",

@@ -209,9 +209,8 @@ class Conv2DTranspose(LayerType):
         if layer.use_bias:
             inputs.append(graph.add_variable(f"{name}:bias", layer.bias))
         differences = [k - s for k, s in zip(layer.kernel_size, layer.strides, strict=True)]
-        surplus = [
-            max(d, 0) if layer.padding == "same" else 0 for d in differences
-        ]  # cut off; the odd pixel at the end
+        # pixels that are cut off, the odd one at the end
+        surplus = [max(d, 0) if layer.padding == "same" else 0 for d in differences]
         output = graph.add_node(
             "ConvTranspose", inputs, name,
             strides=list(layer.strides), kernel_shape=list(layer.kernel_size),
