@@ -72,7 +72,12 @@ def test_relative_sources_are_found_from_anywhere(
 def test_the_recorded_images_are_read_once(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     open_regular = jsonio.open_regular  # type: ignore[attr-defined]  # imported there
-    monkeypatch.setattr(jsonio, "open_regular", lambda path: opened.append(path.name) or open_regular(path))
+
+    def count(path: Path) -> Any:
+        opened.append(path.name)
+        return open_regular(path)
+
+    monkeypatch.setattr(jsonio, "open_regular", count)
     assert run_images.match_run_images(run).complete
     assert opened.count("data.jsonl") == 1
 
