@@ -14,11 +14,11 @@ from sightline.studio import contents, messages
 
 MAKERS = {"image_finding", "group_finding", "Finding"}
 ON_OTHER_THINGS = {
-    "class-imbalance", "co-occurrence", "empty-classes", "group-candidates", "guessed-encoding", "invalid-masks",
-    "labels-from-names", "labels-from-table", "labels-never-alone", "mask-folders", "masks", "missing-classes",
-    "missing-files", "missing-masks", "nested-classes", "not-images", "numeric-class-names", "one-class",
-    "repeated-members", "several-labels", "similar-class-names", "small-classes", "split-folders", "split-named-class",
-    "unexpected-folder", "unlabeled-folders", "unused-masks",
+    "ambiguous-masks", "class-imbalance", "co-occurrence", "empty-classes", "group-candidates", "guessed-encoding",
+    "invalid-masks", "labels-from-names", "labels-from-table", "labels-never-alone", "mask-folders", "masks",
+    "missing-classes", "missing-files", "missing-masks", "nested-classes", "not-images", "numeric-class-names",
+    "one-class", "repeated-members", "several-labels", "similar-class-names", "small-classes", "split-folders",
+    "split-named-class", "unexpected-folder", "unlabeled-folders", "unused-masks",
 }  # fmt: skip
 """Kinds of findings on classes, folders, tables, and files that are not listed."""
 

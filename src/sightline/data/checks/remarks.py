@@ -65,6 +65,12 @@ REMARK_FINDINGS = {
         "images are ignored, since their masks cannot be used",
         "Save each mask as a PNG of the size of its image, with values or colors that classes.csv names.",
     ),
+    "ambiguous-masks": RemarkFinding(
+        "warning",
+        "image is ignored, since it is unclear which mask it has",
+        "images are ignored, since it is unclear which masks they have",
+        "Give each image one mask and a name of its own, such as images/1.jpg and masks/1.png.",
+    ),
     "unused-masks": RemarkFinding(
         "note",
         "mask belongs to no image",

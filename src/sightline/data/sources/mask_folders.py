@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError
 
 MISSING_MASKS, INVALID_MASKS, UNUSED_MASKS = "missing-masks", "invalid-masks", "unused-masks"
+AMBIGUOUS_MASKS = "ambiguous-masks"
 _SUFFIXES = ("", "_mask", "_L", "_gt")
 """What the name of a mask has after that of its image: CamVid's original release writes ``_L``."""
 _CAMVID_FOLDERS: Mapping[str, Literal["image", "mask"]] = {
@@ -45,30 +46,52 @@ def read_mask_folders(store: FileStore, prefix: str = "", folder: Path | None = 
 
     Files are paired by name: ``images/1.jpg`` with ``masks/1.png`` or ``masks/1_mask.png``. ``classes.csv``, in the
     store or beside `folder`, names the values of the masks; without it, masks have no meaning, and None is returned.
+    Images of one name, such as ``0.jpg`` and ``0.png``, are left out, and so is one with two masks of one name.
     Folders named as splits may be above or below those two. Raises `DataError` for a table that cannot be used.
     """
     files = list(_find_roles(store))
-    images = {file.pair: file.key for file in files if file.role == "image"}
-    masks = {file.pair: file.key for file in files if file.role == "mask"}
+    images, masks = (_group_by_pair(file for file in files if file.role == role) for role in ("image", "mask"))
     pairs = {pair: candidate for pair in images if (candidate := _find_mask(pair, masks)) is not None}
     if not pairs or (table := _find_classes(store, folder)) is None:
         return None
     classes = read_mask_classes(*table)
     listing = SourceListing([])
-    for pair, key in images.items():
-        path = prefix + key
-        if pair in pairs:
-            mask_key = masks[pairs[pair]]
-            mask = MaskFile(mask_key, prefix + mask_key, classes)
-            listing.items.append(SourceItem(store, key, path, "", find_folder_split(key), mask=mask))
-        else:
-            listing.unusable.append(UnreadableImage(path, "has no mask"))
-            listing.notes.append(SourceNote(MISSING_MASKS, path))
-    unused = sorted(masks[pair] for pair in masks.keys() - set(pairs.values()))
+    for pair, keys in images.items():
+        mask_keys = masks[pairs[pair]] if pair in pairs else []
+        for key in keys:
+            path = prefix + key
+            if not mask_keys:
+                listing.unusable.append(UnreadableImage(path, "has no mask"))
+                listing.notes.append(SourceNote(MISSING_MASKS, path))
+            elif len(keys) == len(mask_keys) == 1:
+                mask = MaskFile(mask_keys[0], prefix + mask_keys[0], classes)
+                listing.items.append(SourceItem(store, key, path, "", find_folder_split(key), mask=mask))
+            else:
+                reason = _describe_ambiguity([prefix + other for other in keys if other != key], prefix, mask_keys)
+                listing.unusable.append(UnreadableImage(path, reason))
+                listing.notes.append(SourceNote(AMBIGUOUS_MASKS, path, reason))
+    unused = sorted(key for pair in masks.keys() - set(pairs.values()) for key in masks[pair])
     listing.notes.extend(SourceNote(UNUSED_MASKS, prefix + key) for key in unused)
-    used, keys = {*images.values(), *masks.values(), table[1].removeprefix(f"{store.name}/")}, store.keys()
-    listing.skipped_files.extend(prefix + key for key in keys if key not in used)
-    return replace(listing, several_labels=describe_masks(listing.items[0].path, len(listing.items)))
+    used = {key for keys in (*images.values(), *masks.values()) for key in keys}
+    used.add(table[1].removeprefix(f"{store.name}/"))
+    listing.skipped_files.extend(prefix + key for key in store.keys() if key not in used)  # noqa: SIM118  # a method
+    several = describe_masks(listing.items[0].path, len(listing.items)) if listing.items else ""
+    return replace(listing, several_labels=several)
+
+
+def _group_by_pair(files: Iterable[_RoledFile]) -> dict[PairKey, list[str]]:
+    keys: dict[PairKey, list[str]] = {}
+    for file in files:
+        keys.setdefault(file.pair, []).append(file.key)
+    return keys
+
+
+def _describe_ambiguity(others: Sequence[str], prefix: str, mask_keys: Sequence[str]) -> str:
+    """Return why it cannot be told which mask an image has."""
+    masks = " and ".join(prefix + key for key in mask_keys)
+    if len(mask_keys) > 1:
+        return f"has {len(mask_keys)} masks, {masks}"
+    return f"has the name of {' and '.join(others)}, so that {masks} may be the mask of either"
 
 
 def _find_roles(store: FileStore) -> Iterator[_RoledFile]:
@@ -112,7 +135,7 @@ def _get_role(
     return None, ()
 
 
-def _find_mask(pair: PairKey, masks: dict[PairKey, str]) -> PairKey | None:
+def _find_mask(pair: PairKey, masks: Mapping[PairKey, Sequence[str]]) -> PairKey | None:
     folders, stem = pair
     candidates: list[PairKey] = [(folders, stem + suffix) for suffix in _SUFFIXES]
     return next((candidate for candidate in candidates if candidate in masks), None)
