@@ -108,6 +108,24 @@ def test_right_and_wrong_are_compared_as_ever() -> None:
     assert compare_images("accuracy", first, second, "test") == compare_models(first, second, "test")
 
 
+def test_right_and_wrong_in_groups_are_compared_by_groups() -> None:
+    """Twelve patients with 50 images each, of which the smaller model gets three wrong: 150 images show only three."""
+    groups = np.repeat(np.arange(12), 50)
+    first, second = np.ones(600, bool), ~np.isin(groups, [0, 1, 2])
+    alone = compare_images("accuracy", first, second, "test")
+    grouped = compare_images("accuracy", first, second, "test", groups)
+    assert alone.significantly_worse
+    assert (grouped.metric, grouped.original_score, grouped.compressed_score) == ("accuracy", 1, 0.75)
+    assert (grouped.p_value, grouped.significantly_worse) == (0.25, False)
+    assert alone.difference_interval is not None
+    assert grouped.difference_interval is not None
+    assert grouped.difference_interval.low < alone.difference_interval.low - 0.1
+    assert grouped.upper_drop > alone.upper_drop + 0.08
+    assert not grouped.is_non_inferior(0.3)
+    assert alone.is_non_inferior(0.3)
+    assert "permutation test of 12 groups" in grouped.describe_test()
+
+
 def test_the_p_value_of_scores_is_that_of_a_permutation_test() -> None:
     first, second = draw_scores(9, 0.05, 0.1)
     expected = permutation_test(

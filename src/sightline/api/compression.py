@@ -91,7 +91,7 @@ def compress(
         "epochs": finetune_epochs, "max_drop": budget.max_drop, "non_inferiority_margin": noninferiority.MARGIN,
         "standard_errors": noninferiority.STANDARD_ERRORS,
     }  # fmt: skip
-    if task.image_score != "accuracy":
+    if task.image_score != "accuracy" or dataset.groups:
         search_key |= {"score": task.image_score, "min_scores": noninferiority.MIN_SCORES}
     request = _choose_targets(run, config)
     if request:

@@ -276,6 +276,8 @@ def _record_comparison(comparison: Comparison, evaluation: TaskResult) -> dict[s
             "only_original_correct": comparison.only_original_correct,
             "only_this_correct": comparison.only_compressed_correct,
         }
+    if comparison.metric == "accuracy":  # of images in groups
+        return {"accuracy": comparison.compressed_score, "scores": comparison}
     values = {name: evaluation.metrics[name].value for name in evaluation.headlines}
     known = {name: value for name, value in values.items() if value is not None}
     return {"accuracy": evaluation.accuracy, "metrics": known, "scores": comparison}

@@ -1,7 +1,8 @@
 """Non-inferiority of a compressed model to the original on the same images.
 
 A model is right or wrong about an image that has one label (`PairedTest`). About one with several labels, or with a
-mask, it is more or less right: the image has a score in [0, 1] (`ScoreTest`). The rules are the same for both.
+mask, it is more or less right: the image has a score in [0, 1] (`ScoreTest`). So it has, 0 or 1, where images depend on
+each other within groups. The rules are the same for both.
 
 A search tries many models, and accepts those that happen to look good on the validation images. Of three searches with
 250 of them, two accepted models that were worse by about one standard error more than they looked
@@ -150,15 +151,16 @@ def compare_images(
 ) -> Comparison:
     """Compare two models by what `Task.score_images` returns for the same images, [N], N above 0; `metric` is its mean.
 
-    An image whose score is NaN is left out. `groups` int64 [N] are those of images that depend on each other; they
-    count only for scores. Raises `DataError` if no image has a score.
+    An image whose score is NaN is left out. `groups` int64 [N] are those of images that depend on each other. Raises
+    `DataError` if no image has a score.
     """
-    if original.dtype == np.bool_:
+    if original.dtype == np.bool_ and groups is None:
         return compare_models(original.astype(bool), compressed.astype(bool), split)
+    original, compressed = original.astype(np.float64), compressed.astype(np.float64)
     known = np.isfinite(original)
     if not known.any():
         raise DataError(f"No image of the {split} split has a pixel with a class, so that models cannot be compared.")
-    first, second = original[known].astype(np.float64), compressed[known].astype(np.float64)
+    first, second = original[known], compressed[known]
     numbers = None if groups is None else np.unique(groups[known], return_inverse=True)[1].astype(np.int64)
     result = compare_scores(first, second, numbers)
     return ScoreTest(

@@ -40,11 +40,11 @@ class CompressionCandidate:
     """One model of the search and its measurements.
 
     `accuracy` is on the `count` images of the validation split; of these, only the original model classifies
-    `only_original_correct` correctly and only this one `only_this_correct`. Where an image has a score, `scores`
-    compares them in place of these counts, and `metrics` has those that the task states first, by name. `bytes` is the
-    size of its ONNX file. `latency` and `latency_p99` are in milliseconds at batch 1, `throughput` in images per second
-    at batch 32, in ONNX Runtime. `parent` is the candidate whose weights it started from, `lineage` the steps so far.
-    `failed` says why there is no model.
+    `only_original_correct` correctly and only this one `only_this_correct`. Where an image has a score, or images come
+    in groups, `scores` compares them in place of these counts, and `metrics` has those that the task states first, by
+    name. `bytes` is the size of its ONNX file. `latency` and `latency_p99` are in milliseconds at batch 1, `throughput`
+    in images per second at batch 32, in ONNX Runtime. `parent` is the candidate whose weights it started from,
+    `lineage` the steps so far. `failed` says why there is no model.
     """
 
     name: str
