@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import sightline as sl
 from command import COLORS, Command, Outcome, draw_classes
 from sightline.api.added_class import AddedClass
+from sightline.api.added_row import _evaluate, _Others
+from sightline.export.extend_head import Head
 from sightline.inference import bundle
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -224,3 +227,17 @@ def test_models_without_an_output_for_each_class_are_refused(
     bundle.update_manifest_file(tmp_path / "narrow", precision="float16")
     result = add(sightline, tmp_path / "narrow", black / "new", *options)
     assert "is stored in float16: add the class to the float32 model" in result.err
+
+
+def test_the_interval_on_the_other_classes_counts_groups() -> None:
+    """Of eight patients with ten images each, all images of one are wrong."""
+    labels, features = np.zeros(80, np.int32), np.tile(np.array([1, 0], np.float32), (80, 1))
+    features[:10] = [0, 1]
+    paths = tuple(f"{number}.png" for number in range(80))
+    head = Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), 1.0)
+    others = _Others(features, "test", features, labels, paths)
+    grouped = replace(others, groups={path: f"patient {number // 10}" for number, path in enumerate(paths)})
+    alone, of_groups = (_evaluate(head, ("a", "b"), "c", of) for of in (others, grouped))
+    assert alone.accuracy == of_groups.accuracy == 0.875
+    assert of_groups.groups == 8
+    assert of_groups.accuracy_interval.low < alone.accuracy_interval.low - 0.2

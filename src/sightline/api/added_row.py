@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,17 @@ MAX_OTHERS = 2000  # images of the other classes that the row is fitted to
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """Images of the earlier classes: features to fit to, and features [N, F] with labels [N] of `split` to evaluate."""
+    """Images of the earlier classes: features to fit to, and features [N, F] with labels [N] of `split` to evaluate.
+
+    `paths` [N] and `groups`, by path, are those of the images to evaluate.
+    """
 
     features: NDArray[np.float32]
     split: str | None
     split_features: NDArray[np.float32]
     split_labels: NDArray[np.int32]
+    paths: tuple[str, ...]
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 def append_row(
@@ -88,10 +93,11 @@ def _read_run(classifier: Classifier, progress: Progress) -> _Others:
     counts = {} if classifier.manifest is None else classifier.manifest.data.get("counts", {})
     features = runner.predict_outputs(classifier.predictor, train, task="embedding", progress=progress).features
     if not counts.get("test") and not counts.get("validation"):
-        return _Others(features, None, features[:0], train.labels[:0])
+        return _Others(features, None, features[:0], train.labels[:0], ())
     labeled = labeled_images.load(alternative=advice)
     outputs = runner.predict_outputs(classifier.predictor, labeled.subset, task="evaluating", progress=progress)
-    return _Others(features, labeled.split, outputs.features, labeled.subset.labels)
+    subset = labeled.subset
+    return _Others(features, labeled.split, outputs.features, subset.labels, subset.paths, labeled.groups)
 
 
 def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> _Others:
@@ -116,7 +122,8 @@ def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> 
     fitted = np.flatnonzero(~is_held_out)
     fitted = fitted[_choose_balanced(labels[fitted])]
     split = REFERENCE_SPLIT if is_held_out.any() else None
-    return _Others(embeddings.vectors[fitted], split, embeddings.vectors[is_held_out], labels[is_held_out])
+    paths = tuple(embeddings.paths[i] for i in np.flatnonzero(is_held_out))
+    return _Others(embeddings.vectors[fitted], split, embeddings.vectors[is_held_out], labels[is_held_out], paths)
 
 
 def _rank_in_class(labels: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -141,6 +148,5 @@ def _evaluate(head: Head, classes: tuple[str, ...], label: str, others: _Others)
         return None
     all_classes = classes if head.kernel.shape[1] == len(classes) else (*classes, label)
     probabilities = metrics.softmax(head.compute_logits(others.split_features)).astype(np.float32)
-    count = len(others.split_labels)
-    subset = Subset(others.split_features, np.arange(count), others.split_labels, ("",) * count)
-    return compute_evaluation(all_classes, probabilities, subset)
+    subset = Subset(others.split_features, np.arange(len(others.paths)), others.split_labels, others.paths)
+    return compute_evaluation(all_classes, probabilities, subset, group_by_path=others.groups)
