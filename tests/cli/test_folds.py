@@ -121,6 +121,24 @@ def test_evaluate_names_the_file_of_all_classes(
         assert Path(named[1]).is_file()
 
 
+def test_runs_with_folds_are_compared_on_out_of_fold_images(sightline: Command, run: sl.Run, tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        shutil.copytree(run.path, path)
+        shutil.rmtree(path / "eval" / "test")
+        info = json.loads((path / "run.json").read_text())
+        info["result"]["test"] = None
+        (path / "run.json").write_text(json.dumps(info))
+    printed = sightline("compare", *paths).out
+    assert "on 60 out-of-fold images" in printed
+    assert "validation" not in printed
+    config = paths[1] / "config.toml"
+    config.write_text(re.sub(r"(?m)^folds = 2\b", "folds = 0", config.read_text()))
+    result = sightline("compare", *paths, "--format", "json").json
+    assert [row["split"] for row in result["runs"]] == ["out-of-fold", "validation"]
+    assert result["comparisons"][0]["split"] == "held-out"
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_exports_are_compared_on_the_training_images(
     sightline: Command, run: sl.Run, tmp_path: Path, precision: str

@@ -17,6 +17,7 @@ from sightline.api.common_masks import find_common_masks
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
+from sightline.data.types import Split
 from sightline.errors import UsageError, plural
 from sightline.evaluation import bootstrap, paired
 from sightline.evaluation.multi_label import MultiLabelResult
@@ -28,6 +29,7 @@ from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
 from sightline.metrics import describe_metric
 from sightline.report import comparison_plots
+from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import find_reported_split
 from sightline.tasks.protocol import find_task
@@ -39,6 +41,8 @@ ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of h
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
     """One run: `accuracy` and `loss` are those of split `split`; `settings` are those that differ between the runs.
+
+    The split of a run with folds is ``out-of-fold`` where others have ``validation``.
 
     `metrics` are the others that the task of the run states first, by name, such as ``hierarchical_f1``. `leaked`
     counts the images of that split that are also in an earlier split. An incomplete run has the validation metrics of
@@ -70,7 +74,8 @@ class ComparisonRow:
 class PairedRun:
     """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` says why.
 
-    `split` is the split that both were evaluated on; images are paired by content and class. `comparison` is of the
+    `split` is the split that both were evaluated on: ``out-of-fold`` for runs with folds, and ``held-out`` if only one
+    of them has folds; images are paired by content and class. `comparison` is of the
     `metric`: ``accuracy``, or with several labels per image ``subset_accuracy``, the fraction of images whose labels
     are all right. `grades` compares how far predicted grades are from the true ones, if one of the runs is ordinal, and
     `label_sets` the metrics of several labels per image, if both runs have the same classes. Runs of masks have `masks`
@@ -201,15 +206,16 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
         return PairedRun(
             baseline.name, other.name, None, None, "they were not evaluated on the same split: evaluate both first"
         )
+    split = _name_common_split(common.split, baseline, other)
     if not len(common.rows):
-        note = f"their {common.split} splits have no image in common"
-        return PairedRun(baseline.name, other.name, common.split, None, note)
+        note = f"they have no {split} image in common"
+        return PairedRun(baseline.name, other.name, split, None, note)
     is_whole = len(common.rows) == len(common.first.paths) == len(common.second.paths)
-    note = "" if is_whole else f"only {len(common.rows)} images are in both {common.split} splits"
+    note = "" if is_whole else f"only {len(common.rows)} of their {split} images are in both"
     first, second = (predicted == common.labels for predicted in common.predicted)
     groups = bootstrap.number_groups([common.first.paths[row] for row in common.rows[:, 0]], common.groups)
     return PairedRun(
-        baseline.name, other.name, common.split, paired.compare_paired(first, second, tests=tests, groups=groups), note,
+        baseline.name, other.name, split, paired.compare_paired(first, second, tests=tests, groups=groups), note,
         _compare_grades(common, tasks, groups), _compare_label_sets(common, groups),
         "subset_accuracy" if common.has_label_sets else "accuracy",
     )  # fmt: skip
@@ -221,8 +227,19 @@ def _compare_mask_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int
         return PairedRun(baseline.name, other.name, None, None, common, metric=IMAGE_IOU)
     groups = bootstrap.number_groups(common.paths, common.groups)
     masks = compare_masks(common.ious[:, 0], common.ious[:, 1], tests=tests, groups=groups)
-    note = "" if common.is_whole else f"only {masks.count} images are in both {common.split} splits"
-    return PairedRun(baseline.name, other.name, common.split, None, note, masks=masks, metric=IMAGE_IOU)
+    split = _name_common_split(common.split, baseline, other)
+    note = "" if common.is_whole else f"only {masks.count} of their {split} images are in both"
+    return PairedRun(baseline.name, other.name, split, None, note, masks=masks, metric=IMAGE_IOU)
+
+
+def _name_common_split(split: Split, baseline: ComparisonRow, other: ComparisonRow) -> str:
+    """Return what the images are called that both runs were evaluated on, stored as `split`."""
+    names = {_name_split(split, RunDirectory(Path(row.run)).config) for row in (baseline, other)}
+    return names.pop() if len(names) == 1 else "held-out"
+
+
+def _name_split(split: Split, config: RunConfig) -> str:
+    return folds.OUT_OF_FOLD if split == "validation" and folds.is_folded(config) else split
 
 
 def _compare_grades(
@@ -322,7 +339,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
         settings=settings,
         model=config.model.name,
         parameters=result.get("parameters"),
-        split=split,
+        split=None if split is None else _name_split(split, config),
         accuracy=accuracy,
         accuracy_interval=interval,
         loss=loss,

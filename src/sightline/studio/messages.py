@@ -16,8 +16,8 @@ _SLICE = re.compile(
 )
 
 _NOTES = (
-    (re.compile(r"only (?P<COUNT>\d+) images are in both (?P<SPLIT>\w+) splits"), "note-some-in-common"),
-    (re.compile(r"their (?P<SPLIT>\w+) splits have no image in common"), "note-none-in-common"),
+    (re.compile(r"only (?P<COUNT>\d+) of their (?P<SPLIT>[\w-]+) images are in both"), "note-some-in-common"),
+    (re.compile(r"they have no (?P<SPLIT>[\w-]+) image in common"), "note-none-in-common"),
 )
 
 
@@ -56,7 +56,7 @@ def translate_slice(name: str, texts: Mapping[str, str]) -> str:
 def translate_note(note: str, texts: Mapping[str, str]) -> str:
     """Return the note of a comparison, as `compare_runs` makes it, in the language of `texts`; others stay as they are.
 
-    >>> translate_note("only 12 images are in both test splits", select("zh"))
+    >>> translate_note("only 12 of their test images are in both", select("zh"))
     '只有 12 张图片同时在双方的测试集中'
     """
     for pattern, key in _NOTES:
