@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from sightline.api.label_issues import _check_labels
+from sightline.callbacks import no_progress
 from sightline.data.types import ImageRecord, Subset
 from sightline.errors import DataError, MissingExtraError
 from sightline.evaluation import label_issues as wrong_labels
@@ -17,6 +21,7 @@ from sightline.evaluation.error_analysis import analyze_errors
 from sightline.evaluation.evaluator import compute_evaluation
 from sightline.evaluation.paired import compare_paired, group_p_value, mcnemar_p_value
 from sightline.evaluation.slices import evaluate_slices, find_slices, image_properties, record_properties, slice_masks
+from sightline.tasks.protocol import find_task
 from strategies import image_record
 
 
@@ -232,6 +237,25 @@ def test_without_cleanlab_the_install_line_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_class_of_one_image_cannot_be_checked() -> None:
-    features, true = draw_clusters(4, 3)
-    with pytest.raises(DataError, match="class 'b' has 1"):
-        wrong_labels.predict_out_of_fold(features, true, "abc")
+    assert wrong_labels.find_repeated_classes(np.array([0, 1, 2, 2, 0], np.int32), "abc").tolist() == [0, 2]
+    with pytest.raises(DataError, match="two images each, and 1 of 3 classes has as many"):
+        wrong_labels.find_repeated_classes(np.array([0, 1, 0, 2], np.int32), "abc")
+
+
+def test_the_other_classes_are_checked_without_one_of_a_single_image() -> None:
+    pytest.importorskip("cleanlab", reason="the extra labels is not installed")
+    features, true = draw_clusters()
+    features[7] = 50
+    given_labels = np.where(true == 2, 3, true).astype(np.int32)
+    given_labels[7] = 2  # the only image of its class
+    planted = np.arange(0, 300, 30)
+    given_labels[planted] = 3
+    images = [image_record("abcd"[k], i) for i, k in enumerate(given_labels)]
+    classifier: Any = SimpleNamespace(run=None, classes=("a", "b", "c", "d"), task=find_task("single_label"))
+    check = _check_labels(classifier, images, features, given_labels, no_progress)
+    assert check.unchecked_classes == ("c",)
+    others = np.flatnonzero(np.arange(300) != 7)
+    numbers = np.where(given_labels == 3, 2, given_labels)[others].astype(np.int32)
+    expected = wrong_labels.predict_out_of_fold(features[others], numbers, "abd")
+    assert check.issues == wrong_labels.select_label_issues([images[i] for i in others], numbers, expected, "abd")
+    assert {issue.path for issue in check.issues} & {images[i].path for i in planted}

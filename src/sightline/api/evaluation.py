@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sightline import _io
 from sightline.api.classifier import Classifier
-from sightline.api.label_issues import find_label_issues
+from sightline.api.label_issues import LabelCheck, find_label_issues
 from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
 from sightline.api.report_writer import refresh_report, save_evaluation
@@ -25,7 +25,7 @@ from sightline.data.types import LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood
-from sightline.evaluation.label_issues import LabelIssue, LabelIssueCount, LabelSetIssue
+from sightline.evaluation.label_issues import LabelIssueCount
 from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult, Report, Result, list_predictions
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
@@ -47,16 +47,16 @@ class Evaluation:
         result: The metrics with the probabilities and labels that they were computed from.
         report: All analyses: calibration, abstention, slices, errors.
         label_issues: The likely label errors, the most likely first; None if they were not searched for.
+        unchecked_classes: The classes with too few images to check their labels; None if none were checked.
         tta_views: The number of views of each image that its prediction is the mean of.
     """
 
-    def __init__(
-        self, report: Report, label_issues: Sequence[LabelIssue | LabelSetIssue] | None = None, tta_views: int = 1
-    ) -> None:
+    def __init__(self, report: Report, label_check: LabelCheck | None = None, tta_views: int = 1) -> None:
         self.report = report
         self.tta_views = tta_views
         self.result: Result = report.evaluation
-        self.label_issues = None if label_issues is None else RecordList(label_issues, asdict)
+        self.label_issues = None if label_check is None else RecordList(label_check.issues, asdict)
+        self.unchecked_classes = None if label_check is None else label_check.unchecked_classes
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -70,10 +70,11 @@ class Evaluation:
         return {"accuracy": Metric(result.accuracy, result.accuracy_interval), **result.metrics}
 
     @property
-    def accuracy(self) -> float:
+    def accuracy(self) -> float | None:
         """The fraction of images whose most probable class is the true one, in [0, 1].
 
-        With several labels per image, the fraction of right decisions, one for each image and class.
+        With several labels per image, the fraction of right decisions, one for each image and class. Of masks, the
+        fraction of pixels whose class is predicted, None if no pixel has a class.
         """
         return self.result.accuracy
 
@@ -182,6 +183,7 @@ class Evaluation:
         return self.report.to_dict() | {
             "label_issues": None if suspects is None else [issue.to_patch() for issue in suspects],
             "label_issue_counts": None if counts is None else [asdict(count) for count in counts],
+            "unchecked_classes": None if self.unchecked_classes is None else list(self.unchecked_classes),
             "tta_views": self.tta_views,
         }
 
@@ -269,12 +271,12 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
             classifier.with_tta(tta) if tta else classifier, sources, split=split, threshold_request=threshold_request,
             ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
         )  # fmt: skip
-        suspects = None
+        check = None
         if label_issues is not None:
-            suspects = find_label_issues(
+            check = find_label_issues(
                 classifier, label_issues, allow_missing=allowed.missing, cache=cache, progress=progress
             )
-    return Evaluation(report, suspects, VIEWS[tta] if tta else 1)
+    return Evaluation(report, check, VIEWS[tta] if tta else 1)
 
 
 def evaluate_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from sightline.inference.predictor import ModelOutputs
 from sightline.runs import report_images
 
 
+@dataclass(frozen=True, slots=True)
+class LabelCheck:
+    """The likely label errors, the worst first, and the classes that have too few images to be checked."""
+
+    issues: tuple[LabelIssue | LabelSetIssue, ...]
+    unchecked_classes: tuple[str, ...]
+
+
 def find_label_issues(
     classifier: Classifier,
     patch: Path,
@@ -27,7 +36,7 @@ def find_label_issues(
     allow_missing: bool = False,
     cache: bool = True,
     progress: Progress = no_progress,
-) -> tuple[LabelIssue | LabelSetIssue, ...]:
+) -> LabelCheck:
     """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
     Adds a line for each to the patch (JSON lines: action, path, sha256, label, to, reason), worst first, unless the
@@ -53,7 +62,7 @@ def find_label_issues(
         )
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
-    suspects = _select_suspects(classifier, records, features, labels_given, progress)
+    check = _check_labels(classifier, records, features, labels_given, progress)
     entries = read_entries(patch)
     keep_lines = [
         entry
@@ -61,7 +70,7 @@ def find_label_issues(
         if entry.action == "keep"
     ]
     known = {(entry.path, entry.sha256, entry.label) for entry in keep_lines}
-    suspects = tuple(s for s in suspects if (s.path, s.sha256, s.label) not in known)
+    suspects = tuple(s for s in check.issues if (s.path, s.sha256, s.label) not in known)
     lines = [s.to_patch() for s in suspects]
     entries = add_entries(add_entries(entries, keep_lines), (PatchEntry(**line) for line in lines))
     write_patch(patch, entries, "Choose another file with --find-label-issues.")
@@ -72,25 +81,34 @@ def find_label_issues(
         pixels = {path: subset.take(slice(i, i + 1))[0] for subset, i, path in places}
         report_images.write_label_issue_images(classifier.run, pixels)
         refresh_report(classifier.run)
-    return suspects
+    return replace(check, issues=suspects)
 
 
-def _select_suspects(
+def _check_labels(
     classifier: Classifier,
     records: Sequence[ImageRecord],
     features: NDArray[np.float32],
     labels: NDArray[Any],
     progress: Progress,
-) -> tuple[LabelIssue | LabelSetIssue, ...]:
-    """Return the likely label errors, worst first; of several labels per image, those of classes with enough images."""
+) -> LabelCheck:
+    """Return the likely label errors of the classes with enough images."""
     seed, classes = 0 if classifier.run is None else classifier.run.config.seed, classifier.classes
     if not classifier.task.targets.allows_several:
-        probabilities = label_issues.predict_out_of_fold(features, labels, classes, seed, progress)
-        return label_issues.select_label_issues(records, labels, probabilities, classes)
+        repeated = label_issues.find_repeated_classes(labels, classes)
+        rows, names = np.flatnonzero(np.isin(labels, repeated)).tolist(), [classes[k] for k in repeated]
+        numbers = np.searchsorted(repeated, labels[rows]).astype(np.int32)
+        probabilities = label_issues.predict_out_of_fold(features[rows], numbers, names, seed, progress)
+        issues = label_issues.select_label_issues([records[i] for i in rows], numbers, probabilities, names)
+        return LabelCheck(issues, _list_others(classes, names))
     columns = label_issues.find_checkable_classes(labels)
     labels, names = labels[:, columns], [classes[k] for k in columns]
     probabilities = label_issues.predict_labels_out_of_fold(classifier.task, features, labels, seed, progress)
-    return label_issues.select_label_set_issues(records, labels, probabilities, names)
+    set_issues = label_issues.select_label_set_issues(records, labels, probabilities, names)
+    return LabelCheck(set_issues, _list_others(classes, names))
+
+
+def _list_others(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in classes if name not in names)
 
 
 def _has_split(classifier: Classifier, split: Split) -> bool:

@@ -150,7 +150,9 @@ def evaluate(
         )
         evaluation_view.print_report(report)
     if output_format == TableFormat.text and evaluation.label_issues is not None:
-        evaluation_view.print_label_issues(evaluation.label_issues, str(find_label_issues))
+        evaluation_view.print_label_issues(
+            evaluation.label_issues, str(find_label_issues), evaluation.unchecked_classes or ()
+        )
         multi_label_view.print_label_issue_counts(evaluation.label_issue_counts or ())
     if not evaluation.targets_met:
         raise typer.Exit(1)

@@ -64,9 +64,12 @@ def _print_levels(hierarchy: HierarchyMetrics) -> None:
     print_line()
 
 
-def print_label_issues(issues: Sequence[LabelIssue | LabelSetIssue], patch: str) -> None:
-    """Print the most suspicious labels, and where to find them all."""
+def print_label_issues(
+    issues: Sequence[LabelIssue | LabelSetIssue], patch: str, unchecked_classes: Sequence[str] = ()
+) -> None:
+    """Print the most suspicious labels, where to find them all, and the classes that could not be checked."""
     from sightline.evaluation.label_issues import LabelSetIssue
+    from sightline.report import sentences
 
     print_line()
     count = len(issues)
@@ -76,6 +79,13 @@ def print_label_issues(issues: Sequence[LabelIssue | LabelSetIssue], patch: str)
     print_line(f"{text}, worst first; proposed fixes are in {patch}")
     rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
     print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
+    if unchecked_classes:
+        verb = "has" if len(unchecked_classes) == 1 else "have"
+        names = sentences.list_names(unchecked_classes)
+        print_line(
+            f"{plural(len(unchecked_classes), 'class', 'classes')} {verb} too few images for the labels to be checked: "
+            f"{names}"
+        )
 
 
 def _describe_suggestion(issue: LabelIssue | LabelSetIssue) -> str:
@@ -123,9 +133,8 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
     from sightline.report import sentences
 
     classes = len(evaluation.classes)
-    print_line(
-        f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {evaluation.loss:.4f}"
-    )
+    loss = "not defined" if evaluation.loss is None else f"{evaluation.loss:.4f}"
+    print_line(f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {loss}")
     if untested := sentences.describe_untested(evaluation.untested_classes, classes, sentences.describe_split(split)):
         print_line(untested)
     for caution in sentences.list_cautions(evaluation.to_dict()):

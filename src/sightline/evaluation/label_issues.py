@@ -22,12 +22,13 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.iterative_stratification import stratify_iteratively
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import ImageRecord, Subset
-from sightline.errors import DataError, check_installed, require
+from sightline.errors import DataError, check_installed, plural, require
 from sightline.inference.results import ClassProbability
 from sightline.seeding import derive_seed, make_generator
 from sightline.tasks.protocol import Task
 
 PURPOSE = "Finding label issues"
+MIN_REPEATS = 2  # images of a class: one to fit to, and one to check
 FOLDS = 5  # also the fewest images that must have a class, and lack it, for several labels per image to be checked
 # C. On 600 photographs of cats and dogs with 5% wrong labels, 0.001 found 0.90 of them and 0.1 found 0.78. The features
 # were those of a network trained on the correct labels, so both are optimistic.
@@ -127,6 +128,20 @@ def count_label_issues(changes: Iterable[tuple[str, str]]) -> tuple[LabelIssueCo
     return tuple(LabelIssueCount(name, missing[name], wrong[name]) for name in names)
 
 
+def find_repeated_classes(labels: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the numbers of the `classes` that at least two images have, int64, by their `labels` int32 [N].
+
+    Raises `DataError` if there are fewer than two: of a class with one image, no model is fitted without this image.
+    """
+    repeated = np.flatnonzero(np.bincount(labels, minlength=len(classes)) >= MIN_REPEATS)
+    if len(repeated) < 2:
+        raise DataError(
+            f"Finding label issues needs at least two classes with two images each, and {len(repeated)} of "
+            f"{plural(len(classes), 'class', 'classes')} {'has' if len(repeated) == 1 else 'have'} as many: add images."
+        )
+    return repeated
+
+
 def predict_out_of_fold(
     features: NDArray[np.float32],
     labels: NDArray[np.int32],
@@ -134,16 +149,8 @@ def predict_out_of_fold(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
-    """Return out-of-fold probabilities [N, K] from `features` float32 [N, F].
-
-    Raises `DataError` for fewer than two classes, or a class with fewer than two images.
-    """
+    """Return out-of-fold probabilities [N, K] from `features` float32 [N, F]; each class has two images or more."""
     counts = np.bincount(labels, minlength=len(classes))
-    if len(classes) < 2 or counts.min() < 2:
-        raise DataError(
-            "Finding label issues needs at least two classes with two images each; class "
-            f"{classes[int(counts.argmin())]!r} has {counts.min()}: add images."
-        )
     linear_model = require("sklearn.linear_model", PURPOSE)
     model_selection = require("sklearn.model_selection", PURPOSE)
     convergence_warning = require("sklearn.exceptions", PURPOSE).ConvergenceWarning

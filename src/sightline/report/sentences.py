@@ -19,11 +19,20 @@ def describe_untested(names: Sequence[str], total: int, where: str = "the evalua
     if not names:
         return ""
     one = len(names) == 1
-    more = f" and {len(names) - MAX_NAMED_CLASSES:,} more" if len(names) > MAX_NAMED_CLASSES else ""
     return (
         f"{len(names):,} of {total:,} classes {'has' if one else 'have'} no image in {where} and "
-        f"{'is' if one else 'are'} not tested: {', '.join(map(repr, names[:MAX_NAMED_CLASSES]))}{more}."
+        f"{'is' if one else 'are'} not tested: {list_names(names)}."
     )
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the first of the names of classes, and how many more there are.
+
+    >>> list_names(["cat", "dog", "eel", "fox"])
+    "'cat', 'dog', 'eel' and 1 more"
+    """
+    more = f" and {len(names) - MAX_NAMED_CLASSES:,} more" if len(names) > MAX_NAMED_CLASSES else ""
+    return f"{', '.join(map(repr, names[:MAX_NAMED_CLASSES]))}{more}"
 
 
 def describe_split(split: str) -> str:
