@@ -15,9 +15,10 @@ from sklearn.metrics import average_precision_score
 from hidden_labels import check_coverage, make_subset
 from sightline.data.types import Subset
 from sightline.errors import DataError
-from sightline.evaluation.held_out import HeldOutRankings
+from sightline.evaluation.held_out import HeldOutErrors, HeldOutRankings
 from sightline.evaluation.label_subsets import REPEATS, draw_partitions, list_sizes, list_strata
 from sightline.evaluation.learning_curve import LearningCurve, measure_learning_curve
+from sightline.intervals import wilson_interval
 from sightline.report import plotting
 from sightline.report.learning_curve_plot import plot_learning_curve
 from sightline.tasks.protocol import Task, find_task
@@ -262,3 +263,32 @@ def test_the_predicted_interval_holds_what_as_many_labels_again_bring() -> None:
 @pytest.mark.slow
 def test_the_predicted_interval_of_several_labels_holds_it_too() -> None:
     assert check_coverage(draw_label_sets(2000, 11), 120, seed=0, task="multi_label")
+
+
+def test_intervals_without_errors_count_groups() -> None:
+    """Ten patients of 20 images each without an error show no more than ten images."""
+    patients, repeats = np.repeat(np.arange(10), 20), np.zeros(200, np.int64)
+    wrong = np.zeros((1, 200), bool)
+    alone = HeldOutErrors((9,), wrong, np.arange(200), repeats, 200).estimate_interval(0, np.zeros(100))
+    assert alone == wilson_interval(200, 200)
+    grouped = HeldOutErrors((9,), wrong, patients, repeats, 200).estimate_interval(0, np.zeros(100))
+    assert grouped == pytest.approx((0.025 ** (1 / 10), 1), abs=1e-6)
+    twice = HeldOutErrors((9,), np.tile(wrong, 2), np.tile(patients, 2), np.repeat([0, 1], 200), 200)
+    assert twice.estimate_interval(0, np.zeros(100)) == pytest.approx(grouped)
+    one = HeldOutErrors((9,), wrong, np.zeros(200, np.int64), repeats, 200).estimate_interval(0, np.zeros(100))
+    assert one == (0, 1)
+    labels = np.tile(np.eye(2, dtype=bool), (100, 1))
+    scores = labels[None].astype(np.float32)
+    pools = np.zeros(200, np.int64)
+    first, second = (
+        HeldOutRankings((9,), scores, labels, units, repeats, pools, 200).estimate_interval(0, np.zeros(100))
+        for units in (np.arange(200), patients)
+    )
+    assert first == wilson_interval(200, 200)
+    assert second == wilson_interval(10, 10)
+
+
+def test_a_single_group_leaves_nothing_to_train_on() -> None:
+    features = Subset(np.zeros((40, 3), np.float32), np.arange(40), np.repeat([0, 1], 20).astype(np.int32), ("",) * 40)
+    with pytest.raises(DataError, match="No image is left to train on, since all are of one group"):
+        measure_learning_curve(features, ["patient"] * 40)

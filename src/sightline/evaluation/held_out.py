@@ -18,7 +18,8 @@ from sightline import metrics, process
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset
 from sightline.errors import plural
-from sightline.evaluation.bootstrap import find_percentiles, mean_over_classes
+from sightline.evaluation.bootstrap import find_percentiles, mean_over_classes, sum_by_group
+from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.label_subsets import Partition
 from sightline.intervals import Interval, wilson_interval
 from sightline.seeding import make_generator
@@ -60,8 +61,8 @@ class HeldOutResults(Protocol):
         1:386-411).
         """
 
-    def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:
-        """Return the 95% interval of the metric at a size, from its error rate and its resampled ones [R]."""
+    def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
+        """Return the 95% interval of the metric at size `number`, from its resampled error rates [R]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,18 @@ class HeldOutErrors:
         weights = draw_weights(self.units, self.repeats, RESAMPLES, seed)
         return np.concatenate([(w @ wrong) / np.maximum(w.sum(1, keepdims=True), 1) for w in weights])
 
-    def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:
-        """Return the percentiles, at least as wide as Wilson's interval.
+    def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
+        """Return the percentiles, at least as wide as Wilson's interval, or that of `grouped_proportions` with groups.
 
         Few errors vary too little when they are resampled; without any they do not vary at all.
         """
-        return _widen(1 - resampled, round((1 - rate) * self.count), self.count)
+        right = 1 - self.wrong[number].astype(np.float64)
+        if len(np.unique(self.units)) == self.count:
+            return _widen(1 - resampled, wilson_interval(round(float(right.mean()) * self.count), self.count))
+        share = self.count / len(right)  # of an evaluation in its image, which several repeats may hold out
+        hits, counts = (sum_by_group(of[:, None] * share, self.units) for of in (right, np.ones(len(right))))
+        (interval,) = estimate_grouped_proportions(hits, counts)
+        return _widen(1 - resampled, interval or Interval(0.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +181,27 @@ class HeldOutRankings:
         finite: NDArray[np.float64] = rates[np.isfinite(rates).all(1)]
         return finite
 
-    def estimate_interval(self, rate: float, resampled: NDArray[np.float64]) -> Interval:
+    def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
         """Return the percentiles; with few errors, at least as wide as Wilson's interval.
 
         That of a mean over classes, each of a proportion of the images that have the class, is for as many images as
-        have the variance of this mean: the harmonic mean of their numbers, times the number of classes.
+        have the variance of this mean: the harmonic mean of their numbers, times the number of classes. Of images in
+        groups, these are as many as Kish's effective number of groups is among all.
         """
         if self.count_errors() >= MIN_ERRORS:
             return find_percentiles(1 - resampled)
-        supports = self.labels.sum(0) * self.count / len(self.labels)
+        sizes = np.bincount(self.units).astype(np.float64)
+        supports = self.labels.sum(0) / len(self.labels) * (sizes.sum() ** 2 / (sizes**2).sum())
         supports = supports[supports > 0]
         effective = max(1, round(len(supports) ** 2 / float((1 / supports).sum())))
-        return _widen(1 - resampled, round((1 - rate) * effective), effective)
+        value = 1 - float(self.compute_error_rates()[number])
+        return _widen(1 - resampled, wilson_interval(round(value * effective), effective))
 
 
-def _widen(resampled: NDArray[np.float64], hits: int, count: int) -> Interval:
-    """Return the percentiles of a resampled proportion, at least as wide as Wilson's interval of ``hits / count``."""
-    interval, wilson = find_percentiles(resampled), wilson_interval(hits, count)
-    return Interval(min(interval.low, wilson.low), max(interval.high, wilson.high))
+def _widen(resampled: NDArray[np.float64], other: Interval) -> Interval:
+    """Return the percentiles of a resampled proportion, at least as wide as its `other` interval."""
+    interval = find_percentiles(resampled)
+    return Interval(min(interval.low, other.low), max(interval.high, other.high))
 
 
 def draw_weights(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset
+from sightline.errors import DataError
 from sightline.evaluation.bootstrap import find_percentiles
 from sightline.evaluation.held_out import MIN_ERRORS, HeldOutResults, count_classes, measure_results
 from sightline.evaluation.label_subsets import draw_partitions, list_sizes, list_strata
@@ -128,7 +129,13 @@ def measure_learning_curve(
     partitions = draw_partitions(
         list_strata(features.labels) if several else features.labels, unit_numbers, held_out, seed
     )
-    sizes = list_sizes(min(len(partition.pool) for partition in partitions), num_classes)
+    largest = min(len(partition.pool) for partition in partitions)
+    if not largest:
+        raise DataError(
+            "No image is left to train on, since all are of one group or in groups with held-out images: check "
+            "split.group, or leave it out."
+        )
+    sizes = list_sizes(largest, num_classes)
     results = measure_results(find_task(task), features, unit_numbers, partitions, sizes, seed, threads, progress)
     return summarize(results, num_classes, more, seed)
 
@@ -137,8 +144,8 @@ def summarize(results: HeldOutResults, num_classes: int, more: Sequence[int], se
     """Return the points, the power law and the gains, with intervals, of measured errors."""
     rates, resampled = results.compute_error_rates(), results.resample_rates(seed)
     points = tuple(
-        CurvePoint(size, float(1 - rate), results.estimate_interval(float(rate), column))
-        for size, rate, column in zip(results.sizes, rates, resampled.T, strict=True)
+        CurvePoint(size, float(1 - rates[number]), results.estimate_interval(number, resampled[:, number]))
+        for number, size in enumerate(results.sizes)
     )
     num_errors = results.count_errors()
     curve = LearningCurve(num_classes, results.count, num_errors, points, metric=results.metric)
