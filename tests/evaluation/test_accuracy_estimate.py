@@ -35,6 +35,16 @@ def test_each_estimate_is_right_where_its_assumption_holds(skill: float) -> None
     assert covered.min() >= 7
 
 
+def test_equal_confidences_are_as_often_right_as_on_validation_images() -> None:
+    """A model that is certain of nearly all images is wrong about as many of them as it was."""
+    confidences = np.repeat([0.6, 1.0], [10, 190]).astype(np.float32)
+    correct = np.arange(200) >= 40  # all ten of the uncertain ones are wrong, and 30 of the certain ones
+    assert estimate_accuracy(confidences, correct, confidences).accuracy.value == pytest.approx(0.8)
+    new = np.repeat([0.6, 1.0], [50, 150]).astype(np.float32)
+    assert estimate_accuracy(confidences, correct, new).accuracy.value == pytest.approx(150 * (160 / 190) / 200)
+    assert estimate_accuracy(confidences, np.zeros(200, bool), new).accuracy.value == 0
+
+
 def test_what_speaks_against_an_estimate_is_said() -> None:
     rng = np.random.default_rng(0)
     confidences, correct = draw(rng, 400, 6.0)

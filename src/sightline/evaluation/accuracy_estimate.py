@@ -90,7 +90,10 @@ def _estimate(
     """Return both estimates; with `rng`, for a resample of the sorted new confidences `ordered`."""
     errors = int((~correct).sum())
     threshold = np.sort(confidences)[min(errors, len(confidences) - 1)]
-    fraction = 1 - np.searchsorted(ordered, threshold) / len(ordered)
+    below, tied = (np.count_nonzero(of) for of in (confidences < threshold, confidences == threshold))
+    start, end = (np.searchsorted(ordered, threshold, side) for side in ("left", "right"))
+    wrong = start + (end - start) * (errors - below) / tied  # of images at the threshold, as many as on validation
+    fraction = min(max(1 - wrong / len(ordered), 0.0), 1.0)
     mean, error = float(ordered.mean()), 0.0
     if rng is not None:  # resampling N values with replacement: a binomial count, and by the central limit theorem
         fraction = rng.binomial(len(ordered), fraction) / len(ordered)
