@@ -164,6 +164,20 @@ def test_intervals_contain_their_metrics_and_are_seeded() -> None:
     assert scores != compute_metrics(p, labels, Resampling(seed=1))
 
 
+def test_a_bootstrap_that_leaves_its_own_value_out_is_no_interval() -> None:
+    """Of 300 classes with two images, nearly all resamples have a lower macro precision than the images."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(300), 2).astype(np.int32)
+    logits = rng.normal(size=(600, 300))
+    logits[np.arange(600), labels] += 4
+    scores = compute_metrics(metrics.softmax(logits.astype(np.float32)), labels)
+    precision = scores["macro_precision"]
+    assert (precision.interval, precision.note) == (None, "no interval: too few images for a bootstrap")
+    for metric in scores.values():
+        assert metric.value is not None
+        assert metric.interval is None or metric.interval.low <= metric.value <= metric.interval.high
+
+
 def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
     values = np.random.default_rng(0).normal(size=400)
     ends = bootstrap.percentile_interval(bootstrap.resample_means(values[:, None], 0, "test")[:, 0])
