@@ -65,6 +65,8 @@ def train_record(data: sightline.Dataset | list[str], seed: int, folder: Path, *
     training, compilation = split_seconds([record.seconds for record in run.history])
     assert run.test is not None
     views = run.classifier.evaluate(tta="flip-shift", progress=False)
+    assert run.test.accuracy is not None
+    assert views.accuracy is not None
     return RecordRun(run.test.accuracy, views.accuracy, training, compilation)
 
 

@@ -20,6 +20,7 @@ def test_the_demo_learns_and_ends_with_the_address_of_its_report(sightline: Comm
     assert run.config.model.name == "efficientnet-lite0"
     assert run.config.model.weights == "imagenet"
     assert run.test is not None
+    assert run.test.accuracy is not None
     assert run.test.accuracy > 0.9
     title, address = result.out.splitlines()[-1].split()
     assert title == "Report"

@@ -146,6 +146,46 @@ def test_masks_that_cannot_be_used_are_findings_and_their_images_are_left_out(tm
     assert "unreadable" not in findings
 
 
+def test_images_or_masks_of_one_name_are_left_out_and_named(tmp_path: Path) -> None:
+    write_pairs(
+        tmp_path,
+        **{
+            "images/a.jpg": encode_png(3),
+            "images/c.png": encode_png(4), "masks/c.png": fill_mask(0), "masks/c.bmp": fill_mask(1),
+        },
+    )  # fmt: skip
+    index = build_index(tmp_path)
+    assert [image.path for image in index.images] == ["images/b.png"]
+    assert {image.path: image.reason for image in index.unreadable} == {
+        "images/a.jpg": "has the name of images/a.png, so that masks/a.png may be the mask of either",
+        "images/a.png": "has the name of images/a.jpg, so that masks/a.png may be the mask of either",
+        "images/c.png": "has 2 masks, masks/c.bmp and masks/c.png",
+    }
+    assert list_findings(quick_audit(index))["ambiguous-masks"] == ("images/a.jpg", "images/a.png", "images/c.png")
+    assert index.other_files == ()
+    (tmp_path / "images" / "b.jpg").write_bytes(encode_png(5))
+    with pytest.raises(DataError, match=r"images/a.jpg: has the name of images/a.png"):
+        build_index(tmp_path)
+
+
+def test_training_masks_without_classes_are_refused_with_the_reason(tmp_path: Path) -> None:
+    segmentation = find_task("segmentation").targets
+    for split, values in (("train", (11,)), ("test", (0, 1))):
+        for name in ("a", "b"):
+            write_files(
+                tmp_path, {f"{split}/images/{name}.png": encode_png(len(name + split)), "classes.csv": CLASSES}
+                | {f"{split}/masks/{name}.png": fill_mask(*values)},
+            )  # fmt: skip
+    with pytest.raises(DataError, match=r"masks of the 2 training images of .* has a class: all of them are void"):
+        check_classes(build_index(tmp_path, targets=segmentation), segmentation)
+    with pytest.raises(DataError, match="no class to learn, since none of the 2 training images"):
+        check_classes(build_index(tmp_path), LABEL_SETS)
+    for split in ("train", "test"):
+        write_files(tmp_path, {f"{split}/masks/{name}.png": fill_mask(7, 11) for name in ("a", "b")})
+    with pytest.raises(DataError, match=r"masks of .* have pixels of one class only, 'car'.* against classes.csv"):
+        check_classes(build_index(tmp_path, targets=segmentation), segmentation)
+
+
 def test_masks_without_a_table_of_classes_are_not_classes(tmp_path: Path) -> None:
     (write_pairs(tmp_path) / "classes.csv").unlink()
     finding = quick_audit(build_index(tmp_path)).findings[0]

@@ -9,7 +9,7 @@ import pytest
 
 from sightline.data.indexing import build_index
 from sightline.data.recorded_images import ImageRow, MatchedImages, describe_difference, match_images
-from sightline.data.types import ImageRecord, Index, Split
+from sightline.data.types import ImageRecord, Index, MaskRecord, Split
 from synthetic_images import encode_png, write_files, write_zip
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -120,3 +120,13 @@ def test_a_changed_image_is_not_counted_as_added() -> None:
     )
     assert [r.path for r in matched.changed] == ["cat/1"]
     assert [p.path for p in matched.added] == ["cat/3"]
+
+
+def test_a_changed_mask_changes_its_image_where_masks_are_recorded() -> None:
+    record = ImageRecord("1.png", A, "cat", None, 4, 4, mask=MaskRecord("1-mask.png", B))
+    index = Index("data", (record,), (), 0, lambda _: b"", several_labels="masks")
+    assert match_images([ImageRow("1.png", A, "cat", "train", mask=B)], index).complete
+    assert match_images([ImageRow("1.png", A, "cat", "train")], index).complete, "of an earlier version"
+    changed = ImageRow("1.png", A, "cat", "train", mask=C)
+    assert match_images([changed], index).changed == (changed,)
+    assert changed.to_dict()["mask"] == C

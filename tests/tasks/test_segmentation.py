@@ -24,6 +24,7 @@ from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
 from sightline import process
 from sightline.api.masks import choose_name, write_masks
 from sightline.cli import main
+from sightline.cli.train import print_result
 from sightline.compress import candidates, search
 from sightline.data.masks import VOID
 from sightline.data.types import LabeledSubset, Subset
@@ -117,12 +118,59 @@ def test_images_of_void_pixels_alone_have_no_metrics(
     (tmp_path / "new" / "classes.csv").write_text("value,name\n0,ground\n1,disk\n2,bar\n9,void\n")
     code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new")
     assert code == 0
+    assert "loss not defined" in printed
     assert "nan" not in printed
     code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new", "--format", "json")
     assert code == 0
-    assert json.loads(printed)["risk_coverage"] == {"aurc": None, "coverage": [], "risk": []}
+    values = json.loads(printed)
+    assert values["risk_coverage"] == {"aurc": None, "coverage": [], "risk": []}
+    assert (values["accuracy"], values["accuracy_interval"], values["loss"]) == (None, [0, 1], None)
     metrics = sightline.load(Path(run.path) / "bundle").evaluate(tmp_path / "new", progress=False).metrics
     assert (metrics["accuracy"].value, metrics["accuracy"].interval) == (None, None)
+
+
+def test_void_validation_masks_are_no_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        image, mask = draw_scene(number)
+        split = "validation" if number < 4 else "train"
+        for kind, pixels in (("images", image), ("masks", np.full_like(mask, 9) if number < 4 else mask)):
+            path = tmp_path / "data" / split / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(pixels))
+    (tmp_path / "data" / "classes.csv").write_text("value,name\n0,ground\n1,disk\n2,bar\n9,void\n")
+    run = sightline.train(
+        tmp_path / "data", recipe="fcn", epochs=2, out=tmp_path / "run", progress=False, set=SETTINGS
+    )  # fmt: skip
+    assert [(r.val_loss, r.val_accuracy, r.val_mean_iou) for r in run.history] == [(None, None, None)] * 2
+    assert run.result.details["best_epoch"] == min(run.history, key=lambda r: r.loss).epoch
+    assert run.validation is not None
+    assert (run.validation.accuracy, run.validation.loss) == (None, None)
+    again = sightline.Run(run.path)
+    assert again.validation == run.validation
+    print_result(again.result)
+    printed = capsys.readouterr().out
+    assert "validation accuracy not defined on 4 images, loss not defined" in printed
+
+
+def test_a_changed_mask_is_a_changed_image(run: sightline.Run, scenes: Path) -> None:
+    rows = {row.path: row for row in run.directory.read_data() or ()}
+    assert all(len(row.mask) == 64 for row in rows.values())
+    path = scenes / next(path for path, row in rows.items() if row.split == "validation").replace("images", "masks")
+    content = path.read_bytes()
+    with Image.open(path) as file:
+        mask = np.asarray(file)
+    try:
+        path.write_bytes(encode(np.rot90(mask)))  # the same classes, and so the same label
+        with pytest.raises(DataError, match="1 changed since training"):
+            run.classifier.evaluate(progress=False)
+        with pytest.raises(OutputError, match="on other images than those now in"):
+            sightline.train(
+                str(scenes), recipe="fcn", epochs=3, seed=1, out=run.path, progress=False,
+                set=SETTINGS | {"augment.rotation": 10, "augment.cutmix": 0.5, "train.loss": "dice"}
+                | {"train.class_weights": "balanced"},
+            )  # fmt: skip
+    finally:
+        path.write_bytes(content)
 
 
 def test_an_evaluation_says_what_it_leaves_out(
@@ -152,6 +200,7 @@ def test_a_run_has_metrics_of_pixels_in_its_files_and_its_report(run: sightline.
     evaluation = run.classifier.evaluate(progress=False)
     iou = evaluation.metrics["mean_iou"]
     assert iou.value == pytest.approx(result.details["metrics"]["validation"]["mean_iou"])
+    assert evaluation.accuracy is not None
     assert evaluation.accuracy > 0.5
     epochs = {record.epoch: record.val_mean_iou for record in run.history}
     validated = run.classifier.evaluate(split="validation", progress=False).metrics["mean_iou"]

@@ -149,7 +149,7 @@ def print_result(result: TrainResult) -> None:
         if metrics is not None:
             title = "out-of-fold" if name == "validation" and "folds" in result.details else name
             values = _format_headlines(result, name) or metrics.describe_accuracy()
-            text = f"{values} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"
+            text = f"{values} on {plural(metrics.count, 'image')}, loss {format_value(metrics.loss)}"
             print_line(f"{title:<10} {text}")
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
                 print_line(f"           {leaked}")

@@ -17,7 +17,7 @@ from sightline.data import cache
 from sightline.data.checks.image_stats import compute_image_stats
 from sightline.data.class_tree import build_tree, check_paths, find_inner
 from sightline.data.grouping import assign_groups
-from sightline.data.masks import load_masks
+from sightline.data.masks import CLASSES_FILE, load_masks
 from sightline.data.split import assign_splits
 from sightline.data.targets import CLASS_TARGETS, Targets, list_leaf_classes
 from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
@@ -46,6 +46,10 @@ class DecodedDataset:
     notes: tuple[str, ...]
     cache_hit: bool
     groups: tuple[str, ...] = ()
+
+    def hash_mask(self, image: ImageRecord) -> str:
+        """Return the hash of the mask of an image; "" if masks are not learned."""
+        return image.mask.sha256 if image.mask is not None and self.labels.ndim == 3 else ""
 
     def list_positions(self, split: Split) -> NDArray[np.int64]:
         """Return the positions of the images of one split, int64 [n], without those of a node above classes."""
@@ -231,6 +235,36 @@ def _advise_task(index: Index) -> str:
     )
 
 
+def _explain_no_classes(images: Sequence[ImageRecord], index: Index, targets: Targets) -> str:
+    """Return why there is no class to learn: there are no training images, or none of them has one."""
+    count = sum(image.split in (None, "train") for image in images)
+    if not count:
+        return f"{index.name} has no training images: expected a train split next to the others."
+    images_text = f"{plural(count, 'training image')} of {index.name}"
+    if targets.are_masks:
+        return (
+            f"No pixel in the masks of the {images_text} has a class: all of them are void. Check the values of the "
+            f"masks against {_name_table(index)}."
+        )
+    return f"There is no class to learn, since none of the {images_text} has one: label some of them."
+
+
+def _explain_single_class(only: str, index: Index, targets: Targets) -> str:
+    if targets.are_masks:
+        return (
+            f"The training masks of {index.name} have pixels of one class only, {only!r}: a model needs at least two. "
+            f"Check the values of the masks against {_name_table(index)}."
+        )
+    return (
+        f"{index.name} has only one class, {only!r}: a classifier needs at least two. If the class folders are nested "
+        "deeper, pass the folder directly above them, or use --set data.class_level=2."
+    )
+
+
+def _name_table(index: Index) -> str:
+    return CLASSES_FILE if index.mask_classes is None else index.mask_classes.file
+
+
 def _check_and_list_classes(
     images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], index: Index, targets: Targets
 ) -> tuple[str, ...]:
@@ -245,7 +279,7 @@ def _check_and_list_classes(
             f"{first.reason}."
         )
     if not classes:
-        raise DataError(f"{name} has no training images: expected a train split next to the others.")
+        raise DataError(_explain_no_classes(images, index, targets))
     rejected = [(label, r) for r in unreadable if r.label for label in targets.list_classes(r.label)]
     for label, image in dict(reversed(rejected)).items():
         if label not in readable:
@@ -262,11 +296,7 @@ def _check_and_list_classes(
                     f"(it has {', '.join(sorted(classes)[:8])}). Add training images of this class, or remove it."
                 )
     if len(classes) < 2:
-        only = next(iter(classes))
-        raise DataError(
-            f"{name} has only one class, {only!r}: a classifier needs at least two. If the class folders are nested "
-            "deeper, pass the folder directly above them, or use --set data.class_level=2."
-        )
+        raise DataError(_explain_single_class(next(iter(classes)), index, targets))
     if targets.are_paths:
         check_paths(sorted(classes))
     order = index.sort_classes(classes) if index.has_numbers else ()

@@ -18,7 +18,8 @@ _NUM_KEYS = 4  # length of the result of `_match_keys`
 class ImageRow:
     """One image that a run used, a row of its ``data.jsonl``; `group` names what was kept in one split, "" for none.
 
-    Several rows may have the same content or the same path; only their position identifies them.
+    `mask` is the hash of its mask, "" where no masks were learned, and in runs of earlier versions. Several rows may
+    have the same content or the same path; only their position identifies them.
     """
 
     path: str
@@ -26,11 +27,12 @@ class ImageRow:
     label: str
     split: Split
     group: str = ""
+    mask: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON values."""
-        group = {"group": self.group} if self.group else {}
-        return {"path": self.path, "sha256": self.sha256, "label": self.label, "split": self.split, **group}
+        others = {key: value for key, value in (("group", self.group), ("mask", self.mask)) if value}
+        return {"path": self.path, "sha256": self.sha256, "label": self.label, "split": self.split, **others}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,9 @@ class MatchedImages:
     """The recorded images that a source still contains, and those that it does not.
 
     `index` has the images found, in the order of `rows`, each with its recorded class and split; `given_splits` are the
-    splits given by the source itself. `changed` are rows whose path exists with another content or class, or cannot be
-    read any more; `missing` are the other rows that were not found. `unmatched` are images of the source without a row.
+    splits given by the source itself. `changed` are rows whose path exists with another content, class or mask, or
+    cannot be read any more; `missing` are the other rows that were not found. `unmatched` are images of the source
+    without a row.
     """
 
     index: Index
@@ -85,8 +88,10 @@ def match_images(
     """Find the recorded images in a source by path and content, or moved files by content and class.
 
     Each image of the source matches at most one row, so that a file in two splits stays in both. `relabeled` maps the
-    path and content of images whose class was corrected for the run to the class that the source gives them.
+    path and content of images whose class was corrected for the run to the class that the source gives them. Masks are
+    compared if the rows have any.
     """
+    has_masks = any(row.mask for row in rows)
     labels = [(relabeled or {}).get((row.path, row.sha256), row.label) for row in rows]
     positions: dict[int, int] = {}
     matched: set[int] = set()
@@ -94,10 +99,11 @@ def match_images(
         unmatched: dict[Hashable, deque[int]] = defaultdict(deque)
         for i, image in enumerate(index.images):
             if i not in matched:
-                unmatched[_match_keys(image.path, image.sha256, image.label, image.split)[level]].append(i)
+                mask = image.mask.sha256 if has_masks and image.mask else ""
+                unmatched[_match_keys(image.path, image.sha256 + mask, image.label, image.split)[level]].append(i)
         for at, (row, label) in enumerate(zip(rows, labels, strict=True)):
             if at not in positions and (
-                queue := unmatched.get(_match_keys(row.path, row.sha256, label, row.split)[level])
+                queue := unmatched.get(_match_keys(row.path, row.sha256 + row.mask, label, row.split)[level])
             ):
                 positions[at] = queue.popleft()
                 matched.add(positions[at])
@@ -106,9 +112,12 @@ def match_images(
     return _build_match(rows, index, positions, matched)
 
 
-def _match_keys(path: str, sha256: str, label: str, split: Split | None) -> tuple[Hashable, ...]:
-    """Return the keys to match an image by, strictest first; the source may list validation images as training."""
-    return (path, sha256, label, split), (path, sha256, label), (sha256, label, split), (sha256, label)
+def _match_keys(path: str, content: str, label: str, split: Split | None) -> tuple[Hashable, ...]:
+    """Return the keys to match an image by, strictest first; the source may list validation images as training.
+
+    `content` is the hash of the image, and after it that of its mask, if masks are compared.
+    """
+    return (path, content, label, split), (path, content, label), (content, label, split), (content, label)
 
 
 def _build_match(rows: Sequence[ImageRow], index: Index, place: Mapping[int, int], matched: set[int]) -> MatchedImages:

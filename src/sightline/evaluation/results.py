@@ -72,6 +72,8 @@ class Metric:
 class TaskResult:
     """What the evaluation of any task returns: its metrics on labeled images.
 
+    `accuracy` and `loss` are None where they are not defined: of masks none of whose pixels has a class.
+
     `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` holds all metrics by name
     that have no field of their own. `groups` is the number of groups that their intervals resample, None if each image
     is on its own. `leaked` and the fields after it relate the images to those of the run, see
@@ -79,9 +81,9 @@ class TaskResult:
     """
 
     classes: tuple[str, ...]
-    accuracy: float
+    accuracy: float | None
     accuracy_interval: Interval
-    loss: float
+    loss: float | None
     count: int
     per_class: tuple[Any, ...]
     unreadable: tuple[UnreadableImage, ...]

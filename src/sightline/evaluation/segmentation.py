@@ -170,9 +170,9 @@ def _evaluate(
     known = losses[np.isfinite(losses)]
     return SegmentationResult(
         classes=classes,
-        accuracy=accuracy.value or 0.0,
+        accuracy=accuracy.value,
         accuracy_interval=accuracy.interval or _compute_image_interval(accuracy.value, num_groups or len(paths)),
-        loss=float(known.mean()) if len(known) else 0.0,
+        loss=float(known.mean()) if len(known) else None,
         count=len(paths),
         per_class=per_class,
         unreadable=tuple(unreadable),
@@ -192,7 +192,7 @@ def _compute_image_interval(accuracy: float | None, images: int) -> Interval:
 
     The pixels of an image depend on each other: an interval that counts them all would be far too narrow.
     """
-    return wilson_interval(round((accuracy or 0.0) * images), images)
+    return Interval(0.0, 1.0) if accuracy is None else wilson_interval(round(accuracy * images), images)
 
 
 def _find_errors(evaluation: SegmentationResult, outputs: MaskOutputs) -> MaskErrors:

@@ -2,7 +2,7 @@
 
     run.json         schema, status, versions, seed, device, command, timings, final metrics
     config.toml      fully resolved configuration
-    data.jsonl       one line per image (path, sha256, label, split, group if any), one per rejected file
+    data.jsonl       one line per image (path, sha256, label, split, and group and mask if any), one per rejected
     leakage.jsonl    one line per group of identical files or near duplicates in more than one split
     thumbnails.npz   training and validation images at 32x32 gray pixels, to find near duplicates in other data
     patch.jsonl      a copy of the corrections that were applied to the data, if any
@@ -175,7 +175,8 @@ class RunDirectory:
         groups = dataset.groups or ("",) * len(dataset.images)
         used = zip(dataset.images, dataset.splits, groups, strict=True)
         lines: list[Mapping[str, Any]] = [
-            ImageRow(p.path, p.sha256, p.label, split, group).to_dict() for p, split, group in used
+            ImageRow(p.path, p.sha256, p.label, split, group, dataset.hash_mask(p)).to_dict()
+            for p, split, group in used
         ]
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.unreadable]
         self._write("data.jsonl", jsonio.dump_lines(lines))

@@ -141,21 +141,25 @@ def _read_request(run: RunDirectory) -> TrainRequest | None:
 
 
 def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
-    """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with.
+    """Raise `DataError` if the images, labels, masks or splits of `data` differ from those that the run started with.
 
     The splits alone differ if the source states others now, or if its groups or the rule of an older version do.
     """
     recorded_rows = run.read_data()
-    current = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
     if recorded_rows is None:
         return
-    recorded = [(row.sha256, row.label, row.split) for row in recorded_rows]
+    has_masks = any(row.mask for row in recorded_rows)
+    current = [
+        (p.sha256, p.label, split, data.hash_mask(p) if has_masks else "")
+        for p, split in zip(data.images, data.splits, strict=True)
+    ]
+    recorded = [(row.sha256, row.label, row.split, row.mask) for row in recorded_rows]
     if recorded == current:
         return
     missing_images, new_images = Counter(recorded) - Counter(current), Counter(current) - Counter(recorded)
-    if missing_images and Counter(row[:2] for row in recorded) == Counter(row[:2] for row in current):
-        moved = next(p for p, row in zip(data.images, current, strict=True) if row in new_images)
-        old_split = next(row[2] for row in missing_images if row[:2] == (moved.sha256, moved.label))
+    if missing_images and Counter(map(_without_split, recorded)) == Counter(map(_without_split, current)):
+        moved, row = next(pair for pair in zip(data.images, current, strict=True) if pair[1] in new_images)
+        old_split = next(old[2] for old in missing_images if _without_split(old) == _without_split(row))
         raise DataError(
             f"The images of {data.name} are those that the run {run.path} started with, but {missing_images.total()} "
             f"of {len(recorded)} are in another split now, such as {moved.path}, which was in {old_split}: "
@@ -169,6 +173,11 @@ def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
         f"The images of {data.name} are not those that the run {run.path} started with ({summary}): "
         "restore them, or retrain with --force."
     )
+
+
+def _without_split(row: tuple[str, str, Split | None, str]) -> tuple[str, str, str]:
+    sha256, label, _, mask = row
+    return sha256, label, mask
 
 
 def keep_splits(run: RunDirectory, index: Index) -> Index:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from sightline.callbacks import Callback, EpochRecord, Progress
 from sightline.config import RunConfig, StageConfig
 from sightline.config.stage_epochs import count_epochs
+from sightline.data.masks import VOID
 from sightline.data.types import Subset
 from sightline.distributed import cluster
 from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.models.build import Network
-from sightline.tasks.protocol import Objective, find_task
+from sightline.tasks.protocol import Objective, Task, find_task
 from sightline.training import checkpoints, linear_head
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.divergence import LossLimit
@@ -274,13 +275,13 @@ def _run_epoch(
         _run_steps(stage_run, state, plateau_factor, callback, stop, deadline, after_step)
         rate = plateau_factor * stage_run.rate_at(state.epoch * stage_run.steps + state.step - 1)
     val_loss = val_accuracy = val_mean_iou = val_calibrated_loss = logits = None
-    if len(stage_run.validation):
+    task = find_task(stage_run.config.model.task)
+    if _can_validate(task, stage_run.validation):
 
         def check_stop(_task: str, done: int, total: int) -> None:
             if done < total:
                 stop.check(f"while validating epoch {number}")
 
-        task = find_task(stage_run.config.model.task)
         with swap_in_ema(stage_run.training_model):
             if task.targets.are_masks:  # logits of each pixel are too large to keep
                 score = task.score_batches(iterate_validation(stage_run, check_stop))
@@ -304,6 +305,11 @@ def _run_epoch(
         number, stage_run.stage.name, *metric_values, *costs, penalty, val_mean_iou, val_calibrated_loss
     )
     return record, logits
+
+
+def _can_validate(task: Task, validation: Subset) -> bool:
+    """Return whether there are images to validate on; of masks, one of their pixels must have a class."""
+    return len(validation) > 0 and (not task.targets.are_masks or bool((validation.labels != VOID).any()))
 
 
 def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> float:

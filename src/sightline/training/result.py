@@ -15,7 +15,7 @@ PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # monitors with nothing t
 
 @dataclass(frozen=True, slots=True)
 class SplitMetrics:
-    """The accuracy and loss on one split.
+    """The accuracy and loss on one split; None for masks none of whose pixels has a class.
 
     Attributes:
         accuracy: The fraction of images whose most probable class is the true one, in [0, 1].
@@ -24,8 +24,8 @@ class SplitMetrics:
         accuracy_interval: The 95% interval of the accuracy; None in a run of an earlier version.
     """
 
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     count: int
     accuracy_interval: Interval | None = None
 
@@ -38,12 +38,14 @@ class SplitMetrics:
         return f"accuracy {format_value(self.accuracy, self.accuracy_interval)}"
 
 
-def format_value(value: float, interval: Sequence[float] | None) -> str:
+def format_value(value: float | None, interval: Sequence[float] | None = None) -> str:
     """Return the value of a metric with its 95% interval, if it has one.
 
-    >>> format_value(0.5, None)
-    '0.5000'
+    >>> format_value(0.5), format_value(None)
+    ('0.5000', 'not defined')
     """
+    if value is None:
+        return "not defined"
     return f"{value:.4f}" + ("" if interval is None else f" (95% interval {interval[0]:.4f} to {interval[1]:.4f})")
 
 
