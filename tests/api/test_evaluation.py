@@ -185,6 +185,8 @@ def test_prediction_sets_say_whether_they_were_fitted_on_the_same_images(
         evaluation_view.print_report(value)
         assert ("the sets were fitted on these same images" in capsys.readouterr().out) is is_same
         assert ("90.0%, fitted on these images" in page_sentence("thresholds", to_metrics(value))) is is_same
+    evaluation_view.print_report(replace(same, split="other"))  # of a bundle, with `DATA --split validation`
+    assert "the sets were fitted on these same images" in capsys.readouterr().out
 
 
 def test_a_rate_that_is_not_defined_says_why(capsys: pytest.CaptureFixture[str]) -> None:

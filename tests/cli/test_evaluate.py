@@ -15,6 +15,7 @@ from PIL import Image
 from command import Command
 from sightline.api import Classifier
 from sightline.api.evaluation import evaluate_model
+from sightline.cli import evaluation_view
 from sightline.errors import DataError
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.results import ThresholdRequest
@@ -269,3 +270,11 @@ def test_planted_labels_of_cats_and_dogs_are_listed_first(
     again = [json.loads(line) for line in patch.read_text().splitlines()]
     assert again == [*keep_lines, *lines[1:]], "an image that is kept is no label error, as long as it is the same"
     assert [issue.path for issue in RunDirectory(run).read_label_issues() or ()] == paths[1:]
+
+
+def test_no_label_issues_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation_view.print_label_issues((), "labels.jsonl", ("ant", "bee"))
+    printed = capsys.readouterr().out
+    assert "no label looks wrong" in printed
+    assert "labels.jsonl" not in printed
+    assert "2 classes have too few images for the labels to be checked: 'ant', 'bee'" in printed

@@ -76,9 +76,12 @@ def print_label_issues(
     text = f"{plural(count, 'label')} {'looks' if count == 1 else 'look'} wrong"
     if any(isinstance(issue, LabelSetIssue) for issue in issues):
         text = f"labels of {plural(count, 'image')} look wrong"
-    print_line(f"{text}, worst first; proposed fixes are in {patch}")
-    rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
-    print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
+    if issues:
+        print_line(f"{text}, worst first; proposed fixes are in {patch}")
+        rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
+        print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
+    else:
+        print_line("no label looks wrong")
     if unchecked_classes:
         verb = "has" if len(unchecked_classes) == 1 else "have"
         names = sentences.list_names(unchecked_classes)
@@ -266,7 +269,7 @@ def _list_set_lines(report: EvaluationReport) -> Iterator[str]:
         f"({s.interval.low:.4f} to {s.interval.high:.4f}), {s.mean_size:.2f} classes on average, "
         f"{s.singleton_fraction:.1%} with one class"
     )
-    if report.split in {"validation", OUT_OF_FOLD}:
+    if s.fitted:
         yield "  the sets were fitted on these same images: evaluate on others for an unbiased value"
 
 

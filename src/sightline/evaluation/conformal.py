@@ -25,7 +25,7 @@ ALL_CLASSES = 2.0  # above every score: the set contains all classes
 class SetCoverage:
     """Prediction sets on `count` images: the fraction that contains the true class, its interval, and the mean size.
 
-    The interval is [0, 1] if all images are of one group.
+    The interval is [0, 1] if all images are of one group. `fitted`: they are those that the sets were fitted on.
     """
 
     target: float
@@ -34,6 +34,7 @@ class SetCoverage:
     mean_size: float
     singleton_fraction: float
     count: int
+    fitted: bool = False
 
 
 def fit_quantile(

@@ -138,7 +138,9 @@ def build_report(
         selective=None
         if thresholds is None
         else evaluate_decisions(outputs, classes, thresholds, resampling, fitted=validation_outputs is outputs),
-        set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds, resampling),
+        set_coverage=None
+        if thresholds is None
+        else evaluate_sets(outputs, thresholds, resampling, fitted=validation_outputs is outputs),
         binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds, resampling),
         validation=compare_with_validation(outputs, validation_outputs),
         energies=compute_energy(outputs.outputs.logits),
@@ -346,15 +348,16 @@ def add_groups(outputs: ModelOutputs, paths: Sequence[str], groups: Mapping[str,
 
 
 def evaluate_sets(
-    evaluated: ModelOutputs, thresholds: Thresholds, resampling: Resampling = EACH_IMAGE
+    evaluated: ModelOutputs, thresholds: Thresholds, resampling: Resampling = EACH_IMAGE, *, fitted: bool = False
 ) -> SetCoverage | None:
-    """Evaluate the prediction sets; None if none were fitted."""
+    """Evaluate the prediction sets; None if there are none. `fitted`: they were fitted on these images."""
     if thresholds.conformal_quantile is None or thresholds.coverage is None:
         return None
     p = evaluated.outputs.probabilities
-    return conformal.evaluate_sets(
+    result = conformal.evaluate_sets(
         p, evaluated.labels, thresholds.conformal_quantile, thresholds.coverage, thresholds.conformal, resampling
     )
+    return replace(result, fitted=fitted)
 
 
 def evaluate_ood(
