@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sightline import jsonio
+from sightline.cli import segmentation_view
 from sightline.errors import UsageError
 from sightline.evaluation import mask_decisions
 from sightline.evaluation.mask_outputs import MaskOutputs
@@ -66,6 +69,11 @@ def test_without_a_threshold_that_reaches_the_target_no_mask_is_accepted() -> No
     thresholds = mask_decisions.fit_thresholds(draw_outputs(20, 0), ThresholdRequest(0.99, min_iou=0.9), None)
     assert thresholds is not None
     assert (thresholds.quality, thresholds.min_iou) == (None, 0.9)
+    decisions = mask_decisions.evaluate_decisions(draw_outputs(20, 1), thresholds)
+    nothing = SimpleNamespace(risk=[])
+    report: Any = SimpleNamespace(risk_coverage=nothing, threshold=None, selective=decisions)
+    lines = list(segmentation_view._list_decision_lines(report))
+    assert lines == ["  on these 20 images: accepts 0.0%; abstains on 100.0%"]
     decision = decide_mask(1.0, thresholds)
     assert decision is not None
     assert decision.decision == "abstain"

@@ -164,7 +164,7 @@ def test_intervals_contain_their_metrics_and_are_seeded() -> None:
     assert scores != compute_metrics(p, labels, Resampling(seed=1))
 
 
-def test_a_bootstrap_that_leaves_its_own_value_out_is_no_interval() -> None:
+def test_a_bootstrap_that_leaves_its_own_value_out_makes_no_interval() -> None:
     """Of 300 classes with two images, nearly all resamples have a lower macro precision than the images."""
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(300), 2).astype(np.int32)
@@ -234,6 +234,8 @@ def test_an_interval_without_a_width_is_none() -> None:
     resamples[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
     assert bootstrap.make_metric(0.5, resamples).interval is None
     assert bootstrap.make_metric(0.5, resamples).note == "no interval: the same value in nearly every resample"
+    rounded = 0.4010 + np.linspace(0, 1e-14, 2000)
+    assert bootstrap.make_metric(0.4010, rounded).note == "no interval: the same value in every resample"
 
 
 def test_intervals_of_copies_in_groups_are_those_of_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:

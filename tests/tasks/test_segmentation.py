@@ -129,7 +129,7 @@ def test_images_of_void_pixels_alone_have_no_metrics(
     assert (metrics["accuracy"].value, metrics["accuracy"].interval) == (None, None)
 
 
-def test_void_validation_masks_are_no_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_void_validation_masks_validate_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(12):
         image, mask = draw_scene(number)
         split = "validation" if number < 4 else "train"

@@ -71,10 +71,11 @@ def _list_decision_lines(report: SegmentationReport) -> Iterator[str]:
     if decisions is None:
         return
     reached = "" if decisions.precision is None else f", {decisions.precision:.1%} of them with an IoU of at least"
-    iou = format_number(decisions.mean_iou.value) or "not defined"
+    iou = format_number(decisions.mean_iou.value)
     yield (
-        f"  on these {plural(decisions.count, 'image')}: accepts {decisions.coverage:.1%} with a mean IoU of {iou}"
-        f"{reached and f'{reached} {decisions.min_iou:g}'}; abstains on {1 - decisions.coverage:.1%}"
+        f"  on these {plural(decisions.count, 'image')}: accepts {decisions.coverage:.1%}"
+        f"{iou and f' with a mean IoU of {iou}'}{reached and f'{reached} {decisions.min_iou:g}'}; abstains on "
+        f"{1 - decisions.coverage:.1%}"
     )
     if decisions.met is None:
         yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"

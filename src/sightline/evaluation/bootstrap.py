@@ -17,7 +17,7 @@ RESAMPLES = 2000
 MIN_PER_CELL = 8  # images: below, drawing them one by one is faster than a binomial draw for each cell
 MIN_RESAMPLES = 200  # resamples; with fewer, the ends of a 95% interval rest on a handful
 BUDGET = 20_000_000  # images drawn in total, about a second
-ROUNDING = 1e-6  # by which a value and its resampled ones may differ
+ROUNDING = 1e-9  # by which equal values may differ
 CHUNK = 100_000  # numbers in memory at once, so that they fit the processor's cache
 ONE_IMAGE_NOTE = "one image has no interval"
 ONE_GROUP_NOTE = "no interval: all images are of one group"
@@ -113,19 +113,24 @@ def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float
     return mean
 
 
-def make_metric(value: float, resampled: NDArray[np.float64], classes: int | None = None, note: str = "") -> Metric:
+def make_metric(
+    value: float, resampled: NDArray[np.float64], classes: int | None = None, note: str = "", *, is_error: bool = False
+) -> Metric:
     """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
 
     A perfect model is perfect in every resample: an interval of zero width would claim more than the images show. And
     where each class has two or three images, resamples lack so many of them that a mean over classes falls in nearly
-    all of them: an interval beside the value would be wrong.
+    all of them: an interval beside the value would be wrong. That of an expected calibration error, `is_error`, is that
+    of `find_error_ends`.
     """
     finite = resampled[np.isfinite(resampled)]
-    if len(finite) and finite.min() == finite.max():
+    if len(finite) and finite.max() - finite.min() <= ROUNDING:
         return Metric(value, None, "no interval: the same value in every resample", classes)
     interval = percentile_interval(resampled)
-    if interval and interval.low == interval.high:
+    if interval and interval.high - interval.low <= ROUNDING:
         return Metric(value, None, "no interval: the same value in nearly every resample", classes)
+    if interval and is_error:
+        interval = find_error_ends(value, finite)
     if interval and not interval.low - ROUNDING <= value <= interval.high + ROUNDING:
         return Metric(value, None, "no interval: too few images for a bootstrap", classes)
     return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)

@@ -109,8 +109,8 @@ class HeldOutErrors:
         right = 1 - self.wrong[number].astype(np.float64)
         if len(np.unique(self.units)) == self.count:
             return _widen(1 - resampled, wilson_interval(round(float(right.mean()) * self.count), self.count))
-        share = self.count / len(right)  # of an evaluation in its image, which several repeats may hold out
-        hits, counts = (sum_by_group(of[:, None] * share, self.units) for of in (right, np.ones(len(right))))
+        per_image = len(right) / self.count  # evaluations, as several repeats may hold it out
+        hits, counts = (sum_by_group(of[:, None] / per_image, self.units) for of in (right, np.ones(len(right))))
         (interval,) = estimate_grouped_proportions(hits, counts)
         return _widen(1 - resampled, interval or Interval(0.0, 1.0))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,10 @@ def compute_mask_metrics(
         mean = float(np.mean(values[present]))
         return bootstrap.make_metric(mean, _mean_of_present(spread), int(present.sum())), each
 
-    def measure_pixels(value: NDArray[np.float64], spread: NDArray[np.float64]) -> Metric:
-        return (
-            bootstrap.make_metric(float(value), spread) if present.any() else Metric(None, None, "no pixel has a class")
-        )
+    def measure_pixels(value: NDArray[np.float64], spread: NDArray[np.float64], *, is_error: bool = False) -> Metric:
+        if not present.any():
+            return Metric(None, None, "no pixel has a class")
+        return bootstrap.make_metric(float(value), spread, is_error=is_error)
 
     mean_iou, iou = measure(compute_iou)
     mean_dice, dice = measure(compute_dice)
@@ -102,16 +102,13 @@ def compute_mask_metrics(
     _, precision = measure(_compute_precision)  # of a class that is never predicted there is none to average
     boundary, boundary_classes = _measure_boundaries(classes, boundaries, present, resampling)
     errors = calibration.compute_binned_ece(_resample(reliability, resampling))
-    error = measure_pixels(calibration.compute_binned_ece(reliability.sum(0)), errors)
     metrics = {
         "mean_iou": mean_iou,
         "mean_dice": mean_dice,
         "boundary_f1": boundary,
         "pixel_accuracy": measure_pixels(compute_pixel_accuracy(total), compute_pixel_accuracy(resampled)),
         "mean_class_accuracy": mean_recall,
-        "ece": replace(error, interval=bootstrap.find_error_ends(error.value, errors))
-        if error.interval and error.value is not None
-        else error,
+        "ece": measure_pixels(calibration.compute_binned_ece(reliability.sum(0)), errors, is_error=True),
     }
     support = (confusions.sum(2) > 0).sum(0)
     fractions = total.sum(1) / max(int(total.sum()), 1)
