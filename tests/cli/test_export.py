@@ -92,6 +92,23 @@ def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, 
     assert sightline("export", lone, "--parity", colors).code == 2, "no place for it"
 
 
+@pytest.mark.parametrize("of_run", [True, False], ids=["run", "bundle"])
+def test_the_bundle_is_opened_once(
+    run: Path, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_run: bool
+) -> None:
+    model = run / "bundle" if of_run else Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    opened: list[Path] = []
+    load_bundle = bundle.load
+
+    def count(path: Path, *arguments: Any) -> Any:
+        opened.append(path)
+        return load_bundle(path, *arguments)
+
+    monkeypatch.setattr(bundle, "load", count)
+    export.export_model(run if of_run else model, out=tmp_path / "x.onnx", data=str(colors))
+    assert opened.count(model) == 1
+
+
 def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: Path) -> None:
     place = run / "exports" / "onnx-bfloat16"
     result = sightline("export", run, "--precision", "bfloat16", "--tolerance", "0", "--format", "json")

@@ -168,8 +168,8 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
         if exported_folder.find(path) is not None:
             raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
         path = classifier.path or path
-        loaded_bundle, bundle_predictor = bundle.load(path)
-        reference = _find_keras_model(path, loaded_bundle.manifest) or bundle_predictor
+        loaded_bundle = bundle.read(path)
+        reference = _find_keras_model(path, loaded_bundle.manifest) or classifier.predictor
         files = dict(loaded_bundle.files)
         sample = files.pop(bundle.SAMPLE_FILE, None)
         return _ExportSource(
@@ -187,7 +187,7 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
         return _ExportSource(
             classifier, run_images, predictor, manifest, keras_to_onnx.convert_model(predictor.model), {}
         )
-    loaded_bundle, _ = bundle.load(run.bundle)
+    loaded_bundle = bundle.read(run.bundle)
     manifest = loaded_bundle.manifest
     if (manifest.classes, manifest.preprocess) != (keras.classes, keras.preprocess):
         raise ModelError(
