@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sightline import _io, _packed
-from sightline.errors import OutputError
+from sightline.errors import OutputError, UsageError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
 
@@ -22,6 +22,17 @@ def victim(tmp_path: Path) -> Path:
     path = tmp_path / "victim"
     path.write_bytes(b"1234 what must stay")
     return path
+
+
+def test_a_path_may_begin_with_the_home_folder_and_no_address_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    for path in ("~/runs/a", Path("~/runs/a")):
+        assert _io.output_path(path) == Path("/home/ada/runs/a")
+    for name in ("~no such user/a", "a~", "C:/a", "a:b", "runs/s3:/a"):
+        assert _io.output_path(name) == Path(name)
+    for address in ("s3://bucket/a.npy", Path("s3://bucket/a.npy")):  # a path has one slash less
+        with pytest.raises(UsageError, match=r"^s3://bucket/a\.npy is an address, but this is written to a disk here"):
+            _io.output_path(address)
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path, victim: Path) -> None:

@@ -19,7 +19,7 @@ from io import BufferedRandom, BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from sightline.errors import OutputError
+from sightline.errors import OutputError, UsageError
 
 if sys.platform == "win32":
     import msvcrt
@@ -42,6 +42,7 @@ else:
 
 ADVICE = "Free some space or check its permissions."  # to whoever cannot write a file
 _MAX_OWNER_BYTES = 276
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # as a path, which has one slash less
 _OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h: from the current folder, exchange
 # Windows lacks the first three, and has no named pipes in folders.
@@ -117,6 +118,22 @@ def as_text(file: IO[bytes]) -> Iterator[TextIO]:
     finally:
         with suppress(OSError):  # a full disk, which has been raised already
             text.detach()
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with ``~`` at its start replaced, as shells do; unchanged if there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # the method of the path raises
+
+
+def output_path(path: str | Path) -> Path:
+    """Return the path of a file or folder to write, as `expand_home` does; raises `UsageError` for an address."""
+    path = expand_home(path)
+    if match := _ADDRESS.match(path.as_posix()):
+        address = f"{match[0]}/{path.as_posix().removeprefix(match[0])}"
+        raise UsageError(
+            f"{address} is an address, but this is written to a disk here: name a path, and copy the result there."
+        )
+    return path
 
 
 def exists(path: Path) -> bool:

@@ -234,6 +234,55 @@ def test_a_callback_that_is_none_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_nothing_is_written_to_an_address(
+    run: sl.Run, beans: sl.Dataset, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clf, data, out = run.classifier, sl.Dataset.from_folder(photos), "s3://bucket/a"
+    for write in (
+        lambda: sl.train(beans, out=out, **QUICK),
+        lambda: sl.sweep(data, "transfer-table", out=out),
+        lambda: sl.pull("hf:me/cats", out),
+        lambda: sl.describe("quick", schedule=f"{out}.png"),
+        lambda: sl.learning_curve(data, figure=f"{out}.png"),
+        lambda: run.compare("runs/b", figure=f"{out}.png"),
+        lambda: data.preview(f"{out}.png"),
+        lambda: data.check(html=out),
+        lambda: data.check(write_fixes=out),
+        lambda: data.check(write_folders=out),
+        lambda: clf.explain(draw(1)[0], out=out),
+        lambda: clf.export(f"{out}.zip", to="bundle"),
+        lambda: clf.add_class("fox", draw(3)[0], out=out),
+        lambda: clf.embed(draw(1)[0]).save(f"{out}.npy"),
+    ):
+        with pytest.raises(sl.UsageError, match=r"^s3://bucket/a[a-z.]* is an address, but this is written to a disk"):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_begin_with_the_home_folder(
+    run: sl.Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(photos)
+    shutil.copytree(run.path, tmp_path / "run")
+    image = shutil.copy(next(photos.rglob("*.png")), tmp_path / "1.png")
+    clf = sl.load("~/run")
+    assert sl.Run("~/run").path == clf.path == tmp_path / "run"
+    assert clf.predict("~/*.png") == clf.predict(image)
+    assert clf.embed("~/1.png").save("~/e.npy") == tmp_path / "e.npy"
+    assert len(clf.similar(str(next(photos.rglob("*.png"))), "~/e.npy")) == 1
+    assert sl.Dataset.from_folder(photos).preview("~/grid.png").figure == str(tmp_path / "grid.png")
+    sl.Dataset.from_folder(photos).check(html="~/page.html", write_fixes="~/fixes.jsonl")
+    assert sl.Dataset.from_folder(photos).check(patch="~/fixes.jsonl").patch is None
+    clf.explain("~/1.png", out="~/maps", method="occlusion")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run", "1.png", "e.npy", "e.npy.jsonl", "grid.png", "page.html", "fixes.jsonl", "maps",
+    }  # fmt: skip
+    with pytest.raises(sl.DataError, match="There is no folder '~nobody-of-this-name/a'"):
+        sl.Dataset.from_folder("~nobody-of-this-name/a")
+
+
 def test_options_have_the_names_of_the_command_line(beans: sl.Dataset, tmp_path: Path) -> None:
     trained = sl.train(
         beans, recipe="quick", model="cifar10-simple", weights="none", epochs=1, batch_size=16, learning_rate=0.01,
@@ -455,9 +504,15 @@ def test_an_evaluation_shows_its_metrics(run: sl.Run) -> None:
 
 @pytest.mark.usefixtures("drawn_figures")
 def test_the_confusion_matrix_is_a_figure(run: sl.Run, tmp_path: Path) -> None:
-    figure = run.classifier.evaluate().plot_confusion(tmp_path / "confusion.png")
-    assert Image.open(io.BytesIO(figure._repr_png_())).width > 100
-    assert (tmp_path / "confusion.png").read_bytes() == figure.png
+    evaluation, path = run.classifier.evaluate(), tmp_path / "confusion.png"
+    figure = evaluation.plot_confusion(path)
+    with Image.open(io.BytesIO(figure._repr_png_())) as shown, Image.open(path) as written:
+        assert shown.width > 100
+        assert shown.tobytes() == written.tobytes()
+    evaluation.plot_confusion(path)  # in place of the former one, but of no other file
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(sl.OutputError, match="exists and was not written by Sightline"):
+        evaluation.plot_confusion(path)
 
 
 def test_a_classifier_explains_exports_and_describes_itself(run: sl.Run, tmp_path: Path) -> None:

@@ -83,9 +83,17 @@ def test_a_stage_that_only_one_run_has_takes_one_line(
 
 
 def test_the_table_and_the_plot(sightline: Command, trained: Trained, interrupted: Path, tmp_path: Path) -> None:
-    figure = tmp_path / "new" / "curves.png"
+    figure = tmp_path / "curves.png"
+    Image.new("RGB", (8, 8)).save(figure)
+    before = figure.read_bytes()
     result = sightline("compare", trained[0], interrupted, "--figure", figure)
-    assert result.code == 0
+    assert result.code == 2
+    assert "exists and was not written by Sightline" in " ".join(result.err.split())
+    assert figure.read_bytes() == before
+    figure.unlink()
+    assert sightline("compare", trained[0], interrupted, "--figure", figure).code == 0
+    result = sightline("compare", trained[0], interrupted, "--figure", figure)
+    assert result.code == 0, "in place of the former figure"
     for word in ("train.optimizer.name=sgd", "model.hidden_units=unset", "烘焙 2 (interrupted)", "validation", "test"):
         assert word in result.out
     assert f"{trained[1]['parameters']:,}" in result.out
@@ -147,4 +155,4 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: Trained, tm
     (tmp_path / "file").write_text("")
     result = sightline("compare", run, tmp_path / "other", "--figure", tmp_path / "file" / "f.png")
     assert result.code == 2
-    assert "--figure" in result.err
+    assert "There is no folder" in result.err

@@ -29,6 +29,7 @@ from sightline.compress import search
 from sightline.compress.noninferiority import compare_models
 from sightline.compress.search_dir import CompressionCandidate, pareto_front
 from sightline.inference import bundle, runner
+from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 
 Trained = tuple[Path, dict[str, Any]]
@@ -140,6 +141,28 @@ def test_another_budget_needs_no_new_work_and_an_impossible_one_names_the_neares
     assert "epochs: 1 per fine-tuning, at most 3 for a new head or a student" in again.err
     assert (out / "best.keras").is_file()
     assert {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")} == before
+
+
+def test_what_was_stored_in_the_chosen_bundle_stays(
+    sightline: Command, completed_search: tuple[Path, str], trained: Trained
+) -> None:
+    best = completed_search[0] / "best"
+    arguments = ("compress", trained[0], "--out", best.parent, *CHEAP)
+    assert sightline(*arguments).code in {0, 1}
+    load(best).save_thresholds(Thresholds(count=10, confidence=0.4, target_precision=0.9))
+    assert sightline(*arguments).code in {0, 1}
+    thresholds = load(best).thresholds
+    assert thresholds is not None
+    assert thresholds.confidence == 0.4
+    (best / "notes.md").write_text("mine")
+    result = sightline(*arguments, "--max-size", "1KB")
+    assert result.code == 2
+    assert "contains notes.md, which Sightline did not write there" in " ".join(result.err.split())
+    assert (best / "notes.md").read_text() == "mine"
+    (best / "notes.md").unlink()
+    best.joinpath("manifest.json").write_text("damaged")
+    assert sightline(*arguments).code in {0, 1}
+    assert load(best).thresholds is None, "a damaged bundle is written again"
 
 
 def test_each_chosen_candidate_is_tested_once(

@@ -161,7 +161,7 @@ def test_new_thresholds_do_not_change_the_model_of_embeddings(trained: Trained, 
         (("embed", "{run}", "{images}", "--out", "{tmp}/e.txt"), "should end with .parquet, .npy or .csv"),
         (
             ("embed", "{run}", "{images}", "--out", "s3://bucket/e.npy"),
-            "are written to a file here: name one",
+            "is written to a disk here: name a path",
         ),
         (("embed", "{run}", "{images}", "--out", "{tmp}/mine.csv"), "exists and is not a file of embeddings"),
         (("embed", "{run}", "{tmp}/empty", "--out", "{tmp}/e.npy"), "contains no images"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,9 @@ import pytest
 from command import Command, skip_without
 from sightline import _io
 from sightline.api import export, load
+from sightline.api.decoding_vectors import write_decoding_vectors
 from sightline.callbacks import Callback
-from sightline.errors import ModelError
+from sightline.errors import ModelError, OutputError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.manifest import Manifest
@@ -295,6 +300,68 @@ def test_only_its_own_files_are_replaced(sightline: Command, run: Path, tmp_path
     assert sightline(*arguments).code == 0, "also after a change"
     assert example.read_bytes() != b"damaged"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".part-")] == []
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "other.onnx"])
+def test_a_file_is_replaced_only_if_it_is_a_bundle(sightline: Command, run: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    arguments = ("export", run, "--to", "bundle" if out.suffix == ".zip" else "onnx", "--out", out)
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("cat/1.jpg", b"a photograph")
+    before = out.read_bytes()
+    result = sightline(*arguments)
+    assert result.code == 2
+    assert f"{name} exists and is not a bundle that can be read: choose another place" in join_lines(result.err)
+    assert out.read_bytes() == before
+    out.unlink()
+    assert sightline(*arguments).code == 0
+    assert sightline(*arguments).code == 0, "in place of the former bundle"
+    if out.suffix == ".zip":
+        with zipfile.ZipFile(out, "a") as archive:
+            archive.writestr("notes.md", b"mine")
+        before = out.read_bytes()
+        assert "contains notes.md, which Sightline did not write there" in join_lines(sightline(*arguments).err)
+        assert out.read_bytes() == before
+
+
+def test_the_bundle_of_a_run_is_not_replaced(sightline: Command, run: Path) -> None:
+    before = read_files(run)
+    for out in (run / "bundle", run / "bundle" / "model.onnx"):
+        result = sightline("export", run, "--precision", "float16", "--out", out)
+        assert result.code == 2
+        assert f"is part of the model {out.parent}: choose another place with --out." in join_lines(result.err)
+    assert read_files(run) == before
+
+
+@pytest.mark.parametrize(
+    ("form", "owner", "method"),
+    [
+        ("bundle", Path, "write_bytes"), ("bundle", os, "fsync"), ("onnx", Path, "write_bytes"),
+        ("vectors", Path, "write_bytes"), ("safetensors", Path, "write_bytes"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_reported_with_the_place_that_was_given(
+    run: Path, tmp_path: Path, form: str, owner: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), ".part-0123")
+
+    out = tmp_path / "new" / ("a.zip" if form == "bundle" else "a")
+    monkeypatch.setattr(owner, method, fail)
+    with pytest.raises(OutputError) as raised:
+        write_decoding_vectors(run, out) if form == "vectors" else export.export_model(run, form, out=out)
+    assert str(raised.value).startswith(f"{out} cannot be written: No space left on device. Free some space")
+    assert ".part-" not in str(raised.value)
+    assert not list(out.parent.iterdir())
+
+
+def test_what_tensorflow_raises_on_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=f"^{re.escape(str(tmp_path))} cannot be written: No space left on device"),
+        exported_folder.explain_write_errors(tmp_path),
+        exported_folder.explain_converter_errors("The format cannot hold this model"),
+    ):
+        raise RuntimeError("{{node SaveV2}} /tmp/.part-0/variables; No space left on device")
 
 
 def test_the_default_folder_may_hold_a_file_of_the_users(sightline: Command, run: Path) -> None:

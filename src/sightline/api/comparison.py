@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, intervals, jsonio
+from sightline.api import owned_png
 from sightline.api.common_images import CommonImages, find_common_images
 from sightline.api.common_masks import find_common_masks
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
@@ -180,11 +181,13 @@ def list_metrics(rows: Sequence[ComparisonRow]) -> list[str]:
 
 def compare(paths: Sequence[str | Path], *, figure: str | Path | None = None) -> RunComparison:
     """Compare two or more runs; `figure` is a PNG file to write, with the curves of all runs."""
+    if figure is not None:
+        figure = owned_png.check_output(figure, "--figure")
     rows = compare_runs(paths)
     comparison = RunComparison(rows, compare_to_first(rows))
     if figure is not None:
         curves = comparison_plots.plot_curves({row.name: row.history for row in rows})
-        _io.write_atomic(Path(figure), curves, "Name another file with --figure.")
+        owned_png.save_owned_png(figure, curves)
     return comparison
 
 
@@ -286,7 +289,7 @@ def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:
 
     Raises `UsageError` for fewer than two runs or duplicates, `ModelError` for a path that is not a run.
     """
-    folders = [Path(p) for p in paths]
+    folders = [_io.expand_home(p) for p in paths]
     if len(folders) < 2:
         raise UsageError("A comparison needs two or more runs: give their folders, as in sightline compare RUN RUN.")
     resolved_paths = [folder.resolve() for folder in folders]

@@ -81,7 +81,7 @@ def compress(
         "a new head or a student"
     )
     sha256 = weights_sha256(predictor.model)
-    path = Path(out) if out is not None else run.path / "compressed"
+    path = _io.output_path(out) if out is not None else run.path / "compressed"
     if out is None:
         _io.refuse_links(run.path, path)
     search_key = {

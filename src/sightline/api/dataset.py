@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import _io
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
@@ -82,7 +83,7 @@ class Dataset:
         if not folders or not all(isinstance(folder, str | Path) for folder in folders):
             raise UsageError("from_folder takes one or more paths, as in Dataset.from_folder('photos/', 'more/').")
         for folder in folders:
-            path = Path(folder).expanduser()
+            path = _io.expand_home(folder)
             if not path.exists():
                 hint = f" For the data set of that name, use Dataset.from_source({str(folder)!r})."
                 raise DataError(
@@ -121,7 +122,7 @@ class Dataset:
         Raises:
             DataError: If the file does not exist, or is not a table.
         """
-        if not Path(path).expanduser().is_file():
+        if not _io.expand_home(path).is_file():
             raise DataError(f"There is no file {str(path)!r}: check the path.")
         if not is_table(Path(path)):
             raise DataError(f"{path} is not a table: expected .csv, .tsv, .json, .jsonl or .ndjson.")
@@ -192,8 +193,7 @@ class Dataset:
         """
         location = to_assignments({"data.root": str(root)}) if root else []
         assignments = [*data_assignments(column), *to_assignments(set), *location]
-        listing = list_frame_items(frame, resolve_config(assignments=assignments).data)
-        return cls(listing, column=column, set=set)
+        return cls(list_frame_items(frame, resolve_config(assignments=assignments).data), column=column, set=set)
 
     @classmethod
     def from_source(cls, name: str, *, set: Settings = ()) -> Dataset:

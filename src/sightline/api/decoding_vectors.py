@@ -22,18 +22,19 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> 
     `model` is a run or a bundle with reference examples; `out` defaults to ``RUN/exports/vectors``. Raises
     `ModelError`, `UsageError` and `OutputError`.
     """
+    model = _io.expand_home(model)
     classifier = load(model)
     run = classifier.run
-    if exported_folder.find(Path(model)) is not None:
+    if exported_folder.find(model) is not None:
         raise UsageError(f"{model} is an export in a format other than ONNX: give its run.")
-    bundle_path = Path(model)
+    bundle_path = model
     if run is not None:
         if run.bundle is None:
             raise ModelError(f"The run {model} has no bundle to take examples from: {explain_missing_bundle(run)}.")
         bundle_path = run.bundle
     if run is None and out is None:
         raise UsageError("A bundle has no default folder for exports: give one with --out.")
-    target = Path(out) if out is not None else Path(model) / "exports" / "vectors"
+    target = _io.output_path(out) if out is not None else model / "exports" / "vectors"
     _check_replaceable(target)
     loaded_bundle, _ = bundle.load(bundle_path)
     if not loaded_bundle.files:
@@ -48,12 +49,15 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> 
         examples.append(_example_to_dict(example, pixels) | {"pixels": name})
     content = {"classes": list(manifest.classes), "preprocess": manifest.preprocess.to_dict(), "examples": examples}
     files["vectors.json"] = (jsonio.dumps(content, indent=1) + "\n").encode()
-    with tempfile.TemporaryDirectory(prefix="sightline-") as temp_dir:
-        staging = Path(temp_dir, "vectors")
-        for name, data in files.items():
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).write_bytes(data)
-        exported_folder.move_into_place(staging, target)
+    _io.refuse_links_in_run(target.parent)
+    with exported_folder.explain_write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as temp_dir:
+            staging = Path(temp_dir, "vectors")
+            for name, data in files.items():
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                (staging / name).write_bytes(data)
+            exported_folder.move_into_place(staging, target)
     return target
 
 

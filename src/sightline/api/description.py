@@ -40,7 +40,7 @@ def find_target(name: str, assignments: Sequence[str] = ()) -> DescribeTarget:
 
     `assignments` are ``KEY=VALUE`` overrides. Raises `UsageError`, suggesting the nearest name.
     """
-    path = Path(name)
+    path = _io.expand_home(name)
     if name in recipes.names():
         config = resolve_config(recipes.load(name), assignments=assignments)
         if name == "auto" and config.model.name == "auto":
@@ -154,7 +154,7 @@ def _parse_input_size(config: RunConfig, default_side: int, size_text: str | Non
 
 def draw_diagram(description: ModelDescription, path: str) -> None:
     """Draw a diagram of the network to `path`, which ends with ``.png`` or ``.svg``."""
-    _io.write_atomic(Path(path), diagram.plot_architecture(description, diagram.parse_format(path)))
+    _io.write_atomic(_io.output_path(path), diagram.plot_architecture(description, diagram.parse_format(path)))
 
 
 def plot_schedule(target: DescribeTarget, path: str, steps: int) -> None:
@@ -165,7 +165,8 @@ def plot_schedule(target: DescribeTarget, path: str, steps: int) -> None:
     title = f"{target.name}: {schedule.name.replace('_', ' ')}"
     if schedule.name == "plateau":  # when it drops depends on training
         title += f", times {schedule.factor:g} whenever {schedule.monitor} plateaus"
-    _io.write_atomic(Path(path), lr_plot.plot_learning_rates(stages, steps, title, diagram.parse_format(path)))
+    figure = lr_plot.plot_learning_rates(stages, steps, title, diagram.parse_format(path))
+    _io.write_atomic(_io.output_path(path), figure)
 
 
 def check_outputs(target: DescribeTarget, schedule_path: str | None = None, diagram_path: str | None = None) -> None:
@@ -173,7 +174,7 @@ def check_outputs(target: DescribeTarget, schedule_path: str | None = None, diag
     for path in (schedule_path, diagram_path):
         if path is not None:
             diagram.parse_format(path)
-            if not Path(path).parent.is_dir():
+            if not _io.output_path(path).parent.is_dir():
                 raise OutputError(f"{path} cannot be written: its folder does not exist. Choose another path.")
     if schedule_path is not None and not target.has_training:
         raise UsageError(f"{target.name} is a model, which has no learning rate: use --schedule for recipes or runs.")

@@ -115,14 +115,16 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
-    with nullcontext() if fix is None else patches.hold_patch(Path(fix)) as file:
+    html, fix, folders = (None if path is None else _io.output_path(path) for path in (html, fix, folders))
+    patch = None if patch is None else _io.expand_home(patch)
+    with nullcontext() if fix is None else patches.hold_patch(fix) as file:
         if fix is not None:
-            _check_no_lines_lost(Path(fix), patch)
+            _check_no_lines_lost(fix, patch)
         index = make_index(
             sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None,
             targets=find_task(task).targets,
         )  # fmt: skip
-        index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
+        index = patches.load_and_apply_patch(index, patch)
         preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
         result_audit, duplicates, image_stats = audit_images(
             index, callback.on_progress, threads, sample_range, preprocess
@@ -139,19 +141,19 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
             result = replace(result, patch=str(fix), corrections=count)
     if html is not None:
         text = page.render_html(result_audit, _thumbnails(index, result_audit.findings, preprocess))
-        _io.write_atomic(Path(html), text.encode(errors="backslashreplace"), "Choose another file with --html.")
+        _io.write_atomic(html, text.encode(errors="backslashreplace"), "Choose another file with --html.")
         result = replace(result, html=str(html))
     if folders is not None:
         paths = [source for source in list_of_sources(sources) if not isinstance(source, SourceListing)]
         readable = [i for i, image in enumerate(index.images) if not image_stats.images[image.sha256].error]
-        written = write_class_folders(index.select(readable), Path(folders), paths, callback.on_progress)
+        written = write_class_folders(index.select(readable), folders, paths, callback.on_progress)
         result = replace(result, folders=written)
     return result
 
 
-def _check_no_lines_lost(fix: Path, patch: Path | str | None) -> None:
+def _check_no_lines_lost(fix: Path, patch: Path | None) -> None:
     """Raise `UsageError` if a file of proposed corrections has lines that were not applied first."""
-    if patches.read_entries(fix) and (patch is None or Path(patch).resolve() != fix.resolve()):
+    if patches.read_entries(fix) and (patch is None or patch.resolve() != fix.resolve()):
         raise UsageError(
             f"{fix} has corrections already: to keep them and add new ones, add --patch {fix}, or choose another file "
             "with --write-fixes."

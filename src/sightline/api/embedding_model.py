@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+from sightline import _io
 from sightline.api.dataset import Dataset
 from sightline.api.images import ImageLike, list_items, list_labeled_items, track_images
 from sightline.api.masks import MaskModel
@@ -165,10 +166,10 @@ def _read_embeddings(model: EmbeddingModel, value: Any, name: str) -> Iterator[E
         return iter([value])
     if not _is_embedding_file(value):
         return None
-    file = embedding_files.open_file(Path(value))
+    file = embedding_files.open_file(_io.expand_home(value))
     check_same_model(str(value), file.model, model.feature_model_id)
     return file.iterate()
 
 
 def _is_embedding_file(value: Any) -> bool:
-    return isinstance(value, str | Path) and embedding_files.has_embeddings(Path(value))
+    return isinstance(value, str | Path) and embedding_files.has_embeddings(_io.expand_home(value))

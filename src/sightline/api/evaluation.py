@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io
+from sightline.api import owned_png
 from sightline.api.classifier import Classifier
 from sightline.api.label_issues import LabelCheck, find_label_issues
 from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood
@@ -199,10 +199,12 @@ class Evaluation:
 
         Raises:
             MissingExtraError: If matplotlib is not installed.
+            OutputError: If `out` exists and is not such a figure, or cannot be written.
         """
+        path = None if out is None else owned_png.check_output(out, "out")
         figure = run_plots.plot_confusion(self._single_label_result, self.split, percentages=percentages)
-        if out is not None:
-            _io.write_atomic(Path(out), figure.png, "Choose another file with `out`.")
+        if path is not None:
+            owned_png.save_owned_png(path, figure.png)
         return figure
 
     def __repr__(self) -> str:

@@ -75,7 +75,7 @@ def explain(
     """
     request = _make_request(model, predictor, method, label, seed)
     if out is not None:
-        _create_folder(out)
+        out = _create_folder(out)
     return _explain_batches(predictor, items, request, _FigureWriter(out), progress)
 
 
@@ -233,7 +233,8 @@ def _scale_region(region: HeatRegion, across: float, down: float) -> HeatRegion:
     return HeatRegion(left, top, max(right, left + 1), max(bottom, top + 1), region.heat_fraction)
 
 
-def _create_folder(folder: Path) -> None:
+def _create_folder(folder: Path) -> Path:
+    folder = _io.output_path(folder)
     _io.refuse_links_in_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,6 +242,7 @@ def _create_folder(folder: Path) -> None:
         raise OutputError(
             f"The folder {folder} for the figures cannot be created: {error.strerror}. Choose another with --out."
         ) from error
+    return folder
 
 
 class _FigureWriter:

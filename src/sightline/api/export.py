@@ -14,7 +14,7 @@ from sightline.api.loading import load
 from sightline.callbacks import Callback, Progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Subset
-from sightline.errors import DataError, ModelError, OutputError, UsageError, check_installed, plural
+from sightline.errors import DataError, ModelError, UsageError, check_installed, plural
 from sightline.export import keras_to_onnx, quantize
 from sightline.inference import bundle, exported_folder, parity, runner
 from sightline.inference.bundle import Bundle
@@ -119,7 +119,7 @@ def export_model(
             tolerances.difference if tolerance is None else tolerance,
             tolerances.agreement if agreement is None else agreement,
         )
-    source = _load_source(Path(model), callback.on_progress)
+    source = _load_source(_io.expand_home(model), callback.on_progress)
     if exporter.source == "keras" and not isinstance(source.reference, KerasPredictor):
         raise ModelError(
             f"The format {export_format} requires a Keras model, which {model} does not contain: give the run, or a "
@@ -216,7 +216,7 @@ def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
 def _resolve_target(source: _ExportSource, exporter: Exporter, precision: str, out: str | Path | None) -> Path:
     is_file = "" not in exporter.suffixes
     if out is not None:
-        target = Path(out)
+        target = _io.output_path(out)
         if is_file and target.suffix.lower() not in exporter.suffixes:
             raise UsageError(
                 f"The format {exporter.name} is one file: end --out {target} with {' or '.join(exporter.suffixes)}, or "
@@ -230,8 +230,7 @@ def _resolve_target(source: _ExportSource, exporter: Exporter, precision: str, o
         name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
         target = source.classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
         _io.refuse_links(source.classifier.run.path, target.parent)
-    if target.is_dir() or target.suffix.lower() not in {".onnx", ".zip"}:
-        exported_folder.check_replaceable(target)
+    exported_folder.check_replaceable(target)
     return target
 
 
@@ -272,13 +271,11 @@ class _ExportJob:
         graph, float_layers = self._convert_graph(reference) if self.exporter.source == "onnx" else (b"", ())
         manifest = self._manifest(float_layers)
         _io.refuse_links_in_run(self.target.parent)
-        try:
+        with exported_folder.explain_write_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".part-", dir=self.target.parent) as temp_dir:
                 finish = self._write_bundle if self.exporter.is_bundle else self._write_folder
                 parity_result, accepted = finish(Path(temp_dir), graph, manifest, reference)
-        except OSError as error:
-            raise OutputError(f"{self.target} cannot be written: {error.strerror or error}.") from error
         path = str(self.target) if accepted else None
         return ExportResult(
             path, self.exporter.name, self.precision, self.images_description, parity_result, self.tolerance,

@@ -146,9 +146,9 @@ def _prepare_files(
 
     The card and its figures are not in the manifest: they may be edited on the Hub.
     """
-    path = Path(model) if isinstance(model, str | Path) else model.path
+    path = model if isinstance(model, str | Path) else model.path
     classifier = model if isinstance(model, Classifier) else load(path or Path())
-    run = classifier.run
+    run, path = classifier.run, classifier.model_path
     if run is not None and run.bundle is None:
         raise ModelError(f"The run {run.path} has no bundle to upload: {explain_missing_bundle(run)}.")
     bundle_path = run.bundle if run is not None else path
@@ -208,7 +208,7 @@ def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Call
         clf = sl.pull("hf:me/cats", "cats")
         ```
     """
-    address, folder = HubAddress.parse(source), Path(dest)
+    address, folder = HubAddress.parse(source), _io.output_path(dest)
     _check_free(folder)
     with (
         show_progress(progress, callback) as display,

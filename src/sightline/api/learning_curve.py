@@ -201,7 +201,7 @@ def learning_curve(
         raise UsageError(f"more is a number of additional labels, at least 1, not {min(more)}.")
     if figure is not None:
         plotting.check_packages()
-        owned_png.check_output(Path(figure), "--figure")
+        figure = owned_png.check_output(figure, "--figure")
     dataset = Dataset.wrap(data)
     shortcuts = {"data.patch": None if patch is None else str(patch), "data.cache": None if cache else False}
     assignments = [

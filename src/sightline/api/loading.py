@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
-from sightline import backend
+from sightline import _io, backend
 from sightline.api.classifier import Classifier
 from sightline.api.loaded_model import load_keras_predictor
 from sightline.callbacks import Callback
@@ -73,7 +73,7 @@ def load(
         raise UsageError(f"There is no device {device!r}.{suggest(str(device), get_args(Device))}")
     if threads < 0:
         raise UsageError(f"threads is a number of threads, or 0 for one for each core, not {threads}.")
-    path, bundle_device = Path(path), device or "cpu"
+    path, bundle_device = _io.expand_home(path), device or "cpu"
     if str(path) == IMAGENET and not path.exists():
         from sightline.api import imagenet  # which can build a network: no other model needs all that
 

@@ -132,6 +132,7 @@ def write_masks(
     first file that cannot be written, or that exists and was not written here. `tile` is that of
     `inference.masks.predict_masks`.
     """
+    folder = _io.output_path(folder)
     _io.refuse_links_in_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,14 +23,16 @@ def is_owned_png(path: Path) -> bool:
         return False
 
 
-def check_output(path: Path, option: str) -> None:
-    """Raise `UsageError` or `OutputError` before any work if a figure cannot be written to the path after `option`."""
+def check_output(path: str | Path, option: str) -> Path:
+    """Return the path of a figure, given as `option`; raises `UsageError` or `OutputError` if it cannot be written."""
+    path = _io.output_path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"The figure is a PNG file: give {option} a name that ends with .png, not {path}.")
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
     if path.exists() and not is_owned_png(path):
         raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with {option}.")
+    return path
 
 
 def save_owned_png(path: Path, png: bytes) -> None:

@@ -87,7 +87,7 @@ def preview_images(
         if out is not None
         else Path(f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
     )
-    owned_png.check_output(path, "--out")
+    path = owned_png.check_output(path, "--out")
     num_images = count or (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT)
     config = _resolve_training_settings(request, index, callback) if augmented else None
     is_changed = config is not None and pipeline.is_enabled(config.augment)

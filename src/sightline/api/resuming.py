@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sightline import backend
+from sightline import _io, backend
 from sightline._keras.process_state import restore_torch_settings
 from sightline.api import folds
 from sightline.api.report_writer import load_packages, write_first_report
@@ -55,7 +55,7 @@ def resume(
     start_time = time.perf_counter()
     callback = callback or Callback()
     original_device = DeviceConfig()
-    if hosts is None or existing_run.is_run(Path(path)):  # only host 0 needs the run
+    if hosts is None or existing_run.is_run(_io.expand_home(path)):  # only host 0 needs the run
         run = RunDirectory.open(Path(path))
         original_device = run.config.device if run.has_config else original_device
     backend.tune_malloc(original_device.backend)  # before the first thread

@@ -225,7 +225,7 @@ class Run:
         Raises:
             ModelError: If `path` is not a run.
         """
-        self.path = Path(path)
+        self.path = _io.expand_home(path)
         self._result, self._data = result, data
         if result is None:
             RunDirectory.open(self.path)

@@ -68,7 +68,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     folds.check_settings(requested, has_hosts=hosts is not None)
     requested_device = requested.device
     backend.tune_malloc(requested_device.backend)  # before the first thread
-    run_path = Path(out) if out is not None else None
+    run_path = _io.output_path(out) if out is not None else None
     with interrupt.raise_on_sigterm(), host_session.open_session(hosts, requested_device, callback) as session:
         if session.team.rank:
             return host_session.train_follower(session, sources, start_time)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.api import owned_png
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
@@ -178,9 +178,9 @@ def watch(
     if top < 0:
         raise UsageError(f"top is the number of images to label, at least 0, not {top}.")
     if figure is not None:
-        owned_png.check_output(figure, "--figure")
+        figure = owned_png.check_output(figure, "--figure")
         plotting.check_packages()
-    callback = callback or Callback()
+    callback, log = callback or Callback(), _io.expand_home(log)
     sample = load_sample(classifier) if reference is None else make_sample(classifier, reference, callback)
     notes: list[str] = []
     images = read_log(log, classifier.feature_model_id, classifier.classes, notes.append)

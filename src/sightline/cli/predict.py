@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
-from sightline._io import open_regular
+from sightline import _io
 from sightline.cli import segmentation_view
 from sightline.cli.output import (
     ProgressDisplay,
@@ -135,7 +135,7 @@ def predict(
     to_folder = _check_folder(out, output_format, shard, rows_per_part, engine, masks)
     if engine == "ray" and device not in (None, Device.cpu):
         raise UsageError(f"--device {device.value} is for this process, and the workers of --engine ray use CPUs.")
-    file = None if out is None or to_folder else Path(out)
+    file = None if out is None or to_folder else _io.output_path(out)
     chosen_format = TableFormat.json if to_folder else _choose_format(output_format, file)
     if file is not None:
         _check_output(file)
@@ -306,7 +306,7 @@ def _check_output(out: Path) -> None:
     if out.is_dir():
         raise OutputError(f"{out} is a folder: name a file in it with --out.")
     try:
-        with open_regular(out) as file:
+        with _io.open_regular(out) as file:
             ours = prediction_writer.is_prediction_file(file.read(100))
     except FileNotFoundError:
         return
@@ -329,7 +329,6 @@ def _write_table(
     predictions: Iterable[_Row], layout: RowLayout[_Row], output_format: TableFormat, out: Path | None
 ) -> int:
     """Print all predictions, or write them to `out`, atomically; return the number of errors among them."""
-    from sightline import _io
     from sightline.report.prediction_writer import write_csv, write_jsonl
 
     def write(file: TextFile) -> Iterator[_Row]:

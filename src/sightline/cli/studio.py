@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sightline import _io
 from sightline.cli.output import ProgressDisplay, RawCsv, print_line, print_text
 from sightline.cli.sources import Column, ReadSettings
 from sightline.errors import UsageError
@@ -59,7 +60,7 @@ def studio(
     from sightline.api.run import Run
     from sightline.studio.server import Addresses, run_studio
 
-    is_run = len(data) == 1 and Path(data[0], "run.json").is_file()
+    is_run = len(data) == 1 and (_io.expand_home(data[0]) / "run.json").is_file()
     if is_run and (column or set):
         raise UsageError("--column and --set say how to read images: a run knows how it read its own. Leave them out.")
 

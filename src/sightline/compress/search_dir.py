@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,6 +104,7 @@ class SearchDir:
         _io.refuse_links_in_run(path)
         self.path, self._num_images, self._metric = path, num_images, key.get("score", "accuracy")
         file = path / "search.json"
+        self._refuse_foreign_files()
         if file.is_file():
             known = _read_json(file)
             if differing := sorted(k for k in {*known, *key} if known.get(k) != key.get(k)):
@@ -208,17 +209,29 @@ class SearchDir:
 
         If `weights` has no Keras model of its own, being the original, there is no ``best.keras``.
         """
+        best, chosen = self.path / "best", bundle.read(self.folder(candidate.name) / "bundle")
+        with suppress(ModelError):  # else it keeps what was stored in it since, such as thresholds
+            former = bundle.read(best)
+            chosen = former if former.manifest.graph_sha256 == chosen.manifest.graph_sha256 else chosen
         self.clear_best()
-        best = self.path / "best"
-        bundle.write_folder(bundle.read(self.folder(candidate.name) / "bundle"), best)
+        bundle.write_folder(chosen, best)
         if (model := self.model_file(weights)) is not None:
             check_keras_file(model)
             with _io.open_regular(model) as file:
                 _io.write_atomic(self.path / "best.keras", partial(shutil.copyfileobj, file))
         return best
 
+    def _refuse_foreign_files(self) -> None:
+        """Raise `OutputError` if there are other files than those of a bundle in ``best``, which would be lost."""
+        best = self.path / "best"
+        if best.is_dir() and not best.is_symlink():
+            names = [path.relative_to(best).as_posix() for path in best.rglob("*")]
+            own = [name for name in names if name == bundle.MANIFEST_FILE or bundle.is_bundle_file(name)]
+            bundle.refuse_foreign_files(best, own)
+
     def clear_best(self) -> None:
         """Remove what was chosen under another budget; raises `OutputError` if something else has its name."""
+        self._refuse_foreign_files()
         best, model = self.path / "best", self.path / "best.keras"
         if best.is_symlink() or (best.exists() and not best.is_dir()):
             best.unlink()

@@ -214,7 +214,7 @@ def list_source(
         if is_container(remote.url) and not remote.is_folder():
             return _list_container(remote.stage(options.limits), prefix, options, lenient=lenient)
         return _list_folder(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
-    path = Path(text).expanduser()
+    path = _io.expand_home(text)
     if _io.exists(path):
         return _list_path(path, prefix, options, lenient=lenient)
     if named.is_named(text):
@@ -296,7 +296,7 @@ def _list_files(
 
 def _labels_file(text: str, folder: Path | None) -> Path:
     """Return the path of ``data.labels``: as given if it exists, else inside the source folder."""
-    path = Path(text).expanduser()
+    path = _io.expand_home(text)
     return folder / path if folder is not None and not _io.exists(path) else path
 
 

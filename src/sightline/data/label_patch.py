@@ -79,6 +79,7 @@ def hold_patch(path: Path) -> Iterator[Path]:
 
     Raises `OutputError` if one edits it already, or if the file would be written through a link in a run directory.
     """
+    path = _io.output_path(path)
     _io.refuse_links_in_run(path if path.is_symlink() else path.parent)
     path = path.resolve()  # of any other link, the file that it names is written
     name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
@@ -123,6 +124,7 @@ def read_entries(path: Path | None) -> list[PatchEntry]:
 
 def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:
     """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
+    path = _io.expand_home(path)
     try:
         text = _io.read_regular(path, PATCH_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError as error:

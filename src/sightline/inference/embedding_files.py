@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -51,15 +50,12 @@ _MAX_LINE = 1 << 24  # bytes of a line of CSV
 Batches = Generator[Embeddings, None, None]
 
 
-def check_output(path: Path) -> None:
-    """Raise `UsageError` for an address or a suffix without a format, `MissingExtraError` without its package.
+def check_output(path: str | Path) -> Path:
+    """Return the path of a file of embeddings; raises `OutputError` if it exists and was not written here.
 
-    Raises `OutputError` if the file exists and was not written here.
+    Raises `UsageError` for an address or a suffix without a format, `MissingExtraError` without its package.
     """
-    if re.match(r"[a-z0-9+.-]{2,}:/", path.as_posix(), re.IGNORECASE):  # a path has one slash less than an address
-        raise UsageError(
-            f"{path} is an address, but embeddings are written to a file here: name one, and copy it there."
-        )
+    path = _io.output_path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} should end with .parquet, .npy or .csv, the formats of embeddings.")
     if path.suffix.lower() == ".parquet":
@@ -68,6 +64,7 @@ def check_output(path: Path) -> None:
         raise OutputError(f"{path} is a folder: name a file in it with --out.")
     if path.exists() and not is_embeddings_file(path):
         raise OutputError(f"{path} exists and is not a file of embeddings: name another file with --out.")
+    return path
 
 
 def is_embeddings_file(path: Path) -> bool:
@@ -98,7 +95,7 @@ def write(path: Path, batches: Iterable[Embeddings], *, raw_csv: bool = False) -
     In CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw_csv`; it is read back as
     it was in both cases. Raises as `check_output` does.
     """
-    check_output(path)
+    path = check_output(path)
     counts = [0, 0]
 
     def count(batch: Embeddings) -> Embeddings:

@@ -79,8 +79,9 @@ class Embeddings:
         """
         from sightline.inference import embedding_files
 
-        embedding_files.write(Path(path), [self], raw_csv=raw_csv)
-        return Path(path)
+        path = embedding_files.check_output(path)
+        embedding_files.write(path, [self], raw_csv=raw_csv)
+        return path
 
     def select(self, positions: NDArray[Any]) -> Embeddings:
         """Return the rows at `positions`, or where a mask bool [N] is true."""

@@ -6,6 +6,7 @@ the OpenVINO file contains a copy, in case it is found alone. Loading verifies e
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -162,11 +163,49 @@ def explain_converter_errors(message: str) -> Iterator[None]:
     except (SightlineError, OSError):
         raise
     except Exception as error:
+        if (reason := os.strerror(errno.ENOSPC)) in str(error):  # TensorFlow's own exception
+            raise OSError(errno.ENOSPC, reason) from error
         raise ModelError(f"{message}: {first_line(error)}") from error
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raise `OutputError` if a folder contains anything but a bundle or an export, whose files may be damaged."""
+@contextmanager
+def explain_write_errors(target: Path) -> Iterator[None]:
+    """Raise an `OutputError` that names `target` if a file cannot be written, also one that has a temporary name."""
+    try:
+        yield
+    except (OSError, OutputError) as error:
+        cause = error.__cause__ if isinstance(error, OutputError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise OutputError(f"{target} cannot be written: {cause.strerror or cause}. {_io.ADVICE}") from error
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise `OutputError` if there is anything but a bundle or an export, whose files may be damaged in a folder.
+
+    The bundle of a run is not replaced either, nor a file of a model.
+    """
+    if (target.name == "bundle" and (target.parent / "run.json").is_file()) or (
+        target.is_file() and (target.parent / MANIFEST_FILE).is_file()
+    ):
+        raise OutputError(f"{target} is part of the model {target.parent}: choose another place with --out.")
+    if target.is_file() and target.suffix.lower() in {".onnx", ".zip"}:
+        _check_bundle_file(target)
+    else:
+        _check_folder(target)
+
+
+def _check_bundle_file(file: Path) -> None:
+    try:
+        own_files = bundle.to_files(bundle.read(file))
+    except ModelError as error:
+        raise OutputError(
+            f"{file} exists and is not a bundle that can be read: choose another place with --out."
+        ) from error
+    bundle.refuse_foreign_files(file, own_files)
+
+
+def _check_folder(folder: Path) -> None:
     if _io.is_free(folder):
         return
     try:

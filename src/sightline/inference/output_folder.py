@@ -41,7 +41,9 @@ class OutputFolder(Protocol):
 
 def open_output_folder(out: str | Path) -> OutputFolder:
     """Return the folder, which need not exist; raises `UsageError` for an address that cannot be written to."""
-    return _RemoteOutput(RemotePath.parse(str(out), purpose="Writing")) if is_url(str(out)) else _LocalOutput(Path(out))
+    if is_url(str(out)):
+        return _RemoteOutput(RemotePath.parse(str(out), purpose="Writing"))
+    return _LocalOutput(_io.expand_home(out))
 
 
 class _LocalOutput:

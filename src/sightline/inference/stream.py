@@ -98,7 +98,7 @@ def expand_inputs(
     too and becomes an unreadable row. Raises `DataError` for a folder without images or a glob without matches.
     """
     for argument in arguments:
-        text = str(argument)
+        text = os.path.expanduser(argument)  # noqa: PTH111
         exists = os.path.exists(text)  # noqa: PTH110  # which is False for a name that is too long
         if text == "-" and stdin is not None:
             yield from _list_stdin(stdin(), limits)

@@ -60,7 +60,7 @@ def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: i
     if setting == "auto":
         return find_cached_file(entry, alpha, size)
     if setting != "imagenet":
-        path = Path(setting).expanduser()
+        path = _io.expand_home(setting)
         if not path.is_file():
             raise ModelError(
                 f"There is no weights file {path}: use none, auto, imagenet or the path of a .h5 or .keras file."

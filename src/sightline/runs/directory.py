@@ -76,8 +76,8 @@ class _ModelSpec:
 class RunDirectory:
     """One run directory, opened with `RunDirectory.create` or `RunDirectory.open`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = _io.expand_home(path)
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False, **facts: Any) -> RunDirectory:
@@ -102,8 +102,8 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """Open an existing run; raises `ModelError` if it is not a run or has an unknown schema."""
         run = cls(path)
-        if not (path / "run.json").exists():
-            raise ModelError(explain_not_a_run(path))
+        if not (run.path / "run.json").exists():
+            raise ModelError(explain_not_a_run(run.path))
         schema = run.info.get("schema")
         if schema != SCHEMA:
             raise ModelError(
@@ -184,7 +184,7 @@ class RunDirectory:
     def write_patch(self, source: str) -> None:
         """Save a copy of the patch at path `source`, unless that is empty."""
         if source:
-            self._write("patch.jsonl", _io.read_regular(Path(source), PATCH_LIMIT))
+            self._write("patch.jsonl", _io.read_regular(_io.expand_home(source), PATCH_LIMIT))
 
     @property
     def patch(self) -> Path | None:

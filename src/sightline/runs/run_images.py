@@ -70,7 +70,7 @@ def resolve_sources(run: RunDirectory) -> list[str]:
     if is_in_memory(run):
         raise DataError(IN_MEMORY)
     for name in names:
-        if not _io.exists(Path(name).expanduser()) and not named.is_named(name) and not is_url(name):
+        if not _io.exists(_io.expand_home(name)) and not named.is_named(name) and not is_url(name):
             location = name if request is None else Path(request.folder, name)
             raise DataError(
                 f"The images of the run {run.path} are no longer at {location}: restore them, or give other images."

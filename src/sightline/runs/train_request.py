@@ -38,7 +38,7 @@ class TrainRequest:
         """Create a request, reading the recipe and the configuration file; raises `ConfigError`."""
         layers = [recipes.load(recipe)]
         if config is not None:
-            layers.append(parse.read_toml(Path(config)))
+            layers.append(parse.read_toml(_io.expand_home(config)))
         source_names = tuple(_normalize(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing))
         arrays = len(source_names) < len(list_of_sources(sources))
         return cls(source_names, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))

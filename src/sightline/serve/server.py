@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sightline import process
+from sightline import _io, process
 from sightline.errors import UsageError, require
 from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
 
@@ -162,8 +162,8 @@ def run(
     listener.keep_spare()
     feature_logs = None
     if settings.log_features is not None:
-        is_folder = settings.models is not None
-        feature_logs = FeatureLogs(settings.log_features, settings.log_features_bytes, is_folder=is_folder)
+        path, is_folder = _io.output_path(settings.log_features), settings.models is not None
+        feature_logs = FeatureLogs(path, settings.log_features_bytes, is_folder=is_folder)
     app = create_app(
         served,
         max_bytes=settings.max_bytes,
@@ -240,7 +240,7 @@ def _choose_models(model: Path | str | None, folder: Path | None, name: str | No
     from sightline.serve.model_folder import StoredModel, list_folder
 
     if folder is None and model is not None:
-        entry = StoredModel(Path(model), name)
+        entry = StoredModel(_io.expand_home(model), name)
         return lambda: [entry]
     if folder is None or model is not None:
         raise UsageError("Give either one model, or a folder of models with --models.")

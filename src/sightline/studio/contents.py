@@ -13,6 +13,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import _io
 from sightline.api.dataset import Dataset
 from sightline.api.pretrained_features import compute_projected_features
 from sightline.api.run import Run
@@ -83,7 +84,7 @@ def open_studio(
     predictions = {} if model is None else list_predictions(model)
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
-    path = patch or choose_patch_path(index.name)
+    path = _io.output_path(patch or choose_patch_path(index.name))
     with open_corrections(path, index, None if run is None else run.patch, splits) as corrections:
         issues = [] if run is None else _list_label_issues(run, index)
         library = Library(index, corrections, splits, predictions, issues, _list_slices(model, index))

@@ -108,7 +108,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     source_names = [str(s) for s in dataset.sources if not isinstance(s, SourceListing)]
     data_name = "+".join(Path(s).name or s for s in source_names) or "arrays"
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{search_space.name}-{data_name}"[:60])
-    folder = Path(out) if out is not None else Path("runs") / stem
+    folder = _io.output_path(out) if out is not None else Path("runs") / stem
     with ExitStack() as stack:
         display = stack.enter_context(show_progress(progress, callback))
         trainer = None

@@ -34,7 +34,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.config import RunConfig, parse, recipes, resolve_config
 from sightline.config.parse import setting
 from sightline.data.targets import Targets
@@ -188,7 +188,7 @@ def load_space(path_or_name: str | Path) -> SearchSpace:
 
     Raises `ConfigError` for an invalid file, `UsageError` for an unknown name.
     """
-    path = Path(path_or_name)
+    path = _io.expand_home(path_or_name)
     if path.is_file() or path.suffix == ".toml":
         space = parse_space(parse.read_config_text(path), path.stem, path.parent)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR, resolve_paths
 from sightline.data.sources.listing import SourceItem, SourceListing
@@ -25,7 +26,7 @@ def apply_class_tree(listings: Sequence[SourceListing], options: DataConfig) -> 
     if not options.reads_tree_file:
         return list(listings)
     name = options.class_tree
-    paths = read_parents(Path(name).expanduser(), options)
+    paths = read_parents(_io.expand_home(name), options)
     known = set(paths.values())
 
     def find_path(label: str, path: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.class_parents import label_by_parents
@@ -74,7 +75,7 @@ def read_rows(
 
 
 def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
-    root = Path(options.root).expanduser() if options.root else default
+    root = _io.expand_home(options.root) if options.root else default
     if not root.is_dir():
         raise DataError(
             f"data.root {options.root!r} is not a folder: name the folder that the paths in {name} are relative to."
