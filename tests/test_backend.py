@@ -111,6 +111,18 @@ def test_choosing_imports_nothing() -> None:
     assert completed.stdout.strip() == "[]"
 
 
+def test_threads_that_need_keras_first_all_get_the_whole_module() -> None:
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; from sightline import backend; "
+        "list(ThreadPoolExecutor(4).map(lambda _: backend.keras().saving.load_model, range(4)))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert completed.returncode == 0, completed.stderr
+
+
 def test_keras_missing_names_the_extra(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setattr(importlib.util, "find_spec", lambda name, package=None: None)
     with pytest.raises(MissingExtraError, match=r"'keras'.*\.\[train\]"):

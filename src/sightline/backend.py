@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class _Pending:
 
 
 _pending: _Pending | None = None
+_importing = threading.RLock()  # else another thread might get an incomplete module
 
 
 def list_installed() -> tuple[str, ...]:
@@ -176,16 +178,17 @@ def name() -> Backend:
 def keras(requested: str = "auto") -> Any:
     """Import Keras on the chosen backend, quietly, and return the module."""
     global _pending  # process-wide state
-    module = sys.modules.get("keras")
-    if module is None or requested != "auto":
-        choice = choose_backend(requested)
-        check_installed("keras", purpose="Training")
-        tune_malloc(choice.name)
-        module = imports.import_keras(choice.name)
-        _reasons[str(module.backend.backend())] = choice.reason
-    if _pending is not None:
-        pending, _pending = _pending, None
-        set_threads(pending.threads)
+    with _importing:
+        module = sys.modules.get("keras")
+        if module is None or requested != "auto":
+            choice = choose_backend(requested)
+            check_installed("keras", purpose="Training")
+            tune_malloc(choice.name)
+            module = imports.import_keras(choice.name)
+            _reasons[str(module.backend.backend())] = choice.reason
+        if _pending is not None:
+            pending, _pending = _pending, None
+            set_threads(pending.threads)
     return module
 
 

@@ -506,9 +506,9 @@ def test_an_evaluation_shows_its_metrics(run: sl.Run) -> None:
 def test_the_confusion_matrix_is_a_figure(run: sl.Run, tmp_path: Path) -> None:
     evaluation, path = run.classifier.evaluate(), tmp_path / "confusion.png"
     figure = evaluation.plot_confusion(path)
-    with Image.open(io.BytesIO(figure._repr_png_())) as shown, Image.open(path) as written:
-        assert shown.width > 100
-        assert shown.tobytes() == written.tobytes()
+    with Image.open(io.BytesIO(figure._repr_png_())) as image, Image.open(path) as written:
+        assert image.width > 100
+        assert image.tobytes() == written.tobytes()
     evaluation.plot_confusion(path)  # in place of the former one, but of no other file
     Image.new("RGB", (8, 8)).save(path)
     with pytest.raises(sl.OutputError, match="exists and was not written by Sightline"):
