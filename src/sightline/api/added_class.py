@@ -25,6 +25,7 @@ from sightline.inference.embeddings import ADDED_CLASS, Embeddings
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
 from sightline.inference.results import Thresholds
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.stream import InputItem
 from sightline.intervals import Interval
 from sightline.runs.finalize import encode_image, to_portable_file
@@ -108,8 +109,9 @@ def add_class(
     append = append_row if source.manifest.task == "single_label" else append_label
     extension = append(classifier, source, label, items, reference, callback)
     manifest = _extend_manifest(source.manifest, label, extension)
-    examples, files = _extend_references(source, manifest, extension.graph, label, extension.items)
-    agreement = _check_parity(classifier, manifest, extension, [*extension.items, *_reference_items(source)])
+    predictor = Bundle(manifest, extension.graph, {}).make_predictor()
+    examples, files = _extend_references(source, predictor, label, extension.items)
+    agreement = _check_parity(classifier, predictor, extension, [*extension.items, *_reference_items(source)])
     count, recalled = len(extension.is_recalled), int(extension.is_recalled.sum())
     result = AddedClass(
         target, label, manifest.classes, count, recalled, intervals.wilson_interval(recalled, count), extension.folds,
@@ -211,10 +213,9 @@ def _reference_items(source: Bundle) -> list[InputItem]:
 
 
 def _extend_references(
-    source: Bundle, manifest: Manifest, graph: bytes, label: str, items: Sequence[InputItem]
+    source: Bundle, predictor: OnnxPredictor, label: str, items: Sequence[InputItem]
 ) -> tuple[tuple[ReferenceExample, ...], dict[str, bytes]]:
     """Return the reference examples with their new probabilities, and one of the new class: the smallest file."""
-    predictor = Bundle(manifest, graph, {}).make_predictor()
     files = {e.file: source.files[e.file] for e in source.manifest.reference_examples if e.file in source.files}
     labels = {e.file: e.label for e in source.manifest.reference_examples}
     encoded = min((encode_image(_read(item)) for item in items[:MAX_CANDIDATES]), key=len)
@@ -237,13 +238,12 @@ def _read(item: InputItem) -> Any:
 
 
 def _check_parity(
-    classifier: Classifier, manifest: Manifest, extension: Extension, items: Sequence[InputItem]
+    classifier: Classifier, predictor: OnnxPredictor, extension: Extension, items: Sequence[InputItem]
 ) -> Parity:
-    """Compare the file with the fit on some images; raises `ModelError` if they differ."""
-    predictor = Bundle(manifest, extension.graph, {}).make_predictor()
+    """Compare the file, which `predictor` runs, with the fit on some images; raises `ModelError` if they differ."""
     expected, actual = [], []
     for item in items[:MAX_PARITY_IMAGES]:
-        pixels = stream.decode_item(manifest.preprocess, item)[None]
+        pixels = stream.decode_item(predictor.preprocess, item)[None]
         expected.append(extension.compute_probabilities(classifier.predictor.outputs(pixels)))
         actual.append(predictor.probabilities(pixels))
     result = classifier.task.compare(np.concatenate(expected), np.concatenate(actual))

@@ -36,7 +36,7 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> 
         raise UsageError("A bundle has no default folder for exports: give one with --out.")
     target = _io.output_path(out) if out is not None else model / "exports" / "vectors"
     _check_replaceable(target)
-    loaded_bundle, _ = bundle.load(bundle_path)
+    loaded_bundle = bundle.read(bundle_path)
     if not loaded_bundle.files:
         raise ModelError(
             f"{bundle_path} contains no reference examples: give the run, the folder of its bundle or its .zip."
