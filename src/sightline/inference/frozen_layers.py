@@ -152,7 +152,7 @@ def _open_if_close(onnx_model: bytes, exact: FrozenLayers, images: NDArray[np.ui
     return layers if error <= INT8_TOLERANCE * float(expected.std()) else exact
 
 
-@lru_cache(maxsize=1)  # each stage asks for them anew
+@lru_cache(maxsize=1)  # early features and training quantize the same layers
 def _quantize(onnx_model: bytes, pixels: bytes, shape: tuple[int, ...]) -> bytes:
     return quantize.calibrate_graph(onnx_model, np.frombuffer(pixels, np.uint8).reshape(shape)).quantize()
 

@@ -46,9 +46,7 @@ class RunInputs:
     choice: RecipeChoice | None = None
 
 
-def resolve_request(
-    request: TrainRequest, sources: Sources, callback: Callback, machine: Machine = THIS_MACHINE
-) -> RunInputs:
+def resolve_request(request: TrainRequest, sources: Sources, callback: Callback) -> RunInputs:
     """Index and check the images of a new run, and make every choice that takes no time; starts the backend.
 
     Raises `SightlineError`s for settings and images that nothing can be trained with.
@@ -65,18 +63,18 @@ def resolve_request(
     index, findings = preflight.run_preflight_checks(index, config, callback)
     check_positive_class(sorted({image.label for image in index.images}), config.evaluation.positive_class)
     facts = DataFacts.from_index(index, find_task(config.model.task))
-    config, choice = merge_recipe(request, facts, machine)
+    config, choice = merge_recipe(request, facts, THIS_MACHINE)
     if choice is not None:
         callback.on_message(f"{choice.recipe}: {choice.reason}")
     config = replace(config, data=replace(config.data, sources=request.sources))
-    config = apply_steps(config, steps.IMMEDIATE_STEPS, facts, machine, callback)
+    config = apply_steps(config, steps.IMMEDIATE_STEPS, facts, THIS_MACHINE, callback)
     for note in request.override_notes(config):  # once it is known which stages are solved
         callback.on_message(note)
-    machine.start_backend(config.device)
+    THIS_MACHINE.start_backend(config.device)
     return RunInputs(config, index, findings, choice)
 
 
-def complete_settings(inputs: RunInputs, callback: Callback, machine: Machine = THIS_MACHINE) -> RunInputs:
+def complete_settings(inputs: RunInputs, callback: Callback, machine: Machine) -> RunInputs:
     """Make the choices that take time, after which no setting is open."""
     facts = DataFacts.from_index(inputs.index, find_task(inputs.config.model.task), callback.on_progress)
     config = apply_steps(inputs.config, steps.MEASURED_STEPS, facts, machine, callback)
