@@ -26,7 +26,10 @@ def describe_metric(name: str) -> str:
 
 
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the mean of -log p(true class) in nats; p is clipped to at least 1e-7."""
+    """Return the mean of -log p(true class) in nats; 0 for no images.
+
+    `probabilities` are float32 [N, K], clipped to at least 1e-7, and `labels` int32 [N] the positions of the classes.
+    """
     if not len(labels):
         return 0.0
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
@@ -39,7 +42,10 @@ def negative_log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def cross_entropy_from_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the mean cross-entropy of softmax(logits) in nats, without clipping; NaN if a logit is NaN."""
+    """Return the mean cross-entropy of softmax(logits) in nats, without clipping; 0 for no images.
+
+    `logits` are float32 [N, K], `labels` int32 [N]. It is NaN if a logit is.
+    """
     if not len(labels):
         return 0.0
     x = logits.astype(np.float64)

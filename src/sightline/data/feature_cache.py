@@ -59,7 +59,7 @@ def is_begun(name: str) -> bool:
 
 
 def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
-    """Return the features cached under `name`, memory-mapped; None if there are none or they are damaged."""
+    """Return the features [N, ...] cached under `name`, memory-mapped; None if there are none or they are damaged."""
     target = cache.cache_folder() / name
     with suppress(Exception):  # whatever is wrong with the files, the features are computed again
         checks: list[int] = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)["checks"]

@@ -228,7 +228,10 @@ def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.boo
 def compute_rates_at(
     score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float, resampling: Resampling = EACH_IMAGE
 ) -> BinaryRates:
-    """Return the metrics of predicting the positive class at a score of `threshold` or more."""
+    """Return the metrics of predicting the positive class at a score of `threshold` or more.
+
+    `score` is float64 [N]; `truth` bool [N] tells which images are of that class.
+    """
     return _compute_rates(score >= threshold, truth, threshold, resampling)
 
 
@@ -252,7 +255,7 @@ def _compute_rates(
 
 
 def compute_curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[BinaryCurve, BinaryCurve]:
-    """Return the ROC and the precision-recall curve, with one point for each distinct score."""
+    """Return the ROC and the precision-recall curve of scores [N], with one point for each distinct one."""
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1) if len(score) else np.zeros(0, np.int64)
     hits = np.cumsum(truth[order])[ends]

@@ -49,7 +49,7 @@ class Temperature:
 
 
 def reliability_bins(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[ReliabilityBin, ...]:
-    """Return the non-empty bins of equal width, lowest first."""
+    """Return the non-empty bins of equal width, lowest first, of probabilities float32 [N, K] and labels int32 [N]."""
     return make_bins(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels))
 
 

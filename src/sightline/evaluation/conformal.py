@@ -42,8 +42,8 @@ def fit_quantile(
 ) -> float:
     """Return the score up to which classes are in the set: the ceil((N + 1) coverage)-th smallest of true classes.
 
-    It is 2, so that the set has all classes, if N images are too few for the coverage. Raises `UsageError` for a
-    coverage outside (0, 1) and `DataError` if there are no images.
+    `probabilities` are float32 [N, K], `labels` int32 [N]. It is 2, so that the set has all classes, if N images are
+    too few for the coverage. Raises `UsageError` for a coverage outside (0, 1) and `DataError` if there are no images.
     """
     if not 0 < coverage < 1:
         raise UsageError(f"The coverage must be between 0 and 1, e.g. 0.9; got {coverage}.")
@@ -62,7 +62,10 @@ def evaluate_sets(
     score: Nonconformity = "lac",
     resampling: Resampling = EACH_IMAGE,
 ) -> SetCoverage:
-    """Return coverage and size of the sets on images that were not used to fit them."""
+    """Return coverage and size of the sets on images that were not used to fit them.
+
+    `probabilities` are float32 [N, K], `labels` int32 [N]; `quantile` is that of `fit_quantile`.
+    """
     in_set = make_prediction_sets(probabilities, quantile, score)
     hits, count = in_set[np.arange(len(labels)), labels], len(labels)
     (interval,) = resampling.estimate_proportions(hits[:, None], np.ones((count, 1), bool))

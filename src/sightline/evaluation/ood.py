@@ -81,14 +81,14 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[Any]) -> Mahalan
 
 
 def fit_limit(scores: NDArray[np.float64]) -> float | None:
-    """Return the 99% quantile of the scores, rounded up; None if there are none."""
+    """Return the 99% quantile of scores float64 [N], rounded up to one of them; None if there are none."""
     if not len(scores):
         return None
     return float(np.sort(scores)[min(len(scores), int(np.ceil((len(scores) + 1) * LIMIT_QUANTILE))) - 1])
 
 
 def ood_auroc(in_distribution: NDArray[np.float64], out_of_distribution: NDArray[np.float64]) -> float:
-    """Return the AUROC of a score that should be higher for out-of-distribution images."""
+    """Return the AUROC of a score, float64 [N] and [M], that should be higher for out-of-distribution images."""
     return metrics.auroc(
         np.concatenate([in_distribution, out_of_distribution]),
         np.arange(len(in_distribution) + len(out_of_distribution)) >= len(in_distribution),

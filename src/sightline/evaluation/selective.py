@@ -89,7 +89,8 @@ class SelectiveResult:
 def compute_risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.bool_]) -> RiskCoverageCurve:
     """Return the risk-coverage curve (El-Yaniv and Wiener, 2010) and the area under it (Geifman et al., 2019).
 
-    Images with the same confidence are ordered at random; the curve has the mean risk over these orders.
+    `confidences` are float32 [N], `correct` bool [N]. Images with the same confidence are ordered at random; the curve
+    has the mean risk over these orders.
     """
     return compute_loss_coverage(confidences, ~correct)
 
@@ -131,7 +132,7 @@ def choose_threshold(
 
 
 def find_group_ends(sorted_values: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the last position of each run of equal values."""
+    """Return the last position of each run of equal values in `sorted_values` [N]: int64 [M]."""
     if not len(sorted_values):
         return np.zeros(0, np.int64)
     return np.append(np.flatnonzero(np.diff(sorted_values)), len(sorted_values) - 1)

@@ -181,7 +181,7 @@ def _run_in_batches(function: Run, rows: NDArray[Any], size: int) -> NDArray[np.
 
 
 def outputs_agree(model: Any, run: Run, rows: NDArray[Any], tolerance: float = RELATIVE_TOLERANCE) -> bool:
-    """Return whether the results of `run` for `rows` agree with those of the Keras `model`."""
+    """Return whether the results of `run` for `rows` [n, ...] agree with those of the Keras `model`."""
     to_numpy = backend.keras().ops.convert_to_numpy
     with backend.full_precision():
         size = 1 if process.is_memory_short() else KERAS_ROWS

@@ -129,7 +129,10 @@ def find_ties(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 def measure_speed(
     predictor: Predictor, pixels: NDArray[np.uint8], calls: int = LATENCY_CALLS
 ) -> tuple[float, float, float]:
-    """Return median and 99th percentile latency (ms, batch size 1), and images per second (batch size 32)."""
+    """Return median and 99th percentile latency (ms, batch size 1), and images per second (batch size 32).
+
+    `pixels` uint8 [N, H, W, C] are repeated to fill a batch; single images are timed in `calls` calls.
+    """
     single_image = pixels[:1]
     image_batch = np.resize(pixels, (BATCH_SIZE, *pixels.shape[1:]))
     for batch in (single_image, image_batch):

@@ -179,7 +179,10 @@ def iter_heads(
     check_stop: Callable[[], None] = lambda: None,
     penalties: Sequence[float] = PENALTIES,
 ) -> Iterator[LinearHead]:
-    """Yield the optimum for each penalty, searched from that of the penalty before it."""
+    """Yield the optimum for each penalty, searched from that of the penalty before it.
+
+    `weights` are those of `Task.compute_weights` for the images of `train`; None for equal ones.
+    """
     return map(_Problem(task, train, num_classes, weights, check_stop).solve, penalties)
 
 

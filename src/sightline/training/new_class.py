@@ -96,7 +96,7 @@ class _Problem:
         return normalized
 
     def zeros(self) -> NDArray[np.float64]:
-        """Return the parameters to start from: the kernel for standardized features, then the bias."""
+        """Return the parameters to start from, float64 [F + 1]: the kernel for standardized features, then the bias."""
         return np.zeros(self._x.shape[1] + 1)
 
     def cross_validate(self, penalty: float, folds: int, start: NDArray[np.float64]) -> tuple[float, NDArray[np.bool_]]:
@@ -118,7 +118,7 @@ class _Problem:
         return losses
 
     def solve(self, penalty: float, start: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the optimum for all rows."""
+        """Return the optimum for all rows, float64 [F + 1]."""
         return self._minimize(penalty, self._weigh(np.ones(len(self._x), bool)), start)
 
     def to_plain(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], float]:

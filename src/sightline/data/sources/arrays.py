@@ -25,6 +25,7 @@ def list_array_items(
 ) -> list[SourceItem]:
     """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`.
 
+    `pixels` are uint8 [N, H, W] or [N, H, W, 1, 3 or 4]; raises `DataError` for others, and for labels that do not fit.
     Without `classes`, an integer is its own name, whatever others there are.
     """
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
