@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sightline as sl
 from command import Command
 from sightline.api import Classifier
 from sightline.api.evaluation import evaluate_model
 from sightline.cli import evaluation_view
-from sightline.errors import DataError
+from sightline.errors import DataError, ModelError
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.results import ThresholdRequest
 from sightline.preprocessing import PreprocessingSpec
@@ -29,6 +30,24 @@ pytestmark = pytest.mark.usefixtures("plain_figures")
 def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     """A copy, as evaluation writes into it."""
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+@pytest.mark.parametrize("options", [{}, {"target_precision": 0.5}])
+def test_what_is_measured_of_a_run_is_not_stored_once_it_has_been_trained_further(
+    run: Path, options: dict[str, Any]
+) -> None:
+    classifier, files = sl.load(run), {path: path.read_bytes() for path in run.rglob("*.json")}
+    with RunDirectory(run).lock(), pytest.raises(ModelError, match="another process is writing"):
+        classifier.evaluate(**options)
+    assert {path: path.read_bytes() for path in run.rglob("*.json")} == files
+    info = json.loads((run / "run.json").read_text())
+    info["result"]["weights_sha256"] = "f00"
+    (run / "run.json").write_text(json.dumps(info))
+    files[run / "run.json"] = (run / "run.json").read_bytes()
+    with pytest.raises(ModelError, match="has been trained further since its model was loaded: load and evaluate it"):
+        classifier.evaluate(**options)
+    assert {path: path.read_bytes() for path in run.rglob("*.json")} == files
+    sl.load(run).evaluate(**options)
 
 
 @pytest.mark.usefixtures("drawn_figures")

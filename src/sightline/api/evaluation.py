@@ -300,7 +300,8 @@ def evaluate_model(
     split of the run's own images is evaluated, metrics and figures are saved in the run.
 
     Raises `DataError` if thresholds are requested without validation images, `MissingImagesError` if some of the run's
-    own images are missing and `allowed` does not allow it, and `UsageError` if thresholds cannot be saved (see
+    own images are missing and `allowed` does not allow it, `ModelError` if the run is being trained or was trained
+    further since the model was loaded, and `UsageError` if thresholds cannot be saved (see
     `LoadedModel.save_thresholds`).
     """
     threshold_request = replace(
@@ -319,6 +320,7 @@ def evaluate_model(
     labeled_images = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
     if classifier.run is not None and labeled_images.is_own:  # its figures are redrawn
         plotting.check_packages()
+        classifier.check_run_unchanged()  # now, not only after the evaluation
     # A run has validation images; for a bundle they are the validation split of the given sources.
     own_images = (
         labeled_images
@@ -392,6 +394,7 @@ def _save_results(classifier: Classifier, result: Report, labeled: LabeledSubset
     if run is None:
         return
     if labeled.split is not None and labeled.missing is None and not isinstance(classifier.predictor, TTAPredictor):
+        classifier.check_run_unchanged()
         save_evaluation(run, labeled.split, result, labeled.subset)
     elif save_thresholds:
         refresh_report(run)

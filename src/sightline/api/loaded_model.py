@@ -48,11 +48,35 @@ class LoadedModel:
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
         self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
         self.task_name: str | None = None  # known once it was asked for
+        self._run_weights: str | None = None  # the hash of the run's weights when this model was loaded from it
 
     def read_run(self) -> None:
         """Read what predictions need of the run now: later, it may be somewhere else."""
         self.task_name = self.run_config.model.task
         self.thresholds, self.tile = self.thresholds, self.tile
+        self._run_weights = self._read_run_weights()
+
+    def check_run_unchanged(self) -> None:
+        """Raise `ModelError` if the run is being trained, or has other weights than this model that was loaded from it.
+
+        What is measured with this model would be stored as that of another one.
+        """
+        if self.run is None or self._run_weights is None:
+            return
+        if self.run.is_locked:
+            raise ModelError(
+                f"The evaluation cannot be stored in {self.run.path}, which another process is writing: wait until it "
+                "ends, then evaluate again."
+            )
+        if self._read_run_weights() != self._run_weights:
+            raise ModelError(
+                f"The evaluation cannot be stored in {self.run.path}, which has been trained further since its model "
+                "was loaded: load and evaluate it again."
+            )
+
+    def _read_run_weights(self) -> str | None:
+        info = {} if self.run is None else self.run.info
+        return (info.get("result") or {}).get("weights_sha256")
 
     @cached_property
     def run_config(self) -> RunConfig:
@@ -119,6 +143,7 @@ class LoadedModel:
         Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """
         if self.run is not None:
+            self.check_run_unchanged()
             stored_thresholds.save_in_run(self.run, thresholds)
         elif self.path is not None and self.manifest is not None:
             self.manifest = stored_thresholds.save_in_bundle(self.path, self.manifest, thresholds)

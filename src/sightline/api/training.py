@@ -69,16 +69,18 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     requested_device = requested.device
     backend.tune_malloc(requested_device.backend)  # before the first thread
     run_path = _io.output_path(out) if out is not None else None
+    inputs: RunInputs | None = None
     with interrupt.raise_on_sigterm(), host_session.open_session(hosts, requested_device, callback) as session:
         if session.team.rank:
             return host_session.train_follower(session, sources, start_time)
         if run_path is not None and existing_run.is_run(run_path) and not force:
             run = RunDirectory.open(run_path)
             with run.lock():
-                return _reevaluate(run, resolve_request(request, sources, callback), callback)
+                inputs = resolve_request(request, sources, callback)
+                existing_run.check_same_run(run, inputs)
+            return _reevaluate(run, inputs, callback)  # which refuses a run that is being trained
         if run_path is not None:
             check_writable(run_path, force=force)
-        inputs: RunInputs | None = None
         if run_path is None or existing_run.is_run(run_path):
             inputs = resolve_request(request, sources, callback)
             THIS_MACHINE.find_initial_weights(inputs.config)  # an old run is removed only once the new one can start
@@ -94,7 +96,6 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
 
 def _reevaluate(run: RunDirectory, inputs: RunInputs, callback: Callback) -> TrainResult:
     """Evaluate a complete run with the same settings and images again, on its test split (else validation)."""
-    existing_run.check_same_run(run, inputs)
     callback.on_message(f"{run.path} is already complete with these settings: nothing to train, evaluating it again")
     result = existing_run.load_result(run, run.result)
     split: Split = "validation" if result.test is None else "test"
