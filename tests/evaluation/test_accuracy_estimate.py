@@ -52,7 +52,7 @@ def test_what_speaks_against_an_estimate_is_said() -> None:
     drift = Drift(0.05, 30, 1, "length", 25.0, np.zeros(40))
     certain = np.ones(40, bool)
     caveats = " ".join(estimate_accuracy(confidences[:40], certain, confidences[:40], drift).caveats)
-    for words in ("has drifted", "0 errors", "only 40 images"):
+    for words in ("has drifted", "0 errors", "it covers only 40 images"):
         assert words in caveats
     skewed = np.where(np.arange(400) % 2, 0.999, 0.55).astype(np.float32)
     assert "another estimate" in " ".join(estimate_accuracy(confidences, correct, skewed).caveats)

@@ -217,6 +217,8 @@ def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:
         assert result.rates is not None
         assert result.rates.sensitivity.value == 1
     assert (few.met, many.met) == (False, True), "20 images cannot show 90%"
+    none = choose_operating_point(score[:5], np.zeros(5, bool), "sensitivity", 0.9)
+    assert none.note == "There is no validation image of that class to choose a threshold on."
     nothing = choose_operating_point(score[:20], truth[:20], "sensitivity", 0.99)
     assert nothing.threshold is None
     assert "cannot show that a threshold reaches the target" in nothing.note

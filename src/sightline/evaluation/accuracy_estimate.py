@@ -111,7 +111,7 @@ def _list_caveats(
     if errors < MIN_ERRORS:
         caveats.append(f"it rests on {plural(errors, 'error')} among the validation images, which is too few")
     if count < MIN_IMAGES:
-        caveats.append(f"there are only {plural(count, 'image')}")
+        caveats.append(f"it covers only {plural(count, 'image')}")
     first, second = by_threshold.value, by_difference.value
     if first is not None and second is not None and abs(first - second) > LARGE_GAP:
         caveats.append(f"another estimate, by the difference of confidences, is {second:.3f}")

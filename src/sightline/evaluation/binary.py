@@ -297,6 +297,8 @@ def choose_operating_point(
         note = (
             f"{plural(len(class_scores), 'validation image')} of that class cannot show that a "
             "threshold reaches the target."
+            if len(class_scores)
+            else "There is no validation image of that class to choose a threshold on."
         )
         if relaxed is not None:
             note += (

@@ -119,7 +119,7 @@ def _list_caveats(
     if len(quality) < MIN_IMAGES:
         caveats.append(f"it rests on {plural(len(quality), 'validation image')}, which is too few")
     if len(new) < MIN_IMAGES:
-        caveats.append(f"there are only {plural(len(new), 'image')}")
+        caveats.append(f"it covers only {plural(len(new), 'image')}")
     unfamiliar = float((new < quality.min()).mean())
     if unfamiliar > MAX_UNFAMILIAR:
         caveats.append(f"{unfamiliar:.0%} of the masks have a lower quality than any of a validation image")

@@ -246,7 +246,7 @@ def _list_caveats(
     if errors < MIN_ERRORS:
         caveats.append(f"it rests on {plural(errors, 'wrong decision')} on validation images, which is too few")
     if new < MIN_IMAGES:
-        caveats.append(f"there are only {plural(new, 'image')}")
+        caveats.append(f"it covers only {plural(new, 'image')}")
     first, second = micro_f1.value, by_difference.value
     if first is not None and second is not None and abs(first - second) > LARGE_GAP:
         caveats.append(f"another estimate, by the difference of probabilities, is {second:.3f}")

@@ -190,7 +190,9 @@ def explain_unreached(target: float, count: int, without: float, *, conservative
         return f"No confidence threshold reaches the target on {plural(count, 'validation image')}."
     least = math.ceil(math.log(intervals.ALPHA) / math.log(target))
     more = f"; that takes at least {least} without an error" if count < least else ""
-    note = f"{count} validation images do not show that any confidence threshold reaches the target{more}."
+    verb = "does" if count == 1 else "do"
+    images = plural(count, "validation image")
+    note = f"{images} {verb} not show that any confidence threshold reaches the target{more}."
     if without:
         note += (
             f" --no-conservative has a coverage of {without:.1%}, but on new images it misses the target about half "
