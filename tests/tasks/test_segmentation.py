@@ -22,6 +22,7 @@ from PIL import Image
 import sightline
 from drawn_scenes import SIDE, draw_scene, draw_scenes, encode
 from sightline import process
+from sightline.api.comparison import describe_run
 from sightline.api.masks import choose_name, write_masks
 from sightline.cli import main
 from sightline.cli.train import print_result
@@ -119,6 +120,7 @@ def test_images_of_void_pixels_alone_have_no_metrics(
     code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new")
     assert code == 0
     assert "loss not defined" in printed
+    assert "calibration: not defined, since no pixel has a class" in printed
     assert "nan" not in printed
     code, printed = sightline_command("evaluate", Path(run.path) / "bundle", tmp_path / "new", "--format", "json")
     assert code == 0
@@ -150,6 +152,11 @@ def test_void_validation_masks_validate_nothing(tmp_path: Path, capsys: pytest.C
     print_result(again.result)
     printed = capsys.readouterr().out
     assert "validation accuracy not defined on 4 images, loss not defined" in printed
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Mean IoU not defined on 4 images" in page
+    assert "calibration error of the pixels is not defined" in page
+    assert "lost" not in page
+    assert describe_run(run.path).accuracy_interval is None
 
 
 def test_a_changed_mask_is_a_changed_image(run: sightline.Run, scenes: Path) -> None:

@@ -59,7 +59,7 @@ def _pair_images(
     ious = np.stack([values[own] for values, own in zip(scores, rows.T, strict=True)], 1)
     rows, ious = rows[np.isfinite(ious).all(1)], ious[np.isfinite(ious).all(1)]
     if not len(rows):
-        return f"their {split} splits have no image with a class in common"
+        return "they have no image with a class in common"
     return CommonMasks(
         split, tuple(predictions[0].paths[row] for row in rows[:, 0]), ious,
         {row.path: row.group for row in runs[0].read_data() or () if row.group},

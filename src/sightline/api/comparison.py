@@ -331,7 +331,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
     split = find_reported_split(result)
     metrics = result[split] if split else {}
     accuracy, loss, ends = (metrics.get(key) for key in ("accuracy", "loss", "accuracy_interval"))
-    interval = None if ends is None else Interval(*ends)
+    interval = None if ends is None or accuracy is None else Interval(*ends)
     if not result and (best_epoch := _best_epoch(history, config.train.early_stopping.monitor)) is not None:
         split, accuracy, loss = "validation", best_epoch.val_accuracy, best_epoch.val_loss
         interval = _estimate_interval(run, accuracy)

@@ -218,6 +218,9 @@ def _shift_lines(report: EvaluationReport) -> Iterator[str]:
 
 def list_calibration_lines(c: CalibrationReport) -> Iterator[str]:
     """Yield the expected calibration error, before and after a temperature, and how far to trust it."""
+    if c.ece is None:
+        yield "calibration: not defined, since no pixel has a class"
+        return
     after = ""
     if c.temperature is not None and c.ece_after is not None and not c.unchanged:
         after = f"; {c.ece_after:.4f} at temperature {c.temperature.value:.3f}, fitted on validation"

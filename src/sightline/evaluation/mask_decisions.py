@@ -145,7 +145,8 @@ def compute_risk_coverage(outputs: MaskOutputs) -> RiskCoverageCurve:
 def evaluate_calibration(evaluated: MaskOutputs, held_out: MaskOutputs | None) -> CalibrationReport:
     """Evaluate the calibration of all pixels as served, and of the sampled ones at the temperature of `held_out`."""
     sums = evaluated.reliability.sum(0)
-    before = float(calibration.compute_binned_ece(sums)), calibration.make_bins(sums)
+    ece = float(calibration.compute_binned_ece(sums)) if sums[:, 0].any() else None
+    before = ece, calibration.make_bins(sums)
     if held_out is None or not len(held_out.pixel_labels):
         note = "There are no validation pixels to fit a temperature on."
         return CalibrationReport(*before, None, None, (), note)

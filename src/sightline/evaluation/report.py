@@ -36,9 +36,12 @@ TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images."""
+    """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images.
 
-    ece: float
+    The ECE is None for masks none of whose pixels has a class.
+    """
+
+    ece: float | None
     bins: tuple[ReliabilityBin, ...]
     temperature: Temperature | None
     ece_after: float | None

@@ -45,7 +45,7 @@ def _is_name(value: Any) -> bool:
 class ImagesWithoutLeaked(TypedDict):
     """The main metrics on the images that no earlier split holds."""
 
-    accuracy: float
+    accuracy: float | None
     accuracy_interval: Interval
     count: int
 

@@ -61,7 +61,7 @@ def plot_thumbnails(examples: Sequence[ErrorExample], samples: Subset, title: st
 
 def plot_reliability(value: CalibrationReport, title: str = "") -> RenderedFigure:
     """Draw accuracy against confidence, before and after the temperature; bars below say how many images."""
-    sides: list[tuple[str, Sequence[ReliabilityBin], float]] = [("as served", value.bins, value.ece)]
+    sides: list[tuple[str, Sequence[ReliabilityBin], float]] = [("as served", value.bins, value.ece or 0.0)]
     if value.temperature is not None and value.ece_after is not None and not value.unchanged:
         sides.append((f"at temperature {value.temperature.value:.2f}", value.bins_after, value.ece_after))
     figure = plotting.make_figure(4.4 * len(sides) + 0.3, 5.2)

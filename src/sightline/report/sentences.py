@@ -84,6 +84,8 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
     others = value["without_leaked"]
     if others is None:
         return f"{start}; there are no others."
+    if others["accuracy"] is None:
+        return f"{start}; no pixel of the other {others['count']:,} has a class."
     low, high = others["accuracy_interval"]
     return f"{start}: accuracy {others['accuracy']:.4f} ({low:.4f} to {high:.4f}) on the other {others['count']:,}."
 

@@ -230,9 +230,9 @@ class SegmentationInfo(TypedDict):
 
     task: Literal["segmentation"]
     split: str
-    accuracy: float
+    accuracy: float | None
     accuracy_interval: Interval
-    loss: float
+    loss: float | None
     count: int
     classes: list[str]
     untested_classes: list[str]
