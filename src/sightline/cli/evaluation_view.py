@@ -163,6 +163,15 @@ def metric_cells(metric: Metric, classes: int = 0) -> list[str]:
     return [value, format_interval(metric.interval, 4), "; ".join(notes)]
 
 
+def name_these(count: int) -> str:
+    """Return how a line names the evaluated images.
+
+    >>> name_these(1), name_these(20)
+    ('this image', 'these 20 images')
+    """
+    return "this image" if count == 1 else f"these {plural(count, 'image')}"
+
+
 def format_number(value: float | None) -> str:
     """Return a number with three digits; nothing for one that is not defined."""
     return "" if value is None else f"{value:.3f}"
@@ -251,9 +260,8 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
             precision = f" with precision {a.precision:.4f} ({ends})"
         fitted = report.thresholds is not None and report.thresholds.conformal_quantile is not None
         sets = f"; returns a set for {a.set_fraction:.1%}" if fitted else ""
-        images = plural(a.count, "image")
         yield (
-            f"  on these {images}: predicts a class for {a.class_fraction:.1%}{precision}{sets}; "
+            f"  on {name_these(a.count)}: predicts a class for {a.class_fraction:.1%}{precision}{sets}; "
             f"abstains on {a.abstained_fraction:.1%}"
         )
         if a.met is not None and a.lower_bound is not None:

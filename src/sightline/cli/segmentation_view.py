@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from sightline.cli.evaluation_view import format_interval, format_number, list_calibration_lines, print_metrics
+from sightline.cli.evaluation_view import (
+    format_interval,
+    format_number,
+    list_calibration_lines,
+    name_these,
+    print_metrics,
+)
 from sightline.cli.output import print_line, print_table
-from sightline.errors import plural
 from sightline.escaping import printable
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
@@ -73,7 +78,7 @@ def _list_decision_lines(report: SegmentationReport) -> Iterator[str]:
     reached = "" if decisions.precision is None else f", {decisions.precision:.1%} of them with an IoU of at least"
     iou = format_number(decisions.mean_iou.value)
     yield (
-        f"  on these {plural(decisions.count, 'image')}: accepts {decisions.coverage:.1%}"
+        f"  on {name_these(decisions.count)}: accepts {decisions.coverage:.1%}"
         f"{iou and f' with a mean IoU of {iou}'}{reached and f'{reached} {decisions.min_iou:g}'}; abstains on "
         f"{1 - decisions.coverage:.1%}"
     )
