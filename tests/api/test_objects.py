@@ -155,6 +155,10 @@ def test_arrays_may_state_their_splits() -> None:
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
         (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]
+        (lambda: sl.Dataset(sl.Dataset("digits")), r"not in a list: join several with \+"),  # type: ignore[arg-type]
+        (lambda: sl.train([sl.Dataset("digits")]), r"join several with \+, as in first \+ second"),  # type: ignore[list-item]
+        (lambda: sl.Dataset("digits", column="label=a"), r"column is not the text 'label=a', but a list: write \["),
+        (lambda: sl.Dataset("digits").check(allow="split-leakage"), "allow is not the text 'split-leakage'"),
         (lambda: sl.Dataset.from_dataframe([1, 2]), r"of the type builtins\.list, not a pandas DataFrame\.$"),
         (lambda: sl.Dataset(pandas_frame(["a.png"], ["a"])), r"use Dataset\.from_dataframe\(frame\)"),
         (lambda: sl.Dataset("photos", set={"train.epochs": 5}), "settings of how images are read"),

@@ -103,7 +103,13 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -> None:
-    result = sightline("doctor", sick, "--html", tmp_path / "page.html")
+    (tmp_path / "index.html").write_text("<title>My page</title>")
+    result = sightline("doctor", sick, "--html", tmp_path / "index.html")
+    assert result.code == 2
+    assert "exists and is not a page of Sightline: choose another file" in " ".join(result.err.split())
+    assert (tmp_path / "index.html").read_text() == "<title>My page</title>"
+    sightline("doctor", sick, "--html", tmp_path / "page.html")
+    result = sightline("doctor", sick, "--html", tmp_path / "page.html")  # in place of the former one
     assert f"page       {tmp_path / 'page.html'}" in result.out
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page()

@@ -235,7 +235,12 @@ def test_nearest_neighbors_classify_with_a_class_of_five_images(
     assert neighbors.classes == ("black", "blue", "green", "red")
     assert neighbors.score(str(new), ["black"] * 6 + ["red"] * 6) == 1
     np.testing.assert_array_equal(neighbors.embed(new).vectors, classifier.embed(new).vectors)
-    for write in (neighbors.export, neighbors.model_card, lambda: neighbors.add_class("fox", new)):
+    for write in (
+        neighbors.export,
+        neighbors.model_card,
+        lambda: neighbors.add_class("fox", new),
+        lambda: sl.push(neighbors, "hf:me/cats", dry_run=True),
+    ):
         with pytest.raises(sl.ModelError, match="exists in memory only, and no file can hold it"):
             write()
 

@@ -24,7 +24,7 @@ from sightline.data.indexing import Sources, list_of_sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
-from sightline.errors import ImageError, UsageError, plural
+from sightline.errors import ImageError, OutputError, UsageError, plural
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report import doctor_page as page
 from sightline.report import fonts
@@ -117,6 +117,8 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
     html, fix, folders = (None if path is None else _io.output_path(path) for path in (html, fix, folders))
     patch = None if patch is None else _io.expand_home(patch)
+    if html is not None:
+        _check_page(html)
     with nullcontext() if fix is None else patches.hold_patch(fix) as file:
         if fix is not None:
             _check_no_lines_lost(fix, patch)
@@ -149,6 +151,19 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
         written = write_class_folders(index.select(readable), folders, paths, callback.on_progress)
         result = replace(result, folders=written)
     return result
+
+
+def _check_page(path: Path) -> None:
+    """Raise `OutputError` if there is a file that is none of these pages, or a folder."""
+    try:
+        with _io.open_regular(path) as file:
+            is_page = b'<meta name="generator" content="Sightline">' in file.read(1000)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:
+        is_page = False
+    if not is_page:
+        raise OutputError(f"{path} exists and is not a page of Sightline: choose another file with --html.")
 
 
 def _check_no_lines_lost(fix: Path, patch: Path | None) -> None:

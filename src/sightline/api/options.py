@@ -40,6 +40,9 @@ def to_assignments(settings: Settings) -> list[str]:
 
 def data_assignments(column: Settings | None = None, allow: Sequence[str] | None = None) -> list[str]:
     """Return the assignments for `column`, as in ``{"label": "breed"}``, and `allow`; raises `UsageError`."""
+    for name, text in (("column", column), ("allow", allow)):
+        if isinstance(text, str):
+            raise UsageError(f"{name} is not the text {text!r}, but a list: write [{text!r}].")
     pairs = column.items() if isinstance(column, Mapping) else map(_split_column, column or ())
     assignments = []
     for role, name in pairs:

@@ -63,6 +63,8 @@ def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     is_one = isinstance(sources, str | Path | SourceListing) or not isinstance(sources, Iterable)
     source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
     for source in source_list:
+        if hasattr(source, "listed_sources"):
+            raise UsageError("A Dataset is given as it is, not in a list: join several with +, as in first + second.")
         if not isinstance(source, str | Path | SourceListing):
             raise UsageError(
                 f"Images come from a path or a Dataset, not from {type(source).__name__}: for arrays in memory, use "
