@@ -159,5 +159,30 @@ def test_a_model_of_masks_shows_their_colors_and_areas(tmp_path: Path) -> None:
         page.evaluate("document.getElementById('mask').click()")
         assert page.evaluate(canvas) != with_mask
         assert page.evaluate("document.getElementById('heat-switch').hidden")
+        decision = "document.getElementById('decision').textContent"
+        assert page.evaluate(decision) == f"Quality {expected.quality:.3f}: the IoU that the probabilities of the pixels promise."
         assert "fraction of the pixels" in page.evaluate("document.getElementById('evidence').textContent")
         assert page.problems == []
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence", "chinese"),
+    [
+        (0.9, "It is too low: the model abstains.", "质量过低：模型弃权。"),
+        (0.01, "It is high enough: the mask is accepted.", "质量足够高：接受该掩码。"),
+    ],
+)
+def test_a_mask_is_accepted_or_the_model_abstains(target: float, sentence: str, chinese: str, tmp_path: Path) -> None:
+    scenes = draw_scenes(tmp_path / "scenes", 24, 8)
+    run = train(str(scenes), recipe="fcn", epochs=1, out=tmp_path / "run", set={"model.task": "segmentation"})
+    iou = 0.99 if target > 0.5 else 0.01
+    run.classifier.evaluate(split="validation", target_precision=target, conservative=False, min_iou=iou)
+    with Server(tmp_path / "run") as running, Page(tmp_path / "profile", 390) as page:
+        page.open(f"{running.address}/")
+        page.wait_for("document.title !== 'Sightline'")
+        page.choose_file("#file", next((scenes / "val" / "images").iterdir()))
+        page.wait_for("!document.getElementById('mask-switch').hidden")
+        decision = "document.getElementById('decision').hidden || document.getElementById('decision').textContent"
+        assert page.evaluate(decision).endswith(f"promise. {sentence}")
+        page.evaluate("document.getElementById('language').click()")
+        assert page.evaluate(decision).endswith(chinese)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.evaluation.label_pairs import PAIR_KINDS
 from sightline.studio import label_results, mask_results, messages
@@ -148,6 +149,36 @@ def test_a_check_is_given_up_at_the_end(colors: Path, patch: Path) -> None:
         studio.check.wait()
         assert studio.check.state["status"] == "new"
     assert studio.check.state["status"] == "new"
+
+
+def test_a_check_finds_an_image_that_has_vanished_and_goes_on(tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "colors", COLORS, 4)
+    with open_studio(Dataset(folder), tmp_path / "fixes.jsonl") as studio, load_page(studio) as client:
+        (folder / "red" / "red-001.png").unlink()
+        client.post("/check")
+        studio.check.wait()
+        state = client.get("/state").json()
+        assert (state["check"]["status"], state["counts"]["finding"]["unreadable"]) == ("complete", 1)
+        (found,) = np.frombuffer(client.get("/order", params={"finding": "unreadable"}).content, "<u4").tolist()
+        (row,) = client.get("/images", params={"ids": found}).json()
+        assert row["path"] == "red/red-001.png"
+        reasons = {f["reason"] for f in row["findings"] if f["kind"] == "unreadable"}
+        assert reasons == {"changed or vanished since the studio started"}
+
+
+def test_a_check_fails_while_all_images_are_gone_and_can_be_repeated(tmp_path: Path) -> None:
+    folder = draw_classes(tmp_path / "colors", COLORS, 4)
+    with open_studio(Dataset(folder), tmp_path / "fixes.jsonl") as studio, load_page(studio) as client:
+        folder.rename(tmp_path / "away")
+        client.post("/check")
+        studio.check.wait()
+        state = client.get("/state").json()["check"]
+        assert state["status"] == "failed"
+        assert "changed while the images were being read" in state["error"]
+        (tmp_path / "away").rename(folder)
+        client.post("/check")
+        studio.check.wait()
+        assert client.get("/state").json()["check"]["status"] == "complete"
 
 
 def test_the_corrected_list_is_a_table_that_train_reads(client: Any, colors: Path, tmp_path: Path) -> None:

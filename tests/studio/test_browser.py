@@ -115,6 +115,8 @@ def test_an_image_is_shown_large_and_a_new_class_is_named(studio: Studio, patch:
         playwright.expect(page.locator("#viewer-image")).to_have_js_property("naturalWidth", 32)
         page.keyboard.press("ArrowRight")
         expect_text(page, "#viewer-path", "blue/blue-001.png")
+        page.keyboard.press("a")
+        expect_text(page, "#selection", "blue/blue-001.png")
         page.keyboard.press("Escape")
         playwright.expect(page.locator("#viewer")).to_be_hidden()
         page.click("#another")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,13 +13,19 @@ from sightline.callbacks import Progress
 from sightline.config import InputConfig
 from sightline.data.checks.audit import audit_images
 from sightline.data.types import Index
+from sightline.errors import DataError, ImageError
 from sightline.runs.resolve import inspection_preprocess
 from sightline.studio.background import BackgroundTask
 from sightline.studio.library import Library
 
+GONE = "changed or vanished since the studio started"  # as `static/reasons.js` recognizes it
+
 
 class BackgroundCheck(BackgroundTask):
-    """Looks for problems in the images once, and puts what it finds into the library."""
+    """Looks for problems in the images once, and puts what it finds into the library.
+
+    An image that is no longer what was listed is a finding, unless all are: then their folder may be back later.
+    """
 
     def __init__(self, index: Index, library: Library, input_config: InputConfig) -> None:
         super().__init__("check", self._check)
@@ -25,7 +34,20 @@ class BackgroundCheck(BackgroundTask):
 
     def _check(self, progress: Progress) -> None:
         preprocess, sample_range = inspection_preprocess(self._input_config, self._index)
-        audit, _, stats = audit_images(self._index, progress, None, sample_range, preprocess)
+        read = self._index.read
+
+        def read_or_find(i: int) -> bytes | NDArray[Any]:
+            try:
+                return read(i)
+            except ImageError:
+                raise
+            except DataError as error:
+                raise ImageError(GONE) from error
+
+        index = replace(self._index, read=read_or_find)
+        audit, _, stats = audit_images(index, progress, None, sample_range, preprocess)
+        if all(image.error == GONE for image in stats.images.values()):
+            read(0)  # says why
         self._library.set_findings(audit.findings)
         self.hashes = np.array([stats.hashes[image.sha256] for image in self._index.images], np.uint64)
         del audit, stats

@@ -9,6 +9,8 @@ const TEXTS = {
     abstain: "The model abstains: it is too uncertain, or the image is unlike those that it was trained on.",
     set: (labels) => `The model is uncertain between: ${labels.join(", ")}`,
     certain: "The model is certain enough to decide.",
+    quality: (value) => `Quality ${value}: the IoU that the probabilities of the pixels promise.`,
+    accepted: "It is high enough: the mask is accepted.", rejected: "It is too low: the model abstains.", sentences: " ",
     ancestor: "The model is certain enough of this class, but not of one of those below it.",
     noEvidence: (label) => `No region of the image supports “${label}”.`,
     evidence: (label, f, before) => `Bright: where the evidence for “${label}” is. With the hottest ${f.share} masked, its probability goes from ${before} to ${f.masked}; with as much masked elsewhere, it is ${f.random} on average.`,
@@ -23,6 +25,8 @@ const TEXTS = {
     abstain: "模型弃权：把握不足，或者图片与训练图片差别太大。",
     set: (labels) => `模型无法在这些类别中确定：${labels.join("、")}`,
     certain: "模型有足够的把握作出判断。",
+    quality: (value) => `质量 ${value}：由各像素的概率估计的交并比。`,
+    accepted: "质量足够高：接受该掩码。", rejected: "质量过低：模型弃权。", sentences: "",
     ancestor: "模型对这个类别有足够的把握，但不能确定是其中的哪一类。",
     noEvidence: (label) => `图中没有支持“${label}”的区域。`,
     evidence: (label, f, before) => `亮处是支持“${label}”的区域。遮住最热的 ${f.share} 后，该类的概率从 ${before} 变为 ${f.masked}；在其他位置遮住同样大小的区域，平均为 ${f.random}。`,
@@ -197,11 +201,14 @@ function paintMask(masks) {
 }
 
 function showAreas() {
-  const { areas, masks, model } = current.prediction;
+  const { areas, masks, model, quality, decision } = current.prediction;
   const largest = masks.length ? masks[0].label : "";
   $("label").textContent = largest === "" ? text("none") : `${largest} · ${percent(areas[largest])}`;
   $("view").setAttribute("aria-label", text("alt")(masks.map(({ label }) => label).join(", ")));
-  $("decision").hidden = true;
+  const sentences = quality == null ? [] : [text("quality")(quality.toFixed(3))];
+  if (decision) sentences.push(text(decision === "mask" ? "accepted" : "rejected"));
+  $("decision").hidden = !sentences.length;
+  $("decision").textContent = sentences.join(text("sentences"));
   $("top").replaceChildren(
     ...masks.map(({ label, color }) => {
       const row = makeRow(label, areas[label]);

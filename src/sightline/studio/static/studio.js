@@ -471,7 +471,7 @@ const KEYS = {
   Enter: openViewer,
   "/": () => form.elements.text.focus(),
   Escape: () => grid.select([]),
-  a: () => grid.selectAll(),
+  a: () => $("#viewer").open || grid.selectAll(), // the large view shows one image, and selects none that is not seen
   k: () => edit("keep"),
   u: undo,
   x: () => edit("toggle-dropped"),
