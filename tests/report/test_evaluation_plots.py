@@ -31,6 +31,12 @@ def with_temperature(value: float) -> CalibrationReport:
     return replace(calibration_result, temperature=replace(calibration_result.temperature, value=value))
 
 
+def test_the_remark_on_the_calibration_names_the_images_that_it_counts() -> None:
+    test, validation = draw_outputs(40, 1), draw_outputs(30, 1, 1)
+    assert evaluate_calibration(test, validation).note.startswith("With 30 validation images, ")
+    assert evaluate_calibration(test, test).note.startswith("With 40 images, ")
+
+
 @pytest.mark.parametrize("value", [1.0, 0.9951, 1.0049])
 def test_the_identity_is_not_drawn_twice(figures_drawn: list[Any], value: float) -> None:
     assert f"{value:.2f}" == "1.00"

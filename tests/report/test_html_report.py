@@ -267,6 +267,14 @@ def test_marks_of_charts_have_tooltips() -> None:
     assert len(points) == len(m["risk_coverage"]["coverage"])
 
 
+def test_the_name_of_a_stage_is_above_the_marks_of_its_epochs() -> None:
+    text = render_html(make_report())
+    pattern = r'<text [^>]*y="([\d.]+)"[^>]*>fine-tune</text>\s*<path class="stage" d="M[\d.]+ ([\d.]+)V'
+    places = [(float(name), float(top)) for name, top in re.findall(pattern, text)]
+    assert len(places) == 2
+    assert all(top - name >= 8 for name, top in places), "a mark at the top of the axis has a radius of 4.5"
+
+
 def test_words_in_charts_are_text_in_the_colors_of_the_page() -> None:
     page = Page(render_html(make_report()))
     assert {"ant", "bee", "fly", "epoch", "confidence", "coverage", "true class"} <= set(page.texts["text"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 import sightline as sl
+from sightline.api.comparison import compare_to_first
+from sightline.studio import comparing
 from sightline.studio.contents import open_studio
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
@@ -64,6 +67,14 @@ def test_the_images_on_which_two_runs_differ_are_listed(client: Any, run: sl.Run
         rows = client.get("/images", params={"ids": ",".join(map(str, order))}).json()
         assert sorted(row["path"] for row in rows) == sorted(paths[is_member].tolist())
         assert sorted(re.findall(r'<img src="[^"]+" alt="([^"]+)"', section)) == sorted(paths[is_member].tolist())
+
+
+def test_a_note_on_the_images_in_common_is_a_sentence(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(rows: Any) -> Any:
+        return [replace(paired, note="only 12 of their test images are in both") for paired in compare_to_first(rows)]
+
+    monkeypatch.setattr(comparing, "compare_to_first", compare)
+    assert ">Only 12 of their test images are in both.<" in client.get("/compare").text
 
 
 def test_only_listed_runs_can_be_chosen(client: Any, other: sl.Run, tmp_path: Path) -> None:

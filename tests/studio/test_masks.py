@@ -333,6 +333,29 @@ def test_runs_that_cannot_be_compared_say_why(mask_run: sl.Run, run: sl.Run, tmp
     with open_studio(mask_run, tmp_path / "fixes.jsonl", compare=[run]) as studio:
         page = open_client(studio).get("/compare", params={"lang": "zh"}).text
         assert messages.select("zh")["not-paired-masks"] in page
+        assert messages.select("zh")["note-one-has-masks"] in page
+    with open_studio(run, tmp_path / "others.jsonl", compare=[mask_run]) as studio:
+        page = open_client(studio).get("/compare").text
+        assert "The two runs are not compared." in page, "not that they have no images in common"
+        assert "(only one of them predicts masks)" in page
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "they were not evaluated on the same split: evaluate both first",
+        "they have no test image in common",
+        "their test splits have no image with a class in common",
+        "they lack the pixels of each test image: evaluate both again with --split test",
+        "their classes differ",
+        "only one of them predicts masks",
+    ],
+)
+def test_every_reason_not_to_compare_is_in_the_language_of_the_page(note: str) -> None:
+    translated = messages.translate_note(note, messages.select("zh"))
+    assert not translated.isascii()
+    assert "SPLIT" not in translated
+    assert note.startswith(messages.translate_note(note, messages.select("en")))
 
 
 def test_a_classifier_of_the_classes_in_masks_shows_them(mask_data: Path, tmp_path: Path) -> None:

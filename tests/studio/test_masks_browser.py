@@ -148,6 +148,20 @@ def test_a_mask_is_predicted_for_a_new_image(open_page: Any, address: str, photo
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_mask_of_low_quality_is_no_image_unlike_the_others(open_page: Any, address: str, photo: Path) -> None:
+    def abstain(route: Any) -> None:
+        if route.request.method != "POST":
+            return route.continue_()
+        answer = route.fetch()
+        return route.fulfill(response=answer, json=answer.json() | {"decision": "abstain"})
+
+    page = open_page(f"{address}/try", ready="#drop")
+    page.route("**/try", abstain)
+    page.set_input_files("#file", str(photo))
+    page.wait_for_selector("#decision:not([hidden])", timeout=SLOW_MS)
+    playwright.expect(page.locator("#decision")).to_have_text("The quality is too low: the model abstains.")
+
+
 def test_the_camera_is_predicted_until_it_stops(open_page: Any, address: str) -> None:
     page = open_page(f"{address}/try", ready="#camera:not([hidden])")
     page.click("#camera")

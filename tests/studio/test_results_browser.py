@@ -86,7 +86,9 @@ def test_the_threshold_moves_precision_recall_and_abstention_with_their_interval
         for _ in range(tenths):
             page.keyboard.press("PageUp")
         playwright.expect(page.locator("#threshold-value")).to_have_text(f"{tenths / 10:.3f}")
-        playwright.expect(page.locator("#accepted")).to_have_text(f"{accepted} / {count}")
+        playwright.expect(page.locator("#accepted")).to_have_text(f"of {accepted} classified images ({count} in all)")
+        playwright.expect(page.locator("#curve text").first).to_have_text("0%")
+        playwright.expect(page.locator("#curve text").nth(2)).to_have_text("100%")
         playwright.expect(page.locator("#errors")).to_have_text(str(accepted - hits))
         for name, (number, among) in expected.items():
             text = page.locator(f"#numbers [data-metric={name}]").inner_text()

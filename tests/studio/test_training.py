@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,18 @@ def test_a_complete_run_sends_its_epochs_once(run: sl.Run, run_client: Any) -> N
     assert (state["metrics"]["value"], state["metrics"]["split"]) == (pytest.approx(run.test.accuracy), "test")
     low, high = state["metrics"]["interval"]
     assert low < run.test.accuracy <= high
+
+
+def test_the_accuracy_of_a_run_with_folds_is_called_out_of_fold(run: sl.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "runs" / "a")
+    directory = RunDirectory(tmp_path / "runs" / "a")
+    result = directory.info["result"]
+    directory.update(result=result | {"test": None})
+    config = directory.config
+    directory.write_config(replace(config, split=replace(config.split, folds=3)))
+    described = TrainingRuns(tmp_path / "runs", None, "photos").describe("a")
+    assert described["metrics"]["value"] == result["validation"]["accuracy"]
+    assert described["metrics"]["split"] == "out-of-fold"
 
 
 def test_beyond_the_limit_of_streams_a_page_gets_the_state_and_asks_again_later(

@@ -114,6 +114,21 @@ def test_a_finished_run_fits_a_phone(run_studio: Any, open_page: Any, language: 
         playwright.expect(page.locator("#outcome b")).to_contain_text("%")
 
 
+def test_the_numbers_beside_a_curve_of_tiny_losses_are_not_cut(run_studio: Any, open_page: Any) -> None:
+    draw = """async () => {
+      const { drawCurves } = await import("/static/plots.js");
+      const svg = document.querySelector("#loss");
+      drawCurves(svg, [{ name: "train", points: [[1, 0.0000612], [2, 0.0000655]] }], { last: 2 });
+      const texts = [...svg.querySelectorAll("text")];
+      return texts.map((text) => [text.textContent, text.getBBox().x >= 0]);
+    }"""
+    with serve(run_studio) as address:
+        page = open_page(f"{address}/train", ready="#loss .of-train circle")
+        labels = dict(page.evaluate(draw))
+        assert "6.5e-5" in labels
+        assert all(labels.values())
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("language", ["en-US", pytest.param("zh-CN", marks=pytest.mark.exhaustive)])
 def test_a_sweep_is_a_table_and_lines(run_studio: Any, swept: SweepResult, open_page: Any, language: str) -> None:

@@ -233,6 +233,7 @@ def test_the_report_shows_each_class_and_no_confusion_matrix(run: Path) -> None:
     assert "set model.task=multi_label" not in page, "which this run has"
     assert 'id="label-classes"' in page
     assert "Mean average precision" in page
+    assert '<th scope="row">label accuracy</th>' in page
     assert all(f'<td class="name">{color}</td>' in page for color in COLORS)
     assert 'id="confusion"' not in page
     assert 'id="abstention"' not in page

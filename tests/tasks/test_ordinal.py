@@ -131,6 +131,8 @@ def test_the_report_and_the_model_card_state_distances(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     for words in ("ordinal classification", "Weighted kappa", "Mean absolute error", "accuracy within one grade"):
         assert words in page
+    error = jsonio.read_object(run / "eval" / "test" / "metrics.json")["metrics"][MAE]["value"]
+    assert f'<dt>Mean absolute error</dt><dd class="value">{error:.3f}</dd>' in page
     card = sl.load(run).model_card()
     assert "| Quadratic weighted kappa |" in card
     assert "grades above, from the lowest to the highest" in card

@@ -158,7 +158,9 @@ def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None)
     if held_out is None:
         note = "There are no validation images to fit a temperature on."
         return CalibrationReport(*before, None, None, (), note)
-    fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels)
+    fitted = calibration.fit_temperature(
+        held_out.outputs.logits, held_out.labels, "image" if held_out is evaluated else "validation image"
+    )
     calibrated = metrics.softmax(evaluated.outputs.logits / np.float32(fitted.value))
     note = fitted.note
     if len(labels) < calibration.MIN_IMAGES:

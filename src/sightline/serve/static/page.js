@@ -45,7 +45,7 @@ let listed = null; // the promise that the models are listed, or null once that 
 let current = null; // {file, image, prediction, explanation, heat, mask, controller}
 
 const text = (key) => TEXTS[language][key];
-const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 1 }).format(value);
+const percent = (value) => new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(value);
 
 class Unauthorized extends Error {}
 

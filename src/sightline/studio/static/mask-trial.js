@@ -14,7 +14,7 @@ const predict = (file, { signal }) => send("/try", file, { signal, seconds: SLOW
 async function show({ image, mask, areas, quality, decision }, signal) {
   await Promise.all([drawLayer($("#view"), image, signal), drawLayer($("#layer"), mask, signal)]);
   if (signal?.aborted) return;
-  const sentence = texts[decision === "abstain" ? "decision-no-mask" : `decision-${decision}`];
+  const sentence = decision === "abstain" ? texts["decision-no-mask"] : texts[`decision-${decision}`];
   $("#decision").hidden = !sentence;
   $("#decision").textContent = sentence ?? "";
   $("#decision").className = decision ?? "";

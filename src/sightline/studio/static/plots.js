@@ -26,7 +26,12 @@ function listTicks(low, high, count) {
   return ticks;
 }
 
-const shorten = (value) => (value === 0 ? "0" : String(Number(value.toPrecision(3))));
+/** A number of three digits, at most 8 characters long, as a label beside an axis is. */
+function shorten(value) {
+  const rounded = Number(value.toPrecision(3));
+  const isLong = value !== 0 && (Math.abs(value) < 0.001 || Math.abs(value) >= 1e6);
+  return isLong ? rounded.toExponential().replace("+", "") : String(rounded);
+}
 
 /** Draw lines of points [x, y] over epochs 1 to `last`; y null is left out. `series` is [{name, points}]. */
 export function drawCurves(svg, series, { last, atMost = null }) {

@@ -5,6 +5,7 @@ import { percent, showMetric } from "./elements.js";
 import { hideMessage, showError } from "./message.js";
 
 const $ = (selector) => document.querySelector(selector);
+const texts = JSON.parse($("#texts").textContent);
 const section = $("#selection");
 let loading = null; // aborts the request of an older position
 
@@ -18,7 +19,7 @@ function show(selection, moved) {
   $("#coverage").setAttribute("aria-valuetext", percent(coverage.value));
   for (const element of $("#numbers").querySelectorAll("[data-metric]")) showMetric(element, selection[element.dataset.metric]);
   $("#errors").textContent = selection.errors;
-  $("#accepted").textContent = `${selection.accepted} / ${selection.count}`;
+  $("#accepted").textContent = texts["of-classified"].replace("COUNT", selection.accepted).replace("TOTAL", selection.count);
   for (const row of $("#per-class").tBodies[0].rows) {
     const metrics = selection.classes[row.dataset.position];
     for (const cell of row.querySelectorAll("[data-metric]")) showMetric(cell, metrics[cell.dataset.metric]);
