@@ -65,6 +65,7 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     assert {a or b for a, b in used} <= set(texts)
     named = {a or b for a, b in used} | set(re.findall(r't\[["\']([a-z-]+)["\']\]', templates))
     chosen_by_value = {"wrong", "right", "corrected", "dropped", "kept", "to-review", "train", "validation", "test"}
+    chosen_by_value |= {"held-out"}  # of a comparison
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
     chosen_by_value |= {"list", "label-page", "results", "trial", "compare", "map"}  # of pages
     chosen_by_value |= {"hard-links", "symbolic-links", "copies", "left-out"}  # of folders
