@@ -151,9 +151,10 @@ def test_a_mask_is_predicted_for_a_new_image(open_page: Any, address: str, photo
 def test_a_mask_of_low_quality_is_no_image_unlike_the_others(open_page: Any, address: str, photo: Path) -> None:
     def abstain(route: Any) -> None:
         if route.request.method != "POST":
-            return route.continue_()
+            route.continue_()
+            return
         answer = route.fetch()
-        return route.fulfill(response=answer, json=answer.json() | {"decision": "abstain"})
+        route.fulfill(response=answer, json=answer.json() | {"decision": "abstain"})
 
     page = open_page(f"{address}/try", ready="#drop")
     page.route("**/try", abstain)
