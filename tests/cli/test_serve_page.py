@@ -56,8 +56,10 @@ def test_an_image_gets_its_prediction_and_its_heat_map(
         label, probability = page.evaluate("document.getElementById('label').textContent").split(" · ")
         assert label == expected.label
         assert float(probability.rstrip("%")) == pytest.approx(100 * (expected.probability or 0), abs=0.051)
-        shown = page.evaluate("[...document.querySelectorAll('#top li')].map((row) => row.children[2].textContent)")
-        assert [re.fullmatch(r"\d+\.\d%", value) is not None for value in shown] == [True] * 3
+        percentages = page.evaluate(
+            "[...document.querySelectorAll('#top li')].map((row) => row.children[2].textContent)"
+        )
+        assert [re.fullmatch(r"\d+\.\d%", value) is not None for value in percentages] == [True] * 3
         assert trained[1]["weights_sha256"] in page.evaluate("document.getElementById('identity').textContent")
         page.wait_for("!document.getElementById('heat-switch').hidden")
         assert "its probability goes from" in page.evaluate("document.getElementById('evidence').textContent")

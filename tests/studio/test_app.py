@@ -160,8 +160,8 @@ def test_a_check_finds_an_image_that_has_vanished_and_goes_on(tmp_path: Path) ->
         studio.check.wait()
         state = client.get("/state").json()
         assert (state["check"]["status"], state["counts"]["finding"]["unreadable"]) == ("complete", 1)
-        (found,) = np.frombuffer(client.get("/order", params={"finding": "unreadable"}).content, "<u4").tolist()
-        (row,) = client.get("/images", params={"ids": found}).json()
+        (position,) = np.frombuffer(client.get("/order", params={"finding": "unreadable"}).content, "<u4").tolist()
+        (row,) = client.get("/images", params={"ids": position}).json()
         assert row["path"] == "red/red-001.png"
         reasons = {f["reason"] for f in row["findings"] if f["kind"] == "unreadable"}
         assert reasons == {"changed or vanished since the studio started"}

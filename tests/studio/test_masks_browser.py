@@ -148,7 +148,7 @@ def test_a_mask_is_predicted_for_a_new_image(open_page: Any, address: str, photo
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_mask_of_low_quality_is_no_image_unlike_the_others(open_page: Any, address: str, photo: Path) -> None:
+def test_the_model_abstains_from_a_mask_because_of_its_quality(open_page: Any, address: str, photo: Path) -> None:
     def abstain(route: Any) -> None:
         if route.request.method != "POST":
             route.continue_()
