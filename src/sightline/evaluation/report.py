@@ -158,9 +158,8 @@ def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None)
     if held_out is None:
         note = "There are no validation images to fit a temperature on."
         return CalibrationReport(*before, None, None, (), note)
-    fitted = calibration.fit_temperature(
-        held_out.outputs.logits, held_out.labels, "image" if held_out is evaluated else "validation image"
-    )
+    unit = "image" if held_out is evaluated else "validation image"
+    fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels, unit)
     calibrated = metrics.softmax(evaluated.outputs.logits / np.float32(fitted.value))
     note = fitted.note
     if len(labels) < calibration.MIN_IMAGES:
