@@ -18,7 +18,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -209,11 +209,13 @@ class SearchDir:
 
         If `weights` has no Keras model of its own, being the original, there is no ``best.keras``.
         """
-        best, chosen = self.path / "best", bundle.read(self.folder(candidate.name) / "bundle")
-        with suppress(ModelError):  # else it keeps what was stored in it since, such as thresholds
+        best, former = self.path / "best", None
+        with suppress(ModelError):
             former = bundle.read(best)
-            chosen = former if former.manifest.graph_sha256 == chosen.manifest.graph_sha256 else chosen
         self.clear_best()
+        chosen = bundle.read(self.folder(candidate.name) / "bundle")
+        if former and replace(former.manifest, thresholds=chosen.manifest.thresholds) == chosen.manifest:
+            chosen = former  # with the thresholds and the card that were stored in it since
         bundle.write_folder(chosen, best)
         if (model := self.model_file(weights)) is not None:
             check_keras_file(model)
