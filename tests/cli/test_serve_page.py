@@ -19,6 +19,7 @@ from drawn_scenes import draw_scenes
 from server_process import Server
 from sightline import load, train
 from sightline.inference.masks import overlay_mask
+from task_images import write_task
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -192,3 +193,17 @@ def test_a_mask_is_accepted_or_the_model_abstains(target: float, sentence: str, 
         assert page.evaluate(decision).endswith(f"promise. {sentence}")
         page.evaluate("document.getElementById('language').click()")
         assert page.evaluate(decision).endswith(chinese)
+
+
+def test_a_model_of_grades_shows_the_expected_one(tmp_path: Path) -> None:
+    data, settings = write_task("ordinal", tmp_path / "data", 60)
+    run = train(data, recipe="quick", epochs=1, set=settings, out=tmp_path / "run", progress=False)
+    image = min(data.rglob("*.png"))
+    grade = run.classifier.predict(image)[0].to_dict()["expected_grade"]
+    with Server(tmp_path / "run") as running, Page(tmp_path / "profile", 390) as page:
+        page.open(f"{running.address}/")
+        page.wait_for("document.title !== 'Sightline'")
+        page.choose_file("#file", image)
+        page.wait_for("!document.getElementById('decision').hidden")
+        assert page.evaluate("document.getElementById('decision').textContent") == f"Expected grade: {grade:.2f}."
+        assert page.problems == []

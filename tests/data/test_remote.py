@@ -625,8 +625,10 @@ def test_files_over_http(tmp_path: Path) -> None:
         thread.start()
         try:
             root = f"http://127.0.0.1:{server.server_port}"
-            items = list(stream.expand_inputs([f"{root}/1.png", f"{root}/a.tar", f"{root}/gone.png"]))
-            assert [item.read() for item in items[:-1]] == [IMAGES[1], *IMAGES]
+            signed = f"{root}/a.tar?X-Amz-Credential=id/s3/request&X-Amz-Signature=s3cret"
+            items = list(stream.expand_inputs([f"{root}/1.png", f"{root}/a.tar", signed, f"{root}/gone.png"]))
+            assert [item.read() for item in items[:-1]] == [IMAGES[1], *IMAGES, *IMAGES]
+            assert len(build_index(signed).images) == len(IMAGES)
             with pytest.raises(ImageError, match="No such file"):
                 items[-1].read()
             with pytest.raises(ImageError, match="file_mb"):

@@ -56,6 +56,7 @@ def wait_for_next(page: Any, path: str) -> None:
     page.wait_for_function("path => document.querySelector('#path').textContent !== path", arg=path)
 
 
+@pytest.mark.exhaustive
 def test_images_are_labeled_by_keyboard_until_their_f1_is_known(
     scenes: tuple[Path, dict[str, str]], patch: Path, open_page: Any
 ) -> None:

@@ -119,6 +119,7 @@ def run_of_long_labels(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     return sl.train(source, epochs=1, seed=1, out=root / "run", set=[*settings, "split.test=0.4", groups])
 
 
+@pytest.mark.exhaustive
 def test_no_page_of_several_labels_is_cut(
     run_of_long_labels: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks
 ) -> None:
@@ -132,6 +133,7 @@ def test_no_page_of_several_labels_is_cut(
                 assert first["height"] < 200
 
 
+@pytest.mark.exhaustive
 def test_no_page_of_grades_is_cut(graded_run: sl.Run, patch_far_away: Path, open_page: Any, looks: Looks) -> None:
     with open_studio(graded_run, patch_far_away) as studio:
         check_pages(studio, open_page, looks)

@@ -68,6 +68,7 @@ def test_a_training_outlives_its_page_and_a_server_that_is_killed(
         expect_status(page, "interrupted")
 
 
+@pytest.mark.exhaustive
 def test_the_images_and_the_time_limit_of_the_page_are_those_of_the_run(
     run: sl.Run, colors: Path, patch: Path, tmp_path: Path, open_page: Any
 ) -> None:

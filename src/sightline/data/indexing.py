@@ -213,7 +213,7 @@ def list_source(
     text = str(source)
     if is_url(text):
         remote = RemotePath.parse(text)
-        if is_container(remote.url) and not remote.is_folder():
+        if is_container(remote.name) and not remote.is_folder():
             return _list_container(remote.stage(options.limits), prefix, options, lenient=lenient)
         return _list_folder(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
     path = _io.expand_home(text)

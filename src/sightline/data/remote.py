@@ -107,6 +107,12 @@ class RemotePath:
         client, path = require("fsspec.core", "Reading addresses").url_to_fs(url, use_listings_cache=False)
         return cls(url.rstrip("/"), client, path)
 
+    @property
+    def name(self) -> str:
+        """The last part of the path, over HTTP without a query, such as a signature."""
+        path = self.path.partition("?")[0] if self.url.lower().startswith("http") else self.path
+        return path.rstrip("/").rpartition("/")[2]
+
     def describe(self) -> dict[str, Any]:
         """Return what the storage states of it; raises `DataError` if it does not exist, or cannot be reached."""
         info: dict[str, Any] = _retry(self.url, lambda: self.client.info(self.path))
@@ -237,7 +243,7 @@ class RemotePath:
         folder = cache_folder() / "remote"
         record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
         with suppress(ModelError, KeyError):
-            staged = folder / str(jsonio.read_object(record, _MAX_RECORD_BYTES)["sha256"]) / safe_name(self.path)
+            staged = folder / str(jsonio.read_object(record, _MAX_RECORD_BYTES)["sha256"]) / safe_name(self.name)
             if staged.is_file():
                 with suppress(OSError):
                     os.utime(staged.parent)  # marks it as recently used
@@ -266,7 +272,7 @@ class RemotePath:
                 copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
             with copy:
                 digest = _retry(self.url, download)
-            staged = folder / digest / safe_name(self.path)
+            staged = folder / digest / safe_name(self.name)
             with explain_cache_failure(folder):
                 staged.parent.mkdir(exist_ok=True)
                 aside.replace(staged)

@@ -144,7 +144,7 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
     source = RemotePath.parse(url)
-    are_files = has_range(url) or is_image_name(source.url)
+    are_files = has_range(url) or is_image_name(source.name)
     if are_files or not source.is_folder():
         yield from _list_remote_files(map(RemotePath.parse, expand_ranges(url)), limits)
         return
@@ -166,7 +166,7 @@ def _require_images(folder: str, items: Iterable[InputItem]) -> Iterator[InputIt
 def _list_remote_files(
     files: Iterable[RemotePath], limits: LimitsConfig, *, in_folder: bool = False
 ) -> Iterator[InputItem]:
-    for are_containers, group in groupby(files, lambda file: is_container(file.url)):
+    for are_containers, group in groupby(files, lambda file: is_container(file.name)):
         if are_containers:
             for url, store in open_ahead(group, limits):
                 yield from _list_container(url, store, in_folder=in_folder)

@@ -9,6 +9,7 @@ const TEXTS = {
     abstain: "The model abstains: it is too uncertain, or the image is unlike those that it was trained on.",
     set: (labels) => `The model is uncertain between: ${labels.join(", ")}`,
     certain: "The model is certain enough to decide.",
+    grade: (value) => `Expected grade: ${value}.`,
     quality: (value) => `Quality ${value}: the IoU that the probabilities of the pixels promise.`,
     accepted: "It is high enough: the mask is accepted.", rejected: "It is too low: the model abstains.", sentences: " ",
     ancestor: "The model is certain enough of this class, but not of one of those below it.",
@@ -25,6 +26,7 @@ const TEXTS = {
     abstain: "模型弃权：把握不足，或者图片与训练图片差别太大。",
     set: (labels) => `模型无法在这些类别中确定：${labels.join("、")}`,
     certain: "模型有足够的把握作出判断。",
+    grade: (value) => `期望等级：${value}。`,
     quality: (value) => `质量 ${value}：由各像素的概率估计的交并比。`,
     accepted: "质量足够高：接受该掩码。", rejected: "质量过低：模型弃权。", sentences: "",
     ancestor: "模型对这个类别有足够的把握，但不能确定是其中的哪一类。",
@@ -223,14 +225,17 @@ function showAreas() {
 
 function showPrediction() {
   if (current.prediction.masks) return showAreas();
-  const { labels, top, decision, set, model, node } = current.prediction;
+  const { labels, top, decision, set, model, node, expected_grade: grade } = current.prediction;
   const label = node ?? current.prediction.label; // of a tree of classes, which may be one above others
   const probability = node ? current.prediction.node_probability : current.prediction.probability;
   const named = labels ? labels.join(", ") : label;
   $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
   $("view").setAttribute("aria-label", text("alt")(named));
-  $("decision").hidden = !decision || decision === "labels"; // each of which has its own threshold
-  if (decision) $("decision").textContent = decision === "set" ? text("set")(set) : text(decision === "class" ? "certain" : decision);
+  const sentences = grade === undefined ? [] : [text("grade")(grade.toFixed(2))];
+  if (decision === "set") sentences.push(text("set")(set));
+  else if (decision && decision !== "labels") sentences.push(text(decision === "class" ? "certain" : decision)); // each of the labels has its own threshold
+  $("decision").hidden = !sentences.length;
+  $("decision").textContent = sentences.join(text("sentences"));
   $("top").replaceChildren(...top.map((one) => makeRow(one.label, one.probability)));
   showIdentity(model);
 }
