@@ -20,12 +20,7 @@ from sightline.inference.exporters import EXPORTERS
 from task_images import TASKS, assert_alike, write_task
 
 OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
-QUICK = {
-    "segmentation": "jax",
-    "multi_label": "jax",
-    "hierarchical": "torch",
-    "ordinal": "torch",
-}  # the backend of each
+QUICK = {"segmentation": "jax", "multi_label": "jax"}  # the backend of each of these; other combinations are slow
 WHOLE = "segmentation"  # the task that is resumed and exported on each backend; `make test-slow` does so with all
 SCRIPT = """
 import json, sys
@@ -93,7 +88,7 @@ def list_combinations() -> list[Any]:
     for task, backend, is_whole in product(TASKS, ("tensorflow", "jax", "torch"), (False, True)):
         if task == WHOLE and not is_whole:
             continue
-        is_slow = QUICK[task] != backend or is_whole != (task == WHOLE)
+        is_slow = QUICK.get(task) != backend or is_whole != (task == WHOLE)
         marks = [pytest.mark.slow] * is_slow + [pytest.mark.installed] * (backend != "tensorflow")
         combinations.append(pytest.param(task, is_whole, backend, marks=marks))
     return combinations
