@@ -99,28 +99,29 @@ def test_installed_asks_for_each_in_order(monkeypatch: pytest.MonkeyPatch) -> No
     assert requested == list(BACKENDS)
 
 
+def _run_without_choice(code: str) -> str:
+    """Return what a new Python prints that runs `code` without `KERAS_BACKEND`."""
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
+
+
 def test_choosing_imports_nothing() -> None:
     code = (
         "import sys; from sightline import backend; backend.choose_backend();"
         "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    completed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
-    assert completed.stdout.strip() == "[]"
+    assert _run_without_choice(code) == "[]"
 
 
 def test_threads_that_need_keras_first_all_get_the_whole_module() -> None:
-    code = (
+    _run_without_choice(
         "from concurrent.futures import ThreadPoolExecutor; from sightline import backend; "
         "list(ThreadPoolExecutor(4).map(lambda _: backend.keras().saving.load_model, range(4)))"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
-    completed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
-    )
-    assert completed.returncode == 0, completed.stderr
 
 
 def test_keras_missing_names_the_extra(no_keras: pytest.MonkeyPatch) -> None:

@@ -314,6 +314,7 @@ def test_a_file_is_replaced_only_if_it_is_a_bundle(sightline: Command, run: Path
     assert f"{name} exists and is not a bundle that can be read: choose another place" in join_lines(result.err)
     assert out.read_bytes() == before
     out.unlink()
+    (tmp_path / "manifest.json").write_text('{"name": "a web page that uses the model"}')
     assert sightline(*arguments).code == 0
     assert sightline(*arguments).code == 0, "in place of the former bundle"
     if out.suffix == ".zip":

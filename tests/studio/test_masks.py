@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import inspect
 import io
 import json
 import re
@@ -21,6 +22,7 @@ from PIL import Image
 import sightline as sl
 from drawn_scenes import BAR, DISK, draw_scene
 from sightline import Dataset, UsageError
+from sightline.api import common_masks, comparison
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
 from sightline.evaluation.segmentation import SegmentationResult
@@ -345,13 +347,15 @@ def test_runs_that_cannot_be_compared_say_why(mask_run: sl.Run, run: sl.Run, tmp
     [
         "they were not evaluated on the same split: evaluate both first",
         "they have no test image in common",
-        "their test splits have no image with a class in common",
+        "they have no image with a class in common",
         "they lack the pixels of each test image: evaluate both again with --split test",
         "their classes differ",
         "only one of them predicts masks",
     ],
 )
 def test_every_reason_not_to_compare_is_in_the_language_of_the_page(note: str) -> None:
+    source = inspect.getsource(comparison) + inspect.getsource(common_masks)
+    assert f'"{note.replace("test", "{split}")}"' in source, "the studio knows the sentences by heart"
     translated = messages.translate_note(note, messages.select("zh"))
     assert not translated.isascii()
     assert "SPLIT" not in translated

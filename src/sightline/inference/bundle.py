@@ -43,10 +43,7 @@ from sightline.seeding import make_generator
 MODEL_FILE, MANIFEST_FILE, CARD_FILE = "model.onnx", "manifest.json", "README.md"
 SAMPLE_FILE = "validation.npz"
 # metadata keys: the manifest, and its hash, so that a lone file can be verified
-MANIFEST_KEY, MANIFEST_HASH_KEY = (
-    "sightline",
-    "sightline.sha256",
-)
+MANIFEST_KEY, MANIFEST_HASH_KEY = "sightline", "sightline.sha256"
 _PLOT_FILE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
 MAX_BUNDLE_BYTES = 4 << 30  # bytes of all files, uncompressed
 MAX_MODEL_BYTES = 2 << 30  # bytes of one file, the limit of a protocol buffer

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -185,14 +185,20 @@ def check_replaceable(target: Path) -> None:
 
     The bundle of a run is not replaced either, nor a file of a model.
     """
-    if (target.name == "bundle" and (target.parent / "run.json").is_file()) or (
-        target.is_file() and (target.parent / MANIFEST_FILE).is_file()
-    ):
+    is_of_run = any(path.name == "bundle" and (path.parent / "run.json").is_file() for path in (target, target.parent))
+    if is_of_run or (target.is_file() and _has_manifest(target.parent)):
         raise OutputError(f"{target} is part of the model {target.parent}: choose another place with --out.")
     if target.is_file() and target.suffix.lower() in {".onnx", ".zip"}:
         _check_bundle_file(target)
     else:
         _check_folder(target)
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Return whether the file with the name of a manifest is that of a model; web pages have another one."""
+    with suppress(ModelError):
+        return "graph_sha256" in jsonio.read_object(folder / MANIFEST_FILE)
+    return False
 
 
 def _check_bundle_file(file: Path) -> None:

@@ -77,10 +77,7 @@ _LOW_BYTES = {
 }
 _BITS, _SAMPLE_FORMAT, _PLANES = 258, 339, 284  # TIFF's tags BitsPerSample, SampleFormat, PlanarConfiguration
 # SMinSampleValue before MinSampleValue; SMaxSampleValue before MaxSampleValue
-_MIN_VALUE_TAGS, _MAX_VALUE_TAGS = (
-    (340, 280),
-    (341, 281),
-)
+_MIN_VALUE_TAGS, _MAX_VALUE_TAGS = (340, 280), (341, 281)
 _SIGNED, _SEPARATE = 2, 2  # values of SampleFormat and PlanarConfiguration
 _ROTATING = frozenset(range(2, 9))  # values of the Orientation tag that rotate or flip
 _THREAD_STATE = threading.local()

@@ -18,7 +18,7 @@ _SLICE = re.compile(
 _NOTES = (
     (re.compile(r"only (?P<COUNT>\d+) of their (?P<SPLIT>[\w-]+) images are in both"), "note-some-in-common"),
     (re.compile(r"they have no (?P<SPLIT>[\w-]+) image in common"), "note-none-in-common"),
-    (re.compile(r"their (?P<SPLIT>\w+) splits have no image with a class in common"), "note-no-class-in-common"),
+    (re.compile(r"they have no image with a class in common"), "note-no-class-in-common"),
     (re.compile(r"they were not evaluated on the same split: evaluate both first"), "note-other-splits"),
     (re.compile(r"they lack the pixels of each (?P<SPLIT>\w+) image: .+"), "note-no-pixels"),
     (re.compile(r"their classes differ"), "note-other-classes"),

@@ -124,10 +124,8 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
     first = next((i for i, line in enumerate(lines) if line.strip()), 0)
     header_line = lines[first].lstrip().lstrip("#")
     _check_width(name, max(header_line.count(separator) for separator in _SEPARATORS))
-    # a header may be a comment
-    if {normalize_name(cell) for cell in header_line.split(_detect_separator([header_line], name))} & set(
-        known_columns
-    ):
+    titles = header_line.split(_detect_separator([header_line], name))
+    if not set(known_columns).isdisjoint(map(normalize_name, titles)):  # a header may be a comment
         lines[first] = header_line
     lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # keeps line numbers
     separator = _detect_separator([line for line in lines if line.strip()][:_SAMPLE_LINES], name)
