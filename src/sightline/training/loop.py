@@ -309,7 +309,7 @@ def _run_epoch(
 
 def _can_validate(task: Task, validation: Subset) -> bool:
     """Return whether there are images to validate on; of masks, one of their pixels must have a class."""
-    return len(validation) > 0 and (not task.targets.are_masks or bool((validation.labels != VOID).any()))
+    return any((mask != VOID).any() for mask in validation.labels) if task.targets.are_masks else len(validation) > 0
 
 
 def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> float:
