@@ -175,6 +175,21 @@ def test_a_model_without_its_run_is_fitted_on_the_validation_split_of_the_data(
     assert again["thresholds"] == result.json["thresholds"], "kept, and still readable"
 
 
+def test_it_is_not_claimed_that_stored_thresholds_were_fitted_on_the_evaluated_images(
+    sightline: Command, run: Path, split_folders: Path, tmp_path: Path
+) -> None:
+    """Of a model without its run it is not known, unless they are fitted by this very command."""
+    model = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    on_validation = ("evaluate", model, split_folders, "--split", "validation")
+    fitted = sightline(*on_validation, "--target-precision", "0.5", "--coverage", "0.8").out
+    assert "the threshold was chosen on these same images" in fitted
+    assert "the sets were fitted on these same images" in fitted
+    again = sightline(*on_validation).out
+    assert "on these same images" not in again
+    assert "the threshold was chosen on validation images: if these are among them, evaluate on others" in again
+    assert "the sets were fitted on validation images: if these are among them, evaluate on others" in again
+
+
 def test_without_a_validation_split_or_beside_its_run_nothing_is_fitted(
     sightline: Command, run: Path, colors: Path, split_folders: Path, tmp_path: Path
 ) -> None:

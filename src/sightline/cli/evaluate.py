@@ -125,14 +125,16 @@ def evaluate(
     from sightline.evaluation.segmentation import SegmentationReport
 
     report = evaluation.report
+    targets = (target_precision, target_sensitivity, target_specificity, target_recall, target_fnr, coverage)
+    fitted = evaluation_view.describe_fit(report, split, is_new=any(target is not None for target in targets))
     if output_format == TableFormat.json:
         print_json(evaluation.to_dict())
     elif output_format == TableFormat.csv:
         print_metrics_csv(report.evaluation, raw=raw_csv)
     elif isinstance(report, MultiLabelReport):
-        multi_label_view.print_report(report)
+        multi_label_view.print_report(report, fitted)
     elif isinstance(report, SegmentationReport):
-        segmentation_view.print_report(report)
+        segmentation_view.print_report(report, fitted)
         if loaded.tile:
             print_line(
                 f"tiles: the model predicts in tiles, at the scale {loaded.tile:g}; these metrics are of whole images"
@@ -148,7 +150,7 @@ def evaluate(
             report.split,
             f"all classes are in {file}" if file else "--format json prints all classes",
         )
-        evaluation_view.print_report(report)
+        evaluation_view.print_report(report, fitted)
     if output_format == TableFormat.text and evaluation.label_issues is not None:
         evaluation_view.print_label_issues(
             evaluation.label_issues, str(find_label_issues), evaluation.unchecked_classes or ()

@@ -12,29 +12,44 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.hierarchy import HierarchyMetrics
     from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
+    from sightline.evaluation.multi_label import Report
     from sightline.evaluation.ood import OODResult
     from sightline.evaluation.report import CalibrationReport, EvaluationReport
     from sightline.evaluation.results import Metric, TaskResult
     from sightline.intervals import Interval
 
 OUT_OF_FOLD = "out-of-fold"
+ON_THESE = "on these same images: evaluate on others for an unbiased value"
+PERHAPS_ON_THESE = "on validation images: if these are among them, evaluate on others for an unbiased value"
 MAX_ROWS = 5  # rows shown of a list; the JSON holds all
 RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
 
 
-def print_report(report: EvaluationReport) -> None:
-    """Print an evaluation report in a few lines."""
+def describe_fit(report: Report, split: str | None, *, is_new: bool) -> str:
+    """Return on what the thresholds were fitted, "" if on other images; `is_new`: in this evaluation of `split`.
+
+    Of a model without its run, it is not known on which images its stored thresholds were fitted.
+    """
+    if report.split != "other":
+        return ON_THESE if report.split in {"validation", OUT_OF_FOLD} else ""
+    if split != "validation":
+        return ""
+    return ON_THESE if is_new else PERHAPS_ON_THESE
+
+
+def print_report(report: EvaluationReport, fitted: str = ON_THESE) -> None:
+    """Print an evaluation report in a few lines; `fitted`: on which images its thresholds were, if perhaps on these."""
     from sightline.evaluation.hierarchy import HierarchyReport
 
     print_line()
     if isinstance(report, HierarchyReport):
         _print_levels(report.hierarchy)
-    _print_detection(report)
+    _print_detection(report, fitted)
     for text in (
         *list_calibration_lines(report.calibration),
         *_shift_lines(report),
-        *_selective_lines(report),
-        *_list_set_lines(report),
+        *_selective_lines(report, fitted),
+        *_list_set_lines(report, fitted),
         *list_ood_lines(report.ood),
         *_slice_lines(report),
     ):
@@ -101,7 +116,7 @@ def _describe_suggestion(issue: LabelIssue | LabelSetIssue) -> str:
     return ", ".join(f"{sign}{c.label} {c.probability:.2f}" for sign, classes in changes for c in classes)
 
 
-def _print_detection(report: EvaluationReport) -> None:
+def _print_detection(report: EvaluationReport, fitted: str) -> None:
     """Print how well the positive class is detected, and what the chosen thresholds reach."""
     b = report.binary
     if b is None:
@@ -111,7 +126,7 @@ def _print_detection(report: EvaluationReport) -> None:
     metrics.append((f"average precision of {b.positive!r}", b.average_precision))
     print_table(["metric", "value", "95% interval", ""], [[name, *metric_cells(f)] for name, f in metrics])
     for point in b.operating_points:
-        for text in _operating_point_lines(point, b.positive):
+        for text in _operating_point_lines(point, b.positive, fitted):
             print_line(text)
     if b.operating_points:
         print_line(f"  {_describe_storage(report)}")
@@ -182,7 +197,7 @@ def format_interval(interval: Interval | None, digits: int) -> str:
     return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
-def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str]:
+def _operating_point_lines(point: OperatingPoint, positive: str, fitted: str) -> Iterator[str]:
     if point.threshold is None:
         yield f"{point.rate} {point.target:g}: {point.note}"
         return
@@ -198,7 +213,7 @@ def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str
             f"takes {point.relaxed_threshold:.4f}"
         )
     if point.rates is None:
-        yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+        yield f"  the threshold was chosen {fitted}"
         return
     rates = [(name, metric_cells(getattr(point.rates, key))) for key, name in RATES.items()]
     yield "  on these images: " + ", ".join(
@@ -238,7 +253,7 @@ def list_calibration_lines(c: CalibrationReport) -> Iterator[str]:
         yield f"  {c.note}"
 
 
-def _selective_lines(report: EvaluationReport) -> Iterator[str]:
+def _selective_lines(report: EvaluationReport, fitted: str) -> Iterator[str]:
     yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}"
     t = report.threshold
     if t is not None and t.confidence is None:
@@ -258,8 +273,8 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
         if a.precision is not None:
             ends = format_interval(a.interval, 4) or "no interval: all images above it are of one group"
             precision = f" with precision {a.precision:.4f} ({ends})"
-        fitted = report.thresholds is not None and report.thresholds.conformal_quantile is not None
-        sets = f"; returns a set for {a.set_fraction:.1%}" if fitted else ""
+        has_sets = report.thresholds is not None and report.thresholds.conformal_quantile is not None
+        sets = f"; returns a set for {a.set_fraction:.1%}" if has_sets else ""
         yield (
             f"  on {name_these(a.count)}: predicts a class for {a.class_fraction:.1%}{precision}{sets}; "
             f"abstains on {a.abstained_fraction:.1%}"
@@ -268,10 +283,10 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
             bound = f"is at least {a.lower_bound:.4f} with 95% confidence"
             yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: the precision {bound}"
         elif a.target is not None and a.lower_bound is not None:
-            yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+            yield f"  the threshold was chosen {fitted}"
 
 
-def _list_set_lines(report: EvaluationReport) -> Iterator[str]:
+def _list_set_lines(report: EvaluationReport, fitted: str) -> Iterator[str]:
     s = report.set_coverage
     if s is None:
         return
@@ -281,7 +296,7 @@ def _list_set_lines(report: EvaluationReport) -> Iterator[str]:
         f"{s.singleton_fraction:.1%} with one class"
     )
     if s.fitted:
-        yield "  the sets were fitted on these same images: evaluate on others for an unbiased value"
+        yield f"  the sets were fitted {fitted}"
 
 
 def list_ood_lines(s: OODResult | None) -> Iterator[str]:

@@ -23,9 +23,13 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.selective import SelectiveMetrics
 
 
-def print_report(report: MultiLabelReport) -> None:
-    """Print the metrics of images with several labels, each class, and what is confused."""
+def print_report(report: MultiLabelReport, fitted: str) -> None:
+    """Print the metrics of images with several labels, each class, and what is confused.
+
+    `fitted`: on which images its thresholds were fitted, "" if not on these.
+    """
     evaluation = report.evaluation
+    fitted = "" if report.split == OUT_OF_FOLD else fitted  # each fold is decided by thresholds of the others
     print_metrics(evaluation, report.split)
     columns = ["class", "average precision", "AUROC", "precision", "recall", "F1", "threshold", "images"]
     cells = [
@@ -36,7 +40,7 @@ def print_report(report: MultiLabelReport) -> None:
         for c in evaluation.per_class
     ]  # fmt: skip
     print_table(columns, cells, right=columns[1:], rest="--format json has all classes")
-    for text in (*_threshold_lines(report), *_label_set_lines(report), *list_ood_lines(report.ood)):
+    for text in (*_threshold_lines(report, fitted), *_label_set_lines(report, fitted), *list_ood_lines(report.ood)):
         print_line(text)
     if report.decisions is not None:
         _print_decisions(report.decisions)
@@ -60,7 +64,7 @@ def print_label_issue_counts(counts: Sequence[LabelIssueCount]) -> None:
         print_table(columns, rows, right=columns[1:], rest="--format json has all classes")
 
 
-def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:
+def _threshold_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
     """Yield what the thresholds were chosen for, if it is not the highest F1, and where that failed."""
     t = report.thresholds
     target = (
@@ -68,14 +72,14 @@ def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:
     )
     if t is not None and report.split == OUT_OF_FOLD:
         yield "decisions: those of each fold by thresholds that were fitted on the other folds"
-    if t is not None and t.label_target == "f1" and report.split == "validation":
-        yield "thresholds for the highest F1, chosen on these same images: evaluate on others for an unbiased value"
+    if t is not None and t.label_target == "f1" and fitted:
+        yield f"thresholds for the highest F1, chosen {fitted}"
     if t is None or target is None:
         return
     images = plural(t.count, "validation image")
     yield f"thresholds for a {t.label_target} of {target:g} of each class, chosen on {images}"
-    if report.split == "validation":
-        yield "  they were chosen on these same images: evaluate on others for an unbiased value"
+    if fitted:
+        yield f"  they were chosen {fitted}"
     if report.unreached:
         listed = ", ".join(report.unreached[:5]) + (", ..." if len(report.unreached) > 5 else "")
         result = "never predicted" if t.label_target == "precision" else "predicted for every image"
@@ -86,7 +90,7 @@ def _threshold_lines(report: MultiLabelReport) -> Iterator[str]:
         )
 
 
-def _label_set_lines(report: MultiLabelReport) -> Iterator[str]:
+def _label_set_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
     s = report.label_sets
     if s is None:
         return
@@ -95,8 +99,8 @@ def _label_set_lines(report: MultiLabelReport) -> Iterator[str]:
         f"label sets for a false-negative rate of {s.target:g}: they miss {value or 'nothing'} of the labels of an "
         f"image ({ends or note}), {s.mean_size:.2f} classes on average, {s.empty_fraction:.1%} empty"
     )
-    if report.split == "validation":
-        yield "  their threshold was chosen on these same images: evaluate on others for an unbiased value"
+    if fitted:
+        yield f"  their threshold was chosen {fitted}"
 
 
 def _print_decisions(decisions: Sequence[LabelDecisions]) -> None:

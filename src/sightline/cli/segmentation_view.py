@@ -35,8 +35,11 @@ def print_masks(predictions: Iterable[MaskPrediction]) -> Iterator[MaskPredictio
         yield prediction
 
 
-def print_report(report: SegmentationReport) -> None:
-    """Print the metrics of masks, each class, what is confused, and the worst image."""
+def print_report(report: SegmentationReport, fitted: str) -> None:
+    """Print the metrics of masks, each class, what is confused, and the worst image.
+
+    `fitted`: on which images its threshold was fitted, if perhaps on these.
+    """
     evaluation = report.evaluation
     print_metrics(evaluation, report.split)
     columns = ["class", "IoU", "95% interval", "Dice", "precision", "recall", "boundary F1", "of the pixels", "images"]
@@ -56,11 +59,11 @@ def print_report(report: SegmentationReport) -> None:
         print_line(f"most confused: {text}")
     for example in report.errors.worst_images[:1]:
         print_line(f"worst image: {example.path}, IoU {example.iou:.3f}")
-    for text in (*list_calibration_lines(report.calibration), *_list_decision_lines(report)):
+    for text in (*list_calibration_lines(report.calibration), *_list_decision_lines(report, fitted)):
         print_line(text)
 
 
-def _list_decision_lines(report: SegmentationReport) -> Iterator[str]:
+def _list_decision_lines(report: SegmentationReport, fitted: str) -> Iterator[str]:
     """Yield what the expected IoU tells about the masks, and what its threshold does."""
     if len(report.risk_coverage.risk):
         yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}, of one minus the IoU by the quality of a mask"
@@ -83,7 +86,7 @@ def _list_decision_lines(report: SegmentationReport) -> Iterator[str]:
         f"{1 - decisions.coverage:.1%}"
     )
     if decisions.met is None:
-        yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+        yield f"  the threshold was chosen {fitted}"
     elif decisions.lower_bound is not None:
         met = "met" if decisions.met else "not shown to be met"
         bound = f"is at least {decisions.lower_bound:.4f} with 95% confidence"
