@@ -119,6 +119,26 @@ def test_drawings_are_written(sightline: Command, tmp_path: Path, suffix: str) -
             with Image.open(path) as image:
                 assert image.format == "PNG"
                 assert min(image.size) > 300
+    again = sightline("describe", "quick", "--diagram", network, "--schedule", rate, "--format", "json")
+    assert again.code == 0, "a drawing of its own is replaced"
+
+
+@pytest.mark.parametrize("option", ["--diagram", "--schedule"])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_only_drawings_of_its_own_are_replaced(sightline: Command, tmp_path: Path, option: str, suffix: str) -> None:
+    path, folder = tmp_path / f"photo.{suffix}", tmp_path / f"folder.{suffix}"
+    if suffix == "png":
+        Image.new("RGB", (8, 8)).save(path)
+    else:
+        path.write_text("<svg/>", encoding="utf-8")
+    folder.mkdir()
+    content = path.read_bytes()
+    for place in (path, folder):
+        result = sightline("describe", "quick", option, place)
+        assert (result.code, result.out) == (2, "")
+        expected = f"{place} exists and was not written by Sightline: move it, or choose another with {option}."
+        assert expected in " ".join(result.err.split())
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sightline import _io
+from sightline.api.argument_types import check_types
 from sightline.api.loading import load
 from sightline.api.options import Settings, to_assignments
+from sightline.api.owned_png import is_owned_png, is_owned_svg
 from sightline.config import ModelConfig, RunConfig, recipes, resolve_config
 from sightline.errors import OutputError, UsageError, suggest
 from sightline.inference.runtimes.keras import KerasPredictor
@@ -60,6 +62,7 @@ def find_target(name: str, assignments: Sequence[str] = ()) -> DescribeTarget:
     raise UsageError(f"There is no recipe, model or run {name!r}.{suggest(name, valid_names)}")
 
 
+@check_types
 def describe(
     name: str | Path,
     *,
@@ -88,7 +91,7 @@ def describe(
 
     Raises:
         UsageError: If there is no recipe, model or run of this name; the message suggests the nearest one.
-        OutputError: If a file cannot be written.
+        OutputError: If a file cannot be written, or exists and is not such a figure.
 
     Example:
         ```python
@@ -171,11 +174,16 @@ def plot_schedule(target: DescribeTarget, path: str, steps: int) -> None:
 
 def check_outputs(target: DescribeTarget, schedule_path: str | None = None, diagram_path: str | None = None) -> None:
     """Raise, before any work, if the figures could not be written."""
-    for path in (schedule_path, diagram_path):
+    for option, path in (("--schedule", schedule_path), ("--diagram", diagram_path)):
         if path is not None:
-            diagram.parse_format(path)
-            if not _io.output_path(path).parent.is_dir():
+            is_owned = is_owned_svg if diagram.parse_format(path) == "svg" else is_owned_png
+            file = _io.output_path(path)
+            if not file.parent.is_dir():
                 raise OutputError(f"{path} cannot be written: its folder does not exist. Choose another path.")
+            if file.exists() and not is_owned(file):
+                raise OutputError(
+                    f"{path} exists and was not written by Sightline: move it, or choose another with {option}."
+                )
     if schedule_path is not None and not target.has_training:
         raise UsageError(f"{target.name} is a model, which has no learning rate: use --schedule for recipes or runs.")
     if schedule_path is not None and not lr_plot.plan_stages(target.config, 1):

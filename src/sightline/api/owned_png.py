@@ -1,8 +1,9 @@
-"""PNG files with a signature, so that Sightline overwrites only figures that it wrote itself."""
+"""Figures with a signature in their metadata, so that Sightline overwrites only those that it wrote itself."""
 
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -12,6 +13,7 @@ from sightline.errors import ImageError, OutputError, UsageError
 from sightline.preprocessing import translate_errors
 
 SOFTWARE_TAG = "Sightline"
+SVG_HEAD = 4096  # bytes at the beginning of an SVG file that hold its metadata
 
 
 def is_owned_png(path: Path) -> bool:
@@ -21,6 +23,13 @@ def is_owned_png(path: Path) -> bool:
             return image.info.get("Software") == SOFTWARE_TAG
     except ImageError:
         return False
+
+
+def is_owned_svg(path: Path) -> bool:
+    """Return whether an SVG file was written by `report.diagram.save_figure`."""
+    with suppress(OSError), _io.open_regular(path) as file:
+        return b"<dc:title>Sightline</dc:title>" in file.read(SVG_HEAD)
+    return False
 
 
 def check_output(path: str | Path, option: str) -> Path:

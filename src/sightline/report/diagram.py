@@ -77,13 +77,14 @@ def plot_architecture(description: ModelDescription, format: str = "png") -> byt
 
 
 def save_figure(figure: Any, format: str) -> bytes:
-    """Return a figure as bytes, the same ones for the same figure."""
+    """Return a figure as bytes, the same ones for the same figure; its metadata name Sightline as what wrote it."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "sightline"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", MISSING, UserWarning)  # a box stands in its place
-        figure.savefig(buffer, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
+        author = {"Date": None, "Creator": "Sightline"} if format == "svg" else {"Software": "Sightline"}
+        figure.savefig(buffer, format=format, dpi=200, metadata=author)
     return buffer.getvalue()
 
 
