@@ -370,6 +370,36 @@ def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_a_fault_of_a_table_names_its_address_not_its_copy(memory: Any, tmp_path: Path) -> None:
+    """Of a table that is a file, and of one of a folder, whether it is labeled or predicted."""
+    table = write_table(tmp_path / "t.parquet", make_table(IMAGES[:2], ("cat", "dog"), label=[0, 1]))
+    memory.pipe_file("/b/damaged.parquet", b"PAR1")
+    memory.pipe_file("/b/d/train/damaged.parquet", b"PAR1")
+    memory.pipe_file("/b/d/train/a.parquet", table.read_bytes())
+    memory.pipe_file("/b/damaged.zip", b"PK")
+    for source, file in (("damaged.parquet",) * 2, ("d", "d/train/damaged.parquet"), ("damaged.zip",) * 2):
+        for read in (build_index, lambda source: list(stream.expand_inputs([source]))):
+            with pytest.raises(DataError, match=f"^memory://b/{file} is not a readable ") as caught:
+                read(f"memory://b/{source}")
+            assert "remote" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_range_may_be_of_tables_that_are_folders(memory: Any, tmp_path: Path) -> None:
+    for name in ("0.parquet/part-0.parquet", "0.parquet/part-1.parquet", "1.parquet/part-0.parquet", "f2.parquet"):
+        path = write_table(tmp_path / name.replace("/", "-"), make_table(IMAGES[:1], ("cat", "dog"), label=[0]))
+        memory.pipe_file(f"/b/{name}", path.read_bytes())
+    paths = [item.path for item in stream.expand_inputs(["memory://b/{0..1}.parquet"])]
+    assert paths == [
+        f"memory://b/{name}/row-0"
+        for name in ("0.parquet/part-0.parquet", "0.parquet/part-1.parquet", "1.parquet/part-0.parquet")
+    ]
+    assert [item.path for item in stream.expand_inputs(["memory://b/f{2..2}.parquet"])] == [
+        "memory://b/f2.parquet/row-0"
+    ]
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_a_folder_of_tables_at_an_address_is_read_as_one_on_disk(
     memory: Any, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

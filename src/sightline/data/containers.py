@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,8 @@ from sightline.data.archives import TarStore, ZipStore
 from sightline.data.batches import load_ahead
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.remote import RemotePath
+from sightline.errors import DataError
+from sightline.escaping import hide_secrets
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 T = TypeVar("T")
@@ -33,6 +35,11 @@ def is_container(name: str) -> bool:
     (True, True, False)
     """
     return name.lower().endswith(CONTAINER_SUFFIXES)
+
+
+def is_table(name: str) -> bool:
+    """Return whether a file has the extension of a table of images; at an address, it may be a folder of its parts."""
+    return name.lower().endswith(TABLE_SUFFIXES)
 
 
 def skip_predictions(files: Iterable[T], get_key: Callable[[T], str]) -> Iterator[T]:
@@ -72,13 +79,24 @@ def open_ahead(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[tu
     stop = threading.Event()
 
     def stage(file: RemotePath) -> tuple[str, Container]:
-        return file.url, open_container(file.stage(limits, stop), limits)  # open, before another one needs its room
+        copy = file.stage(limits, stop)
+        with name_address(copy, file.url):
+            return file.url, open_container(copy, limits)  # open, before another one needs its room
 
     with closing(load_ahead((partial(stage, file) for file in files), threads=1, ahead=1)) as staged:
         try:
             yield from staged
         finally:
             stop.set()
+
+
+@contextmanager
+def name_address(copy: Path, url: str) -> Iterator[None]:
+    """Name the address of a file, in place of its copy in the cache, in errors about its content."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace(str(copy), hide_secrets(url))) from error
 
 
 def _open_compressed_tar(path: Path, limits: LimitsConfig) -> TarStore:

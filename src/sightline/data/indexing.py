@@ -17,7 +17,7 @@ from sightline import _io, jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.containers import is_container, open_container
+from sightline.data.containers import is_container, name_address, open_container
 from sightline.data.copies import merge_copies
 from sightline.data.file_records import FileRecords, Header
 from sightline.data.image_tables import ImageTable
@@ -214,7 +214,7 @@ def list_source(
     if is_url(text):
         remote = RemotePath.parse(text)
         if is_container(remote.name) and not remote.is_folder():
-            return _list_container(remote.stage(options.limits), prefix, options, lenient=lenient)
+            return _list_container(remote, prefix, options, lenient=lenient)
         return _list_folder(open_remote_folder(remote, options.limits), prefix, options, lenient=lenient)
     path = _io.expand_home(text)
     if _io.exists(path):
@@ -253,7 +253,7 @@ def _list_folder(
     store: FolderStore | RemoteFolder, prefix: str, options: DataConfig, *, lenient: bool
 ) -> SourceListing:
     """List the tables or archives in a folder, else its images."""
-    locate = store.root.joinpath if isinstance(store, FolderStore) else store.stage
+    locate = store.root.joinpath if isinstance(store, FolderStore) else store.locate
     if keys := find_container_files(store):
         read = partial(_list_container, options=options, lenient=lenient)
         return read_container_files(((key, locate(key)) for key in keys), read, prefix)
@@ -261,8 +261,12 @@ def _list_folder(
     return _list_files(store, prefix, options, folder, lenient=lenient)
 
 
-def _list_container(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
-    """List a table of images or an archive, by the form of its content."""
+def _list_container(path: Path | RemotePath, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
+    """List a table of images or an archive, by the form of its content; of one at an address, a copy is read."""
+    if isinstance(path, RemotePath):
+        copy = path.stage(options.limits)
+        with name_address(copy, path.url):
+            return _list_container(copy, prefix, options, lenient=lenient)
     store = open_container(path, options.limits, options.columns.path)
     if isinstance(store, ImageTable):
         return read_image_table(store, str(path), options, prefix)

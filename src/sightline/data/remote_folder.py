@@ -62,9 +62,9 @@ class RemoteFolder:
         check_file_size(len(content), self._limits)
         return content
 
-    def stage(self, key: str) -> Path:
-        """Return a copy of a file that is read at several positions, as an archive is; see `RemotePath.stage`."""
-        return self._files[key].stage(self._limits)
+    def locate(self, key: str) -> RemotePath:
+        """Return the address of a file."""
+        return self._files[key]
 
     def _read_copy(self, key: str) -> bytes | None:
         digest = self._contents.get(self._identify(key))

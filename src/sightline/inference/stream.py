@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from PIL import Image
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.containers import Container, is_container, open_ahead, open_container, skip_predictions
+from sightline.data.containers import Container, is_container, is_table, open_ahead, open_container, skip_predictions
 from sightline.data.image_tables import ImageTable
 from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
@@ -143,10 +144,14 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
 
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
-    source = RemotePath.parse(url)
-    are_files = has_range(url) or is_image_name(source.name)
+    is_range, source = has_range(url), RemotePath.parse(next(expand_ranges(url)))
+    are_files = is_image_name(source.name) or (is_range and not is_table(source.name))
     if are_files or not source.is_folder():
         yield from _list_remote_files(map(RemotePath.parse, expand_ranges(url)), limits)
+        return
+    if is_range:  # of tables that are folders of part files
+        for text in expand_ranges(url):
+            yield from _list_url(text, limits)
         return
     names = ((file, file.url.removeprefix(source.url).lstrip("/")) for file in source.walk())
     named = skip_predictions(names, itemgetter(1))
@@ -249,8 +254,19 @@ def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator
             yield image
         elif isinstance(image, str | Path):
             yield from expand_inputs([image], limits=limits)
+        elif _is_missing(image):
+            raise UsageError(
+                f"Image [{number}] is missing: it is {image} in place of a path or an image. Leave it out, in a column "
+                "of paths by frame['path'].dropna()."
+            )
         else:
             yield InputItem(f"[{number}]", lambda value=image: value)  # type: ignore[misc]  # mypy cannot infer a default
+
+
+def _is_missing(image: Any) -> bool:
+    """Return whether `image` is what stands for a missing value in lists and in pandas: None, NaN or NA."""
+    is_nan = isinstance(image, float) and math.isnan(image)
+    return image is None or is_nan or type(image).__name__ == "NAType"
 
 
 def choose_threads(items: Iterable[InputItem]) -> tuple[Iterator[InputItem], int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from sightline.config import DataConfig
 from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
@@ -15,6 +16,8 @@ from sightline.data.sources.listing import SourceListing, read_as_label_sets
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
 from sightline.data.storage import FileStore
+
+T = TypeVar("T")
 
 
 def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
@@ -38,7 +41,7 @@ def find_container_files(store: FileStore) -> list[str]:
 
 
 def read_container_files(
-    files: Iterable[tuple[str, Path]], read: Callable[[Path, str], SourceListing], prefix: str = ""
+    files: Iterable[tuple[str, T]], read: Callable[[T, str], SourceListing], prefix: str = ""
 ) -> SourceListing:
     """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
 
