@@ -264,6 +264,27 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_place_that_is_taken_is_refused_before_keras_is_loaded(
+    sightline: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the Keras model was loaded")
+
+    monkeypatch.setattr(KerasPredictor, "load", fail)
+    (tmp_path / "taken").mkdir()
+    for place in (tmp_path / "taken" / "file", tmp_path / "taken.onnx"):
+        place.write_text("a file of the user's")
+    for arguments, words in (
+        (("export", run, "--out", tmp_path / "taken.onnx"), "taken.onnx exists and is not a bundle that can be read"),
+        (("export", run, "--to", "saved_model", "--out", tmp_path / "taken"), "taken exists and is not an export"),
+        (("export", run, "--to", "saved_model", "--out", tmp_path / "a.b"), "is a folder: give --out"),
+        (("compress", run, "--out", tmp_path / "taken"), "taken already exists and holds no search"),
+    ):
+        result = sightline(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in join_lines(result.err)
+
+
 @pytest.mark.parametrize("form", FOLDER_FORMATS)
 def test_only_its_own_files_are_replaced(sightline: Command, run: Path, tmp_path: Path, form: str) -> None:
     for package in EXPORTERS[form].packages if form != "vectors" else ():

@@ -68,6 +68,10 @@ def compress(
             raise UsageError(f"There is no compression method {name!r}.{suggest(name, METHODS)}")
     run = RunDirectory.open(Path(model))
     config = run.config
+    path = _io.output_path(out) if out is not None else run.path / "compressed"
+    if out is None:
+        _io.refuse_links(run.path, path)
+    SearchDir.check_place(path)  # before Keras is loaded, which takes seconds
     task = find_task(config.model.task)
     selected_methods = _select_methods(methods, task, callback)
     environment.check_packages(config)
@@ -81,9 +85,6 @@ def compress(
         "a new head or a student"
     )
     sha256 = weights_sha256(predictor.model)
-    path = _io.output_path(out) if out is not None else run.path / "compressed"
-    if out is None:
-        _io.refuse_links(run.path, path)
     search_key = {
         "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images),
         "content": hash_images(dataset.images, dataset.splits, are_masks=task.targets.are_masks),

@@ -119,13 +119,17 @@ def export_model(
             tolerances.difference if tolerance is None else tolerance,
             tolerances.agreement if agreement is None else agreement,
         )
-    source = _load_source(_io.expand_home(model), callback.on_progress)
+    path = _io.expand_home(model)
+    classifier = load(path)
+    if classifier.run is None and exported_folder.find(path) is not None:
+        raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
+    target = _resolve_target(classifier, exporter, precision, out)  # before Keras is loaded, which takes seconds
+    source = _load_source(path, classifier, callback.on_progress)
     if exporter.source == "keras" and not isinstance(source.reference, KerasPredictor):
         raise ModelError(
             f"The format {export_format} requires a Keras model, which {model} does not contain: give the run, or a "
             "float32 bundle of `sightline compress` next to its model.keras."
         )
-    target = _resolve_target(source, exporter, precision, out)
     samples, images_description = _comparison_images(source, data, callback)
     return _ExportJob(source, exporter, precision, target, samples, images_description, tolerances, callback).export()
 
@@ -160,13 +164,10 @@ class _ExportSource:
     sample: bytes | None = None
 
 
-def _load_source(path: Path, progress: Progress) -> _ExportSource:
-    classifier = load(path)
+def _load_source(path: Path, classifier: Classifier, progress: Progress) -> _ExportSource:
     run_images = classifier.labeled_images(progress=progress)
     run = classifier.run
     if run is None:
-        if exported_folder.find(path) is not None:
-            raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
         path = classifier.path or path
         loaded_bundle = bundle.read(path)
         reference = _find_keras_model(path, loaded_bundle.manifest) or classifier.predictor
@@ -213,7 +214,7 @@ def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
     return None
 
 
-def _resolve_target(source: _ExportSource, exporter: Exporter, precision: str, out: str | Path | None) -> Path:
+def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, out: str | Path | None) -> Path:
     is_file = "" not in exporter.suffixes
     if out is not None:
         target = _io.output_path(out)
@@ -224,12 +225,12 @@ def _resolve_target(source: _ExportSource, exporter: Exporter, precision: str, o
             )
         if exporter.suffixes == ("",) and target.suffix:
             raise UsageError(f"The format {exporter.name} is a folder: give --out {target} without a suffix.")
-    elif source.classifier.run is None:
+    elif classifier.run is None:
         raise UsageError("Only a run has a default folder for exports: give one with --out.")
     else:
         name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
-        target = source.classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
-        _io.refuse_links(source.classifier.run.path, target.parent)
+        target = classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
+        _io.refuse_links(classifier.run.path, target.parent)
     exported_folder.check_replaceable(target)
     return target
 

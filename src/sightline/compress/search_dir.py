@@ -101,7 +101,7 @@ class SearchDir:
 
         `num_images` is the number of images of all splits, which no count in its files may exceed.
         """
-        _io.refuse_links_in_run(path)
+        self.check_place(path)
         self.path, self._num_images, self._metric = path, num_images, key.get("score", "accuracy")
         file = path / "search.json"
         self._refuse_foreign_files()
@@ -113,10 +113,16 @@ class SearchDir:
                     f"{path} holds a search with another {name[:40]} ({known.get(name)!r:.80}, now "
                     f"{key.get(name)!r:.80}): choose another folder with --out."
                 )
-        elif path.exists() and (not path.is_dir() or _io.holds_files(path)):
-            raise OutputError(f"{path} already exists and holds no search: choose another folder with --out.")
         else:
             _io.write_atomic(file, _to_json(key))
+
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Raise `OutputError` if there is anything but a search at `path`, or a link in the way."""
+        _io.refuse_links_in_run(path)
+        is_taken = path.exists() and (not path.is_dir() or _io.holds_files(path))
+        if is_taken and not (path / "search.json").is_file():
+            raise OutputError(f"{path} already exists and holds no search: choose another folder with --out.")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
