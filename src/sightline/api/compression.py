@@ -228,7 +228,9 @@ def _build_task(
     def pack(model: Any, graph: bytes, predictor: OnnxPredictor, fields: Mapping[str, Any]) -> bundle.Bundle:
         labeled = data.labeled_subset("validation")
         sample = finalize.sample_validation(task, predictor, labeled.subset, labeled.groups)
-        return finalize.build_bundle(model, graph, predictor, data, index, config, sample, **fields)
+        return finalize.build_bundle(
+            model, graph, predictor, data, index, config, sample, weights_sha256=weights_sha256(model), **fields
+        )
 
     step = {"step": "train", "run": run.path.name, "model": config.model.name, "weights_sha256": weights_hash}
     return CompressionTask(

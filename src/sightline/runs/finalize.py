@@ -60,6 +60,7 @@ class FinalModel:
     last_report: Report | None
     no_bundle_reason: str | None
     temperature: float
+    weights_sha256: str
 
 
 def finalize(
@@ -82,6 +83,7 @@ def finalize(
     labeled = _label_held_out(run, data, config)
     calibrated = calibrate(run, prepared, model, fit_result, labeled["validation"].subset)
     run.write_model(model, classes, preprocess)
+    weights = weights_sha256(model)
     process.trim_memory()
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
     known = EarlyOutputs.open(graph, predictor, early)
@@ -120,6 +122,7 @@ def finalize(
                 _sample_held_out(task, labeled["validation"], held_out if calibrated.other_outputs is None else None),
                 model=config.model.name, temperature=calibrated.temperature, parity=agreement.to_dict(),
                 metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
+                weights_sha256=weights,
             )
         )  # fmt: skip
     explained = predictor if no_bundle_reason is None and has_gradcam(predictor) else keras_predictor
@@ -131,7 +134,7 @@ def finalize(
     report = None if split is None else reports[split]
     if split is not None and report is not None:
         report_images.write_examples(run, report, labeled[split].subset, explained)
-    return FinalModel(evaluations, report, no_bundle_reason, calibrated.temperature)
+    return FinalModel(evaluations, report, no_bundle_reason, calibrated.temperature, weights)
 
 
 def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) -> dict[Split, LabeledSubset]:
@@ -261,7 +264,6 @@ def build_bundle(
         preprocess=predictor.preprocess,
         task=config.model.task,
         parameters=count_parameters(keras_model),
-        weights_sha256=weights_sha256(keras_model),
         data={"name": data.name, "counts": dict(data.counts())} | positive,
         reference_examples=examples,
         version=metadata.version("sightline"),

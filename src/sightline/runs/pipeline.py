@@ -22,7 +22,7 @@ from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.escaping import quote_path
 from sightline.evaluation.multi_label import Result
-from sightline.models.describe import count_parameters, weights_sha256
+from sightline.models.describe import count_parameters
 from sightline.runs import (
     environment,
     extension,
@@ -279,7 +279,7 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
         epochs=len(fitted.result.history),
         seconds=time.perf_counter() - job.start_time,
         images_per_second=fitted.result.images_per_second,
-        weights_sha256=weights_sha256(fitted.model),
+        weights_sha256=final.weights_sha256,
         recipe=prepared.config.recipe,
         notes=data.notes,
         bundle=None if final.no_bundle_reason else str(job.run.path / "bundle"),
