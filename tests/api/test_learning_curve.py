@@ -12,6 +12,8 @@ import sightline as sl
 from hidden_labels import check_coverage
 from sightline.api.learning_curve import LearningCurveReport, compute_features, prepare_images
 from sightline.callbacks import Callback
+from sightline.evaluation.learning_curve import CurvePoint, LearningCurve, PowerLaw
+from sightline.intervals import Interval
 from sightline.runs.train_request import TrainRequest
 
 SMALL = {"input.height": 32, "split.group": "pattern:(?P<group>scene[0-9]+)"}
@@ -49,6 +51,13 @@ def test_images_become_a_curve_with_a_figure(report: LearningCurveReport) -> Non
     sentences = "\n".join(report.list_sentences())
     assert f"20 more labels would bring about {100 * gain.gain:+.1f} points ({low:.1f} to {high:.1f})" in sentences
     assert not any("from scratch" in note for note in report.notes)
+
+
+def test_a_flat_curve_is_called_flat() -> None:
+    points = (CurvePoint(200, 0.529, Interval(0.46, 0.6)),)
+    flat = LearningCurve(2, 96, 45, points, law=PowerLaw(0.471, 0.0, 0.1))
+    sentences = LearningCurveReport("scenes", "efficientnet-lite0", flat).list_sentences()
+    assert list(sentences) == ["error = 0.471 whatever the number of labels: the curve is flat"]
 
 
 def test_small_gray_images_are_trained_in_another_way_and_a_note_says_so(scenes: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pickle
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -220,6 +221,49 @@ def test_a_run_that_is_gone_is_not_taken_for_an_empty_one(run: sl.Run, tmp_path:
     for read in (lambda: opened.history, lambda: opened.status, lambda: opened.config):
         with pytest.raises(sl.ModelError, match="is not a run"):
             read()
+    assert repr(opened) == f"Run({str(opened.path)!r}, moved or deleted)"
+    assert "moved or deleted" in opened._repr_html_()
+
+
+def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
+    heading = repr(run.history).splitlines()[0].split()
+    assert "val_accuracy" in heading
+    assert not {"val_mean_iou", "penalty"} & {*heading}
+    assert "penalty" not in run.history._repr_html_()
+    assert "penalty" in run.history.to_frame(), "with the same columns whatever they hold"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda run: run.classifier.predict("a.png", top="3"), "top must be a whole number, not the text '3'."),
+        (lambda run: run.classifier.predict("a.png", top=True), "top must be a whole number, not True."),
+        (lambda run: run.classifier.evaluate(coverage="0.9"), "coverage must be a number, not the text '0.9'."),
+        (lambda run: run.resume(epochs=2.5), "epochs must be a whole number, not 2.5."),
+        (lambda _: sl.train("photos", epochs="5"), "epochs must be a whole number, not the text '5'."),
+        (lambda _: sl.train("photos", seed="a"), "seed must be a whole number, not the text 'a'."),
+        (lambda _: sl.train("photos", cache="no"), "cache must be True or False, not the text 'no'."),
+        (lambda _: sl.Dataset.from_folder("photos", 3), "folders must be a text or a path, not 3."),
+        (lambda _: sl.Run(b"runs"), "path must be a text or a path, not a bytes."),
+        (lambda _: sl.load(None), "path must be a text or a path, not None."),
+        (lambda _: sl.describe("quick", classes="4"), "classes must be a whole number, not the text '4'."),
+        (lambda _: sl.describe("quick", set=None), 'set must be a dict or a list of "KEY=VALUE", not None.'),
+        (lambda _: sl.Dataset("photos", column=3), 'column must be a dict or a list of "ROLE=NAME", not 3.'),
+        (lambda _: sl.train("photos", allow=[3]), "allow must be a list of texts, not [3]."),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_by_its_name(
+    run: sl.Run, call: Callable[[sl.Run], Any], sentence: str
+) -> None:
+    with pytest.raises(sl.UsageError, match=f"^{re.escape(sentence)}$"):
+        call(run)
+
+
+def test_numbers_of_numpy_are_numbers(run: sl.Run, photos: Path) -> None:
+    image = next(photos.rglob("*.png"))
+    assert len(run.classifier.predict(image, top=cast("int", np.int64(1)))) == 1
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tops'"):
+        run.classifier.predict(image, tops=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("wrong", [print, sl.Callback])
@@ -325,6 +369,10 @@ def test_what_cannot_be_scored_is_refused(run: sl.Run, tmp_path: Path) -> None:
         clf.score(x, np.eye(4)[:2])
     with pytest.raises(sl.DataError, match="got 2 images and 1 label"):
         clf.score(x, ["Dark"])
+    with pytest.raises(sl.DataError, match="y must be a list or an array with a label for each image, not None"):
+        clf.score(x, cast("Any", None))
+    with pytest.raises(sl.DataError, match="y has rows of different lengths"):
+        clf.score(x, [["Dark"], ["Dark", "Light"]])
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(sl.DataError, match=r"broken\.jpg cannot be classified"):
         clf.predict_proba(tmp_path / "broken.jpg")
@@ -347,7 +395,7 @@ def test_images_come_in_any_form(run: sl.Run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(clf.predict_proba(image), expected)
 
 
-def pandas_frame(paths: list[str], labels: list[str]) -> Any:
+def pandas_frame(paths: list[str | None], labels: list[str]) -> Any:
     return pytest.importorskip("pandas").DataFrame({"path": paths, "label": labels})
 
 
@@ -384,6 +432,11 @@ class _Tensor:
         (lambda x: np.zeros((2, 2, 8, 8, 3), np.uint8), r"got uint8 \[2, 8, 8, 3\]\.$"),
         (lambda x: {"image": x}, "of the type dict"),
         (lambda x: None, "of the type NoneType"),
+        (lambda x: [x, None], r"Image \[1\] is missing: it is None in place of a path or an image\. Leave it out"),
+        (lambda x: [x, float("nan")], r"Image \[1\] is missing: it is nan in place of"),
+        (lambda x: pandas_frame(["a.png", None], ["a", "b"])["path"], r"Image \[1\] is missing"),
+        (lambda x: pandas_frame([None], ["a"])["path"].astype("string"), r"by frame\['path'\]\.dropna\(\)\.$"),
+        (lambda x: np.full_like(x, np.nan, float), "it holds NaN, which is no brightness"),
         (lambda x: io.StringIO("text"), "text mode"),
         (lambda x: read_to_end(b"an image"), r"call seek\(0\) on it"),
         (lambda x: pandas_frame(["a.png"], ["a"]), r"give its column of paths, as in frame\['path'\]"),

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 import sightline as sl
 from command import Command
 from hub_server import TOKEN, Files, Hub, Repository
+from sightline import _io
 from sightline.api.hub import _prepare_files
 from sightline.errors import UsageError
 from sightline.inference import bundle
@@ -269,6 +270,31 @@ def test_what_was_put_there_during_the_download_stays(repository: Repository, tm
     with pytest.raises(sl.OutputError, match="exists already"):
         sl.pull(f"hf:{NAME}", place, callback=Interloper(act))
     assert list_files(tmp_path) == {"x/mine.txt"}
+
+
+def test_what_a_killed_pull_left_is_removed_by_the_next_one_to_the_same_place(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Not what another process is still writing, what is for another place, or a folder of somebody else's."""
+    names = {"killed": ".part-x-1", "in use": ".part-x-2", "other place": ".part-xy-1", "foreign": ".part-x-mine"}
+    for name in names.values():
+        (tmp_path / name / "files").mkdir(parents=True)
+    for kind in ("killed", "in use", "other place"):
+        (tmp_path / names[kind] / "lock").write_text("1", encoding="utf-8")
+    with _io.hold_lock(tmp_path / names["in use"] / "lock", "The folder"):
+        sl.pull(f"hf:{NAME}", tmp_path / "x")
+    assert {path.name for path in tmp_path.iterdir()} == {"x", *names.values()} - {names["killed"]}
+
+
+def test_a_killed_pull_leaves_a_folder_that_the_next_one_knows(repository: Repository, tmp_path: Path) -> None:
+    left: list[Path] = []
+
+    def act() -> None:
+        left.extend(tmp_path.iterdir())
+
+    sl.pull(f"hf:{NAME}", tmp_path / "x", callback=Interloper(act))
+    assert {folder.name.rpartition("-")[0] for folder in left} == {".part-x"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_the_current_folder_is_refused_before_the_download(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io
+from sightline.api.argument_types import check_method_types
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # these import matplotlib's fonts and the networks
 DATA_TABLES = ("data.", "input.", "model.task=")  # the settings that say how images are read
 
 
+@check_method_types
 class Dataset:
     """Labeled images, and how to read them.
 
@@ -301,8 +303,6 @@ class Dataset:
     ) -> DoctorReport:
         """Look for problems, as `sightline doctor` does: duplicates, leakage, unreadable files, suspicious classes.
 
-        The images are never changed.
-
         Args:
             html: A page to write, with thumbnails.
             write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] takes as `patch`.
@@ -315,7 +315,7 @@ class Dataset:
             callback: Receives the progress events in place of the display.
 
         Returns:
-            The report. Its `findings` list errors first; in a notebook it is shown as a table.
+            The report. Its `findings` list errors first; in a notebook it is shown as a table. No image is changed.
 
         Raises:
             DataError: If there are no images.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sightline import _io
 from sightline._keras.imports import import_huggingface_hub
+from sightline.api.argument_types import check_types
 from sightline.api.classifier import Classifier
 from sightline.api.loading import load
 from sightline.callbacks import Callback
@@ -29,6 +32,7 @@ if TYPE_CHECKING:  # annotations only: a bundle is pulled without what trains
     from sightline.api.run import Run
 
 PURPOSE = "The Hugging Face Hub"
+MAX_STEM = 100  # characters of the name of a folder in that of its temporary one
 MAX_FILES = 200  # of a bundle; it has at most 100 reference examples
 DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS}
 _ADDRESS = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,200}))?", re.ASCII)
@@ -78,6 +82,7 @@ class PushResult:
         }  # fmt: skip
 
 
+@check_types
 def push(
     model: Classifier | Run | str | Path,
     target: str,
@@ -185,6 +190,7 @@ def _render_card(
         ) from error
 
 
+@check_types
 def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Callback | None = None) -> Classifier:
     """Download a bundle from the Hugging Face Hub, and verify it before any of it is opened or put in place.
 
@@ -266,14 +272,20 @@ def _check_size(name: str, sizes: Mapping[str, int | None], limit: int) -> int:
 
 @contextmanager
 def _make_folder(dest: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `dest`; raises `OutputError`."""
+    """Yield a temporary folder next to `dest`, where a killed pull to `dest` leaves none; raises `OutputError`."""
+    prefix = f".part-{dest.name[:MAX_STEM]}-"
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=".part-", dir=dest.parent)
+        for lock in dest.parent.glob(f"{glob.escape(prefix)}*/lock"):
+            if not lock.parent.is_symlink() and not _io.is_locked(lock):  # its process was killed
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix=prefix, dir=dest.parent)
     except OSError as error:
         raise OutputError(f"{dest} cannot be written: {error.strerror or error}.") from error
-    with temporary as folder:
-        yield Path(folder)
+    with temporary as folder, _io.hold_lock(Path(folder, "lock"), f"The folder {folder}"):
+        files = Path(folder, "files")
+        files.mkdir()
+        yield files
 
 
 class _Hub:

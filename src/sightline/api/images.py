@@ -142,7 +142,12 @@ def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], co
 
     Raises `DataError` for labels that do not fit.
     """
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except ValueError:  # rows of different lengths
+        raise DataError("y has rows of different lengths, but score expects one label for each image.") from None
+    if labels.dtype == object and not labels.ndim:
+        raise DataError(f"y must be a list or an array with a label for each image, not {y!r}.")
     if labels.ndim > 1 and labels.size != len(labels):
         raise DataError(
             f"y is {list(labels.shape)}, but expected one label for each image: for one-hot rows, use y.argmax(1)."

@@ -13,6 +13,7 @@ import numpy as np
 from sightline import backend
 from sightline._keras.process_state import restore_torch_settings
 from sightline.api import owned_png
+from sightline.api.argument_types import check_types
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
@@ -116,7 +117,10 @@ class LearningCurveReport:
         law = self.curve.law
         if law is not None:
             x, y = ("labels", "error") if not self.has_several_labels else ("images", "1 - mean average precision")
-            yield f"{y} = {law.asymptote:.3f} + {law.scale:.3g} x {x}^-{law.exponent:.2f}"
+            if law.scale:
+                yield f"{y} = {law.asymptote:.3f} + {law.scale:.3g} x {x}^-{law.exponent:.2f}"
+            else:
+                yield f"{y} = {law.asymptote:.3f} whatever the number of {x}: the curve is flat"
         yield from (self._describe_gain(gain) for gain in self.curve.gains)
         if self.curve.no_gain_reason is not None:
             yield self.curve.no_gain_reason
@@ -144,6 +148,7 @@ class LearningCurveReport:
         return format_html_table(self.rows, title=f"{self._describe()}. {'. '.join(self.list_sentences())}.")
 
 
+@check_types
 def learning_curve(
     data: Dataset | Sources,
     *,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sightline.api import stored_thresholds
+from sightline.api.argument_types import check_method_types
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings
 from sightline.api.record_list import format_html_table
@@ -33,6 +34,9 @@ from sightline.tasks.protocol import Task, find_task
 
 class LoadedModel:
     """A model with where it comes from: `run` if it is a run's, `manifest` if it is a bundle's or an export's."""
+
+    def __init_subclass__(cls) -> None:
+        check_method_types(cls)
 
     def __init__(
         self,

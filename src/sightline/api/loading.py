@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sightline import _io, backend
+from sightline.api.argument_types import check_types
 from sightline.api.classifier import Classifier
 from sightline.api.loaded_model import load_keras_predictor
 from sightline.callbacks import Callback
@@ -30,6 +31,7 @@ MODEL_KINDS = (
 MAX_MODELS = 5  # models listed in a message
 
 
+@check_types
 def load(
     path: str | Path,
     *,

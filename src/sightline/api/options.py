@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def to_assignments(settings: Settings) -> list[str]:
     if isinstance(settings, str):
         raise UsageError(f'set is a dict or a list of "KEY=VALUE", not the text {settings!r}: write [{settings!r}].')
     if not isinstance(settings, Mapping):
-        return list(settings)
+        return _list_texts(settings, 'set must be a dict or a list of "KEY=VALUE"')
     assignments = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -43,7 +43,8 @@ def data_assignments(column: Settings | None = None, allow: Sequence[str] | None
     for name, text in (("column", column), ("allow", allow)):
         if isinstance(text, str):
             raise UsageError(f"{name} is not the text {text!r}, but a list: write [{text!r}].")
-    pairs = column.items() if isinstance(column, Mapping) else map(_split_column, column or ())
+    expected = 'column must be a dict or a list of "ROLE=NAME"'
+    pairs = column.items() if isinstance(column, Mapping) else map(_split_column, _list_texts(column or (), expected))
     assignments = []
     for role, name in pairs:
         if role not in ROLES:
@@ -51,8 +52,16 @@ def data_assignments(column: Settings | None = None, allow: Sequence[str] | None
         # quoted, so that column 2 is not taken for a number
         assignments.append(f"data.columns.{role}={jsonio.dumps(str(name))}")
     if allow:
-        assignments.append(f"data.allow_findings={jsonio.dumps(list(allow))}")
+        assignments.append(f"data.allow_findings={jsonio.dumps(_list_texts(allow, 'allow must be a list of texts'))}")
     return assignments
+
+
+def _list_texts(texts: Any, expected: str) -> list[str]:
+    """Return texts as a list; raises `UsageError` with what is `expected` for anything else."""
+    listed = list(texts) if isinstance(texts, Iterable) else [texts]
+    if not all(isinstance(text, str) for text in listed):
+        raise UsageError(f"{expected}, not {texts!r}.")
+    return listed
 
 
 def _split_column(text: str) -> tuple[str, str]:

@@ -55,15 +55,29 @@ class RecordList(UserList[T]):
         return build_frame([self._to_row(value) for value in self.data])
 
     def __repr__(self) -> str:
-        return format_text_table([self._to_row(value) for value in self.data[:MAX_ROWS]], len(self.data))
+        return format_text_table(self._first_rows, len(self.data))
 
     def _repr_html_(self) -> str:
-        return format_html_table([self._to_row(value) for value in self.data[:MAX_ROWS]], len(self.data))
+        return format_html_table(self._first_rows, len(self.data))
+
+    @property
+    def _first_rows(self) -> list[Mapping[str, Any]]:
+        return omit_empty_columns([self._to_row(value) for value in self.data[:MAX_ROWS]])
 
 
 def build_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Return a pandas DataFrame of `rows`; raises `MissingExtraError` without pandas."""
     return require("pandas", "A DataFrame").DataFrame(list(rows))
+
+
+def omit_empty_columns(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return `rows` without the columns that are None in all of them.
+
+    >>> omit_empty_columns([{"epoch": 1, "penalty": None}, {"epoch": 2, "penalty": None}])
+    [{'epoch': 1}, {'epoch': 2}]
+    """
+    filled = {name for row in rows for name, value in row.items() if value is not None}
+    return [{name: value for name, value in row.items() if name in filled} for row in rows]
 
 
 def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = None) -> str:

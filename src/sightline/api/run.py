@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from html import escape
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline import _io
-from sightline.api import ray_training, resuming, training
+from sightline.api import ray_training, training
+from sightline.api.argument_types import check_method_types, check_types
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
+from sightline.api.engines import resume_run
 from sightline.api.loading import load
 from sightline.api.options import Settings, data_assignments, parse_devices, to_assignments
 from sightline.api.ray_options import resolve_engine
-from sightline.api.record_list import RecordList, format_html_table
+from sightline.api.record_list import RecordList, format_html_table, omit_empty_columns
 from sightline.callbacks import Callback, EpochRecord
-from sightline.config import DeviceConfig, RunConfig
+from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.distributed.cluster import resolve_cluster
 from sightline.errors import plural
@@ -36,6 +39,7 @@ REPORT_HEIGHT = 800  # pixels of a report in a notebook
 MAX_PAGE_BYTES = 64 << 20
 
 
+@check_types
 def train(
     data: Dataset | Sources,
     *,
@@ -170,35 +174,7 @@ def train(
     return Run(result.run, result=result, data=dataset)
 
 
-def resume_run(
-    path: Path,
-    sources: Sources | None,
-    *,
-    epochs: int | None,
-    hosts: int | str | None,
-    coordinator: str | None,
-    rank: int | None,
-    engine: str,
-    num_workers: int | None,
-    cpus_per_worker: int | None,
-    ray_address: str | None,
-    callback: Callback | None,
-) -> TrainResult:
-    """Resume the run at `path`, which only host 0 must have; see `Run.resume`."""
-    run = RunDirectory(path)
-    device = run.config.device if engine == "ray" and run.has_config else DeviceConfig()
-    ray_options = resolve_engine(
-        engine, num_workers=device.num_hosts if num_workers is None and engine == "ray" else num_workers,
-        cpus_per_worker=cpus_per_worker, ray_address=ray_address, devices=device.num_devices,
-        others={"--hosts": hosts, "--coordinator": coordinator, "--rank": rank},
-    )  # fmt: skip
-    arguments: dict[str, Any] = {"path": path, "sources": sources, "epochs": epochs}
-    if ray_options is not None:
-        return ray_training.resume_on_cluster(arguments, ray_options, callback or Callback())
-    cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
-    return resuming.resume(**arguments, hosts=cluster, callback=callback)
-
-
+@check_method_types
 class Run:
     """A training and everything that it wrote; in a notebook it shows its report.
 
@@ -374,6 +350,8 @@ class Run:
         return f"Run({str(self.path)!r}, {self._describe()})"
 
     def _describe(self) -> str:
+        if self._result is None and not self._exists():
+            return "moved or deleted"
         if self._result is None and self.status != "complete":
             return f"{self.status} after {plural(len(self.history), 'epoch')}"
         result = self.result
@@ -383,17 +361,20 @@ class Run:
         bundle = "" if result.bundle is not None else ", no bundle"
         return f"{result.model}, {accuracy}, {plural(result.epochs, 'epoch')}{bundle}"
 
+    def _exists(self) -> bool:
+        return (self.path / "run.json").exists()
+
     def _read_page(self) -> str:
         """Return the text of ``report.html``, "" if it is missing, a pipe or not written by Sightline."""
-        try:
+        with suppress(OSError):
             return _io.read_regular(self.path / "report.html", MAX_PAGE_BYTES).decode(errors="replace")
-        except OSError:
-            return ""
+        return ""
 
     def _repr_html_(self) -> str:
-        page = self._read_page() if self.status == "complete" else ""
+        page = self._read_page() if self._exists() and self.status == "complete" else ""
         if not page:
-            return format_html_table([asdict(epoch) for epoch in self.history], title=repr(self))
+            rows = [asdict(epoch) for epoch in self.history] if self._exists() else []
+            return format_html_table(omit_empty_columns(rows), title=repr(self))
         html = escape(page, quote=True)
         frame = f'<iframe srcdoc="{html}" width="100%" height="{REPORT_HEIGHT}" sandbox></iframe>'
         return f"{frame}<p>{escape(repr(self))}</p>"

@@ -44,7 +44,7 @@ def resume(
 
     With --epochs, train a complete run for more epochs.
     """
-    from sightline.api.run import resume_run
+    from sightline.api.engines import resume_run
 
     with ProgressDisplay() as display:
         result = resume_run(

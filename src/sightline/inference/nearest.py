@@ -114,6 +114,8 @@ def find_similar(
                 positions.setdefault(file, []).append(position)
         skip: list[list[int]] = [[] if file is None else positions.get(file, []) for file in own_files]
         nearest.add(normalize_rows(rows.vectors), rows.paths, skip)
+    if not total and not failed:
+        raise DataError("There are no images to compare with: give some.")
     if not total:
         raise DataError(f"None of the {plural(failed, 'image')} to compare with can be read, e.g. {reason}.")
     if failed:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sightline import _io, jsonio
 from sightline.api import training_process
+from sightline.api.argument_types import check_types
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.ray_options import resolve_engine
@@ -49,6 +50,7 @@ class _TrialFailed(Exception):
     """A trial failed because of its settings; the error is recorded."""
 
 
+@check_types
 def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     data: Dataset | Sources,
     space: str | Path,

@@ -1,0 +1,79 @@
+"""Arguments of a wrong type are refused by name before any work, not by a `TypeError` from somewhere below."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from numbers import Integral, Real
+from os import PathLike
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from sightline.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+
+_KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
+    "bool": ((bool, np.bool_), "True or False"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "str": (str, "a text"),
+    "Path": (PathLike, "a path"),
+    "None": (type(None), ""),
+}
+
+
+def check_types(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function raise `UsageError` for a value that is none of the simple types of its annotation.
+
+    Numbers of NumPy are numbers, and True is none. Annotations with other types than those of `_KINDS` allow any value.
+    """
+    signature = inspect.signature(function)
+    kinds = {name: str(parameter.annotation).split(" | ") for name, parameter in signature.parameters.items()}
+    simple = {name: allowed for name, allowed in kinds.items() if set(allowed) <= set(_KINDS)}
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            arguments = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # Python's own message names the argument that is missing or unknown
+            return function(*args, **kwargs)
+        for name, value in arguments.items():
+            is_several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            for one in value if is_several else (value,):
+                if name in simple:
+                    _check_value(name, one, simple[name])
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def check_method_types(cls: C) -> C:
+    """Let all public methods of a class check the types of their arguments, see `check_types`."""
+    for name, member in list(vars(cls).items()):
+        if name.startswith("_") and name != "__init__":
+            continue
+        if isinstance(member, FunctionType):
+            setattr(cls, name, check_types(member))
+        elif isinstance(member, classmethod):
+            setattr(cls, name, classmethod(check_types(member.__func__)))
+    return cls
+
+
+def _check_value(name: str, value: object, allowed: list[str]) -> None:
+    is_bool = isinstance(value, bool)
+    if not any(isinstance(value, _KINDS[kind][0]) and (kind == "bool" or not is_bool) for kind in allowed):
+        expected = " or ".join(_KINDS[kind][1] for kind in allowed if kind != "None")
+        raise UsageError(f"{name} must be {expected}, not {_describe(value)}.")
+
+
+def _describe(value: object) -> str:
+    if value is None or isinstance(value, bool | int | float | str):
+        return ("the text " if isinstance(value, str) else "") + repr(value)[:80]
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
