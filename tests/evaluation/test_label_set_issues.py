@@ -101,3 +101,28 @@ def test_a_class_of_few_images_is_not_checked() -> None:
     assert label_issues.find_checkable_classes(labels).tolist() == [1, 2]
     with pytest.raises(DataError, match="a class that at least 5 images have and 5 lack"):
         label_issues.find_checkable_classes(labels[:, [0, 3]])
+
+
+def test_images_of_a_group_are_in_one_fold() -> None:
+    """As `split.group` says: images of a group look alike, so that a model that knows one of them knows the others."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 10)
+    features = (rng.normal(size=(24, 100))[groups] + 0.1 * rng.normal(size=(240, 100))).astype(np.float32)
+    labels = rng.integers(0, 2, (24, 3))[groups].astype(np.uint8)
+
+    def find_errors(given: np.ndarray | None) -> float:
+        p = label_issues.predict_labels_out_of_fold(TASK, features, labels, groups=given)
+        return float(np.abs(p - labels).mean())
+
+    assert find_errors(None) < 0.3
+    assert find_errors(groups) > 0.38
+
+
+def test_a_class_of_few_groups_is_not_checked() -> None:
+    groups = np.repeat(np.arange(8), 5)
+    labels = np.zeros((40, 3), np.uint8)
+    labels[groups < 4, 0] = labels[::5, 1] = labels[groups > 2, 2] = 1
+    assert label_issues.find_checkable_classes(labels).tolist() == [0, 1, 2]
+    assert label_issues.find_checkable_classes(labels, groups).tolist() == [1]
+    with pytest.raises(DataError, match="a class that at least 5 groups of images have and 5 lack"):
+        label_issues.find_checkable_classes(labels[:, [0, 2]], groups)

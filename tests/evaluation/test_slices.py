@@ -242,6 +242,34 @@ def test_a_class_of_one_image_cannot_be_checked() -> None:
         wrong_labels.find_repeated_classes(np.array([0, 1, 0, 2], np.int32), "abc")
 
 
+def test_images_of_a_group_are_checked_by_a_model_that_knows_none_of_them() -> None:
+    """Images of a group look alike, and labels are random: who knows a group knows its label, and nobody else does."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 10)
+    features = (3 * rng.normal(size=(24, 200))[groups] + 0.1 * rng.normal(size=(240, 200))).astype(np.float32)
+    labels = rng.permutation(np.arange(24) % 2)[groups].astype(np.int32)
+    rows = np.arange(240)
+    alone = wrong_labels.predict_out_of_fold(features, labels, "ab")[rows, labels]
+    together = wrong_labels.predict_out_of_fold(features, labels, "ab", groups=groups)[rows, labels]
+    assert alone.mean() > 0.6
+    assert together.mean() < 0.52
+    assert wrong_labels.find_repeated_classes(
+        np.array([0, 0, 1, 1, 2, 2]), "abc", np.array([0, 1, 2, 2, 3, 4])
+    ).tolist() == [0, 2]
+    with pytest.raises(DataError, match="with images of two groups each, and 1 of 2 classes has as many"):
+        wrong_labels.find_repeated_classes(np.array([0, 0, 1, 1], np.int32), "ab", np.array([0, 1, 2, 2]))
+
+
+def test_labels_that_no_model_can_check_are_taken_to_be_right() -> None:
+    """Without an image of a class outside of its group, every model would take it for another class."""
+    labels = np.array([0, 0, 1, 1] * 10, np.int32)
+    groups = np.array([0, 1, 2, 3] * 10)
+    labels[groups == 3] = 2
+    p = wrong_labels.predict_out_of_fold(np.zeros((40, 2), np.float32), labels, "abc", groups=groups)
+    np.testing.assert_allclose(p.sum(1), 1)
+    np.testing.assert_array_equal(p[labels > 0].argmax(1), labels[labels > 0])
+
+
 def test_the_other_classes_are_checked_without_one_of_a_single_image() -> None:
     pytest.importorskip("cleanlab", reason="the extra labels is not installed")
     features, true = draw_clusters()

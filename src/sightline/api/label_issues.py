@@ -16,6 +16,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.label_patch import PatchEntry, add_entries, read_entries, write_patch
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
+from sightline.evaluation.bootstrap import number_groups
 from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
 from sightline.inference.predictor import ModelOutputs
 from sightline.runs import report_images
@@ -62,7 +63,9 @@ def find_label_issues(
         )
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
-    check = _check_labels(classifier, records, features, labels_given, progress)
+    rows = () if classifier.run is None else classifier.run.read_data() or ()
+    groups = number_groups([image.path for image in records], {row.path: row.group for row in rows if row.group})
+    check = _check_labels(classifier, records, features, labels_given, progress, groups)
     entries = read_entries(patch)
     keep_lines = [
         entry
@@ -90,19 +93,21 @@ def _check_labels(
     features: NDArray[np.float32],
     labels: NDArray[Any],
     progress: Progress,
+    groups: NDArray[np.int64] | None = None,
 ) -> LabelCheck:
-    """Return the likely label errors of the classes with enough images."""
+    """Return the likely label errors of the classes with enough images, or with enough `groups` [N] of them."""
     seed, classes = 0 if classifier.run is None else classifier.run.config.seed, classifier.classes
     if not classifier.task.targets.allows_several:
-        repeated = label_issues.find_repeated_classes(labels, classes)
+        repeated = label_issues.find_repeated_classes(labels, classes, groups)
         rows, names = np.flatnonzero(np.isin(labels, repeated)).tolist(), [classes[k] for k in repeated]
         numbers = np.searchsorted(repeated, labels[rows]).astype(np.int32)
-        probabilities = label_issues.predict_out_of_fold(features[rows], numbers, names, seed, progress)
+        chosen = None if groups is None else groups[rows]
+        probabilities = label_issues.predict_out_of_fold(features[rows], numbers, names, seed, progress, chosen)
         issues = label_issues.select_label_issues([records[i] for i in rows], numbers, probabilities, names)
         return LabelCheck(issues, _list_others(classes, names))
-    columns = label_issues.find_checkable_classes(labels)
+    columns = label_issues.find_checkable_classes(labels, groups)
     labels, names = labels[:, columns], [classes[k] for k in columns]
-    probabilities = label_issues.predict_labels_out_of_fold(classifier.task, features, labels, seed, progress)
+    probabilities = label_issues.predict_labels_out_of_fold(classifier.task, features, labels, seed, progress, groups)
     set_issues = label_issues.select_label_set_issues(records, labels, probabilities, names)
     return LabelCheck(set_issues, _list_others(classes, names))
 

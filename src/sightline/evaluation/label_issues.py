@@ -128,18 +128,29 @@ def count_label_issues(changes: Iterable[tuple[str, str]]) -> tuple[LabelIssueCo
     return tuple(LabelIssueCount(name, missing[name], wrong[name]) for name in names)
 
 
-def find_repeated_classes(labels: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
+def find_repeated_classes(
+    labels: NDArray[np.int32], classes: Sequence[str], groups: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Return the numbers of the `classes` that at least two images have, int64, by their `labels` int32 [N].
 
-    Raises `DataError` if there are fewer than two: of a class with one image, no model is fitted without this image.
+    With `groups` [N], images of two groups. Raises `DataError` if there are fewer than two such classes: of a class
+    with one image, or in one group, no model is fitted without it.
     """
-    repeated = np.flatnonzero(np.bincount(labels, minlength=len(classes)) >= MIN_REPEATS)
+    repeated = np.flatnonzero(_count_units(labels, len(classes), groups) >= MIN_REPEATS)
     if len(repeated) < 2:
+        units = "two images" if groups is None else "images of two groups"
         raise DataError(
-            f"Finding label issues needs at least two classes with two images each, and {len(repeated)} of "
+            f"Finding label issues needs at least two classes with {units} each, and {len(repeated)} of "
             f"{plural(len(classes), 'class', 'classes')} {'has' if len(repeated) == 1 else 'have'} as many: add images."
         )
     return repeated
+
+
+def _count_units(labels: NDArray[np.int32], count: int, groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return how many images, or groups of them, have each of `count` classes."""
+    if groups is not None:
+        labels = np.unique(np.stack([labels, groups]), axis=1)[0].astype(np.int32)
+    return np.bincount(labels, minlength=count)
 
 
 def predict_out_of_fold(
@@ -148,17 +159,31 @@ def predict_out_of_fold(
     classes: Sequence[str],
     seed: int = 0,
     progress: Progress = no_progress,
+    groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return out-of-fold probabilities [N, K] from `features` float32 [N, F]; each class has two images or more."""
-    counts = np.bincount(labels, minlength=len(classes))
+    """Return out-of-fold probabilities [N, K] from `features` float32 [N, F], of classes of `find_repeated_classes`.
+
+    Images of one of the `groups` [N] are in the same fold. Where all images of a class are, its labels are taken to be
+    right.
+    """
     linear_model = require("sklearn.linear_model", PURPOSE)
     model_selection = require("sklearn.model_selection", PURPOSE)
     convergence_warning = require("sklearn.exceptions", PURPOSE).ConvergenceWarning
-    folds = min(FOLDS, int(counts.min()))
+    folds = min(FOLDS, int(_count_units(labels, len(classes), groups).min()))
     x = features.astype(np.float64)
-    probabilities = np.zeros((len(labels), len(classes)))
-    splits = model_selection.StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "labels") % 2**32)
-    for done, (train_rows, test_rows) in enumerate(splits.split(x, labels), 1):
+    probabilities = np.eye(len(classes))[labels]
+    if groups is None:
+        splits = model_selection.StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "labels") % 2**32)
+        test_rows_by_fold = [rows for _, rows in splits.split(x, labels)]
+    else:
+        fold_of = _assign_folds([[str(label)] for label in labels.tolist()], folds, seed, groups)
+        test_rows_by_fold = [np.flatnonzero(fold_of == fold) for fold in range(folds)]
+    for done, fold_rows in enumerate(test_rows_by_fold, 1):
+        train_rows = np.setdiff1d(np.arange(len(labels)), fold_rows)
+        known = np.unique(labels[train_rows])
+        test_rows = fold_rows[np.isin(labels[fold_rows], known)]
+        if len(known) < 2 or not len(test_rows):
+            continue
         mean, deviation = x[train_rows].mean(0), x[train_rows].std(0)
         deviation = np.where(deviation > 0, deviation, 1.0)
         with warnings.catch_warnings():
@@ -166,9 +191,28 @@ def predict_out_of_fold(
             head = linear_model.LogisticRegression(C=REGULARIZATION, max_iter=200).fit(
                 (x[train_rows] - mean) / deviation, labels[train_rows]
             )
-        probabilities[test_rows] = head.predict_proba((x[test_rows] - mean) / deviation)
+        probabilities[test_rows] = 0.0
+        probabilities[np.ix_(test_rows, known)] = head.predict_proba((x[test_rows] - mean) / deviation)
         progress("checking labels (folds)", done, folds)
     return probabilities
+
+
+def _assign_folds(
+    classes: Sequence[Sequence[str]], folds: int, seed: int, groups: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Return the fold of each image, int64 [N]: those of a group together, and each class in about equal parts."""
+    units = np.arange(len(classes)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(units)
+    counters = [Counter[str]() for _ in sizes]
+    for unit, names in zip(units.tolist(), classes, strict=True):
+        counters[unit].update(names)
+    count = len(sizes)
+    order = make_generator(seed, "labels").permutation(count)
+    fold_of = np.empty(count, np.int64)
+    fold_of[order] = stratify_iteratively(
+        sizes[order].tolist(), [counters[i] for i in order], [1 / folds] * folds, np.arange(count) / count
+    )
+    return fold_of[units]
 
 
 def select_label_issues(
@@ -194,19 +238,26 @@ def select_label_issues(
     return tuple(issues)
 
 
-def find_checkable_classes(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def find_checkable_classes(labels: NDArray[np.uint8], groups: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Return the columns of `labels` [N, K] of which each fold has an image with the class, and one without it.
 
-    Raises `DataError` if there are none.
+    Images of one of the `groups` [N] are in the same fold. Raises `DataError` if there are none.
     """
-    positives = labels.sum(0, dtype=np.int64)
-    columns = np.flatnonzero(np.minimum(positives, len(labels) - positives) >= FOLDS)
+    units = np.arange(len(labels)) if groups is None else groups
+    least = max(MIN_REPEATS, _count_folds(units))
+    counts = [min(len(np.unique(units[column == value])) for value in (0, 1)) for column in labels.T]
+    columns = np.flatnonzero(np.array(counts) >= least)
     if not len(columns):
+        name = "images" if groups is None else "groups of images"
         raise DataError(
-            f"Finding label issues needs a class that at least {FOLDS} images have and {FOLDS} lack, and there is none "
+            f"Finding label issues needs a class that at least {least} {name} have and {least} lack, and there is none "
             f"among {len(labels)} images: add images."
         )
     return columns
+
+
+def _count_folds(units: NDArray[np.int64]) -> int:
+    return min(FOLDS, len(np.unique(units)))
 
 
 def predict_labels_out_of_fold(
@@ -215,27 +266,28 @@ def predict_labels_out_of_fold(
     labels: NDArray[np.uint8],
     seed: int = 0,
     progress: Progress = no_progress,
+    groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return out-of-fold probabilities [N, K] of each class of a `task` with several labels, uint8 [N, K].
 
-    The folds have about the same fraction of the images with each class, or without it, whichever are fewer.
+    The folds have about the same fraction of the images with each class, or without it, whichever are fewer. Images of
+    one of the `groups` [N] are in the same fold.
     """
     count, num_classes = labels.shape
     rarer = np.where(2 * labels.sum(0, dtype=np.int64) <= count, labels, 1 - labels)
-    order = make_generator(seed, "labels").permutation(count)
-    classes = [Counter(map(str, np.flatnonzero(rarer[i]))) for i in order]
-    folds = np.empty(count, np.int64)
-    folds[order] = stratify_iteratively([1] * count, classes, [1 / FOLDS] * FOLDS, np.arange(count) / count)
+    num_folds = _count_folds(np.arange(count) if groups is None else groups)
+    classes = [list(map(str, np.flatnonzero(row))) for row in rarer]
+    folds = _assign_folds(classes, num_folds, seed, groups)
     images = Subset(features, np.arange(count), labels, ("",) * count)
     probabilities = np.zeros((count, num_classes))
     from sightline.training import linear_head  # only here: a report does not wait for what builds networks
 
     with process.one_blas_thread():
-        for fold in range(FOLDS):
+        for fold in range(num_folds):
             train, rows = images.select(np.flatnonzero(folds != fold)), np.flatnonzero(folds == fold)
             head = next(linear_head.iter_heads(task, train, num_classes, penalties=(PENALTY * features.shape[1],)))
             probabilities[rows] = task.activate(task.link_scores(head.compute_scores(features[rows])))
-            progress("checking labels (folds)", fold + 1, FOLDS)
+            progress("checking labels (folds)", fold + 1, num_folds)
     return probabilities
 
 
