@@ -131,6 +131,11 @@ def test_arrays_may_state_their_splits() -> None:
     assert "<th>train</th><th>test</th>" in data._repr_html_()
 
 
+def _rows_of_hugging_face() -> Any:
+    """Return what seems to be a data set of the package `datasets`."""
+    return type("Dataset", (list,), {"__module__": "datasets.arrow_dataset", "to_pandas": None})([{"label": 0}])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -160,6 +165,16 @@ def test_arrays_may_state_their_splits() -> None:
         (lambda: sl.train([sl.Dataset("digits")]), r"join several with \+, as in first \+ second"),  # type: ignore[list-item]
         (lambda: sl.Dataset("digits", column="label=a"), r"column is not the text 'label=a', but a list: write \["),
         (lambda: sl.Dataset("digits").check(allow="split-leakage"), "allow is not the text 'split-leakage'"),
+        (lambda: sl.Dataset.from_arrays(cast("Any", _GpuTensor()), [0]), r"x cannot be converted .*: use Tensor\.cpu"),
+        (
+            lambda: sl.Dataset.from_arrays(draw(1)[0], cast("Any", _GpuTensor())),
+            r"labels cannot be converted to a NumPy array",
+        ),
+        (lambda: sl.Dataset(_rows_of_hugging_face()), r"save_to_disk\('folder/'\) and Dataset\.from_folder"),
+        (
+            lambda: sl.Dataset.from_dataframe(_rows_of_hugging_face()),
+            r"not a pandas DataFrame: use frame\.save_to_disk",
+        ),
         (lambda: sl.Dataset.from_dataframe([1, 2]), r"of the type builtins\.list, not a pandas DataFrame\.$"),
         (lambda: sl.Dataset(pandas_frame(["a.png"], ["a"])), r"use Dataset\.from_dataframe\(frame\)"),
         (lambda: sl.Dataset("photos", set={"train.epochs": 5}), "settings of how images are read"),
@@ -243,7 +258,7 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda _: sl.train("photos", epochs="5"), "epochs must be a whole number, not the text '5'."),
         (lambda _: sl.train("photos", seed="a"), "seed must be a whole number, not the text 'a'."),
         (lambda _: sl.train("photos", cache="no"), "cache must be True or False, not the text 'no'."),
-        (lambda _: sl.Dataset.from_folder("photos", 3), "folders must be a text or a path, not 3."),
+        (lambda _: sl.Dataset.from_csv(3), "path must be a text or a path, not 3."),
         (lambda _: sl.Run(b"runs"), "path must be a text or a path, not a bytes."),
         (lambda _: sl.load(None), "path must be a text or a path, not None."),
         (lambda _: sl.describe("quick", classes="4"), "classes must be a whole number, not the text '4'."),
@@ -405,6 +420,13 @@ def read_to_end(content: bytes) -> io.BytesIO:
     return file
 
 
+class _GpuTensor:
+    """What does not convert to a NumPy array, as a tensor on a GPU."""
+
+    def __array__(self, *_: Any, **__: Any) -> NDArray[np.uint8]:
+        raise TypeError("use Tensor.cpu()")
+
+
 class _Tensor:
     """What converts to a NumPy array, as the tensors of PyTorch and TensorFlow do."""
 
@@ -431,6 +453,13 @@ class _Tensor:
         (lambda x: [x, x.tolist()], r"Image \[1\]: .*use np\.array\(x, 'uint8'\)\.$"),
         (lambda x: np.zeros((2, 2, 8, 8, 3), np.uint8), r"got uint8 \[2, 8, 8, 3\]\.$"),
         (lambda x: {"image": x}, "of the type dict"),
+        (
+            lambda x: [{"image": x, "label": 0}],
+            r"Image \[0\] is a row with 'image', 'label': give the column of images",
+        ),
+        (lambda x: [(x, x[:8])], r"Image \[0\]: pixels must be uint8 .*, got tuple"),
+        (lambda x: _GpuTensor(), r"images cannot be converted to a NumPy array: use Tensor\.cpu\(\)"),
+        (lambda x: [x, _GpuTensor()], r"An image cannot be converted to a NumPy array: use Tensor\.cpu\(\)"),
         (lambda x: None, "of the type NoneType"),
         (lambda x: [x, None], r"Image \[1\] is missing: it is None in place of a path or an image\. Leave it out"),
         (lambda x: [x, float("nan")], r"Image \[1\] is missing: it is nan in place of"),

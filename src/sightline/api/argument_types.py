@@ -34,7 +34,8 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
     Numbers of NumPy are numbers, and True is none. Annotations with other types than those of `_KINDS` allow any value.
     """
     signature = inspect.signature(function)
-    kinds = {name: str(parameter.annotation).split(" | ") for name, parameter in signature.parameters.items()}
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    kinds = {parameter.name: str(parameter.annotation).split(" | ") for parameter in parameters}
     simple = {name: allowed for name, allowed in kinds.items() if set(allowed) <= set(_KINDS)}
 
     @wraps(function)
@@ -44,10 +45,8 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:  # Python's own message names the argument that is missing or unknown
             return function(*args, **kwargs)
         for name, value in arguments.items():
-            is_several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-            for one in value if is_several else (value,):
-                if name in simple:
-                    _check_value(name, one, simple[name])
+            if name in simple:
+                _check_value(name, value, simple[name])
         return function(*args, **kwargs)
 
     return checked

@@ -18,7 +18,7 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, resolve_config
 from sightline.data.indexing import Source, Sources, build_index, describe_sources, list_of_sources, list_sources
 from sightline.data.sources import named
-from sightline.data.sources.arrays import list_array_items
+from sightline.data.sources.arrays import list_array_items, to_numpy
 from sightline.data.sources.dataframe import list_frame_items
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.manifest import is_table
@@ -166,7 +166,7 @@ class Dataset:
         if split is not None and split not in SPLITS:
             raise UsageError(f"There is no split {split!r}: expected {', '.join(SPLITS)}.")
         try:
-            pixels = np.asarray(x)
+            pixels = to_numpy(x, "x")
         except ValueError as error:  # a list of arrays
             raise DataError(
                 "The images in x have different sizes: resize them, or save them as files and use Dataset.from_folder."

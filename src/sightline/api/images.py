@@ -16,7 +16,7 @@ from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
 from sightline.callbacks import Batch, Callback, Progress, as_callback, no_progress, track
 from sightline.data.remote import is_url
-from sightline.data.sources.arrays import name_class
+from sightline.data.sources.arrays import name_class, to_numpy
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.background_count import BackgroundCount
@@ -45,7 +45,7 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
     if hasattr(images, "columns") and len(images.columns) != 1:
         raise UsageError("images is a table: give its column of paths, as in frame['path'].")
     if hasattr(images, "__array__"):
-        return _split_array(np.asarray(images), channels)
+        return _split_array(to_numpy(images, "images"), channels)
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise UsageError(f"images is of the type {type(images).__name__}, but {_EXPECTED}.")
     return map(_read_image, images)
@@ -134,7 +134,7 @@ def _read_image(image: Any) -> Any:
         if not content and hasattr(image, "tell") and image.tell():
             raise UsageError("An image file was read or written to its end: call seek(0) on it first.")
         return content
-    return np.asarray(image) if hasattr(image, "__array__") else image
+    return to_numpy(image, "An image") if hasattr(image, "__array__") else image
 
 
 def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], count: int) -> NDArray[np.int64]:
@@ -143,7 +143,7 @@ def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], co
     Raises `DataError` for labels that do not fit.
     """
     try:
-        labels = np.asarray(y)
+        labels = to_numpy(y, "y")
     except ValueError:  # rows of different lengths
         raise DataError("y has rows of different lengths, but score expects one label for each image.") from None
     if labels.dtype == object and not labels.ndim:

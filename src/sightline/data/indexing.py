@@ -60,6 +60,11 @@ def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
     if hasattr(sources, "columns"):  # whose iteration would give the names of its columns
         raise UsageError("Images come from a path or a Dataset: for a DataFrame, use Dataset.from_dataframe(frame).")
+    if type(sources).__module__.partition(".")[0] == "datasets":  # of Hugging Face, whose iteration would give rows
+        raise UsageError(
+            "Images come from a path or a Dataset: for a data set of Hugging Face, use data.save_to_disk('folder/') "
+            "and Dataset.from_folder('folder/')."
+        )
     is_one = isinstance(sources, str | Path | SourceListing) or not isinstance(sources, Iterable)
     source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
     for source in source_list:

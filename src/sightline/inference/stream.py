@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +24,7 @@ from sightline.data.containers import Container, is_container, is_table, open_ah
 from sightline.data.image_tables import ImageTable
 from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
+from sightline.data.sources.arrays import is_missing
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
@@ -254,19 +254,18 @@ def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator
             yield image
         elif isinstance(image, str | Path):
             yield from expand_inputs([image], limits=limits)
-        elif _is_missing(image):
+        elif is_missing(image):
             raise UsageError(
                 f"Image [{number}] is missing: it is {image} in place of a path or an image. Leave it out, in a column "
                 "of paths by frame['path'].dropna()."
             )
+        elif isinstance(image, Mapping):
+            raise UsageError(
+                f"Image [{number}] is a row with {', '.join(map(repr, image))}: give the column of images alone, as in "
+                "data['image']."
+            )
         else:
             yield InputItem(f"[{number}]", lambda value=image: value)  # type: ignore[misc]  # mypy cannot infer a default
-
-
-def _is_missing(image: Any) -> bool:
-    """Return whether `image` is what stands for a missing value in lists and in pandas: None, NaN or NA."""
-    is_nan = isinstance(image, float) and math.isnan(image)
-    return image is None or is_nan or type(image).__name__ == "NAType"
 
 
 def choose_threads(items: Iterable[InputItem]) -> tuple[Iterator[InputItem], int | None]:

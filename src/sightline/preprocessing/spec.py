@@ -177,7 +177,7 @@ class PreprocessingSpec:
         Raises ImageError for a lazy Pillow image that cannot be loaded.
         """
         if not isinstance(image, Image.Image):
-            shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+            shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
             if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
                 raise UsageError(
                     f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}"

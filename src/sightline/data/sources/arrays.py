@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline.data.sources.listing import SourceItem
 from sightline.data.storage import ArrayStore
 from sightline.data.types import Split
-from sightline.errors import DataError, plural, suggest
+from sightline.errors import DataError, UsageError, first_line, plural, suggest
 from sightline.preprocessing import suggest_conversion
 
 
@@ -39,8 +39,9 @@ def list_array_items(
     if isinstance(labels, list | tuple):  # as an array of text, a missing label would be 'None' or 'nan'
         for i, label in enumerate(labels):
             _name_label(label, i, name)
-    label_shape = np.shape(labels)
-    labels = np.asarray(labels).reshape(-1)
+    labels = to_numpy(labels, f"{name}: the labels")
+    label_shape = labels.shape
+    labels = labels.reshape(-1)
     if len(labels) != len(pixels):
         hint = ": for one-hot rows, use y.argmax(1)" if len(label_shape) > 1 and label_shape[0] == len(pixels) else ""
         raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}{hint}.")
@@ -65,8 +66,19 @@ def list_array_items(
     ]
 
 
+def to_numpy(values: Any, name: str) -> NDArray[Any]:
+    """Return arrays, tensors and lists of them as a NumPy array, except lists of different lengths: `ValueError`.
+
+    Raises `UsageError` for a tensor that does not convert: one on a GPU, of bfloat16 or with gradients.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, RuntimeError) as error:
+        raise UsageError(f"{name} cannot be converted to a NumPy array: {first_line(error)}") from error
+
+
 def _name_label(label: Any, position: int, name: str) -> str:
-    if _is_missing(label):
+    if is_missing(label):
         raise DataError(f"{name}[{position}] has no label ({label}): leave the image out, or give it a label.")
     return str(int(label)) if isinstance(label, float) and label.is_integer() else name_class(label)
 
@@ -80,8 +92,8 @@ def name_class(label: Any) -> str:
     return label.decode("utf-8", "surrogateescape") if isinstance(label, bytes) else str(label)
 
 
-def _is_missing(label: Any) -> bool:
-    """Return whether a label is None, NaN, or the ``NA`` or ``NaT`` of pandas, which is not imported for it."""
-    if isinstance(label, float | np.floating):
-        return math.isnan(label)
-    return label is None or type(label).__name__ in {"NAType", "NaTType"}
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None, NaN, or the ``NA`` or ``NaT`` of pandas, which is not imported for it."""
+    if isinstance(value, float | np.floating):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in {"NAType", "NaTType"}

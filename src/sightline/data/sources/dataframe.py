@@ -14,8 +14,10 @@ from sightline.errors import DataError, UsageError
 def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
     """Return the listing of a DataFrame, as of a table; raises `UsageError` for anything else."""
     if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
-        hint = ": use frame.to_pandas()" if hasattr(frame, "to_pandas") else ""  # of polars, PyArrow, datasets
         module = type(frame).__module__.partition(".")[0]
+        hint = ": use frame.to_pandas()" if hasattr(frame, "to_pandas") else ""  # of polars, PyArrow
+        if module == "datasets":  # whose images a DataFrame would hold as dicts
+            hint = ": use frame.save_to_disk('folder/') and Dataset.from_folder('folder/')"
         raise UsageError(f"frame is of the type {module}.{type(frame).__qualname__}, not a pandas DataFrame{hint}.")
     if frame.empty:
         raise DataError("The DataFrame has no rows.")
