@@ -29,6 +29,7 @@ from sightline.progress import ProgressDisplay, show_progress
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
 SIDE, COUNT = 32, 80
+untyped: Any = sl  # for calls that a type checker would refuse
 QUICK: dict[str, Any] = {
     "recipe": "quick", "model": "cifar10-simple", "epochs": 2, "seed": 1, "set": ["model.hidden_units=[64]"]
 }  # fmt: skip
@@ -255,21 +256,19 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda run: run.classifier.predict("a.png", top=True), "top must be a whole number, not True."),
         (lambda run: run.classifier.evaluate(coverage="0.9"), "coverage must be a number, not the text '0.9'."),
         (lambda run: run.resume(epochs=2.5), "epochs must be a whole number, not 2.5."),
-        (lambda _: sl.train("photos", epochs="5"), "epochs must be a whole number, not the text '5'."),
-        (lambda _: sl.train("photos", seed="a"), "seed must be a whole number, not the text 'a'."),
-        (lambda _: sl.train("photos", cache="no"), "cache must be True or False, not the text 'no'."),
-        (lambda _: sl.Dataset.from_csv(3), "path must be a text or a path, not 3."),
-        (lambda _: sl.Run(b"runs"), "path must be a text or a path, not a bytes."),
-        (lambda _: sl.load(None), "path must be a text or a path, not None."),
-        (lambda _: sl.describe("quick", classes="4"), "classes must be a whole number, not the text '4'."),
-        (lambda _: sl.describe("quick", set=None), 'set must be a dict or a list of "KEY=VALUE", not None.'),
-        (lambda _: sl.Dataset("photos", column=3), 'column must be a dict or a list of "ROLE=NAME", not 3.'),
-        (lambda _: sl.train("photos", allow=[3]), "allow must be a list of texts, not [3]."),
+        (lambda _: untyped.train("photos", epochs="5"), "epochs must be a whole number, not the text '5'."),
+        (lambda _: untyped.train("photos", seed="a"), "seed must be a whole number, not the text 'a'."),
+        (lambda _: untyped.train("photos", cache="no"), "cache must be True or False, not the text 'no'."),
+        (lambda _: untyped.Dataset.from_csv(3), "path must be a text or a path, not 3."),
+        (lambda _: untyped.Run(b"runs"), "path must be a text or a path, not a bytes."),
+        (lambda _: untyped.load(None), "path must be a text or a path, not None."),
+        (lambda _: untyped.describe("quick", classes="4"), "classes must be a whole number, not the text '4'."),
+        (lambda _: untyped.describe("quick", set=None), 'set must be a dict or a list of "KEY=VALUE", not None.'),
+        (lambda _: untyped.Dataset("photos", column=3), 'column must be a dict or a list of "ROLE=NAME", not 3.'),
+        (lambda _: untyped.train("photos", allow=[3]), "allow must be a list of texts, not [3]."),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused_by_its_name(
-    run: sl.Run, call: Callable[[sl.Run], Any], sentence: str
-) -> None:
+def test_a_value_of_a_wrong_type_is_refused_by_its_name(run: sl.Run, call: Callable[[Any], Any], sentence: str) -> None:
     with pytest.raises(sl.UsageError, match=f"^{re.escape(sentence)}$"):
         call(run)
 

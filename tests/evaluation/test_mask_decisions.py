@@ -72,7 +72,7 @@ def test_without_a_threshold_that_reaches_the_target_no_mask_is_accepted() -> No
     decisions = mask_decisions.evaluate_decisions(draw_outputs(20, 1), thresholds)
     nothing = SimpleNamespace(risk=[])
     report: Any = SimpleNamespace(risk_coverage=nothing, threshold=None, selective=decisions)
-    lines = list(segmentation_view._list_decision_lines(report))
+    lines = list(segmentation_view._list_decision_lines(report, ""))
     assert lines == ["  on these 20 images: accepts 0.0%; abstains on 100.0%"]
     decision = decide_mask(1.0, thresholds)
     assert decision is not None
