@@ -110,8 +110,8 @@ def test_images_of_a_group_are_in_one_fold() -> None:
     features = (rng.normal(size=(24, 100))[groups] + 0.1 * rng.normal(size=(240, 100))).astype(np.float32)
     labels = rng.integers(0, 2, (24, 3))[groups].astype(np.uint8)
 
-    def find_errors(given: np.ndarray | None) -> float:
-        p = label_issues.predict_labels_out_of_fold(TASK, features, labels, groups=given)
+    def find_errors(together: np.ndarray | None) -> float:
+        p = label_issues.predict_labels_out_of_fold(TASK, features, labels, groups=together)
         return float(np.abs(p - labels).mean())
 
     assert find_errors(None) < 0.3
