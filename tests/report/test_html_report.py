@@ -29,6 +29,7 @@ from sightline.data.recorded_images import ImageRow
 from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Subset
 from sightline.errors import ModelError
 from sightline.escaping import printable
+from sightline.evaluation import multi_label
 from sightline.evaluation.report import build_report, fit_thresholds
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import ThresholdRequest
@@ -267,6 +268,17 @@ def test_marks_of_charts_have_tooltips() -> None:
     assert len(points) == len(m["risk_coverage"]["coverage"])
 
 
+def test_the_legend_of_the_confusion_matrix_names_every_color() -> None:
+    text = render_html(make_report())
+    section = text[text.index('<section id="confusion"') : text.index('<section id="classes"')]
+    entries = re.findall(r'<rect class="area (\w+-\d)"[^>]*></svg>([^<]+)</li>', section)
+    starts = [*charts.CORRECT_LEVELS, *charts.ERROR_LEVELS]
+    colors = [f"{name}-{level}" for name in ("blue", "orange") for level in range(1, 6)]
+    assert [color for color, _ in entries] == colors
+    assert [name for _, name in entries if name.startswith("from")] == [f"from {100 * start:.0f}%" for start in starts]
+    assert [name for _, name in entries if "below" in name] == ["correct, below 50%", "errors, below 5%"]
+
+
 def test_the_name_of_a_stage_is_above_the_marks_of_its_epochs() -> None:
     text = render_html(make_report())
     pattern = r'<text [^>]*y="([\d.]+)"[^>]*>fine-tune</text>\s*<path class="stage" d="M[\d.]+ ([\d.]+)V'
@@ -409,6 +421,10 @@ def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
     text = render_html(report)
     section = text[text.index('<section id="confusion"') : text.index('<section id="classes"')]
     assert section.index("Largest confusions") < section.index('class="chart matrix"')
+    assert [name for name in re.findall(r"</svg>([^<]+)</li>", section) if "%" in name] == [
+        "correct, below 50%", "from 50%", "from 70%", "from 85%",
+        "errors, below 5%", "from 5%", "from 10%", "from 25%",
+    ]  # fmt: skip
     largest = charts.list_confusions(classes, get_metrics(report)["confusion"])
     rows = re.findall(r'<tr><td class="name">(.*?)</td><td class="name">(.*?)</td><td class="n">(\d+)</td>', section)
     assert rows == [(c["label"], c["predicted"], str(c["count"])) for c in largest[:20]]
@@ -478,11 +494,33 @@ def test_the_most_frequent_confusion_is_named_only_if_there_is_one() -> None:
 # In a browser
 
 
+def make_label_report() -> RunReport:
+    classes = ("bicyclist", "car", "fence", "pavement", "pedestrian", "pole", "sign", "tree")
+    rng = np.random.default_rng(0)
+    labels = rng.random((200, len(classes))) < 0.5
+    probabilities = np.clip(0.6 * labels + rng.random(labels.shape) * 0.4, 0, 1).astype(np.float32)
+    paths = tuple(f"{i}.png" for i in range(len(labels)))
+    images = tuple(ImageRecord(path, path, "", "test", 9, 9) for path in paths)
+    pixels = np.zeros((len(labels), 1, 1, 3), np.uint8)
+    labeled = LabeledSubset(Subset(pixels, np.arange(len(labels)), labels.astype(np.uint8), paths), images, ())
+    metrics_info = multi_label.build_report(classes, probabilities, labeled, "test", None).to_dict()
+    config = RunConfig()
+    config = replace(config, model=replace(config.model, task="multi_label"))
+    return make_report(metrics=metrics_info, config=config, images={})
+
+
 @pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)
 @pytest.mark.parametrize(
-    "make", [make_report, lambda: make_report(tuple(f"a long class name {i}" for i in range(40)), 600)]
+    ("make", "width"),
+    [
+        (make_report, 390),
+        (lambda: make_report(tuple(f"a long class name {i}" for i in range(40)), 600), 390),
+        (make_label_report, 1240),
+    ],
 )
-def test_no_page_scrolls_sideways_and_no_table_is_cut_on_a_phone(make: Callable[[], RunReport], tmp_path: Path) -> None:
+def test_no_page_scrolls_sideways_and_no_table_is_cut(
+    make: Callable[[], RunReport], width: int, tmp_path: Path
+) -> None:
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_html(make()))
     probe = (
         "<script>const d = document.documentElement, tables = [...document.querySelectorAll('.scroll table')];"
@@ -494,7 +532,7 @@ def test_no_page_scrolls_sideways_and_no_table_is_cut_on_a_phone(make: Callable[
     assert browser is not None
     outcome = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-         "--window-size=390,844", "--dump-dom", (tmp_path / "page.html").as_uri()],
+         f"--window-size={width},844", "--dump-dom", (tmp_path / "page.html").as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     match = re.search(r"<title>(\d+) (\d+) (\d+)</title>", outcome.stdout)

@@ -179,6 +179,8 @@ def format_count(value: int) -> str:
 
 HELPERS = {
     "add_bin_intervals": add_bin_intervals,
+    "correct_levels": CORRECT_LEVELS,
+    "error_levels": ERROR_LEVELS,
     "find_stages": find_stages,
     "format_count": format_count,
     "frame": make_frame,
