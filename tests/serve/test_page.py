@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
@@ -84,3 +85,19 @@ def test_both_languages_have_all_texts() -> None:
     assert english == chinese
     used = set(re.findall(r'data-text="(\w+)"', page)) | set(re.findall(r'\btext\("(\w+)"\)', script))
     assert used <= english
+
+
+def test_each_error_that_is_translated_is_one_of_the_server() -> None:
+    from sightline.serve.page import FOLDER
+
+    sentences = []
+    for file in FOLDER.parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            pieces = node.values if isinstance(node, ast.JoinedStr) else [node]
+            for value in ("5", "the image"):
+                texts = [str(piece.value) if isinstance(piece, ast.Constant) else value for piece in pieces]
+                sentences.append("".join(texts))
+    patterns = re.findall(r"^  \[/(.+)/s?, \"", (FOLDER / "page.js").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(patterns) == 9
+    for pattern in patterns:
+        assert any(re.search(pattern, sentence, re.DOTALL) for sentence in sentences), pattern

@@ -36,6 +36,17 @@ const TEXTS = {
     alt: (label) => `图片，分类结果为 ${label}`, areas: "每个像素的类别，以及各类像素所占的比例。",
   },
 };
+const ERRORS = [ // of the server, in Chinese; a reason stays as it is
+  [/^The image cannot be read: (.+)\.$/s, "无法读取图片：$1。"],
+  [/^There is no prediction for the image: (.+)\.$/s, "无法预测这张图片：$1。"],
+  [/^The body has more than (\d+) bytes, the maximum of this server\.$/, "图片超过本服务器的上限：$1 字节。"],
+  [/^The response takes more than (.+) seconds\.$/, "$1 秒内没有得到结果，请稍后再试。"],
+  [/^Too many (?:images are waiting|connections): try again in a moment\.$/, "服务器正忙，请稍后再试。"],
+  [/^The server is stopping: ask another one, or try again in a moment\.$/, "服务器正在停止，请稍后再试。"],
+  [/^The request needs the token of this server: Authorization: Bearer TOKEN\.$/, "请输入本服务器的令牌。"],
+  [/^The Host header is not a name of this server\.$/, "不能用这个网址访问本服务器。"],
+  [/^There is no (?:model|version) .+: this server has .+\.$/s, "服务器已不再提供这个模型，请刷新页面。"],
+];
 const MIN_SIDE = 256; // of the canvas, for images that are smaller
 const MAX_SIDE = 900; // of the canvas, in pixels
 const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
@@ -43,10 +54,15 @@ const VIRIDIS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33,
 const $ = (id) => document.getElementById(id);
 let language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 let token = "";
+let failure = ""; // as the server states it
 let listed = null; // the promise that the models are listed, or null once that failed
 let current = null; // {file, image, prediction, explanation, heat, mask, controller}
 
 const text = (key) => TEXTS[language][key];
+const translate = (message) => {
+  const [pattern, translation] = (language === "zh" && ERRORS.find(([known]) => known.test(message))) || [];
+  return pattern ? message.replace(pattern, translation) : message;
+};
 const percent = (value) => new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(value);
 
 class Unauthorized extends Error {}
@@ -106,13 +122,15 @@ function showTexts() {
   $("language").textContent = text("other");
   if (current?.prediction) showPrediction();
   if (current) showEvidence();
+  $("error").textContent = translate(failure);
 }
 
 function showError(error) {
   if (error.name === "AbortError") return;
   $("login").hidden = !(error instanceof Unauthorized);
   if (error instanceof Unauthorized) $("token").focus();
-  $("error").textContent = error.message;
+  failure = error.message;
+  $("error").textContent = translate(failure);
   $("error").hidden = false;
 }
 
@@ -265,7 +283,7 @@ function showEvidence() {
     return;
   }
   if (!explanation) {
-    $("evidence").textContent = problem || text("explaining");
+    $("evidence").textContent = translate(problem) || text("explaining");
     return;
   }
   const { label, probability, faithfulness } = explanation;
