@@ -14,6 +14,7 @@ import pytest
 
 import sightline as sl
 from sightline.api.comparison import compare_to_first
+from sightline.runs.directory import RunDirectory
 from sightline.studio import comparing
 from sightline.studio.contents import open_studio
 
@@ -83,6 +84,18 @@ def test_only_listed_runs_can_be_chosen(client: Any, other: sl.Run, tmp_path: Pa
         answer = client.get("/compare", params={"with": name})
         assert (answer.status_code, "no evaluated run" in answer.json()["error"]) == (404, True)
     assert client.get("/compare", params={"with": "b"}).status_code == 200
+
+
+def test_runs_of_another_kind_are_offered_only_where_they_are_given(
+    run: sl.Run, other: sl.Run, label_run: sl.Run, tmp_path: Path
+) -> None:
+    for name, one in (("a", run), ("b", other), ("labels", label_run)):
+        shutil.copytree(one.path, tmp_path / name)
+    shutil.copytree(other.path, tmp_path / "damaged")
+    (tmp_path / "damaged" / "config.toml").write_text("[model")
+    directory = RunDirectory(tmp_path / "a")
+    assert list(comparing.list_runs(directory, [])) == ["b"]
+    assert list(comparing.list_runs(directory, [tmp_path / "labels"])) == ["labels", "b"]
 
 
 def test_a_run_without_others_says_how_to_give_one(run_client: Any) -> None:

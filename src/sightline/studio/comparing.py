@@ -17,12 +17,14 @@ from sightline.api.common_images import find_common_images
 from sightline.api.common_masks import find_common_masks
 from sightline.api.comparison import IMAGE_IOU, compare_runs, compare_to_first
 from sightline.data.types import SPLITS
+from sightline.errors import SightlineError
 from sightline.evaluation.multi_label import MultiLabelResult
 from sightline.evaluation.segmentation import SegmentationResult
 from sightline.runs.directory import RunDirectory
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages
+from sightline.tasks.protocol import find_task
 
 MAX_RUNS = 200  # to choose from
 MAX_IMAGES = 48  # of each kind, on the page; all of them are in the list of images
@@ -33,7 +35,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages, othe
     run = model.run.directory
 
     def page(request: Request) -> Response:
-        runs = list_runs(run.path, others)
+        runs = list_runs(run, others)
         chosen = request.query_params.get("with") or (next(iter(runs)) if others else "")
         if chosen and chosen not in runs:
             raise HTTPException(404, f"There is no evaluated run {chosen[:80]!r} to compare with.")
@@ -54,15 +56,29 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages, othe
     return [Route("/compare", page)]
 
 
-def list_runs(path: Path, others: Sequence[Path]) -> dict[str, Path]:
-    """Return the evaluated runs to compare the one at `path` with, by name: `others`, and those in its folder."""
-    siblings = sorted(file.parent for file in path.resolve().parent.glob("*/run.json"))
-    known, runs = {path.resolve()}, {}
+def list_runs(run: RunDirectory, others: Sequence[Path]) -> dict[str, Path]:
+    """Return the evaluated runs to compare `run` with, by name: `others`, and those of its kind in its folder."""
+    siblings = sorted(file.parent for file in run.path.resolve().parent.glob("*/run.json"))
+    kind = _find_kind(run)
+    known, runs = {run.path.resolve()}, {}
     for folder in (*others, *siblings):
-        if folder.resolve() not in known and any((folder / "eval" / split).is_dir() for split in SPLITS):
+        if folder.resolve() in known or not any((folder / "eval" / split).is_dir() for split in SPLITS):
+            continue
+        if folder in others or _find_kind(RunDirectory(folder)) == kind:
             known.add(folder.resolve())
             runs[str(folder) if folder.name in runs else folder.name] = folder
-    return dict(list(runs.items())[:MAX_RUNS])
+        if len(runs) == MAX_RUNS:
+            break
+    return runs
+
+
+def _find_kind(run: RunDirectory) -> tuple[bool, bool] | None:
+    """Return whether images have several classes and whether pixels have one; None if the run does not say."""
+    try:
+        targets = find_task(run.config.model.task).targets
+    except SightlineError:
+        return None
+    return targets.allows_several, targets.are_masks
 
 
 def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, Any]:
