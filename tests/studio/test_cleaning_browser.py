@@ -75,6 +75,24 @@ def test_labels_are_chips_that_keys_and_clicks_toggle(
         assert [to for _, _, to in read_lines(patch)] == ["tree", ""], "of those that had it"
 
 
+def test_labels_without_room_are_counted(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    names = ("bicyclist", "car", "fence", "pavement", "pedestrian", "pole", "sign", "tree")
+    root = draw_classes(tmp_path / "images", {"x": (90, 90, 90)}, 2, 16)
+    lines = ["path,label", f'x/x-000.png,"{";".join(names)}"', "x/x-001.png,car;tree"]
+    (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = Dataset(root / "labels.csv", set=["model.task=multi_label"])
+    with open_studio(data, patch) as studio, serve(studio) as address:
+        page = open_page(address, width=390)
+        page.wait_for_selector("#image-0 .chip")
+        chips = page.locator("#image-0 .chip").all_text_contents()
+        assert 0 < len(chips) < len(names)
+        assert chips == list(names[: len(chips)])
+        count = f"+{len(names) - len(chips)}"
+        playwright.expect(page.locator("#image-0 .chips")).to_have_attribute("data-more", count)
+        expect_chips(page, 1, ["car", "tree"])
+        assert page.locator("#image-1 .chips").get_attribute("data-more") is None
+
+
 def test_a_chip_is_removed_and_another_label_added_beside_the_large_image(
     several: Studio, patch: Path, open_page: Any
 ) -> None:

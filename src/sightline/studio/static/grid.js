@@ -8,6 +8,14 @@ const MARGIN = 0.5; // rows above and below the view that exist, too
 const AHEAD = 3; // rows above and below the view whose images are loaded
 const MAX_HEIGHT = 15_000_000; // pixels that browsers can scroll
 
+/** Leave out the last of the chips that have no room, and state how many are. */
+function shorten(chips) {
+  for (let left = 1; chips.scrollHeight > chips.clientHeight && chips.children.length > 1; left++) {
+    chips.lastElementChild.remove();
+    chips.dataset.more = `+${left}`;
+  }
+}
+
 const addressOf = (row) => `/thumbnails/${row.sha256}.webp`;
 
 export class Grid {
@@ -305,6 +313,8 @@ export class Grid {
     tile.title = row.path;
     for (const [name, has] of Object.entries(this.mark(row))) tile.classList.toggle(name, Boolean(has));
     tile.replaceChildren(image, ...(layer ? [layer] : []), caption);
+    const chips = caption.querySelector(".chips");
+    if (chips) shorten(chips);
   }
 
   #makeLayer(row) {

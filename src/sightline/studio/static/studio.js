@@ -193,7 +193,7 @@ function showCheck() {
 function showFolders({ status, done, total, error, written }) {
   $("#write-folders").disabled = status === "running";
   $("#folders-state").hidden = status === "new";
-  const share = total ? ` ${Math.round((100 * done) / total)}%` : " …";
+  const share = total ? ` ${Math.round((100 * done) / total)}%` : texts.ellipsis;
   let text = { running: `${texts["writing-folders"]}${share}`, failed: error }[status] ?? "";
   if (written) {
     const counts = { "hard-links": written.hard_links, "symbolic-links": written.symbolic_links, copies: written.copies, "left-out": written.left_out };

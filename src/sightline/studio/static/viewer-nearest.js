@@ -23,7 +23,7 @@ async function refresh() {
   try {
     for (;;) {
       const { features, images, by } = await load(`/images/${$("#viewer").dataset.id}/nearest`, { signal, seconds: SLOW_S });
-      const share = features.total ? ` ${Math.round((100 * features.done) / features.total)}%` : " …";
+      const share = features.total ? ` ${Math.round((100 * features.done) / features.total)}%` : texts.ellipsis;
       const byHash = by === "hash" ? ` ${texts["by-hash"]}` : "";
       const progress = { complete: "", failed: features.error }[features.status] ?? `${texts["features-running"]}${share}`;
       note.textContent = `${progress}${byHash}`;
