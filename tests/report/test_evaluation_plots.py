@@ -54,6 +54,10 @@ def test_a_temperature_that_changes_something_is_drawn_beside(figures_drawn: lis
     titles = [axes.get_title() for axes in figures_drawn[0].axes if axes.get_title()]
     assert len(titles) == 2
     assert titles[1].startswith("at temperature 2.")
+    (names,) = figures_drawn[0].legends
+    assert [text.get_text() for text in names.get_texts()] == [
+        "perfect calibration", "at the mean confidence", "accuracy",
+    ]  # fmt: skip
 
 
 def test_roc_and_precision_recall_are_drawn_with_what_is_in_use(figures_drawn: list[Any]) -> None:

@@ -25,7 +25,7 @@ def plot_main(value: EvaluationReport) -> dict[str, RenderedFigure]:
     plots = {
         "reliability": plot_reliability(value.calibration, value.split),
         "risk-coverage": plot_risk_coverage(value.risk_coverage, value.split),
-        "confusion": run_plots.plot_confusion(value.evaluation, value.split),
+        "confusion": run_plots.plot_confusion(value.evaluation, f"Confusion matrix, {value.split}"),
     }
     if value.binary is not None and value.binary.positives and value.binary.negatives:
         plots["roc-precision-recall"] = plot_binary(value.binary, value.split)
@@ -36,7 +36,7 @@ def plot_all(value: EvaluationReport, samples: Subset) -> dict[str, RenderedFigu
     """Draw all figures of an evaluation of `samples`."""
     plots = plot_main(value) | {
         "confusion-normalized": run_plots.plot_confusion(
-            value.evaluation, f"{value.split}, % of each true class", percentages=True
+            value.evaluation, f"Confusion matrix, {value.split}, % of each true class", percentages=True
         ),
     }
     if value.errors.most_confident_errors:
@@ -68,11 +68,12 @@ def plot_reliability(value: CalibrationReport, title: str = "") -> RenderedFigur
     grid_of = figure.subplots(2, len(sides), height_ratios=[4, 1], sharex=True, squeeze=False)
     for (upper, lower), (name, bins, ece) in zip(grid_of.T, sides, strict=True):
         middles = [(b.low + b.high) / 2 for b in bins]
-        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
-        upper.bar(middles, [b.accuracy for b in bins], width=0.9 / BINS, color=TRAIN, label="right")
+        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", label="perfect calibration")
+        upper.bar(middles, [b.accuracy for b in bins], width=0.9 / BINS, color=TRAIN, label="accuracy")
         upper.plot(
-            [b.confidence for b in bins], [b.accuracy for b in bins], "o", color=VALIDATION, markersize=4, label="mean"
-        )
+            [b.confidence for b in bins], [b.accuracy for b in bins], "o", color=VALIDATION, markersize=4,
+            label="at the mean confidence", clip_on=False,
+        )  # fmt: skip
         upper.set_title(f"{name}: ECE {ece:.3f}", fontsize=10, color=INK)
         upper.set_ylim(0, 1.02)
         upper.set_ylabel("accuracy", color=INK)
@@ -82,6 +83,8 @@ def plot_reliability(value: CalibrationReport, title: str = "") -> RenderedFigur
         lower.set_xlim(0, 1)
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
+    names = grid_of[0, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"Reliability, {title}" if title else "Reliability", **plotting.text_style(12))
     return plotting.render(figure)
 
@@ -135,5 +138,5 @@ def plot_risk_coverage(curve: RiskCoverageCurve, title: str = "") -> RenderedFig
     axes.set_ylim(0, max(0.02, 1.08 * float(curve.risk.max())))
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{title}: area {curve.aurc:.4f}", **plotting.text_style(11))
+    axes.set_title(f"Risk-coverage curve, {title}: area {curve.aurc:.4f}", **plotting.text_style(11))
     return plotting.render(figure)
