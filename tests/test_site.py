@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from functools import cache
 from pathlib import Path
@@ -71,3 +72,21 @@ def test_the_table_of_parity_lists_every_network() -> None:
     page = (REPOSITORY / "benchmarks" / "results" / "export.md").read_text(encoding="utf-8")
     rows = page.partition("<!-- parity: begin -->")[2].partition("<!-- parity: end -->")[0]
     assert re.findall(r"^\| `([\w-]+)` \|.* onnx \|", rows, re.MULTILINE) == list(registry.ENTRIES)
+
+
+@pytest.mark.parametrize("page", [REPOSITORY / "README.zh-CN.md", *sorted((DOCS / "zh-CN").glob("*.md"))])
+def test_no_line_ends_inside_a_chinese_sentence(page: Path) -> None:
+    """A browser shows the end of a line as a space, which Chinese does not have."""
+    lines = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL).splitlines()
+    letters, marks = "\u4e00-\u9fff", "\u3001-\u303f\uff00-\uffef"
+    inside = re.compile(rf"[{marks}]\n\s*\S|[{letters}]\n\s*[{letters}{marks}]")
+    for line, following in itertools.pairwise(lines):
+        is_text = not re.match(r"\s*(?:\||#|[-*] |\d+\. |: |> |!\[|<|\*\*|$)", following) and line[:1] not in {"#", "|"}
+        assert not (is_text and inside.search(f"{line}\n{following}")), line
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")))
+def test_no_page_has_a_placeholder_that_browsers_take_for_a_tag(page: str) -> None:
+    code = re.compile(r"```.*?```|^    .*?$|`[^`]*`|<!--.*?-->", re.DOTALL | re.MULTILINE)
+    text = code.sub("", (DOCS / page).read_text(encoding="utf-8"))
+    assert set(re.findall(r"<(?!https?:)/?\w+", text)) <= {"<br"}

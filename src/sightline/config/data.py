@@ -76,7 +76,7 @@ class DataConfig:
     )
     label_pattern: str = setting(
         "",
-        "regular expression with a group (?P<label>...) that extracts the class from the file name, or from the path "
+        "regular expression with a group `(?P<label>...)` that extracts the class from the file name, or from the path "
         "relative to the source if the pattern contains a /; empty: folders are classes",
         check=check_label_pattern,
     )
