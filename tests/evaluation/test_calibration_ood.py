@@ -122,6 +122,15 @@ def test_it_takes_299_images_to_show_99_percent() -> None:
             selective.choose_threshold(sure, np.ones(299, bool), wrong)
 
 
+def test_a_threshold_says_that_its_bound_ignores_groups() -> None:
+    sure, right, groups = np.linspace(0.5, 1, 400, dtype=np.float32), np.ones(400, bool), np.repeat(np.arange(10), 40)
+    alone, grouped = (selective.choose_threshold(sure, right, 0.95, groups=of) for of in (None, groups))
+    assert (alone.note, grouped.confidence) == ("", alone.confidence)
+    assert "takes 400 validation images as independent, but they are of 10 groups" in grouped.note
+    few = selective.choose_threshold(sure[:20], right[:20], 0.95, groups=groups[:20])
+    assert "independent" not in few.note, "there is no threshold, and so no bound"
+
+
 def test_being_conservative_says_what_it_costs() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.random(800).astype(np.float32)

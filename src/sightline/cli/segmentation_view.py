@@ -76,6 +76,8 @@ def _list_decision_lines(report: SegmentationReport, fitted: str) -> Iterator[st
             f"{threshold.count} validation masks; precision {threshold.precision:.4f} (at least "
             f"{threshold.lower_bound:.4f} with 95% confidence)"
         )
+        if threshold.note:
+            yield f"  {threshold.note}"
     if decisions is None:
         return
     reached = "" if decisions.precision is None else f", {decisions.precision:.1%} of them with an IoU of at least"

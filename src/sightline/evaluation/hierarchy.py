@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
 from sightline.data.types import LabeledSubset
 from sightline.evaluation import bootstrap, ood, report, selective
-from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, count_groups
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.selective import SelectiveResult, Threshold
@@ -139,11 +139,13 @@ def choose_threshold(
     target_precision: float,
     *,
     conservative: bool = True,
+    groups: NDArray[np.int64] | None = None,
 ) -> Threshold:
     """Return the smallest threshold of node probabilities with at least the precision `target_precision`.
 
     A node is right if it is the true class or above it. Lower thresholds predict more nodes, and deeper ones.
-    `probabilities` are float32 [N, K], `labels` int32 [N]; the test is that of `selective.choose_threshold`.
+    `probabilities` are float32 [N, K], `labels` int32 [N]; the test, and what it says of `groups` int64 [N], is that of
+    `selective.choose_threshold`.
     """
     sums = tree.sum_probabilities(probabilities)
     images, nodes = np.nonzero(sums >= LEAST_PROBABILITY)  # of an image the nodes of one path, from the top
@@ -154,7 +156,7 @@ def choose_threshold(
     ends = selective.find_group_ends(confidences[order])
     return selective.choose_from_counts(
         confidences[order][ends], np.cumsum(is_first[order])[ends], np.cumsum(gains[order])[ends], len(labels),
-        target_precision, conservative=conservative,
+        target_precision, conservative=conservative, num_groups=count_groups(groups),
     )  # fmt: skip
 
 
@@ -227,8 +229,8 @@ def _evaluate_decisions(
 def _choose_requested(tree: ClassTree, held_out: ModelOutputs | None, request: ThresholdRequest) -> Threshold | None:
     if held_out is None or request.target_precision is None:
         return None
-    p, labels = held_out.outputs.probabilities, held_out.labels
-    return choose_threshold(tree, p, labels, request.target_precision, conservative=request.conservative)
+    p, labels, target = held_out.outputs.probabilities, held_out.labels, request.target_precision
+    return choose_threshold(tree, p, labels, target, conservative=request.conservative, groups=held_out.groups)
 
 
 def _check_usual_targets(

@@ -81,9 +81,11 @@ def choose_threshold(held_out: MaskOutputs | None, request: ThresholdRequest) ->
     """Return the quality for the target precision; None if there is no target, or no validation images."""
     if held_out is None or request.target_precision is None:
         return None
-    _, qualities, ious = _compare_qualities(held_out)
-    is_right = ious >= _get_min_iou(request)
-    return selective.choose_threshold(qualities, is_right, request.target_precision, conservative=request.conservative)
+    known, qualities, ious = _compare_qualities(held_out)
+    return selective.choose_threshold(
+        qualities, ious >= _get_min_iou(request), request.target_precision, conservative=request.conservative,
+        groups=_renumber(held_out.groups, known),
+    )  # fmt: skip
 
 
 def _compare_qualities(

@@ -213,9 +213,9 @@ def _choose_threshold(held_out: ModelOutputs | None, request: ThresholdRequest) 
     """Return the confidence for the target precision; None if there is no target, or no validation images."""
     if held_out is None or request.target_precision is None:
         return None
-    p = held_out.outputs.probabilities
-    correct = p.argmax(1) == held_out.labels
-    return selective.choose_threshold(p.max(1), correct, request.target_precision, conservative=request.conservative)
+    p, labels, groups = held_out.outputs.probabilities, held_out.labels, held_out.groups
+    target, conservative = request.target_precision, request.conservative
+    return selective.choose_threshold(p.max(1), p.argmax(1) == labels, target, conservative=conservative, groups=groups)
 
 
 def evaluate_decisions(
