@@ -162,6 +162,22 @@ def _rows_of_hugging_face() -> Any:
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
         (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]
+        (lambda: sl.Dataset(cast("Any", {"photos": 1})), "not from dict"),
+        (lambda: sl.Dataset(""), "No source given: pass a folder"),
+        (lambda: sl.Dataset.from_folder(""), "No source given: pass"),
+        (lambda: sl.Dataset([]), "No source given"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], [["a"], ["a", "b"]]), "labels are rows of different lengths"),
+        (
+            lambda: sl.Dataset.from_arrays(draw(2)[0], cast("Any", {"a", "b"})),
+            "must be a list or an array with one for",
+        ),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], cast("Any", None)), "must be a list or an array with one for each"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], [0, 1], classes="ab"), "a list of names in the order of their"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], [0, 1], classes=cast("Any", {"a", "b"})), "in the order of their"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], [0, 1], classes=["a", "a"]), "a list of different names"),
+        (lambda: sl.Dataset.from_arrays(cast("Any", []), []), r"got float64 \[0\]\.$"),
+        (lambda: sl.Dataset("digits").preview("a.png", count=0), "count is the number of images, at least 1, not 0"),
+        (lambda: sl.push(cast("Any", None), "hf:me/cats"), "model must be a run, a classifier or the path of one"),
         (lambda: sl.Dataset(sl.Dataset("digits")), r"not in a list: join several with \+"),  # type: ignore[arg-type]
         (lambda: sl.train([sl.Dataset("digits")]), r"join several with \+, as in first \+ second"),  # type: ignore[list-item]
         (lambda: sl.Dataset("digits", column="label=a"), r"column is not the text 'label=a', but a list: write \["),
@@ -171,7 +187,7 @@ def _rows_of_hugging_face() -> Any:
             lambda: sl.Dataset.from_arrays(draw(1)[0], cast("Any", _GpuTensor())),
             r"labels cannot be converted to a NumPy array",
         ),
-        (lambda: sl.Dataset(_rows_of_hugging_face()), r"save_to_disk\('folder/'\) and Dataset\.from_folder"),
+        (lambda: sl.Dataset(_rows_of_hugging_face()), r"save_to_disk\('folder/'\), then Dataset\.from_folder"),
         (
             lambda: sl.Dataset.from_dataframe(_rows_of_hugging_face()),
             r"not a pandas DataFrame: use frame\.save_to_disk",
@@ -256,6 +272,29 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda run: run.classifier.predict("a.png", top=True), "top must be a whole number, not True."),
         (lambda run: run.classifier.evaluate(coverage="0.9"), "coverage must be a number, not the text '0.9'."),
         (lambda run: run.resume(epochs=2.5), "epochs must be a whole number, not 2.5."),
+        (lambda run: run.compare(3), "compare takes runs or their paths, not 3."),
+        (lambda run: run.classifier.compress(methods=[3]), "methods must be a text or a list of texts, not [3]."),
+        (
+            lambda run: run.classifier.compress(methods=[]),
+            "No compression method is named: choose from shrink-head, prune, distill, int8, float16.",
+        ),
+        (
+            lambda run: run.classifier.compress(max_drop=float("nan")),
+            "max_drop is a drop in percentage points, at least 0, not nan.",
+        ),
+        (
+            lambda run: run.classifier.compress(epochs=-1),
+            "epochs is the number of epochs of each fine-tuning, at least 0, not -1.",
+        ),
+        (
+            lambda _: untyped.learning_curve("photos", more=5),
+            "more is a list of numbers of additional labels, at least 1 each, not 5.",
+        ),
+        (
+            lambda _: untyped.learning_curve("photos", more=[2.5]),
+            "more is a list of numbers of additional labels, at least 1 each, not [2.5].",
+        ),
+        (lambda _: untyped.describe("quick", steps=0), "steps is the number of steps in an epoch, at least 1, not 0."),
         (lambda _: untyped.train("photos", epochs="5"), "epochs must be a whole number, not the text '5'."),
         (lambda _: untyped.train("photos", seed="a"), "seed must be a whole number, not the text 'a'."),
         (lambda _: untyped.train("photos", cache="no"), "cache must be True or False, not the text 'no'."),

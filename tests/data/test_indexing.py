@@ -404,9 +404,9 @@ def test_a_folder_is_preferred_to_a_data_set_of_its_name(
             "There is no folder, file or data set 'no/such/folder'. Check the path; the named data sets are",
         ),
         ("bean:100@32", "There is no folder, file or data set 'bean:100@32'"),
-        ("", "No images in : expected"),
+        ("", "No source given"),
     ],
-    ids=["none", "path", "name", "here"],
+    ids=["none", "path", "name", "empty"],
 )
 def test_a_missing_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any, message: str) -> None:
     monkeypatch.chdir(tmp_path)

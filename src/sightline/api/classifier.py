@@ -277,15 +277,14 @@ class Classifier(ImageModel):
         Raises:
             ModelError: For a model without its run, which cannot be trained further.
         """
-        from sightline.api.compression import build_budget, compress
+        from sightline.api.compression import build_budget, compress, list_methods
 
-        methods = methods.split(",") if isinstance(methods, str) else methods
         data = self.trained_on if data is None else data
         with show_progress(progress, callback) as display:
             return compress(
                 self.model_path, data=list_data(data, column, set), out=out,
                 budget=build_budget(max_drop, max_size, max_latency, max_params),
-                methods=[name.strip() for name in methods if name.strip()], epochs=epochs, callback=display,
+                methods=list_methods(methods), epochs=epochs, callback=display,
             )  # fmt: skip
 
     def add_class(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -66,6 +66,8 @@ def compress(
     for name in methods:
         if name not in METHODS:
             raise UsageError(f"There is no compression method {name!r}.{suggest(name, METHODS)}")
+    if epochs is not None and epochs < 0:
+        raise UsageError(f"epochs is the number of epochs of each fine-tuning, at least 0, not {epochs}.")
     run = RunDirectory.open(Path(model))
     config = run.config
     path = _io.output_path(out) if out is not None else run.path / "compressed"
@@ -308,7 +310,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 def build_budget(max_drop: float, max_size: str | None, max_latency: str | None, max_params: int | None) -> Budget:
     """Return the budget of these options; `max_drop` is in percentage points. Raises `UsageError`."""
-    if max_drop < 0:
+    if not max_drop >= 0:  # or NaN
         raise UsageError(f"max_drop is a drop in percentage points, at least 0, not {max_drop:g}.")
     return Budget(
         max_drop / 100,
@@ -316,6 +318,17 @@ def build_budget(max_drop: float, max_size: str | None, max_latency: str | None,
         None if max_latency is None else parse_milliseconds(max_latency),
         max_params,
     )
+
+
+def list_methods(methods: str | Sequence[str]) -> list[str]:
+    """Return the names of methods, from a list or separated by commas; raises `UsageError` if there are none."""
+    listed = methods.split(",") if isinstance(methods, str) else methods
+    if not isinstance(listed, Iterable) or not all(isinstance(name, str) for name in listed):
+        raise UsageError(f"methods must be a text or a list of texts, not {methods!r}.")
+    names = [name.strip() for name in listed if name.strip()]
+    if not names:
+        raise UsageError(f"No compression method is named: choose from {', '.join(METHODS)}.")
+    return names
 
 
 def parse_size(text: str) -> int:

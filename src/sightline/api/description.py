@@ -100,6 +100,8 @@ def describe(
     """
     target = find_target(str(name), to_assignments(set))
     schedule_path, diagram_path = (None if path is None else str(path) for path in (schedule, diagram))
+    if steps < 1:
+        raise UsageError(f"steps is the number of steps in an epoch, at least 1, not {steps}.")
     check_outputs(target, schedule_path, diagram_path)
     description = describe_target(target, size=size, classes=classes)
     if diagram_path is not None:

@@ -151,6 +151,8 @@ def _prepare_files(
 
     The card and its figures are not in the manifest: they may be edited on the Hub.
     """
+    if not isinstance(model, str | Path) and not hasattr(model, "path"):
+        raise UsageError(f"model must be a run, a classifier or the path of one, not {model!r}.")
     path = model if isinstance(model, str | Path) else model.path
     classifier = model if isinstance(model, Classifier) else load(path or Path())
     run, path = classifier.run, classifier.model_path

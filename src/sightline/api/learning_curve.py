@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,8 @@ def learning_curve(
         print(curve)
         ```
     """
-    if any(count < 1 for count in more):
-        raise UsageError(f"more is a number of additional labels, at least 1, not {min(more)}.")
+    if not isinstance(more, Iterable) or any(not isinstance(count, Integral) or count < 1 for count in more):
+        raise UsageError(f"more is a list of numbers of additional labels, at least 1 each, not {more!r}.")
     if figure is not None:
         plotting.check_packages()
         figure = owned_png.check_output(figure, "--figure")

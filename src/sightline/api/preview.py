@@ -88,7 +88,9 @@ def preview_images(
         else Path(f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
     )
     path = owned_png.check_output(path, "--out")
-    num_images = count or (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT)
+    num_images = (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT) if count is None else count
+    if num_images < 1:
+        raise UsageError(f"count is the number of images, at least 1, not {count}.")
     config = _resolve_training_settings(request, index, callback) if augmented else None
     is_changed = config is not None and pipeline.is_enabled(config.augment)
     if config is not None and is_changed:

@@ -25,7 +25,7 @@ from sightline.callbacks import Callback, EpochRecord
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.distributed.cluster import resolve_cluster
-from sightline.errors import plural
+from sightline.errors import UsageError, plural
 from sightline.progress import show_progress
 from sightline.runs import existing_run
 from sightline.runs.directory import RunDirectory
@@ -344,6 +344,8 @@ class Run:
         """
         from sightline.api.comparison import compare
 
+        if wrong := [run for run in runs if not isinstance(run, Run | str | Path)]:
+            raise UsageError(f"compare takes runs or their paths, not {wrong[0]!r}.")
         return compare([self.path, *(run.path if isinstance(run, Run) else run for run in runs)], figure=figure)
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -56,20 +56,22 @@ Source = str | Path
 Sources = Source | SourceListing | Sequence[Source | SourceListing]
 
 
+NO_SOURCE = "No source given: pass a folder, an archive, a manifest or the name of a data set such as beans."
+
+
 def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
     if hasattr(sources, "columns"):  # whose iteration would give the names of its columns
         raise UsageError("Images come from a path or a Dataset: for a DataFrame, use Dataset.from_dataframe(frame).")
     if type(sources).__module__.partition(".")[0] == "datasets":  # of Hugging Face, whose iteration would give rows
-        raise UsageError(
-            "Images come from a path or a Dataset: for a data set of Hugging Face, use data.save_to_disk('folder/') "
-            "and Dataset.from_folder('folder/')."
-        )
-    is_one = isinstance(sources, str | Path | SourceListing) or not isinstance(sources, Iterable)
+        raise UsageError("Images come from a path: data.save_to_disk('folder/'), then Dataset.from_folder('folder/').")
+    is_one = isinstance(sources, str | Path | SourceListing | Mapping) or not isinstance(sources, Iterable)
     source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
-    for source in source_list:
+    for source in source_list or [""]:
         if hasattr(source, "listed_sources"):
             raise UsageError("A Dataset is given as it is, not in a list: join several with +, as in first + second.")
+        if isinstance(source, str) and not source:  # which would be the current folder
+            raise DataError(NO_SOURCE)
         if not isinstance(source, str | Path | SourceListing):
             raise UsageError(
                 f"Images come from a path or a Dataset, not from {type(source).__name__}: for arrays in memory, use "
@@ -187,9 +189,7 @@ def list_sources(
                 "rename it."
             )
     if not source_list:
-        raise DataError(
-            "No source given: pass a folder, an archive, a manifest or the name of a data set such as beans."
-        )
+        raise DataError(NO_SOURCE)
     listings = [
         s
         if isinstance(s, SourceListing)

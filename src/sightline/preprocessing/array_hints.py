@@ -29,13 +29,13 @@ def suggest_conversion(array: Any) -> str:
 
 
 def _suggest_dtype(array: NDArray[Any]) -> str:
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 or not array.size:
         return ""
     if array.dtype.kind not in "biuf":
         return "it does not hold numbers"
     if array.dtype == np.bool_:
         return "use 255 * x.astype('uint8')"
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    low, high = array.min(), array.max()
     if low < 0 or not high <= 255:
         extent = f"its values run from {low:.4g} to {high:.4g}, so scale them to 0 to 255 and use .astype('uint8')"
         return "it holds NaN, which is no brightness: find out where it comes from" if np.isnan(high) else extent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,11 @@ def list_array_items(
         )
     store = ArrayStore(pixels, name)
     if classes is not None:
-        classes = [name_class(each) for each in classes]  # also of an array, which has no truth value
+        classes = _list_classes(classes)
     if isinstance(labels, list | tuple):  # as an array of text, a missing label would be 'None' or 'nan'
         for i, label in enumerate(labels):
             _name_label(label, i, name)
-    labels = to_numpy(labels, f"{name}: the labels")
+    labels = _to_label_array(labels, name)
     label_shape = labels.shape
     labels = labels.reshape(-1)
     if len(labels) != len(pixels):
@@ -64,6 +65,26 @@ def list_array_items(
         SourceItem(store, str(i), f"{name}[{i}]", label_name, split, is_number=is_number)
         for i, label_name in enumerate(label_names)
     ]
+
+
+def _list_classes(classes: Sequence[str]) -> list[str]:
+    """Return the names of the classes, also of an array, which has no truth value."""
+    if isinstance(classes, str | AbstractSet):
+        raise UsageError(f"classes must be a list of names in the order of their numbers, not {classes!r}.")
+    names = [name_class(each) for each in classes]
+    if len({*names}) < len(names):
+        raise UsageError(f"classes must be a list of different names, not {names}.")
+    return names
+
+
+def _to_label_array(labels: NDArray[Any] | Sequence[Any], name: str) -> NDArray[Any]:
+    try:
+        array = to_numpy(labels, f"{name}: the labels")
+    except ValueError:
+        raise DataError(f"{name}: the labels are rows of different lengths: give one label for each image.") from None
+    if not array.ndim:
+        raise DataError(f"{name}: the labels must be a list or an array with one for each image, not {labels!r:.80}.")
+    return array
 
 
 def to_numpy(values: Any, name: str) -> NDArray[Any]:
