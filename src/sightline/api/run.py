@@ -344,9 +344,11 @@ class Run:
         """
         from sightline.api.comparison import compare
 
-        if wrong := [run for run in runs if not isinstance(run, Run | str | Path)]:
-            raise UsageError(f"compare takes runs or their paths, not {wrong[0]!r}.")
-        return compare([self.path, *(run.path if isinstance(run, Run) else run for run in runs)], figure=figure)
+        paths: list[Any] = [self.path, *(run.path if isinstance(run, Run) else run for run in runs)]
+        for path in paths:
+            if not isinstance(path, str | Path):
+                raise UsageError(f"compare takes runs or their paths, not {path!r}.")
+        return compare(paths, figure=figure)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self._describe()})"

@@ -56,7 +56,7 @@ def compress(
     from sightline.api import compression
 
     budget = compression.build_budget(max_drop, max_size, max_latency, max_params)
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = compression.list_methods(methods)
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         result = compression.compress(
             model,
