@@ -320,7 +320,7 @@ def build_budget(max_drop: float, max_size: str | None, max_latency: str | None,
     )
 
 
-def list_methods(methods: str | Sequence[str]) -> list[str]:
+def list_methods(methods: Any) -> list[str]:
     """Return the names of methods, from a list or separated by commas; raises `UsageError` if there are none."""
     listed = methods.split(",") if isinstance(methods, str) else methods
     if not isinstance(listed, Iterable) or not all(isinstance(name, str) for name in listed):

@@ -203,7 +203,8 @@ def learning_curve(
         print(curve)
         ```
     """
-    if not isinstance(more, Iterable) or any(not isinstance(count, Integral) or count < 1 for count in more):
+    counts: Any = more  # whatever the type of the parameter says
+    if not isinstance(counts, Iterable) or any(not isinstance(count, Integral) or count < 1 for count in counts):
         raise UsageError(f"more is a list of numbers of additional labels, at least 1 each, not {more!r}.")
     if figure is not None:
         plotting.check_packages()
