@@ -50,11 +50,7 @@ _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", 
 
 
 def write_atomic(
-    path: Path,
-    content: bytes | Callable[[IO[bytes]], Any],
-    advice: str = ADVICE,
-    *,
-    root: Path | None = None,
+    path: Path, content: bytes | Callable[[IO[bytes]], Any], advice: str = ADVICE, *, root: Path | None = None
 ) -> Path:
     """Write bytes to `path` atomically, or have a function write to a new file; create parent folders, return `path`.
 
@@ -73,12 +69,7 @@ def write_atomic(
     return path
 
 
-def save_atomic(
-    path: Path,
-    save: Callable[[Path], Any],
-    *,
-    root: Path | None = None,
-) -> Path:
+def save_atomic(path: Path, save: Callable[[Path], Any], *, root: Path | None = None) -> Path:
     """Write a file as `write_atomic` does, by a function that takes a name rather than an open file, as Keras does.
 
     On Linux the name leads to a file that is open already, so that nobody can put a link in its place in between.

@@ -80,11 +80,7 @@ def explain(
 
 
 def _explain_batches(
-    predictor: Predictor,
-    items: Sequence[InputItem],
-    request: _Request,
-    writer: _FigureWriter,
-    progress: Progress,
+    predictor: Predictor, items: Sequence[InputItem], request: _Request, writer: _FigureWriter, progress: Progress
 ) -> Iterator[Explanation]:
     total, started, finished = len(items), 0, 0
     has_steps = not request.method.startswith("gradcam")  # an image takes seconds: they are counted instead

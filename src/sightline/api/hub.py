@@ -218,11 +218,7 @@ def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Call
     """
     address, folder = HubAddress.parse(source), _io.output_path(dest)
     _check_free(folder)
-    with (
-        show_progress(progress, callback) as display,
-        _open_hub(ModelError) as hub,
-        _make_folder(folder) as temporary,
-    ):
+    with show_progress(progress, callback) as display, _open_hub(ModelError) as hub, _make_folder(folder) as temporary:
         commit, sizes = hub.list_files(address)
         display.on_message(f"hf:{address.repository} at commit {commit}")
         _check_size(MANIFEST_FILE, sizes, MAX_MANIFEST_BYTES)

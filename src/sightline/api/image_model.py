@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 from sightline.api import prediction_folder
 from sightline.api.dataset import Dataset
 from sightline.api.embedding_model import EmbeddingModel, iter_labeled, wrap_reference
-from sightline.api.images import (
-    ImageLike,
-    list_items,
-    prediction_row,
-    to_class_indices,
-    track_images,
-)
+from sightline.api.images import ImageLike, list_items, prediction_row, to_class_indices, track_images
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback

@@ -172,11 +172,7 @@ class LoadedModel:
         return 0.0 if self.manifest is None else self.manifest.tile
 
     def labeled_images(
-        self,
-        sources: Sources | None = None,
-        progress: Progress = no_progress,
-        *,
-        index: Index | None = None,
+        self, sources: Sources | None = None, progress: Progress = no_progress, *, index: Index | None = None
     ) -> LabeledImages:
         """Return the run's own images or those of `sources`; these are indexed once for all splits.
 

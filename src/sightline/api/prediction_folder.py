@@ -17,14 +17,7 @@ from sightline.callbacks import Callback
 from sightline.distributed import ray_cluster
 from sightline.errors import UsageError
 from sightline.inference import ray_engine, stream
-from sightline.inference.prediction_files import (
-    ROWS,
-    Predict,
-    PredictionFiles,
-    PredictionFolder,
-    Shard,
-    check_output,
-)
+from sightline.inference.prediction_files import ROWS, Predict, PredictionFiles, PredictionFolder, Shard, check_output
 from sightline.inference.prediction_rows import PredictionFormat
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor

@@ -20,8 +20,7 @@ def embed(
         Path, typer.Option(help="The .parquet, .npy or .csv file to write; .npy has its paths in FILE.npy.jsonl.")
     ],
     labeled: Annotated[
-        bool,
-        typer.Option("--labeled", help="Read IMAGES as labeled images, as train does, and store their labels."),
+        bool, typer.Option("--labeled", help="Read IMAGES as labeled images, as train does, and store their labels.")
     ] = False,
     raw_csv: RawCsv = False,
     device: DeviceOption = None,

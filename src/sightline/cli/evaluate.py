@@ -54,8 +54,7 @@ def evaluate(
         str | None, typer.Option(metavar="CLASS", help="The positive class of a two-class model, e.g. defect.")
     ] = None,
     target_sensitivity: Annotated[
-        float | None,
-        typer.Option(help="Choose the threshold that reaches this sensitivity on validation, e.g. 0.95."),
+        float | None, typer.Option(help="Choose the threshold that reaches this sensitivity on validation, e.g. 0.95.")
     ] = None,
     target_specificity: Annotated[
         float | None, typer.Option(help="Choose the threshold that reaches this specificity on validation, e.g. 0.95.")

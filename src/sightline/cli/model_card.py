@@ -10,8 +10,7 @@ from sightline.cli.output import FormatOption, OutputFormat, print_json, print_l
 
 
 def model_card(
-    run: Annotated[str, typer.Argument(help="A run directory.")],
-    output_format: FormatOption = OutputFormat.text,
+    run: Annotated[str, typer.Argument(help="A run directory.")], output_format: FormatOption = OutputFormat.text
 ) -> None:
     """Write a model card in Hugging Face format into a run's bundle, and print it."""
     from sightline.api.model_card import write_model_card as write

@@ -11,8 +11,7 @@ from sightline.cli.output import FormatOption, OutputFormat, print_json, print_l
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    output_format: FormatOption = OutputFormat.text,
+    run: Annotated[Path, typer.Argument(help="A run directory.")], output_format: FormatOption = OutputFormat.text
 ) -> None:
     """Write the report of a run again, from the files of the run: a single self-contained HTML page."""
     from sightline.api.report_writer import rebuild_report

@@ -8,16 +8,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json
-from sightline.cli.train import (
-    Coordinator,
-    CpusPerWorker,
-    Engine,
-    Hosts,
-    Rank,
-    RayAddress,
-    check_bundle,
-    print_result,
-)
+from sightline.cli.train import Coordinator, CpusPerWorker, Engine, Hosts, Rank, RayAddress, check_bundle, print_result
 
 
 def resume(

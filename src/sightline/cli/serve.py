@@ -68,8 +68,7 @@ def serve(
     ] = 1,
     device: DeviceOption = None,
     reload_interval: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only."),
+        float, typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only.")
     ] = DEFAULT_RELOAD_INTERVAL,
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")

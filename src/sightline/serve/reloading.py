@@ -49,10 +49,7 @@ class Reloader:
     """
 
     def __init__(
-        self,
-        list_entries: Callable[[], list[StoredModel]],
-        options: LoadOptions = DEFAULT_OPTIONS,
-        seconds: float = 0,
+        self, list_entries: Callable[[], list[StoredModel]], options: LoadOptions = DEFAULT_OPTIONS, seconds: float = 0
     ) -> None:
         self._list_entries, self._options, self._seconds = list_entries, options, seconds
         self._request = asyncio.Event()

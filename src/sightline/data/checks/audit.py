@@ -69,10 +69,7 @@ def quick_audit(index: Index) -> Audit:
     """Return the audit without reading any image: findings on names, class balance and identical files only."""
     return _build_audit(
         index,
-        [
-            *_index_findings(index),
-            *duplicates.duplicate_findings(duplicates.find_duplicates(index.images), index),
-        ],
+        [*_index_findings(index), *duplicates.duplicate_findings(duplicates.find_duplicates(index.images), index)],
     )
 
 

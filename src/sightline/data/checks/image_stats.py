@@ -62,10 +62,7 @@ class DatasetStats:
 
 
 def compute_image_stats(
-    index: Index,
-    progress: Progress = no_progress,
-    threads: int | None = None,
-    spec: PreprocessingSpec | None = None,
+    index: Index, progress: Progress = no_progress, threads: int | None = None, spec: PreprocessingSpec | None = None
 ) -> DatasetStats:
     """Compute statistics of every image of `index`, each content once, in threads, decoding with the spec `spec`."""
     spec = spec or PreprocessingSpec()

@@ -16,12 +16,7 @@ from sightline.nesting import MAX_DEPTH
 
 MAX_XML_BYTES = 64 << 20
 # operations whose name in the XML differs
-_LAYER_TYPES = {
-    "Const": "Constant",
-    "ReLU": "Relu",
-    "SoftMax": "Softmax",
-    "PReLU": "PRelu",
-}
+_LAYER_TYPES = {"Const": "Constant", "ReLU": "Relu", "SoftMax": "Softmax", "PReLU": "PRelu"}
 ALLOWED_OPERATIONS = frozenset(
     {
         "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",
