@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sightline import _io, backend
-from sightline.api.demo import draw_demo_images
+from sightline.cli.demo import draw_images
 from sightline.config import LimitsConfig
 from sightline.data import cache, feature_cache, file_records
 from sightline.data.checks.leakage import SmallImages
@@ -57,7 +57,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "thumbnails": lambda folder: _io.write_atomic(
         folder / "a.npz", SmallImages(("a",), np.zeros((1, 32, 32), np.uint8)).save
     ),
-    "images": lambda folder: draw_demo_images(folder, 1, 32),
+    "images": lambda folder: draw_images(folder, 1, 32),
     **{f"embeddings{suffix}": partial(write_embeddings, suffix) for suffix in embedding_files.SUFFIXES},
 }
 

@@ -24,13 +24,13 @@ from sightline import load, process
 from sightline.api import train
 from sightline.callbacks import EpochRecord
 from sightline.cli import main
-from sightline.cli.output import ProgressDisplay
 from sightline.compress import search
 from sightline.compress.noninferiority import compare_models
 from sightline.compress.search_dir import CompressionCandidate, pareto_front
 from sightline.inference import bundle, runner
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.progress import ProgressDisplay
 
 Trained = tuple[Path, dict[str, Any]]
 CHEAP = ("--methods", "shrink-head,int8,float16", "--epochs", "1")

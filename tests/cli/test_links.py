@@ -260,17 +260,17 @@ def test_resume_says_that_the_lock_is_a_link(stopped: Path, tmp_path: Path, sigh
 
 
 def test_demo_images_replace_links(stopped: Path, tmp_path: Path) -> None:
-    from sightline.api import draw_demo_images
+    from sightline.cli.demo import draw_images
 
     run, victim = tmp_path / "run", tmp_path / "victim"
     shutil.copytree(stopped, run)
     victim.write_text("precious", encoding="utf-8")
     (run / "new").mkdir()
     (run / "new" / "light-1.png").symlink_to(victim)
-    paths = draw_demo_images(run / "new", 2, 32)
+    paths = draw_images(run / "new", 2, 32)
     assert [path.is_symlink() for path in paths] == [False, False]
     assert victim.read_text(encoding="utf-8") == "precious"
     shutil.rmtree(run / "new")
     (run / "new").symlink_to(tmp_path)
     with pytest.raises(OutputError, match="nothing is written through links"):
-        draw_demo_images(run / "new", 2, 32)
+        draw_images(run / "new", 2, 32)

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from sightline import cli
 from sightline.cli import output
-from sightline.cli.output import ProgressDisplay
 from sightline.escaping import printable
+from sightline.progress import ProgressDisplay
 from strategies import hostile_text
 
 MARKUP = r"\[/x] [red]x[/] :smile: [link=file:///etc] a\ "

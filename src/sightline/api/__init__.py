@@ -6,20 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.api.classifier import Classifier
-    from sightline.api.demo import demo_train, draw_demo_images
     from sightline.api.loading import load
-    from sightline.api.options import parse_split
     from sightline.api.resuming import resume
     from sightline.api.training import train
 
-__all__ = ["Classifier", "demo_train", "draw_demo_images", "load", "parse_split", "resume", "train"]
+__all__ = ["Classifier", "load", "resume", "train"]
 
 _HOMES = {
     "Classifier": "sightline.api.classifier",
-    "demo_train": "sightline.api.demo",
-    "draw_demo_images": "sightline.api.demo",
     "load": "sightline.api.loading",
-    "parse_split": "sightline.api.options",
     "resume": "sightline.api.resuming",
     "train": "sightline.api.training",
 }

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
 from sightline.cli.predict import Images, list_images
 from sightline.cli.sources import FileLimit
 from sightline.errors import plural
 from sightline.escaping import printable
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.added_class import AddedClass

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline.cli.output import Cell, RawCsv, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.evaluation_view import format_interval
+from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.api.comparison import ComparisonRow
@@ -19,9 +20,7 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="Plot the loss and accuracy curves of all runs to this PNG file.")
     ] = None,
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per run.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("run")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
@@ -100,9 +99,8 @@ def _list_settings(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[st
 
 def _accuracy_cells(row: ComparisonRow) -> list[str]:
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-    interval = row.accuracy_interval
     split = f"{row.split} ({row.leaked} leaked)" if row.split and row.leaked else row.split or ""
-    return [accuracy, "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}", split]
+    return [accuracy, format_interval(row.accuracy_interval, 4), split]
 
 
 def _format_setting(value: Any) -> str:

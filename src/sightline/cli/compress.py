@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table
 from sightline.cli.sources import Column, DataSettings, list_inputs
 from sightline.errors import plural
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.compression_result import CompressionResult

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from sightline import _io
 from sightline.cli import evaluate, train
-from sightline.cli.output import ProgressDisplay, print_line
+from sightline.cli.output import print_line
 from sightline.evaluation.results import EvaluationResult
+from sightline.progress import ProgressDisplay
 
 # Drawn, since the photographs in installed packages are no data set: two in scikit-learn and one in matplotlib. Larger
 # than `auto` takes for icons, so that it starts from ImageNet weights.
 SOURCE = "beans:600@96"
-NEW_IMAGES = 4
+NEW_IMAGES, NEW_SEED = 4, 1  # training images are drawn with seed 0
 
 
 def demo(
@@ -26,10 +28,11 @@ def demo(
     It trains as `sightline train` does by default: from a network that is pretrained on photographs.
     """
     from sightline import api
+    from sightline.runs.directory import next_path
 
     print_line(("1. Train", "bold"), f" on {SOURCE}: 600 synthetic images of coffee beans in four roasts")
     with ProgressDisplay() as display:
-        result = api.demo_train(SOURCE, out=out, epochs=epochs, callback=display)
+        result = api.train(SOURCE, out=out or next_path(Path("runs"), "demo"), epochs=epochs, callback=display)
     train.print_result(result)
     print_line()
     print_line(("2. Evaluate", "bold"), " on the held-out test images")
@@ -39,9 +42,21 @@ def demo(
     evaluate.print_evaluation(evaluation, "test", "sightline evaluate --format json prints all")
     print_line()
     print_line(("3. Predict", "bold"), " on four new images")
-    for path in api.draw_demo_images(Path(result.run) / "new", NEW_IMAGES):
+    for path in draw_images(Path(result.run) / "new", NEW_IMAGES):
         prediction = classifier.predict(path)[0]
         print_line(f"{path}  ", (str(prediction.label), "bold"), f" {prediction.probability:.3f}")
     print_line()
     print_line(f"Next: sightline train YOUR_FOLDER, then sightline predict {result.run} IMAGE")
     print_line(("Report", "bold"), f" {(Path(result.run) / 'report.html').resolve().as_uri()}", soft_wrap=True)
+
+
+def draw_images(folder: Path, count: int, size: int = 224) -> list[Path]:
+    """Draw images that are not in the training data and save them as ``<true roast>-<n>.png``."""
+    from sightline.datasets import coffee_beans
+    from sightline.preprocessing import encode_png
+
+    paths = []
+    for i in range(count):
+        path = folder / f"{coffee_beans.CLASSES[i % len(coffee_beans.CLASSES)].lower()}-{i + 1}.png"
+        paths.append(_io.write_atomic(path, encode_png(coffee_beans.draw(i, size, NEW_SEED))))
+    return paths

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import RawCsv, TableFormat, print_csv, print_json, print_line, print_table, terminal_width
+from sightline.cli.output import (
+    RawCsv,
+    TableFormat,
+    csv_format,
+    print_csv,
+    print_json,
+    print_line,
+    print_table,
+    terminal_width,
+)
+from sightline.cli.sources import set_option
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import LayerDescription, ModelDescription
@@ -18,9 +28,7 @@ def describe(
     name: Annotated[str, typer.Argument(help="A recipe, a model or a run directory; recipes take precedence.")],
     size: Annotated[str | None, typer.Option(metavar="HxWxC", help="Height, width and channels of the images.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
-    set: Annotated[  # noqa: A002
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set one setting, e.g. model.alpha=0.5; repeatable.")
-    ] = None,
+    set: Annotated[list[str] | None, set_option("one setting, e.g. model.alpha=0.5")] = None,  # noqa: A002
     diagram: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw the network to this .svg or .png file.")
     ] = None,
@@ -29,9 +37,7 @@ def describe(
         typer.Option(metavar="FILE", help="Plot the learning rate over the steps to this .svg or .png file."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps per epoch, for --schedule.")] = 100,
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per layer.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("layer")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""

@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import (
-    Cell,
-    ProgressDisplay,
-    RawCsv,
-    TableFormat,
-    print_csv,
-    print_json,
-    print_line,
-    print_table,
-)
+from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.errors import plural
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.doctor import DoctorReport
@@ -45,9 +37,7 @@ def doctor(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if there are errors not listed in --allow.")
     ] = False,
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per image, class or folder found.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("image, class or folder found")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Check a data set for problems before training; the images are never changed."""

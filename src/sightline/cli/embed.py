@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, RawCsv, print_line
+from sightline.cli.output import RawCsv, print_line
 from sightline.cli.predict import Images, Model, list_images
 from sightline.cli.sources import DeviceOption, FileLimit, load_model
 from sightline.errors import plural
+from sightline.progress import ProgressDisplay
 
 
 def embed(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_table
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table
+from sightline.progress import ProgressDisplay
 
 
 def env(output_format: FormatOption = OutputFormat.text) -> None:

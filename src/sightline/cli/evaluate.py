@@ -12,9 +12,9 @@ from sightline.cli import evaluation_view, multi_label_view, segmentation_view
 from sightline.cli.evaluation_view import format_interval, format_number, metric_cells
 from sightline.cli.output import (
     MAX_ROWS,
-    ProgressDisplay,
     RawCsv,
     TableFormat,
+    csv_format,
     print_csv,
     print_json,
     print_line,
@@ -23,6 +23,7 @@ from sightline.cli.output import (
 from sightline.cli.sources import Column, DataSettings, DeviceOption, list_inputs, load_model
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.evaluation.multi_label import Result
@@ -102,9 +103,7 @@ def evaluate(
     column: Column = None,
     set: DataSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per metric.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("metric")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.

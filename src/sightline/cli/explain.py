@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
+from sightline.cli.predict import list_images
 from sightline.cli.sources import FileLimit
-from sightline.cli.streams import read_stdin
 from sightline.explain.explanation import Explanation
+from sightline.progress import ProgressDisplay
 
 
 def explain(
@@ -41,8 +41,7 @@ def explain(
     from sightline.explain.heatmaps import resolve_method
     from sightline.inference import stream
 
-    limits = stream.parse_file_limits(set or ())
-    items = list(stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits))
+    items = list(list_images(images, set))
     failed = False
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         classifier = api.load(model)

@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import (
-    FormatOption,
-    OutputFormat,
-    ProgressDisplay,
-    print_error,
-    print_json,
-    print_line,
-    print_table,
-)
+from sightline.cli.output import FormatOption, OutputFormat, print_error, print_json, print_line, print_table
 from sightline.cli.sources import Column, DataSettings, list_inputs
 from sightline.errors import UsageError, plural
 from sightline.inference.exporters import EXPORTERS, PRECISIONS
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.export import ExportResult

@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import (
-    Cell,
-    ProgressDisplay,
-    RawCsv,
-    TableFormat,
-    print_csv,
-    print_json,
-    print_line,
-    print_table,
-)
-from sightline.cli.sources import Allow, Column, Sources
+from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
+from sightline.cli.sources import Allow, Column, Sources, set_option
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.learning_curve import LearningCurveReport
@@ -41,14 +33,9 @@ def learning_curve(
     patch: Annotated[str | None, typer.Option(metavar="PATCH.jsonl", help="Apply these data fixes first.")] = None,
     column: Column = None,
     allow: Allow = None,
-    set: Annotated[  # noqa: A002  # the option's own name
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Set one setting, e.g. split.group=folder; repeatable."),
-    ] = None,
+    set: Annotated[list[str] | None, set_option("one setting, e.g. split.group=folder")] = None,  # noqa: A002
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images and features.")] = False,
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per measured or predicted point.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("measured or predicted point")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Measure the accuracy against the number of labels, and predict what more labels would bring."""

@@ -114,5 +114,4 @@ def _print_decisions(decisions: Sequence[LabelDecisions]) -> None:
 
 
 def _decision_cells(metrics: SelectiveMetrics) -> list[str]:
-    ends = "" if metrics.interval is None else format_interval(metrics.interval, 3)
-    return [f"{metrics.coverage:.1%}", format_number(metrics.precision), ends]
+    return [f"{metrics.coverage:.1%}", format_number(metrics.precision), format_interval(metrics.interval, 3)]

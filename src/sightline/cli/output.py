@@ -17,26 +17,7 @@ from rich.text import Text
 
 from sightline import jsonio
 from sightline.escaping import CsvWriter, TextFile, printable
-from sightline.progress import ProgressDisplay, StyledText, make_console, styled_line
-
-__all__ = [
-    "MAX_ROWS",
-    "Cell",
-    "FormatOption",
-    "OutputFormat",
-    "ProgressDisplay",
-    "RawCsv",
-    "TableFormat",
-    "TableFormatOption",
-    "print_csv",
-    "print_error",
-    "print_json",
-    "print_line",
-    "print_table",
-    "print_text",
-    "results_stream",
-    "terminal_width",
-]
+from sightline.progress import StyledText, make_console, styled_line
 
 MAX_ROWS = 40  # rows of a table before it is truncated
 
@@ -61,6 +42,11 @@ TableFormatOption = Annotated[TableFormat, typer.Option("--format", help="Output
 RawCsv = Annotated[
     bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
 ]
+
+
+def csv_format(unit: str) -> Any:
+    """Return the option ``--format`` of a command whose CSV has one row per `unit`."""
+    return typer.Option("--format", help=f"Output format; csv: one row per {unit}.")
 
 
 def terminal_width() -> int:

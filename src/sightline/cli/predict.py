@@ -12,20 +12,13 @@ import typer
 
 from sightline import _io
 from sightline.cli import segmentation_view
-from sightline.cli.output import (
-    ProgressDisplay,
-    RawCsv,
-    TableFormat,
-    is_terminal,
-    measure_text,
-    print_line,
-    results_stream,
-)
+from sightline.cli.output import RawCsv, TableFormat, is_terminal, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
 from sightline.inference.results import Decision, Prediction
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.image_model import ImageModel

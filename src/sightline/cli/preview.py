@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
-from sightline.cli.sources import Column, Sources, data_assignments
+from sightline.api.options import data_assignments
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
+from sightline.cli.sources import Column, Sources, set_option
+from sightline.progress import ProgressDisplay
 
 
 def preview(
@@ -20,11 +22,7 @@ def preview(
     ] = False,
     recipe: Annotated[str | None, typer.Option(help="The recipe whose augmentation to show; needs --augment.")] = None,
     set: Annotated[  # noqa: A002
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Set one setting, e.g. data.class_level=2 or, with --augment, augment.rotation=20; repeatable.",
-        ),
+        list[str] | None, set_option("one setting, e.g. data.class_level=2 or, with --augment, augment.rotation=20")
     ] = None,
     column: Column = None,
     count: Annotated[

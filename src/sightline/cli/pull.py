@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
 from sightline.errors import plural
+from sightline.progress import ProgressDisplay
 
 
 def pull(

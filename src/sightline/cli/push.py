@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table
+from sightline.progress import ProgressDisplay
 
 
 def push(

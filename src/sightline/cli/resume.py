@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json
+from sightline.cli.output import FormatOption, OutputFormat, print_json
 from sightline.cli.train import Coordinator, CpusPerWorker, Engine, Hosts, Rank, RayAddress, check_bundle, print_result
+from sightline.progress import ProgressDisplay
 
 
 def resume(

@@ -6,18 +6,11 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import (
-    ProgressDisplay,
-    RawCsv,
-    TableFormat,
-    TableFormatOption,
-    print_csv,
-    print_json,
-    print_line,
-)
+from sightline.cli.output import RawCsv, TableFormat, TableFormatOption, print_csv, print_json, print_line
 from sightline.cli.predict import Model
 from sightline.cli.sources import FileLimit
 from sightline.escaping import printable
+from sightline.progress import ProgressDisplay
 
 COLUMNS = ("image", "rank", "path", "similarity", "error")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sightline.api.options import data_assignments
 from sightline.cli.output import print_line
 from sightline.errors import UsageError
 from sightline.escaping import printable
@@ -86,13 +87,6 @@ def load_model(model: str, device: Device | None) -> Classifier:
     if device == Device.auto:
         print_line(printable(classifier.explain_device()), stderr=True)
     return classifier
-
-
-def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] | None = None) -> list[str]:
-    """Return the ``KEY=VALUE`` assignments for ``--column`` and ``--allow``; raises `UsageError`."""
-    from sightline.api import options
-
-    return options.data_assignments(column, allow)
 
 
 def list_inputs(

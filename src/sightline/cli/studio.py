@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from sightline import _io
-from sightline.cli.output import ProgressDisplay, RawCsv, print_line, print_text
+from sightline.cli.output import RawCsv, print_line, print_text
 from sightline.cli.sources import Column, ReadSettings
 from sightline.errors import UsageError
+from sightline.progress import ProgressDisplay
 
 
 def studio(

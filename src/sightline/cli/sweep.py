@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, RawCsv, TableFormat, print_csv, print_json, print_line, print_table
+from sightline.cli.evaluation_view import format_interval
+from sightline.cli.output import RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, DataSettings, Sources, resolve_settings
 from sightline.cli.train import CpusPerWorker, Engine, RayAddress
 from sightline.errors import ModelError
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import Optuna
     from sightline.sweeps import SweepResult, TrialResult
@@ -39,9 +41,7 @@ def sweep(
     ] = None,
     cpus_per_worker: CpusPerWorker = None,
     ray_address: RayAddress = None,
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per trial, as in results.csv.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("trial, as in results.csv")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Search hyperparameters (grid, random or tpe): train one run per trial, and rank the results.
@@ -92,9 +92,8 @@ def print_sweep(result: SweepResult) -> None:
 
 
 def _leading_cells(trial: TrialResult) -> list[str]:
-    interval = trial.interval
     value = "" if trial.value is None else f"{trial.value:.4f}"
-    return [str(trial.trial), value, "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"]
+    return [str(trial.trial), value, format_interval(trial.interval, 4)]
 
 
 def _trailing_cells(trial: TrialResult) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_error, print_json, print_line
-from sightline.cli.sources import Allow, Column, Sources
+from sightline.cli.output import FormatOption, OutputFormat, print_error, print_json, print_line
+from sightline.cli.sources import Allow, Column, Sources, set_option
 from sightline.config.durations import format_duration
 from sightline.errors import plural
+from sightline.progress import ProgressDisplay
 from sightline.training.result import TrainResult, format_value
 
 Hosts = Annotated[
@@ -68,9 +69,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/<recipe>-<data>-<n>.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings that override the recipe's.")] = None,
-    set: Annotated[  # noqa: A002
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set one setting, e.g. train.epochs=5; repeatable.")
-    ] = None,
+    set: Annotated[list[str] | None, set_option("one setting, e.g. train.epochs=5")] = None,  # noqa: A002
     model: Annotated[str | None, typer.Option(help="The network; `sightline models` lists them.")] = None,
     weights: Annotated[str | None, typer.Option(help="Initial weights: none, imagenet, auto, or a file.")] = None,
     epochs: Annotated[

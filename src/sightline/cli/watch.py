@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import (
-    Cell,
-    ProgressDisplay,
-    RawCsv,
-    TableFormat,
-    print_csv,
-    print_json,
-    print_line,
-    print_table,
-)
+from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.predict import Model
 from sightline.cli.sources import FileLimit
+from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.watching import WatchReport
@@ -43,9 +35,7 @@ def watch(
     top: Annotated[int, typer.Option(min=0, help="Number of images to label first.")] = 10,
     figure: Annotated[Path | None, typer.Option(help="Plot the evidence for drift to this PNG file.")] = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    output_format: Annotated[
-        TableFormat, typer.Option("--format", help="Output format; csv: one row per image to label first.")
-    ] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("image to label first")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
     """Check whether the images of a server have drifted from the validation images.
