@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sightline import _io
 from sightline.callbacks import Progress, no_progress
 from sightline.data.sources.filenames import IMAGE_SUFFIXES
 from sightline.data.types import Index
 from sightline.errors import DataError, OutputError, UsageError, plural
+from sightline.preprocessing import encode_png
 
 MAX_NAME = 200  # bytes; file systems take 255
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|%(?=[0-9A-Fa-f]{2})|^[._]|[. ]$|[\udc80-\udcff]')
@@ -131,7 +131,7 @@ def _place(index: Index, i: int, folder: Path, names: _Names) -> str:
             return kind
     content = index.read(i)
     if isinstance(content, np.ndarray):
-        content, base = _encode_png(content), f"{Path(base).stem if _has_suffix(base) else base}.png"
+        content, base = encode_png(content), f"{Path(base).stem if _has_suffix(base) else base}.png"
     elif not _has_suffix(base):
         base += _find_suffix(content)
     target = target if file is not None else folder / names.choose(folder, base)
@@ -149,14 +149,6 @@ def _find_suffix(content: bytes) -> str:
 
     with Image.open(io.BytesIO(content)) as image:  # its header could be read when it was indexed
         return f".{(image.format or 'png').lower()}"
-
-
-def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def escape_name(name: str) -> str:

@@ -114,9 +114,7 @@ def decode_images(
     threads: int | None = None,
 ) -> DecodedImages:
     """Decode the images of an index, each content only once."""
-    first_position: dict[str, int] = {}
-    for i, image in enumerate(index.images):
-        first_position.setdefault(image.sha256, i)
+    first_position = {index.images[i].sha256: i for i in reversed(range(len(index.images)))}
     hashes = sorted(first_position)
     row_of = {sha: row for row, sha in enumerate(hashes)}
     pixels = cache.load_pixels(

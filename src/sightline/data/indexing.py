@@ -32,7 +32,13 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
-from sightline.data.sources.listing import SourceItem, SourceListing, include_unlabeled, read_as_label_sets
+from sightline.data.sources.listing import (
+    SourceItem,
+    SourceListing,
+    include_unlabeled,
+    join_listings,
+    read_as_label_sets,
+)
 from sightline.data.sources.manifest import (
     find_label_table,
     is_table,
@@ -54,7 +60,6 @@ DEFAULT_OPTIONS = DataConfig()
 
 Source = str | Path
 Sources = Source | SourceListing | Sequence[Source | SourceListing]
-
 
 NO_SOURCE = "No source given: pass a folder, an archive, a manifest or the name of a data set such as beans."
 
@@ -111,7 +116,8 @@ def build_index(
         listings = read_as_label_sets(listings)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)
-    entries = [e for listing in listings for e in listing.items]
+    listing = join_listings(listings)
+    entries = listing.items
     name = "+".join(dict.fromkeys(_short_name(s) for s in source_list))
     _check_labels(entries)
     has_split = {e.split is not None for e in entries}
@@ -119,19 +125,15 @@ def build_index(
         unassigned = next(e.path for e in entries if e.split is None)
         raise DataError(
             "Some images are in a split (train, validation or test), but others, such as "
-            f"{unassigned}, are not: put every "
-            "image into a split, or none."
+            f"{unassigned}, are not: put every image into a split, or none."
         )
     results = _inspect_all(entries, progress, threads, records)
     images = [(e, p) for e, p in zip(entries, results, strict=True) if isinstance(p, ImageRecord)]
-    unreadable = [r for listing in listings for r in listing.unusable] + [
-        r for r in results if isinstance(r, UnreadableImage)
-    ]
-    ignored = [path for listing in listings for path in listing.skipped_files]
-    ignored += [e.path for e, f in zip(entries, results, strict=True) if f is None]
+    unreadable = [*listing.unusable, *(r for r in results if isinstance(r, UnreadableImage))]
+    ignored = [*listing.skipped_files, *(e.path for e, f in zip(entries, results, strict=True) if f is None)]
     if not images:
         raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored))
-    several_labels = next((listing.several_labels for listing in listings if listing.several_labels), "")
+    several_labels = listing.several_labels
     if options.merge_copies:
         images, several_labels = merge_copies(images, several_labels)
 
@@ -150,12 +152,11 @@ def build_index(
         return item.store.root / item.key if isinstance(item.store, FolderStore) else None
 
     nonempty_classes = {(e.label, e.split) for e, f in zip(entries, results, strict=True) if f is not None}
-    empty = [c.path for listing in listings for c in listing.classes if (c.label, c.split) not in nonempty_classes]
-    remarks = [remark for listing in listings for remark in listing.notes]
-    remarks += [SourceNote(INVALID_MASKS, r.path, r.reason) for r in results if isinstance(r, InvalidMask)]
+    empty = [c.path for c in listing.classes if (c.label, c.split) not in nonempty_classes]
+    invalid_masks = [SourceNote(INVALID_MASKS, r.path, r.reason) for r in results if isinstance(r, InvalidMask)]
     index = Index(
         name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
-        tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
+        tuple(sorted(ignored)), tuple(sorted(empty)), (*listing.notes, *invalid_masks),
         several_labels,
         read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
         find_file, all(entry.is_number for entry in entries),
@@ -298,10 +299,9 @@ def _list_files(
     states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
-    if not options.label_pattern and options.folder_level is None and is_flat(store):
-        table = find_label_table(store, folder)
-        if table is not None:
-            return list_from_table(*table, FileFinder(store), options, prefix, store_is_source=True)
+    may_be_in_table = not options.label_pattern and options.folder_level is None and is_flat(store)
+    if may_be_in_table and (table := find_label_table(store, folder)) is not None:
+        return list_from_table(*table, FileFinder(store), options, prefix, store_is_source=True)
     return read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
 
 

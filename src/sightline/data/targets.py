@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,53 +17,39 @@ SEPARATOR = ";"
 """Between the classes in the label of an image that has several."""
 
 
-class Targets(Protocol):
+class Targets(ABC):
     """How a task reads labels. An `ImageRecord` holds a label as text, the same in every file that records it."""
 
-    @property
-    def allows_several(self) -> bool:
-        """Whether an image may have several classes, or none."""
-
-    @property
-    def are_paths(self) -> bool:
-        """Whether each class is a leaf of a tree, named by its path; see `data.class_tree`."""
-
-    @property
-    def are_masks(self) -> bool:
-        """Whether the target of an image is its mask, uint8 [H, W], in place of what `encode` makes of its label."""
-
-    @property
-    def are_ordered(self) -> bool:
-        """Whether classes are grades, from the lowest to the highest."""
+    allows_several = False
+    """Whether an image may have several classes, or none."""
+    are_paths = False
+    """Whether each class is a leaf of a tree, named by its path; see `data.class_tree`."""
+    are_masks = False
+    """Whether the target of an image is its mask, uint8 [H, W], in place of what `encode` makes of its label."""
+    are_ordered = False
+    """Whether classes are grades, from the lowest to the highest."""
 
     def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-        """Return the classes in order: as ``data.class_order`` states it, if it is not empty.
+        """Return the classes in order: as ``data.class_order`` states it, or sorted if it is empty.
 
         Raises `DataError` if that does not list each class once, or if the order of grades is not known.
-        """
-
-    def list_classes(self, label: str) -> tuple[str, ...]:
-        """Return the classes that a label names."""
-
-    def encode(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[Any]:
-        """Return the targets of N labels, an array [N, ...]; every class that they name is one of `classes`."""
-
-
-class ClassTargets:
-    """A label is the name of one class; targets are class indices, int32 [N]."""
-
-    allows_several = False
-    are_masks = False
-    are_paths = False
-    are_ordered = False
-
-    def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-        """Return the classes as stated, or sorted.
 
         >>> ClassTargets().order_classes({"b", "a"}, ()), ClassTargets().order_classes({"b", "a"}, ("b", "a"))
         (('a', 'b'), ('b', 'a'))
         """
         return check_order(names, order) if order else tuple(sorted(names))
+
+    @abstractmethod
+    def list_classes(self, label: str) -> tuple[str, ...]:
+        """Return the classes that a label names."""
+
+    @abstractmethod
+    def encode(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[Any]:
+        """Return the targets of N labels, an array [N, ...]; every class that they name is one of `classes`."""
+
+
+class ClassTargets(Targets):
+    """A label is the name of one class; targets are class indices, int32 [N]."""
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the label itself."""
@@ -126,17 +113,10 @@ def list_leaf_classes(targets: Targets, labels: Sequence[str]) -> list[tuple[str
     return [() if label in inner else targets.list_classes(label) for label in labels]
 
 
-class LabelSetTargets:
+class LabelSetTargets(Targets):
     """A label is the names of any number of classes, sorted, joined by `SEPARATOR`; targets are uint8 [N, K]."""
 
     allows_several = True
-    are_masks = False
-    are_paths = False
-    are_ordered = False
-
-    def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-        """Return the classes as stated, or sorted."""
-        return CLASS_TARGETS.order_classes(names, order)
 
     def list_classes(self, label: str) -> tuple[str, ...]:
         """Return the classes; none for an empty label.

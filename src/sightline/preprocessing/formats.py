@@ -128,9 +128,9 @@ def detect_format(start: bytes) -> str:
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return pixels uint8 [H, W] or [H, W, 3], gray or RGB, as a PNG file."""
+    """Return pixels uint8 [H, W], [H, W, 1] or [H, W, 3 or 4], gray, RGB or RGBA, as a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels).save(file, "PNG")
     return file.getvalue()
 
 

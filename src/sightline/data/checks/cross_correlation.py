@@ -51,7 +51,7 @@ def correlate_pairs(small: NDArray[np.uint8], first: NDArray[np.int64], second: 
 def _band_pass(gray: Floats) -> Floats:
     """Return the detail of images [N, H, W] that is finer than `COARSE_WIDTH` and coarser than `FINE_WIDTH`."""
     side = gray.shape[1]
-    fine, coarse = _running_mean(side, FINE_WIDTH), _running_mean(side, COARSE_WIDTH)
+    fine, coarse = (running_mean(side, width).astype(np.float32) for width in (FINE_WIDTH, COARSE_WIDTH))
     smooth = _apply_to_both_axes(fine, gray)
     return smooth - _apply_to_both_axes(coarse, smooth)
 
@@ -81,10 +81,10 @@ def _window_sums(side: int) -> Floats:
 
 
 @functools.cache
-def _running_mean(side: int, width: int) -> Floats:
+def running_mean(side: int, width: int) -> NDArray[np.float64]:
     """Return the matrix [side, side] of a running mean over `width` pixels, with edge values repeated."""
     indices = (np.arange(side)[:, None] + np.arange(width) - width // 2).clip(0, side - 1)
-    weights: Floats = (indices[:, :, None] == np.arange(side)).mean(1).astype(np.float32)
+    weights: NDArray[np.float64] = (indices[:, :, None] == np.arange(side)).mean(1)
     return weights
 
 

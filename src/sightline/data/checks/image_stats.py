@@ -66,9 +66,7 @@ def compute_image_stats(
 ) -> DatasetStats:
     """Compute statistics of every image of `index`, each content once, in threads, decoding with the spec `spec`."""
     spec = spec or PreprocessingSpec()
-    first_position: dict[str, int] = {}
-    for i, image in enumerate(index.images):
-        first_position.setdefault(image.sha256, i)
+    first_position = {index.images[i].sha256: i for i in reversed(range(len(index.images)))}
     contents = sorted(first_position)
     stats: list[ImageStats] = []
     small: list[NDArray[np.uint8]] = []

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.data.checks.cross_correlation import running_mean
+
 SIDE = 32  # pixels of the gray image that is hashed
 THUMBNAIL_SIDE = 16  # pixels of the thumbnail that is correlated
 RADIUS = 14  # bits, of 64, by which hashes of the same image may differ
@@ -140,7 +142,7 @@ def _crop_windows() -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     scales = []
     for scale, offsets in ((1.0, (0.0,)), (0.95, (0.0, 0.5, 1.0)), (0.9, (0.0, 0.5, 1.0))):
         windows = np.stack([_crop_matrix(scale, offset) for offset in offsets])
-        scales.append((windows.astype(np.float32), (_running_mean(5) @ windows).astype(np.float32)))
+        scales.append((windows.astype(np.float32), (running_mean(THUMBNAIL_SIDE, 5) @ windows).astype(np.float32)))
     return scales
 
 
@@ -150,11 +152,4 @@ def _crop_matrix(scale: float, offset: float) -> NDArray[np.float64]:
     weights: NDArray[np.float64] = np.maximum(
         0, 1 - np.abs(centers.clip(0, THUMBNAIL_SIDE - 1)[:, None] - np.arange(THUMBNAIL_SIDE))
     )
-    return weights
-
-
-def _running_mean(width: int) -> NDArray[np.float64]:
-    """Return the matrix [16, 16] of a running mean over `width` pixels, with edge values repeated."""
-    indices = (np.arange(THUMBNAIL_SIDE)[:, None] + np.arange(width) - width // 2).clip(0, THUMBNAIL_SIDE - 1)
-    weights: NDArray[np.float64] = (indices[:, :, None] == np.arange(THUMBNAIL_SIDE)).mean(1)
     return weights

@@ -12,7 +12,7 @@ from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.sources.listing import SourceListing, read_as_label_sets
+from sightline.data.sources.listing import SourceListing, join_listings, read_as_label_sets
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
 from sightline.data.storage import FileStore
@@ -64,18 +64,7 @@ def read_container_files(
         ]
     else:
         listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
-    several_labels = next((listing.several_labels for listing in listings if listing.several_labels), "")
-    if several_labels:
-        listings = read_as_label_sets(listings)
-    return SourceListing(
-        [item for listing in listings for item in listing.items],
-        [file for listing in listings for file in listing.unusable],
-        [path for listing in listings for path in listing.skipped_files],
-        [folder for listing in listings for folder in listing.classes],
-        notes=[note for listing in listings for note in listing.notes],
-        unlabeled=[path for listing in listings for path in listing.unlabeled],
-        several_labels=several_labels,
-        to_label=[item for listing in listings for item in listing.to_label],
-        other_rows=[item for listing in listings for item in listing.other_rows],
-        separator=next((listing.separator for listing in listings if listing.separator), ""),
-    )
+    joined = join_listings(listings)
+    if not joined.several_labels:
+        return joined
+    return replace(join_listings(read_as_label_sets(listings)), several_labels=joined.several_labels)

@@ -81,6 +81,19 @@ class SourceListing:
     separator: str = ""
 
 
+def join_listings(listings: Sequence[SourceListing]) -> SourceListing:
+    """Return the contents of several sources as those of one."""
+    joined = SourceListing([])
+    for each in listings:
+        for name in ("items", "unusable", "skipped_files", "classes", "unlabeled", "notes", "to_label", "other_rows"):
+            getattr(joined, name).extend(getattr(each, name))
+    return replace(
+        joined,
+        several_labels=next((each.several_labels for each in listings if each.several_labels), ""),
+        separator=next((each.separator for each in listings if each.separator), ""),
+    )
+
+
 def read_as_label_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
     """Return the listings for a task that takes several labels, where no row of a table shows that there may be.
 

@@ -35,9 +35,7 @@ from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, plural
 
 DEFAULTS = DataConfig()
-MAX_CONFLICT_FRACTION = (
-    0.01  # fraction of files with conflicting rows above which each row is taken for one of several labels
-)
+MAX_CONFLICT_FRACTION = 0.01  # of files with conflicting rows; above, each row is taken for one of several labels
 
 
 def is_table(path: Path) -> bool:
@@ -204,10 +202,8 @@ class _RowReader:
             listing = SourceListing([], several_labels=self.label_sets.evidence)
         else:
             listing = SourceListing([], separator="" if self.columns.mask else find_separator(self.table, self.columns))
-        are_integers = (
-            _are_integers_written_as_floats(row.get_text(self.columns.label) for row in self.table.rows)
-            if self.columns.label
-            else False
+        are_integers = bool(self.columns.label) and _are_integers_written_as_floats(
+            row.get_text(self.columns.label) for row in self.table.rows
         )
         first_rows: dict[str, tuple[int, str]] = {}
         positions: dict[str, int] = {}
