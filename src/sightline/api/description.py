@@ -12,24 +12,22 @@ from sightline.api.argument_types import check_types
 from sightline.api.loading import load
 from sightline.api.options import Settings, to_assignments
 from sightline.api.owned_png import is_owned_png, is_owned_svg
-from sightline.config import ModelConfig, RunConfig, recipes, resolve_config
+from sightline.config import RunConfig, recipes, resolve_config
 from sightline.errors import OutputError, UsageError, suggest
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import registry
 from sightline.models.build import ModelSpec, build_shapes_only, choose_decoder
 from sightline.models.describe import ModelDescription, describe_model
-from sightline.report import diagram, lr_plot
+from sightline.report import lr_plot
+from sightline.report.diagram import parse_format, plot_architecture
 from sightline.runs.directory import RunDirectory
 from sightline.runs.steps import SMALL_SIDE
 from sightline.tasks.protocol import find_task
 
 
 @dataclass(frozen=True, slots=True)
-class DescribeTarget:
-    """The recipe, model or run that a name refers to.
-
-    `has_training` is false for a model, which has no training settings.
-    """
+class _Target:
+    """The recipe, model or run that a name refers to; a model has no training settings."""
 
     name: str
     config: RunConfig
@@ -37,11 +35,8 @@ class DescribeTarget:
     has_training: bool = True
 
 
-def find_target(name: str, assignments: Sequence[str] = ()) -> DescribeTarget:
-    """Return the recipe, else the model, else the run called `name`.
-
-    `assignments` are ``KEY=VALUE`` overrides. Raises `UsageError`, suggesting the nearest name.
-    """
+def _find_target(name: str, assignments: Sequence[str]) -> _Target:
+    """Return the recipe, else the model, else the run called `name`; raises `UsageError`, suggesting the nearest."""
     path = _io.expand_home(name)
     if name in recipes.names():
         config = resolve_config(recipes.load(name), assignments=assignments)
@@ -49,15 +44,13 @@ def find_target(name: str, assignments: Sequence[str] = ()) -> DescribeTarget:
             raise UsageError(
                 "The recipe auto chooses its network from the images: describe quick, transfer or a model instead."
             )
-        return DescribeTarget(name, config)
+        return _Target(name, config)
     if name in registry.ENTRIES:
-        return DescribeTarget(
-            name, resolve_config({"model": {"name": name}}, assignments=assignments), has_training=False
-        )
+        return _Target(name, resolve_config({"model": {"name": name}}, assignments=assignments), has_training=False)
     if path.is_dir():
         if assignments:
             raise UsageError(f"{name} is a run, whose settings are fixed: omit --set, or describe its recipe.")
-        return DescribeTarget(path.resolve().name, RunDirectory.open(path).config, path)
+        return _Target(path.resolve().name, RunDirectory.open(path).config, path)
     valid_names = [*recipes.names(), *registry.ENTRIES]
     raise UsageError(f"There is no recipe, model or run {name!r}.{suggest(name, valid_names)}")
 
@@ -98,25 +91,22 @@ def describe(
         print(sl.describe("cifar10-simple", size="32x32", classes=10).parameters)
         ```
     """
-    target = find_target(str(name), to_assignments(set))
+    target = _find_target(str(name), to_assignments(set))
     schedule_path, diagram_path = (None if path is None else str(path) for path in (schedule, diagram))
     if steps < 1:
         raise UsageError(f"steps is the number of steps in an epoch, at least 1, not {steps}.")
-    check_outputs(target, schedule_path, diagram_path)
-    description = describe_target(target, size=size, classes=classes)
+    _check_outputs(target, schedule_path, diagram_path)
+    description = _describe_target(target, size, classes)
     if diagram_path is not None:
-        draw_diagram(description, diagram_path)
+        drawing = plot_architecture(description, parse_format(diagram_path))
+        _io.write_atomic(_io.output_path(diagram_path), drawing)
     if schedule_path is not None:
-        plot_schedule(target, schedule_path, steps)
+        _io.write_atomic(_io.output_path(schedule_path), _plot_schedule(target, parse_format(schedule_path), steps))
     return description
 
 
-def describe_target(target: DescribeTarget, *, size: str | None = None, classes: int | None = None) -> ModelDescription:
-    """Return the layers and costs of a network; nothing is trained, and only a run's weights are read.
-
-    `size` is ``HxWxC`` or ``HxW``; default: the recipe's, else the model's, in color. `classes`: default 2 for a
-    sigmoid output, else 10 for networks for small images and 1,000 for others. A run defines both.
-    """
+def _describe_target(target: _Target, size: str | None, classes: int | None) -> ModelDescription:
+    """Return the layers and costs of a network, with the arguments of `describe`; only a run's weights are read."""
     if target.run is not None:
         if size is not None or classes is not None:
             raise UsageError(
@@ -133,16 +123,12 @@ def describe_target(target: DescribeTarget, *, size: str | None = None, classes:
         classes = 2 if model.head == "sigmoid" else 10 if entry.input_size <= SMALL_SIDE else 1000
     if classes < 2:
         raise UsageError(f"A classifier needs at least two classes, not {classes}.")
-    return describe_model(build_shapes_only(_model_spec(model, height, width, channels, classes)).model, target.name)
-
-
-def _model_spec(model: ModelConfig, height: int, width: int, channels: int, classes: int) -> ModelSpec:
-    pixels = (127.5, 64.0)  # placeholder mean and std, which affect no shape
     task = find_task(model.task)
-    return ModelSpec(
-        model, height, width, channels, classes, pixel_stats=pixels, activation=task.activation,
-        decoder=choose_decoder(model, is_for_masks=task.targets.are_masks),
+    spec = ModelSpec(
+        model, height, width, channels, classes, pixel_stats=(127.5, 64.0),  # mean and std, which affect no shape
+        activation=task.activation, decoder=choose_decoder(model, is_for_masks=task.targets.are_masks),
     )  # fmt: skip
+    return describe_model(build_shapes_only(spec).model, target.name)
 
 
 def _parse_input_size(config: RunConfig, default_side: int, size_text: str | None) -> tuple[int, int, int]:
@@ -157,28 +143,21 @@ def _parse_input_size(config: RunConfig, default_side: int, size_text: str | Non
     return int(match[1]), int(match[2]), int(match[3] or channels)
 
 
-def draw_diagram(description: ModelDescription, path: str) -> None:
-    """Draw a diagram of the network to `path`, which ends with ``.png`` or ``.svg``."""
-    _io.write_atomic(_io.output_path(path), diagram.plot_architecture(description, diagram.parse_format(path)))
-
-
-def plot_schedule(target: DescribeTarget, path: str, steps: int) -> None:
-    """Plot the learning rates of all stages to `path`, with `steps` steps per epoch."""
-    check_outputs(target, path)
+def _plot_schedule(target: _Target, figure_format: str, steps: int) -> bytes:
+    """Return a plot of the learning rates of all stages, with `steps` steps per epoch."""
     stages = lr_plot.plan_stages(target.config, steps)
     schedule = target.config.train.schedule
     title = f"{target.name}: {schedule.name.replace('_', ' ')}"
     if schedule.name == "plateau":  # when it drops depends on training
         title += f", times {schedule.factor:g} whenever {schedule.monitor} plateaus"
-    figure = lr_plot.plot_learning_rates(stages, steps, title, diagram.parse_format(path))
-    _io.write_atomic(_io.output_path(path), figure)
+    return lr_plot.plot_learning_rates(stages, steps, title, figure_format)
 
 
-def check_outputs(target: DescribeTarget, schedule_path: str | None = None, diagram_path: str | None = None) -> None:
+def _check_outputs(target: _Target, schedule_path: str | None, diagram_path: str | None) -> None:
     """Raise, before any work, if the figures could not be written."""
     for option, path in (("--schedule", schedule_path), ("--diagram", diagram_path)):
         if path is not None:
-            is_owned = is_owned_svg if diagram.parse_format(path) == "svg" else is_owned_png
+            is_owned = is_owned_svg if parse_format(path) == "svg" else is_owned_png
             file = _io.output_path(path)
             if not file.parent.is_dir():
                 raise OutputError(f"{path} cannot be written: its folder does not exist. Choose another path.")

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sightline import _io
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback
@@ -200,7 +198,7 @@ def _thumbnails(index: Index, findings: Sequence[Finding], preprocess: Preproces
             sized = preprocess.with_size(height, width)
             content = index.read(i)
             try:
-                pixels = sized.apply(content) if isinstance(content, np.ndarray) else sized.decode(content)
+                pixels = sized.convert(content)
             except ImageError:
                 continue
             thumbnails[image.path] = page.encode_thumbnail(pixels)

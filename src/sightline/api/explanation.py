@@ -257,8 +257,6 @@ class _FigureWriter:
             raise OutputError(f"{path} exists and was not written by Sightline: choose another folder with --out.")
         width, height = _display_size(image)
         original = preprocess.with_size(height, width)
-        encoded = isinstance(image.content, bytes | bytearray | memoryview)
-        display_image = original.decode(image.content) if encoded else original.apply(image.content)
         heat_overlay = heat_map.map_to_original(explanation.heat, preprocess, width, height)
         visible_box, _ = preprocess.compute_placement(width, height)
         hottest = explanation.region and _scale_region(explanation.region, width / image.width, height / image.height)
@@ -267,7 +265,7 @@ class _FigureWriter:
             mask = explanation.pixel_region.astype(np.float32)
             outline = heat_map.map_to_original(mask, preprocess, width, height) > 0.5
         figure = plot_explanation(
-            display_image,
+            original.convert(image.content),
             heat_overlay,
             hottest,
             _title(explanation),

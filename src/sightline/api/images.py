@@ -181,29 +181,23 @@ def to_class_index(label: Any, classes: Sequence[str]) -> int:
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
     """Return the cells of a prediction in a table."""
     decision = prediction.decision
-    return {
+    row: dict[str, Any] = {
         "path": prediction.path,
         "label": prediction.label,
         "probability": prediction.probability,
         "decision": None if decision is None else decision.decision,
-        **({} if decision is None or decision.set is None else {"set": ", ".join(decision.set)}),
-        **{
-            name: ", ".join(chosen)
-            for name, chosen in (("undecided", prediction.undecided), ("label_set", prediction.label_set))
-            if chosen is not None
-        },
-        **{
-            name: value
-            for name, value in (("quality", prediction.quality), ("expected_grade", prediction.expected_grade))
-            if value is not None
-        },
-        **(
-            {}
-            if prediction.levels is None
-            else {"node": prediction.node, "node_probability": prediction.node_probability}
-        ),
-        **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
     }
+    sets = {
+        "set": None if decision is None else decision.set,
+        "undecided": prediction.undecided,
+        "label_set": prediction.label_set,
+    }
+    row |= {name: ", ".join(chosen) for name, chosen in sets.items() if chosen is not None}
+    values = {"quality": prediction.quality, "expected_grade": prediction.expected_grade}
+    row |= {name: value for name, value in values.items() if value is not None}
+    if prediction.levels is not None:
+        row |= {"node": prediction.node, "node_probability": prediction.node_probability}
+    return row if prediction.error is None else row | {"error": prediction.error}  # a column only where there is one
 
 
 def explanation_row(explanation: Explanation) -> dict[str, Any]:

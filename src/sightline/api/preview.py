@@ -82,12 +82,8 @@ def preview_images(
     plotting.check_packages()
     targets, threads = find_task(requested.model.task).targets, requested.device.threads or None
     index = make_index(sources, callback.on_progress, threads, options=requested.data, targets=targets)
-    path = (
-        Path(out)
-        if out is not None
-        else Path(f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
-    )
-    path = owned_png.check_output(path, "--out")
+    default = f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png"
+    path = owned_png.check_output(default if out is None else out, "--out")
     num_images = (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT) if count is None else count
     if num_images < 1:
         raise UsageError(f"count is the number of images, at least 1, not {count}.")
@@ -99,9 +95,7 @@ def preview_images(
         images = _decode_images(index, num_images, seed, build_preprocess(config), training=True)
         rows = _divide_rows(images)
     else:
-        preprocess, _ = inspection_preprocess(
-            requested.input, index, callback.on_progress, requested.device.threads or None
-        )
+        preprocess, _ = inspection_preprocess(requested.input, index, callback.on_progress, threads)
         images = _decode_images(index, num_images, seed, preprocess, training=False)
         rows = _divide_rows(images)
     owned_png.save_owned_png(path, plot_grid(rows))
@@ -156,9 +150,7 @@ def _decode_images(
         spec = preprocess if training else preprocess.with_size(height, width, 1 if image.grayscale else 3)
         content = index.read(i)
         try:
-            decoded.append(
-                (spec.apply(content) if isinstance(content, np.ndarray) else spec.decode(content), image.label)
-            )
+            decoded.append((spec.convert(content), image.label))
         except ImageError:  # the header is valid, the pixels are not
             continue
         if len(decoded) == count:
@@ -182,12 +174,8 @@ def _augment_rows(index: Index, config: RunConfig, count: int, seed: int) -> lis
         changed = to_numpy(pipeline.apply(config.augment, pixels, params))
         mixed = pipeline.mix_labels(config.augment, label_weights, params)
         for row, version, weights in zip(rows, changed, mixed, strict=True):
-            row.append(
-                (
-                    version,
-                    _format_label_weights(classes, weights) if mixup.is_mixing(config.augment) else f"epoch {epoch}",
-                )
-            )
+            is_mixed = mixup.is_mixing(config.augment)
+            row.append((version, _format_label_weights(classes, weights) if is_mixed else f"epoch {epoch}"))
     return rows
 
 

@@ -173,7 +173,7 @@ def _decode_all(
             file.seek(offset + first * blank.nbytes)
             for i in range(first, min(first + CHUNK_ROWS, shape[0])):
                 try:
-                    image = _decode_one(read(i), preprocess)
+                    image = preprocess.convert(read(i))
                 except ImageError as error:
                     failures[i], image = str(error), blank
                 file.write(image.data)
@@ -191,10 +191,6 @@ def _decode_all(
             pool.shutdown(cancel_futures=True)
             raise
     return dict(sorted(failures.items())), checks  # threads fail in any order
-
-
-def _decode_one(content: bytes | NDArray[np.uint8], preprocess: PreprocessingSpec) -> NDArray[np.uint8]:
-    return preprocess.apply(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
 
 
 def _finish(

@@ -265,12 +265,8 @@ def _read(path: Path) -> Bundle:
                 return _read_verified(_make_zip_reader(archive))
         except _packed.ZIP_ERRORS as error:
             raise ModelError(f"it is not a zip file, or it is damaged: {error}") from error
-    return _from_onnx_file(_io.read_regular(path, MAX_MODEL_BYTES))
-
-
-def _from_onnx_file(model: bytes) -> Bundle:
-    manifest = _read_embedded_manifest(model)
-    return Bundle(manifest, model, {})
+    model = _io.read_regular(path, MAX_MODEL_BYTES)
+    return Bundle(_read_embedded_manifest(model), model, {})
 
 
 def _read_embedded_manifest(model: bytes) -> Manifest:

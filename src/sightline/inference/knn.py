@@ -13,8 +13,7 @@ from sightline.data.targets import CLASS_TARGETS, LABEL_SETS, SEPARATOR, join_cl
 from sightline.errors import DataError, UsageError, plural
 from sightline.inference.embeddings import Embeddings, regroup
 from sightline.inference.nearest import NearestRows, normalize_rows
-from sightline.inference.predictor import Outputs, Predictor
-from sightline.preprocessing import PreprocessingSpec
+from sightline.inference.predictor import Outputs, OutputsPredictor, Predictor
 
 TEMPERATURE = 0.07  # of Wu et al., 2018: a neighbor at a similarity lower by 0.07 has a vote of 1/e
 SAME_IMAGE = 1 - 1e-6  # similarity to a reference image from which an image is taken for the same one
@@ -32,7 +31,7 @@ def are_label_sets(labels: Sequence[str]) -> bool:
     )
 
 
-class KnnPredictor:
+class KnnPredictor(OutputsPredictor):
     """A predictor whose classes are the labels of reference images, by a weighted vote of the nearest ones.
 
     The vote of a neighbor with the cosine similarity s is exp(s / 0.07) (Wu et al., "Unsupervised feature learning via
@@ -41,6 +40,8 @@ class KnnPredictor:
     then independent of each other.
 
     Attributes:
+        classes: The labels of the reference images, sorted; where they may have several, each on its own.
+        preprocess: How an image becomes pixels.
         unreadable: The reference images without an embedding: path and reason.
         has_several_labels: Whether an image may have several labels, or none.
     """
@@ -54,6 +55,7 @@ class KnnPredictor:
         `DataError` if there are no labels, `UsageError` if there are fewer images than `count`.
         """
         self._predictor, self._count = predictor, count
+        self.preprocess = predictor.preprocess
         self.unreadable: list[tuple[str, str]] = []
         self._own_images: set[bytes] = set()  # hashes of the features of queries that are reference images
         self._rows: list[NDArray[np.float32]] = []
@@ -76,39 +78,25 @@ class KnnPredictor:
         self.has_several_labels = are_label_sets(labels) if several_labels is None else several_labels
         targets = LABEL_SETS if self.has_several_labels else CLASS_TARGETS
         names = [targets.list_classes(label) for label in labels]
-        self._classes = tuple(sorted({*chain.from_iterable(names)}))
-        if not self._classes:
+        self.classes = tuple(sorted({*chain.from_iterable(names)}))
+        if not self.classes:
             raise DataError("The reference images have no labels, so they have no class to vote for.")
-        index = {label: k for k, label in enumerate(self._classes)}
+        index = {label: k for k, label in enumerate(self.classes)}
         votes = iter([tuple(index[name] for name in chosen) for chosen in names])
         self._votes = [list(islice(votes, len(rows))) for rows in self._rows]
 
     @property
     def sha256(self) -> str:
         """A hash of the reference and the number of neighbors: predictors of one model with it predict alike."""
-        digest = hashlib.sha256(repr((self._count, self._classes)).encode(errors="surrogatepass"))
+        digest = hashlib.sha256(repr((self._count, self.classes)).encode(errors="surrogatepass"))
         for rows, votes in zip(self._rows, self._votes, strict=True):
             digest.update(np.ascontiguousarray(rows).data)
             digest.update(repr(votes).encode())
         return digest.hexdigest()
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The labels of the reference images, sorted; where they may have several, each on its own."""
-        return self._classes
-
-    @property
-    def preprocess(self) -> PreprocessingSpec:
-        """How an image becomes pixels."""
-        return self._predictor.preprocess
-
     def count_own_images(self) -> int:
         """Return how many different images were predicted that are reference images, too, by their features."""
         return len(self._own_images)
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the fractions of the votes, float32 [N, K], for uint8 pixels [N, H, W, C]."""
-        return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return the fractions of the votes, their logits, and the features for uint8 pixels [N, H, W, C]."""
@@ -124,7 +112,7 @@ class KnnPredictor:
         nearest: NearestRows[tuple[int, ...]] = NearestRows(features, self._count)
         for rows, chosen in zip(self._rows, self._votes, strict=True):
             nearest.add(rows, chosen)
-        votes = np.full((len(features), len(self._classes)), np.nan, np.float32)
+        votes = np.full((len(features), len(self.classes)), np.nan, np.float32)
         queries = np.ascontiguousarray(features)
         for query, row, similarities, neighbors in zip(queries, votes, nearest.similarities, nearest.keys, strict=True):
             if neighbors:

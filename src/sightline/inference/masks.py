@@ -243,8 +243,7 @@ def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.
     page of the image is read, and its range of values.
     """
     mask = shrink_mask(mask)
-    spec = preprocess.with_size(*mask.shape)
-    pixels = spec.decode(content) if isinstance(content, bytes | bytearray | memoryview) else spec.apply(content)
+    pixels = preprocess.with_size(*mask.shape).convert(content)
     return encode_png(overlay_mask(pixels, mask, count))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -85,7 +86,19 @@ class Predictor(Protocol):
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
 
 
-class PicklablePredictor:
+class OutputsPredictor(ABC):
+    """A predictor that computes all outputs whenever it computes the probabilities."""
+
+    @abstractmethod
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, K], or [N, H, W, K] of masks, for uint8 pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+
+class PicklablePredictor(OutputsPredictor):
     """A predictor that can be copied and pickled although the session of its runtime cannot.
 
     The copy holds what the session is created from. A subclass creates the session in the cached property `_session`;

@@ -350,10 +350,8 @@ def get_pixels(decoded: DecodedItem) -> NDArray[np.uint8]:
 def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.uint8]:
     """Read an item and decode it; raises `ImageError` if that fails, `UsageError` for what is not an image."""
     content = item.read()
-    if isinstance(content, bytes | bytearray | memoryview):
-        return preprocess.decode(content)
     try:
-        return preprocess.apply(content)
+        return preprocess.convert(content)
     except UsageError as error:
         raise UsageError(f"Image {item.path}: {error}.") from error
 

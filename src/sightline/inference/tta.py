@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.errors import UsageError
-from sightline.inference.predictor import Outputs, Predictor
-from sightline.preprocessing import PreprocessingSpec
+from sightline.inference.predictor import Outputs, OutputsPredictor, Predictor
 
 TTA = Literal["flip", "flip-shift"]
 VIEWS: dict[TTA, int] = {"flip": 2, "flip-shift": 6}
 """The number of views of each image."""
 
 
-class TTAPredictor:
+class TTAPredictor(OutputsPredictor):
     """Averages the logits and the features of several views of each image; `activate` turns logits into probabilities.
 
     ``flip``: an image and its mirror image. ``flip-shift``: these two with weight 1/4 each, and both shifted by a
@@ -35,20 +34,7 @@ class TTAPredictor:
         kind: TTA = "flip",
     ) -> None:
         self.predictor, self._activate, self._kind = predictor, activate, kind
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of the probabilities."""
-        return self.predictor.classes
-
-    @property
-    def preprocess(self) -> PreprocessingSpec:
-        """How an image becomes pixels."""
-        return self.predictor.preprocess
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
-        return self.outputs(pixels).probabilities
+        self.classes, self.preprocess = predictor.classes, predictor.preprocess
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, mean logits and mean features for uint8 pixels [N, H, W, C]."""

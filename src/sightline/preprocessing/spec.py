@@ -191,6 +191,10 @@ class PreprocessingSpec:
                 image, image.size, partial(bit_depth.convert_to_8_bit, limits=self.value_range)
             )
 
+    def convert(self, content: ImageBytes | Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels of an encoded image, as `decode` does, or of one in memory, as `apply` does."""
+        return self.decode(content) if isinstance(content, ImageBytes) else self.apply(content)
+
     def apply_to_mask(self, mask: NDArray[np.uint8], outside: int) -> NDArray[np.uint8]:
         """Resize a mask uint8 [H, W] as `decode` resizes its image, to uint8 [height, width].
 

@@ -18,7 +18,7 @@ from sightline.api import Classifier
 from sightline.api.explanation import explain_pixels
 from sightline.errors import ImageError, suggest
 from sightline.explain.heatmaps import Method, has_gradcam, share_gradcam
-from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor
+from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, OutputsPredictor, Predictor
 from sightline.inference.results import Prediction
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import encode_png, inspect_image
@@ -41,7 +41,7 @@ class _GivenUp(Exception):
     """Nobody waits for the explanation any more."""
 
 
-class _SharedPredictor:
+class _SharedPredictor(OutputsPredictor):
     """A predictor for another thread than that of the model, which computes there, between batches of predictions.
 
     Not every runtime may be called by two threads at a time. It stops when `given_up` is set.
@@ -51,10 +51,6 @@ class _SharedPredictor:
         self._batcher, self._given_up = batcher, given_up
         self.predictor = predictor
         self.classes, self.preprocess = predictor.classes, predictor.preprocess
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities [N, K] for pixels [N, H, W, C]."""
-        return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return all outputs for pixels [N, H, W, C]."""

@@ -15,6 +15,7 @@ _STRING = {"type": "string"}
 _NUMBER = {"type": "number"}
 _HASH = {"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}
 _BOOLEAN = {"type": "boolean"}
+_METRIC_KINDS = ("text/plain", "application/openmetrics-text")
 _DATATYPES = ("BOOL", "UINT8", "FP32", "FP64")
 
 
@@ -37,10 +38,10 @@ def build_openapi(
         "/health": {"get": _operation("Whether the server is ready.", _HEALTH, not_ready=_HEALTH)},
         "/models": {"get": _operation("The models and their versions.", _MODELS)},
         "/model": {"get": _operation(_MODEL_SUMMARY, _MODEL, errors=several)},
-        "/": {"get": _page()},
+        "/": {"get": _text("A page to try the model in a browser.", "The page.", "text/html")},
         "/predict": {"post": _predict(classes, kinds, errors=several)},
         "/explain": {"post": _explain(labels, methods, errors=several)},
-        "/metrics": {"get": _metrics()},
+        "/metrics": {"get": _text("The metrics of the server, for Prometheus.", "The metrics.", *_METRIC_KINDS)},
         "/openapi.json": {"get": _operation("This description.", {"type": "object"})},
         "/v2": {"get": _operation("The server and its extensions.", _SERVER)},
         "/v2/health/live": {"get": _operation("Whether the server runs.", _LIVE, not_ready=_LIVE)},
@@ -86,6 +87,11 @@ def _list(items: Any, **limits: Any) -> dict[str, Any]:
     return {"type": "array", "items": items, **limits}
 
 
+def _several(one: Any, error: Any) -> dict[str, Any]:
+    """Return the schema of an answer for a list of images, of which each has a prediction or an error."""
+    return _object(predictions=_list({"oneOf": [one, error]}, minItems=1), model=_IDENTITY)
+
+
 _ERROR = _object(error=_STRING)
 _ERRORS = {
     400: "The request is invalid, names another host, or has an image that cannot be read.",
@@ -129,17 +135,9 @@ _PREDICTION: dict[str, Any] = {
 }
 _PREDICTED = ("label", "probability", "top")
 _ONE_PREDICTION = _object((*_PREDICTED, "model"), **_PREDICTION, model=_IDENTITY)
-_PREDICTIONS = _object(
-    predictions=_list(
-        {
-            "oneOf": [
-                _object(_PREDICTED, path=_STRING, **_PREDICTION),
-                _object(("error",), path=_STRING, error=_STRING, log_id=_STRING),
-            ]
-        },
-        minItems=1,
-    ),
-    model=_IDENTITY,
+_PREDICTIONS = _several(
+    _object(_PREDICTED, path=_STRING, **_PREDICTION),
+    _object(("error",), path=_STRING, error=_STRING, log_id=_STRING),
 )
 _MASK_FIELDS: dict[str, Any] = {
     "areas": {"type": "object", "additionalProperties": _NUMBER},
@@ -156,17 +154,9 @@ _MASK_FIELDS: dict[str, Any] = {
     ),
 }
 _ONE_MASK = _object(("areas", "quality", "masks", "model"), **_MASK_FIELDS, model=_IDENTITY)
-_MASKS = _object(
-    predictions=_list(
-        {
-            "oneOf": [
-                _object(("areas", "quality", "masks"), path=_STRING, **_MASK_FIELDS),
-                _object(("error",), path=_STRING, error=_STRING),
-            ]
-        },
-        minItems=1,
-    ),
-    model=_IDENTITY,
+_MASKS = _several(
+    _object(("areas", "quality", "masks"), path=_STRING, **_MASK_FIELDS),
+    _object(("error",), path=_STRING, error=_STRING),
 )
 _BOX: dict[str, Any] = {"type": "array", "items": _NUMBER, "minItems": 4, "maxItems": 4}
 _EVIDENCE = ("label", "probability", "method", "region", "heat_fraction", "faithfulness")
@@ -250,12 +240,10 @@ def _response(description: str, content: Any) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def _metrics() -> dict[str, Any]:
-    content = {kind: {"schema": _STRING} for kind in ("text/plain", "application/openmetrics-text")}
-    return {
-        "summary": "The metrics of the server, for Prometheus.",
-        "responses": {"200": _response("The metrics.", content)},
-    }
+def _text(summary: str, description: str, *kinds: str) -> dict[str, Any]:
+    """Return a GET operation that answers text of one of several content types."""
+    content = {kind: {"schema": _STRING} for kind in kinds}
+    return {"summary": summary, "responses": {"200": _response(description, content)}}
 
 
 def _errors(*statuses: int) -> dict[str, Any]:
@@ -325,13 +313,6 @@ def _take_images(
             "description": "The bytes of an image file, a form with files, or JSON with base64.",
         },
         "responses": {"200": answer, **_errors(400, *errors, 408, 413, 415, 500, 503)},
-    }
-
-
-def _page() -> dict[str, Any]:
-    return {
-        "summary": "A page to try the model in a browser.",
-        "responses": {"200": _response("The page.", {"text/html": {"schema": _STRING}})},
     }
 
 

@@ -14,14 +14,14 @@ from sightline import backend
 from sightline._keras import training_steps
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line
-from sightline.inference.predictor import Outputs, check_finite
+from sightline.inference.predictor import Outputs, OutputsPredictor, check_finite
 from sightline.models import safetensors_file
 from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
 from sightline.models.keras_file import open_keras_file
 from sightline.preprocessing import PreprocessingSpec
 
 
-class KerasPredictor:
+class KerasPredictor(OutputsPredictor):
     """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``, in full float32.
 
     A copy or pickle holds the model as a ``.keras`` file, loaded in safe mode at its first call.
@@ -82,10 +82,6 @@ class KerasPredictor:
         except ModelError as error:
             raise ModelError(f"The model {path} cannot be used: {error}. Train it again.") from error
         return predictor
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
-        return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""

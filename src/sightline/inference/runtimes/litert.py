@@ -50,10 +50,6 @@ class LiteRtPredictor(PicklablePredictor):
         except Exception as error:
             raise ModelError(f"LiteRT cannot load it: {first_line(error)}") from error
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
-        return self.outputs(pixels).probabilities
-
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]; raises `ModelError`."""
         run, lock = self._session

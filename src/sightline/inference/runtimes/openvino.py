@@ -52,10 +52,6 @@ class OpenVinoPredictor(PicklablePredictor):
         except Exception as error:
             raise ModelError(f"OpenVINO cannot load it: {_explain(error)}") from error
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
-        return self.outputs(pixels).probabilities
-
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]; raises `ModelError`."""
         compiled, ports, lock = self._session
