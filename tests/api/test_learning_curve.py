@@ -102,7 +102,7 @@ def test_images_with_several_labels_have_a_curve_of_mean_average_precision(scene
     ("options", "message"),
     [
         ({"recipe": "quick"}, r"from random weights.*--recipe transfer"),
-        ({"more": [0]}, "at least 1, not 0"),
+        ({"more": [0]}, "at least 1 each, not"),
         ({"figure": "curve.jpg"}, r"give --figure a name that ends with \.png"),
     ],
 )
