@@ -264,11 +264,6 @@ def _stratify(units: Sequence[_Unit], fractions: Sequence[float]) -> list[int]:
     return stratify_iteratively(sizes, [unit.classes for unit in units], fractions, positions)
 
 
-def _required_splits(num_units: int, target_splits: tuple[Split, ...]) -> tuple[Split, ...]:
-    """Return the splits that must contain a class of `num_units` units: all of them, or the first that it can fill."""
-    return target_splits[:num_units]
-
-
 def _group_by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
     classes: dict[str, list[_Unit]] = defaultdict(list)
     for unit in units:
@@ -283,7 +278,7 @@ def _fill_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed
     Training comes first, and no move takes the last unit of a class from a split that must contain it.
     """
     classes = _group_by_class(units)
-    required = {label: _required_splits(len(members), target_splits) for label, members in classes.items()}
+    required = {label: target_splits[: len(members)] for label, members in classes.items()}  # those it can fill
     counts = {label: Counter(unit.split for unit in members) for label, members in classes.items()}
     moves = []
 

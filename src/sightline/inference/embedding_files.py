@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -118,7 +118,7 @@ def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
         metadata = {_METADATA_KEY: jsonio.dumps({"schema": SCHEMA, "model": first.model})}
         schema = _make_parquet_schema(size).with_metadata(metadata)
         with parquet.ParquetWriter(file, schema) as writer:
-            for batch in _chain(first, batches):
+            for batch in chain([first], batches):
                 values = pyarrow.array(np.ascontiguousarray(batch.vectors).reshape(-1))
                 columns = [
                     pyarrow.array([None if cell is None else escape_surrogates(cell) for cell in texts], text)
@@ -134,11 +134,6 @@ def _make_parquet_schema(size: int) -> Any:
     pyarrow = require("pyarrow", "The format Parquet")
     fields = [(name, pyarrow.string()) for name in TEXTS]
     return pyarrow.schema([*fields, ("embedding", pyarrow.list_(pyarrow.float32(), size))])
-
-
-def _chain(first: Embeddings, rest: Iterator[Embeddings]) -> Iterator[Embeddings]:
-    yield first
-    yield from rest
 
 
 def _rows_path(path: Path) -> Path:
