@@ -491,6 +491,21 @@ def test_the_most_frequent_confusion_is_named_only_if_there_is_one() -> None:
     assert "The most frequent confusion is ant classified as fly: 3 times" in page
 
 
+def test_images_that_several_folds_hold_are_in_another_fold() -> None:
+    metrics_info = make_metrics(("ant", "bee", "fly"), 60)
+    others = {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6], "count": 58}
+    metrics_info["leaked"] = {"count": 2, "identical": 2, "near_duplicates": 0, "without_leaked": others}
+    result = dict(make_report().result) | {"folds": 5}
+    for split, place, source in (
+        ("test", "an earlier split", "on the validation split"),
+        ("out-of-fold", "another fold", "on the out-of-fold predictions"),
+    ):
+        folds = {"result": result} if split == "out-of-fold" else {}
+        page = render_html(make_report(metrics=metrics_info | {"split": split, "thresholds": None}, **folds))
+        assert f"2 of these images are in {place} too (identical)" in page
+        assert f"chooses one\n{source} and saves it" in page
+
+
 # In a browser
 
 

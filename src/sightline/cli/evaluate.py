@@ -173,7 +173,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         evaluation.untested_classes, len(evaluation.classes), sentences.describe_split(split)
     ):
         print_line(untested)
-    for caution in sentences.list_cautions(evaluation.to_dict()):
+    for caution in sentences.list_cautions(evaluation.to_dict(), split):
         print_line(caution)
     if evaluation.groups is not None:
         print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")

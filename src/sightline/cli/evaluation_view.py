@@ -155,7 +155,7 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
     print_line(f"{plural(evaluation.count, 'image')}, {plural(classes, 'class', 'classes')}, loss {loss}")
     if untested := sentences.describe_untested(evaluation.untested_classes, classes, sentences.describe_split(split)):
         print_line(untested)
-    for caution in sentences.list_cautions(evaluation.to_dict()):
+    for caution in sentences.list_cautions(evaluation.to_dict(), split):
         print_line(caution)
     if evaluation.unreadable:
         first, count = evaluation.unreadable[0], len(evaluation.unreadable)

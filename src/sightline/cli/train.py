@@ -150,7 +150,7 @@ def print_result(result: TrainResult) -> None:
             values = _format_headlines(result, name) or metrics.describe_accuracy()
             text = f"{values} on {plural(metrics.count, 'image')}, loss {format_value(metrics.loss)}"
             print_line(f"{title:<10} {text}")
-            if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
+            if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name), split=title):
                 print_line(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])
             if missing := sentences.describe_untested(names, len(result.classes), f"the {name} split"):

@@ -169,7 +169,7 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
         untested = metrics.get("untested_classes", [])
         if missing := sentences.describe_untested(untested, len(manifest.classes), f"the {split} split"):
             out.append(_escape_markdown(missing))
-        if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {split} images"):
+        if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {split} images", split):
             out.append(leaked)
     if manifest.parity is not None:
         out.append(

@@ -70,17 +70,24 @@ def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
     )
 
 
-def describe_leakage(value: Mapping[str, Any] | None, images: str = "these images") -> str:
+def describe_leakage(value: Mapping[str, Any] | None, images: str = "these images", split: str = "") -> str:
     """Return how many of `images` an earlier split holds too, and the accuracy without them; "" where there are none.
+
+    For the `split` ``out-of-fold``, they are also in a fold that the model of their own was trained on.
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
     >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
     '1 of these images is in an earlier split too (identical): accuracy 0.5000 (0.2000 to 0.8000) on the other 8.'
+    >>> describe_leakage(
+    ...     {"count": 9, "identical": 0, "near_duplicates": 9, "without_leaked": None}, split="out-of-fold"
+    ... )
+    '9 of these images are in another fold too (near duplicates); there are no others.'
     """
     if value is None:
         return ""
     verb = "is" if value["count"] == 1 else "are"
-    start = f"{value['count']:,} of {images} {verb} in an earlier split too ({_describe_kinds(value)})"
+    place = "another fold" if split == "out-of-fold" else "an earlier split"
+    start = f"{value['count']:,} of {images} {verb} in {place} too ({_describe_kinds(value)})"
     others = value["without_leaked"]
     if others is None:
         return f"{start}; there are no others."
@@ -144,13 +151,13 @@ def describe_added(count: int) -> str:
     )
 
 
-def list_cautions(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each reason, in what ``metrics.json`` says of the images, to read a metric with care."""
+def list_cautions(metrics: Mapping[str, Any], split: str) -> Iterator[str]:
+    """Yield each reason, in what ``metrics.json`` says of the images of a split, to read a metric with care."""
     lines = (
         describe_overlap(metrics["training_images"]),
         describe_missing(metrics["missing"]),
         describe_added(metrics["added"]),
-        describe_leakage(metrics["leaked"]),
+        describe_leakage(metrics["leaked"], split=split),
     )
     yield from filter(None, lines)
 
