@@ -500,8 +500,8 @@ def test_images_that_several_folds_hold_are_in_another_fold() -> None:
         ("test", "an earlier split", "on the validation split"),
         ("out-of-fold", "another fold", "on the out-of-fold predictions"),
     ):
-        folds = {"result": result} if split == "out-of-fold" else {}
-        page = render_html(make_report(metrics=metrics_info | {"split": split, "thresholds": None}, **folds))
+        report = make_report(metrics=metrics_info | {"split": split, "thresholds": None})
+        page = render_html(replace(report, result=result) if split == "out-of-fold" else report)
         assert f"2 of these images are in {place} too (identical)" in page
         assert f"chooses one\n{source} and saves it" in page
 
