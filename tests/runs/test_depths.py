@@ -17,7 +17,7 @@ from sightline.errors import UsageError
 from sightline.models import registry
 from sightline.models.build import ModelSpec, build_shapes_only
 from sightline.runs import steps
-from sightline.runs.facts import THIS_MACHINE, DataFacts, ThisMachine
+from sightline.runs.facts import THIS_MACHINE, DataFacts, Machine
 from sightline.runs.resolve import apply_steps
 from sightline.training.stages import find_freeze_boundary
 
@@ -29,7 +29,7 @@ SHALLOW = {  # the layers of the balanced and of the best effort
 
 
 @dataclass(frozen=True)
-class Counted(ThisMachine):
+class Counted(Machine):
     """This machine, with a network whose layers are counted already."""
 
     count: int = 0
@@ -38,7 +38,7 @@ class Counted(ThisMachine):
         return self.count
 
 
-def choose(name: str, effort: str, *assignments: str, machine: ThisMachine = THIS_MACHINE) -> RunConfig:
+def choose(name: str, effort: str, *assignments: str, machine: Machine = THIS_MACHINE) -> RunConfig:
     values = [f"model.name={name}", f"train.effort={effort}", *assignments]
     config = resolve_config(recipes.load("transfer"), assignments=values)
     return apply_steps(config, steps.IMMEDIATE_STEPS, FACTS, machine, Callback())

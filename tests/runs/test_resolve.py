@@ -13,7 +13,7 @@ from recording import RecordingCallback
 from sightline.config import RunConfig, resolve_config
 from sightline.data.indexing import build_index
 from sightline.data.types import Index
-from sightline.runs.facts import DataFacts, ThisMachine
+from sightline.runs.facts import DataFacts, Machine
 from sightline.runs.resolve import apply_steps, inspection_preprocess
 from sightline.runs.steps import choose_value_range
 from sightline.tasks.protocol import find_task
@@ -43,7 +43,7 @@ def resolve_range(index: Index, *settings: str) -> tuple[RunConfig, list[str]]:
     callback = RecordingCallback()
     config = resolve_config(assignments=settings)
     facts = DataFacts.from_index(index, find_task("single_label"))
-    return apply_steps(config, [choose_value_range], facts, ThisMachine(), callback), callback.lines
+    return apply_steps(config, [choose_value_range], facts, Machine(), callback), callback.lines
 
 
 def test_images_that_do_not_train_decide_nothing(scanned: Index) -> None:

@@ -18,7 +18,7 @@ from sightline.data.sample_range import SampleRange
 from sightline.errors import ConfigError
 from sightline.models.entry import ModelEntry
 from sightline.runs import steps
-from sightline.runs.facts import THIS_MACHINE, DataFacts
+from sightline.runs.facts import THIS_MACHINE, DataFacts, Machine
 from sightline.runs.resolve import apply_steps, merge_recipe
 from sightline.runs.train_request import TrainRequest
 from sightline.training.precision import PrecisionChoice
@@ -37,7 +37,7 @@ SCANS = replace(PHOTOS, all_grayscale=True, num_high_bit_depth=5)
 
 
 @dataclass(frozen=True)
-class FakeMachine:
+class FakeMachine(Machine):
     """A machine with two CPU devices, and files of ImageNet weights or none."""
 
     alpha: float | None = None

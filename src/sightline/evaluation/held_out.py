@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,39 +30,6 @@ MIN_ERRORS = 10  # at the largest size; with fewer, no gain is predicted
 RESAMPLES, MIN_RESAMPLES = 1000, 200
 CHUNK = 1_000_000  # weights in memory at once
 RANKING_BUDGET = 100_000_000  # scores ranked in all resamples together
-
-
-class HeldOutResults(Protocol):
-    """What heads of S `sizes`, ascending, got wrong on `count` different held-out images."""
-
-    metric: ClassVar[str]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The numbers of labeled training images."""
-
-    @property
-    def count(self) -> int:
-        """The number of different held-out images."""
-
-    def compute_error_rates(self) -> NDArray[np.float64]:
-        """Return one minus the metric at each size, float64 [S]."""
-
-    def count_errors(self) -> float:
-        """Return the number of errors at the largest size, a mean over the repeats."""
-
-    def describe_errors(self) -> str:
-        """Return that number in words."""
-
-    def resample_rates(self, seed: int) -> NDArray[np.float64]:
-        """Return bootstrap resamples of the error rates, float64 [R, S]: of the units and of the repeats at once.
-
-        Both are drawn, since a repeat stands for other training images as well (Owen, 2007, Ann. Appl. Stat.
-        1:386-411).
-        """
-
-    def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
-        """Return the 95% interval of the metric at size `number`, from its resampled error rates [R]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +165,10 @@ class HeldOutRankings:
         return _widen(1 - resampled, wilson_interval(round(value * effective), effective))
 
 
+HeldOutResults = HeldOutErrors | HeldOutRankings
+"""What heads of several sizes got wrong on held-out images."""
+
+
 def _widen(resampled: NDArray[np.float64], other: Interval) -> Interval:
     """Return the percentiles of a resampled proportion, at least as wide as its `other` interval."""
     interval = find_percentiles(resampled)
@@ -209,7 +180,8 @@ def draw_weights(
 ) -> Iterator[NDArray[np.float64]]:
     """Yield `number` resamples of M evaluations in batches, as how often each counts: float64 [r, M].
 
-    Units and repeats are drawn at once.
+    Units and repeats are drawn at once, since a repeat stands for other training images as well (Owen, 2007, Ann. Appl.
+    Stat. 1:386-411).
     """
     num_units, num_repeats = int(units.max()) + 1, int(repeats.max()) + 1
     present = np.unique(units)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 from sightline import backend, process
 from sightline.callbacks import Progress, no_progress
@@ -88,40 +87,9 @@ def build_decoding_spec(input_config: InputConfig) -> PreprocessingSpec:
     return PreprocessingSpec(page=input_config.page, max_megapixels=input_config.max_megapixels)
 
 
-class Machine(Protocol):
-    """What settings ask of the machine; `ThisMachine` answers for the one that runs, a test for an imagined one."""
-
-    def start_backend(self, device: DeviceConfig) -> None:
-        """Choose the backend and the devices of the settings; later calls have no effect."""
-
-    def has_accelerator(self) -> bool:
-        """Return whether the started backend sees a GPU or TPU."""
-
-    def has_weights(self, entry: ModelEntry) -> bool:
-        """Return whether the ImageNet weights of a network are available locally."""
-
-    def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
-        """Return the width multiplier whose ImageNet weights are available locally, None without any."""
-
-    def find_initial_weights(self, config: RunConfig) -> Path | None:
-        """Return the file with the initial weights, None for random ones; raises `ModelError` if it is missing."""
-
-    def count_layers(self, config: RunConfig, facts: DataFacts) -> int:
-        """Return the number of layers of the backbone; raises `UsageError` for settings that it does not have."""
-
-    def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
-        """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
-
-    def prefers_int8(self) -> bool:
-        """Return whether layers run faster in int8: with instructions for it, and memory to quantize them in."""
-
-    def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
-        """Return the precision of the device, or the faster one, measured with the network of `config`."""
-
-
 @dataclass(frozen=True, slots=True)
-class ThisMachine:
-    """The machine that this process runs on, one of `num_hosts` that train together."""
+class Machine:
+    """What settings ask of the machine that this process runs on, one of `num_hosts` that train together."""
 
     num_hosts: int = 1
 
@@ -176,4 +144,4 @@ def _specify_network(config: RunConfig, facts: DataFacts) -> ModelSpec:
     )  # fmt: skip
 
 
-THIS_MACHINE = ThisMachine()
+THIS_MACHINE = Machine()

@@ -34,7 +34,7 @@ from sightline.runs import (
     tracked_run,
 )
 from sightline.runs.directory import RunDirectory
-from sightline.runs.facts import ThisMachine
+from sightline.runs.facts import Machine
 from sightline.runs.failures import record_interruption
 from sightline.runs.finalize import FinalModel, finalize
 from sightline.runs.host_session import HostSession
@@ -108,7 +108,7 @@ def resolve(job: Job, inputs: RunInputs) -> RunInputs:
     """Complete the settings and record them, unless the run has recorded its own; share them with the other hosts."""
     run, session = job.run, job.session
     if not run.has_config:
-        inputs = complete_settings(inputs, job.callback, ThisMachine(session.team.count))
+        inputs = complete_settings(inputs, job.callback, Machine(session.team.count))
         config = inputs.config
         run.update(
             command=sys.argv,
