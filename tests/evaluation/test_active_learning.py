@@ -12,19 +12,21 @@ from sklearn.linear_model import LogisticRegression
 
 from sightline import Dataset
 from sightline.api.pretrained_features import compute_pretrained_features
-from sightline.evaluation import logistic_heads
+from sightline.evaluation import active_learning
 from sightline.evaluation.active_learning import (
     EXCLUDED,
     MIN_AUDITED,
+    PENALTY,
     UNLABELED,
     ActiveLearner,
     AuditedF1,
     draw_audit_order,
+    fit_heads,
+    predict_probabilities,
     project_features,
 )  # fmt: skip
 from sightline.evaluation.covariance import ROWS
 from sightline.evaluation.labeling_simulation import SimulatedLook, measure_full_accuracy, simulate_labeling
-from sightline.evaluation.logistic_heads import PENALTY, fit_heads, predict_probabilities
 
 CLASSES = 3
 SIMULATIONS = 100
@@ -121,7 +123,7 @@ def test_heads_are_the_same_when_they_are_solved_in_groups(group: int, monkeypat
     features, labels = draw_features(120, 0.8)
     used = np.random.default_rng(0).random((5, 120)) < 0.7
     expected = fit_heads(features, labels, used, CLASSES)
-    monkeypatch.setattr(logistic_heads, "MAX_LOGITS", group * 120 * CLASSES)
+    monkeypatch.setattr(active_learning, "MAX_LOGITS", group * 120 * CLASSES)
     weights = fit_heads(features, labels, used, CLASSES, expected)
     assert weights.shape == expected.shape
     probabilities = [predict_probabilities(features, w[:, 3]) for w in (weights, expected)]

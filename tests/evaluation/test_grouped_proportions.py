@@ -9,8 +9,8 @@ from scipy import stats
 
 from sightline.data.types import Subset
 from sightline.evaluation.bootstrap import Resampling
-from sightline.evaluation.evaluator import compute_evaluation
 from sightline.evaluation.grouped_proportions import beta_quantile, find_grouped_ends, student_quantile
+from sightline.evaluation.scoring import compute_evaluation
 from sightline.intervals import exact_interval, lower_bound
 
 

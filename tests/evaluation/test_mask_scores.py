@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.evaluation.mask_scores import MaskScores
-from sightline.evaluation.segmentation_metrics import compute_image_iou
+from sightline.evaluation.segmentation_metrics import MaskScores, compute_image_iou
 
 IMAGES, CLASSES = 9, 4
 

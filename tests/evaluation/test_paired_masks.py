@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sightline.evaluation.paired_masks import compare_masks
+from sightline.evaluation.paired import compare_masks
 
 
 def draw(gain: float, count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sightline.evaluation.power_law import EXPONENTS, fit_power_laws
+from sightline.evaluation.learning_curve import EXPONENTS, fit_power_laws
 
 LABELS = 20.0 * np.sqrt(2.0) ** np.arange(9)
 EQUAL = np.ones(len(LABELS))

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sightline.errors import DataError, UsageError
-from sightline.evaluation.risk_control import compute_false_negative_rates, evaluate_label_sets, fit_set_threshold
+from sightline.evaluation.conformal import compute_false_negative_rates, evaluate_label_sets, fit_set_threshold
 
 
 def draw(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -19,9 +19,15 @@ from sightline.data.types import Subset
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
 from sightline.evaluation.bootstrap import Resampling
-from sightline.evaluation.evaluator import compute_evaluation
 from sightline.evaluation.results import EvaluationResult
-from sightline.evaluation.scoring import METRICS, NAMES, check_probabilities, compute_class_metrics, compute_metrics
+from sightline.evaluation.scoring import (
+    METRICS,
+    NAMES,
+    check_probabilities,
+    compute_class_metrics,
+    compute_evaluation,
+    compute_metrics,
+)
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int32]]
 

@@ -18,8 +18,8 @@ from sightline.data.types import ImageRecord, Subset
 from sightline.errors import DataError, MissingExtraError
 from sightline.evaluation import label_issues as wrong_labels
 from sightline.evaluation.error_analysis import analyze_errors
-from sightline.evaluation.evaluator import compute_evaluation
 from sightline.evaluation.paired import compare_paired, group_p_value, mcnemar_p_value
+from sightline.evaluation.scoring import compute_evaluation
 from sightline.evaluation.slices import evaluate_slices, find_slices, image_properties, record_properties, slice_masks
 from sightline.tasks.protocol import find_task
 from strategies import image_record

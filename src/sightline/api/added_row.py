@@ -15,7 +15,7 @@ from sightline.api.classifier import Classifier
 from sightline.callbacks import Callback, Progress
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError, plural, suggest
-from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation.scoring import compute_evaluation
 from sightline.export.extend_head import Head, read_head, replace_head
 from sightline.inference import runner
 from sightline.inference.bundle import Bundle

@@ -24,8 +24,7 @@ from sightline.evaluation import bootstrap, paired
 from sightline.evaluation.multi_label import MultiLabelResult
 from sightline.evaluation.multi_label_metrics import LabelSetComparison, compare_label_sets
 from sightline.evaluation.ordinal import MAE, QWK, GradeComparison, compare_grades
-from sightline.evaluation.paired import PairedComparison
-from sightline.evaluation.paired_masks import MaskComparison, compare_masks
+from sightline.evaluation.paired import MaskComparison, PairedComparison, compare_masks
 from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
 from sightline.metrics import describe_metric

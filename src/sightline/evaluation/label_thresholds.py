@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import UsageError
-from sightline.evaluation import binary, risk_control, selective
+from sightline.evaluation import binary, conformal, selective
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.selective import SelectiveMetrics
 from sightline.inference.results import ThresholdRequest, Thresholds
@@ -78,7 +78,7 @@ def fit_thresholds(
     elif new.labels is None:
         new = replace(new, labels=fit_label_thresholds(classes, probabilities, labels), label_target="f1")
     if request.fnr is not None:
-        threshold = risk_control.fit_set_threshold(probabilities, labels, request.fnr)
+        threshold = conformal.fit_set_threshold(probabilities, labels, request.fnr)
         new = replace(new, target_fnr=request.fnr, set_threshold=threshold)
     return new
 

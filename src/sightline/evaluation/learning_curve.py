@@ -2,7 +2,8 @@
 
 Linear heads are solved on growing, nested subsets of images, and evaluated on images that they were not trained on. If
 the source states no splits, every image is held out once, a tenth of them at a time. A power law is fitted to the
-errors; intervals are those of the bootstrap over held-out images and repeats.
+errors, which fall as one toward an asymptote (Cortes et al., 1994, NeurIPS 6; Hestness et al., 2017,
+arXiv:1712.00409); intervals are those of the bootstrap over held-out images and repeats.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from sightline.errors import DataError
 from sightline.evaluation.bootstrap import find_percentiles
 from sightline.evaluation.held_out import MIN_ERRORS, HeldOutResults, count_classes, measure_results
 from sightline.evaluation.label_subsets import draw_partitions, list_sizes, list_strata
-from sightline.evaluation.power_law import fit_power_laws
 from sightline.intervals import Interval
 from sightline.seeding import make_generator
 from sightline.tasks.protocol import find_task
@@ -29,6 +29,8 @@ TASKS = ("single_label", "hierarchical", "ordinal", "multi_label")
 BAND_POINTS = 80
 MIN_FITTED = 3  # points that a law is fitted to: as many as it has parameters
 CHECKED_FACTOR = 2.0  # the predictions are checked up to twice the labels
+EXPONENTS = np.geomspace(0.1, 2.0, 40)
+"""Exponents to choose from. Few curves are steeper or flatter, and a short one does not tell much finer steps apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +230,43 @@ def _round_down(value: float) -> int:
     """
     step: int = 10 ** max(0, len(str(int(value))) - 2)
     return max(1, int(value) // step * step)
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLaws:
+    """The laws of B curves: `asymptote` and `scale` float64 [B], at least 0, and `exponent` float64 [B]."""
+
+    asymptote: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    exponent: NDArray[np.float64]
+
+    def predict_errors(self, labels: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the errors [B, L] at numbers of labels [L], at most 1."""
+        powers = labels[None, :] ** -self.exponent[:, None]
+        return np.minimum(self.asymptote[:, None] + self.scale[:, None] * powers, 1.0)
+
+
+def fit_power_laws(labels: NDArray[np.float64], errors: NDArray[np.float64], weights: NDArray[np.float64]) -> PowerLaws:
+    """Return the weighted least-squares fits to B curves: `errors` [B, S] at `labels` [S], with `weights` [S].
+
+    For each exponent, the best asymptote and scale that are not negative have a closed form.
+
+    >>> labels = np.array([25.0, 50, 100, 200])
+    >>> law = fit_power_laws(labels, (0.02 + 0.9 * labels**-0.5)[None], np.ones(4))
+    >>> float(law.predict_errors(np.array([400.0]))[0, 0].round(3))
+    0.065
+    """
+    weights = weights / weights.sum()
+    basis = labels[None, :] ** -EXPONENTS[:, None]  # [C, S]
+    mean_basis, mean_errors = basis @ weights, errors @ weights  # [C], [B]
+    covariance = (errors * weights) @ basis.T - mean_errors[:, None] * mean_basis  # [B, C]
+    variance = basis**2 @ weights - mean_basis**2
+    scale = np.maximum(covariance / variance, 0)
+    asymptote = mean_errors[:, None] - scale * mean_basis
+    through_zero = np.maximum((errors * weights) @ basis.T / (basis**2 @ weights), 0)  # the scale without an asymptote
+    scale = np.where(asymptote < 0, through_zero, scale)
+    asymptote = np.maximum(asymptote, 0)
+    residuals = errors[:, None, :] - asymptote[:, :, None] - scale[:, :, None] * basis  # [B, C, S]
+    best = (residuals**2 @ weights).argmin(1)
+    rows = np.arange(len(errors))
+    return PowerLaws(asymptote[rows, best], scale[rows, best], EXPONENTS[best])

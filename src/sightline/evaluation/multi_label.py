@@ -14,10 +14,10 @@ from sightline import jsonio
 from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
 from sightline.errors import DataError
-from sightline.evaluation import bootstrap, risk_control
+from sightline.evaluation import bootstrap, conformal
 from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.conformal import LabelSetMetrics
 from sightline.evaluation.error_analysis import MAX_EXAMPLES, ErrorExample
-from sightline.evaluation.evaluator import find_accuracy_interval
 from sightline.evaluation.label_pairs import LabelPairErrors, count_pair_errors
 from sightline.evaluation.label_thresholds import (
     DecisionLimits,
@@ -31,7 +31,7 @@ from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric, TaskResult
-from sightline.evaluation.risk_control import LabelSetMetrics
+from sightline.evaluation.scoring import find_accuracy_interval
 from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
@@ -161,7 +161,7 @@ def _evaluate_label_sets(
 ) -> LabelSetMetrics | None:
     if thresholds is None or thresholds.set_threshold is None or thresholds.target_fnr is None:
         return None
-    return risk_control.evaluate_label_sets(
+    return conformal.evaluate_label_sets(
         evaluation.probabilities,
         evaluation.labels,
         thresholds.set_threshold,

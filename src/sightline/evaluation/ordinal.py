@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap
-from sightline.evaluation.evaluator import NO_GROUPS, compute_evaluation
 from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.evaluation.scoring import NO_GROUPS, compute_evaluation
 from sightline.inference.decisions import compute_expected_grades
 
 QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
@@ -37,7 +37,7 @@ def compute_ordinal_evaluation(
     unreadable: Sequence[UnreadableImage] = (),
     group_by_path: Mapping[str, str] = NO_GROUPS,
 ) -> OrdinalResult:
-    """Compute the metrics of `probabilities` float32 [N, K] of grades, see `evaluator.compute_evaluation`.
+    """Compute the metrics of `probabilities` float32 [N, K] of grades, see `scoring.compute_evaluation`.
 
     Where `group_by_path` names the group of each image, intervals resample whole groups.
     """

@@ -19,10 +19,10 @@ from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, number_groups
 from sightline.evaluation.calibration import ReliabilityBin, Temperature
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.error_analysis import ErrorAnalysis, analyze_errors
-from sightline.evaluation.evaluator import compute_evaluation
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.results import EvaluationResult
+from sightline.evaluation.scoring import compute_evaluation
 from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, Threshold
 from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics

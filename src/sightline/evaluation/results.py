@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
     import numpy as np
     from numpy.typing import NDArray
 
-    from sightline.evaluation.mask_scores import MaskScores
+    from sightline.evaluation.segmentation_metrics import MaskScores
 
 
 @dataclass(frozen=True, slots=True)

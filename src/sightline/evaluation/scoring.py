@@ -7,20 +7,22 @@ Means over classes skip classes without images; AUROC and AP are one-vs-rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals, metrics
+from sightline.data.types import Subset, UnreadableImage
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, mean_over_classes
 from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
-from sightline.evaluation.results import ClassMetrics, Metric
+from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.intervals import Interval
 from sightline.plugins import Registry
 
@@ -248,3 +250,56 @@ def _rank_class(
     probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int, w: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     return np.array(metrics.auroc_and_ap(probabilities[:, k].astype(np.float64), labels == k, w))
+
+
+NO_GROUPS: Mapping[str, str] = MappingProxyType({})
+
+
+def compute_evaluation(
+    classes: tuple[str, ...],
+    probabilities: NDArray[np.float32],
+    samples: Subset,
+    *,
+    unreadable: Sequence[UnreadableImage] = (),
+    seconds: float = 0.0,
+    group_by_path: Mapping[str, str] = NO_GROUPS,
+) -> EvaluationResult:
+    """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
+
+    `group_by_path` names the group of each image: with any, intervals resample groups, since the images of one depend
+    on each other. Raises `DataError` for invalid probabilities, see `check_probabilities`.
+    """
+    check_probabilities(probabilities, samples.paths)
+    predictions = probabilities.argmax(1)
+    confusion = metrics.confusion_matrix(samples.labels, predictions, len(classes))
+    correct_count, count = int(np.trace(confusion)), len(samples)
+    resampling = Resampling(groups=bootstrap.number_groups(samples.paths, group_by_path))
+    num_groups = bootstrap.count_groups(resampling.groups)
+    all_metrics = compute_metrics(probabilities, samples.labels, resampling)
+    per_class = compute_class_metrics(confusion, classes)
+    if num_groups is not None:
+        per_class = add_group_intervals(per_class, predictions, samples.labels, resampling)
+    return EvaluationResult(
+        classes=classes,
+        accuracy=correct_count / count if count else 0.0,
+        accuracy_interval=find_accuracy_interval(all_metrics["top_1"], count if num_groups is None else num_groups),
+        loss=metrics.cross_entropy(probabilities, samples.labels),
+        count=count,
+        per_class=per_class,
+        confusion=confusion,
+        unreadable=tuple(unreadable),
+        paths=samples.paths,
+        labels=samples.labels,
+        probabilities=probabilities,
+        seconds=seconds,
+        metrics=all_metrics,
+        groups=num_groups,
+    )
+
+
+def find_accuracy_interval(accuracy: Metric, count: int) -> Interval:
+    """Return the interval of an accuracy; Wilson's as of one image for each of `count` groups if resampling gave none.
+
+    All images of a perfect classifier are right in every resample.
+    """
+    return accuracy.interval or intervals.wilson_interval(round((accuracy.value or 0.0) * count), count)

@@ -8,14 +8,13 @@ from typing import Any, Literal, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
-from sightline.evaluation.conformal import SetCoverage
+from sightline.evaluation.conformal import LabelSetMetrics, SetCoverage
 from sightline.evaluation.hierarchy import HierarchyMetrics
 from sightline.evaluation.label_thresholds import LabelDecisions
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.multi_label_metrics import LabelMetrics
 from sightline.evaluation.report import CalibrationReport, DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
-from sightline.evaluation.risk_control import LabelSetMetrics
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import SelectiveResult, Threshold
 from sightline.evaluation.slices import SliceMetrics

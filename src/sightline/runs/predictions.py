@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.evaluation.mask_scores import MaskScores
 from sightline.evaluation.results import LabeledPredictions
+from sightline.evaluation.segmentation_metrics import MaskScores
 
 
 def list_image_values(report: object) -> dict[str, NDArray[Any]]:

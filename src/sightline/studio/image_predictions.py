@@ -8,8 +8,8 @@ import numpy as np
 
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.evaluation.label_thresholds import list_thresholds
-from sightline.evaluation.mask_scores import MaskScores
 from sightline.evaluation.results import LabeledPredictions
+from sightline.evaluation.segmentation_metrics import MaskScores
 from sightline.studio.features import RunModel
 from sightline.studio.library import ImagePrediction
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from sightline.evaluation.mask_scores import MaskScores
+from sightline.evaluation.segmentation_metrics import MaskScores
 from sightline.runs.metrics_info import read_metrics
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library

@@ -17,10 +17,9 @@ from starlette.routing import Route
 
 from sightline import metrics
 from sightline.evaluation.bootstrap import Resampling, count_groups
-from sightline.evaluation.evaluator import find_accuracy_interval
 from sightline.evaluation.ordinal import compute_ordinal_metrics
 from sightline.evaluation.results import LabeledPredictions, Metric
-from sightline.evaluation.scoring import add_group_intervals, compute_class_metrics
+from sightline.evaluation.scoring import add_group_intervals, compute_class_metrics, find_accuracy_interval
 from sightline.evaluation.selective import compute_risk_coverage
 from sightline.evaluation.slices import SliceMetrics, evaluate_slices
 from sightline.studio.features import RunModel
@@ -41,7 +40,7 @@ Results = TypeVar("Results")
 class SplitResults:
     """What a run predicted for the images of one split: counts of all images, and of those above a confidence.
 
-    Its intervals are those of `sightline.evaluation.evaluator.compute_evaluation`.
+    Its intervals are those of `sightline.evaluation.scoring.compute_evaluation`.
     """
 
     def __init__(self, predictions: LabeledPredictions, groups: NDArray[np.int64] | None = None) -> None:
