@@ -17,8 +17,7 @@ from sightline.errors import ModelError, UsageError
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.gradcam import KerasGradCam, last_feature_maps
 from sightline.explain.heatmaps import METHODS, Method, compute_heat_maps, resolve_method
-from sightline.explain.masking import mask_images
-from sightline.explain.rise import random_masks
+from sightline.explain.masking import mask_images, random_masks
 from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.runtimes.keras import KerasPredictor

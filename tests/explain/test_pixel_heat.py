@@ -17,9 +17,8 @@ from sightline.config import ModelConfig
 from sightline.errors import UsageError
 from sightline.explain.gradcam import KerasGradCam, combine_maps, last_feature_maps
 from sightline.explain.heatmaps import compute_heat_maps, resolve_method
-from sightline.explain.localization import normalize_heat, resize_heat
-from sightline.explain.occlusion import RECTANGLE_FRACTION
-from sightline.explain.pixel_region import PixelRegion
+from sightline.explain.localization import PixelRegion, normalize_heat, resize_heat
+from sightline.explain.masking import RECTANGLE_FRACTION
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.build import ModelSpec, build_model
 from sightline.models.entry import Decoder

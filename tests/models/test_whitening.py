@@ -8,7 +8,7 @@ import pytest
 from networks import make_plan, random_images
 from sightline import backend
 from sightline.models.build import build_model
-from sightline.models.whitening import whiten_layer
+from sightline.models.initializers import whiten_layer
 
 
 @pytest.mark.parametrize("channels", [1, 3])

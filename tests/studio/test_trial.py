@@ -19,8 +19,8 @@ import sightline as sl
 from sightline.explain.localization import map_to_original
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.studio.contents import Studio, open_studio
-from sightline.studio.heat_maps import MAX_WAITING, HeatMap, HeatMapQueue
 from sightline.studio.query import Query
+from sightline.studio.trial import MAX_WAITING, HeatMap, HeatMapQueue
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 

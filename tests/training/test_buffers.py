@@ -21,7 +21,7 @@ from sightline.config import AugmentConfig, OptimizerConfig, RunConfig, TrainCon
 from sightline.data.types import Subset
 from sightline.distributed.devices import Distribution
 from sightline.inference.runtimes.keras import KerasPredictor
-from sightline.models import whitening
+from sightline.models import initializers
 from sightline.models.build import Network, build_model
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import network_setup
@@ -133,7 +133,7 @@ def test_new_networks_share_nothing() -> None:
     )
     side = whitened.model.input.shape[1]
     subset = Subset(random_images(20, side), np.arange(20), np.zeros(20, np.int32), ("",) * 20)
-    whitening.init_whitening(whitened.model, "whiten", len(subset), subset.take)
+    initializers.init_whitening(whitened.model, "whiten", len(subset), subset.take)
     assert_no_shared_buffers(whitened.model.variables, he_network.model.variables)
 
 

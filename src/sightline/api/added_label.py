@@ -15,8 +15,8 @@ from sightline.data.targets import LABEL_SETS
 from sightline.data.types import Subset
 from sightline.errors import DataError, UsageError, plural, suggest
 from sightline.evaluation.label_thresholds import DEFAULT_THRESHOLD, fit_f1
-from sightline.export.append_label import Votes
-from sightline.export.append_label import append_label as append_to_graph
+from sightline.export.extend_head import Votes
+from sightline.export.extend_head import append_label as append_to_graph
 from sightline.inference import runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.embeddings import ADDED_CLASS, Embeddings, join_embeddings

@@ -21,7 +21,7 @@ from sightline.explain import localization as heat_map
 from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
-from sightline.explain.pixel_region import PixelRegion
+from sightline.explain.localization import PixelRegion
 from sightline.inference.decisions import predict_labels
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds

@@ -27,7 +27,7 @@ from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
 from sightline.config import ModelConfig
 from sightline.errors import DivergedError, ModelError
-from sightline.models import pretrained, registry, whitening
+from sightline.models import initializers, pretrained, registry
 from sightline.models.build import ModelSpec, Network, build_model, build_shapes_only
 from sightline.models.describe import count_parameters
 from sightline.tasks.protocol import find_task
@@ -193,7 +193,7 @@ class CompressionSearch:
         student = build_model(spec)
         if spec.weights is None:
             layer, train = registry.get_entry(spec.config.name).whitening_layer, self._task.data.subset("train")
-            whitening.init_whitening(student.model, layer, len(train), train.take)
+            initializers.init_whitening(student.model, layer, len(train), train.take)
         if student.pretrained:
             self._tuner.train_head(student, folder / "head")
         rate = STUDENT_LEARNING_RATE / (10 if student.pretrained else 1)

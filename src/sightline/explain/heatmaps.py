@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import UsageError, suggest
-from sightline.explain import occlusion, rise
 from sightline.explain.gradcam import GradCam, KerasGradCam
 from sightline.explain.localization import normalize_heat
+from sightline.explain.masking import MASKS, count_evaluations, occlusion_map, rise_map
 from sightline.explain.onnx_gradcam import OnnxGradCam, PooledHead
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
@@ -97,7 +97,7 @@ def compute_heat_maps(
         return normalize_heat(
             gradcam.heat(pixels, class_indices, plus=method == "gradcam++", regions=regions, progress=progress)
         )
-    evaluations_per_image = occlusion.count_evaluations(*pixels.shape[1:3]) if method == "occlusion" else rise.MASKS
+    evaluations_per_image = count_evaluations(*pixels.shape[1:3]) if method == "occlusion" else MASKS
     done = 0
 
     def advance(count: int) -> None:
@@ -110,10 +110,10 @@ def compute_heat_maps(
         for i, class_index in enumerate(class_indices.tolist()):
             region = None if regions is None else regions[i]
             if region is None or region.any():
-                maps.append(occlusion.occlusion_map(predictor, pixels[i], class_index, advance, activation, region))
+                maps.append(occlusion_map(predictor, pixels[i], class_index, advance, activation, region))
             else:
                 maps.append(np.zeros(pixels.shape[1:3]))
                 advance(evaluations_per_image)
     else:
-        maps = [rise.rise_map(predictor, p, int(k), seed, advance) for p, k in zip(pixels, class_indices, strict=True)]
+        maps = [rise_map(predictor, p, int(k), seed, advance) for p, k in zip(pixels, class_indices, strict=True)]
     return normalize_heat(np.stack(maps))

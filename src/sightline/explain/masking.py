@@ -1,4 +1,11 @@
-"""Masking of pixels with the mean color, and the class scores of masked images.
+"""Occlusion and RISE: heat maps from the class scores of images of which pixels are masked with the mean color.
+
+Occlusion (Zeiler and Fergus, 2014, arXiv:1311.2901): the drop of the class score while a rectangle slides over the
+image. The score is the log-odds of the class, which does not saturate where the probability is 1.0000.
+
+RISE (Petsiuk, Das and Saenko, 2018, arXiv:1806.07421): for each pixel, the mean probability of the class over the
+random masks that leave it visible. Masked pixels have the mean color of the image, not black. The mean probability over
+all masks is subtracted, which halves the noise: 0 is a pixel that makes no difference.
 
 Where each pixel has a class, the score of a class is the mean of its scores over a region: the pixels, bool [H, W],
 that are predicted as this class in the image that is not masked.
@@ -12,9 +19,17 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.explain.localization import resize_heat
 from sightline.inference.predictor import Outputs, Predictor
 from sightline.inference.runner import choose_batch_size, run_batches
 from sightline.models.entry import Activation
+from sightline.seeding import make_generator
+
+RECTANGLE_FRACTION = 1 / 6  # of the image's side
+POSITIONS = 11  # of the rectangle along each side: neighbors overlap by half
+MASKS = 1000  # random ones
+CELLS = 7  # of a random mask along each side
+VISIBLE = 0.5  # fraction of the cells
 
 
 def mask_images(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -81,3 +96,78 @@ def probability_score(
     if region is None:
         return lambda outputs: outputs.probabilities[:, class_index]
     return lambda outputs: outputs.probabilities[:, region, class_index].mean(1, dtype=np.float64)
+
+
+def rise_map(
+    predictor: Predictor, pixels: NDArray[np.uint8], class_index: int, seed: int, advance: Callable[[int], None]
+) -> NDArray[np.float64]:
+    """Return [H, W]: how much higher the probability of class `class_index` is where a pixel is visible."""
+    height, width = pixels.shape[:2]
+    weighted, visible = np.zeros((height, width)), np.zeros((height, width))
+    total = 0.0
+    for batch_masks, batch_scores in score_masks(
+        predictor, pixels, random_masks(height, width, seed), probability_score(class_index), advance
+    ):
+        weighted += np.tensordot(batch_scores, batch_masks, 1)
+        visible += batch_masks.sum(0, dtype=np.float64)
+        total += float(batch_scores.sum())
+    return weighted / np.maximum(visible, 1e-9) - total / MASKS
+
+
+def random_masks(height: int, width: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Yield smooth random masks [height, width] in [0, 1], the same for every image of this size.
+
+    A coarse binary grid is upsampled bilinearly to one cell more than the image and cropped at a random offset, as in
+    the paper.
+    """
+    rng = make_generator(seed, "rise")
+    cell_h, cell_w = -(-height // CELLS), -(-width // CELLS)
+    for _ in range(MASKS):
+        grid = rng.random((CELLS + 1, CELLS + 1)) < VISIBLE
+        top, left = rng.integers(cell_h), rng.integers(cell_w)
+        smooth = resize_heat(grid.astype(np.float32), (CELLS + 1) * cell_h, (CELLS + 1) * cell_w)
+        yield smooth[top : top + height, left : left + width]
+
+
+def count_evaluations(height: int, width: int) -> int:
+    """Return the number of model evaluations for one image of this size."""
+    return 1 + len(_positions(height)) * len(_positions(width))
+
+
+def occlusion_map(
+    predictor: Predictor,
+    pixels: NDArray[np.uint8],
+    class_index: int,
+    advance: Callable[[int], None],
+    activation: Activation = "softmax",
+    region: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """Return [H, W]: the mean drop of the score of class `class_index` over the rectangles that cover a pixel.
+
+    A rectangle that raises the score counts as 0. `activation`: that of the model; `region`: as in
+    `masking`, not empty.
+    """
+    height, width = pixels.shape[:2]
+    places = [(rows, columns) for rows in _positions(height) for columns in _positions(width)]
+
+    def masks() -> Iterator[NDArray[np.float32]]:
+        yield np.ones((height, width), np.float32)  # the whole image
+        for place in places:
+            mask = np.ones((height, width), np.float32)
+            mask[place] = 0
+            yield mask
+
+    score = log_odds_score(class_index, activation, region)
+    masked_scores = np.concatenate([values for _, values in score_masks(predictor, pixels, masks(), score, advance)])
+    total, cover_counts = np.zeros((height, width)), np.zeros((height, width))
+    for place, value in zip(places, masked_scores[1:], strict=True):
+        total[place] += max(masked_scores[0] - value, 0)
+        cover_counts[place] += 1
+    return total / cover_counts
+
+
+def _positions(side: int) -> list[slice]:
+    """Return the positions of the rectangle along one side, from its start to its end."""
+    length = max(1, -(-side // round(1 / RECTANGLE_FRACTION)))
+    starts = sorted({round(start) for start in np.linspace(0, side - length, POSITIONS)})
+    return [slice(start, start + length) for start in starts]

@@ -45,7 +45,7 @@ def fast_small(x: Any, alpha: float) -> Any:
     Based on the networks of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two
     blocks half as wide, so that two CPU cores train it in minutes. The first layer, eight filters per input channel, is
     meant to be initialized with the principal directions of the training images' patches and their negatives
-    (`whitening.whiten_layer`). `alpha` scales the width of the other layers.
+    (`initializers.whiten_layer`). `alpha` scales the width of the other layers.
     """
     return _whitened_blocks(x, (64, 128, 128), alpha, scale=True)
 

@@ -18,7 +18,7 @@ from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.types import Index
 from sightline.distributed import devices
 from sightline.distributed.devices import Distribution
-from sightline.models import build, registry, whitening
+from sightline.models import build, initializers, registry
 from sightline.models.build import ModelSpec, Network
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.facts import THIS_MACHINE
@@ -137,7 +137,7 @@ def build_network(spec: ModelSpec, data: DecodedDataset) -> Network:
     network = build.build_model(spec)
     if spec.weights is None:
         layer, train = registry.get_entry(spec.config.name).whitening_layer, data.subset("train")
-        whitening.init_whitening(network.model, layer, len(train), train.take)
+        initializers.init_whitening(network.model, layer, len(train), train.take)
     return network
 
 

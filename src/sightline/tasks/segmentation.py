@@ -26,7 +26,7 @@ from sightline.inference.predictor import ModelOutputs, Predictor
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
-from sightline.training.augment.masks import transform_masks
+from sightline.training.augment.pipeline import transform_masks
 from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002

@@ -9,7 +9,7 @@ from sightline import backend
 from sightline.config import AugmentConfig
 from sightline.data.masks import VOID
 from sightline.training.augment import pipeline
-from sightline.training.augment.masks import transform_masks
+from sightline.training.augment.pipeline import transform_masks
 
 SIZE = (24, 32)
 
