@@ -82,9 +82,9 @@ class ModelEntry:
     reference: str
     backbone_fn: str | Callable[..., Any]
     input_size: int
-    min_input_size: int
-    normalize: Normalize
-    head: HeadSpec
+    min_input_size: int = 32
+    normalize: Normalize = "imagenet"
+    head: HeadSpec = HeadSpec("average")
     pretrained: PretrainedWeights | PackagedWeights | None = None
     alpha: float | None = None
     groups: int | None = None

