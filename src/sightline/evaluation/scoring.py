@@ -261,7 +261,6 @@ def compute_evaluation(
     samples: Subset,
     *,
     unreadable: Sequence[UnreadableImage] = (),
-    seconds: float = 0.0,
     group_by_path: Mapping[str, str] = NO_GROUPS,
 ) -> EvaluationResult:
     """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
@@ -291,7 +290,7 @@ def compute_evaluation(
         paths=samples.paths,
         labels=samples.labels,
         probabilities=probabilities,
-        seconds=seconds,
+        seconds=0.0,
         metrics=all_metrics,
         groups=num_groups,
     )
