@@ -21,13 +21,13 @@ LABELS = np.array([0, 1, 2, 1, 0], np.int32)
 
 
 def apply_mixing(config: AugmentConfig, pixels: NDArray[np.uint8], params: NDArray[np.float32]) -> NDArray[np.uint8]:
-    mixed_pixels = backend.keras().ops.convert_to_numpy(mixup.mix_images(config, pixels, params))
+    mixed_pixels = backend.keras().ops.convert_to_numpy(mixup.Mixing().apply(config, pixels, params))
     assert mixed_pixels.dtype == np.uint8
     return np.asarray(mixed_pixels)
 
 
 def sample_params(config: AugmentConfig, count: int, size: tuple[int, int], seed: int = 0) -> NDArray[np.float32]:
-    return mixup.sample_mixing(config, count, size, seed, 1).astype(np.float32)
+    return mixup.Mixing().sample(config, count, size, seed, 1).astype(np.float32)
 
 
 def test_mixup_blends_with_the_one_before() -> None:

@@ -20,6 +20,8 @@ Pixels = NDArray[np.uint8]
 PillowOperation = Callable[[Image.Image, float], Image.Image]
 ONE_OPERATION = AugmentConfig(randaugment=1)
 
+RANDAUGMENT = randaugment.RandAugment()
+
 
 def make_smooth_image(height: int = 24, width: int = 20) -> Pixels:
     """Return an image without any symmetry, darker than the full range: [1, H, W, 3]."""
@@ -32,7 +34,7 @@ def apply_operation(
     name: str, strength: float, pixels: Pixels, config: AugmentConfig = ONE_OPERATION
 ) -> NDArray[np.float32]:
     operations = np.tile(np.array([[randaugment.OPERATIONS.index(name), strength]], np.float32), (len(pixels), 1))
-    x = randaugment.apply_operations(config, pixels.astype(np.float32), operations)
+    x = RANDAUGMENT.apply(config, pixels.astype(np.float32), operations)
     return np.asarray(backend.keras().ops.convert_to_numpy(x))
 
 
@@ -97,9 +99,7 @@ def test_geometry_matches_scipy_about_the_center(name: str, strength: float) -> 
 def test_each_image_gets_its_own_operation() -> None:
     pixels = np.repeat(make_smooth_image(), len(randaugment.OPERATIONS), 0)
     operations = np.stack([np.arange(len(pixels)), np.full(len(pixels), 0.7)], 1).astype(np.float32)
-    out = backend.keras().ops.convert_to_numpy(
-        randaugment.apply_operations(ONE_OPERATION, pixels.astype(np.float32), operations)
-    )
+    out = backend.keras().ops.convert_to_numpy(RANDAUGMENT.apply(ONE_OPERATION, pixels.astype(np.float32), operations))
     for i, name in enumerate(randaugment.OPERATIONS):
         np.testing.assert_allclose(out[i : i + 1], apply_operation(name, 0.7, make_smooth_image()), atol=1)
 
@@ -109,7 +109,7 @@ def test_operations_are_applied_in_order() -> None:
     config = AugmentConfig(randaugment=2)
     first, second = (randaugment.OPERATIONS.index(n) for n in ("brightness", "posterize"))
     pixels = make_smooth_image().astype(np.float32)
-    both = randaugment.apply_operations(config, pixels, np.array([[first, 0.5, second, 1.0]], np.float32))
+    both = RANDAUGMENT.apply(config, pixels, np.array([[first, 0.5, second, 1.0]], np.float32))
     one = apply_operation("brightness", 0.5, make_smooth_image())
     np.testing.assert_array_equal(np.asarray(both), apply_operation("posterize", 1.0, one.astype(np.uint8)))
     assert (
@@ -120,11 +120,11 @@ def test_operations_are_applied_in_order() -> None:
 
 def test_operations_and_signs_are_sampled_uniformly() -> None:
     config = AugmentConfig(randaugment=3, randaugment_magnitude=7)
-    operations = randaugment.sample_operations(config, 13_000, 0, 1).reshape(-1, 2)
+    operations = RANDAUGMENT.sample(config, 13_000, (8, 8), 0, 1).reshape(-1, 2)
     counts = np.bincount(operations[:, 0].astype(int), minlength=13)
     assert len(counts) == len(randaugment.OPERATIONS) == 13
     assert np.abs(counts - 3000).max() < 250
     assert set(operations[:, 1]) == {-0.7, 0.7}
     assert abs(operations[:, 1].mean()) < 0.02
-    longer = randaugment.sample_operations(AugmentConfig(randaugment=5, randaugment_magnitude=7), 13_000, 0, 1)
-    np.testing.assert_array_equal(longer[:, :6], randaugment.sample_operations(config, 13_000, 0, 1))
+    longer = RANDAUGMENT.sample(AugmentConfig(randaugment=5, randaugment_magnitude=7), 13_000, (8, 8), 0, 1)
+    np.testing.assert_array_equal(longer[:, :6], RANDAUGMENT.sample(config, 13_000, (8, 8), 0, 1))

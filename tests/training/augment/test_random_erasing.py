@@ -12,6 +12,8 @@ from sightline import backend
 from sightline.config import AugmentConfig
 from sightline.training.augment import random_erasing
 
+ERASING = random_erasing.RandomErasing()
+
 
 def test_box_mask_is_numpys_slice() -> None:
     boxes = np.array([[0, 0, 2, 3], [1, 2, 4, 5], [0, 0, 0, 0], [0, 0, 4, 6]], np.float32)
@@ -28,7 +30,7 @@ def test_boxes_lie_inside_and_are_as_large_as_asked(
 ) -> None:
     low, high = sorted((first, second))
     config = AugmentConfig(erasing_probability=1.0, erasing_min_area=low, erasing_max_area=high)
-    top, left, bottom, right, fill_value = random_erasing.sample_boxes(config, 50, (height, width), seed, 1).T
+    top, left, bottom, right, fill_value = ERASING.sample(config, 50, (height, width), seed, 1).T
     assert (np.minimum(top, left) >= 0).all()
     assert (bottom <= height).all()
     assert (right <= width).all()
@@ -42,7 +44,7 @@ def test_boxes_lie_inside_and_are_as_large_as_asked(
 
 def test_boxes_are_distributed_as_in_the_paper() -> None:
     config = AugmentConfig(erasing_probability=0.25, erasing_min_area=0.02, erasing_max_area=0.4)
-    sampled = random_erasing.sample_boxes(config, 8000, (200, 200), 0, 1)
+    sampled = ERASING.sample(config, 8000, (200, 200), 0, 1)
     boxes = sampled[sampled[:, 2] > 0]
     assert len(boxes) == pytest.approx(2000, abs=150)
     box_height, box_width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -60,8 +62,8 @@ def test_boxes_are_distributed_as_in_the_paper() -> None:
 def test_only_the_box_turns_into_uniform_noise_of_its_own(channels: int) -> None:
     pixels = np.zeros((64, 32, 32, channels), np.uint8)
     config = AugmentConfig(erasing_probability=1.0, erasing_min_area=0.3, erasing_max_area=0.4)
-    boxes = random_erasing.sample_boxes(config, 64, (32, 32), 0, 1).astype(np.float32)
-    out = np.asarray(backend.keras().ops.convert_to_numpy(random_erasing.erase_boxes(pixels, boxes)))
+    boxes = ERASING.sample(config, 64, (32, 32), 0, 1).astype(np.float32)
+    out = np.asarray(backend.keras().ops.convert_to_numpy(ERASING.apply(AugmentConfig(), pixels, boxes)))
     assert out.dtype == np.uint8
     mask = np.asarray(backend.keras().ops.convert_to_numpy(random_erasing.compute_box_mask(boxes[:, :4], 32, 32)))[
         ..., 0
@@ -78,7 +80,8 @@ def test_only_the_box_turns_into_uniform_noise_of_its_own(channels: int) -> None
 
 def test_probability_zero_erases_nothing() -> None:
     pixels = random_images(4, 8)
-    boxes = random_erasing.sample_boxes(AugmentConfig(erasing_probability=0.0), 4, (8, 8), 0, 1).astype(np.float32)
+    boxes = ERASING.sample(AugmentConfig(erasing_probability=0.0), 4, (8, 8), 0, 1).astype(np.float32)
     np.testing.assert_array_equal(
-        backend.keras().ops.convert_to_numpy(random_erasing.erase_boxes(pixels, boxes)), pixels
+        backend.keras().ops.convert_to_numpy(ERASING.apply(AugmentConfig(), pixels, boxes)),
+        pixels,
     )

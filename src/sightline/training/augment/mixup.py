@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.config import AugmentConfig
-from sightline.seeding import make_generator
 from sightline.training.augment.augmentation import Augmentation, register_augmentation
 from sightline.training.augment.random_erasing import compute_box_mask
 
@@ -27,56 +26,14 @@ def is_mixing(config: AugmentConfig) -> bool:
     return bool(config.mixup or config.cutmix)
 
 
-def sample_mixing(
-    config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
-) -> NDArray[np.float64]:
-    """Sample mixing parameters for `num_images` images of `size` (height, width): float64 [count, 6].
-
-    Columns: the weight of the image's own label; the weight of its own pixels; the box (top, left, bottom, right) that
-    its partner covers. Each image has its own weight from Beta(alpha, alpha); for CutMix, the label's weight is the
-    fraction of the area outside the box, after clipping it to the border and rounding it to whole pixels.
-    """
-    from scipy.special import betaincinv  # comes with scikit-learn
-
-    height, width = size
-    u = make_generator(seed, "augment", "mixing", epoch).random((num_images, 4))
-    cutmix_probability = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
-    use_cutmix = u[:, 0] < cutmix_probability
-    alpha = np.where(use_cutmix, config.cutmix, config.mixup)
-    weight = betaincinv(alpha, alpha, u[:, 1])
-    half_size = np.stack([height, width], -1) * np.sqrt(1 - weight)[:, None] / 2
-    center = u[:, 2:] * [height, width]
-    low = np.clip(np.round(center - half_size), 0, size)
-    high = np.clip(np.round(center + half_size), 0, size)
-    box = np.where(use_cutmix[:, None], np.concatenate([low, high], 1), 0.0)
-    label_weight = 1 - (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / (height * width)
-    return np.stack([np.where(use_cutmix, label_weight, weight), np.where(use_cutmix, 1.0, weight), *box.T], 1)
-
-
-def mix_images(config: AugmentConfig, pixels: Any, params: Any) -> Any:
-    """Mix uint8 `pixels` [N, H, W, C] with the parameters `params` from `sample_mixing`, float32 [N, 6].
-
-    Returns uint8.
-    """
-    ops = backend.keras().ops
-    partner = ops.roll(pixels, 1, axis=0)
-    if config.mixup:
-        x, other = ops.cast(pixels, "float32"), ops.cast(partner, "float32")
-        blend = ops.reshape(params[:, _PIXEL_WEIGHT], (-1, 1, 1, 1))
-        pixels = ops.cast(ops.round(other + (x - other) * blend), "uint8")
-    if config.cutmix:
-        pixels = ops.where(compute_box_mask(params[:, _BOX], *pixels.shape[1:3]), partner, pixels)
-    return pixels
-
-
 def mix_labels(soft_labels: NDArray[np.float32], params: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the soft labels [N, K] of a batch that `mix_images` mixes with the same parameters."""
+    """Return the soft labels [N, K] of a batch that `Mixing` mixes with the same parameters."""
     label_weight = params[:, _LABEL_WEIGHT, None]
     return label_weight * soft_labels + (1 - label_weight) * np.roll(soft_labels, 1, axis=0)
 
 
 def unite_labels(targets: NDArray[np.float32], params: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the union of the targets [N, K] of both images, for a batch that `mix_images` mixes.
+    """Return the union of the targets [N, K] of both images, for a batch that `Mixing` mixes.
 
     An image that makes up less than `MIN_UNITED` of the mix adds none.
     """
@@ -88,7 +45,7 @@ def unite_labels(targets: NDArray[np.float32], params: NDArray[np.float32]) -> N
 
 
 def mix_masks(masks: NDArray[np.uint8], params: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the masks [N, H, W] of a batch that `mix_images` mixes by CutMix: a box has the partner's classes."""
+    """Return the masks [N, H, W] of a batch that `Mixing` mixes by CutMix: a box has the partner's classes."""
     mixed = masks.copy()
     for i, (top, left, bottom, right) in enumerate(params[:, _BOX].astype(np.int64)):
         mixed[i, top:bottom, left:right] = masks[i - 1, top:bottom, left:right]  # of the first one, the last
@@ -114,9 +71,36 @@ class Mixing(Augmentation):
     def sample(
         self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
     ) -> NDArray[np.float64]:
-        """See `sample_mixing`."""
-        return sample_mixing(config, num_images, size, seed, epoch)
+        """Return the parameters of `num_images` images of `size` (height, width): float64 [num_images, 6].
+
+        Columns: the weight of the image's own label; the weight of its own pixels; the box (top, left, bottom, right)
+        that its partner covers. Each image has its own weight from Beta(alpha, alpha); for CutMix, the label's weight
+        is the fraction of the area outside the box, after clipping it to the border and rounding it to whole pixels.
+        """
+        from scipy.special import betaincinv  # comes with scikit-learn
+
+        height, width = size
+        u = self.make_uniforms(num_images, 4, seed, epoch)
+        cutmix_probability = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
+        use_cutmix = u[:, 0] < cutmix_probability
+        alpha = np.where(use_cutmix, config.cutmix, config.mixup)
+        weight = betaincinv(alpha, alpha, u[:, 1])
+        half_size = np.stack([height, width], -1) * np.sqrt(1 - weight)[:, None] / 2
+        center = u[:, 2:] * [height, width]
+        low = np.clip(np.round(center - half_size), 0, size)
+        high = np.clip(np.round(center + half_size), 0, size)
+        box = np.where(use_cutmix[:, None], np.concatenate([low, high], 1), 0.0)
+        label_weight = 1 - (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / (height * width)
+        return np.stack([np.where(use_cutmix, label_weight, weight), np.where(use_cutmix, 1.0, weight), *box.T], 1)
 
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """See `mix_images`."""
-        return mix_images(config, pixels, params)
+        """Return uint8 `pixels` [N, H, W, C], mixed with those of their partners as `params` float32 [N, 6] say."""
+        ops = backend.keras().ops
+        partner = ops.roll(pixels, 1, axis=0)
+        if config.mixup:
+            x, other = ops.cast(pixels, "float32"), ops.cast(partner, "float32")
+            blend = ops.reshape(params[:, _PIXEL_WEIGHT], (-1, 1, 1, 1))
+            pixels = ops.cast(ops.round(other + (x - other) * blend), "uint8")
+        if config.cutmix:
+            pixels = ops.where(compute_box_mask(params[:, _BOX], *pixels.shape[1:3]), partner, pixels)
+        return pixels

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.config import AugmentConfig
-from sightline.seeding import make_generator
 from sightline.training.augment.augmentation import Augmentation, register_augmentation
 from sightline.training.augment.color import to_grayscale
 from sightline.training.augment.geometry import resample
@@ -29,24 +28,6 @@ OPERATIONS = (
 )  # fmt: skip
 _MAX_OPERATIONS = 8  # operations; numbers are sampled for all of them, so that a longer chain starts like a shorter one
 _SMOOTH_KERNEL = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's SMOOTH
-
-
-def sample_operations(config: AugmentConfig, num_images: int, seed: int, epoch: int) -> NDArray[np.float64]:
-    """Sample n pairs (operation index, signed strength in [-1, 1]) for each image: float64 [count, 2 * n]."""
-    u = make_generator(seed, "augment", "randaugment", epoch).random((num_images, _MAX_OPERATIONS, 2))[
-        :, : config.randaugment
-    ]
-    strength = config.randaugment_magnitude / 10 * np.where(u[..., 1] < 0.5, -1, 1)
-    return np.stack([np.floor(len(OPERATIONS) * u[..., 0]), strength], -1).reshape(num_images, -1)
-
-
-def apply_operations(config: AugmentConfig, x: Any, operations: Any) -> Any:
-    """Apply the sampled operations `operations` to float32 `x` [N, H, W, C]; returns integral values in [0, 255]."""
-    ops = backend.keras().ops
-    for number in range(config.randaugment):
-        operation, strength = (ops.reshape(operations[:, 2 * number + i], (-1, 1, 1, 1)) for i in (0, 1))
-        x = _apply_operation(ops.clip(ops.round(x), 0, 255), operation, strength, config.fill_mode)
-    return ops.clip(ops.round(x), 0, 255)
 
 
 def _apply_operation(x: Any, operation: Any, strength: Any, fill: str) -> Any:
@@ -119,10 +100,17 @@ class RandAugment(Augmentation):
     def sample(
         self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
     ) -> NDArray[np.float64]:
-        """See `sample_operations`."""
+        """Return n pairs (operation index, signed strength in [-1, 1]) for each image: float64 [num_images, 2 * n]."""
         del size
-        return sample_operations(config, num_images, seed, epoch)
+        u = self.make_uniforms(num_images, 2 * _MAX_OPERATIONS, seed, epoch)
+        u = u.reshape(num_images, _MAX_OPERATIONS, 2)[:, : config.randaugment]
+        strength = config.randaugment_magnitude / 10 * np.where(u[..., 1] < 0.5, -1, 1)
+        return np.stack([np.floor(len(OPERATIONS) * u[..., 0]), strength], -1).reshape(num_images, -1)
 
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """See `apply_operations`."""
-        return apply_operations(config, pixels, params)
+        """Return float32 `pixels` [N, H, W, C] after their operations `params`: integral values in [0, 255]."""
+        ops = backend.keras().ops
+        for number in range(config.randaugment):
+            operation, strength = (ops.reshape(params[:, 2 * number + i], (-1, 1, 1, 1)) for i in (0, 1))
+            pixels = _apply_operation(ops.clip(ops.round(pixels), 0, 255), operation, strength, config.fill_mode)
+        return ops.clip(ops.round(pixels), 0, 255)

@@ -24,44 +24,6 @@ def compute_box_mask(boxes: Any, height: int, width: int) -> Any:
     return ops.logical_and(rows[:, :, None, None], columns[:, None, :, None])
 
 
-def sample_boxes(
-    config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
-) -> NDArray[np.float64]:
-    """Sample a box to erase and a fill value for `num_images` images of `size` (height, width): float64 [count, 5].
-
-    The box is empty for images that are not erased. Its area is uniform between the two fractions, its aspect ratio
-    log-uniform within what fits the image (the paper samples again instead), its position uniform.
-    """
-    height, width = size
-    u = make_generator(seed, "augment", "erasing", epoch).random((num_images, 6))
-    area = height * width * (config.erasing_min_area + (config.erasing_max_area - config.erasing_min_area) * u[:, 1])
-    area = np.clip(area, 1, height * width)
-    low = np.clip(np.maximum(ASPECT, area / width**2), None, height**2 / area)
-    high = np.maximum(np.minimum(1 / ASPECT, height**2 / area), low)
-    aspect = low * (high / low) ** u[:, 2]
-    box_height = np.clip(np.round(np.sqrt(area * aspect)), 1, height)
-    box_width = np.clip(np.round(area / box_height), 1, width)
-    top, left = np.floor(u[:, 3] * (height - box_height + 1)), np.floor(u[:, 4] * (width - box_width + 1))
-    boxes = np.stack([top, left, top + box_height, left + box_width, np.floor(256 * u[:, 5])], 1)
-    return np.where(u[:, :1] < config.erasing_probability, boxes, 0.0)
-
-
-def erase_boxes(pixels: Any, boxes: Any) -> Any:
-    """Fill the box of each image in uint8 `pixels` [N, H, W, C] with noise.
-
-    `boxes` is float32 [N, 5] from `sample_boxes`.
-
-    The noise is one constant field plus the image's own fill value (modulo 256): it is uniform and differs by image and
-    epoch, and the compiled step needs no random numbers.
-    """
-    ops = backend.keras().ops
-    height, width, channels = pixels.shape[1:]
-    field = make_generator(0, "noise").integers(0, 256, (1, height, width, channels), np.int32)
-    fill_value = ops.reshape(ops.cast(boxes[:, 4], "int32"), (-1, 1, 1, 1))
-    noise = ops.cast(ops.add(fill_value, field) % 256, "uint8")
-    return ops.where(compute_box_mask(boxes[:, :4], height, width), noise, pixels)
-
-
 @register_augmentation("erasing")
 class RandomErasing(Augmentation):
     """Replace a random box by noise."""
@@ -81,10 +43,34 @@ class RandomErasing(Augmentation):
     def sample(
         self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
     ) -> NDArray[np.float64]:
-        """See `sample_boxes`."""
-        return sample_boxes(config, num_images, size, seed, epoch)
+        """Return a box to erase and a fill value for each image of `size` (height, width): float64 [num_images, 5].
+
+        The box is empty for images that are not erased. Its area is uniform between the two fractions, its aspect ratio
+        log-uniform within what fits the image (the paper samples again instead), its position uniform.
+        """
+        height, width = size
+        u = self.make_uniforms(num_images, 6, seed, epoch)
+        least, most = config.erasing_min_area, config.erasing_max_area
+        area = np.clip(height * width * (least + (most - least) * u[:, 1]), 1, height * width)
+        low = np.clip(np.maximum(ASPECT, area / width**2), None, height**2 / area)
+        high = np.maximum(np.minimum(1 / ASPECT, height**2 / area), low)
+        aspect = low * (high / low) ** u[:, 2]
+        box_height = np.clip(np.round(np.sqrt(area * aspect)), 1, height)
+        box_width = np.clip(np.round(area / box_height), 1, width)
+        top, left = np.floor(u[:, 3] * (height - box_height + 1)), np.floor(u[:, 4] * (width - box_width + 1))
+        boxes = np.stack([top, left, top + box_height, left + box_width, np.floor(256 * u[:, 5])], 1)
+        return np.where(u[:, :1] < config.erasing_probability, boxes, 0.0)
 
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """See `erase_boxes`."""
+        """Return uint8 `pixels` [N, H, W, C] with noise in the box of each image; `params` are float32 [N, 5].
+
+        The noise is one constant field plus the image's own fill value (modulo 256): it is uniform and differs by image
+        and epoch, and the compiled step needs no random numbers.
+        """
         del config
-        return erase_boxes(pixels, params)
+        ops = backend.keras().ops
+        height, width, channels = pixels.shape[1:]
+        field = make_generator(0, "noise").integers(0, 256, (1, height, width, channels), np.int32)
+        fill_value = ops.reshape(ops.cast(params[:, 4], "int32"), (-1, 1, 1, 1))
+        noise = ops.cast(ops.add(fill_value, field) % 256, "uint8")
+        return ops.where(compute_box_mask(params[:, :4], height, width), noise, pixels)
