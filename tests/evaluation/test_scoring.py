@@ -93,7 +93,7 @@ def test_rankings_of_many_images_have_the_intervals_of_few(
 def test_cells_drawn_as_a_multinomial_and_by_images_spread_alike() -> None:
     few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn image by image
     for counts in (few, many):
-        resampled = bootstrap.resample_counts(counts, 0, "test")
+        resampled = Resampling().resample_counts(np.repeat(np.arange(len(counts)), counts), len(counts), "test")
         assert resampled.shape == (bootstrap.RESAMPLES, len(counts))
         assert (resampled.sum(1) == 400).all()
         deviation = resampled[:, ::2].sum(1).std()
@@ -186,7 +186,7 @@ def test_a_bootstrap_that_leaves_its_own_value_out_makes_no_interval() -> None:
 
 def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
     values = np.random.default_rng(0).normal(size=400)
-    ends = bootstrap.percentile_interval(bootstrap.resample_means(values[:, None], 0, "test")[:, 0])
+    ends = bootstrap.percentile_interval(Resampling().resample_means(values[:, None], "test")[:, 0])
     assert ends is not None
     half = 1.96 * values.std() / 20
     assert (ends.low, ends.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
@@ -197,7 +197,7 @@ def test_ninety_five_in_a_hundred_intervals_hold_the_truth() -> None:
     hits = 0
     for seed in range(80):
         ends = bootstrap.percentile_interval(
-            bootstrap.resample_means(rng.exponential(size=(100, 1)), seed, "coverage")[:, 0]
+            Resampling(seed).resample_means(rng.exponential(size=(100, 1)), "coverage")[:, 0]
         )
         assert ends is not None
         hits += ends.low <= 1 <= ends.high

@@ -44,7 +44,7 @@ class BlockBootstrap:
         number = min(size, MAX_BLOCKS)
         order = make_generator(resampling.seed, "blocks", name).permutation(size) % number
         rows = bootstrap.count_resamples(number, classes) or bootstrap.MIN_RESAMPLES
-        weights = np.concatenate(list(bootstrap.draw_weights(number, rows, resampling.seed, name)))
+        weights = np.concatenate(list(Resampling(resampling.seed).draw_weights(number, rows, name)))
         return cls(order[units].astype(np.int64), weights)
 
     def resample_sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

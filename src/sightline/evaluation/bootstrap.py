@@ -33,52 +33,6 @@ def count_resamples(count: int, work: int = 1) -> int:
     return affordable if affordable >= MIN_RESAMPLES else 0
 
 
-def draw_weights(
-    count: int, number: int, seed: int, name: str, groups: NDArray[np.int64] | None = None
-) -> Iterator[NDArray[np.float64]]:
-    """Yield `number` resamples of `count` images in batches, as how often each was drawn: float64 [r, count].
-
-    With `groups` [count], from 0, whole groups are drawn: images of one group depend on each other.
-    """
-    step = max(1, CHUNK // max(count, 1))
-    rng = make_generator(seed, "bootstrap", name)
-    size = count if groups is None else int(groups.max(initial=-1)) + 1
-    for start in range(0, number, step):
-        rows = np.empty((min(step, number - start), count))
-        for row in rows:
-            weights = np.bincount(rng.integers(0, size, size, np.int32), minlength=size)
-            row[:] = weights if groups is None else weights[groups]
-        yield rows
-
-
-def resample_sums(values: NDArray[np.float64], seed: int, name: str) -> NDArray[np.float64]:
-    """Return the sums [R, M] of resampled rows of `values` [N, M]."""
-    number = count_resamples(len(values)) or MIN_RESAMPLES
-    return np.concatenate([w @ values for w in draw_weights(len(values), number, seed, name)])
-
-
-def resample_means(
-    values: NDArray[np.float64], seed: int, name: str, groups: NDArray[np.int64] | None = None
-) -> NDArray[np.float64]:
-    """Return the means [R, M] of resampled rows of `values` [N, M], or of resampled `groups` of rows."""
-    count = len(values)
-    if groups is None:
-        return resample_sums(values, seed, name) / count
-    batches = draw_weights(count, count_resamples(count) or MIN_RESAMPLES, seed, name, groups)
-    return np.concatenate([w @ values / w.sum(1, keepdims=True) for w in batches])
-
-
-def resample_counts(counts: NDArray[np.int64], seed: int, name: str) -> NDArray[np.int64]:
-    """Return resampled counts int64 [R, M] of `counts` [M]; resampling images is drawing from a multinomial."""
-    total = int(counts.sum())
-    number = count_resamples(total) or MIN_RESAMPLES
-    if len(counts) * MIN_PER_CELL < total:
-        return make_generator(seed, "bootstrap", name).multinomial(total, counts / total, number)
-    cell = np.repeat(np.arange(len(counts)), counts)
-    batches = draw_weights(total, number, seed, name)
-    return np.concatenate([[np.bincount(cell, row, len(counts)) for row in rows] for rows in batches]).astype(np.int64)
-
-
 def find_percentiles(values: NDArray[np.float64]) -> Interval:
     """Return the 2.5th and 97.5th percentile of resampled values [R]."""
     low, high = np.percentile(values, [2.5, 97.5])
@@ -185,24 +139,43 @@ class Resampling:
         return ONE_GROUP_NOTE if count_groups(self.groups) == 1 else ""
 
     def draw_weights(self, count: int, number: int, name: str) -> Iterator[NDArray[np.float64]]:
-        """Yield `number` resamples of `count` images, as `draw_weights` does."""
-        return draw_weights(count, number, self.seed, name, self.groups)
+        """Yield `number` resamples of `count` images in batches, as how often each was drawn: float64 [r, count]."""
+        step = max(1, CHUNK // max(count, 1))
+        rng = make_generator(self.seed, "bootstrap", name)
+        size = count if self.groups is None else int(self.groups.max(initial=-1)) + 1
+        for start in range(0, number, step):
+            rows = np.empty((min(step, number - start), count))
+            for row in rows:
+                weights = np.bincount(rng.integers(0, size, size, np.int32), minlength=size)
+                row[:] = weights if self.groups is None else weights[self.groups]
+            yield rows
+
+    def _draw_affordable(self, count: int, name: str) -> Iterator[NDArray[np.float64]]:
+        return self.draw_weights(count, count_resamples(count) or MIN_RESAMPLES, name)
 
     def resample_means(self, values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         """Return the means [R, M] of resampled rows of `values` [N, M]."""
-        return resample_means(values, self.seed, name, self.groups)
+        batches = self._draw_affordable(len(values), name)
+        return np.concatenate([w @ values / w.sum(1, keepdims=True) for w in batches])
 
     def resample_sums(self, values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         """Return the sums [R, M] of resampled rows of `values` [N, M]."""
-        rows = values if self.groups is None else sum_by_group(values, self.groups)
-        return resample_sums(rows, self.seed, name)
+        if self.groups is not None:
+            return Resampling(self.seed).resample_sums(sum_by_group(values, self.groups), name)
+        return np.concatenate([w @ values for w in self._draw_affordable(len(values), name)])
 
     def resample_counts(self, cells: NDArray[np.int64], size: int, name: str) -> NDArray[np.int64]:
-        """Return how often a resample has each of `size` cells, int64 [R, size]; `cells` [N] has that of each image."""
-        if self.groups is None:
-            return resample_counts(np.bincount(cells, minlength=size), self.seed, name)
-        batches = self.draw_weights(len(cells), count_resamples(len(cells)) or MIN_RESAMPLES, name)
-        return np.concatenate([[np.bincount(cells, row, size) for row in rows] for rows in batches]).astype(np.int64)
+        """Return how often a resample has each of `size` cells, int64 [R, size]; `cells` [N] has that of each image.
+
+        Resampling images on their own is drawing from a multinomial.
+        """
+        count = len(cells)
+        if self.groups is None and size * MIN_PER_CELL < count:
+            number, fractions = count_resamples(count) or MIN_RESAMPLES, np.bincount(cells, minlength=size) / count
+            return make_generator(self.seed, "bootstrap", name).multinomial(count, fractions, number)
+        ordered = np.sort(cells) if self.groups is None else cells
+        batches = self._draw_affordable(count, name)
+        return np.concatenate([[np.bincount(ordered, row, size) for row in rows] for rows in batches]).astype(np.int64)
 
     def draw_rows(self, count: int, number: int, name: str) -> Iterator[NDArray[np.int64]]:
         """Yield `number` resamples of `count` images as their positions."""

@@ -9,14 +9,10 @@ from numpy.typing import NDArray
 
 from sightline.config import RunConfig
 from sightline.data.targets import GRADES
-from sightline.data.types import LabeledSubset
 from sightline.errors import UsageError
-from sightline.evaluation import report
 from sightline.evaluation.ordinal import compute_ordinal_evaluation
-from sightline.evaluation.report import EvaluationReport
 from sightline.inference import decisions
-from sightline.inference.predictor import ModelOutputs
-from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.inference.results import Prediction, Thresholds
 from sightline.models.head import make_ordinal_coefficients
 from sightline.tasks.protocol import LossGradient, register_task
 from sightline.tasks.single_label import SingleLabel
@@ -35,6 +31,7 @@ class Ordinal(SingleLabel):
     targets = GRADES
     activation = "ordinal"
     nonconformity = "contiguous"
+    compute_result = staticmethod(compute_ordinal_evaluation)
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that do not apply to grades."""
@@ -76,19 +73,3 @@ class Ordinal(SingleLabel):
         """Return the most probable grade and the expected one."""
         prediction = decisions.predict_class(path, probabilities, logits, classes, top=top, thresholds=thresholds)
         return decisions.add_expected_grade(prediction, probabilities, classes)
-
-    def evaluate(
-        self,
-        classes: tuple[str, ...],
-        outputs: ModelOutputs,
-        labeled: LabeledSubset,
-        split: str,
-        validation_outputs: ModelOutputs | None,
-        thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ) -> EvaluationReport:
-        """Return what single-label classification does, and how far grades are from the true ones."""
-        return report.build_report(
-            classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request,
-            compute_ordinal_evaluation,
-        )  # fmt: skip

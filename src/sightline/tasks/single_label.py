@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,6 +16,8 @@ from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import UsageError
 from sightline.evaluation import calibration, report
 from sightline.evaluation.report import EvaluationReport
+from sightline.evaluation.results import EvaluationResult
+from sightline.evaluation.scoring import compute_evaluation
 from sightline.inference import decisions, parity
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
@@ -83,6 +85,8 @@ class SingleLabel(Task):
     supports_ood = True
     has_calibrated_loss = True
     interpret = staticmethod(decisions.predict_class)
+    compute_result: ClassVar[Callable[..., EvaluationResult]] = staticmethod(compute_evaluation)
+    """What computes the metrics of an evaluation, with the parameters of `compute_evaluation`."""
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings of several labels per image, and for targets outside (0, 1)."""
@@ -199,4 +203,6 @@ class SingleLabel(Task):
         threshold_request: ThresholdRequest = NO_THRESHOLDS,
     ) -> EvaluationReport:
         """Return accuracy, calibration, selective prediction, errors and slices."""
-        return report.build_report(classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request)
+        return report.build_report(
+            classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request, self.compute_result
+        )
