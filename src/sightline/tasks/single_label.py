@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +36,6 @@ class Classification(AugmentedObjective):
 
     num_classes: int
     class_weights: NDArray[np.float32] | None
-
-    @classmethod
-    def from_config(
-        cls, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
-    ) -> Self:
-        """Return the objective for the labels of `train`, the class weights computed as ``train.class_weights`` says.
-
-        An `augmentation` that changes nothing is left out.
-        """
-        weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
-        return cls(config, train, drop_disabled(augmentation), num_classes, weights)
 
     def compute_targets(
         self,
@@ -117,8 +106,9 @@ class SingleLabel(Task):
     def make_objective(
         self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
     ) -> Classification:
-        """Return the loss of ``train.loss`` against the classes."""
-        return Classification.from_config(config, train, num_classes, augmentation)
+        """Return the loss of ``train.loss`` against the classes, weighted as ``train.class_weights`` says."""
+        weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
+        return Classification(config, train, drop_disabled(augmentation), num_classes, weights)
 
     def score(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Score:
         """Return the mean cross-entropy, and the fraction of images whose most probable class is the true one."""
