@@ -12,11 +12,11 @@ from scipy.stats import binomtest, permutation_test
 from sightline.compress.noninferiority import (
     MARGIN,
     STANDARD_ERRORS,
+    PairedTest,
     ScoreTest,
+    compare_counts,
     compare_images,
     compare_models,
-    compute_upper_drop,
-    is_non_inferior,
 )
 from sightline.errors import DataError
 from sightline.intervals import paired_difference_interval
@@ -43,27 +43,34 @@ def test_a_comparison_counts_pairs() -> None:
     assert not compare_models(large, large, "test").significantly_worse
 
 
+def compare_disagreements(lost: int, gained: int, count: int) -> PairedTest:
+    """Compare two models on `count` images, of which each alone has some right."""
+    return compare_counts("test", count, lost, lost, gained)
+
+
 def test_no_loss_is_one_that_is_not_significant_and_certainly_small() -> None:
-    assert is_non_inferior(5, 5, 50)
-    assert not is_non_inferior(6, 5, 50)  # two points, which chance hides among 50 images
-    assert is_non_inferior(310, 300, 10_000)
-    assert not is_non_inferior(330, 280, 10_000)  # significant
-    assert not is_non_inferior(3_050, 2_980, 10_000)  # not significant, but a loss of more than a point is possible
+    assert compare_disagreements(5, 5, 50).is_non_inferior()
+    assert not compare_disagreements(6, 5, 50).is_non_inferior()  # two points, which chance hides among 50 images
+    assert compare_disagreements(310, 300, 10_000).is_non_inferior()
+    assert not compare_disagreements(330, 280, 10_000).is_non_inferior()  # significant
+    assert not compare_disagreements(
+        3_050, 2_980, 10_000
+    ).is_non_inferior()  # not significant, but a loss of more than a point is possible
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 20_000), st.floats(0, 0.05))
 def test_a_drop_is_allowed_with_a_standard_error_to_spare(lost: int, gained: int, others: int, drop: float) -> None:
     count = lost + gained + others + 1
-    accepted = is_non_inferior(lost, gained, count, drop)
+    accepted = compare_disagreements(lost, gained, count).is_non_inferior(drop)
     if lost <= gained:
         assert accepted
         return
     p_value = binomtest(lost, lost + gained).pvalue
     no_loss = p_value >= 0.05 and paired_difference_interval(lost, gained, count).low >= -MARGIN
-    assert is_non_inferior(lost, gained, count) == no_loss
+    assert compare_disagreements(lost, gained, count).is_non_inferior() == no_loss
     assert accepted >= no_loss, "what is accepted without a drop is accepted with one"
-    assert compute_upper_drop(lost, gained, count) > (lost - gained) / count
-    allowed = compute_upper_drop(lost, gained, count) <= drop
+    assert compare_disagreements(lost, gained, count).upper_drop > (lost - gained) / count
+    allowed = compare_disagreements(lost, gained, count).upper_drop <= drop
     assert accepted == (allowed or no_loss)
 
 
@@ -71,7 +78,7 @@ def test_the_standard_error_is_that_of_a_paired_difference() -> None:
     """By the formula for large samples, which the score interval approaches."""
     lost, gained, count = 400, 300, 10_000
     expected = np.sqrt(lost + gained - (lost - gained) ** 2 / count) / count
-    spare = compute_upper_drop(lost, gained, count) - (lost - gained) / count
+    spare = compare_disagreements(lost, gained, count).upper_drop - (lost - gained) / count
     assert spare == pytest.approx(STANDARD_ERRORS * expected, rel=0.01)
 
 
@@ -84,7 +91,7 @@ def test_few_validation_images_seldom_accept_a_larger_drop(true_drop: float, lim
     rng, count, disagreement = np.random.default_rng(0), 250, 1 / 15
     lost, gained = (disagreement + true_drop) / 2, (disagreement - true_drop) / 2
     pairs = rng.multinomial(count, [lost, gained, 1 - lost - gained], 2000)
-    accepted = np.mean([is_non_inferior(int(a), int(b), count, 0.02) for a, b, _ in pairs])
+    accepted = np.mean([compare_disagreements(int(a), int(b), count).is_non_inferior(0.02) for a, b, _ in pairs])
     assert accepted < limit < np.mean((pairs[:, 0] - pairs[:, 1]) / count <= 0.02)
 
 

@@ -15,7 +15,7 @@ from sightline.metrics import describe_metric
 class Budget:
     """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
 
-    For what counts as a drop of at most `max_drop`, see `is_non_inferior`.
+    For what counts as a drop of at most `max_drop`, see `PairedTest.is_non_inferior`.
     """
 
     max_drop: float = 0.0

@@ -22,7 +22,7 @@ from sightline import jsonio
 from sightline.errors import DataError
 from sightline.evaluation.bootstrap import count_groups
 from sightline.evaluation.paired import LEVEL, compare_scores, mcnemar_p_value
-from sightline.intervals import Z95, Interval, paired_difference_interval
+from sightline.intervals import Interval, paired_difference_interval
 
 MARGIN = 0.01  # a loss of accuracy that no test finds significant may be this large, by its 95% interval
 STANDARD_ERRORS = 1.0  # to spare between a drop and the maximum that is allowed
@@ -69,12 +69,22 @@ class PairedTest:
 
     @property
     def upper_drop(self) -> float:
-        """See `compute_upper_drop`."""
-        return compute_upper_drop(self.only_original_correct, self.only_compressed_correct, self.count)
+        """The drop in accuracy plus `STANDARD_ERRORS` of it, which is negative for a clear gain."""
+        counts = self.only_original_correct, self.only_compressed_correct, self.count
+        return -paired_difference_interval(*counts, STANDARD_ERRORS).low
 
     def is_non_inferior(self, max_drop: float = 0.0) -> bool:
-        """Return whether the compressed model is; see the function of this name."""
-        return is_non_inferior(self.only_original_correct, self.only_compressed_correct, self.count, max_drop)
+        """Return whether the compressed model is non-inferior.
+
+        It is if any of these holds: its accuracy is not lower; the drop plus `STANDARD_ERRORS` of it is at most
+        `max_drop`; it is not significantly worse (McNemar), and the 95% interval of the difference excludes a loss of
+        more than `MARGIN`. The last takes some thousands of images.
+        """
+        return (
+            self.only_compressed_correct >= self.only_original_correct
+            or self.upper_drop <= max_drop
+            or (self.p_value >= LEVEL and self.difference_interval.low >= -MARGIN)
+        )
 
     def describe_test(self) -> str:
         """Return the result of the test in a few words."""
@@ -120,7 +130,7 @@ class ScoreTest:
         return math.inf if self.standard_error is None else STANDARD_ERRORS * self.standard_error - self.difference
 
     def is_non_inferior(self, max_drop: float = 0.0) -> bool:
-        """Return whether the compressed model is, by the rules for right and wrong (`is_non_inferior`)."""
+        """Return whether the compressed model is, by the rules of `PairedTest.is_non_inferior`."""
         excludes_loss = (
             self.difference_interval is not None
             and self.difference_interval.low >= -MARGIN
@@ -184,29 +194,3 @@ def compare_counts(split: str, count: int, original_correct: int, lost: int, gai
         split, count, original_correct / count, (original_correct - lost + gained) / count, lost, gained,
         (gained - lost) / count, paired_difference_interval(lost, gained, count), mcnemar_p_value(lost, gained),
     )  # fmt: skip
-
-
-def is_non_inferior(
-    only_original_correct: int, only_compressed_correct: int, count: int, max_drop: float = 0.0
-) -> bool:
-    """Return whether a compressed model is non-inferior, by the images of `count` that only one of the two has right.
-
-    It is if any of these holds: its accuracy is not lower; the drop plus `STANDARD_ERRORS` of it is at most `max_drop`;
-    it is not significantly worse (McNemar), and the 95% interval of the difference excludes a loss of more than
-    `MARGIN`. The last takes some thousands of images.
-    """
-    lost, gained = only_original_correct, only_compressed_correct
-    return (
-        gained >= lost
-        or compute_upper_drop(lost, gained, count) <= max_drop
-        or (mcnemar_p_value(lost, gained) >= LEVEL and _lower_end(lost, gained, count, Z95) >= -MARGIN)
-    )
-
-
-def compute_upper_drop(only_original_correct: int, only_compressed_correct: int, count: int) -> float:
-    """Return the drop in accuracy plus `STANDARD_ERRORS` of it, which is negative for a clear gain."""
-    return -_lower_end(only_original_correct, only_compressed_correct, count, STANDARD_ERRORS)
-
-
-def _lower_end(lost: int, gained: int, count: int, z: float) -> float:
-    return paired_difference_interval(lost, gained, count, z).low

@@ -6,9 +6,9 @@
    scores; after that, each failure halves the pruned fraction.
 4. Distillation into a smaller network of the registry, if there is one.
 
-A candidate is good if it is non-inferior to the original model on the validation split (`is_non_inferior`, with
-`Budget.max_drop`). It is written in every requested precision. Decisions depend only on the records, so a search that
-is resumed takes the same steps.
+A candidate is good if it is non-inferior to the original model on the validation split, see `noninferiority`, with
+`Budget.max_drop`. It is written in every requested precision. Decisions depend only on the records, so a search that is
+resumed takes the same steps.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ The words, colors and styles of a chart are those of the page; here are only num
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +16,7 @@ from sightline.callbacks import EpochRecord
 from sightline.errors import plural
 from sightline.inference.masks import list_colors
 from sightline.metrics import most_confused_pairs
+from sightline.report import fonts
 from sightline.report.plotting import shorten
 
 WIDTH, HEIGHT = 400, 250  # of a chart's view box: about a pixel a unit in a column of the page
@@ -165,7 +165,7 @@ def _describe_cell(row: int, column: int, count: int, fraction: float) -> dict[s
 
 def measure_text(text: str) -> float:
     """Return about how wide a tick label is."""
-    return LETTER * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    return LETTER * fonts.count_columns(text)
 
 
 def format_count(value: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sightline.callbacks import EpochRecord
 from sightline.report import plotting
-from sightline.report.plotting import GRID, INK
+from sightline.report.plotting import INK
 
 COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#e67700", "#c2255c", "#495057")
 DASHES = ("-", "--", ":", "-.")  # a second round of the colors differs by its dashes
@@ -57,8 +57,7 @@ def _line_style(number: int, points: Sequence[Any]) -> dict[str, Any]:
 
 def _style_axes(axes: Any, title: str) -> None:
     axes.set_title(title, fontsize=10, color=INK)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    plotting.style_axes(axes)
 
 
 def _set_scale(axes: Any, name: str, histories: Mapping[str, Sequence[EpochRecord]]) -> None:

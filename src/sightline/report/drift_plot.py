@@ -6,7 +6,7 @@ import numpy as np
 
 from sightline.evaluation.drift import Drift
 from sightline.report import plotting
-from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
+from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 MAX_POINTS = 4000
 
@@ -25,10 +25,7 @@ def plot_drift(drift: Drift, title: str = "") -> bytes:
     if drift.start is not None:
         axes.axvline(drift.start, color=INK, linewidth=1, label=f"most likely start: image {drift.start:,}")
     axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    axes.set_xlabel("images", color=INK)
-    axes.set_ylabel("evidence for drift", color=INK)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    plotting.style_axes(axes, "images", "evidence for drift")
     axes.legend(frameon=False)
     axes.set_title(title, **plotting.text_style(12))
     return plotting.render_png(figure)

@@ -113,12 +113,9 @@ def plot_binary(value: BinaryReport, title: str = "") -> RenderedFigure:
         (left, "1 - specificity", "sensitivity", f"ROC: area {area:.4f}"),
         (right, "sensitivity (recall)", "precision (PPV)", f"precision-recall: average precision {average:.4f}"),
     ):
-        axes.set_xlabel(x, color=INK)
-        axes.set_ylabel(y, color=INK)
+        plotting.style_axes(axes, x, y)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(name, fontsize=10, color=INK)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
@@ -132,11 +129,8 @@ def plot_risk_coverage(curve: RiskCoverageCurve, title: str = "") -> RenderedFig
     figure = plotting.make_figure(5.6, 4)
     axes: Any = figure.subplots()
     axes.step(curve.coverage, curve.risk, where="pre", color=TRAIN)
-    axes.set_xlabel("coverage", color=INK)
-    axes.set_ylabel("risk (error rate)", color=INK)
+    plotting.style_axes(axes, "coverage", "risk (error rate)")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max(0.02, 1.08 * float(curve.risk.max())))
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"Risk-coverage curve, {title}: area {curve.aurc:.4f}", **plotting.text_style(11))
     return plotting.render(figure)

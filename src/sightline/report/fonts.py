@@ -72,6 +72,11 @@ def is_wide(character: str) -> bool:
     return unicodedata.east_asian_width(character) in {"W", "F"}
 
 
+def count_columns(text: str) -> int:
+    """Return how many letters of the usual width take as much room as `text`."""
+    return sum(2 if is_wide(character) else 1 for character in text)
+
+
 @cache
 def _additional_fonts(characters: frozenset[str]) -> tuple[str, ...]:
     """Return the fonts, each with one of `characters` that those before lack."""

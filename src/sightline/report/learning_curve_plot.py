@@ -6,7 +6,7 @@ from itertools import cycle
 
 from sightline.evaluation.learning_curve import LearningCurve
 from sightline.report import plotting
-from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
+from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 
 def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
@@ -43,10 +43,8 @@ def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.0))
-    axes.set_xlabel("training labels" if curve.metric == "accuracy" else "labeled training images", color=INK)
-    axes.set_ylabel(f"{curve.metric.replace('_', ' ')} on held-out images", color=INK)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    images = "training labels" if curve.metric == "accuracy" else "labeled training images"
+    plotting.style_axes(axes, images, f"{curve.metric.replace('_', ' ')} on held-out images")
     axes.legend(loc="lower right", frameon=False)
     axes.set_title(title, **plotting.text_style(12))
     return plotting.render_png(figure)

@@ -10,7 +10,7 @@ from sightline.config import RunConfig, StageConfig
 from sightline.config.stage_epochs import count_epochs
 from sightline.report import plotting
 from sightline.report.diagram import save_figure
-from sightline.report.plotting import GRID, INK, TRAIN
+from sightline.report.plotting import INK, TRAIN
 from sightline.training.schedules import build_schedule
 
 POINTS = 4000  # with more steps than this, only this many are plotted
@@ -56,12 +56,9 @@ def plot_learning_rates(stages: Sequence[PlannedStage], steps: int, title: str =
     axes.set_xlim(0, max(start, 1))
     axes.set_ylim(0, None)
     axes.margins(y=0.08)
-    axes.set_xlabel(f"step ({steps:,} to an epoch)", color=INK)
-    axes.set_ylabel("learning rate", color=INK)
+    plotting.style_axes(axes, f"step ({steps:,} to an epoch)", "learning rate")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title, **plotting.text_style(11))
     return save_figure(figure, format)

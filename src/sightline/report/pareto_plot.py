@@ -8,7 +8,7 @@ from typing import Any
 
 from sightline.metrics import describe_metric
 from sightline.report import plotting
-from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
+from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 FAINT = "#8c959f"
 
@@ -62,9 +62,7 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.18, y=0.15)
-        axes.set_xlabel(label, color=INK)
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        plotting.style_axes(axes, label)
     for axes in figure.axes[::2]:
         axes.set_ylabel(f"validation {describe_metric(metric)}", color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

@@ -193,6 +193,14 @@ def text_style(size: float = 10) -> dict[str, Any]:
     return {"color": INK, "family": [fonts.DEFAULT_FONT], "fontsize": size, "parse_math": False}
 
 
+def style_axes(axes: Any, x: str = "", y: str = "") -> None:
+    """Name the axes of a chart, and draw a grid in place of the frame at its top and right."""
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def shorten(name: str) -> str:
     """Return `name` on one line, its middle left out where it is long: what differs stands at the ends mostly."""
     name = printable(" ".join(name.split()))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sightline.callbacks import EpochRecord
 from sightline.evaluation.results import EvaluationResult
-from sightline.report import plotting
-from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION, RenderedFigure
-
-MAX_NAMED_CLASSES = 30  # classes; beyond, their names and counts no longer fit
+from sightline.report import fonts, plotting
+from sightline.report.charts import MAX_NAMED_CLASSES, format_count
+from sightline.report.plotting import INK, TRAIN, VALIDATION, RenderedFigure
 
 
 def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigure:
@@ -34,8 +31,7 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
         if len(epochs) == 1:
             _write_values(axes)
         _mark_stages(axes, history)
-        axes.set_xlabel("epoch", color=INK)
-        axes.set_ylabel(name, color=INK)
+        plotting.style_axes(axes, "epoch", name)
         axes.axhline(0, color="none")  # so that the highest loss keeps its distance from the top
         axes.set_ylim(0, 1.02 if name == "accuracy" else None)
         axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
@@ -43,8 +39,6 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
             axes.set_xticks(epochs)
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     if title:
         figure.suptitle(title, **plotting.text_style(12))
@@ -91,7 +85,7 @@ def plot_confusion(evaluation: EvaluationResult, title: str = "", *, percentages
     named = count <= MAX_NAMED_CLASSES
     names = [plotting.shorten(name) for name in evaluation.classes] if named else []
     cell = float(np.clip(5 / count, 0.48, 0.9)) if named else 8 / count  # inches
-    room = 0.085 * max(map(_display_width, names), default=4)
+    room = 0.085 * max(map(fonts.count_columns, names), default=4)
     level = room < 0.9 * cell
     figure = plotting.make_figure(cell * count + room + 1.6, cell * count + (0.2 if level else 0.75 * room + 0.1) + 0.9)
     axes = figure.subplots()
@@ -103,23 +97,11 @@ def plot_confusion(evaluation: EvaluationResult, title: str = "", *, percentages
         tilt = {} if level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(count), names, **plotting.text_style(), **tilt)
         axes.set_yticks(range(count), names, **plotting.text_style())
-        for (i, j), counted in _cell_labels(matrix):
-            text = f"{100 * fractions[i, j]:.0f}" if percentages else counted
+        for i, j in np.argwhere(matrix).tolist():
+            text = f"{100 * fractions[i, j]:.0f}" if percentages else format_count(int(matrix[i, j]))
             ink = "white" if fractions[i, j] > 0.5 else INK
             axes.text(j, i, text, ha="center", va="center", fontsize=8 if count > 8 else 10, color=ink)
     axes.set_xlabel("predicted class" if named else "predicted class (index)", color=INK)
     axes.set_ylabel("true class" if named else "true class (index)", color=INK)
     axes.set_title(title, **plotting.text_style(12))
     return plotting.render(figure)
-
-
-def _cell_labels(matrix: NDArray[np.int64]) -> Iterator[tuple[tuple[int, int], str]]:
-    """Yield the place and the count of each cell that is not empty; 12345 as 12k."""
-    for place in np.argwhere(matrix):
-        i, j = map(int, place)
-        value = int(matrix[i, j])
-        yield (i, j), str(value) if value < 10_000 else f"{value // 1000}k"
-
-
-def _display_width(name: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)
