@@ -105,14 +105,17 @@ def _estimate(
 def _list_caveats(
     by_threshold: Metric, by_difference: Metric, errors: int, count: int, drift: Drift | None
 ) -> list[str]:
-    caveats = []
-    if drift is not None and drift.alarm is not None:
-        caveats.append(DRIFTED)
+    caveats = [] if drift is None or drift.alarm is None else [DRIFTED]
     if errors < MIN_ERRORS:
         caveats.append(f"it rests on {plural(errors, 'error')} among the validation images, which is too few")
     if count < MIN_IMAGES:
         caveats.append(f"it covers only {plural(count, 'image')}")
-    first, second = by_threshold.value, by_difference.value
-    if first is not None and second is not None and abs(first - second) > LARGE_GAP:
-        caveats.append(f"another estimate, by the difference of confidences, is {second:.3f}")
-    return caveats
+    return [*caveats, *describe_gap(by_threshold, by_difference, "confidences")]
+
+
+def describe_gap(estimate: Metric, by_difference: Metric, values: str) -> list[str]:
+    """Return a caveat if an estimate and that by the difference of some `values` are far apart."""
+    first, second = estimate.value, by_difference.value
+    if first is None or second is None or abs(first - second) <= LARGE_GAP:
+        return []
+    return [f"another estimate, by the difference of {values}, is {second:.3f}"]

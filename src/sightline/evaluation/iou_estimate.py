@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sightline import jsonio
 from sightline.errors import plural
-from sightline.evaluation.accuracy_estimate import DRIFTED, LARGE_GAP, MIN_IMAGES, RESAMPLES
+from sightline.evaluation.accuracy_estimate import DRIFTED, MIN_IMAGES, RESAMPLES, describe_gap
 from sightline.evaluation.bootstrap import Resampling, draw_rows, list_members
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
@@ -123,7 +123,4 @@ def _list_caveats(
     unfamiliar = float((new < quality.min()).mean())
     if unfamiliar > MAX_UNFAMILIAR:
         caveats.append(f"{unfamiliar:.0%} of the masks have a lower quality than any of a validation image")
-    first, second = by_regression.value, by_difference.value
-    if first is not None and second is not None and abs(first - second) > LARGE_GAP:
-        caveats.append(f"another estimate, by the difference of qualities, is {second:.3f}")
-    return caveats
+    return [*caveats, *describe_gap(by_regression, by_difference, "qualities")]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sightline import jsonio
 from sightline.errors import plural
-from sightline.evaluation.accuracy_estimate import DRIFTED, LARGE_GAP, MIN_ERRORS, MIN_IMAGES, RESAMPLES
+from sightline.evaluation.accuracy_estimate import DRIFTED, MIN_ERRORS, MIN_IMAGES, RESAMPLES, describe_gap
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
@@ -247,7 +247,4 @@ def _list_caveats(
         caveats.append(f"it rests on {plural(errors, 'wrong decision')} on validation images, which is too few")
     if new < MIN_IMAGES:
         caveats.append(f"it covers only {plural(new, 'image')}")
-    first, second = micro_f1.value, by_difference.value
-    if first is not None and second is not None and abs(first - second) > LARGE_GAP:
-        caveats.append(f"another estimate, by the difference of probabilities, is {second:.3f}")
-    return caveats
+    return [*caveats, *describe_gap(micro_f1, by_difference, "probabilities")]

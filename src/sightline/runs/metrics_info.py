@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
@@ -23,19 +23,14 @@ from sightline.inference.results import Rate, Thresholds
 from sightline.intervals import Interval
 
 
-class _GradeInfo(TypedDict, total=False):
-    """What only grades have."""
-
-    expected_grade: float
-
-
-class ErrorInfo(_GradeInfo):
-    """A prediction to look at."""
+class ErrorInfo(TypedDict):
+    """A prediction to look at; the expected grade is that of a model of grades."""
 
     path: str
     label: str
     predicted: str
     probability: float
+    expected_grade: NotRequired[float]
 
 
 class ConfusedPairInfo(TypedDict):
@@ -130,14 +125,8 @@ class ShiftInfo(TypedDict):
     ece_differs: bool
 
 
-class _TaskInfo(TypedDict, total=False):
-    """What only some tasks have."""
-
-    hierarchy: HierarchyMetrics
-
-
-class MetricsInfo(_TaskInfo):
-    """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it."""
+class MetricsInfo(TypedDict):
+    """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it; the hierarchy is that of a tree."""
 
     split: str
     accuracy: float
@@ -160,6 +149,7 @@ class MetricsInfo(_TaskInfo):
     set_coverage: SetCoverage | None
     binary: BinaryInfo | None
     validation: ShiftInfo | None
+    hierarchy: NotRequired[HierarchyMetrics]
 
 
 class LabelPairInfo(TypedDict):
