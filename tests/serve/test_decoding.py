@@ -179,6 +179,20 @@ def test_a_fault_of_the_decoder_is_not_one_of_the_image(monkeypatch: pytest.Monk
     run_with_pool(use)
 
 
+def test_what_libraries_print_about_an_image_is_not_in_the_log_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prints = "(os.write(1, b'libtiff: bad word'), os.write(2, b'libtiff: bad word'), print('a fault', file=sys.stderr))"
+    patch_child(monkeypatch, f"{prints} and decode(spec, data)")
+
+    async def use(pool: DecoderPool) -> None:
+        with pytest.raises(ImageError, match="not an image"):
+            await pool.decode(b"hostile", SPEC)
+
+    run_with_pool(use)
+    assert capfd.readouterr() == ("", "a fault\n")
+
+
 def test_a_process_that_ended_while_idle_is_replaced() -> None:
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()

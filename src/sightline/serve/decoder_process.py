@@ -32,7 +32,7 @@ def main(shared_file: int | None = None) -> None:
     """Decode images from standard input until it ends; pixels go into the shared memory of a descriptor if stated."""
     shared = None if shared_file is None else SharedPixels(shared_file)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", 0)
-    os.dup2(2, 1)
+    _silence_libraries()
     permit = _Permit()
     use_large_image_lock(permit)
     answers.write(READY)
@@ -45,6 +45,15 @@ def main(shared_file: int | None = None) -> None:
             remaining = memoryview(b"".join((kind, answer)))
             while remaining:
                 remaining = remaining[answers.write(remaining) :]
+
+
+def _silence_libraries() -> None:
+    """Drop what libtiff and others print about an image, with which clients would fill the log; Python still prints."""
+    sys.stderr = os.fdopen(os.dup(2), "w", 1, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 @lru_cache(16)
