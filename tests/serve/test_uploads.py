@@ -180,6 +180,7 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -
         (b"", FORM, 400, "The form "),
         (make_form(make_part(FILES[0])), f"{FORM}; charset=undefined", 415, "'undefined': send UTF-8"),
         (make_form(make_part(b"a-aa", "name=a-")), f"{FORM}; charset=Punycode", 415, "'Punycode': send UTF-8"),
+        (make_form(make_part(FILES[0]), make_part(FILES[1]))[:-20], FORM, 400, "its last boundary is missing"),
         (b"--x\r\nX\xc3: y\r\n\r\n--x--", FORM, 400, "The form cannot be read"),
     ],
 )  # fmt: skip

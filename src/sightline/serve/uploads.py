@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,21 @@ class _FormParser(MultiPartParser):
 
     spool_max_size = 0  # without limit
 
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.headers, self._read(request), max_files=MAX_IMAGES)
+        self._is_complete = False
+
+    async def _read(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the body; raises `MultiPartException` if it ends early: Starlette would leave the last file out."""
+        async for chunk in request.stream():
+            yield chunk
+        if not self._is_complete:
+            raise MultiPartException("its last boundary is missing")
+
+    def on_end(self) -> None:
+        """Note the boundary that ends a form."""
+        self._is_complete = True
+
 
 async def read_upload(request: Request) -> Upload:
     """Return the images of a request; raises `HTTPException` for a body that has none."""
@@ -77,7 +92,7 @@ async def _read_form(request: Request) -> Upload:
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in CHARSETS:
         raise HTTPException(415, f"The charset of the form is {charset[:80]!r}: send UTF-8.")
-    parser = _FormParser(request.headers, request.stream(), max_files=MAX_IMAGES)
+    parser = _FormParser(request)
     try:
         form = await parser.parse()
     except MultiPartException as error:
