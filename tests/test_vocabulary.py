@@ -105,7 +105,7 @@ def find_word_faults(file: str, text: str, allowed: tuple[Allowed, ...] = ALLOWE
     """Yield a line for each refused word or pattern of a text, with what to write in its place."""
     lowered = text.lower()  # searched as a whole first, and faster than letters of any case: most texts have no fault
     patterns = [pattern for pattern in REFUSED_PATTERNS if re.search(pattern, lowered)]
-    words = split_words(text) & set(REFUSED_WORDS)
+    words = {word for word in REFUSED_WORDS if word in lowered}
     if not patterns and not words:
         return
     exceptions = [re.compile(entry.pattern) for entry in allowed if entry.file == file]
@@ -121,7 +121,11 @@ def find_word_faults(file: str, text: str, allowed: tuple[Allowed, ...] = ALLOWE
 
 def find_name_faults(file: str, text: str) -> Iterator[str]:
     """Yield a line for each variable, parameter, attribute or function whose name says nothing about its value."""
-    for node in ast.walk(ast.parse(text)):
+    nodes = list(ast.walk(ast.parse(text)))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    sentences = "\n".join(read_name(node.name) for node in functions).lower()  # as `find_word_faults` searches texts
+    phrases = [phrase for phrase in REFUSED_PHRASES if re.search(phrase, sentences)]
+    for node in nodes:
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
                 pass
@@ -132,10 +136,14 @@ def find_name_faults(file: str, text: str) -> Iterator[str]:
         if name.lstrip("_") in REFUSED_NAMES:
             yield f"{file}:{node.lineno}: {name!r}: name the value by the noun that it is"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            text = name.removeprefix("test_").replace("_", " ")
-            for pattern, replacement in REFUSED_PHRASES.items():
-                if match := re.search(pattern, text, re.IGNORECASE):
-                    yield f"{file}:{node.lineno}: {match[0]!r} in {name!r}: write {replacement!r}"
+            for phrase in phrases:
+                if match := re.search(phrase, read_name(name), re.IGNORECASE):
+                    yield f"{file}:{node.lineno}: {match[0]!r} in {name!r}: write {REFUSED_PHRASES[phrase]!r}"
+
+
+def read_name(name: str) -> str:
+    """Return the name of a function as text: `test_a_pipe_is_no_file` as "a pipe is no file"."""
+    return name.removeprefix("test_").replace("_", " ")
 
 
 def list_public_classes(text: str) -> list[str]:

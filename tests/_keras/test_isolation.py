@@ -43,6 +43,7 @@ CHANGES = {
     *("set_float32_matmul_precision", "enable_tensor_float_32_execution"),
     *("enable_unsafe_deserialization", "matplotlib.use", "plt.style.use", "mpl.use", "mallopt"),
 }
+LAST_NAMES = {name.rpartition(".")[2] for name in CHANGES} | {"simplefilter", "filterwarnings"}
 RESTORED = "restored at the end of the call: process_state.restore_torch_settings"
 NO_WAY_BACK = "TensorFlow has no public way back; see the docstring of sightline._keras"
 EXCEPTIONS = {
@@ -124,8 +125,8 @@ def find_process_changes(source: str) -> Iterator[tuple[int, str]]:
                 "sys.modules",
             }:
                 yield node.lineno, ast.unparse(value)
-            case ast.Call(func=function):
-                name = ast.unparse(function)
+            case ast.Call(func=ast.Name(id=last_name) | ast.Attribute(attr=last_name)) if last_name in LAST_NAMES:
+                name = ast.unparse(node.func)
                 if name in {"warnings.simplefilter", "warnings.filterwarnings"} and id(node) not in local_filters:
                     yield node.lineno, name
                 calls = {name, name.rpartition(".")[2]} & CHANGES
