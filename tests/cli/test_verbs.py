@@ -88,6 +88,7 @@ def test_a_wrong_command_is_answered_with_the_right_one(
         ("--task", "--set model.task=..."),
         ("--horizontal-flip", "--set augment.horizontal_flip=..."),
         ("--lr", "--learning-rate"),
+        ("--epoch", "--epochs"),
         ("--imgsz", "--set input.height=... --set input.width=..."),
     ],
 )

@@ -67,6 +67,7 @@ OTHER_NAMES = {
 
 OTHER_OPTIONS = {
     "--lr": "--learning-rate",
+    "--epoch": "--epochs",
     **dict.fromkeys(
         ("--image-size", "--img-size", "--imgsz", "--size"), "--set input.height=... --set input.width=..."
     ),

@@ -32,6 +32,7 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
+from sightline.data.sources.label_tables import find_label_tables, list_by_tables, read_label_table
 from sightline.data.sources.listing import (
     SourceItem,
     SourceListing,
@@ -39,16 +40,10 @@ from sightline.data.sources.listing import (
     join_listings,
     read_as_label_sets,
 )
-from sightline.data.sources.manifest import (
-    find_label_table,
-    is_table,
-    list_from_table,
-    read_label_table,
-    read_manifest,
-    read_rows,
-)
+from sightline.data.sources.manifest import is_table, read_manifest, read_rows
 from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes, read_mask_folders
 from sightline.data.sources.split_names import assign_splits_by_source_name
+from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.webdataset import list_samples
 from sightline.data.storage import FolderStore, GeneratedStore, Store
 from sightline.data.targets import CLASS_TARGETS, Targets
@@ -245,7 +240,7 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
         return _list_folder(FolderStore(path, options.limits), prefix, options, lenient=lenient)
     if is_container(path.name):
         return _list_container(path, prefix, options, lenient=lenient)
-    if is_table(path):
+    if is_table(path) or is_spreadsheet(path.name):
         return read_manifest(path, options)
     if is_idx(path):
         return read_idx_files([path], options.limits)
@@ -299,9 +294,9 @@ def _list_files(
     states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
-    may_be_in_table = not options.label_pattern and options.folder_level is None and is_flat(store)
-    if may_be_in_table and (table := find_label_table(store, folder)) is not None:
-        return list_from_table(*table, FileFinder(store), options, prefix, store_is_source=True)
+    is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
+    if is_unlabeled and (tables := find_label_tables(store, folder)):
+        return list_by_tables(tables, store, options, prefix)
     return read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
 
 

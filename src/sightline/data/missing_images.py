@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sightline.data.containers import ARCHIVE_SUFFIXES
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
+from sightline.data.sources.unread_labels import advise_on_unread_labels, find_unread_labels
 from sightline.data.types import UnreadableImage
 from sightline.errors import plural
 
@@ -26,6 +27,9 @@ def explain_no_images(source_names: str, unreadable: Sequence[UnreadableImage], 
             " Sort the images into one folder per class, or say where their labels are: in the file names with "
             "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
         )
+        if unread := find_unread_labels([*(reject.path for reject in unreadable), *others]):
+            path = min(unread)
+            advice = f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels(unread)}"
     return (
         f"None of the {plural(len(unreadable), 'image')} in {source_names} can be used; the first, "
         f"{first.path}: {first.reason}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 from listings import labels_and_splits, list_notes
 from sightline.config import DataConfig
+from sightline.data.indexing import build_index
 from sightline.data.sources import folder_layout
 from sightline.data.sources.filenames import is_hidden
 from sightline.data.sources.folder import read_class_folders
 from sightline.data.storage import CheckHeader, accept_any
 from sightline.errors import ConfigError, DataError
+from synthetic_images import encode_png, write_files
 
 
 class NameStore:
@@ -397,3 +400,27 @@ def test_every_file_is_accounted_for(keys: list[str]) -> None:
     assert len(listing.items) + len(listing.unusable) + len(listing.unlabeled) + len(listing.skipped_files) == len(keys)
     assert all(e.label in e.path.split("/")[:-1] for e in listing.items)
     assert not any(is_hidden(e.path) for e in listing.items)
+
+
+@pytest.mark.parametrize(
+    ("names", "unread"),
+    [
+        (["images/1.jpg", "images/2.jpg", "labels.xlsx"], {"labels.xlsx": "spreadsheet"}),
+        (["JPEGImages/1.jpg", "Annotations/1.xml"], {"Annotations/1.xml": "Pascal VOC"}),
+        (
+            ["images/train/1.jpg", "images/val/2.jpg", "labels/train/1.txt", "labels/val/2.txt", "readme.txt"],
+            {"labels/train/1.txt": "YOLO", "labels/val/2.txt": "YOLO"},
+        ),
+        (["cat/1.jpg", "dog/2.jpg", "cat/1.txt", "notes.xlsx"], {}),
+    ],
+    ids=["spreadsheet", "voc", "yolo", "class folders"],
+)
+def test_labels_in_a_form_that_is_not_read_are_named(names: list[str], unread: dict[str, str]) -> None:
+    listing = read_class_folders(NameStore(names))
+    assert {n.path: n.reason for n in listing.notes if n.kind == "unread-labels"} == unread
+
+
+def test_images_beside_unread_labels_say_what_to_do_with_them(tmp_path: Path) -> None:
+    write_files(tmp_path, {"1.png": encode_png(1), "1.xml": b"<annotation/>"})
+    with pytest.raises(DataError, match=r"1\.xml may hold labels \(Pascal VOC\)\. The boxes of YOLO and"):
+        build_index(tmp_path)

@@ -515,3 +515,71 @@ def test_the_size_limit_holds_for_images_of_a_manifest(tmp_path: Path) -> None:
     assert items[0].store.read(items[0].key) == b"x" * 1000
     with pytest.raises(ImageError, match=r"limit 0\.002 \(data\.limits\.file_mb\)"):
         items[1].store.read(items[1].key)
+
+
+def write_tables(folder: Path, tables: dict[str, str], images: Sequence[str]) -> None:
+    write_files(folder, {name: encode_png(i) for i, name in enumerate(images)})
+    write_files(folder, {name: text.encode() for name, text in tables.items()})
+
+
+@pytest.mark.parametrize(
+    ("tables", "folders"),
+    [
+        (("train.csv", "val.csv", "test.csv"), ("images/", "images/", "images/")),
+        (("train/_classes.csv", "valid/_classes.csv", "test/_classes.csv"), ("train/", "valid/", "test/")),
+    ],
+    ids=["beside one folder", "in the folder of each split"],
+)
+def test_a_table_for_each_split_states_the_splits(
+    tmp_path: Path, tables: Sequence[str], folders: Sequence[str]
+) -> None:
+    names = [f"{folder}{split}{i}.png" for split, folder in enumerate(folders) for i in range(2)]
+    texts = {t: f"file,label\n{split}0.png,cat\n{split}1.png,dog\n" for split, t in enumerate(tables)}
+    write_tables(tmp_path, texts, names)
+    index = build_index(tmp_path)
+    labels = {image.path: (image.label, image.split) for image in index.images}
+    splits = ("train", "validation", "test")
+    assert labels == {name: ("cat" if name[-5] == "0" else "dog", splits[i // 2]) for i, name in enumerate(names)}
+    assert sorted(n.kind for n in index.notes) == ["labels-from-table"] * 3
+    assert index.other_files == ()  # the tables are used
+
+
+@pytest.mark.parametrize("test_header", ["id,label", "id"], ids=["labeled", "unlabeled"])
+def test_a_table_named_as_a_split_means_the_images_in_the_folder_of_that_split(
+    tmp_path: Path, test_header: str
+) -> None:
+    write_tables(
+        tmp_path,
+        {
+            "train.csv": "id,label\n1,cat\n2,dog\n3,dog\n",
+            "test.csv": f"{test_header}\n" + ("1,dog\n2,cat\n" if "label" in test_header else "1\n2\n"),
+        },
+        ["train/1.png", "train/2.png", "train/3.png", "test/1.png", "test/2.png"],
+    )
+    labels = {image.path: (image.label, image.split) for image in build_index(tmp_path).images}
+    train = {"train/1.png": ("cat", "train"), "train/2.png": ("dog", "train"), "train/3.png": ("dog", "train")}
+    test = {"test/1.png": ("dog", "test"), "test/2.png": ("cat", "test")}
+    assert labels == (train | test if "label" in test_header else train)
+    named = {image.path: image.label for image in build_index(tmp_path / "train.csv").images}
+    assert list(named.values()) == ["cat", "dog", "dog"]
+
+
+def test_tables_of_splits_that_share_images_are_not_joined(tmp_path: Path) -> None:
+    texts = {"train.csv": "file,label\n1.png,cat\n2.png,dog\n3.png,dog\n", "val.csv": "file,label\n1.png,cat\n"}
+    write_tables(tmp_path, texts, ["1.png", "2.png", "3.png"])
+    index = build_index(tmp_path)
+    assert [(image.path, image.split) for image in index.images] == [("1.png", None), ("2.png", None), ("3.png", None)]
+
+
+def test_a_table_that_gives_the_labels_is_not_counted_as_ignored(tmp_path: Path) -> None:
+    write_tables(tmp_path, {"labels.csv": "id,label\n1,cat\n2,dog\n"}, ["1.png", "2.png"])
+    assert build_index(tmp_path).other_files == ()
+    assert build_index(tmp_path, options=DataConfig(labels=str(tmp_path / "labels.csv"))).other_files == ()
+
+
+@pytest.mark.parametrize("how", ["source", "labels"])
+def test_a_spreadsheet_is_refused_with_what_to_do(tmp_path: Path, how: str) -> None:
+    write_files(tmp_path, {"1.png": encode_png(1), "labels.xlsx": b"PK\3\4"})
+    path = tmp_path / "labels.xlsx"
+    with pytest.raises(DataError, match=r"labels\.xlsx is a spreadsheet, which is not read: save it as CSV"):
+        build_index(path) if how == "source" else build_index(tmp_path, options=DataConfig(labels=str(path)))

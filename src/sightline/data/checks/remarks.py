@@ -83,6 +83,13 @@ REMARK_FINDINGS = {
         "folders contain unlabeled images, which are ignored",
         "To use them, sort them into class folders or provide a table of labels; `predict` needs no labels.",
     ),
+    "unread-labels": RemarkFinding(
+        "warning",
+        "file may hold labels but is not read",
+        "files may hold labels but are not read",
+        "Save a spreadsheet as CSV. Boxes of YOLO and Pascal VOC are not read: write a table with the columns path and "
+        "label, a row for each image, or sort the images into class folders.",
+    ),
     "nested-classes": RemarkFinding(
         "warning",
         "class folder contains images only in subfolders",
@@ -131,7 +138,7 @@ REMARK_FINDINGS = {
 }
 """The wording for each kind of `SourceNote`."""
 
-SHOWN_IN_TRAINING = frozenset({"labels-from-names", "labels-from-table"})
+SHOWN_IN_TRAINING = frozenset({"labels-from-names", "labels-from-table", "unread-labels"})
 """Notes that `train` shows too, so that a misread source is noticed before training."""
 
 

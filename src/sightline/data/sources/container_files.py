@@ -12,7 +12,7 @@ from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.sources.listing import SourceListing, join_listings, read_as_label_sets
+from sightline.data.sources.listing import SourceListing, join_tables
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
 from sightline.data.storage import FileStore
@@ -64,7 +64,4 @@ def read_container_files(
         ]
     else:
         listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
-    joined = join_listings(listings)
-    if not joined.several_labels:
-        return joined
-    return replace(join_listings(read_as_label_sets(listings)), several_labels=joined.several_labels)
+    return join_tables(listings)

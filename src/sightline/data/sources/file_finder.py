@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 
 from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name
+from sightline.data.sources.split_names import find_folder_split
 from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FileStore
+from sightline.data.types import Split
 
 
 @dataclass(slots=True)
 class FileFinder:
-    """Resolves a cell to a file in `store`, also without its extension, with backslashes or in a subfolder."""
+    """Resolves a cell to a file in `store`, also without its extension, with backslashes or in a subfolder.
+
+    Where a name is in the folders of several splits, as in ``train/1.jpg`` and ``test/1.jpg``, that of `split` is
+    meant.
+    """
 
     store: FileStore
+    split: Split | None = None
     _keys_by_name: dict[str, str | None] = field(default_factory=dict)
 
     def find(self, text: str) -> str | None:
@@ -40,20 +48,26 @@ class FileFinder:
     def _index_names(self) -> dict[str, str | None]:
         """Return the files by each shorter name, None where it is ambiguous; built at the first lookup."""
         if not self._keys_by_name:
-            self._keys_by_name[""] = None
-            keys = self.store.keys()
-            for key in keys:
-                if is_hidden(key) or key.lower().endswith(TABLE_SUFFIXES):
-                    continue
-                path = PurePosixPath(key)
-                names = {key, path.name}
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    names |= {str(path.with_suffix("")), path.stem}
-                for name in names:
-                    folded_name = name.casefold()
-                    self._keys_by_name[folded_name] = None if self._keys_by_name.get(folded_name, key) != key else key
+            stored = self.store.keys()
+            keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
+            preferred = [key for key in keys if self.split is not None and find_folder_split(key) == self.split]
+            self._keys_by_name = {"": None} | _index_names(keys) | _index_names(preferred)
         return self._keys_by_name
 
     def is_file(self, text: str) -> bool:
         """Return whether a cell names an image."""
         return is_image_name(text) or self.find(text) is not None
+
+
+def _index_names(keys: Iterable[str]) -> dict[str, str | None]:
+    """Return the files by their path and by each shorter name, None where that is ambiguous."""
+    result: dict[str, str | None] = {}
+    for key in keys:
+        path = PurePosixPath(key)
+        names = {key, path.name}
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            names |= {str(path.with_suffix("")), path.stem}
+        for name in names:
+            folded_name = name.casefold()
+            result[folded_name] = None if result.get(folded_name, key) != key else key
+    return result

@@ -15,6 +15,7 @@ from sightline.data.sources.filenames import is_hidden, is_image_name, split_pat
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
 from sightline.data.sources.split_names import suggest_split
+from sightline.data.sources.unread_labels import UNREAD_LABELS, find_unread_labels
 from sightline.data.storage import FileStore
 from sightline.data.types import NO_LABEL, SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, plural
@@ -71,7 +72,11 @@ def read_class_folders(
         SourceNote(UNEXPECTED_FOLDER, parent + top, _describe_unexpected(top)) for top in sorted(layout.unexpected)
     ]
     listing = _list_by_folder(store, prefix, layout, folders, level)
-    if level is None and not any(r.kind == SPLIT_FOLDERS for r in notes):
+    looks_split = any(r.kind == SPLIT_FOLDERS for r in notes)
+    if looks_split or len({item.label for item in listing.items if is_image_name(item.key)}) < 2:
+        unread = find_unread_labels(store.keys())
+        notes += [SourceNote(UNREAD_LABELS, prefix + key, kind) for key, kind in sorted(unread.items())]
+    if level is None and not looks_split:
         notes += _note_nested_classes(layout, image_paths, prefix)
     listing.notes.extend([*notes, *([] if MASK_FOLDERS in options.allow_findings else _note_masks(listing))])
     return listing

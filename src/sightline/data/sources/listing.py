@@ -94,6 +94,14 @@ def join_listings(listings: Sequence[SourceListing]) -> SourceListing:
     )
 
 
+def join_tables(listings: Sequence[SourceListing]) -> SourceListing:
+    """Return the contents of several tables as those of one; if images of one have several labels, those of all may."""
+    joined = join_listings(listings)
+    if not joined.several_labels:
+        return joined
+    return replace(join_listings(read_as_label_sets(listings)), several_labels=joined.several_labels)
+
+
 def read_as_label_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
     """Return the listings for a task that takes several labels, where no row of a table shows that there may be.
 

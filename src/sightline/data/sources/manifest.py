@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sightline import _io
@@ -17,7 +15,6 @@ from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_column
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
-from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.label_sets import (
     LabelSets,
     find_label_sets,
@@ -29,7 +26,8 @@ from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.mask_folders import find_classes_file
 from sightline.data.sources.split_names import find_folder_split, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, build_table, normalize_name, read_table
-from sightline.data.storage import FileStore, FolderStore, read_untrusted_file
+from sightline.data.sources.unread_labels import is_spreadsheet
+from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, plural
@@ -51,8 +49,8 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     so it is for a task that takes several, see `listing.read_as_label_sets`.
     Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
     """
-    finder = _open_root(path.parent, str(path), options)
-    return list_from_table(_read_content(path, options), str(path), finder, options)
+    finder = replace(_open_root(path.parent, str(path), options), split=parse_split(path.stem))
+    return list_from_table(read_content(path, options), str(path), finder, options)
 
 
 def read_rows(
@@ -81,53 +79,18 @@ def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
     return FileFinder(FolderStore(root, options.limits))
 
 
-def find_label_table(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
-    """Find the table of labels for the images in `store`, inside it or next to `folder`; return its content and name.
-
-    It is the table with columns for image and label that names the most images; None if no table does.
-    """
-    keys = store.keys()
-    inner_keys = [k for k in keys if k.lower().endswith(TABLE_SUFFIXES) and not is_hidden(k) and k.count("/") < 2]
-    tables: list[tuple[bytes, str]] = []
-    for key in inner_keys:
-        try:
-            content = store.read(key)
-        except ImageError as error:
-            raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
-        if isinstance(content, bytes):
-            tables.append((content, f"{store.name}/{key}"))
-    if folder is not None:
-        stems = {folder.resolve().name.lower(), "labels"}
-        with suppress(OSError):  # the parent folder may be unreadable
-            sibling_paths = sorted(
-                p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems
-            )
-            for path in sibling_paths:
-                with suppress(DataError):  # not a table that the user named
-                    tables.append((_read_content(path), str(path)))
-    finder = FileFinder(store)
-    ranked = [(_count_labeled(content, name, finder), (content, name)) for content, name in tables]
-    count, best = max(ranked, key=lambda at: at[0], default=(0, None))
-    return best if count else None
-
-
-def _count_labeled(content: bytes, name: str, finder: FileFinder) -> int:
-    """Return the number of images that a table labels."""
-    try:
-        table, columns = _parse_table(content, name, finder, DEFAULTS)
-    except DataError:
-        return 0
-    return sum(finder.find(row.get_text(columns.path)) is not None for row in table.rows)
-
-
-def _read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
+def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
+    """Return the content of the table at `path`; raises `DataError` if it cannot be read, or is a spreadsheet."""
+    if is_spreadsheet(path.name):
+        raise DataError(f"{path} is a spreadsheet, which is not read: save it as CSV (UTF-8).")
     try:
         return read_untrusted_file(path, options.limits)
     except ImageError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
-def _parse_table(content: bytes, name: str, finder: FileFinder, options: DataConfig) -> tuple[Table, Columns]:
+def parse_table(content: bytes, name: str, finder: FileFinder, options: DataConfig) -> tuple[Table, Columns]:
+    """Return a table and its columns; raises `DataError` if it cannot be parsed or has none of files or labels."""
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
     table = read_table(content, name, known_columns, finder.is_file, options.encoding, options.limits.table_rows)
@@ -145,17 +108,16 @@ def list_from_table(
 ) -> SourceListing:
     """List the images that a table labels, from the store of `finder`.
 
-    `store_is_source`: the store itself is the source, so its unlabeled images are listed too, and a folder such as
+    `store_is_source`: the store itself is the source, so the listing says which table was used, and a folder such as
     ``train`` states the split if the table does not.
     """
-    table, columns = _parse_table(content, name, finder, options)
+    table, columns = parse_table(content, name, finder, options)
     listing = _list_rows(table, columns, finder, prefix, by_folder=store_is_source and not columns.split)
     if options.class_tree == "column":
         listing = label_by_parents(listing, table)
     if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
         listing.notes.append(SourceNote("guessed-encoding", name))
     if store_is_source:
-        _add_unlabeled(listing, finder.store, prefix, {e.key for e in listing.items})
         listing.notes.append(SourceNote("labels-from-table", name, f"column {columns.label}" if columns.label else ""))
     return listing
 
@@ -312,23 +274,6 @@ def _read_row_split(row: Row, columns: Columns, table: Table) -> Split | None:
     return split
 
 
-def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, labeled: Collection[str]) -> None:
-    """Add the images of the store that the table does not label, by folder, and pass over other files."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    keys = store.keys()
-    for key in keys:
-        if key in labeled:
-            continue
-        if is_image_name(key) and not is_hidden(key):
-            folders[str(PurePosixPath(key).parent)].append(prefix + key)
-            listing.to_label.append(SourceItem(store, key, prefix + key, ""))
-        else:
-            listing.skipped_files.append(prefix + key)
-    for folder, paths in sorted(folders.items()):
-        listing.unlabeled.extend(paths)
-        listing.notes.append(SourceNote("unlabeled-folders", prefix + folder, plural(len(paths), "image")))
-
-
 def _no_items_message(table: Table, columns: Columns, listing: SourceListing, finder: FileFinder) -> str:
     missing = [r for r in listing.notes if r.kind == "missing-files"]
     if not table.rows:
@@ -344,11 +289,4 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
         f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} exists: "
         f"looked for {missing[0].path} in {where}. Name the folder that the paths are relative to with --set "
         "data.root=FOLDER, or the column of the files with --column path=NAME."
-    )
-
-
-def read_label_table(path: Path, store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
-    """Label the images in `store` with the table at `path`; raises `DataError` as `read_manifest` does."""
-    return list_from_table(
-        _read_content(path, options), str(path), FileFinder(store), options, prefix, store_is_source=True
     )

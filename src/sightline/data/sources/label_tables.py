@@ -1,0 +1,132 @@
+"""Label the images of a folder or an archive by the tables in it or beside it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from sightline.config import DataConfig
+from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
+from sightline.data.sources.manifest import DEFAULTS, is_table, list_from_table, parse_table, read_content
+from sightline.data.sources.split_names import find_folder_split, parse_split
+from sightline.data.sources.table import TABLE_SUFFIXES
+from sightline.data.storage import FileStore, FolderStore
+from sightline.data.types import SourceNote, Split
+from sightline.errors import DataError, ImageError, plural
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """A table of labels: its content, its name in messages, its key in the store, and the split that it is named as."""
+
+    content: bytes
+    name: str
+    key: str = ""
+    split: Split | None = None
+
+
+def find_label_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
+    """Return the tables of labels for the images in `store`, which lie inside it or next to `folder`.
+
+    They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
+    ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
+    names any.
+    """
+    candidates = [(table, labeled) for table in _read_tables(store, folder) if (labeled := _find_labeled(table, store))]
+    if not candidates:
+        return []
+    best, most = max(candidates, key=lambda at: len(at[1]))
+    by_split: dict[Split, tuple[LabelTable, set[str]]] = {}
+    for table, labeled in candidates:
+        if table.split is not None and len(labeled) > len(by_split.get(table.split, (table, ()))[1]):
+            by_split[table.split] = table, labeled
+    count = sum(len(labeled) for _, labeled in by_split.values())
+    if len(by_split) < 2 or count <= len(most) or len(set().union(*(keys for _, keys in by_split.values()))) < count:
+        return [best]
+    return [table for table, _ in by_split.values()]
+
+
+def _read_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
+    keys = store.keys()
+    inner_keys = [k for k in keys if k.lower().endswith(TABLE_SUFFIXES) and not is_hidden(k) and k.count("/") < 2]
+    tables: list[LabelTable] = []
+    for key in inner_keys:
+        try:
+            content = store.read(key)
+        except ImageError as error:
+            raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
+        if isinstance(content, bytes):
+            split = parse_split(PurePosixPath(key).stem) or find_folder_split(key)
+            tables.append(LabelTable(content, f"{store.name}/{key}", key, split))
+    if folder is not None:
+        stems = {folder.resolve().name.lower(), "labels"}
+        with suppress(OSError):  # the parent folder may be unreadable
+            sibling_paths = sorted(
+                p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems
+            )
+            for path in sibling_paths:
+                with suppress(DataError):  # not a table that the user named
+                    tables.append(LabelTable(read_content(path), str(path)))
+    return tables
+
+
+def _find_labeled(table: LabelTable, store: FileStore) -> set[str]:
+    """Return the images that a table names."""
+    finder = FileFinder(store, table.split)
+    try:
+        rows, columns = parse_table(table.content, table.name, finder, DEFAULTS)
+    except DataError:
+        return set()
+    return {key for row in rows.rows if (key := finder.find(row.get_text(columns.path))) is not None}
+
+
+def list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
+    """List the images of `store` with their labels in `tables`, of which several are the tables of its splits.
+
+    Images that no table names are listed as unlabeled.
+    """
+    listings = [
+        list_from_table(t.content, t.name, FileFinder(store, t.split), options, prefix, store_is_source=True)
+        for t in tables
+    ]
+    if len(tables) > 1:
+        listings = [_assign_split(listing, t.split) for listing, t in zip(listings, tables, strict=True)]
+    listing = join_tables(listings)
+    _add_unlabeled(listing, store, prefix, {t.key for t in tables})
+    return listing
+
+
+def read_label_table(path: Path, store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
+    """Label the images in `store` with the table at `path`; raises `DataError` as `read_manifest` does."""
+    root = store.root.resolve() if isinstance(store, FolderStore) else None
+    file = path.resolve()
+    key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
+    table = LabelTable(read_content(path, options), str(path), key, parse_split(path.stem))
+    return list_by_tables([table], store, options, prefix)
+
+
+def _assign_split(listing: SourceListing, split: Split | None) -> SourceListing:
+    return replace(listing, items=[replace(item, split=item.split or split) for item in listing.items])
+
+
+def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, tables: Iterable[str]) -> None:
+    """Add the images of the store that no table labels, by folder, and pass over files that are not `tables`."""
+    used = {item.key for item in listing.items} | set(tables)
+    folders: dict[str, list[str]] = defaultdict(list)
+    keys = store.keys()
+    for key in keys:
+        if key in used:
+            continue
+        if is_image_name(key) and not is_hidden(key):
+            folders[str(PurePosixPath(key).parent)].append(prefix + key)
+            listing.to_label.append(SourceItem(store, key, prefix + key, ""))
+        else:
+            listing.skipped_files.append(prefix + key)
+    for folder, paths in sorted(folders.items()):
+        listing.unlabeled.extend(paths)
+        listing.notes.append(SourceNote("unlabeled-folders", prefix + folder, plural(len(paths), "image")))

@@ -1,0 +1,47 @@
+"""Recognize files that may hold labels in a form that is not read: spreadsheets, and boxes of YOLO and Pascal VOC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from sightline.data.sources.filenames import is_hidden, is_image_name
+
+UNREAD_LABELS = "unread-labels"
+"""Finding: files that may hold labels are not read."""
+
+_SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
+_BOXES = {".txt": "YOLO", ".xml": "Pascal VOC"}
+
+
+def is_spreadsheet(path: str) -> bool:
+    """Return whether a file has the extension of a spreadsheet."""
+    return PurePosixPath(path).suffix.lower() in _SPREADSHEETS
+
+
+def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
+    """Return the files that may hold labels but are not read, each with what it seems to be.
+
+    Boxes are in a file that is named as an image is: ``labels/1.txt`` or ``Annotations/1.xml`` for ``images/1.jpg``.
+    """
+    visible = [path for path in paths if not is_hidden(path)]
+    image_names = {PurePosixPath(path).stem for path in visible if is_image_name(path)}
+    result = {}
+    for path in visible:
+        name = PurePosixPath(path)
+        if is_spreadsheet(path):
+            result[path] = "spreadsheet"
+        elif name.suffix.lower() in _BOXES and name.stem in image_names:
+            result[path] = _BOXES[name.suffix.lower()]
+    return result
+
+
+def advise_on_unread_labels(paths: Iterable[str]) -> str:
+    """Return a sentence on what to do with files that `find_unread_labels` returns, or ""."""
+    kinds = {is_spreadsheet(path) for path in paths}
+    spreadsheet = "Save the spreadsheet as CSV." if True in kinds else ""
+    boxes = (
+        "The boxes of YOLO and Pascal VOC are not read: write a table with the columns path and label, a row for each "
+        "image, or sort the images into class folders."
+    )
+    return " ".join(advice for advice in (spreadsheet, boxes if False in kinds else "") if advice)
