@@ -583,3 +583,9 @@ def test_a_spreadsheet_is_refused_with_what_to_do(tmp_path: Path, how: str) -> N
     path = tmp_path / "labels.xlsx"
     with pytest.raises(DataError, match=r"labels\.xlsx is a spreadsheet, which is not read: save it as CSV"):
         build_index(path) if how == "source" else build_index(tmp_path, options=DataConfig(labels=str(path)))
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "\nSEP=;", "sep=\t"])
+def test_the_line_that_tells_excel_the_separator_is_passed_over(tmp_path: Path, first: str) -> None:
+    path = write_table(tmp_path, f"{first}\nfile;label\n1.jpg;cat\n2.jpg;dog\n")
+    assert labels_and_splits(read_manifest(path)) == BOTH

@@ -121,7 +121,8 @@ def normalize_name(column: str) -> str:
 
 def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsFile) -> Table:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    first = next((i for i, line in enumerate(lines) if line.strip() and not _is_separator_line(line)), 0)
+    lines[:first] = [""] * first  # keeps line numbers
     header_line = lines[first].lstrip().lstrip("#")
     _check_width(name, max(header_line.count(separator) for separator in _SEPARATORS))
     titles = header_line.split(_detect_separator([header_line], name))
@@ -164,6 +165,12 @@ def _detect_separator(lines: Sequence[str], name: str) -> str:
             if rank > score:
                 best, score = separator, rank
     return best
+
+
+def _is_separator_line(line: str) -> bool:
+    """Return whether a line tells Excel the separator, as ``sep=;`` does above the header."""
+    text = line.strip().strip('"').casefold()
+    return text.startswith("sep=") and len(text) <= len("sep=") + 1  # a tab is stripped
 
 
 def _is_header(cells: Sequence[str], known_columns: Collection[str], is_file: IsFile) -> bool:
