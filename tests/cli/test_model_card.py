@@ -103,6 +103,26 @@ def test_a_metric_that_is_not_defined_is_not_stated() -> None:
     assert [metric["type"] for metric in header(text)["model-index"][0]["results"][0]["metrics"]] == ["accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "sentence"),
+    [
+        (None, "It always predicts one of them"),
+        ({"count": 9, "ood_limit": 1.0}, "It always predicts one of them"),
+        (
+            {"count": 9, "target_precision": 0.95, "confidence": 0.8125},
+            "It abstains where its probability is below 0.8125",
+        ),
+        ({"count": 9, "target_precision": 0.95}, "It abstains on every image"),
+    ],
+    ids=["none", "ood alone", "confidence", "not reached"],
+)
+def test_the_card_says_when_the_model_abstains(thresholds: dict[str, Any] | None, sentence: str) -> None:
+    manifest = Manifest("net", ("cat", "dog"), PreprocessingSpec(8, 8), data={"name": "pets"}, thresholds=thresholds)
+    text = render_card(manifest, {})
+    assert sentence in text
+    assert ("always predicts" in text) == ("always predicts" in sentence)
+
+
 def test_a_manifest_with_leaked_images_of_another_shape_is_refused() -> None:
     manifest = Manifest("net", ("cat", "dog"), PreprocessingSpec(8, 8))
     leaked: dict[str, Any] = {"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": None}

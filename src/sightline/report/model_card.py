@@ -12,6 +12,7 @@ from sightline import jsonio
 from sightline.errors import plural
 from sightline.escaping import printable
 from sightline.inference.manifest import Manifest
+from sightline.inference.results import Thresholds
 from sightline.report import sentences
 from sightline.tasks.protocol import find_task
 
@@ -103,9 +104,21 @@ def _describe_scope(manifest: Manifest) -> str:
         return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
     classes = "grades above, from the lowest to the highest" if targets.are_ordered else "classes above"
     node = " It predicts the deepest class of their tree that is probable enough." if targets.are_paths else ""
+    decision = _describe_decision(manifest)
+    return f"It classifies images like its training images into the {count} {classes}. {decision}{node}"
+
+
+def _describe_decision(manifest: Manifest) -> str:
+    """Return what the model predicts for an image of something else, and when it abstains."""
+    limits = Thresholds.from_dict(manifest.thresholds or {"count": 0})
+    if limits.target_precision is None:
+        return "It always predicts one of them, even for an image of something else."
+    precision = f"a precision of {limits.target_precision:g}"
+    if limits.confidence is None:
+        return f"It abstains on every image, as its validation images do not show that {precision} can be reached."
     return (
-        f"It classifies images like its training images into the {count} {classes}. It always predicts one of "
-        f"them, even for an image of something else.{node}"
+        f"It abstains where its probability is below {limits.confidence:.4g}, which was chosen for {precision}, and "
+        "otherwise predicts one of them, even for an image of something else."
     )
 
 
