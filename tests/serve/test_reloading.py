@@ -307,6 +307,30 @@ def test_a_model_that_still_answers_when_the_server_closes_is_stopped(path: Path
     assert not threads[0].is_alive()
 
 
+def test_a_model_that_is_being_loaded_does_not_keep_the_server_from_closing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(lambda: [StoredModel(path)])
+    is_loading, may_end = threading.Event(), threading.Event()
+
+    def load(_entry: StoredModel, _options: LoadOptions) -> ServedModel:
+        is_loading.set()
+        may_end.wait(20)
+        raise ModelError("The server is closed.")
+
+    monkeypatch.setattr(StoredModel, "load", load)
+
+    async def use() -> None:
+        bundle.write_folder(make_bundle(2), path)
+        server.reloader.request()
+        assert await asyncio.to_thread(is_loading.wait, 20)
+
+    started = time.monotonic()
+    serve(server, use)
+    assert time.monotonic() - started < 15
+    may_end.set()
+
+
 def test_a_folder_gains_and_loses_versions_and_models(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = path.parent / "models"
     bundle.write_folder(make_bundle(1), folder / "cats" / "1")

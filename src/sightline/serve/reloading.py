@@ -76,16 +76,19 @@ class Reloader:
 
     async def run(self, models: RunningModels, metrics: Metrics) -> None:
         """Keep `models` as they are on disk, until cancelled."""
-        with self._thread, _handle_sighup(self.request):
-            while True:
-                is_requested = await self._wait()
-                try:
-                    await self._update(models, metrics, settle=not is_requested)
-                    self._scan_error = ""
-                except SightlineError as error:
-                    self._report_scan(first_line(error), metrics, repeat=is_requested)
-                except Exception:  # noqa: BLE001  # a fault of this code must not end the looks
-                    _LOG.exception("The models cannot be loaded again.")
+        try:
+            with _handle_sighup(self.request):
+                while True:
+                    is_requested = await self._wait()
+                    try:
+                        await self._update(models, metrics, settle=not is_requested)
+                        self._scan_error = ""
+                    except SightlineError as error:
+                        self._report_scan(first_line(error), metrics, repeat=is_requested)
+                    except Exception:  # noqa: BLE001  # a fault of this code must not end the looks
+                        _LOG.exception("The models cannot be loaded again.")
+        finally:
+            self._thread.shutdown(wait=False)  # a model that is being loaded does not keep requests from being finished
 
     async def _wait(self) -> bool:
         """Wait until it is time to look; return whether that was requested."""

@@ -215,8 +215,11 @@ def _list(names: list[str], conjunction: str) -> str:
 
     >>> _list(["cats", "dogs"], "or")
     "'cats' or 'dogs'"
+    >>> _list(list("abcdefg"), "and")
+    "'c', 'd', 'e', 'f', 'g' and 2 more"
     """
-    *first, last = [repr(name) for name in names[-MAX_NAMES:]]
+    texts = [repr(name) for name in names[-MAX_NAMES:]]
     if len(names) > MAX_NAMES:
-        first.insert(0, f"{len(names) - MAX_NAMES} others")
+        texts.append(f"{len(names) - MAX_NAMES} more")
+    *first, last = texts
     return f"{', '.join(first)} {conjunction} {last}" if first else last
