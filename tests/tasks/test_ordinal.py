@@ -115,7 +115,7 @@ def test_the_errors_have_the_expected_grade_in_every_form(run: Path) -> None:
     by_path = dict(zip(stored.paths, stored.probabilities @ np.arange(5), strict=True))
     for error in errors:
         assert error["expected_grade"] == pytest.approx(by_path[error["path"]], abs=1e-5)
-        assert f"expected grade {error['expected_grade']:.2f}<br>{error['path']}" in page
+        assert f'expected grade {error["expected_grade"]:.2f}<br><span class="path">{error["path"]}</span>' in page
     assert "expected_grade" not in json.dumps(ErrorExample(0, "a.png", "a", "b", 0.9).to_dict())
 
 
