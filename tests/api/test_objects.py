@@ -165,7 +165,7 @@ def _rows_of_hugging_face() -> Any:
         (lambda: sl.Dataset(cast("Any", {"photos": 1})), "not from dict"),
         (lambda: sl.Dataset(""), "No source given: pass a folder"),
         (lambda: sl.Dataset.from_folder(""), "No source given: pass"),
-        (lambda: sl.Dataset([]), "No source given"),
+        (lambda: sl.Dataset([]).classes, "No source given"),
         (lambda: sl.Dataset.from_arrays(draw(2)[0], [["a"], ["a", "b"]]), "labels are rows of different lengths"),
         (
             lambda: sl.Dataset.from_arrays(draw(2)[0], cast("Any", {"a", "b"})),

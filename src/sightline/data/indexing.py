@@ -67,7 +67,7 @@ def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
         raise UsageError("Images come from a path: data.save_to_disk('folder/'), then Dataset.from_folder('folder/').")
     is_one = isinstance(sources, str | Path | SourceListing | Mapping) or not isinstance(sources, Iterable)
     source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
-    for source in source_list or [""]:
+    for source in source_list:
         if hasattr(source, "listed_sources"):
             raise UsageError("A Dataset is given as it is, not in a list: join several with +, as in first + second.")
         if isinstance(source, str) and not source:  # which would be the current folder
