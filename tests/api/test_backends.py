@@ -20,7 +20,7 @@ from sightline.inference.exporters import EXPORTERS
 from task_images import TASKS, assert_alike, write_task
 
 OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
-QUICK = {"segmentation": "jax", "multi_label": "jax"}  # the backend of each of these; other combinations are slow
+QUICK = {"multi_label": "jax"}  # the backend of each of these tasks; other combinations are slow
 WHOLE = "segmentation"  # the task that is resumed and exported on each backend; `make test-slow` does so with all
 SCRIPT = """
 import json, sys
