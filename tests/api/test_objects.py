@@ -180,8 +180,8 @@ def _rows_of_hugging_face() -> Any:
         (lambda: sl.push(cast("Any", None), "hf:me/cats"), "model must be a run, a classifier or the path of one"),
         (lambda: sl.Dataset(sl.Dataset("digits")), r"not in a list: join several with \+"),  # type: ignore[arg-type]
         (lambda: sl.train([sl.Dataset("digits")]), r"join several with \+, as in first \+ second"),  # type: ignore[list-item]
-        (lambda: sl.Dataset("digits", column="label=a"), r"column is not the text 'label=a', but a list: write \["),
-        (lambda: sl.Dataset("digits").check(allow="split-leakage"), "allow is not the text 'split-leakage'"),
+        (lambda: sl.Dataset("digits", column="label=a"), r"column is not the string 'label=a', but a list: write \["),
+        (lambda: sl.Dataset("digits").check(allow="split-leakage"), "allow is not the string 'split-leakage'"),
         (lambda: sl.Dataset.from_arrays(cast("Any", _GpuTensor()), [0]), r"x cannot be converted .*: use Tensor\.cpu"),
         (
             lambda: sl.Dataset.from_arrays(draw(1)[0], cast("Any", _GpuTensor())),
@@ -268,12 +268,12 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda run: run.classifier.predict("a.png", top="3"), "top must be a whole number, not the text '3'."),
+        (lambda run: run.classifier.predict("a.png", top="3"), "top must be a whole number, not the string '3'."),
         (lambda run: run.classifier.predict("a.png", top=True), "top must be a whole number, not True."),
-        (lambda run: run.classifier.evaluate(coverage="0.9"), "coverage must be a number, not the text '0.9'."),
+        (lambda run: run.classifier.evaluate(coverage="0.9"), "coverage must be a number, not the string '0.9'."),
         (lambda run: run.resume(epochs=2.5), "epochs must be a whole number, not 2.5."),
         (lambda run: run.compare(3), "compare takes runs or their paths, not 3."),
-        (lambda run: run.classifier.compress(methods=[3]), "methods must be a text or a list of texts, not [3]."),
+        (lambda run: run.classifier.compress(methods=[3]), "methods must be a string or a list of strings, not [3]."),
         (
             lambda run: run.classifier.compress(methods=[]),
             "No compression method is named: choose from shrink-head, prune, distill, int8, float16.",
@@ -295,16 +295,16 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
             "more is a list of numbers of additional labels, at least 1 each, not [2.5].",
         ),
         (lambda _: untyped.describe("quick", steps=0), "steps is the number of steps in an epoch, at least 1, not 0."),
-        (lambda _: untyped.train("photos", epochs="5"), "epochs must be a whole number, not the text '5'."),
-        (lambda _: untyped.train("photos", seed="a"), "seed must be a whole number, not the text 'a'."),
-        (lambda _: untyped.train("photos", cache="no"), "cache must be True or False, not the text 'no'."),
-        (lambda _: untyped.Dataset.from_csv(3), "path must be a text or a path, not 3."),
-        (lambda _: untyped.Run(b"runs"), "path must be a text or a path, not a bytes."),
-        (lambda _: untyped.load(None), "path must be a text or a path, not None."),
-        (lambda _: untyped.describe("quick", classes="4"), "classes must be a whole number, not the text '4'."),
+        (lambda _: untyped.train("photos", epochs="5"), "epochs must be a whole number, not the string '5'."),
+        (lambda _: untyped.train("photos", seed="a"), "seed must be a whole number, not the string 'a'."),
+        (lambda _: untyped.train("photos", cache="no"), "cache must be True or False, not the string 'no'."),
+        (lambda _: untyped.Dataset.from_csv(3), "path must be a string or a path, not 3."),
+        (lambda _: untyped.Run(b"runs"), "path must be a string or a path, not a bytes."),
+        (lambda _: untyped.load(None), "path must be a string or a path, not None."),
+        (lambda _: untyped.describe("quick", classes="4"), "classes must be a whole number, not the string '4'."),
         (lambda _: untyped.describe("quick", set=None), 'set must be a dict or a list of "KEY=VALUE", not None.'),
         (lambda _: untyped.Dataset("photos", column=3), 'column must be a dict or a list of "ROLE=NAME", not 3.'),
-        (lambda _: untyped.train("photos", allow=[3]), "allow must be a list of texts, not [3]."),
+        (lambda _: untyped.train("photos", allow=[3]), "allow must be a list of strings, not [3]."),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_by_its_name(run: sl.Run, call: Callable[[Any], Any], sentence: str) -> None:

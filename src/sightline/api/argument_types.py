@@ -22,7 +22,7 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "bool": ((bool, np.bool_), "True or False"),
     "int": (Integral, "a whole number"),
     "float": (Real, "a number"),
-    "str": (str, "a text"),
+    "str": (str, "a string"),
     "Path": (PathLike, "a path"),
     "None": (type(None), ""),
 }
@@ -73,6 +73,6 @@ def _check_value(name: str, value: object, allowed: list[str]) -> None:
 
 def _describe(value: object) -> str:
     if value is None or isinstance(value, bool | int | float | str):
-        return ("the text " if isinstance(value, str) else "") + repr(value)[:80]
+        return ("the string " if isinstance(value, str) else "") + repr(value)[:80]
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

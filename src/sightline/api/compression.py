@@ -324,7 +324,7 @@ def list_methods(methods: Any) -> list[str]:
     """Return the names of methods, from a list or separated by commas; raises `UsageError` if there are none."""
     listed = methods.split(",") if isinstance(methods, str) else methods
     if not isinstance(listed, Iterable) or not all(isinstance(name, str) for name in listed):
-        raise UsageError(f"methods must be a text or a list of texts, not {methods!r}.")
+        raise UsageError(f"methods must be a string or a list of strings, not {methods!r}.")
     names = [name.strip() for name in listed if name.strip()]
     if not names:
         raise UsageError(f"No compression method is named: choose from {', '.join(METHODS)}.")

@@ -23,7 +23,7 @@ def to_assignments(settings: Settings) -> list[str]:
     ['train.epochs=5', 'model.name="vgg16"', 'input.page=unset']
     """
     if isinstance(settings, str):
-        raise UsageError(f'set is a dict or a list of "KEY=VALUE", not the text {settings!r}: write [{settings!r}].')
+        raise UsageError(f'set is a dict or a list of "KEY=VALUE", not the string {settings!r}: write [{settings!r}].')
     if not isinstance(settings, Mapping):
         return _list_texts(settings, 'set must be a dict or a list of "KEY=VALUE"')
     assignments = []
@@ -42,7 +42,7 @@ def data_assignments(column: Settings | None = None, allow: Sequence[str] | None
     """Return the assignments for `column`, as in ``{"label": "breed"}``, and `allow`; raises `UsageError`."""
     for name, text in (("column", column), ("allow", allow)):
         if isinstance(text, str):
-            raise UsageError(f"{name} is not the text {text!r}, but a list: write [{text!r}].")
+            raise UsageError(f"{name} is not the string {text!r}, but a list: write [{text!r}].")
     expected = 'column must be a dict or a list of "ROLE=NAME"'
     pairs = column.items() if isinstance(column, Mapping) else map(_split_column, _list_texts(column or (), expected))
     assignments = []
@@ -52,7 +52,7 @@ def data_assignments(column: Settings | None = None, allow: Sequence[str] | None
         # quoted, so that column 2 is not taken for a number
         assignments.append(f"data.columns.{role}={jsonio.dumps(str(name))}")
     if allow:
-        assignments.append(f"data.allow_findings={jsonio.dumps(_list_texts(allow, 'allow must be a list of texts'))}")
+        assignments.append(f"data.allow_findings={jsonio.dumps(_list_texts(allow, 'allow must be a list of strings'))}")
     return assignments
 
 
