@@ -126,7 +126,7 @@ def test_threads_that_need_keras_first_all_get_the_whole_module() -> None:
 
 def test_keras_missing_names_the_extra(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setattr(importlib.util, "find_spec", lambda name, package=None: None)
-    with pytest.raises(MissingExtraError, match=r"'keras'.*\.\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"'keras'.*\.\[train,tensorflow\]"):
         backend.keras()
 
 

@@ -142,7 +142,7 @@ EXTRAS = {
     "fsspec": ("fsspec", "remote"),
     "gcsfs": ("gcsfs", "remote"),
     "huggingface_hub": ("huggingface-hub", "hub"),
-    "keras": ("keras", "train"),
+    "keras": ("keras", "train,tensorflow"),
     "matplotlib": ("matplotlib", "train"),
     "mlflow": ("mlflow-skinny", "mlflow"),
     "onnx": ("onnx", "train"),
@@ -164,7 +164,7 @@ EXTRAS = {
     "uvicorn": ("uvicorn", "serve"),
     "wandb": ("wandb", "wandb"),
 }
-"""Maps the import name of each optional package to its name on PyPI and the extra that installs it."""
+"""Maps the import name of each optional package to its name on PyPI and the extras that install it, and a backend."""
 
 
 def require(module: str, purpose: str) -> Any:
