@@ -15,8 +15,6 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-# Environments for checks alone: compiling all of them takes 45 s of one core, and Python compiles what is imported.
-INSTALL := install --no-compile
 BACKENDS := .venv-backends
 ON_BACKENDS := $(BACKENDS)/bin/python
 RAY := .venv-ray
@@ -154,12 +152,12 @@ define layer_venv
 	@$(BIN)/python -m venv --clear $1
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
-	@$1/bin/python -m pip --disable-pip-version-check -qq $(INSTALL) --no-deps --require-hashes -r $3
+	@$1/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r $3
 endef
 
 $(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
 	$(call layer_venv,$(BACKENDS),requirements-backends.lock and $(TORCH),requirements-backends.lock)
-	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq $(INSTALL) --no-deps "$(TORCH)"
+	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps "$(TORCH)"
 	@$(ON_BACKENDS) -c 'import torch' || { echo "$(TORCH) is not a build for CPUs: make TORCH=WHEEL test-backends"; exit 1; }
 	@touch $@
 
@@ -169,18 +167,18 @@ $(RAY)/installed: $(VENV)/locked requirements-ray.lock
 	@touch $@
 
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock
-	@$(PIP) $(INSTALL) --require-hashes -r requirements-fuzz.lock
+	@$(PIP) install --require-hashes -r requirements-fuzz.lock
 	@touch $@
 
 # An environment of its own: clients of the server, whose packages contradict those of $(VENV).
 .venv-clients/installed: requirements-clients.lock
 	@echo "Creating .venv-clients from requirements-clients.lock (about a minute, once) ..."
 	@$(PYTHON) -m venv --clear .venv-clients
-	@.venv-clients/bin/python -m pip --disable-pip-version-check -qq $(INSTALL) --no-deps --require-hashes -r requirements-clients.lock
+	@.venv-clients/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-clients.lock
 	@touch $@
 
 # An environment of its own, which needs no framework: mkdocstrings reads the sources.
 .venv-docs/installed: requirements-docs.lock
 	@$(PYTHON) -m venv --clear .venv-docs
-	@.venv-docs/bin/python -m pip --disable-pip-version-check -qq $(INSTALL) --require-hashes -r requirements-docs.lock
+	@.venv-docs/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-docs.lock
 	@touch $@
