@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Severity, image_finding
+from sightline.data.sources.unread_labels import BOXES_ADVICE
 from sightline.data.types import Index
 
 
@@ -87,8 +88,7 @@ REMARK_FINDINGS = {
         "warning",
         "file may hold labels but is not read",
         "files may hold labels but are not read",
-        "Save a spreadsheet as CSV. Boxes of YOLO and Pascal VOC are not read: write a table with the columns path and "
-        "label, a row for each image, or sort the images into class folders.",
+        f"Save a spreadsheet as CSV. {BOXES_ADVICE}",
     ),
     "nested-classes": RemarkFinding(
         "warning",

@@ -10,6 +10,10 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 UNREAD_LABELS = "unread-labels"
 """Finding: files that may hold labels are not read."""
 
+BOXES_ADVICE = (
+    "The boxes of YOLO and Pascal VOC are not read: write a table with the columns path and label, a row for each "
+    "image, or sort the images into class folders."
+)
 _SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
 _BOXES = {".txt": "YOLO", ".xml": "Pascal VOC"}
 
@@ -40,8 +44,4 @@ def advise_on_unread_labels(paths: Iterable[str]) -> str:
     """Return a sentence on what to do with files that `find_unread_labels` returns, or ""."""
     kinds = {is_spreadsheet(path) for path in paths}
     spreadsheet = "Save the spreadsheet as CSV." if True in kinds else ""
-    boxes = (
-        "The boxes of YOLO and Pascal VOC are not read: write a table with the columns path and label, a row for each "
-        "image, or sort the images into class folders."
-    )
-    return " ".join(advice for advice in (spreadsheet, boxes if False in kinds else "") if advice)
+    return " ".join(advice for advice in (spreadsheet, BOXES_ADVICE if False in kinds else "") if advice)
