@@ -19,6 +19,7 @@ from sightline.data import cache, feature_cache, file_records
 from sightline.data.checks.leakage import SmallImages
 from sightline.data.remote import RemotePath
 from sightline.data.remote_folder import open_remote_folder
+from sightline.data.staging import stage
 from sightline.data.storage import FolderStore
 from sightline.errors import OutputError, UsageError
 from sightline.inference import embedding_files
@@ -163,7 +164,7 @@ def build_remote_folder(_tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
 def build_staged_file(_tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
     def load() -> bool:
         before = len(downloads)
-        assert RemotePath.parse("memory://own-files/cat/a.png").stage(LimitsConfig()).read_bytes() == encode_png()
+        assert stage(RemotePath.parse("memory://own-files/cat/a.png"), LimitsConfig()).read_bytes() == encode_png()
         return len(downloads) == before
 
     load()
@@ -178,13 +179,13 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder of an image in memory; `downloads` are the files that were opened."""
     client = fsspec.filesystem("memory", use_listings_cache=False)
     client.pipe_file("/own-files/cat/a.png", encode_png())
-    original = RemotePath._open
+    original = RemotePath.open_stream
 
     def record(self: RemotePath) -> Any:
         downloads.append(self.url)
         return original(self)
 
-    monkeypatch.setattr(RemotePath, "_open", record)
+    monkeypatch.setattr(RemotePath, "open_stream", record)
     monkeypatch.setattr(file_records, "FRESH_NS", 0)  # files that were just written are recorded too
     yield
     client.rm("/own-files", recursive=True)

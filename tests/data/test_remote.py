@@ -24,9 +24,10 @@ from s3_server import start_bucket
 from sightline import process
 from sightline.api import Classifier
 from sightline.config import LimitsConfig
-from sightline.data import remote
+from sightline.data import containers, remote, staging
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
+from sightline.data.staging import stage
 from sightline.errors import DataError, ImageError, MissingExtraError, OutputError, SightlineError, UsageError
 from sightline.inference import outages, stream
 from sightline.inference.masks import predict_masks
@@ -45,13 +46,13 @@ IN_ORDER = ["a-b/2.png", "a.png", "a/1.png", "a/b/3.png"]
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that were opened, in order."""
     urls: list[str] = []
-    original = RemotePath._open
+    original = RemotePath.open_stream
 
     def record(self: RemotePath) -> Any:
         urls.append(self.url)
         return original(self)
 
-    monkeypatch.setattr(RemotePath, "_open", record)
+    monkeypatch.setattr(RemotePath, "open_stream", record)
     return urls
 
 
@@ -231,14 +232,14 @@ def test_an_archive_is_staged_once_and_again_when_it_changes(
         assert [item.path for item in items] == [f"memory://b/a.tar/cat/{i}.png" for i in range(5)]
         assert items[3].read() == IMAGES[3]
     assert len(opened) == 1
-    first = RemotePath.parse("memory://b/a.tar").stage(LIMITS)
-    assert RemotePath.parse("memory://b/copy/a.tar").stage(LIMITS) == first, "the content is stored once"
+    first = stage(RemotePath.parse("memory://b/a.tar"), LIMITS)
+    assert stage(RemotePath.parse("memory://b/copy/a.tar"), LIMITS) == first, "the content is stored once"
     memory.pipe_file("/b/a.tar", write_tar(archive, {"dog/1.png": IMAGES[0]}).read_bytes())
     assert [item.path for item in stream.expand_inputs(["memory://b/a.tar"])] == ["memory://b/a.tar/dog/1.png"]
     assert not list((own_cache / "remote").glob("download*"))
     memory.pipe_file("/b/large.tar", bytes(5000))
     with pytest.raises(DataError, match=r"data\.limits\.archive_gb"):
-        RemotePath.parse("memory://b/large.tar").stage(LimitsConfig(archive_gb=1e-6))
+        stage(RemotePath.parse("memory://b/large.tar"), LimitsConfig(archive_gb=1e-6))
     assert not list((own_cache / "remote").glob("download*"))
 
 
@@ -249,13 +250,12 @@ def test_the_next_archive_is_downloaded_while_one_is_read(
     for number in range(3):
         memory.pipe_file(f"/b/{number}.tar", write_tar(tmp_path / "a.tar", {"0.png": IMAGES[number]}).read_bytes())
     started = [threading.Event() for _ in range(3)]
-    stage = RemotePath.stage
 
-    def record(self: RemotePath, *arguments: Any) -> Path:
-        started[int(self.path[-5])].set()
-        return stage(self, *arguments)
+    def record(source: RemotePath, *arguments: Any) -> Path:
+        started[int(source.path[-5])].set()
+        return stage(source, *arguments)
 
-    monkeypatch.setattr(RemotePath, "stage", record)
+    monkeypatch.setattr(containers, "stage", record)
     items = stream.expand_inputs(["memory://b"])
     assert next(items).read() == IMAGES[0]
     assert started[1].wait(30), "while the first one is read"
@@ -267,18 +267,18 @@ def test_staged_files_make_room_for_new_ones(memory: Any, own_cache: Path, monke
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "2500")
     for i in range(4):
         memory.pipe_file(f"/b/{i}.zip", bytes([i]) * 1000)
-        RemotePath.parse(f"memory://b/{i}.zip").stage(LIMITS)
+        stage(RemotePath.parse(f"memory://b/{i}.zip"), LIMITS)
     assert len(list((own_cache / "remote").glob("*/*.zip"))) == 2
     memory.pipe_file("/b/large.zip", bytes(2500))
     with pytest.raises(DataError, match=r"data\.limits\.archive_gb"):
-        RemotePath.parse("memory://b/large.zip").stage(LimitsConfig(archive_gb=2000 / 2**30))
+        stage(RemotePath.parse("memory://b/large.zip"), LimitsConfig(archive_gb=2000 / 2**30))
     assert len(list((own_cache / "remote").glob("*/*.zip"))) == 2, "a refused file takes no room of others"
-    assert RemotePath.parse("memory://b/0.zip").stage(LIMITS).read_bytes() == bytes(1000), "it is downloaded again"
+    assert stage(RemotePath.parse("memory://b/0.zip"), LIMITS).read_bytes() == bytes(1000), "it is downloaded again"
     abandoned, current = own_cache / "remote" / "download1-2", own_cache / "remote" / "download3-4"
     for path in (abandoned, current):
         path.write_bytes(bytes(1000))
     os.utime(abandoned, (0, 0))
-    RemotePath.parse("memory://b/1.zip").stage(LIMITS)
+    stage(RemotePath.parse("memory://b/1.zip"), LIMITS)
     assert not abandoned.exists(), "a killed process left it"
     assert current.exists(), "another process may be writing it"
     assert len(list((own_cache / "remote").glob("*/*.zip"))) == 1
@@ -290,9 +290,9 @@ def test_a_new_signature_of_an_address_does_not_stage_again(memory: Any, monkeyp
     signatures = iter(range(9))
     info = type(memory).info
     monkeypatch.setattr(type(memory), "info", lambda *a, **k: info(*a, **k) | {"url": f"?signature={next(signatures)}"})
-    first = RemotePath.parse("memory://b/a.zip").stage(LIMITS)
-    monkeypatch.setattr(RemotePath, "_open", None)  # another download would fail
-    assert RemotePath.parse("memory://b/a.zip").stage(LIMITS) == first
+    first = stage(RemotePath.parse("memory://b/a.zip"), LIMITS)
+    monkeypatch.setattr(RemotePath, "open_stream", None)  # another download would fail
+    assert stage(RemotePath.parse("memory://b/a.zip"), LIMITS) == first
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -301,11 +301,11 @@ def test_a_cache_that_cannot_be_written_is_reported_at_once(
 ) -> None:
     memory.pipe_file("/b/a.zip", b"content")
     if full:
-        monkeypatch.setattr(remote, "_write_all", fill_disk)
+        monkeypatch.setattr(staging, "_write_all", fill_disk)
     else:
         own_cache.write_bytes(b"a file")
     with pytest.raises(OutputError, match=r"The cache folder .* cannot be written: .*SIGHTLINE_CACHE"):
-        RemotePath.parse("memory://b/a.zip").stage(LIMITS)
+        stage(RemotePath.parse("memory://b/a.zip"), LIMITS)
     assert len(opened) == full, "it is not tried again"
     assert not full or not list((own_cache / "remote").iterdir())
 
@@ -334,8 +334,8 @@ def test_signatures_and_passwords_are_hidden_in_messages(memory: Any, monkeypatc
     for call in (
         lambda: path.read(LIMITS),
         lambda: path.download(LIMITS),
-        lambda: path.stage(LIMITS),
-        lambda: path.stage(LimitsConfig(archive_gb=1e-9)),
+        lambda: stage(path, LIMITS),
+        lambda: stage(path, LimitsConfig(archive_gb=1e-9)),
         lambda: RemotePath.parse(url.replace("/1", "/2")).describe(),
         lambda: RemotePath.parse("ftp://me:s3cret@host/1.png"),
         lambda: build_index(url),
@@ -526,6 +526,21 @@ class {name}(MemoryFileSystem):
         for kind in cls.protocol:
             path = path.removeprefix(kind + "://")
         return super()._strip_protocol(path)
+
+    def call(self, method, path, bucket, *, json_out, prefix, delimiter, pageToken="0"):
+        "Google's `objects.list`, two entries a page."
+        assert (method, path, json_out, delimiter) == ("GET", "b/{{}}/o", True, "/")
+        below = [name.removeprefix("/" + bucket + "/") for name in self.store]
+        below = [name.removeprefix(prefix) for name in below if name.startswith(prefix)]
+        entries = sorted({{name.partition("/")[0] + "/" * ("/" in name) for name in below}})
+        page = [prefix + name for name in entries[int(pageToken) :][:2]]
+        end = int(pageToken) + 2
+        return {{
+            "kind": "storage#objects",
+            "items": [dict(name=name) for name in page if not name.endswith("/")],
+            "prefixes": [name for name in page if name.endswith("/")],
+            **(dict(nextPageToken=str(end)) if end < len(entries) else {{}}),
+        }}
 """
 
 

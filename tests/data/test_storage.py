@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import tarfile
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.config import LimitsConfig
+from sightline.data import storage
 from sightline.data.archives import TarStore, ZipStore, _decode_names
 from sightline.data.storage import ArrayStore, FileStore, FolderStore, GeneratedStore, iterate_files
-from sightline.errors import DataError, ImageError
+from sightline.errors import DataError, ImageError, OutputError
 from synthetic_images import draw_pixels, write_files, write_tar, write_zip
 
 FILES = {"cat/1.png": b"one" * 400, "cat/nested/2.png": b"", "dög/ü 3.png": os.urandom(3000), "README": b"hello"}
@@ -115,18 +117,34 @@ def test_links_that_lead_nowhere_are_files_that_cannot_be_read(tmp_path: Path) -
     assert read_error(store, "cat/itself")
 
 
-def test_listing_a_folder_takes_little_more_memory_than_its_names(tmp_path: Path) -> None:
-    count = 2000
+def test_listing_a_folder_holds_few_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 20_000
+    monkeypatch.setattr(storage, "NAMES_IN_MEMORY", 2000)
     write_files(tmp_path, {f"all/IMG_{number:08d}.jpg": b"" for number in range(count)})
     next(iterate_files(tmp_path))  # what is imported and cached at the first call
     tracemalloc.start()
     try:
         names = iterate_files(tmp_path)
         assert next(names) == "all/IMG_00000000.jpg"
-        assert tracemalloc.get_traced_memory()[1] < 110 * count
+        assert tracemalloc.get_traced_memory()[1] < 40 * count, "a name takes twice as much"
     finally:
         tracemalloc.stop()
     assert sum(1 for _ in names) == count - 1
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")) | st.just("\udcff\n"), max_size=20))
+def test_names_are_sorted_in_files_as_in_memory(names: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "NAMES_IN_MEMORY", 3)
+        assert list(storage.sort_names(names)) == sorted(names)
+
+
+def test_no_room_to_sort_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "NAMES_IN_MEMORY", 2)
+    write_files(tmp_path, {f"{number}.jpg": b"" for number in range(3)})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OutputError, match=r"The names in a large folder are sorted in .*missing, which fails: No such"):
+        next(iterate_files(tmp_path))
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

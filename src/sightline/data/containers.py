@@ -16,6 +16,7 @@ from sightline.data.archives import TarStore, ZipStore
 from sightline.data.batches import load_ahead
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.remote import RemotePath
+from sightline.data.staging import stage
 from sightline.errors import DataError
 from sightline.escaping import hide_secrets
 
@@ -78,14 +79,14 @@ def open_ahead(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[tu
     """
     stop = threading.Event()
 
-    def stage(file: RemotePath) -> tuple[str, Container]:
-        copy = file.stage(limits, stop)
+    def open_copy(file: RemotePath) -> tuple[str, Container]:
+        copy = stage(file, limits, stop)
         with name_address(copy, file.url):
             return file.url, open_container(copy, limits)  # open, before another one needs its room
 
-    with closing(load_ahead((partial(stage, file) for file in files), threads=1, ahead=1)) as staged:
+    with closing(load_ahead((partial(open_copy, file) for file in files), threads=1, ahead=1)) as opened:
         try:
-            yield from staged
+            yield from opened
         finally:
             stop.set()
 

@@ -45,6 +45,7 @@ from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes
 from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.webdataset import list_samples
+from sightline.data.staging import stage
 from sightline.data.storage import FolderStore, GeneratedStore, Store
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
@@ -265,7 +266,7 @@ def _list_folder(
 def _list_container(path: Path | RemotePath, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
     """List a table of images or an archive, by the form of its content; of one at an address, a copy is read."""
     if isinstance(path, RemotePath):
-        copy = path.stage(options.limits)
+        copy = stage(path, options.limits)
         with name_address(copy, path.url):
             return _list_container(copy, prefix, options, lenient=lenient)
     store = open_container(path, options.limits, options.columns.path)

@@ -2,35 +2,24 @@
 
 The client of each kind of storage finds its credentials as its own tools do (environment variables, files in the home
 folder, the machine's role); none is passed or stored here. Folders are listed in the order of names, one level at a
-time. An archive or a table is staged: downloaded once into the cache, by its content. Labeled folders are in
-`remote_folder`.
+time. Archives and tables are downloaded in `staging`, labeled folders in `remote_folder`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from io import RawIOBase
 from operator import itemgetter
-from pathlib import Path
-from threading import Event
 from typing import IO, Any, Literal, TypeVar
 
-from sightline import _io, jsonio
 from sightline.config import LimitsConfig
-from sightline.data.cache import cache_folder, explain_cache_failure, size_limit
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import (
     DataError,
     ImageError,
-    ModelError,
     OutputError,
     SightlineError,
     UsageError,
@@ -43,6 +32,7 @@ from sightline.escaping import hide_secrets
 T = TypeVar("T")
 _Entry = tuple[str, bool, Mapping[str, str]]
 """Of a file or a folder: its path, which ends in a slash if it is a folder, whether it is one, and facts."""
+_ListPage = Callable[[Any, str, str, str | None], tuple[list[str], str | None]]
 PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp",
     "https": "aiohttp", "memory": "fsspec",
@@ -51,10 +41,8 @@ PACKAGES = {
 ATTEMPTS = 5
 FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
 _CHUNK = 1 << 20
-_MAX_RECORD_BYTES = 1 << 12  # of the record of a staged file: a hash
 _NO_FACTS: Mapping[str, str] = {}
 _UNORDERED_BUCKET = "--x-s3"  # how the names of buckets of S3 Express One Zone end, which list names in no order
-_ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
 _NOT_FETCHED = "cannot be fetched"  # how the reason begins if the storage does not give an image, and it may exist
@@ -115,7 +103,7 @@ class RemotePath:
 
     def describe(self) -> dict[str, Any]:
         """Return what the storage states of it; raises `DataError` if it does not exist, or cannot be reached."""
-        info: dict[str, Any] = _retry(self.url, lambda: self.client.info(self.path))
+        info: dict[str, Any] = retry(self.url, lambda: self.client.info(self.path))
         return info
 
     def is_folder(self) -> bool:
@@ -140,34 +128,31 @@ class RemotePath:
 
     def _iterate(self, *, with_facts: bool) -> Iterator[_Entry]:
         """Yield the files and folders in a folder in the order of their paths, with facts if these are wanted."""
+        list_page = _LIST_PAGE.get(PACKAGES[self.url.partition("://")[0].lower()])
         bucket, _, key = self.path.strip("/").partition("/")
-        in_order = PACKAGES[self.url.partition("://")[0].lower()] == "s3fs" and not bucket.endswith(_UNORDERED_BUCKET)
-        if with_facts or not in_order:
+        if list_page is None or not bucket or bucket.endswith(_UNORDERED_BUCKET) or with_facts:
             return iter(self._list(with_facts=with_facts))
-        return self._list_pages(bucket, key and f"{key}/")
+        return self._list_pages(list_page, bucket, key and f"{key}/")
 
-    def _list_pages(self, bucket: str, prefix: str) -> Iterator[_Entry]:
-        """Yield the files and folders in a folder of S3, which lists a thousand names at a time, in order."""
-        options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"} | self.client.req_kw
+    def _list_pages(self, list_page: _ListPage, bucket: str, prefix: str) -> Iterator[_Entry]:
+        """Yield the files and folders in a folder of a storage that lists a thousand names at a time, in order."""
+        own, token = self.path.rstrip("/"), None
         while True:
-            page = _retry(self.url, partial(self.client.call_s3, "list_objects_v2", **options))
-            names = [entry["Key"] for entry in page.get("Contents", [])]
-            names += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+            names, token = retry(self.url, partial(list_page, self.client, bucket, prefix, token))
             names = sorted(name for name in names if name.rstrip("/") != prefix.rstrip("/"))  # a key may end in slashes
-            yield from ((f"{bucket}/{name}", name.endswith("/"), _NO_FACTS) for name in names)
-            if not page.get("IsTruncated"):
+            yield from ((f"{own}/{name.removeprefix(prefix)}", name.endswith("/"), _NO_FACTS) for name in names)
+            if token is None:
                 return
-            options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _list(self, *, with_facts: bool = False) -> list[_Entry]:
         """Return the files and folders in a folder in the order of their paths, with facts if these are wanted."""
         own = self.path.rstrip("/")
-        entries = _retry(self.url, lambda: self.client.ls(self.path, detail=True))
+        entries = retry(self.url, lambda: self.client.ls(self.path, detail=True))
         below = []
         for entry in entries:
             name, is_folder = str(entry["name"]).rstrip("/"), entry["type"] == "directory"
             if name.startswith(own + "/"):
-                facts = _describe_file(entry) if with_facts else _NO_FACTS
+                facts = describe_file(entry) if with_facts else _NO_FACTS
                 below.append((name + "/" * is_folder, is_folder, facts))
         return sorted(below, key=itemgetter(0))
 
@@ -189,11 +174,11 @@ class RemotePath:
         limit = int(limits.file_mb * 2**20)
 
         def read() -> bytes:
-            with self._open() as file:
+            with self.open_stream() as file:
                 return _read_up_to(file, limit + 1)
 
         try:
-            content = _retry(self.url, read)
+            content = retry(self.url, read)
         except _MissingError as error:
             raise ImageError("cannot be opened: No such file") from error
         check(content[:HEADER_BYTES])
@@ -206,7 +191,7 @@ class RemotePath:
 
     def is_file(self) -> bool:
         """Return whether there is a file with this very path."""
-        return bool(_retry(self.url, lambda: self.client.isfile(self.path)))
+        return bool(retry(self.url, lambda: self.client.isfile(self.path)))
 
     def list_names(self) -> list[str]:
         """Return the names of the files and folders in a folder; none if it does not exist."""
@@ -218,72 +203,42 @@ class RemotePath:
     def open(self) -> Any:
         """Open a file for reading at any position; raises FileNotFoundError, or `DataError` if it cannot be read."""
         try:
-            return _retry(self.url, lambda: self.client.open(self.path, "rb"))
+            return retry(self.url, lambda: self.client.open(self.path, "rb"))
         except _MissingError as error:
             raise FileNotFoundError(str(error)) from error
 
     def write(self, content: bytes) -> None:
         """Write a file, in place of the one with this path if there is one; raises `OutputError`."""
         try:
-            _retry(self.url, lambda: self.client.pipe_file(self.path, content), "written")
+            retry(self.url, lambda: self.client.pipe_file(self.path, content), "written")
         except DataError as error:
             raise OutputError(str(error)) from error
 
-    def _open(self) -> Any:
+    def open_stream(self) -> Any:
+        """Open a file for reading from its start; raises as the client does."""
         options = {"block_size": 0} if self.url.lower().startswith("http") else {"cache_type": "none"}
         return self.client.open(self.path, "rb", **options)  # one stream, whatever size the server states
 
-    def stage(self, limits: LimitsConfig, stop: Event | None = None) -> Path:
-        """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed.
 
-        Raises `DataError` if `stop` is set before the download has ended.
-        """
-        info = self.describe()
-        facts, size = _describe_file(info), int(info.get("size") or 0)
-        folder = cache_folder() / "remote"
-        record = folder / f"{hashlib.sha256(jsonio.dumps([self.url, facts], sort_keys=True).encode()).hexdigest()}.json"
-        with suppress(ModelError, KeyError):
-            staged = folder / str(jsonio.read_object(record, _MAX_RECORD_BYTES)["sha256"]) / safe_name(self.name)
-            if staged.is_file():
-                with suppress(OSError):
-                    os.utime(staged.parent)  # marks it as recently used
-                return staged
-        aside = folder / f"download{os.getpid()}-{secrets.randbits(64)}"
-
-        def download() -> str:
-            digest = hashlib.sha256()
-            copy.seek(0)
-            copy.truncate()
-            with self._open() as source:
-                while chunk := source.read(_CHUNK):
-                    if stop is not None and stop.is_set():
-                        raise DataError(f"The download of {hide_secrets(self.url)} was stopped.")
-                    digest.update(chunk)
-                    with explain_cache_failure(folder):
-                        _write_all(copy, chunk)
-                    _check_total(self.url, copy.tell(), limits)
-            return digest.hexdigest()
-
-        _check_total(self.url, size, limits)  # before it takes the room of other files
-        try:
-            with explain_cache_failure(folder):
-                make_room(folder, size)
-                folder.mkdir(parents=True, exist_ok=True)
-                copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
-            with copy:
-                digest = _retry(self.url, download)
-            staged = folder / digest / safe_name(self.name)
-            with explain_cache_failure(folder):
-                staged.parent.mkdir(exist_ok=True)
-                aside.replace(staged)
-        finally:
-            with suppress(OSError):
-                aside.unlink()
-        _io.write_atomic(record, jsonio.dumps({"sha256": digest}).encode())
-        return staged
+def _list_s3(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+    """Return a page of the names below a prefix, those of folders with a ``/``, and the token of the next one."""
+    options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", **client.req_kw}
+    page = client.call_s3("list_objects_v2", **options, **({"ContinuationToken": token} if token else {}))
+    names = [entry["Key"] for entry in page.get("Contents", [])]
+    return [*names, *(entry["Prefix"] for entry in page.get("CommonPrefixes", []))], page.get("NextContinuationToken")
 
 
-def _describe_file(info: Mapping[str, Any]) -> dict[str, str]:
+def _list_gcs(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+    """Return the same of Google Cloud Storage."""
+    options = {"prefix": prefix, "delimiter": "/", **({"pageToken": token} if token else {})}
+    page = client.call("GET", "b/{}/o", bucket, json_out=True, **options)
+    return [*(item["name"] for item in page.get("items", [])), *page.get("prefixes", [])], page.get("nextPageToken")
+
+
+_LIST_PAGE: Mapping[str, _ListPage] = {"s3fs": _list_s3, "gcsfs": _list_gcs}
+
+
+def describe_file(info: Mapping[str, Any]) -> dict[str, str]:
     """Return what a storage states of a file, as far as it identifies its content: an address may be signed anew."""
     return {str(name): str(value) for name, value in info.items() if name != "url"}
 
@@ -305,7 +260,7 @@ def is_not_fetched(reason: str | None) -> bool:
     return reason is not None and reason.startswith(_NOT_FETCHED)
 
 
-def _retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = "read") -> T:
+def retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = "read") -> T:
     """Return the result of `call`, which is repeated after a failure of the network.
 
     Raises `DataError` after `ATTEMPTS`, and at once if the file does not exist or may not be read.
@@ -348,50 +303,3 @@ def _read_up_to(file: IO[bytes], count: int) -> bytes:
     while len(content) < count and (chunk := file.read(min(_CHUNK, count - len(content)))):
         content += chunk
     return bytes(content)
-
-
-def _write_all(file: RawIOBase, content: bytes) -> None:
-    """Write `content` to a file without a buffer, which may take a part of it at a time."""
-    remaining = memoryview(content)
-    while remaining:
-        remaining = remaining[file.write(remaining) or 0 :]
-
-
-def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
-    if size > limits.archive_gb * 2**30:
-        raise DataError(
-            f"{hide_secrets(url)} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb."
-        )
-
-
-def safe_name(path: str) -> str:
-    """Return a name for a staged file: its suffixes say what it is, and its directory is its content."""
-    name = path.rstrip("/").rpartition("/")[2].partition("?")[0]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[-100:] or "file"
-
-
-def make_room(folder: Path, needed: int) -> None:
-    """Delete the least recently used files that were staged until `needed` more bytes fit within the limit.
-
-    Downloads that other processes are writing count too, and those that killed processes left are deleted.
-    """
-    total, staged = needed, []
-    for entry in list(folder.iterdir()) if folder.is_dir() else []:
-        with suppress(OSError):  # another process has deleted it since
-            state = entry.lstat()
-            if re.fullmatch(r"download\d+-\d+", entry.name):
-                if state.st_mtime < time.time() - _ABANDONED:
-                    entry.unlink()
-                else:
-                    total += state.st_size
-            elif re.fullmatch(r"[0-9a-f]{64}", entry.name) and not entry.is_symlink():
-                size = sum(file.stat().st_size for file in entry.iterdir())
-                staged.append((state.st_mtime, entry, size))
-                total += size
-    for _, entry, size in sorted(staged):
-        if total <= size_limit():
-            return
-        with suppress(OutputError):  # another process deletes it too, or reads it on Windows
-            _io.remove(entry)
-        if not entry.exists():
-            total -= size

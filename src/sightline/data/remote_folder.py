@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
 from sightline.data.cache import cache_folder, explain_cache_failure
-from sightline.data.remote import RemotePath, make_room, safe_name
+from sightline.data.remote import RemotePath
+from sightline.data.staging import make_room, safe_name
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError
 from sightline.escaping import hide_secrets

@@ -6,18 +6,22 @@ A store lists its files by relative path and reads single files; reading is thre
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline._io import open_regular
 from sightline.config import LimitsConfig
-from sightline.errors import DataError, ImageError
+from sightline.errors import DataError, ImageError, OutputError
 
 LIMITS = LimitsConfig()
+NAMES_IN_MEMORY = 1 << 18  # of the files in a folder, while they are sorted
 HEADER_BYTES = 128  # bytes that identify a file format
 CheckHeader = Callable[[bytes], object]
 """Called with the first bytes of a file before the rest is read; raises `ImageError` to skip the rest."""
@@ -98,12 +102,11 @@ class FolderStore:
 
 
 def iterate_files(root: Path) -> Iterator[str]:
-    """Yield the keys of a `FolderStore` in the same order, while only the names of one folder a level are in memory."""
+    """Yield the keys of a `FolderStore` in the same order, however many there are: see `sort_names`."""
     visited: set[str] = set()
     levels = [_list_names(root, "", visited)]
     while levels:
-        name = levels[-1].pop() if levels[-1] else None
-        if name is None:
+        if (name := next(levels[-1], None)) is None:
             levels.pop()
         elif name.endswith("/"):
             levels.append(_list_names(root, name, visited))
@@ -111,29 +114,63 @@ def iterate_files(root: Path) -> Iterator[str]:
             yield name
 
 
-def _list_names(root: Path, folder: str, visited: set[str]) -> list[str]:
-    """Return the paths in `folder` in reverse order, those of folders with a ``/``; none if it was visited."""
+def _list_names(root: Path, folder: str, visited: set[str]) -> Iterator[str]:
+    """Yield the paths in `folder` in order, those of folders with a ``/``; none if it was visited."""
     real = os.path.realpath(root / folder)
     if real in visited:
-        return []
+        return
     visited.add(real)
-    names: list[str] = []  # of files: nothing else is kept of them, as there may be millions
     links: dict[str, bool] = {}  # whether each subfolder is one
-    try:
+
+    def list_files() -> Iterator[str]:
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 if _is_folder(entry):
                     links[entry.name] = entry.is_symlink()
                 else:
-                    names.append(folder + entry.name)
+                    yield folder + entry.name
+
+    try:
+        files = sort_names(list_files())
     except OSError as error:
         raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.") from error
     subfolders = sorted(links)
     if any(links.values()):  # of two links to a folder, the first by name is followed
         subfolders = list({os.path.realpath(root / folder / name): name for name in reversed(subfolders)}.values())
-    names += [f"{folder}{name}/" for name in subfolders]  # so that a-b/c comes before a/c, as the paths sort
-    names.sort(reverse=True)
-    return names
+    yield from merge(files, sorted(f"{folder}{name}/" for name in subfolders))  # a-b/c comes before a/c
+
+
+def sort_names(names: Iterable[str]) -> Iterator[str]:
+    """Return all names in order; at most `NAMES_IN_MEMORY` are held, more wait in temporary files.
+
+    Raises `OutputError` if there is no room for them.
+    """
+    remaining = iter(names)
+    runs: list[Iterator[str]] = []
+    while len(run := sorted(islice(remaining, NAMES_IN_MEMORY))) == NAMES_IN_MEMORY:
+        runs.append(_read_names(_write_names(run)))
+    return merge(*runs, run)
+
+
+def _write_names(names: Sequence[str]) -> IO[bytes]:
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it is read
+        file.write(b"".join(os.fsencode(name) + b"\0" for name in names))
+        file.seek(0)
+    except OSError as error:
+        raise OutputError(
+            f"The names in a large folder are sorted in {tempfile.gettempdir()}, which fails: {error.strerror}. "
+            "Make room, or set TMPDIR to a folder with room."
+        ) from error
+    return file
+
+
+def _read_names(file: IO[bytes]) -> Iterator[str]:
+    with file:
+        rest = b""
+        while chunk := file.read(1 << 13):
+            *names, rest = (rest + chunk).split(b"\0")
+            yield from map(os.fsdecode, names)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

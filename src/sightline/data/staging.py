@@ -1,0 +1,121 @@
+"""Copies of archives and tables at addresses: each is downloaded once into the cache, by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from contextlib import suppress
+from io import RawIOBase
+from pathlib import Path
+from threading import Event
+
+from sightline import _io, jsonio
+from sightline.config import LimitsConfig
+from sightline.data.cache import cache_folder, explain_cache_failure, size_limit
+from sightline.data.remote import RemotePath, describe_file, retry
+from sightline.errors import DataError, ModelError, OutputError
+from sightline.escaping import hide_secrets
+
+_CHUNK = 1 << 20
+_MAX_RECORD_BYTES = 1 << 12  # of the record of a staged file: a hash
+_ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
+
+
+def stage(source: RemotePath, limits: LimitsConfig, stop: Event | None = None) -> Path:
+    """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed.
+
+    Raises `DataError` if `stop` is set before the download has ended.
+    """
+    info = source.describe()
+    facts, size = describe_file(info), int(info.get("size") or 0)
+    folder = cache_folder() / "remote"
+    record = folder / f"{hashlib.sha256(jsonio.dumps([source.url, facts], sort_keys=True).encode()).hexdigest()}.json"
+    with suppress(ModelError, KeyError):
+        staged = folder / str(jsonio.read_object(record, _MAX_RECORD_BYTES)["sha256"]) / safe_name(source.name)
+        if staged.is_file():
+            with suppress(OSError):
+                os.utime(staged.parent)  # marks it as recently used
+            return staged
+    aside = folder / f"download{os.getpid()}-{secrets.randbits(64)}"
+
+    def download() -> str:
+        digest = hashlib.sha256()
+        copy.seek(0)
+        copy.truncate()
+        with source.open_stream() as content:
+            while chunk := content.read(_CHUNK):
+                if stop is not None and stop.is_set():
+                    raise DataError(f"The download of {hide_secrets(source.url)} was stopped.")
+                digest.update(chunk)
+                with explain_cache_failure(folder):
+                    _write_all(copy, chunk)
+                _check_total(source.url, copy.tell(), limits)
+        return digest.hexdigest()
+
+    _check_total(source.url, size, limits)  # before it takes the room of other files
+    try:
+        with explain_cache_failure(folder):
+            make_room(folder, size)
+            folder.mkdir(parents=True, exist_ok=True)
+            copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
+        with copy:
+            digest = retry(source.url, download)
+        staged = folder / digest / safe_name(source.name)
+        with explain_cache_failure(folder):
+            staged.parent.mkdir(exist_ok=True)
+            aside.replace(staged)
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+    _io.write_atomic(record, jsonio.dumps({"sha256": digest}).encode())
+    return staged
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    """Write `content` to a file without a buffer, which may take a part of it at a time."""
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[file.write(remaining) or 0 :]
+
+
+def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
+    if size > limits.archive_gb * 2**30:
+        raise DataError(
+            f"{hide_secrets(url)} is larger than {limits.archive_gb:g} GiB. Split it, or raise data.limits.archive_gb."
+        )
+
+
+def safe_name(path: str) -> str:
+    """Return a name for a staged file: its suffixes say what it is, and its directory is its content."""
+    name = path.rstrip("/").rpartition("/")[2].partition("?")[0]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[-100:] or "file"
+
+
+def make_room(folder: Path, needed: int) -> None:
+    """Delete the least recently used files that were staged until `needed` more bytes fit within the limit.
+
+    Downloads that other processes are writing count too, and those that killed processes left are deleted.
+    """
+    total, staged = needed, []
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        with suppress(OSError):  # another process has deleted it since
+            state = entry.lstat()
+            if re.fullmatch(r"download\d+-\d+", entry.name):
+                if state.st_mtime < time.time() - _ABANDONED:
+                    entry.unlink()
+                else:
+                    total += state.st_size
+            elif re.fullmatch(r"[0-9a-f]{64}", entry.name) and not entry.is_symlink():
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                staged.append((state.st_mtime, entry, size))
+                total += size
+    for _, entry, size in sorted(staged):
+        if total <= size_limit():
+            return
+        with suppress(OutputError):  # another process deletes it too, or reads it on Windows
+            _io.remove(entry)
+        if not entry.exists():
+            total -= size
