@@ -123,8 +123,18 @@ def detect_format(start: bytes) -> str:
         if pattern.match(start):
             return name
     unsupported = re.match(_UNSUPPORTED, start, re.DOTALL)
-    reason = "not an image" if start else "empty file"
-    raise ImageError(f"format {unsupported.lastgroup} is not supported" if unsupported else reason)
+    raise ImageError(f"format {unsupported.lastgroup} is not supported" if unsupported else _explain_other(start))
+
+
+def _explain_other(start: bytes) -> str:
+    """Return the reason for rejecting a file that starts as no image does."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the image: run `git lfs pull` where it was cloned"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page in place of the image: download it again"
+    if start and not start.strip(b"\0"):
+        return "starts with zeros: an incomplete copy or download"
+    return "not an image" if start else "empty file"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

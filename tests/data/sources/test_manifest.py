@@ -407,6 +407,14 @@ def test_labels_of_an_archive_with_flat_splits_come_from_its_table(tmp_path: Pat
     assert [(r.path, r.reason) for r in image_index.notes if r.kind == "unlabeled-folders"] == [("test", "1 image")]
 
 
+@pytest.mark.parametrize("name", ["sample_submission.csv", "sampleSubmission.csv", "submission_format.csv"])
+def test_an_example_of_a_submission_gives_no_labels(tmp_path: Path, name: str) -> None:
+    names = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(2)]
+    files = [*names, *(f"test/{i}.png" for i in range(9))]
+    write_table(tmp_path, "id,label\n" + "".join(f"{i},0\n" for i in range(9)), name=name, files=files)
+    assert {p.path: p.label for p in build_index(tmp_path).images} == {key: key[6:9] for key in names}
+
+
 def test_a_table_beside_class_folders_changes_nothing(tmp_path: Path) -> None:
     write_files(tmp_path, {"cat/a.png": encode_png(1), "dog/b.png": encode_png(2)})
     write_label_table(tmp_path)

@@ -53,7 +53,11 @@ def find_label_tables(store: FileStore, folder: Path | None) -> list[LabelTable]
 
 def _read_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
     keys = store.keys()
-    inner_keys = [k for k in keys if k.lower().endswith(TABLE_SUFFIXES) and not is_hidden(k) and k.count("/") < 2]
+    inner_keys = [
+        key for key in keys
+        if key.lower().endswith(TABLE_SUFFIXES) and key.count("/") < 2 and not is_hidden(key)
+        and "submission" not in PurePosixPath(key).name.lower()  # an example for competitors: its labels mean nothing
+    ]  # fmt: skip
     tables: list[LabelTable] = []
     for key in inner_keys:
         try:
