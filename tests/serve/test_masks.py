@@ -19,7 +19,8 @@ from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, m
 from sightline.api import Classifier
 from sightline.errors import UsageError
 from sightline.inference.logged_images import read_log
-from sightline.inference.masks import encode_mask, make_palette, overlay_image
+from sightline.inference.mask_colors import make_palette
+from sightline.inference.masks import encode_mask, overlay_image
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 

@@ -27,7 +27,7 @@ from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
 from sightline.evaluation.segmentation import SegmentationResult
 from sightline.evaluation.segmentation_metrics import compute_image_iou
-from sightline.inference.masks import make_palette
+from sightline.inference.mask_colors import make_palette
 from sightline.runs.metrics_info import read_metrics
 from sightline.studio import messages
 from sightline.studio.contents import Studio, open_studio

@@ -38,10 +38,10 @@ from sightline.evaluation.segmentation import (
     list_image_metrics,
 )
 from sightline.inference.exporters import EXPORTERS
+from sightline.inference.mask_colors import make_palette, see
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import (
     encode_mask,
-    make_palette,
     overlay_image,
     overlay_mask,
     predict_masks,
@@ -619,7 +619,12 @@ def test_padding_does_not_count_for_the_quality_of_a_mask() -> None:
 
 def test_colors_of_masks_are_distinct() -> None:
     palette = make_palette(21)
-    assert len({tuple(color) for color in palette[:21].tolist()}) == 21
+    assert len({tuple(color) for color in make_palette(254)[:254].tolist()}) == 254
+    seen = see(palette[:22])  # and the color of pixels without a class
+    distances = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=3) + np.eye(22)
+    assert distances.min() > 0.06, "two are alike, for some readers"
+    assert seen[0, :21, 0].min() > 0.4, "nearly black"
+    np.testing.assert_array_equal(make_palette(3)[:3], palette[:3])
     mask = np.array([[0, 1], [2, VOID]], np.uint8)
     with Image.open(io.BytesIO(encode_mask(mask, 3))) as file:
         np.testing.assert_array_equal(np.asarray(file.convert("RGB"))[0, 1], palette[1])

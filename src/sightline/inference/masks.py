@@ -16,6 +16,7 @@ from PIL import Image
 from sightline.data.batches import load_ahead
 from sightline.data.masks import VOID
 from sightline.errors import ImageError
+from sightline.inference.mask_colors import make_palette
 from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
@@ -196,26 +197,6 @@ def encode_runs(mask: NDArray[np.uint8]) -> dict[int, list[int]]:
         counts = np.diff(edges, prepend=0).tolist()
         runs[value] = counts if edges[-1] == flat.size else [*counts, int(flat.size - edges[-1])]
     return runs
-
-
-def make_palette(count: int) -> NDArray[np.uint8]:
-    """Return a color for each of 256 values, uint8 [256, 3]: the colors of PASCAL VOC for `count` classes, else gray.
-
-    Nearby values have distinct colors: the bits of a value are spread over the highest bits of the three channels.
-    """
-    palette = np.full((256, 3), 128, np.uint8)
-    for value in range(1, count + 1):  # VOC's first color is black, its background
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (value >> (3 * bit + channel) & 1) << (7 - bit)
-        palette[value - 1] = color
-    return palette
-
-
-def list_colors(count: int) -> list[str]:
-    """Return the colors of `make_palette` for `count` classes, such as ``#800000``."""
-    return [f"#{bytes(color).hex()}" for color in make_palette(count)[:count]]
 
 
 def encode_mask(mask: NDArray[np.uint8], count: int, *, is_layer: bool = False) -> bytes:

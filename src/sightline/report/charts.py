@@ -14,7 +14,7 @@ from typing import Any
 from sightline import intervals
 from sightline.callbacks import EpochRecord
 from sightline.errors import plural
-from sightline.inference.masks import list_colors
+from sightline.inference.mask_colors import list_colors
 from sightline.metrics import most_confused_pairs
 from sightline.report import fonts
 from sightline.report.plotting import shorten

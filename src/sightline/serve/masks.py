@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from sightline import jsonio
 from sightline.errors import ImageError
+from sightline.inference.mask_colors import list_colors
 from sightline.inference.mask_quality import decide_mask
 from sightline.inference.masks import (
     MaskPrediction,
@@ -20,7 +21,6 @@ from sightline.inference.masks import (
     describe_mask,
     encode_mask,
     encode_runs,
-    list_colors,
     overlay_mask,
     resize_mask,
     restore_size,

@@ -13,7 +13,8 @@ from sightline import jsonio
 from sightline.data.targets import MASKS
 from sightline.data.types import Index
 from sightline.errors import ImageError
-from sightline.inference.masks import encode_mask, list_colors, resize_mask
+from sightline.inference.mask_colors import list_colors
+from sightline.inference.masks import encode_mask, resize_mask
 from sightline.studio.pages import Pages, respond_with_image
 from sightline.studio.thumbnails import Versions, fit_size
 

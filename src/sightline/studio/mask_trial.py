@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline.errors import ImageError
-from sightline.inference.masks import MaskPrediction, encode_mask, list_colors, resize_mask
+from sightline.inference.mask_colors import list_colors
+from sightline.inference.masks import MaskPrediction, encode_mask, resize_mask
 from sightline.report.doctor_page import encode_thumbnail
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
