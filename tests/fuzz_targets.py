@@ -351,7 +351,7 @@ def read_run(data: bytes) -> None:
 READERS: Mapping[str, Callable[[RunDirectory], object]] = {
     "checkpoint": lambda run: checkpoints.load_latest(run.checkpoints),
     "config.toml": lambda run: run.config,
-    "data.jsonl": lambda run: (run.read_rejected(), run.read_data()),
+    "data.jsonl": lambda run: (run.read_unreadable(), run.read_data()),
     "eval/test/predictions.npz": lambda run: run.read_predictions("test"),
     "history.jsonl": lambda run: run.read_history(),
     "label_issues.jsonl": lambda run: run.read_label_issues(),

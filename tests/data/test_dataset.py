@@ -217,8 +217,8 @@ def test_a_class_of_nothing_but_damage_is_named(tmp_path: Path, content: bytes, 
     files = {f"{split}{label}/{i}.png": encode_png(i, c) for c, label in enumerate(("cat", "dog")) for i in range(3)}
     write_files(tmp_path, files | {f"{split}eel/{i}.jpg": content for i in range(2)})
     assert error_message(tmp_path) == (
-        f"No image of class 'eel' in {tmp_path.name} can be used: 2 rejected, such as {split}eel/0.jpg ({reason}). "
-        "Restore or replace them; if you do not need the class, remove its folder or rows."
+        f"No image of class 'eel' in {tmp_path.name} can be used: 2 could not be read, such as {split}eel/0.jpg "
+        f"({reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
     )
 
 

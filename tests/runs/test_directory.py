@@ -237,7 +237,7 @@ def test_images_and_rejects_are_listed(tmp_path: Path) -> None:
         {"path": "b/bad.png", "reason": "truncated"},
     ]
     assert run.read_data() == tuple(ImageRow(**line) for line in lines[:2])
-    assert run.read_rejected() == {"b/bad.png"}
+    assert [file.path for file in run.read_unreadable()] == ["b/bad.png"]
 
 
 def test_groups_stand_in_the_rows_where_there_are_groups(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.sources.manifest import read_rows
 from sightline.data.targets import LABEL_SETS
-from sightline.data.types import Index, Split
+from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import DataError, MissingImagesError
 from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
+from sightline.runs.labeled_images import LabeledImages
 from sightline.runs.train_request import TrainRequest
 from synthetic_images import encode_png, write_files
 
@@ -186,12 +187,15 @@ def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
     )
 
 
-def test_files_that_were_rejected_are_not_new(tmp_path: Path) -> None:
+def test_files_that_could_not_be_read_are_not_new(tmp_path: Path) -> None:
     write_files(tmp_path / "data", FILES | {"train/cat/broken.png": encode_png(5)[:200]})
     run = record_run(tmp_path, "data")
-    assert run.read_rejected() == {"train/cat/broken.png"}
+    assert [file.path for file in run.read_unreadable()] == ["train/cat/broken.png"]
     images = run_images.match_run_images(run)
     assert (images.complete, images.unmatched) == (True, ())
+    for split in SPLITS[::2]:  # as many as training stated, though its pixels are not read again for the test split
+        unreadable = LabeledImages(run, run, ("cat", "dog"), PreprocessingSpec(8, 8)).load(split).unreadable
+        assert [file.path for file in unreadable] == ["train/cat/broken.png"]
 
 
 def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:

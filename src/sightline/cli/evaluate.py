@@ -21,6 +21,7 @@ from sightline.cli.output import (
     print_table,
 )
 from sightline.cli.sources import Column, DataSettings, DeviceOption, list_inputs, load_model
+from sightline.data.types import describe_unreadable
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
 from sightline.progress import ProgressDisplay
@@ -206,9 +207,8 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line()
         print_line(f"most confused: {', '.join(pair_texts)}")
     if evaluation.unreadable:
-        first = evaluation.unreadable[0]
         print_line()
-        print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
+        print_line(describe_unreadable(evaluation.unreadable))
 
 
 def print_metrics_csv(evaluation: Result, *, raw: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sightline.cli.output import print_line, print_table
+from sightline.data.types import describe_unreadable
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
@@ -157,10 +158,8 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
         print_line(untested)
     for caution in sentences.list_cautions(evaluation.to_dict(), split):
         print_line(caution)
-    if evaluation.unreadable:
-        first, count = evaluation.unreadable[0], len(evaluation.unreadable)
-        verb = "is" if count == 1 else "are"
-        print_line(f"{plural(count, 'image')} {verb} left out, such as {first.path}: {first.reason}")
+    if unreadable := describe_unreadable(evaluation.unreadable):
+        print_line(unreadable)
     if evaluation.groups is not None:
         print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
     print_line()

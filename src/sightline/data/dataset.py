@@ -79,7 +79,7 @@ class DecodedDataset:
         positions = self.list_positions(split)
         images = tuple(self.images[i] for i in positions)
         groups = {self.images[i].path: self.groups[i] for i in positions} if self.groups else {}
-        return LabeledSubset(self.subset(split), images, (), split, groups=groups)
+        return LabeledSubset(self.subset(split), images, self.unreadable, split, groups=groups)
 
     def counts(self) -> dict[Split, int]:
         """Return the number of images in each split."""
@@ -283,7 +283,7 @@ def _check_and_list_classes(
         if label not in readable:
             count = sum(other == label for other, _ in rejected)
             raise DataError(
-                f"No image of class {label!r} in {name} can be used: {count} rejected, such as {image.path} "
+                f"No image of class {label!r} in {name} can be used: {count} could not be read, such as {image.path} "
                 f"({image.reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
             )
     for p, own in zip(images, named, strict=True):

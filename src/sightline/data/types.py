@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from sightline.errors import plural
+
 if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
     from pathlib import Path
 
@@ -72,6 +74,17 @@ class UnreadableImage:
 @dataclass(frozen=True, slots=True)
 class InvalidMask(UnreadableImage):
     """An image that can be read, but whose mask cannot be used."""
+
+
+def describe_unreadable(files: Sequence[UnreadableImage]) -> str:
+    """Return how many files could not be read, and the reason for the first; "" for none.
+
+    >>> describe_unreadable([UnreadableImage("cat/1.jpg", "truncated"), UnreadableImage("cat/2.jpg", "empty file")])
+    '2 files could not be read, such as cat/1.jpg: truncated'
+    """
+    if not files:
+        return ""
+    return f"{plural(len(files), 'file')} could not be read, such as {files[0].path}: {files[0].reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
     run.json         schema, status, versions, seed, device, command, timings, final metrics
     config.toml      fully resolved configuration
-    data.jsonl       one line per image (path, sha256, label, split, and group and mask if any), one per rejected
+    data.jsonl       one line per image (path, sha256, label, split, and group and mask if any), one per unreadable
     leakage.jsonl    one line per group of identical files or near duplicates in more than one split
     thumbnails.npz   training and validation images at 32x32 gray pixels, to find near duplicates in other data
     patch.jsonl      a copy of the corrections that were applied to the data, if any
@@ -171,7 +171,7 @@ class RunDirectory:
         self._write("config.toml", dump_toml(config).encode())
 
     def write_data(self, dataset: DecodedDataset) -> None:
-        """Save the split of every image, its group if any, and the rejected files with reasons."""
+        """Save the split of every image, its group if any, and the files that could not be read with reasons."""
         groups = dataset.groups or ("",) * len(dataset.images)
         used = zip(dataset.images, dataset.splits, groups, strict=True)
         lines: list[Mapping[str, Any]] = [
@@ -197,9 +197,9 @@ class RunDirectory:
         rows = self._read_rows()
         return None if rows is None else tuple(row for row in rows if isinstance(row, ImageRow))
 
-    def read_rejected(self) -> set[str]:
-        """Return the paths of the rejected files."""
-        return {row.path for row in self._read_rows() or () if isinstance(row, UnreadableImage)}
+    def read_unreadable(self) -> tuple[UnreadableImage, ...]:
+        """Return the files that could not be read, with reasons."""
+        return tuple(row for row in self._read_rows() or () if isinstance(row, UnreadableImage))
 
     def _read_rows(self) -> tuple[ImageRow | UnreadableImage, ...] | None:
         path = self.path / "data.jsonl"

@@ -66,8 +66,8 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
             f"{path} contains a complete run with different settings ({'; '.join(changed_settings[:3])}): {extend_hint}"
             "choose another folder with --out, or use --force."
         )
-    rejected_paths = run.read_rejected()
-    usable = [p for p in index.images if p.path not in rejected_paths]
+    unreadable_paths = {file.path for file in run.read_unreadable()}
+    usable = [p for p in index.images if p.path not in unreadable_paths]
     if config.split.folds:  # which have the images of a validation split of the source, too
         usable = [replace(p, split="train") if p.split == "validation" else p for p in usable]
     data_difference = describe_difference(run.read_data() or (), replace(index, images=tuple(usable)))

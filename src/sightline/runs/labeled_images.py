@@ -100,6 +100,8 @@ class LabeledImages:
         leaked = leaked_contents(run.read_leaks(), wanted_split)
         return replace(
             labeled,
+            # Those of the run are listed for each of its splits: of a file without content, the split is not known.
+            unreadable=tuple({file.path: file for file in (*run.read_unreadable(), *labeled.unreadable)}.values()),
             split=wanted_split,
             missing=run_images.summarize_missing(matched_split),
             leaked=leaked,

@@ -125,6 +125,13 @@ class ShiftInfo(TypedDict):
     ece_differs: bool
 
 
+class UnreadableInfo(TypedDict):
+    """A file that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
 class MetricsInfo(TypedDict):
     """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it; the hierarchy is that of a tree."""
 
@@ -135,6 +142,7 @@ class MetricsInfo(TypedDict):
     count: int
     classes: list[str]
     untested_classes: list[str]
+    unreadable: list[UnreadableInfo]
     per_class: list[ClassMetrics]
     confusion: list[list[int]]
     metrics: Mapping[str, Metric]
@@ -179,6 +187,7 @@ class MultiLabelInfo(TypedDict):
     count: int
     classes: list[str]
     untested_classes: list[str]
+    unreadable: list[UnreadableInfo]
     per_class: list[LabelMetrics]
     metrics: Mapping[str, Metric]
     leaked: LeakedInfo | None
@@ -225,6 +234,7 @@ class SegmentationInfo(TypedDict):
     count: int
     classes: list[str]
     untested_classes: list[str]
+    unreadable: list[UnreadableInfo]
     per_class: list[MaskClassMetrics]
     metrics: Mapping[str, Metric]
     leaked: LeakedInfo | None

@@ -18,7 +18,7 @@ from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import SPLITS, Split
+from sightline.data.types import SPLITS, Split, describe_unreadable
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.escaping import quote_path
 from sightline.evaluation.multi_label import Result
@@ -156,11 +156,7 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     split_counts = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS)
     notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {split_counts}"]
     if data.unreadable:
-        first = data.unreadable[0]
-        notes.append(
-            f"{plural(len(data.unreadable), 'file')} rejected, such as {first.path}: {first.reason} "
-            "(all are in data.jsonl)"
-        )
+        notes.append(f"{describe_unreadable(data.unreadable)} (all are in data.jsonl)")
     if data.skipped:
         notes.append(f"{plural(data.skipped, 'file')} skipped, not {'an image' if data.skipped == 1 else 'images'}")
     return [*notes, *data.notes]

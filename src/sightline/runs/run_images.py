@@ -90,14 +90,14 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
             f"`sightline resume {quote_path(run.path)}` continues."
         )
     if index is not None:
-        return _without_rejected(match_images(rows, index), run)
+        return _without_unreadable(match_images(rows, index), run)
     index = select_images(read_run_index(run, progress), run.config.split)
     corrections = [] if run.patch is None else [fix for _, fix in label_patch.read_patch(run.patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
     matched = match_images(rows, index, relabeled)
     others = [p for p in matched.unmatched if (p.path, p.sha256) not in dropped]
-    return _without_rejected(replace(matched, unmatched=tuple(others)), run)
+    return _without_unreadable(replace(matched, unmatched=tuple(others)), run)
 
 
 def read_run_index(run: RunDirectory, progress: Progress = no_progress, records: FileRecords | None = None) -> Index:
@@ -127,12 +127,12 @@ def choose_tree_options(run: RunDirectory | None, targets: Targets) -> DataConfi
     return DataConfig(class_tree=tree or "folders")
 
 
-def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImages:
-    """Return `matched` without unmatched images that training rejected."""
+def _without_unreadable(matched: MatchedImages, run: RunDirectory) -> MatchedImages:
+    """Return `matched` without unmatched files that training could not read."""
     if not matched.unmatched:
         return matched
-    rejected = run.read_rejected()
-    return replace(matched, unmatched=tuple(p for p in matched.unmatched if p.path not in rejected))
+    paths = {file.path for file in run.read_unreadable()}
+    return replace(matched, unmatched=tuple(p for p in matched.unmatched if p.path not in paths))
 
 
 def _read_request(run: RunDirectory) -> TrainRequest | None:
