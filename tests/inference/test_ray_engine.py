@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sightline as sl
 import small_bundles
@@ -29,6 +31,7 @@ from sightline.distributed import ray_cluster
 from sightline.errors import DataError, HostError, ImageError, UsageError
 from sightline.inference import bundle, ray_engine, stream
 from sightline.inference.prediction_files import Predict
+from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
 from synthetic_images import encode_png
 
@@ -81,7 +84,7 @@ def copy(value: Any) -> Any:
 
 
 def describe_batches(items: Iterator[InputItem], batch_size: int) -> list[tuple[int, int]]:
-    return [(len(batch), size) for batch, _, size in ray_engine._cut_batches(items, batch_size)]
+    return [(len(batch.items), batch.size) for batch in ray_engine._cut_batches(items, batch_size)]
 
 
 class TestWhatIsSent:
@@ -139,19 +142,81 @@ class TestWhatIsSent:
         ray_engine._check_visible(item, "cannot be opened: No such file or directory")
 
 
-class TestFeed:
-    def test_batches_wait_for_their_turn_and_dropped_ones_are_empty(self) -> None:
-        async def use() -> list[bytes | None]:
-            feed = ray_engine._Feed()
-            waiting = [asyncio.create_task(feed.get(number)) for number in range(3)]
-            await feed.put(0, b"zero")
-            await feed.put(1, b"one")
-            await feed.finish()
-            first = [await task for task in waiting]
-            await feed.drop(0)
-            return [*first, await feed.get(0), await feed.get(1)]
+class FakeRay:
+    """As much of Ray as the pool uses, in this process: a test draws which reply comes next, and which worker dies."""
 
-        assert asyncio.run(use()) == [b"zero", b"one", None, b"", b"one"]
+    class exceptions:  # noqa: N801  # a module of Ray's
+        RayError = type("RayError", (Exception,), {})
+        RayActorError = type("RayActorError", (RayError,), {})
+        WorkerCrashedError = NodeDiedError = OutOfMemoryError = ObjectLostError = RayActorError
+
+    def __init__(self, draw: Callable[[int], int]) -> None:
+        self.draw = draw
+        self.calls: dict[int, Callable[[], Any]] = {}
+        self.dead: set[Any] = set()
+        self.started = 0
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def remote(self, actor_class: type) -> Any:
+        def start() -> Any:
+            self.started += 1
+            actor = actor_class()
+            return SimpleNamespace(
+                **{name: self.make_method(actor, getattr(actor, name)) for name in ("open", "predict")}, actor=actor
+            )
+
+        return SimpleNamespace(options=lambda num_cpus: SimpleNamespace(remote=start))
+
+    def make_method(self, actor: Any, method: Callable[..., Any]) -> Any:
+        def call(*arguments: Any) -> int:
+            def run() -> Any:
+                if actor in self.dead:
+                    raise self.exceptions.RayActorError("died")
+                return method(*arguments)
+
+            self.calls[len(self.calls)] = run
+            return len(self.calls) - 1
+
+        return SimpleNamespace(remote=call)
+
+    def wait(self, replies: list[int], timeout: float | None) -> tuple[list[int], list[int]]:
+        assert timeout is None
+        return [replies[self.draw(len(replies) - 1)]], []
+
+    def get(self, reply: int) -> Any:
+        if len(self.dead) < 10 and self.draw(3) == 3:
+            raise self.exceptions.RayActorError("died")
+        return self.calls[reply]()
+
+    def kill(self, actor: Any) -> None:
+        self.dead.add(actor.actor)
+
+
+@given(data=st.data(), count=st.integers(0, 40), workers=st.integers(1, 3), ahead=st.integers(1, 6))
+def test_the_predictions_are_in_order_whichever_workers_die(
+    data: st.DataObject, count: int, workers: int, ahead: int
+) -> None:
+    fake = FakeRay(lambda most: data.draw(st.integers(0, most)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_engine, "IMAGES", 4)
+        patch.setattr(process, "limit_cores", lambda _count: None)
+        items = [InputItem(str(number), partial(str(number).encode)) for number in range(count)]
+        pool = ray_engine._Pool(fake, 1, (pickle.dumps(echo), LIMITS), workers, None)
+        results = list(ray_engine._exchange(pool, ray_engine._cut_batches(items, 2), ahead))
+        assert [(result.path, result.error) for result in results] == [(str(n), f"{n}") for n in range(count)]
+        pool.close()
+        assert len(fake.dead) == fake.started
+
+
+def echo(items: Iterable[InputItem]) -> Iterator[Prediction]:
+    """Predict nothing: an error that tells the content."""
+    for item in items:
+        yield Prediction(item.path, error=bytes(item.read()).decode())
 
 
 def read_files(path: Path) -> dict[str, bytes]:
@@ -384,14 +449,14 @@ class TestTwoNodes:
     @pytest.mark.parametrize(
         ("model", "message"),
         [
-            (DiesAsItStarts(), "Workers end as soon as they have started"),
+            (DiesAsItStarts(), r"workers have ended 4 times, .*; the last: The actor died"),
             (FailsToStart(), r"ValueError: invalid literal .* 'no model'"),
         ],
     )
     def test_a_worker_that_never_starts_is_an_error(
         self, cluster: Any, model: Any, message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ray_engine, "MAX_RESTARTS", 1)
+        monkeypatch.setattr(ray_engine, "MAX_DEATHS", 1)
         with (
             ray_cluster.connect(cluster.address) as connected,
             pytest.raises(HostError, match=rf"Ray has failed \(.*{message}.*\): run the same command again"),
@@ -440,7 +505,7 @@ def find_workers() -> list[int]:
                 command = folder.joinpath("cmdline").read_bytes()
             except OSError:
                 continue
-            if command.startswith(b"ray::") and b"MapWorker" in command:
+            if command.startswith(b"ray::") and b"_Worker" in command:
                 processes.append(int(folder.name))
     return processes
 
