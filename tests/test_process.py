@@ -153,6 +153,19 @@ def test_ctrl_c_of_which_a_compiled_module_makes_another_error_is_an_interrupt(t
     assert (completed.returncode, completed.stderr) == (130, "error: Interrupted.\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_command_begins_is_an_interrupt(number: signal.Signals, tmp_path: Path) -> None:
+    code = f"""
+import signal
+from sightline import cli
+signal.signal({number:d}, signal.default_int_handler)
+cli._build_commands = lambda: signal.raise_signal({number:d})
+cli.main()
+"""
+    completed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (130, "error: Interrupted.\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such exit")
 def test_ctrl_c_while_the_command_line_is_imported_ends_it_without_a_traceback(tmp_path: Path) -> None:
     Path(tmp_path, "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")

@@ -97,7 +97,10 @@ def main() -> None:
     process.treat_sighup_as_sigterm()
     streams.secure_streams()
     warnings.showwarning = _show_warning
-    code = _run_command()
+    try:
+        code = _run_command()
+    except KeyboardInterrupt:  # while the commands are built, or an error is printed
+        code = _report_interrupt()
     try:
         sys.stdout.flush()  # report output that is lost here, before the interpreter exits
     except (OutputError, BrokenPipeError) as error:
