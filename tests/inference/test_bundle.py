@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import stat
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from networks import make_plan, random_images
@@ -199,6 +201,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a probability of 400 digits": (lambda f: change_manifest(f, temperature=10**400), "too large an integer"),
     "absurd size": (lambda f: change_manifest(f, preprocess=PREPROCESS.to_dict() | {"height": 10**9}), "height"),
     "wrong types": (lambda f: change_manifest(f, reference_examples=[1]), "is invalid"),
+    "too many reference examples": (
+        lambda f: change_manifest(f, reference_examples=read_manifest(f)["reference_examples"] * 501),
+        "1,002 reference examples, expected at most 1,000",
+    ),
 }
 
 
@@ -235,6 +241,7 @@ def test_a_bundle_of_schema_1_is_refused_with_what_to_do(folder: Path, form: str
         ("thresholds", {"count": 1, "positive": "ant"}),
         ("thresholds", {"count": 1, "rate": "recall"}),
         ("metrics", [1]), ("data", 3),
+        ("preprocess", []), ("classes", "abc"), ("reference_examples", {}),
         ("parity", "x"), ("model", 7), ("recipe", {}), ("parameters", "many"), ("parameters", True),
         ("weights_sha256", None), ("version", 1), ("lineage", ["x"]),
     ],
@@ -274,6 +281,30 @@ def test_a_fault_made_with_care_is_caught_by_the_reference_examples(
         bundle.load(tmp_path / "b")
 
 
+def test_outputs_of_another_kind_than_the_task_has_are_refused(graph: bytes, original: Bundle, tmp_path: Path) -> None:
+    bundle.write_folder(
+        bundle.make(replace(original.manifest, task="segmentation"), graph, original.files), tmp_path / "b"
+    )
+    with pytest.raises(ModelError, match="its task is segmentation, but its outputs are those of an image"):
+        bundle.load(tmp_path / "b")
+
+
+def test_reference_examples_run_in_batches_whose_memory_was_counted(
+    original: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Counting(OnnxPredictor):
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            sizes.append(len(pixels))
+            return super().probabilities(pixels)
+
+    monkeypatch.setattr(bundle, "OnnxPredictor", Counting)
+    monkeypatch.setattr(bundle, "choose_batch_size", lambda _: 1)
+    bundle.load(folder)
+    assert sizes == [1] * len(original.manifest.reference_examples)
+
+
 def read_contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -304,6 +335,26 @@ def test_a_link_in_a_zip_is_refused(folder: Path, tmp_path: Path) -> None:
             archive.writestr(info, content)
     with pytest.raises(ModelError, match="is a link"):
         bundle.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("model.onnx", "two of its members have the same name"),
+        ("../../evil", "leads out of the folder"),
+        ("/evil", "leads out of the folder"),
+    ],
+)
+def test_a_member_that_another_program_would_unpack_elsewhere_or_otherwise_is_refused(
+    folder: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")  # before the one that is read, so that its hash is right
+        for own_name, content in read_contents(folder).items():
+            with warnings.catch_warnings(action="ignore"):
+                archive.writestr(own_name, content)
+    with pytest.raises(ModelError, match=reason):
+        bundle.load(tmp_path / "m.zip")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -19,7 +19,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,9 +29,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, _packed, jsonio
-from sightline.errors import ImageError, ModelError, OutputError
+from sightline.errors import ImageError, ModelError, OutputError, first_line
 from sightline.inference.device_choice import Device, choose_device
-from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
+from sightline.inference.manifest import (
+    IMAGE_TASKS,
+    MASK_TASK,
+    REFERENCE_FILE,
+    Manifest,
+    ReferenceExample,
+    SchemaError,
+)
 from sightline.inference.predictor import Predictor, check_finite
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
@@ -173,7 +180,7 @@ def load(path: Path, threads: int = 0, device: Device = "cpu") -> tuple[Bundle, 
         check_limits(parse_graph(bundle.model), choose_batch_size(bundle.manifest.preprocess.shape))
         predictor = bundle.make_predictor(threads)
         check_reference_examples(bundle, predictor)
-        check_finite(predictor.outputs, predictor.preprocess)
+        check_random_image(bundle.manifest, predictor)
     return bundle, move_to_device(bundle, predictor, device)
 
 
@@ -223,10 +230,17 @@ def hash_pixels(pixels: NDArray[np.uint8]) -> str:
 
 
 def check_reference_examples(bundle: Bundle, predictor: Predictor) -> None:
-    """Raise `ModelError` if a reference example of `bundle` no longer gives its recorded pixels and probabilities."""
+    """Raise `ModelError` if a reference example of `bundle` no longer gives its recorded pixels and probabilities.
+
+    They are compared in batches of the size for which `check_limits` has counted the memory.
+    """
     examples = [reference for reference in bundle.manifest.reference_examples if reference.file in bundle.files]
-    if not examples:
-        return
+    size = choose_batch_size(bundle.manifest.preprocess.shape)
+    for start in range(0, len(examples), size):
+        _check_batch(bundle, predictor, examples[start : start + size])
+
+
+def _check_batch(bundle: Bundle, predictor: Predictor, examples: Sequence[ReferenceExample]) -> None:
     pixels = []
     for example in examples:
         try:
@@ -248,6 +262,15 @@ def check_reference_examples(bundle: Bundle, predictor: Predictor) -> None:
         )
 
 
+def check_random_image(manifest: Manifest, predictor: Predictor) -> None:
+    """Raise `ModelError` if a random image gives NaN or infinity, or outputs of another kind than the task has."""
+    has_masks = check_finite(predictor.outputs, predictor.preprocess).probabilities.ndim == 4
+    if manifest.task in ({*IMAGE_TASKS} if has_masks else {MASK_TASK}):
+        raise ModelError(
+            f"its task is {manifest.task}, but its outputs are those of {'a pixel' if has_masks else 'an image'}"
+        )
+
+
 def average_pixels(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities [N, K]: of a model of masks, the means over the pixels of each image."""
     if probabilities.ndim == 2:
@@ -264,7 +287,7 @@ def _read(path: Path) -> Bundle:
             with _io.open_regular(path) as file, _packed.open_zip(file) as archive:
                 return _read_verified(_make_zip_reader(archive))
         except _packed.ZIP_ERRORS as error:
-            raise ModelError(f"it is not a zip file, or it is damaged: {error}") from error
+            raise ModelError(f"it is not a zip file, or it is damaged: {first_line(error)}") from error
     model = _io.read_regular(path, MAX_MODEL_BYTES)
     return Bundle(_read_embedded_manifest(model), model, {})
 
@@ -335,6 +358,10 @@ def _make_folder_reader(folder: Path) -> Callable[[str], bytes]:
 
 def _make_zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
     members = {info.filename: info for info in archive.infolist()}
+    if len(members) < len(archive.infolist()):  # another program might read the other member
+        raise ModelError("two of its members have the same name")
+    if outside := [name for name in members if name.startswith("/") or ".." in name.split("/")]:
+        raise ModelError(f"its member {outside[0]!r} leads out of the folder, which is dangerous if you unpack it")
     if sum(info.file_size for info in members.values()) > MAX_BUNDLE_BYTES:
         raise ModelError(f"it decompresses to more than {MAX_BUNDLE_BYTES >> 30} GB")
     roots = [

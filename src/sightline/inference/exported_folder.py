@@ -23,7 +23,7 @@ from sightline.inference import bundle
 from sightline.inference.bundle import MANIFEST_FILE, Bundle
 from sightline.inference.exporters import EXPORTERS, Exporter
 from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
-from sightline.inference.predictor import Predictor, check_finite
+from sightline.inference.predictor import Predictor
 
 MAX_FILES = 1_000  # and folders
 
@@ -85,7 +85,7 @@ def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
         manifest, exporter, contents = _read(folder)
         predictor = _open_files(exporter, contents, manifest, threads)
         bundle.check_reference_examples(Bundle(manifest, b"", contents), predictor)
-        check_finite(predictor.outputs, predictor.preprocess)
+        bundle.check_random_image(manifest, predictor)
     return manifest, predictor
 
 

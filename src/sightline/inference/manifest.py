@@ -18,8 +18,10 @@ from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION = 2
 MAX_CLASSES = 100_000
+MAX_REFERENCE_EXAMPLES = 1_000  # `bundle.num_reference_examples` is at most 100; each class that is added adds one
 ONE_CLASS_TASKS = ("single_label", "hierarchical", "ordinal")
 """The tasks for which the label of an image is one of the classes."""
+IMAGE_TASKS, MASK_TASK = (*ONE_CLASS_TASKS, "multi_label"), "segmentation"  # outputs for an image, for each pixel
 MAX_TILE = 16.0  # the largest scale at which an image is cut into tiles
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD_TYPES: dict[str, Any] = {
@@ -96,9 +98,12 @@ class _DataFields(TypedDict, total=False):
     positive: str
 
 
-class _DisplayedFields(TypedDict, total=False):
-    """The types of the fields that are displayed."""
+class _CheckedFields(TypedDict, total=False):
+    """The types of the fields that are displayed, and of those that become other values than JSON's."""
 
+    classes: list[Any]
+    preprocess: Mapping[str, Any]
+    reference_examples: list[Any]
     metrics: Mapping[str, _SplitMetrics]
     parity: _ParityFields | None
     data: _DataFields
@@ -165,6 +170,10 @@ class Manifest:
         self._check_tree()
         self._check_numbers()
         check_thresholds(thresholds, self.classes)
+        if (count := len(self.reference_examples)) > MAX_REFERENCE_EXAMPLES:
+            raise ModelError(
+                f"the manifest has {count:,} reference examples, expected at most {MAX_REFERENCE_EXAMPLES:,}"
+            )
         for example in self.reference_examples:
             is_valid = len(example.probabilities) == len(self.classes) and _SHA256.fullmatch(example.pixels_sha256)
             if not is_valid or not REFERENCE_FILE.fullmatch(example.file) or not self._knows(example.label):
@@ -212,7 +221,7 @@ class Manifest:
             )
         if not jsonio.is_encodable(jsonio.dumps(values)):
             raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")
-        jsonio.build(_DisplayedFields, values, "the manifest")
+        jsonio.build(_CheckedFields, values, "the manifest")
         defaults = {"task": "single_label", "tile": 0.0}  # of manifests that were written before these fields
         field_values = defaults | {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}

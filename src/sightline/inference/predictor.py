@@ -148,8 +148,8 @@ def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: i
     return Outputs(*arrays)
 
 
-def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], preprocess: PreprocessingSpec) -> None:
-    """Raise `ModelError` if `compute_outputs` returns NaN or infinity for a random image of the size in `preprocess`.
+def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], preprocess: PreprocessingSpec) -> Outputs:
+    """Return the outputs of a random image of the size in `preprocess`; raises `ModelError` for NaN and infinity.
 
     Reference examples verify that a model is unchanged. A model whose outputs were never finite has none, and neither
     has a lone file.
@@ -163,6 +163,7 @@ def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], prepro
                 f"for a random image, {int((~np.isfinite(values)).sum())} of its {values.size} {name} are NaN or "
                 "infinite, so its weights are damaged or its training diverged"
             )
+    return outputs
 
 
 class FakePredictor:
