@@ -53,8 +53,7 @@ def test_an_image_is_recalled_by_rows_that_were_fitted_without_it() -> None:
     row = fit(new, x[labels < 3])
     assert not row.is_recalled[5]
     for left_out in range(6):
-        problem = new_class._Problem(new, new @ KERNEL, x[labels < 3], x[labels < 3] @ KERNEL)
-        weights = problem._weigh(np.arange(len(x)) != left_out)
+        weights = new_class.weigh_images(np.arange(len(x)) < 6, 3, np.arange(len(x)) != left_out)
         assert weights[left_out] == 0
         assert weights[:6].sum() == pytest.approx(1 / 4)
         assert weights.sum() == pytest.approx(1)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from sightline.distributed import cluster
 from sightline.errors import UsageError
 from sightline.models.build import Network
 from sightline.models.head import DENSE_LAYER, LOGITS
-from sightline.tasks.protocol import Task, find_task
+from sightline.tasks.protocol import LossGradient, Task, find_task
 from sightline.training import checkpoints
 from sightline.training.checkpoints import Arrays
 
@@ -171,8 +171,18 @@ def fit_linear_head(
     return best
 
 
+class HeadLoss(Protocol):
+    """What a head minimizes: that of a `Task`, whose methods these are, or another."""
+
+    def count_units(self, num_classes: int) -> int:
+        """Return the number U of scores for K classes."""
+
+    def differentiate_loss(self, scores: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
+        """Return the loss of n scores [n, U] and its gradient."""
+
+
 def iter_heads(
-    task: Task,
+    task: HeadLoss,
     train: Subset,
     num_classes: int,
     weights: NDArray[np.float32] | None = None,
@@ -195,7 +205,7 @@ class _Problem:
 
     def __init__(
         self,
-        task: Task,
+        task: HeadLoss,
         train: Subset,
         num_classes: int,
         weights: NDArray[np.float32] | None,
@@ -221,11 +231,15 @@ class _Problem:
         basis, coordinates = np.linalg.qr(((self._train.take(slice(None)) - self._mean) / self._std).T)
         self._basis, self._plain_mean = basis / self._std[:, None], self._mean
         count = len(self._train)
-        self._train = Subset(coordinates.T.astype(np.float32), np.arange(count), self._train.labels, self._train.paths)
+        features = coordinates.T.astype(np.float32, "C")
+        self._train = Subset(features, np.arange(count), self._train.labels, self._train.paths)
         self._mean, self._std = np.zeros(count), np.ones(count)
 
     def _iter_features(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        return ((rows, self._train.take(rows)) for rows in iterate_slices(len(self._train), CHUNK_ROWS))
+        train, features = self._train, np.asarray(self._train.pixels)
+        in_order = np.array_equal(train.rows, np.arange(len(features)))  # else rows are copied, which takes longer
+        slices = iterate_slices(len(train), CHUNK_ROWS)
+        return ((rows, features[rows] if in_order else train.take(rows)) for rows in slices)
 
     def solve(self, penalty: float) -> LinearHead:
         """Return the optimum for a penalty, searched from the last one."""
