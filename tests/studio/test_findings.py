@@ -18,7 +18,8 @@ ON_OTHER_THINGS = {
     "invalid-masks", "labels-from-names", "labels-from-table", "labels-never-alone", "mask-folders", "masks",
     "missing-classes", "missing-files", "missing-masks", "nested-classes", "not-images", "numeric-class-names",
     "one-class", "repeated-members", "several-labels", "similar-class-names", "small-classes", "split-folders",
-    "split-named-class", "unexpected-folder", "unlabeled-folders", "unread-labels", "unused-masks",
+    "split-named-class", "splits-from-lists", "unexpected-folder", "unlabeled-folders", "unread-labels",
+    "unread-splits", "unused-masks",
 }  # fmt: skip
 """Kinds of findings on classes, folders, tables, and files that are not listed."""
 

@@ -29,6 +29,7 @@ from sightline.data.sources import named
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.file_lists import apply_file_lists
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
@@ -298,7 +299,8 @@ def _list_files(
     is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
     if is_unlabeled and (tables := find_label_tables(store, folder)):
         return list_by_tables(tables, store, options, prefix)
-    return read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
+    listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
+    return apply_file_lists(listing, store, prefix)
 
 
 def _labels_file(text: str, folder: Path | None) -> Path:

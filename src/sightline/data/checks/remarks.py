@@ -116,6 +116,19 @@ REMARK_FINDINGS = {
         "tables give the labels",
         "If that is wrong, choose another one with --set data.labels=FILE, or move it out of the folder.",
     ),
+    "splits-from-lists": RemarkFinding(
+        "note",
+        "list gives the splits",
+        "lists give the splits",
+        "If that is wrong, move it out of the folder.",
+    ),
+    "unread-splits": RemarkFinding(
+        "warning",
+        "list that may give the splits is not used",
+        "lists that may give the splits are not used",
+        "The images are split as if there were none. To use lists, keep those in the folder that together name each "
+        "image once, such as one train.txt and one test.txt.",
+    ),
     "missing-files": RemarkFinding(
         "warning",
         "row refers to a missing file and is ignored",
@@ -138,7 +151,9 @@ REMARK_FINDINGS = {
 }
 """The wording for each kind of `SourceNote`."""
 
-SHOWN_IN_TRAINING = frozenset({"labels-from-names", "labels-from-table", "unread-labels"})
+SHOWN_IN_TRAINING = frozenset(
+    {"labels-from-names", "labels-from-table", "splits-from-lists", "unread-labels", "unread-splits"}
+)
 """Notes that `train` shows too, so that a misread source is noticed before training."""
 
 

@@ -71,7 +71,7 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     label = requested["label"] or _find_label_column(table, {path, split})
     if label:
         return Columns(path, label, split)
-    masks = [c for c in _find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
+    masks = [c for c in find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
     if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
     one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
@@ -81,7 +81,7 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
 
 
 def _find_path_column(table: Table, is_file: IsFile, used_columns: Collection[str]) -> str:
-    by_name = _find_by_name(table, "path", used_columns)
+    by_name = find_by_name(table, "path", used_columns)
     rows = table.rows[:_SAMPLE_ROWS]
     by_content = [
         c for c in table.columns if c not in used_columns and 2 * sum(is_file(r.get_text(c)) for r in rows) > len(rows)
@@ -95,7 +95,7 @@ def _find_split_column(table: Table, used_columns: Collection[str]) -> str:
     return _first_or_empty(
         [
             c
-            for c in (_find_by_name(table, "split", used_columns) if table.has_header else unused_columns)
+            for c in (find_by_name(table, "split", used_columns) if table.has_header else unused_columns)
             if _is_split_column(table, c)
         ]
     )
@@ -104,7 +104,7 @@ def _find_split_column(table: Table, used_columns: Collection[str]) -> str:
 def _find_label_column(table: Table, used_columns: Collection[str]) -> str:
     unused_columns = [c for c in table.columns if c not in used_columns]
     return _first_or_empty(
-        _find_by_name(table, "label", used_columns) if table.has_header or len(unused_columns) > 1 else unused_columns
+        find_by_name(table, "label", used_columns) if table.has_header or len(unused_columns) > 1 else unused_columns
     )
 
 
@@ -117,7 +117,8 @@ def _resolve_requested(table: Table, role: str, name: str) -> str:
     raise DataError(f"{table.name} has no column {name!r} for data.columns.{role}: {_describe_columns(table)}.")
 
 
-def _find_by_name(table: Table, role: str, used_columns: Collection[str]) -> list[str]:
+def find_by_name(table: Table, role: str, used_columns: Collection[str]) -> list[str]:
+    """Return the columns of a table that have a usual name of a role, the most specific first."""
     normalized = {normalize_name(column): column for column in reversed(table.columns)}
     return [
         normalized[name] for name in _COLUMN_NAMES[role] if name in normalized and normalized[name] not in used_columns

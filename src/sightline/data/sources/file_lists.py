@@ -1,0 +1,228 @@
+"""Lists beside class folders: of the images of each split, and of the labels of a split without class folders.
+
+Food-101 has ``meta/train.txt`` and ``meta/test.txt``, CUB-200 ``train_test_split.txt``, Tiny ImageNet
+``val/val_annotations.txt``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from sightline.data.sources.columns import KNOWN_COLUMNS, find_by_name
+from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name
+from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
+from sightline.data.sources.table import TABLE_SUFFIXES, Table, read_table
+from sightline.data.storage import FileStore
+from sightline.data.types import SourceNote, Split
+from sightline.errors import DataError, ImageError, plural
+
+FindImage = Callable[[str], str | None]
+Splits = Mapping[str, Split]
+Memberships = Mapping[str, set[Split]]
+
+_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".lst")
+_DEPTH = 4  # folders around a list, such as archive/food-101/meta
+
+
+def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str) -> SourceListing:
+    """Return the listing of class folders with the splits and labels of the lists beside them.
+
+    Lists give the splits if each image is in one of them, and no folder gives any. They give labels to a split of
+    images alone if each of these has one, and the class folders of other splits have the same classes. Where they name
+    most images and others not, a note says so.
+    """
+    keys = list(_list_candidates(listing, store))
+    if not keys or not listing.items:
+        return listing
+    if any(item.split for item in listing.items):
+        return _label_splits(listing, store, prefix, keys)
+    images = [item.key for item in listing.items if is_image_name(item.key)]
+    partial: list[SourceNote] = []
+    for names, memberships in _read_splits(store, keys, _index_images(images)):
+        splits = {image: next(iter(each)) for image, each in memberships.items() if len(each) == 1}
+        if len(set[Split]().union(*memberships.values())) < 2:
+            continue
+        if len(splits) == len(images):
+            notes = [SourceNote("splits-from-lists", prefix + name, "") for name in names]
+            return _assign_splits(listing, splits, notes)
+        if 2 * len(memberships) > len(images):
+            reason = f"{len(splits):,} of {plural(len(images), 'image')} are in one split"
+            partial = partial or [SourceNote("unread-splits", prefix + name, reason) for name in names]
+    listing.notes.extend(partial)
+    return listing
+
+
+def _assign_splits(listing: SourceListing, splits: Splits, notes: Sequence[SourceNote]) -> SourceListing:
+    items = [replace(item, split=splits[item.key]) for item in listing.items if item.key in splits]
+    skipped = [item.path for item in listing.items if item.key not in splits]  # whose names are not those of images
+    places = dict.fromkeys((item.label, item.split) for item in items)
+    classes = [
+        replace(folder, split=split) for folder in listing.classes for label, split in places if label == folder.label
+    ]
+    return replace(
+        listing,
+        items=items,
+        skipped_files=[*listing.skipped_files, *skipped],
+        classes=classes,
+        notes=[*listing.notes, *notes],
+    )
+
+
+def _list_candidates(listing: SourceListing, store: FileStore) -> Iterator[str]:
+    """Yield the files that may be lists, outside of the folders that hold labeled images."""
+    folders = {item.key.rpartition("/")[0] for item in listing.items}
+    for key in store.keys():  # noqa: SIM118  # a store is no mapping
+        path = PurePosixPath(key)
+        if (
+            key.lower().endswith(_SUFFIXES)
+            and key.count("/") < _DEPTH
+            and not is_hidden(key)
+            and "submission" not in path.name.lower()  # an example for competitors: its labels mean nothing
+            and folders.isdisjoint(map(str, path.parents))  # where text may describe an image, as in train_1.txt
+        ):
+            yield key
+
+
+def _index_images(keys: Iterable[str]) -> FindImage:
+    """Return a function that finds the image which a cell names, by its folder and name, or by a unique name alone."""
+    index: dict[str, str | None] = {}
+    for key in keys:
+        path = PurePosixPath(key)
+        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+        for name in {path.name, stem}:
+            for text in (name, f"{path.parent.name}/{name}"):
+                index[text.casefold()] = None if index.get(text.casefold(), key) != key else key
+
+    def find(text: str) -> str | None:
+        return index.get("/".join(text.replace("\\", "/").split("/")[-2:]).casefold())
+
+    return find
+
+
+def _read_rows(store: FileStore, key: str, find: FindImage) -> tuple[Table, list[tuple[str, ...]]]:
+    """Return a list as a table, and the cells of its rows: of a line alone, also its parts at a space."""
+    try:
+        content = store.read(key)
+    except ImageError as error:
+        raise DataError(f"{key}: {error}.") from error
+    table = read_table(bytes(content), key, KNOWN_COLUMNS, lambda text: any(map(find, _part_line(text))))
+    rows = [tuple(row.get_text(column) for column in table.columns) for row in table.rows]
+    if len(table.columns) > 1:
+        return table, rows
+    return table, [_part_line(line) for (line,) in rows]
+
+
+def _part_line(line: str) -> tuple[str, ...]:
+    return (line, *line.partition(" ")[::2], *line.rpartition(" ")[::2])
+
+
+def _find_images(rows: Sequence[tuple[str, ...]], find: FindImage) -> dict[int, str]:
+    """Return the image that each row names, in the column that names most."""
+    best: dict[int, str] = {}
+    for column in range(max(map(len, rows), default=0)):
+        cells = ((i, find(row[column])) for i, row in enumerate(rows) if column < len(row))
+        images = {i: image for i, image in cells if image is not None}
+        best = images if len(set(images.values())) > len(set(best.values())) else best
+    return best
+
+
+def _read_splits(store: FileStore, keys: Sequence[str], find: FindImage) -> Iterator[tuple[list[str], Memberships]]:
+    """Yield the names of lists that belong together, and the splits in which they name each image."""
+    stems = find_splits({PurePosixPath(key).stem for key in keys})
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in keys:
+        path = PurePosixPath(key)
+        if path.stem in stems:
+            groups[str(path.parent), path.suffix.lower()].append(key)
+        elif path.name == "train_test_split.txt" and (ids := str(path.with_name("images.txt"))) in keys:
+            with suppress(DataError):
+                flags = _read_rows(store, key, str)[1]
+                yield [key], _read_numbered(_read_rows(store, ids, find)[1], flags, find)
+        elif key.count("/") < 2 and path.suffix.lower() in {".csv", ".tsv"}:
+            with suppress(DataError):
+                yield [key], _read_split_column(_read_rows(store, key, find)[1], find)
+    for group in groups.values():
+        memberships: dict[str, set[Split]] = defaultdict(set)
+        for key in group:
+            with suppress(DataError):
+                for image in _find_images(_read_rows(store, key, find)[1], find).values():
+                    memberships[image].add(stems[PurePosixPath(key).stem].split)
+        yield group, memberships
+
+
+def _read_numbered(images: Sequence[tuple[str, ...]], flags: Sequence[tuple[str, ...]], find: FindImage) -> Memberships:
+    """Return the splits of lists of ``17 CLASS/NAME.jpg`` and ``17 1``, where 1 is training."""
+    is_train = {row[1]: row[2] for row in flags if len(row) > 2}
+    named = {i: image for i, image in _find_images(images, find).items() if is_train.get(images[i][1]) in {"0", "1"}}
+    return {image: {"train" if is_train[images[i][1]] == "1" else "test"} for i, image in named.items()}
+
+
+def _read_split_column(rows: Sequence[tuple[str, ...]], find: FindImage) -> Memberships:
+    """Return the splits of a table with a column of nothing else."""
+    images = _find_images(rows, find)
+    for column in range(min((len(rows[i]) for i in images), default=0)):
+        splits: dict[str, set[Split]] = defaultdict(set)
+        for i, image in images.items():
+            if (split := parse_split(rows[i][column])) is not None:
+                splits[image].add(split)
+        if len(splits) == len(set(images.values())):
+            return splits
+    return {}
+
+
+def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str]) -> SourceListing:
+    """Return the listing with the labels of splits without class folders, if a list in or beside them has them all."""
+    classes = {item.label for item in listing.items}
+    by_split: dict[Split, list[str]] = defaultdict(list)
+    for path in listing.unlabeled:
+        if (split := find_folder_split(path.removeprefix(prefix))) is not None:
+            by_split[split].append(path.removeprefix(prefix))
+    for split, images in by_split.items():
+        find = _index_images(images)
+        for key in keys:
+            if split not in {find_folder_split(key), parse_split(PurePosixPath(key).stem)}:
+                continue
+            labels: Mapping[str, str] = {}
+            with suppress(DataError):
+                labels = _read_labels(*_read_rows(store, key, find), find, classes)
+            if len(labels) == len(images) and len(set(labels.values())) > 1:
+                listing = _add_labeled(listing, store, prefix, labels, split, key)
+                break
+    return listing
+
+
+def _read_labels(table: Table, rows: Sequence[tuple[str, ...]], find: FindImage, classes: set[str]) -> dict[str, str]:
+    """Return the classes of the images in a table: those in its column of labels, else in any of classes alone."""
+
+    def parse(cell: str) -> str:
+        return cell if cell in classes else cell.split(" ", maxsplit=1)[0]  # of ImageNet's class with boxes
+
+    images = _find_images(rows, find)
+    width = min((len(rows[i]) for i in images), default=0)
+    columns = [c for c in range(width) if all(parse(rows[i][c]) in classes for i in images)]
+    named = [table.columns.index(name) for name in find_by_name(table, "label", ())]
+    columns = [c for c in named if c in columns][:1] or columns
+    labels = [{image: parse(rows[i][c]) for i, image in images.items()} for c in columns]
+    return labels[0] if labels and all(each == labels[0] for each in labels) else {}
+
+
+def _add_labeled(
+    listing: SourceListing, store: FileStore, prefix: str, labels: Mapping[str, str], split: Split, key: str
+) -> SourceListing:
+    paths = {prefix + image for image in labels}
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    return replace(
+        listing,
+        items=[*listing.items, *(SourceItem(store, k, prefix + k, label, split) for k, label in labels.items())],
+        unlabeled=[path for path in listing.unlabeled if path not in paths],
+        to_label=[item for item in listing.to_label if item.path not in paths],
+        notes=[
+            *(note for note in listing.notes if note.kind != "unlabeled-folders" or note.path not in folders),
+            SourceNote("labels-from-table", prefix + key, f"of the {split} split"),
+        ],
+    )

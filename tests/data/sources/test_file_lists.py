@@ -1,0 +1,134 @@
+"""Lists beside class folders, as data sets are published with them: of splits, and of the labels of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sightline.data.indexing import build_index
+from synthetic_images import encode_png, write_files, write_zip
+
+FOLDERS = ("images/cat/a 1.jpg", "images/cat/2.jpg", "images/dog/a 1.jpg", "images/dog/3.jpg")
+SPLITS = {FOLDERS[0]: "train", FOLDERS[1]: "test", FOLDERS[2]: "train", FOLDERS[3]: "test"}
+COCO = '{"images": [%s], "annotations": [], "categories": []}'
+
+LISTS: Mapping[str, Mapping[str, str]] = {
+    "Food-101": {
+        "meta/train.txt": "cat/a 1\ndog/a 1\n", "meta/test.txt": "cat/2\ndog/3\n",
+        "meta/train.json": '{"cat": ["cat/a 1"]}', "meta/classes.txt": "cat\ndog\n",
+    },
+    "CUB-200": {
+        "images.txt": "".join(f"{i} {key.removeprefix('images/')}\n" for i, key in enumerate(FOLDERS, 1)),
+        "train_test_split.txt": "1 1\n2 0\n3 1\n4 0\n", "image_class_labels.txt": "1 1\n2 1\n3 2\n4 2\n",
+    },
+    "paths and classes": {"train_list.txt": "cat/a 1.jpg 0\ndog/a 1.jpg 1", "test_list.txt": "cat/2.jpg 0\n3.jpg 1"},
+    "EuroSAT": {
+        "train.csv": ",Filename,Label\n0,cat/a 1.jpg,0\n1,dog/a 1.jpg,1\n",
+        "test.csv": ",Filename,Label\n0,cat/2.jpg,0\n1,dog/3.jpg,1\n",
+    },
+    "AutoML": {"import.csv": "".join(f"{split.upper()},gs://bucket/{key},x\n" for key, split in SPLITS.items())},
+    "iNaturalist": {
+        f"{split}2017.json": COCO % ", ".join(
+            f'{{"id": {i}, "file_name": "{key}"}}' for i, key in enumerate(FOLDERS) if SPLITS[key] == split
+        )
+        for split in ("train", "test")
+    },
+}  # fmt: skip
+
+
+def write_source(folder: Path, images: tuple[str, ...], lists: Mapping[str, str]) -> dict[str, bytes]:
+    files = {name: encode_png(i) for i, name in enumerate(images)} | {key: t.encode() for key, t in lists.items()}
+    write_files(folder, files)
+    return files
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_give_the_splits_of_class_folders(tmp_path: Path, name: str) -> None:
+    files = write_source(tmp_path / "set", FOLDERS, LISTS[name])
+    archive = write_zip(tmp_path / "set.zip", {f"set-1.0/{key}": content for key, content in files.items()})
+    for source, prefix in ((tmp_path / "set", ""), (archive, "set-1.0/")):
+        index = build_index(source)
+        assert {p.path.removeprefix(prefix): p.split for p in index.images} == SPLITS
+        assert {p.label for p in index.images} == {"cat", "dog"}
+        assert {n.kind for n in index.notes} == {"splits-from-lists"}
+        assert index.empty_classes == ()
+
+
+@pytest.mark.parametrize(
+    ("lists", "reason"),
+    [
+        ({"train.txt": "cat/a 1\ndog/a 1\n", "test.txt": "cat/2\n"}, "3 of 4 images are in one split"),
+        ({"train.txt": "cat/a 1\ndog/a 1\ncat/2\n", "test.txt": "cat/2\ndog/3"}, "3 of 4 images are in one split"),
+    ],
+    ids=["an image in none", "an image in two"],
+)
+def test_lists_that_do_not_name_each_image_once_are_not_used(
+    tmp_path: Path, lists: Mapping[str, str], reason: str
+) -> None:
+    write_source(tmp_path, FOLDERS, lists)
+    index = build_index(tmp_path)
+    assert {p.split for p in index.images} == {None}
+    assert [(n.kind, n.path, n.reason) for n in index.notes] == [
+        ("unread-splits", name, reason) for name in sorted(lists)
+    ]
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"train.txt": "cat/a 1\ncat/2\ndog/a 1\ndog/3\n", "notes.txt": "train"},
+        {"train.csv": "id,label\n1,cat\n", "test.csv": "id\n9\n"},
+        {"images/cat/train.txt": "cat/a 1\ndog/a 1\n", "images/cat/test.txt": "cat/2\ndog/3\n"},
+        {"train.txt": "\0\xff", "train_test_split.txt": "", "images.txt": "[", "test.json": "{", "a.csv": '"'},
+    ],
+    ids=["one split", "other images", "text in a class folder", "damaged"],
+)
+def test_other_files_beside_class_folders_change_nothing(tmp_path: Path, lists: Mapping[str, str]) -> None:
+    write_source(tmp_path, FOLDERS, lists)
+    index = build_index(tmp_path)
+    assert {p.split for p in index.images} == {None}
+    assert index.notes == ()
+
+
+TRAINING = tuple(f"train/{label}/images/{label}_{i}.png" for label in ("n01", "n02") for i in range(2))
+ALONE = tuple(f"val/images/val_{i}.png" for i in range(2))
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("val/val_annotations.txt", "val_0.png\tn02\t0\t32\t44\t62\nval_1.png\tn01\t52\t55\t57\t59\n"),
+        ("LOC_val_solution.csv", "ImageId,PredictionString\nval_0,n02 1 2 3 4 n02 1 2 3 4\nval_1,n01 1 2 3 4\n"),
+        ("Val.csv", "Width,ClassId,Path\n9,n02,Val/val_0.png\n9,n01,Val/val_1.png\n"),
+        ("val.txt", "val/images/val_0.png n02\nval/images/val_1.png n01\n"),
+    ],
+    ids=["Tiny ImageNet", "ImageNet", "GTSRB", "paths and classes"],
+)
+def test_a_list_labels_a_split_without_class_folders(tmp_path: Path, key: str, text: str) -> None:
+    images = tuple(name.replace("val/images", "Val") if key == "Val.csv" else name for name in ALONE)
+    write_source(tmp_path, (*TRAINING, *images), {key: text})
+    index = build_index(tmp_path)
+    held_out = {p.path: p.label for p in index.images if p.split == "validation"}
+    assert held_out == dict(zip(images, ("n02", "n01"), strict=True))
+    assert [(n.kind, n.path, n.reason) for n in index.notes] == [("labels-from-table", key, "of the validation split")]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("val_submission.csv", "id,label\nval_0,n01\nval_1,n02\n"),
+        ("val.csv", "id,label\nval_0,n01\nval_1,n01\n"),
+        ("val.csv", "id,label\nval_0,n01\n"),
+        ("val.csv", "id,label\nval_0,n01\nval_1,n03\n"),
+        ("test.csv", "id,label\nval_0,n01\nval_1,n02\n"),
+        ("val.csv", "id,v,w\nval_0,n01,n02\nval_1,n02,n01\n"),
+    ],
+    ids=["a submission", "one class", "not all", "another class", "of another split", "two columns"],
+)
+def test_a_list_that_may_mean_something_else_labels_nothing(tmp_path: Path, key: str, text: str) -> None:
+    write_source(tmp_path, (*TRAINING, *ALONE), {key: text})
+    index = build_index(tmp_path)
+    assert {p.split for p in index.images} == {"train"}
+    assert [(n.kind, n.path, n.reason) for n in index.notes] == [("unlabeled-folders", "val", "2 images")]
