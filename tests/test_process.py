@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import sightline
-from sightline import backend, process
+from sightline import backend, cli, process
 from sightline.callbacks import Callback
 
 
@@ -146,11 +147,24 @@ def test_a_command_that_is_terminated_removes_what_it_has_half_written(number: s
     assert not [*tmp_path.iterdir()]
 
 
-def test_ctrl_c_of_which_a_compiled_module_makes_another_error_is_an_interrupt(tmp_path: Path) -> None:
-    """As ONNX Runtime does while it is imported."""
-    code = WRITING.replace("ENDING", "raise ImportError('initialization failed') from KeyboardInterrupt()")
+@pytest.mark.parametrize(
+    ("signaled", "expected"), [("KeyboardInterrupt()", (130, "error: Interrupted.\n")), ("SystemExit(0)", (0, ""))]
+)
+def test_a_signal_of_which_a_compiled_module_makes_another_error_is_a_signal(
+    signaled: str, expected: tuple[int, str], tmp_path: Path
+) -> None:
+    """As ONNX Runtime does while it is imported; `serve` makes `SystemExit` of SIGTERM."""
+    code = WRITING.replace("ENDING", f"raise ImportError('initialization failed') from {signaled}")
     completed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (completed.returncode, completed.stderr) == (130, "error: Interrupted.\n")
+    assert (completed.returncode, completed.stderr) == expected
+
+
+def test_ctrl_c_before_the_command_begins_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_build_commands", lambda: signal.raise_signal(signal.SIGINT))
+    assert cli._run_command() == 130
+    assert capsys.readouterr() == ("", "error: Interrupted.\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -247,6 +261,22 @@ def test_nohup_is_respected(hangup: list[int]) -> None:
     process.treat_sighup_as_sigterm()
     signal.raise_signal(signal.SIGHUP)
     assert hangup == []
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_hang_up_asks_for_a_reload_until_the_terminal_closes(
+    before: Any, hangup: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal, reloads = [True], list[None]()
+    monkeypatch.setattr(process, "has_terminal", lambda: terminal[0])
+    signal.signal(signal.SIGHUP, before)
+    process.reload_at_sighup(lambda: reloads.append(None))
+    signal.raise_signal(signal.SIGHUP)
+    assert (len(reloads), hangup) == (1, [])
+    terminal[0] = False
+    for _ in range(3):
+        signal.raise_signal(signal.SIGHUP)
+    assert (len(reloads), hangup) == ((4, []) if before is signal.SIG_IGN else (1, [signal.SIGTERM]))
 
 
 def test_a_library_call_leaves_hang_ups_alone(hangup: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

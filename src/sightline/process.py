@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,27 @@ def treat_sighup_as_sigterm() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(number, terminate)
+
+
+def reload_at_sighup(reload: Callable[[], None]) -> None:
+    """Make SIGHUP call `reload`; once the terminal of the process has closed, it does what SIGTERM does, and only once.
+
+    Under ``nohup``, which has the signal ignored, the terminal does not matter. Call it in the main thread; it has no
+    effect outside the command line's own process.
+    """
+    number = getattr(signal, "SIGHUP", None)  # missing on Windows
+    if number is None or not is_claimed():
+        return
+    ends_with_terminal = signal.getsignal(number) is not signal.SIG_IGN and has_terminal()
+
+    def handle(_number: int, _frame: object) -> None:
+        if not ends_with_terminal or has_terminal():
+            reload()
+            return
+        signal.signal(number, signal.SIG_IGN)  # a closing terminal sends it more than once
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(number, handle)
 
 
 def raise_file_limit() -> None:

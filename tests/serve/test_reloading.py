@@ -107,7 +107,7 @@ def test_no_request_is_lost_or_gets_an_answer_of_two_models(path: Path) -> None:
         try:
             for turn in range(6):
                 await asyncio.to_thread(bundle.write_folder, list(bundles.values())[(turn + 1) % 2], path)
-                server.reloader.request()
+                server.reloader.requested.set()
                 await server.wait_for(count("loaded", turn + 1))
                 start = len(answers)
                 while len(answers) < start + 16:  # noqa: ASYNC110  # what clients see of it
@@ -147,7 +147,7 @@ def test_a_request_in_flight_is_finished_by_the_model_that_it_started_with(
         request = asyncio.create_task(server.app(make_scope("/predict"), receive, send))
         await arrived.wait()
         bundle.write_folder(new, path)
-        server.reloader.request()
+        server.reloader.requested.set()
         assert not model_calls
         await server.wait_for(count("loaded", 1))
         assert model_calls, "the new model has run before its first request"
@@ -175,7 +175,7 @@ def test_a_model_that_was_replaced_is_freed(path: Path, monkeypatch: pytest.Monk
 
     async def use() -> None:
         bundle.write_folder(make_bundle(2), path)
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("loaded", 1))
         async with asyncio.timeout(60):
             while loaded[0]() is not None:
@@ -198,16 +198,16 @@ def test_a_bundle_that_cannot_be_used_keeps_the_old_one_until_it_is_mended(
         damaged[-100] ^= 1
         (path / "model.onnx").write_bytes(damaged)
         for turn in range(2):  # the second time, nothing has changed
-            server.reloader.request()
+            server.reloader.requested.set()
             await server.wait_for(count("failed", turn + 1))
         assert await server.predict() == before
         assert (await server.get("/health")) == {"status": "ok"}
         shutil.rmtree(path)
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("failed", 3))
         assert await server.predict() == before
         bundle.write_folder(make_bundle(3), path)
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("loaded", 1))
         assert (await server.predict())[1]["model"]["weights_sha256"] == "3" * 64
 
@@ -261,12 +261,12 @@ def test_files_that_cannot_be_listed_are_a_failure_of_their_model(path: Path, ca
         shutil.rmtree(folder / "cats")
         (folder / "cats").symlink_to("x" * 300)
         bundle.write_folder(make_bundle(2), folder / "birds")
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("failed", 1), count("loaded", 1, "birds"))
         assert (await server.predict("/models/cats/predict"))[0] == 200
         (folder / "cats").unlink()
         bundle.write_folder(make_bundle(4), folder / "cats")
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("loaded", 1))
 
     with caplog.at_level(logging.ERROR, "sightline.serve"):
@@ -297,7 +297,7 @@ def test_a_model_that_still_answers_when_the_server_closes_is_stopped(path: Path
         request = asyncio.create_task(server.app(make_scope("/predict"), receive, send))
         await arrived.wait()
         bundle.write_folder(make_bundle(2), path)
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("loaded", 1))
         requests.append(request)
 
@@ -322,7 +322,7 @@ def test_a_model_that_is_being_loaded_does_not_keep_the_server_from_closing(
 
     async def use() -> None:
         bundle.write_folder(make_bundle(2), path)
-        server.reloader.request()
+        server.reloader.requested.set()
         assert await asyncio.to_thread(is_loading.wait, 20)
 
     started = time.monotonic()
@@ -340,7 +340,7 @@ def test_a_folder_gains_and_loses_versions_and_models(path: Path, caplog: pytest
         bundle.write_folder(make_bundle(2), folder / "cats" / "2")
         bundle.write(make_bundle(5), folder / "birds.zip")
         (folder / "cats" / "3").mkdir()  # not a model, or not yet
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("loaded", 1), count("loaded", 1, "birds"), count("failed", 1))
         assert [(m["name"], m["version"]) for m in (await server.get("/models"))["models"]] == [
             ("birds", "5" * 12), ("cats", "1"), ("cats", "2")
@@ -349,12 +349,12 @@ def test_a_folder_gains_and_loses_versions_and_models(path: Path, caplog: pytest
         shutil.rmtree(folder / "cats" / "2")
         shutil.rmtree(folder / "cats" / "3")
         (folder / "birds.zip").unlink()
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("removed", 1), count("removed", 1, "birds"))
         assert (await server.predict())[1]["model"]["version"] == "1"
         assert 'version="2"' not in await server.get("/metrics")
         shutil.rmtree(folder / "cats")
-        server.reloader.request()
+        server.reloader.requested.set()
         await server.wait_for(count("failed", 1, ""))
         assert (await server.predict())[0] == 200
 

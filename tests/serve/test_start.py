@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ pytest.importorskip("prometheus_client")
 from asgi_client import Request, call
 from sightline.cli import app
 from sightline.inference import bundle
-from sightline.serve import connections
+from sightline.serve import connections, workers
 from small_bundles import make_bundle
 from synthetic_images import encode_png
 
@@ -67,21 +69,28 @@ def test_the_options_reach_the_server_whose_model_runs_before_its_first_request(
 LOADING = """
 import sys, time
 from sightline import cli
-from sightline.serve import reloading
 
-def load_all(reloader):
+def wait(*_):
     print("loading", flush=True)
     time.sleep(60)
 
-reloading.Reloader.load_all = load_all
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "sightline.serve.access":
+            wait()
+
+HOLD
 sys.argv = ["sightline", "serve", "shapes", "--port", "0"]
 cli.main()
 """
+IMPORTED = "sys.meta_path.insert(0, Finder())"
+LOADED = "from sightline.serve import reloading; reloading.Reloader.load_all = wait"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
-def test_signals_while_the_model_is_loaded() -> None:
-    command = [sys.executable, "-c", LOADING]
+@pytest.mark.parametrize("hold", [IMPORTED, LOADED])
+def test_signals_while_the_server_is_imported_and_the_model_is_loaded(hold: str) -> None:
+    command = [sys.executable, "-c", LOADING.replace("HOLD", hold)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
@@ -93,3 +102,45 @@ def test_signals_while_the_model_is_loaded() -> None:
         child.send_signal(signal.SIGTERM)
         assert child.communicate(timeout=20) == ("", "")
     assert child.returncode == 0
+
+
+WORKER = """
+import os, pathlib, pickle, signal, sys, time
+pickle.load(sys.stdin.buffer)
+folder, _, status, _ = pickle.load(sys.stdin.buffer)
+signal.signal(signal.SIGHUP, lambda *_: (folder / "reloaded").touch())
+while not (folder / "loaded").exists():
+    time.sleep(0.01)
+os.write(status, b'["ready", ""]\\n')
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no workers")
+def test_a_worker_that_is_starting_looks_for_changed_models_once_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have read the old ones."""
+    monkeypatch.setattr(workers, "CHILD_CODE", WORKER)
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end
+            worker.look()
+            time.sleep(0.01)
+
+    with connections.Listener() as listener:
+        listener.bind(("127.0.0.1", 0))
+        settings: Any = tmp_path  # the place of the files of the test
+        worker = workers._Worker(1, settings, listener, 1, str(tmp_path), print)
+        try:
+            worker.reload()
+            (tmp_path / "loaded").touch()
+            wait_for(lambda: worker.is_ready)
+            wait_for((tmp_path / "reloaded").exists)
+            (tmp_path / "reloaded").unlink()
+            worker.reload()
+            wait_for((tmp_path / "reloaded").exists)
+        finally:
+            worker.kill()

@@ -128,7 +128,7 @@ def _run_command() -> int:
             f"{message}{'' if message.endswith('.') else '.'} See `sightline help{f' {name}' if name else ''}`."
         )
         return int(error.exit_code)
-    except Exception as error:  # noqa: BLE001  # the last resort: report an internal error
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: report an internal error
         return _report_error(error)
     if code == SIGINT_EXIT:
         return _report_interrupt()
@@ -144,7 +144,7 @@ def _report_interrupt() -> int:
     return SIGINT_EXIT
 
 
-def _report_error(error: Exception) -> int:
+def _report_error(error: BaseException) -> int:
     """Print an error and return the exit code."""
     if isinstance(error, SightlineError):
         print_error(str(error))
@@ -156,8 +156,8 @@ def _report_error(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         print_error(f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path.")
         return 2
-    if _is_interrupt(error):
-        return _report_interrupt()
+    if (cause := _find_exit(error)) is not None:  # or SIGTERM, with which `serve` exits
+        return _report_interrupt() if isinstance(cause, KeyboardInterrupt) else 0
     from sightline.backend import is_out_of_memory
 
     if is_out_of_memory(error):
@@ -170,11 +170,11 @@ def _report_error(error: Exception) -> int:
     return 3
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether an error follows from Ctrl-C, of which a compiled module that is imported makes an `ImportError`."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+def _find_exit(error: BaseException | None) -> BaseException | None:
+    """Return the signal that an error follows from; a compiled module that is imported makes an `ImportError` of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error
 
 
 def _show_warning(

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sightline import process
 from sightline.errors import SightlineError, first_line
 from sightline.serve.metrics import Metrics
 from sightline.serve.model_folder import DEFAULT_OPTIONS, LoadOptions, StoredModel, load_all
@@ -37,22 +33,26 @@ class _Failure:
 
 
 class Reloader:
-    """Looks every `seconds` (0: never) and at SIGHUP for models that changed, and replaces them when they are ready.
+    """Looks every `seconds` (0: never), and when it is `requested`, for models that changed, and replaces them.
 
     A model is loaded, verified and warmed up before it takes the place of the one with the same name and version, all
     changed ones in one step. Requests that are in flight are answered by the model that they started with. Files must
-    have stayed the same for `seconds`, so that no copy is read halfway; at SIGHUP they are read at once. `options` are
+    have stayed the same for `seconds`, so that no copy is read halfway; on request they are read at once. `options` are
     those of `StoredModel.load`.
 
-    A model that cannot be used is tried again at SIGHUP, and after `seconds`, twice as many, and so on up to
+    A model that cannot be used is tried again on request, and after `seconds`, twice as many, and so on up to
     `MAX_RETRY_SECONDS`: the reason may pass without a change of its files, as that of a permission or of a disk does.
     """
 
     def __init__(
-        self, list_entries: Callable[[], list[StoredModel]], options: LoadOptions = DEFAULT_OPTIONS, seconds: float = 0
+        self,
+        list_entries: Callable[[], list[StoredModel]],
+        options: LoadOptions = DEFAULT_OPTIONS,
+        seconds: float = 0,
+        requested: asyncio.Event | None = None,
     ) -> None:
         self._list_entries, self._options, self._seconds = list_entries, options, seconds
-        self._request = asyncio.Event()
+        self.requested = requested or asyncio.Event()
         self._loaded: dict[StoredModel, Any] = {}  # what was loaded last, or could not be, with its signature
         self._seen: dict[StoredModel, Any] = {}  # at the last look
         self._failures: dict[StoredModel, _Failure] = {}
@@ -70,23 +70,18 @@ class Reloader:
         }
         return models
 
-    def request(self) -> None:
-        """Look at once, for one event loop."""
-        self._request.set()
-
     async def run(self, models: RunningModels, metrics: Metrics) -> None:
         """Keep `models` as they are on disk, until cancelled."""
         try:
-            with _handle_sighup(self.request):
-                while True:
-                    is_requested = await self._wait()
-                    try:
-                        await self._update(models, metrics, settle=not is_requested)
-                        self._scan_error = ""
-                    except SightlineError as error:
-                        self._report_scan(first_line(error), metrics, repeat=is_requested)
-                    except Exception:  # noqa: BLE001  # a fault of this code must not end the looks
-                        _LOG.exception("The models cannot be loaded again.")
+            while True:
+                is_requested = await self._wait()
+                try:
+                    await self._update(models, metrics, settle=not is_requested)
+                    self._scan_error = ""
+                except SightlineError as error:
+                    self._report_scan(first_line(error), metrics, repeat=is_requested)
+                except Exception:  # noqa: BLE001  # a fault of this code must not end the looks
+                    _LOG.exception("The models cannot be loaded again.")
         finally:
             self._thread.shutdown(wait=False)  # a model that is being loaded does not keep requests from being finished
 
@@ -94,10 +89,10 @@ class Reloader:
         """Wait until it is time to look; return whether that was requested."""
         try:
             async with asyncio.timeout(self._seconds or None):
-                await self._request.wait()
+                await self.requested.wait()
         except TimeoutError:
             return False
-        self._request.clear()
+        self.requested.clear()
         return True
 
     def _report_scan(self, message: str, metrics: Metrics, *, repeat: bool) -> None:
@@ -168,32 +163,3 @@ class Reloader:
         wait = self._seconds if last is None else min(2 * last.wait, MAX_RETRY_SECONDS)
         self._failures[entry] = _Failure(reason, wait, time.monotonic() + wait)
         return last is None or last.reason != reason
-
-
-@contextmanager
-def _handle_sighup(reload: Callable[[], None]) -> Iterator[None]:
-    """Call `reload` at SIGHUP in the command line's own process; a terminal that was closed still ends the server.
-
-    Under ``nohup``, which ignores the signal, the terminal does not matter.
-    """
-    number = getattr(signal, "SIGHUP", None)  # missing on Windows
-    if number is None or not process.is_claimed():
-        yield
-        return
-    ends_with_terminal = process.has_terminal() and signal.getsignal(number) is not signal.SIG_IGN
-
-    def handle() -> None:
-        nonlocal ends_with_terminal
-        if not ends_with_terminal or process.has_terminal():
-            reload()
-            return
-        ends_with_terminal = False  # a closing terminal sends the signal more than once
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)  # the server is stopping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -108,6 +109,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
+    requested = handle_signals()  # before what takes seconds to import
     from sightline.serve.access import Access, read_token
     from sightline.serve.batcher import Batching
     from sightline.serve.connections import BACKLOG
@@ -124,14 +126,15 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if workers == 1:
             listener.listen(BACKLOG)  # connections wait from now on until the server starts
-            run(settings, listener, on_message, on_start=lambda: on_start(address))
+            run(settings, listener, requested, on_message, on_start=lambda: on_start(address))
         else:
-            run_workers(settings, listener, workers, on_message, on_start=lambda: on_start(address))
+            run_workers(settings, listener, workers, requested, on_message, on_start=lambda: on_start(address))
 
 
 def run(
     settings: Settings,
     listener: Listener,
+    requested: asyncio.Event,
     on_message: Callable[[str], None],
     *,
     on_start: Callable[[], None] = lambda: None,
@@ -139,7 +142,8 @@ def run(
 ) -> None:
     """Answer in this process what arrives at a socket, until a signal, and close the socket.
 
-    `on_start` is called when the models are loaded, `on_ready` when connections are answered.
+    When it is `requested`, models that changed are loaded at once. `on_start` is called when the models are loaded,
+    `on_ready` when connections are answered.
     """
     from sightline.serve.app import create_app
     from sightline.serve.certificate import read_certificate
@@ -152,8 +156,7 @@ def run(
 
     certificate = read_certificate(settings.ssl_certfile, settings.ssl_keyfile)
     list_models = _choose_models(settings.model, settings.models, settings.name)
-    reloader = Reloader(list_models, settings.options, settings.reload_interval)
-    _handle_signals(reloader.request)
+    reloader = Reloader(list_models, settings.options, settings.reload_interval, requested)
     served = reloader.load_all()
     if settings.options.device == "auto":
         for entry in served:
@@ -183,28 +186,17 @@ def run(
         Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
 
 
-def _handle_signals(reload: Callable[[], None]) -> None:
-    """Until the server does: make SIGTERM end the command line's own process with code 0, and SIGHUP call `reload`.
+def handle_signals() -> asyncio.Event:
+    """Return the event that SIGHUP sets: it asks for changed models.
 
-    The first process of a container has no default handlers, so that SIGTERM would be lost there; and SIGHUP, which
-    asks for changed models, would end the process.
+    SIGTERM ends the command line's own process with code 0 until the server handles it: the first process of a
+    container has no default handlers, so that it would be lost there.
     """
-    if not process.is_claimed():
-        return
-    hangup = getattr(signal, "SIGHUP", None)  # missing on Windows
-    ends_with_terminal = process.has_terminal()
-
-    def stop(*_: object) -> None:
-        sys.exit(0)
-
-    def hang_up(*_: object) -> None:
-        if ends_with_terminal and not process.has_terminal():
-            stop()
-        reload()
-
-    signal.signal(signal.SIGTERM, stop)
-    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        signal.signal(hangup, hang_up)
+    requested = asyncio.Event()
+    process.reload_at_sighup(requested.set)
+    if process.is_claimed():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    return requested
 
 
 def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True) -> Listener:

@@ -10,6 +10,7 @@ time of a stop, and restarts all at SIGHUP, which here looks for changed models.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -25,7 +26,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -54,6 +54,7 @@ def run_workers(
     settings: Settings,
     listener: Listener,
     count: int,
+    requested: asyncio.Event,
     on_message: Callable[[str], None],
     *,
     on_start: Callable[[], None],
@@ -61,7 +62,8 @@ def run_workers(
     """Answer in `count` processes what arrives at the address of a socket, until a signal, and close the socket.
 
     The first worker starts alone, so that what is wrong with the models is said once; `on_start` is called when it
-    answers. A worker that is lost is started again, after a second, two, four and so on up to a minute.
+    answers. A worker that is lost is started again, after a second, two, four and so on up to a minute. When it is
+    `requested`, each looks for changed models.
 
     Raises the error of a worker that does not start, later only if no other one runs; `ProcessError` if it has told
     none; `UsageError` for what several workers cannot do; `OutputError` without a folder for temporary files.
@@ -80,7 +82,7 @@ def run_workers(
                     _wait_until_ready(workers[0], signals)
                     if not signals.stops:
                         on_start()
-            _keep_alive(workers, signals)
+            _keep_alive(workers, signals, requested)
             _stop(workers, signals, settings.grace)
         finally:
             for worker in workers:
@@ -112,35 +114,25 @@ def _make_folder() -> Iterator[str]:
 
 
 class _Signals:
-    """What was asked of the process: how often to stop, and whether to look for changed models."""
+    """How often the process was asked to stop."""
 
     stops = 0
-    is_reload = False
 
 
 @contextmanager
 def _handle_signals() -> Iterator[_Signals]:
-    """Handle SIGINT, SIGTERM and, in the command line's own process, SIGHUP as a server of one process does."""
+    """Handle SIGINT and SIGTERM as a server of one process does."""
     signals, before = _Signals(), dict[signal.Signals, Any]()
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has no workers
-    ends_with_terminal = process.has_terminal() and signal.getsignal(hangup) is not signal.SIG_IGN
 
     def stop(*_: object) -> None:
         signals.stops += 1
 
-    def reload(*_: object) -> None:
-        if ends_with_terminal and not process.has_terminal():
-            signals.stops = max(1, signals.stops)  # a closing terminal sends the signal more than once
-        else:
-            signals.is_reload = True
-
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, **({hangup: reload} if process.is_claimed() else {})}
     try:
-        for number, handler in handlers.items():
-            before[number] = signal.signal(number, handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
         yield signals
     finally:
         for number, old in before.items():
@@ -162,7 +154,7 @@ class _Worker:
         self._number, self._settings, self._listener, self._cores = number, settings, listener, cores
         self._folder = folder
         self._on_message: Callable[[str], None] | None = on_message if number == 1 else None
-        self.was_ready = self.is_ready = False
+        self.was_ready = self.is_ready = self._must_reload = False
         self._wait, self._next_start = FIRST_WAIT, math.inf
         self._status: int | None = None  # what the process tells, as long as there is one
         self._text = b""
@@ -188,6 +180,7 @@ class _Worker:
             os.close(write)
         os.set_blocking(read, False)
         self._status, self._text, self._error, self._ready_time = read, b"", None, None
+        self._must_reload = False
         assert self._child.stdin is not None
         with suppress(BrokenPipeError):
             self._child.stdin.write(pickle.dumps(sys.path))
@@ -241,6 +234,8 @@ class _Worker:
             if kind == "ready":
                 self.is_ready = self.was_ready = True
                 self._ready_time, self._on_message = time.monotonic(), None
+                if self._must_reload:
+                    self.reload()
             elif kind == "message" and self._on_message is not None:
                 self._on_message(text)
             elif kind in {"UsageError", "ModelError", "OutputError"}:
@@ -265,10 +260,16 @@ class _Worker:
         if self.is_running and self._child.poll() is not None:
             self._reap()
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if there is one."""
+    def reload(self) -> None:
+        """Have the process look for changed models, as soon as it is ready: it may have read the old ones."""
+        self._must_reload = not self.is_ready
+        if self.is_ready:
+            self._child.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Have the process stop, if there is one."""
         if self.is_running:
-            self._child.send_signal(number)
+            self._child.terminate()
 
     def kill(self) -> None:
         """End the process at once, if there is one."""
@@ -283,15 +284,15 @@ def _wait_until_ready(worker: _Worker, signals: _Signals) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _keep_alive(workers: list[_Worker], signals: _Signals) -> None:
+def _keep_alive(workers: list[_Worker], signals: _Signals, requested: asyncio.Event) -> None:
     """Start lost workers again until the first signal; raises `ProcessError` if none is left."""
     while not signals.stops:
         for worker in workers:
             worker.look(is_needed=not any(other.is_running for other in workers if other is not worker))
-        if signals.is_reload:
-            signals.is_reload = False
-            for worker in filter(attrgetter("is_ready"), workers):  # others load what there is now
-                worker.send(signal.SIGHUP)
+        if requested.is_set():
+            requested.clear()
+            for worker in workers:
+                worker.reload()
         time.sleep(POLL_SECONDS)
 
 
@@ -302,7 +303,7 @@ def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
         if sent < signals.stops:
             sent = signals.stops
             for worker in workers:
-                worker.send(signal.SIGTERM)
+                worker.stop()
         time.sleep(POLL_SECONDS)
         for worker in workers:
             worker.forget_ended()
@@ -310,10 +311,11 @@ def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
 
 def answer() -> None:
     """Be a worker: answer until SIGTERM, or until the process that started this one has ended."""
-    from sightline.serve.server import bind, run
+    from sightline.serve.server import bind, handle_signals, run
 
     settings, (host, port), status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started us
     process.claim()
+    requested = handle_signals()
     process.limit_cores(cores)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
@@ -323,7 +325,7 @@ def answer() -> None:
 
     try:
         with bind(host, port, is_shared=True, is_first=False) as listener:
-            run(settings, listener, partial(tell, "message"), on_ready=partial(tell, "ready"))
+            run(settings, listener, requested, partial(tell, "message"), on_ready=partial(tell, "ready"))
     except SightlineError as error:
         tell(type(error).__name__, str(error))
         sys.exit(error.exit_code)
