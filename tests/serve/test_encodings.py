@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from asgi_client import Request, send
 from sightline.serve.admission import Admission, AdmissionMiddleware, read_body
-from sightline.serve.encodings import CHUNK, UnpackingMiddleware
+from sightline.serve.encodings import CHUNK, MAX_MEMBERS, UnpackingMiddleware
 from sightline.serve.limits import Limits
 from sightline.serve.responses import make_error_response
 from synthetic_images import encode_png
@@ -116,20 +116,36 @@ def test_a_body_is_unpacked_however_it_arrives(encoding: str, size: int) -> None
     [
         (lambda packed: packed[:-1], "is cut off"),
         (lambda _: b"", "is cut off"),
-        (lambda packed: packed + b"x", "goes on after its end"),
-        (lambda packed: packed + packed, "goes on after its end"),
+        (lambda packed: packed + b"x", ("goes on after its end", "is cut off")),
+        (lambda packed: packed + PIXELS.tobytes(), ("goes on after its end", "is damaged")),
         (lambda packed: packed[:5] + bytes(9) + packed[14:], "is damaged"),
         (lambda packed: packed[:-6] + bytes(6), "is damaged"),
         (lambda _: IMAGE, "is damaged, or has another encoding"),
     ],
-    ids=["cut off", "empty", "a stray byte", "twice", "damaged", "a wrong checksum", "not compressed"],
+    ids=["cut off", "empty", "a stray byte", "stray bytes", "damaged", "a wrong checksum", "not compressed"],
 )
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_damaged_data_is_explained(encoding: str, damage: Convert, words: str) -> None:
+def test_damaged_data_is_explained(encoding: str, damage: Convert, words: str | tuple[str, str]) -> None:
     packed = damage(COMPRESSORS[encoding](PIXELS.tobytes()))
     status, answer, _ = exchange([packed], encoding, Limits(), 1 << 20)
-    assert (status, words in answer["error"]) == (400, True), answer
-    assert answer["error"].startswith(f"The body cannot be unpacked: its {encoding} data ")
+    expected = words if isinstance(words, str) else words[encoding == "gzip"]
+    assert status == 400
+    assert answer["error"].startswith(f"The body cannot be unpacked: its {encoding} data {expected}")
+
+
+@pytest.mark.parametrize("sizes", [[9, 0, 9, 0], [CHUNK, 1, CHUNK], [2 * CHUNK + 1, 0, CHUNK - 1, 3]])
+def test_gzip_data_of_several_members_are_one_body(sizes: list[int]) -> None:
+    """As `cat a.gz b.gz` and bgzip write them."""
+    packed = b"".join(gzip.compress(bytes(size)) for size in sizes)
+    for step in (7, 64, len(packed)):
+        chunks = [packed[i : i + step] for i in range(0, len(packed), step)]
+        assert exchange(chunks, "gzip", Limits(), sum(sizes) + len(packed))[:2] == (200, sum(sizes))
+    assert "is cut off" in exchange([packed[:-1]], "gzip", Limits(), 1 << 24)[1]["error"]
+
+
+def test_more_members_than_any_tool_writes_are_refused() -> None:
+    status, answer, _ = exchange([gzip.compress(b"") * (MAX_MEMBERS + 1)], "gzip", Limits(), CHUNK)
+    assert (status, f"more than {MAX_MEMBERS:,} members" in answer["error"]) == (400, True)
 
 
 def test_what_unpacks_to_more_than_the_limit_is_refused_once_it_does() -> None:

@@ -13,6 +13,7 @@ from sightline.serve.admission import Admission
 FORMATS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """The values of Content-Encoding that are unpacked, and the format of each; "deflate" is zlib's (RFC 9110, 8.4.1.2)."""
 CHUNK = 1 << 20  # bytes that are unpacked at a time
+MAX_MEMBERS = 4096  # of a body of gzip data: each may be 20 bytes of nothing, and takes some microseconds
 
 
 class UnpackingMiddleware:
@@ -42,7 +43,7 @@ class _PackedBody:
 
     def __init__(self, receive: Receive, admission: Admission, encoding: str) -> None:
         self._receive, self._admission, self._encoding = receive, admission, encoding
-        self._decoder = zlib.decompressobj(FORMATS[encoding])
+        self._decoder, self._members = zlib.decompressobj(FORMATS[encoding]), 1
         self._packed, self._is_pending, self._is_last = b"", False, False
         self.size = 0
 
@@ -58,16 +59,30 @@ class _PackedBody:
 
     async def _unpack(self) -> bytes:
         try:
-            content = await asyncio.to_thread(self._decoder.decompress, self._packed, CHUNK)
+            content = await asyncio.to_thread(self._decompress)
         except zlib.error:
             raise self._refuse("is damaged, or has another encoding") from None
-        self._packed = self._decoder.unconsumed_tail
-        self._is_pending = len(content) == CHUNK and not self._decoder.eof  # zlib may hold more, even without a tail
+        if self._members > MAX_MEMBERS:
+            raise self._refuse(f"has more than {MAX_MEMBERS:,} members")
         if self._decoder.unused_data:
             raise self._refuse("goes on after its end")
         if self._is_last and not self._is_pending and not self._decoder.eof:
             raise self._refuse("is cut off")
         self._count(len(content))
+        return content
+
+    def _decompress(self) -> bytes:
+        """Return up to `CHUNK` bytes of what has arrived; gzip data are one or more members (RFC 1952, 2.2)."""
+        content = self._decoder.decompress(self._packed, CHUNK)
+        while self._decoder.unused_data and self._encoding != "deflate" and self._members <= MAX_MEMBERS:
+            self._packed, self._decoder = self._decoder.unused_data, zlib.decompressobj(FORMATS[self._encoding])
+            self._members += 1
+            if len(content) == CHUNK:
+                self._is_pending = True
+                return content
+            content += self._decoder.decompress(self._packed, CHUNK - len(content))
+        self._packed = self._decoder.unconsumed_tail
+        self._is_pending = len(content) == CHUNK and not self._decoder.eof  # zlib may hold more, even without a tail
         return content
 
     def _count(self, size: int) -> None:
