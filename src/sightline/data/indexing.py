@@ -129,7 +129,7 @@ def build_index(
     unreadable = [*listing.unusable, *(r for r in results if isinstance(r, UnreadableImage))]
     ignored = [*listing.skipped_files, *(e.path for e, f in zip(entries, results, strict=True) if f is None)]
     if not images:
-        raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored))
+        raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored, listing.notes))
     several_labels = listing.several_labels
     if options.merge_copies:
         images, several_labels = merge_copies(images, several_labels)
@@ -297,7 +297,7 @@ def _list_files(
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
     is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
-    if is_unlabeled and (tables := find_label_tables(store, folder)):
+    if is_unlabeled and (tables := find_label_tables(store, folder, options)):
         return list_by_tables(tables, store, options, prefix)
     listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
     return apply_file_lists(listing, store, prefix)

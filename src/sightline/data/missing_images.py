@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sightline.data.containers import ARCHIVE_SUFFIXES
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
-from sightline.data.sources.unread_labels import advise_on_unread_labels, find_unread_labels
-from sightline.data.types import UnreadableImage
+from sightline.data.sources.unread_labels import UNREAD_LABELS, advise_on_unread_labels
+from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import plural
 
+_CIFAR = re.compile(r"(^|/)(data_batch_\d|test_batch|cifar-100-(python|binary)/(train|test))(\.bin)?$")
 
-def explain_no_images(source_names: str, unreadable: Sequence[UnreadableImage], others: Sequence[str]) -> str:
+
+def explain_no_images(
+    source_names: str, unreadable: Sequence[UnreadableImage], others: Sequence[str], notes: Sequence[SourceNote]
+) -> str:
     """Return the message on sources with no usable image; `others` are the files that are not images."""
     if not unreadable:
         archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
         hint = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""
+        placeholders = [path for path in others if path.endswith(".icloud")]
+        if placeholders:
+            hint = f" {placeholders[0]} stands for a file that is in iCloud alone: download the folder first."
+        batches = [path for path in others if _CIFAR.search(path)]
+        if batches:
+            hint = (
+                f" {batches[0]} is of CIFAR in a form that is not read, as a pickle can run code: name the data set in "
+                "place of the folder, cifar10 or cifar100."
+            )
         return (
             f"No images in {source_names}: expected one folder per class with images inside, as in "
             f"cat/1.jpg, dog/2.jpg.{hint}"
@@ -27,9 +41,9 @@ def explain_no_images(source_names: str, unreadable: Sequence[UnreadableImage], 
             " Sort the images into one folder per class, or say where their labels are: in the file names with "
             "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
         )
-        if unread := find_unread_labels([*(reject.path for reject in unreadable), *others]):
-            path = min(unread)
-            advice = f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels(unread)}"
+        if unread := {note.path: note.reason for note in notes if note.kind == UNREAD_LABELS}:
+            path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
+            advice = f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels([unread[path]])}"
     return (
         f"None of the {plural(len(unreadable), 'image')} in {source_names} can be used; the first, "
         f"{first.path}: {first.reason}."

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sightline.config import ColumnsConfig, DataConfig
 from sightline.data.indexing import build_index
+from sightline.errors import DataError
 from synthetic_images import encode_png, write_files, write_zip
 
 FOLDERS = ("images/cat/a 1.jpg", "images/cat/2.jpg", "images/dog/a 1.jpg", "images/dog/3.jpg")
@@ -132,3 +134,65 @@ def test_a_list_that_may_mean_something_else_labels_nothing(tmp_path: Path, key:
     index = build_index(tmp_path)
     assert {p.split for p in index.images} == {"train"}
     assert [(n.kind, n.path, n.reason) for n in index.notes] == [("unlabeled-folders", "val", "2 images")]
+
+
+PARTS = tuple(f"images_part_{1 + i // 2 % 2}/x{i}.png" for i in range(8))
+
+
+@pytest.mark.parametrize(
+    ("images", "table", "reason"),
+    [
+        (PARTS, "image_id,dx\n" + "".join(f"x{i},{i % 2}\n" for i in range(8)), "columns are image_id, dx"),
+        (PARTS, "image,label\n" + "".join(f"x{i}.png,{'ab'[i % 2]}\n" for i in range(8)), "other labels, such as a, b"),
+        (("images/x1.png", "images/x2.png"), "id,color\nx1,red\nx2,blue\n", "columns are id, color"),
+        (FOLDERS, "path,y\nimages/cat/a 1.jpg,m\n2,f\nimages/dog/a 1.jpg,m\n3,f\n", "other labels, such as f, m"),
+    ],
+    ids=["numbered parts", "other labels of parts", "one folder", "other labels"],
+)  # fmt: skip
+def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
+    tmp_path: Path, images: tuple[str, ...], table: str, reason: str
+) -> None:
+    write_source(tmp_path, images, {"data.csv": table})
+    notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path).notes]
+    words = "a table whose" if reason.startswith("columns") else "a table of"
+    assert notes == [("unread-labels", "data.csv", f"{words} {reason}")]
+    column = table.partition("\n")[0].rpartition(",")[2]
+    labeled = build_index(tmp_path, options=DataConfig(labels="data.csv", columns=ColumnsConfig(label=column)))
+    assert len({image.label for image in labeled.images}) == 2
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "id,label\na 1,cat\n2,cat\n3,dog\n",
+        "path,label\ncat/a 1.jpg,tabby\ncat/2.jpg,manx\ndog/a 1.jpg,pug\ndog/3.jpg,pug\n",
+        "path,width\ncat/a 1.jpg,4\ncat/2.jpg,4\ndog/a 1.jpg,5\ndog/3.jpg,5\n",
+    ],
+    ids=["the same labels", "finer labels", "no labels"],
+)
+def test_a_table_that_agrees_with_the_folders_is_not_named(tmp_path: Path, table: str) -> None:
+    write_source(tmp_path, FOLDERS, {"data.csv": table})
+    assert build_index(tmp_path).notes == ()
+
+
+def test_a_flat_folder_names_the_table_whose_labels_are_not_recognized(tmp_path: Path) -> None:
+    write_source(tmp_path, ("a.png", "b.png"), {"metadata.csv": "file_name,text\na.png,red\nb.png,blue\n"})
+    with pytest.raises(
+        DataError, match=r"metadata\.csv may hold labels \(a table whose columns are file_name, text\)\. Use"
+    ):
+        build_index(tmp_path)
+    index = build_index(tmp_path, options=DataConfig(columns=ColumnsConfig(label="text")))
+    assert {image.label for image in index.images} == {"red", "blue"}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("cifar-10-batches-py/data_batch_1", "a pickle can run code: name the data set in place of the folder"),
+        ("cat/.1.jpg.icloud", "stands for a file that is in iCloud alone: download the folder first"),
+    ],
+)
+def test_folders_without_images_that_are_well_known_are_named(tmp_path: Path, path: str, message: str) -> None:
+    write_files(tmp_path, {path: b"\x80\x02."})
+    with pytest.raises(DataError, match=message):
+        build_index(tmp_path)

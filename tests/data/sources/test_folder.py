@@ -411,9 +411,12 @@ def test_every_file_is_accounted_for(keys: list[str]) -> None:
             ["images/train/1.jpg", "images/val/2.jpg", "labels/train/1.txt", "labels/val/2.txt", "readme.txt"],
             {"labels/train/1.txt": "YOLO", "labels/val/2.txt": "YOLO"},
         ),
+        (["images/1.jpg", "images/1.json"], {"images/1.json": "LabelMe"}),
+        (["images/1.jpg", "annotations.xml"], {"annotations.xml": "CVAT"}),
+        (["jpg/1.jpg", "imagelabels.mat", "project.json"], {"imagelabels.mat": "MATLAB", "project.json": "JSON"}),
         (["cat/1.jpg", "dog/2.jpg", "cat/1.txt", "notes.xlsx"], {}),
     ],
-    ids=["spreadsheet", "voc", "yolo", "class folders"],
+    ids=["spreadsheet", "voc", "yolo", "labelme", "cvat", "matlab and json", "class folders"],
 )
 def test_labels_in_a_form_that_is_not_read_are_named(names: list[str], unread: dict[str, str]) -> None:
     listing = read_class_folders(NameStore(names))

@@ -373,6 +373,26 @@ def test_a_column_called_set_that_states_no_splits_is_another_one(tmp_path: Path
     assert listing.items[0].extra == {"set": "A"}
 
 
+@pytest.mark.parametrize(
+    "place", ["gs://bucket/images/cat/{}", "https://host/{}", "/data/upload/1/{}", "D:\\photos\\{}"]
+)
+def test_files_are_found_by_the_names_in_addresses_and_paths_of_other_machines(tmp_path: Path, place: str) -> None:
+    names = ("images/1.jpg", "images/2.jpg")
+    rows = "".join(
+        f"{place.format(name.removeprefix('images/'))},{label}\n"
+        for name, label in zip(names, ("cat", "dog"), strict=True)
+    )
+    listing = read_manifest(write_table(tmp_path, f"image,choice\n{rows}", files=names))
+    assert {e.path: e.label for e in listing.items} == dict(zip(names, ("cat", "dog"), strict=True))
+
+
+def test_columns_of_zeros_alone_do_not_name_classes(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no recognized column for the labels: its columns are filename, count, region"
+    ):
+        read_manifest(write_table(tmp_path, "filename,count,region\n1.jpg,0,0\n2.jpg,0,0\n"))
+
+
 # A table for a folder of images.
 
 

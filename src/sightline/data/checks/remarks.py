@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Severity, image_finding
-from sightline.data.sources.unread_labels import BOXES_ADVICE
+from sightline.data.sources.unread_labels import BOXES_ADVICE, TABLE_ADVICE
 from sightline.data.types import Index
 
 
@@ -88,7 +88,7 @@ REMARK_FINDINGS = {
         "warning",
         "file may hold labels but is not read",
         "files may hold labels but are not read",
-        f"Save a spreadsheet as CSV. {BOXES_ADVICE}",
+        f"Save a spreadsheet as CSV. {TABLE_ADVICE} {BOXES_ADVICE}",
     ),
     "nested-classes": RemarkFinding(
         "warning",

@@ -19,6 +19,7 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
         "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "labelid", "classid", "categoryid",
+        "choice",
         "标签", "类别", "分类", "类别名称",
     ),
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold", "划分", "数据集"),
@@ -75,7 +76,7 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
     one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
-    if len(one_hot) < 2:
+    if len(one_hot) < 2 or not any(_parse_bool(row.get_text(column)) for row in table.rows for column in one_hot):
         raise DataError(_missing_column_message(table, "label"))
     return Columns(path, "", split, one_hot)
 
@@ -156,8 +157,13 @@ def _missing_column_message(table: Table, role: str) -> str:
     )
 
 
+def describe_names(names: Sequence[str]) -> str:
+    """Return at most twelve names for a message."""
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
 def _describe_columns(table: Table) -> str:
-    column_list = ", ".join(table.columns[:12]) + (", ..." if len(table.columns) > 12 else "")
+    column_list = describe_names(table.columns)
     if table.has_header:
         return f"its columns are {column_list}"
     first_row = ", ".join(str(table.rows[0].get_text(c)) for c in table.columns[:12])

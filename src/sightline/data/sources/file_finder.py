@@ -38,12 +38,13 @@ class FileFinder:
         return self._find_by_suffix(text)
 
     def _find_by_suffix(self, text: str) -> str | None:
-        """Return the file that ends an absolute path from another machine."""
+        """Return the file that ends an absolute path from another machine, or an address; else by its name alone."""
         path = PureWindowsPath(text)  # accepts both kinds of slashes
-        if not path.root:
+        if not path.root and "://" not in text:
             return None
         suffixes = ("/".join(path.parts[start:]) for start in range(1, len(path.parts)))
-        return next((suffix for suffix in suffixes if self.store.contains(suffix)), None)
+        key = next((suffix for suffix in suffixes if self.store.contains(suffix)), None)
+        return self._index_names().get(path.name.casefold()) if key is None else key
 
     def _index_names(self) -> dict[str, str | None]:
         """Return the files by each shorter name, None where it is ambiguous; built at the first lookup."""

@@ -6,17 +6,19 @@ Food-101 has ``meta/train.txt`` and ``meta/test.txt``, CUB-200 ``train_test_spli
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from sightline.data.sources.columns import KNOWN_COLUMNS, find_by_name
+from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name
 from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Table, read_table
+from sightline.data.sources.unread_labels import UNREAD_LABELS
 from sightline.data.storage import FileStore
 from sightline.data.types import SourceNote, Split
 from sightline.errors import DataError, ImageError, plural
@@ -26,6 +28,7 @@ Splits = Mapping[str, Split]
 Memberships = Mapping[str, set[Split]]
 
 _SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".lst")
+MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, they mean something else
 _DEPTH = 4  # folders around a list, such as archive/food-101/meta
 
 
@@ -37,8 +40,7 @@ def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str) -> S
     most images and others not, a note says so.
     """
     keys = list(_list_candidates(listing, store))
-    if not keys or not listing.items:
-        return listing
+    _note_tables(listing, store, prefix, keys)
     if any(item.split for item in listing.items):
         return _label_splits(listing, store, prefix, keys)
     images = [item.key for item in listing.items if is_image_name(item.key)]
@@ -60,9 +62,11 @@ def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str) -> S
 def _assign_splits(listing: SourceListing, splits: Splits, notes: Sequence[SourceNote]) -> SourceListing:
     items = [replace(item, split=splits[item.key]) for item in listing.items if item.key in splits]
     skipped = [item.path for item in listing.items if item.key not in splits]  # whose names are not those of images
-    places = dict.fromkeys((item.label, item.split) for item in items)
+    places: dict[str, dict[Split | None, None]] = defaultdict(dict)
+    for item in items:
+        places[item.label][item.split] = None
     classes = [
-        replace(folder, split=split) for folder in listing.classes for label, split in places if label == folder.label
+        replace(folder, split=split) for folder in listing.classes for split in places.get(folder.label, (None,))
     ]
     return replace(
         listing,
@@ -71,6 +75,44 @@ def _assign_splits(listing: SourceListing, splits: Splits, notes: Sequence[Sourc
         classes=classes,
         notes=[*listing.notes, *notes],
     )
+
+
+def _note_tables(listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str]) -> None:
+    """Add a note on each table of most images that may give their labels, where the folders may not be classes.
+
+    They may not be if there is none or one, if their names differ only in a number (``images_1``, ``images_2``), or if
+    the images of one label in the table are in several of them.
+    """
+    labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
+    in_doubt = len({re.sub(r"\d+", "", label) for label in labels.values()}) < 2
+    find = _index_images(labels)
+    for key in keys:
+        if key.count("/") > 1 or not key.lower().endswith((".csv", ".tsv")):
+            continue
+        try:
+            table, rows = _read_rows(store, key, find)
+        except DataError as error:
+            if in_doubt:
+                listing.notes.append(
+                    SourceNote(UNREAD_LABELS, prefix + key, str(error).removeprefix(f"{key} ").rstrip("."))
+                )
+            continue
+        images = _find_images(rows, find)
+        if 2 * len(set(images.values())) <= len(labels):
+            continue
+        names = find_by_name(table, "label", ())
+        if not names:
+            reason = f"a table whose columns are {describe_names(table.columns)}" if in_doubt else ""
+        else:
+            column = table.columns.index(names[0])
+            folders: dict[str, Counter[str]] = defaultdict(Counter)
+            for i, image in images.items():
+                folders[rows[i][column]][labels[image]] += 1
+            agreements = sum(max(counts.values()) for counts in folders.values())
+            differs = len(folders) > 1 and agreements < MIN_AGREEMENT * len(images)
+            reason = f"a table of other labels, such as {describe_names(sorted(folders))}" if differs else ""
+        if reason:
+            listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
 
 
 def _list_candidates(listing: SourceListing, store: FileStore) -> Iterator[str]:

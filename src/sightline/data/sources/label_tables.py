@@ -12,7 +12,7 @@ from sightline.config import DataConfig
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
-from sightline.data.sources.manifest import DEFAULTS, is_table, list_from_table, parse_table, read_content
+from sightline.data.sources.manifest import is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FileStore, FolderStore
@@ -30,14 +30,15 @@ class LabelTable:
     split: Split | None = None
 
 
-def find_label_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
+def find_label_tables(store: FileStore, folder: Path | None, options: DataConfig) -> list[LabelTable]:
     """Return the tables of labels for the images in `store`, which lie inside it or next to `folder`.
 
     They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
     ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
     names any.
     """
-    candidates = [(table, labeled) for table in _read_tables(store, folder) if (labeled := _find_labeled(table, store))]
+    tables = ((table, _find_labeled(table, store, options)) for table in _read_tables(store, folder))
+    candidates = [(table, labeled) for table, labeled in tables if labeled]
     if not candidates:
         return []
     best, most = max(candidates, key=lambda at: len(at[1]))
@@ -79,11 +80,11 @@ def _read_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
     return tables
 
 
-def _find_labeled(table: LabelTable, store: FileStore) -> set[str]:
+def _find_labeled(table: LabelTable, store: FileStore, options: DataConfig) -> set[str]:
     """Return the images that a table names."""
     finder = FileFinder(store, table.split)
     try:
-        rows, columns = parse_table(table.content, table.name, finder, DEFAULTS)
+        rows, columns = parse_table(table.content, table.name, finder, options)
     except DataError:
         return set()
     return {key for row in rows.rows if (key := finder.find(row.get_text(columns.path))) is not None}

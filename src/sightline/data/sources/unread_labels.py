@@ -1,4 +1,4 @@
-"""Recognize files that may hold labels in a form that is not read: spreadsheets, and boxes of YOLO and Pascal VOC."""
+"""Recognize files that may hold labels in a form that is not read: spreadsheets, boxes, exports of annotation tools."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 UNREAD_LABELS = "unread-labels"
 """Finding: files that may hold labels are not read."""
 
+TABLE_ADVICE = "Use a table with --set data.labels=FILE --column label=NAME."
 BOXES_ADVICE = (
-    "The boxes of YOLO and Pascal VOC are not read: write a table with the columns path and label, a row for each "
-    "image, or sort the images into class folders."
+    "The boxes of YOLO and Pascal VOC and the files of LabelMe, CVAT and MATLAB are not read: write a table with the "
+    "columns path and label, a row for each image, or sort the images into class folders. Label Studio exports such a "
+    "table as CSV."
 )
+_ADVICE = {"spreadsheet": "Save the spreadsheet as CSV.", "a table": TABLE_ADVICE}
 _SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
-_BOXES = {".txt": "YOLO", ".xml": "Pascal VOC"}
+_BOXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "LabelMe"}
+_TOOLS = {".mat": "MATLAB", "annotations.xml": "CVAT", ".json": "JSON"}
 
 
 def is_spreadsheet(path: str) -> bool:
@@ -37,11 +41,12 @@ def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
             result[path] = "spreadsheet"
         elif name.suffix.lower() in _BOXES and name.stem in image_names:
             result[path] = _BOXES[name.suffix.lower()]
+        elif kind := _TOOLS.get(name.name.lower()) or _TOOLS.get(name.suffix.lower()):
+            result[path] = kind
     return result
 
 
-def advise_on_unread_labels(paths: Iterable[str]) -> str:
-    """Return a sentence on what to do with files that `find_unread_labels` returns, or ""."""
-    kinds = {is_spreadsheet(path) for path in paths}
-    spreadsheet = "Save the spreadsheet as CSV." if True in kinds else ""
-    return " ".join(advice for advice in (spreadsheet, BOXES_ADVICE if False in kinds else "") if advice)
+def advise_on_unread_labels(reasons: Iterable[str]) -> str:
+    """Return a sentence on what to do with files of labels that are not read, for `reasons`, or ""."""
+    kinds = {next((kind for kind in _ADVICE if reason.startswith(kind)), "") for reason in reasons}
+    return " ".join([*(advice for kind, advice in _ADVICE.items() if kind in kinds), *([BOXES_ADVICE] * ("" in kinds))])
