@@ -111,7 +111,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+        low, high = (middle, high) if slope(middle) <= 0 else (low, middle)  # 0 where it underflows: still falling
     value = 1 / ((low + high) / 2)
     before, after = (metrics.softmax((z / t).astype(np.float32)) for t in (1.0, value))
     return Temperature(
