@@ -98,8 +98,18 @@ def test_files_that_cannot_be_used_are_refused_at_first_and_keep_the_old_one_lat
     certfile, keyfile = make_certificate(tmp_path, "used")
     _, other_key = make_certificate(tmp_path, "other")
     (tmp_path / "text").write_text("no certificate")
-    for files in ((tmp_path / "none",), (tmp_path / "text",), (certfile,), (certfile, other_key)):
-        with pytest.raises(UsageError, match=r"cannot be used: .* Expected PEM files"):
+    locked = tmp_path / "locked.key"
+    subprocess.run(["openssl", "ec", "-aes256", "-passout", "pass:x", "-in", keyfile, "-out", locked], check=True)
+    for files, words in (
+        ((tmp_path / "none",), "none: No such file"),
+        ((certfile, tmp_path / "none"), "none: No such file"),
+        ((tmp_path / "text",), "text has no certificate"),
+        ((keyfile, certfile), "used.key has no certificate"),
+        ((certfile,), "used.pem has no private key"),
+        ((certfile, locked), "locked.key has a password"),
+        ((certfile, other_key), "key values mismatch"),
+    ):
+        with pytest.raises(UsageError, match=rf"cannot be used: .*{words}.* Expected PEM files"):
             Certificate(*files)
     certificate = Certificate(certfile, keyfile)
     shutil.copy(other_key, keyfile)
@@ -109,3 +119,23 @@ def test_files_that_cannot_be_used_are_refused_at_first_and_keep_the_old_one_lat
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "The server keeps the old one." in record.message
+
+
+def test_a_renewed_certificate_is_read_once_its_permissions_allow_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certfile, keyfile = make_certificate(tmp_path, "used")
+    certificate = Certificate(certfile, keyfile)
+    shutil.copy(make_certificate(tmp_path, "new")[0], certfile)
+    shutil.copy(tmp_path / "new.key", keyfile)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with caplog.at_level(logging.INFO, "sightline.serve"):
+        with monkeypatch.context() as patch:
+            patch.setattr(ssl.SSLContext, "load_cert_chain", refuse)  # root, who may run the tests, reads everything
+            certificate.refresh()
+        keyfile.chmod(0o640)
+        certificate.refresh()
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.INFO]

@@ -170,6 +170,23 @@ def test_other_hosts_are_refused() -> None:
     assert all("400" in operation["responses"] for operation in operations)
 
 
+@pytest.mark.parametrize("host", ["http://cats.example.org", "cats.example.org:8000", "*.example.org", "::1", ""])
+def test_a_host_that_no_request_states_is_refused(host: str) -> None:
+    from sightline.serve.access import Access
+
+    with pytest.raises(UsageError, match=r"--allowed-host .* expected a name or an address alone"):
+        Access(hosts=("cats.example.org", host))
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.org/", "app.example.org", "https://App.example.org", ""])
+def test_an_origin_that_no_browser_states_is_refused(origin: str) -> None:
+    from sightline.serve.access import Access
+
+    Access(origins=("*", "https://app.example.org:8443", "http://localhost"))
+    with pytest.raises(UsageError, match=r"--cors-origin .* expected its scheme and its host"):
+        Access(origins=(origin,))
+
+
 def test_pages_of_the_stated_origins_may_call() -> None:
     from sightline.serve.access import Access
 

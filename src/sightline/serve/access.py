@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ MAX_TOKEN_BYTES = 4096
 OPEN_PATHS = {"/", "/health", "/v2/health/live", "/v2/health/ready"}  # of the page and of probes, which have no token
 PAGE_FILES = "/page"  # the address of the files of the page, which are public
 DETAILS = "X-Prediction"  # the header of a mask as a PNG file: its quality, and the model that it is from
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\]")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # browsers write it in lower case
 EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After", DETAILS)
 
 
@@ -35,11 +38,24 @@ class Access:
         hosts: The names, without port, of which a request must state one as its ``Host``; none: any. It protects a
             server on a private address from web pages whose own name was made to point there.
         origins: The origins of web pages whose scripts may use the server, such as ``https://example.org``, or ``*``.
+
+    Raises `UsageError` for hosts and origins that no request states, such as a host with a port.
     """
 
     token: str | None = field(default=None, repr=False)
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the hosts and origins."""
+        for host in self.hosts:
+            check_host(host)
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"--cors-origin {origin!r} is not the origin of a web page: expected its scheme and its host as a "
+                    "browser states them, without a path, as https://app.example.org, or * for all."
+                )
 
     def make_cors_middleware(self) -> list[Middleware]:
         """Return what lets web pages of `origins` read all answers, refusals included."""
@@ -58,7 +74,7 @@ class Access:
 
     def check(self, path: str, headers: Headers) -> None:
         """Raise the HTTPException that refuses a request, if any."""
-        if self.hosts and _strip_port(headers.get("host", "")) not in {host.lower() for host in self.hosts}:
+        if self.hosts and strip_port(headers.get("host", "")) not in {host.lower() for host in self.hosts}:
             raise HTTPException(400, "The Host header is not a name of this server.")
         if self.token is None or path in OPEN_PATHS or path.startswith(f"{PAGE_FILES}/"):
             return
@@ -112,10 +128,19 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def _strip_port(host: str) -> str:
+def check_host(host: str) -> None:
+    """Raise `UsageError` for what is never the name or address in a Host header, such as an address of a web page."""
+    if not _HOST.fullmatch(host):
+        raise UsageError(
+            f"--allowed-host {host!r} is not a name of a machine: expected a name or an address alone, without scheme, "
+            "port or wildcard, as cats.example.org or [::1]."
+        )
+
+
+def strip_port(host: str) -> str:
     """Return the name or address in a Host header, in lower case.
 
-    >>> [_strip_port(host) for host in ("Example.org:8000", "[::1]:80", "10.0.0.1")]
+    >>> [strip_port(host) for host in ("Example.org:8000", "[::1]:80", "10.0.0.1")]
     ['example.org', '[::1]', '10.0.0.1']
     """
     end = host.find("]") + 1 if host.startswith("[") else host.rfind(":")

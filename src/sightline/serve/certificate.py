@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline.errors import UsageError
 
+KINDS = ((b"CERTIFICATE-", "certificate"), (b"PRIVATE KEY-", "private key"))  # what PEM files are recognized by
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,8 +30,9 @@ class Certificate:
         try:
             self._load(self.context)
         except (OSError, ValueError) as error:  # also of ssl
+            files = " with the key ".join(map(str, self._files))
             raise UsageError(
-                f"The certificate {' with the key '.join(map(str, self._files))} cannot be used: {_explain(error)}. "
+                f"The certificate {files} cannot be used: {self._explain(error)}. "
                 "Expected PEM files of a certificate and of its private key without a password."
             ) from error
 
@@ -46,13 +48,26 @@ class Certificate:
         except (OSError, ValueError) as error:
             _LOG.error(
                 "The new certificate %s cannot be used: %s. The server keeps the old one.",
-                self._files[0], _explain(error),
+                self._files[0], self._explain(error),
             )  # fmt: skip
         else:
             _LOG.info("The certificate %s was read again.", self._files[0])
 
     def _load(self, context: ssl.SSLContext) -> None:
         context.load_cert_chain(self._certfile, self._keyfile, _refuse_password)
+
+    def _explain(self, error: OSError | ValueError) -> str:
+        """Return what is wrong, with the file that it is wrong with as far as OpenSSL leaves that open."""
+        for path, words in zip((self._files[0], self._files[-1]), KINDS, strict=True):
+            try:
+                content = path.read_bytes()
+            except OSError as unread:
+                return f"{path}: {unread.strerror or unread}"
+            if words[0] not in content:
+                return f"{path} has no {words[1]}"
+            if b"ENCRYPTED" in content and words is KINDS[1]:
+                return f"the key in {path} has a password"
+        return str(getattr(error, "reason", None) or error).lower().replace("_", " ")
 
     def _read_signature(self) -> list[Any]:
         signature: list[Any] = []
@@ -62,7 +77,7 @@ class Certificate:
             except OSError:
                 signature.append(None)
             else:
-                signature.append((status.st_mtime_ns, status.st_size, status.st_ino))
+                signature.append((status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
         return signature
 
 
@@ -76,8 +91,3 @@ def read_certificate(certfile: Path | None, keyfile: Path | None) -> Certificate
 def _refuse_password() -> str:
     """Return no password, so that OpenSSL does not ask for one on the terminal."""
     return ""
-
-
-def _explain(error: OSError | ValueError) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return str(reason).lower().replace("_", " ") if isinstance(error, ssl.SSLError) else str(reason)

@@ -103,9 +103,9 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     while the models are loaded ends the command line's own process at once, with exit code 0.
 
     Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token or the
-    certificate not be read, the name not stand in an address or several workers not do what is asked, `ProcessError` if
-    a worker does not start, `MissingExtraError` if the packages of the extra are not installed, `OutputError` if the
-    log of features cannot be written.
+    certificate not be read, a host or an origin not be one, the name not stand in an address or several workers not do
+    what is asked, `ProcessError` if a worker does not start, `MissingExtraError` if the packages of the extra are not
+    installed, `OutputError` if the log of features cannot be written.
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
