@@ -48,6 +48,7 @@ from sightline.report.html_report import render_html
 from sightline.runs import report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import read_report
+from sightline.tasks.protocol import EvaluationInputs
 from sightline.training import checkpoints
 from synthetic_images import encode
 
@@ -294,7 +295,7 @@ def write_report_files(run: RunDirectory) -> None:
     labeled = LabeledSubset(Subset(pixels, np.arange(count), labels, paths), images, ())
     request = ThresholdRequest(target_precision=0.6, conservative=False)
     thresholds, _ = fit_thresholds(outputs[0], request, None, classes)
-    value = build_report(classes, outputs[1], labeled, "test", outputs[0], thresholds)
+    value = build_report(EvaluationInputs(classes, outputs[1], labeled, "test", outputs[0], thresholds))
     run.write_evaluation("test", value.evaluation, value.to_dict())
     layers = [
         LayerDescription("input", "input", "input", (), (9, 9, 3), "", None, None, None, 0, "", 0, (1, 1), (1, 1), 243),

@@ -24,6 +24,7 @@ from sightline.evaluation.report import (
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import ThresholdRequest
 from sightline.report import html_report, sentences, templates
+from sightline.tasks.protocol import EvaluationInputs
 
 OK = ("defect", "ok")
 
@@ -51,7 +52,7 @@ def build_evaluation_report(
         ImageRecord(path, path, classes[k], "test", 9, 9) for path, k in zip(paths, test.labels, strict=True)
     )  # fmt: skip
     labeled = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
-    return build_report(classes, test, labeled, "test", validation, **options)
+    return build_report(EvaluationInputs(classes, test, labeled, "test", validation, **options))
 
 
 def to_metrics(value: EvaluationReport) -> dict[str, Any]:

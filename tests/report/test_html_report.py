@@ -39,6 +39,7 @@ from sightline.report.html_report import render_html
 from sightline.runs.metrics_info import read_metrics
 from sightline.runs.report_images import Kind, ReportImage, make_heat_map, make_thumbnail
 from sightline.runs.run_report import RunReport, UnreadFile
+from sightline.tasks.protocol import EvaluationInputs
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VOID = {"meta", "img", "input", "br"}
@@ -101,7 +102,7 @@ def make_metrics(
     labeled = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
     request = ThresholdRequest(target_precision=target, coverage=coverage)
     thresholds, _ = fit_thresholds(validation, request, None, classes) if request else (None, None)
-    return build_report(classes, test, labeled, "test", validation, thresholds).to_dict()
+    return build_report(EvaluationInputs(classes, test, labeled, "test", validation, thresholds)).to_dict()
 
 
 def make_report(classes: tuple[str, ...] = ("ant", "bee", "fly"), count: int = 300, **changes: Any) -> RunReport:

@@ -53,7 +53,7 @@ from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem, predict
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import Resize
-from sightline.tasks.protocol import find_task
+from sightline.tasks.protocol import EvaluationInputs, find_task
 from sightline.training.checkpoints import load_latest
 
 SETTINGS = {"model.task": "segmentation", "device.threads": 1}
@@ -671,7 +671,9 @@ def test_the_temperature_is_that_of_the_pixels_with_a_class() -> None:
 def test_the_interval_of_an_image_is_not_that_of_its_pixels() -> None:
     predictor = FakeMasks()
     subset = Subset(np.zeros((1, 20, 20, 3), np.uint8), np.arange(1), np.zeros((1, 20, 20), np.uint8), ("a",))
-    report = build_report(("a", "b"), collect_mask_outputs(predictor, subset), LabeledSubset(subset, (), ()), "test")
+    outputs = collect_mask_outputs(predictor, subset)
+    inputs = EvaluationInputs(("a", "b"), outputs, LabeledSubset(subset, (), ()), "test", None)
+    report = build_report(inputs, outputs)
     interval = report.evaluation.accuracy_interval
     assert interval.high - interval.low > 0.5
 

@@ -36,6 +36,7 @@ from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
 from sightline.runs import folds, run_images
 from sightline.runs.labeled_images import LabeledImages
+from sightline.tasks.protocol import EvaluationInputs
 
 
 class Evaluation:
@@ -344,14 +345,9 @@ def evaluate_model(
         thresholds = classifier.task.fit_thresholds(
             classifier.classes, validation_outputs, threshold_request, thresholds
         )
+    name = folds.OUT_OF_FOLD if is_out_of_fold else split_name
     result: Report = classifier.task.evaluate(
-        classifier.classes,
-        outputs,
-        labeled,
-        folds.OUT_OF_FOLD if is_out_of_fold else split_name,
-        validation_outputs,
-        thresholds,
-        threshold_request,
+        EvaluationInputs(classifier.classes, outputs, labeled, name, validation_outputs, thresholds, threshold_request)
     )
     if ood_sources is not None and isinstance(result, EvaluationReport | MultiLabelReport):
         ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_sources)

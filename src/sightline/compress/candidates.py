@@ -31,7 +31,7 @@ from sightline.metrics import describe_metric
 from sightline.models.describe import count_parameters, describe_model
 from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec
-from sightline.tasks.protocol import find_task
+from sightline.tasks.protocol import EvaluationInputs, find_task
 
 ORIGINAL = "original"  # name of the first candidate, which every other one is compared with
 CALIBRATION_IMAGES = 128  # training images that int8 is calibrated on
@@ -198,7 +198,9 @@ class CandidateFactory:
             self._original_scores = self._score(outputs, thresholds)
         comparison = self._compare(outputs, thresholds)
         evaluation = self._kind.evaluate(
-            self.task.classes, outputs, self._labeled, "validation", outputs, thresholds, self.task.request
+            EvaluationInputs(
+                self.task.classes, outputs, self._labeled, "validation", outputs, thresholds, self.task.request
+            )
         ).evaluation
         median, p99, throughput = self._measure_latency(predictor)
         fields = {

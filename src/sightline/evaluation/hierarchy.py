@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
-from sightline.data.types import LabeledSubset
 from sightline.evaluation import bootstrap, ood, report, selective
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, count_groups
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
@@ -20,8 +19,9 @@ from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.selective import SelectiveResult, Threshold
 from sightline.inference.decisions import compute_energy, predict_nodes
 from sightline.inference.predictor import ModelOutputs
-from sightline.inference.results import ThresholdRequest, Thresholds
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.intervals import Interval
+from sightline.tasks.protocol import EvaluationInputs
 
 METRICS = ("hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
 
@@ -77,18 +77,11 @@ class HierarchyReport(EvaluationReport):
     hierarchy: HierarchyMetrics = field(kw_only=True)
 
 
-def build_report(
-    classes: tuple[str, ...],
-    outputs: ModelOutputs,
-    labeled: LabeledSubset,
-    split: str,
-    validation_outputs: ModelOutputs | None,
-    thresholds: Thresholds | None,
-    request: ThresholdRequest,
-) -> HierarchyReport:
-    """Return the evaluation of `outputs` as `evaluation.report.build_report` does, with nodes of the tree predicted."""
-    tree, labels = build_tree(classes), outputs.labels
-    leaf_report = report.build_report(classes, outputs, labeled, split, validation_outputs)
+def build_report(inputs: EvaluationInputs) -> HierarchyReport:
+    """Return the evaluation as `evaluation.report.build_report` does, with nodes of the tree predicted."""
+    outputs, labeled, thresholds = inputs.outputs, inputs.labeled, inputs.thresholds
+    tree, labels = build_tree(inputs.classes), outputs.labels
+    leaf_report = report.build_report(replace(inputs, thresholds=None, threshold_request=NO_THRESHOLDS))
     values = {field.name: getattr(leaf_report, field.name) for field in fields(leaf_report)}
     sums = tree.sum_probabilities(outputs.outputs.probabilities)
     resampling = Resampling(groups=bootstrap.number_groups(labeled.subset.paths, labeled.groups))
@@ -101,11 +94,11 @@ def build_report(
     values |= {
         "evaluation": HierarchyResult(**evaluation | {"metrics": evaluation["metrics"] | metrics | by_level}),
         "thresholds": thresholds,
-        "threshold": _choose_requested(tree, validation_outputs, request),
+        "threshold": _choose_requested(tree, inputs.validation_outputs, inputs.threshold_request),
         "selective": None
         if thresholds is None
-        else _evaluate_decisions(nodes, correct, thresholds, resampling, fitted=validation_outputs is outputs),
-        "selective_check": _check_usual_targets(tree, validation_outputs, outputs, resampling),
+        else _evaluate_decisions(nodes, correct, thresholds, resampling, fitted=inputs.are_fitted),
+        "selective_check": _check_usual_targets(tree, inputs.validation_outputs, outputs, resampling),
     }
     depths = np.where(nodes < 0, 0, tree.depths[nodes])
     at_depths = tuple(_evaluate_depth(depths == depth, correct, depth, resampling) for depth in range(tree.levels + 1))

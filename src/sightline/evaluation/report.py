@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio, metrics
-from sightline.data.types import LabeledSubset
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
 from sightline.evaluation.binary import BinaryReport
@@ -28,8 +27,9 @@ from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.decisions import compute_energy, decide, predict_labels
 from sightline.inference.predictor import ModelOutputs, Outputs
-from sightline.inference.results import NO_THRESHOLDS, Nonconformity, ThresholdRequest, Thresholds
+from sightline.inference.results import Nonconformity, ThresholdRequest, Thresholds
 from sightline.intervals import Interval
+from sightline.tasks.protocol import EvaluationInputs
 
 TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
 
@@ -108,20 +108,15 @@ class EvaluationReport:
 
 
 def build_report(
-    classes: tuple[str, ...],
-    outputs: ModelOutputs,
-    labeled: LabeledSubset,
-    split: str,
-    validation_outputs: ModelOutputs | None,
-    thresholds: Thresholds | None = None,
-    threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    compute_result: Callable[..., EvaluationResult] = compute_evaluation,
+    inputs: EvaluationInputs, compute_result: Callable[..., EvaluationResult] = compute_evaluation
 ) -> EvaluationReport:
-    """Return the evaluation of `outputs` for the images `labeled`, given the outputs of the validation split.
+    """Return the evaluation of a classifier.
 
     Its metrics are those of `compute_result`, a function with the parameters of `compute_evaluation`.
     """
-    evaluate = partial(compute_result, classes, group_by_path=labeled.groups)
+    outputs, labeled, thresholds = inputs.outputs, inputs.labeled, inputs.thresholds
+    validation_outputs, request = inputs.validation_outputs, inputs.threshold_request
+    evaluate = partial(compute_result, inputs.classes, group_by_path=labeled.groups)
     evaluation = add_leakage(
         evaluate(outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable), labeled, evaluate
     )
@@ -130,21 +125,21 @@ def build_report(
     masks = slices.find_slices(slices.image_properties(labeled.subset, labeled.images))
     return EvaluationReport(
         evaluation=evaluation,
-        split=split,
+        split=inputs.split,
         calibration=evaluate_calibration(outputs, validation_outputs),
         risk_coverage=selective.compute_risk_coverage(confidence, correct),
         errors=analyze_errors(evaluation),
         slices=slices.evaluate_slices(masks, correct, resampling.groups),
         thresholds=thresholds,
-        threshold=_choose_threshold(validation_outputs, threshold_request),
+        threshold=_choose_threshold(validation_outputs, request),
         selective_check=evaluate_selective(outputs, validation_outputs, resampling),
         selective=None
         if thresholds is None
-        else evaluate_decisions(outputs, classes, thresholds, resampling, fitted=validation_outputs is outputs),
+        else evaluate_decisions(outputs, inputs.classes, thresholds, resampling, fitted=inputs.are_fitted),
         set_coverage=None
         if thresholds is None
-        else evaluate_sets(outputs, thresholds, resampling, fitted=validation_outputs is outputs),
-        binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds, resampling),
+        else evaluate_sets(outputs, thresholds, resampling, fitted=inputs.are_fitted),
+        binary=evaluate_binary(evaluation, outputs, validation_outputs, request, thresholds, resampling),
         validation=compare_with_validation(outputs, validation_outputs),
         energies=compute_energy(outputs.outputs.logits),
         slice_masks=masks,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio
-from sightline.data.types import LabeledSubset, Subset, UnreadableImage
+from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap, mask_decisions, segmentation_metrics
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.leakage import add_leakage
@@ -22,8 +22,9 @@ from sightline.evaluation.results import TaskResult
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import RiskCoverageCurve, Threshold
 from sightline.inference.mask_quality import decide_mask
-from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
+from sightline.inference.results import Thresholds
 from sightline.intervals import Interval, wilson_interval
+from sightline.tasks.protocol import EvaluationInputs
 
 MAX_PAIRS = 10
 
@@ -120,15 +121,10 @@ def list_image_metrics(result: SegmentationResult, thresholds: Thresholds | None
 
 
 def build_report(
-    classes: tuple[str, ...],
-    outputs: MaskOutputs,
-    labeled: LabeledSubset,
-    split: str,
-    validation_outputs: MaskOutputs | None = None,
-    thresholds: Thresholds | None = None,
-    request: ThresholdRequest = NO_THRESHOLDS,
+    inputs: EvaluationInputs, outputs: MaskOutputs, held_out: MaskOutputs | None = None
 ) -> SegmentationReport:
-    """Return the evaluation of `outputs` for images whose labels are masks, given those of the validation split."""
+    """Return the evaluation for images whose labels are masks; both outputs are those of `inputs`."""
+    labeled, thresholds = inputs.labeled, inputs.thresholds
     positions = {path: i for i, path in enumerate(labeled.subset.paths)}
 
     def evaluate(
@@ -136,19 +132,19 @@ def build_report(
     ) -> SegmentationResult:
         at = np.array([positions[path] for path in samples.paths], np.int64)
         groups = bootstrap.number_groups(samples.paths, labeled.groups)
-        return _evaluate(classes, rows, outputs, at, samples.paths, unreadable, groups)
+        return _evaluate(inputs.classes, rows, outputs, at, samples.paths, unreadable, groups)
 
     means, groups = outputs.outputs.probabilities, bootstrap.number_groups(labeled.subset.paths, labeled.groups)
     evaluation = add_leakage(evaluate(means, labeled.subset, labeled.unreadable), labeled, evaluate)
     return SegmentationReport(
         evaluation,
-        split,
+        inputs.split,
         _find_errors(evaluation, outputs),
-        mask_decisions.evaluate_calibration(outputs, validation_outputs),
+        mask_decisions.evaluate_calibration(outputs, held_out),
         mask_decisions.compute_risk_coverage(outputs),
         thresholds,
-        mask_decisions.choose_threshold(validation_outputs, request),
-        mask_decisions.evaluate_decisions(outputs, thresholds, groups, is_fitted=validation_outputs is outputs),
+        mask_decisions.choose_threshold(held_out, inputs.threshold_request),
+        mask_decisions.evaluate_decisions(outputs, thresholds, groups, is_fitted=inputs.are_fitted),
     )
 
 

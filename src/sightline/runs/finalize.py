@@ -40,7 +40,7 @@ from sightline.runs.early_outputs import EarlyOutputs
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.predictions import list_image_values
 from sightline.seeding import make_generator
-from sightline.tasks.protocol import Task, find_task
+from sightline.tasks.protocol import EvaluationInputs, Task, find_task
 from sightline.training.early_features import EarlyFeatures
 from sightline.training.loop import FitResult
 
@@ -161,11 +161,11 @@ def _evaluate_split(
     thresholds: Thresholds | None,
 ) -> Report:
     name = folds.OUT_OF_FOLD if split == "validation" and folds.is_folded(prepared.config) else split
-    report: Report = find_task(prepared.config.model.task).evaluate(
-        prepared.data.classes, outputs_by_split[split], labeled, name,
-        outputs_by_split.get("validation"), thresholds,
-        threshold_request=ThresholdRequest.from_config(prepared.config.evaluation),
+    inputs = EvaluationInputs(
+        prepared.data.classes, outputs_by_split[split], labeled, name, outputs_by_split.get("validation"), thresholds,
+        ThresholdRequest.from_config(prepared.config.evaluation),
     )  # fmt: skip
+    report: Report = find_task(prepared.config.model.task).evaluate(inputs)
     run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))
     outputs, is_held_out = outputs_by_split[split], split == ("validation" if name == folds.OUT_OF_FOLD else "test")
     if prepared.config.split.folds and is_held_out and isinstance(outputs, MaskOutputs):

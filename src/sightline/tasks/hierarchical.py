@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import CLASS_PATHS
-from sightline.data.types import LabeledSubset, Subset
+from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.evaluation import hierarchy
 from sightline.evaluation.hierarchy import HierarchyReport
@@ -20,7 +20,7 @@ from sightline.inference import decisions
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import drop_disabled
-from sightline.tasks.protocol import LossGradient, register_task
+from sightline.tasks.protocol import EvaluationInputs, LossGradient, register_task
 from sightline.tasks.single_label import Classification, SingleLabel
 from sightline.training.optimizers import compute_class_weights, make_loss
 
@@ -175,17 +175,6 @@ class Hierarchical(SingleLabel):
         """Return the threshold of nodes for the target precision, see `evaluation.hierarchy.choose_threshold`."""
         return hierarchy.fit_thresholds(classes, outputs, request, old) if request else old
 
-    def evaluate(
-        self,
-        classes: tuple[str, ...],
-        outputs: ModelOutputs,
-        labeled: LabeledSubset,
-        split: str,
-        validation_outputs: ModelOutputs | None,
-        thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ) -> HierarchyReport:
+    def evaluate(self, inputs: EvaluationInputs) -> HierarchyReport:
         """Return what single-label classification has, the accuracy at each level, and the precision at each depth."""
-        return hierarchy.build_report(
-            classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request
-        )
+        return hierarchy.build_report(inputs)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import LABEL_SETS, join_classes
-from sightline.data.types import LabeledSubset, Subset
+from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.evaluation import label_thresholds, multi_label, ood
 from sightline.evaluation.label_thresholds import list_limits, list_thresholds, list_unreached
@@ -23,7 +23,7 @@ from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
-from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
+from sightline.tasks.protocol import EvaluationInputs, LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
@@ -268,23 +268,15 @@ class MultiLabel(Task):
             float(agrees.mean()) if len(agrees) else 1.0, change, None, size,
         )  # fmt: skip
 
-    def evaluate(
-        self,
-        classes: tuple[str, ...],
-        outputs: ModelOutputs,
-        labeled: LabeledSubset,
-        split: str,
-        validation_outputs: ModelOutputs | None,  # noqa: ARG002  # thresholds are fitted on them, and given
-        thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ) -> MultiLabelReport:
+    def evaluate(self, inputs: EvaluationInputs) -> MultiLabelReport:
         """Return average precision, F1 and calibration of each class and of all, and the images to look at."""
-        unreached = list_unreached(thresholds) if threshold_request and thresholds is not None else ()
+        outputs, thresholds, request = inputs.outputs.outputs, inputs.thresholds, inputs.threshold_request
+        unreached = list_unreached(thresholds) if request and thresholds is not None else ()
         report = multi_label.build_report(
-            classes, outputs.outputs.probabilities, labeled, split, thresholds, unreached,
-            conservative=threshold_request.conservative,
+            inputs.classes, outputs.probabilities, inputs.labeled, inputs.split, thresholds, unreached,
+            conservative=request.conservative,
         )  # fmt: skip
-        return replace(report, energies=decisions.compute_joint_energy(outputs.outputs.logits))
+        return replace(report, energies=decisions.compute_joint_energy(outputs.logits))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

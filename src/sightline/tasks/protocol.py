@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -81,6 +82,27 @@ class LossGradient(NamedTuple):
     losses: NDArray[np.float64]
     residuals: NDArray[np.float64]
     correct: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationInputs:
+    """What an evaluation of the images `labeled` is made from: the `outputs` for them, and those of validation images.
+
+    `split` is its name. `thresholds` are those of the model, fitted for `threshold_request` if that asks for any.
+    """
+
+    classes: tuple[str, ...]
+    outputs: ModelOutputs
+    labeled: LabeledSubset
+    split: str
+    validation_outputs: ModelOutputs | None
+    thresholds: Thresholds | None = None
+    threshold_request: ThresholdRequest = NO_THRESHOLDS
+
+    @property
+    def are_fitted(self) -> bool:
+        """Whether the thresholds were fitted on the evaluated images."""
+        return self.validation_outputs is self.outputs
 
 
 class Task(ABC):
@@ -235,17 +257,8 @@ class Task(ABC):
         )
 
     @abstractmethod
-    def evaluate(
-        self,
-        classes: tuple[str, ...],
-        outputs: ModelOutputs,
-        labeled: LabeledSubset,
-        split: str,
-        validation_outputs: ModelOutputs | None,
-        thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ) -> Any:
-        """Return the evaluation of `outputs` for the images `labeled`; see `evaluation.report.build_report`."""
+    def evaluate(self, inputs: EvaluationInputs) -> Any:
+        """Return the evaluation of a model's outputs; see `evaluation.report.build_report`."""
 
 
 def check_targets(config: EvaluationConfig, *, are_masks: bool = False) -> None:

@@ -14,7 +14,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.masks import VOID
 from sightline.data.targets import MASKS, join_classes
-from sightline.data.types import LabeledSubset, Subset
+from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.evaluation import calibration, mask_decisions, segmentation
 from sightline.evaluation.mask_outputs import MaskOutputs, collect_mask_outputs
@@ -25,7 +25,7 @@ from sightline.inference.parity import Parity, find_ties
 from sightline.inference.predictor import ModelOutputs, Predictor
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
-from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
+from sightline.tasks.protocol import EvaluationInputs, LossGradient, Score, Task, check_targets, register_task
 from sightline.training.augment.pipeline import transform_masks
 from sightline.training.optimizers import make_loss
 
@@ -267,21 +267,10 @@ class Segmentation(Task):
         """Compare the probabilities and the most probable classes of all pixels."""
         return self.compare_batches([(first, second, labels)], size)
 
-    def evaluate(
-        self,
-        classes: tuple[str, ...],
-        outputs: ModelOutputs,
-        labeled: LabeledSubset,
-        split: str,
-        validation_outputs: ModelOutputs | None,
-        thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ) -> SegmentationReport:
+    def evaluate(self, inputs: EvaluationInputs) -> SegmentationReport:
         """Return the metrics of each class and of all, the calibration of pixels, and the worst images."""
-        held_out = None if validation_outputs is None else _check_outputs(validation_outputs)
-        return segmentation.build_report(
-            classes, _check_outputs(outputs), labeled, split, held_out, thresholds, threshold_request
-        )
+        held_out = None if inputs.validation_outputs is None else _check_outputs(inputs.validation_outputs)
+        return segmentation.build_report(inputs, _check_outputs(inputs.outputs), held_out)
 
 
 def _check_outputs(outputs: ModelOutputs) -> MaskOutputs:

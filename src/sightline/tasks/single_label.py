@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline import backend, metrics
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import CLASS_TARGETS
-from sightline.data.types import LabeledSubset, Subset
+from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.evaluation import calibration, report
 from sightline.evaluation.report import EvaluationReport
@@ -24,7 +24,7 @@ from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, Nonconformity, ThresholdRequest, Thresholds
 from sightline.models.entry import Activation
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
-from sightline.tasks.protocol import LossGradient, Score, Task, check_targets, register_task
+from sightline.tasks.protocol import EvaluationInputs, LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
 
 TINY = 1e-30  # for the logarithm of a probability of zero
@@ -182,17 +182,6 @@ class SingleLabel(Task):
         """Compare the probabilities and the most probable classes."""
         return parity.compare_probabilities(first, second, labels, size)
 
-    def evaluate(
-        self,
-        classes: tuple[str, ...],
-        outputs: ModelOutputs,
-        labeled: LabeledSubset,
-        split: str,
-        validation_outputs: ModelOutputs | None,
-        thresholds: Thresholds | None = None,
-        threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ) -> EvaluationReport:
+    def evaluate(self, inputs: EvaluationInputs) -> EvaluationReport:
         """Return accuracy, calibration, selective prediction, errors and slices."""
-        return report.build_report(
-            classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request, self.compute_result
-        )
+        return report.build_report(inputs, self.compute_result)
