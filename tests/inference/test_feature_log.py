@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import pytest
@@ -136,6 +138,40 @@ def test_a_log_that_another_program_rotates_goes_on(
     if (tmp_path / "old.log").exists():
         assert list(read(tmp_path / "old.log").ids) == first
     assert log.dropped == 0
+
+
+def test_a_log_that_is_deleted_from_a_full_disk_leaves_its_room_to_the_next_one(
+    open_log: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log()
+    log.add(*next(zip(*draw(1), strict=True)))
+    while (tmp_path / "cats.log").read_bytes().count(b"\n") < 2:
+        time.sleep(0.01)
+    old, append = os.dup(log._file.fileno()), feature_log._append
+
+    def append_to_full_disk(file: IO[bytes], line: bytes, end: int) -> int:
+        if os.fstat(old).st_size and not os.path.samestat(os.fstat(old), os.fstat(file.fileno())):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return append(file, line, end)
+
+    monkeypatch.setattr(feature_log, "_append", append_to_full_disk)
+    (tmp_path / "cats.log").unlink()
+    assert add_all(log, 2, seed=1) == list(read(tmp_path / "cats.log").ids)
+    assert log.dropped == 0
+    os.close(old)
+
+
+def test_files_that_were_joined_are_one_log(open_log: Open, tmp_path: Path) -> None:
+    path, joined = tmp_path / "cats.log", tmp_path / "all.log"
+    ids = add_all(open_log(), 2)
+    path.rename(tmp_path / "cats.log-1")
+    ids += add_all(open_log(), 3, seed=1)
+    joined.write_bytes((tmp_path / "cats.log-1").read_bytes() + path.read_bytes())
+    assert list(read(joined).ids) == ids
+    add_all(open_log("net@" + 64 * "b"), 1)
+    joined.write_bytes(joined.read_bytes() + path.read_bytes())
+    with pytest.raises(DataError, match=r"all\.log is joined from files of several models: line 8 begins"):
+        read(joined)
 
 
 @pytest.mark.parametrize("shifted_at", range(FILES))

@@ -38,7 +38,7 @@ FILES = 4  # of a log: the oldest quarter is dropped at a time
 MAX_WAITING = 4096  # images that wait to be written; more are dropped
 MAX_LINE = 1 << 24  # bytes
 OWNER_ONLY = 0o600  # a part of what an image shows can be restored from its features
-_START = b'{"schema": '
+START = b'{"schema": '
 FEATURES, PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
 
 
@@ -65,7 +65,7 @@ class LogHeader:
     @classmethod
     def from_line(cls, line: bytes) -> LogHeader:
         """Return the header that a line states; raises `ValueError` or `ModelError` if it is not one."""
-        if not line.startswith(_START) or not line.endswith(b"\n"):
+        if not line.startswith(START) or not line.endswith(b"\n"):
             raise ValueError("its first line does not state that it is a log of features")
         header = jsonio.build(cls, jsonio.loads(line), "its first line")
         if header.schema != SCHEMA:
@@ -193,6 +193,8 @@ class FeatureLog:
 
     def _reopen(self) -> None:
         """Write to the file that has the name of the log now; on an error, to the old one still."""
+        if not os.fstat(self._file.fileno()).st_nlink:  # deleted: it takes room on a full disk as long as it is open
+            os.ftruncate(self._file.fileno(), 0)
         old, self._file = self._file, self._create_or_continue()
         old.close()
 

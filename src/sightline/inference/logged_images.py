@@ -24,6 +24,7 @@ from sightline.inference.feature_log import (
     FILES,
     MAX_LINE,
     PROBABILITIES,
+    START,
     LogHeader,
     LogLine,
     number_file,
@@ -81,7 +82,7 @@ def read_log(
         if others:
             on_message(f"{len(others)} of the files of {path} are of another model and were left out")
         for file_path, file in reversed(files):
-            yield from _read_images(file_path, file, len(classes))
+            yield from _read_images(file_path, file, LogHeader(model, tuple(classes)))
 
 
 def _open_files(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BufferedReader]]:
@@ -104,8 +105,8 @@ def _open_files(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BufferedRe
         stack.enter_context(_io.open_regular(path))
 
 
-def _read_images(path: Path, file: BufferedReader, classes: int) -> Iterator[LoggedImages]:
-    lines = _iter_lines(path, file)
+def _read_images(path: Path, file: BufferedReader, header: LogHeader) -> Iterator[LoggedImages]:
+    lines, classes = _iter_lines(path, file, header.to_line()), len(header.classes)
     size = None
     while batch := [_parse_line(path, number, line, classes) for number, line in islice(lines, ROWS)]:
         ids, times, features, probabilities, quality = zip(*batch, strict=True)
@@ -116,14 +117,20 @@ def _read_images(path: Path, file: BufferedReader, classes: int) -> Iterator[Log
         yield LoggedImages(ids, times, np.stack(features), np.stack(probabilities), np.array(quality))
 
 
-def _iter_lines(path: Path, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
+def _iter_lines(path: Path, file: BufferedReader, header: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the text of each line of an image; files that were joined have the header more than once."""
     for number in count(2):
         line = file.readline(MAX_LINE)
         if not line.endswith(b"\n"):  # the last one is still being written
             if len(line) == MAX_LINE:
                 raise DataError(f"{path} is damaged: line {number} is longer than {MAX_LINE:,} bytes.")
             return
-        yield number, line
+        if line.startswith(START) and line != header:
+            raise DataError(
+                f"{path} is joined from files of several models: line {number} begins those of another one."
+            )
+        if line != header:
+            yield number, line
 
 
 def _parse_line(
