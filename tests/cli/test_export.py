@@ -22,7 +22,7 @@ from sightline import _io
 from sightline.api import export, load
 from sightline.api.decoding_vectors import write_decoding_vectors
 from sightline.callbacks import Callback
-from sightline.errors import ModelError, OutputError
+from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.manifest import Manifest
@@ -147,13 +147,30 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
         (("--to", "vectors", "--precision", "int8"), "--to vectors compares no model, so it takes no --precision"),
         (("--to", "vectors", "--tolerance", "0"), "so it takes no --tolerance: leave it out."),
         (("--to", "vectors", "--set", "data.page=1"), "so it takes no --set: leave it out."),
+        (("--tolerance", "nan"), "The tolerance is a difference of probabilities, at least 0, not nan."),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_impossible_exports_are_rejected(sightline: Command, run: Path, arguments: tuple[str, ...], text: str) -> None:
     result = sightline("export", run, *arguments)
     assert result.code == 2
     assert text in " ".join(result.err.split())
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        ({"tolerance": -1.0}, "The tolerance is a difference of probabilities, at least 0, not -1.0"),
+        ({"min_agreement": 98.0}, "The minimum agreement is a fraction of images, from 0 to 1, not 98.0"),
+    ],
+)
+def test_impossible_limits_are_refused_before_any_work(
+    run: Path, limits: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = load(run)
+    monkeypatch.setattr(export, "load", None)
+    with pytest.raises(UsageError, match=text):
+        classifier.export(run.parent / "never", **limits)
 
 
 @pytest.mark.parametrize(

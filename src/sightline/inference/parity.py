@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals
+from sightline.errors import UsageError
 from sightline.inference.predictor import Predictor
 from sightline.intervals import Interval
 
@@ -25,10 +26,18 @@ class Tolerance:
     """The allowed difference in probability between two forms, and the required fraction with the same top-1 class.
 
     Images whose first two classes are tied (see `compare_probabilities`) do not count in the latter.
+
+    Raises `UsageError` for limits that no file could meet.
     """
 
     difference: float = 1e-4
     agreement: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.difference >= 0:  # NaN too
+            raise UsageError(f"The tolerance is a difference of probabilities, at least 0, not {self.difference}.")
+        if not 0 <= self.agreement <= 1:
+            raise UsageError(f"The minimum agreement is a fraction of images, from 0 to 1, not {self.agreement}.")
 
 
 TOLERANCES: Mapping[str, Tolerance] = {
