@@ -109,19 +109,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def plain_figures() -> Iterator[dict[str, Any]]:
-    """Build each figure, but draw an empty one in its place, for a module whose tests do not look at figures.
+    """Build each figure, but draw an empty one in its place, for a module whose tests do not look at figures."""
+    from empty_figures import empty_figures
 
-    matplotlib takes a third of the time of a tiny training, and more of that of an evaluation.
-    """
-    from sightline.report import plotting
-
-    figure = plotting.make_figure(2, 2)
-    figure.subplots()
-    empty = plotting.render(figure)
-    originals = {"render": plotting.render, "render_png": plotting.render_png}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plotting, "render", lambda _: empty)
-        patch.setattr(plotting, "render_png", lambda _: empty.png)
+    with empty_figures() as originals:
         yield originals
 
 

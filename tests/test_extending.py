@@ -31,6 +31,8 @@ from sightline.tasks.protocol import TASKS, find_task
 from sightline.training.augment import pipeline
 from sightline.training.augment.augmentation import AUGMENTATIONS
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = {name: code for name, code in re.findall(r'```\w+ title="([\w ]+)"\n(.*?)```', PAGE, re.DOTALL)}  # noqa: C416
 

@@ -19,6 +19,8 @@ import sightline as sl
 from sightline.inference.exporters import EXPORTERS
 from task_images import TASKS, assert_alike, write_task
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 OTHERS = tuple(pytest.param(name, marks=pytest.mark.installed) for name in ("jax", "torch"))
 QUICK = {"multi_label": "jax"}  # the backend of each of these tasks; other combinations are slow
 WHOLE = "segmentation"  # the task that is resumed and exported on each backend; `make test-slow` does so with all
@@ -26,7 +28,11 @@ SCRIPT = """
 import json, sys
 import numpy as np
 import sightline as sl
+from empty_figures import empty_figures
 from sightline.errors import Interrupted
+
+figures = empty_figures()
+figures.__enter__()
 
 class Stop(sl.Callback):
     def on_epoch_end(self, record):
@@ -60,9 +66,10 @@ print(json.dumps({
 def run_python(backend: str, folder: Path, *arguments: str) -> str:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
+    environment = {"KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=os.environ | {"KERAS_BACKEND": backend}, capture_output=True,
-        text=True, check=False,
+        [sys.executable, *arguments], cwd=folder, env=os.environ | environment, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

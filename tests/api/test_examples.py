@@ -15,6 +15,8 @@ from PIL import Image
 import sightline as sl
 from sightline.datasets import coffee_beans
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
 QUICKSTART = (REPOSITORY / "examples" / "quickstart.py").read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ from sightline.api import train
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import Interrupted
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 Trained = tuple[Path, dict[str, Any]]
 
 
@@ -82,6 +84,7 @@ def test_a_stage_that_only_one_run_has_takes_one_line(
     assert settings["train.stages.1.solver"] == "gradient"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_the_table_and_the_plot(sightline: Command, trained: Trained, interrupted: Path, tmp_path: Path) -> None:
     figure = tmp_path / "curves.png"
     Image.new("RGB", (8, 8)).save(figure)

@@ -20,6 +20,8 @@ from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 Trained = tuple[Path, dict[str, Any]]
 GREEN = np.array((60, 200, 60))
 
@@ -37,6 +39,7 @@ def half(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_one_line_and_one_plot_per_image(sightline: Command, trained: Trained, half: Path, tmp_path: Path) -> None:
     out = tmp_path / "why" / "here"
     result = sightline(

@@ -27,6 +27,8 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.runs import environment
 from synthetic_images import write_zip
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 
 @pytest.fixture
 def run(trained: tuple[Path, dict[str, Any]]) -> Path:

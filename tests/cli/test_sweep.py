@@ -19,6 +19,8 @@ from sightline import api
 from sightline.api import training_process
 from sightline.errors import Interrupted
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 
 @pytest.fixture
 def space(tmp_path: Path) -> Path:

@@ -16,6 +16,7 @@ import sightline as sl
 from browser import SLOWDOWN, find_browser
 from command import COLORS, TINY_SWEEP, draw_classes
 from drawn_scenes import BAR, DISK, draw_scenes, name_classes
+from empty_figures import empty_figures
 from screenshots import Screenshots
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
@@ -32,6 +33,17 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_classes(tmp_path_factory.mktemp("data") / "colors", COLORS, 8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures(plain_figures: dict[str, Any]) -> None:
+    """No page of the studio shows a figure that matplotlib drew."""
+
+
+def train(data: Path | str, **options: Any) -> sl.Run:
+    """Train a run that tests share, without drawing its figures either."""
+    with empty_figures():
+        return sl.train(data, **options)
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     """A run on drawn images of three classes, some of them with the wrong label."""
@@ -39,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     folder = draw_classes(root / "colors", COLORS, 20)
     for i in range(4):
         (folder / "blue" / f"blue-{i:03}.png").rename(folder / "red" / f"mistake-{i}.png")
-    return sl.train(folder, recipe="quick", model="cifar10-simple", epochs=2, seed=1, out=root / "a")
+    return train(folder, recipe="quick", model="cifar10-simple", epochs=2, seed=1, out=root / "a")
 
 
 def copy_run(run: sl.Run, path: Path, split: str, change: Callable[[dict[str, Any]], None]) -> sl.Run:
@@ -99,7 +111,7 @@ def label_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     """A run on drawn images with up to three labels each."""
     root = tmp_path_factory.mktemp("labels")
     source, settings = write_task("multi_label", root / "images", 90)
-    return sl.train(source, epochs=2, seed=1, set=[*settings, "split.test=0.4"], out=root / "run")
+    return train(source, epochs=2, seed=1, set=[*settings, "split.test=0.4"], out=root / "run")
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +136,7 @@ def graded_run(tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
     """A run on drawn images of five grades."""
     root = tmp_path_factory.mktemp("grades")
     source, settings = write_task("ordinal", root / "images", 100)
-    return sl.train(source, epochs=12, seed=1, out=root / "run", set=[*settings, "split.test=0.3"])
+    return train(source, epochs=12, seed=1, out=root / "run", set=[*settings, "split.test=0.3"])
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +158,7 @@ def mask_run(mask_data: Path, tmp_path_factory: pytest.TempPathFactory) -> sl.Ru
     """A model of the masks of `mask_data`."""
     settings = {"model.task": "segmentation", "device.threads": 1}
     out = tmp_path_factory.mktemp("mask-run") / "a"
-    return sl.train(mask_data, recipe="fcn", epochs=2, seed=1, set=settings, out=out, progress=False)
+    return train(mask_data, recipe="fcn", epochs=2, seed=1, set=settings, out=out, progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +210,7 @@ def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     rows = [f"{name},{Path(name).parent},{splits[i % 7]},{'old' if i % 2 else 'new'}" for i, name in enumerate(names)]
     table = folder / "images.csv"
     table.write_text("\n".join(["path,label,split,camera", *rows]))
-    run = sl.train(table, recipe="quick", model="cifar10-simple", epochs=1, seed=1, out=root / "run")
+    run = train(table, recipe="quick", model="cifar10-simple", epochs=1, seed=1, out=root / "run")
     with open_studio(run, root / "fixes.jsonl") as studio, serve(studio) as opened:
         yield opened
 

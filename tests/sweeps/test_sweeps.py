@@ -40,12 +40,14 @@ from sightline.errors import (
     SightlineError,
     UsageError,
 )
-from sightline.report import comparison_plots
+from sightline.report import comparison_plots, plotting
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep
 from sightline.sweeps.runner import prepare_folder
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 from task_images import TASKS, write_task
+
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 
 def parse_text(text: str, name: str = "mine") -> search_space.SearchSpace:
@@ -206,10 +208,13 @@ model.head = ["softmax", "sigmoid"]
 
 
 @pytest.fixture(scope="module")
-def finished_sweep(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
+def finished_sweep(
+    colors: Path, tmp_path_factory: pytest.TempPathFactory, plain_figures: dict[str, Any]
+) -> tuple[Path, SweepResult]:
     """Four trials: one learns, one learns too slowly and is pruned, two are invalid (sigmoid with three classes).
 
-    The first trains in a process of its own, as all do; the others here, where TensorFlow has started already.
+    The first trains in a process of its own, as all do; the others here, where TensorFlow has started already. Its
+    figures are drawn.
     """
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "mine.toml").write_text(REAL)
@@ -220,6 +225,8 @@ def finished_sweep(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_process, "train_in_subprocess", train)
+        for name, draw in plain_figures.items():
+            patch.setattr(plotting, name, draw)
         return folder / "out", sweep(colors, folder / "mine.toml", out=folder / "out")
 
 
@@ -381,6 +388,7 @@ def settings_by_trial(sweep_result: SweepResult) -> dict[int, Mapping[str, Any]]
     return {t.trial: t.settings for t in sweep_result.trials}
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_trials_are_ranked_and_the_importance_is_drawn(search: Search, tmp_path: Path) -> None:
     sweep_result = search(GRID)
     assert [t.trial for t in sweep_result.trials] == [1, 2, 3, 4, 5, 6], "by value, ties by number"

@@ -24,6 +24,8 @@ from sightline.inference.feature_log import FeatureLog
 from sightline.inference.parity import TOLERANCES
 from task_images import TASKS, assert_alike, write_task
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 FIELDS = {
     "ordinal": {"label", "expected_grade"}, "hierarchical": {"label", "node", "levels"}, "multi_label": {"labels"},
     "segmentation": {"masks", "areas", "quality"},

@@ -32,6 +32,8 @@ from sightline.tasks.protocol import find_task
 from sightline.training.linear_head import iter_heads
 from task_images import draw_tree
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 CLASSES = ("cool/blue", "cool/green", "gray", "warm/bright/yellow", "warm/red")
 TASK = find_task("hierarchical")
 TREE = ["model.task=hierarchical", "data.class_tree=folders"]

@@ -52,6 +52,8 @@ from sightline.tasks.protocol import find_task
 from sightline.training.linear_head import iter_heads
 from synthetic_images import encode
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 TASK = find_task("ordinal")
 SETTINGS = [
     "model.task=ordinal", f"data.class_order={json.dumps(SIZES)}", "model.name=cifar10-simple", "model.pooling=average",

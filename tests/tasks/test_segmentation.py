@@ -56,6 +56,8 @@ from sightline.preprocessing.spec import Resize
 from sightline.tasks.protocol import EvaluationInputs, find_task
 from sightline.training.checkpoints import load_latest
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 SETTINGS = {"model.task": "segmentation", "device.threads": 1}
 
 
