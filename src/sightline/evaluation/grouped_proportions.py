@@ -18,6 +18,7 @@ A percentile bootstrap of groups has an interval of zero width in the second cas
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -77,8 +78,15 @@ def estimate_grouped_proportions(hits: NDArray[np.floating], counts: NDArray[np.
 
 def student_quantile(probability: float, degrees: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the quantiles of Student's t distribution with `degrees` [M] of freedom, for a `probability` above 1/2."""
-    y = beta_quantile(2 * (1 - probability), degrees / 2, np.full(len(degrees), 0.5))
-    quantiles: NDArray[np.float64] = np.sqrt(degrees * (1 - y) / y)
+    distinct, places = np.unique(degrees, return_inverse=True)
+    return _distinct_quantiles(probability, tuple(distinct.tolist()))[places]
+
+
+@lru_cache(64)  # each class, slice and threshold of an evaluation has about as many groups as the others
+def _distinct_quantiles(probability: float, degrees: tuple[int, ...]) -> NDArray[np.float64]:
+    n = np.array(degrees)
+    y = beta_quantile(2 * (1 - probability), n / 2, np.full(len(n), 0.5))
+    quantiles: NDArray[np.float64] = np.sqrt(n * (1 - y) / y)
     return quantiles
 
 
