@@ -31,6 +31,9 @@ from sightline.inference import bundle, runner
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.progress import ProgressDisplay
+from sightline.report import plotting
+
+pytestmark = pytest.mark.usefixtures("plain_figures")
 
 Trained = tuple[Path, dict[str, Any]]
 CHEAP = ("--methods", "shrink-head,int8,float16", "--epochs", "1")
@@ -45,8 +48,10 @@ def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A search that was killed and then restarted here; its folder, and the output of the second command."""
+def completed_search(
+    trained: Trained, tmp_path_factory: pytest.TempPathFactory, plain_figures: dict[str, Any]
+) -> tuple[Path, str]:
+    """A search that was killed and then restarted here, with its figures; its folder and the second output."""
     out = tmp_path_factory.mktemp("searches") / "out"
     arguments = ["compress", str(trained[0]), "--out", str(out), "--format", "json", *CHEAP]
     command = [sys.executable, "-m", "sightline", *arguments]
@@ -68,6 +73,8 @@ def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(process, "_claimed", False)  # `main` sets it, and the block restores it
         patch.setattr(sys, "argv", ["sightline", *arguments])
+        for name, draw in plain_figures.items():
+            patch.setattr(plotting, name, draw)
         with contextlib.suppress(SystemExit):
             main()
     assert record.stat().st_mtime_ns == mtime, "a finished candidate was recomputed"

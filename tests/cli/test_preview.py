@@ -21,6 +21,8 @@ from sightline.errors import UsageError
 from sightline.report.image_grid import plot_grid
 from sightline.training.augment import pipeline
 
+pytestmark = pytest.mark.usefixtures("plain_figures")
+
 Rows = list[list[workflow.LabeledPixels]]
 
 
@@ -42,6 +44,7 @@ def drawn_grids(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
     return grids
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_two_rows_of_five_spread_over_the_classes(sightline: Command, colors: Path, drawn_grids: list[Rows]) -> None:
     result = sightline("preview", colors, "--format", "json")
     assert result.code == 0
@@ -58,6 +61,7 @@ def test_two_rows_of_five_spread_over_the_classes(sightline: Command, colors: Pa
         assert pixels.reshape(-1, 3).mean(0).argmax() == {"red": 0, "green": 1, "blue": 2}[label]
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_the_path_is_printed_and_the_seed_decides(sightline: Command, colors: Path, drawn_grids: list[Rows]) -> None:
     runs = [
         ("--out", "a.png"),
@@ -98,6 +102,7 @@ def test_fewer_images_than_places_are_all_shown_once(
     assert len(drawn_grids[0][0]) == 3
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_images_keep_their_proportions_and_bad_ones_are_left_out(
     sightline: Command, tmp_path: Path, drawn_grids: list[Rows]
 ) -> None:
@@ -213,6 +218,7 @@ def test_bad_use_is_explained(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_its_own_plot_is_replaced(sightline: Command, colors: Path) -> None:
     assert sightline("preview", colors, "--count", "2").code == 0
     first = Path("colors-samples.png").read_bytes()
