@@ -204,6 +204,8 @@ def _operating_point_lines(point: OperatingPoint, positive: str, fitted: str) ->
         f"{point.rate} {point.target:g}: predict {positive!r} where its probability is at least {point.threshold:.4f} "
         f"(chosen on {plural(point.count, 'validation image')})"
     )
+    if point.note:
+        yield f"  {point.note}"
     if point.rate_cost and point.relaxed_threshold is not None:
         other = "specificity" if point.rate == "sensitivity" else "sensitivity"
         yield (

@@ -80,6 +80,8 @@ def _threshold_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
     yield f"thresholds for a {t.label_target} of {target:g} of each class, chosen on {images}"
     if fitted:
         yield f"  they were chosen {fitted}"
+    if report.note:
+        yield f"  {report.note}"
     if report.unreached:
         listed = ", ".join(report.unreached[:5]) + (", ..." if len(report.unreached) > 5 else "")
         result = "never predicted" if t.label_target == "precision" else "predicted for every image"

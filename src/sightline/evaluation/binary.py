@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals, jsonio, metrics
 from sightline.errors import UsageError, plural, suggest
-from sightline.evaluation import bootstrap
+from sightline.evaluation import bootstrap, selective
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.results import Metric
 from sightline.inference.results import Rate
@@ -269,14 +269,21 @@ def compute_curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tupl
 
 
 def choose_operating_point(
-    score: NDArray[np.float64], truth: NDArray[np.bool_], rate: Rate, target: float, *, conservative: bool = True
+    score: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    rate: Rate,
+    target: float,
+    *,
+    conservative: bool = True,
+    groups: NDArray[np.int64] | None = None,
 ) -> OperatingPoint:
     """Choose, on validation images, the threshold that costs least in the other rate while `rate` reaches its target.
 
     For sensitivity it is the highest threshold, for specificity the lowest. If `conservative`, the exact one-sided 95%
     bound of the rate must reach the target: the threshold is an order statistic of the scores of one class, and so a
     tolerance limit (Wilks, 1941, Ann. Math. Stat. 12:91-96), which misses the target on new images for one validation
-    split in twenty. Otherwise the rate itself must reach it.
+    split in twenty. Otherwise the rate itself must reach it. Images of `groups`, int64 [N], are taken as independent:
+    the note of the threshold says so.
     """
     class_scores, other_scores = (
         (score[truth], score[~truth]) if rate == "sensitivity" else (score[~truth], score[truth])
@@ -309,8 +316,10 @@ def choose_operating_point(
     rate_cost = 0.0
     if relaxed is not None and len(other_scores):
         rate_cost = float(((other_scores >= min(threshold, relaxed)) & (other_scores < max(threshold, relaxed))).mean())
+    num_groups = bootstrap.count_groups(groups)
+    note = "" if num_groups is None else selective.explain_groups(len(score), num_groups)
     return OperatingPoint(
-        rate, target, threshold, len(score), conservative, relaxed_threshold=relaxed, rate_cost=rate_cost
+        rate, target, threshold, len(score), conservative, note, relaxed_threshold=relaxed, rate_cost=rate_cost
     )
 
 

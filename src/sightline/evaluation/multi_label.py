@@ -81,7 +81,8 @@ class MultiLabelReport:
 
     `decisions` and `label_sets` are those of thresholds that were fitted for a precision and a false-negative rate,
     else None. `unreached` are the classes for which no threshold is known to reach the target that was requested, and
-    `ood` how out-of-distribution images are told apart, if there were any. `energies`, float64 [N], are the
+    `ood` how out-of-distribution images are told apart, if there were any. `note` says what limits the thresholds that
+    were fitted for a target, if they are of this evaluation. `energies`, float64 [N], are the
     out-of-distribution scores of the images, in the order of `evaluation.paths`.
     """
 
@@ -94,6 +95,7 @@ class MultiLabelReport:
     unreached: tuple[str, ...] = ()
     ood: OODResult | None = None
     energies: NDArray[np.float64] | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""

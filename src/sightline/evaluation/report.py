@@ -286,8 +286,7 @@ def evaluate_binary(
         return None
     p, truth = evaluation.probabilities, evaluation.labels
     report = binary.evaluate_binary(p, truth, classes, evaluation.metrics["auroc"], request.positive, resampling)
-    k = classes.index(report.positive)
-    evaluated_scores = _class_scores(evaluated, k)
+    evaluated_scores = _class_scores(evaluated, k := classes.index(report.positive))
     points: list[binary.OperatingPoint] = []
     if request.rates:
         if held_out is None:
@@ -295,7 +294,9 @@ def evaluate_binary(
                 "Thresholds are chosen on validation images, and there are none: give images with a validation split."
             )
         points = [
-            binary.choose_operating_point(*_class_scores(held_out, k), rate, target, conservative=request.conservative)
+            binary.choose_operating_point(
+                *_class_scores(held_out, k), rate, target, conservative=request.conservative, groups=held_out.groups
+            )
             for rate, target in request.rates.items()
         ]
     elif (
@@ -310,13 +311,8 @@ def evaluate_binary(
     usual = (
         () if held_out is None else binary.choose_usual_points(_class_scores(held_out, k), evaluated_scores, resampling)
     )
-    return replace(
-        report,
-        operating_points=tuple(
-            binary.evaluate_operating_point(point, *evaluated_scores, resampling) for point in points
-        ),
-        usual_points=usual,
-    )
+    points = [binary.evaluate_operating_point(point, *evaluated_scores, resampling) for point in points]
+    return replace(report, operating_points=tuple(points), usual_points=usual)
 
 
 def _class_scores(outputs: ModelOutputs, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

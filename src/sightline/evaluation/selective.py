@@ -182,7 +182,7 @@ def choose_from_counts(
             f"{bound:.3f}: use more validation images, or choose the threshold with --conservative."
         )
     if num_groups is not None:
-        note = f"{note} {_explain_groups(count, num_groups)}".strip()
+        note = f"{note} {explain_groups(count, num_groups)}".strip()
     return Threshold(
         target_precision, float(confidences[best]), correct_count / accepted_count, interval,
         accepted_count / count, accepted_count, count, note, bound,
@@ -190,7 +190,8 @@ def choose_from_counts(
     )  # fmt: skip
 
 
-def _explain_groups(count: int, num_groups: int) -> str:
+def explain_groups(count: int, num_groups: int) -> str:
+    """Return the sentence that says what a bound on `count` validation images of `num_groups` groups is worth."""
     return (
         f"The bound takes {plural(count, 'validation image')} as independent, but they are of "
         f"{plural(num_groups, 'group')}, so it claims more than it should: evaluate on other images, whose bound "

@@ -14,7 +14,8 @@ from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import Subset
 from sightline.errors import UsageError
-from sightline.evaluation import label_thresholds, multi_label, ood
+from sightline.evaluation import label_thresholds, multi_label, ood, selective
+from sightline.evaluation.bootstrap import count_groups
 from sightline.evaluation.label_thresholds import list_limits, list_thresholds, list_unreached
 from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.multi_label_metrics import compute_example_f1
@@ -276,7 +277,11 @@ class MultiLabel(Task):
             inputs.classes, outputs.probabilities, inputs.labeled, inputs.split, thresholds, unreached,
             conservative=request.conservative,
         )  # fmt: skip
-        return replace(report, energies=decisions.compute_joint_energy(outputs.logits))
+        held_out, note = inputs.validation_outputs, ""
+        has_target = request.target_precision is not None or request.recall is not None
+        if has_target and held_out is not None and (num_groups := count_groups(held_out.groups)) is not None:
+            note = selective.explain_groups(len(held_out.labels), num_groups)
+        return replace(report, energies=decisions.compute_joint_energy(outputs.logits), note=note)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
