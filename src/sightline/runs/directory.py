@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -81,7 +82,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False, **facts: Any) -> RunDirectory:
-        """Create a new run directory with `facts` in its ``run.json``.
+        """Create a new run directory with `facts`, and the command of this process, in its ``run.json``.
 
         Raises `OutputError` if the directory is not empty (unless `force`) or cannot be written.
         """
@@ -95,7 +96,7 @@ class RunDirectory:
                 f"The run directory {path} cannot be created: {error.strerror}. Choose another with --out."
             ) from error
         run = cls(path)
-        run.update(schema=SCHEMA, status="running", **facts)
+        run.update(schema=SCHEMA, status="running", command=sys.argv, **facts)
         return run
 
     @classmethod

@@ -5,7 +5,6 @@ Each step takes the values of the steps before it, writes what it makes into the
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -111,7 +110,6 @@ def resolve(job: Job, inputs: RunInputs) -> RunInputs:
         inputs = complete_settings(inputs, job.callback, Machine(session.team.count))
         config = inputs.config
         run.update(
-            command=sys.argv,
             seed=config.seed,
             findings=[_finding_to_dict(finding) for finding in inputs.findings],
             recipe_choice=None if inputs.choice is None else asdict(inputs.choice),
