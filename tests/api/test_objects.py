@@ -159,6 +159,10 @@ def _rows_of_hugging_face() -> Any:
             lambda: sl.Dataset.from_arrays([draw(1)[0][0], draw(1)[0][0, :8]], ["a", "b"]),  # type: ignore[arg-type]
             "have different sizes",
         ),
+        (
+            lambda: sl.Dataset.from_arrays(cast("Any", [(draw(1)[0][0], 0), (draw(1)[0][0, :8], 1)]), [0, 1]),
+            r"The items of x are tuples, such as an image with its label: give the images alone",
+        ),
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
         (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]

@@ -122,6 +122,8 @@ def test_a_file_is_read_as_it_was_written(suffix: str, tmp_path: Path, monkeypat
     assert embedding_files.write(path, batches) == (29, 4)
     assert_equal(read(path), embeddings)
     assert embeddings.save(path) == path, "an own file is replaced"
+    with pytest.raises(UsageError, match=r"path must be a file that ends with .*, not None"):
+        embeddings.save(None)  # type: ignore[arg-type]
     assert not list(tmp_path.glob(".part-*"))
     assert embedding_files.has_embeddings(path)
 

@@ -18,7 +18,7 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, resolve_config
 from sightline.data.indexing import Source, Sources, build_index, describe_sources, list_of_sources, list_sources
 from sightline.data.sources import named
-from sightline.data.sources.arrays import list_array_items, to_numpy
+from sightline.data.sources.arrays import explain_no_array, list_array_items, to_numpy
 from sightline.data.sources.dataframe import list_frame_items
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.manifest import is_table
@@ -167,10 +167,8 @@ class Dataset:
             raise UsageError(f"There is no split {split!r}: expected {', '.join(SPLITS)}.")
         try:
             pixels = to_numpy(x, "x")
-        except ValueError as error:  # a list of arrays
-            raise DataError(
-                "The images in x have different sizes: resize them, or save them as files and use Dataset.from_folder."
-            ) from error
+        except ValueError as error:  # a list of arrays, or a data set of PyTorch
+            raise DataError(explain_no_array(x)) from error
         return cls(SourceListing(list_array_items(pixels, y, f"{name}/{split}" if split else name, split, classes)))
 
     @classmethod

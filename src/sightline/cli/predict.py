@@ -74,7 +74,10 @@ def predict(
         typer.Option(metavar="I/N", help="Predict one of N shards into a .parquet folder, from 0/N to N-1/N."),
     ] = None,
     rows_per_part: Annotated[
-        int | None, typer.Option(min=1, help="Images of each file in a .parquet folder; default: 1024.")
+        int | None,
+        typer.Option(
+            min=1, help="Images of each file in a .parquet folder, rounded up to whole batches; default 1024."
+        ),
     ] = None,
     engine: Annotated[
         str,

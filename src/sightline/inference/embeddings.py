@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio
-from sightline.errors import DataError, require
+from sightline.errors import DataError, UsageError, require
 from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
 
@@ -74,11 +75,13 @@ class Embeddings:
 
         In CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw_csv`.
 
-        Raises `UsageError` for another suffix, `OutputError` if it cannot be written, and `MissingExtraError` for
-        Parquet without pyarrow.
+        Raises `UsageError` for another suffix or no path, `OutputError` if it cannot be written, and
+        `MissingExtraError` for Parquet without pyarrow.
         """
         from sightline.inference import embedding_files
 
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"path must be a file that ends with .parquet, .npy or .csv, not {path!r}.")
         path = embedding_files.check_output(path)
         embedding_files.write(path, [self], raw_csv=raw_csv)
         return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -96,6 +96,20 @@ def to_numpy(values: Any, name: str) -> NDArray[Any]:
         return np.asarray(values)
     except (TypeError, RuntimeError) as error:
         raise UsageError(f"{name} cannot be converted to a NumPy array: {first_line(error)}") from error
+
+
+def explain_no_array(x: Iterable[Any]) -> str:
+    """Return why the images `x` are not one array.
+
+    >>> explain_no_array([("image", "label")])[:26]
+    'The items of x are tuples,'
+    """
+    if isinstance(next(iter(x), None), tuple):
+        return (
+            "The items of x are tuples, such as an image with its label: give the images alone as x, as one uint8 "
+            "array [N, H, W, C], and their labels as y."
+        )
+    return "The images in x have different sizes: resize them, or save them as files and use Dataset.from_folder."
 
 
 def _name_label(label: Any, position: int, name: str) -> str:
