@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.errors import ModelError
-from sightline.report import html_report
+from sightline.report import html_report, sentences
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
 from sightline.runs.predictions import list_image_values
@@ -25,7 +25,8 @@ def write_first_report(run: RunDirectory, final: FinalModel) -> None:
     from sightline.report import evaluation_plots, run_plots
 
     if history := run.read_history():
-        run.write_figure("curves", run_plots.plot_curves(history, html_report.describe_run(run.config)).files)
+        title, accuracy_name = html_report.describe_run(run.config), sentences.name_accuracy(run.config.model.task)
+        run.write_figure("curves", run_plots.plot_curves(history, title, accuracy_name).files)
     if isinstance(final.last_report, EvaluationReport):
         figures = evaluation_plots.plot_main(final.last_report)
         run.write_figures({name: figure.files for name, figure in figures.items()})

@@ -153,7 +153,7 @@ def print_result(result: TrainResult) -> None:
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name), split=title):
                 print_line(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])
-            if missing := sentences.describe_untested(names, len(result.classes), f"the {name} split"):
+            if missing := sentences.describe_untested(names, len(result.classes), sentences.describe_split(title)):
                 print_line(f"           {missing}")
     temperature = result.details.get("temperature", 1.0)
     if temperature != 1:

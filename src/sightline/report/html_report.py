@@ -21,7 +21,7 @@ from sightline.errors import ImageError
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssueCount
 from sightline.preprocessing import translate_errors
-from sightline.report import charts, templates
+from sightline.report import charts, sentences, templates
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
 from sightline.runs.run_report import RunReport
@@ -193,6 +193,7 @@ HELPERS = {
     "max_label_issues": MAX_LABEL_ISSUES,
     "max_leaks": MAX_LEAKS,
     "max_slices": MAX_SLICES,
+    "name_accuracy": sentences.name_accuracy,
     "number": format_number,
     "operating_points": list_operating_points,
     "sort_classes": sort_classes,

@@ -180,7 +180,7 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     out += ["\n".join(_metric_table(manifest, names))] if names else []
     for split, metrics in manifest.metrics.items():
         untested = metrics.get("untested_classes", [])
-        if missing := sentences.describe_untested(untested, len(manifest.classes), f"the {split} split"):
+        if missing := sentences.describe_untested(untested, len(manifest.classes), sentences.describe_split(split)):
             out.append(_escape_markdown(missing))
         if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {split} images", split):
             out.append(leaked)

@@ -15,8 +15,8 @@ from sightline.report.charts import MAX_NAMED_CLASSES, format_count
 from sightline.report.plotting import INK, TRAIN, VALIDATION, RenderedFigure
 
 
-def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigure:
-    """Draw loss and accuracy of training and validation over the epochs, side by side."""
+def plot_curves(history: Sequence[EpochRecord], title: str = "", accuracy_name: str = "accuracy") -> RenderedFigure:
+    """Draw loss and accuracy, called `accuracy_name`, of training and validation over the epochs, side by side."""
     figure = plotting.make_figure(9, 3.9)
     epochs = [r.epoch for r in history]
     marker = "o" if len(epochs) < 8 else None  # a single point makes no line
@@ -31,7 +31,7 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigu
         if len(epochs) == 1:
             _write_values(axes)
         _mark_stages(axes, history)
-        plotting.style_axes(axes, "epoch", name)
+        plotting.style_axes(axes, "epoch", accuracy_name if name == "accuracy" else name)
         axes.axhline(0, color="none")  # so that the highest loss keeps its distance from the top
         axes.set_ylim(0, 1.02 if name == "accuracy" else None)
         axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)

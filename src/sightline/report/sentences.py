@@ -38,10 +38,21 @@ def list_names(names: Sequence[str]) -> str:
 def describe_split(split: str) -> str:
     """Return how a sentence names what was evaluated.
 
-    >>> describe_split("test"), describe_split("other")
-    ('the test split', 'the evaluated images')
+    >>> describe_split("test"), describe_split("out-of-fold"), describe_split("other")
+    ('the test split', 'the out-of-fold predictions', 'the evaluated images')
     """
+    if split == "out-of-fold":
+        return "the out-of-fold predictions"
     return f"the {split} split" if split in {"train", "validation", "test"} else "the evaluated images"
+
+
+def name_accuracy(task: str) -> str:
+    """Return what the accuracy of an epoch of a task is called: it is of what is decided.
+
+    >>> name_accuracy("single_label"), name_accuracy("multi_label")
+    ('accuracy', 'label accuracy')
+    """
+    return {"multi_label": "label accuracy", "segmentation": "pixel accuracy"}.get(task, "accuracy")
 
 
 def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
