@@ -65,8 +65,13 @@ def _list_distinct_colors() -> NDArray[np.uint8]:
     colors[: len(_OKABE_ITO)] = [list(bytes.fromhex(color)) for color in _OKABE_ITO]
 
     def measure(color: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the distance of each candidate from `color`, float64 [N], for those who see the least difference."""
-        distances: NDArray[np.float64] = np.linalg.norm(oklab - see(color[None]), axis=2).min(0)
+        """Return the distance of each candidate from `color`, float64 [N]: the least of those for all readers.
+
+        For most people hue counts more than lightness, which mixes with that of the image below a mask.
+        """
+        differences = oklab - see(color[None])
+        by_hue = np.linalg.norm(differences[0] * [0.5, 1, 1], axis=1)
+        distances: NDArray[np.float64] = np.minimum(by_hue, 2 * np.linalg.norm(differences[1:], axis=2).min(0))
         return distances
 
     nearest = measure(np.full(3, _NO_CLASS, np.uint8))
