@@ -227,11 +227,11 @@ def test_there_are_as_many_views_as_there_is_time_for(
     assert weights_sha256(resumed.model) == weights_sha256(expected.model)
 
 
-def test_a_plan_that_does_not_tell_its_views_has_those_configured(clock: Clock) -> None:
+def test_views_take_a_quarter_of_the_time_unless_they_are_planned_or_in_the_cache(clock: Clock) -> None:
     journal = Journal()
-    journal.record.stages["0"] = StagePlan(10, 5, 4.0, 0.0)
+    journal.record.stages["0"] = StagePlan(10, 5, 4.0, 0.0, 4)
     budget = journal.budget(30, clock.now)
-    assert budget.limit_views(0, 4, lambda: pytest.fail("a plan is kept")) == 4
+    assert budget.limit_views(0, 6, lambda: pytest.fail("a plan is kept")) == 4
     assert budget.limit_views(1, 4, lambda: 3.0) == 3, "those of 3 s in a quarter of 25.5 s"
     assert budget.limit_views(1, 9, lambda: 3.0, lambda: 5) == 5, "the cache has the features of five"
     assert budget.limit_views(1, 9, lambda: 3.0, lambda: 2) == 3

@@ -53,11 +53,11 @@ def reliability_bins(probabilities: NDArray[np.float32], labels: NDArray[np.int3
     return make_bins(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels))
 
 
-def sum_bins(confidence: NDArray[Any], correct: NDArray[np.bool_], bins: int = BINS) -> NDArray[np.float64]:
+def sum_bins(confidence: NDArray[Any], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the count, the summed confidence and the number correct in each bin, float64 [bins, 3]; these add up."""
     confidence = confidence.astype(np.float64)
-    number = bin_indices(confidence, bins)
-    sums = (np.bincount(number, weights, bins) for weights in (None, confidence, correct))
+    number = bin_indices(confidence)
+    sums = (np.bincount(number, weights, BINS) for weights in (None, confidence, correct))
     return np.stack([np.asarray(column, np.float64) for column in sums], axis=1)
 
 
@@ -78,14 +78,14 @@ def compute_binned_ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return ece
 
 
-def bin_indices(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
+def bin_indices(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the bin index of each confidence, int64 [N]; bins are open below and closed above."""
-    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
-def compute_ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:
+def compute_ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """Return the expected calibration error in [0, 1]; 0 for no images."""
-    return float(compute_binned_ece(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels, bins)))
+    return float(compute_binned_ece(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels)))
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit: str = "image") -> Temperature:

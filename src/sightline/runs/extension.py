@@ -55,8 +55,8 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
     last_checkpoint = state.load_latest(run.checkpoints, callback.on_message)
     if last_checkpoint is None or len(last_checkpoint.state["history"]) != completed:
         raise ModelError(
-            f"{run.path} cannot be extended: its last checkpoint is not in {run.checkpoints} (it was removed, "
-            "train.keep_last_checkpoint was false, or an older version trained it). Retrain with more --epochs."
+            f"{run.path} cannot be extended: its last checkpoint is not in {run.checkpoints} (it was removed, or "
+            "train.keep_last_checkpoint was false). Retrain with more --epochs."
         )
     name, count = _last_stage(run.config)
     _check_obstacle(run, last_checkpoint, name)

@@ -51,7 +51,7 @@ def keep_planned_views(run: RunDirectory, config: RunConfig) -> RunConfig:
 
     def keep(number: int, stage: StageConfig) -> StageConfig:
         plan = plans.get(str(number))
-        return stage if plan is None or not plan.epochs or plan.views is None else replace(stage, views=plan.views)
+        return stage if plan is None or not plan.epochs else replace(stage, views=plan.views)
 
     stages = tuple(keep(number, stage) for number, stage in enumerate(config.train.stages))
     return replace(config, train=replace(config.train, stages=stages))

@@ -178,7 +178,7 @@ def _prepare_stage(
         callback.on_message(budget.describe(plan, stage.name))
     if not plan.epochs:
         return None
-    if prepared and plan.views is not None and prepared[0].views != plan.views:  # fewer than were measured
+    if prepared and prepared[0].views != plan.views:  # fewer than were measured
         prepared.pop().runner.close()
     stage_run = prepared[0] if prepared else prepare(limit_views=limit_views)
     return stage_run if plan.epochs == configured else set_epochs(stage_run, plan.epochs)

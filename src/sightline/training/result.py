@@ -21,7 +21,7 @@ class SplitMetrics:
         accuracy: The fraction of images whose most probable class is the true one, in [0, 1].
         loss: The mean cross-entropy, in nats.
         count: The number of images.
-        accuracy_interval: The 95% interval of the accuracy; None in a run of an earlier version.
+        accuracy_interval: The 95% interval of the accuracy, if it was computed.
     """
 
     accuracy: float | None
@@ -96,15 +96,14 @@ class TrainResult:
 class StagePlan:
     """How many of the `configured` epochs of a stage fit, and the seconds of one, `validation` included.
 
-    The seconds are None if there was no time to measure them. `views` is the number of views of each image; None in
-    older runs, which had as many as configured.
+    The seconds are None if there was no time to measure them. `views` is the number of views of each image.
     """
 
     configured: int
     epochs: int
     seconds: float | None
     validation: float
-    views: int | None = None
+    views: int
 
 
 @dataclass(slots=True)

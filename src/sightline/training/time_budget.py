@@ -66,7 +66,7 @@ class TimeBudget:
         `cached` the number of views whose features take none. A stage that was planned keeps its views.
         """
         if (plan := self.find_plan(number)) is not None:
-            return configured if plan.views is None else plan.views
+            return plan.views
         self._estimate_finishing()
         if (num_cached := cached()) >= configured:
             return configured
@@ -97,7 +97,7 @@ class TimeBudget:
 
     def describe(self, plan: StagePlan, name: str) -> str:
         """Return the plan of the stage `name` in a sentence."""
-        views = f", on {plan.views} views of each image," if (plan.views or 1) > 1 else ""
+        views = f", on {plan.views} views of each image," if plan.views > 1 else ""
         rate = "" if plan.seconds is None else f"an epoch takes about {format_duration(plan.seconds)}, "
         return (
             f"{name}: {plan.epochs} of {plural(plan.configured, 'epoch')}{views} fit into the time limit: "
