@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -72,7 +73,8 @@ class FakeModel:
 def test_new_run_is_running_and_opens(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "deep" / "er" / "run")
     assert list_files(run.path) == ["run.json"]
-    assert RunDirectory.open(run.path).info == {"schema": SCHEMA, "status": "running"}
+    expected = {"schema": SCHEMA, "status": "running", "command": sys.argv}
+    assert RunDirectory.open(run.path).info == expected, "with the command, also if it fails before its first epoch"
 
 
 def test_empty_folder_may_become_a_run(tmp_path: Path) -> None:
@@ -194,7 +196,8 @@ def test_updates_add_up(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     run.update(status="complete", figures={"accuracy": 0.9}, name="ä")
     run.update(figures={"loss": 1})
-    assert run.info == {"schema": SCHEMA, "status": "complete", "figures": {"loss": 1}, "name": "ä"}
+    expected = {"schema": SCHEMA, "status": "complete", "figures": {"loss": 1}, "name": "ä", "command": sys.argv}
+    assert run.info == expected
     assert "ä" in (run.path / "run.json").read_text(encoding="utf-8"), "readable by people"
 
 
