@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name
-from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name
+from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Table, read_table
@@ -40,7 +40,10 @@ def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str) -> S
     most images and others not, a note says so.
     """
     keys = list(_list_candidates(listing, store))
-    _note_tables(listing, store, prefix, keys)
+    if tables := [key for key in keys if key.count("/") < 2 and key.lower().endswith((".csv", ".tsv"))]:
+        _note_tables(listing, store, prefix, tables)
+    if not keys:
+        return listing
     if any(item.split for item in listing.items):
         return _label_splits(listing, store, prefix, keys)
     images = [item.key for item in listing.items if is_image_name(item.key)]
@@ -85,10 +88,8 @@ def _note_tables(listing: SourceListing, store: FileStore, prefix: str, keys: Se
     """
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
     in_doubt = len({re.sub(r"\d+", "", label) for label in labels.values()}) < 2
-    find = _index_images(labels)
+    find = _index_images(list(labels))
     for key in keys:
-        if key.count("/") > 1 or not key.lower().endswith((".csv", ".tsv")):
-            continue
         try:
             table, rows = _read_rows(store, key, find)
         except DataError as error:
@@ -119,28 +120,31 @@ def _list_candidates(listing: SourceListing, store: FileStore) -> Iterator[str]:
     """Yield the files that may be lists, outside of the folders that hold labeled images."""
     folders = {item.key.rpartition("/")[0] for item in listing.items}
     for key in store.keys():  # noqa: SIM118  # a store is no mapping
-        path = PurePosixPath(key)
         if (
             key.lower().endswith(_SUFFIXES)
             and key.count("/") < _DEPTH
             and not is_hidden(key)
-            and "submission" not in path.name.lower()  # an example for competitors: its labels mean nothing
-            and folders.isdisjoint(map(str, path.parents))  # where text may describe an image, as in train_1.txt
+            and "submission" not in key.rpartition("/")[2].lower()  # an example for competitors, without meaning
+            and folders.isdisjoint(map(str, PurePosixPath(key).parents))  # whose text may describe an image
         ):
             yield key
 
 
-def _index_images(keys: Iterable[str]) -> FindImage:
+def _index_images(keys: Sequence[str]) -> FindImage:
     """Return a function that finds the image which a cell names, by its folder and name, or by a unique name alone."""
     index: dict[str, str | None] = {}
-    for key in keys:
-        path = PurePosixPath(key)
-        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
-        for name in {path.name, stem}:
-            for text in (name, f"{path.parent.name}/{name}"):
-                index[text.casefold()] = None if index.get(text.casefold(), key) != key else key
+
+    def build() -> None:  # at the first cell, since most folders have no lists
+        for key in keys:
+            folder, _, name = key.casefold().rpartition("/")
+            names = {name, name.rpartition(".")[0]} if is_image_name(name) else {name}
+            for each in names:
+                for text in (each, f"{folder.rpartition('/')[2]}/{each}"):
+                    index[text] = None if index.get(text, key) != key else key
 
     def find(text: str) -> str | None:
+        if not index:
+            build()
         return index.get("/".join(text.replace("\\", "/").split("/")[-2:]).casefold())
 
     return find
