@@ -20,7 +20,8 @@ from PIL import Image
 
 from networks import make_plan, random_images
 from sightline import _io
-from sightline.errors import ModelError, OutputError
+from sightline.api import load
+from sightline.errors import ModelError, OutputError, UsageError
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
@@ -287,6 +288,12 @@ def test_outputs_of_another_kind_than_the_task_has_are_refused(graph: bytes, ori
     )
     with pytest.raises(ModelError, match="its task is segmentation, but its outputs are those of an image"):
         bundle.load(tmp_path / "b")
+
+
+def test_a_task_that_is_not_installed_is_named_with_the_model(original: Bundle, tmp_path: Path) -> None:
+    bundle.write_folder(bundle.update_manifest(original, task="graded"), tmp_path / "b")
+    with pytest.raises(UsageError, match=r"^The model .*b has a task that no installed .* There is no task 'graded'"):
+        _ = load(tmp_path / "b").task
 
 
 def test_reference_examples_run_in_batches_whose_memory_was_counted(

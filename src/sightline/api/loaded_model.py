@@ -17,7 +17,7 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import ModelError, plural
+from sightline.errors import ModelError, UsageError, plural
 from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.manifest import Manifest
@@ -139,7 +139,12 @@ class LoadedModel:
                 self.task_name = self.run_config.model.task
             else:
                 self.task_name = "single_label" if self.manifest is None else self.manifest.task
-        return find_task(self.task_name)
+        try:
+            return find_task(self.task_name)
+        except UsageError as error:
+            raise UsageError(
+                f"The model {self.path} has a task that no installed package adds, so it cannot be used here. {error}"
+            ) from error
 
     def save_thresholds(self, thresholds: Thresholds) -> None:
         """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
