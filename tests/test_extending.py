@@ -27,7 +27,7 @@ from sightline.models import registry
 from sightline.models.layers import LAYER_TYPES
 from sightline.plugins import Registry
 from sightline.report.diagram_blocks import group_layers
-from sightline.tasks.protocol import TASKS, find_task
+from sightline.tasks.protocol import TASKS, Task, find_task
 from sightline.training.augment import pipeline
 from sightline.training.augment.augmentation import AUGMENTATIONS
 
@@ -183,30 +183,35 @@ def test_the_source_is_listed_by_its_name() -> None:
     assert len(index.images) == 40
 
 
-@pytest.mark.slow
-def test_the_task_spreads_labels_over_neighboring_grades(tmp_path: Path) -> None:
+@pytest.fixture
+def graded() -> Iterator[Task]:
     exec(compile(EXAMPLES["task"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
-    try:
-        task = find_task("graded")
-        labels = np.array([0, 2], np.int32)
-        train = Subset(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2), labels, ("", ""))
-        targets = task.make_objective(RunConfig(), train, 4, None).compute_targets(np.arange(2), 1, None)
-        np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
-        assert targets.argmax(1).tolist() == [0, 2]
-        assert targets[1, 1] == pytest.approx(targets[1, 3])
-        assert targets[1, 1] > targets[1, 0] > 0
-        settings = [
-            "model.task=graded",
-            "model.name=cifar10-simple",
-            "model.hidden_units=[64]",
-            "train.epochs=1",
-            "train.track=[]",
-        ]
-        api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
-        assert api.load(tmp_path / "run" / "bundle").task is task
-    finally:
-        del TASKS._entries["graded"]
-    with pytest.raises(UsageError, match="There is no task 'graded'"):
+    yield find_task("graded")
+    TASKS._entries.pop("graded", None)
+
+
+def test_the_task_spreads_labels_over_neighboring_grades(graded: Task) -> None:
+    train = Subset(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2), np.array([0, 2], np.int32), ("", ""))
+    targets = graded.make_objective(RunConfig(), train, 4, None).compute_targets(np.arange(2), 1, None)
+    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
+    assert targets.argmax(1).tolist() == [0, 2]
+    assert targets[1, 1] == pytest.approx(targets[1, 3])
+    assert targets[1, 1] > targets[1, 0] > 0
+
+
+@pytest.mark.slow
+def test_a_bundle_of_the_task_needs_its_package(graded: Task, tmp_path: Path) -> None:
+    settings = [
+        "model.task=graded",
+        "model.name=cifar10-simple",
+        "model.hidden_units=[64]",
+        "train.epochs=1",
+        "train.track=[]",
+    ]
+    api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
+    assert api.load(tmp_path / "run" / "bundle").task is graded
+    del TASKS._entries["graded"]
+    with pytest.raises(UsageError, match="'graded'"):
         _ = api.load(tmp_path / "run" / "bundle").task
 
 

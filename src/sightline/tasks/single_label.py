@@ -76,6 +76,7 @@ class SingleLabel(Task):
     interpret = staticmethod(decisions.predict_class)
     compute_result: ClassVar[Callable[..., EvaluationResult]] = staticmethod(compute_evaluation)
     """What computes the metrics of an evaluation, with the parameters of `compute_evaluation`."""
+    objective: ClassVar[type[Classification]] = Classification
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings of several labels per image, and for targets outside (0, 1)."""
@@ -108,7 +109,7 @@ class SingleLabel(Task):
     ) -> Classification:
         """Return the loss of ``train.loss`` against the classes, weighted as ``train.class_weights`` says."""
         weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
-        return Classification(config, train, drop_disabled(augmentation), num_classes, weights)
+        return self.objective(config, train, drop_disabled(augmentation), num_classes, weights)
 
     def score(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Score:
         """Return the mean cross-entropy, and the fraction of images whose most probable class is the true one."""
