@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sightline
-from sightline import backend, cli, process
+from sightline import backend, process
 from sightline.callbacks import Callback
 
 
@@ -157,14 +157,6 @@ def test_a_signal_of_which_a_compiled_module_makes_another_error_is_a_signal(
     code = WRITING.replace("ENDING", f"raise ImportError('initialization failed') from {signaled}")
     completed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (completed.returncode, completed.stderr) == expected
-
-
-def test_ctrl_c_before_the_command_begins_is_an_interrupt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cli, "_build_commands", lambda: signal.raise_signal(signal.SIGINT))
-    assert cli._run_command() == 130
-    assert capsys.readouterr() == ("", "error: Interrupted.\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

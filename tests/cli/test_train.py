@@ -215,7 +215,7 @@ def _unknown_in_test(folder: Path) -> None:
         (_one_class, (), ["only one class", "'cat'"]),
         (Path.mkdir, (), ["No images in", "cat/1.jpg"]),
         (None, (), ["There is no folder", "beans"]),
-        (_corrupt_class, (), ["class 'dog'", "3 rejected"]),
+        (_corrupt_class, (), ["class 'dog'", "3 could not be read"]),
         (_unknown_in_test, (), ["'pink'", "training split"]),
         (_one_class, ("--set", "train.epoch=5"), ["train.epoch", "epochs"]),
         (_one_class, ("--set", "train.epochs=many"), ["train.epochs", "whole number"]),
