@@ -31,7 +31,7 @@ COLORS = """selector => {
   for (let i = 0; i < data.length; i += 4) colors.add(data.slice(i, i + 4).join(","));
   return [...colors].sort();
 }"""
-CLASS_COLORS = ["0,128,0,255", "128,0,0,255", "128,128,0,255"]  # of the first three classes
+CLASS_COLORS = ["0,158,115,255", "230,159,0,255", "86,180,233,255"]  # of the first three classes
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_classes_are_text_whatever_their_names_are(open_page: Any, address: str)
     playwright.expect(page.locator("#count")).to_have_text("40 images")
     swatch = page.locator(".tile .swatch").first
     playwright.expect(swatch).to_have_attribute("title", DISK)
-    playwright.expect(swatch).to_have_css("background-color", "rgb(128, 0, 0)")
+    playwright.expect(swatch).to_have_css("background-color", "rgb(230, 159, 0)")
     page.keyboard.press("Escape")
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#viewer-facts .chip")).to_have_text([DISK, BAR, "ground"])
