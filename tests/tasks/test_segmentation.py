@@ -38,7 +38,7 @@ from sightline.evaluation.segmentation import (
     list_image_metrics,
 )
 from sightline.inference.exporters import EXPORTERS
-from sightline.inference.mask_colors import make_palette, see
+from sightline.inference.mask_colors import make_palette, simulate_vision
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import (
     encode_mask,
@@ -622,7 +622,7 @@ def test_padding_does_not_count_for_the_quality_of_a_mask() -> None:
 def test_colors_of_masks_are_distinct() -> None:
     palette = make_palette(21)
     assert len({tuple(color) for color in make_palette(254)[:254].tolist()}) == 254
-    seen = see(palette[:22])  # and the color of pixels without a class
+    seen = simulate_vision(palette[:22])  # and the color of pixels without a class
     distances = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=3) + np.eye(22)
     assert distances.min() > 0.05, "two are alike, for some readers"
     assert distances[0].min() > 0.09

@@ -44,7 +44,7 @@ def list_colors(count: int) -> list[str]:
     return [f"#{bytes(color).hex()}" for color in make_palette(count)[:count]]
 
 
-def see(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
+def simulate_vision(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return colors uint8 [N, 3] in Oklab, float64 [3, N, 3]: as most people see them, without red, without green."""
     values = colors / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
@@ -58,9 +58,9 @@ def _list_distinct_colors() -> NDArray[np.uint8]:
     """Return 255 colors, uint8 [255, 3]: of Okabe and Ito, then each as far as possible from all before it."""
     levels = np.linspace(0, 255, _LEVELS).round().astype(np.uint8)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    lightness = see(candidates)[0, :, 0]
+    lightness = simulate_vision(candidates)[0, :, 0]
     candidates = candidates[(lightness > _LIGHTNESS[0]) & (lightness < _LIGHTNESS[1])]
-    oklab = see(candidates)
+    oklab = simulate_vision(candidates)
     colors = np.empty((255, 3), np.uint8)
     colors[: len(_OKABE_ITO)] = [list(bytes.fromhex(color)) for color in _OKABE_ITO]
 
@@ -69,7 +69,7 @@ def _list_distinct_colors() -> NDArray[np.uint8]:
 
         For most people hue counts more than lightness, which mixes with that of the image below a mask.
         """
-        differences = oklab - see(color[None])
+        differences = oklab - simulate_vision(color[None])
         by_hue = np.linalg.norm(differences[0] * [0.5, 1, 1], axis=1)
         distances: NDArray[np.float64] = np.minimum(by_hue, 2 * np.linalg.norm(differences[1:], axis=2).min(0))
         return distances

@@ -26,7 +26,7 @@ class MaskImages(Versions):
 
     Attributes:
         classes: Those of the masks, in the order of their colors.
-        colors: The color of each class, such as ``#800000``, as reports and ``predict --masks`` have it.
+        colors: The color of each class, such as ``#e69f00``, as reports and ``predict --masks`` have it.
         key: A text for these classes and the values of the masks: with other ones, addresses are others, too.
     """
 
