@@ -72,7 +72,7 @@ async def call(app: Any, request: Request) -> Answer:
 
     scope = {
         "type": "http", "method": request.method or ("GET" if request.body is None else "POST"),
-        "path": request.prefix + request.path,
+        "path": request.prefix + request.path, "raw_path": (request.prefix + request.path).encode(),
         "query_string": b"key=secret", "scheme": "http", "http_version": "1.1", "server": ("test", 80),
         "client": ("10.0.0.7", 1), "root_path": request.prefix,
         "headers": [(name.lower().encode(), value.encode()) for name, value in request.headers.items()],

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def test_curl_sends_files_as_a_form(server: Server, trained: tuple[Path, Any], c
         ("/predict?top=0", b"x", "image/png", 400, "1 to 3"),
         ("/predict?top=two", b"x", "image/png", 400, "'two'"),
         ("/predict?top=-1", b"x", "image/png", 400, "'-1'"),
-        ("/predict?top=" + "9" * 5000, b"x", "image/png", 400, "1 to 3"),
+        ("/predict?top=000", b"x", "image/png", 400, "1 to 3"),
+        ("/predict?top=" + "9" * 5000, b"x", "image/png", 400, "cannot be read"),  # the image: it asks for all classes
         ("/predict", bytes(1_000_001), "image/png", 413, "1000000 bytes"),
         ("/predict", b"--x--", "multipart/mixed; boundary=x", 415, "send the bytes of an image"),
         ("/predict", None, "image/png", 405, "Method Not Allowed"),
@@ -116,6 +118,14 @@ def exchange(server: Server, parts: Iterable[bytes]) -> bytes:
             while data := client.recv(1 << 16):
                 received += data
     return received
+
+
+@pytest.mark.parametrize(("path", "status"), [("/models", 200), ("?a=b", 200), ("/mod%65ls", 200), ("/x", 404)])
+def test_a_whole_address_is_a_target_too(server: Server, path: str, status: int) -> None:
+    """As a client sends it that takes the server for a proxy (RFC 9112, 3.2.2)."""
+    with contextlib.closing(HTTPConnection(server.address.removeprefix("http://"))) as connection:
+        connection.request("GET", server.address + path)
+        assert connection.getresponse().status == status
 
 
 def make_part(content: bytes) -> bytes:

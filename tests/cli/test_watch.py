@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import shutil
@@ -118,10 +119,13 @@ def test_what_cannot_be_watched_is_refused(sightline: Command, watched: Path, tm
     write_log(sl.load(model), empty, np.zeros((0, 32, 32, 3), np.uint8))
     other = tmp_path / "other.log"
     FeatureLog(other, "net@" + 64 * "0", ("a",), 1 << 20).close()
+    packed = tmp_path / "quiet.log.gz"
+    packed.write_bytes(gzip.compress((watched / "quiet.log").read_bytes()))
     for arguments, words in (
         ((empty, model), "has no images yet"),
         ((other, model), "of another model"),
         ((watched / "none.log", model), "cannot be read as a log of features"),
+        ((packed, model), "it is compressed: unpack it first"),
         ((watched / "quiet.log", model, "--level", "1"), "between 0 and 1"),
         ((watched / "quiet.log", model, "--figure", "a.svg"), ".png"),
     ):

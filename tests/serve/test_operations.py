@@ -170,6 +170,15 @@ def test_other_hosts_are_refused() -> None:
     assert all("400" in operation["responses"] for operation in operations)
 
 
+@pytest.mark.parametrize(("host", "status"), [("Classify.example.org:80", 200), ("evil.example.org", 400)])
+def test_the_host_of_a_whole_address_counts_not_the_header(host: str, status: int) -> None:
+    from sightline.serve.access import Access
+
+    headers = {"Host": "classify.example.org"}
+    (answer,) = send(Request(f"HTTP://{host}/model", headers=headers), access=Access(hosts=("classify.example.org",)))
+    assert answer.status == status
+
+
 @pytest.mark.parametrize("host", ["http://cats.example.org", "cats.example.org:8000", "*.example.org", "::1", ""])
 def test_a_host_that_no_request_states_is_refused(host: str) -> None:
     from sightline.serve.access import Access

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -166,6 +167,21 @@ def test_the_code_of_a_terminal_is_that_of_the_address() -> None:
 def test_other_names_are_for_the_network_alone() -> None:
     with pytest.raises(UsageError, match="give an address with --host"):
         server.run_studio(Dataset("photos"), allowed_hosts=["lab.example"])
+
+
+@pytest.mark.parametrize("name", ["http://lab.example", "lab.example:8000", "*.example", "::1", ""])
+def test_a_name_that_no_request_states_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"--allowed-host .* expected a name or an address alone"):
+        server.run_studio(Dataset("photos"), host="192.0.2.7", allowed_hosts=["lab.example", name])
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("evil.example", 403)])
+def test_a_whole_address_as_the_target_counts_with_its_host(studio: Studio, host: str, status: int) -> None:
+    with serve(studio) as address:
+        connection = HTTPConnection(address.removeprefix("http://"))
+        connection.request("GET", f"http://{host}/state", headers={"Host": "127.0.0.1"})
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ MAX_WAITING = 4096  # images that wait to be written; more are dropped
 MAX_LINE = 1 << 24  # bytes
 OWNER_ONLY = 0o600  # a part of what an image shows can be restored from its features
 START = b'{"schema": '
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")  # by gzip, zstd, xz or bzip2, as logrotate does
 FEATURES, PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
 
 
@@ -65,6 +66,8 @@ class LogHeader:
     @classmethod
     def from_line(cls, line: bytes) -> LogHeader:
         """Return the header that a line states; raises `ValueError` or `ModelError` if it is not one."""
+        if line.startswith(COMPRESSED):
+            raise ValueError("it is compressed: unpack it first, as `gunzip` does for gzip")
         if not line.startswith(START) or not line.endswith(b"\n"):
             raise ValueError("its first line does not state that it is a log of features")
         header = jsonio.build(cls, jsonio.loads(line), "its first line")

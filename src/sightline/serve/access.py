@@ -16,14 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sightline import _io
 from sightline.errors import UsageError
-from sightline.serve.responses import make_error_response, read_path
+from sightline.serve.addressing import check_host, read_path, strip_port
+from sightline.serve.responses import make_error_response
 
 TOKEN_VARIABLE = "SIGHTLINE_TOKEN"  # noqa: S105  # the name of a variable
 MAX_TOKEN_BYTES = 4096
 OPEN_PATHS = {"/", "/health", "/v2/health/live", "/v2/health/ready"}  # of the page and of probes, which have no token
 PAGE_FILES = "/page"  # the address of the files of the page, which are public
 DETAILS = "X-Prediction"  # the header of a mask as a PNG file: its quality, and the model that it is from
-_HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\]")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # browsers write it in lower case
 EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After", DETAILS)
 
@@ -126,22 +126,3 @@ def read_token(path: Path | None) -> str | None:
             f"{where} has no token: expected one word of printable ASCII, as `openssl rand -hex 32` writes."
         )
     return token
-
-
-def check_host(host: str) -> None:
-    """Raise `UsageError` for what is never the name or address in a Host header, such as an address of a web page."""
-    if not _HOST.fullmatch(host):
-        raise UsageError(
-            f"--allowed-host {host!r} is not a name of a machine: expected a name or an address alone, without scheme, "
-            "port or wildcard, as cats.example.org or [::1]."
-        )
-
-
-def strip_port(host: str) -> str:
-    """Return the name or address in a Host header, in lower case.
-
-    >>> [strip_port(host) for host in ("Example.org:8000", "[::1]:80", "10.0.0.1")]
-    ['example.org', '[::1]', '10.0.0.1']
-    """
-    end = host.find("]") + 1 if host.startswith("[") else host.rfind(":")
-    return (host if end <= 0 else host[:end]).lower()

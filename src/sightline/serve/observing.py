@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline import jsonio
 from sightline.escaping import printable
+from sightline.serve.addressing import read_path, resolve_target
 from sightline.serve.admission import UNCOUNTED_METHODS
 from sightline.serve.metrics import Metrics, name_endpoint
-from sightline.serve.responses import read_path
 from sightline.serve.tracing import Tracing
 
 REQUEST_ID = "X-Request-ID"
@@ -52,6 +52,7 @@ class ObservingMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = resolve_target(scope)
         path = read_path(scope)
         endpoint, request_id = name_endpoint(path), read_request_id(scope)
         tracing = None if scope["method"] in UNCOUNTED_METHODS else self._tracing

@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
-from sightline.serve.admission import MAX_DIGITS
 from sightline.serve.masks import respond_with_masks
 from sightline.serve.responses import JSONResponse, check_prediction
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
@@ -70,8 +69,7 @@ def _describe(prediction: Prediction, top: int) -> dict[str, Any]:
 
 def _parse_top(request: Request, classes: int) -> int:
     text = request.query_params.get("top", str(DEFAULT_TOP))
-    if not text.isdecimal() or len(text) > MAX_DIGITS or not int(text):
-        raise HTTPException(
-            400, f"top is {text[:MAX_DIGITS]!r}: expected the number of classes to return, 1 to {classes}."
-        )
-    return int(text)
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdecimal() and digits):
+        raise HTTPException(400, f"top is {text[:20]!r}: expected the number of classes to return, 1 to {classes}.")
+    return min(int(digits[: len(str(classes)) + 1]), classes)  # of more digits than Python converts, too

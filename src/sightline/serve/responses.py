@@ -6,7 +6,6 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Scope
 
 from sightline import jsonio
 from sightline.inference.masks import MaskPrediction
@@ -24,16 +23,6 @@ class JSONResponse(Response):
     def render(self, content: Any) -> bytes:
         """Return the body."""
         return jsonio.encode_text(jsonio.dumps(content, separators=(",", ":")))
-
-
-def read_path(scope: Scope) -> str:
-    """Return the path of a request without the prefix below which the application is mounted, e.g. by Ray Serve.
-
-    >>> [read_path({"path": path, "root_path": "/cats"}) for path in ("/cats/predict", "/cats", "/catsup")]
-    ['/predict', '/', '/catsup']
-    """
-    path, prefix = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    return (path.removeprefix(prefix) or "/") if path == prefix or path.startswith(f"{prefix}/") else path
 
 
 def make_error_response(error: HTTPException) -> JSONResponse:

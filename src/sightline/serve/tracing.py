@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from sightline.errors import UsageError, suggest_install
-from sightline.serve.responses import read_path
+from sightline.serve.addressing import read_path
 
 if TYPE_CHECKING:  # an optional package
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -110,7 +110,7 @@ def make_access(
     """Return the access to a studio that listens on `host`; its address has the first of `names`, if there is one."""
     own = socket.gethostname().lower()
     place = next(iter(names), "") or (find_address() if host in ANY else host)
-    place = f"[{place}]" if ":" in place else place
+    place = f"[{place}]" if ":" in place and not place.startswith("[") else place
     address = f"{scheme}://{place}:{port}/?{urlencode({PARAMETER: token})}"
     return NetworkAccess(address, token, {own, f"{own}.local", *(name.lower() for name in names)})
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sightline.serve.addressing import resolve_target, strip_port
 from sightline.studio.network import NetworkAccess
 from sightline.studio.pages import POLICY, Pages, respond_with_error
 from sightline.studio.server import LOCAL_HOSTS
@@ -47,7 +48,8 @@ class ProtectionMiddleware:
             await self._app(scope, receive, send)
             return
 
-        is_secure = scope["scheme"] == "https" or split_host(Headers(scope=scope).get("host", "")) in LOCAL_HOSTS
+        scope = resolve_target(scope)
+        is_secure = scope["scheme"] == "https" or strip_port(Headers(scope=scope).get("host", "")) in LOCAL_HOSTS
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -63,7 +65,7 @@ class ProtectionMiddleware:
         """Return the response to a request that goes no further; None if it does."""
         headers, access = Headers(scope=scope), self._access
         host = headers.get("host", "")
-        name = split_host(host)
+        name = strip_port(host)
         if name not in LOCAL_HOSTS and not (access is not None and access.knows_host(name, scope)):
             how = "" if access is None else " --allowed-host adds one."
             return _forbid(scope, f"The studio answers only to this machine's own names.{how}")
@@ -91,16 +93,6 @@ class ProtectionMiddleware:
             response.status_code = 401
             return response
         return respond_with_error(request, "Open the address that the studio printed: it holds a token.", 401)
-
-
-def split_host(host: str) -> str:
-    """Return the name or address in a Host header, in lower case.
-
-    >>> [split_host(host) for host in ("Localhost:8000", "[::1]:80", "10.0.0.1")]
-    ['localhost', '[::1]', '10.0.0.1']
-    """
-    end = host.find("]") + 1 if host.startswith("[") else host.rfind(":")
-    return (host if end <= 0 else host[:end]).lower()
 
 
 def _forbid(scope: Scope, reason: str) -> Response:

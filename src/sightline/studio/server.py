@@ -72,8 +72,8 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
     Raises:
         DataError: If the images cannot be read, or the patch does not fit them.
         OutputError: If another studio edits the same patch.
-        UsageError: If the address cannot be bound, the certificate cannot be used, or `allowed_hosts` are given for
-            this machine alone.
+        UsageError: If the address cannot be bound, the certificate cannot be used, or `allowed_hosts` are no names of
+            machines, or given for this machine alone.
         MissingExtraError: If the packages of the extra are not installed.
     """
     is_local = host in LOCAL_HOSTS
@@ -83,12 +83,15 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
         raise UsageError("--allowed-host is for a studio that others can reach: give an address with --host, too.")
     import uvicorn
 
+    from sightline.serve.addressing import check_host
     from sightline.serve.certificate import read_certificate
     from sightline.studio.app import create_app
     from sightline.studio.contents import open_studio
     from sightline.studio.network import make_access
     from sightline.studio.protection import make_token
 
+    for name in allowed_hosts:
+        check_host(name)
     certificate = read_certificate(ssl_certfile, ssl_keyfile)
     scheme = "http" if certificate is None else "https"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
