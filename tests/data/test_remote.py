@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from s3_server import start_bucket
 from sightline import process
 from sightline.api import Classifier
 from sightline.config import LimitsConfig
-from sightline.data import containers, remote, staging
+from sightline.data import containers, remote, staging, storage
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
 from sightline.data.staging import stage
@@ -203,6 +204,75 @@ def test_a_failure_of_the_network_is_tried_again_and_then_a_row_or_the_end(
             job()
     with pytest.raises(DataError, match=r"in 5 attempts: reset by peer.*run the same command again"):
         build_index("memory://b")  # training does without no image
+
+
+class HttpResponseError(Exception):
+    """As Azure's: the status has a name of its own."""
+
+    status_code = 403
+
+
+class HttpError(Exception):
+    """As Google's."""
+
+    code = 401
+
+
+class ClientAuthenticationError(Exception):
+    """As Azure's without credentials."""
+
+
+class ResourceNotFoundError(Exception):
+    """As Azure's of a container."""
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            HttpResponseError("The signature is wrong."),
+            "may not be read: The signature is wrong. Check the credentials.",
+        ),
+        (HttpError("Invalid token, 401"), "may not be read: Invalid token, 401. Check the credentials."),
+        (OSError("Forbidden: b/o\nno access"), "may not be read: Forbidden: b/o. Check the credentials."),
+        (ClientAuthenticationError("no token"), "may not be read: no token. Check the credentials."),
+        (ResourceNotFoundError("no container"), "There is nothing at memory://b. Check the address."),
+    ],
+)
+def test_what_no_further_attempt_changes_is_said_at_once(
+    error: Exception, sentence: str, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fail(_: Any, path: str) -> None:
+        calls.append(path)
+        raise error
+
+    monkeypatch.setattr(type(memory), "info", fail)
+    with pytest.raises(DataError) as raised:
+        RemotePath.parse("memory://b").describe()
+    assert str(raised.value).endswith(sentence)
+    assert len(calls) == 1
+
+
+def test_a_client_that_takes_long_over_an_attempt_gets_fewer(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(*_: Any) -> None:
+        time.sleep(0.1)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(remote, "PATIENCE", 0.15)
+    monkeypatch.setattr(type(memory), "info", wait)
+    with pytest.raises(DataError, match=r"cannot be read, in 2 attempts: no answer\. Check the connection"):
+        RemotePath.parse("memory://b").describe()
+
+
+def test_a_client_that_cannot_be_opened_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **options: Any) -> None:
+        raise ValueError("no account_name!!")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(DataError, match=r"^memory://b cannot be opened: no account_name\. Check the credentials\.$"):
+        RemotePath.parse("memory://b")
 
 
 def test_the_limit_of_a_file_holds_whatever_the_storage_states(memory: Any) -> None:
@@ -515,6 +585,10 @@ def test_a_table_in_a_folder_of_an_address_has_the_labels(memory: Any) -> None:
 
 
 STAND_IN = """
+import contextlib
+import types
+
+import fsspec.asyn
 from fsspec.implementations.memory import MemoryFileSystem
 
 class {name}(MemoryFileSystem):
@@ -541,6 +615,39 @@ class {name}(MemoryFileSystem):
             "prefixes": [name for name in page if name.endswith("/")],
             **(dict(nextPageToken=str(end)) if end < len(entries) else {{}}),
         }}
+
+    loop, service_client = fsspec.asyn.get_loop(), property(lambda self: self)
+
+    @contextlib.asynccontextmanager
+    async def get_container_client(self, container):
+        "Azure's `walk_blobs`, two entries a page, in no order; an object of no bytes stands for each folder."
+        names = sorted(name.removeprefix("/" + container + "/") for name in self.store)
+
+        def walk_blobs(name_starts_with, include, delimiter):
+            assert (include, delimiter) == (["metadata"], "/")
+            below = [name.removeprefix(name_starts_with) for name in names if name.startswith(name_starts_with)]
+            folders = {{name.partition("/")[0] for name in below if "/" in name}}
+            blobs = [(name, None) for name in below if "/" not in name]
+            blobs += [(name, {{"Hdi_isfolder": "true"}}) for name in folders] + [(name + "/", None) for name in folders]
+            blobs.reverse()
+            pages = [blobs[at : at + 2] for at in range(0, len(blobs), 2)]
+            blob = lambda name, metadata: types.SimpleNamespace(name=name_starts_with + name, metadata=metadata)
+
+            class Pages:
+                def __init__(self, token):
+                    self.continuation_token, self.at = token, int(token or 0)
+
+                async def __anext__(self):
+                    async def iterate(page):
+                        for entry in page:
+                            yield blob(*entry)
+
+                    self.continuation_token = str(self.at + 1) if self.at + 1 < len(pages) else None
+                    return iterate(pages[self.at] if pages else [])
+
+            return types.SimpleNamespace(by_page=Pages)
+
+        yield types.SimpleNamespace(walk_blobs=walk_blobs)
 """
 
 
@@ -576,7 +683,9 @@ def test_other_storages_are_read_and_written_by_the_classes_that_fsspec_names(
             client = RemotePath.parse(f"{scheme}://bucket").client
             assert type(client).__name__ == name
             fill(client, "/bucket/photos")
-            items = list(stream.expand_inputs([f"{scheme}://bucket/photos"]))
+            with monkeypatch.context() as only_pages:
+                only_pages.setattr(type(client), "ls", None)  # which holds a whole folder
+                items = list(stream.expand_inputs([f"{scheme}://bucket/photos"]))
             assert [item.path for item in items] == [f"{scheme}://bucket/photos/{path}" for path in IN_ORDER]
             predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
             assert all(p.error is None for p in stream.predict(predictor, items))
@@ -647,6 +756,11 @@ def test_the_names_in_a_folder_of_s3_are_listed_a_page_at_a_time(monkeypatch: py
         assert (first, calls) == ("s3://bucket/many/0000.png", ["list_objects_v2"])
         assert [first, *(file.url for file in files)] == [f"s3://bucket/many/{name}" for name in sorted(names)]
         assert calls == ["list_objects_v2"] * 5, "two pages of one folder, and the three below it"
+        monkeypatch.setattr(remote, "_UNORDERED_BUCKET", "bucket")
+        monkeypatch.setattr(storage, "NAMES_IN_MEMORY", 100)
+        assert [file.url for file in RemotePath.parse("s3://bucket/many").walk()] == [
+            f"s3://bucket/many/{name}" for name in sorted(names)
+        ]
 
 
 @pytest.mark.slow

@@ -7,16 +7,18 @@ time. Archives and tables are downloaded in `staging`, labeled folders in `remot
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from operator import itemgetter
 from typing import IO, Any, Literal, TypeVar
 
 from sightline.config import LimitsConfig
-from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size, sort_names
 from sightline.errors import (
     DataError,
     ImageError,
@@ -25,6 +27,7 @@ from sightline.errors import (
     UsageError,
     check_installed,
     first_line,
+    plural,
     require,
 )
 from sightline.escaping import hide_secrets
@@ -40,10 +43,17 @@ PACKAGES = {
 """The kinds of storage, and the package that each needs. Others of fsspec, such as local files and chains, are not."""
 ATTEMPTS = 5
 FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
+PATIENCE = 60.0  # seconds after which there is no further attempt: some clients take a minute over each
 _CHUNK = 1 << 20
 _NO_FACTS: Mapping[str, str] = {}
 _UNORDERED_BUCKET = "--x-s3"  # how the names of buckets of S3 Express One Zone end, which list names in no order
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_LOGGERS = ("azure", "gcsfs")  # which write each failed attempt, with its traceback, to stderr
+_REFUSALS = (
+    "ClientAuthenticationError", "DefaultCredentialsError", "NoCredentialsError", "PartialCredentialsError",
+    "RefreshError",
+)  # fmt: skip
+"""Names of the errors of clients that find no credentials."""
 _PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
 _NOT_FETCHED = "cannot be fetched"  # how the reason begins if the storage does not give an image, and it may exist
 
@@ -92,7 +102,14 @@ class RemotePath:
                 f"{hide_secrets(url)} cannot be written to: results go to a folder, or to s3://, gs:// or az://."
             )
         check_installed("fsspec", PACKAGES[kind], purpose=f"{purpose} {kind}://")
-        client, path = require("fsspec.core", "Reading addresses").url_to_fs(url, use_listings_cache=False)
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(logging.NullHandler())
+        open_storage = require("fsspec.core", "Reading addresses").url_to_fs
+        try:
+            client, path = open_storage(url, use_listings_cache=False)
+        except Exception as error:  # each client raises its own types
+            reason = hide_secrets(first_line(error)).rstrip(".!")
+            raise DataError(f"{hide_secrets(url)} cannot be opened: {reason}. Check the credentials.") from error
         return cls(url.rstrip("/"), client, path)
 
     @property
@@ -130,31 +147,35 @@ class RemotePath:
         """Yield the files and folders in a folder in the order of their paths, with facts if these are wanted."""
         list_page = _LIST_PAGE.get(PACKAGES[self.url.partition("://")[0].lower()])
         bucket, _, key = self.path.strip("/").partition("/")
-        if list_page is None or not bucket or bucket.endswith(_UNORDERED_BUCKET) or with_facts:
+        if list_page is None or not bucket or with_facts:
             return iter(self._list(with_facts=with_facts))
-        return self._list_pages(list_page, bucket, key and f"{key}/")
+        prefix = key and f"{key}/"
+        pages = self._list_pages(list_page, bucket, prefix)
+        is_ordered = list_page is not _list_azure and not bucket.endswith(_UNORDERED_BUCKET)
+        names = chain.from_iterable(map(sorted, pages)) if is_ordered else sort_names(chain.from_iterable(pages))
+        own = self.path.rstrip("/")
+        return ((f"{own}/{name.removeprefix(prefix)}", name.endswith("/"), _NO_FACTS) for name in names)
 
-    def _list_pages(self, list_page: _ListPage, bucket: str, prefix: str) -> Iterator[_Entry]:
-        """Yield the files and folders in a folder of a storage that lists a thousand names at a time, in order."""
-        own, token = self.path.rstrip("/"), None
+    def _list_pages(self, list_page: _ListPage, bucket: str, prefix: str) -> Iterator[list[str]]:
+        """Yield the names below a prefix, those of folders with a ``/``, some thousands at a time."""
+        token = None
         while True:
             names, token = retry(self.url, partial(list_page, self.client, bucket, prefix, token))
-            names = sorted(name for name in names if name.rstrip("/") != prefix.rstrip("/"))  # a key may end in slashes
-            yield from ((f"{own}/{name.removeprefix(prefix)}", name.endswith("/"), _NO_FACTS) for name in names)
-            if token is None:
+            yield [name for name in names if name.rstrip("/") != prefix.rstrip("/")]  # a key may end in slashes
+            if not token:
                 return
 
     def _list(self, *, with_facts: bool = False) -> list[_Entry]:
         """Return the files and folders in a folder in the order of their paths, with facts if these are wanted."""
         own = self.path.rstrip("/")
         entries = retry(self.url, lambda: self.client.ls(self.path, detail=True))
-        below = []
+        below = {}  # by name: Azure lists some folders twice
         for entry in entries:
             name, is_folder = str(entry["name"]).rstrip("/"), entry["type"] == "directory"
             if name.startswith(own + "/"):
                 facts = describe_file(entry) if with_facts else _NO_FACTS
-                below.append((name + "/" * is_folder, is_folder, facts))
-        return sorted(below, key=itemgetter(0))
+                below[name, is_folder] = (name + "/" * is_folder, is_folder, facts)
+        return sorted(below.values(), key=itemgetter(0))
 
     def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
         """Return the content of an image to predict; raises `ImageError` if it cannot be read.
@@ -235,12 +256,33 @@ def _list_gcs(client: Any, bucket: str, prefix: str, token: str | None) -> tuple
     return [*(item["name"] for item in page.get("items", [])), *page.get("prefixes", [])], page.get("nextPageToken")
 
 
-_LIST_PAGE: Mapping[str, _ListPage] = {"s3fs": _list_s3, "gcsfs": _list_gcs}
+def _list_azure(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+    """Return the same of Azure, where an object of no bytes may stand for a folder, without a ``/``."""
+
+    async def list_page() -> tuple[list[str], str | None]:
+        async with client.service_client.get_container_client(container=bucket) as container:
+            pages = container.walk_blobs(name_starts_with=prefix, include=["metadata"], delimiter="/").by_page(token)
+            names = [blob.name async for blob in await anext(pages) if not _is_azure_folder(blob)]
+            return names, pages.continuation_token
+
+    page: tuple[list[str], str | None] = require("fsspec.asyn", "Reading addresses").sync(client.loop, list_page)
+    return page
+
+
+def _is_azure_folder(blob: Any) -> bool:
+    metadata = {name.lower(): value for name, value in (getattr(blob, "metadata", None) or {}).items()}
+    return "true" in {metadata.get("hdi_isfolder"), metadata.get("is_directory")}
+
+
+_LIST_PAGE: Mapping[str, _ListPage] = {"s3fs": _list_s3, "gcsfs": _list_gcs, "adlfs": _list_azure}
 
 
 def describe_file(info: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a storage states of a file, as far as it identifies its content: an address may be signed anew."""
-    return {str(name): str(value) for name, value in info.items() if name != "url"}
+    """Return what a storage states of a file, as far as it identifies its content.
+
+    An address may be signed anew, and Azure can state when a file was last read.
+    """
+    return {str(name): str(value) for name, value in info.items() if name not in {"url", "last_accessed_on"}}
 
 
 class _MissingError(DataError):
@@ -265,8 +307,8 @@ def retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = 
 
     Raises `DataError` after `ATTEMPTS`, and at once if the file does not exist or may not be read.
     """
-    address = hide_secrets(url)
-    for attempt in range(ATTEMPTS):
+    address, start = hide_secrets(url), time.monotonic()
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
         except SightlineError:
@@ -276,21 +318,37 @@ def retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = 
             if isinstance(error, FileNotFoundError):
                 raise _MissingError(f"There is nothing at {address}. Check the address.") from error
             reason = hide_secrets(first_line(error)).rstrip(".")
-            if isinstance(error, PermissionError) or getattr(error, "status", None) in {401, 403}:  # the latter of HTTP
+            if _is_refusal(error):
                 message = f"{address} may not be {action}: {reason}. Check the credentials."
                 raise _FetchError(message, reason) from error
-            if attempt == ATTEMPTS - 1:
+            if attempt == ATTEMPTS or time.monotonic() - start > PATIENCE:
+                attempts = plural(attempt, "attempt")
                 raise _FetchError(
-                    f"{address} cannot be {action}, in {ATTEMPTS} attempts: {reason}. Check the connection, then run "
-                    "the same command again.",
-                    f"{reason} ({ATTEMPTS} attempts)",
+                    f"{address} cannot be {action}, in {attempts}: {reason}. Check the connection, then run the same "
+                    "command again.",
+                    f"{reason} ({attempts})",
                 ) from error
-            time.sleep(FIRST_WAIT * 2**attempt)
+            time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
     raise AssertionError
 
 
+def _find_status(error: BaseException) -> int | None:
+    """Return the status of the answer to a failed request: each client has its own name for it."""
+    values = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether the credentials are missing, or do not suffice. Google's client says so in words alone."""
+    if isinstance(error, PermissionError) or type(error).__name__ in _REFUSALS or _find_status(error) in {401, 403}:
+        return True
+    return isinstance(error, OSError) and str(error).startswith("Forbidden: ")
+
+
 def _find_failure(url: str, error: Exception) -> BaseException:
-    """Return why a request has failed: the client of HTTP calls every file missing whose request did."""
+    """Return why a request has failed: the client of HTTP calls every file missing whose request did, Azure's none."""
+    if type(error).__name__ == "ResourceNotFoundError":
+        return FileNotFoundError(first_line(error))
     cause = error.__cause__
     if cause is None or not url.lower().startswith("http") or not isinstance(error, FileNotFoundError):
         return error
