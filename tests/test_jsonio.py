@@ -67,8 +67,9 @@ def test_any_text_is_a_value_or_a_value_error(text: str | bytes) -> None:
         ("1" + "0" * 400, "too large an integer"),
         ("1" + "0" * 10_000, "too large an integer"),
         ("18446744073709551616", "too large an integer"),
+        ("[" + "{}," * 1_000_000 + "1]", "more than 1,000,000 lists and objects"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_would_harm_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):

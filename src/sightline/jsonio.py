@@ -24,6 +24,7 @@ from sightline.nesting import MAX_DEPTH, is_deep
 
 T = TypeVar("T")
 MAX_BYTES = 64 << 20  # bytes of one value: a manifest with 100,000 classes takes 10 MiB
+MAX_PARTS = 1_000_000  # lists and objects of one value: each takes up to 30 times its text
 MAX_FILE_BYTES = 1 << 30  # bytes of a file of lines: those of five million images
 
 
@@ -97,11 +98,11 @@ def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return encode_text("".join(dumps(row) + "\n" for row in rows))
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes, max_parts: float = MAX_PARTS) -> Any:
     """Parse untrusted JSON text; raises `ValueError` and no other exception.
 
     Besides invalid syntax, it rejects numbers that are not finite, integers of more than 64 bits, and nesting deeper
-    than `nesting.MAX_DEPTH`.
+    than `nesting.MAX_DEPTH`; and more than `max_parts` lists and objects, before they are parsed.
 
     >>> loads('{"loss": null}')
     {'loss': None}
@@ -110,12 +111,14 @@ def loads(text: str | bytes) -> Any:
         ...
     ValueError: 1e999 is not a finite number
     """
+    parts = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if parts > max_parts:
+        raise ValueError(f"it has more than {max_parts:,} lists and objects")
     try:
         value = json.loads(text, parse_constant=_parse_float, parse_float=_parse_float, parse_int=_parse_int)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
-    if brackets > MAX_DEPTH and is_deep(value):
+    if parts > MAX_DEPTH and is_deep(value):
         raise ValueError("it is nested too deeply")
     return value
 

@@ -129,7 +129,7 @@ class InferenceModel:
             if body.count(character, 0, size) > limit:
                 raise HTTPException(400, f"The request has more than {limit:,} {kind}: send pixels as binary data.")
         try:
-            content = jsonio.loads(bytes(memoryview(body)[:size]))
+            content = jsonio.loads(bytes(memoryview(body)[:size]), sum(limit for limit, _ in MAX_JSON.values()))
         except ValueError as error:
             raise HTTPException(400, f"The request is not JSON: {error}.") from None
         if not isinstance(content, dict):

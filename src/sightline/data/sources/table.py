@@ -191,7 +191,7 @@ def _json_lines(text: str, name: str) -> Iterator[Row]:
 
 def _read_json(text: str, name: str, max_rows: int) -> Table:
     try:
-        value: Any = jsonio.loads(text)
+        value: Any = jsonio.loads(text, math.inf)  # as many as `_check_size` allows
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines in a .json file
             return _make_table(_json_lines(text, name), name)
