@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend, jsonio
+from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line, require
 from sightline.models.head import PROBABILITIES
@@ -46,7 +47,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
         variables = {variable.path: variable for variable in model.weights}
         model.output[PROBABILITIES].shape[-1]
     except Exception as error:
-        raise ModelError(f"{LAYERS_FILE} cannot be read: {first_line(error)}") from error
+        raise ModelError(f"{LAYERS_FILE} cannot be read: {explain_load_error(error)}") from error
     if differing := sorted(variables.keys() ^ arrays.keys()):
         raise ModelError(f"the weight {differing[0]!r} is only in one of {WEIGHTS_FILE} and {LAYERS_FILE}")
     for name, variable in variables.items():

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline._keras import training_steps
+from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
-from sightline.errors import ModelError, first_line
+from sightline.errors import ModelError
 from sightline.inference.predictor import Outputs, OutputsPredictor, check_finite
 from sightline.models import safetensors_file
 from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
@@ -110,7 +111,7 @@ def load_model(path: Path) -> Any:
     except Exception as error:
         if backend.is_out_of_memory(error):
             raise
-        raise ModelError(f"The model {path} cannot be loaded: {first_line(error)}") from error
+        raise ModelError(f"The model {path} cannot be loaded: {explain_load_error(error)}") from error
     return model
 
 
