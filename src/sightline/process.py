@@ -51,11 +51,11 @@ def treat_sighup_as_sigterm() -> None:
     """Make SIGHUP, sent when a terminal closes or a connection is lost, do what SIGTERM does.
 
     Only once: a closing terminal sends it more than once, and a second SIGTERM stops training without saving its state.
-    If SIGHUP is ignored, as under ``nohup``, it stays ignored. Call it in the main thread; it has no effect outside the
-    command line's own process.
+    If SIGHUP is ignored, as under ``nohup``, or asks for a reload, it stays so. Call it in the main thread; it has no
+    effect outside the command line's own process.
     """
     number = getattr(signal, "SIGHUP", None)  # missing on Windows
-    if number is None or not is_claimed() or signal.getsignal(number) is signal.SIG_IGN:
+    if number is None or not is_claimed() or signal.getsignal(number) is not signal.SIG_DFL:
         return
 
     def terminate(_number: int, _frame: object) -> None:
@@ -84,6 +84,13 @@ def reload_at_sighup(reload: Callable[[], None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(number, handle)
+
+
+def survive_sighup() -> None:
+    """Have SIGHUP end this process only once its terminal has closed, while there is nothing to reload yet."""
+    number = getattr(signal, "SIGHUP", None)  # missing on Windows
+    if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+        reload_at_sighup(lambda: None)
 
 
 def raise_file_limit() -> None:

@@ -68,7 +68,6 @@ def test_the_options_reach_the_server_whose_model_runs_before_its_first_request(
 
 LOADING = """
 import sys, time
-from sightline import cli
 
 def wait(*_):
     print("loading", flush=True)
@@ -76,20 +75,22 @@ def wait(*_):
 
 class Finder:
     def find_spec(self, name, *_):
-        if name == "sightline.serve.access":
+        if name == HELD:
             wait()
 
 HOLD
 sys.argv = ["sightline", "serve", "shapes", "--port", "0"]
-cli.main()
+from sightline.__main__ import run
+run()
 """
-IMPORTED = "sys.meta_path.insert(0, Finder())"
+IMPORTED = "HELD = 'sightline.serve.access'; sys.meta_path.insert(0, Finder())"
+BEGUN = "HELD = 'sightline.cli'; sys.meta_path.insert(0, Finder())"
 LOADED = "from sightline.serve import reloading; reloading.Reloader.load_all = wait"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
-@pytest.mark.parametrize("hold", [IMPORTED, LOADED])
-def test_signals_while_the_server_is_imported_and_the_model_is_loaded(hold: str) -> None:
+@pytest.mark.parametrize(("hold", "code"), [(BEGUN, -signal.SIGTERM), (IMPORTED, 0), (LOADED, 0)])
+def test_signals_while_the_server_is_imported_and_the_model_is_loaded(hold: str, code: int) -> None:
     command = [sys.executable, "-c", LOADING.replace("HOLD", hold)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -101,7 +102,7 @@ def test_signals_while_the_server_is_imported_and_the_model_is_loaded(hold: str)
             child.wait(0.5)
         child.send_signal(signal.SIGTERM)
         assert child.communicate(timeout=20) == ("", "")
-    assert child.returncode == 0
+    assert child.returncode == code
 
 
 WORKER = """
