@@ -373,10 +373,10 @@ def reserve_space(descriptor: int, size: int) -> None:
         os.posix_fallocate(descriptor, 0, size)
 
 
-def safe_stem(name: str) -> str:
-    """Return `name` as a file name stem: characters other than letters, digits, - and _ become -, at most 40.
+def safe_stem(name: str, length: int = 40) -> str:
+    """Return `name` as a file name stem, of at most `length` characters: those but letters, digits, - and _ become -.
 
     >>> safe_stem("flowers 5.zip")
     'flowers-5-zip'
     """
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40]
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name[:length])

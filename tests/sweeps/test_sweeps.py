@@ -450,6 +450,23 @@ def test_a_metric_that_trials_do_not_have_is_refused(
     assert trainer.calls == 0
 
 
+@pytest.mark.parametrize("name", ["seed", "train.optimizer"])
+def test_a_setting_of_all_trials_that_the_space_varies_is_refused(
+    search: Search, trainer: FakeTrainer, name: str
+) -> None:
+    """It would override the values that the results state."""
+    with pytest.raises(UsageError, match=f"^{name} cannot be the same in all trials, since s varies {name}"):
+        search(GRID, set={name: 7})
+    assert trainer.calls == 0
+
+
+def test_settings_of_the_trials_override_those_of_the_data_set(search: Search, tmp_path: Path) -> None:
+    data = Dataset(tmp_path / "data", set={"data.cache": True, "data.class_level": 2})
+    search("[space]\nseed = [1]", data=data, set={"data.class_level": 1})
+    record = jsonio.read_object(tmp_path / "o" / "sweep.json")
+    assert resolve_config(assignments=record["settings"]).data.class_level == 1
+
+
 @pytest.mark.slow_with("segmentation", "ordinal", "hierarchical")
 @pytest.mark.parametrize("task", TASKS)
 def test_trials_of_each_task_are_ranked_by_its_metric(

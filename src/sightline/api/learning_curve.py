@@ -16,7 +16,7 @@ from sightline._keras.process_state import restore_torch_settings
 from sightline.api import owned_png
 from sightline.api.argument_types import check_types
 from sightline.api.dataset import Dataset
-from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.options import Settings, merge_settings
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import Callback
 from sightline.config import StageConfig
@@ -211,12 +211,7 @@ def learning_curve(
         figure = owned_png.check_output(figure, "--figure")
     dataset = Dataset.wrap(data)
     shortcuts = {"data.patch": None if patch is None else str(patch), "data.cache": None if cache else False}
-    assignments = [
-        *dataset.settings,
-        *to_assignments({key: value for key, value in shortcuts.items() if value is not None}),
-        *to_assignments(set),
-        *data_assignments(column, allow),
-    ]
+    assignments = merge_settings(dataset.settings, shortcuts, set, column, allow)
     with show_progress(progress, callback) as display:
         request = TrainRequest.create(dataset.sources, recipe, None, [*assignments, f"seed={seed}"])
         backend.tune_malloc(request.merge_layers().device.backend)  # before the first thread

@@ -56,6 +56,22 @@ def data_assignments(column: Settings | None = None, allow: Sequence[str] | None
     return assignments
 
 
+def merge_settings(
+    settings: Sequence[str],
+    shortcuts: Mapping[str, Any],
+    set: Settings,  # noqa: A002  # the option's own name
+    column: Settings | None,
+    allow: Sequence[str],
+) -> list[str]:
+    """Return the assignments of a command, the later of which override the earlier ones.
+
+    Those of a data set come first, then `shortcuts`, settings by name of which None is no setting, and then the options
+    `set`, `column` and `allow`. Raises `UsageError` as `to_assignments` and `data_assignments` do.
+    """
+    given = {key: value for key, value in shortcuts.items() if value is not None}
+    return [*settings, *to_assignments(given), *to_assignments(set), *data_assignments(column, allow)]
+
+
 def _list_texts(texts: Any, expected: str) -> list[str]:
     """Return texts as a list; raises `UsageError` with what is `expected` for anything else."""
     listed = list(texts) if isinstance(texts, Iterable) else [texts]

@@ -18,7 +18,7 @@ from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
 from sightline.api.engines import resume_run
 from sightline.api.loading import load
-from sightline.api.options import Settings, data_assignments, parse_devices, to_assignments
+from sightline.api.options import Settings, merge_settings, parse_devices
 from sightline.api.ray_options import resolve_engine
 from sightline.api.record_list import RecordList, format_html_table, omit_empty_columns
 from sightline.callbacks import Callback, EpochRecord
@@ -151,12 +151,7 @@ def train(
         "device.deterministic": deterministic or None,
     }
     dataset = Dataset.wrap(data)
-    assignments = [
-        *dataset.settings,
-        *to_assignments({key: value for key, value in shortcuts.items() if value is not None}),
-        *to_assignments(set),
-        *data_assignments(column, allow),
-    ]
+    assignments = merge_settings(dataset.settings, shortcuts, set, column, allow)
     ray_options = resolve_engine(
         engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address,
         devices=parse_devices(devices), others={"--hosts": hosts, "--coordinator": coordinator, "--rank": rank},

@@ -16,7 +16,7 @@ from sightline import _io, jsonio
 from sightline.api import training_process
 from sightline.api.argument_types import check_types
 from sightline.api.dataset import Dataset
-from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.options import Settings, merge_settings
 from sightline.api.ray_options import resolve_engine
 from sightline.api.ray_training import RayTrainer, open_trainer, run_in_threads
 from sightline.callbacks import Callback
@@ -104,12 +104,13 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     ray_options = resolve_engine(
         engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address
     )
-    dataset = Dataset.wrap(data, column=column, set=data_assignments(None, allow))
-    settings = [*to_assignments(set), *dataset.settings]
+    dataset = Dataset.wrap(data)
+    settings = merge_settings(dataset.settings, {}, set, column, allow)
+    search_space.check_settings(settings)
     search_space = search_space.with_monitor(settings)
     source_names = [str(s) for s in dataset.sources if not isinstance(s, SourceListing)]
     data_name = "+".join(Path(s).name or s for s in source_names) or "arrays"
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{search_space.name}-{data_name}"[:60])
+    stem = _io.safe_stem(f"{search_space.name}-{data_name}", 60)
     folder = _io.output_path(out) if out is not None else Path("runs") / stem
     with ExitStack() as stack:
         display = stack.enter_context(show_progress(progress, callback))

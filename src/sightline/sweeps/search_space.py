@@ -98,6 +98,17 @@ class SearchSpace:
         """The monitored metric's field in `EpochRecord`; None for one that only a finished run has."""
         return f"val_{self.metric}" if self.monitor in IN_EACH_EPOCH else None
 
+    def check_settings(self, assignments: Sequence[str]) -> None:
+        """Raise `UsageError` for a setting of all trials that the space varies: all its values would be the same."""
+        varied = {key for p in self.parameters for value in p.check_values for key in p.settings(value)}
+        for text in assignments:
+            name = text.partition("=")[0].strip()
+            if overridden := [key for key in varied if f"{key}.".startswith(f"{name}.")]:
+                raise UsageError(
+                    f"{name} cannot be the same in all trials, since {self.name} varies {min(overridden)}: leave it "
+                    "out, or take it out of the search space."
+                )
+
     def with_monitor(self, assignments: Sequence[str] = ()) -> SearchSpace:
         """Return the space with the metric of its task, if it states none; `assignments` are those of all trials.
 
