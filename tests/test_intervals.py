@@ -51,6 +51,17 @@ def test_the_binomial_is_scipys(counts: Counts, fraction: float) -> None:
     assert intervals.binomial_cdf(*counts, fraction) == pytest.approx(binom.cdf(*counts, fraction), abs=1e-9)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1),
+    st.floats(0.001, 0.999),
+)
+def test_binomials_that_follow_from_each_other_are_scipys(steps: list[tuple[int, int]], fraction: float) -> None:
+    counts = np.cumsum([count for count, _ in steps]).tolist()
+    misses = [min(misses, count) for (_, misses), count in zip(steps, counts, strict=True)]  # rise and fall
+    expected = binom.cdf(misses, counts, fraction)
+    assert list(intervals.iterate_binomial_cdf(misses, counts, fraction)) == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("counts", "low", "high"),
     [

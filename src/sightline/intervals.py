@@ -14,7 +14,7 @@ is too narrow, and has zero width if two models agree on every image; Tango's ke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -121,11 +121,34 @@ def binomial_cdf(misses: int, count: int, fraction: float) -> float:
         return 1.0
     if fraction >= 1:
         return 0.0
-    log_choose = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(misses + 1)]
-    terms = [
-        c + k * math.log(fraction) + (count - k) * math.log1p(-fraction) for k, c in enumerate(log_choose)
-    ]  # fmt: skip
-    return min(1.0, math.fsum(map(math.exp, terms)))
+    return min(1.0, math.fsum(_binomial_probability(k, count, fraction) for k in range(misses + 1)))
+
+
+def iterate_binomial_cdf(misses: Iterable[int], counts: Iterable[int], fraction: float) -> Iterator[float]:
+    """Yield `binomial_cdf` for pairs of misses and counts, of which the counts never fall; `fraction` is in (0, 1).
+
+    Each follows from the one before, in as many steps as they differ: P(X <= m) falls by `fraction` P(X = m) with one
+    more trial, and changes by P(X = m) with the misses.
+
+    >>> [round(p, 3) for p in iterate_binomial_cdf([0, 0, 1], [0, 299, 299], 0.01)]
+    [1.0, 0.05, 0.199]
+    """
+    total, m, n = 1.0, 0, 0
+    for next_misses, next_count in zip(misses, counts, strict=True):
+        total -= fraction * math.fsum(_binomial_probability(m, k, fraction) for k in range(n, next_count))
+        n = next_count
+        total += math.fsum(_binomial_probability(k, n, fraction) for k in range(m + 1, next_misses + 1))
+        total -= math.fsum(_binomial_probability(k, n, fraction) for k in range(next_misses + 1, m + 1))
+        m = next_misses
+        yield min(max(total, 0.0), 1.0)
+
+
+def _binomial_probability(misses: int, count: int, fraction: float) -> float:
+    """Return the probability of exactly `misses` among `count` trials; `fraction` is in (0, 1)."""
+    if misses > count:
+        return 0.0
+    log_choose = math.lgamma(count + 1) - math.lgamma(misses + 1) - math.lgamma(count - misses + 1)
+    return math.exp(log_choose + misses * math.log(fraction) + (count - misses) * math.log1p(-fraction))
 
 
 def lower_bound(hits: int, count: int, alpha: float = ALPHA) -> float:
@@ -185,11 +208,11 @@ def bounded_mean_interval(values: Sequence[float]) -> Interval:
     return Interval(low, _find_end(average, 1.0, lambda m: rejected(m, -1)))
 
 
-def anytime_interval(hits: float, count: int, alpha: float = ALPHA) -> Interval:
-    """Return an interval of a proportion that holds at all counts at once with probability 1 - `alpha`.
+def anytime_interval(hits: float, count: int) -> Interval:
+    """Return an interval of a proportion that holds at all counts at once with probability 95%.
 
     It may be computed after every image, and counting may stop because of it. The proportions that it leaves out are
-    those that a uniform mixture of all others is 1 / `alpha` times as likely as (Robbins, 1970, Ann. Math. Stat.
+    those that a uniform mixture of all others is 1 / `ALPHA` times as likely as (Robbins, 1970, Ann. Math. Stat.
     41:1397-1409). It is about 1.5 times as wide as the exact interval. `hits` may be a sum of scores between 0 and 1:
     a likelihood ratio is convex in them, so that its mean is at most that of hits and misses.
 
@@ -206,6 +229,6 @@ def anytime_interval(hits: float, count: int, alpha: float = ALPHA) -> Interval:
         log_likelihood = (hits * math.log(p) if hits else 0.0) + (
             (count - hits) * math.log1p(-p) if hits < count else 0.0
         )
-        return log_mixture - log_likelihood > -math.log(alpha)
+        return log_mixture - log_likelihood > -math.log(ALPHA)
 
     return Interval(_find_end(hits / count, 0.0, rejected), _find_end(hits / count, 1.0, rejected))

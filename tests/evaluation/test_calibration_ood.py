@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import binom
 
 from sightline import intervals, metrics
 from sightline.errors import DataError, UsageError
-from sightline.evaluation import calibration, conformal, ood, selective
+from sightline.evaluation import binary, calibration, conformal, ood, selective
 from sightline.inference.decisions import (
     compute_energy,
     compute_joint_energy,
@@ -122,6 +123,18 @@ def test_it_takes_299_images_to_show_99_percent() -> None:
     for wrong in (0.0, 1.0, -1.0, 1.5):
         with pytest.raises(UsageError, match="between 0 and 1"):
             selective.choose_threshold(sure, np.ones(299, bool), wrong)
+
+
+def test_thresholds_of_many_validation_images_take_a_moment() -> None:
+    """Not a time that grows with the square of their number: it was minutes."""
+    confidence = np.linspace(1, 0, 50_000, dtype=np.float32)
+    correct = (np.arange(50_000) % 20 != 19) | (confidence > 0.99)
+    assert selective.choose_threshold(confidence, correct, 0.9).accepted == 50_000
+    scores = np.linspace(0, 1, 50_000)
+    point = binary.choose_operating_point(scores, scores >= 0, "sensitivity", 0.9)
+    assert point.threshold is not None
+    misses = int((scores < point.threshold).sum())
+    assert binom.cdf(misses, 50_000, 0.1) <= 0.05 < binom.cdf(misses + 1, 50_000, 0.1)
 
 
 def test_a_threshold_says_that_its_bound_ignores_groups() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat, takewhile
 from typing import Any
 
 import numpy as np
@@ -343,12 +344,9 @@ def _allowed_misses(count: int, target: float, *, conservative: bool) -> int | N
     """Return how many of `count` images may be misclassified; None if even no error does not reach the target."""
     if not conservative:
         return min(int(count * (1 - target) + 1e-9), count - 1) if count else None
-    best = None
-    for misses in range(count):
-        if intervals.binomial_cdf(misses, count, 1 - target) > intervals.ALPHA:
-            break
-        best = misses
-    return best
+    p_values = intervals.iterate_binomial_cdf(range(count), repeat(count, count), 1 - target)
+    allowed = sum(1 for _ in takewhile(lambda p_value: p_value <= intervals.ALPHA, p_values))
+    return allowed - 1 if allowed else None
 
 
 def evaluate_operating_point(

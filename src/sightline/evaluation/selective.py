@@ -222,10 +222,12 @@ def explain_unreached(target: float, count: int, without: float, *, conservative
 def find_conservative(accepted: NDArray[np.int64], right: NDArray[np.int64], target: float) -> int | None:
     """Return the last position at which the lower confidence bound reaches `target`, or None."""
     best = None
-    for i, (count, good) in enumerate(zip(accepted.tolist(), right.tolist(), strict=True)):
+    counts = accepted.tolist()
+    p_values = intervals.iterate_binomial_cdf((accepted - right).tolist(), counts, 1 - target)
+    for i, (count, p_value) in enumerate(zip(counts, p_values, strict=True)):
         if intervals.binomial_cdf(0, count, 1 - target) > intervals.ALPHA:
             continue  # not even without an error
-        if intervals.binomial_cdf(count - good, count, 1 - target) > intervals.ALPHA:
+        if p_value > intervals.ALPHA:
             break
         best = i
     return best
