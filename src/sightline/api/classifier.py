@@ -144,7 +144,7 @@ class Classifier(ImageModel):
             include_training: Whether to keep images that the model was trained or validated on.
             allow_missing: Whether to evaluate the remaining images of a run if some are missing.
             column: The columns of a table, as in ``{"label": "breed"}``.
-            set: Settings of how images are read.
+            set: Settings of how files and classes are read, as in ``{"data.class_level": 2}``.
             cache: Whether to keep decoded images on disk.
             progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
@@ -206,7 +206,7 @@ class Classifier(ImageModel):
             min_agreement: The smallest fraction of images with the same class, in [0, 1]; by default that of the
                 precision.
             column: The columns of a table, as in ``{"label": "breed"}``.
-            set: Settings of how images are read.
+            set: Settings of how files and classes are read, as in ``{"data.class_level": 2}``.
             progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
@@ -267,7 +267,7 @@ class Classifier(ImageModel):
             methods: The methods to try, in a list or separated by commas; by default all, for masks those that apply.
             epochs: The epochs of each fine-tuning; by default a quarter of the run's.
             column: The columns of a table, as in ``{"label": "breed"}``.
-            set: Settings of how images are read.
+            set: Settings of how files and classes are read, as in ``{"data.class_level": 2}``.
             progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table
-from sightline.cli.sources import Column, DataSettings, list_inputs
+from sightline.cli.sources import Column, DataSettings
 from sightline.errors import plural
 from sightline.progress import ProgressDisplay
 
@@ -55,13 +55,14 @@ def compress(
     To continue an interrupted search, run the same command again. Exits with 1 if no candidate meets the budget.
     """
     from sightline.api import compression
+    from sightline.api.dataset import list_data
 
     budget = compression.build_budget(max_drop, max_size, max_latency, max_params)
     names = compression.list_methods(methods)
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         result = compression.compress(
             model,
-            data=list_inputs(data, column, set),
+            data=list_data(data or None, column, set or ()),
             out=out,
             budget=budget,
             methods=names,

@@ -20,7 +20,7 @@ from sightline.cli.output import (
     print_line,
     print_table,
 )
-from sightline.cli.sources import Column, DataSettings, DeviceOption, list_inputs, load_model
+from sightline.cli.sources import Column, DataSettings, DeviceOption, load_model
 from sightline.data.types import describe_unreadable
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
@@ -114,11 +114,12 @@ def evaluate(
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
         loaded = load_model(model, device)
         evaluation = loaded.evaluate(
-            list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
+            data or None, split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
             target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,
             coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else tta.value,
-            include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
+            include_training=include_training, allow_missing=allow_missing, column=column, set=set or (),
+            cache=not no_cache, callback=display,
         )  # fmt: skip
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.segmentation import SegmentationReport

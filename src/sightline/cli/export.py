@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, print_error, print_json, print_line, print_table
-from sightline.cli.sources import Column, DataSettings, list_inputs
+from sightline.cli.sources import Column, DataSettings
 from sightline.errors import UsageError, plural
 from sightline.inference.exporters import EXPORTERS, PRECISIONS
 from sightline.progress import ProgressDisplay
@@ -47,6 +47,7 @@ def export(
 
     --to vectors writes test vectors (reference images with their decoded pixels), for decoders in other languages.
     """
+    from sightline.api.dataset import list_data
     from sightline.api.decoding_vectors import write_decoding_vectors
     from sightline.api.export import export_model as run
 
@@ -62,9 +63,8 @@ def export(
         return
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         exported = run(
-            model, to, precision=precision, out=out, data=list_inputs(parity, column, set),
-            tolerance=tolerance,
-            agreement=min_agreement, callback=display,
+            model, to, precision=precision, out=out, data=list_data(parity or None, column, set or ()),
+            tolerance=tolerance, agreement=min_agreement, callback=display,
         )  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(exported.to_dict())

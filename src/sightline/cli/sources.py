@@ -16,7 +16,6 @@ from sightline.escaping import printable
 if TYPE_CHECKING:  # annotations only
     from sightline.api.classifier import Classifier
     from sightline.config import RunConfig
-    from sightline.data.sources.listing import SourceListing
 
 Sources = Annotated[
     list[str],
@@ -89,25 +88,10 @@ def load_model(model: str, device: Device | None) -> Classifier:
     return classifier
 
 
-def list_inputs(
-    data: Sequence[str] | None, column: Sequence[str] | None, settings: Sequence[str] | None
-) -> list[str] | list[SourceListing] | None:
-    """Return the sources, listed if ``--column`` or ``--set`` is given; raises `UsageError`."""
-    if not (column or settings):
-        return list(data) if data else None
-    if not data:
-        raise UsageError(
-            "--column and --set say how to read the images on the command line: name some, or leave these options out."
-        )
-    from sightline.data.indexing import list_sources
-
-    return list_sources(list(data), resolve_settings(column, None, settings).data)
-
-
 def resolve_settings(
     column: Sequence[str] | None,
-    allow: Sequence[str] | None = None,
-    settings: Sequence[str] | None = None,
+    allow: Sequence[str] | None,
+    settings: Sequence[str] | None,
     tables: tuple[str, ...] = ("data.",),
 ) -> RunConfig:
     """Return the settings for a command that accepts only those in `tables`; raises `UsageError`."""
