@@ -25,6 +25,10 @@ values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return list(jsonio.read_records(path, lambda _: dict[str, Any]))
+
+
 def refuse(name: str) -> None:
     raise AssertionError(name)
 
@@ -93,7 +97,7 @@ def test_a_file_is_read_as_an_object_of_limited_size(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
-    for read in (jsonio.read_object, jsonio.read_lines):
+    for read in (jsonio.read_object, read_lines):
         with pytest.raises(ModelError, match="not a regular file"):
             read(tmp_path / "run.json")
 
@@ -101,11 +105,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_lines_name_the_first_that_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"a": "\\u2028"}\n\n{"b": 2}\n', encoding="utf-8")
-    assert jsonio.read_lines(path) == [{"a": "\u2028"}, {"b": 2}]
+    assert read_lines(path) == [{"a": "\u2028"}, {"b": 2}]
     for bad, why in (("[1]", "line 2 is not a JSON object"), ("{", "line 2: "), ("NaN", "line 2: NaN is not a finite")):
         path.write_text('{"a": 1}\n' + bad + "\n", encoding="utf-8")
         with pytest.raises(ModelError, match=why):
-            jsonio.read_lines(path)
+            read_lines(path)
 
 
 def test_a_file_of_lines_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +117,12 @@ def test_a_file_of_lines_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.touch()
     os.truncate(path, jsonio.MAX_FILE_BYTES + 1)  # sparse
     with pytest.raises(ModelError, match=r"data\.jsonl cannot be read: it has 1,073,741,825 bytes, expected at most"):
-        jsonio.read_lines(path)
+        read_lines(path)
     monkeypatch.setattr(jsonio, "MAX_BYTES", 9)
     for line in ('{"a": 12345}\n', " " * 20):
         path.write_text('{"a": 1}\n' + line, encoding="utf-8")
         with pytest.raises(ModelError, match=r"data\.jsonl cannot be read: line 2 has more than 9 bytes"):
-            jsonio.read_lines(path)
+            read_lines(path)
 
 
 # Values into dataclasses

@@ -51,9 +51,9 @@ def test_a_json_value_has_at_most_64_mebibytes(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "lines.jsonl").write_bytes(path.read_bytes() + b"\n")
     monkeypatch.setattr(jsonio, "MAX_BYTES", size)
     with pytest.raises(ModelError, match=f"line 1 has more than {size} bytes"):
-        jsonio.read_lines(tmp_path / "lines.jsonl")
+        jsonio.read_records(tmp_path / "lines.jsonl", lambda _: dict[str, str])
     monkeypatch.setattr(jsonio, "MAX_BYTES", size + 1)  # with the line's end
-    assert jsonio.read_lines(tmp_path / "lines.jsonl") == [{"a": "x" * 100}]
+    assert jsonio.read_records(tmp_path / "lines.jsonl", lambda _: dict[str, str]) == ({"a": "x" * 100},)
 
 
 def test_a_grid_has_at_most_100_000_trials() -> None:

@@ -56,7 +56,9 @@ def fit_encoding(text: str, encoding: str | None) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON values: by its own `to_dict`, else field by field; tuples and arrays become lists.
+    """Return a value as JSON values: by its own `to_dict`, else field by field.
+
+    Tuples and arrays become lists, and paths text.
 
     >>> to_plain({"interval": (0.5, 0.75), "run": None})
     {'interval': [0.5, 0.75], 'run': None}
@@ -69,6 +71,8 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):
         return [to_plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -139,20 +143,13 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     return value
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON lines file; raises `ModelError`, naming file and line, if it cannot be read.
-
-    A file may have `MAX_FILE_BYTES` bytes, and a line `MAX_BYTES`.
-    """
-    return [row for _, row in _lines(path)]
-
-
 def read_records(
     path: Path, kind: Callable[[Mapping[str, Any]], type[T]], max_lines: int | None = None
 ) -> tuple[T, ...]:
-    """Return each line of a file as the dataclass that `kind` returns for it.
+    """Return each line of a JSON lines file as the type that `kind` returns for its object.
 
-    Raises `ModelError` as `read_lines` and `build` do, and for more than `max_lines` lines.
+    A file may have `MAX_FILE_BYTES` bytes, and a line `MAX_BYTES`. Raises `ModelError`, naming file and line, if it
+    cannot be read, as `build` does, and for more than `max_lines` lines.
     """
     records: list[T] = []
     for number, row in _lines(path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = TypeVar("Floats", bound=np.floating[Any])
 
 WORDS = {"auroc": "AUROC", "f1": "F1", "iou": "IoU", "dice": "Dice", "hamming": "Hamming", "brier": "Brier score"}
 NAMES = {"top_1": "accuracy", "top_5": "top-5 accuracy"}
@@ -72,6 +75,16 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     exponentials: NDArray[np.float32] = np.exp(logits - logits.max(1, keepdims=True))
     probabilities: NDArray[np.float32] = exponentials / exponentials.sum(1, keepdims=True)
+    return probabilities
+
+
+def sigmoid(logits: NDArray[Floats]) -> NDArray[Floats]:
+    """Return the probability of each logit, 1 / (1 + exp(-x)), of the same shape and dtype; it never overflows.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    probabilities: NDArray[Floats] = np.exp(-np.logaddexp(0, -logits))
     return probabilities
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.isotonic import isotonic_regression
 
+from sightline import jsonio
 from sightline.evaluation.accuracy_estimate import DRIFTED
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.iou_estimate import estimate_mean_iou, fit_increasing
@@ -63,4 +64,4 @@ def test_what_speaks_against_an_estimate_is_said() -> None:
     assert "30 validation images, which is too few" in estimate.caveats[1]
     assert "only 20 images" in estimate.caveats[2]
     assert "100% of the masks have a lower quality than any of a validation image" in estimate.caveats[3]
-    assert estimate.to_dict()["iou"]["value"] == estimate.iou.value
+    assert jsonio.to_plain(estimate)["iou"]["value"] == estimate.iou.value

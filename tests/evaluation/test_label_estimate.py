@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
+from sightline import jsonio
 from sightline.evaluation.accuracy_estimate import DRIFTED
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.label_estimate import estimate_micro_f1
@@ -69,7 +70,7 @@ def test_what_speaks_against_an_estimate_is_said() -> None:
     assert "0 wrong decisions on validation images" in estimate.caveats[2]
     assert "only 20 images" in estimate.caveats[3]
     assert "by the difference of probabilities" in estimate.caveats[4]
-    assert estimate.to_dict()["micro_f1"]["value"] == estimate.micro_f1.value
+    assert jsonio.to_plain(estimate)["micro_f1"]["value"] == estimate.micro_f1.value
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

@@ -83,7 +83,7 @@ class AddedClass:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return jsonio.fields_to_dict(self, skip=["path"]) | {"path": str(self.path)}
+        return jsonio.fields_to_dict(self)
 
     def __repr__(self) -> str:
         rest = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f} on the others"

@@ -25,6 +25,7 @@ from sightline.inference.label_votes import LabelVotes, find_copies
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
 from sightline.inference.stream import InputItem
+from sightline.metrics import sigmoid
 from sightline.seeding import make_generator
 
 MAX_VOTES = 500  # images with the label, and as many without it: 2.5 MB each with 1,280 features
@@ -69,16 +70,16 @@ def append_label(
         )
     having, without = (_choose(features, side) for features, side in ((having, "with"), (without, "without")))
     votes = LabelVotes(np.concatenate([having, without]), np.arange(len(having) + len(without)) < len(having))
-    left_out = _to_probabilities(votes.leave_out())
+    left_out = sigmoid(votes.leave_out().astype(np.float64))
     threshold = fit_f1(left_out, votes.is_present, balanced=True)
     if others.split_features is None:
         counted = left_out[~votes.is_present]
     else:
         unknown = others.split_features[~find_copies(others.split_features, votes.rows)]
-        counted = _to_probabilities(votes.compute_logits(unknown))
+        counted = sigmoid(votes.compute_logits(unknown).astype(np.float64))
 
     def compute_probabilities(outputs: Outputs) -> NDArray[np.float32]:
-        added = _to_probabilities(votes.compute_logits(outputs.features))
+        added = sigmoid(votes.compute_logits(outputs.features).astype(np.float64))
         return np.concatenate([outputs.probabilities, added[:, None].astype(np.float32)], 1)
 
     return Extension(
@@ -100,10 +101,6 @@ def append_label(
             for split, values in source.manifest.metrics.items()
         },
     )
-
-
-def _to_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
 def _choose(features: NDArray[np.float32], side: str) -> NDArray[np.float32]:

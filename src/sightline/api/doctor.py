@@ -98,7 +98,6 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     options: DataConfig = DEFAULT_DATA,
     input_config: InputConfig = DEFAULT_INPUT,
     task: str = "single_label",
-    threads: int | None = None,
     callback: Callback | None = None,
 ) -> DoctorReport:
     """Check every image of `sources` and return the findings.
@@ -121,14 +120,12 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
         if fix is not None:
             _check_no_lines_lost(fix, patch)
         index = make_index(
-            sources, callback.on_progress, threads, options=options, lenient=True, unlabeled=patch is not None,
+            sources, callback.on_progress, options=options, lenient=True, unlabeled=patch is not None,
             targets=find_task(task).targets,
         )  # fmt: skip
         index = patches.load_and_apply_patch(index, patch)
-        preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
-        result_audit, duplicates, image_stats = audit_images(
-            index, callback.on_progress, threads, sample_range, preprocess
-        )
+        preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress)
+        result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, sample_range, preprocess)
         result_audit = replace(
             result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))
         )

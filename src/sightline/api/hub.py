@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sightline import _io
+from sightline import _io, jsonio
 from sightline._keras.imports import import_huggingface_hub
 from sightline.api.argument_types import check_types
 from sightline.api.classifier import Classifier
@@ -76,10 +76,7 @@ class PushResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
-        return {
-            "repository": self.repository, "url": self.url, "files": dict(self.files), "license": self.license,
-            "public": self.public, "commit": self.commit,
-        }  # fmt: skip
+        return jsonio.fields_to_dict(self)
 
 
 @check_types

@@ -107,12 +107,9 @@ class WatchReport:
             "last": self.last,
             "drifted": self.drift.alarm is not None,
             "drift": jsonio.fields_to_dict(self.drift, skip=["log_evidence"]),
-            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
-            "mask_iou": None if self.mask_iou is None else self.mask_iou.to_dict(),
-            "micro_f1": None if self.micro_f1 is None else self.micro_f1.to_dict(),
-            "label_first": [image.to_dict() for image in self.label_first],
-            "notes": list(self.notes),
-            "figure": self.figure,
+        } | {
+            name: jsonio.to_plain(getattr(self, name))
+            for name in ("accuracy", "mask_iou", "micro_f1", "label_first", "notes", "figure")
         }
 
     def list_sentences(self) -> Iterator[tuple[str, str]]:

@@ -13,12 +13,10 @@ and wrong on classes or cameras that it has not seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio
 from sightline.errors import plural
 from sightline.evaluation.bootstrap import Resampling, draw_rows, list_members
 from sightline.evaluation.drift import Drift
@@ -49,10 +47,6 @@ class AccuracyEstimate:
     by_difference: Metric
     validation_accuracy: float
     caveats: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return jsonio.fields_to_dict(self)
 
 
 def estimate_accuracy(

@@ -31,7 +31,7 @@ from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.learning_curve import LabelGain, summarize
 from sightline.evaluation.multi_label_metrics import compute_example_f1
 from sightline.intervals import Interval, anytime_interval, bounded_mean_interval, exact_interval
-from sightline.metrics import softmax
+from sightline.metrics import sigmoid, softmax
 from sightline.seeding import make_generator
 
 UNLABELED, EXCLUDED = -1, -2
@@ -355,4 +355,4 @@ def predict_probabilities(
     """Return the probabilities float32 [N, K] of one head with weights [D + 1, K]; `several`: of each class alone."""
     weights32 = weights.astype(np.float32)
     logits = features @ weights32[:-1] + weights32[-1]
-    return np.exp(-np.logaddexp(0, -logits)) if several else softmax(logits)
+    return sigmoid(logits) if several else softmax(logits)

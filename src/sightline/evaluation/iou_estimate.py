@@ -12,12 +12,10 @@ whether that holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio
 from sightline.errors import plural
 from sightline.evaluation.accuracy_estimate import DRIFTED, MIN_IMAGES, RESAMPLES, describe_gap
 from sightline.evaluation.bootstrap import Resampling, draw_rows, list_members
@@ -46,10 +44,6 @@ class IouEstimate:
     by_difference: Metric
     validation_iou: float
     caveats: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return jsonio.fields_to_dict(self)
 
 
 def estimate_mean_iou(

@@ -14,12 +14,10 @@ shows whether that holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio
 from sightline.errors import plural
 from sightline.evaluation.accuracy_estimate import DRIFTED, MIN_ERRORS, MIN_IMAGES, RESAMPLES, describe_gap
 from sightline.evaluation.bootstrap import Resampling
@@ -51,10 +49,6 @@ class LabelEstimate:
     label_accuracy: Metric
     validation_micro_f1: float
     caveats: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return jsonio.fields_to_dict(self)
 
 
 def estimate_micro_f1(

@@ -303,17 +303,14 @@ def predict(
             yield from make_predictions(predictor, batch, top, thresholds, interpret)
 
 
-def embed(
-    predictor: Predictor, items: Iterable[InputItem], model: str, *, threads: int | None = None
-) -> Iterator[Embeddings]:
+def embed(predictor: Predictor, items: Iterable[InputItem], model: str) -> Iterator[Embeddings]:
     """Yield the embeddings of all `items` in batches, in order: the features of `predictor`, whose id is `model`.
 
     An image that cannot be read, or whose features are not finite, has a row of NaN and a reason.
     """
-    items, chosen_threads = choose_threads(items)
+    items, threads = choose_threads(items)
     batches = predict_images(
-        predictor, items, partial(decode_item, predictor.preprocess), get_pixels, all_outputs=True,
-        threads=threads or chosen_threads,
+        predictor, items, partial(decode_item, predictor.preprocess), get_pixels, all_outputs=True, threads=threads,
     )  # fmt: skip
     size = 0
     with closing(batches):

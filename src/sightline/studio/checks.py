@@ -45,7 +45,7 @@ class BackgroundCheck(BackgroundTask):
                 raise ImageError(GONE) from error
 
         index = replace(self._index, read=read_or_find)
-        audit, _, stats = audit_images(index, progress, None, sample_range, preprocess)
+        audit, _, stats = audit_images(index, progress, sample_range, preprocess)
         if all(image.error == GONE for image in stats.images.values()):
             read(0)  # says why
         self._library.set_findings(audit.findings)

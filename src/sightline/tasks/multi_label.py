@@ -23,6 +23,7 @@ from sightline.inference import decisions
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
+from sightline.metrics import sigmoid
 from sightline.tasks.augmented_objective import AugmentedObjective, drop_disabled
 from sightline.tasks.protocol import EvaluationInputs, LossGradient, Score, Task, check_targets, register_task
 from sightline.training.optimizers import make_loss
@@ -147,7 +148,7 @@ class MultiLabel(Task):
     def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.uint8]) -> LossGradient:
         """Return the binary cross-entropy of each class."""
         losses = np.logaddexp(0, logits) - labels * logits
-        residuals = _sigmoid(logits) - labels
+        residuals = sigmoid(logits) - labels
         return LossGradient(losses, residuals, ((logits >= 0) == labels.astype(bool)).mean(1))
 
     def compute_weights(
@@ -162,7 +163,7 @@ class MultiLabel(Task):
 
     def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the sigmoid."""
-        return _sigmoid(logits.astype(np.float64)).astype(np.float32)
+        return sigmoid(logits.astype(np.float64)).astype(np.float32)
 
     def deactivate(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logit, at most 16.6: the next probability below 1."""
@@ -191,7 +192,7 @@ class MultiLabel(Task):
         low, high = 1 / MAX_TEMPERATURE, MAX_TEMPERATURE
         for _ in range(60):
             middle = (low + high) / 2
-            slope = float((z * (_sigmoid(middle * z) - labels)).mean())
+            slope = float((z * (sigmoid(middle * z) - labels)).mean())
             low, high = (middle, high) if slope < 0 else (low, middle)
         value = 2 / (low + high)
         return value if 1.01 / MAX_TEMPERATURE < value < 0.99 * MAX_TEMPERATURE else None
@@ -282,10 +283,6 @@ class MultiLabel(Task):
         if has_target and held_out is not None and (num_groups := count_groups(held_out.groups)) is not None:
             note = selective.explain_groups(len(held_out.labels), num_groups)
         return replace(report, energies=decisions.compute_joint_energy(outputs.logits), note=note)
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0, -x))
 
 
 def _weigh_positives(labels: NDArray[Any], mode: str) -> NDArray[np.float32] | None:

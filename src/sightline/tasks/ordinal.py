@@ -13,6 +13,7 @@ from sightline.errors import UsageError
 from sightline.evaluation.ordinal import compute_ordinal_evaluation
 from sightline.inference import decisions
 from sightline.inference.results import Prediction, Thresholds
+from sightline.metrics import sigmoid
 from sightline.models.head import make_ordinal_coefficients
 from sightline.tasks.protocol import LossGradient, register_task
 from sightline.tasks.single_label import SingleLabel
@@ -57,7 +58,7 @@ class Ordinal(SingleLabel):
         boundary = np.arange(logits.shape[1])
         exceeds, reached = boundary < labels[:, None], boundary <= labels[:, None]
         losses = np.where(reached, np.logaddexp(0, np.where(exceeds, -logits, logits)), 0).sum(1, keepdims=True)
-        residuals = np.where(reached, np.exp(-np.logaddexp(0, -logits)) - exceeds, 0)
+        residuals = np.where(reached, sigmoid(logits) - exceeds, 0)
         return LossGradient(losses, residuals, (self.link_scores(logits).argmax(1) == labels).astype(np.float64))
 
     @staticmethod

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline.data.types import Subset
+from sightline.metrics import sigmoid
 from sightline.tasks.protocol import LossGradient
 from sightline.training.linear_head import iter_heads
 
@@ -85,5 +86,5 @@ class _OffsetLoss:
     def differentiate_loss(self, scores: NDArray[np.float64], labels: NDArray[np.float64]) -> LossGradient:
         is_new, margins = labels[:, :1], scores - labels[:, 1:]
         losses = np.logaddexp(0, np.where(is_new == 1, -margins, margins))
-        residuals = np.exp(-np.logaddexp(0, -margins)) - is_new
+        residuals = sigmoid(margins) - is_new
         return LossGradient(losses, residuals, ((margins > 0) == is_new)[:, 0].astype(np.float64))

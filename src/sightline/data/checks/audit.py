@@ -46,7 +46,6 @@ class Audit:
 def audit_images(
     index: Index,
     progress: Progress = no_progress,
-    threads: int | None = None,
     sample_range: SampleRange = NO_RANGE,
     spec: PreprocessingSpec | None = None,
 ) -> tuple[Audit, Duplicates, DatasetStats]:
@@ -54,7 +53,7 @@ def audit_images(
 
     `spec` selects the page and the sample range to read; `sample_range` says where that range comes from.
     """
-    stats = compute_image_stats(index, progress, threads, spec)
+    stats = compute_image_stats(index, progress, spec=spec)
     readable = [p for p in index.images if not stats.images[p.sha256].error]
     groups = duplicates.find_duplicates(readable, stats.near_duplicates)
     findings = [
