@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sightline import _io
 from sightline.api.argument_types import check_method_types
-from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.options import Settings, data_assignments, refuse_decoding, to_assignments
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, resolve_config
@@ -390,19 +390,10 @@ class Dataset:
 
 
 def list_data(data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()) -> Sources | None:
-    """Return the sources of `data`, read with `column` and `set`; None for none.
-
-    Raises `UsageError` for settings in `set` of anything but files and classes: the model says how images are decoded.
-    """
-    if other := [text for text in to_assignments(set) if not text.startswith("data.")]:
-        raise UsageError(
-            f"set accepts only settings that begin with data. here, e.g. data.class_level=2, not {other[0]!r}: the "
-            "model determines how images are decoded."
-        )
+    """Return the sources of `data` for a model, read with `column` and `set`; None for none."""
+    refuse_decoding(set)
     if data is not None:
         return Dataset.wrap(data, column=column, set=set).listed_sources
     if column or set:
-        raise UsageError(
-            "column and set say how to read the images that are given: name some, or leave these options out."
-        )
+        raise UsageError("column and set say how to read images: name some, or leave these options out.")
     return None

@@ -68,8 +68,17 @@ def merge_settings(
     Those of a data set come first, then `shortcuts`, settings by name of which None is no setting, and then the options
     `set`, `column` and `allow`. Raises `UsageError` as `to_assignments` and `data_assignments` do.
     """
-    given = {key: value for key, value in shortcuts.items() if value is not None}
-    return [*settings, *to_assignments(given), *to_assignments(set), *data_assignments(column, allow)]
+    chosen = {key: value for key, value in shortcuts.items() if value is not None}
+    return [*settings, *to_assignments(chosen), *to_assignments(set), *data_assignments(column, allow)]
+
+
+def refuse_decoding(settings: Settings) -> None:
+    """Raise `UsageError` for settings of anything but files and classes: a model says how its images are decoded."""
+    if others := [text for text in to_assignments(settings) if not text.startswith("data.")]:
+        raise UsageError(
+            f"set accepts only settings that begin with data. here, e.g. data.class_level=2, not {others[0]!r}: the "
+            "model says how its images are decoded."
+        )
 
 
 def _list_texts(texts: Any, expected: str) -> list[str]:
