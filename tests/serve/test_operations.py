@@ -170,6 +170,12 @@ def test_other_hosts_are_refused() -> None:
     assert all("400" in operation["responses"] for operation in operations)
 
 
+def test_a_slash_at_the_end_leads_nowhere() -> None:
+    """Not to an address without it, which would be one of http behind a proxy that encrypts."""
+    answers = send(Request("/predict/", b"image"), Request("/models/"))
+    assert [(answer.status, answer.body) for answer in answers] == [(404, '{"error":"Not Found"}')] * 2
+
+
 @pytest.mark.parametrize(("host", "status"), [("Classify.example.org:80", 200), ("evil.example.org", 400)])
 def test_the_host_of_a_whole_address_counts_not_the_header(host: str, status: int) -> None:
     from sightline.serve.access import Access

@@ -119,6 +119,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
         ],
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # to an address of http, even if a proxy in front encrypts
     app.state.admission = admission
     return app
 

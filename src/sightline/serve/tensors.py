@@ -70,7 +70,7 @@ def read_shape(spec: Mapping[str, Any], expected: Sequence[int]) -> tuple[int, .
 
 def read_json_pixels(data: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return UINT8 JSON `data`, flat or nested, as an array of `shape`; raises `ValueError`."""
-    flat = _flatten(data, len(shape))
+    flat = _flatten(data, shape)
     if set(map(type, flat)) - {int}:
         raise ValueError("its data has elements that are not integers")
     if len(flat) != math.prod(shape):
@@ -119,20 +119,24 @@ def decode_base64(text: str, where: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"{where} is not base64") from None
+        raise ValueError(
+            f"{where} is not base64: expected its standard alphabet and padding, without line breaks"
+        ) from None
 
 
-def _flatten(data: Any, depth: int) -> list[Any]:
-    """Return the elements of lists nested at most `depth` levels deep."""
+def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any]:
+    """Return the elements of lists that are nested as `shape` is, or less deeply; raises `ValueError` for others."""
     if not isinstance(data, list):
         raise ValueError("its data is not a list")  # noqa: TRY004  # of a client, not of a caller
     elements: list[Any] = data
-    for _ in range(depth - 1):
+    for level in range(1, len(shape)):
         kinds = set(map(type, elements))
         if list not in kinds:
             break
         if kinds != {list}:
             raise ValueError("its data mixes lists and numbers")
+        if len(elements) != math.prod(shape[:level]) or len(set(map(len, elements))) > 1:
+            raise ValueError(f"its data is nested in another shape than {list(shape)}")
         elements = list(chain.from_iterable(elements))
     return elements
 
