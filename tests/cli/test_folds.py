@@ -98,7 +98,7 @@ def test_evaluate_and_report_show_both(sightline: Command, run: sl.Run) -> None:
     result = sightline("evaluate", run.path)
     assert "on 20 images" in result.out
     assert run.validation is not None
-    assert f"validation: accuracy {run.validation.accuracy:.4f} on 60 images" in result.out
+    assert f"out-of-fold: accuracy {run.validation.accuracy:.4f} on 60 images" in result.out
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Out-of-fold and test" in page
     assert f"{FOLDS}, each evaluated by a model that was trained on the others" in page

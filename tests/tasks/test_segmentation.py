@@ -197,7 +197,7 @@ def test_an_evaluation_says_what_it_leaves_out(
     (new / "masks" / "3101.png").unlink()
     code, printed = sightline_command("evaluate", Path(run.path) / "bundle", new)
     assert code == 0
-    assert "1 file could not be read, such as images/3101.png: has no mask" in " ".join(printed.split())
+    assert "1 file could not be used, such as images/3101.png: has no mask" in " ".join(printed.split())
     with pytest.raises(DataError, match="has images without masks"):
         run.classifier.evaluate(tmp_path / "classes", progress=False)
 

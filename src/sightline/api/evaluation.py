@@ -331,7 +331,7 @@ def evaluate_model(
     output_reader = OutputReader(classifier, own_images, allowed, progress, cache=cache)
     labeled, outputs = output_reader.load(labeled_images, split)
     split_name = labeled.split or "other"
-    is_out_of_fold = split_name == "validation" and output_reader.is_folded
+    held_out = folds.OUT_OF_FOLD if output_reader.is_folded else "validation"
     is_validation = split_name == "validation" or (classifier.run is None and split == "validation")
     validation_outputs = (
         outputs
@@ -345,9 +345,11 @@ def evaluate_model(
         thresholds = classifier.task.fit_thresholds(
             classifier.classes, validation_outputs, threshold_request, thresholds
         )
-    name = folds.OUT_OF_FOLD if is_out_of_fold else split_name
+    name = held_out if split_name == "validation" else split_name
     result: Report = classifier.task.evaluate(
-        EvaluationInputs(classifier.classes, outputs, labeled, name, validation_outputs, thresholds, threshold_request)
+        EvaluationInputs(
+            classifier.classes, outputs, labeled, name, validation_outputs, thresholds, threshold_request, held_out
+        )
     )
     if ood_sources is not None and isinstance(result, EvaluationReport | MultiLabelReport):
         ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_sources)

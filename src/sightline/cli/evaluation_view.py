@@ -230,7 +230,7 @@ def _shift_lines(report: EvaluationReport) -> Iterator[str]:
         return
     low, high = s.accuracy_difference_interval
     yield (
-        f"validation: accuracy {s.accuracy:.4f} on {plural(s.count, 'image')}, here "
+        f"{s.split}: accuracy {s.accuracy:.4f} on {plural(s.count, 'image')}, here "
         f"{100 * s.accuracy_difference:+.2f} points (95% interval {100 * low:+.2f} to {100 * high:+.2f}); "
         f"ECE {s.ece:.4f}, here "
         f"{s.ece_difference:+.4f} (p = {s.ece_p_value:.2g})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sightline.errors import plural
@@ -77,14 +78,18 @@ class InvalidMask(UnreadableImage):
 
 
 def describe_unreadable(files: Sequence[UnreadableImage]) -> str:
-    """Return how many files could not be read, and the reason for the first; "" for none.
+    """Return how many files could not be used, the first, and the first for another reason; "" for none.
 
-    >>> describe_unreadable([UnreadableImage("cat/1.jpg", "truncated"), UnreadableImage("cat/2.jpg", "empty file")])
-    '2 files could not be read, such as cat/1.jpg: truncated'
+    Not each is damaged: of others, the mask or the label is missing.
+
+    >>> describe_unreadable([UnreadableImage("1.jpg", "truncated"), UnreadableImage("2.jpg", "has no mask")])
+    '2 files could not be used, such as 1.jpg: truncated; 2.jpg: has no mask'
     """
     if not files:
         return ""
-    return f"{plural(len(files), 'file')} could not be read, such as {files[0].path}: {files[0].reason}"
+    others = (file for file in files if file.reason != files[0].reason)
+    examples = "; ".join(f"{file.path}: {file.reason}" for file in (files[0], *islice(others, 1)))
+    return f"{plural(len(files), 'file')} could not be used, such as {examples}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def build_report(
         if thresholds is None
         else evaluate_sets(outputs, thresholds, resampling, fitted=inputs.are_fitted),
         binary=evaluate_binary(evaluation, outputs, validation_outputs, request, thresholds, resampling),
-        validation=compare_with_validation(outputs, validation_outputs),
+        validation=compare_with_validation(outputs, validation_outputs, inputs.validation_split),
         energies=compute_energy(outputs.outputs.logits),
         slice_masks=masks,
     )
@@ -320,17 +320,20 @@ def _class_scores(outputs: ModelOutputs, k: int) -> tuple[NDArray[np.float64], N
     return outputs.outputs.probabilities[:, k].astype(np.float64), outputs.labels == k
 
 
-def compare_with_validation(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> SplitShift | None:
-    """Compare the evaluated images with the validation split.
+def compare_with_validation(
+    evaluated: ModelOutputs, held_out: ModelOutputs | None, split: str = "validation"
+) -> SplitShift | None:
+    """Compare the evaluated images with the validation split, or with the predictions of folds in its place.
 
     None if they are the same, if it is not available, or if the images of one of the two are all of one group.
     """
     if held_out is None or held_out is evaluated:
         return None
     first, second = ((of.outputs.probabilities, of.labels) for of in (held_out, evaluated))
-    if held_out.groups is None and evaluated.groups is None:
-        return shift.compare_splits(first, second)
-    return shift.compare_splits(first, second, groups=(_list_groups(held_out), _list_groups(evaluated)))
+    are_grouped = held_out.groups is not None or evaluated.groups is not None
+    groups = (_list_groups(held_out), _list_groups(evaluated)) if are_grouped else None
+    result = shift.compare_splits(first, second, groups)
+    return None if result is None else replace(result, split=split)
 
 
 def _list_groups(outputs: ModelOutputs) -> NDArray[np.int64]:

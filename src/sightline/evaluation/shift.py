@@ -26,6 +26,7 @@ PERMUTATIONS = 2000
 class SplitShift:
     """Metrics of `count` validation images, and how those of the evaluated images differ.
 
+    `split` is ``out-of-fold`` where predictions of folds are in place of those of a validation split.
     `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe, also of those of
     `grouped_proportions`). `ece_difference` is the same for the ECE, and `ece_p_value` the p-value of a permutation
     test of two splits from one distribution, of images or of their groups.
@@ -40,6 +41,7 @@ class SplitShift:
     accuracy_difference_interval: Interval
     ece_difference: float
     ece_p_value: float
+    split: str = "validation"
 
     @property
     def accuracy_differs(self) -> bool:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sightline.errors import plural
+from sightline.metrics import describe_metric
 
 MAX_NAMED_CLASSES = 3  # classes; the others are counted
+_IN_PLACE_OF_ACCURACY = ("mean_iou", "mean_average_precision")  # of masks, and of several labels
 
 
 def describe_untested(names: Sequence[str], total: int, where: str = "the evaluated images") -> str:
@@ -56,7 +58,7 @@ def name_accuracy(task: str) -> str:
 
 
 def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
-    """Return the warning that validation and the evaluated images differ by more than chance; "" if they do not.
+    """Return the warning that the evaluated images and those of validation, or of folds, differ; "" if by chance alone.
 
     The images that a model was trained on always do: it has learned them.
     """
@@ -76,15 +78,17 @@ def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
     name = describe_split(split)
     name = f"{name[0].upper()}{name[1:]} {'differs' if name.endswith('split') else 'differ'}"
     return (
-        f"{name} from the validation split significantly: {', '.join(differences)}. Their distributions differ, so "
-        "thresholds and calibration from validation may not hold: check how the splits were made."
+        f"{name} from {describe_split(value['split'])} significantly: {', '.join(differences)}. Their distributions "
+        f"differ, so thresholds and calibration from {describe_split(value['split'])} may not hold: check how the "
+        "splits were made."
     )
 
 
 def describe_leakage(value: Mapping[str, Any] | None, images: str = "these images", split: str = "") -> str:
-    """Return how many of `images` an earlier split holds too, and the accuracy without them; "" where there are none.
+    """Return how many of `images` an earlier split holds too, and the metric without them; "" where there are none.
 
-    For the `split` ``out-of-fold``, they are also in a fold that the model of their own was trained on.
+    It is the accuracy, or what the task has in its place. For the `split` ``out-of-fold``, they are also in a fold that
+    the model of their own was trained on.
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
     >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
@@ -93,6 +97,9 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
     ...     {"count": 9, "identical": 0, "near_duplicates": 9, "without_leaked": None}, split="out-of-fold"
     ... )
     '9 of these images are in another fold too (near duplicates); there are no others.'
+    >>> others |= {"mean_iou": {"value": 0.25, "interval": None}}
+    >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
+    '1 of these images is in an earlier split too (identical): mean IoU 0.2500 on the other 8.'
     """
     if value is None:
         return ""
@@ -102,10 +109,15 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
     others = value["without_leaked"]
     if others is None:
         return f"{start}; there are no others."
-    if others["accuracy"] is None:
-        return f"{start}; no pixel of the other {others['count']:,} has a class."
-    low, high = others["accuracy_interval"]
-    return f"{start}: accuracy {others['accuracy']:.4f} ({low:.4f} to {high:.4f}) on the other {others['count']:,}."
+    key = next((name for name in _IN_PLACE_OF_ACCURACY if name in others), "accuracy")
+    name, rest = describe_metric(key), f"on the other {others['count']:,}."
+    value, ends = others["accuracy"], others["accuracy_interval"]
+    if key != "accuracy":
+        value, ends = others[key]["value"], others[key]["interval"]
+    if value is None:
+        return f"{start}; {name} is not defined {rest}"
+    interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
+    return f"{start}: {name} {value:.4f}{interval} {rest}"
 
 
 def describe_missing(value: Mapping[str, Any] | None) -> str:

@@ -160,10 +160,11 @@ def _evaluate_split(
     labeled: LabeledSubset,
     thresholds: Thresholds | None,
 ) -> Report:
-    name = folds.OUT_OF_FOLD if split == "validation" and folds.is_folded(prepared.config) else split
+    held_out = folds.OUT_OF_FOLD if folds.is_folded(prepared.config) else "validation"
+    name = held_out if split == "validation" else split
     inputs = EvaluationInputs(
         prepared.data.classes, outputs_by_split[split], labeled, name, outputs_by_split.get("validation"), thresholds,
-        ThresholdRequest.from_config(prepared.config.evaluation),
+        ThresholdRequest.from_config(prepared.config.evaluation), held_out,
     )  # fmt: skip
     report: Report = find_task(prepared.config.model.task).evaluate(inputs)
     run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))

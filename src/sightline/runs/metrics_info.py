@@ -110,8 +110,9 @@ class BinaryInfo(RatesInfo):
 
 
 class ShiftInfo(TypedDict):
-    """The metrics of the validation split, and how those of the evaluated images differ."""
+    """The metrics of the validation split or of folds, and how those of the evaluated images differ."""
 
+    split: NotRequired[str]
     count: int
     accuracy: float
     accuracy_interval: Interval
@@ -126,7 +127,7 @@ class ShiftInfo(TypedDict):
 
 
 class UnreadableInfo(TypedDict):
-    """A file that could not be read, and why."""
+    """A file that could not be used, and why."""
 
     path: str
     reason: str

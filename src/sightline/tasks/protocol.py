@@ -88,7 +88,8 @@ class LossGradient(NamedTuple):
 class EvaluationInputs:
     """What an evaluation of the images `labeled` is made from: the `outputs` for them, and those of validation images.
 
-    `split` is its name. `thresholds` are those of the model, fitted for `threshold_request` if that asks for any.
+    `split` is its name, and `validation_split` that of the latter: ``out-of-fold`` with folds. `thresholds` are those
+    of the model, fitted for `threshold_request` if that asks for any.
     """
 
     classes: tuple[str, ...]
@@ -98,6 +99,7 @@ class EvaluationInputs:
     validation_outputs: ModelOutputs | None
     thresholds: Thresholds | None = None
     threshold_request: ThresholdRequest = NO_THRESHOLDS
+    validation_split: str = "validation"
 
     @property
     def are_fitted(self) -> bool:
