@@ -218,8 +218,9 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     assert "more than chance" not in headline(
         build_evaluation_report(make_outputs([0, 1] * 250, list(range(484, 500))), validation)
     )
-    folds = replace(build_evaluation_report(test, validation).validation, split="out-of-fold")
-    folded = replace(build_evaluation_report(test, validation), validation=folds)
+    report = build_evaluation_report(test, validation)
+    assert report.validation is not None
+    folded = replace(report, validation=replace(report.validation, split="out-of-fold"))
     line = "The test split differs from the out-of-fold predictions significantly: accuracy -15.9 points (95%"
     assert line in headline(folded)
     assert line in sentences.describe_shift(to_metrics(folded)["validation"], "test")

@@ -38,7 +38,7 @@ def is_container(name: str) -> bool:
     return name.lower().endswith(CONTAINER_SUFFIXES)
 
 
-def is_table(name: str) -> bool:
+def is_image_table(name: str) -> bool:
     """Return whether a file has the extension of a table of images; at an address, it may be a folder of its parts."""
     return name.lower().endswith(TABLE_SUFFIXES)
 

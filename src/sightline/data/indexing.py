@@ -33,7 +33,7 @@ from sightline.data.sources.file_lists import apply_file_lists
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
-from sightline.data.sources.label_tables import find_label_tables, list_by_tables, read_label_table
+from sightline.data.sources.label_tables import read_label_table, read_numbered_folders, read_tables
 from sightline.data.sources.listing import (
     SourceItem,
     SourceListing,
@@ -297,10 +297,12 @@ def _list_files(
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
     is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
-    if is_unlabeled and (tables := find_label_tables(store, folder, options)):
-        return list_by_tables(tables, store, options, prefix)
+    if is_unlabeled and (listing := read_tables(store, folder, options, prefix)) is not None:
+        return listing
     listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
-    return apply_file_lists(listing, store, prefix)
+    if (labeled := read_numbered_folders(listing, store, folder, options, prefix)) is not None:
+        return labeled
+    return apply_file_lists(listing, store, prefix, is_stated=options.folder_level is not None)
 
 
 def _labels_file(text: str, folder: Path | None) -> Path:

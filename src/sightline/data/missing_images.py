@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from sightline.data.containers import ARCHIVE_SUFFIXES
+from sightline.data.sources.filenames import holds_unread_images, is_placeholder
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
 from sightline.data.sources.unread_labels import UNREAD_LABELS, advise_on_unread_labels
 from sightline.data.types import SourceNote, UnreadableImage
@@ -21,7 +22,9 @@ def explain_no_images(
     if not unreadable:
         archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
         hint = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""
-        placeholders = [path for path in others if path.endswith(".icloud")]
+        if foreign := [path for path in others if holds_unread_images(path)]:
+            hint = f" {foreign[0]} may hold images in a format that is not read: export them as PNG or JPEG."
+        placeholders = [path for path in others if is_placeholder(path)]
         if placeholders:
             hint = f" {placeholders[0]} stands for a file that is in iCloud alone: download the folder first."
         batches = [path for path in others if _CIFAR.search(path)]

@@ -20,7 +20,14 @@ from PIL import Image
 from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.containers import Container, is_container, is_table, open_ahead, open_container, skip_predictions
+from sightline.data.containers import (
+    Container,
+    is_container,
+    is_image_table,
+    open_ahead,
+    open_container,
+    skip_predictions,
+)
 from sightline.data.image_tables import ImageTable
 from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
@@ -145,7 +152,7 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
     """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
     is_range, source = has_range(url), RemotePath.parse(next(expand_ranges(url)))
-    are_files = is_image_name(source.name) or (is_range and not is_table(source.name))
+    are_files = is_image_name(source.name) or (is_range and not is_image_table(source.name))
     if are_files or not source.is_folder():
         yield from _list_remote_files(map(RemotePath.parse, expand_ranges(url)), limits)
         return

@@ -70,6 +70,8 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
     "wrong-extension": ("warning", {"cat/a.png": encode_scene_jpeg(906), "cat/a.dat": encode_scene_jpeg(907)}, PLAIN,
     ("cat/a.dat", "cat/a.png")),
     "not-images": ("note", {"cat/notes.txt": b"remember", ".DS_Store": b"x"}, PLAIN, (".DS_Store", "cat/notes.txt")),
+    "not-downloaded": ("warning", {"cat/.1.jpg.icloud": b"bplist00"}, PLAIN, ("cat/.1.jpg.icloud",)),
+    "unread-formats": ("warning", {"cat/1.NEF": b"II*", "scan.dcm": b"x"}, PLAIN, ("cat/1.NEF", "scan.dcm")),
     "exif-rotated": ("note", {"cat/turned.jpg": encode_scene_jpeg(908, exif=exif)}, PLAIN, ("cat/turned.jpg",)),
     "odd-modes": (
         "note", {"cat/cmyk.jpg": encode(draw_scene(909).convert("CMYK"), "JPEG"),

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from sightline.config import ColumnsConfig, DataConfig
+from sightline.data.checks.audit import quick_audit
 from sightline.data.indexing import build_index
 from sightline.errors import DataError
+from sightline.runs.preflight import raise_for_errors
 from synthetic_images import encode_png, write_files, write_zip
 
 FOLDERS = ("images/cat/a 1.jpg", "images/cat/2.jpg", "images/dog/a 1.jpg", "images/dog/3.jpg")
@@ -142,13 +144,11 @@ PARTS = tuple(f"images_part_{1 + i // 2 % 2}/x{i}.png" for i in range(8))
 @pytest.mark.parametrize(
     ("images", "table", "reason"),
     [
-        (PARTS, "image_id,dx\n" + "".join(f"x{i},{i % 2}\n" for i in range(8)), "columns are image_id, dx"),
-        (PARTS, "image,label\n" + "".join(f"x{i}.png,{'ab'[i % 2]}\n" for i in range(8)), "other labels, such as a, b"),
         (("images/x1.png", "images/x2.png"), "id,color\nx1,red\nx2,blue\n", "columns are id, color"),
         (FOLDERS, "path,y\nimages/cat/a 1.jpg,m\n2,f\nimages/dog/a 1.jpg,m\n3,f\n", "other labels, such as f, m"),
     ],
-    ids=["numbered parts", "other labels of parts", "one folder", "other labels"],
-)  # fmt: skip
+    ids=["one folder", "other labels"],
+)
 def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
     tmp_path: Path, images: tuple[str, ...], table: str, reason: str
 ) -> None:
@@ -159,6 +159,36 @@ def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
     column = table.partition("\n")[0].rpartition(",")[2]
     labeled = build_index(tmp_path, options=DataConfig(labels="data.csv", columns=ColumnsConfig(label=column)))
     assert len({image.label for image in labeled.images}) == 2
+
+
+@pytest.mark.parametrize("header", ["image_id,dx", "image,label"])
+def test_a_table_labels_the_images_of_folders_that_number_parts(tmp_path: Path, header: str) -> None:
+    write_source(tmp_path, PARTS, {"data.csv": f"{header}\n" + "".join(f"x{i},{'ab'[i % 2]}\n" for i in range(8))})
+    index = build_index(tmp_path)
+    assert {image.path: image.label for image in index.images} == {key: "ab"[i % 2] for i, key in enumerate(PARTS)}
+    assert [note.kind for note in index.notes] == ["labels-from-table"]
+    for options in (DataConfig(class_level=1), DataConfig(allow_findings=("numbered-folders",))):
+        assert {image.label for image in build_index(tmp_path, options=options).images} == {
+            "images_part_1", "images_part_2",
+        }  # fmt: skip
+
+
+def test_folders_that_number_parts_are_an_error_where_the_column_of_labels_is_not_known(tmp_path: Path) -> None:
+    rows = "".join(f"x{i},{i % 2}\n" for i in range(8))
+    write_source(tmp_path, PARTS, {"data.csv": f"image_id,result\n{rows}"})
+    findings = quick_audit(build_index(tmp_path)).findings
+    with pytest.raises(
+        DataError,
+        match=r"numbered-folders: 2 folders are read as classes, but number the parts of images that a table names "
+        r"\(images_part_1: data\.csv names its images; .*--set data\.labels=FILE --column label=NAME\. If these "
+        r"folders are the classes, --set data\.class_level=1\.",
+    ):
+        raise_for_errors(findings, ())
+    raise_for_errors(findings, ("numbered-folders",))
+    named = build_index(tmp_path, options=DataConfig(labels="data.csv", columns=ColumnsConfig(label="result")))
+    assert {image.label for image in named.images} == {"0", "1"}
+    by_level = build_index(tmp_path, options=DataConfig(class_level=1))
+    assert "numbered-folders" not in {note.kind for note in by_level.notes}
 
 
 @pytest.mark.parametrize(

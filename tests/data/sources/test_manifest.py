@@ -196,6 +196,32 @@ def test_a_name_that_two_files_bear_is_missing_rather_than_guessed(tmp_path: Pat
     assert list_notes(listing) == [("missing-files", "1", "line 2")]
 
 
+def test_the_end_of_a_path_is_enough_if_no_other_file_has_it(tmp_path: Path) -> None:
+    files = ["images/cat/1.jpg", "images/dog/1.jpg", "images/dog/2.jpg", "old/dog/2.jpg", "2.jpg"]
+    rows = "cat/1.jpg,cat\nDog\\1,dog\ndog/2.jpg,dog\n2,root\n/home/me/images/dog/1.jpg,dog\n/mnt/dog/2.jpg,x\n"
+    listing = read_manifest(write_table(tmp_path, f"path,label\n{rows}", files=files))
+    assert labels_and_splits(listing) == {
+        "images/cat/1.jpg": ("cat", None), "images/dog/1.jpg": ("dog", None), "2.jpg": ("root", None),
+    }  # fmt: skip
+    assert [note[:2] for note in list_notes(listing)] == [
+        ("missing-files", "dog/2.jpg"), ("missing-files", "/mnt/dog/2.jpg"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["train2017/1.jpg", "images/1.jpg", "images/train2017/1.jpg"])
+def test_a_coco_file_in_its_folder_of_annotations_names_images_beside_it(tmp_path: Path, name: str) -> None:
+    value = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 7}],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    files = ["annotations/notes.txt", name, "val2017/1.jpg"]
+    table = write_json_table(tmp_path, value, "annotations/instances_train2017.json", files)
+    if "train2017" not in name:
+        (tmp_path / "val2017" / "1.jpg").unlink()
+    assert [(p.path, p.label) for p in build_index(table).images] == [(name, "cat")]
+
+
 def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"meow")
     for name in ("../1.jpg", str(tmp_path / "1.jpg")):
@@ -215,6 +241,13 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == {
         "1.jpg": ("helmet", None), "2.jpg": ("mask", None)
     }  # fmt: skip
+
+
+def test_columns_of_celeba_say_no_by_minus_one(tmp_path: Path) -> None:
+    rows = "image_id,Male,Young,Bald\n1.jpg,-1,1,-1\n2.jpg,1,1,-1\n"
+    assert [e.label for e in read_manifest(write_table(tmp_path, rows)).items] == ["Young", "Male;Young"]
+    with pytest.raises(DataError, match="no recognized column for the labels"):  # where it means uncertain, as CheXpert
+        read_manifest(write_table(tmp_path, "path,Edema,Cardiomegaly\n1.jpg,-1,1\n2.jpg,0,-1\n"))
 
 
 def test_rows_without_label_or_file_are_left_out_and_listed(tmp_path: Path) -> None:

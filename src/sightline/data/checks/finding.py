@@ -15,6 +15,7 @@ ALLOWABLE_ERRORS = {
     "split-folders": "uses them as classes",
     "unexpected-folder": "ignores them",
     "mask-folders": "uses them as classes",
+    "numbered-folders": "uses them as classes",
     "conflicting-duplicates": "keeps them as they are",
     "split-leakage": "keeps them as they are",
 }

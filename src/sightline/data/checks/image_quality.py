@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from sightline.data.checks.finding import Finding, image_finding
 from sightline.data.checks.image_stats import DatasetStats, ImageStats
 from sightline.data.sample_range import NO_RANGE, SampleRange
+from sightline.data.sources.filenames import holds_unread_images, is_placeholder
 from sightline.data.sources.folder import NO_CLASS_REASONS
 from sightline.data.types import ImageRecord, Index
 from sightline.preprocessing import ImageHeader
@@ -61,7 +62,8 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
         ),
         *image_finding(
             "not-images", "note", ("file is not an image", "files are not images"),
-            "Nothing to do: they are ignored.", index.other_files,
+            "Nothing to do: they are ignored.",
+            [path for path in index.other_files if not (is_placeholder(path) or holds_unread_images(path))],
         ),
         *_file_findings(files),
         *_bit_depth_findings(readable, sample_range),

@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Severity, image_finding
+from sightline.data.sources.filenames import holds_unread_images, is_placeholder
+from sightline.data.sources.folder_layout import NUMBERED_FOLDERS
 from sightline.data.sources.unread_labels import BOXES_ADVICE, TABLE_ADVICE
 from sightline.data.types import Index
+
+NOT_DOWNLOADED = "not-downloaded"
+"""Finding: files that are placeholders of ones in a cloud."""
+
+UNREAD_FORMATS = "unread-formats"
+"""Finding: files of cameras, scanners and the like, and videos, which may hold images but are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,13 @@ REMARK_FINDINGS = {
         "such as 0,sky for each value. To classify the images otherwise, name the folder of images in place of the one "
         "around it, if their file names state the classes; else sort them into class folders, or provide a table of "
         "labels for it.",
+    ),
+    NUMBERED_FOLDERS: RemarkFinding(
+        "error",
+        "folder is read as a class, but numbers a part of images that a table names",
+        "folders are read as classes, but number the parts of images that a table names",
+        "If the table has the labels, say so: --set data.labels=FILE --column label=NAME. If these folders are the "
+        "classes, --set data.class_level=1.",
     ),
     "missing-masks": RemarkFinding(
         "warning",
@@ -159,8 +174,18 @@ SHOWN_IN_TRAINING = frozenset(
 
 
 def remark_findings(index: Index) -> list[Finding]:
-    """Return a finding for each kind of remark on a source."""
-    result = []
+    """Return a finding for each kind of remark on a source, and those on files whose images are not at hand."""
+    result = image_finding(
+        NOT_DOWNLOADED, "warning",
+        ("file is in iCloud alone and is ignored", "files are in iCloud alone and are ignored"),
+        "Download the folder, with Download Now in the Finder, and run again.",
+        [path for path in index.other_files if is_placeholder(path)],
+    ) + image_finding(
+        UNREAD_FORMATS, "warning",
+        ("file may hold images in a format that is not read", "files may hold images in formats that are not read"),
+        "Export their images as PNG or JPEG, unless they are in the folder in that form too.",
+        [path for path in index.other_files if holds_unread_images(path)],
+    )  # fmt: skip
     for kind, wording in REMARK_FINDINGS.items():
         remarks = [r for r in index.notes if r.kind == kind]
         paths, reasons = [r.path for r in remarks], [r.reason for r in remarks]

@@ -18,8 +18,8 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     ),
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
-        "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "labelid", "classid", "categoryid",
-        "choice",
+        "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels", "labelid",
+        "classid", "categoryid", "choice",
         "标签", "类别", "分类", "类别名称",
     ),
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold", "划分", "数据集"),
@@ -140,12 +140,18 @@ def _parse_bool(text: str) -> bool | None:
     lower = text.strip().lower()
     if lower in {"1", "1.0", "true", "yes", "x"}:
         return True
-    return False if lower in {"0", "0.0", "false", "no", ""} else None
+    return False if lower in {"0", "0.0", "-1", "-1.0", "false", "no", ""} else None
 
 
 def _is_one_hot(table: Table, column: str) -> bool:
-    values = {_parse_bool(row.get_text(column)) for row in table.rows}
-    return None not in values and any(row.get_text(column) for row in table.rows)
+    """Return whether a column says of each image whether it has a class: by 1 and 0, or as CelebA by 1 and -1.
+
+    Beside zeros and empty cells, -1 may mean that it is uncertain, as in CheXpert.
+    """
+    texts = {row.get_text(column) for row in table.rows}
+    if texts & {"-1", "-1.0"} and (not texts <= {"1", "1.0", "-1", "-1.0"} or len(texts) < 2):
+        return False
+    return None not in map(_parse_bool, texts) and any(texts)
 
 
 def _missing_column_message(table: Table, role: str) -> str:

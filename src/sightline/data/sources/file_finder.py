@@ -15,7 +15,7 @@ from sightline.data.types import Split
 
 @dataclass(slots=True)
 class FileFinder:
-    """Resolves a cell to a file in `store`, also without its extension, with backslashes or in a subfolder.
+    """Resolves a cell to a file in `store`: by its path or the end of it, also without extension or with backslashes.
 
     Where a name is in the folders of several splits, as in ``train/1.jpg`` and ``test/1.jpg``, that of `split` is
     meant.
@@ -38,16 +38,20 @@ class FileFinder:
         return self._find_by_suffix(text)
 
     def _find_by_suffix(self, text: str) -> str | None:
-        """Return the file that ends an absolute path from another machine, or an address; else by its name alone."""
+        """Return the file that has the longest end in common with an absolute path from elsewhere, or an address."""
         path = PureWindowsPath(text)  # accepts both kinds of slashes
         if not path.root and "://" not in text:
             return None
-        suffixes = ("/".join(path.parts[start:]) for start in range(1, len(path.parts)))
-        key = next((suffix for suffix in suffixes if self.store.contains(suffix)), None)
-        return self._index_names().get(path.name.casefold()) if key is None else key
+        for start in range(1, len(path.parts)):
+            suffix = "/".join(path.parts[start:])
+            if self.store.contains(suffix):
+                return suffix
+            if suffix.casefold() in self._index_names():
+                return self._index_names()[suffix.casefold()]
+        return None
 
     def _index_names(self) -> dict[str, str | None]:
-        """Return the files by each shorter name, None where it is ambiguous; built at the first lookup."""
+        """Return the files by their paths and the ends of these, None where ambiguous; built at the first lookup."""
         if not self._keys_by_name:
             stored = self.store.keys()
             keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
@@ -61,14 +65,17 @@ class FileFinder:
 
 
 def _index_names(keys: Iterable[str]) -> dict[str, str | None]:
-    """Return the files by their path and by each shorter name, None where that is ambiguous."""
-    result: dict[str, str | None] = {}
+    """Return the files by each end of their path, such as ``cat/1.jpg`` of ``images/cat/1.jpg``, None if ambiguous.
+
+    A whole path is not: it is that of the file itself, not the end of another one.
+    """
+    paths: dict[str, str | None] = {}
+    ends: dict[str, str | None] = {}
     for key in keys:
         path = PurePosixPath(key)
-        names = {key, path.name}
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            names |= {str(path.with_suffix("")), path.stem}
-        for name in names:
-            folded_name = name.casefold()
-            result[folded_name] = None if result.get(folded_name, key) != key else key
-    return result
+        names = [key, str(path.with_suffix(""))] if path.suffix.lower() in IMAGE_SUFFIXES else [key]
+        for name in map(str.casefold, names):
+            paths[name] = None if paths.get(name, key) != key else key
+            while name := name.partition("/")[2]:
+                ends[name] = None if ends.get(name, key) != key else key
+    return ends | paths

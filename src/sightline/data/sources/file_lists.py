@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 
 from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name
 from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Table, read_table
@@ -32,16 +33,18 @@ MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, t
 _DEPTH = 4  # folders around a list, such as archive/food-101/meta
 
 
-def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str) -> SourceListing:
+def apply_file_lists(
+    listing: SourceListing, store: FileStore, prefix: str, *, is_stated: bool = False
+) -> SourceListing:
     """Return the listing of class folders with the splits and labels of the lists beside them.
 
     Lists give the splits if each image is in one of them, and no folder gives any. They give labels to a split of
     images alone if each of these has one, and the class folders of other splits have the same classes. Where they name
-    most images and others not, a note says so.
+    most images and others not, a note says so. `is_stated`: the user says which folders are the classes.
     """
     keys = list(_list_candidates(listing, store))
     if tables := [key for key in keys if key.count("/") < 2 and key.lower().endswith((".csv", ".tsv"))]:
-        _note_tables(listing, store, prefix, tables)
+        _note_tables(listing, store, prefix, tables, is_stated=is_stated)
     if not keys:
         return listing
     if any(item.split for item in listing.items):
@@ -80,11 +83,14 @@ def _assign_splits(listing: SourceListing, splits: Splits, notes: Sequence[Sourc
     )
 
 
-def _note_tables(listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str]) -> None:
+def _note_tables(
+    listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str], *, is_stated: bool
+) -> None:
     """Add a note on each table of most images that may give their labels, where the folders may not be classes.
 
     They may not be if there is none or one, if their names differ only in a number (``images_1``, ``images_2``), or if
-    the images of one label in the table are in several of them.
+    the images of one label in the table are in several of them. Folders that number the parts of a set are an error,
+    unless it `is_stated` which folders are the classes.
     """
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
     in_doubt = len({re.sub(r"\d+", "", label) for label in labels.values()}) < 2
@@ -114,6 +120,11 @@ def _note_tables(listing: SourceListing, store: FileStore, prefix: str, keys: Se
             reason = f"a table of other labels, such as {describe_names(sorted(folders))}" if differs else ""
         if reason:
             listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
+            if not is_stated and are_numbered({c.label for c in listing.classes}):
+                listing.notes.extend(
+                    SourceNote(NUMBERED_FOLDERS, c.path, f"{prefix}{key} names its images") for c in listing.classes
+                )
+                is_stated = True  # once
 
 
 def _list_candidates(listing: SourceListing, store: FileStore) -> Iterator[str]:

@@ -37,6 +37,27 @@ def is_image_name(path: str) -> bool:
     return bool(stem) and (dot + suffix).lower() in IMAGE_SUFFIXES
 
 
+UNREAD_SUFFIXES = frozenset({
+    ".nef", ".cr2", ".cr3", ".arw", ".dng", ".raf", ".orf", ".rw2", ".dcm", ".dicom", ".nii", ".psd", ".svg", ".eps",
+    ".jxl", ".exr", ".hdr", ".npy", ".npz", ".mp4", ".mov", ".avi", ".mkv", ".webm",
+})  # fmt: skip
+"""Extensions of files that hold images but are not read: of cameras, scanners, arrays, drawings and videos."""
+
+
+def holds_unread_images(path: str) -> bool:
+    """Return whether the extension is one of a format of images or videos that is not read."""
+    return PurePosixPath(path).suffix.lower() in UNREAD_SUFFIXES and not is_hidden(path)
+
+
+def is_placeholder(path: str) -> bool:
+    """Return whether a file stands for one that is in iCloud alone.
+
+    >>> is_placeholder("cat/.1.jpg.icloud"), is_placeholder("cat/1.jpg")
+    (True, False)
+    """
+    return path.endswith(".icloud")
+
+
 def split_path(path: str) -> tuple[str, ...]:
     """Return ``PurePosixPath(path).parts``, in a fifth of the time where the folder is known already.
 

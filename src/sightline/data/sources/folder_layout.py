@@ -21,6 +21,12 @@ SPLIT_NAMED_CLASS = "split-named-class"
 WRAPPER_NAMES = {"images", "image", "imgs", "img", "data", "dataset", "pictures", "photos", "jpg", "jpeg", "png"}
 """Folders below a split that carry no meaning where they are the only one."""
 
+NUMBERED_FOLDERS = "numbered-folders"
+"""Finding: folders read as classes are parts of one set of images. Naming it in `--allow` confirms that they are."""
+
+PART_WORDS = WRAPPER_NAMES | {"part", "batch", "chunk", "shard", "volume", "vol", "disk", "folder", "archive", "fold"}
+"""Words in the names of folders that number the parts of one set of images: ``HAM10000_images_part_1``."""
+
 UNLABELED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "submission"}
 """Words in the name of a folder next to the splits that holds unlabeled images."""
 
@@ -117,6 +123,16 @@ def infer_layout(
     flat = not has_classes and (not by_top_folder or (not has_direct_files and is_one_folder))
     notes = _note_suspected_splits(split_names, by_top_folder, children, level=level)
     return FolderLayout(wrapper, flat=flat, notes=tuple(notes))
+
+
+def are_numbered(names: Collection[str]) -> bool:
+    """Return whether names of folders differ only in a number, and say that it is that of a part.
+
+    >>> are_numbered(["images_001", "images_002"]), are_numbered(["grade 1", "grade 2"])
+    (True, False)
+    """
+    stems = {re.sub(r"\d+", "", name.casefold()) for name in names}
+    return len(set(names)) > 1 and len(stems) == 1 and bool(PART_WORDS & set(re.split(r"[\W_]+", min(stems))))
 
 
 def _find_wrapper(paths: Sequence[PathParts]) -> PathParts:

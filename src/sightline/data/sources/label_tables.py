@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from sightline.config import DataConfig
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
 from sightline.data.sources.manifest import is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split
@@ -30,7 +31,28 @@ class LabelTable:
     split: Split | None = None
 
 
-def find_label_tables(store: FileStore, folder: Path | None, options: DataConfig) -> list[LabelTable]:
+def read_tables(store: FileStore, folder: Path | None, options: DataConfig, prefix: str) -> SourceListing | None:
+    """Label the images in `store` with the tables inside it or next to `folder`; None if there are none."""
+    tables = _find_label_tables(store, folder, options)
+    return _list_by_tables(tables, store, options, prefix) if tables else None
+
+
+def read_numbered_folders(
+    listing: SourceListing, store: FileStore, folder: Path | None, options: DataConfig, prefix: str
+) -> SourceListing | None:
+    """Label the images of folders that only number the parts of a set, as in HAM10000, with the table of most images.
+
+    `listing` has these folders as classes. None if they are others, if the user says that they are classes, or if there
+    is no such table.
+    """
+    is_stated = options.folder_level is not None or NUMBERED_FOLDERS in options.allow_findings
+    if is_stated or not are_numbered({c.label for c in listing.classes}):
+        return None
+    labeled = read_tables(store, folder, options, prefix)
+    return labeled if labeled is not None and len(labeled.items) > len(labeled.unlabeled) else None
+
+
+def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfig) -> list[LabelTable]:
     """Return the tables of labels for the images in `store`, which lie inside it or next to `folder`.
 
     They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
@@ -90,7 +112,7 @@ def _find_labeled(table: LabelTable, store: FileStore, options: DataConfig) -> s
     return {key for row in rows.rows if (key := finder.find(row.get_text(columns.path))) is not None}
 
 
-def list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
+def _list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
     """List the images of `store` with their labels in `tables`, of which several are the tables of its splits.
 
     Images that no table names are listed as unlabeled.
@@ -112,7 +134,7 @@ def read_label_table(path: Path, store: FileStore, options: DataConfig, prefix: 
     file = path.resolve()
     key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
     table = LabelTable(read_content(path, options), str(path), key, parse_split(path.stem))
-    return list_by_tables([table], store, options, prefix)
+    return _list_by_tables([table], store, options, prefix)
 
 
 def _assign_split(listing: SourceListing, split: Split | None) -> SourceListing:

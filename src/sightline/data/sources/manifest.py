@@ -33,6 +33,7 @@ from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, plural
 
 DEFAULTS = DataConfig()
+FOLDERS_OF_TABLES = {"annotations", "annotation", "labels", "label", "metadata", "meta"}
 MAX_CONFLICT_FRACTION = 0.01  # of files with conflicting rows; above, each row is taken for one of several labels
 
 
@@ -44,13 +45,23 @@ def is_table(path: Path) -> bool:
 def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     """Read a manifest: a table with a column of image files, one of labels, and optionally one of splits.
 
-    Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label or with a missing file are
-    left out and reported; in a table that gives images several labels, a row without one is an image that has none, and
-    so it is for a task that takes several, see `listing.read_as_label_sets`.
+    Paths are relative to ``data.root``, else to the manifest's folder; if no file is there and that folder is one of
+    tables, as ``annotations/`` of COCO, to the folder around it. Rows without a label or with a missing file are left
+    out and reported; in a table that gives images several labels, a row without one is an image that has none, and so
+    it is for a task that takes several, see `listing.read_as_label_sets`.
     Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
     """
-    finder = replace(_open_root(path.parent, str(path), options), split=parse_split(path.stem))
-    return list_from_table(read_content(path, options), str(path), finder, options)
+    content, split = read_content(path, options), parse_split(path.stem)
+    finder = replace(_open_root(path.parent, str(path), options), split=split)
+    table, columns = parse_table(content, str(path), finder, options)
+    folder = path.parent.resolve()
+    if not options.root and folder.name.casefold() in FOLDERS_OF_TABLES and not _names_file(table, columns, finder):
+        finder = FileFinder(FolderStore(folder.parent, options.limits), split)
+    return _list_table(content, table, columns, finder, options)
+
+
+def _names_file(table: Table, columns: Columns, finder: FileFinder) -> bool:
+    return any(finder.find(row.get_text(columns.path)) is not None for row in table.rows)
 
 
 def read_rows(
@@ -112,13 +123,28 @@ def list_from_table(
     ``train`` states the split if the table does not.
     """
     table, columns = parse_table(content, name, finder, options)
+    return _list_table(content, table, columns, finder, options, prefix, store_is_source=store_is_source)
+
+
+def _list_table(
+    content: bytes,
+    table: Table,
+    columns: Columns,
+    finder: FileFinder,
+    options: DataConfig,
+    prefix: str = "",
+    *,
+    store_is_source: bool = False,
+) -> SourceListing:
     listing = _list_rows(table, columns, finder, prefix, by_folder=store_is_source and not columns.split)
     if options.class_tree == "column":
         listing = label_by_parents(listing, table)
     if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
-        listing.notes.append(SourceNote("guessed-encoding", name))
+        listing.notes.append(SourceNote("guessed-encoding", table.name))
     if store_is_source:
-        listing.notes.append(SourceNote("labels-from-table", name, f"column {columns.label}" if columns.label else ""))
+        listing.notes.append(
+            SourceNote("labels-from-table", table.name, f"column {columns.label}" if columns.label else "")
+        )
     return listing
 
 

@@ -25,12 +25,15 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "evaluation": "test",
     "训练": "train",
     "训练集": "train",
+    "訓練": "train",
     "訓練集": "train",
     "验证": "validation",
     "验证集": "validation",
+    "驗證": "validation",
     "驗證集": "validation",
     "测试": "test",
     "测试集": "test",
+    "測試": "test",
     "測試集": "test",
 }
 _EVALUATION_WORDS = {"eval", "evaluation"}  # next to a test split, these are the validation split
