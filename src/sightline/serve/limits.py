@@ -10,6 +10,7 @@ MAX_IMAGES = 1024  # of a request
 MAX_MASKS = 64  # of a request: each has a value for each pixel
 LOG_BYTES = 256 * MEGABYTE  # of a log of features: 70,000 images of 1,280 features
 DEFAULT_RELOAD_INTERVAL: float = 5  # seconds between looks for models that changed
+MAX_SECONDS = 1_000_000  # that an option may state
 DEFAULT_GRACE: float = 10  # seconds for what is in flight after a signal
 
 

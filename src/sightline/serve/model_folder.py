@@ -95,7 +95,7 @@ def load_all(entries: list[StoredModel], options: LoadOptions = DEFAULT_OPTIONS)
         except SightlineError as error:
             reasons.append(str(error))
     if reasons:
-        raise ModelError("\n".join(reasons))
+        raise ModelError(" ".join(reasons))
     return models
 
 

@@ -7,14 +7,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sightline import _io, process
 from sightline.errors import UsageError, require
-from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, Limits
+from sightline.serve.limits import DEFAULT_GRACE, DEFAULT_RELOAD_INTERVAL, LOG_BYTES, MAX_SECONDS, Limits
 
 if TYPE_CHECKING:
     from sightline.inference.device_choice import Device
@@ -103,12 +103,17 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     while the models are loaded ends the command line's own process at once, with exit code 0.
 
     Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token or the
-    certificate not be read, a host or an origin not be one, the name not stand in an address or several workers not do
-    what is asked, `ProcessError` if a worker does not start, `MissingExtraError` if the packages of the extra are not
-    installed, `OutputError` if the log of features cannot be written.
+    certificate not be read, a host, an origin or a time not be one, the name not stand in an address or several workers
+    not do what is asked, `ProcessError` if a worker does not start, `MissingExtraError` if the packages of the extra
+    are not installed, `OutputError` if the log of features cannot be written.
     """
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
+    limits = limits or Limits()
+    _check_seconds({
+        "decode-timeout": limits.decode, "request-timeout": limits.request, "max-wait": max_wait,
+        "reload-interval": reload_interval, "grace": grace,
+    })  # fmt: skip
     requested = handle_signals()  # before what takes seconds to import
     from sightline.serve.access import Access, read_token
     from sightline.serve.batcher import Batching
@@ -117,7 +122,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     from sightline.serve.workers import run_workers
 
     settings = Settings(
-        model, models, name, max_bytes, limits or Limits(), LoadOptions(threads, device, tile),
+        model, models, name, max_bytes, limits, LoadOptions(threads, device, tile),
         Batching(batch_size, max_wait), Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins)),
         reload_interval, grace, ssl_certfile, ssl_keyfile, log_format, log_features, log_features_bytes,
     )  # fmt: skip
@@ -186,6 +191,13 @@ def run(
         Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
 
 
+def _check_seconds(options: Mapping[str, float]) -> None:
+    """Raise `UsageError` for what is no time that a server can wait, such as NaN."""
+    for name, seconds in options.items():
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise UsageError(f"--{name} is {seconds:g}: expected a number of seconds, at most {MAX_SECONDS:,}.")
+
+
 def handle_signals() -> asyncio.Event:
     """Return the event that SIGHUP sets: it asks for changed models.
 
@@ -204,6 +216,8 @@ def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True
 
     Raises `UsageError` if it cannot have the address, or if it is the first one and the port is in use.
     """
+    if not host:  # the system would take it for all interfaces
+        raise UsageError("--host is empty: give an address, such as 127.0.0.1, or 0.0.0.0 for all interfaces.")
     from sightline.serve.connections import Listener
 
     listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
