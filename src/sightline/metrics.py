@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 Floats = TypeVar("Floats", bound=np.floating[Any])
 
 WORDS = {"auroc": "AUROC", "f1": "F1", "iou": "IoU", "dice": "Dice", "hamming": "Hamming", "brier": "Brier score"}
-NAMES = {"top_1": "accuracy", "top_5": "top-5 accuracy"}
+NAMES = {
+    "top_1": "accuracy",
+    "top_5": "top-5 accuracy",
+    "within_one_grade": "fraction within one grade",
+    "ece": "calibration error of pixels (ECE)",
+}
 
 
 def describe_metric(name: str) -> str:

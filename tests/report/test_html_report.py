@@ -240,6 +240,28 @@ def test_images_in_groups_have_no_interval_of_single_images() -> None:
     assert ["95% interval" in card for card in cards] == [True, False]
 
 
+def test_operating_points_say_how_far_to_trust_them() -> None:
+    values = make_metrics(("ant", "bee"), 300)
+    point = values["binary"]["usual_points"][0] | {
+        "target": 0.42,
+        "conservative": False,
+        "note": "They are of 3 groups.",
+    }
+    values["binary"] |= {"usual_points": [point, *values["binary"]["usual_points"], point]}
+    alone, noted = (
+        render_html(make_report(("ant", "bee"), metrics=m)) for m in (make_metrics(("ant", "bee"), 300), values)
+    )
+    assert "the rate itself" not in alone
+    section = noted.partition('<section id="operating-points"')[2].partition("</section>")[0]
+    assert section.count("They are of 3 groups.") == 1
+    assert section.count("by the rate itself") == 2
+
+
+def test_one_group_is_not_said_to_be_resampled() -> None:
+    texts = [render_html(make_report(metrics=make_metrics(("ant", "bee", "fly"), 300) | {"groups": n})) for n in (1, 9)]
+    assert ["resampled by group" in text for text in texts] == [False, True]
+
+
 def test_every_metric_is_in_the_page() -> None:
     report = make_report()
     text = render_html(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,18 @@ def test_long_and_odd_names_are_drawn(figures_drawn: list[Any]) -> None:
     assert pixels.shape[1] < 1100
     titles = [axes.get_title() for axes in figures_drawn[0].axes]
     assert titles[:2] == names[:2]
-    assert len(titles[2]) <= plotting.MAX_NAME_LENGTH + 1
+    assert len(titles[2]) <= plotting.MAX_NAME_LENGTH
     assert not figures_drawn[0].axes[1].title.get_parse_math()
     assert figures_drawn[0].axes[0].title.get_fontfamily() == plotting.fonts_for(names[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["二零二四年春季在温室里拍摄的重瓣红玫瑰花", "a very long name that some people write"]
+)
+def test_long_names_do_not_cover_each_other(figures_drawn: list[Any], name: str) -> None:
+    plot_grid([[(make_plain(200), f"{name}\npredicted {name}, 0.97")] * 4])
+    boxes = [axes.title.get_window_extent() for axes in figures_drawn[0].axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_words_on_two_lines_cover_no_image(figures_drawn: list[Any]) -> None:

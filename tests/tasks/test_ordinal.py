@@ -131,7 +131,7 @@ def test_an_evaluation_prints_the_distances_of_grades(run: Path) -> None:
 
 def test_the_report_and_the_model_card_state_distances(run: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
-    for words in ("ordinal classification", "Weighted kappa", "Mean absolute error", "accuracy within one grade"):
+    for words in ("ordinal classification", "Weighted kappa", "Mean absolute error", "fraction within one grade"):
         assert words in page
     error = jsonio.read_object(run / "eval" / "test" / "metrics.json")["metrics"][MAE]["value"]
     assert f'<dt>Mean absolute error</dt><dd class="value">{error:.3f}</dd>' in page

@@ -177,7 +177,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(untested)
     for caution in sentences.list_cautions(evaluation.to_dict(), split):
         print_line(caution)
-    if evaluation.groups is not None:
+    if evaluation.groups is not None and evaluation.groups > 1:  # one has no intervals, as each metric says
         print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
     print_line()
     others = [

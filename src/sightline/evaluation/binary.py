@@ -328,13 +328,14 @@ def choose_usual_points(
     held_out: tuple[NDArray[np.float64], NDArray[np.bool_]],
     evaluated: tuple[NDArray[np.float64], NDArray[np.bool_]],
     resampling: Resampling = EACH_IMAGE,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[OperatingPoint, ...]:
     """Choose thresholds for the usual targets of both rates on validation, and evaluate them.
 
     Both are scores of the positive class, float64 [N], and whether an image is positive, bool [N]; `resampling` is of
-    the second. Targets that are not reached are left out.
+    the second, and `groups`, int64 [N], of the first. Targets that are not reached are left out.
     """
-    points = [choose_operating_point(*held_out, rate, target) for rate in RATES for target in TARGETS]
+    points = [choose_operating_point(*held_out, rate, target, groups=groups) for rate in RATES for target in TARGETS]
     return tuple(
         evaluate_operating_point(point, *evaluated, resampling) for point in points if point.threshold is not None
     )

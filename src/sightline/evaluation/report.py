@@ -308,9 +308,9 @@ def evaluate_binary(
         points = [binary.OperatingPoint(saved.rate, saved.target_rate, saved.positive_threshold, saved.count, None)]
     if held_out is evaluated:
         return replace(report, operating_points=tuple(points))
-    usual = (
-        () if held_out is None else binary.choose_usual_points(_class_scores(held_out, k), evaluated_scores, resampling)
-    )
+    usual: tuple[binary.OperatingPoint, ...] = ()
+    if held_out is not None:
+        usual = binary.choose_usual_points(_class_scores(held_out, k), evaluated_scores, resampling, held_out.groups)
     points = [binary.evaluate_operating_point(point, *evaluated_scores, resampling) for point in points]
     return replace(report, operating_points=tuple(points), usual_points=usual)
 

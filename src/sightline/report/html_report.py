@@ -100,7 +100,7 @@ def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each operating point in ``metrics.json``: a threshold chosen on validation, evaluated on other images.
 
     `name` is the rate that has the `target`, `rate` its value and interval, `other` those of the rate that it costs;
-    `of` is the class whose probability has the `threshold`, "" for the confidence.
+    `of` is the class whose probability has the `threshold`, "" for the confidence, and `note` says how far to trust it.
     """
     rows: list[dict[str, Any]] = []
     if (selective := metrics["selective_check"]) is not None and (evaluated := selective["evaluated"]) is not None:
@@ -109,6 +109,7 @@ def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             "threshold": selective["threshold"]["confidence"],
             "rate": {"value": evaluated["precision"], "interval": evaluated["interval"]}, "other_name": "coverage",
             "other": {"value": evaluated["coverage"], "interval": None}, "met": evaluated["met"],
+            "conservative": selective["threshold"]["conservative"], "note": selective["threshold"]["note"],
         })  # fmt: skip
     binary = metrics["binary"]
     if binary is None:
@@ -121,6 +122,7 @@ def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append({
             "name": p["rate"], "target": p["target"], "of": binary["positive"], "threshold": p["threshold"],
             "rate": p["rates"][p["rate"]], "other_name": other, "other": p["rates"][other], "met": p["met"],
+            "conservative": p["conservative"], "note": p["note"],
         })  # fmt: skip
     return rows
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sightline.report import plotting
 
 CELL = 1.9  # inches
+LETTERS = 8  # points: the longest name is no wider than a cell
 MIN_SMOOTH_SIZE = 96  # pixels; below, each stands out as a square
 
 
@@ -33,7 +34,7 @@ def plot_grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: st
         )
         axes.set_box_aspect(1)
         _center_in_square(axes, pixels.shape[0], pixels.shape[1])
-        axes.set_title("\n".join(map(plotting.shorten, text.split("\n"))), pad=4, **plotting.text_style(9))
+        axes.set_title("\n".join(map(plotting.shorten, text.split("\n"))), pad=4, **plotting.text_style(LETTERS))
     if title:
         figure.suptitle(title, **plotting.text_style(11))
     return plotting.render_png(figure)

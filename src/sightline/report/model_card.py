@@ -16,7 +16,7 @@ from sightline.inference.results import Thresholds
 from sightline.report import sentences
 from sightline.tasks.protocol import find_task
 
-NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
+NAMES = {"accuracy": "Accuracy", "loss": "Log loss"}
 LABEL_NAMES = {
     "mean_average_precision": "Mean average precision",
     "micro_f1": "Micro F1",
@@ -194,7 +194,7 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
 
 
 def _accuracy_table(manifest: Manifest) -> list[str]:
-    lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
+    lines = ["| split | images | accuracy | 95% interval | log loss |", "|---|---|---|---|---|"]
     for split, metrics in manifest.metrics.items():
         accuracy, loss = (_format_value(metrics[key]) for key in ("accuracy", "loss"))
         ends = _format_interval(metrics["accuracy_interval"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -16,7 +18,7 @@ from sightline.report import fonts
 PURPOSE = "Drawing figures"
 TRAIN, VALIDATION = "#1f6feb", "#d9480f"
 INK, GRID = "#24292f", "#d0d7de"
-MAX_NAME_LENGTH = 28  # letters of a class name
+MAX_NAME_LENGTH = 28  # columns of a class name, of which a Chinese character takes two
 MARGIN = 0.1  # inches
 LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the smaller one
 
@@ -202,8 +204,19 @@ def style_axes(axes: Any, x: str = "", y: str = "") -> None:
 
 
 def shorten(name: str) -> str:
-    """Return `name` on one line, its middle left out where it is long: what differs stands at the ends mostly."""
+    """Return `name` on one line, its middle left out where it is wide: what differs stands at the ends mostly.
+
+    >>> shorten("a class name that some people write"), shorten("二零二四年春季在温室里拍摄的玫瑰花")
+    ('a class name t… people write', '二零二四年春季…拍摄的玫瑰花')
+    """
     name = printable(" ".join(name.split()))
-    return (
-        name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH // 2]}…{name[-MAX_NAME_LENGTH // 2 + 1 :]}"
-    )
+    if fonts.count_columns(name) <= MAX_NAME_LENGTH:
+        return name
+    end = _take_columns(name[::-1], MAX_NAME_LENGTH // 2 - 1)[::-1]
+    return f"{_take_columns(name, MAX_NAME_LENGTH // 2)}…{end}"
+
+
+def _take_columns(text: str, columns: int) -> str:
+    """Return as much of the start of `text` as `columns` letters of the usual width have room for."""
+    ends = list(accumulate(fonts.count_columns(character) for character in text))
+    return text[: bisect_right(ends, columns)]

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sightline.escaping import printable, quote_path
+from sightline.metrics import describe_metric
 from sightline.report import charts
 
 if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
@@ -42,6 +43,7 @@ def make_environment() -> jinja2.Environment:
     style = environment.get_template("style.css.j2").render()
     digest = hashlib.sha256(style.encode()).digest()
     environment.globals |= charts.HELPERS | {
+        "describe_metric": describe_metric,
         "style": Markup(style),  # noqa: S704 - no value of the user's is in it
         "style_hash": Markup(f"sha256-{base64.b64encode(digest).decode()}"),  # noqa: S704
     }
