@@ -257,6 +257,20 @@ def test_operating_points_say_how_far_to_trust_them() -> None:
     assert section.count("by the rate itself") == 2
 
 
+@pytest.mark.parametrize("classes", [("ant", "bee"), ("ant", "bee", "fly")])
+def test_a_run_without_validation_images_is_not_told_to_choose_thresholds_on_them(classes: tuple[str, ...]) -> None:
+    values, history = make_metrics(classes, 300) | {"thresholds": None}, make_history(5, ("head",))
+    unvalidated = tuple(replace(r, val_loss=None, val_accuracy=None) for r in history)
+    result = {"model": "a", "parameters": 9, "recipe": "a", "epochs": 5, "seconds": 9.0, "best_epoch": 5}
+    texts = [
+        render_html(make_report(classes, metrics=values, history=rows, result=result | {"validation": validation}))
+        for rows, validation in ((history, {"count": 9}), (unvalidated, None))
+    ]
+    for words in ("--target-precision", "chooses one", "5 epochs, best: 5"):
+        assert [words in text for text in texts] == [True, False]
+    assert "Thresholds are chosen on validation images, and this run has none" in texts[1]
+
+
 def test_one_group_is_not_said_to_be_resampled() -> None:
     texts = [render_html(make_report(metrics=make_metrics(("ant", "bee", "fly"), 300) | {"groups": n})) for n in (1, 9)]
     assert ["resampled by group" in text for text in texts] == [False, True]
