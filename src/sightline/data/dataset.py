@@ -228,8 +228,8 @@ def _advise_task(index: Index) -> str:
             "of the classes in each image with --set model.task=multi_label."
         )
     return (
-        "Train a multi-label classifier with --set model.task=multi_label, or name another column with --column "
-        "label=NAME."
+        "Train a multi-label classifier with --set model.task=multi_label. If each image has one class, correct the "
+        "labels, or name another column with --column label=NAME."
     )
 
 

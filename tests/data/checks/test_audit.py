@@ -107,7 +107,11 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
         "warning", {f"train/emu/{i}.jpg": encode_scene_jpeg(1100 + i) for i in range(21)}, SPLITS, ("emu",),
     ),
     "similar-class-names": (
-        "warning", {f"Cat /{i}.jpg": encode_scene_jpeg(1200 + i) for i in range(21)}, PLAIN, ("Cat ", "cat"),
+        "warning", {f"Cat \u200b/{i}.jpg": encode_scene_jpeg(1200 + i) for i in range(21)}, PLAIN,
+        ("Cat \u200b", "cat"),
+    ),
+    "missing-value-names": (
+        "warning", {f"NaN/{i}.jpg": encode_scene_jpeg(1200 + i) for i in range(21)}, PLAIN, ("NaN",),
     ),
     "unexpected-folder": ("error", {"vaild/cat/1.jpg": encode_scene_jpeg(921)}, SPLITS, ("vaild",)),
     "group-candidates": (

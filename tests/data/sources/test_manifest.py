@@ -271,6 +271,8 @@ def test_labels_are_composed_and_stripped_and_whole_numbers_are_one_class(tmp_pa
     assert [e.label for e in read_manifest(write_jsonl_table(tmp_path, *rows, files=files)).items] == ["1", "1", "1"]
     numbers = write_table(tmp_path, "path,label\n1.jpg,1.0\n2.jpg,2.0\n3.jpg,1.0\n", files=files)
     assert [e.label for e in read_manifest(numbers).items] == ["1", "2", "1"]
+    numbers = write_table(tmp_path, "path,label\n1.jpg,1.0\n2.jpg,nan\n3.jpg,2.0\n", files=files)
+    assert [e.label for e in read_manifest(numbers).items] == ["1", "2"]
     for labels in (["01", "1", "2"], ["1.5", "1.0", "2.0"]):
         text = "path,label\n" + "".join(f"{f},{label}\n" for f, label in zip(files, labels, strict=True))
         assert [e.label for e in read_manifest(write_table(tmp_path, text, files=files)).items] == labels
@@ -358,6 +360,11 @@ def test_rows_that_differ_on_a_file(tmp_path: Path) -> None:
     assert listing.several_labels.endswith("line 122: an earlier row gives 5.jpg another label")
 
 
+def test_a_quotation_mark_within_a_cell_is_part_of_it(tmp_path: Path) -> None:
+    path = write_table(tmp_path, 'path,label,size\n1.jpg,"12" nails",1\n2.jpg,6" nails,2\n')
+    assert [item.extra["size"] for item in read_manifest(path).items] == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     "text", ['path,label\n1.jpg,"Retriever, Golden"\n2.jpg,"Retriever, Labrador"\n', "path,label\n1.jpg,a;b\n2.jpg,c\n"]
 )
@@ -376,9 +383,11 @@ def test_a_label_may_hold_a_separator(tmp_path: Path, text: str) -> None:
         ("path,label,label\n1.jpg,cat,dog", "list.csv has 2 columns named 'label': rename or remove one."),
         ("Bild,label\nx,cat", "has no recognized column for the image files: its columns are Bild, label. Name"),
         ("path,label,split\n1.jpg,cat,extra", "line 2: split is 'extra'; expected train, validation or test."),
+        ('path,label\n1.jpg,cat\n2.jpg,"dog\n3.jpg,cat\n', "list.csv, line 3: not CSV (unexpected end of data)"),
+        ('path,label,note\n1.jpg,cat,"\n2.jpg,dog,\n', "line 2: not CSV (unexpected end of data). Is a quotation mark"),
         ('path,label\n1.jpg,"cat\n' + "x" * 140_000, "list.csv, line 2: not CSV (field larger than field limit"),
     ],
-    ids=["empty", "label", "repeated", "path", "split", "quote"],
+    ids=["empty", "label", "repeated", "path", "split", "unclosed", "unclosed in a note", "quote"],
 )
 def test_a_fault_in_a_csv_is_reported(tmp_path: Path, text: str, message: str) -> None:
     assert message in get_error(write_table(tmp_path, text))

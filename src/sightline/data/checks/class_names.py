@@ -7,9 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from sightline.data.checks.finding import Finding, image_finding
+from sightline.data.targets import strip_zeros
 from sightline.data.types import SPLITS, ImageRecord, Index
 from sightline.errors import plural
 
+_MISSING_VALUES = {"nan", "null", "n/a", "#n/a", "<na>"}  # not none and NA, which name classes
 NUMERIC_NAMES = "numeric-class-names"
 MIN_IMBALANCE = 3.0  # greatest ratio of images between the largest and the smallest class
 MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test images
@@ -25,6 +27,7 @@ def class_findings(index: Index) -> list[Finding]:
         *_missing_classes(rows, counts),
         *_class_balance(counts),
         *_similar_names(index),
+        *_missing_values(counts),
         *_numeric_names(index.sort_classes(counts)),
     ]
 
@@ -101,16 +104,21 @@ def _transpose(rows: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[
 
 
 def normalize_class_name(label: str) -> str:
-    """Normalize a class name: ignore case, spaces, dashes, underscores and compatibility forms of characters.
+    """Normalize a class name: ignore case, spaces, dashes, underscores, invisible and compatibility characters.
+
+    A number is without the zeros before it.
 
     >>> normalize_class_name("Coffee_Bean ") == normalize_class_name("coffee bean")
     True
+    >>> normalize_class_name("007") == normalize_class_name("7")
+    True
     """
-    return "".join(c for c in unicodedata.normalize("NFKC", label).casefold() if not c.isspace() and c not in "-_")
+    folded = unicodedata.normalize("NFKC", label).casefold()
+    return strip_zeros("".join(c for c in folded if not (c.isspace() or c in "-_" or unicodedata.category(c) == "Cf")))
 
 
 def find_similar_names(index: Index) -> list[list[str]]:
-    """Return groups of class names that differ only in case, spaces, dashes or underscores."""
+    """Return groups of class names that are equal by `normalize_class_name`."""
     groups: dict[str, set[str]] = defaultdict(set)
     for name in {name for p in index.images for name in index.targets.list_classes(p.label)}:
         groups[normalize_class_name(name)].add(name)
@@ -122,8 +130,18 @@ def _similar_names(index: Index) -> list[Finding]:
     names = [name for group in groups for name in group]
     reasons = [f"also {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
     return image_finding(
-        "similar-class-names", "warning", "class names differ only in case, spaces, dashes or underscores",
+        "similar-class-names", "warning",
+        "class names differ only in case, spaces, dashes, underscores or leading zeros",
         "If they mean the same class, give them one name (--write-fixes relabels the smaller class).", names, reasons,
+    )  # fmt: skip
+
+
+def _missing_values(counts: Counter[str]) -> list[Finding]:
+    named = [(name, plural(n, "image")) for name, n in sorted(counts.items()) if name.casefold() in _MISSING_VALUES]
+    return image_finding(
+        "missing-value-names", "warning",
+        ("class is named as programs write a missing value", "classes are named as programs write a missing value"),
+        "If these images have no label, empty their cells or remove their rows.", *_transpose(named),
     )  # fmt: skip
 
 

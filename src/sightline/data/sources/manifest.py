@@ -198,7 +198,7 @@ class _RowReader:
         conflicts: list[tuple[Row, str]] = []
         for row in self.table.rows:
             label = self._read_label(row)
-            label = label.partition(".")[0] if are_integers else label
+            label = _drop_fraction(label) if are_integers else label
             key = self.finder.find(row.get_text(self.columns.path))
             problem = self._find_problem(row, label, key, first_rows)
             if problem:
@@ -278,9 +278,13 @@ def _to_single_label(label: str | tuple[str, ...]) -> str:
     return normalize_label(label[0]) if label else ""
 
 
+def _drop_fraction(label: str) -> str:
+    return "" if label.casefold() == "nan" else label.partition(".")[0]
+
+
 def _are_integers_written_as_floats(labels: Iterable[str]) -> bool:
-    """Return whether all labels are integers, some of them written as floats (``1.0``)."""
-    texts = {text for text in labels if text}
+    """Return whether all labels are integers, some of them written as floats (``1.0``), as pandas writes both NaN."""
+    texts = {text for text in labels if text and text.casefold() != "nan"}
     numbers = [text.removeprefix("-").partition(".") for text in texts]
     are_whole = all(head.isdecimal() and not tail.strip("0") for head, _, tail in numbers)
     return bool(numbers) and are_whole and any(dot and tail for _, dot, tail in numbers)

@@ -130,14 +130,7 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
         lines[first] = header_line
     lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # keeps line numbers
     separator = _detect_separator([line for line in lines if line.strip()][:_SAMPLE_LINES], name)
-    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator, skipinitialspace=True)
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        rows.extend((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells))
-    except csv.Error as error:
-        raise DataError(
-            f"{name}, line {rows[-1][0] + 1 if rows else 1}: not CSV ({error}). Is a quotation mark unclosed?"
-        ) from error
+    rows = _parse_rows(lines, separator, name)
     if not rows:
         raise DataError(f"{name} has no rows; its first line should be path,label[,split].")
     has_header = _is_header(rows[0][1], known_columns, is_file)
@@ -150,6 +143,31 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
     padded = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
     table_rows = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in padded)
     return Table(name, tuple(columns), table_rows, has_header)
+
+
+def _parse_rows(lines: Sequence[str], separator: str, name: str) -> list[tuple[int, list[str]]]:
+    """Return the number of the last line of each row that is not empty, and its cells.
+
+    A quotation mark that nothing closes is an error, as it takes all rows below into one cell; one within a cell, as in
+    ``"12" nails"``, is not.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    is_strict = True
+    while True:
+        reader = csv.reader(
+            io.StringIO("\n".join(lines), newline=""), delimiter=separator, skipinitialspace=True, strict=is_strict
+        )
+        rows.clear()
+        try:
+            rows.extend((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells))
+        except csv.Error as error:
+            if is_strict and "expected after" in str(error):
+                is_strict = False
+                continue
+            raise DataError(
+                f"{name}, line {rows[-1][0] + 1 if rows else 1}: not CSV ({error}). Is a quotation mark unclosed?"
+            ) from error
+        return rows
 
 
 def _detect_separator(lines: Sequence[str], name: str) -> str:
