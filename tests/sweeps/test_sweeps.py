@@ -701,8 +701,10 @@ def test_a_folder_that_holds_something_else_is_refused(search: Search, tmp_path:
     with pytest.raises(SightlineError, match="--out"):
         search(GRID, out=tmp_path / "mine")
     search(GRID, out=tmp_path / "taken")
-    with pytest.raises(SightlineError, match="s-elsewhere"):
+    with pytest.raises(SightlineError, match="contains the sweep s-data, not s-elsewhere: choose another folder"):
         sweep("elsewhere", tmp_path / "s.toml", out=tmp_path / "taken")
+    with pytest.raises(SightlineError, match='s-data, not s-data with "data.class_level=1": choose another folder'):
+        search(GRID, out=tmp_path / "taken", set={"data.class_level": 1})
     with pytest.raises(SightlineError, match="is a file"):
         search(GRID, out=tmp_path / "mine" / "thesis.txt")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
@@ -727,7 +729,7 @@ def test_a_sweep_that_was_killed_while_its_folder_was_created_goes_on(
     with pytest.raises(KeyboardInterrupt):
         search(GRID, out=folder)
     monkeypatch.undo()
-    prepare_folder(folder, parse_text(GRID), "s-colors")
+    prepare_folder(folder, "s-colors")
 
 
 @pytest.mark.parametrize("suffix", ["", "-journal", "-wal", "-shm"])
@@ -747,10 +749,11 @@ def test_nothing_is_written_through_a_link_in_place_of_the_study(
     assert trainer.calls == calls
 
 
-def test_another_space_does_not_go_on_in_the_same_study(search: Search) -> None:
+def test_another_space_does_not_go_on_in_the_same_study(search: Search, tmp_path: Path) -> None:
     search(GRID)
     with pytest.raises(UsageError, match=r"other settings or values.*--out"):
         search(GRID.replace("0.3", "0.4"))
+    assert (tmp_path / "o" / "space.toml").read_text() == GRID, "that of the trials in the folder"
     assert search(f"# a comment changes nothing\n{GRID}").best is not None
 
 

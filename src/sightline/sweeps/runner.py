@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -117,7 +117,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
         trainer = None
         if ray_options is not None:
             trainer = stack.enter_context(open_trainer(ray_options, dataset.sources, display))
-        prepare_folder(folder, search_space, stem, settings)
+        prepare_folder(folder, stem, settings)
         if storage is None:
             _refuse_linked_database(folder / "study.db")
         url = storage or f"sqlite:///{folder / 'study.db'}"
@@ -131,10 +131,11 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
             for _ in range(1 if trainer is None else trainer.options.num_workers)
         ]  # fmt: skip
         studies.check_images(runners[0].study, url, search_space, dataset.sources, settings, display.on_progress)
+        _io.write_atomic(folder / "space.toml", search_space.text.encode(), root=folder)  # the study is of this space
         return runners[0].run(search_space.num_trials(trials), runners[1:])
 
 
-def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequence[str] = ()) -> None:
+def prepare_folder(folder: Path, name: str, settings: Sequence[str] = ()) -> None:
     """Create the folder of the study `name`, with `settings` for all its trials.
 
     Raises `OutputError` if it contains something else or cannot be written.
@@ -147,18 +148,18 @@ def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequen
         raise OutputError(
             f"{folder} is not empty and contains no sweep ({RECORD_NAME}): choose another folder with --out."
         )
-    new_record = _format_record(name, settings)
+    new_record = {"study": name, **({"settings": list(settings)} if settings else {})}
     if (
         (folder / TABLE_NAME).is_file()
         and record_path.is_file()
-        and (existing_record := jsonio.read_object(record_path)) != jsonio.loads(new_record)
+        and (existing_record := jsonio.read_object(record_path)) != new_record
     ):
         raise OutputError(
-            f"{folder} contains the sweep {jsonio.dumps(existing_record)[:200]}, not "
-            f"{new_record.strip()}: choose another with --out."
+            f"{folder} contains the sweep {_describe_record(existing_record)}, not "
+            f"{_describe_record(new_record)}: choose another folder with --out."
         )
-    _io.write_atomic(record_path, new_record.encode(), root=folder)  # first, as it makes the folder that of a sweep
-    _io.write_atomic(folder / "space.toml", space.text.encode(), root=folder)
+    content = jsonio.dumps(new_record, ensure_ascii=True) + "\n"
+    _io.write_atomic(record_path, content.encode(), root=folder)  # first, as it makes the folder that of a sweep
 
 
 def _refuse_linked_database(path: Path) -> None:
@@ -169,9 +170,9 @@ def _refuse_linked_database(path: Path) -> None:
             raise OutputError(f"{file} is a link, and files are never written through links: remove it.")
 
 
-def _format_record(name: str, settings: Sequence[str]) -> str:
-    settings_entry = {"settings": list(settings)} if settings else {}
-    return jsonio.dumps({"study": name, **settings_entry}, ensure_ascii=True) + "\n"
+def _describe_record(record: Mapping[str, Any]) -> str:
+    settings = jsonio.dumps(record.get("settings", [])).strip("[]")
+    return (str(record.get("study")) + f" with {settings}" * bool(settings))[:200]
 
 
 @dataclass(slots=True)
