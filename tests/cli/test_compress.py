@@ -255,9 +255,10 @@ def test_invalid_use_gets_one_clear_message(
     for arguments, words in (
         ((run, "--methods", "prunne"), "Did you mean 'prune'?"),
         ((run, "--max-size", "two"), "is not a size"),
+        ((run, "--max-size", "2"), "'2' is not a size: give a number and a unit (B, KB, MB, GB), as in 2MB."),
         ((run, "--max-latency", "5 min"), "is not a duration"),
         ((tmp_path,), "is not a run"),
-        ((run, "--out", out, "--epochs", "7"), "another epochs"),
+        ((run, "--out", out, "--epochs", "7"), "holds a search with epochs 1, not 7: search with the same options"),
         ((run, "--out", tmp_path / "full"), "holds no search"),
         ((run, "--data", tmp_path / "other", "--out", tmp_path / "new"), "must be the same"),
     ):
