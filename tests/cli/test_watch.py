@@ -123,7 +123,8 @@ def test_what_cannot_be_watched_is_refused(sightline: Command, watched: Path, tm
     packed.write_bytes(gzip.compress((watched / "quiet.log").read_bytes()))
     for arguments, words in (
         ((empty, model), "has no images yet"),
-        ((other, model), "of another model"),
+        ((other, model), "other.log is the log of another model (net 000000000000, not "),
+        ((other, model), "cannot be compared: give the model that was served."),
         ((watched / "none.log", model), "cannot be read as a log of features"),
         ((packed, model), "it is compressed: unpack it first"),
         ((watched / "quiet.log", model, "--level", "1"), "between 0 and 1"),

@@ -47,7 +47,7 @@ from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.webdataset import list_samples
 from sightline.data.staging import stage
-from sightline.data.storage import FolderStore, GeneratedStore, Store
+from sightline.data.storage import FolderStore, GeneratedStore, Store, holds_model
 from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError, UsageError
@@ -230,7 +230,7 @@ def list_source(
 
 def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
     """List a folder or a file on this machine."""
-    if (path / "run.json").is_file() or ((path / "manifest.json").is_file() and (path / "model.onnx").is_file()):
+    if holds_model(path):
         raise DataError(
             f"{path} is a model, not labeled images: `sightline evaluate {quote_path(path)}` and "
             f"`sightline predict {quote_path(path)} IMAGES` use it, and `sightline resume` continues a run; "

@@ -50,14 +50,23 @@ class FileStore(Store, Protocol):
         """Return whether there is a file with this relative path."""
 
 
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder is a run or a bundle, whose images are figures and reference examples."""
+    return (folder / "run.json").is_file() or all((folder / name).is_file() for name in ("manifest.json", "model.onnx"))
+
+
 class FolderStore:
-    """The files below a folder at the time it is first listed; links to folders are followed, each folder once."""
+    """The files below a folder at the time it is first listed; links to folders are followed, each folder once.
+
+    Runs, sweeps and bundles below it are left out, with the folders that hold nothing else, such as ``runs/``.
+    """
 
     def __init__(self, root: Path, limits: LimitsConfig = LIMITS) -> None:
         self.root = root
         self._limits = limits
         self.name = root.resolve().name
         self._contents: tuple[list[str], list[str]] | None = None
+        self._models: list[Path] = []  # the runs and bundles below the root, relative to it
 
     def keys(self) -> Sequence[str]:
         return self._list_files()[0]
@@ -72,7 +81,9 @@ class FolderStore:
             walked = list(self._walk())
             prefixes = [f"{folder.as_posix()}/" if folder.parts else "" for folder, _ in walked]
             files = sorted(prefix + f for prefix, (_, names) in zip(prefixes, walked, strict=True) for f in names)
-            self._contents = files, sorted(folder.as_posix() for folder, _ in walked if folder.parts)
+            folders = sorted(folder.as_posix() for folder, _ in walked if folder.parts)
+            above_models = {parent.as_posix() for model in self._models for parent in model.parents}
+            self._contents = files, [f for f in folders if f not in above_models or _holds_visible(f, files)]
         return self._contents
 
     def contains(self, key: str) -> bool:
@@ -95,10 +106,24 @@ class FolderStore:
                 subfolders.clear()
                 continue
             visited.add(real)
-            yield Path(folder).relative_to(self.root), files
+            path = Path(folder).relative_to(self.root)
+            if path.parts and _holds_results(Path(folder)):
+                self._models.append(path)
+                subfolders.clear()
+                continue
+            yield path, files
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # many files
+
+
+def _holds_results(folder: Path) -> bool:
+    return (folder / "sweep.json").is_file() or holds_model(folder)
+
+
+def _holds_visible(folder: str, files: Sequence[str]) -> bool:
+    """Return whether one of these files is in a folder, and not hidden."""
+    return any(file.startswith(f"{folder}/") and "/." not in file[len(folder) :] for file in files)
 
 
 def iterate_files(root: Path) -> Iterator[str]:
@@ -115,9 +140,9 @@ def iterate_files(root: Path) -> Iterator[str]:
 
 
 def _list_names(root: Path, folder: str, visited: set[str]) -> Iterator[str]:
-    """Yield the paths in `folder` in order, those of folders with a ``/``; none if it was visited."""
+    """Yield the paths in `folder` in order, those of folders with a ``/``; none if it was visited or holds results."""
     real = os.path.realpath(root / folder)
-    if real in visited:
+    if real in visited or (folder and _holds_results(root / folder)):
         return
     visited.add(real)
     links: dict[str, bool] = {}  # whether each subfolder is one

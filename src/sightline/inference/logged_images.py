@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sightline import _io, jsonio
 from sightline.errors import DataError, ModelError, first_line
-from sightline.inference.embeddings import ROWS, check_same_model
+from sightline.inference.embeddings import ROWS, shorten_id
 from sightline.inference.feature_log import (
     FEATURES,
     FILES,
@@ -77,7 +77,10 @@ def read_log(
             ) from error
         if not files and others:
             if all(header.model != model for header in others):
-                check_same_model(str(path), others[0].model, model)
+                raise DataError(
+                    f"{path} is the log of another model ({shorten_id(others[0].model)}, not {shorten_id(model)}), and the "
+                    "features of two models cannot be compared: give the model that was served."
+                )
             raise DataError(f"{path} is the log of a model with other classes: give the model that was served.")
         if others:
             on_message(f"{len(others)} of the files of {path} are of another model and were left out")
