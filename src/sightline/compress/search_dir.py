@@ -110,8 +110,8 @@ class SearchDir:
             if differing := sorted(k for k in {*known, *key} if known.get(k) != key.get(k)):
                 name = differing[0]
                 raise OutputError(
-                    f"{path} holds a search with {name[:40]} {known.get(name)!r:.80}, not {key.get(name)!r:.80}: search "
-                    "with the same options and images, or choose another folder with --out."
+                    f"{path} holds a search with {name[:40]} {known.get(name)!r:.80}, not {key.get(name)!r:.80}: "
+                    "search with the same options and images, or choose another folder with --out."
                 )
         else:
             _io.write_atomic(file, _to_json(key))

@@ -78,8 +78,8 @@ def read_log(
         if not files and others:
             if all(header.model != model for header in others):
                 raise DataError(
-                    f"{path} is the log of another model ({shorten_id(others[0].model)}, not {shorten_id(model)}), and the "
-                    "features of two models cannot be compared: give the model that was served."
+                    f"{path} is the log of another model ({shorten_id(others[0].model)}, not {shorten_id(model)}), and "
+                    "the features of two models cannot be compared: give the model that was served."
                 )
             raise DataError(f"{path} is the log of a model with other classes: give the model that was served.")
         if others:
