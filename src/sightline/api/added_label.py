@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.api.class_extension import MIN_IMAGES, REFERENCE_SPLIT, Extension, embed_new
+from sightline.api.class_extension import MIN_IMAGES, REFERENCE_SPLIT, Extension, embed_new, join_labeled
 from sightline.api.classifier import Classifier
 from sightline.callbacks import Callback
 from sightline.data.targets import LABEL_SETS
@@ -19,7 +19,7 @@ from sightline.export.extend_head import Votes
 from sightline.export.extend_head import append_label as append_to_graph
 from sightline.inference import runner
 from sightline.inference.bundle import Bundle
-from sightline.inference.embeddings import ADDED_CLASS, Embeddings, join_embeddings
+from sightline.inference.embeddings import ADDED_CLASS, Embeddings
 from sightline.inference.knn import MIN_PROBABILITY, TEMPERATURE
 from sightline.inference.label_votes import LabelVotes, find_copies
 from sightline.inference.predictor import Outputs
@@ -160,14 +160,9 @@ def _read_run(classifier: Classifier, callback: Callback) -> _Others:
 
 def _read_reference(reference: Iterable[Embeddings], classifier: Classifier, label: str) -> _Others:
     """Return the features of labeled images: those whose labels name the new one, and the others."""
-    batches = [batch.select(batch.is_valid) for batch in reference]
-    embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
+    embeddings, labels = join_labeled(classifier, reference)
     known, having = {*classifier.classes, label}, []
-    for path, text in zip(embeddings.paths, embeddings.labels, strict=True):
-        if text is None:
-            raise DataError(
-                f"The reference image {path} has no label: give labeled images, or `sightline embed --labeled`."
-            )
+    for path, text in zip(embeddings.paths, labels, strict=True):
         names = LABEL_SETS.list_classes(text)
         if unknown := sorted({*names} - known):
             raise DataError(

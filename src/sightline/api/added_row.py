@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics
-from sightline.api.class_extension import MIN_IMAGES, REFERENCE_SPLIT, Extension, embed_new
+from sightline.api.class_extension import MIN_IMAGES, REFERENCE_SPLIT, Extension, embed_new, join_labeled
 from sightline.api.classifier import Classifier
 from sightline.callbacks import Callback, Progress
 from sightline.data.types import Subset
@@ -19,7 +19,7 @@ from sightline.evaluation.scoring import compute_evaluation
 from sightline.export.extend_head import Head, read_head, replace_head
 from sightline.inference import runner
 from sightline.inference.bundle import Bundle
-from sightline.inference.embeddings import ADDED_CLASS, Embeddings, join_embeddings
+from sightline.inference.embeddings import ADDED_CLASS, Embeddings
 from sightline.inference.stream import InputItem
 from sightline.seeding import make_generator
 from sightline.training.new_class import fit_new_class
@@ -102,20 +102,15 @@ def _read_run(classifier: Classifier, progress: Progress) -> _Others:
 
 def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> _Others:
     """Return the features of labeled images: two of three to fit to, the third to evaluate on."""
-    batches = [batch.select(batch.is_valid) for batch in reference]
-    embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
+    embeddings, names = join_labeled(classifier, reference)
     index = {label: k for k, label in enumerate(classifier.classes)}
-    for path, label in zip(embeddings.paths, embeddings.labels, strict=True):
-        if label is None:
-            raise DataError(
-                f"The reference image {path} has no label: give labeled images, or `sightline embed --labeled`."
-            )
+    for path, label in zip(embeddings.paths, names, strict=True):
         if label not in index:
             raise DataError(
                 f"The reference image {path} has the label {label!r}, which is not a class of the model."
                 f"{suggest(label, index)}"
             )
-    labels = np.array([index[str(label)] for label in embeddings.labels], np.int32)
+    labels = np.array([index[label] for label in names], np.int32)
     is_held_out = _rank_in_class(labels) % 3 == 2
     if (~is_held_out).sum() < MIN_IMAGES:
         raise DataError(f"The reference has {plural(len(labels), 'readable image')}, too few to fit a class against.")

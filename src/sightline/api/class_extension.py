@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,3 +70,16 @@ def embed_new(
             f"{'is' if len(positions) == 1 else 'are'} {len(positions)} that can be read{reason}."
         )
     return embeddings.select(positions), [items[i] for i in positions]
+
+
+def join_labeled(classifier: Classifier, reference: Iterable[Embeddings]) -> tuple[Embeddings, list[str]]:
+    """Return the embeddings of the readable reference images and their labels; raises `DataError` for one without."""
+    batches = [batch.select(batch.is_valid) for batch in reference]
+    embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
+    labels = [label for label in embeddings.labels if label is not None]
+    if len(labels) < len(embeddings.labels):
+        path = embeddings.paths[embeddings.labels.index(None)]
+        raise DataError(
+            f"The reference image {path} has no label: give labeled images, or `sightline embed --labeled`."
+        )
+    return embeddings, labels

@@ -225,7 +225,7 @@ def find_conservative(accepted: NDArray[np.int64], right: NDArray[np.int64], tar
     counts = accepted.tolist()
     p_values = intervals.iterate_binomial_cdf((accepted - right).tolist(), counts, 1 - target)
     for i, (count, p_value) in enumerate(zip(counts, p_values, strict=True)):
-        if intervals.binomial_cdf(0, count, 1 - target) > intervals.ALPHA:
+        if target**count > intervals.ALPHA:
             continue  # not even without an error
         if p_value > intervals.ALPHA:
             break
