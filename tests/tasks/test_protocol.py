@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from sightline import api, jsonio, metrics
+from sightline import api, backend, jsonio, metrics
+from sightline.config import resolve_config
+from sightline.data.types import Subset
 from sightline.errors import UsageError
 from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
@@ -45,6 +49,21 @@ def test_a_manifest_without_a_task_is_of_single_label_classification() -> None:
     values = Manifest("net", ("a", "b"), PreprocessingSpec(8, 8)).to_dict()
     assert values.pop("task") == "single_label"
     assert Manifest.from_dict(values).task == "single_label"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_accuracy_of_a_step_is_a_metric_whose_variables_exist(name: str) -> None:
+    """A function, such as that of masks was, makes TensorFlow trace the first step twice."""
+    labels: NDArray[Any] = np.arange(4, dtype=np.int32) % 3
+    if name == "segmentation":
+        labels = np.zeros((4, 8, 8), np.uint8)
+    elif name in {"multi_label", "hierarchical"}:  # of nodes too
+        labels = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
+    train = Subset(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), labels, ("",) * 4)
+    objective = find_task(name).make_objective(resolve_config(), train, 3, None)
+    accuracy = objective.build_accuracy()
+    assert isinstance(accuracy, backend.keras().metrics.Metric)
+    assert (accuracy.name, len(accuracy.variables)) == ("categorical_accuracy", 2)
 
 
 def test_the_gradient_is_that_of_the_loss() -> None:

@@ -83,12 +83,12 @@ class MaskObjective(AugmentedObjective):
         """Return the fraction of the pixels with a class that are predicted correctly."""
         ops, classes = backend.keras().ops, self.num_classes
 
-        def categorical_accuracy(targets: Any, logits: Any) -> Any:  # the name that the loop reads
+        def accuracy(targets: Any, logits: Any) -> Any:
             known = ops.cast(targets < classes, "float32")
             hits = known * ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "float32"), targets), "float32")
             return ops.sum(hits, axis=(1, 2)) / ops.maximum(ops.sum(known, axis=(1, 2)), 1.0)
 
-        return categorical_accuracy
+        return backend.keras().metrics.MeanMetricWrapper(accuracy, name="categorical_accuracy")
 
 
 @register_task("segmentation")
