@@ -155,6 +155,9 @@ def test_a_model_of_masks_shows_their_colors_and_areas(tmp_path: Path) -> None:
         page.wait_for("!document.getElementById('mask-switch').hidden")
         names = page.evaluate("[...document.querySelectorAll('#top li')].map((row) => row.children[1].textContent)")
         assert names == [label for label, _ in expected.areas]
+        assert page.evaluate("document.getElementById('label').textContent") == "Area of each class"
+        words = page.evaluate("document.getElementById('view').getAttribute('aria-label')")
+        assert words == f"The image with its mask: {', '.join(names)}"
         canvas = "document.getElementById('view').toDataURL()"
         with_mask = page.evaluate(canvas)
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(with_mask.partition(",")[2]))).convert("RGB"))

@@ -65,6 +65,8 @@ def test_what_is_missing_is_left_out(runs: dict[str, list[EpochRecord]], figures
     comparison_plots.plot_curves(runs)
     assert [len(line.get_xdata()) for line in figures_drawn[-1].axes[0].lines] == [len(h) for h in runs.values()]
     assert [len(line.get_xdata()) for line in figures_drawn[-1].axes[1].lines] == [0, 0]
+    whole = [not line.get_clip_on() for line in figures_drawn[-1].axes[0].lines]
+    assert whole == [len(h) > 0 for h in runs.values()], "a dot at zero is not cut"
 
 
 COLUMNS: dict[str, list[comparison_plots.Value]] = {

@@ -177,6 +177,7 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     assert values["selective"]["class_fraction"] == pytest.approx(1 - tree["depths"][0]["fraction"])
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert "Accuracy at each level" in page
+    assert "hierarchical classification" in page
     assert "predicts the deepest class whose probability is at least" in page
     row = json.loads(command("compare", run, copy, "--format", "json"))["runs"][0]
     recorded = jsonio.read_object(run / "eval" / "test" / "metrics.json")

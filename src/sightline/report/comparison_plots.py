@@ -49,10 +49,11 @@ def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float
 
 
 def _line_style(number: int, points: Sequence[Any]) -> dict[str, Any]:
-    marker = "o" if len(points) < 8 else None  # a single point makes no line
+    is_dotted = 0 < len(points) < 8  # a single point makes no line, and a dot at zero is whole
     dashes = DASHES[number // len(COLORS) % len(DASHES)]
     color = COLORS[number % len(COLORS)]
-    return {"color": color, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.6}
+    marker = {"marker": "o", "markersize": 3.5, "clip_on": False} if is_dotted else {}
+    return {"color": color, "linestyle": dashes, "linewidth": 1.6} | marker
 
 
 def _style_axes(axes: Any, title: str) -> None:

@@ -16,7 +16,8 @@ const TEXTS = {
     noEvidence: (label) => `No region of the image supports “${label}”.`,
     evidence: (label, f, before) => `Bright: where the evidence for “${label}” is. With the hottest ${f.share} masked, its probability goes from ${before} to ${f.masked}; with as much masked elsewhere, it is ${f.random} on average.`,
     offline: "The server does not answer.", version: "version", weights: "weights", comma: ", ",
-    alt: (label) => `The image, classified as ${label}`, areas: "The class of each pixel, and the fraction of the pixels of each class.",
+    alt: (label) => `The image, classified as ${label}`, maskAlt: (labels) => `The image with its mask: ${labels}`,
+    area: "Area of each class", areas: "The class of each pixel, and the fraction of the pixels of each class.",
   },
   zh: {
     other: "English", model: "模型", drop: "把图片拖到这里，或点击选择", dropMore: "也可以直接粘贴；图片只会发送到本服务器",
@@ -33,7 +34,8 @@ const TEXTS = {
     noEvidence: (label) => `图中没有支持“${label}”的区域。`,
     evidence: (label, f, before) => `亮处是支持“${label}”的区域。遮住最热的 ${f.share} 后，该类的概率从 ${before} 变为 ${f.masked}；在其他位置遮住同样大小的区域，平均为 ${f.random}。`,
     offline: "服务器没有响应。", version: "版本", weights: "权重", comma: "，",
-    alt: (label) => `图片，分类结果为 ${label}`, areas: "每个像素的类别，以及各类像素所占的比例。",
+    alt: (label) => `图片，分类结果为 ${label}`, maskAlt: (labels) => `图片及其掩码：${labels}`,
+    area: "各类别的面积", areas: "每个像素的类别，以及各类像素所占的比例。",
   },
 };
 const ERRORS = [ // of the server, in Chinese; a reason stays as it is
@@ -222,9 +224,8 @@ function paintMask(masks) {
 
 function showAreas() {
   const { areas, masks, model, quality, decision } = current.prediction;
-  const largest = masks.length ? masks[0].label : "";
-  $("label").textContent = largest === "" ? text("none") : `${largest} · ${percent(areas[largest])}`;
-  $("view").setAttribute("aria-label", text("alt")(masks.map(({ label }) => label).join(", ")));
+  $("label").textContent = text(masks.length ? "area" : "none");
+  $("view").setAttribute("aria-label", text("maskAlt")(masks.map(({ label }) => label).join(", ")));
   const sentences = quality == null ? [] : [text("quality")(quality.toFixed(3))];
   if (decision) sentences.push(text(decision === "mask" ? "accepted" : "rejected"));
   $("decision").hidden = !sentences.length;
