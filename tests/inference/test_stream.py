@@ -140,6 +140,14 @@ def test_a_folder_is_walked_in_the_order_of_names(tmp_path: Path) -> None:
     assert list_paths(expand_inputs([tmp_path])) == [str(tmp_path / name) for name in sorted(names)]
 
 
+def test_a_placeholder_of_icloud_gets_a_row_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".1.jpg.icloud").write_bytes(b"bplist00\xd3")
+    (tmp_path / ".notes.txt.icloud").write_bytes(b"bplist00\xd3")
+    (item,) = expand_inputs([tmp_path])
+    with pytest.raises(ImageError, match="in iCloud alone: download the folder"):
+        item.read()
+
+
 def test_a_folder_is_walked_as_an_index_walks_it(tmp_path: Path) -> None:
     write_files(
         tmp_path / "elsewhere",

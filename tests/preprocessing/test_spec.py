@@ -502,6 +502,7 @@ def test_lossless_jpegs_are_not_scaled() -> None:
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
             "a Git LFS pointer in place of the image: run `git lfs pull` where it was cloned",
         ),
+        (b"bplist00\xd3", "in iCloud alone: download the folder, with Download Now in the Finder"),
         (b"\n<!DOCTYPE html><html>", "a web page in place of the image: download it again"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format EPS is not supported"),
         (b"%PDF-1.7\n", "format PDF is not supported"),

@@ -91,7 +91,10 @@ def _estimate(
 
 
 def fit_increasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators."""
+    """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators.
+
+    It takes as long as the sequence is; `label_estimate` has a few bins of many resamples, and fits them at once.
+    """
     sums, sizes = list[float](), list[int]()
     for value in values.tolist():
         total, size = value, 1

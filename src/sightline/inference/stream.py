@@ -33,7 +33,7 @@ from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.arrays import is_missing
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
-from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.filenames import is_hidden, is_image_name, is_placeholder
 from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError, plural
 from sightline.escaping import hide_secrets
@@ -138,7 +138,7 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
     store = FolderStore(Path(folder), limits)
     empty = True
     for key in iterate_files(Path(folder)):
-        if is_hidden(key) or not (is_image_name(key) or _is_image(store, key)):
+        if not is_placeholder(key) and (is_hidden(key) or not (is_image_name(key) or _is_image(store, key))):
             continue
         empty = False
         yield _make_file_item(str(Path(folder, key)), limits)

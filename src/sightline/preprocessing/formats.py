@@ -130,6 +130,8 @@ def _explain_other(start: bytes) -> str:
     """Return the reason for rejecting a file that starts as no image does."""
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer in place of the image: run `git lfs pull` where it was cloned"
+    if start.startswith(b"bplist00"):  # .1.jpg.icloud
+        return "in iCloud alone: download the folder, with Download Now in the Finder"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page in place of the image: download it again"
     if start and not start.strip(b"\0"):

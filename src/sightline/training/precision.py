@@ -22,7 +22,7 @@ from sightline._keras import graphs, training_steps
 from sightline._keras.fused_kernels import must_stay_float32
 from sightline.config import RunConfig, TrainConfig
 from sightline.data import cache
-from sightline.errors import ModelError, OutputError
+from sightline.errors import ModelError, OutputError, plural
 from sightline.models.build import NORMALIZE_LAYER, ModelSpec, build_model
 from sightline.models.head import FLOAT32_LAYERS
 from sightline.training.optimizers import build_loss, build_optimizer, smooth_labels
@@ -62,7 +62,7 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
         return PrecisionChoice("float32", "layers are frozen, so little is left to train")
     steps = config.train.epochs * -(-num_images // config.train.batch_size)
     if steps < MIN_STEPS:
-        return PrecisionChoice("float32", f"{steps} steps are too few to be worth a measurement")
+        return PrecisionChoice("float32", f"a measurement is not worth it for {plural(steps, 'step')}")
     cache_path = cache.cache_folder() / f"precision-{_make_cache_key(spec, config)}.json"
     gain = _load_cached_gain(cache_path)
     is_cached = gain is not None

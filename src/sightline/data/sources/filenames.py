@@ -50,12 +50,12 @@ def holds_unread_images(path: str) -> bool:
 
 
 def is_placeholder(path: str) -> bool:
-    """Return whether a file stands for one that is in iCloud alone.
+    """Return whether a file stands for an image that is in iCloud alone.
 
-    >>> is_placeholder("cat/.1.jpg.icloud"), is_placeholder("cat/1.jpg")
-    (True, False)
+    >>> is_placeholder("cat/.1.jpg.icloud"), is_placeholder("cat/.notes.txt.icloud"), is_placeholder("cat/1.jpg")
+    (True, False, False)
     """
-    return path.endswith(".icloud")
+    return path.endswith(".icloud") and is_image_name(path.removesuffix(".icloud"))
 
 
 def split_path(path: str) -> tuple[str, ...]:
