@@ -25,6 +25,8 @@ from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image
         ("__MACOSX/cat/._1.jpg", True),
         ("data/__MACOSX/1.jpg", True),
         ("MACOSX/1.jpg", False),
+        ("cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", True),
+        ("$RECYCLE.BIN/1.jpg", True),
     ],
 )
 def test_hidden_files(path: str, hidden: bool) -> None:

@@ -12,11 +12,17 @@ IMAGE_SUFFIXES = frozenset({
 """Extensions of image files. Such a file is reported if it cannot be read; other files are tried, then passed over."""
 
 
-def is_hidden(path: str) -> bool:
-    """Return whether a path is hidden or a system file (``.DS_Store``, ``__MACOSX/``, ``Thumbs.db``).
+_SYSTEM_FOLDERS = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+"""Folders of macOS, Synology, Windows and Linux, some of which hold thumbnails or deleted images."""
 
-    >>> is_hidden("cat/.DS_Store"), is_hidden("cat/1.jpg")
-    (True, False)
+
+def is_hidden(path: str) -> bool:
+    """Return whether a path is hidden or of the system (``.DS_Store``, ``__MACOSX/``, ``@eaDir/``, ``Thumbs.db``).
+
+    >>> is_hidden("cat/.DS_Store"), is_hidden("cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg"), is_hidden("cat/1.jpg")
+    (True, True, False)
     """
     parts = split_path(path)
     if not parts:  # a member of an archive may have no name
@@ -81,4 +87,4 @@ def _is_in_hidden(folders: tuple[str, ...]) -> bool:
 
 
 def _is_hidden_name(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
