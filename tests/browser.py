@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,14 +30,10 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-class Page:
-    """A page in headless Chromium at a size in CSS pixels; `profile` is a new folder.
+class Browser:
+    """Headless Chromium, for pages that share nothing; `profile` is a new folder."""
 
-    Attributes:
-        problems: What the page logged as errors: exceptions, violations of its policy, and failed requests.
-    """
-
-    def __init__(self, profile: Path, width: int, height: int = 900, *, media: Mapping[str, str] | None = None) -> None:
+    def __init__(self, profile: Path) -> None:
         browser = find_browser()
         assert browser is not None, NO_BROWSER
         sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # it does not work for root
@@ -50,23 +46,7 @@ class Page:
         )  # fmt: skip
         os.close(to_browser)
         os.close(from_browser)
-        self._buffer, self._numbers, self._session = b"", itertools.count(1), ""
-        self.problems: list[str] = []
-        try:
-            self._attach(width, height, media or {})
-        except BaseException:
-            self.close()
-            raise
-
-    def _attach(self, width: int, height: int, media: Mapping[str, str]) -> None:
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "DOM"):
-            self.send(f"{domain}.enable")
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        features = [{"name": name, "value": value} for name, value in media.items()]
-        self.send("Emulation.setEmulatedMedia", features=features)
-        self.send("Emulation.setCPUThrottlingRate", rate=SLOWDOWN)
+        self._buffer, self._numbers = b"", itertools.count(1)
 
     def close(self) -> None:
         """End the browser."""
@@ -75,25 +55,18 @@ class Page:
         os.close(self._write_end)
         os.close(self._read_end)
 
-    def send(self, method: str, **parameters: Any) -> Any:
-        """Call a method of the protocol and return its result."""
+    def call(self, method: str, parameters: Mapping[str, Any], session: str, on_event: Callable[[Any], None]) -> Any:
+        """Call a method of the protocol and return its result; what comes before it are events of the session."""
         number = next(self._numbers)
-        call = {"id": number, "method": method, "params": parameters}
-        call |= {"sessionId": self._session} if self._session else {}
+        call = {"id": number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
         os.write(self._write_end, json.dumps(call).encode() + b"\0")
         while True:
             message = self._receive()
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
-            self._take_event(message)
-
-    def _take_event(self, message: Any) -> None:
-        parameters = message.get("params", {})
-        if message.get("method") == "Runtime.exceptionThrown":
-            self.problems.append(json.dumps(parameters["exceptionDetails"]))
-        elif message.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.problems.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            if session and message.get("sessionId") == session:
+                on_event(message)
 
     def _receive(self) -> Any:
         while b"\0" not in self._buffer:
@@ -103,6 +76,51 @@ class Page:
             self._buffer += content
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Page:
+    """A page at a size in CSS pixels, in a context of its own: without what other pages of the browser stored.
+
+    Attributes:
+        problems: What the page logged as errors: exceptions, violations of its policy, and failed requests.
+    """
+
+    def __init__(
+        self, browser: Browser, width: int, height: int = 900, *, media: Mapping[str, str] | None = None
+    ) -> None:
+        self._browser, self._session = browser, ""
+        self.problems: list[str] = []
+        self._context = self.send("Target.createBrowserContext")["browserContextId"]
+        target = self.send("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self.send(f"{domain}.enable")
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        features = [{"name": name, "value": value} for name, value in (media or {}).items()]
+        self.send("Emulation.setEmulatedMedia", features=features)
+        self.send("Emulation.setCPUThrottlingRate", rate=SLOWDOWN)
+
+    def close(self) -> None:
+        """Close the page."""
+        self._session = ""
+        self.send("Target.disposeBrowserContext", browserContextId=self._context)
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        """Call a method of the protocol and return its result."""
+        return self._browser.call(method, parameters, self._session, self._take_event)
+
+    def _take_event(self, message: Any) -> None:
+        parameters = message.get("params", {})
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(parameters["exceptionDetails"]))
+        elif message.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            self.problems.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
 
     def open(self, url: str) -> None:
         """Open a page and wait until its scripts have run, which may have added a query to its address."""

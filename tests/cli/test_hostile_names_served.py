@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from browser import NO_BROWSER, Page, find_browser
+from browser import NO_BROWSER, Browser, Page, find_browser
 from hostile_names import CLASSES, RUN, check_page, check_text, list_images
 from server_process import Server
 from sightline.escaping import escape_formula, printable
@@ -103,7 +103,8 @@ def test_no_name_is_displayed_backwards(hostile_run: Path, hostile_images: Path,
     with (
         Server(hostile_run) as served,
         Server(hostile_run, "--patch", tmp_path / "fixes.jsonl", verb="studio") as studio,
-        Page(tmp_path / "profile", 1280) as page,
+        Browser(tmp_path / "profile") as browser,
+        Page(browser, 1280) as page,
     ):
         page.open(f"{served.address}/")
         page.choose_file("#file", image)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import NO_BROWSER, Page, find_browser
+from browser import NO_BROWSER, Browser, Page, find_browser
 from drawn_scenes import draw_scenes
 from server_process import Server
-from sightline import load, train
+from sightline import Run, load, train
 from sightline.inference.masks import overlay_mask
 from task_images import write_task
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER),
+    pytest.mark.usefixtures("plain_figures"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_scenes(tmp_path_factory.mktemp("scenes"), 24, 8)
+
+
+@pytest.fixture(scope="module")
+def mask_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A model of masks; the tests that change its run copy it."""
+    out = tmp_path_factory.mktemp("masks") / "run"
+    return train(str(scenes), recipe="fcn", epochs=1, out=out, set={"model.task": "segmentation"})
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +65,13 @@ def server(trained: tuple[Path, Any]) -> Iterator[Server]:
     ],
 )
 def test_an_image_gets_its_prediction_and_its_heat_map(
-    server: Server, trained: tuple[Path, Any], colors: Path, tmp_path: Path, width: int, scheme: str
+    server: Server, browser: Browser, trained: tuple[Path, Any], colors: Path, width: int, scheme: str
 ) -> None:
     classifier = load(trained[0])
     images = sorted(colors.rglob("*.png"))[::10]
     image = next(Path(one.path) for one in classifier.explain(images) if one.region is not None)
     (expected,) = classifier.predict(image)
-    with Page(tmp_path / "profile", width, media={"prefers-color-scheme": scheme}) as page:
+    with Page(browser, width, media={"prefers-color-scheme": scheme}) as page:
         page.open(f"{server.address}/")
         page.wait_for("document.title !== 'Sightline'")
         assert page.evaluate("document.getElementById('name').textContent") == "run"
@@ -78,14 +101,14 @@ def test_an_image_gets_its_prediction_and_its_heat_map(
         assert page.problems == []
 
 
-def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, colors: Path, tmp_path: Path) -> None:
+def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, browser: Browser, colors: Path) -> None:
     image = base64.b64encode(next((colors / "green").iterdir()).read_bytes()).decode()
     drop = """(content) => {
         const files = new DataTransfer();
         files.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], "a.png"));
         document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
     }"""
-    with Page(tmp_path / "profile", 1280) as page:
+    with Page(browser, 1280) as page:
         page.open(f"{server.address}/")
         page.wait_for("document.title !== 'Sightline'")
         page.evaluate(f"({drop})({json.dumps(image)})")
@@ -102,7 +125,7 @@ def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, colors: Path
         assert "Content Security Policy" in page.problems[-1]
 
 
-def test_an_image_may_be_chosen_before_the_models_are_listed(server: Server, colors: Path, tmp_path: Path) -> None:
+def test_an_image_may_be_chosen_before_the_models_are_listed(server: Server, browser: Browser, colors: Path) -> None:
     late = """
         const ask = window.fetch;
         const go = new Promise((resolve) => (window.answer = resolve));
@@ -111,7 +134,7 @@ def test_an_image_may_be_chosen_before_the_models_are_listed(server: Server, col
             return ask(address, options);
         };
     """
-    with Page(tmp_path / "profile", 1280) as page:
+    with Page(browser, 1280) as page:
         page.send("Page.addScriptToEvaluateOnNewDocument", source=late)
         page.open(f"{server.address}/")
         page.choose_file("#file", next((colors / "blue").iterdir()))
@@ -122,7 +145,7 @@ def test_an_image_may_be_chosen_before_the_models_are_listed(server: Server, col
         assert page.problems == []
 
 
-def test_a_token_is_asked_for(trained: tuple[Path, Any], colors: Path, tmp_path: Path) -> None:
+def test_a_token_is_asked_for(trained: tuple[Path, Any], browser: Browser, colors: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("correct-horse\n")
     submit = """(token) => {
         document.getElementById("token").value = token;
@@ -130,7 +153,7 @@ def test_a_token_is_asked_for(trained: tuple[Path, Any], colors: Path, tmp_path:
     }"""
     with (
         Server(trained[0], "--token-file", tmp_path / "token") as server,
-        Page(tmp_path / "profile", 390) as page,
+        Page(browser, 390) as page,
     ):
         page.open(f"{server.address}/")
         for token in ("wrong", "correct-horse"):
@@ -142,13 +165,11 @@ def test_a_token_is_asked_for(trained: tuple[Path, Any], colors: Path, tmp_path:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_model_of_masks_shows_their_colors_and_areas(tmp_path: Path) -> None:
-    scenes = draw_scenes(tmp_path / "scenes", 24, 8)
-    run = train(str(scenes), recipe="fcn", epochs=1, out=tmp_path / "run", set={"model.task": "segmentation"})
+def test_a_model_of_masks_shows_their_colors_and_areas(mask_run: Run, browser: Browser, scenes: Path) -> None:
     image = next((scenes / "val" / "images").iterdir())
-    (expected,) = run.classifier.predict_masks(image)
+    (expected,) = mask_run.classifier.predict_masks(image)
     assert expected.mask is not None
-    with Server(tmp_path / "run") as running, Page(tmp_path / "profile", 1280) as page:
+    with Server(mask_run.path) as running, Page(browser, 1280) as page:
         page.open(f"{running.address}/")
         page.wait_for("document.title !== 'Sightline'")
         page.choose_file("#file", image)
@@ -161,7 +182,7 @@ def test_a_model_of_masks_shows_their_colors_and_areas(tmp_path: Path) -> None:
         canvas = "document.getElementById('view').toDataURL()"
         with_mask = page.evaluate(canvas)
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(with_mask.partition(",")[2]))).convert("RGB"))
-        colors = overlay_mask(np.asarray(Image.open(image)), expected.mask, len(run.classifier.classes))
+        colors = overlay_mask(np.asarray(Image.open(image)), expected.mask, len(mask_run.classifier.classes))
         times = len(pixels) // len(colors)
         assert len(pixels) >= 256, "a small image is enlarged, pixel by pixel"
         assert np.abs(pixels.astype(int) - colors.repeat(times, 0).repeat(times, 1)).max() <= 2
@@ -184,12 +205,13 @@ def test_a_model_of_masks_shows_their_colors_and_areas(tmp_path: Path) -> None:
         (0.01, "It is high enough: the mask is accepted.", "接受该掩码。"),
     ],
 )
-def test_a_mask_is_accepted_or_the_model_abstains(target: float, sentence: str, chinese: str, tmp_path: Path) -> None:
-    scenes = draw_scenes(tmp_path / "scenes", 24, 8)
-    run = train(str(scenes), recipe="fcn", epochs=1, out=tmp_path / "run", set={"model.task": "segmentation"})
+def test_a_mask_is_accepted_or_the_model_abstains(
+    target: float, sentence: str, chinese: str, mask_run: Run, browser: Browser, scenes: Path, tmp_path: Path
+) -> None:
+    run = Run(shutil.copytree(mask_run.path, tmp_path / "run"))
     iou = 0.99 if target > 0.5 else 0.01
     run.classifier.evaluate(split="validation", target_precision=target, conservative=False, min_iou=iou)
-    with Server(tmp_path / "run") as running, Page(tmp_path / "profile", 390) as page:
+    with Server(tmp_path / "run") as running, Page(browser, 390) as page:
         page.open(f"{running.address}/")
         page.wait_for("document.title !== 'Sightline'")
         page.choose_file("#file", next((scenes / "val" / "images").iterdir()))
@@ -200,12 +222,12 @@ def test_a_mask_is_accepted_or_the_model_abstains(target: float, sentence: str, 
         assert page.evaluate(decision).endswith(chinese)
 
 
-def test_a_model_of_grades_shows_the_expected_one(tmp_path: Path) -> None:
+def test_a_model_of_grades_shows_the_expected_one(browser: Browser, tmp_path: Path) -> None:
     data, settings = write_task("ordinal", tmp_path / "data", 60)
     run = train(data, recipe="quick", epochs=1, set=settings, out=tmp_path / "run", progress=False)
     image = min(data.rglob("*.png"))
     grade = run.classifier.predict(image)[0].to_dict()["expected_grade"]
-    with Server(tmp_path / "run") as running, Page(tmp_path / "profile", 390) as page:
+    with Server(tmp_path / "run") as running, Page(browser, 390) as page:
         page.open(f"{running.address}/")
         page.wait_for("document.title !== 'Sightline'")
         page.choose_file("#file", image)
