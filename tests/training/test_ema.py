@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,45 +29,53 @@ def make_subset(count: int, seed: int) -> Subset:
 TRAIN, VALIDATION = make_subset(24, 1), make_subset(9, 2)
 
 
-def train_network(ema_decay: float, *, restore_best: bool, epochs: int = 12) -> tuple[Network, FitResult]:
+@cache
+def train_network(ema_decay: float, *, restore_best: bool) -> tuple[Network, FitResult, list[list[Any]]]:
+    """Return a network, its training of twelve epochs, and the average of its weights after each epoch, by NumPy.
+
+    Read-only. The average is that of `DECAY`, of the weights that the steps of this training made.
+    """
     network = build_model(make_plan("fashion-cnn", classes=3))
-    train = TrainConfig(
-        epochs=epochs, batch_size=8, optimizer=OptimizerConfig("sgd", 0.2, momentum=0.0), ema_decay=ema_decay,
-        early_stopping=EarlyStoppingConfig(restore_best_weights=restore_best),
-    )  # fmt: skip
-    return network, fit(network, TRAIN, VALIDATION, RunConfig(train=train), Callback())
+    averages: list[list[Any]] = []
 
+    class AverageByNumPy(Callback):
+        ema_weights: list[Any] | None = None
 
-def average_by_numpy(epochs: int) -> list[Any]:
-    """Run the same steps without an average; return the average of the weights after each step, by NumPy."""
-    network = build_model(make_plan("fashion-cnn", classes=3))
-    ema_weights: list[Any] = []
-
-    class EmaCallback(Callback):
         def on_step_end(self, *_: object) -> None:
             weights = network.model.get_weights()
-            ema_weights[:] = (
+            self.ema_weights = (
                 weights
-                if not ema_weights
-                else [DECAY * a + (1 - DECAY) * b for a, b in zip(ema_weights, weights, strict=True)]
+                if self.ema_weights is None
+                else [DECAY * a + (1 - DECAY) * b for a, b in zip(self.ema_weights, weights, strict=True)]
             )
 
-    train = TrainConfig(epochs=epochs, batch_size=8, optimizer=OptimizerConfig("sgd", 0.2, momentum=0.0))
-    fit(network, TRAIN, VALIDATION, RunConfig(train=train), EmaCallback())
-    return ema_weights
+        def on_epoch_end(self, _record: object) -> None:
+            assert self.ema_weights is not None
+            averages.append(self.ema_weights)
+
+    train = TrainConfig(
+        epochs=12, batch_size=8, optimizer=OptimizerConfig("sgd", 0.2, momentum=0.0), ema_decay=ema_decay,
+        early_stopping=EarlyStoppingConfig(restore_best_weights=restore_best),
+    )  # fmt: skip
+    return network, fit(network, TRAIN, VALIDATION, RunConfig(train=train), AverageByNumPy()), averages
+
+
+def train_without_average() -> tuple[Network, FitResult, list[list[Any]]]:
+    return train_network(0.0, restore_best=False)
 
 
 @pytest.mark.parametrize("best", [pytest.param(True, marks=pytest.mark.backends), False])
 def test_a_run_ends_with_the_average(best: bool) -> None:
-    network, fitted = train_network(DECAY, restore_best=best)
+    network, fitted, _ = train_network(DECAY, restore_best=best)
+    _, _, averages = train_without_average()
     epochs = 1 + int(np.argmin([r.val_loss or 0.0 for r in fitted.history])) if best else 12
-    for ours, expected in zip(network.model.get_weights(), average_by_numpy(epochs), strict=True):
+    for ours, expected in zip(network.model.get_weights(), averages[epochs - 1], strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_validation_uses_the_average_and_training_continues_from_the_weights() -> None:
-    _, plain = train_network(0.0, restore_best=False)
-    network, fitted = train_network(DECAY, restore_best=True)
+    _, plain, _ = train_without_average()
+    network, fitted, _ = train_network(DECAY, restore_best=True)
     assert [r.loss for r in fitted.history] == [r.loss for r in plain.history], "training steps must not change"
     assert [r.val_loss for r in fitted.history] != [r.val_loss for r in plain.history]
     logits = network.model.predict_on_batch(VALIDATION.take(slice(None)))["logits"]
@@ -91,6 +100,6 @@ def test_the_weights_are_restored_bit_for_bit() -> None:
 
 def test_a_short_run_does_not_average_its_initial_weights() -> None:
     """An average over more steps than there are would keep the untrained weights."""
-    _, plain = train_network(0.0, restore_best=False)
-    _, fitted = train_network(0.999, restore_best=False)
+    _, plain, _ = train_without_average()
+    _, fitted, _ = train_network(0.999, restore_best=False)
     assert fitted.history[-1].val_loss == pytest.approx(plain.history[-1].val_loss, rel=0.05)
