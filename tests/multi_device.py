@@ -1,6 +1,7 @@
 """Train on one or several devices in a subprocess, since a backend's devices are fixed when it starts.
 
-`python spreading.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]` runs `main`, which writes its result to OUT for `read`.
+`python multi_device.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]` runs `main`, which trains on each number of DEVICES,
+such as 1,2, and writes its result to OUT, a path with ``{}`` for that number, for `read_results`.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def record_values(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
 
 
-def main(out: str, name: str, count: str, *others: str) -> None:
+def main(out: str, name: str, counts: str, *others: str) -> None:
     backend.configure("auto", None, memory_growth=True, threads=1)
     team = cluster.SINGLE_HOST
     if others:
@@ -97,28 +98,32 @@ def main(out: str, name: str, count: str, *others: str) -> None:
         tf = backend.tensorflow()
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    trained_network, history = train(name, replace(DeviceConfig(), num_devices=int(count)), team.count)
-    weights = [np.asarray(w, np.float64) for w in trained_network.model.get_weights()]
-    np.savez(
-        out, allow_pickle=False, history=np.array(json.dumps(history)), **{f"w{i}": w for i, w in enumerate(weights)}
-    )
+    for count in counts.split(","):
+        trained_network, history = train(name, replace(DeviceConfig(), num_devices=int(count)), team.count)
+        weights = [np.asarray(w, np.float64) for w in trained_network.model.get_weights()]
+        arrays = {f"w{i}": w for i, w in enumerate(weights)}
+        np.savez(out.format(count), allow_pickle=False, history=np.array(json.dumps(history)), **arrays)
     team.disconnect()
 
 
-def start_process(out: Path, kind: str, name: str, count: int, *others: str) -> subprocess.Popen[str]:
+def start_process(out: Path, kind: str, name: str, counts: str, *others: str) -> subprocess.Popen[str]:
     environment = (
         os.environ | {"KERAS_BACKEND": kind, "PYTHONPATH": os.pathsep.join(sys.path)} | ({} if others else TWO_DEVICES)
     )
     return subprocess.Popen(
-        [sys.executable, __file__, str(out), name, str(count), *others],
+        [sys.executable, __file__, str(out), name, counts, *others],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
-def read_result(out: Path, process: subprocess.Popen[str]) -> TrainingOutcome:
+def read_results(process: subprocess.Popen[str], *files: Path) -> list[TrainingOutcome]:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-3000:]
-    with np.load(out, allow_pickle=False) as arrays:
+    return list(map(read_result, files))
+
+
+def read_result(file: Path) -> TrainingOutcome:
+    with np.load(file, allow_pickle=False) as arrays:
         history = json.loads(str(arrays["history"]))
         return TrainingOutcome([arrays[f"w{i}"] for i in range(len(arrays.files) - 1)], history)
 

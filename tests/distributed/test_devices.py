@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from multi_device import free_address, read_result, start_process
+from multi_device import free_address, read_results, start_process
 from sightline import backend
 from sightline.config import DeviceConfig, resolve_config
 from sightline.distributed import devices
@@ -37,8 +37,8 @@ CASES = [
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_two_devices_end_with_the_weights_of_one(kind: str, name: str, tmp_path: Path) -> None:
     skip_unless_installed(kind)
-    running = {count: start_process(tmp_path / f"{count}.npz", kind, name, count) for count in (1, 2)}
-    one, two = (read_result(tmp_path / f"{count}.npz", process) for count, process in running.items())
+    process = start_process(tmp_path / "{}.npz", kind, name, "1,2")  # in this order: two devices stay two
+    one, two = read_results(process, tmp_path / "1.npz", tmp_path / "2.npz")
     print(f"{kind}, {name}: {one.distance(two):.2g}")  # noqa: T201  # the measured difference, shown by -s
     tolerance = TOLERANCE if name in {"plain", "normalized"} else 10 * TOLERANCE
     assert one.distance(two) < tolerance
@@ -50,7 +50,8 @@ def test_two_devices_end_with_the_weights_of_one(kind: str, name: str, tmp_path:
 @pytest.mark.parametrize("name", ["mixed", "dropout"])
 def test_independent_tensorflow_replicas_still_learn(name: str, tmp_path: Path) -> None:
     """Masks and partners come from the replica's own slice; labels still match their images."""
-    result = read_result(tmp_path / "2.npz", start_process(tmp_path / "2.npz", "tensorflow", name, 2))
+    process = start_process(tmp_path / "{}.npz", "tensorflow", name, "2")
+    (result,) = read_results(process, tmp_path / "2.npz")
     assert result.history[-1]["val_accuracy"] > 2.5 * CHANCE_ACCURACY
 
 
@@ -59,10 +60,11 @@ def test_independent_tensorflow_replicas_still_learn(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["plain", "normalized", "mixed"])
 def test_two_processes_end_with_the_weights_of_one(name: str, tmp_path: Path) -> None:
     skip_unless_installed("jax")
-    single = read_result(tmp_path / "1.npz", start_process(tmp_path / "1.npz", "jax", name, 1))
+    (single,) = read_results(start_process(tmp_path / "{}.npz", "jax", name, "1"), tmp_path / "1.npz")
     address = free_address()
-    running = [start_process(tmp_path / f"of{rank}.npz", "jax", name, 1, address, "2", str(rank)) for rank in (0, 1)]
-    both = [read_result(tmp_path / f"of{rank}.npz", process) for rank, process in enumerate(running)]
+    files = [tmp_path / f"of{rank}.npz" for rank in (0, 1)]
+    running = [start_process(file, "jax", name, "1", address, "2", str(rank)) for rank, file in enumerate(files)]
+    both = [read_results(process, file)[0] for process, file in zip(running, files, strict=True)]
     print(f"processes, {name}: {single.distance(both[0]):.2g}")  # noqa: T201
     assert single.distance(both[0]) < (10 * TOLERANCE if name == "mixed" else TOLERANCE)
     assert both[0].distance(both[1]) == 0

@@ -15,7 +15,7 @@ from command import COLORS, draw_classes
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import Interrupted
 
-pytestmark = pytest.mark.installed
+pytestmark = [pytest.mark.installed, pytest.mark.usefixtures("plain_figures")]
 
 TINY = {
     "model.name": "cifar10-simple", "model.hidden_units": [4], "input.height": 32, "train.batch_size": 16,
