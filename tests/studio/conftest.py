@@ -19,9 +19,11 @@ from drawn_scenes import BAR, DISK, draw_scenes, name_classes
 from empty_figures import empty_figures
 from screenshots import Screenshots
 from sightline import Dataset
+from sightline.studio import contents
 from sightline.studio.contents import Studio, open_studio
+from sightline.studio.feature_process import compute_in_process
 from sightline.sweeps import SweepResult, sweep
-from studio_server import LISTED, WAIT_SECONDS, serve
+from studio_server import LISTED, WAIT_SECONDS, features_of_colors, serve
 from task_images import write_task
 
 HAS_FAILED = pytest.StashKey[bool]()
@@ -36,6 +38,19 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _no_figures(plain_figures: dict[str, Any]) -> None:
     """No page of the studio shows a figure that matplotlib drew."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _features_of_colors() -> Iterator[None]:
+    """Most pages that label images are looked at before, or whatever, the features of a pretrained network are."""
+    with features_of_colors():
+        yield
+
+
+@pytest.fixture
+def feature_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the features of one test as the studio does: of a pretrained network, in a process of their own."""
+    monkeypatch.setattr(contents, "compute_in_process", compute_in_process)
 
 
 def train(data: Path | str, **options: Any) -> sl.Run:

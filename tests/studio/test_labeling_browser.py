@@ -16,7 +16,7 @@ from command import COLORS, draw_classes
 from held_requests import wait_until
 from sightline import Dataset
 from sightline.studio.contents import open_studio
-from studio_server import serve, start_command
+from studio_server import features_of_colors, serve, start_command
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -61,6 +61,7 @@ def read_labels(patch: Path) -> dict[str, str]:
     return {row["path"]: row["to"] for row in map(json.loads, patch.read_text(encoding="utf-8").splitlines())}
 
 
+@pytest.mark.usefixtures("feature_process")
 def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Path, open_page: Any) -> None:
     with open_studio(Dataset(photos), patch, classes=NAMES[:1]) as studio, serve(studio) as address:
         page = open_page(f"{address}/label", ready=ASKED)
@@ -93,7 +94,7 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         page.keyboard.press("?")
         playwright.expect(page.locator("#keys")).to_be_visible()
     port = int(address.rpartition(":")[2])
-    with open_studio(Dataset(photos), patch) as studio, serve(studio, port):
+    with features_of_colors(), open_studio(Dataset(photos), patch) as studio, serve(studio, port):
         page.reload()
         expect_count(page, 51)
         playwright.expect(page.locator("#accuracy")).to_contain_text("Accuracy now", timeout=SLOW)

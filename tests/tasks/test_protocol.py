@@ -37,6 +37,7 @@ def test_a_name_is_registered_once() -> None:
         register_task("single_label")(SingleLabel)
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_run_and_its_bundle_record_the_task(tmp_path: Path) -> None:
     settings = ["train.epochs=1", "train.track=[]", "model.name=cifar10-simple", "model.hidden_units=[64]"]
     api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
