@@ -40,9 +40,9 @@ def test_photographs_are_classified_as_cats_and_dogs(classifier: sl.Classifier, 
     for name, first, last in (("cat", 281, 285), ("dog", 151, 268)):
         paths = sorted(map(str, (folder / name).glob("*.jpg")))
         assert len(paths) == 120
-        top = classifier.predict_proba(paths).argmax(axis=1)
+        top = classifier.predict_proba(paths[::3]).argmax(axis=1)
         correct += int(((top >= first) & (top <= last)).sum())
-    assert correct >= 0.88 * 240
+    assert correct >= 0.88 * 80
 
 
 def test_it_is_built_once_and_again_if_it_is_damaged(

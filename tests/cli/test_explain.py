@@ -196,7 +196,7 @@ def test_the_class_is_by_default_the_one_that_a_threshold_predicts(
     two = tmp_path / "two"
     for name in ("red", "green"):
         shutil.copytree(colors / name, two / name)
-    run = library.train(two, recipe="quick", epochs=1, out=tmp_path / "run")
+    run = library.train(two, recipe="quick", set={"model.hidden_units": [16]}, epochs=1, out=tmp_path / "run")
     image = next((two / "green").iterdir())
     (before,) = run.classifier.predict(image)
     other = next(name for name in run.classifier.classes if name != before.label)
