@@ -55,7 +55,7 @@ def features_of_colors() -> Iterator[None]:
                 pixels = np.asarray(image.convert("RGB"), np.float32) / 255
                 row[:] = np.concatenate([pixels.mean((0, 1)), pixels.std((0, 1))])
             callback.on_progress("features", i + 1, len(features))
-        return features, np.isfinite(features).all(1)
+        return features, ~np.isnan(features[:, 0])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "compute_in_process", compute)
