@@ -95,6 +95,30 @@ def test_a_dataset_is_made_of_anything_that_holds_labels(photos: Path, tmp_path:
         assert "<table>" in data._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([np.array(["cat", "dog"]), np.array(["dog"])], ("cat;dog", "dog")),
+        ([("cat", "dog"), ("dog",)], ("cat;dog", "dog")),
+        ([b"cat", b"dog"], ("cat", "dog")),
+        ([np.float32(1), np.float32(2)], ("1", "2")),
+    ],
+    ids=["arrays", "tuples", "bytes", "NumPy's numbers"],
+)
+def test_labels_of_a_frame_are_read_whatever_holds_them(
+    photos: Path, labels: list[Any], classes: tuple[str, ...]
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    paths = sorted(map(str, photos.rglob("*.png")))[:2]
+    frame = pandas.DataFrame({"path": paths, "label": pandas.Series(labels, dtype=object)})
+    assert sl.Dataset.from_dataframe(frame).classes == classes
+
+
+def test_empty_arrays_are_called_so() -> None:
+    with pytest.raises(sl.DataError, match="no images: the arrays are empty"):
+        _ = sl.Dataset.from_arrays(np.zeros((0, 8, 8, 3), np.uint8), []).classes
+
+
 @pytest.mark.parametrize("names", [("path", "label", "label"), ("path", "label", 1, "1"), ("path", "label", "label ")])
 def test_a_frame_whose_columns_have_one_name_is_refused(names: tuple[Any, ...]) -> None:
     pandas = pytest.importorskip("pandas")

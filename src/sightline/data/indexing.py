@@ -22,7 +22,7 @@ from sightline.data.copies import merge_copies
 from sightline.data.file_records import FileRecords, Header
 from sightline.data.image_tables import ImageTable
 from sightline.data.masks import choose_labels, inspect_mask
-from sightline.data.missing_images import explain_no_images
+from sightline.data.missing_images import NO_ITEMS, explain_no_images
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
@@ -204,7 +204,7 @@ def describe_sources(sources: Sources) -> str:
 
 def _short_name(source: Source | SourceListing) -> str:
     if isinstance(source, SourceListing):
-        return source.items[0].store.name if source.items else "arrays"
+        return source.items[0].store.name if source.items else NO_ITEMS
     text = str(source)
     return text if named.is_named(text) else Path(text).resolve().name
 

@@ -12,6 +12,7 @@ from sightline.data.sources.unread_labels import UNREAD_LABELS, advise_on_unread
 from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import plural
 
+NO_ITEMS = "the arrays"  # the name of a source in memory that lists nothing
 _CIFAR = re.compile(r"(^|/)(data_batch_\d|test_batch|cifar-100-(python|binary)/(train|test))(\.bin)?$")
 
 
@@ -19,6 +20,8 @@ def explain_no_images(
     source_names: str, unreadable: Sequence[UnreadableImage], others: Sequence[str], notes: Sequence[SourceNote]
 ) -> str:
     """Return the message on sources with no usable image; `others` are the files that are not images."""
+    if source_names == NO_ITEMS:
+        return "There are no images: the arrays are empty."
     if not unreadable:
         archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
         hint = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""

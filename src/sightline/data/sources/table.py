@@ -237,7 +237,11 @@ def _make_row(value: Any, number: int, where: str) -> Row:
 
 
 def _convert_cell(value: Any) -> str | tuple[str, ...]:
-    if isinstance(value, list):
+    if hasattr(value, "tolist"):  # of NumPy, as the lists of a Parquet file are in a DataFrame
+        value = value.tolist()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, list | tuple):
         return tuple(str(_convert_cell(v)) for v in value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
