@@ -369,7 +369,7 @@ def _inspect_mask(
         content = bytes(entry.store.read(entry.mask.key, preprocessing.detect_format))
         label = inspect_mask(content, (image.width, image.height), entry.mask.classes)
     except ImageError as error:
-        return InvalidMask(entry.path, f"its mask {entry.mask.path} {error}")
+        return InvalidMask(entry.path, f"its mask {entry.mask.path}: {error}")
     return replace(image, label=label, mask=MaskRecord(entry.mask.path, _hash_content(content)))
 
 

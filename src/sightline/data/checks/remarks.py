@@ -58,10 +58,10 @@ REMARK_FINDINGS = {
         "error",
         "folder contains images or their masks, not a class",
         "folders contain images or their masks, not classes",
-        "To use the masks, write a table classes.csv beside these folders, with the columns value and name and a row "
-        "such as 0,sky for each value. To classify the images otherwise, name the folder of images in place of the one "
-        "around it, if their file names state the classes; else sort them into class folders, or provide a table of "
-        "labels for it.",
+        "To use the masks, name each as its image, such as masks/1.png for images/1.jpg, and write a table classes.csv "
+        "beside these folders, with the columns value and name and a row such as 0,sky for each value. To classify the "
+        "images otherwise, name the folder of images in place of the one around it, if their file names state the "
+        "classes; else sort them into class folders, or provide a table of labels for it.",
     ),
     NUMBERED_FOLDERS: RemarkFinding(
         "error",

@@ -20,8 +20,8 @@ from sightline.errors import DataError, ImageError
 
 MISSING_MASKS, INVALID_MASKS, UNUSED_MASKS = "missing-masks", "invalid-masks", "unused-masks"
 AMBIGUOUS_MASKS = "ambiguous-masks"
-_SUFFIXES = ("", "_mask", "_L", "_gt")
-"""What the name of a mask has after that of its image: CamVid's original release writes ``_L``."""
+_SUFFIXES = ("", "_mask", "_L", "_gt", "_segmentation")
+"""What the name of a mask has after that of its image: CamVid's original release writes ``_L``, ISIC the last."""
 _CAMVID_FOLDERS: Mapping[str, Literal["image", "mask"]] = {
     "701_stillsraw_full": "image",
     "labeledapproved_full": "mask",
