@@ -321,6 +321,11 @@ def test_two_runs_are_compared_by_the_iou_of_each_image(
         client = open_client(studio)
         page = client.get("/compare").text
         assert f"{paired.masks.difference:+.3f}" in page.partition('id="verdict"')[2].partition("</p>")[0]
+        verdicts = [
+            client.get(f"/compare?lang={language}").text.partition('id="verdict"')[2] for language in ("en", "zh")
+        ]
+        assert f"10 images ({paired.split})." in verdicts[0]
+        assert re.search(r"10 张图片\uff08.{3}\uff09。", verdicts[1]), "in parentheses of Chinese"
         section = page.partition('id="better-first"')[2].partition("</section>")[0]
         selection = html.unescape(re.findall(r'href="/\?([^"]+)"', section)[0])
         listed = list_paths(client, **{name: value[0] for name, value in parse_qs(selection).items()})
