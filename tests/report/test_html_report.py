@@ -271,6 +271,18 @@ def test_a_run_without_validation_images_is_not_told_to_choose_thresholds_on_the
     assert "Thresholds are chosen on validation images, and this run has none" in texts[1]
 
 
+@pytest.mark.parametrize("abstained", [0.0, 0.025])
+def test_the_coverage_of_a_model_with_a_probability_threshold_is_its_own(abstained: float) -> None:
+    values = make_metrics(("ant", "bee"), 300, target=0.9)
+    values["thresholds"] |= {"confidence": None, "target_precision": None, "positive": "bee"}
+    values["thresholds"] |= {"positive_threshold": 0.4, "rate": "sensitivity", "target_rate": 0.9}
+    values["selective"] |= {"class_fraction": 1 - abstained, "abstained_fraction": abstained}
+    page = render_html(make_report(("ant", "bee"), metrics=values))
+    card = page.partition("<dt>Coverage</dt>")[2].partition("</div>")[0]
+    assert f"{100 - 100 * abstained:.1f}%" in card
+    assert ("the model abstains from the others" in card) == (abstained > 0)
+
+
 def test_one_group_is_not_said_to_be_resampled() -> None:
     texts = [render_html(make_report(metrics=make_metrics(("ant", "bee", "fly"), 300) | {"groups": n})) for n in (1, 9)]
     assert ["resampled by group" in text for text in texts] == [False, True]
