@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 
 import sightline as sl
+from sightline import backend
 from sightline.errors import PluginError, UsageError
 from sightline.plugins import Registry
+from sightline.runs.train_request import TrainRequest
 
 
 def install(folder: Path, name: str, group: str, source: str) -> None:
@@ -121,3 +125,25 @@ def test_a_thread_waits_for_the_packages_that_another_one_imports(
         first = pool.submit(gear_registry.REGISTRY.find, "cog")
         assert gear_registry.STARTED.wait(60)
         assert gear_registry.REGISTRY.find("cog") == first.result() == 7
+
+
+def test_a_package_imports_keras_on_the_backend_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `train --model NAME_OF_THE_PACKAGE --set device.backend=jax`, which looks for the name first."""
+    install(
+        tmp_path, "mill_plugin", "sightline.mills",
+        "import os, mill_registry\nmill_registry.REGISTRY.add('mill', os.environ.get('KERAS_BACKEND'))\n",
+    )  # fmt: skip
+    (tmp_path / "mill_registry.py").write_text("from sightline.plugins import Registry\nREGISTRY = Registry('mill')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import mill_registry  # type: ignore[import-not-found]
+
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(backend, "list_installed", lambda: ("tensorflow", "jax"))
+    for name, value in (("_preferred", "auto"), ("_pending", None), ("_reasons", {})):
+        monkeypatch.setattr(backend, name, value)
+    before = os.environ.get("KERAS_BACKEND")
+    TrainRequest.create("photos", "quick", None, ["device.backend=jax"]).merge_layers()
+    assert mill_registry.REGISTRY.find("mill") == "jax"
+    assert os.environ.get("KERAS_BACKEND") == before

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from sightline import process
+from sightline import plugins, process
 from sightline._keras import compilation, imports, process_state, tf32
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
@@ -54,6 +54,7 @@ class _Pending:
 
 
 _pending: _Pending | None = None
+_preferred = "auto"  # what the settings ask for, before `configure` is told
 _importing = threading.RLock()  # else another thread might get an incomplete module
 
 
@@ -150,6 +151,28 @@ def configure(
     set_threads(count)
     if deterministic:
         _enforce_determinism()
+
+
+def prefer(requested: str) -> None:
+    """Let packages of others that import Keras before `configure` does import it on this backend."""
+    global _preferred  # noqa: PLW0603  # process-wide state
+    _preferred = requested
+
+
+@contextmanager
+def _prepare_plugins() -> Iterator[None]:
+    choice = None
+    with suppress(SightlineError):  # no backend, or Keras has another one: reported where it is needed
+        choice = choose_backend(_preferred)
+    if choice is None:
+        yield
+        return
+    _reasons.setdefault(choice.name, choice.reason)
+    with imports.use_backend(choice.name):
+        yield
+
+
+plugins.surround_imports(_prepare_plugins)
 
 
 def is_pending() -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from sightline.errors import PluginError, UsageError, suggest
@@ -11,6 +12,12 @@ from sightline.errors import PluginError, UsageError, suggest
 T = TypeVar("T")
 
 _IMPORTING = threading.RLock()  # of all registries: a plugin of one may look something up in another
+_surroundings: list[Callable[[], AbstractContextManager[object]]] = [nullcontext]  # the last one is entered
+
+
+def surround_imports(enter: Callable[[], AbstractContextManager[object]]) -> None:
+    """Import the packages of others in the block of ``enter()`` from now on."""
+    _surroundings.append(enter)
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -87,11 +94,13 @@ class Registry(Mapping[str, T], Generic[T]):
             from importlib import metadata  # which takes a while, and listings of our own names do without
 
             failures = []
-            for entry_point in metadata.entry_points(group=f"sightline.{self._kind}s"):
-                try:
-                    entry_point.load()
-                except Exception as error:  # noqa: BLE001  # whatever a package of others raises
-                    failures.append((entry_point, error))
+            entry_points = metadata.entry_points(group=f"sightline.{self._kind}s")
+            with _surroundings[-1]() if entry_points else nullcontext():
+                for entry_point in entry_points:
+                    try:
+                        entry_point.load()
+                    except Exception as error:  # noqa: BLE001  # whatever a package of others raises
+                        failures.append((entry_point, error))
             for entry_point, cause in failures[:1]:
                 self._failure = PluginError(
                     f"The entry point {entry_point.name} ({entry_point.value}), which adds {self._article} "

@@ -94,6 +94,14 @@ def import_keras(backend: str) -> ModuleType:
     return keras
 
 
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Let `import keras`, in a package of others, take this backend in the block, and TensorFlow log only errors."""
+    _prepare_tensorflow()
+    with _set_temporarily("KERAS_BACKEND", backend):
+        yield
+
+
 def import_tensorflow(purpose: str) -> Any:
     """Import TensorFlow, without Keras, and return it.
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline import _io, jsonio
+from sightline import _io, backend, jsonio
 from sightline.config import RunConfig, parse, recipes, resolve_config, stage_epochs
 from sightline.data.indexing import Source, Sources, list_of_sources
 from sightline.data.remote import is_url
@@ -66,6 +66,7 @@ class TrainRequest:
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
         if config.model.task != "single_label" and not self.is_set_by_user("model.head"):
             config = replace(config, model=replace(config.model, head="softmax"))  # a recipe's may be for two classes
+        backend.prefer(config.device.backend)  # before packages of others are asked for names
         task = find_task(config.model.task)
         task.check_settings(config)
         if config.input.tile and not task.targets.are_masks:
