@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +38,17 @@ def test_bad_options_end_with_2(sightline: Command, colors: Path, options: tuple
     result = sightline("learning-curve", colors, *options)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("error: ")
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_any_work(
+    sightline: Command, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: Any) -> None:
+        assert options["dir"] == tmp_path
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    result = sightline("learning-curve", colors, "--figure", tmp_path / "curve.png")
+    assert (result.code, result.out) == (2, "")
+    expected = f"error: {tmp_path} is not writable: Permission denied. Choose another folder with --figure."
+    assert " ".join(result.err.split()) == expected
