@@ -196,6 +196,14 @@ def test_a_name_that_two_files_bear_is_missing_rather_than_guessed(tmp_path: Pat
     assert list_notes(listing) == [("missing-files", "1", "line 2")]
 
 
+def test_a_file_missing_from_a_folder_is_not_one_of_its_name_in_another(tmp_path: Path) -> None:
+    files = ["cat/1.jpg", "dog/2.jpg", "all/new/3.jpg"]
+    rows = "/home/me/dog/1.jpg,dog\n/home/me/cat/1.jpg,cat\n/home/me/all/3.jpg,emu\n/upload/4/2.jpg,dog\n"
+    listing = read_manifest(write_table(tmp_path, f"path,label\n{rows}", files=files))
+    assert {item.path: item.label for item in listing.items} == dict(zip(files, ("cat", "dog", "emu"), strict=True))
+    assert list_notes(listing) == [("missing-files", "/home/me/dog/1.jpg", "line 2")]
+
+
 def test_the_end_of_a_path_is_enough_if_no_other_file_has_it(tmp_path: Path) -> None:
     files = ["images/cat/1.jpg", "images/dog/1.jpg", "images/dog/2.jpg", "old/dog/2.jpg", "2.jpg"]
     rows = "cat/1.jpg,cat\nDog\\1,dog\ndog/2.jpg,dog\n2,root\n/home/me/images/dog/1.jpg,dog\n/mnt/dog/2.jpg,x\n"

@@ -24,6 +24,7 @@ class FileFinder:
     store: FileStore
     split: Split | None = None
     _keys_by_name: dict[str, str | None] = field(default_factory=dict)
+    _folders: set[str] = field(default_factory=set)
 
     def find(self, text: str) -> str | None:
         """Return the key of the file, or None if no file or more than one matches."""
@@ -38,16 +39,21 @@ class FileFinder:
         return self._find_by_suffix(text)
 
     def _find_by_suffix(self, text: str) -> str | None:
-        """Return the file that has the longest end in common with an absolute path from elsewhere, or an address."""
+        """Return the file that has the longest end in common with an absolute path from elsewhere, or an address.
+
+        A name alone is not enough if the path names a folder that is here, from which its file is missing:
+        ``/home/me/dog/1.jpg`` is not ``cat/1.jpg``.
+        """
         path = PureWindowsPath(text)  # accepts both kinds of slashes
         if not path.root and "://" not in text:
             return None
         for start in range(1, len(path.parts)):
             suffix = "/".join(path.parts[start:])
-            if self.store.contains(suffix):
-                return suffix
-            if suffix.casefold() in self._index_names():
-                return self._index_names()[suffix.casefold()]
+            key = suffix if self.store.contains(suffix) else self._index_names().get(suffix.casefold())
+            if key is not None or suffix.casefold() in self._index_names():
+                folder = path.parts[start - 1].casefold()
+                is_elsewhere = "/" not in suffix and folder in self._folders
+                return None if key and is_elsewhere and folder not in key.casefold().split("/")[:-1] else key
         return None
 
     def _index_names(self) -> dict[str, str | None]:
@@ -56,6 +62,7 @@ class FileFinder:
             stored = self.store.keys()
             keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
             preferred = [key for key in keys if self.split is not None and find_folder_split(key) == self.split]
+            self._folders.update(part.casefold() for key in keys for part in key.split("/")[:-1])
             self._keys_by_name = {"": None} | _index_names(keys) | _index_names(preferred)
         return self._keys_by_name
 
