@@ -129,6 +129,7 @@ def test_masks_that_cannot_be_used_are_findings_and_their_images_are_left_out(tm
             "images/rgb.png": encode_png(5), "masks/rgb.png": encode_png(5),
             "images/lossy.png": encode_png(6),
             "masks/lossy.jpg": encode_mask(np.zeros((16, 16)), file_format="JPEG"),
+            "images/turned.png": encode_png(9, 0, 8, 9), "masks/turned.png": encode_mask(np.zeros((8, 9))),
             "images/cut.png": encode_png(8), "masks/cut.png": b"",
             "images/alone.png": encode_png(7), "masks/unused.png": fill_mask(0),
         },
@@ -140,6 +141,7 @@ def test_masks_that_cannot_be_used_are_findings_and_their_images_are_left_out(tm
     assert reasons["images/odd.png"] == "its mask masks/odd.png: has the values 5, 9, which classes.csv does not name"
     assert "pixels of mode RGB: expected an indexed or grayscale PNG" in reasons["images/rgb.png"]
     assert "is JPEG, not PNG" in reasons["images/lossy.png"]
+    assert reasons["images/turned.png"].endswith("if the image has an EXIF orientation, save the mask upright too")
     assert reasons["images/cut.png"] == "its mask masks/cut.png: empty file"
     assert reasons["images/alone.png"] == "has no mask"
     findings = list_findings(quick_audit(index))

@@ -213,7 +213,8 @@ def inspect_mask(content: bytes, size: tuple[int, int], classes: MaskClasses) ->
     mask = classes.decode(content)
     if mask.shape[::-1] != size:
         mask_size, image_size = ("x".join(map(str, sides)) for sides in (mask.shape[::-1], size))
-        raise ImageError(f"is {mask_size} pixels, and its image {image_size}")
+        turned = ": if the image has an EXIF orientation, save the mask upright too" if mask.shape == size else ""
+        raise ImageError(f"is {mask_size} pixels, and its image {image_size}{turned}")
     return classes.read_label(mask)
 
 

@@ -161,6 +161,12 @@ def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
     assert len({image.label for image in labeled.images}) == 2
 
 
+def test_a_table_of_labels_that_names_no_image_is_named(tmp_path: Path) -> None:
+    write_source(tmp_path, ("images/01.png", "images/02.png"), {"data.csv": "id,label\n1,red\n2,blue\n"})
+    notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path).notes]
+    assert notes == [("unread-labels", "data.csv", "a table whose column 'id' names no image, such as '1'")]
+
+
 @pytest.mark.parametrize("header", ["image_id,dx", "image,label"])
 def test_a_table_labels_the_images_of_folders_that_number_parts(tmp_path: Path, header: str) -> None:
     write_source(tmp_path, PARTS, {"data.csv": f"{header}\n" + "".join(f"x{i},{'ab'[i % 2]}\n" for i in range(8))})

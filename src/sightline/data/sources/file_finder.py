@@ -62,7 +62,7 @@ class FileFinder:
             stored = self.store.keys()
             keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
             preferred = [key for key in keys if self.split is not None and find_folder_split(key) == self.split]
-            self._folders.update(part.casefold() for key in keys for part in key.split("/")[:-1])
+            self._folders.update(name.casefold() for key in keys for name in key.split("/")[:-1])
             self._keys_by_name = {"": None} | _index_names(keys) | _index_names(preferred)
         return self._keys_by_name
 

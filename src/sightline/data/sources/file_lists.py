@@ -94,6 +94,7 @@ def _note_tables(
     """
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
     in_doubt = len({re.sub(r"\d+", "", label) for label in labels.values()}) < 2
+    has_splits = any(item.split for item in listing.items)  # whose other images it may name
     find = _index_images(list(labels))
     for key in keys:
         try:
@@ -105,9 +106,12 @@ def _note_tables(
                 )
             continue
         images = _find_images(rows, find)
+        names, paths = (find_by_name(table, role, ()) for role in ("label", "path"))
+        if not images and in_doubt and not has_splits and names and paths and table.rows:
+            reason = f"a table whose column {paths[0]!r} names no image, such as {table.rows[0].get_text(paths[0])!r}"
+            listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
         if 2 * len(set(images.values())) <= len(labels):
             continue
-        names = find_by_name(table, "label", ())
         if not names:
             reason = f"a table whose columns are {describe_names(table.columns)}" if in_doubt else ""
         else:
