@@ -81,7 +81,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
             ``study.db`` in the folder.
         column: The columns of a table, as in ``{"label": "breed"}``.
         allow: Kinds of data errors to accept.
-        set: Settings of all trials, as in ``{"data.class_level": 2}``.
+        set: Settings of all trials, as in ``{"data.class_level": 2}``; none that the search space varies.
         cache: Whether to keep decoded images on disk.
         engine: ``"ray"`` trains the trials on the workers of a Ray cluster; see [Sweeps](sweeps.md#on-a-ray-cluster).
         num_workers: The number of trials at a time on the Ray cluster; by default 1.
@@ -97,6 +97,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
 
     Raises:
         Interrupted: After Ctrl-C.
+        UsageError: If `set` has a setting that the search space varies.
         SightlineError: If the search space, the storage or the folder cannot be used.
     """
     studies.import_optuna()
