@@ -156,26 +156,27 @@ def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], co
         raise DataError(
             f"score expects a label for each image: got {plural(count, 'image')} and {plural(labels.size, 'label')}."
         )
-    return np.array([to_class_index(label, classes) for label in labels.reshape(-1).tolist()], np.int64)
+    positions = {name: k for k, name in enumerate(classes)}
+    numbers = {int(name): k for name, k in positions.items() if name.isdecimal()}
+    return np.array([_find_class(label, positions, numbers) for label in labels.reshape(-1).tolist()], np.int64)
 
 
-def to_class_index(label: Any, classes: Sequence[str]) -> int:
-    """Return the index of the class that a label names; a number names the class that is this number."""
+def _find_class(label: Any, positions: Mapping[str, int], numbers: Mapping[int, int]) -> int:
+    """Return the index of the class that a label names, by its name, or by its number if the class is one."""
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, int) and not isinstance(label, bool):
-        numbers = {int(name): k for k, name in enumerate(classes) if name.isdecimal()}
         if label in numbers:
             return numbers[label]
         if not numbers:
             raise DataError(
-                f"y holds the number {label}, but the classes are {', '.join(classes[:8])}: give their names, as in "
-                "np.array(classes)[y]."
+                f"y holds the number {label}, but the classes are {', '.join([*positions][:8])}: give their names, as "
+                "in np.array(classes)[y]."
             )
     name = name_class(label)
-    if name not in classes:
-        raise DataError(f"y holds {label!r}, which is not a class of the model.{suggest(name, classes)}")
-    return classes.index(name)
+    if name not in positions:
+        raise DataError(f"y holds {label!r}, which is not a class of the model.{suggest(name, positions)}")
+    return positions[name]
 
 
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
