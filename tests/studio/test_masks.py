@@ -325,6 +325,8 @@ def test_two_runs_are_compared_by_the_iou_of_each_image(
             client.get(f"/compare?lang={language}").text.partition('id="verdict"')[2] for language in ("en", "zh")
         ]
         assert f"10 images ({paired.split})." in verdicts[0]
+        assert "worse.</b> Difference of" in verdicts[0]
+        assert "更差。</b>单张图片" in verdicts[1]
         assert re.search(r"10 张图片\uff08.{3}\uff09。", verdicts[1]), "in parentheses of Chinese"
         section = page.partition('id="better-first"')[2].partition("</section>")[0]
         selection = html.unescape(re.findall(r'href="/\?([^"]+)"', section)[0])

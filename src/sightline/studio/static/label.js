@@ -168,7 +168,7 @@ function showFacts() {
 function describeFeatures({ status, done: count, total, error }) {
   if (status === "failed") return error;
   if (status === "complete") return "";
-  return `${texts["label-start"]} ${texts["label-computing"]}${total ? ` ${Math.floor((100 * count) / total)}%` : texts.ellipsis}`;
+  return `${texts["label-start"]}${texts["between-sentences"]}${texts["label-computing"]}${total ? ` ${Math.floor((100 * count) / total)}%` : texts.ellipsis}`;
 }
 
 /** Send a change after those before it; what it returns, or null if it failed. */
