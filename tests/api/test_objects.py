@@ -623,7 +623,7 @@ def test_without_the_arrays_a_sentence_says_what_is_missing(run: sl.Run, beans: 
     assert clf.evaluate(others).split == "other"
     with pytest.raises(sl.DataError, match=r"Thresholds are fitted on validation images.* same data again"):
         clf.evaluate(others, coverage=0.8)
-    with pytest.raises(sl.UsageError, match="column and set say how to read"):
+    with pytest.raises(sl.UsageError, match="--column and --set say how to read"):
         clf.evaluate(set={"data.class_level": 2})
     with pytest.raises(sl.UsageError, match=r"begin with data\. here.* not 'input.page=2'"):
         clf.evaluate(others, set={"input.page": 2})  # it would change nothing

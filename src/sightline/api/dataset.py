@@ -395,5 +395,5 @@ def list_data(data: Dataset | Sources | None, column: Settings | None = None, se
     if data is not None:
         return Dataset.wrap(data, column=column, set=set).listed_sources
     if column or set:
-        raise UsageError("column and set say how to read images: name some, or leave these options out.")
+        raise UsageError("--column and --set say how to read images: name some, or leave these options out.")
     return None

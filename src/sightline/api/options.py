@@ -76,7 +76,7 @@ def refuse_decoding(settings: Settings) -> None:
     """Raise `UsageError` for settings of anything but files and classes: a model says how its images are decoded."""
     if others := [text for text in to_assignments(settings) if not text.startswith("data.")]:
         raise UsageError(
-            f"set accepts only settings that begin with data. here, e.g. data.class_level=2, not {others[0]!r}: the "
+            f"--set accepts only settings that begin with data. here, e.g. data.class_level=2, not {others[0]!r}: the "
             "model says how its images are decoded."
         )
 
