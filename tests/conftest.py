@@ -84,7 +84,7 @@ def _no_return_of_memory() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[None]:
     """Isolate the tests from the user's caches, weights and settings, and vice versa."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGHTLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -96,6 +96,9 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
             patch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 << 30))
             patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+            if "not slow" in pytestconfig.getoption("markexpr"):
+                # To optimize a program takes longer than to run it on a few tiny images; slow tests run optimized ones.
+                patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
 
 

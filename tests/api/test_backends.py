@@ -76,7 +76,8 @@ def run_python(backend: str, folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("backend", [pytest.param("tensorflow", marks=pytest.mark.slow), *OTHERS])
-def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
+def test_a_run_on_each_backend(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)  # on JAX, the programs of a user
     train = ("train", "digits", "--model", "cifar10-simple", "--epochs", "2", "--out", "r", "--format", "json")
     settings = ("--set", "augment.rotation=5", "--set", "model.hidden_units=[64]")
     done = run_python(backend, tmp_path, "-m", "sightline", *train, *settings)
