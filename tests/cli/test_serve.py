@@ -169,6 +169,21 @@ def test_a_form_takes_no_more_memory_than_the_limit_of_its_body(server: Server, 
     assert server.request("/health")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "words"),
+    [
+        (b"GET /health HTTP/1.1\r\n\r\n", b"Missing mandatory Host: header"),
+        (b"GET /health\r\nX\r\n\r\n", b"illegal"),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 100_000, b"its header is too long"),
+    ],
+)
+def test_what_is_not_http_is_refused_with_the_reason(server: Server, request_bytes: bytes, words: bytes) -> None:
+    received = exchange(server, [request_bytes])
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert b"The request is not valid HTTP/1.1: " in received
+    assert words in received
+
+
 HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 PACKED = gzip.compress(bytes(20_000_000), 1)

@@ -250,7 +250,7 @@ def test_a_client_that_still_sends_gets_the_refusal(server: RunningServer) -> No
         (POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (POST + b"Content-Type: Multipart/Mixed; boundary=x\r\nContent-Length: 900\r\n\r\n", 415),
-        (POST.replace(b"predict", b"predict?top=" + b"9" * 5000) + b"Content-Length: 1\r\n\r\n", 400),
+        (POST.replace(b"predict", b"predict?top=-" + b"9" * 5000) + b"Content-Length: 1\r\n\r\n", 400),
     ],
     ids=["not HTTP", "two framings", "not a chunk", "another multipart", "5,000 digits"],
 )

@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from sightline import jsonio, process
+from sightline.escaping import printable
 from sightline.serve.certificate import Certificate
 from sightline.serve.limits import Limits
 
@@ -31,6 +32,7 @@ CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was c
 BACKLOG = 2048  # connections that wait to be accepted
 END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
 POLL_SECONDS = 0.02
+MAX_REASON = 80  # characters: h11 quotes what it cannot read
 LINGER_SECONDS = 10.0  # after the end of a response, for the rest of a body that nobody reads, and for a slow reader
 RESERVED_FILES = 32  # that the process opens besides connections
 FILES_PER_CORE = 8  # of the process that decodes for each
@@ -183,8 +185,12 @@ class Connection(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, in place of uvicorn's plain text."""
+        """Refuse what is not HTTP, in place of uvicorn's plain text, which leaves the reason out."""
         assert self._raw is not None
+        if (error := sys.exc_info()[1]) is not None:
+            is_long = str(error) == "Receive buffer too long"
+            reason = "its header is too long" if is_long else printable(str(error)[:MAX_REASON])
+            msg = f"The request is not valid HTTP/1.1: {reason}."
         if (cycle := self._running_cycle) is None or not cycle.response_started:
             self._raw.write(_make_answer("400 Bad Request", msg))
         self.close()
