@@ -450,7 +450,7 @@ def test_only_unreadable_images_say_so(tmp_path: Path) -> None:
 
 
 def test_no_arrays_are_named_shortly() -> None:
-    assert error_message(SourceListing([])).startswith("No images in arrays: ")
+    assert error_message(SourceListing([])) == "There are no images: the arrays are empty."
 
 
 @pytest.mark.parametrize("name", ["images.7z", "images.rar", "1.jpg", "README"])
