@@ -48,6 +48,15 @@ def test_a_test_split_of_another_distribution_is_reported() -> None:
     assert difference.ece_p_value < 0.001
 
 
+def test_calibration_that_differs_by_less_than_a_hundredth_is_not_reported() -> None:
+    """As of ten images that are all classified correctly, with a confidence of 0.999 and of 0.997."""
+    surer, less_sure = (np.tile(np.array([p, 1 - p], np.float32), (10, 1)) for p in (0.999, 0.997))
+    labels = np.zeros(10, np.int32)
+    difference = compare((surer, labels), (less_sure, labels))
+    assert difference.ece_p_value < 0.05
+    assert not difference.ece_differs
+
+
 @pytest.mark.slow
 def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() -> None:
     """Also where one is so small that its ECE is far greater by chance alone."""

@@ -19,6 +19,7 @@ from sightline.intervals import Interval
 from sightline.seeding import make_generator
 
 LEVEL = 0.05
+NEGLIGIBLE = 0.01  # a difference of calibration errors that changes no decision, however significant
 PERMUTATIONS = 2000
 
 
@@ -50,8 +51,8 @@ class SplitShift:
 
     @property
     def ece_differs(self) -> bool:
-        """Whether the calibration error differs significantly, at 5%."""
-        return self.ece_p_value < LEVEL
+        """Whether the calibration error differs significantly, at 5%, and by more than a hundredth."""
+        return self.ece_p_value < LEVEL and abs(self.ece_difference) > NEGLIGIBLE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields and what differs significantly as JSON values."""
