@@ -48,7 +48,8 @@ _CHUNK = 1 << 20
 _NO_FACTS: Mapping[str, str] = {}
 _UNORDERED_BUCKET = "--x-s3"  # how the names of buckets of S3 Express One Zone end, which list names in no order
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_LOGGERS = ("azure", "gcsfs")  # which write each failed attempt, with its traceback, to stderr
+_LOGGERS = ("azure", "gcsfs")  # which write each failed attempt, with its traceback, to stderr without a handler
+_SILENT = logging.NullHandler()
 _REFUSALS = (
     "ClientAuthenticationError", "DefaultCredentialsError", "NoCredentialsError", "PartialCredentialsError",
     "RefreshError",
@@ -103,7 +104,7 @@ class RemotePath:
             )
         check_installed("fsspec", PACKAGES[kind], purpose=f"{purpose} {kind}://")
         for name in _LOGGERS:
-            logging.getLogger(name).addHandler(logging.NullHandler())
+            logging.getLogger(name).addHandler(_SILENT)
         open_storage = require("fsspec.core", "Reading addresses").url_to_fs
         try:
             client, path = open_storage(url, use_listings_cache=False)
