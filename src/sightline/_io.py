@@ -246,6 +246,20 @@ def is_free(folder: Path) -> bool:
         raise OutputError(f"{folder} cannot be read: {error.strerror}. Choose another folder.") from error
 
 
+def check_writable(path: Path, option: str = "--out") -> None:
+    """Raise `OutputError` if nothing can be written at `path`, given as `option`, before any work is done for it."""
+    folder = path
+    try:
+        folder = path if path.is_dir() else path.parent
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        reason = f"{folder} is not writable: {error.strerror}"
+        raise OutputError(f"{reason}. Choose another folder with {option}.") from error
+
+
 def replace_folder(new: Path, folder: Path) -> None:
     """Rename the folder `new` to `folder`; a former one is then at `new`, or at ``old`` beside it, to be deleted.
 

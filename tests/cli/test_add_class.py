@@ -167,6 +167,8 @@ def test_nothing_is_replaced_unasked(
     assert "notes.txt" in add(sightline, run, black / "new", "--force").err
     for path in (run / "bundle", tmp_path):
         assert "is not the result of add-class" in add(sightline, run, black / "new", "--out", path, "--force").err
+    below_file = run / "run.json" / "a"
+    assert "run.json is not writable: Not a directory" in add(sightline, run, black / "new", "--out", below_file).err
     monkeypatch.chdir(run / "with-black")
     assert "is the current one" in add(sightline, run, black / "new", "--out", ".", "--force").err
 

@@ -281,7 +281,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_place_that_is_taken_is_refused_before_keras_is_loaded(
+def test_a_place_that_is_taken_or_cannot_be_written_is_refused_before_keras_is_loaded(
     sightline: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -296,6 +296,8 @@ def test_a_place_that_is_taken_is_refused_before_keras_is_loaded(
         (("export", run, "--to", "saved_model", "--out", tmp_path / "taken"), "taken exists and is not an export"),
         (("export", run, "--to", "saved_model", "--out", tmp_path / "a.b"), "is a folder: give --out"),
         (("compress", run, "--out", tmp_path / "taken"), "taken already exists and holds no search"),
+        (("export", run, "--out", tmp_path / "taken.onnx" / "a"), "taken.onnx is not writable: Not a directory"),
+        (("compress", run, "--out", tmp_path / "taken.onnx" / "a"), "taken.onnx is not writable: Not a directory"),
     ):
         result = sightline(*arguments)
         assert (result.code, result.out) == (2, "")

@@ -177,6 +177,7 @@ def _choose_target(classifier: Classifier, label: str, out: Path | None, *, forc
         out = classifier.run.path / f"with-{_io.safe_stem(label)}"
         _io.refuse_links(classifier.run.path, out.parent)
     out = _io.output_path(out)
+    _io.check_writable(out)
     if _io.is_free(out):
         return out
     if not bundle.is_bundle(out) or ((out.parent / "run.json").is_file() and out.name == "bundle"):

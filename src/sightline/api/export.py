@@ -231,6 +231,7 @@ def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, 
         name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
         target = classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
         _io.refuse_links(classifier.run.path, target.parent)
+    _io.check_writable(target)
     exported_folder.check_replaceable(target)
     return target
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,13 +41,8 @@ def check_output(path: str | Path, option: str) -> Path:
         raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
     if path.exists() and not is_owned_png(path):
         raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with {option}.")
-    try:  # the figure may take minutes to compute
-        with tempfile.TemporaryFile(dir=path.parent):
-            return path
-    except OSError as error:
-        raise OutputError(
-            f"{path.parent} is not writable: {error.strerror}. Choose another folder with {option}."
-        ) from error
+    _io.check_writable(path, option)
+    return path
 
 
 def save_owned_png(path: Path, png: bytes) -> None:

@@ -118,11 +118,12 @@ class SearchDir:
 
     @staticmethod
     def check_place(path: Path) -> None:
-        """Raise `OutputError` if there is anything but a search at `path`, or a link in the way."""
+        """Raise `OutputError` if no search can be written to `path`: there is anything else, or a link in the way."""
         _io.refuse_links_in_run(path)
         is_taken = path.exists() and (not path.is_dir() or _io.holds_files(path))
         if is_taken and not (path / "search.json").is_file():
             raise OutputError(f"{path} already exists and holds no search: choose another folder with --out.")
+        _io.check_writable(path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

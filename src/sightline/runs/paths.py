@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -40,14 +39,7 @@ def check_writable(path: Path, *, force: bool = False) -> None:
             )
         with lock_run(path):  # not while another process is writing it
             pass
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"{folder} is not writable: {error.strerror}. Choose another folder with --out.") from error
+    _io.check_writable(path)
 
 
 def next_path(base: Path, stem: str) -> Path:
