@@ -27,6 +27,7 @@ from sightline import _io, jsonio
 from sightline.compress.noninferiority import Comparison, PairedTest, ScoreTest, compare_counts
 from sightline.data.types import SPLITS
 from sightline.errors import ModelError, OutputError
+from sightline.escaping import printable
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.models.keras_file import check_keras_file
@@ -93,6 +94,22 @@ class CompressionCandidate:
         return values | {"scores": jsonio.fields_to_dict(self.scores)}
 
 
+def _describe_difference(name: str, known: object, new: object) -> str:
+    """Return what a search that the file of another one describes is of."""
+    if name == "weights_sha256":
+        return "of another model"
+    if name in {"content", "data", "images"}:
+        return "with other images"
+    return f"with {printable(name[:40]).replace('_', ' ')} {_describe_value(known)}, not {_describe_value(new)}"
+
+
+def _describe_value(value: object) -> str:
+    """Return a value of a search's file, which may be anyone's, as text."""
+    if isinstance(value, dict):
+        value = [f"{name} {entry}" for name, entry in value.items()]
+    return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))[:80] or "none"
+
+
 class SearchDir:
     """The folder of a search."""
 
@@ -110,8 +127,8 @@ class SearchDir:
             if differing := sorted(k for k in {*known, *key} if known.get(k) != key.get(k)):
                 name = differing[0]
                 raise OutputError(
-                    f"{path} holds a search with {name[:40]} {known.get(name)!r:.80}, not {key.get(name)!r:.80}: "
-                    "search with the same options and images, or choose another folder with --out."
+                    f"{path} holds a search {_describe_difference(name, known.get(name), key.get(name))}: search with "
+                    "the same options and images, or choose another folder with --out."
                 )
         else:
             _io.write_atomic(file, _to_json(key))
