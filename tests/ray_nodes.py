@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,16 @@ def start_nodes(*num_cpus: int) -> Iterator[Any]:
 
 def list_workers() -> list[int]:
     """Return the processes of the cluster of this process that train."""
-    parents = {}
+    parents, commands = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-        except FileNotFoundError:
-            continue
+        with suppress(OSError):  # it has ended since
+            pid = int(status.parent.name)
+            parents[pid] = int(status.read_text().rpartition(")")[2].split()[1])
+            commands[pid] = status.with_name("cmdline").read_bytes()
 
     def is_own(pid: int) -> bool:
         while pid > 1 and pid != os.getpid():
             pid = parents.get(pid, 0)
         return pid == os.getpid()
 
-    return [
-        pid for pid in parents
-        if is_own(pid) and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::TrainingWorker")
-    ]  # fmt: skip
+    return [pid for pid, command in commands.items() if is_own(pid) and command.startswith(b"ray::TrainingWorker")]
