@@ -178,6 +178,20 @@ def test_absolute_patterns(here: Path) -> None:
     assert list_paths(expand_inputs([f"{here}/a*"])) == [f"{here}/a.jpg"]
 
 
+def test_a_folder_with_brackets_is_itself_in_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "照片 (2024) [新]" / "猫*"
+    folder.mkdir(parents=True)
+    (folder / "照片 (1).jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    names = ["照片 (2024) [新]/猫*/照片 (1).jpg"]
+    assert list_paths(expand_inputs(["照片 (2024) [新]/猫*/*.jpg"])) == names
+    assert list_paths(expand_inputs(["照片 (2024) [新]/*/*.jpg"])) == names
+    assert list_paths(expand_inputs(["照片*/猫*/*.jpg"])) == names
+    assert list_paths(expand_inputs([f"{tmp_path}/照片 (2024) [[]新]/**/*.jpg"])) == [f"{tmp_path}/{names[0]}"]
+    with pytest.raises(DataError, match=r"'照片/猫/\*\.jpg'\. There is no folder 照片: check the path\."):
+        list(expand_inputs(["照片/猫/*.jpg"]))
+
+
 @pytest.mark.usefixtures("here")
 def test_a_pattern_without_match_and_a_folder_without_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No file matches '\*\.gif'\."):

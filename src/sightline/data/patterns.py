@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import re
 from collections.abc import Iterator
 from itertools import product
@@ -11,6 +12,7 @@ from itertools import product
 from sightline.errors import DataError, UsageError
 
 MAX_NAMES = 100_000  # that the ranges of a pattern may stand for
+_SEPARATOR = re.compile(r"[/\\]" if os.sep == "\\" else "/")
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
 
@@ -38,11 +40,30 @@ def expand_ranges(text: str) -> Iterator[str]:
 
 
 def expand_glob(pattern: str) -> list[str]:
-    """Return the files and folders that match, sorted; raises `DataError` if there are none."""
-    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # also absolute patterns
+    """Return the files and folders that match, sorted; raises `DataError` if there are none.
+
+    A folder that exists is itself, whatever brackets its name has: of ``roses [new]/*.jpg``, those in ``roses [new]``.
+    """
+    folder, rest = _split_existing(pattern)
+    paths = sorted(glob.glob(glob.escape(folder) + rest, recursive=True))  # noqa: PTH207  # also absolute patterns
     if not paths:
-        raise DataError(f"No file matches {pattern!r}.")
+        raise DataError(f"No file matches {pattern!r}.{_describe_mistake(folder, rest)}")
     return paths
+
+
+def _split_existing(pattern: str) -> tuple[str, str]:
+    """Divide a pattern after its longest prefix, of whole names, that is a path."""
+    ends = (match.end() for match in _SEPARATOR.finditer(pattern))
+    end = max((end for end in ends if os.path.isdir(pattern[:end])), default=0)  # noqa: PTH112  # also absolute ones
+    return pattern[:end], pattern[end:]
+
+
+def _describe_mistake(folder: str, rest: str) -> str:
+    """Return a sentence on a folder that a pattern names and that does not exist, or none."""
+    name = _SEPARATOR.split(rest, maxsplit=1)[0]
+    if name == rest or glob.has_magic(name):
+        return ""
+    return f" There is no folder {folder}{name}: check the path."
 
 
 def _make_range(first: str, last: str) -> tuple[range, int]:
