@@ -129,13 +129,13 @@ def test_layers_are_quantized_when_they_run(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_int8_is_calibrated_on_training_images_at_even_distances() -> None:
-    pixels = random_images(300, 8)
-    subset = Subset(pixels, np.arange(300), np.zeros(300, np.int32), ("",) * 300)
+    pixels = random_images(500, 8)
+    subset = Subset(pixels, np.arange(500), np.zeros(500, np.int32), ("",) * 500)
     images = module.choose_calibration("onnxruntime-int8", subset)
     assert images is not None
-    np.testing.assert_array_equal(images, pixels[np.linspace(0, 299, 16).astype(int)])
+    np.testing.assert_array_equal(images, pixels[np.linspace(0, 499, 16).astype(int)])
     assert module.choose_calibration("onnxruntime", subset) is None
-    assert module.choose_calibration("onnxruntime-int8", subset.head(255)) is None, "not worth it"
+    assert module.choose_calibration("onnxruntime-int8", subset.head(499)) is None, "not worth it"
     features = dataclasses.replace(subset, pixels=pixels.astype(np.float32))
     assert module.choose_calibration("onnxruntime-int8", features) is None
 

@@ -30,7 +30,7 @@ class DeviceConfig:
     feature_runtime: Literal["auto", "onnxruntime", "onnxruntime-int8", "openvino", "keras"] = setting(
         "auto",
         "runtime of frozen layers; auto: onnxruntime on CPUs, and onnxruntime-int8 for the training images of "
-        "EfficientNet-Lite0, given VNNI and 2 GB of memory; else keras; a message says if Keras replaces it",
+        "EfficientNet-Lite0, given AVX2 and 2 GB of memory; else keras; a message says if Keras replaces it",
     )
     threads: int = setting(0, "threads for computation and decoding; 0: one per core", 0, 1024)
     deterministic: bool = setting(False, "fail on nondeterministic operations; slower on a GPU, no effect on a CPU")

@@ -1,7 +1,7 @@
 """Run frozen layers: through OpenVINO or ONNX Runtime if its results agree with those of Keras, else through Keras.
 
-For EfficientNet-Lite0 on two cores, ONNX Runtime takes half of the time of Keras, and in int8, on processors with the
-instructions, a fifth, with as good a linear head on the features (benchmarks/results/features.md).
+For EfficientNet-Lite0 on two cores, ONNX Runtime takes half of the time of Keras, and in int8 between a third and a
+fifth, with as good a linear head on the features (benchmarks/results/features.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RELATIVE_TOLERANCE = 1e-4  # relative to the largest absolute value
 BFLOAT16_TOLERANCE = 0.05  # the same for OpenVINO in bfloat16, which has 8 bits of precision
 INT8_TOLERANCE = 0.25  # root mean square error relative to the features' standard deviation; EfficientNet-Lite0: 0.09
 CALIBRATION_IMAGES = 16
-MIN_INT8_IMAGES = 256  # for fewer, quantizing the layers takes longer than it saves
+MIN_INT8_IMAGES = 500  # for fewer, quantizing the layers can take longer than it saves
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
