@@ -1,8 +1,8 @@
 """The pass of frozen EfficientNet-Lite0 layers over photographs at 256x256, by engine, batch size and threads.
 
 `sightline train` takes ONNX Runtime, one image at a time on each core: in int8 for 500 training images or more if the
-processor has AVX2, else in float32. OpenVINO is measured where it is installed, in bfloat16 too if the processor has the
-instructions. ``--accuracy`` prints what a linear head that is trained on the features of each engine gets right on
+processor has AVX2, else in float32. OpenVINO is measured where it is installed, in bfloat16 too if the processor has
+the instructions. ``--accuracy`` prints what a linear head that is trained on the features of each engine gets right on
 those in float32, which a trained model computes, and on those of the same engine: cross-validated on two sets, compared
 with float32 throughout; ``--accuracy TEXT`` takes the engines whose names contain the text. The variable
 SIGHTLINE_BENCHMARK_NETWORK names another network, such as efficientnet-lite2.

@@ -15,7 +15,7 @@ from sightline.progress import ProgressDisplay
 
 # Drawn, since the photographs in installed packages are no data set: two in scikit-learn and one in matplotlib. Larger
 # than `auto` takes for icons, so that it starts from ImageNet weights.
-SOURCE = "beans:600@96"
+SOURCE = "beans:400@96"
 NEW_IMAGES, NEW_SEED = 4, 1  # training images are drawn with seed 0
 
 
@@ -30,7 +30,7 @@ def demo(
     from sightline import api
     from sightline.runs.directory import next_path
 
-    print_line(("1. Train", "bold"), f" on {SOURCE}: 600 synthetic images of coffee beans in four roasts")
+    print_line(("1. Train", "bold"), f" on {SOURCE}: 400 synthetic images of coffee beans in four roasts")
     with ProgressDisplay() as display:
         result = api.train(SOURCE, out=out or next_path(Path("runs"), "demo"), epochs=epochs, callback=display)
     train.print_result(result)
