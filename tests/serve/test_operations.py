@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
 from sightline.serve.app import create_app
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
@@ -69,6 +72,16 @@ def test_metrics_count_what_happened() -> None:
 def test_metrics_are_text_for_a_version_that_is_not_a_number(kind: str) -> None:
     (answer,) = send(Request("/metrics", headers={"Accept": f"{kind}; version=x"}))
     assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+
+
+def test_openmetrics_have_no_sum_of_scores_below_zero() -> None:
+    (answer,) = send(Request("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}))
+    read: Any = text_string_to_metric_families  # strictly
+    families = {family.name: family for family in read(answer.body)}
+    assert {sample.name.rpartition("_")[2] for sample in families["sightline_ood_score"].samples} == {
+        "bucket", "created",
+    }  # fmt: skip
+    assert any(sample.name.endswith("_sum") for sample in families["sightline_decode_seconds"].samples)
 
 
 def test_a_request_that_fails_is_observed_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:

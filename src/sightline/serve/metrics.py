@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -142,9 +142,24 @@ class Metrics(Collector):
                 encode, content_type = choose_encoder(request.headers.get("accept", ""))
             except TypeError:  # the client states a version that is not a number
                 encode, content_type = choose_encoder("")
-            return Response(encode(self._view), headers={"Content-Type": content_type})
+            is_open = content_type.startswith("application/openmetrics-text")
+            view = _OpenMetrics(self._view) if is_open else self._view
+            return Response(encode(view), headers={"Content-Type": content_type})
 
         return Route("/metrics", metrics)
+
+
+class _OpenMetrics(Collector):
+    """The metrics of a collector as OpenMetrics has them: a histogram with buckets below 0 has no sum, and no count."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._collector.collect():
+            if any(sample.labels.get("le", "").startswith("-") for sample in family.samples):
+                family.samples = [one for one in family.samples if not one.name.endswith(("_sum", "_count"))]
+            yield family
 
 
 def _make_family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
