@@ -32,7 +32,8 @@ pytest.importorskip("uvicorn")
 
 @pytest.fixture(scope="module")
 def server(trained: tuple[Path, Any]) -> Iterator[Server]:
-    with Server(trained[0], "--max-upload-mb", "1") as running:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nowhere"}  # of another program
+    with Server(trained[0], "--max-upload-mb", "1", env=environment) as running:
         yield running
         code, err = running.stop()
         assert code == 0

@@ -178,10 +178,16 @@ def test_a_new_model_is_loaded_by_each(server: Server, model: Path) -> None:
     assert server.stop() == (0, "")
 
 
-def test_workers_end_with_the_process_that_started_them(server: Server) -> None:
-    workers = list_workers(server)
-    server.stop(signal.SIGKILL)
+def test_workers_end_with_the_process_that_started_them_and_leave_no_files(model: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with Server(model, "--workers", WORKERS, env={**os.environ, "TMPDIR": str(temporary)}) as server:
+        wait_until_all_answer(server)
+        assert any(temporary.iterdir())
+        workers = list_workers(server)
+        server.stop(signal.SIGKILL)
     wait_until(lambda: not any(map(is_running, workers)))
+    assert not any(temporary.iterdir())
 
 
 def test_without_any_worker_that_starts_the_server_ends_with_the_reason(server: Server, model: Path) -> None:

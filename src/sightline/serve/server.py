@@ -107,6 +107,9 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     not do what is asked, `ProcessError` if a worker does not start, `MissingExtraError` if the packages of the extra
     are not installed, `OutputError` if the log of features cannot be written.
     """
+    if process.is_claimed():  # before prometheus_client is imported, which would count in the folder of another program
+        for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+            os.environ.pop(variable, None)
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
         require(package, "Serving")
     limits = limits or Limits()

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,4 +334,5 @@ def answer() -> None:
 
 def _stop_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)  # not that of the buffer, whose lock would be held when Python ends
+    shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)  # as the process would have, had it not been killed
     os.kill(os.getpid(), signal.SIGTERM)
