@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -165,6 +166,25 @@ def test_a_table_of_labels_that_names_no_image_is_named(tmp_path: Path) -> None:
     write_source(tmp_path, ("images/01.png", "images/02.png"), {"data.csv": "id,label\n1,red\n2,blue\n"})
     notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path).notes]
     assert notes == [("unread-labels", "data.csv", "a table whose column 'id' names no image, such as '1'")]
+
+
+@pytest.mark.parametrize(("text", "is_named"), [("x1.png 1\nx2.png 2\n", True), ("x1.png\nx2.png\n", False)])
+def test_a_list_that_says_more_than_names_of_the_images_of_one_folder_is_named(
+    tmp_path: Path, text: str, is_named: bool
+) -> None:
+    write_source(tmp_path, ("images/x1.png", "images/x2.png"), {"data.txt": text, "README.txt": "label, path\nof it"})
+    notes = [(n.path, n.reason) for n in build_index(tmp_path).notes]
+    assert notes == [("data.txt", "a table whose cells are separated by spaces")] * is_named
+    if is_named:
+        options = DataConfig(labels="data.txt")
+        assert [image.label for image in build_index(tmp_path, options=options).images] == ["1", "2"]
+
+
+def test_lists_name_images_in_another_unicode_form(tmp_path: Path) -> None:
+    images = tuple(unicodedata.normalize("NFC", f"café/é{i}.jpg") for i in range(4))
+    text = unicodedata.normalize("NFD", "\n".join(images))
+    write_source(tmp_path, images, {"train.txt": text[: len(text) // 2], "test.txt": text[len(text) // 2 :]})
+    assert [image.split for image in build_index(tmp_path).images] == ["train", "train", "test", "test"]
 
 
 @pytest.mark.parametrize("header", ["image_id,dx", "image,label"])

@@ -58,6 +58,11 @@ def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
     assert (listing.unusable, listing.skipped_files) == ([], [])
 
 
+def test_a_class_is_named_as_in_a_table_whatever_spaces_surround_the_name_of_its_folder() -> None:
+    listing = read_class_folders(NameStore(["big cat /1.jpg", "big cat/2.jpg", " /3.jpg"]))
+    assert [item.label for item in listing.items] == [" ", "big cat", "big cat"]
+
+
 @pytest.mark.parametrize("wrapper", ["", "dataset/"], ids=["bare", "wrapped"])
 @pytest.mark.parametrize(
     ("folder", "split"),
@@ -414,9 +419,10 @@ def test_every_file_is_accounted_for(keys: list[str]) -> None:
         (["images/1.jpg", "images/1.json"], {"images/1.json": "LabelMe"}),
         (["images/1.jpg", "annotations.xml"], {"annotations.xml": "CVAT"}),
         (["jpg/1.jpg", "imagelabels.mat", "project.json"], {"imagelabels.mat": "MATLAB", "project.json": "JSON"}),
+        (["train/1.jpg", "val/2.jpg", "train/metadata.parquet"], {"train/metadata.parquet": "Parquet or Arrow"}),
         (["cat/1.jpg", "dog/2.jpg", "cat/1.txt", "notes.xlsx"], {}),
     ],
-    ids=["spreadsheet", "voc", "yolo", "labelme", "cvat", "matlab and json", "class folders"],
+    ids=["spreadsheet", "voc", "yolo", "labelme", "cvat", "matlab and json", "parquet", "class folders"],
 )
 def test_labels_in_a_form_that_is_not_read_are_named(names: list[str], unread: dict[str, str]) -> None:
     listing = read_class_folders(NameStore(names))

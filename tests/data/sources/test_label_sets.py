@@ -94,6 +94,12 @@ def test_a_task_of_several_labels_splits_each_cell_with_a_separator(
     assert kinds["several-labels"].count == 3
 
 
+def test_numbers_of_several_classes_stand_in_one_cell(tmp_path: Path) -> None:
+    cells = ["1", "2", "1 2", "2 1", "1 2 0"]  # as in Kaggle's Human Protein Atlas
+    table = write_table(tmp_path, "Id,Target\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells, 1)), count=5)
+    assert read_labels(table) == {"1.png": "1", "2.png": "2", "3.png": "1;2", "4.png": "1;2", "5.png": "0;1;2"}
+
+
 def test_a_name_in_a_list_or_a_column_has_any_character(tmp_path: Path) -> None:
     rows = [{"path": "1.png", "label": ["a|b"]}, {"path": "2.png", "label": ["c"]}]
     table = write_table(tmp_path, json.dumps(rows), "list.json")

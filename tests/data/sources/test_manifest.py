@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tracemalloc
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,10 @@ def test_comments_and_spaces_are_forgiven(tmp_path: Path) -> None:
     text = "# made by hand\n path , label \n# the first\n 1.jpg , cat \n\n2.jpg,  dog  \n"
     assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
     assert labels_and_splits(read_manifest(write_table(tmp_path, "# path,label\n1.jpg,cat\n#\n2.jpg,dog"))) == BOTH
+    out = "path,label\n#1.jpg,cat\n#2.jpg,dog\n"  # the first is a file, the second a row that was commented out
+    assert labels_and_splits(read_manifest(write_table(tmp_path / "b", out, files=["#1.jpg", "2.jpg"]))) == {
+        "#1.jpg": ("cat", None)
+    }
 
 
 def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
@@ -187,6 +192,24 @@ def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path: Pat
     listing = read_manifest(path)
     assert labels_and_splits(listing) == {"a/1.jpg": ("cat", None), "2.jpg": ("dog", None)}
     assert [kind for kind, *_ in list_notes(listing)] == ["missing-files"]
+
+
+@pytest.mark.parametrize(
+    ("file", "cell"),
+    [
+        (unicodedata.normalize("NFD", "café/é.jpg"), unicodedata.normalize("NFC", "Café/é.jpg")),
+        (unicodedata.normalize("NFC", "café/é.jpg"), unicodedata.normalize("NFD", "café\\é")),
+        ("images/my cat.jpg", "/data/upload/1/my%20cat.jpg"),
+        ("images/my cat.jpg", "file:///home/me/images/my%20cat.jpg"),
+        ("images/100%25.jpg", "images/100%25.jpg"),
+        ("images/my cat.jpg", "https://host/v0/my%20cat.jpg?alt=media&token=1"),
+        ("images/1.jpg", "../input/set/images/1.jpg"),
+        ("images/1.jpg", "..\\images\\1.jpg"),
+    ],
+)
+def test_names_are_found_in_another_spelling(tmp_path: Path, file: str, cell: str) -> None:
+    path = write_table(tmp_path, f"path,label\n{cell},cat\n2.jpg,dog\n", files=[file, "2.jpg"])
+    assert {item.key: item.label for item in read_manifest(path).items} == {file: "cat", "2.jpg": "dog"}
 
 
 def test_a_name_that_two_files_bear_is_missing_rather_than_guessed(tmp_path: Path) -> None:
@@ -299,7 +322,31 @@ def test_json_lines(tmp_path: Path) -> None:
         first, second = read_manifest(write_jsonl_table(tmp_path, *rows, end=end, files=files)).items
         assert (first.key, first.label, first.split, first.extra) == ("1.jpg", "cat", "train", {})
         assert (second.key, second.label, second.split) == ("a\u2028b.jpg", "3", None)
-        assert second.extra == {"site": "{'x': 1}"}
+        assert second.extra == {"site.x": "1"}
+
+
+def test_json_of_annotation_tools(tmp_path: Path) -> None:
+    ground_truth = [
+        {"source-ref": f"s3://bucket/{i}.jpg", "animal": i, "animal-metadata": {"class-name": name, "human": "yes"}}
+        for i, name in ((1, "cat"), (2, "dog"))
+    ]
+    path = write_jsonl_table(tmp_path, *ground_truth)
+    assert "its columns are source-ref, animal, animal-metadata.class-name, animal-metadata.human." in get_error(path)
+    columns = ColumnsConfig(label="animal-metadata.class-name")
+    assert labels_and_splits(read_manifest(path, DataConfig(columns=columns))) == BOTH
+    studio = [{"data": {"image": f"/data/upload/1/{i}.jpg"}, "annotations": [{"id": i}]} for i in (1, 2)]
+    assert "is in Label Studio's format JSON, which is not read: export" in get_error(
+        write_json_table(tmp_path, studio)
+    )
+    choices = [{"image": f"/data/upload/1/{i}.jpg", "choice": {"choices": ["cat", "dog"]}} for i in (1, 2)]
+    assert labels_and_splits(read_manifest(write_json_table(tmp_path, choices)))["1.jpg"] == ("cat;dog", None)
+
+
+def test_objects_in_a_row_are_columns(tmp_path: Path) -> None:
+    deep: Any = {"path": "1.jpg", "label": "cat", "boxes": [{"x": 1}], "meta": {"site": "A", "sizes": [1, 2]}}
+    deep["meta"]["a"] = {"b": {"c": 1, "d": {"e": 2}}}
+    (item,) = read_manifest(write_jsonl_table(tmp_path, deep)).items
+    assert item.extra == {"meta.site": "A", "meta.sizes": "1;2", "meta.a.b.c": "1"}
 
 
 @pytest.mark.parametrize(
@@ -653,6 +700,28 @@ def test_a_table_that_gives_the_labels_is_not_counted_as_ignored(tmp_path: Path)
     write_tables(tmp_path, {"labels.csv": "id,label\n1,cat\n2,dog\n"}, ["1.png", "2.png"])
     assert build_index(tmp_path).other_files == ()
     assert build_index(tmp_path, options=DataConfig(labels=str(tmp_path / "labels.csv"))).other_files == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("labels.parquet", "is a Parquet or Arrow file, of which images are read, not labels: write it as CSV"),
+        ("labels.bin", "cannot be read as text: it has control characters, as a binary file does"),
+    ],
+)
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    write_files(tmp_path, {"1.png": encode_png(1), name: b"PAR1\x15\x04\x15\x00\x15\x1c,L\x00\x15\x00\x12\x00"})
+    with pytest.raises(DataError, match=message):
+        build_index(tmp_path, options=DataConfig(labels=str(tmp_path / name)))
+
+
+def test_a_table_without_a_usual_separator_is_split_at_spaces(tmp_path: Path) -> None:
+    attributes = "2\nSmiling Young \n000001.jpg -1  1\n000002.jpg  1 -1\n"  # as in list_attr_celeba.txt
+    write_files(tmp_path, {f"faces/{i:06}.jpg": encode_png(i) for i in (1, 2)} | {"list.txt": attributes.encode()})
+    options = DataConfig(labels=str(tmp_path / "list.txt"))
+    assert [image.label for image in build_index(tmp_path / "faces", options=options).images] == ["Young", "Smiling"]
+    (tmp_path / "list.txt").write_text("000001.jpg 7\n000002 12\n")
+    assert [image.label for image in build_index(tmp_path / "faces", options=options).images] == ["7", "12"]
 
 
 @pytest.mark.parametrize("how", ["source", "labels"])

@@ -104,7 +104,7 @@ REMARK_FINDINGS = {
         "warning",
         "file may hold labels but is not read",
         "files may hold labels but are not read",
-        f"Save a spreadsheet as CSV. {TABLE_ADVICE} {BOXES_ADVICE}",
+        f"Save a spreadsheet or a Parquet file as CSV. {TABLE_ADVICE} {BOXES_ADVICE}",
     ),
     "nested-classes": RemarkFinding(
         "warning",

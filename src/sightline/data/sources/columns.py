@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from sightline.config import ColumnsConfig
 from sightline.data.sources.split_names import parse_split
-from sightline.data.sources.table import IsFile, Row, Table, normalize_name
+from sightline.data.sources.table import IsFile, NestedName, Row, Table, normalize_name
 from sightline.errors import DataError
 
 _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most specific first
@@ -19,7 +19,7 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
         "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels", "labelid",
-        "classid", "categoryid", "choice",
+        "classid", "categoryid", "choice", "choicechoices",
         "标签", "类别", "分类", "类别名称",
     ),
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold", "划分", "数据集"),
@@ -75,7 +75,8 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     masks = [c for c in find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
     if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
-    one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
+    others = [c for c in table.columns if c not in {path, split} and not isinstance(c, NestedName)]  # not metadata
+    one_hot = tuple(c for c in others if _is_one_hot(table, c))
     if len(one_hot) < 2 or not any(_parse_bool(row.get_text(column)) for row in table.rows for column in one_hot):
         raise DataError(_missing_column_message(table, "label"))
     return Columns(path, "", split, one_hot)

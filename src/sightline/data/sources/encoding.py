@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 GUESSED_ENCODING = "gb18030"
 """The encoding that cannot be detected with certainty."""
@@ -13,6 +14,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")
 
 
 def has_byte_order_mark(data: bytes) -> bool:
@@ -40,7 +42,10 @@ def detect_encoding(data: bytes) -> str:
             return encoding
     if b"\0" in data[:1000]:
         is_little_endian = data[1:1000:2].count(0) > data[:1000:2].count(0)  # the high bytes of ASCII letters are zero
-        return "utf-16-le" if is_little_endian else "utf-16-be"
+        encoding = "utf-16-le" if is_little_endian else "utf-16-be"
+        if _CONTROL.search(data.decode(encoding, "replace")):
+            raise ValueError("it has control characters, as a binary file does")
+        return encoding
     try:
         data.decode()
     except UnicodeDecodeError as error:

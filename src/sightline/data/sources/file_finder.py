@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name
 from sightline.data.sources.split_names import find_folder_split
@@ -17,6 +20,7 @@ from sightline.data.types import Split
 class FileFinder:
     """Resolves a cell to a file in `store`: by its path or the end of it, also without extension or with backslashes.
 
+    Neither case nor the Unicode form of a name matters, and a name may be percent-encoded as in an address.
     Where a name is in the folders of several splits, as in ``train/1.jpg`` and ``test/1.jpg``, that of `split` is
     meant.
     """
@@ -30,30 +34,31 @@ class FileFinder:
         """Return the key of the file, or None if no file or more than one matches."""
         if not text or text in {".", ".."}:
             return None
-        for name in dict.fromkeys((text, PureWindowsPath(text).as_posix() if "\\" in text else text)):
+        spellings = list(dict.fromkeys(_list_spellings(text)))
+        for name in spellings:
             if self.store.contains(name):
                 return name
-            key = self._index_names().get(name.removeprefix("./").casefold())
+            key = self._index_names().get(fold_name(name.removeprefix("./")))
             if key is not None:
                 return key
-        return self._find_by_suffix(text)
+        return next((key for name in spellings if (key := self._find_by_suffix(name)) is not None), None)
 
     def _find_by_suffix(self, text: str) -> str | None:
-        """Return the file that has the longest end in common with an absolute path from elsewhere, or an address.
+        """Return the file that has the longest end in common with a path from elsewhere, or an address.
 
-        A name alone is not enough if the path names a folder that is here, from which its file is missing:
-        ``/home/me/dog/1.jpg`` is not ``cat/1.jpg``.
+        A path is from elsewhere if it is absolute, or begins with ``..``. A name alone is not enough if the path names
+        a folder that is here, from which its file is missing: ``/home/me/dog/1.jpg`` is not ``cat/1.jpg``.
         """
         path = PureWindowsPath(text)  # accepts both kinds of slashes
-        if not path.root and "://" not in text:
+        if not path.root and "://" not in text and path.parts[:1] != ("..",):
             return None
         for start in range(1, len(path.parts)):
             suffix = "/".join(path.parts[start:])
-            key = suffix if self.store.contains(suffix) else self._index_names().get(suffix.casefold())
-            if key is not None or suffix.casefold() in self._index_names():
-                folder = path.parts[start - 1].casefold()
+            key = suffix if self.store.contains(suffix) else self._index_names().get(fold_name(suffix))
+            if key is not None or fold_name(suffix) in self._index_names():
+                folder = fold_name(path.parts[start - 1])
                 is_elsewhere = "/" not in suffix and folder in self._folders
-                return None if key and is_elsewhere and folder not in key.casefold().split("/")[:-1] else key
+                return None if key and is_elsewhere and folder not in fold_name(key).split("/")[:-1] else key
         return None
 
     def _index_names(self) -> dict[str, str | None]:
@@ -62,13 +67,29 @@ class FileFinder:
             stored = self.store.keys()
             keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
             preferred = [key for key in keys if self.split is not None and find_folder_split(key) == self.split]
-            self._folders.update(name.casefold() for key in keys for name in key.split("/")[:-1])
+            self._folders.update(fold_name(name) for key in keys for name in key.split("/")[:-1])
             self._keys_by_name = {"": None} | _index_names(keys) | _index_names(preferred)
         return self._keys_by_name
 
     def is_file(self, text: str) -> bool:
-        """Return whether a cell names an image."""
-        return is_image_name(text) or self.find(text) is not None
+        """Return whether a cell names an image; after a ``#``, which may begin a comment, only if it exists."""
+        return (is_image_name(text) and not text.startswith("#")) or self.find(text) is not None
+
+
+def fold_name(name: str) -> str:
+    """Return a name that is equal for names which differ only in case, or in how their accents are coded."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _list_spellings(text: str) -> Iterator[str]:
+    """Yield a cell as it is, then with slashes, then decoded as an address, of which the query is left out."""
+    yield text
+    yield text.replace("\\", "/")
+    if "://" in text:
+        text = re.split("[?#]", text)[0]
+        yield text
+    if "%" in text:
+        yield unquote(text)
 
 
 def _index_names(keys: Iterable[str]) -> dict[str, str | None]:
@@ -81,7 +102,7 @@ def _index_names(keys: Iterable[str]) -> dict[str, str | None]:
     for key in keys:
         path = PurePosixPath(key)
         names = [key, str(path.with_suffix(""))] if path.suffix.lower() in IMAGE_SUFFIXES else [key]
-        for name in map(str.casefold, names):
+        for name in map(fold_name, names):
             paths[name] = None if paths.get(name, key) != key else key
             while name := name.partition("/")[2]:
                 ends[name] = None if ends.get(name, key) != key else key

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name
+from sightline.data.sources.file_finder import fold_name
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing
@@ -28,7 +29,8 @@ FindImage = Callable[[str], str | None]
 Splits = Mapping[str, Split]
 Memberships = Mapping[str, set[Split]]
 
-_SUFFIXES = (*TABLE_SUFFIXES, ".txt", ".lst")
+_LISTS = (".txt", ".lst")
+_SUFFIXES = (*TABLE_SUFFIXES, *_LISTS)
 MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, they mean something else
 _DEPTH = 4  # folders around a list, such as archive/food-101/meta
 
@@ -45,6 +47,8 @@ def apply_file_lists(
     keys = list(_list_candidates(listing, store))
     if tables := [key for key in keys if key.count("/") < 2 and key.lower().endswith((".csv", ".tsv"))]:
         _note_tables(listing, store, prefix, tables, is_stated=is_stated)
+    if lists := [key for key in keys if key.count("/") < 2 and key.lower().endswith(_LISTS)]:
+        _note_lists(listing, store, prefix, lists)
     if not keys:
         return listing
     if any(item.split for item in listing.items):
@@ -131,6 +135,19 @@ def _note_tables(
                 is_stated = True  # once
 
 
+def _note_lists(listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str]) -> None:
+    """Add a note on each list that says more of most images than their names, where there is at most one class."""
+    labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
+    find = _index_images(list(labels))
+    for key in keys if len(set(labels.values())) < 2 else ():
+        with suppress(DataError):
+            rows = _read_rows(store, key, find)[1]
+            images = _find_images(rows, find)
+            if 2 * len(set(images.values())) > len(labels) and not all(find(rows[i][0]) for i in images):
+                reason = "a table whose cells are separated by spaces"
+                listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
+
+
 def _list_candidates(listing: SourceListing, store: FileStore) -> Iterator[str]:
     """Yield the files that may be lists, outside of the folders that hold labeled images."""
     folders = {item.key.rpartition("/")[0] for item in listing.items}
@@ -151,7 +168,7 @@ def _index_images(keys: Sequence[str]) -> FindImage:
 
     def build() -> None:  # at the first cell, since most folders have no lists
         for key in keys:
-            folder, _, name = key.casefold().rpartition("/")
+            folder, _, name = fold_name(key).rpartition("/")
             names = {name, name.rpartition(".")[0]} if is_image_name(name) else {name}
             for each in names:
                 for text in (each, f"{folder.rpartition('/')[2]}/{each}"):
@@ -160,7 +177,7 @@ def _index_images(keys: Sequence[str]) -> FindImage:
     def find(text: str) -> str | None:
         if not index:
             build()
-        return index.get("/".join(text.replace("\\", "/").split("/")[-2:]).casefold())
+        return index.get(fold_name("/".join(text.replace("\\", "/").split("/")[-2:])))
 
     return find
 

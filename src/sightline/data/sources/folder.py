@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import PurePosixPath
 
 from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR
-from sightline.data.sources.file_labels import are_class_names, compile_pattern, parse_label
+from sightline.data.sources.file_labels import are_class_names, compile_pattern, normalize_label, parse_label
 from sightline.data.sources.filenames import is_hidden, is_image_name, split_path
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
@@ -111,7 +110,7 @@ def _list_by_folder(
         if label_index < 0 or len(below) < label_index + 2 or (is_folder and len(below) != label_index + 2):
             return None
         names = below[: label_index + 1] if level == "path" else below[label_index : label_index + 1]
-        label = unicodedata.normalize("NFC", PATH_SEPARATOR.join(names))  # macOS decomposes accented characters
+        label = PATH_SEPARATOR.join(normalize_label(name) or name for name in names)  # macOS decomposes accents
         folder = path[: len(path) - len(below) + label_index + 1 + is_folder]
         return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
 

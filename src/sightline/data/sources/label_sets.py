@@ -49,7 +49,7 @@ def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
     """Return how `table` gives images several labels: as lists, in one cell, or in one column for each class.
 
     None if it gives each image one. A cell such as ``a;b`` holds two labels if its parts recur in other cells, or if
-    the column is called labels, tags, classes or categories; one such as ``a b`` needs both.
+    the column is called labels, tags, classes or categories; one such as ``a b`` needs both, but ``1 5`` does not.
     """
     for row in table.rows:
         label = columns.read_label(row)
@@ -103,7 +103,7 @@ def _has_several_labels(cells: Sequence[str], separator: str, column: str) -> bo
     pieces = {piece.strip() for cell in joined for piece in cell.split(separator)} - {""}
     is_plural = column.strip().lower() in _PLURAL_COLUMNS
     if len(pieces | (distinct - joined)) < len(distinct):
-        return is_plural or separator != " "
+        return is_plural or separator != " " or all(map(str.isdecimal, pieces))
     return separator not in ", " and (bool(pieces & distinct) or is_plural)
 
 

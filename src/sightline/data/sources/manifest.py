@@ -26,7 +26,7 @@ from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.mask_folders import find_classes_file
 from sightline.data.sources.split_names import find_folder_split, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, build_table, normalize_name, read_table
-from sightline.data.sources.unread_labels import is_spreadsheet
+from sightline.data.sources.unread_labels import is_column_file, is_spreadsheet
 from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
@@ -91,9 +91,11 @@ def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
 
 
 def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
-    """Return the content of the table at `path`; raises `DataError` if it cannot be read, or is a spreadsheet."""
+    """Return the content of the table at `path`; raises `DataError` if it cannot be read, as a spreadsheet."""
     if is_spreadsheet(path.name):
         raise DataError(f"{path} is a spreadsheet, which is not read: save it as CSV (UTF-8).")
+    if is_column_file(path.name):
+        raise DataError(f"{path} is a Parquet or Arrow file, of which images are read, not labels: write it as CSV.")
     try:
         return read_untrusted_file(path, options.limits)
     except ImageError as error:
@@ -104,7 +106,8 @@ def parse_table(content: bytes, name: str, finder: FileFinder, options: DataConf
     """Return a table and its columns; raises `DataError` if it cannot be parsed or has none of files or labels."""
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
-    table = read_table(content, name, known_columns, finder.is_file, options.encoding, options.limits.table_rows)
+    max_rows = options.limits.table_rows
+    table = read_table(content, name, known_columns, finder.is_file, options.encoding, max_rows, may_be_spaced=True)
     return table, choose_columns(table, options.columns, finder.is_file)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,14 @@ _SEPARATORS = (",", ";", "\t", "|")
 _MOST_COLUMNS = 10_000
 _MOST_PARTS = 4  # objects and lists for each row: COCO has a box and a polygon for each annotation
 _MOST_MISSING = 1_000_000  # cells that short rows lack, beyond as many as there are
+_DEPTH = 4  # objects in a row of JSON around a cell
 _SAMPLE_LINES = 50  # lines read to detect the separator
+
+
+class NestedName(str):
+    """The name of a column of cells that are in an object in the rows of JSON: ``meta.site``."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +75,16 @@ def read_table(
     is_file: IsFile,
     encoding: str = "",
     max_rows: int = LIMITS.table_rows,
+    *,
+    may_be_spaced: bool = False,
 ) -> Table:
     """Parse the table in `data`, read from the file `name`.
 
     A first row with one of the `known_columns` columns is a header.
 
     `known_columns` are names normalized by `normalize_name`; `is_file(text)` returns whether a cell names an image, as
-    no header does. Raises `DataError` if `data` is not a table.
+    no header does. With `may_be_spaced`, spaces separate the cells of a text file without any usual separator. Raises
+    `DataError` if `data` is not a table.
     """
     try:
         text = decode_text(data, encoding)
@@ -87,7 +98,19 @@ def read_table(
         return _read_json(text, name, max_rows)
     if lower.endswith((".jsonl", ".ndjson")):
         return _make_table(_json_lines(text, name), name)
+    if may_be_spaced and not lower.endswith(TABLE_SUFFIXES) and not any(map(text.__contains__, _SEPARATORS)):
+        text = _separate_by_tabs(text)
     return _read_csv(text, name, known_columns, is_file)
+
+
+def _separate_by_tabs(text: str) -> str:
+    """Return lines separated by spaces with tabs; ``list_attr_celeba.txt`` begins with a count, then columns alone."""
+    lines = [line.split() for line in text.splitlines()]
+    if lines and len(lines[0]) == 1 and lines[0][0].isdecimal():
+        lines[0] = []
+        if len(lines) > 2 and len(lines[1]) == len(lines[2]) - 1:
+            lines[1] = ["path", *lines[1]]
+    return "\n".join(map("\t".join, lines))
 
 
 def build_table(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
@@ -128,7 +151,7 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
     titles = header_line.split(_detect_separator([header_line], name))
     if not set(known_columns).isdisjoint(map(normalize_name, titles)):  # a header may be a comment
         lines[first] = header_line
-    lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # keeps line numbers
+    lines = ["" if _is_comment(line, is_file) else line for line in lines]  # keeps line numbers
     separator = _detect_separator([line for line in lines if line.strip()][:_SAMPLE_LINES], name)
     rows = _parse_rows(lines, separator, name)
     if not rows:
@@ -191,6 +214,12 @@ def _is_separator_line(line: str) -> bool:
     return text.startswith("sep=") and len(text) <= len("sep=") + 1  # a tab is stripped
 
 
+def _is_comment(line: str, is_file: IsFile) -> bool:
+    """Return whether a line is a comment, rather than a row whose first cell is a file such as ``#1.jpg``."""
+    text = line.lstrip()
+    return text.startswith("#") and not is_file(re.split(r"[,;\t|]", text)[0].strip())
+
+
 def _is_header(cells: Sequence[str], known_columns: Collection[str], is_file: IsFile) -> bool:
     if {normalize_name(cell) for cell in cells} & set(known_columns):
         return True
@@ -227,13 +256,28 @@ def _read_json(text: str, name: str, max_rows: int) -> Table:
             f'{name}: expected a list of objects such as {{"path": "1.jpg", "label": "cat"}}, or a COCO file with '
             "images, annotations and categories."
         )
+    if value and isinstance(value[0], dict) and {"annotations", "data"} <= set(value[0]):
+        raise DataError(f"{name} is in Label Studio's format JSON, which is not read: export it as JSON-MIN or CSV.")
     return _make_table([_make_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name, "entry")
 
 
 def _make_row(value: Any, number: int, where: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(f'{where}: expected an object such as {{"path": "1.jpg", "label": "cat"}}.')
-    return Row(number, {str(k).strip(): _convert_cell(v) for k, v in value.items()})
+    return Row(number, dict(_list_cells(value)))
+
+
+def _list_cells(value: Mapping[Any, Any], above: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
+    """Yield the names and the cells of a row; of an object in it those inside, such as ``meta.site``.
+
+    Lists of objects, and objects in more than `_DEPTH` others, are left out: they are neither labels nor files.
+    """
+    for key, cell in value.items():
+        name = NestedName(above + str(key).strip()) if above else str(key).strip()
+        if isinstance(cell, Mapping):
+            yield from _list_cells(cell, f"{name}.", depth + 1) if depth < _DEPTH else ()
+        elif not (isinstance(cell, list) and any(isinstance(part, Mapping) for part in cell)):
+            yield name, _convert_cell(cell)
 
 
 def _convert_cell(value: Any) -> str | tuple[str, ...]:

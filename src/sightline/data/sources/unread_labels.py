@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from sightline.data.image_tables import TABLE_SUFFIXES as IMAGE_TABLE_SUFFIXES
 from sightline.data.sources.filenames import is_hidden, is_image_name
 
 UNREAD_LABELS = "unread-labels"
@@ -16,7 +17,11 @@ BOXES_ADVICE = (
     "columns path and label, a row for each image, or sort the images into class folders. Label Studio exports such a "
     "table as CSV."
 )
-_ADVICE = {"spreadsheet": "Save the spreadsheet as CSV.", "a table": TABLE_ADVICE}
+_ADVICE = {
+    "spreadsheet": "Save the spreadsheet as CSV.",
+    "Parquet": "Write the Parquet or Arrow file as CSV.",
+    "a table": TABLE_ADVICE,
+}
 _SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
 _BOXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "LabelMe"}
 _TOOLS = {".mat": "MATLAB", "annotations.xml": "CVAT", ".json": "JSON"}
@@ -25,6 +30,11 @@ _TOOLS = {".mat": "MATLAB", "annotations.xml": "CVAT", ".json": "JSON"}
 def is_spreadsheet(path: str) -> bool:
     """Return whether a file has the extension of a spreadsheet."""
     return PurePosixPath(path).suffix.lower() in _SPREADSHEETS
+
+
+def is_column_file(path: str) -> bool:
+    """Return whether a file has the extension of Parquet or Arrow, of which only one with images is read."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_TABLE_SUFFIXES
 
 
 def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
@@ -39,6 +49,8 @@ def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
         name = PurePosixPath(path)
         if is_spreadsheet(path):
             result[path] = "spreadsheet"
+        elif is_column_file(path):
+            result[path] = "Parquet or Arrow"
         elif name.suffix.lower() in _BOXES and name.stem in image_names:
             result[path] = _BOXES[name.suffix.lower()]
         elif kind := _TOOLS.get(name.name.lower()) or _TOOLS.get(name.suffix.lower()):
