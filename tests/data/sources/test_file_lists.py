@@ -165,7 +165,11 @@ def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
 def test_a_table_of_labels_that_names_no_image_is_named(tmp_path: Path) -> None:
     write_source(tmp_path, ("images/01.png", "images/02.png"), {"data.csv": "id,label\n1,red\n2,blue\n"})
     notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path).notes]
-    assert notes == [("unread-labels", "data.csv", "a table whose column 'id' names no image, such as '1'")]
+    expected = ("unread-labels", "data.csv", "a table whose column 'id' names no image, such as '1'")
+    assert notes == [expected]
+    write_source(tmp_path / "split", ("train/01.png", "test/02.png"), {"data.csv": "id,label\n1,red\n2,blue\n"})
+    notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path / "split").notes]
+    assert expected in notes, "folders that look like splits"
 
 
 @pytest.mark.parametrize(("text", "is_named"), [("x1.png 1\nx2.png 2\n", True), ("x1.png\nx2.png\n", False)])

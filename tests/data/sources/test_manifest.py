@@ -272,6 +272,8 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == {
         "1.jpg": ("helmet", None), "2.jpg": ("mask", None)
     }  # fmt: skip
+    reasons = {note.kind: note.reason for note in build_index(tmp_path).notes}
+    assert reasons["labels-from-table"] == "columns helmet, mask"
 
 
 def test_columns_of_celeba_say_no_by_minus_one(tmp_path: Path) -> None:
@@ -709,7 +711,7 @@ def test_a_table_that_gives_the_labels_is_not_counted_as_ignored(tmp_path: Path)
         ("labels.bin", "cannot be read as text: it has control characters, as a binary file does"),
     ],
 )
-def test_a_table_that_is_no_text_is_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_a_table_that_is_not_text_is_refused(tmp_path: Path, name: str, message: str) -> None:
     write_files(tmp_path, {"1.png": encode_png(1), name: b"PAR1\x15\x04\x15\x00\x15\x1c,L\x00\x15\x00\x12\x00"})
     with pytest.raises(DataError, match=message):
         build_index(tmp_path, options=DataConfig(labels=str(tmp_path / name)))

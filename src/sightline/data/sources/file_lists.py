@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name
 from sightline.data.sources.file_finder import fold_name
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
+from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import TABLE_SUFFIXES, Table, read_table
@@ -92,12 +92,13 @@ def _note_tables(
 ) -> None:
     """Add a note on each table of most images that may give their labels, where the folders may not be classes.
 
-    They may not be if there is none or one, if their names differ only in a number (``images_1``, ``images_2``), or if
-    the images of one label in the table are in several of them. Folders that number the parts of a set are an error,
-    unless it `is_stated` which folders are the classes.
+    They may not be if there is none or one, if their names differ only in a number (``images_1``, ``images_2``) or look
+    like splits, or if the images of one label in the table are in several of them. Folders that number the parts of a
+    set are an error, unless it `is_stated` which folders are the classes.
     """
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
-    in_doubt = len({re.sub(r"\d+", "", label) for label in labels.values()}) < 2
+    looks_split = any(note.kind == SPLIT_FOLDERS for note in listing.notes)
+    in_doubt = looks_split or len({re.sub(r"\d+", "", label) for label in labels.values()}) < 2
     has_splits = any(item.split for item in listing.items)  # whose other images it may name
     find = _index_images(list(labels))
     for key in keys:

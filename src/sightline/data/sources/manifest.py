@@ -11,7 +11,7 @@ from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.class_parents import label_by_parents
-from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_columns
+from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_columns, describe_names
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
@@ -145,9 +145,9 @@ def _list_table(
     if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
         listing.notes.append(SourceNote("guessed-encoding", table.name))
     if store_is_source:
-        listing.notes.append(
-            SourceNote("labels-from-table", table.name, f"column {columns.label}" if columns.label else "")
-        )
+        one_hot = f"columns {describe_names(columns.one_hot)}" if columns.one_hot else ""
+        reason = f"column {columns.label}" if columns.label else one_hot
+        listing.notes.append(SourceNote("labels-from-table", table.name, reason))
     return listing
 
 

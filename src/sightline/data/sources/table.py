@@ -276,7 +276,7 @@ def _list_cells(value: Mapping[Any, Any], above: str = "", depth: int = 1) -> It
         name = NestedName(above + str(key).strip()) if above else str(key).strip()
         if isinstance(cell, Mapping):
             yield from _list_cells(cell, f"{name}.", depth + 1) if depth < _DEPTH else ()
-        elif not (isinstance(cell, list) and any(isinstance(part, Mapping) for part in cell)):
+        elif not (isinstance(cell, list) and any(isinstance(entry, Mapping) for entry in cell)):
             yield name, _convert_cell(cell)
 
 
