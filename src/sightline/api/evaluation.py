@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sightline.api import owned_png
 from sightline.api.classifier import Classifier
 from sightline.api.label_issues import LabelCheck, find_label_issues
-from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood
+from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood, index_ood_images
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
 from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
@@ -318,6 +318,7 @@ def evaluate_model(
         check_not_in_run(classifier.path)
     if ood_sources is not None and classifier.run is not None:  # its training images may be known
         ood.check_packages()
+    ood_index = None if ood_sources is None else index_ood_images(ood_sources, progress)
     labeled_images = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
     if classifier.run is not None and labeled_images.is_own:  # its figures are redrawn
         plotting.check_packages()
@@ -351,8 +352,8 @@ def evaluate_model(
             classifier.classes, outputs, labeled, name, validation_outputs, thresholds, threshold_request, held_out
         )
     )
-    if ood_sources is not None and isinstance(result, EvaluationReport | MultiLabelReport):
-        ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_sources)
+    if ood_index is not None and isinstance(result, EvaluationReport | MultiLabelReport):
+        ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_index)
         result = replace(result, ood=ood_result)
     _save_results(classifier, result, labeled, save_thresholds=bool(threshold_request))
     return result

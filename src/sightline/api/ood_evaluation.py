@@ -11,7 +11,7 @@ from sightline.callbacks import Progress
 from sightline.data.dataset import decode_images
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.types import LabeledSubset, Split, Subset
+from sightline.data.types import Index, LabeledSubset, Split, Subset
 from sightline.errors import DataError, MissingImagesError, UsageError
 from sightline.evaluation import report
 from sightline.evaluation.ood import OODResult
@@ -124,11 +124,13 @@ class OutputReader:
         return report.add_groups(outputs, labeled.subset.paths, labeled.groups)
 
 
-def evaluate_ood(
-    reader: OutputReader, outputs: ModelOutputs, thresholds: Thresholds | None, sources: Sources
-) -> OODResult:
+def index_ood_images(sources: Sources, progress: Progress) -> Index:
+    """Index OOD images, which need no labels; raises `DataError` if there are none."""
+    return make_index(sources, progress, lenient=True, unlabeled=True)
+
+
+def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, thresholds: Thresholds | None, index: Index) -> OODResult:
     """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded."""
-    index = make_index(sources, reader.progress)
     run = reader.classifier.source_run
     run_hashes = set() if run is None else {row.sha256 for row in run.read_data() or ()}
     indices = [i for i, image in enumerate(index.images) if image.sha256 not in run_hashes]
