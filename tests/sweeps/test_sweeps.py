@@ -127,6 +127,8 @@ def test_unset_takes_a_setting_away() -> None:
         ("sampler='tpe'\n[space]\nseed = {low = 3}", ["'high'"]),
         ("sampler='tpe'\n[space]\nseed = {low = 3, high = 5, lag = true}", ["'lag'", "'log'"]),
         ("sampler='tpe'\n[space]\nseed = {low = 0, high = 5, log = true}", ["above 0"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 1, high = 5, log = 'false'}", ["seed.log", "true or false", "'false'"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 1, high = 5, step = 5}", ["seed.step", "at most high - low"]),
         ("[space]\nrecipe = ['quick', 'transfer']", ["recipe", "base"]),
         ("[space]\ntrian.epochs = [1]", ["'trian'", "'train'"]),
         ("[grid]\ntrain.epochs = [1, 2]", ["'grid' is outside", "[settings]", "[space]"]),
@@ -149,6 +151,7 @@ def test_a_wrong_space_gets_one_clear_message(text: str, words: list[str]) -> No
     [
         ("[space]\ntrain.epoch = [1]", ["train.epoch", "epochs"]),
         ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "between 0 and"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 1, high = 5, step = 0.5}", ["seed", "whole number", "1.5"]),
         ("[settings]\nmodel.nam = 'x'\n[space]\nseed = [1]", ["model.nam"]),
         ("[space.base]\nfrozen = { 'train.stages.4.unfreeze' = 0 }", ["train.stages.4.unfreeze"]),
         ("recipe = 'transfr'\n[space]\nseed = [1]", ["transfr", "transfer"]),
@@ -680,7 +683,7 @@ def indices_of_trials(sweep_result: SweepResult, numbers: range) -> list[int]:
 
 def test_whole_numbers_stay_whole(search: Search) -> None:
     text = (
-        'sampler = "random"\ntrials = 12\n[settings]\ntrain.epochs = 1\n[space]\nseed = { low = 2, high = 8, step = 3 }'
+        'sampler = "random"\ntrials = 12\n[settings]\ntrain.epochs = 1\n[space]\nseed = { low = 2, high = 9, step = 3 }'
     )
     sweep_result = search(text)
     assert {t.settings["seed"] for t in sweep_result.trials} == {2, 5, 8}

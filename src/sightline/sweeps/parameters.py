@@ -126,13 +126,15 @@ def _parse_range(path: str, table: Mapping[str, Any], space_name: str) -> RangeP
     for key in ("low", "high", "step"):
         if key in table and (not isinstance(table[key], int | float) or isinstance(table[key], bool)):
             raise ConfigError(f"{space_name}: {path}.{key} expects a number, not {table[key]!r}.")
+    if not isinstance(table.get("log", False), bool):
+        raise ConfigError(f"{space_name}: {path}.log expects true or false, not {table['log']!r}.")
     parameter = RangeParameter(path, table["low"], table["high"], table.get("log", False), table.get("step"))
     if not parameter.low < parameter.high:
         raise ConfigError(f"{space_name}: {path} must have low < high, not {parameter.low} and {parameter.high}.")
     if parameter.log and (parameter.step is not None or parameter.low <= 0):
         raise ConfigError(f"{space_name}: {path} is logarithmic, so low must be above 0 and step cannot be given.")
-    if parameter.step is not None and parameter.step <= 0:
-        raise ConfigError(f"{space_name}: {path}.step must be above 0, not {parameter.step}.")
+    if parameter.step is not None and not 0 < parameter.step <= parameter.high - parameter.low:
+        raise ConfigError(f"{space_name}: {path}.step must be above 0 and at most high - low, not {parameter.step}.")
     return parameter
 
 

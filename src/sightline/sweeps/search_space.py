@@ -7,8 +7,8 @@ An example of its file:
     trials = 20                         # total number of trials; a grid defaults to all its cells
     monitor = "validation.accuracy"     # one of MONITORS; by default that of the task
     pruner = "median"                   # none, median or hyperband
-    startup = 5                         # trials to complete before pruning starts
-    warmup = 1                          # epochs of a trial before it can be pruned
+    startup_trials = 5                  # trials to complete before pruning starts
+    warmup_epochs = 1                   # epochs of a trial before it can be pruned
 
     [settings]                          # overrides for all trials
     train.epochs = 5
@@ -211,7 +211,10 @@ def load_space(path_or_name: str | Path) -> SearchSpace:
             )
         space = parse_space((folder / f"{path_or_name}.toml").read_text(encoding="utf-8"), str(path_or_name), Path())
     for parameter in space.parameters:  # fail on invalid settings before reading any image
-        for value in parameter.check_values:
+        values = parameter.check_values
+        if isinstance(parameter, RangeParameter) and parameter.step is not None:
+            values.append(parameter.low + parameter.step)
+        for value in values:
             space.trial_config({parameter.name: value})
     return space
 

@@ -50,6 +50,9 @@ def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
     package = import_optuna()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", package.exceptions.ExperimentalWarning)
+        warnings.filterwarnings(
+            "ignore", "The distribution is specified by", UserWarning
+        )  # of steps that end below high
         try:
             storage = _storage(package, url)
             direction = "minimize" if space.minimize else "maximize"
