@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -54,6 +54,14 @@ def draw_features(index: Index, callback: Callback) -> tuple[NDArray[np.float32]
     features = rng.normal(0, 1, (len(classes), 12)).astype(np.float32)
     features[:, :4] += 1.6 * classes[:, None].astype(np.float32)
     return features, np.ones(len(classes), bool)
+
+
+def draw_once_set(is_wanted: Event) -> Callable[[Index, Callback], tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    def draw(index: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        assert is_wanted.wait(60)
+        return draw_features(index, callback)
+
+    return draw
 
 
 def open_labeling(index: Index, patch: Path, **options: Any) -> tuple[Labeling, Corrections]:
@@ -120,12 +128,7 @@ def test_after_a_restart_it_says_that_it_computes(index: Index, patch: Path) -> 
     for _ in range(2):
         answer(labeling, corrections, QUEUED)
     is_wanted = Event()
-
-    def wait(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        assert is_wanted.wait(60)
-        return draw_features(images, callback)
-
-    again, _ = open_labeling(index, patch, classes=CLASSES, compute=wait)
+    again, _ = open_labeling(index, patch, classes=CLASSES, compute=draw_once_set(is_wanted))
     again.features.start()
     assert again.describe()["computing"] == ["accuracy", "gain"]
     is_wanted.set()
@@ -190,7 +193,11 @@ def test_labels_of_the_source_are_trained_on_but_not_part_of_the_audit(tmp_path:
     files = {f"{tell(str(i))}/{i}.png": encode_png(i) for i in range(12)}
     files |= {f"new {i}.png": encode_png(i) for i in range(20, 60)}
     index = build_index(write_files(tmp_path / "some", files), unlabeled=True)
-    labeling, corrections = open_labeling(index, patch)
+    is_wanted = Event()
+    labeling, corrections = open_labeling(index, patch, compute=draw_once_set(is_wanted))
+    labeling.start()
+    assert labeling.describe()["computing"] == [], "without answers, no accuracy is known afterwards"
+    is_wanted.set()
     start(labeling)
     state = labeling.describe()
     assert (state["classes"], state["labeled"], state["accuracy"]) == (list(CLASSES), 12, None)
@@ -198,6 +205,14 @@ def test_labels_of_the_source_are_trained_on_but_not_part_of_the_audit(tmp_path:
         answer(labeling, corrections, BATCH)
     assert 3 <= labeling.describe()["audited"] <= 25
     assert labeling.describe()["labeled"] == 48
+
+
+def test_where_every_image_has_a_class_nothing_is_computed(tmp_path: Path, patch: Path) -> None:
+    index = build_index(write_files(tmp_path / "all", {f"{tell(str(i))}/{i}.png": encode_png(i) for i in range(12)}))
+    labeling, _ = open_labeling(index, patch)
+    labeling.start()
+    state = labeling.describe()
+    assert (state["features"]["status"], state["computing"], state["remaining"]) == ("new", [], 0)
 
 
 def test_a_gain_is_predicted_from_enough_errors(index: Index, patch: Path) -> None:

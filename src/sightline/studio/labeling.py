@@ -90,6 +90,11 @@ class Labeling:
         for number in range(len(self._copies)):
             self._read_label(number)
 
+    def start(self) -> None:
+        """Compute the features, unless every image had a label from the start: there is nothing to ask or measure."""
+        if len(self._audit_order):
+            self.features.start()
+
     def stop(self) -> None:
         """Give up what runs, and wait until it has ended."""
         for task in (self.features, self.training, self.forecast):
@@ -139,8 +144,9 @@ class Labeling:
 
     def _list_computed(self) -> list[str]:
         """Return which of ``accuracy`` and ``gain`` are not known yet, but are being computed."""
-        starts = self.features.state["status"] == "running" and int((self._labels >= 0).sum()) >= MIN_AUDITED
-        trains = starts or self.training.is_running
+        if int((self._labels[self._audit_order] >= 0).sum()) < MIN_AUDITED:
+            return []
+        trains = self.features.state["status"] == "running" or self.training.is_running
         names = ["accuracy"] if trains and self._accuracy is None else []
         return [*names, *(["gain"] if (trains or self.forecast.is_running) and self._gain is None else [])]
 
@@ -247,7 +253,7 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
         return StrictJSONResponse(state | {"features": translate_state(request, state["features"])})
 
     def start(request: Request) -> StrictJSONResponse:
-        labeling.features.start()
+        labeling.start()
         return describe(request)
 
     async def add_class(request: Request) -> StrictJSONResponse:

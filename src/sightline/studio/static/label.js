@@ -148,7 +148,9 @@ function showFacts() {
     ? fill(textOf("label-accuracy"), { VALUE: two(accuracy.value), LOW: two(accuracy.interval[0]), HIGH: two(accuracy.interval[1]) })
     : state.computing.includes("accuracy")
       ? textOf("label-accuracy-computing")
-      : fill(textOf("label-accuracy-none"), { COUNT: 3 * state.needed });
+      : state.remaining
+        ? fill(textOf("label-accuracy-none"), { COUNT: 3 * state.needed })
+        : "";
   $("#gain").textContent = "";
   if (isKnown && gain) {
     const values = { MORE: state.more, VALUE: signed(gain.value), LOW: points(gain.interval[0]), HIGH: points(gain.interval[1]) };
@@ -167,8 +169,9 @@ function showFacts() {
 
 function describeFeatures({ status, done: count, total, error }) {
   if (status === "failed") return error;
-  if (status === "complete") return "";
-  return `${texts["label-start"]}${texts["between-sentences"]}${texts["label-computing"]}${total ? ` ${Math.floor((100 * count) / total)}%` : texts.ellipsis}`;
+  if (status === "complete" || (status === "new" && !state.remaining)) return "";
+  const start = state.remaining ? `${texts["label-start"]}${texts["between-sentences"]}` : "";
+  return `${start}${texts["label-computing"]}${total ? ` ${Math.floor((100 * count) / total)}%` : texts.ellipsis}`;
 }
 
 /** Send a change after those before it; what it returns, or null if it failed. */
