@@ -39,6 +39,13 @@ def test_a_click_is_a_line_for_each_image_that_train_applies(studio: Studio, pat
     assert len(labels) == 23
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder is read-only for everybody")
+def test_a_new_patch_that_cannot_be_written_is_refused_at_the_start(colors: Path) -> None:
+    patch = Path("/proc/fixes.jsonl")
+    with pytest.raises(OutputError, match=r"/proc is not writable: .*--patch"), open_studio(Dataset(colors), patch):
+        pass
+
+
 def test_clicks_write_the_patch_and_nothing_else(colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patch = tmp_path / "beside" / "fixes.jsonl"
     for folder in ("beside", "current"):

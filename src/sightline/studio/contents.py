@@ -75,6 +75,8 @@ def open_studio(
     raw_csv: bool = False,
 ) -> Iterator[Studio]:
     """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
+    if patch is not None and not _io.exists(_io.output_path(patch)):
+        _io.check_writable(_io.output_path(patch), "--patch")  # before the images are read
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
     index, known_files = _read_index(data, progress)
     if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
