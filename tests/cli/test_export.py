@@ -95,6 +95,29 @@ def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, 
     assert sightline("export", packed, "--out", lone, "--parity", colors).code == 0
     assert load(lone).classes == ("blue", "green", "red")
     assert sightline("export", lone, "--parity", colors).code == 2, "no place for it"
+    again = tmp_path / "again"
+    result = sightline("export", lone, "--out", again, "--parity", colors)
+    assert result.code == 0, result.err
+    assert bundle.read(again).manifest.reference_examples == (), "a lone file has no images"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_model_in_a_lower_precision_is_exported_in_that_alone(
+    sightline: Command, run: Path, colors: Path, tmp_path: Path, precision: str
+) -> None:
+    lower, again = tmp_path / "lower.zip", tmp_path / "again.onnx"
+    limits = ("--tolerance", 1, "--min-agreement", 0)
+    assert sightline("export", run, "--precision", precision, "--out", lower, *limits).code == 0
+    for other in ("float32", "float16"):
+        result = sightline("export", lower, "--precision", other, "--out", again, "--parity", colors, *limits)
+        assert result.code == 2
+        assert f"{lower} is stored in {precision}: export it with --precision {precision}" in join_lines(result.err)
+        assert not again.exists()
+    options = ("--out", again, "--parity", colors, "--format", "json")
+    result = sightline("export", lower, "--precision", precision, *options)
+    assert result.code == 0, result.err
+    assert result.json["parity"]["max_difference"] == 0
+    assert bundle.read(again).manifest.precision == precision
 
 
 @pytest.mark.parametrize("of_run", [True, False], ids=["run", "bundle"])

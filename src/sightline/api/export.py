@@ -123,6 +123,11 @@ def export_model(
     classifier = load(path)
     if classifier.run is None and exported_folder.find(path) is not None:
         raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
+    stored = "float32" if classifier.manifest is None else classifier.manifest.precision
+    if stored not in ("float32", precision):  # its weights are rounded already
+        raise UsageError(
+            f"{path} is stored in {stored}: export it with --precision {stored}, or give the float32 model or its run."
+        )
     target = _resolve_target(classifier, exporter, precision, out)  # before Keras is loaded, which takes seconds
     source = _load_source(path, classifier, callback.on_progress)
     if exporter.source == "keras" and not isinstance(source.reference, KerasPredictor):
@@ -150,7 +155,7 @@ def _find_exporter(name: str, precision: str) -> Exporter:
 
 @dataclass(frozen=True, slots=True)
 class _ExportSource:
-    """A model to export: its float32 ONNX graph, manifest, reference examples and reference predictor.
+    """A model to export: its ONNX graph, manifest, reference examples and reference predictor.
 
     `run_images` are the images of its run.
     """
@@ -287,7 +292,7 @@ class _ExportJob:
     def _convert_graph(self, reference: Any) -> tuple[bytes, tuple[str, ...]]:
         """Return the ONNX file in the precision that the exporter wants, and the layers that int8 left in float."""
         precision = self.exporter.get_graph_precision(self.precision)
-        if precision == "float32":
+        if precision in ("float32", self.source.manifest.precision):
             return self.source.graph, ()
         if precision != "int8":
             return keras_to_onnx.cast_weights(self.source.graph, precision), ()
@@ -324,28 +329,23 @@ class _ExportJob:
 
     def _manifest(self, float_layers: tuple[str, ...]) -> Manifest:
         """Return the manifest; metrics of the original model are kept for float32 only."""
-        source_manifest = self.source.manifest
-        step = {
-            "step": "export",
-            "format": self.exporter.name,
-            "precision": self.precision,
-            "from": source_manifest.graph_sha256,
-        }
+        model = self.source.manifest
+        step = {"step": "export", "format": self.exporter.name, "precision": self.precision, "from": model.graph_sha256}
         return replace(
-            source_manifest,
+            model,
             precision=self.precision,
-            metrics=source_manifest.metrics if self.precision == "float32" else {},
-            lineage=(*source_manifest.lineage, step | ({"kept_in_float": list(float_layers)} if float_layers else {})),
+            metrics=model.metrics if self.precision == "float32" else {},
+            lineage=(*model.lineage, step | ({"kept_in_float": list(float_layers)} if float_layers else {})),
         )
 
     def _update_references(self, manifest: Manifest, predictor: Predictor) -> Manifest:
         """Return the manifest with the probabilities that this file predicts for the reference examples."""
         examples: list[ReferenceExample] = []
-        for example in manifest.reference_examples:
+        for example in manifest.reference_examples if self.source.reference_files else ():  # a lone file has none
             pixels = manifest.preprocess.decode(self.source.reference_files[example.file])
             probabilities = bundle.average_pixels(predictor.probabilities(pixels[None]))[0]
             examples.append(replace(example, probabilities=tuple(map(float, probabilities))))
-        return replace(manifest, reference_examples=tuple(examples) if self.source.reference_files else ())
+        return replace(manifest, reference_examples=tuple(examples))
 
     def _write_bundle(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
         predictor = self._predictor(graph)
