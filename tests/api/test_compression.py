@@ -6,9 +6,13 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from drawn_scenes import draw_scenes
+from sightline.api.compression_result import CompressionResult
+from sightline.cli.compress import print_compression
+from sightline.compress.search_dir import CompressionCandidate
 from sightline.config import SplitConfig
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
@@ -57,3 +61,15 @@ def test_another_label_of_an_image_is_another_search(tmp_path: Path) -> None:
     with manifest.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     assert hash_task("multi_label", manifest) != before
+
+
+def test_that_nothing_smaller_meets_the_budget_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It once was a model with 1.0 times fewer parameters than itself."""
+    original = CompressionCandidate("original", None, "float32", (), 0.5, 10, parameters=500, bytes=1000, latency=2.0)
+    result = CompressionResult(tmp_path, (original,), ("original",), original, None, original, ())
+    print_compression(result)
+    text = capsys.readouterr().out
+    assert "best       original: no smaller candidate meets the budget" in text
+    assert "times fewer" not in text

@@ -308,7 +308,15 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         ),
         (
             lambda run: run.classifier.compress(max_drop=float("nan")),
-            "max_drop is a drop in percentage points, at least 0, not nan.",
+            "max_drop is a drop in percentage points, from 0 to 100, not nan.",
+        ),
+        (
+            lambda run: run.classifier.compress(max_drop=float("inf")),
+            "max_drop is a drop in percentage points, from 0 to 100, not inf.",
+        ),
+        (
+            lambda run: run.classifier.compress(max_params=0),
+            "max_params is a number of parameters, at least 1, not 0.",
         ),
         (
             lambda run: run.classifier.compress(epochs=-1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sightline.compress.budget import Budget
@@ -28,6 +30,11 @@ def test_the_largest_excess_counts_relative_to_its_limit() -> None:
         "latency 2 ms, 1 ms allowed",
     ]
     assert budget.compute_excess(make_candidate()) == pytest.approx(1.0)
+
+
+def test_every_digit_of_a_number_of_parameters_is_shown() -> None:
+    candidate = replace(make_candidate(), parameters=1_673_251)
+    assert Budget(max_parameters=50_000).exceeded_limits(candidate) == ["parameters 1,673,251, 50,000 allowed"]
 
 
 @pytest.mark.parametrize(("max_drop", "exceeds"), [(0.02, True), (0.04, True), (0.07, False)])

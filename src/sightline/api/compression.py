@@ -310,8 +310,10 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 
 def build_budget(max_drop: float, max_size: str | None, max_latency: str | None, max_params: int | None) -> Budget:
     """Return the budget of these options; `max_drop` is in percentage points. Raises `UsageError`."""
-    if not max_drop >= 0:  # or NaN
-        raise UsageError(f"max_drop is a drop in percentage points, at least 0, not {max_drop:g}.")
+    if not 0 <= max_drop <= 100:  # or NaN
+        raise UsageError(f"max_drop is a drop in percentage points, from 0 to 100, not {max_drop:g}.")
+    if max_params is not None and max_params < 1:
+        raise UsageError(f"max_params is a number of parameters, at least 1, not {max_params}.")
     return Budget(
         max_drop / 100,
         None if max_size is None else parse_size(max_size),

@@ -25,6 +25,7 @@ def compress(
         float,
         typer.Option(
             min=0,
+            max=100,
             help="Maximum drop in validation accuracy, or in the score of an image's labels or mask, plus its standard "
             "error, in percentage points; 0: no significant drop.",
         ),
@@ -90,6 +91,8 @@ def print_compression(result: CompressionResult) -> None:
     print_line(f"* Pareto-optimal; {' and '.join(metrics)} on validation, latency in ms at batch size 1")
     if result.best is None:
         print_line(f"No candidate meets the budget. Nearest: {result.nearest.name}: {'; '.join(result.misses)}.")
+    elif result.best is original:
+        print_line("best       original: no smaller candidate meets the budget")
     else:
         best, speedup = result.best, original.latency / max(result.best.latency, 1e-9)
         print_line(

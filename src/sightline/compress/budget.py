@@ -37,7 +37,9 @@ class Budget:
             )
         for name, value, limit, unit, scale in self._list_limits(candidate):
             if value > limit:
-                value_text, limit_text = (f"{number / scale:,.6g} {unit}".strip() for number in (value, limit))
+                value_text, limit_text = (
+                    f"{number / scale:,.6g} {unit}" if unit else f"{number:,}" for number in (value, limit)
+                )
                 exceeded.append(f"{name} {value_text}, {limit_text} allowed")
         return exceeded
 
