@@ -169,6 +169,14 @@ def test_slices_of_words_numbers_and_nothing() -> None:
     assert slice_masks("size", [3.0] * 5) == {}
     together = slice_masks("n", ["1", "2", "2", "9"])
     assert sum(at.astype(int) for at in together.values()).tolist() == [1] * 4  # type: ignore[union-attr]
+    months = slice_masks("month", [str(202401 + i % 12) for i in range(120)])
+    assert list(months) == [
+        "month up to 202403",
+        "month 202403 to 202406",
+        "month 202406 to 202409",
+        "month above 202409",
+    ]
+    assert sum(at.astype(int) for at in months.values()).tolist() == [1] * 120  # type: ignore[union-attr]
     assert find_slices({"size": [1.0] * 5}) == {}
     assert evaluate_slices({}, np.ones(5, bool)) == ()
 

@@ -88,7 +88,7 @@ def slice_masks(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]
     """Return the slices of one property, bool [N] each: quartiles of numbers, or one slice for each other value.
 
     >>> list(slice_masks("size", [1.0, 2, 3, 4]))
-    ['size up to 1.75', 'size 1.75 to 2.5', 'size 2.5 to 3.25', 'size above 3.25']
+    ['size up to 1', 'size 1 to 2', 'size 2 to 3', 'size above 3']
     """
     numbers = _parse_numbers(values)
     if numbers is None:
@@ -99,21 +99,28 @@ def slice_masks(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]
             if len(words) > 1
             else {}
         )
-    cuts = sorted(set(np.quantile(numbers, np.arange(1, QUANTILES) / QUANTILES).tolist()) - {float(numbers.max())})
+    fractions = np.arange(1, QUANTILES) / QUANTILES
+    cuts = sorted(set(np.quantile(numbers, fractions, method="lower").tolist()) - {float(numbers.max())})
     if not cuts:
         return {}
-    ends = [-math.inf, *cuts, math.inf]
-    masks = {}
-    for low, high in pairwise(ends):
-        description = (
-            f"up to {high:.4g}"
-            if low == -math.inf
-            else f"above {low:.4g}"
-            if high == math.inf
-            else f"{low:.4g} to {high:.4g}"
-        )
-        masks[f"{name} {description}"] = (numbers > low) & (numbers <= high)
-    return masks
+    ends = _format_cuts(cuts)
+    ranges = [f"up to {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"above {ends[-1]}"]
+    return {
+        f"{name} {text}": (numbers > low) & (numbers <= high)
+        for text, (low, high) in zip(ranges, pairwise([-math.inf, *cuts, math.inf]), strict=True)
+    }
+
+
+def _format_cuts(cuts: Sequence[float]) -> list[str]:
+    """Return distinct numbers with as few digits as tell them apart, at least four, and all before the point.
+
+    >>> _format_cuts([1.75, 12345.678]), _format_cuts([202403.0, 202403.2])
+    (['1.75', '12346'], ['202403', '202403.2'])
+    """
+    digits = max(4, *(len(f"{abs(cut):.0f}") for cut in cuts))
+    while len(texts := {f"{cut:.{digits}g}": cut for cut in cuts}) < len(cuts):
+        digits += 1
+    return list(texts)
 
 
 def _parse_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
