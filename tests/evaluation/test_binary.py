@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 
 from sightline import intervals
 from sightline.errors import UsageError
-from sightline.evaluation import binary
+from sightline.evaluation import binary, bootstrap
 from sightline.evaluation.binary import (
     choose_operating_point,
     choose_positive_class,
@@ -103,7 +103,7 @@ def test_rates_are_those_of_the_confusion_matrix_with_wilsons_intervals() -> Non
     )  # fmt: skip
 
 
-def test_average_precision_is_that_of_the_positive_class() -> None:
+def test_average_precision_is_that_of_the_positive_class(monkeypatch: pytest.MonkeyPatch) -> None:
     result, score, truth = evaluate_sample()
     assert result.average_precision.value == pytest.approx(average_precision_score(truth, score))
     interval, value = result.average_precision.interval, result.average_precision.value
@@ -112,6 +112,10 @@ def test_average_precision_is_that_of_the_positive_class() -> None:
     other, _, _ = evaluate_sample(positive="ok")
     assert other.average_precision.value == pytest.approx(average_precision_score(~truth, 1 - score))
     assert other.auroc == result.auroc, "the area under the ROC curve is that of either class"
+    monkeypatch.setattr(bootstrap, "BUDGET", 199 * len(score))
+    of_many = evaluate_sample()[0].average_precision.interval
+    assert of_many is not None, "as of more than 100,000 images"
+    assert of_many == pytest.approx(interval, abs=0.25 * (interval.high - interval.low))
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=60))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sightline import intervals, jsonio, metrics
 from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap, selective
+from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.results import Metric
 from sightline.inference.results import Rate
@@ -220,10 +221,13 @@ def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.boo
     if not truth.any() or truth.all():
         return Metric(None, note="all images are of one class")
     value = float(metrics.auroc_and_ap(score, truth, np.ones((1, len(score))))[1][0])
-    number = bootstrap.count_resamples(len(score))
-    batches = resampling.draw_weights(len(score), number, "ranking")
-    resampled = [metrics.auroc_and_ap(score, truth, w)[1] for w in batches]
-    return resampling.make_metric(value, np.concatenate(resampled) if resampled else np.zeros(0), len(score))
+    if number := bootstrap.count_resamples(len(score)):
+        batches = resampling.draw_weights(len(score), number, "ranking")
+        resampled = np.concatenate([metrics.auroc_and_ap(score, truth, w)[1] for w in batches])
+    else:
+        blocks = BlockBootstrap.draw(len(score), 1, resampling, "ranking")
+        resampled = np.clip(value + blocks.rank_classes(score[:, None], truth[:, None])[0, 1], 0, 1)
+    return resampling.make_metric(value, resampled, len(score))
 
 
 def compute_rates_at(
