@@ -268,4 +268,5 @@ def test_intervals_of_copies_in_groups_are_those_of_the_originals(monkeypatch: p
     assert (wide > 2 * narrow).all()
     single = compute_evaluation(classes, p, subset, group_by_path=dict.fromkeys(paths, "x"))
     assert {metric.interval for metric in single.metrics.values()} == {None}
+    assert {metric.note for metric in single.metrics.values()} == {bootstrap.ONE_GROUP_NOTE}
     assert single.accuracy_interval.high - single.accuracy_interval.low > 0.5

@@ -90,7 +90,12 @@ def build_report(inputs: EvaluationInputs) -> HierarchyReport:
     correct = tree.are_above(nodes, labels)
     evaluation = {field.name: getattr(leaf_report.evaluation, field.name) for field in fields(leaf_report.evaluation)}
     metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels, resampling)
-    by_level = {f"accuracy_level_{level.level}": Metric(level.accuracy, level.interval) for level in levels}
+    by_level = {
+        f"accuracy_level_{level.level}": Metric(
+            level.accuracy, level.interval, "" if level.interval else bootstrap.ONE_GROUP_NOTE
+        )
+        for level in levels
+    }
     values |= {
         "evaluation": HierarchyResult(**evaluation | {"metrics": evaluation["metrics"] | metrics | by_level}),
         "thresholds": thresholds,

@@ -89,7 +89,7 @@ def compute_metrics(
         values_by_name[name] = resampling.make_metric(float(values.mean()), means, count)
     return (
         values_by_name
-        | _average_metrics(probabilities.argmax(1), labels, classes, values_by_name["top_1"].interval, resampling)
+        | _average_metrics(probabilities.argmax(1), labels, classes, values_by_name["top_1"], resampling)
         | _ranking_metrics(probabilities, labels, resampling)
         | {name: _registered_metric(name, probabilities, labels, resampling) for name in METRICS}
     )
@@ -180,7 +180,7 @@ def _average_metrics(
     predictions: NDArray[np.int64],
     labels: NDArray[np.int32],
     classes: int,
-    accuracy: Interval | None,
+    accuracy: Metric,
     resampling: Resampling,
 ) -> dict[str, Metric]:
     cells, cell, counts = np.unique(
@@ -196,8 +196,7 @@ def _average_metrics(
 
     values = dict(zip(AVERAGES, average(counts[None])[0].tolist(), strict=True))
     class_counts = {name: len(np.unique(labels)) if name.startswith("macro") else None for name in AVERAGES}
-    # it equals the accuracy, so it has the same interval
-    same = {"weighted_recall": Metric(values["weighted_recall"], accuracy)}
+    same = {"weighted_recall": replace(accuracy, value=values["weighted_recall"])}  # it equals the accuracy
     if note := resampling.explain_absence(len(labels)):
         return {name: Metric(v, None, note, class_counts[name]) for name, v in values.items()} | same
     resampled = resampling.resample_counts(cell, len(cells), "averages")
