@@ -230,6 +230,43 @@ def test_prediction_sets_are_described() -> None:
     assert "No threshold is set, so every image gets a class" in none
 
 
+def test_a_threshold_that_is_not_saved_or_not_reached_is_called_so() -> None:
+    values = make_metrics(("ant", "bee", "fly"), 300)
+    unreached = make_metrics(("ant", "bee", "fly"), 300, target=0.9999)
+    assert unreached["thresholds"]["confidence"] is None
+    reached = make_metrics(("ant", "bee", "fly"), 300, target=0.9)
+    pages = [render_html(make_report(metrics=of)) for of in (values, unreached, reached)]
+    cards = [page.partition("<dt>Coverage</dt>")[2].partition("</div>")[0] for page in pages]
+    assert ["The model does not use it: every image gets a class." in card for card in cards] == [True, False, False]
+    assert ["the model abstains from every image" in card for card in cards] == [False, True, False]
+    assert "a set of classes" not in cards[1]
+    assert "so the model abstains from every image" in pages[1].partition('<section id="abstention"')[2]
+
+
+def test_a_single_image_and_a_single_error_are_written_in_the_singular() -> None:
+    page = render_html(make_report(metrics=make_metrics(("ant", "bee"), 1)))
+    assert "on 1 unseen image (95% interval" in page
+    assert "Mean F1 of 1 of 2 classes, each with the same weight; one image has no interval." in page
+    assert "over 0 of 2 classes" not in page
+    values = make_metrics(("ant", "bee"), 300)
+    errors = values["errors"]
+    values["errors"] = errors | {"count": 1, "most_confident_errors": errors["most_confident_errors"][:1]}
+    section = render_html(make_report(metrics=values, images={})).partition('<section id="errors"')[2]
+    assert "<p>The only error.</p>" in section
+    assert "Beside each image" not in section
+
+
+def test_slices_say_how_many_were_compared() -> None:
+    values = make_metrics(("ant", "bee", "fly"), 300)
+    row = values["slices"][0] | {"significantly_worse": True}
+    few, many = (
+        render_html(make_report(metrics=values | {"slices": [row] * count + values["slices"]})) for count in (1, 9)
+    )
+    count = len(values["slices"])
+    assert f"at 5% for all {count + 1} slices that were compared." in few
+    assert "The 8 with the largest gap of 9; all are in" in many
+
+
 def test_images_in_groups_have_no_interval_of_single_images() -> None:
     alone = make_metrics(("ant", "bee", "fly"), 300, target=0.9)
     grouped = alone | {"groups": 10}
