@@ -14,6 +14,7 @@ from scipy.stats import binom
 from sightline import intervals, metrics
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import binary, calibration, conformal, ood, selective
+from sightline.evaluation.report import evaluate_calibration
 from sightline.inference.decisions import (
     compute_energy,
     compute_joint_energy,
@@ -21,6 +22,7 @@ from sightline.inference.decisions import (
     decide,
     make_prediction_sets,
 )
+from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import Thresholds
 
 
@@ -61,6 +63,11 @@ def test_a_temperature_of_too_few_says_so_and_of_none_is_refused() -> None:
     for scale in (1, 60, 600):  # above 37, the slope of the loss underflows before the bound
         fitted = calibration.fit_temperature(scale * sure, np.array([0, 1, 2] * 100, np.int32))
         assert "bound (0.05)" in fitted.note
+        assert fitted.is_at_bound
+    outputs = ModelOutputs(Outputs(softmax(sure, 1), sure, sure), np.array([0, 1, 2] * 100, np.int32))
+    reported = evaluate_calibration(outputs, outputs)
+    assert (reported.ece_after, reported.bins_after) == (None, ()), "a temperature that is not applied is not evaluated"
+    assert "none is applied" in reported.note
     with pytest.raises(DataError, match="no images"):
         calibration.fit_temperature(logits[:0], labels[:0])
     with pytest.raises(DataError, match="NaN"):

@@ -47,6 +47,11 @@ class Temperature:
     count: int
     note: str = ""
 
+    @property
+    def is_at_bound(self) -> bool:
+        """Whether the images do not determine the value: the loss would fall further beyond the range."""
+        return _is_at_bound(self.value)
+
 
 def reliability_bins(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[ReliabilityBin, ...]:
     """Return the non-empty bins of equal width, lowest first, of probabilities float32 [N, K] and labels int32 [N]."""
@@ -125,8 +130,12 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit
     )
 
 
+def _is_at_bound(value: float) -> bool:
+    return not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE * 0.99
+
+
 def _reliability_note(count: int, errors: int, value: float, unit: str) -> str:
-    if not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE * 0.99:
+    if _is_at_bound(value):
         return (
             f"The temperature reached its bound ({value:.3g}): these {unit}s cannot determine it, so none is applied."
         )

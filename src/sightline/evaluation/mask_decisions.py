@@ -153,6 +153,8 @@ def evaluate_calibration(evaluated: MaskOutputs, held_out: MaskOutputs | None) -
         note = "There are no validation pixels to fit a temperature on."
         return CalibrationReport(*before, None, None, (), note)
     fitted = calibration.fit_temperature(held_out.pixel_logits, held_out.pixel_labels, "pixel")
+    if fitted.is_at_bound:
+        return CalibrationReport(*before, fitted, None, (), fitted.note)
     calibrated = metrics.softmax(evaluated.pixel_logits / np.float32(fitted.value))
     sums = calibration.sum_bins(calibrated.max(1), calibrated.argmax(1) == evaluated.pixel_labels)
     after = float(calibration.compute_binned_ece(sums)), calibration.make_bins(sums)

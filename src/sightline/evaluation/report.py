@@ -38,7 +38,7 @@ TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and 
 class CalibrationReport:
     """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images.
 
-    The ECE is None for masks none of whose pixels has a class.
+    The ECE is None for masks none of whose pixels has a class, and `ece_after` without a temperature.
     """
 
     ece: float | None
@@ -155,6 +155,8 @@ def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None)
         return CalibrationReport(*before, None, None, (), note)
     unit = "image" if held_out is evaluated else "validation image"
     fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels, unit)
+    if fitted.is_at_bound:
+        return CalibrationReport(*before, fitted, None, (), fitted.note)
     calibrated = metrics.softmax(evaluated.outputs.logits / np.float32(fitted.value))
     note = fitted.note
     if len(labels) < calibration.MIN_IMAGES:
