@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -203,16 +204,16 @@ def predict_in_tree(
 
 
 def number_grades(classes: Sequence[str]) -> list[int]:
-    """Return the number of each grade: that in its name if they are consecutive, else its position from 0.
+    """Return the number of each grade: that in its name if they differ in consecutive ones, else its position from 0.
 
-    >>> number_grades(["1", "2", "3"]), number_grades(["light", "dark"])
-    ([1, 2, 3], [0, 1])
+    >>> number_grades(["1", "2", "3"]), number_grades(["grade 1", "grade 2"]), number_grades(["light", "dark"])
+    ([1, 2, 3], [1, 2], [0, 1])
     """
-    positions = list(range(len(classes)))
-    if not all(name.isdecimal() for name in classes):
-        return positions
-    numbers = [int(name) for name in classes]
-    return numbers if numbers == [numbers[0] + position for position in positions] else positions
+    matches = [re.fullmatch(r"(\D*)(\d+)(\D*)", name) for name in classes]
+    numbers = [int(match[2]) for match in matches if match]
+    words = {(match[1], match[3]) for match in matches if match}
+    is_named = len(words) == 1 and ("-", "") not in words and numbers == [numbers[0] + i for i in range(len(classes))]
+    return numbers if is_named else list(range(len(classes)))
 
 
 def add_expected_grade(
