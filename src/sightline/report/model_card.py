@@ -111,15 +111,31 @@ def _describe_scope(manifest: Manifest) -> str:
 def _describe_decision(manifest: Manifest) -> str:
     """Return what the model predicts for an image of something else, and when it abstains."""
     limits = Thresholds.from_dict(manifest.thresholds or {"count": 0})
-    if limits.target_precision is None:
-        return "It always predicts one of them, even for an image of something else."
-    precision = f"a precision of {limits.target_precision:g}"
-    if limits.confidence is None:
+    anything = "even for an image of something else"
+    precision = f"a precision of {limits.target_precision:g}" if limits.target_precision is not None else ""
+    sets = ""
+    if limits.conformal_quantile is not None:
+        sets = f"predicts a set of classes that has the true one with a probability of {limits.coverage:g}"
+    if limits.positive_threshold is not None:
+        text = (
+            f"It predicts {_escape_markdown(limits.positive)} where its probability is at least "
+            f"{limits.positive_threshold:.4g}, which was chosen for a {limits.rate} of {limits.target_rate:g}, and "
+            f"otherwise the other class, {anything}."
+        )
+    elif limits.confidence is not None:
+        text = (
+            f"It {sets or 'abstains'} where its probability is below {limits.confidence:.4g}, which was chosen for "
+            f"{precision}, and otherwise predicts one of them, {anything}."
+        )
+    elif sets:
+        text = f"It {sets}, and abstains where these are all classes."
+    elif precision:
         return f"It abstains on every image, as its validation images do not show that {precision} can be reached."
-    return (
-        f"It abstains where its probability is below {limits.confidence:.4g}, which was chosen for {precision}, and "
-        "otherwise predicts one of them, even for an image of something else."
-    )
+    else:
+        return f"It always predicts one of them, {anything}."
+    if limits.ood_limit is not None:
+        text += " It abstains from images that are less like its training images than 99% of the validation images are."
+    return text
 
 
 def _list_results(metrics: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Any]]:
