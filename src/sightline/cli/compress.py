@@ -95,10 +95,8 @@ def print_compression(result: CompressionResult) -> None:
         print_line("best       original: no smaller candidate meets the budget")
     else:
         best, speedup = result.best, original.latency / max(result.best.latency, 1e-9)
-        print_line(
-            f"best       {best.name}: {original.parameters / best.parameters:.1f} times fewer parameters, "
-            f"{original.bytes / best.bytes:.1f} times fewer bytes, {speedup:.1f} times faster"
-        )
+        savings = describe_savings(original.parameters / best.parameters, original.bytes / best.bytes, speedup)
+        print_line(f"best       {best.name}: {savings}")
     if result.comparison is not None:
         comparison = result.comparison
         interval = comparison.difference_interval
@@ -117,6 +115,19 @@ def print_compression(result: CompressionResult) -> None:
     print_line(f"bundles    {result.out / 'candidates'}")
     if result.best is not None:
         print_line(f"chosen     {result.out / 'best'}")
+
+
+def describe_savings(parameters: float, size: float, speedup: float) -> str:
+    """Return how many times fewer parameters and bytes a model has than the original, and how much faster it is.
+
+    >>> describe_savings(1.0, 2.75, 1.12), describe_savings(1.0, 1.0, 0.8)
+    ('2.8 times fewer bytes, 1.1 times faster', '1.2 times slower')
+    """
+    ratios = {
+        "fewer parameters": parameters, "fewer bytes": size, "faster": speedup, "slower": 1 / max(speedup, 1e-9),
+    }  # fmt: skip
+    savings = [f"{ratio:.1f} times {words}" for words, ratio in ratios.items() if round(ratio, 1) > 1]
+    return ", ".join(savings) or "no smaller and no faster than the original"
 
 
 def _row(c: CompressionCandidate, result: CompressionResult) -> list[str]:
