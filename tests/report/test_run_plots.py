@@ -15,9 +15,11 @@ from PIL import Image
 
 from recording import make_history
 from sightline.errors import MissingExtraError
+from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import EvaluationResult
 from sightline.intervals import Interval
 from sightline.report import run_plots
+from sightline.report.drift_plot import plot_drift
 from sightline.report.plotting import RenderedFigure
 
 
@@ -229,3 +231,11 @@ def test_a_name_that_attacks_is_drawn_as_text() -> None:
         assert tree.getElementsByTagName("script") == []
         assert not [e for e in tree.getElementsByTagName("*") if e.hasAttribute("onload")]
     assert b"\\u009b&lt;svg onload=alert(1)&gt;" in (rendered.svg or b"")
+
+
+def test_the_evidence_for_drift_has_ticks_at_whole_images_and_powers_of_ten(figures_drawn: list[Any]) -> None:
+    for count, last in ((3, 1.5), (60, 40.0)):
+        plot_drift(Drift(0.05, None, None, "distance", 0.3, np.linspace(-1, last, count)))
+        (axes,) = figures_drawn[-1].axes
+        ticks = np.concatenate([axes.get_xticks(), axes.get_yticks()])
+        assert (ticks == ticks.round()).all()

@@ -24,6 +24,8 @@ def plot_drift(drift: Drift, title: str = "") -> bytes:
     axes.axhline(-np.log10(drift.level), color=VALIDATION, linestyle="--", label=f"alarm at {1 / drift.level:g}")
     if drift.start is not None:
         axes.axvline(drift.start, color=INK, linewidth=1, label=f"most likely start: image {drift.start:,}")
+    for axis in (axes.xaxis, axes.yaxis):  # there are no half images, and 10 to the power of 2.5 is no round number
+        axis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     plotting.style_axes(axes, "images", "evidence for drift")
     axes.legend(frameon=False)
