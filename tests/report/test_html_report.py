@@ -37,7 +37,7 @@ from sightline.models.describe import ModelDescription
 from sightline.report import charts, html_report, templates
 from sightline.report.html_report import render_html
 from sightline.runs.metrics_info import read_metrics
-from sightline.runs.report_images import Kind, ReportImage, make_heat_map, make_thumbnail
+from sightline.runs.report_images import MAX_LABEL_ISSUES, Kind, ReportImage, make_heat_map, make_thumbnail
 from sightline.runs.run_report import RunReport, UnreadFile
 from sightline.tasks.protocol import EvaluationInputs
 
@@ -194,6 +194,14 @@ def test_a_search_without_label_issues_is_not_called_missing() -> None:
     assert "Not searched for yet" not in section
 
 
+def test_label_issues_that_are_not_shown_are_counted() -> None:
+    issue = make_report().label_issues[0]  # type: ignore[index]
+    one, many = (render_html(make_report(label_issues=(issue,) * count)) for count in (1, 1200))
+    assert "1 image has a label that is probably wrong.</p>" in one
+    assert "1,200 images have a label that is probably wrong" in many
+    assert f"the first {MAX_LABEL_ISSUES} are shown, all are in" in many
+
+
 def test_the_commands_of_a_run_in_a_folder_with_a_space_can_be_copied() -> None:
     text = html.unescape(render_html(make_report(run="我的 实验/a", label_issues=None)))
     assert "sightline evaluate '我的 实验/a' --ood FOLDER" in text
@@ -321,8 +329,13 @@ def test_the_coverage_of_a_model_with_a_probability_threshold_is_its_own(abstain
 
 
 def test_one_group_is_not_said_to_be_resampled() -> None:
-    texts = [render_html(make_report(metrics=make_metrics(("ant", "bee", "fly"), 300) | {"groups": n})) for n in (1, 9)]
+    values = make_metrics(("ant", "bee", "fly"), 300)
+    note = {"interval": None, "note": "no interval: all images are of one group"}
+    single = values | {"groups": 1, "metrics": {name: m | note for name, m in values["metrics"].items()}}
+    texts = [render_html(make_report(metrics=of)) for of in (single, values | {"groups": 9})]
     assert ["resampled by group" in text for text in texts] == [False, True]
+    sections = [text.partition('<section id="metrics"')[2].partition("</section>")[0] for text in texts]
+    assert [section.count("all images are of one group") for section in sections] == [1, 0], "not once a metric"
 
 
 def test_every_metric_is_in_the_page() -> None:
