@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Processes that run tests; each loads TensorFlow.
+# Processes that run tests, each of which loads TensorFlow; 0: the one that collects them.
 WORKERS ?= 2
 # For few tests, many of which are in the same file: a process that is done takes tests of another's file.
 STEAL := -n $(WORKERS) --dist worksteal
@@ -28,6 +28,8 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 # Tests start Python many times; each start that finds bytecode saves half a second.
 unexport PYTHONDONTWRITEBYTECODE
+# $(call compile,FOLDER): compile an environment on all cores, where pip would use one; some packages hold files of Python 2.
+compile = @$1/bin/python -m compileall -qq -j 0 $1/lib || true
 
 # $(call test_backends,SELECTION): the tests marked `backends` on JAX and PyTorch, and those marked `installed`.
 define test_backends
@@ -137,7 +139,8 @@ $(VENV)/locked: requirements.lock
 		{ echo "Sightline needs Python 3.11, 3.12 or 3.13 and $(PYTHON) is another: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Creating $(VENV) from requirements.lock (about two minutes, once) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-compile --require-hashes -r requirements.lock
+	$(call compile,$(VENV))
 	@touch $@
 
 $(VENV)/installed: $(VENV)/locked pyproject.toml
@@ -152,18 +155,20 @@ define layer_venv
 	@$(BIN)/python -m venv --clear $1
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
-	@$1/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r $3
+	@$1/bin/python -m pip --disable-pip-version-check -qq install --no-compile --no-deps --require-hashes -r $3
 endef
 
 $(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
 	$(call layer_venv,$(BACKENDS),requirements-backends.lock and $(TORCH),requirements-backends.lock)
-	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps "$(TORCH)"
+	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-compile --no-deps "$(TORCH)"
+	$(call compile,$(BACKENDS))
 	@$(ON_BACKENDS) -c 'import torch' || { echo "$(TORCH) is not a build for CPUs: make TORCH=WHEEL test-backends"; exit 1; }
 	@touch $@
 
 # JAX lies beside Ray, for training.
 $(RAY)/installed: $(VENV)/locked requirements-ray.lock
 	$(call layer_venv,$(RAY),requirements-ray.lock,requirements-ray.lock)
+	$(call compile,$(RAY))
 	@touch $@
 
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock
