@@ -72,7 +72,7 @@ def from_host(config: RunConfig) -> RunConfig:
 
 
 def build_network() -> Network:
-    return build_model(make_plan("cifar10-deep", side=8, classes=3, hidden_units=(8,)))  # with dropout
+    return build_model(make_plan("cifar10-simple", classes=3, hidden_units=(8,)))  # with dropout
 
 
 def train(config: RunConfig, callback: Callback | None = None, **options: Any) -> tuple[Network, FitResult]:

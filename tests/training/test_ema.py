@@ -35,7 +35,7 @@ def train_network(ema_decay: float, *, restore_best: bool) -> tuple[Network, Fit
 
     Read-only. The average is that of `DECAY`, of the weights that the steps of this training made.
     """
-    network = build_model(make_plan("fashion-cnn", classes=3))
+    network = build_model(make_plan("cifar10-simple", classes=3, hidden_units=(8,)))
     averages: list[list[Any]] = []
 
     class AverageByNumPy(Callback):
@@ -86,7 +86,7 @@ def test_validation_uses_the_average_and_training_continues_from_the_weights() -
 @pytest.mark.backends
 def test_the_weights_are_restored_bit_for_bit() -> None:
     keras = backend.keras()
-    network = build_model(make_plan("fashion-cnn", classes=3))
+    network = build_model(make_plan("cifar10-simple", classes=3, hidden_units=(8,)))
     training_model = keras.Model(network.model.input, network.logits)
     training_model.compile(optimizer=build_optimizer(OptimizerConfig("sgd", 0.3), 0.3, 0.9), loss="mse")
     for seed in range(3):
