@@ -31,17 +31,18 @@ unexport PYTHONDONTWRITEBYTECODE
 # $(call compile,FOLDER): compile an environment on all cores, where pip would use one; some packages hold files of Python 2.
 compile = @$1/bin/python -m compileall -qq -j 0 $1/lib || true
 
-# $(call test_backends,SELECTION): the tests marked `backends` on JAX and PyTorch, and those marked `installed`.
+# $(call test_backends,SELECTION): the tests marked `backends` on JAX and PyTorch, and those marked `installed`. Each in one
+# process: a second one would import the framework and compile its programs again. A cache each, as they run side by side.
+SELECTION ?= not slow
 define test_backends
-	@for backend in jax torch; do echo "== $$backend"; KERAS_BACKEND=$$backend \
-		$(ON_BACKENDS) -m pytest $(STEAL) -m "backends and $1" $(call marked,backends) $(ARGS) || exit; done
-	@echo "== formats and other backends, from TensorFlow"
-	@$(ON_BACKENDS) -m pytest $(STEAL) -m "installed and $1" $(call marked,installed) $(ARGS)
+	@$(MAKE) --no-print-directory --jobs=$(WORKERS:0=1) $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
+		on-jax on-torch on-installed SELECTION="$1"
 endef
+on_backends = $(ON_BACKENDS) -m pytest -o cache_dir=.pytest_cache/$@ -m "$1 and $(SELECTION)" $(call marked,$1) $(ARGS)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-slow test-browser test-backends test-ray lint format docs site parity bench bench-quick fuzz lock clean
+.PHONY: help setup demo test coverage test-slow test-browser test-backends test-ray on-jax on-torch on-installed lint format docs site parity bench bench-quick fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -67,6 +68,14 @@ test-browser: $(VENV)/installed ## run the tests of the pages in Chromium, which
 
 test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backends and formats on JAX, PyTorch and TensorFlow
 	$(call test_backends,not slow)
+
+on-jax on-torch:
+	@echo "== $(@:on-%=%)"
+	@KERAS_BACKEND=$(@:on-%=%) $(call on_backends,backends)
+
+on-installed:
+	@echo "== formats and other backends, from TensorFlow"
+	@$(call on_backends,installed)
 
 test-ray: $(VENV)/installed $(RAY)/installed ## run the tests on Ray, which start clusters on this machine
 	@$(ON_RAY) -m pytest -m ray $(ARGS)
