@@ -33,6 +33,7 @@ from sightline.training.state import TrainingState, pack_state, unpack_state
 
 pytestmark = pytest.mark.backends
 
+SMALL = make_plan("cifar10-simple", classes=3, hidden_units=(8,))
 PIXELS, SOFT_LABELS = random_images(4, 8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 
 
@@ -56,7 +57,7 @@ def assert_no_shared_buffers(*holders: Iterable[Any]) -> None:
 
 
 def build_training_model() -> tuple[Network, Any]:
-    network = build_model(make_plan("cifar10-simple", classes=3, hidden_units=(8,)))
+    network = build_model(SMALL)
     training_model = backend.keras().Model(network.model.input, network.logits)
     training_model.compile(optimizer=build_optimizer(OptimizerConfig("adam", 0.01), 0.01, ema_decay=0.9), loss="mse")
     training_model.optimizer.build(training_model.trainable_variables)
@@ -105,7 +106,7 @@ def test_weights_read_from_files_are_copies(tmp_path: Path) -> None:
     training_model.train_on_batch(PIXELS, SOFT_LABELS)
     network.model.save(tmp_path / "m.keras")
     loaded = [KerasPredictor.load(tmp_path / "m.keras", "abc", PreprocessingSpec(8, 8)).model for _ in range(2)]
-    started = build_model(replace(make_plan("cifar10-simple", classes=3, hidden_units=(8,)), weights=_save_backbone(network, tmp_path)))
+    started = build_model(replace(SMALL, weights=_save_backbone(network, tmp_path)))
     assert_no_shared_buffers(
         list_variables(training_model), *(model.variables for model in loaded), started.model.variables
     )
@@ -119,17 +120,16 @@ def _save_backbone(network: Network, folder: Path) -> Path:
 
 
 def test_copies_of_networks_share_nothing() -> None:
-    spec = make_plan("cifar10-simple", classes=3, hidden_units=(8,))
-    network = build_model(spec)
-    copied = network_setup.to_single_device_model(network, replace(spec, precision="mixed_bfloat16"), Distribution())
-    smaller = shrink_head.rebuild_with_head(network.model, replace(spec.config, pooling="average", hidden_units=()), 0)
+    network = build_model(SMALL)
+    copied = network_setup.to_single_device_model(network, replace(SMALL, precision="mixed_bfloat16"), Distribution())
+    smaller = shrink_head.rebuild_with_head(network.model, replace(SMALL.config, pooling="average", hidden_units=()), 0)
     assert_no_shared_buffers(network.model.variables, copied.variables, smaller.model.variables)
 
 
 def test_new_networks_share_nothing() -> None:
     whitened, he_network = (
         build_model(make_plan("fast-small", classes=3)),
-        build_model(make_plan("cifar10-simple", classes=3, hidden_units=(8,), initializer="he")),
+        build_model(replace(SMALL, config=replace(SMALL.config, initializer="he"))),
     )
     side = whitened.model.input.shape[1]
     subset = Subset(random_images(20, side), np.arange(20), np.zeros(20, np.int32), ("",) * 20)
