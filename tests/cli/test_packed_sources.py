@@ -53,6 +53,7 @@ def packed(request: pytest.FixtureRequest, colors: Path, tmp_path_factory: pytes
     return "memory://packed/shards"
 
 
+@pytest.mark.slow_with("webdataset", "arrow folder", "shards", "address")  # the other commands read these, too
 def test_train(sightline: Command, trained: Trained, packed: Path | str, tmp_path: Path) -> None:
     assert sightline("train", packed, "--out", tmp_path / "run", *TINY).code == 0
     runs = [RunDirectory.open(path).read_data() or () for path in (tmp_path / "run", trained[0])]
