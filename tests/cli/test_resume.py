@@ -249,7 +249,12 @@ def test_other_images_are_refused_and_the_run_stays(sightline: Command, stopped:
     assert "1 of 36 are missing or changed, 0 are new" in result.err
     gone.write_bytes(content)
     moved = data.rename(stopped.parent / "elsewhere")
-    assert sightline("resume", stopped).code == 2
+    before = {path: path.read_bytes() for path in stopped.rglob("*.*") if path.is_file()}
+    result = sightline("resume", stopped)
+    assert result.code == 2
+    sentence = f"are no longer at {data}: restore them, or say where they are now: `sightline resume {stopped} FOLDER`."
+    assert sentence in result.err
+    assert {path: path.read_bytes() for path in before} == before
     assert sightline("resume", stopped, moved).code == 0
 
 

@@ -366,7 +366,7 @@ def test_images_to_search_that_cannot_be_read_are_reported() -> None:
     data, messages = make_embeddings(8, prefix="data/"), list[str]()
     nearest.find_similar(data.select(np.arange(1)), [data], 1, messages.append)
     assert messages == ["1 of 8 images to compare with cannot be read, e.g. data/6.png: it is truncated"]
-    with pytest.raises(DataError, match=r"None of the 1 image to compare with can be read, e\.g\. data/6\.png: it is"):
+    with pytest.raises(DataError, match=r"The image to compare with cannot be read: data/6\.png: it is"):
         search(data, [data.select(np.array([6]))], 1)
 
 

@@ -16,13 +16,14 @@ from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import ModelError, UsageError
+from sightline.escaping import quote_path
 from sightline.runs import environment, existing_run, extension, host_session, time_limit
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import INPUT_ERRORS, record_failure
 from sightline.runs.folds import select_images
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request, restore_inputs
-from sightline.runs.run_images import keep_splits
+from sightline.runs.run_images import check_sources, keep_splits
 from sightline.runs.train_request import TrainRequest
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
@@ -83,6 +84,9 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
         if run.has_config:
             _check_environment(info, run, callback)
         request = TrainRequest.from_dict(info["request"], str(run.path / "run.json"))
+        if sources is None and not request.arrays:
+            moved = f"say where they are now: `sightline resume {quote_path(run.path)} FOLDER`"
+            check_sources(run, request.named_sources(), moved)
         config = run.config if run.has_config else request.merge_layers()
         budget = time_limit.open_budget(run, config, job.start_time)
         with record_failure(run, new=False, budget=budget):

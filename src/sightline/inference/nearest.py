@@ -116,6 +116,8 @@ def find_similar(
         nearest.add(normalize_rows(rows.vectors), rows.paths, skip)
     if not total and not failed:
         raise DataError("There are no images to compare with: give some.")
+    if not total and failed == 1:
+        raise DataError(f"The image to compare with cannot be read: {reason}.")
     if not total:
         raise DataError(f"None of the {plural(failed, 'image')} to compare with can be read, e.g. {reason}.")
     if failed:

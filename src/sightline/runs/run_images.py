@@ -69,13 +69,17 @@ def resolve_sources(run: RunDirectory) -> list[str]:
     names = list(run.config.data.sources) if request is None else request.named_sources()
     if is_in_memory(run):
         raise DataError(IN_MEMORY)
+    check_sources(run, names, "give other images")
+    return names
+
+
+def check_sources(run: RunDirectory, names: Sequence[str], advice: str) -> None:
+    """Raise `DataError` if a source of a run is missing; the message ends with `advice`, other than to restore it."""
+    request = _read_request(run)
     for name in names:
         if not _io.exists(_io.expand_home(name)) and not named.is_named(name) and not is_url(name):
             location = name if request is None else Path(request.folder, name)
-            raise DataError(
-                f"The images of the run {run.path} are no longer at {location}: restore them, or give other images."
-            )
-    return names
+            raise DataError(f"The images of the run {run.path} are no longer at {location}: restore them, or {advice}.")
 
 
 def match_run_images(run: RunDirectory, progress: Progress = no_progress, index: Index | None = None) -> MatchedImages:
