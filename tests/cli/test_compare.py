@@ -61,7 +61,9 @@ def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, inte
 
 
 def test_only_settings_that_differ_are_shown(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    first, second = sightline("compare", trained[0], interrupted, "--format", "json").json["runs"]
+    compared = sightline("compare", trained[0], interrupted, "--format", "json").json
+    first, second = compared["runs"]
+    assert compared["comparisons"][0]["note"] == "烘焙 2 is not complete: wait for its training, or resume it"
     assert first["settings"] == {"model.hidden_units": [96], "train.epochs": 2, "train.optimizer.name": "adam"}
     assert second["settings"] == {"model.hidden_units": None, "train.epochs": 5, "train.optimizer.name": "sgd"}
 

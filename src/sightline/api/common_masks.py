@@ -14,6 +14,8 @@ from sightline.evaluation.results import LabeledPredictions
 from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import find_task
 
+NOT_EVALUATED = "they were not evaluated on the same split: evaluate both first"
+
 
 @dataclass(frozen=True, slots=True)
 class CommonMasks:
@@ -43,7 +45,7 @@ def find_common_masks(first: RunDirectory, second: RunDirectory) -> CommonMasks 
         if of_first.mask_scores is None or of_second.mask_scores is None:
             return f"they lack the pixels of each {split} image: evaluate both again with --split {split}"
         return _pair_images(split, (first, second), (of_first, of_second))
-    return "they were not evaluated on the same split: evaluate both first"
+    return NOT_EVALUATED
 
 
 def _pair_images(

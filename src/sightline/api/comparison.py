@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sightline import _io, intervals, jsonio
 from sightline.api import owned_png
 from sightline.api.common_images import CommonImages, find_common_images
-from sightline.api.common_masks import find_common_masks
+from sightline.api.common_masks import NOT_EVALUATED, find_common_masks
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
@@ -205,9 +205,7 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
         return _compare_mask_pair(baseline, other, tests)
     common = find_common_images(RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run)))
     if common is None:
-        return PairedRun(
-            baseline.name, other.name, None, None, "they were not evaluated on the same split: evaluate both first"
-        )
+        return PairedRun(baseline.name, other.name, None, None, _explain(NOT_EVALUATED, baseline, other))
     split = _name_common_split(common.split, baseline, other)
     if not len(common.rows):
         note = f"they have no {split} image in common"
@@ -226,12 +224,20 @@ def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> 
 def _compare_mask_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> PairedRun:
     common = find_common_masks(RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run)))
     if isinstance(common, str):
-        return PairedRun(baseline.name, other.name, None, None, common, metric=IMAGE_IOU)
+        return PairedRun(baseline.name, other.name, None, None, _explain(common, baseline, other), metric=IMAGE_IOU)
     groups = bootstrap.number_groups(common.paths, common.groups)
     masks = compare_masks(common.ious[:, 0], common.ious[:, 1], tests=tests, groups=groups)
     split = _name_common_split(common.split, baseline, other)
     note = "" if common.is_whole else f"only {masks.count} of their {split} images are in both"
     return PairedRun(baseline.name, other.name, split, None, note, masks=masks, metric=IMAGE_IOU)
+
+
+def _explain(note: str, *rows: ComparisonRow) -> str:
+    """Return why runs are not compared: `note`, unless one of them cannot be evaluated yet."""
+    name = next((row.name for row in rows if row.status != "complete"), None)
+    if note != NOT_EVALUATED or name is None:
+        return note
+    return f"{name} is not complete: wait for its training, or resume it"
 
 
 def _name_common_split(split: Split, baseline: ComparisonRow, other: ComparisonRow) -> str:
