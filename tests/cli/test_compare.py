@@ -61,9 +61,7 @@ def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, inte
 
 
 def test_only_settings_that_differ_are_shown(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    compared = sightline("compare", trained[0], interrupted, "--format", "json").json
-    first, second = compared["runs"]
-    assert compared["comparisons"][0]["note"] == "烘焙 2 is not complete: wait for its training, or resume it"
+    first, second = sightline("compare", trained[0], interrupted, "--format", "json").json["runs"]
     assert first["settings"] == {"model.hidden_units": [96], "train.epochs": 2, "train.optimizer.name": "adam"}
     assert second["settings"] == {"model.hidden_units": None, "train.epochs": 5, "train.optimizer.name": "sgd"}
 
@@ -138,7 +136,7 @@ def test_the_verdict_is_by_the_same_images(sightline: Command, trained: Trained,
 def test_runs_without_common_images_cannot_be_compared(sightline: Command, trained: Trained, interrupted: Path) -> None:
     (only,) = sightline("compare", trained[0], interrupted, "--format", "json").json["comparisons"]
     assert only["verdict"] is None
-    assert "evaluate both" in only["note"]
+    assert only["note"] == "烘焙 2 is not complete: wait for its training, or resume it"
 
 
 def test_bad_use_gets_one_clear_message(sightline: Command, trained: Trained, tmp_path: Path) -> None:
