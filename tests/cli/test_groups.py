@@ -7,12 +7,14 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from command import SMALL, Command
 from sightline import load
 from sightline.api.reference_sample import load_sample
+from sightline.evaluation import selective
 from synthetic_images import draw_scene, encode, encode_png, encode_scene_jpeg, write_files
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -77,6 +79,28 @@ def test_the_sample_that_logs_are_compared_with_knows_the_groups(
     for model in (run, small):
         groups = load_sample(load(model)).groups
         assert sorted(Counter(groups.tolist()).values()) == sorted(patients.values())
+
+
+@pytest.mark.slow
+def test_thresholds_of_compressed_models_are_chosen_by_groups(
+    sightline: Command, clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of the run are; by images, they promised more than they keep."""
+    run = tmp_path / "run"
+    used: list[Any] = []
+    settings = ("split.group=column:patient", "split.validation=0.5", "split.test=0", "evaluation.target_precision=0.5")
+    result = sightline("train", clinic, *UNTRAINED, *(f"--set={value}" for value in settings), "--out", run)
+    assert result.code == 0, result.err
+    choose = selective.choose_threshold
+
+    def choose_and_note(*arguments: Any, **options: Any) -> Any:
+        used.append(options["groups"])
+        return choose(*arguments, **options)
+
+    monkeypatch.setattr(selective, "choose_threshold", choose_and_note)
+    load(run).compress(methods="float16", out=tmp_path / "search", progress=False)
+    assert used
+    assert all(groups is not None for groups in used)
 
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:

@@ -254,12 +254,12 @@ class CandidateFactory:
         return self._kind.fit_thresholds(self.task.classes, outputs, self.task.request)
 
     def _collect_outputs(self, graph: bytes, progress: Progress = no_progress) -> ModelOutputs:
-        """Return the outputs of an ONNX file for the validation images; those of the last are kept."""
+        """Return the outputs of an ONNX file for the validation images and their groups; those of the last are kept."""
         digest = hashlib.sha256(graph).digest()
         if self._last_outputs is None or self._last_outputs[0] != digest:
             predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
             outputs = self._kind.collect_outputs(predictor, self.validation, progress, "validation")
-            self._last_outputs = digest, outputs
+            self._last_outputs = digest, replace(outputs, groups=self._groups)
         return self._last_outputs[1]
 
     def _scale_outputs(self, model: Any, graph: bytes, outputs: ModelOutputs) -> ModelOutputs:
@@ -267,7 +267,7 @@ class CandidateFactory:
         if self._kind.targets.are_masks:  # of each image there are sums over the pixels, which temperature changes
             return self._collect_outputs(graph)
         logits = outputs.outputs.logits * np.float32(model.get_layer(TEMPERATURE_LAYER).scale)
-        return ModelOutputs(Outputs(self._kind.activate(logits), logits, outputs.outputs.features), outputs.labels)
+        return replace(outputs, outputs=Outputs(self._kind.activate(logits), logits, outputs.outputs.features))
 
 
 def _record_comparison(comparison: Comparison, evaluation: TaskResult) -> dict[str, Any]:
