@@ -14,6 +14,7 @@ import pytest
 from networks import NAMES, compute_outputs, make_plan, random_images
 from sightline import backend
 from sightline._io import open_regular
+from sightline._keras.loading import explain_load_error
 from sightline.compress import shrink_head
 from sightline.errors import ModelError, UsageError
 from sightline.models import keras_h5, pretrained
@@ -393,6 +394,16 @@ def test_squeezenet_features_separate_cats_from_dogs(shared: Path) -> None:
 def test_file_of_another_network_does_not_fit(vgg16: tuple[Any, Path]) -> None:
     with pytest.raises(ModelError, match=r"do not fit fashion-cnn: .*\. Expected the layers of fashion-cnn without"):
         build_model(make_plan("fashion-cnn", options={"weights": vgg16[1]}))
+
+
+def test_of_many_layers_that_do_not_fit_the_reason_for_one_is_named() -> None:
+    """As Keras 3.15 says it of a .keras file of another network."""
+    error = ValueError(
+        "A total of 104 objects could not be loaded. Example error message for object <Conv2D name=Conv1, built=True>:"
+        "\n\nLayer 'Conv1' expected 1 variables, but received 2 variables during loading. Expected: ['kernel']\n\n"
+        "List of objects that could not be loaded:\n[<Conv2D name=Conv1, built=True>]"
+    )
+    assert explain_load_error(error) == "Layer 'Conv1' expected 1 variables, but received 2 variables"
 
 
 @pytest.mark.parametrize("name", ["noise.h5", "noise.weights.h5", "noise.keras", "noise.bin"])

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io, backend
-from sightline.errors import MissingExtraError, ModelError, UsageError, first_line
+from sightline._keras.loading import explain_load_error
+from sightline.errors import MissingExtraError, ModelError, UsageError
 from sightline.models import keras_file, keras_h5, torch_file
 from sightline.models.entry import ModelEntry, PackagedWeights, PretrainedWeights
 
@@ -117,7 +118,7 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
             return _assign_arrays(backbone, head_layers, stored_layers)
         _load_with_keras(_build_submodel(backbone), path)
     except Exception as error:
-        reason = first_line(error).rstrip(".")
+        reason = explain_load_error(error).rstrip(".")
         raise ModelError(
             f"The weights in {path} do not fit {entry.name}: {reason}. "
             f"Expected the layers of {entry.name} without the top."
