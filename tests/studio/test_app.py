@@ -93,6 +93,13 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     assert set(texts) == named | chosen_by_value, "each text is used"
 
 
+def test_scripts_are_asked_for_again_since_another_version_may_be_installed(client: Any) -> None:
+    script = client.get("/static/studio.js")
+    assert script.headers["cache-control"] == "no-cache"
+    again = client.get("/static/studio.js", headers={"If-None-Match": script.headers["etag"]})
+    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+
+
 def test_images_are_listed_described_and_shown(client: Any) -> None:
     ids = np.frombuffer(client.get("/order", params={"label": "green"}).content, "<u4")
     assert ids.tolist() == list(range(8, 16))

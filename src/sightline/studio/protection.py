@@ -20,6 +20,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # scripts are asked for again with their ETag: tomorrow's version has other ones
     "X-Content-Type-Options": "nosniff",
 }
 OPENER_POLICY = {"Cross-Origin-Opener-Policy": "same-origin"}  # browsers heed it where a connection cannot be read
