@@ -163,7 +163,7 @@ def _storage(package: Any, url: str) -> Any:
 def _without_password(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     login, separator, address = rest.rpartition("@")
-    return f"{scheme}{slashes}{login.partition(':')[0]}{separator}{address}"
+    return f"{scheme}{slashes}{login.partition(':')[0]}{separator}{address.partition('?')[0]}"  # it may be there, too
 
 
 def _build_pruner(package: Any, space: SearchSpace) -> Any:
