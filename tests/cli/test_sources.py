@@ -138,16 +138,10 @@ def test_mistakes_in_reading_options_are_reported(
     assert (result.code, message in result.err) == (2, True), result.err
 
 
-@pytest.mark.parametrize("command", ["compress", "evaluate", "export", "sweep"])
+@pytest.mark.parametrize("command", ["compress", "evaluate", "export"])
 def test_commands_that_take_only_settings_of_the_data_say_so(sightline: Command, command: str) -> None:
     text = " ".join(sightline(command, "--help").out.split())
     assert "--set KEY=VALUE Set how files and classes are read, data.NAME, e.g. data.class_level=2" in text
-
-
-def test_a_setting_that_is_not_of_the_data_is_refused_by_name(sightline: Command) -> None:
-    refused = sightline("sweep", "nowhere", "space.toml", "--set", "input.page=2")
-    assert "--set accepts only settings that begin with data. here" in refused.err
-    assert "not 'input.page=2'" in refused.err
 
 
 def test_files_that_settings_name_are_reached_from_another_folder(

@@ -17,7 +17,7 @@ import pytest
 from command import SPACE, Command
 from sightline import api
 from sightline.api import training_process
-from sightline.errors import Interrupted
+from sightline.errors import Interrupted, ModelError
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -70,6 +70,24 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
     assert result.out == ""
     assert "0 of 2 trials" in result.err
     assert "the same command" in result.err
+
+
+def test_trials_have_the_settings_of_all_and_a_sweep_without_a_complete_one_says_why_in_its_table(
+    sightline: Command, colors: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = []
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        settings.append(options["set"])
+        raise ModelError("The head does not fit.")
+
+    monkeypatch.setattr(training_process, "train_in_subprocess", fail)
+    result = sightline("sweep", colors, space, "--out", tmp_path / "o", "--set", "train.batch_size=4")
+    assert result.code == 2
+    assert [all_of_trial[-1] for all_of_trial in settings] == ["train.batch_size=4"] * 2
+    assert result.out.count("failed: The head does not fit.") == 2
+    assert "figures" not in result.out
+    assert result.err.endswith("error: No trial was completed, and 2 failed; the table says why.\n")
 
 
 AROUND = """

@@ -92,7 +92,7 @@ def resolve_settings(
     column: Sequence[str] | None,
     allow: Sequence[str] | None,
     settings: Sequence[str] | None,
-    tables: tuple[str, ...] = ("data.",),
+    tables: tuple[str, ...],
 ) -> RunConfig:
     """Return the settings for a command that accepts only those in `tables`; raises `UsageError`."""
     from sightline.config import resolve_config

@@ -9,7 +9,7 @@ import typer
 
 from sightline.cli.evaluation_view import format_interval
 from sightline.cli.output import RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
-from sightline.cli.sources import Allow, Column, DataSettings, Sources, resolve_settings
+from sightline.cli.sources import Allow, Column, Sources, set_option
 from sightline.cli.train import CpusPerWorker, Engine, RayAddress
 from sightline.errors import ModelError
 from sightline.progress import ProgressDisplay
@@ -33,7 +33,9 @@ def sweep(
     ] = None,
     column: Column = None,
     allow: Allow = None,
-    set: DataSettings = None,  # noqa: A002  # the option's own name
+    set: Annotated[  # noqa: A002  # the option's own name
+        list[str] | None, set_option("a setting of all trials, e.g. train.epochs=5 or data.class_level=2")
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     engine: Engine = "local",
     num_workers: Annotated[
@@ -51,7 +53,6 @@ def sweep(
     from sightline.sweeps import sweep as search
 
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
-        resolve_settings(column, allow, set)  # report mistakes before any work
         result = search(
             data, space, out=out, trials=trials, storage=storage, column=column, allow=allow or (), set=set or (),
             cache=not no_cache, engine=engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker,
@@ -65,7 +66,8 @@ def sweep(
         print_sweep(result)
     failed = [t for t in result.trials if t.state == "failed"]
     if result.best is None and failed:
-        raise ModelError(f"No trial was completed, and {len(failed)} failed; the first: {failed[0].reason}")
+        reason = "the table says why." if output_format == TableFormat.text else f"the first: {failed[0].reason}"
+        raise ModelError(f"No trial was completed, and {len(failed)} failed; {reason}")
 
 
 def print_sweep(result: SweepResult) -> None:
@@ -88,7 +90,8 @@ def print_sweep(result: SweepResult) -> None:
     if result.importance is not None:
         importances = ", ".join(f"{name} {fraction:.0%}" for name, fraction in result.importance.items())
         print_line(f"importance {importances}")
-    print_line(f"results    {Path(result.directory) / 'results.csv'}, figures/")
+    figures = ", figures/" if (Path(result.directory) / "figures").is_dir() else ""
+    print_line(f"results    {Path(result.directory) / 'results.csv'}{figures}")
 
 
 def _leading_cells(trial: TrialResult) -> list[str]:

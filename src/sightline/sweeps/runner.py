@@ -252,8 +252,9 @@ class _SweepRunner:
     def _report_start(self, count: int) -> None:
         finished = sum(t.state in {"complete", "pruned", "failed"} for t in self._current_results().trials)
         finished_note = f", {finished} of them already finished" if finished else ""
-        grid_note = f" of the grid's {self.space.grid_size}" if self.space.grid_size not in {None, count} else ""
-        self.callback.on_message(f"{self.space.name}: {count}{grid_note} trials{finished_note}, in {self.folder}")
+        size = self.space.grid_size
+        planned = plural(count, "trial") if size in {None, count} else f"{count} of the grid's {size} trials"
+        self.callback.on_message(f"{self.space.name}: {planned}{finished_note}, in {self.folder}")
 
     def _current_results(self) -> SweepResult:
         return results.collect_results(self.study, self.space, str(self.folder))
