@@ -368,8 +368,12 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
         ("train.stages.0=1", "There is no setting 'train.stages.0': name a field of that entry, as in"),
         ("train.epochs=many", "train.epochs expects a whole number, not 'many'."),
         ("train.epoch=5", "There is no setting 'train.epoch'. Did you mean 'train.epochs'?"),
+        (
+            "recipe=transfer",
+            "recipe is the base of all settings, and none that --set changes: choose it with --recipe.",
+        ),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_wrong_assignment_is_reported(expression: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -76,6 +76,10 @@ def resolve_config(
     for layer in [recipes.apply_effort(layer, effort) for layer in layers]:
         values = parse.merge_tables(values, copy.deepcopy(layer))  # assignments modify nested values in place
     for expression in assignments:
+        if expression.partition("=")[0].strip() == "recipe":
+            raise ConfigError(
+                "recipe is the base of all settings, and none that --set changes: choose it with --recipe."
+            )
         parse.apply_assignment(values, expression)
     overridden_keys = [_table_keys(layer.get("train")) for layer in layers[1:]]
     overridden_keys.append({text.partition("=")[0].strip().removeprefix("train.") for text in assignments})
