@@ -80,6 +80,14 @@ def test_the_trend_of_the_last_epochs_is_said(
     assert expected in describe_outlook(record, TRANSFER, history, history[best - 1])
 
 
+def test_the_next_effort_is_an_option_where_there_is_one() -> None:
+    history = make_history(0.7, 0.7, 0.9, stages=("head", "fine-tune"))
+    for effort, option in (("balanced", "--effort best or more --epochs"), ("best", "last epoch: more --epochs")):
+        config = resolve_config(recipes.load("transfer"), assignments=[f"train.effort={effort}"])
+        text = describe_outlook(make_record(2, 2), config, history, history[-1])
+        assert f"{option} would probably bring more" in text
+
+
 def test_a_last_epoch_that_ended_early_did_not_fit() -> None:
     record, history = make_record(2, 2), make_history(0.7, 0.7, 0.9, stages=("head", "fine-tune"))
     record.stopped = True

@@ -167,4 +167,5 @@ def _describe_trend(
     trend = f"the validation {name} was still improving, from {earlier:.4f} to {values[-1]:.4f} in the last epoch"
     if epochs:
         return f"Another ten minutes would allow {epochs} and probably bring more, how much is unknown: {trend}."
-    return f"{ending}, and {trend}: more --epochs would probably bring more, how much is unknown."
+    option = "--effort best or more --epochs" if config.train.effort == "balanced" else "more --epochs"
+    return f"{ending}, and {trend}: {option} would probably bring more, how much is unknown."
