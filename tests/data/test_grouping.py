@@ -72,6 +72,7 @@ def test_a_pattern_that_does_not_fit_names_an_image(pattern: str) -> None:
     ("path", "label", "folder"),
     [
         ("cat/1.png", "cat", ""),
+        ("big cat /a/1.png", "big cat", "a"),
         ("cat/scene 1/1.png", "cat", "scene 1"),
         ("train/cat/a/b/1.png", "cat", "a/b"),
         ("wrapper/train/cat/a/1.png", "cat", "a"),

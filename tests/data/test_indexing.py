@@ -10,6 +10,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.config import DataConfig, SplitConfig
+from sightline.config import ColumnsConfig, DataConfig, SplitConfig
 from sightline.data.checks.audit import quick_audit
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
@@ -26,7 +27,7 @@ from sightline.data.sources.arrays import list_array_items
 from sightline.data.sources.listing import SourceListing
 from sightline.data.storage import CheckHeader, FolderStore, GeneratedStore
 from sightline.data.types import Index
-from sightline.errors import DataError, UsageError
+from sightline.errors import ConfigError, DataError, UsageError
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import (
     HostileFolder,
@@ -572,3 +573,25 @@ def test_copies_in_different_splits_stay_and_a_class_cannot_contain_the_separato
     write_files(tmp_path, {"train/a;b/1.png": encode_png(2)})
     with pytest.raises(DataError, match=r"The class name 'a;b', of train/a;b/1\.png, contains ';'"):
         build_index(tmp_path, options=DataConfig(merge_copies=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("list.csv", DataConfig(labels="other.csv"), r"data\.labels is a table for a folder or an archive of images"),
+        ("list.csv", DataConfig(label_pattern="(?P<label>.)"), r"data\.label_pattern reads classes from the names"),
+        ("list.csv", DataConfig(class_level=1), r"data\.class_level chooses class folders, but the labels of .*list"),
+        ("images", DataConfig(columns=ColumnsConfig(label="breed")), r"data\.columns\.label names a column of a table"),
+        ("images", DataConfig(labels="../list.csv", class_level=1), r"data\.class_level chooses class folders, but"),
+    ],
+)
+def test_settings_on_labels_that_no_source_is_read_with_are_refused(
+    tmp_path: Path, source: str, options: DataConfig, message: str
+) -> None:
+    rows = "".join(f"{name}/1.png,{i}\n" for i, name in enumerate(("cat", "dog")))
+    write_files(tmp_path / "images", {f"{name}/1.png": encode_png(i) for i, name in enumerate(("cat", "dog"))})
+    (tmp_path / "list.csv").write_text(f"path,breed\n{rows}")
+    with pytest.raises(ConfigError, match=message):
+        build_index(tmp_path / source, options=options)
+    both = [tmp_path / "images", tmp_path / "list.csv"]
+    assert len(build_index(both, options=replace(options, labels="")).images) == 4, "one of them is read with each"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from sightline.config.split_groups import GroupRule
+from sightline.data.sources.file_labels import normalize_label
 from sightline.data.types import ImageRecord
 from sightline.errors import ConfigError
 
@@ -38,7 +38,7 @@ def folder_below_class(image: ImageRecord) -> str:
     >>> folder_below_class(ImageRecord("train/cat/scene 1/7.jpg", "", "cat", "train", 1, 1))
     'scene 1'
     """
-    folders = split_path(unicodedata.normalize("NFC", image.path))[:-1]
+    folders = [normalize_label(name) or name for name in split_path(image.path)[:-1]]  # as a class folder is read
     label = split_path(image.label)
     for start in range(len(folders) - len(label) + 1):
         if folders[start : start + len(label)] == label:

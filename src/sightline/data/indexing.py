@@ -45,6 +45,7 @@ from sightline.data.sources.manifest import is_table, read_manifest, read_rows
 from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes, read_mask_folders
 from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.unread_labels import is_spreadsheet
+from sightline.data.sources.unused_settings import check_settings
 from sightline.data.sources.webdataset import list_samples
 from sightline.data.staging import stage
 from sightline.data.storage import FolderStore, GeneratedStore, Store, holds_model
@@ -194,6 +195,7 @@ def list_sources(
         else list_source(s, f"{_short_name(s)}/" if len(source_list) > 1 else "", options, lenient=lenient)
         for s in source_list
     ]
+    check_settings(listings, options, describe_sources(source_list))
     return apply_class_tree(assign_splits_by_source_name([_short_name(s) for s in source_list], listings), options)
 
 
@@ -292,7 +294,7 @@ def _list_files(
 ) -> SourceListing:
     """List a folder or archive, with labels from a table, from file names or from folders."""
     if options.labels:
-        return read_label_table(_labels_file(options.labels, folder), store, options, prefix)
+        return read_label_table(store, options, prefix)
     states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
@@ -303,12 +305,6 @@ def _list_files(
     if (labeled := read_numbered_folders(listing, store, folder, options, prefix)) is not None:
         return labeled
     return apply_file_lists(listing, store, prefix, is_stated=options.folder_level is not None)
-
-
-def _labels_file(text: str, folder: Path | None) -> Path:
-    """Return the path of ``data.labels``: as given if it exists, else inside the source folder."""
-    path = _io.expand_home(text)
-    return folder / path if folder is not None and not _io.exists(path) else path
 
 
 def _inspect_all(

@@ -97,7 +97,7 @@ def _list_by_folder(
     store: FileStore, prefix: str, layout: FolderLayout, folders: Sequence[str], level: int | str | None
 ) -> SourceListing:
     """List the entries, the class folders and the remaining files."""
-    listing = SourceListing([])
+    listing = SourceListing([], origins=frozenset({"folders"}))
     classes: dict[tuple[Split | None, str], ClassFolder] = {}
     depth = 1 if level in (None, "leaf", "path") else int(level or 1)
 
@@ -151,7 +151,7 @@ def list_by_file_name(
     A split without any labeled image is left out.
     """
     layout = infer_layout(image_paths, by_folder=False)
-    listing = SourceListing([])
+    listing = SourceListing([], origins=frozenset({"folders"}))
     unlabeled: dict[Split | None, list[str]] = defaultdict(list)
     for key, path in list_visible(store).items():
         location = layout.locate(path)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
@@ -128,13 +129,18 @@ def _list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: Dat
     return listing
 
 
-def read_label_table(path: Path, store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
-    """Label the images in `store` with the table at `path`; raises `DataError` as `read_manifest` does."""
-    root = store.root.resolve() if isinstance(store, FolderStore) else None
+def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
+    """Label the images in `store` with the table ``data.labels``: at this path, or else inside the folder of the store.
+
+    Raises `DataError` as `read_manifest` does.
+    """
+    path, root = _io.expand_home(options.labels), store.root.resolve() if isinstance(store, FolderStore) else None
+    path = root / path if root is not None and not _io.exists(path) else path
     file = path.resolve()
     key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
     table = LabelTable(read_content(path, options), str(path), key, parse_split(path.stem))
-    return _list_by_tables([table], store, options, prefix)
+    listing = _list_by_tables([table], store, options, prefix)
+    return replace(listing, origins=frozenset({"table", "data.labels"}))
 
 
 def _assign_split(listing: SourceListing, split: Split | None) -> SourceListing:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sightline.data.storage import Store
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
+
+LabelOrigin = Literal["table", "folders", "data.labels"]
+"""Where labels come from: a table, the names of folders and files, or besides the table that this setting names."""
 
 if TYPE_CHECKING:  # it reads tables, which are listed here
     from sightline.data.masks import MaskClasses
@@ -67,6 +70,7 @@ class SourceListing:
     another label, which `unusable` names too. `notes` become findings about the source.
     `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
     reads them; "" if each has one. Labels with the `separator` in them are several for a task that takes several.
+    `origins` are where the labels come from, if settings say how they are read there.
     """
 
     items: list[SourceItem]
@@ -79,6 +83,7 @@ class SourceListing:
     to_label: list[SourceItem] = field(default_factory=list)
     other_rows: list[SourceItem] = field(default_factory=list)
     separator: str = ""
+    origins: frozenset[LabelOrigin] = frozenset()
 
 
 def join_listings(listings: Sequence[SourceListing]) -> SourceListing:
@@ -91,6 +96,7 @@ def join_listings(listings: Sequence[SourceListing]) -> SourceListing:
         joined,
         several_labels=next((each.several_labels for each in listings if each.several_labels), ""),
         separator=next((each.separator for each in listings if each.separator), ""),
+        origins=frozenset[LabelOrigin]().union(*(each.origins for each in listings)),
     )
 
 

@@ -159,7 +159,7 @@ def _list_rows(
     listing = _RowReader(table, columns, finder, prefix, by_folder, label_sets, mask_classes).to_listing()
     if not listing.items:
         raise DataError(_no_items_message(table, columns, listing, finder))
-    return listing
+    return replace(listing, origins=frozenset({"table"}))
 
 
 def _read_mask_classes(table: Table, finder: FileFinder) -> MaskClasses:
