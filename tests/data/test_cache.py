@@ -215,6 +215,17 @@ def test_damage_anywhere_in_the_header_is_recovered_from(own_cache: Path) -> Non
         np.testing.assert_array_equal(cached.array, sound.array)
 
 
+def test_where_there_is_no_cache_none_is_removed_which_another_run_may_create_at_that_moment(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: removed.append(Path(path).name))
+    build_cache()
+    name = cache.cache_key(hashes(), SMALL)
+    assert (own_cache / name).is_dir()
+    assert name not in removed
+
+
 def test_of_a_large_cache_an_even_sample_is_verified(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_cache()
     path, chunk = only_cache(own_cache) / "pixels.npy", cache.CHUNK_ROWS * 8 * 8 * 3

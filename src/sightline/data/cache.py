@@ -215,6 +215,8 @@ def publish(temporary: Path, target: Path) -> None:
 
 def _open_cache(target: Path, count: int, threads: int | None) -> CachedPixels | None:
     """Open a complete cache; return None if there is none or it is damaged, in which case it is removed."""
+    if not target.is_dir():
+        return None  # nothing is removed: another run may create it at this moment
     with suppress(Exception):  # NumPy and json raise many kinds of errors for a damaged file; rebuild after any of them
         meta = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)
         array: NDArray[np.uint8] = open_array(target / "pixels.npy")

@@ -61,6 +61,8 @@ def is_begun(name: str) -> bool:
 def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
     """Return the features [N, ...] cached under `name`, memory-mapped; None if there are none or they are damaged."""
     target = cache.cache_folder() / name
+    if not target.is_dir():
+        return None  # nothing is removed, as in `cache`
     with suppress(Exception):  # whatever is wrong with the files, the features are computed again
         checks: list[int] = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)["checks"]
         array: NDArray[np.float32] = cache.open_array(target / "features.npy")

@@ -170,6 +170,10 @@ def test_a_table_of_labels_that_names_no_image_is_named(tmp_path: Path) -> None:
     write_source(tmp_path / "split", ("train/01.png", "test/02.png"), {"data.csv": "id,label\n1,red\n2,blue\n"})
     notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path / "split").notes]
     assert expected in notes, "folders that look like splits"
+    rows = "raw/images/1.png,red\nraw/images/2.png,blue\n"  # paths relative to a folder that is not here
+    write_source(tmp_path / "one", ("images/1.png", "images/2.png"), {"data.csv": f"path,label\n{rows}"})
+    notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path / "one").notes]
+    assert notes == [("unread-labels", "data.csv", "a table of other labels, such as blue, red")]
 
 
 @pytest.mark.parametrize(("text", "is_named"), [("x1.png 1\nx2.png 2\n", True), ("x1.png\nx2.png\n", False)])

@@ -205,9 +205,11 @@ def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path: Pat
         ("images/my cat.jpg", "https://host/v0/my%20cat.jpg?alt=media&token=1"),
         ("images/1.jpg", "../input/set/images/1.jpg"),
         ("images/1.jpg", "..\\images\\1.jpg"),
+        ("images/1.jpg", "FOLDER/images/1.jpg"),
     ],
 )
 def test_names_are_found_in_another_spelling(tmp_path: Path, file: str, cell: str) -> None:
+    cell = cell.replace("FOLDER", f"{tmp_path.parent.name}/{tmp_path.name}")
     path = write_table(tmp_path, f"path,label\n{cell},cat\n2.jpg,dog\n", files=[file, "2.jpg"])
     assert {item.key: item.label for item in read_manifest(path).items} == {file: "cat", "2.jpg": "dog"}
 

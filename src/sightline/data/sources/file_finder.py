@@ -41,7 +41,16 @@ class FileFinder:
             key = self._index_names().get(fold_name(name.removeprefix("./")))
             if key is not None:
                 return key
-        return next((key for name in spellings if (key := self._find_by_suffix(name)) is not None), None)
+        finds = (find(name) for name in spellings for find in (self._find_from_above, self._find_by_suffix))
+        return next((key for key in finds if key is not None), None)
+
+    def _find_from_above(self, text: str) -> str | None:
+        """Return the file whose path begins with the folders around the store: ``set/1.jpg`` of ``/home/me/set``."""
+        root = getattr(self.store, "root", None)
+        around = PurePosixPath(self.store.name.partition(".")[0]).parts if root is None else root.resolve().parts
+        parts = PurePosixPath(text).parts
+        keys = ("/".join(parts[n:]) for n in range(1, len(parts)) if parts[:n] == around[-n:])
+        return next((key for key in keys if self.store.contains(key)), None)
 
     def _find_by_suffix(self, text: str) -> str | None:
         """Return the file that has the longest end in common with a path from elsewhere, or an address.
@@ -84,7 +93,8 @@ def fold_name(name: str) -> str:
 def _list_spellings(text: str) -> Iterator[str]:
     """Yield a cell as it is, then with slashes, then decoded as an address, of which the query is left out."""
     yield text
-    yield text.replace("\\", "/")
+    if "\\" in text:
+        yield PureWindowsPath(text).as_posix()
     if "://" in text:
         text = re.split("[?#]", text)[0]
         yield text

@@ -125,7 +125,8 @@ def _note_tables(
             for i, image in images.items():
                 folders[rows[i][column]][labels[image]] += 1
             agreements = sum(max(counts.values()) for counts in folders.values())
-            differs = len(folders) > 1 and agreements < MIN_AGREEMENT * len(images)
+            is_one_folder = len(set(labels.values())) < 2
+            differs = len(folders) > 1 and (is_one_folder or agreements < MIN_AGREEMENT * len(images))
             reason = f"a table of other labels, such as {describe_names(sorted(folders))}" if differs else ""
         if reason:
             listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
