@@ -94,6 +94,12 @@ def test_a_task_of_several_labels_splits_each_cell_with_a_separator(
     assert kinds["several-labels"].count == 3
 
 
+def test_a_row_of_open_images_with_a_confidence_of_0_names_what_is_absent(tmp_path: Path) -> None:
+    rows = "1,human,tree,1\n1,human,car,1\n2,human,car,0\n2,human,tree,1\n3,human,car,0\n"
+    table = write_table(tmp_path, f"ImageID,Source,LabelName,Confidence\n{rows}")
+    assert read_labels(table) == {"1.png": "car;tree", "2.png": "tree", "3.png": ""}
+
+
 def test_numbers_of_several_classes_stand_in_one_cell(tmp_path: Path) -> None:
     cells = ["1", "2", "1 2", "2 1", "1 2 0"]  # as in Kaggle's Human Protein Atlas
     table = write_table(tmp_path, "Id,Target\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells, 1)), count=5)

@@ -33,7 +33,8 @@ _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 class Columns:
     """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column.
 
-    `mask` is the column of the files that hold the class of each pixel, in a table without labels.
+    `mask` is the column of the files that hold the class of each pixel, in a table without labels. Where `confidence`
+    is 0, as in Open Images, people have said that the image does not have the label.
     """
 
     path: str
@@ -41,9 +42,12 @@ class Columns:
     split: str = ""
     one_hot: tuple[str, ...] = ()
     mask: str = ""
+    confidence: str = ""
 
     def read_label(self, row: Row) -> str | tuple[str, ...]:
         """Return the label of a row, or a tuple where the row has a list of labels."""
+        if self.confidence and _parse_bool(row.get_text(self.confidence)) is False:
+            return ""
         if self.one_hot:
             return tuple(name for name in self.one_hot if _parse_bool(row.get_text(name)) is True)
         return row.cells.get(self.label, "")
@@ -71,7 +75,7 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     split = requested["split"] or _find_split_column(table, {path, requested["label"]})
     label = requested["label"] or _find_label_column(table, {path, split})
     if label:
-        return Columns(path, label, split)
+        return Columns(path, label, split, confidence=_find_confidence_column(table, label))
     masks = [c for c in find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
     if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
@@ -108,6 +112,12 @@ def _find_label_column(table: Table, used_columns: Collection[str]) -> str:
     return _first_or_empty(
         find_by_name(table, "label", used_columns) if table.has_header or len(unused_columns) > 1 else unused_columns
     )
+
+
+def _find_confidence_column(table: Table, label: str) -> str:
+    """Return the column that says by 1 and 0 whether an image has the label of a row, beside ``LabelName``."""
+    columns = [c for c in table.columns if normalize_name(c) == "confidence" and _is_one_hot(table, c)]
+    return _first_or_empty(columns) if normalize_name(label) == "labelname" else ""
 
 
 def _resolve_requested(table: Table, role: str, name: str) -> str:
