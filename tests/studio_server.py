@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,3 +103,11 @@ def start_command(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], s
             yield process, process.stdout.readline().strip()
         finally:
             process.kill()
+
+
+def check_images(page: Any) -> None:
+    """Have the images of a page checked, unless a test before did so in the same studio, and wait for the findings."""
+    page.wait_for_function("document.querySelector('#corrections').textContent !== ''")  # the state is shown
+    if page.locator("#check").is_enabled():
+        page.click("#check")
+    page.wait_for_selector("#finding-filter:not([hidden])")

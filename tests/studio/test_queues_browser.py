@@ -14,7 +14,7 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.query import Query
-from studio_server import LISTED, VIEWED, read_lines, serve
+from studio_server import LISTED, VIEWED, check_images, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -167,8 +167,7 @@ def test_a_run_with_features_findings_and_the_large_view_has_few_elements(camera
     page.wait_for_selector("#map:not([hidden])")
     page.goto(cameras)
     page.wait_for_selector(LISTED)
-    page.click("#check")
-    page.wait_for_selector("#finding-filter:not([hidden])")
+    check_images(page)
     assert page.locator("*").count() < MOST_ELEMENTS
     page.keyboard.press("Enter")
     page.click("#show-nearest")

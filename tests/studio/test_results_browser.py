@@ -18,7 +18,7 @@ import sightline as sl
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from sightline.studio.contents import Studio, open_studio
-from studio_server import LISTED, serve
+from studio_server import LISTED, check_images, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -387,8 +387,7 @@ def test_the_order_by_score_begins_with_the_most_unusual_image(open_page: Any, c
 
 def test_groups_follow_each_other_once_the_images_are_checked(open_page: Any, cameras: str) -> None:
     page = open_page(f"{cameras}/?sort=group")
-    page.locator("#check").click()
-    page.wait_for_selector("#finding-filter:not([hidden])")
+    check_images(page)
     for position in (0, 1):
         playwright.expect(page.locator(f".tile.finding[data-position='{position}']")).to_have_count(1)
     playwright.expect(page.locator("select[name=finding]")).to_have_value("")
