@@ -134,7 +134,8 @@ def _describe_decision(manifest: Manifest) -> str:
     else:
         return f"It always predicts one of them, {anything}."
     if limits.ood_limit is not None:
-        text += " It abstains from images that are less like its training images than 99% of the validation images are."
+        text += " It abstains from images that are less like its training images than at least 99% of the validation "
+        text += "images are."
     return text
 
 
