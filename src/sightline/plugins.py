@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from sightline.errors import PluginError, UsageError, suggest
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 _IMPORTING = threading.RLock()  # of all registries: a plugin of one may look something up in another
 _surroundings: list[Callable[[], AbstractContextManager[object]]] = [nullcontext]  # the last one is entered
@@ -52,6 +53,19 @@ class Registry(Mapping[str, T], Generic[T]):
                 f"register_{self._kind} takes the name of {self._article} {self._noun}, as in "
                 f'@register_{self._kind}("name"), not {name!r}.'
             )
+
+    def make_decorator(self, name: str, make_entry: Callable[[D], T]) -> Callable[[D], D]:
+        """Return a decorator that adds the entry made of what it decorates, and returns that unchanged.
+
+        Raises `UsageError` as `check_name` does now, and as `add` does when it decorates.
+        """
+        self.check_name(name)
+
+        def register(decorated: D) -> D:
+            self.add(name, make_entry(decorated))
+            return decorated
+
+        return register
 
     def find(self, name: str) -> T:
         """Return the entry `name`; raises `UsageError`, with a suggestion, if there is none."""

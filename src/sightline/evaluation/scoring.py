@@ -49,12 +49,7 @@ def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
     Raises:
         UsageError: If another metric has this name, one of Sightline's own included.
     """
-    METRICS.check_name(name)
-
-    def register(function: MetricFunction) -> MetricFunction:
-        return METRICS.add(name, function)
-
-    return register
+    return METRICS.make_decorator(name, lambda function: function)
 
 
 def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...] = ()) -> None:

@@ -104,19 +104,17 @@ def register_exporter(name: str) -> Callable[[E], E]:
     Raises:
         UsageError: If another format has this name, or the class states a precision that does not exist.
     """
-    EXPORTERS.check_name(name)
 
-    def register(exporter: E) -> E:
+    def make_exporter(exporter: E) -> Exporter:
         if unknown := [precision for precision in exporter.precisions if precision not in PRECISIONS]:
             raise UsageError(
                 f"The export format {name} states the precision {unknown[0]!r}: expected some of "
                 f"{', '.join(PRECISIONS)}."
             )
         exporter.name = name
-        EXPORTERS.add(name, exporter())
-        return exporter
+        return exporter()
 
-    return register
+    return EXPORTERS.make_decorator(name, make_exporter)
 
 
 @register_exporter("onnx")

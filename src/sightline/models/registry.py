@@ -355,14 +355,12 @@ def register_model(
         UsageError: If another model has this name, one of Sightline's own included.
     """
     values = {"min_input_size": input_size} | defaults
-    ENTRIES.check_name(name)
 
-    def register(backbone_fn: F) -> F:
+    def make_entry(backbone_fn: F) -> ModelEntry:
         about = description or (backbone_fn.__doc__ or name).strip().partition("\n")[0].rstrip(".")
-        ENTRIES.add(name, ModelEntry(name, about, reference, backbone_fn, input_size, **values))
-        return backbone_fn
+        return ModelEntry(name, about, reference, backbone_fn, input_size, **values)
 
-    return register
+    return ENTRIES.make_decorator(name, make_entry)
 
 
 def get_entry(name: str) -> ModelEntry:

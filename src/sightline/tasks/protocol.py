@@ -293,14 +293,12 @@ def register_task(name: str) -> Callable[[T], T]:
     Raises:
         UsageError: If another task has this name.
     """
-    TASKS.check_name(name)
 
-    def register(task: T) -> T:
+    def make_task(task: T) -> Task:
         task.name = name
-        TASKS.add(name, task())
-        return task
+        return task()
 
-    return register
+    return TASKS.make_decorator(name, make_task)
 
 
 def find_task(name: str) -> Task:

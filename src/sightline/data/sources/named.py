@@ -95,12 +95,7 @@ def register_source(name: str) -> Callable[[Source], Source]:
     Raises:
         UsageError: If another source has this name, one of Sightline's own included.
     """
-    SOURCES.check_name(name)
-
-    def register(source: Source) -> Source:
-        return SOURCES.add(name, source)
-
-    return register
+    return SOURCES.make_decorator(name, lambda source: source)
 
 
 def is_named(text: str) -> bool:

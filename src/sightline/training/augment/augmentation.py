@@ -75,14 +75,12 @@ def register_augmentation(name: str) -> Callable[[A], A]:
     Raises:
         UsageError: If another augmentation has this name.
     """
-    AUGMENTATIONS.check_name(name)
 
-    def register(augmentation: A) -> A:
+    def make_augmentation(augmentation: A) -> Augmentation:
         augmentation.name = name
-        AUGMENTATIONS.add(name, augmentation())
-        return augmentation
+        return augmentation()
 
-    return register
+    return AUGMENTATIONS.make_decorator(name, make_augmentation)
 
 
 def per_image(params: Any) -> Any:
