@@ -107,7 +107,7 @@ class Hierarchical(SingleLabel):
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings of other tasks, and for targets that a tree does not have."""
-        SingleLabel.check_settings(self, config)
+        super().check_settings(config)
         if config.evaluation.coverage is not None:
             raise UsageError(
                 "evaluation.coverage is for single-label classification: a hierarchical model predicts a class "
@@ -123,7 +123,7 @@ class Hierarchical(SingleLabel):
                 "--coverage, --positive, --target-sensitivity and --target-specificity are for single-label "
                 "classification: a hierarchical model has --target-precision."
             )
-        SingleLabel.check_request(self, request, classes)
+        super().check_request(request, classes)
 
     def make_objective(
         self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
@@ -132,7 +132,7 @@ class Hierarchical(SingleLabel):
         has_class = np.ones(len(train), bool) if train.labels.ndim == 1 else train.labels.sum(1) == 1
         if has_class.all():
             labels = train.labels if train.labels.ndim == 1 else train.labels.argmax(1).astype(np.int32)
-            return SingleLabel.make_objective(self, config, replace(train, labels=labels), num_classes, augmentation)
+            return super().make_objective(config, replace(train, labels=labels), num_classes, augmentation)
         members, nodes = np.unique(train.labels[~has_class], axis=0, return_inverse=True)
         columns = train.labels.argmax(1).astype(np.int64)
         columns[~has_class] = num_classes + nodes.reshape(-1)
@@ -149,7 +149,7 @@ class Hierarchical(SingleLabel):
         Labels int32 [n] are of one class each.
         """
         if labels.ndim == 1:
-            return SingleLabel.differentiate_loss(self, logits, labels)
+            return super().differentiate_loss(logits, labels)
         from scipy.special import logsumexp, softmax  # comes with scikit-learn
 
         of_all, of_possible = softmax(logits, 1), softmax(np.where(labels, logits, -np.inf), 1)
@@ -160,7 +160,7 @@ class Hierarchical(SingleLabel):
     def compute_weights(self, labels: NDArray[Any], num_classes: int, mode: str) -> NDArray[np.float32] | None:
         """Return the weight of each image's class, or the mean of those that it may have: float32 [N, 1]."""
         if labels.ndim == 1:
-            return SingleLabel.compute_weights(self, labels, num_classes, mode)
+            return super().compute_weights(labels, num_classes, mode)
         sizes = labels.sum(1, keepdims=True)
         weights = compute_class_weights(labels[sizes[:, 0] == 1].argmax(1), num_classes, mode)
         return None if weights is None else (labels @ weights[:, None] / sizes).astype(np.float32)

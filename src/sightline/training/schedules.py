@@ -12,13 +12,15 @@ from sightline.config import ScheduleConfig
 def build_schedule(config: ScheduleConfig, rate: float, steps: int) -> Callable[[int], float]:
     """Return a function from the step (0-based) to the learning rate, for a stage of `steps` steps and a base `rate`.
 
-    The rate warms up linearly over the first ``warmup`` fraction of the steps; the schedule applies to the rest:
-    ``constant``; ``linear``: decay to the floor; ``plateau``: constant except for the factor of
-    `compute_plateau_factor`; ``step``: multiplied by
-    ``factor`` every ``every`` steps; ``exponential``: ``rate * factor ** (step / every)``, the exponent rounded down
-    with ``staircase``; ``cosine``: decay to the floor (Loshchilov and Hutter, 2016, arXiv:1608.03983); ``cyclical``:
-    triangles between the floor and the rate (Smith, 2015, arXiv:1506.01186); ``one_cycle``: one triangle, then decay to
-    zero (Smith, 2018, arXiv:1803.09820, with constant momentum).
+    The rate warms up linearly over the first ``warmup_fraction`` of the steps; the schedule applies to the rest. Its
+    minimum is ``min_lr_fraction`` of the rate.
+
+    - ``constant``; ``plateau``: constant but for the factor of `compute_plateau_factor`.
+    - ``step``: multiplied by ``factor`` every ``step_size`` steps.
+    - ``exponential``: ``rate * factor ** (step / step_size)``, the exponent rounded down with ``staircase``.
+    - ``linear``, ``cosine``: decay to the minimum (cosine: Loshchilov and Hutter, 2016, arXiv:1608.03983).
+    - ``cyclical``: triangles between the minimum and the rate (Smith, 2015, arXiv:1506.01186).
+    - ``one_cycle``: one such triangle, then decay to zero (Smith, 2018, arXiv:1803.09820, with constant momentum).
     """
     warmup_steps = round(config.warmup_fraction * steps)
     decay_steps = max(steps - warmup_steps, 1)

@@ -35,6 +35,7 @@ from sightline.training.early_features import EarlyFeatures
 from sightline.training.stages import find_freeze_boundary, make_augment_inputs
 
 STREAM_ROWS = 8  # rows that one of several threads takes at a time
+FEATURES = "features of the frozen layers"  # what the progress of computing them is called
 TIMED_BATCHES = 2  # of each thread, by which the time of a view is estimated
 
 
@@ -74,7 +75,7 @@ def extract_features(
     exact = frozen.exact or frozen
     shape = tuple(tensor.shape[1:])
     shared = _find_shared_images(train, validation, config, frozen, shape)
-    advance = _make_advance(progress, len(shared) or len(train) + len(validation))
+    advance = _make_advance(progress, FEATURES, len(shared) or len(train) + len(validation))
     if len(shared):
         values = _compute_features(exact, shape, shared, config, advance)
         train_features, validation_features = replace(train, pixels=values), replace(validation, pixels=values)
@@ -106,7 +107,7 @@ def add_views(
     else:
         subset, rows, layers = train, np.arange(len(train)), frozen
         originals = base.train.head(len(train))
-    advance = _make_advance(progress, len(subset) * views)
+    advance = _make_advance(progress, FEATURES, len(subset) * views)
     values = _compute_views(layers, shape, subset, originals, views, config, advance)
     view_rows = np.concatenate([rows + view * len(subset) for view in range(views)])
     samples = Subset(values, view_rows, np.concatenate([train.labels] * views), train.paths * views)
@@ -143,13 +144,14 @@ def count_views(stage: StageConfig, config: RunConfig) -> int:
     return stage.views if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
 
 
-def _make_advance(progress: Progress, total: int) -> Callable[[int], None]:
+def _make_advance(progress: Progress, task: str, total: int) -> Callable[[int], None]:
+    """Return a function that reports as many of `total` rows more as it is called with."""
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress("features of the frozen layers", done, total)
+        progress(task, done, total)
 
     return advance
 
@@ -184,13 +186,8 @@ def advance_features(
         return StageFeatures(base.tensor, base.layers, train_subset, base.validation, views)
     intermediate = _make_layers(base.tensor, tensor, train_subset, config, on_message)
     shape = tuple(tensor.shape[1:])
-    done, total = 0, len(train_subset) + len(base.validation)
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("features of the remaining frozen layers", done, total)
-
+    total = len(train_subset) + len(base.validation)
+    advance = _make_advance(progress, "features of the remaining frozen layers", total)
     exact = intermediate.exact or intermediate
     validation_features = _run_layers(exact, shape, base.validation, config, advance)
     train_features = _run_layers(intermediate, shape, train_subset, config, advance)

@@ -119,7 +119,7 @@ def check_state(candidate: Checkpoint, where: str) -> None:
         )
 
 
-_COUNTERS = ("stage", "epoch", "step", "num_images", "loss_sum", "num_correct", "seconds", "stage_start", "since_best")
+_COUNTERS = tuple(name for name in SavedState.__annotations__ if name not in {"history", "best", "serial"})
 
 
 def pack_state(state: TrainingState, network: Network, optimizer: Any | None) -> Checkpoint:
