@@ -26,9 +26,9 @@ from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood
 from sightline.evaluation.label_issues import LabelIssueCount
-from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult, Report, Result, list_predictions
+from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult, list_predictions
 from sightline.evaluation.report import EvaluationReport
-from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.evaluation.results import EvaluationResult, Metric, TaskReport, TaskResult
 from sightline.evaluation.segmentation import SegmentationResult, list_image_metrics
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.tta import TTA, VIEWS, TTAPredictor
@@ -52,10 +52,10 @@ class Evaluation:
         tta_views: The number of views of each image that its prediction is the mean of.
     """
 
-    def __init__(self, report: Report, label_check: LabelCheck | None = None, tta_views: int = 1) -> None:
+    def __init__(self, report: TaskReport, label_check: LabelCheck | None = None, tta_views: int = 1) -> None:
         self.report = report
         self.tta_views = tta_views
-        self.result: Result = report.evaluation
+        self.result: TaskResult = report.evaluation
         self.label_issues = None if label_check is None else RecordList(label_check.issues, asdict)
         self.unchecked_classes = None if label_check is None else label_check.unchecked_classes
 
@@ -292,7 +292,7 @@ def evaluate_model(
     allowed: AllowedImages = DEFAULT_ALLOWED,
     cache: bool = True,
     progress: Progress = no_progress,
-) -> Report:
+) -> TaskReport:
     """Evaluate a classifier as `Classifier.evaluate` does, and how far its predictions can be trusted.
 
     `threshold_request` thresholds are fitted on the validation split: the run's or, for a bundle, zip or file, which
@@ -347,7 +347,7 @@ def evaluate_model(
             classifier.classes, validation_outputs, threshold_request, thresholds
         )
     name = held_out if split_name == "validation" else split_name
-    result: Report = classifier.task.evaluate(
+    result: TaskReport = classifier.task.evaluate(
         EvaluationInputs(
             classifier.classes, outputs, labeled, name, validation_outputs, thresholds, threshold_request, held_out
         )
@@ -386,7 +386,7 @@ def _no_validation_message(classifier: Classifier) -> str:
     )
 
 
-def _save_results(classifier: Classifier, result: Report, labeled: LabeledSubset, *, save_thresholds: bool) -> None:
+def _save_results(classifier: Classifier, result: TaskReport, labeled: LabeledSubset, *, save_thresholds: bool) -> None:
     if save_thresholds and result.thresholds is not None:
         classifier.save_thresholds(result.thresholds)
     run = classifier.run

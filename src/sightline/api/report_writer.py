@@ -15,7 +15,7 @@ from sightline.runs.run_report import find_reported_split, read_report
 
 if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
     from sightline.data.types import Split, Subset
-    from sightline.evaluation.multi_label import Report
+    from sightline.evaluation.results import TaskReport
     from sightline.runs.finalize import FinalModel
 
 
@@ -52,7 +52,7 @@ def rebuild_report(path: Path) -> Path:
     return _write_page(run)
 
 
-def save_evaluation(run: RunDirectory, split: Split, report: Report, samples: Subset) -> None:
+def save_evaluation(run: RunDirectory, split: Split, report: TaskReport, samples: Subset) -> None:
     """Save the evaluation of a split of a run, whose images are `samples`, with its figures, and refresh the report."""
     from sightline.evaluation.report import EvaluationReport
     from sightline.report import evaluation_plots

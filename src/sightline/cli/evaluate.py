@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,11 +23,8 @@ from sightline.cli.output import (
 from sightline.cli.sources import Column, DataSettings, DeviceOption, load_model
 from sightline.data.types import describe_unreadable
 from sightline.errors import plural
-from sightline.evaluation.results import ClassMetrics, EvaluationResult
+from sightline.evaluation.results import ClassMetrics, EvaluationResult, TaskResult
 from sightline.progress import ProgressDisplay
-
-if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.evaluation.multi_label import Result
 
 
 class TestTimeAugmentation(StrEnum):
@@ -212,7 +209,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(describe_unreadable(evaluation.unreadable))
 
 
-def print_metrics_csv(evaluation: Result, *, raw: bool) -> None:
+def print_metrics_csv(evaluation: TaskResult, *, raw: bool) -> None:
     """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
     rows = [
         [name, metric.value, *(metric.interval or (None, None)), evaluation.count, metric.note]

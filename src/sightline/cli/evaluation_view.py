@@ -13,10 +13,9 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.hierarchy import HierarchyMetrics
     from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
-    from sightline.evaluation.multi_label import Report
     from sightline.evaluation.ood import OODResult
     from sightline.evaluation.report import CalibrationReport, EvaluationReport
-    from sightline.evaluation.results import Metric, TaskResult
+    from sightline.evaluation.results import Metric, TaskReport, TaskResult
     from sightline.intervals import Interval
 
 OUT_OF_FOLD = "out-of-fold"
@@ -26,7 +25,7 @@ MAX_ROWS = 5  # rows shown of a list; the JSON holds all
 RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
 
 
-def describe_fit(report: Report, split: str | None, *, is_new: bool) -> str:
+def describe_fit(report: TaskReport, split: str | None, *, is_new: bool) -> str:
     """Return on what the thresholds were fitted, "" if on other images; `is_new`: in this evaluation of `split`.
 
     Of a model without its run, it is not known on which images its stored thresholds were fitted.

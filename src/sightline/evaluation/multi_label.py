@@ -29,10 +29,8 @@ from sightline.evaluation.label_thresholds import (
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.report import EvaluationReport
-from sightline.evaluation.results import EvaluationResult, Metric, TaskResult
+from sightline.evaluation.results import Metric, TaskResult
 from sightline.evaluation.scoring import find_accuracy_interval
-from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
@@ -101,12 +99,6 @@ class MultiLabelReport:
         """Return the content of ``metrics.json``."""
         values = jsonio.fields_to_dict(self, skip=["evaluation", "energies"])
         return {"task": "multi_label"} | self.evaluation.to_dict() | values
-
-
-Result = EvaluationResult | MultiLabelResult | SegmentationResult
-"""The metrics of any task."""
-Report = EvaluationReport | MultiLabelReport | SegmentationReport
-"""The evaluation of any task."""
 
 
 def build_report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sightline import jsonio
 from sightline.data.types import MissingImages, TrainingOverlap, UnreadableImage
@@ -14,7 +14,13 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
     import numpy as np
     from numpy.typing import NDArray
 
+    from sightline.evaluation.multi_label import MultiLabelReport
+    from sightline.evaluation.report import EvaluationReport
+    from sightline.evaluation.segmentation import SegmentationReport
     from sightline.evaluation.segmentation_metrics import MaskScores
+
+TaskReport: TypeAlias = "EvaluationReport | MultiLabelReport | SegmentationReport"
+"""The evaluation of any task: a `TaskResult`, and the analyses beside it."""
 
 
 @dataclass(frozen=True, slots=True)

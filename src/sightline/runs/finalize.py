@@ -18,8 +18,8 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
 from sightline.evaluation.bootstrap import number_groups
 from sightline.evaluation.mask_outputs import MaskOutputs, sample_masks
-from sightline.evaluation.multi_label import Report, Result
 from sightline.evaluation.report import add_groups
+from sightline.evaluation.results import TaskReport, TaskResult
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.explain.heatmaps import has_gradcam
 from sightline.export import keras_to_onnx
@@ -56,8 +56,8 @@ class FinalModel:
     `no_bundle_reason` says why there is no bundle; None if there is one.
     """
 
-    evaluations: Mapping[Split, Result]
-    last_report: Report | None
+    evaluations: Mapping[Split, TaskResult]
+    last_report: TaskReport | None
     no_bundle_reason: str | None
     temperature: float
     weights_sha256: str
@@ -159,14 +159,14 @@ def _evaluate_split(
     outputs_by_split: Mapping[Split, ModelOutputs],
     labeled: LabeledSubset,
     thresholds: Thresholds | None,
-) -> Report:
+) -> TaskReport:
     held_out = folds.OUT_OF_FOLD if folds.is_folded(prepared.config) else "validation"
     name = held_out if split == "validation" else split
     inputs = EvaluationInputs(
         prepared.data.classes, outputs_by_split[split], labeled, name, outputs_by_split.get("validation"), thresholds,
         ThresholdRequest.from_config(prepared.config.evaluation), held_out,
     )  # fmt: skip
-    report: Report = find_task(prepared.config.model.task).evaluate(inputs)
+    report: TaskReport = find_task(prepared.config.model.task).evaluate(inputs)
     run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))
     outputs, is_held_out = outputs_by_split[split], split == ("validation" if name == folds.OUT_OF_FOLD else "test")
     if prepared.config.split.folds and is_held_out and isinstance(outputs, MaskOutputs):
@@ -307,7 +307,7 @@ def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64
     return {} if sample is None else {bundle.SAMPLE_FILE: sample.to_bytes()}
 
 
-def metrics_by_split(evaluations: Mapping[Split, Result], config: RunConfig) -> dict[str, Any]:
+def metrics_by_split(evaluations: Mapping[Split, TaskResult], config: RunConfig) -> dict[str, Any]:
     """Return the metrics of each split in the form of the manifest; with folds, those out of fold by that name."""
     names = {"validation": folds.OUT_OF_FOLD} if folds.is_folded(config) else {}
     return {names.get(split, split): value.summarize() for split, value in evaluations.items()}

@@ -20,7 +20,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split, describe_unreadable
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.escaping import quote_path
-from sightline.evaluation.multi_label import Result
+from sightline.evaluation.results import TaskResult
 from sightline.models.describe import count_parameters
 from sightline.runs import (
     environment,
@@ -237,7 +237,7 @@ def complete(
     return result
 
 
-def _list_headlines(evaluations: Mapping[Split, Result]) -> dict[str, Any]:
+def _list_headlines(evaluations: Mapping[Split, TaskResult]) -> dict[str, Any]:
     """Return the metrics that a run states first, and their intervals, by split; nothing besides the accuracy alone."""
     headlines = {
         split: {name: value.metrics[name] for name in value.headlines}

@@ -26,8 +26,8 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Subset
 from sightline.errors import ModelError
 from sightline.evaluation.error_analysis import ErrorExample
-from sightline.evaluation.multi_label import Report
 from sightline.evaluation.report import EvaluationReport
+from sightline.evaluation.results import TaskReport
 from sightline.evaluation.segmentation import SegmentationReport
 from sightline.explain.heatmaps import compute_heat_maps
 from sightline.inference.masks import overlay_mask
@@ -133,7 +133,7 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
     return content if name_file(content, path.suffix[1:]) == name else b""
 
 
-def write_examples(run: RunDirectory, report: Report, samples: Subset, predictor: Predictor | None = None) -> None:
+def write_examples(run: RunDirectory, report: TaskReport, samples: Subset, predictor: Predictor | None = None) -> None:
     """Save small images of what a report shows of `samples`: errors, or the worst masks, with heat maps.
 
     The `predictor` computes the heat maps; without it, those stay that the run has of the same predictions.
