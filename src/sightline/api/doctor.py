@@ -18,8 +18,7 @@ from sightline.data.checks import fixes
 from sightline.data.checks.audit import Audit, audit_images
 from sightline.data.checks.finding import Finding, image_finding
 from sightline.data.class_folders import ClassFolders, write_class_folders
-from sightline.data.indexing import Sources, list_of_sources
-from sightline.data.indexing import build_index as make_index
+from sightline.data.indexing import Sources, build_index, list_of_sources
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
 from sightline.errors import ImageError, OutputError, UsageError, plural
@@ -119,7 +118,7 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     with nullcontext() if fix is None else patches.hold_patch(fix) as file:
         if fix is not None:
             _check_no_lines_lost(fix, patch)
-        index = make_index(
+        index = build_index(
             sources, callback.on_progress, options=options, lenient=True, unlabeled=patch is not None,
             targets=find_task(task).targets,
         )  # fmt: skip

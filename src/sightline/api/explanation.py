@@ -17,7 +17,7 @@ from sightline.api import owned_png
 from sightline.api.loaded_model import LoadedModel
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import OutputError, UsageError, suggest
-from sightline.explain import localization as heat_map
+from sightline.explain import localization
 from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
@@ -191,7 +191,7 @@ def _explain_batch(
         paths, decoded, probabilities, class_indices.tolist(), maps, regions, strict=True
     ):
         width, height = _display_size(one)
-        hottest = heat_map.find_region(heat_map.map_to_original(heat, predictor.preprocess, width, height))
+        hottest = localization.find_region(localization.map_to_original(heat, predictor.preprocess, width, height))
         probability = float(row[class_index]) if region is None else region.probability
         explained = None if region is None else region.pixels
         yield Explanation(
@@ -257,13 +257,13 @@ class _FigureWriter:
             raise OutputError(f"{path} exists and was not written by Sightline: choose another folder with --out.")
         width, height = _display_size(image)
         original = preprocess.with_size(height, width)
-        heat_overlay = heat_map.map_to_original(explanation.heat, preprocess, width, height)
+        heat_overlay = localization.map_to_original(explanation.heat, preprocess, width, height)
         visible_box, _ = preprocess.compute_placement(width, height)
         hottest = explanation.region and _scale_region(explanation.region, width / image.width, height / image.height)
         outline = None
         if explanation.pixel_region is not None:
             mask = explanation.pixel_region.astype(np.float32)
-            outline = heat_map.map_to_original(mask, preprocess, width, height) > 0.5
+            outline = localization.map_to_original(mask, preprocess, width, height) > 0.5
         figure = plot_explanation(
             original.convert(image.content),
             heat_overlay,

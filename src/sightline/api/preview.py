@@ -14,8 +14,7 @@ from sightline._keras.process_state import restore_torch_settings
 from sightline.api import owned_png
 from sightline.callbacks import Callback
 from sightline.config import RunConfig
-from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
+from sightline.data.indexing import Sources, build_index
 from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.preprocessing import PreprocessingSpec
@@ -81,7 +80,7 @@ def preview_images(
     requested = request.merge_layers()  # fail on invalid settings first
     plotting.check_packages()
     targets, threads = find_task(requested.model.task).targets, requested.device.threads or None
-    index = make_index(sources, callback.on_progress, threads, options=requested.data, targets=targets)
+    index = build_index(sources, callback.on_progress, threads, options=requested.data, targets=targets)
     default = f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png"
     path = owned_png.check_output(default if out is None else out, "--out")
     num_images = (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT) if count is None else count

@@ -49,7 +49,7 @@ def export(
     """
     from sightline.api.dataset import list_data
     from sightline.api.decoding_vectors import write_decoding_vectors
-    from sightline.api.export import export_model as run
+    from sightline.api.export import export_model
 
     if to == "vectors":
         options = {
@@ -62,7 +62,7 @@ def export(
         print_json({"path": path}) if output_format == OutputFormat.json else print_line(f"written    {path}")
         return
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        exported = run(
+        exported = export_model(
             model, to, precision=precision, out=out, data=list_data(parity or None, column, set or ()),
             tolerance=tolerance, agreement=min_agreement, callback=display,
         )  # fmt: skip

@@ -13,9 +13,9 @@ def model_card(
     run: Annotated[str, typer.Argument(help="A run directory.")], output_format: FormatOption = OutputFormat.text
 ) -> None:
     """Write a model card in Hugging Face format into a run's bundle, and print it."""
-    from sightline.api.model_card import write_model_card as write
+    from sightline.api.model_card import write_model_card
 
-    text, path = write(run)
+    text, path = write_model_card(run)
     if output_format == OutputFormat.json:
         print_json({"path": str(path), "card": text})
         return

@@ -32,10 +32,10 @@ def preview(
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Draw a labeled grid of images, original or augmented as in training."""
-    from sightline.api.preview import preview_images as draw
+    from sightline.api.preview import preview_images
 
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        result = draw(
+        result = preview_images(
             data, out=out, count=count, seed=seed, augmented=augment, recipe=recipe,
             set=[*(set or ()), *data_assignments(column)], callback=display,
         )  # fmt: skip

@@ -59,7 +59,7 @@ from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.paths import LOCK_NAME, check_writable, explain_not_a_run, lock_run, next_path
 from sightline.runs.predictions import parse_predictions
-from sightline.runs.run_info import read_run_info as read_info
+from sightline.runs.run_info import read_run_info
 
 __all__ = ["SCHEMA", "RunDirectory", "check_writable", "next_path"]
 
@@ -131,7 +131,7 @@ class RunDirectory:
     @property
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""
-        return read_info(self.path / "run.json")
+        return read_run_info(self.path / "run.json")
 
     @property
     def result(self) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.checks.leakage import leaked_contents
 from sightline.data.class_tree import build_tree
 from sightline.data.dataset import decode_images, encode_labels, list_sizes
-from sightline.data.indexing import Sources, describe_sources
-from sightline.data.indexing import build_index as make_index
+from sightline.data.indexing import Sources, build_index, describe_sources
 from sightline.data.masks import check_masks
 from sightline.data.recorded_images import MatchedImages
 from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
@@ -75,7 +74,7 @@ class LabeledImages:
     @cached_property
     def _index(self) -> Index:
         options = run_images.choose_tree_options(self.source_run, self.targets)
-        return make_index(self.sources or [], self.progress, options=options, targets=self.targets)
+        return build_index(self.sources or [], self.progress, options=options, targets=self.targets)
 
     @cached_property
     def _known_images(self) -> run_images.KnownImages | None:

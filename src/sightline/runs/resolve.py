@@ -17,8 +17,7 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import InputConfig, RunConfig, recipes
 from sightline.data.checks.finding import Finding
 from sightline.data.dataset import check_classes
-from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
+from sightline.data.indexing import Sources, build_index
 from sightline.data.label_patch import find_unused_patch, load_and_apply_patch
 from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.types import Index
@@ -54,7 +53,7 @@ def resolve_request(request: TrainRequest, sources: Sources, callback: Callback)
     config = request.with_relative_paths(request.merge_layers())
     environment.check_packages(config)
     targets, threads = find_task(config.model.task).targets, config.device.threads or None
-    index = make_index(sources, callback.on_progress, threads, options=config.data, targets=targets)
+    index = build_index(sources, callback.on_progress, threads, options=config.data, targets=targets)
     if not config.data.patch and (unused := find_unused_patch(index)) is not None:
         path, count = unused
         callback.on_message(
@@ -91,7 +90,7 @@ def restore_inputs(
     environment.start_backend(config.device)
     threads = config.device.threads or None
     targets, images = find_task(config.model.task).targets, request.resolve_sources(sources)
-    index = make_index(images, callback.on_progress, threads, options=config.data, targets=targets)
+    index = build_index(images, callback.on_progress, threads, options=config.data, targets=targets)
     index = select_images(load_and_apply_patch(index, patch), config.split)
     check_classes(index, targets)
     return RunInputs(config, index)

@@ -16,8 +16,7 @@ from sightline.data import label_patch
 from sightline.data.checks.leakage import SmallImages, find_near_contents, make_small_images
 from sightline.data.dataset import DecodedDataset
 from sightline.data.file_records import FileRecords
-from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
+from sightline.data.indexing import Sources, build_index
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
 from sightline.data.remote import is_url
 from sightline.data.sources import named
@@ -55,7 +54,7 @@ def is_in_memory(run: RunDirectory) -> bool:
 def find_in_memory(run: RunDirectory, sources: Sources, progress: Progress = no_progress) -> Index | None:
     """Return the index of `sources`, with the run's corrections applied, if they hold all images of the run."""
     targets = find_task(run.config.model.task).targets
-    index = label_patch.load_and_apply_patch(make_index(sources, progress, targets=targets), run.patch)
+    index = label_patch.load_and_apply_patch(build_index(sources, progress, targets=targets), run.patch)
     rows = run.read_data()
     return index if rows is not None and match_images(rows, index).complete else None
 
@@ -108,7 +107,7 @@ def read_run_index(run: RunDirectory, progress: Progress = no_progress, records:
     """Return the index of the sources of a run as they are now, without the run's corrections."""
     config = run.config
     options, targets = resolve_data_options(run), find_task(config.model.task).targets
-    return make_index(
+    return build_index(
         resolve_sources(run), progress, config.device.threads or None, options=options, targets=targets,
         records=records,
     )  # fmt: skip

@@ -39,8 +39,15 @@ from sightline.config import RunConfig, parse, recipes, resolve_config
 from sightline.config.parse import setting
 from sightline.data.targets import Targets
 from sightline.errors import ConfigError, UsageError, suggest
-from sightline.sweeps.parameters import Parameter, RangeParameter, Settings, Value, flatten_settings, format_toml
-from sightline.sweeps.parameters import parse_parameters as read_parameters
+from sightline.sweeps.parameters import (
+    Parameter,
+    RangeParameter,
+    Settings,
+    Value,
+    flatten_settings,
+    format_toml,
+    parse_parameters,
+)
 from sightline.tasks.protocol import find_task
 
 Monitor = Literal[  # the first one that a task has is its default
@@ -244,7 +251,7 @@ def parse_space(text: str, name: str, folder: Path) -> SearchSpace:
     for key, table in (("settings", settings), ("space", space)):
         if not isinstance(table, dict):
             raise ConfigError(f"{name}: {key} must be a table of settings, not {table!r}.")
-    parameters = tuple(read_parameters(space, name))
+    parameters = tuple(parse_parameters(space, name))
     if not parameters:
         raise ConfigError(f"{name} varies nothing: define at least one parameter under [space].")
     if options.sampler == "grid":
