@@ -433,3 +433,18 @@ def test_images_beside_unread_labels_say_what_to_do_with_them(tmp_path: Path) ->
     write_files(tmp_path, {"1.png": encode_png(1), "1.xml": b"<annotation/>"})
     with pytest.raises(DataError, match=r"1\.xml may hold labels \(Pascal VOC\)\. The boxes of YOLO and"):
         build_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("benign/1.png", "benign/2.png", "normal/1.png"), ("benign/1_mask_1.png", "normal/1_MASK.bmp")),
+        (("set/COVID/images/1.png", "set/Normal/images/1.png"), ("set/COVID/masks/1.png", "set/Normal/masks/1.png")),
+        (("with/1.jpg", "with/1_mask.jpg", "without/2_mask.png", "without/3.png"), ()),
+    ],
+    ids=["BUSI", "COVID-19 Radiography", "faces with masks"],
+)  # fmt: skip
+def test_masks_in_class_folders_are_left_out(tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...]) -> None:
+    index = build_index(write_files(tmp_path, {key: encode_png(i) for i, key in enumerate((*images, *masks))}))
+    assert sorted(image.path for image in index.images) == sorted(images)
+    assert [(note.kind, note.path) for note in index.notes] == [("class-masks", key) for key in sorted(masks)]

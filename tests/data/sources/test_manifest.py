@@ -278,6 +278,25 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert reasons["labels-from-table"] == "columns helmet, mask"
 
 
+def test_coordinates_are_not_taken_for_labels(tmp_path: Path) -> None:
+    rows = (
+        "Image Index,Finding Labels,OriginalImagePixelSpacing[x,y],\n1.jpg,Hernia,0.143,0.143,\n2.jpg,Mass,0.2,0.168,\n"
+    )
+    listing = read_manifest(write_table(tmp_path, rows))  # the header of NIH ChestX-ray
+    assert labels_and_splits(listing) == {"1.jpg": ("Hernia", None), "2.jpg": ("Mass", None)}
+    message = get_error(write_table(tmp_path, "filename,x,y\n1.jpg,10,20\n2.jpg,,40.5\n"))
+    assert "has no recognized column for the labels: its columns are filename, x, y." in message
+    assert labels_and_splits(read_manifest(write_table(tmp_path, "x,y\n1.jpg,cat\n2.jpg,dog\n"))) == BOTH
+
+
+def test_a_table_of_vgg_image_annotator_is_refused(tmp_path: Path) -> None:
+    header = "filename,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+    cells = '{},"{{}}",1,0,"{{""x"":1}}","{{""animal"":""cat""}}"\n'
+    path = write_table(tmp_path, header + cells.format("1.jpg") + cells.format("2.jpg"))
+    for options in (DataConfig(), DataConfig(columns=ColumnsConfig(label="region_attributes"))):
+        assert "whose labels are attributes in JSON, which are not read: write a table" in get_error(path, options)
+
+
 def test_columns_of_celeba_say_no_by_minus_one(tmp_path: Path) -> None:
     rows = "image_id,Male,Young,Bald\n1.jpg,-1,1,-1\n2.jpg,1,1,-1\n"
     assert [e.label for e in read_manifest(write_table(tmp_path, rows)).items] == ["Young", "Male;Young"]

@@ -70,6 +70,12 @@ REMARK_FINDINGS = {
         "If the table has the labels, say so: --set data.labels=FILE --column label=NAME. If these folders are the "
         "classes, --set data.class_level=1.",
     ),
+    "class-masks": RemarkFinding(
+        "warning",
+        "file is the mask of an image in a class folder and is ignored",
+        "files are masks of images in class folders and are ignored",
+        "The images alone are examples of their classes. If these are images too, give them other names.",
+    ),
     "missing-masks": RemarkFinding(
         "warning",
         "image has no mask and is ignored",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -18,8 +19,9 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     ),
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
-        "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels", "labelid",
+        "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels", "labelid",
         "classid", "categoryid", "choice", "choicechoices",
+        "y",
         "标签", "类别", "分类", "类别名称",
     ),
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold", "划分", "数据集"),
@@ -132,9 +134,17 @@ def _resolve_requested(table: Table, role: str, name: str) -> str:
 def find_by_name(table: Table, role: str, used_columns: Collection[str]) -> list[str]:
     """Return the columns of a table that have a usual name of a role, the most specific first."""
     normalized = {normalize_name(column): column for column in reversed(table.columns)}
-    return [
-        normalized[name] for name in _COLUMN_NAMES[role] if name in normalized and normalized[name] not in used_columns
-    ]
+    named = [normalized[name] for name in _COLUMN_NAMES[role] if name in normalized]
+    return [c for c in named if c not in used_columns and not _is_coordinate(table, c, used_columns)]
+
+
+def _is_coordinate(table: Table, column: str, used_columns: Collection[str]) -> bool:
+    """Return whether ``y`` is of a point: beside ``x`` with numbers, or in ``PixelSpacing[x,y]`` of NIH ChestX-ray."""
+    if normalize_name(column) != "y":
+        return False
+    x = [c for c in table.columns if c.strip().casefold() == "x" and c not in used_columns]
+    cells = [row.get_text(c) for row in table.rows for c in x]
+    return column.strip().casefold() != "y" or bool(x and all(re.fullmatch(r"-?[\d.]*", cell) for cell in cells))
 
 
 def _first_or_empty(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR
+from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES, find_class_masks
 from sightline.data.sources.file_labels import are_class_names, compile_pattern, normalize_label, parse_label
 from sightline.data.sources.filenames import is_hidden, is_image_name, split_path
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
@@ -25,18 +26,8 @@ NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL
 """Reasons for rejecting a file that can be read but has no class."""
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
-IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
-MASK_FOLDER_NAMES = {
-    "masks",
-    "mask",
-    "labels",
-    "label",
-    "annotations",
-    "annotation",
-    "segmentations",
-    "gt",
-    "groundtruth",
-}
+CLASS_MASKS = "class-masks"
+"""Finding: masks among the images of classes are left out."""
 DEFAULTS = DataConfig()
 LabelParser = Callable[[str], str | None]
 
@@ -59,6 +50,10 @@ def read_class_folders(
     image_paths = [p for k, p in paths.items() if is_image_name(k)] or list(paths.values())  # skips a README
     if options.label_pattern:
         return list_by_file_name(store, prefix, image_paths, compile_pattern(options.label_pattern))
+    masks = frozenset[str]() if MASK_FOLDERS in options.allow_findings else find_class_masks(paths)
+    if masks:
+        paths = {key: path for key, path in paths.items() if key not in masks}
+        image_paths = [path for key, path in paths.items() if is_image_name(key)]
     as_classes, level = SPLIT_FOLDERS in options.allow_findings, options.folder_level
     layout = infer_layout(image_paths, as_classes=as_classes, level=level is not None)
     if layout.flat and level is None and (class_names := _infer_classes(image_paths)):
@@ -70,7 +65,8 @@ def read_class_folders(
     notes += [
         SourceNote(UNEXPECTED_FOLDER, parent + top, _describe_unexpected(top)) for top in sorted(layout.unexpected)
     ]
-    listing = _list_by_folder(store, prefix, layout, folders, level)
+    notes += [SourceNote(CLASS_MASKS, prefix + key, "") for key in sorted(masks)]
+    listing = _list_by_folder(store, prefix, layout, folders, level, paths)
     looks_split = any(r.kind == SPLIT_FOLDERS for r in notes)
     if looks_split or len({item.label for item in listing.items if is_image_name(item.key)}) < 2:
         unread = find_unread_labels(store.keys())
@@ -94,9 +90,14 @@ def list_visible(store: FileStore) -> dict[str, PathParts]:
 
 
 def _list_by_folder(
-    store: FileStore, prefix: str, layout: FolderLayout, folders: Sequence[str], level: int | str | None
+    store: FileStore,
+    prefix: str,
+    layout: FolderLayout,
+    folders: Sequence[str],
+    level: int | str | None,
+    paths: Mapping[str, PathParts],
 ) -> SourceListing:
-    """List the entries, the class folders and the remaining files."""
+    """List the entries of `paths`, the class folders and the remaining files."""
     listing = SourceListing([], origins=frozenset({"folders"}))
     classes: dict[tuple[Split | None, str], ClassFolder] = {}
     depth = 1 if level in (None, "leaf", "path") else int(level or 1)
@@ -114,7 +115,7 @@ def _list_by_folder(
         folder = path[: len(path) - len(below) + label_index + 1 + is_folder]
         return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
 
-    for key, path in list_visible(store).items():
+    for key, path in paths.items():
         if (class_folder := find_class_folder(path)) is not None:
             listing.items.append(SourceItem(store, key, prefix + key, class_folder.label, class_folder.split))
         elif is_image_name(key):

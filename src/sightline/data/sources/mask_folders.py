@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sightline.data.masks import CLASSES_FILES, MaskClasses, describe_masks, read_mask_classes
+from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder import IMAGE_FOLDERS, MASK_FOLDER_NAMES, list_visible
+from sightline.data.sources.folder import list_visible
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split
 from sightline.data.storage import FileStore, read_untrusted_file

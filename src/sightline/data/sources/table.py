@@ -160,6 +160,11 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
     columns = rows[0][1] if has_header else [str(i + 1) for i in range(max(len(cells) for _, cells in rows))]
     body = rows[1:] if has_header else rows
     _check_width(name, len(columns))
+    if {"region_shape_attributes", "region_attributes"} <= set(columns):
+        raise DataError(
+            f"{name} is of VGG Image Annotator, whose labels are attributes in JSON, which are not read: write a table "
+            "with the columns path and label."
+        )
     cells = sum(len(cells) for _, cells in body)
     if len(columns) * len(body) - cells > cells + _MOST_MISSING:  # short rows are filled: a small file, all memory
         raise DataError(f"{name} has {len(columns):,} columns, and its rows hold few of them: remove empty columns.")

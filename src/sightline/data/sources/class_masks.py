@@ -1,0 +1,43 @@
+"""Find masks among the images of class folders, which are no examples of a class."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+from sightline.data.sources.folder_layout import PathParts
+from sightline.data.sources.split_names import parse_split_name
+
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
+MASK_FOLDER_NAMES = {
+    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth",
+}  # fmt: skip
+_LOSSLESS = {"png", "bmp", "gif", "tif", "tiff"}  # what masks are; a face with a mask is a photograph
+_MASK_NAME = re.compile(r"(.+)_(?:mask|segmentation|gt)(?:_\d+)?", re.IGNORECASE)
+
+
+def find_class_masks(paths: Mapping[str, PathParts]) -> frozenset[str]:
+    """Return the keys of the masks among the images of class folders, whose keys have their parts in `paths`.
+
+    A mask is beside its image, as ``benign/1_mask.png`` and ``benign/1.png`` of the breast ultrasound images BUSI, or,
+    in two classes or more, in a folder beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
+    """
+    named = {key: (parts[:-1], *parts[-1].rpartition(".")[::2]) for key, parts in paths.items()}
+    stems = {(folder, stem) for folder, stem, _ in named.values()}
+    images = {(folder[:-1], stem) for folder, stem in stems if folder and folder[-1].casefold() in IMAGE_FOLDERS}
+    masks: list[str] = []
+    by_class: dict[PathParts, list[str]] = defaultdict(list)
+    for key, (folder, name, suffix) in named.items():
+        if suffix.lower() not in _LOSSLESS:
+            continue
+        match = _MASK_NAME.fullmatch(name)
+        stem = match[1] if match else name
+        if match and (folder, stem) in stems:
+            masks.append(key)
+        elif len(folder) > 1 and folder[-1].casefold() in MASK_FOLDER_NAMES and (folder[:-1], stem) in images:
+            by_class[folder[:-1]].append(key)
+    names = [parse_split_name(folder[-1]) for folder in by_class]
+    if len(by_class) > 1 and not any(name and name.certain for name in names):
+        masks += [key for keys in by_class.values() for key in keys]
+    return frozenset(masks)
