@@ -133,26 +133,31 @@ class UnreadableInfo(TypedDict):
     reason: str
 
 
-class MetricsInfo(TypedDict):
-    """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it; the hierarchy is that of a tree."""
+class _SharedInfo(TypedDict):
+    """What ``metrics.json`` says of every task."""
 
     split: str
-    accuracy: float
     accuracy_interval: Interval
-    loss: float | None
     count: int
     classes: list[str]
     untested_classes: list[str]
     unreadable: list[UnreadableInfo]
-    per_class: list[ClassMetrics]
-    confusion: list[list[int]]
     metrics: Mapping[str, Metric]
     leaked: LeakedInfo | None
+    thresholds: Thresholds | None
+
+
+class MetricsInfo(_SharedInfo):
+    """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it; the hierarchy is that of a tree."""
+
+    accuracy: float
+    loss: float | None
+    per_class: list[ClassMetrics]
+    confusion: list[list[int]]
     calibration: CalibrationReport
     risk_coverage: CurveInfo
     errors: ErrorsInfo
     slices: list[SliceMetrics]
-    thresholds: Thresholds | None
     selective: DecisionMetrics | None
     selective_check: SelectiveResult | None
     set_coverage: SetCoverage | None
@@ -177,23 +182,14 @@ class LabelErrorsInfo(TypedDict):
     confused_pairs: list[LabelPairInfo]
 
 
-class MultiLabelInfo(TypedDict):
+class MultiLabelInfo(_SharedInfo):
     """The content of ``metrics.json``, as `MultiLabelReport.to_dict` returns it."""
 
     task: Literal["multi_label"]
-    split: str
     accuracy: float
-    accuracy_interval: Interval
     loss: float
-    count: int
-    classes: list[str]
-    untested_classes: list[str]
-    unreadable: list[UnreadableInfo]
     per_class: list[LabelMetrics]
-    metrics: Mapping[str, Metric]
-    leaked: LeakedInfo | None
     errors: LabelErrorsInfo
-    thresholds: Thresholds | None
     decisions: list[LabelDecisions] | None
     label_sets: LabelSetMetrics | None
     unreached: list[str]
@@ -224,25 +220,16 @@ class MaskErrorsInfo(TypedDict):
     confused_pairs: list[ClassPairInfo]
 
 
-class SegmentationInfo(TypedDict):
+class SegmentationInfo(_SharedInfo):
     """The content of ``metrics.json``, as `SegmentationReport.to_dict` returns it."""
 
     task: Literal["segmentation"]
-    split: str
     accuracy: float | None
-    accuracy_interval: Interval
     loss: float | None
-    count: int
-    classes: list[str]
-    untested_classes: list[str]
-    unreadable: list[UnreadableInfo]
     per_class: list[MaskClassMetrics]
-    metrics: Mapping[str, Metric]
-    leaked: LeakedInfo | None
     errors: MaskErrorsInfo
     calibration: CalibrationReport
     risk_coverage: CurveInfo
-    thresholds: Thresholds | None
     threshold: Threshold | None
     selective: MaskDecisions | None
 
