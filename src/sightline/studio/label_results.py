@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import metrics
@@ -24,7 +23,7 @@ from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
-from sightline.studio.results import REPORTED, find_split
+from sightline.studio.results import find_split, list_evaluated, open_images
 
 KINDS = ("correct", "missed", "wrong")  # the images that a row counts
 
@@ -136,11 +135,10 @@ class LabelResults:
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page, of the row of a class at a threshold, and of the images of a class or a pair."""
     run = model.run.directory
-    evaluated = sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
     thresholds = run.read_thresholds()
     results: Mapping[str, LabelResults] = {
         split: LabelResults(predictions, list_thresholds(thresholds, predictions.classes), model.number_groups(split))
-        for split, predictions in evaluated
+        for split, predictions in list_evaluated(model)
     }
 
     def page(request: Request) -> Response:
@@ -161,19 +159,14 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
     def list_images(request: Request) -> Response:
         _, chosen = find_split(results, request)
-        return open_rows(request, chosen, chosen.list_rows(*_read_label(request), request.query_params.get("kind", "")))
+        rows = chosen.list_rows(*_read_label(request), request.query_params.get("kind", ""))
+        return open_images(request, model, library, [chosen.paths[row] for row in rows])
 
     def list_pair_images(request: Request) -> Response:
         _, chosen = find_split(results, request)
         first, second, kind = (request.query_params.get(name, "") for name in ("first", "second", "kind"))
-        return open_rows(request, chosen, chosen.list_pair_rows(first, second, kind))
-
-    def open_rows(request: Request, chosen: LabelResults, rows: Sequence[int]) -> Response:
-        positions = model.find_positions([chosen.paths[row] for row in rows])
-        query = {"selection": library.add_selection(p for p in positions if p is not None)}
-        if "lang" in request.query_params:
-            query["lang"] = request.query_params["lang"]
-        return RedirectResponse(f"/?{urlencode(query)}", 303)
+        rows = chosen.list_pair_rows(first, second, kind)
+        return open_images(request, model, library, [chosen.paths[row] for row in rows])
 
     return [
         Route("/results", page),

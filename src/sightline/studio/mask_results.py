@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline.evaluation.segmentation_metrics import MaskScores
@@ -21,7 +20,7 @@ from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.mask_images import MaskImages
 from sightline.studio.pages import Pages
-from sightline.studio.results import MAX_CLASSES, REPORTED, find_split, list_cells
+from sightline.studio.results import MAX_CLASSES, find_split, list_cells, list_evaluated, open_images
 
 HEADLINES = ("mean_iou", "mean_dice", "pixel_accuracy", "boundary_f1")
 WORST = 12  # images on the page
@@ -71,7 +70,7 @@ class MaskResults:
 def make_routes(model: RunModel, library: Library, masks: MaskImages, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page, and of the images that a cell of its matrix counts the pixels of."""
     run, results = model.run.directory, dict[str, MaskResults]()
-    for split, of_split in sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0])):
+    for split, of_split in list_evaluated(model):
         metrics = read_metrics(run.path / "eval" / split / "metrics.json")
         results[split] = MaskResults(of_split.paths, of_split.classes, metrics, of_split.mask_scores)
 
@@ -95,11 +94,6 @@ def make_routes(model: RunModel, library: Library, masks: MaskImages, name: str,
         _, chosen = find_split(results, request)
         query = request.query_params
         rows = chosen.rank_rows(query.get("label", ""), query.get("predicted", ""))
-        positions = model.find_positions([chosen.paths[row] for row in rows])
-        selection = library.add_selection((p for p in positions if p is not None), is_ranked=True)
-        values = {"selection": selection, "sort": "rank"}
-        if "lang" in query:
-            values["lang"] = query["lang"]
-        return RedirectResponse(f"/?{urlencode(values)}", 303)
+        return open_images(request, model, library, [chosen.paths[row] for row in rows], is_ranked=True)
 
     return [Route("/results", page), Route("/results/images", list_images)]

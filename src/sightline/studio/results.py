@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from sightline import metrics
+from sightline.data.types import Split
 from sightline.evaluation.bootstrap import Resampling, count_groups
 from sightline.evaluation.ordinal import compute_ordinal_metrics
 from sightline.evaluation.results import LabeledPredictions, Metric
@@ -23,6 +25,7 @@ from sightline.evaluation.scoring import add_group_intervals, compute_class_metr
 from sightline.evaluation.selective import compute_risk_coverage
 from sightline.evaluation.slices import SliceMetrics, evaluate_slices
 from sightline.studio.features import RunModel
+from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
 from sightline.tasks.protocol import find_task
@@ -197,9 +200,8 @@ def list_cells(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[dic
 def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page and of its figures."""
     run = model.run.directory
-    evaluated = sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
     results: dict[str, SplitResults] = {
-        split: SplitResults(predictions, model.number_groups(split)) for split, predictions in evaluated
+        split: SplitResults(predictions, model.number_groups(split)) for split, predictions in list_evaluated(model)
     }
     targets = find_task(run.config.model.task).targets
     thresholds = run.read_thresholds()
@@ -228,6 +230,24 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
         return StrictJSONResponse(chosen.describe_selection(confidence))
 
     return [Route("/results", page), Route("/results/selection", select)]
+
+
+def list_evaluated(model: RunModel) -> list[tuple[Split, LabeledPredictions]]:
+    """Return the splits that the run was evaluated on, the one to show first at the start, with its predictions."""
+    return sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
+
+
+def open_images(
+    request: Request, model: RunModel, library: Library, paths: Iterable[str], *, is_ranked: bool = False
+) -> RedirectResponse:
+    """Return the way to the list of the images at `paths` alone, which is in their order if they are ranked."""
+    positions = (position for position in model.find_positions(paths) if position is not None)
+    query = {"selection": library.add_selection(positions, is_ranked=is_ranked)}
+    if is_ranked:
+        query["sort"] = "rank"
+    if "lang" in request.query_params:
+        query["lang"] = request.query_params["lang"]
+    return RedirectResponse(f"/?{urlencode(query)}", 303)
 
 
 def find_split(results: Mapping[str, Results], request: Request) -> tuple[str, Results]:
