@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -87,9 +87,12 @@ def open_studio(
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = _io.output_path(patch or choose_patch_path(index.name))
-    with open_corrections(path, index, None if run is None else run.patch, splits) as corrections:
+    with ExitStack() as stack:  # which stops the last first
+        own_patch = None if run is None else run.patch
+        corrections = stack.enter_context(open_corrections(path, index, own_patch, splits))
         issues = [] if run is None else _list_label_issues(run, index)
         library = Library(index, corrections, splits, predictions, issues, _list_slices(model, index))
+        stack.callback(library.close)
         check = BackgroundCheck(index, library, input_config)
         labeling = look_alikes = None
         if isinstance(data, Dataset):
@@ -97,29 +100,24 @@ def open_studio(
             look_alikes = LookAlikes(index, compute, check)
             if not index.labels_are_masks:
                 labeling = _make_labeling(data, compute, index, corrections, classes)
+                stack.callback(labeling.stop)
+            stack.callback(look_alikes.features.stop)
+        if model is not None:
+            stack.callback(model.features.stop)
         folders = FolderExport(index, corrections, splits, _list_paths(data))
+        stack.callback(folders.stop)
+        stack.callback(check.stop)
         training = _make_training(data, corrections, index, runs)
-        try:
-            thumbnails = Thumbnails(index, preprocess)
-            known = run.read_model_spec()[0] if run is not None and run.has_model else ()
-            masks = MaskImages(index, known) if index.labels_are_masks else None
-            others = tuple(other.path for other in compare)
-            yield Studio(
-                index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
-                look_alikes, masks, raw_csv, known_files,
-            )  # fmt: skip
-        finally:
-            if training is not None:
-                training.closing.set()
-            check.stop()
-            folders.stop()
-            if model is not None:
-                model.features.stop()
-            if look_alikes is not None:
-                look_alikes.features.stop()
-            if labeling is not None:
-                labeling.stop()
-            library.close()
+        if training is not None:
+            stack.callback(training.closing.set)
+        thumbnails = Thumbnails(index, preprocess)
+        known = run.read_model_spec()[0] if run is not None and run.has_model else ()
+        masks = MaskImages(index, known) if index.labels_are_masks else None
+        others = tuple(other.path for other in compare)
+        yield Studio(
+            index.name, library, corrections, thumbnails, check, folders, model, others, labeling, training,
+            look_alikes, masks, raw_csv, known_files,
+        )  # fmt: skip
 
 
 def _read_index(data: Dataset | Run, progress: Progress) -> tuple[Index, int]:
