@@ -28,14 +28,7 @@ def compute_projected_features(
     `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
     """
     computed, positions = _compute(index, settings, callback or Callback())
-    projected = project_features(computed)
-    decoded = np.zeros(len(index.images), bool)
-    decoded[positions] = True
-    if decoded.all():
-        return projected, decoded
-    features = np.full((len(decoded), projected.shape[1]), np.nan, np.float32)
-    features[positions] = projected
-    return features, decoded
+    return _place_rows(project_features(computed), positions, len(index.images), np.nan)
 
 
 def compute_pretrained_features(
@@ -51,10 +44,19 @@ def compute_pretrained_features(
         MissingExtraError: If the packages of the backend are not installed.
     """
     computed, positions = _compute(index, settings, Callback())
-    features = np.zeros((len(index.images), computed.shape[1]), np.float32)
-    features[positions] = computed
-    decoded = np.zeros(len(features), bool)
+    return _place_rows(computed, positions, len(index.images), 0.0)
+
+
+def _place_rows(
+    rows: NDArray[np.float32], positions: list[int], count: int, missing: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return `rows` [n, D] at their `positions` among `count` images, the others `missing`, and where they are."""
+    if positions == list(range(count)):
+        return rows, np.ones(count, bool)
+    decoded = np.zeros(count, bool)
     decoded[positions] = True
+    features = np.full((count, rows.shape[1]), missing, np.float32)
+    features[positions] = rows
     return features, decoded
 
 

@@ -209,6 +209,11 @@ class _Stream:
     first: str
     probabilities: NDArray[np.float32]
 
+    @property
+    def start(self) -> int:
+        """The position of the first image since the start of a drift; 0 without one."""
+        return (self.drift.start or 1) - 1
+
     @classmethod
     def read(
         cls, sample: ValidationSample, log: Path, batches: Iterable[LoggedImages], level: float, *, are_masks: bool
@@ -248,25 +253,23 @@ def _check_quality(log: Path, images: LoggedImages) -> None:
 def _estimate_iou(sample: ValidationSample, stream: _Stream) -> IouEstimate | None:
     if not len(sample.ious):
         return None
-    new = stream.confidences[(stream.drift.start or 1) - 1 :]
+    new, groups = stream.confidences[stream.start :], sample.get_groups(len(sample.ious))
     quality, ious = (values.astype(np.float64) for values in (sample.confidences, sample.ious))
-    return estimate_mean_iou(quality, ious, new, stream.drift, sample.get_groups(len(ious)))
+    return estimate_mean_iou(quality, ious, new, stream.drift, groups)
 
 
 def _estimate(sample: ValidationSample, stream: _Stream) -> AccuracyEstimate | None:
     if not len(sample.correct):
         return None
-    new = stream.confidences[(stream.drift.start or 1) - 1 :]
-    groups = sample.get_groups(len(sample.correct))
-    return estimate_accuracy(sample.confidences, sample.correct, new.astype(np.float32), stream.drift, groups)
+    new, groups = stream.confidences[stream.start :].astype(np.float32), sample.get_groups(len(sample.correct))
+    return estimate_accuracy(sample.confidences, sample.correct, new, stream.drift, groups)
 
 
 def _estimate_labels(classifier: Classifier, sample: ValidationSample, stream: _Stream) -> LabelEstimate | None:
     if not len(sample.labels):
         return None
     thresholds = list_thresholds(classifier.thresholds, classifier.classes)
-    new = stream.probabilities[(stream.drift.start or 1) - 1 :]
-    groups = sample.get_groups(len(sample.labels))
+    new, groups = stream.probabilities[stream.start :], sample.get_groups(len(sample.labels))
     return estimate_micro_f1(sample.probabilities, sample.labels, new, thresholds, stream.drift, groups)
 
 
@@ -280,7 +283,7 @@ def _choose(classifier: Classifier, stream: _Stream, count: int) -> tuple[ImageT
     ids = [image_id for batch in stream.recent for image_id in batch.ids]
     times = [time for batch in stream.recent for time in batch.times]
     before = len(stream.confidences) - len(ids)
-    skipped = max(0, (stream.drift.start or 1) - 1 - before, len(ids) - MAX_CANDIDATES)
+    skipped = max(0, stream.start - before, len(ids) - MAX_CANDIDATES)
     targets = classifier.task.targets
     quality = np.concatenate([batch.quality for batch in stream.recent])
     doubts = probabilities
