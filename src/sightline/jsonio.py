@@ -187,9 +187,14 @@ def build(kind: type[T], values: Any, where: str) -> T:
     `TypedDict` passes them through. Raises `ModelError`, which starts with `where` and names the key.
     """
     try:
-        return cast("T", _checker(cast("Any", kind))(values, ""))
+        return convert(kind, values)
     except ValueError as error:
         raise ModelError(f"{where} cannot be read: {error}.") from error
+
+
+def convert(kind: type[T], values: Any) -> T:
+    """Return what `build` does; raises `ValueError`, which names the key, to be explained by the caller."""
+    return cast("T", _checker(cast("Any", kind))(values, ""))
 
 
 _Check = Callable[[Any, str], Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sightline import jsonio
@@ -110,35 +110,18 @@ class Thresholds:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
         """Return what `to_dict` was called on; raises `ValueError` for unknown fields and invalid values."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown or "count" not in values:
-            raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
-        for name, value in values.items():
-            if name in {"labels", "absent"}:
-                if value is not None and not (isinstance(value, Mapping) and all(map(_is_fraction, value.values()))):
-                    raise ValueError(f"{name} cannot be {value!r}")
-                continue
-            allowed = {
-                "conformal": ("lac", "contiguous"),
-                "ood": ("energy", "joint_energy"),
-                "rate": (None, "sensitivity", "specificity"),
-                "label_target": (None, "f1", "precision", "recall"),
-            }.get(name)
-            kind = str if name == "positive" else int | float
-            fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
-            if (value not in allowed) if allowed else not fits:
-                raise ValueError(f"{name} cannot be {value!r}")
+        thresholds = jsonio.convert(cls, values)
+        for name in ("labels", "absent"):
+            limits: Mapping[str, float | None] = getattr(thresholds, name) or {}
+            if not all(limit is None or 0 <= limit <= 1 for limit in limits.values()):
+                raise ValueError(f"{name} has a number that is not between 0 and 1")
         if len({values.get(name) is None for name in ("rate", "target_rate", "positive", "positive_threshold")}) > 1:
             raise ValueError("rate, target_rate, positive and positive_threshold must be given together")
-        return cls(**values)
+        return thresholds
 
 
 _OF_SEVERAL_LABELS = {"labels", "label_target", "absent", "target_recall", "target_fnr", "set_threshold"}
 _OF_MASKS = {"min_iou", "quality"}
-
-
-def _is_fraction(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 @dataclass(frozen=True, slots=True)

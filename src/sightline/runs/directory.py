@@ -319,7 +319,7 @@ class RunDirectory:
             return None
         try:
             return Thresholds.from_dict(jsonio.read_object(path))
-        except (ValueError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise ModelError(
                 f"{path} cannot be read: {error}; fit them again with `sightline evaluate --target-precision`."
             ) from error

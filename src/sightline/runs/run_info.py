@@ -77,7 +77,7 @@ class RecipeChoiceInfo(TypedDict):
 
 
 class RunInfo(TypedDict, total=False):
-    """The content of ``run.json``; `request` is that of `runs.resolve`."""
+    """The content of ``run.json``; `request` is what `TrainRequest.to_dict` returns."""
 
     schema: Any
     status: str
