@@ -26,7 +26,8 @@ from sightline.errors import ModelError, OutputError, UsageError
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
 from sightline.intervals import Interval
 from sightline.preprocessing import PreprocessingSpec
-from sightline.runs.directory import SCHEMA, RunDirectory, check_writable, next_path
+from sightline.runs.directory import SCHEMA, RunDirectory
+from sightline.runs.paths import check_writable, next_path
 
 HISTORY = (
     EpochRecord(1, "head", 1.5, 0.25, None, None, 1e-3, 2.0, 80.0),

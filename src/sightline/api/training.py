@@ -20,9 +20,10 @@ from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import UsageError
 from sightline.inference.results import ThresholdRequest
 from sightline.runs import existing_run, host_session, time_limit
-from sightline.runs.directory import RunDirectory, check_writable, next_path
+from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import THIS_MACHINE
 from sightline.runs.failures import record_failure
+from sightline.runs.paths import check_writable, next_path
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request
 from sightline.runs.train_request import TrainRequest

@@ -28,7 +28,7 @@ def demo(
     It trains as `sightline train` does by default: from a network that is pretrained on photographs.
     """
     from sightline import api
-    from sightline.runs.directory import next_path
+    from sightline.runs.paths import next_path
 
     print_line(("1. Train", "bold"), f" on {SOURCE}: 400 synthetic images of coffee beans in four roasts")
     with ProgressDisplay() as display:

@@ -61,8 +61,6 @@ from sightline.runs.paths import LOCK_NAME, check_writable, explain_not_a_run, l
 from sightline.runs.predictions import parse_predictions
 from sightline.runs.run_info import read_run_info
 
-__all__ = ["SCHEMA", "RunDirectory", "check_writable", "next_path"]
-
 SCHEMA = 2
 
 
