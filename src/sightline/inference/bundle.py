@@ -2,7 +2,7 @@
 
     manifest.json    the fields of `Manifest`, and the sha256 of every other file
     model.onnx       the graph, with a copy of the manifest (without file hashes) in its metadata
-    reference/          reference examples: encoded images whose pixels and probabilities are in the manifest
+    reference/       reference examples: encoded images whose pixels and probabilities are in the manifest
     validation.npz   a sample of the validation images, as numbers: see `evaluation.validation_sample`
     README.md        the model card, if written, with its plots in figures/
 
@@ -255,7 +255,7 @@ def _check_batch(bundle: Bundle, predictor: Predictor, examples: Sequence[Refere
     probabilities = average_pixels(predictor.probabilities(np.stack(pixels)))
     if not np.isfinite(probabilities).all():
         raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
-    difference = np.abs(probabilities - np.array([g.probabilities for g in examples])).max()
+    difference = np.abs(probabilities - np.array([example.probabilities for example in examples])).max()
     if not difference <= REFERENCE_TOLERANCE.get(bundle.manifest.precision, 1e-3):  # a recorded NaN is caught too
         raise ModelError(
             f"its reference examples give probabilities that differ by {difference:.2g} from the recorded ones"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from sightline.callbacks import EpochRecord
 from sightline.evaluation.results import EvaluationResult
 from sightline.report import fonts, plotting
-from sightline.report.charts import MAX_NAMED_CLASSES, format_count
+from sightline.report.charts import MAX_NAMED_CLASSES, find_stages, format_count
 from sightline.report.plotting import INK, TRAIN, VALIDATION, RenderedFigure
 
 
@@ -58,21 +57,16 @@ def _write_values(axes: Any) -> None:
 
 def _mark_stages(axes: Any, history: Sequence[EpochRecord]) -> None:
     """Draw a line between stages, and each one's name above its epochs; nothing where there is but one."""
-    spans = [(name, [r.epoch for r in group]) for name, group in groupby(history, lambda r: r.stage)]
-    if len(spans) < 2:
+    stages = find_stages(history)
+    if len(stages) < 2:
         return
-    for name, epochs in spans:
-        middle = (epochs[0] + epochs[-1]) / 2
+    for stage in stages:
         axes.text(
-            middle,
-            1.01,
-            plotting.shorten(name),
-            ha="center",
-            transform=axes.get_xaxis_transform(),
-            **plotting.text_style(8),
-        )
-    for _, epochs in spans[1:]:
-        axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
+            (stage["first"] + stage["last"]) / 2, 1.01, plotting.shorten(stage["name"]), ha="center",
+            transform=axes.get_xaxis_transform(), **plotting.text_style(8),
+        )  # fmt: skip
+    for stage in stages[1:]:
+        axes.axvline(stage["first"] - 0.5, color=INK, linewidth=0.8, linestyle="--")
 
 
 def plot_confusion(evaluation: EvaluationResult, title: str = "", *, percentages: bool = False) -> RenderedFigure:
