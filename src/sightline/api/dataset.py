@@ -127,7 +127,7 @@ class Dataset:
         if not _io.expand_home(path).is_file():
             raise DataError(f"There is no file {str(path)!r}: check the path.")
         if not is_table(Path(path)):
-            raise DataError(f"{path} is not a table: expected .csv, .tsv, .json, .jsonl or .ndjson.")
+            raise DataError(f"{path} is not a table: expected .csv, .tsv, .txt, .json, .jsonl or .ndjson.")
         return cls(path, column=column, set=set)
 
     @classmethod

@@ -80,7 +80,7 @@ class DataConfig:
         "relative to the source if the pattern contains a /; empty: folders are classes",
         check=check_label_pattern,
     )
-    labels: str = setting("", "table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
+    labels: str = setting("", "table (.csv, .tsv, .txt, .json) with the labels of a folder of images; empty: none")
     root: str = setting("", "folder that the paths of a manifest are relative to; empty: the folder of the manifest")
     encoding: str = setting(
         "",

@@ -250,7 +250,7 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
         return read_idx_files([path], options.limits)
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
-        "a manifest (.csv, .tsv, .json, .jsonl), a .parquet or .arrow file with images, or IDX files."
+        "a manifest (.csv, .tsv, .txt, .json, .jsonl), a .parquet or .arrow file with images, or IDX files."
     )
 
 

@@ -177,15 +177,30 @@ def test_a_table_of_labels_that_names_no_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "is_named"), [("x1.png 1\nx2.png 2\n", True), ("x1.png\nx2.png\n", False)])
-def test_a_list_that_says_more_than_names_of_the_images_of_one_folder_is_named(
+def test_lists_that_say_different_things_of_the_images_of_one_folder_are_named(
     tmp_path: Path, text: str, is_named: bool
 ) -> None:
-    write_source(tmp_path, ("images/x1.png", "images/x2.png"), {"data.txt": text, "README.txt": "label, path\nof it"})
+    lists = {"data.txt": text, "number.txt": text.replace(" ", " 7"), "README.txt": "label, path\nof it"}
+    write_source(tmp_path, ("images/x1.png", "images/x2.png"), lists)
     notes = [(n.path, n.reason) for n in build_index(tmp_path).notes]
-    assert notes == [("data.txt", "a table whose cells are separated by spaces")] * is_named
+    assert notes == [(name, "a table whose cells are separated by spaces") for name in list(lists)[:2]] * is_named
     if is_named:
         options = DataConfig(labels="data.txt")
         assert [image.label for image in build_index(tmp_path, options=options).images] == ["1", "2"]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "lst", "csv"])
+@pytest.mark.parametrize("folders", [("images", "images"), ("train", "val")], ids=["one folder", "a folder for each"])
+def test_lists_of_paths_and_labels_are_read(tmp_path: Path, suffix: str, folders: tuple[str, str]) -> None:
+    images = (f"{folders[0]}/a1.png", f"{folders[0]}/a2.png", f"{folders[1]}/b1.png", f"{folders[1]}/b2.png")
+    files = {"labels/1.txt": "0 0.5 0.5 1 1\n", "README.txt": "two words"}
+    lists = {f"train.{suffix}": "a1.png red deer\na2.png dog\n", f"val.{suffix}": "b1.png dog\nb2.png red deer\n"}
+    write_source(tmp_path, images, files | lists)
+    labels = {image.path: (image.label, image.split) for image in build_index(tmp_path).images}
+    expected = (("red deer", "train"), ("dog", "train"), ("dog", "validation"), ("red deer", "validation"))
+    assert labels == dict(zip(images, expected, strict=True))
+    named = build_index([tmp_path / name for name in lists])
+    assert [image.split for image in named.images] == ["train", "train", "validation", "validation"]
 
 
 def test_lists_name_images_in_another_unicode_form(tmp_path: Path) -> None:

@@ -353,8 +353,16 @@ def test_json_of_annotation_tools(tmp_path: Path) -> None:
         {"source-ref": f"s3://bucket/{i}.jpg", "animal": i, "animal-metadata": {"class-name": name, "human": "yes"}}
         for i, name in ((1, "cat"), (2, "dog"))
     ]
-    path = write_jsonl_table(tmp_path, *ground_truth)
-    assert "its columns are source-ref, animal, animal-metadata.class-name, animal-metadata.human." in get_error(path)
+    assert labels_and_splits(read_manifest(write_jsonl_table(tmp_path, *ground_truth))) == BOTH
+    several = [
+        {"source-ref": f"s3://bucket/{i}.jpg", "a": [0, i], "a-metadata": {"class-map": {"0": "cat", "1": "dog"}}}
+        for i in (1, 2)
+    ]
+    path = write_table(tmp_path, "\n".join(map(json.dumps, several)), name="output.manifest")
+    assert [item.label for item in read_manifest(path).items] == ["cat;dog", "2;cat"]
+    jobs = [row | {"b": 0, "b-metadata": {"class-name": "old"}} for row in ground_truth]
+    path = write_jsonl_table(tmp_path, *jobs)
+    assert "no recognized column for the labels: its columns are source-ref, animal, animal-metadata" in get_error(path)
     columns = ColumnsConfig(label="animal-metadata.class-name")
     assert labels_and_splits(read_manifest(path, DataConfig(columns=columns))) == BOTH
     studio = [{"data": {"image": f"/data/upload/1/{i}.jpg"}, "annotations": [{"id": i}]} for i in (1, 2)]
@@ -363,6 +371,28 @@ def test_json_of_annotation_tools(tmp_path: Path) -> None:
     )
     choices = [{"image": f"/data/upload/1/{i}.jpg", "choice": {"choices": ["cat", "dog"]}} for i in (1, 2)]
     assert labels_and_splits(read_manifest(write_json_table(tmp_path, choices)))["1.jpg"] == ("cat;dog", None)
+
+
+def test_files_of_vertex_ai(tmp_path: Path) -> None:
+    addresses = [f"gs://bucket/{i}.jpg" for i in (1, 2)]
+    use = "aiplatform.googleapis.com/ml_use"
+    rows: list[Any] = [
+        {"imageGcsUri": a, "classificationAnnotation": {"displayName": n}, "dataItemResourceLabels": {use: s}}
+        for a, n, s in zip(addresses, ("cat", "dog"), ("training", "test"), strict=True)
+    ]
+    splits = {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
+    assert labels_and_splits(read_manifest(write_jsonl_table(tmp_path, *rows))) == splits
+    names = [{"displayName": "cat"}, {"displayName": "dog"}]
+    rows = [{"imageGcsUri": a, "classificationAnnotations": names[i:]} for i, a in enumerate(addresses)]
+    assert [item.label for item in read_manifest(write_jsonl_table(tmp_path, *rows)).items] == ["cat;dog", "dog"]
+    text = f"UNASSIGNED,{addresses[0]},cat\nUNASSIGNED,{addresses[1]},dog\n"
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
+    text = f"TRAINING,{addresses[0]},cat,dog\nTEST,{addresses[1]},dog\n"
+    listing = read_manifest(write_table(tmp_path, text))
+    assert labels_and_splits(listing) == {"1.jpg": ("cat;dog", "train"), "2.jpg": ("dog", "test")}
+    assert "line 1: columns 3, 4 give gs://bucket/1.jpg several labels (cat, dog)" in listing.several_labels
+    text = f"TRAINING,{addresses[0]},cat,0.1,,0.3,\nTEST,{addresses[1]},dog\n"  # boxes
+    assert "no recognized column for the labels: it has no header" in get_error(write_table(tmp_path, text))
 
 
 def test_objects_in_a_row_are_columns(tmp_path: Path) -> None:
@@ -743,8 +773,19 @@ def test_a_table_without_a_usual_separator_is_split_at_spaces(tmp_path: Path) ->
     write_files(tmp_path, {f"faces/{i:06}.jpg": encode_png(i) for i in (1, 2)} | {"list.txt": attributes.encode()})
     options = DataConfig(labels=str(tmp_path / "list.txt"))
     assert [image.label for image in build_index(tmp_path / "faces", options=options).images] == ["Young", "Smiling"]
-    (tmp_path / "list.txt").write_text("000001.jpg 7\n000002 12\n")
-    assert [image.label for image in build_index(tmp_path / "faces", options=options).images] == ["7", "12"]
+    for text, labels in {
+        "000001.jpg 7\n000002 12\n": ["7", "12"],
+        "000001.jpg Boeing 737\n000002.jpg A380\n": ["Boeing 737", "A380"],  # as in FGVC-Aircraft
+        "Image class\n000001 7\n000002 12": ["7", "12"],
+    }.items():
+        (tmp_path / "list.txt").write_text(text)
+        assert [image.label for image in build_index(tmp_path / "faces", options=options).images] == labels
+    pets = "#Image CLASS-ID SPECIES BREED ID\n#ID: 1:37 Class ids\n000001 1 1 1\n000002 13 2 1\n"
+    (tmp_path / "list.txt").write_text(pets)  # its header has more words than the lines have cells
+    with pytest.raises(
+        DataError, match=r"has no header, so its columns are numbered 1, 2, 3, 4 \(the first row: 000001"
+    ):
+        build_index(tmp_path / "faces", options=options)
 
 
 @pytest.mark.parametrize("how", ["source", "labels"])

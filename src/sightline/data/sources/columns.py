@@ -21,13 +21,19 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
         "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels", "labelid",
         "classid", "categoryid", "choice", "choicechoices",
-        "y",
+        "classificationannotationdisplayname", "classificationannotationsdisplayname", "y",
         "标签", "类别", "分类", "类别名称",
     ),
-    "split": ("split", "set", "subset", "partition", "usage", "phase", "fold", "划分", "数据集"),
+    "split": (
+        "split", "set", "subset", "partition", "usage", "phase", "fold", "dataset",
+        "dataitemresourcelabelsaiplatformgoogleapiscommluse",
+        "划分", "数据集",
+    ),
     "mask": ("mask", "maskpath", "maskfile", "maskname", "masks"),
 }  # fmt: skip
 KNOWN_COLUMNS = frozenset(name for names in _COLUMN_NAMES.values() for name in names)
+UNASSIGNED = "unassigned"
+"""What Vertex AI writes in place of the split of an image that has none."""
 _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 
 
@@ -35,6 +41,7 @@ _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 class Columns:
     """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column.
 
+    With `labels`, each cell of those columns is a label, as in rows of different lengths; there is no label column.
     `mask` is the column of the files that hold the class of each pixel, in a table without labels. Where `confidence`
     is 0, as in Open Images, people have said that the image does not have the label.
     """
@@ -43,6 +50,7 @@ class Columns:
     label: str = ""
     split: str = ""
     one_hot: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     mask: str = ""
     confidence: str = ""
 
@@ -52,6 +60,8 @@ class Columns:
             return ""
         if self.one_hot:
             return tuple(name for name in self.one_hot if _parse_bool(row.get_text(name)) is True)
+        if self.labels:
+            return tuple(text for name in self.labels if (text := row.get_text(name)))
         return row.cells.get(self.label, "")
 
 
@@ -78,6 +88,8 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     label = requested["label"] or _find_label_column(table, {path, split})
     if label:
         return Columns(path, label, split, confidence=_find_confidence_column(table, label))
+    if labels := _find_ragged_labels(table, path, split):
+        return Columns(path, "", split, labels=labels)
     masks = [c for c in find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
     if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
@@ -114,6 +126,23 @@ def _find_label_column(table: Table, used_columns: Collection[str]) -> str:
     return _first_or_empty(
         find_by_name(table, "label", used_columns) if table.has_header or len(unused_columns) > 1 else unused_columns
     )
+
+
+def _find_ragged_labels(table: Table, path: str, split: str) -> tuple[str, ...]:
+    """Return the columns after that of the image, in rows of different lengths without a header, as of Vertex AI.
+
+    Numbers, as of boxes, are no labels.
+    """
+    at = table.columns.index(path) + 1
+    first, others = table.columns[at : at + 1], table.columns[at + 1 :]
+    cells = [[row.get_text(c) for c in (*first, *others)] for row in table.rows]
+    if table.has_header or not others or {*table.columns[: at - 1]} - {split} or split in {*first, *others}:
+        return ()
+    texts = {text for row in cells for text in row}
+    is_ragged = all(row[0] for row in cells) and "" in {row[-1] for row in cells}
+    has_gaps = any("" in row and any(row[row.index("") :]) for row in cells)
+    has_numbers = any(re.fullmatch(r"-?\d*\.?\d+", text) for text in texts)
+    return (*first, *others) if is_ragged and not has_gaps and not has_numbers else ()
 
 
 def _find_confidence_column(table: Table, label: str) -> str:
@@ -154,7 +183,8 @@ def _first_or_empty(names: Sequence[str]) -> str:
 def _is_split_column(table: Table, column: str) -> bool:
     """Return whether a column holds splits; one named `split` always does, so that a wrong value in it is an error."""
     cells = {text for row in table.rows if (text := row.get_text(column))}
-    return bool(cells) and (normalize_name(column) == "split" or all(parse_split(text) for text in cells))
+    is_named = normalize_name(column) == "split"
+    return bool(cells) and (is_named or all(parse_split(text) or text.casefold() == UNASSIGNED for text in cells))
 
 
 def _parse_bool(text: str) -> bool | None:

@@ -19,7 +19,7 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
-from sightline.data.sources.table import TABLE_SUFFIXES, Table, read_table
+from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES, Table, read_table
 from sightline.data.sources.unread_labels import UNREAD_LABELS
 from sightline.data.storage import FileStore
 from sightline.data.types import SourceNote, Split
@@ -29,8 +29,7 @@ FindImage = Callable[[str], str | None]
 Splits = Mapping[str, Split]
 Memberships = Mapping[str, set[Split]]
 
-_LISTS = (".txt", ".lst")
-_SUFFIXES = (*TABLE_SUFFIXES, *_LISTS)
+_SUFFIXES = (*TABLE_SUFFIXES, *LIST_SUFFIXES)
 MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, they mean something else
 _DEPTH = 4  # folders around a list, such as archive/food-101/meta
 
@@ -47,7 +46,7 @@ def apply_file_lists(
     keys = list(_list_candidates(listing, store))
     if tables := [key for key in keys if key.count("/") < 2 and key.lower().endswith((".csv", ".tsv"))]:
         _note_tables(listing, store, prefix, tables, is_stated=is_stated)
-    if lists := [key for key in keys if key.count("/") < 2 and key.lower().endswith(_LISTS)]:
+    if lists := [key for key in keys if key.count("/") < 2 and key.lower().endswith(LIST_SUFFIXES)]:
         _note_lists(listing, store, prefix, lists)
     if not keys:
         return listing

@@ -57,7 +57,7 @@ def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
             label = parse_list(label) or ()
         if len(label) > 1:
             return LabelSets(table, columns, _describe(table, row, columns, ", ".join(label)))
-    if columns.one_hot:
+    if columns.one_hot or columns.labels:
         return None
     cells = [row.get_text(columns.label) for row in table.rows]
     for separator in _CELL_SEPARATORS:
@@ -72,7 +72,7 @@ def find_separator(table: Table, columns: Columns) -> str:
 
     It separates labels wherever an image may have several, whether or not `find_label_sets` takes it for one.
     """
-    if columns.one_hot:
+    if columns.one_hot or columns.labels:
         return ""
     labels = {label for row in table.rows if isinstance(label := columns.read_label(row), str)}
     cells = [label for label in labels if parse_list(label) is None]
@@ -108,6 +108,7 @@ def _has_several_labels(cells: Sequence[str], separator: str, column: str) -> bo
 
 
 def _describe(table: Table, row: Row, columns: Columns, labels: str) -> str:
-    giver = f"column {columns.label!r} gives" if columns.label else "the one-hot columns give"
+    several = "the one-hot columns give" if columns.one_hot else f"columns {', '.join(columns.labels)} give"
+    giver = f"column {columns.label!r} gives" if columns.label else several
     place = f"{table.name}, {table.describe_row(row.line)}"
     return f"{place}: {giver} {row.get_text(columns.path)} several labels ({labels})"

@@ -15,8 +15,8 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
 from sightline.data.sources.manifest import is_table, list_from_table, parse_table, read_content
-from sightline.data.sources.split_names import find_folder_split, parse_split
-from sightline.data.sources.table import TABLE_SUFFIXES
+from sightline.data.sources.split_names import find_folder_split, parse_split, parse_split_name
+from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES
 from sightline.data.storage import FileStore, FolderStore
 from sightline.data.types import SourceNote, Split
 from sightline.errors import DataError, ImageError, plural
@@ -58,10 +58,14 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
 
     They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
     ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
-    names any.
+    names any. Text files count only where no other table names any, and if several are of splits: CelebA has some that
+    mean different things.
     """
     tables = ((table, _find_labeled(table, store, options)) for table in _read_tables(store, folder))
     candidates = [(table, labeled) for table, labeled in tables if labeled]
+    lists = {_find_family(table) for table, _ in candidates if table.name.lower().endswith(LIST_SUFFIXES)}
+    if len(lists) > 1 or any(table.name.lower().endswith(TABLE_SUFFIXES) for table, _ in candidates):
+        candidates = [(table, keys) for table, keys in candidates if table.name.lower().endswith(TABLE_SUFFIXES)]
     if not candidates:
         return []
     best, most = max(candidates, key=lambda at: len(at[1]))
@@ -75,11 +79,23 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     return [table for table, _ in by_split.values()]
 
 
+def _find_family(table: LabelTable) -> tuple[str, str]:
+    """Return what is equal for the tables of the splits of one set: the folder, and the name without the split."""
+    path = PurePosixPath(table.name)
+    split = parse_split_name(path.stem) if table.split else None
+    return str(path.parent), path.stem if split is None else split.remainder
+
+
 def _read_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
     keys = store.keys()
+    images = {key.rpartition("/")[2].rpartition(".")[0] for key in keys if is_image_name(key)}
     inner_keys = [
         key for key in keys
-        if key.lower().endswith(TABLE_SUFFIXES) and key.count("/") < 2 and not is_hidden(key)
+        if key.count("/") < 2 and not is_hidden(key)
+        and (
+            key.lower().endswith(TABLE_SUFFIXES)
+            or (key.lower().endswith(LIST_SUFFIXES) and PurePosixPath(key).stem not in images)  # else boxes of YOLO
+        )
         and "submission" not in PurePosixPath(key).name.lower()  # an example for competitors: its labels mean nothing
     ]  # fmt: skip
     tables: list[LabelTable] = []

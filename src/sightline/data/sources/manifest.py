@@ -11,7 +11,7 @@ from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.class_parents import label_by_parents
-from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_columns, describe_names
+from sightline.data.sources.columns import KNOWN_COLUMNS, UNASSIGNED, Columns, choose_columns, describe_names
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
@@ -25,7 +25,15 @@ from sightline.data.sources.label_sets import (
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.mask_folders import find_classes_file
 from sightline.data.sources.split_names import find_folder_split, parse_split
-from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, build_table, normalize_name, read_table
+from sightline.data.sources.table import (
+    LIST_SUFFIXES,
+    TABLE_SUFFIXES,
+    Row,
+    Table,
+    build_table,
+    normalize_name,
+    read_table,
+)
 from sightline.data.sources.unread_labels import is_column_file, is_spreadsheet
 from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
@@ -38,8 +46,8 @@ MAX_CONFLICT_FRACTION = 0.01  # of files with conflicting rows; above, each row 
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file has the extension of a table."""
-    return path.name.lower().endswith(TABLE_SUFFIXES)
+    """Return whether a file has the extension of a table, or of a text file that may be one."""
+    return path.name.lower().endswith((*TABLE_SUFFIXES, *LIST_SUFFIXES))
 
 
 def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
@@ -145,8 +153,8 @@ def _list_table(
     if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
         listing.notes.append(SourceNote("guessed-encoding", table.name))
     if store_is_source:
-        one_hot = f"columns {describe_names(columns.one_hot)}" if columns.one_hot else ""
-        reason = f"column {columns.label}" if columns.label else one_hot
+        reason = f"columns {describe_names(columns.one_hot or columns.labels)}"
+        reason = f"column {columns.label}" if columns.label else "" if columns.mask else reason
         listing.notes.append(SourceNote("labels-from-table", table.name, reason))
     return listing
 
@@ -261,7 +269,7 @@ class _RowReader:
 
     def _to_item(self, row: Row, label: str, key: str) -> SourceItem:
         columns = self.columns
-        roles = {columns.path, columns.label, columns.split, columns.mask, *columns.one_hot}
+        roles = {columns.path, columns.label, columns.split, columns.mask, *columns.one_hot, *columns.labels}
         split = find_folder_split(key) if self.by_folder else _read_row_split(row, columns, self.table)
         extra = {c: row.get_text(c) for c in row.cells if c not in roles}
         mask = None
@@ -295,7 +303,7 @@ def _are_integers_written_as_floats(labels: Iterable[str]) -> bool:
 
 def _read_row_split(row: Row, columns: Columns, table: Table) -> Split | None:
     text = row.get_text(columns.split) if columns.split else ""
-    if not text:
+    if not text or text.casefold() == UNASSIGNED:
         return None
     split = parse_split(text)
     if split is None:

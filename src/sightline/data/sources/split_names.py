@@ -37,7 +37,9 @@ SPLIT_NAMES: Mapping[str, Split] = {
     "測試集": "test",
 }
 _EVALUATION_WORDS = {"eval", "evaluation"}  # next to a test split, these are the validation split
-_FILE_SUFFIXES = re.compile(r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl|parquet|arrow|feather))+$")
+_FILE_SUFFIXES = re.compile(
+    r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl|ndjson|manifest|txt|lst|parquet|arrow|feather))+$"
+)
 _LONGEST_FIRST = sorted(SPLIT_NAMES, key=len, reverse=True)
 
 

@@ -16,8 +16,12 @@ from sightline.config import LimitsConfig
 from sightline.data.sources.encoding import decode_text
 from sightline.errors import DataError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+_JSON_LINES = (".jsonl", ".ndjson", ".manifest")  # the last of Amazon SageMaker Ground Truth
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", *_JSON_LINES)
 """Extensions of the files that are read as tables."""
+
+LIST_SUFFIXES = (".txt", ".lst")
+"""Extensions of text files that may be tables, with cells that are often separated by spaces."""
 
 IsFile = Callable[[str], bool]
 
@@ -83,7 +87,7 @@ def read_table(
     A first row with one of the `known_columns` columns is a header.
 
     `known_columns` are names normalized by `normalize_name`; `is_file(text)` returns whether a cell names an image, as
-    no header does. With `may_be_spaced`, spaces separate the cells of a text file without any usual separator. Raises
+    no header does. With `may_be_spaced`, spaces separate the cells of a file without any usual separator. Raises
     `DataError` if `data` is not a table.
     """
     try:
@@ -94,22 +98,33 @@ def read_table(
         ) from error
     lower = name.lower()
     _check_size(text, name, max_rows)
-    if lower.endswith(".json") or (lower.endswith((".jsonl", ".ndjson")) and text.lstrip()[:1] == "["):
+    if lower.endswith(".json") or (lower.endswith(_JSON_LINES) and text.lstrip()[:1] == "["):
         return _read_json(text, name, max_rows)
-    if lower.endswith((".jsonl", ".ndjson")):
+    if lower.endswith(_JSON_LINES):
         return _make_table(_json_lines(text, name), name)
-    if may_be_spaced and not lower.endswith(TABLE_SUFFIXES) and not any(map(text.__contains__, _SEPARATORS)):
-        text = _separate_by_tabs(text)
+    if may_be_spaced and not any(map(text.__contains__, _SEPARATORS)):
+        text = _separate_by_tabs(text, is_file)
     return _read_csv(text, name, known_columns, is_file)
 
 
-def _separate_by_tabs(text: str) -> str:
-    """Return lines separated by spaces with tabs; ``list_attr_celeba.txt`` begins with a count, then columns alone."""
+def _separate_by_tabs(text: str, is_file: IsFile) -> str:
+    """Return lines separated by spaces with tabs; ``list_attr_celeba.txt`` begins with a count, then columns alone.
+
+    Where lines have different numbers of words, the name of the file is the first one, else all but the last. A comment
+    is a header only if it has as many words as the lines.
+    """
     lines = [line.split() for line in text.splitlines()]
     if lines and len(lines[0]) == 1 and lines[0][0].isdecimal():
         lines[0] = []
         if len(lines) > 2 and len(lines[1]) == len(lines[2]) - 1:
             lines[1] = ["path", *lines[1]]
+    widths = {len(words) for words in lines if words and not words[0].startswith("#")}
+    for i, words in enumerate(lines):
+        if len(widths) > 1 and len(words) > 2:
+            at = 1 if is_file(words[0]) or not is_file(" ".join(words[:-1])) else -1
+            lines[i] = [" ".join(words[:at]), " ".join(words[at:])]
+        elif words and words[0].startswith("#") and len(words) not in widths:
+            lines[i] = [" ".join(words)]
     return "\n".join(map("\t".join, lines))
 
 
@@ -269,7 +284,21 @@ def _read_json(text: str, name: str, max_rows: int) -> Table:
 def _make_row(value: Any, number: int, where: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(f'{where}: expected an object such as {{"path": "1.jpg", "label": "cat"}}.')
-    return Row(number, dict(_list_cells(value)))
+    return Row(number, dict(_list_cells(_name_ground_truth(value) if "source-ref" in value else value)))
+
+
+def _name_ground_truth(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row of Ground Truth with the names of its classes as ``label``, if it is of one job that classifies."""
+    labels: list[Any] = []
+    for job, metadata in value.items():
+        if isinstance(metadata, dict) and job.endswith("-metadata"):
+            if "class-name" in metadata:
+                labels.append(metadata["class-name"])
+            elif isinstance(names := metadata.get("class-map"), dict) and isinstance(
+                numbers := value.get(job.removesuffix("-metadata")), list
+            ):
+                labels.append([names.get(str(number), number) for number in numbers])
+    return {**value, "label": labels[0]} if len(labels) == 1 else value
 
 
 def _list_cells(value: Mapping[Any, Any], above: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
@@ -283,6 +312,8 @@ def _list_cells(value: Mapping[Any, Any], above: str = "", depth: int = 1) -> It
             yield from _list_cells(cell, f"{name}.", depth + 1) if depth < _DEPTH else ()
         elif not (isinstance(cell, list) and any(isinstance(entry, Mapping) for entry in cell)):
             yield name, _convert_cell(cell)
+        elif all(isinstance(entry, Mapping) and "displayName" in entry for entry in cell):  # of Vertex AI
+            yield NestedName(f"{name}.displayName"), _convert_cell([entry["displayName"] for entry in cell])
 
 
 def _convert_cell(value: Any) -> str | tuple[str, ...]:
