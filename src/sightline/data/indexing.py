@@ -29,7 +29,7 @@ from sightline.data.sources import named
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
-from sightline.data.sources.file_lists import apply_file_lists
+from sightline.data.sources.file_lists import apply_file_lists, apply_split_lists
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
@@ -294,16 +294,16 @@ def _list_files(
 ) -> SourceListing:
     """List a folder or archive, with labels from a table, from file names or from folders."""
     if options.labels:
-        return read_label_table(store, options, prefix)
+        return apply_split_lists(read_label_table(store, options, prefix), store, prefix)
     states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
     if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
         return listing
     is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
     if is_unlabeled and (listing := read_tables(store, folder, options, prefix)) is not None:
-        return listing
+        return apply_split_lists(listing, store, prefix)
     listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
     if (labeled := read_numbered_folders(listing, store, folder, options, prefix)) is not None:
-        return labeled
+        return apply_split_lists(labeled, store, prefix)
     return apply_file_lists(listing, store, prefix, is_stated=options.folder_level is not None)
 
 

@@ -33,6 +33,12 @@ LISTS: Mapping[str, Mapping[str, str]] = {
         "train.csv": ",Filename,Label\n0,cat/a 1.jpg,0\n1,dog/a 1.jpg,1\n",
         "test.csv": ",Filename,Label\n0,cat/2.jpg,0\n1,dog/3.jpg,1\n",
     },
+    "trainval": {"meta/trainval.txt": "cat/a 1 1\ndog/a 1 2\n", "meta/test.txt": "cat/2 1\ndog/3 2\n"},
+    "DTD": {
+        "labels/train1.txt": "cat/a 1.jpg\ndog/a 1.jpg\n", "labels/test1.txt": "cat/2.jpg\ndog/3.jpg\n",
+        "labels/train2.txt": "cat/2.jpg\ndog/a 1.jpg\n", "labels/test2.txt": "cat/a 1.jpg\ndog/3.jpg\n",
+    },
+    "a flag": {"meta.csv": "path,is_train\n" + "".join(f"{k},{int(s == 'train')}\n" for k, s in SPLITS.items())},
     "AutoML": {"import.csv": "".join(f"{split.upper()},gs://bucket/{key},x\n" for key, split in SPLITS.items())},
     "iNaturalist": {
         f"{split}2017.json": COCO % ", ".join(
@@ -95,6 +101,24 @@ def test_other_files_beside_class_folders_change_nothing(tmp_path: Path, lists: 
     index = build_index(tmp_path)
     assert {p.split for p in index.images} == {None}
     assert index.notes == ()
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"train_val_list.txt": "f/1.png\nf/2.png\n", "test_list.txt": "3.png\n"},
+        {"list_eval_partition.txt": "1.png 0\n2.png 1\n3.png 2\n"},
+        {"list_eval_partition.csv": "image_id,partition\n1.png,0\n2.png,1\n3.png,2\n"},
+    ],
+    ids=["NIH ChestX-ray", "CelebA", "CelebA of Kaggle"],
+)
+def test_lists_give_the_splits_of_images_that_a_table_labels(tmp_path: Path, lists: Mapping[str, str]) -> None:
+    write_source(tmp_path, ("f/1.png", "f/2.png", "f/3.png"), {**lists, "labels.csv": "id,label\n1,a\n2,a\n3,b\n"})
+    expected = ["train", "train" if len(lists) > 1 else "validation", "test"]
+    for options in (DataConfig(), DataConfig(labels="labels.csv")):
+        index = build_index(tmp_path, options=options)
+        assert [(p.label, p.split) for p in index.images] == list(zip("aab", expected, strict=True))
+        assert [n.path for n in index.notes if n.kind == "splits-from-lists"] == sorted(lists)
 
 
 TRAINING = tuple(f"train/{label}/images/{label}_{i}.png" for label in ("n01", "n02") for i in range(2))

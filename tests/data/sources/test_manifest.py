@@ -524,6 +524,36 @@ def test_a_column_called_set_that_states_no_splits_is_another_one(tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("column", "cells", "splits"),
+    [
+        ("is_train", "1 0 1", ["train", "test", "train"]),
+        ("is_training_img", "True False False", ["train", "test", "test"]),
+        ("is_valid", "False True False", ["train", "validation", "train"]),
+        ("is_valid", "True True False", [None, None, None]),  # the row is
+        ("is_test", "0 1 0", ["train", "test", "train"]),
+        ("split", "0 1 2", ["train", "validation", "test"]),
+        ("partition", "2 1 0", ["test", "validation", "train"]),
+        ("partition", "0 1 0", [None, None, None]),
+        ("fold", "0 1 2", [None, None, None]),
+        ("data set", "train valid test", ["train", "validation", "test"]),
+        ("train", "1 0 0", [None, None, None]),
+    ],
+)
+def test_splits_in_a_column_of_numbers(tmp_path: Path, column: str, cells: str, splits: list[str | None]) -> None:
+    files = ["1.jpg", "2.jpg", "3.jpg"]
+    rows = "".join(f"{file},cat,{cell}\n" for file, cell in zip(files, cells.split(), strict=True))
+    path = write_table(tmp_path, f"image,label,{column}\n{rows}", files=files)
+    assert [item.split for item in read_manifest(path).items] == splits
+
+
+def test_a_flag_of_the_split_is_not_a_class(tmp_path: Path) -> None:
+    listing = read_manifest(write_table(tmp_path, "image,cat,dog,is_train\n1.jpg,1,0,1\n2.jpg,0,1,0\n"))
+    assert labels_and_splits(listing) == {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
+    text = "image,cat,dog,is_train,is_val\n1.jpg,1,0,1,0\n2.jpg,0,1,0,1\n"  # which is not clear
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
+
+
+@pytest.mark.parametrize(
     "place", ["gs://bucket/images/cat/{}", "https://host/{}", "/data/upload/1/{}", "D:\\photos\\{}"]
 )
 def test_files_are_found_by_the_names_in_addresses_and_paths_of_other_machines(tmp_path: Path, place: str) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePosixPath
 
 from sightline.config import ColumnsConfig
 from sightline.data.sources.split_names import parse_split
 from sightline.data.sources.table import IsFile, NestedName, Row, Table, normalize_name
+from sightline.data.types import Split
 from sightline.errors import DataError
 
+_SPLIT_FLAGS: Mapping[str, tuple[Split, Split]] = {  # the splits of images that a column says this of, and of others
+    "istrain": ("train", "test"), "istraining": ("train", "test"),
+    "istrainingimg": ("train", "test"), "istrainingimage": ("train", "test"),
+    "istest": ("test", "train"), "isvalid": ("validation", "train"), "isval": ("validation", "train"),
+}  # fmt: skip
+_NUMBERED_SPLITS: Mapping[str, Split] = {"0": "train", "1": "validation", "2": "test"}  # of CelebA and WILDS
 _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most specific first
     "path": (
         "path", "filepath", "filename", "file", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "image",
@@ -27,7 +35,7 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     "split": (
         "split", "set", "subset", "partition", "usage", "phase", "fold", "dataset",
         "dataitemresourcelabelsaiplatformgoogleapiscommluse",
-        "划分", "数据集",
+        "划分", "数据集", *_SPLIT_FLAGS,
     ),
     "mask": ("mask", "maskpath", "maskfile", "maskname", "masks"),
 }  # fmt: skip
@@ -42,8 +50,9 @@ class Columns:
     """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column.
 
     With `labels`, each cell of those columns is a label, as in rows of different lengths; there is no label column.
-    `mask` is the column of the files that hold the class of each pixel, in a table without labels. Where `confidence`
-    is 0, as in Open Images, people have said that the image does not have the label.
+    `splits` are the splits that the cells of the column `split` state. `mask` is the column of the files that hold the
+    class of each pixel, in a table without labels. Where `confidence` is 0, as in Open Images, people have said that
+    the image does not have the label.
     """
 
     path: str
@@ -53,6 +62,7 @@ class Columns:
     labels: tuple[str, ...] = ()
     mask: str = ""
     confidence: str = ""
+    splits: Mapping[str, Split] = field(default_factory=dict)
 
     def read_label(self, row: Row) -> str | tuple[str, ...]:
         """Return the label of a row, or a tuple where the row has a list of labels."""
@@ -76,7 +86,7 @@ def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Col
             raise DataError(
                 f"{table.name} has {table.columns.count(name)} columns named {name!r}: rename or remove one."
             )
-    return columns
+    return replace(columns, splits=_read_splits(table, columns.split)) if columns.split else columns
 
 
 def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
@@ -94,6 +104,7 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     if mask := _first_or_empty(masks):
         return Columns(path, "", split, mask=mask)
     others = [c for c in table.columns if c not in {path, split} and not isinstance(c, NestedName)]  # not metadata
+    others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS]
     one_hot = tuple(c for c in others if _is_one_hot(table, c))
     if len(one_hot) < 2 or not any(_parse_bool(row.get_text(column)) for row in table.rows for column in one_hot):
         raise DataError(_missing_column_message(table, "label"))
@@ -183,8 +194,34 @@ def _first_or_empty(names: Sequence[str]) -> str:
 def _is_split_column(table: Table, column: str) -> bool:
     """Return whether a column holds splits; one named `split` always does, so that a wrong value in it is an error."""
     cells = {text for row in table.rows if (text := row.get_text(column))}
+    splits = _read_splits(table, column)
     is_named = normalize_name(column) == "split"
-    return bool(cells) and (is_named or all(parse_split(text) or text.casefold() == UNASSIGNED for text in cells))
+    return bool(cells) and (is_named or all(text in splits or text.casefold() == UNASSIGNED for text in cells))
+
+
+def _read_splits(table: Table, column: str) -> dict[str, Split]:
+    return read_splits(table, column, [row.get_text(column) for row in table.rows])
+
+
+def read_splits(table: Table, column: str, cells: Sequence[str]) -> dict[str, Split]:
+    """Return the split that each cell of a column states, without those that state none.
+
+    A column such as ``is_train`` says so by 1 and 0, if it is the only one; where it is not ``is_train``, most images
+    are of the training split, as ``is_valid`` may also say that a row is in order. The numbers 0, 1 and 2, if all are
+    there, are splits in a column, or a table without a header, called split or partition.
+    """
+    name, texts = normalize_name(column), set(cells) - {""}
+    title = name if table.has_header else normalize_name(PurePosixPath(table.name).stem)
+    if name in _SPLIT_FLAGS:
+        flags = {text: _parse_bool(text) for text in texts}
+        is_alone = sum(normalize_name(c) in _SPLIT_FLAGS for c in table.columns) == 1
+        is_rare = 2 * sum(flags.get(cell) is True for cell in cells) < len(cells)
+        if None in flags.values() or not is_alone or not (is_rare or _SPLIT_FLAGS[name][0] == "train"):
+            return {}
+        return {text: _SPLIT_FLAGS[name][not flag] for text, flag in flags.items()}
+    if texts == set(_NUMBERED_SPLITS) and (title == "split" or title.endswith("partition")):
+        return dict(_NUMBERED_SPLITS)
+    return {text: split for text in texts if (split := parse_split(text)) is not None}
 
 
 def _parse_bool(text: str) -> bool | None:

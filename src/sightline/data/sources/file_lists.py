@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name
+from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name, read_splits
 from sightline.data.sources.file_finder import fold_name
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing
-from sightline.data.sources.split_names import find_folder_split, find_splits, parse_split
+from sightline.data.sources.split_names import SplitName, find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES, Table, read_table
 from sightline.data.sources.unread_labels import UNREAD_LABELS
 from sightline.data.storage import FileStore
@@ -31,6 +31,7 @@ Memberships = Mapping[str, set[Split]]
 
 _SUFFIXES = (*TABLE_SUFFIXES, *LIST_SUFFIXES)
 MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, they mean something else
+_TRAIN_VAL = re.compile(r"train[\W_]*val(?![a-z])", re.IGNORECASE)
 _DEPTH = 4  # folders around a list, such as archive/food-101/meta
 
 
@@ -52,6 +53,20 @@ def apply_file_lists(
         return listing
     if any(item.split for item in listing.items):
         return _label_splits(listing, store, prefix, keys)
+    return _apply_split_lists(listing, store, prefix, keys)
+
+
+def apply_split_lists(listing: SourceListing, store: FileStore, prefix: str) -> SourceListing:
+    """Return the listing of images that a table labels with the splits of the lists beside it, if it states none.
+
+    NIH ChestX-ray has ``train_val_list.txt`` and ``test_list.txt``, CelebA ``list_eval_partition.txt``.
+    """
+    if any(item.split for item in listing.items):
+        return listing
+    return _apply_split_lists(listing, store, prefix, list(_list_candidates(listing, store)))
+
+
+def _apply_split_lists(listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str]) -> SourceListing:
     images = [item.key for item in listing.items if is_image_name(item.key)]
     partial: list[SourceNote] = []
     for names, memberships in _read_splits(store, keys, _index_images(images)):
@@ -211,20 +226,26 @@ def _find_images(rows: Sequence[tuple[str, ...]], find: FindImage) -> dict[int, 
 
 
 def _read_splits(store: FileStore, keys: Sequence[str], find: FindImage) -> Iterator[tuple[list[str], Memberships]]:
-    """Yield the names of lists that belong together, and the splits in which they name each image."""
-    stems = find_splits({PurePosixPath(key).stem for key in keys})
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Yield the names of lists that belong together, and the splits in which they name each image.
+
+    They are in one folder; of several sets, as ``train1.txt`` and ``train2.txt`` of DTD, one after the other.
+    """
+    stems = _find_list_splits({stem for key in keys if not (stem := PurePosixPath(key).stem).endswith("partition")})
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for key in keys:
         path = PurePosixPath(key)
         if path.stem in stems:
             groups[str(path.parent), path.suffix.lower()].append(key)
+            groups[str(path.parent), path.suffix.lower(), stems[path.stem].remainder].append(key)
         elif path.name == "train_test_split.txt" and (ids := str(path.with_name("images.txt"))) in keys:
             with suppress(DataError):
                 flags = _read_rows(store, key, str)[1]
                 yield [key], _read_numbered(_read_rows(store, ids, find)[1], flags, find)
-        elif key.count("/") < 2 and path.suffix.lower() in {".csv", ".tsv"}:
+        elif key.count("/") < 2 and (
+            path.suffix.lower() in {".csv", ".tsv"} or path.stem.lower().endswith("partition")
+        ):
             with suppress(DataError):
-                yield [key], _read_split_column(_read_rows(store, key, find)[1], find)
+                yield [key], _read_split_column(*_read_rows(store, key, find), find)
     for group in groups.values():
         memberships: dict[str, set[Split]] = defaultdict(set)
         for key in group:
@@ -234,6 +255,16 @@ def _read_splits(store: FileStore, keys: Sequence[str], find: FindImage) -> Iter
         yield group, memberships
 
 
+def _find_list_splits(names: Collection[str]) -> dict[str, SplitName]:
+    """Return the splits of lists by their names; where none is of validation, ``trainval`` is of training."""
+    splits = find_splits(names)
+    if any(name.split == "validation" for name in splits.values()):
+        return splits
+    joint = {name: _TRAIN_VAL.sub("train", name) for name in names}
+    splits = find_splits(set(joint.values()))
+    return {name: splits[other] for name, other in joint.items() if other in splits}
+
+
 def _read_numbered(images: Sequence[tuple[str, ...]], flags: Sequence[tuple[str, ...]], find: FindImage) -> Memberships:
     """Return the splits of lists of ``17 CLASS/NAME.jpg`` and ``17 1``, where 1 is training."""
     is_train = {row[1]: row[2] for row in flags if len(row) > 2}
@@ -241,13 +272,15 @@ def _read_numbered(images: Sequence[tuple[str, ...]], flags: Sequence[tuple[str,
     return {image: {"train" if is_train[images[i][1]] == "1" else "test"} for i, image in named.items()}
 
 
-def _read_split_column(rows: Sequence[tuple[str, ...]], find: FindImage) -> Memberships:
+def _read_split_column(table: Table, rows: Sequence[tuple[str, ...]], find: FindImage) -> Memberships:
     """Return the splits of a table with a column of nothing else."""
     images = _find_images(rows, find)
     for column in range(min((len(rows[i]) for i in images), default=0)):
+        name = table.columns[column] if len(table.columns) > 1 else ""
+        split_by_cell = read_splits(table, name, [rows[i][column] for i in images])
         splits: dict[str, set[Split]] = defaultdict(set)
         for i, image in images.items():
-            if (split := parse_split(rows[i][column])) is not None:
+            if (split := split_by_cell.get(rows[i][column])) is not None:
                 splits[image].add(split)
         if len(splits) == len(set(images.values())):
             return splits

@@ -305,7 +305,7 @@ def _read_row_split(row: Row, columns: Columns, table: Table) -> Split | None:
     text = row.get_text(columns.split) if columns.split else ""
     if not text or text.casefold() == UNASSIGNED:
         return None
-    split = parse_split(text)
+    split = columns.splits.get(text)
     if split is None:
         raise DataError(
             f"{table.name}, {table.describe_row(row.line)}: split is {text!r}; expected train, "
