@@ -206,11 +206,11 @@ def test_train_names_the_corrections_of_the_studio_that_it_does_not_use(
 def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     sightline: Command, sick: Path, clean: Path, tmp_path: Path
 ) -> None:
-    result = sightline("train", sick, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "run")
+    result = sightline("train", sick, *SMALL, "--set", "train.epochs=1", "--out", tmp_path / "run")
     assert (result.code, (tmp_path / "run").exists()) == (2, False)
     assert "conflicting-duplicates: 1 group of identical files" in result.err
     allow = ("--allow", "conflicting-duplicates")
-    result = sightline("train", sick, *SMALL, "--set", "train.epochs=0", *allow, "--out", tmp_path / "run")
+    result = sightline("train", sick, *SMALL, "--set", "train.epochs=1", *allow, "--out", tmp_path / "run")
     assert result.code == 0
     untrained = RunDirectory.open(tmp_path / "run").info["result"]["train"]
     assert (untrained["accuracy"], untrained["loss"], untrained["count"] > 0) == (None, None, True), "not 0: no epoch"
@@ -219,10 +219,10 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     assert re.search(
         r"\d+ groups? of near duplicates (is|are) in more than one split .*split.group=near_duplicates", result.err
     )
-    grouped = ("--set", "train.epochs=0", "--set", "split.group=near_duplicates", *allow)
+    grouped = ("--set", "train.epochs=1", "--set", "split.group=near_duplicates", *allow)
     result = sightline("train", sick, *SMALL, *grouped, "--out", tmp_path / "near")
     assert "of near duplicates" not in result.err
-    result = sightline("train", clean, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "clean")
+    result = sightline("train", clean, *SMALL, "--set", "train.epochs=1", "--out", tmp_path / "clean")
     assert "doctor" not in result.err
 
 

@@ -19,7 +19,7 @@ from synthetic_images import draw_scene, encode, encode_png, encode_scene_jpeg, 
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
-UNTRAINED = (*SMALL, "--set", "train.epochs=0")
+BRIEF = (*SMALL, "--set", "train.epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def read_rows(run: Path) -> list[dict[str, str]]:
 def test_patients_stay_on_one_side_and_the_run_says_who(
     sightline: Command, clinic: Path, tmp_path: Path, rule: str
 ) -> None:
-    result = sightline("train", clinic, *UNTRAINED, "--set", f"split.group={rule}", "--out", tmp_path / "run")
+    result = sightline("train", clinic, *BRIEF, "--set", f"split.group={rule}", "--out", tmp_path / "run")
     assert result.code == 0, result.err
     assert "group-candidates" not in result.err
     sides: dict[str, set[str]] = defaultdict(set)
@@ -70,7 +70,7 @@ def test_the_sample_that_logs_are_compared_with_knows_the_groups(
 ) -> None:
     run, small = tmp_path / "run", tmp_path / "small.zip"
     settings = ("split.group=column:patient", "split.validation=0.5", "split.test=0")
-    result = sightline("train", clinic, *UNTRAINED, *(f"--set={value}" for value in settings), "--out", run)
+    result = sightline("train", clinic, *BRIEF, *(f"--set={value}" for value in settings), "--out", run)
     assert result.code == 0, result.err
     result = sightline("export", run, "--precision", "int8", "--tolerance", 1, "--min-agreement", 0, "--out", small)
     assert result.code == 0, result.err
@@ -89,7 +89,7 @@ def test_thresholds_of_compressed_models_are_chosen_by_groups(
     run = tmp_path / "run"
     used: list[Any] = []
     settings = ("split.group=column:patient", "split.validation=0.5", "split.test=0", "evaluation.target_precision=0.5")
-    result = sightline("train", clinic, *UNTRAINED, *(f"--set={value}" for value in settings), "--out", run)
+    result = sightline("train", clinic, *BRIEF, *(f"--set={value}" for value in settings), "--out", run)
     assert result.code == 0, result.err
     choose = selective.choose_threshold
 
@@ -104,7 +104,7 @@ def test_thresholds_of_compressed_models_are_chosen_by_groups(
 
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:
-    result = sightline("train", clinic, *UNTRAINED, "--out", tmp_path / "run")
+    result = sightline("train", clinic, *BRIEF, "--out", tmp_path / "run")
     assert "warning: group-candidates: 2 settings would keep images together" in result.err
     assert "split.group=column:patient: 15 groups of up to 4 images" in result.err
     assert "group" not in read_rows(tmp_path / "run")[0]
@@ -126,7 +126,7 @@ def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clini
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     sightline: Command, clinic: Path, tmp_path: Path, rule: str, sentence: str
 ) -> None:
-    result = sightline("train", clinic, *UNTRAINED, "--set", f"split.group={rule}", "--out", tmp_path / "run")
+    result = sightline("train", clinic, *BRIEF, "--set", f"split.group={rule}", "--out", tmp_path / "run")
     assert result.code == 2
     assert sentence in result.err
     assert not (tmp_path / "run").exists()
@@ -138,7 +138,7 @@ def test_near_duplicates_across_stated_splits_are_reported_and_not_moved(sightli
              for i in range(9)}  # fmt: skip
     test, train = (encode(draw_scene(0).resize((110, 96)), "JPEG", quality=quality) for quality in (60, 70))
     root = write_files(tmp_path / "pets", {**files, "test/cat/small.jpg": test, "train/cat/small.jpg": train})
-    result = sightline("train", root, *UNTRAINED, "--set", "split.group=near_duplicates", "--out", tmp_path / "run")
+    result = sightline("train", root, *BRIEF, "--set", "split.group=near_duplicates", "--out", tmp_path / "run")
     assert result.code == 0, result.err
     assert "1 group spans more than one split of the source, such as that of " in result.err
     assert "--set split.group=near_duplicates" not in result.err

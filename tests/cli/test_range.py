@@ -79,7 +79,7 @@ def test_8_bit_images_have_no_range(tmp_path: Path, sightline: Command) -> None:
         for k, label in enumerate("ab")
         for i in range(9)
     }
-    result = sightline("train", write_files(tmp_path / "data", files), *SMALL, "--epochs", "0", "--out", tmp_path / "r")
+    result = sightline("train", write_files(tmp_path / "data", files), *SMALL, "--epochs", "1", "--out", tmp_path / "r")
     assert result.code == 0
     assert "more than 8 bits" not in result.err
     assert json.loads((tmp_path / "r" / "model.json").read_text())["preprocess"]["value_range"] is None
@@ -112,7 +112,7 @@ def test_the_limit_is_a_setting_of_train_and_doctor(sightline: Command, tmp_path
     }
     data = write_files(tmp_path / "data", files | {"a/large.png": encode(draw_scene(99, 1100, 1000))})
     limit = ("--set", "input.max_megapixels=1")
-    assert sightline("train", data, *SMALL, "--epochs", "0", "--out", tmp_path / "r", *limit).code == 0
+    assert sightline("train", data, *SMALL, "--epochs", "1", "--out", tmp_path / "r", *limit).code == 0
     rows = [json.loads(line) for line in (tmp_path / "r" / "data.jsonl").read_text().splitlines()]
     reason = "too large: 1100x1000 pixels, limit 1 megapixels (max_megapixels)"
     assert [(r["path"], r["reason"]) for r in rows if "reason" in r] == [("a/large.png", reason)]

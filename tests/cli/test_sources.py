@@ -67,7 +67,7 @@ def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Co
 def test_what_is_allowed_stays_allowed_when_a_run_goes_on(sightline: Command, tmp_path: Path) -> None:
     source, out = write_split_folders(tmp_path / "data"), tmp_path / "run"
     result = sightline(
-        "train", source, *SMALL, "--set", "train.epochs=0", "--out", out,
+        "train", source, *SMALL, "--set", "train.epochs=1", "--out", out,
         "--allow", "split-folders", "--allow", "conflicting-duplicates",
     )  # fmt: skip
     assert result.code == 0, result.err
@@ -91,7 +91,7 @@ def test_columns_of_a_manifest_are_named_for_every_command(
     outcome = sightline("preview", source, *COLUMNS, "--out", tmp_path / "grid.png", "--format", "json")
     assert outcome.json["classes"] == ["cat", "dog"]
     out = tmp_path / "run"
-    result = sightline("train", source, *SMALL, "--set", "train.epochs=0", *COLUMNS, "--out", out, "--format", "json")
+    result = sightline("train", source, *SMALL, "--set", "train.epochs=1", *COLUMNS, "--out", out, "--format", "json")
     assert result.code == 0, result.err
     assert sightline("evaluate", out, "--format", "json").json["count"] == result.json["test"]["count"]
     other = write_manifest(tmp_path / "other", first=100)

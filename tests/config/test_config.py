@@ -34,6 +34,9 @@ CHECKED = {  # values of settings with a rule of their own, by field
     "group": st.sampled_from(["none", "near_duplicates", "folder", r"pattern:(?P<group>\w+)_"])
     | TEXT.filter(str.strip).map(lambda column: f"column:{column}"),
     "time_limit": st.just("") | st.integers(1, 10**6).map(format_duration),
+    "stages": st.deferred(lambda: st.lists(config_strategy(StageConfig), max_size=3).map(tuple)).filter(
+        lambda stages: not stages or any(stage.epochs != 0 or stage.is_solved for stage in stages)
+    ),
 }
 
 
@@ -272,7 +275,8 @@ def test_whole_number_is_a_number_too() -> None:
 def test_range_ends_are_valid_and_values_beyond_are_rejected(path: str) -> None:
     low, high, hint = NUMBERS[path]["at_least"], NUMBERS[path]["at_most"], LEAVES[path][0]
     assert low is not None, "without a lower end a message cannot say what is expected"
-    assert get_setting(resolve_config(nest(path, hint(low))), path) == low
+    if path != "train.stages.0.epochs":  # a stage may have none if another one has some
+        assert get_setting(resolve_config(nest(path, hint(low))), path) == low
     expected = f"at least {low}" if high is None else f"between {low} and {high}"
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)} must be {expected}, not "):
         resolve_config(nest(path, next_outside(low, hint, -1)))
@@ -543,6 +547,20 @@ def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
         resolve_config(assignments=["train.stages.0.epochs=5"])
     config_value = resolve_config(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
     assert config_value.train.stages[0].epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("quick", ["train.epochs=0"], "train.epochs must be between 1 and 1000000, not 0"),
+        ("quick", ["train.stages=[{epochs=0}]"], "train.stages have no epochs, so that nothing is trained"),
+        ("cifar10-augmented", ["train.epochs=0"], "train.epochs must be between 1"),
+        ("vgg16-finetune", ["train.stages.0.epochs=0", "train.stages.1.epochs=0"], "train.stages have no epochs"),
+    ],
+)
+def test_a_training_of_no_epochs_is_refused(recipe: str, settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(recipes.load(recipe), assignments=settings)
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,6 @@ def test_there_are_fewer_views_of_many_images(views: int, images: int, expected:
     [
         ("transfer", (), [1, 4]),
         ("transfer", ("model.name=vgg16",), [4, 1]),
-        ("transfer", ("model.name=vgg16", "train.epochs=0"), [0, 0]),
         ("transfer", ("model.name=vgg16", "train.stages.0.solver=logistic"), [1, 4]),
         ("transfer", ("model.name=vgg16", "train.stages.0.epochs=2"), [2, 3]),
         ("transfer", ("train.l2=0.001",), [4, 1]),

@@ -168,4 +168,4 @@ def _check_outputs(target: _Target, schedule_path: str | None, diagram_path: str
     if schedule_path is not None and not target.has_training:
         raise UsageError(f"{target.name} is a model, which has no learning rate: use --schedule for recipes or runs.")
     if schedule_path is not None and not lr_plot.plan_stages(target.config, 1):
-        raise UsageError(f"{target.name} trains for 0 epochs: there is no learning rate to plot.")
+        raise UsageError(f"{target.name} has no learning rate to plot: its head is solved, not trained by steps.")

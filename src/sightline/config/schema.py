@@ -268,12 +268,18 @@ class StageConfig:
         return self.solver != "gradient"
 
 
+def _check_stages(stages: tuple[StageConfig, ...], name: str) -> None:
+    """Raise `ConfigError` if there are stages, none of which trains."""
+    if stages and all(stage.epochs == 0 and not stage.is_solved for stage in stages):
+        raise ConfigError(f"{name} have no epochs, so that nothing is trained: give one of them at least 1.")
+
+
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """How the network is trained."""
 
     epochs: int = setting(
-        20, "total epochs; if a recipe has stages, their epochs are scaled in proportion", 0, MAX_EPOCHS
+        20, "total epochs; if a recipe has stages, their epochs are scaled in proportion", 1, MAX_EPOCHS
     )
     batch_size: int = setting(32, "images per step; limited to the number of training images", 1)
     effort: Literal["fast", "balanced", "best"] | None = setting(
@@ -336,7 +342,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     stages: tuple[StageConfig, ...] = setting(
-        (), "training stages, in order; empty: a single stage over the whole network"
+        (), "training stages, in order; empty: a single stage over the whole network", check=_check_stages
     )
 
 

@@ -37,14 +37,14 @@ def scale_stage_epochs(train: Any, fixed: Collection[int] = (), unsolved: Collec
         return
     for at in solved.difference(fixed):
         if "epochs" in stages[at]:
-            stages[at]["epochs"] = min(total, 1)
+            stages[at]["epochs"] = 1
     fixed = {*fixed, *solved}
     remaining = max(total - sum(epochs for at, epochs in own_epochs.items() if at in fixed), 0)
     scalable = {at: epochs for at, epochs in own_epochs.items() if at not in fixed and epochs}
     if not scalable:
         return
     ideal = {at: remaining * epochs / sum(scalable.values()) for at, epochs in scalable.items()}
-    scaled = dict.fromkeys(scalable, min(total, 1))  # a total of 0 trains nothing
+    scaled = dict.fromkeys(scalable, 1)
     for _ in range(remaining - sum(scaled.values())):
         scaled[max(scaled, key=lambda at: ideal[at] - scaled[at])] += 1
     for at, epochs in scaled.items():
@@ -56,9 +56,9 @@ def _is_epoch_count(value: Any) -> bool:
 
 
 def count_epochs(train: TrainConfig, stage: StageConfig) -> int:
-    """Return the number of epochs of a stage: one if it is solved (none if nothing trains), else as configured."""
+    """Return the number of epochs of a stage: one if it is solved, else as configured."""
     if stage.is_solved:
-        return min(train.epochs, 1)
+        return 1
     return train.epochs if stage.epochs is None else stage.epochs
 
 
