@@ -278,8 +278,13 @@ def test_a_notebook_shows_the_page_of_a_run_without_scripts_and_waits_for_no_pip
 def test_a_run_that_is_gone_is_not_taken_for_an_empty_one(run: sl.Run, tmp_path: Path) -> None:
     opened = sl.Run(shutil.copytree(run.path, tmp_path / "run"))
     opened.path.rename(tmp_path / "moved")
-    for read in (lambda: opened.history, lambda: opened.status, lambda: opened.config):
-        with pytest.raises(sl.ModelError, match="is not a run"):
+    loaded = sl.load(copy := shutil.copytree(run.path, tmp_path / "copy"))
+    shutil.rmtree(copy)
+    for read in (
+        lambda: opened.history, lambda: opened.status, lambda: opened.config, lambda: sl.Run(opened.path),
+        loaded.evaluate, lambda: sl.load(copy),
+    ):  # fmt: skip
+        with pytest.raises(sl.ModelError, match=r"(There is no folder|no such file or folder)"):
             read()
     assert repr(opened) == f"Run({str(opened.path)!r}, moved or deleted)"
     assert "moved or deleted" in opened._repr_html_()

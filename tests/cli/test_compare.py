@@ -146,7 +146,7 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: Trained, tm
         ((run, run), ["given twice"]),
         ((run, run / ".." / run.name), ["given twice"]),
         ((run, tmp_path), ["is not a run", str(tmp_path)]),
-        ((run, tmp_path / "none"), ["is not a run"]),
+        ((run, tmp_path / "none"), ["There is no folder", "none: check the path"]),
     ):
         result = sightline("compare", *arguments)
         assert result.code == 2

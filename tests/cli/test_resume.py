@@ -288,10 +288,12 @@ def test_a_folder_that_is_not_a_run_is_rejected_in_one_sentence(sightline: Comma
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "lock").touch()
     (tmp_path / "r" / ".part-7-run.json").write_text("{")
-    for path in (tmp_path / "absent", tmp_path / "r"):
-        result = sightline("resume", path)
-        assert (result.code, "is not a run" in result.err, "start it again" in result.err) == (2, True, True)
     data = draw_classes(tmp_path / "data", COLORS, 12)
+    result = sightline("resume", tmp_path / "r")
+    assert (result.code, "is not a run" in result.err, "start it again" in result.err) == (2, True, True)
+    for command in ("resume", "report", "compress", "model-card", "evaluate", "predict"):
+        result = sightline(command, tmp_path / "absent", *([data] if command == "predict" else []))
+        assert (result.code, "no folder" in result.err or "no such file or folder" in result.err) == (2, True)
     assert sightline("train", data, *SMALL, "--out", tmp_path / "r").code == 0
 
 

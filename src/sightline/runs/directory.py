@@ -57,7 +57,7 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import check_classes
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
-from sightline.runs.paths import LOCK_NAME, check_writable, explain_not_a_run, lock_run, next_path
+from sightline.runs.paths import LOCK_NAME, check_writable, lock_run, next_path, require_run
 from sightline.runs.predictions import parse_predictions
 from sightline.runs.run_info import read_run_info
 
@@ -101,8 +101,6 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """Open an existing run; raises `ModelError` if it is not a run or has an unknown schema."""
         run = cls(path)
-        if not (run.path / "run.json").exists():
-            raise ModelError(explain_not_a_run(run.path))
         schema = run.info.get("schema")
         if schema != SCHEMA:
             raise ModelError(
@@ -128,7 +126,8 @@ class RunDirectory:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
+        """The content of ``run.json``; raises `ModelError` without it, e.g. since the run was deleted."""
+        require_run(self.path)
         return read_run_info(self.path / "run.json")
 
     @property
@@ -163,6 +162,7 @@ class RunDirectory:
     @property
     def config(self) -> RunConfig:
         """The resolved configuration."""
+        require_run(self.path)
         return load_config(self.path / "config.toml")
 
     def write_config(self, config: RunConfig) -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sightline import _io
-from sightline.errors import OutputError, UsageError
+from sightline.errors import ModelError, OutputError, UsageError
 
 LOCK_NAME = "lock"
 
@@ -54,8 +54,15 @@ def next_path(base: Path, stem: str) -> Path:
     return base / f"{stem}-{number}"
 
 
-def explain_not_a_run(path: Path) -> str:
-    """Return the message for a path that is not a run: what it is, and which command takes it."""
+def require_run(path: Path) -> None:
+    """Raise `ModelError` for a path that is not a run, which says what it is, and which command takes it."""
+    if not (path / "run.json").exists():
+        raise ModelError(_explain_not_a_run(path))
+
+
+def _explain_not_a_run(path: Path) -> str:
+    if not path.exists():
+        return f"There is no folder {path}: check the path of the run, which may have been moved or deleted."
     bundle = path if path.is_dir() else path.parent
     if (bundle / "manifest.json").is_file():
         use = f"use the run {bundle.parent}. " if (bundle.parent / "run.json").is_file() else ""
