@@ -109,7 +109,7 @@ def test_a_closed_reader_is_ignored(arguments: list[str]) -> None:
         )  # fmt: skip
     finally:
         os.close(write)
-    assert (completed.returncode, completed.stderr) == (1, "")
+    assert (completed.returncode, completed.stderr) == (141, "")
 
 
 def test_rows_that_nobody_reads_end_quietly(run_and_image: tuple[Path, Path], colors: Path) -> None:
@@ -117,6 +117,17 @@ def test_rows_that_nobody_reads_end_quietly(run_and_image: tuple[Path, Path], co
     completed = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=True)
     assert completed.stdout.startswith("path,label")
     assert completed.stderr == ""
+
+
+def test_a_reader_that_has_exited_stops_rows_with_the_code_of_other_tools(run_and_image: tuple[Path, Path]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "sightline", "predict", *map(str, run_and_image), "--format", "csv"]
+    try:
+        completed = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert (completed.returncode, completed.stderr) == (141, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can make a pipe smaller than a page of help")

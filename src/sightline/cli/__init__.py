@@ -146,13 +146,13 @@ def _report_interrupt() -> int:
 
 def _report_error(error: BaseException) -> int:
     """Print an error and return the exit code."""
+    if isinstance(error, streams.ReaderExited | BrokenPipeError):  # quietly, as other tools
+        return streams.ReaderExited.exit_code
     if isinstance(error, SightlineError):
         print_error(str(error))
         if isinstance(error, HostError):  # a normal exit waits 100 s for the lost host, then JAX aborts
             os._exit(error.exit_code)
         return error.exit_code
-    if isinstance(error, BrokenPipeError):  # the reader of our output has exited, as `| head` does
-        return 1
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         print_error(f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path.")
         return 2

@@ -25,6 +25,12 @@ def _write_all(descriptor: int, data: Any) -> int:
             select.select([], [descriptor], [])
 
 
+class ReaderExited(OutputError):
+    """Nobody reads standard output any more, as after `| head`; not a `BrokenPipeError`, with which Typer exits."""
+
+    exit_code = 141  # as a shell reports it for other tools, which the signal ends
+
+
 class _ResultStream(io.FileIO):
     """Standard output: raises `OutputError` the first time a write fails; later writes are dropped."""
 
@@ -35,9 +41,9 @@ class _ResultStream(io.FileIO):
             return len(memoryview(data))
         try:
             return _write_all(self.fileno(), data)
-        except BrokenPipeError:  # its reader has exited, as `| head` does
+        except BrokenPipeError:
             self._lost = True
-            raise
+            raise ReaderExited from None
         except OSError as error:
             self._lost = True
             why = "it is closed" if error.errno == errno.EBADF else error.strerror
