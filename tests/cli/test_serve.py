@@ -281,7 +281,7 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path,
         assert (result.code, result.out) == (2, "")
         assert "Cannot listen on" in result.err
     assert "There is no model" in sightline("serve", tmp_path / "none").err
-    assert "--host is empty: give an address" in sightline("serve", trained[0], "--host", "").err
+    assert "The argument after --host is empty" in sightline("serve", trained[0], "--host", "").err
     for option, text in (("--grace", "inf"), ("--max-wait", "nan"), ("--request-timeout", "1e9")):
         result = sightline("serve", trained[0], option, text)
         assert (result.code, result.out) == (2, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -105,7 +106,15 @@ def explain_unknown_option(name: str, known: Collection[str]) -> str | None:
 
 
 class VerbGroup(TyperGroup):
-    """The commands, with a message of our own for one that does not exist."""
+    """The commands, with messages of our own for one that does not exist and for an empty argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; raises `UsageError` for an empty argument, which as a path is the current folder."""
+        for before, argument in () if ctx.resilient_parsing else pairwise(["", *args]):
+            if not argument or (argument.startswith("--") and argument.find("=") == len(argument) - 1):
+                place = f"The argument after {before or 'sightline'}" if not argument else argument.removesuffix("=")
+                raise UsageError(f"{place} is empty: give a value, or check the variable of the shell that it is from.")
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names; raises `UsageError`."""
