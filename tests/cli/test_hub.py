@@ -127,6 +127,8 @@ def test_a_public_model_needs_the_word(sightline: Command, hub: Hub, run: Path) 
         (("push", "RUN", "hf:me/../x"), "is not a model on the Hub"),
         (("push", "RUN", "hf:me/colors@v1"), "without @v1"),
         (("push", "RUN", "hf:me/colors", "--license", "my own"), "is not a license identifier"),
+        (("push", "RUN", "hf:me/colors", "--license", "nope", "--dry-run"), "that it does not list, use other."),
+        (("push", "RUN", "hf:me/colors", "--license", "Apache 2.0"), "Hub. Did you mean 'apache-2.0'?"),
         (("push", "NONE", "hf:me/colors"), "There is no model"),
         (("pull", "hf:me/none", "TMP/x"), "There is no model hf:me/none that you may see"),
         (("pull", "hf:me/empty", "TMP/x"), "has no file manifest.json"),

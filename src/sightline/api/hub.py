@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import glob
 import os
@@ -36,7 +37,17 @@ MAX_STEM = 100  # characters of the name of a folder in that of its temporary on
 MAX_FILES = 200  # of a bundle; it has at most 100 reference examples
 DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS}
 _ADDRESS = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,200}))?", re.ASCII)
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
+_LICENSES = (  # the identifiers that the Hub lists
+    "afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 "
+    "bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 "
+    "cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 "
+    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 "
+    "cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 "
+    "etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community "
+    "h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 "
+    "lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openmdw-1.1 openrail openrail++ osl-3.0 other "
+    "pddl postgresql unknown unlicense wtfpl zlib"
+)
 
 
 class HubAddress(NamedTuple):
@@ -124,8 +135,12 @@ def push(
     address = HubAddress.parse(target)
     if address.revision is not None:
         raise UsageError(f"A push goes to the main branch: give hf:{address.repository} without @{address.revision}.")
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise UsageError(f"{license!r} is not a license identifier of the Hub: expected one such as apache-2.0 or mit.")
+    if license is not None and license not in (identifiers := _LICENSES.split()):
+        near = difflib.get_close_matches(license.lower().replace(" ", "-"), identifiers, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ", such as apache-2.0 or mit."
+        raise UsageError(
+            f"{license!r} is not a license identifier of the Hub{hint} For a license that it does not list, use other."
+        )
     files = _prepare_files(model, address.repository, license or "other", include_images=include_images)
     sizes = {name: len(content) for name, content in files.items()}
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
