@@ -1,7 +1,8 @@
-"""Arguments of a wrong type are refused by name before any work, not by a `TypeError` from somewhere below."""
+"""Unknown options, and arguments of a wrong type, are refused by name before any work, with what was expected."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from functools import wraps
@@ -12,7 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from sightline.errors import UsageError
+from sightline.config import RunConfig
+from sightline.config.parse import find_settings
+from sightline.errors import UsageError, suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +32,7 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
 
 
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function raise `UsageError` for a value that is none of the simple types of its annotation.
+    """Let a function raise `UsageError` for an unknown option, or a value of none of its annotation's simple types.
 
     Numbers of NumPy are numbers, and True is none. Annotations with other types than those of `_KINDS` allow any value.
     """
@@ -40,9 +43,12 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in signature.parameters:
+                raise UsageError(_explain_unknown_option(function, name, [p.name for p in parameters]))
         try:
             arguments = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # Python's own message names the argument that is missing or unknown
+        except TypeError:  # Python's own message names the argument that is missing
             return function(*args, **kwargs)
         for name, value in arguments.items():
             if name in simple:
@@ -64,7 +70,18 @@ def check_method_types(cls: C) -> C:
     return cls
 
 
+def _explain_unknown_option(function: Callable[..., Any], name: str, known: list[str]) -> str:
+    options = [option for option in known if option not in ("self", "cls")]
+    caller = function.__qualname__.split(".")[0] if function.__name__ == "__init__" else function.__name__
+    settings = find_settings(RunConfig, name) if "set" in options else []
+    if len(settings) == 1 and not difflib.get_close_matches(name, options, n=1, cutoff=0.8):
+        return f"{caller}() has no option {name!r}: use set={{{settings[0]!r}: ...}}."
+    return f"{caller}() has no option {name!r}.{suggest(name, options)}"
+
+
 def _check_value(name: str, value: object, allowed: list[str]) -> None:
+    if isinstance(value, str) and not value and "Path" in allowed:  # which would be the current folder
+        raise UsageError(f"{name} is empty: give a path.")
     is_bool = isinstance(value, bool)
     if not any(isinstance(value, _KINDS[kind][0]) and (kind == "bool" or not is_bool) for kind in allowed):
         expected = " or ".join(_KINDS[kind][1] for kind in allowed if kind != "None")

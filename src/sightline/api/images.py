@@ -22,6 +22,7 @@ from sightline.explain.explanation import Explanation
 from sightline.inference.background_count import BackgroundCount
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem, make_items, parse_file_limits, report_notes
+from sightline.preprocessing import suggest_conversion
 
 ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image
 """A path (a file, a folder or a glob), an encoded image, a binary file, uint8 pixels or a Pillow image."""
@@ -116,6 +117,10 @@ def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:
         return map(_read_image, array.reshape(-1).tolist())
     if array.ndim < 3 or (array.ndim == 3 and array.shape[-1] <= 4):
         return iter([array])
+    if array.ndim == 4 and array.dtype == np.uint8 and (hint := suggest_conversion(array)):
+        raise UsageError(
+            f"Images must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got uint8 {list(array.shape)}{hint}."
+        )
     if array.ndim == 3 and array.shape[0] in (3, 4) and channels == 3:
         raise UsageError(
             f"An array {list(array.shape)} may be one image with its channels first or {array.shape[0]} grayscale "

@@ -136,7 +136,7 @@ def explain_not_a_model(path: Path) -> str:
             return f"{path} is a model on the Hugging Face Hub: `sightline pull {path} FOLDER` downloads it."
         if named.is_named(str(path)):
             return f"{path} is a data set, not a model: `sightline train {path}` trains a model on it."
-        return f"There is no model {path}, as there is no such file or folder: expected {MODEL_KINDS}."
+        return f"There is no model {path}: no such file or folder exists. Expected {MODEL_KINDS}."
     return (_explain_folder(path) if path.is_dir() else _explain_file(path)) or (
         f"{path} is not a model: expected {MODEL_KINDS}."
     )

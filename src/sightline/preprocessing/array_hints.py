@@ -19,6 +19,8 @@ def suggest_conversion(array: Any) -> str:
     ': the channels come first, so use x.transpose(1, 2, 0)'
     >>> suggest_conversion(np.zeros((8, 8, 3), np.uint8))
     ''
+    >>> suggest_conversion(np.zeros((4, 4, 2), np.uint8))
+    ': it has 2 channels, so choose one of them, as in x[..., 0]'
     """
     if isinstance(array, list | tuple):
         return ": for nested lists, use np.array(x, 'uint8')"
@@ -45,7 +47,12 @@ def _suggest_dtype(array: NDArray[Any]) -> str:
 
 
 def _suggest_layout(shape: tuple[int, ...]) -> str:
-    if len(shape) not in (3, 4) or shape[-3] not in CHANNELS or shape[-1] in CHANNELS:
+    if len(shape) not in (3, 4) or shape[-1] in CHANNELS:
+        return ""
+    if 1 < shape[-1] < min(16, *shape[-3:-1]):  # as scientific images have
+        choice = "one of them, as in x[..., 0]" if shape[-1] == 2 else "three of them, as in x[..., :3]"
+        return f"it has {shape[-1]} channels, so choose {choice}"
+    if shape[-3] not in CHANNELS:
         return ""
     axes = "1, 2, 0" if len(shape) == 3 else "0, 2, 3, 1"
     return f"the channels come first, so use x.transpose({axes})"
