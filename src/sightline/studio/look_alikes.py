@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
@@ -47,26 +50,37 @@ class LookAlikes:
 
 
 def make_routes(look_alikes: LookAlikes, library: Library) -> list[Route]:
-    """Return the same routes as of a run: ``GET /images/ID/nearest``, ``GET /features`` and ``POST /features``."""
+    """Return the same routes as of a run, see `make_feature_routes`; the nearest images also tell what they are by."""
 
-    def find_nearest(request: Request) -> StrictJSONResponse:
+    def find_nearest(request: Request) -> dict[str, Any]:
         position: int = request.path_params["id"]
         if not library.describe([position]):
             raise HTTPException(404, "There is no such image.")
         by, positions = look_alikes.find_nearest(position)
-        images = library.describe(positions)
-        features = translate_state(request, look_alikes.features.state)
-        return StrictJSONResponse({"features": features, "by": by, "images": images})
+        return {"by": by, "images": library.describe(positions)}
+
+    return make_feature_routes(look_alikes.features, find_nearest)
+
+
+def make_feature_routes(features: ImageFeatures, find_nearest: Callable[[Request], dict[str, Any]]) -> list[Route]:
+    """Return ``GET /images/ID/nearest``, what `find_nearest` returns, and ``GET`` and ``POST /features``.
+
+    The last two return the progress of `features`; the second also starts them.
+    """
+
+    def nearest(request: Request) -> StrictJSONResponse:
+        values = find_nearest(request)
+        return StrictJSONResponse({"features": translate_state(request, features.state)} | values)
 
     def state(request: Request) -> StrictJSONResponse:
-        return StrictJSONResponse(translate_state(request, look_alikes.features.state))
+        return StrictJSONResponse(translate_state(request, features.state))
 
     def start(request: Request) -> StrictJSONResponse:
-        look_alikes.features.start()
+        features.start()
         return state(request)
 
     return [
-        Route("/images/{id:int}/nearest", find_nearest),
+        Route("/images/{id:int}/nearest", nearest),
         Route("/features", state),
         Route("/features", start, methods=["POST"]),
     ]

@@ -21,7 +21,7 @@ from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, read_body
 from sightline.studio.thumbnails import LARGE, fit_size
-from sightline.studio.trial import MAX_IMAGE, find_position, make_feature_routes
+from sightline.studio.trial import MAX_IMAGE, find_position, make_nearest_routes
 
 
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
@@ -49,7 +49,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         Route("/try", page),
         Route("/try", predict, methods=["POST"]),
         Route("/images/{id:int}/mask", predict_own, methods=["POST"]),
-        *make_feature_routes(model, library),
+        *make_nearest_routes(model, library),
     ]
 
 

@@ -32,7 +32,8 @@ from sightline.report.doctor_page import encode_thumbnail
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
-from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body, translate_state
+from sightline.studio.look_alikes import make_feature_routes
+from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body
 
 TOP = 5  # classes
 NEAREST = 8  # training images
@@ -62,14 +63,14 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
         Route("/try/model.onnx", endpoints.model_file),
         Route("/try/probabilities", endpoints.compute_probabilities, methods=["POST"]),
         Route("/images/{id:int}/heat", endpoints.explain_own, methods=["POST"]),
-        *make_feature_routes(model, library),
+        *make_nearest_routes(model, library),
     ]
 
 
-def make_feature_routes(model: RunModel, library: Library) -> list[Route]:
-    """Return the routes of the features of the run's images, and of those nearest to one of them."""
+def make_nearest_routes(model: RunModel, library: Library) -> list[Route]:
+    """Return the routes of the features of the run's images, and of the training images nearest to one of them."""
 
-    def find_nearest(request: Request) -> StrictJSONResponse:
+    def find_nearest(request: Request) -> dict[str, Any]:
         position, features = find_position(model, request), model.features
         rows: list[dict[str, Any]] = []
         if features.vectors is not None and np.isfinite(features.vectors[position]).all():
@@ -77,20 +78,9 @@ def make_feature_routes(model: RunModel, library: Library) -> list[Route]:
             is_searched[position] = False
             nearest = features.find_nearest(np.array(features.vectors[position]), is_searched, NEAREST)
             rows = library.describe([i for i, _ in nearest])
-        return StrictJSONResponse({"features": translate_state(request, features.state), "images": rows})
+        return {"images": rows}
 
-    def state(request: Request) -> StrictJSONResponse:
-        return StrictJSONResponse(translate_state(request, model.features.state))
-
-    def start(request: Request) -> StrictJSONResponse:
-        model.features.start()
-        return state(request)
-
-    return [
-        Route("/images/{id:int}/nearest", find_nearest),
-        Route("/features", state),
-        Route("/features", start, methods=["POST"]),
-    ]
+    return make_feature_routes(model.features, find_nearest)
 
 
 def find_position(model: RunModel, request: Request) -> int:
