@@ -100,8 +100,8 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
 def _has_accelerated_jax() -> bool:
     """Return whether JAX is installed with support for a GPU or TPU of this machine, without importing it."""
     return any(
-        Path(device).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
-        for device, plugins in _PLUGINS.items()
+        Path(device).exists() and any(importlib.util.find_spec(name) for name in names)
+        for device, names in _PLUGINS.items()
     )
 
 

@@ -58,8 +58,8 @@ def build_openapi(
         paths[address] = {"get": _operation("The inputs and outputs of the model.", _METADATA, **options)}
         paths[f"{address}/ready"] = {"get": _operation("Whether it is ready.", ready, not_ready=ready, **options)}
         paths[f"{address}/infer"] = {"post": _infer(parameters)}
-    for path, methods in paths.items():
-        for operation in methods.values():
+    for path, operations in paths.items():
+        for operation in operations.values():
             if limits_hosts:
                 operation["responses"] |= _errors(400)
             if is_secured and path not in OPEN_PATHS:
