@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sightline import _io, jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
-from sightline.data.archives import TarStore, ZipStore
+from sightline.data.archives import TarStore
 from sightline.data.containers import is_container, name_address, open_container
 from sightline.data.copies import merge_copies
 from sightline.data.file_records import FileRecords, Header
@@ -26,14 +26,13 @@ from sightline.data.missing_images import NO_ITEMS, explain_no_images
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
+from sightline.data.sources.class_name_files import apply_class_names, find_class_names
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
-from sightline.data.sources.file_lists import apply_file_lists, apply_split_lists
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
+from sightline.data.sources.files import list_files
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
-from sightline.data.sources.label_tables import read_label_table, read_numbered_folders, read_tables
 from sightline.data.sources.listing import (
     SourceItem,
     SourceListing,
@@ -42,7 +41,7 @@ from sightline.data.sources.listing import (
     read_as_label_sets,
 )
 from sightline.data.sources.manifest import is_table, read_manifest, read_rows
-from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes, read_mask_folders
+from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes
 from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.unused_settings import check_settings
@@ -112,6 +111,9 @@ def build_index(
     listings = list_sources(source_list, options, lenient=lenient)
     if targets.allows_several and not targets.are_masks:
         listings = read_as_label_sets(listings)
+    order = options.class_order
+    if not (options.class_tree or (all(map(str.isdecimal, order)) if order else targets.are_ordered)):
+        listings = apply_class_names(listings)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)
     listing = join_listings(listings)
@@ -245,9 +247,12 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
     if is_container(path.name):
         return _list_container(path, prefix, options, lenient=lenient)
     if is_table(path) or is_spreadsheet(path.name):
-        return read_manifest(path, options)
+        listing = read_manifest(path, options)
+        return replace(listing, class_names=find_class_names(listing, None, path.resolve().parent))
     if is_idx(path):
         return read_idx_files([path], options.limits)
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        raise DataError(f"{path} is a configuration, as of YOLO: name the folder of its images, sorted by class.")
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
         "a manifest (.csv, .tsv, .txt, .json, .jsonl), a .parquet or .arrow file with images, or IDX files."
@@ -263,7 +268,7 @@ def _list_folder(
         read = partial(_list_container, options=options, lenient=lenient)
         return read_container_files(((key, locate(key)) for key in keys), read, prefix)
     folder = store.root if isinstance(store, FolderStore) else None
-    return _list_files(store, prefix, options, folder, lenient=lenient)
+    return list_files(store, prefix, options, folder, lenient=lenient)
 
 
 def _list_container(path: Path | RemotePath, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
@@ -278,33 +283,10 @@ def _list_container(path: Path | RemotePath, prefix: str, options: DataConfig, *
     if isinstance(store, TarStore) and (samples := list_samples(store)):
         listing = read_rows(samples, str(path), options, FileFinder(store), prefix)
     else:
-        listing = _list_files(store, prefix, options, lenient=lenient)
+        listing = list_files(store, prefix, options, lenient=lenient)
     names = store.repeated_names
     repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
     return replace(listing, notes=[*listing.notes, *repeated])
-
-
-def _list_files(
-    store: FolderStore | ZipStore | TarStore | RemoteFolder,
-    prefix: str,
-    options: DataConfig,
-    folder: Path | None = None,
-    *,
-    lenient: bool,
-) -> SourceListing:
-    """List a folder or archive, with labels from a table, from file names or from folders."""
-    if options.labels:
-        return apply_split_lists(read_label_table(store, options, prefix), store, prefix)
-    states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
-    if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
-        return listing
-    is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
-    if is_unlabeled and (listing := read_tables(store, folder, options, prefix)) is not None:
-        return apply_split_lists(listing, store, prefix)
-    listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
-    if (labeled := read_numbered_folders(listing, store, folder, options, prefix)) is not None:
-        return apply_split_lists(labeled, store, prefix)
-    return apply_file_lists(listing, store, prefix, is_stated=options.folder_level is not None)
 
 
 def _inspect_all(

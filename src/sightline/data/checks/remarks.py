@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Severity, image_finding
+from sightline.data.sources.class_name_files import CLASS_NAMES
 from sightline.data.sources.filenames import holds_unread_images, is_placeholder
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS
 from sightline.data.sources.unread_labels import BOXES_ADVICE, TABLE_ADVICE
@@ -138,6 +139,12 @@ REMARK_FINDINGS = {
         "tables give the labels",
         "If that is wrong, choose another one with --set data.labels=FILE, or move it out of the folder.",
     ),
+    CLASS_NAMES: RemarkFinding(
+        "note",
+        "file gives the names of classes that are numbers",
+        "files give the names of classes that are numbers",
+        "If that is wrong, move it elsewhere.",
+    ),
     "splits-from-lists": RemarkFinding(
         "note",
         "list gives the splits",
@@ -174,7 +181,7 @@ REMARK_FINDINGS = {
 """The wording for each kind of `SourceNote`."""
 
 SHOWN_IN_TRAINING = frozenset(
-    {"labels-from-names", "labels-from-table", "splits-from-lists", "unread-labels", "unread-splits"}
+    {CLASS_NAMES, "labels-from-names", "labels-from-table", "splits-from-lists", "unread-labels", "unread-splits"}
 )
 """Notes that `train` shows too, so that a misread source is noticed before training."""
 

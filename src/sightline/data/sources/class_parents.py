@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR, resolve_paths
-from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.sources.listing import SourceListing, replace_labels
 from sightline.data.sources.table import Table, normalize_name, read_table
 from sightline.data.storage import read_untrusted_file
 from sightline.errors import DataError, ImageError
@@ -36,7 +35,7 @@ def apply_class_tree(listings: Sequence[SourceListing], options: DataConfig) -> 
             raise DataError(f"{path} has the class {label!r}, which {name} does not name: add a row for it.")
         return paths[label]
 
-    return [_replace_labels(listing, find_path) for listing in listings]
+    return [replace_labels(listing, find_path) for listing in listings]
 
 
 def read_parents(path: Path, options: DataConfig) -> dict[str, str]:
@@ -85,7 +84,7 @@ def label_by_parents(listing: SourceListing, table: Table) -> SourceListing:
     for item in listing.items:
         _add_parent(parents, item.label, item.extra.get(column, "").strip(), f"{table.name}, the row of {item.path}")
     paths = resolve_paths(parents, table.name)
-    return _replace_labels(listing, lambda label, _: paths.get(label, label))
+    return replace_labels(listing, lambda label, _: paths.get(label, label))
 
 
 def _find_column(table: Table, name: str) -> str:
@@ -98,15 +97,3 @@ def _add_parent(parents: dict[str, str], name: str, parent: str, place: str) -> 
             f"{place}: {name!r} has the parent {parent!r}, and {other!r} above: a class has one parent; two classes of "
             "one name need different names."
         )
-
-
-def _replace_labels(listing: SourceListing, find_path: Callable[[str, str], str]) -> SourceListing:
-    def relabel(item: SourceItem) -> SourceItem:
-        return replace(item, label=find_path(item.label, item.path))
-
-    return replace(
-        listing,
-        items=[relabel(item) for item in listing.items],
-        unusable=[replace(image, label=find_path(image.label, image.path)) for image in listing.unusable],
-        classes=[replace(folder, label=find_path(folder.label, folder.path)) for folder in listing.classes],
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -61,6 +61,14 @@ class ClassFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassNames:
+    """The names that the file at `path` gives to classes that are numbers."""
+
+    path: str
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceListing:
     """The contents of a source: entries to open, files that cannot be used, and files passed over.
 
@@ -70,7 +78,8 @@ class SourceListing:
     another label, which `unusable` names too. `notes` become findings about the source.
     `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
     reads them; "" if each has one. Labels with the `separator` in them are several for a task that takes several.
-    `origins` are where the labels come from, if settings say how they are read there.
+    `origins` are where the labels come from, if settings say how they are read there. `class_names` are names for the
+    classes, which a task of grades has no use for.
     """
 
     items: list[SourceItem]
@@ -84,6 +93,21 @@ class SourceListing:
     other_rows: list[SourceItem] = field(default_factory=list)
     separator: str = ""
     origins: frozenset[LabelOrigin] = frozenset()
+    class_names: ClassNames | None = None
+
+
+def replace_labels(listing: SourceListing, find_label: Callable[[str, str], str]) -> SourceListing:
+    """Return the listing with the label that `find_label` returns for each label and path."""
+
+    def relabel(item: SourceItem) -> SourceItem:
+        return replace(item, label=find_label(item.label, item.path))
+
+    return replace(
+        listing,
+        items=[relabel(item) for item in listing.items],
+        unusable=[replace(image, label=find_label(image.label, image.path)) for image in listing.unusable],
+        classes=[replace(folder, label=find_label(folder.label, folder.path)) for folder in listing.classes],
+    )
 
 
 def join_listings(listings: Sequence[SourceListing]) -> SourceListing:

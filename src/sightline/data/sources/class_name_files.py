@@ -1,0 +1,101 @@
+"""Name classes that are numbers, or identifiers of WordNet, by a file beside the images, such as ``classes.txt``."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from sightline import jsonio
+from sightline.data.sources.encoding import decode_text
+from sightline.data.sources.listing import ClassNames, SourceListing, replace_labels
+from sightline.data.storage import FileStore, read_untrusted_file
+from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
+from sightline.data.types import SourceNote
+from sightline.errors import ImageError
+
+CLASS_NAMES = "class-names"
+"""Finding: a file gives the names of classes that are numbers."""
+
+FILES = (
+    "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "classes.csv",
+    "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
+)  # fmt: skip
+_NUMBER = re.compile(r"\d+|n\d{8}")
+
+
+def find_class_names(listing: SourceListing, store: FileStore | None, folder: Path | None) -> ClassNames | None:
+    """Return the names of the classes of a listing, if all of these are numbers that one of `FILES` names.
+
+    It is in `store`, at most in one of its folders, else in `folder`. Lines without a number name classes from 0 or 1,
+    if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over.
+    """
+    labels = {name for item in listing.items for name in LABEL_SETS.list_classes(item.label)}
+    if len(labels) < 2 or not all(map(_NUMBER.fullmatch, labels)):
+        return None
+    keys = [] if store is None else [key for key in store.keys() if key.count("/") < 2]  # noqa: SIM118  # a method
+    for file in FILES:
+        matches = [key for key in keys if PurePosixPath(key).name.casefold() == file.casefold()]
+        with suppress(ImageError, ValueError, csv.Error):
+            if store is not None and matches:
+                path, content = matches[0], bytes(store.read(matches[0]))
+            elif folder is not None:
+                path, content = str(folder / file), read_untrusted_file(folder / file)
+            else:
+                continue
+            if names := _name(labels, decode_text(content), PurePosixPath(file).suffix):
+                return ClassNames(path, names)
+    return None
+
+
+def apply_class_names(listings: Sequence[SourceListing]) -> list[SourceListing]:
+    """Return the listings with the names of their classes, unless one of them has classes that no file names."""
+    if not all(listing.class_names for listing in listings if listing.items):
+        return list(listings)
+    return [_apply(listing, listing.class_names) if listing.class_names else listing for listing in listings]
+
+
+def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
+    def rename(label: str, _: str) -> str:
+        labels = LABEL_SETS.list_classes(label) if listing.several_labels else (label,)
+        return join_classes(class_names.names.get(name, name) for name in labels)
+
+    note = SourceNote(CLASS_NAMES, class_names.path, "")
+    return replace(replace_labels(listing, rename), notes=[*listing.notes, note], class_names=None)
+
+
+def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
+    """Return the name of each label by the content of a file of this suffix; empty if they are not clear."""
+    lines = [] if suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+    if suffix == ".json":
+        named = _read_mapping(jsonio.loads(text))
+    else:
+        cells = (
+            list(csv.reader(lines)) if suffix == ".csv" else [re.split(r"[\s:,]+", line, maxsplit=1) for line in lines]
+        )
+        named = {row[0].strip(): row[1].strip() for row in cells if len(row) > 1}
+    named = {_fold(key): name for key, name in named.items()}
+    if not {_fold(label) for label in labels} <= set(named) and all(map(str.isdecimal, labels)):
+        first = min(map(int, labels))
+        lines = [re.sub(r"^n\d{8}\s+", "", line) for line in lines]
+        is_keyed = bool(named) and all(map(str.isdecimal, named))  # by other numbers
+        is_whole = not is_keyed and first < 2 and max(map(int, labels)) - first + 1 == len(set(lines)) == len(lines)
+        named = {str(i): line for i, line in enumerate(lines, first)} if is_whole else {}
+    names = {label: named[_fold(label)] for label in labels if named.get(_fold(label))}
+    texts = set(names.values())
+    return names if len(texts) == len(labels) and not any(t.isdecimal() or SEPARATOR in t for t in texts) else {}
+
+
+def _fold(label: str) -> str:
+    return str(int(label)) if label.isdecimal() else label
+
+
+def _read_mapping(value: object) -> dict[str, str]:
+    """Return the names by their numbers, of JSON that maps one to the other."""
+    if not isinstance(value, Mapping):
+        return {}
+    pairs = [(name, key) if isinstance(name, int) else (key, name) for key, name in value.items()]
+    return {str(key): name for key, name in pairs if isinstance(name, str)}

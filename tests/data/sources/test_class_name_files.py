@@ -1,0 +1,80 @@
+"""Names of classes that are numbers, from files as data sets are published with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sightline.config import DataConfig
+from sightline.data.indexing import build_index
+from sightline.data.targets import LABEL_SETS
+from sightline.tasks.protocol import find_task
+from synthetic_images import encode_png, write_files, write_zip
+
+FILES = [
+    ("classes.txt", "cat\nred dog\n"),
+    ("labels.txt", "1 cat\n2: red dog\n"),
+    ("synset_words.txt", "n02123045 cat\nn02099712 red dog\n"),
+    ("classes.csv", 'id,name\n2,"red dog"\n1,cat\n'),
+    ("cat_to_name.json", json.dumps({"1": "cat", "2": "red dog"})),
+    ("label_map.json", json.dumps({"cat": 1, "red dog": 2})),
+]
+
+
+def write_source(folder: Path, numbers: str = "12", **files: str) -> Path:
+    images = {f"{split}/{n}/{i}.png": encode_png(i) for split in ("train", "test") for i, n in enumerate(numbers)}
+    return write_files(folder, images | {key: text.encode() for key, text in files.items()})
+
+
+def get_labels(*sources: Path, **options: object) -> set[str]:
+    return {image.label for image in build_index(list(sources), options=DataConfig(**options)).images}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "text"), FILES)
+def test_a_file_names_the_classes_of_numbered_folders(tmp_path: Path, name: str, text: str) -> None:
+    folder = write_source(tmp_path / "set", **{name: text})
+    archive = write_zip(
+        tmp_path / "set.zip", {f"set-1/{k.relative_to(folder)}": k.read_bytes() for k in folder.rglob("*.*")}
+    )
+    for source in (folder, folder / "test", archive):
+        index = build_index(source)
+        assert {image.label for image in index.images} == {"cat", "red dog"}
+        assert [note.kind for note in index.notes] == ["class-names"]
+        assert index.empty_classes == ()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ("12", "cat\ndog\nemu\n"),  # from 0 or from 1
+        ("02", "cat\ndog\n"),
+        ("12", "cat\ncat\n"),
+        ("12", "1\n10\n"),
+        ("12", "cat;dog\nemu\n"),
+        ("ab", "cat\ndog\n"),
+        ("12", "2 cat\n3 dog\n"),
+    ],
+    ids=["more names", "fewer names", "equal names", "numbers", "separators", "classes with names", "other numbers"],
+)
+def test_names_that_are_not_clear_are_passed_over(tmp_path: Path, numbers: str, text: str) -> None:
+    folder = write_source(tmp_path, numbers, **{"classes.txt": text})
+    assert get_labels(folder) == set(numbers)
+
+
+def test_a_file_names_the_classes_of_a_list(tmp_path: Path) -> None:
+    files = {"list.txt": "a.png 0\nb.png 1\n", "classes.txt": "cat\ndog\n", "several.csv": "id,labels\na,0\nb,0;1\n"}
+    write_files(tmp_path, {"a.png": encode_png(1), "b.png": encode_png(2)} | {k: t.encode() for k, t in files.items()})
+    assert get_labels(tmp_path / "list.txt") == {"cat", "dog"}
+    several = build_index(tmp_path / "several.csv", targets=LABEL_SETS)
+    assert [image.label for image in several.images] == ["cat", "cat;dog"]
+
+
+def test_grades_and_sources_that_no_file_names_keep_their_numbers(tmp_path: Path) -> None:
+    folder = write_source(tmp_path / "a" / "set", **{"classes.txt": "low\nhigh\n"})
+    assert get_labels(folder, class_order=("2", "1")) == {"1", "2"}
+    assert get_labels(folder, class_order=("low", "high")) == {"low", "high"}
+    graded = build_index(folder, targets=find_task("ordinal").targets)
+    assert {image.label for image in graded.images} == {"1", "2"}
+    assert get_labels(folder, write_source(tmp_path / "b" / "set")) == {"1", "2"}
