@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sightline import backend, process
+from sightline._keras import accelerators
 from sightline.backend import BACKENDS, BackendChoice
 from sightline.errors import MissingExtraError, UsageError
 
@@ -26,7 +27,7 @@ def no_keras(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("KERAS_BACKEND", "")  # so that monkeypatch restores it, even if it was unset
     monkeypatch.delenv("KERAS_BACKEND")
     monkeypatch.setattr(backend, "list_installed", lambda: BACKENDS)
-    monkeypatch.setattr(backend, "_has_accelerated_jax", lambda: False)
+    monkeypatch.setattr(accelerators, "has_accelerated_jax", lambda: False)
     monkeypatch.setattr(backend, "_reasons", {})
     return monkeypatch
 
@@ -139,7 +140,7 @@ def test_keras_in_use_is_handed_out_and_never_switched(no_keras: pytest.MonkeyPa
 
 
 def test_an_accelerated_jax_goes_first(no_keras: pytest.MonkeyPatch) -> None:
-    no_keras.setattr(backend, "_has_accelerated_jax", lambda: True)
+    no_keras.setattr(accelerators, "has_accelerated_jax", lambda: True)
     assert backend.choose_backend() == BackendChoice("jax", "the fastest on this machine's accelerator")
     no_keras.setattr(backend, "list_installed", lambda: ("tensorflow",))
     assert backend.choose_backend().name == "tensorflow"
@@ -234,7 +235,8 @@ def test_keras_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
 PENDING = """
 import sys
 from sightline import backend
-backend.may_have_accelerator = lambda: {accelerated}
+from sightline._keras import accelerators
+accelerators.may_have_accelerator = lambda: {accelerated}
 backend.configure("tensorflow", None, memory_growth=True, threads=3)
 print("keras" in sys.modules, backend.is_pending())
 print(backend.get_threads(), backend.name())

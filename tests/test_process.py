@@ -15,6 +15,7 @@ import pytest
 
 import sightline
 from sightline import backend, process
+from sightline._keras import accelerators
 from sightline.callbacks import Callback
 
 
@@ -31,7 +32,7 @@ def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     monkeypatch.setattr(process, "_claimed", True)
     monkeypatch.setattr(process, "count_cores", lambda: 2)
     monkeypatch.setattr(backend, "choose_backend", lambda name="auto": backend.BackendChoice("tensorflow", "a test"))
-    monkeypatch.setattr(backend, "_PLUGINS", {})
+    monkeypatch.setattr(accelerators, "DEVICE_FILES", ())
     return calls
 
 
@@ -50,7 +51,7 @@ def test_memory_is_left_alone_elsewhere(
     elif case == "many cores":
         monkeypatch.setattr(process, "count_cores", lambda: process.MAX_SINGLE_ARENA_CORES + 1)
     elif case == "a GPU":
-        monkeypatch.setattr(backend, "_PLUGINS", {str(tmp_path): ()})
+        monkeypatch.setattr(accelerators, "DEVICE_FILES", (str(tmp_path),))
     else:
         monkeypatch.setattr(backend, "choose_backend", lambda name="auto": backend.BackendChoice(case, "a test"))
     backend.tune_malloc()

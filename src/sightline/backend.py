@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from sightline import plugins, process
-from sightline._keras import compilation, imports, process_state, tf32
+from sightline._keras import accelerators, compilation, imports, process_state, tf32
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
@@ -35,12 +35,6 @@ class BackendChoice:
     name: str
     reason: str
 
-
-_PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}  # of JAX, by device
-
-_DEVICE_FILES = (  # of GPUs (NVIDIA, Windows' subsystem for Linux, AMD) and TPUs
-    "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel0", "/dev/vfio/0",
-)  # fmt: skip
 
 _reasons: dict[str, str] = {}  # why the backend in use was chosen, by its name
 
@@ -82,7 +76,7 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
         choice = BackendChoice(requested, "set by device.backend")
     elif environment:
         choice = BackendChoice(environment, "set by KERAS_BACKEND")
-    elif "jax" in available and _has_accelerated_jax():
+    elif "jax" in available and accelerators.has_accelerated_jax():
         choice = BackendChoice("jax", "the fastest on this machine's accelerator")
     elif available:
         choice = BackendChoice(
@@ -95,20 +89,6 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
     if choice.name not in available:
         raise MissingExtraError(choice.name, f"train,{choice.name}", f"The backend {choice.name} ({choice.reason})")
     return choice
-
-
-def _has_accelerated_jax() -> bool:
-    """Return whether JAX is installed with support for a GPU or TPU of this machine, without importing it."""
-    return any(
-        Path(device).exists() and any(importlib.util.find_spec(name) for name in names)
-        for device, names in _PLUGINS.items()
-    )
-
-
-def may_have_accelerator() -> bool:
-    """Return False where a backend would list one CPU and nothing else: on Linux without files of other devices."""
-    simulated = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"} & os.environ.keys()  # several devices of one CPU
-    return bool(simulated) or sys.platform != "linux" or any(Path(file).exists() for file in _DEVICE_FILES)
 
 
 def configure(
@@ -143,7 +123,11 @@ def configure(
     global _pending  # noqa: PLW0603  # process-wide state
     count = threads or process.count_cores()
     choice = choose_backend(requested)
-    if "keras" not in sys.modules and choice.name == "tensorflow" and not (deterministic or may_have_accelerator()):
+    if (
+        "keras" not in sys.modules
+        and choice.name == "tensorflow"
+        and not (deterministic or accelerators.may_have_accelerator())
+    ):
         check_installed("keras", purpose="Training")
         _pending = _Pending(requested, count)
         return
@@ -221,7 +205,7 @@ def tune_malloc(requested: str = "auto") -> None:
     JAX and PyTorch compile and compute in their own threads, which would contend for a single arena.
     """
     with suppress(SightlineError):  # no backend, or an unknown one: reported where it is needed
-        if choose_backend(requested).name == "tensorflow" and not any(Path(device).exists() for device in _PLUGINS):
+        if choose_backend(requested).name == "tensorflow" and not accelerators.has_device_files():
             process_state.tune_malloc()
 
 
@@ -353,7 +337,33 @@ def list_devices() -> tuple[str, ...]:
         import torch
 
         return tuple(f"gpu:{i}" for i in range(torch.cuda.device_count())) or ("cpu:0",)
-    return tuple(keras().distribution.list_devices())
+    with _explain_start():
+        return tuple(keras().distribution.list_devices())
+
+
+def list_local_devices() -> list[str]:
+    """Return those of `list_devices` that are of this host."""
+    if name() != "jax":
+        return list(list_devices())
+    import jax
+
+    with _explain_start():
+        return [f"{device.platform}:{device.id}" for device in jax.local_devices()]
+
+
+@contextmanager
+def _explain_start() -> Iterator[None]:
+    """Raise `UsageError` for what JAX raises in the block if it cannot use a GPU that it is installed for."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        if sys.modules["keras"].backend.backend() != "jax":
+            raise
+        reason = str(error).partition(" (")[0].split("\n", maxsplit=1)[0] or "it finds none of its devices"
+        raise UsageError(
+            f"JAX cannot start here: {reason}. Check the driver of the GPU with nvidia-smi, and that no other program "
+            "fills its memory, or compute on the CPU: set JAX_PLATFORMS=cpu in the environment."
+        ) from error
 
 
 def find_compute_capability() -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from PIL import Image
 from command import Command
 from recording import RecordingCallback
 from sightline import backend, load
+from sightline._keras import accelerators
 from sightline.errors import DataError
 from sightline.inference import bundle
 from sightline.inference.runtimes.onnx import OnnxPredictor
@@ -315,7 +316,7 @@ def test_no_backend_starts_to_list_the_one_cpu_of_a_machine(
     expected = sightline("env", "--format", "json").json
     monkeypatch.delitem(sys.modules, "keras")
     monkeypatch.setattr(environment, "start_backend", lambda _: pytest.fail("a backend starts"))
-    monkeypatch.setattr(backend, "may_have_accelerator", lambda: False)
+    monkeypatch.setattr(accelerators, "may_have_accelerator", lambda: False)
     quick = sightline("env", "--format", "json").json
     assert (quick["devices"], quick["threads"]) == (["cpu:0"], quick["cores"])
     assert set(quick) == set(expected)

@@ -82,7 +82,7 @@ def test_too_many_devices_are_rejected() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("seen", [["cpu:0"], ["gpu:0"]])
 def test_missing_gpus_are_rejected(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_list_local_devices", lambda: seen)
+    monkeypatch.setattr(backend, "list_local_devices", lambda: seen)
     for decide in (devices.resolve_devices, devices.create_distribution):  # a new run, a resumed one
         with pytest.raises(UsageError, match=r"device.gpus is \[0, 1\], but \w+ sees (no GPU|only 1 of them)"):
             decide(DeviceConfig(gpus=(0, 1)))
@@ -90,12 +90,12 @@ def test_missing_gpus_are_rejected(seen: list[str], monkeypatch: pytest.MonkeyPa
 
 def test_visible_gpus_and_no_gpus_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.resolve_devices(DeviceConfig(gpus=())).gpus == ()
-    monkeypatch.setattr(devices, "_list_local_devices", lambda: ["gpu:0", "gpu:1"])
+    monkeypatch.setattr(backend, "list_local_devices", lambda: ["gpu:0", "gpu:1"])
     assert devices.resolve_devices(DeviceConfig(gpus=(2, 3))).gpus == (2, 3)
 
 
 def test_pytorch_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_list_local_devices", lambda: ["gpu:0", "gpu:1"])
+    monkeypatch.setattr(backend, "list_local_devices", lambda: ["gpu:0", "gpu:1"])
     monkeypatch.setattr(backend, "name", lambda: "torch")
     with pytest.raises(UsageError, match="Keras cannot train on several devices with PyTorch"):
         devices.resolve_devices(DeviceConfig(num_devices=0))

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from sightline import process
+from sightline._keras import accelerators
 from sightline.errors import require
 from sightline.escaping import printable
 
@@ -32,6 +33,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "no telemetry; huggingface_hub reads it on import",
     "JAX_COMPILATION_CACHE_DIR": "compiled programs are kept in the cache folder; read when JAX is imported",
     "JAX_COMPILATION_CACHE_MAX_SIZE": "their limit, in bytes; read when JAX is imported",
+    "JAX_PLATFORMS": "the CPU, if every GPU is hidden, where JAX for CUDA would fail; read when it is imported",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "keep also what compiles in less than a second; read by JAX likewise",
     "MLFLOW_DISABLE_TELEMETRY": "no telemetry; MLflow reads it on import",
     "NVIDIA_TF32_OVERRIDE": "no TF32, once ONNX Runtime uses a GPU; read by cuBLAS and cuDNN when they start",
@@ -82,6 +84,8 @@ def import_keras(backend: str) -> ModuleType:
     TensorFlow's older interfaces are executed on first use too.
     """
     _prepare_tensorflow()
+    if backend == "jax" and accelerators.hides_gpus() and accelerators.has_jax_for_cuda():
+        set_variable("JAX_PLATFORMS", "cpu")
     hidden = {"pandas"} - sys.modules.keys() if process.is_claimed() else set()
     lazily = _import_lazily(_LAZY_MODULES | (_OLD_INTERFACES if process.is_claimed() else frozenset()))
     with _set_temporarily("KERAS_BACKEND", backend), lazily, _hide_modules(hidden), _import_quietly():

@@ -49,25 +49,25 @@ def resolve_devices(device: DeviceConfig, processes: int = 1) -> DeviceConfig:
     Raises `UsageError` if there are too few devices, or if the backend does not support several.
     """
     _check_gpus(device)
-    resolved = replace(device, num_devices=device.num_devices or len(_list_local_devices()), num_hosts=processes)
+    resolved = replace(device, num_devices=device.num_devices or len(backend.list_local_devices()), num_hosts=processes)
     _check_count(resolved)
     return resolved
 
 
 def _check_gpus(device: DeviceConfig) -> None:
     """Raise `UsageError` if the settings select GPUs that the backend cannot see: it would train on the CPU."""
-    local_gpus = [name for name in _list_local_devices() if not name.startswith(("cpu", "tpu"))]
+    local_gpus = [name for name in backend.list_local_devices() if not name.startswith(("cpu", "tpu"))]
     if device.gpus and len(local_gpus) < len(device.gpus):
         visible = f"only {len(local_gpus)} of them" if local_gpus else "no GPU"
         raise UsageError(
             f"device.gpus is {list(device.gpus)}, but {backend.name()} sees {visible}: leave it unset to train on "
-            f"{_list_local_devices()[0]}, or check the GPU driver and that {backend.name()} is "
+            f"{backend.list_local_devices()[0]}, or check the GPU driver and that {backend.name()} is "
             "installed with GPU support."
         )
 
 
 def _check_count(device: DeviceConfig) -> None:
-    local_devices, count = _list_local_devices(), device.num_devices
+    local_devices, count = backend.list_local_devices(), device.num_devices
     if count > len(local_devices):
         raise UsageError(
             f"device.num_devices is {count}, but this host has only {', '.join(local_devices)}: use "
@@ -99,7 +99,7 @@ def create_distribution(device: DeviceConfig) -> Distribution:
         names = [f"{d.platform}:{d.id}" for d in _list_devices_per_host(device.num_devices)]
         return Distribution(keras.distribution.DataParallel(devices=names, auto_shard_dataset=False))
     tf = backend.tensorflow()
-    return Distribution(tf.distribute.MirroredStrategy(_list_local_devices()[: device.num_devices]))
+    return Distribution(tf.distribute.MirroredStrategy(backend.list_local_devices()[: device.num_devices]))
 
 
 def count_replicas() -> int:
@@ -291,15 +291,6 @@ def _get_strategy() -> Any:
         return None
     tf = backend.tensorflow()
     return tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
-
-
-def _list_local_devices() -> list[str]:
-    """Return the names of the devices of this host."""
-    if backend.name() != "jax":
-        return list(backend.list_devices())
-    import jax
-
-    return [f"{d.platform}:{d.id}" for d in jax.local_devices()]
 
 
 def _list_devices_per_host(count: int) -> list[Any]:

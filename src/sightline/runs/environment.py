@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from sightline import backend, process
-from sightline._keras import imports
+from sightline._keras import accelerators, imports
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
@@ -79,7 +79,7 @@ def describe_environment(on_message: Callable[[str], None] | None = None) -> dic
     `on_message` is told before.
     """
     choice, default = backend.choose_backend(), DeviceConfig()
-    if "keras" not in sys.modules and backend.may_have_accelerator():
+    if "keras" not in sys.modules and accelerators.may_have_accelerator():
         if on_message is not None:
             on_message(f"Starting {choice.name}, which lists its devices.")
         start_backend(default)
