@@ -43,6 +43,16 @@ def is_image_table(name: str) -> bool:
     return name.lower().endswith(TABLE_SUFFIXES)
 
 
+def strip_suffix(path: Path) -> Path:
+    """Return the folder that an archive would be unpacked to.
+
+    >>> strip_suffix(Path("photos/train.v2.TAR.gz")).as_posix()
+    'photos/train.v2'
+    """
+    suffix = max((s for s in CONTAINER_SUFFIXES if path.name.lower().endswith(s)), key=len, default="")
+    return path.with_name(path.name[: len(path.name) - len(suffix)] or path.name)
+
+
 def skip_predictions(files: Iterable[T], get_key: Callable[[T], str]) -> Iterator[T]:
     """Yield `files`, which are sorted by their relative paths, without the folders of predictions.
 

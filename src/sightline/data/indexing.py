@@ -17,7 +17,7 @@ from sightline import _io, jsonio, preprocessing, process
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data.archives import TarStore
-from sightline.data.containers import is_container, name_address, open_container
+from sightline.data.containers import is_container, name_address, open_container, strip_suffix
 from sightline.data.copies import merge_copies
 from sightline.data.file_records import FileRecords, Header
 from sightline.data.image_tables import ImageTable
@@ -271,19 +271,22 @@ def _list_folder(
     return list_files(store, prefix, options, folder, lenient=lenient)
 
 
-def _list_container(path: Path | RemotePath, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
+def _list_container(
+    path: Path | RemotePath, prefix: str, options: DataConfig, *, lenient: bool, is_copy: bool = False
+) -> SourceListing:
     """List a table of images or an archive, by the form of its content; of one at an address, a copy is read."""
     if isinstance(path, RemotePath):
         copy = stage(path, options.limits)
         with name_address(copy, path.url):
-            return _list_container(copy, prefix, options, lenient=lenient)
+            return _list_container(copy, prefix, options, lenient=lenient, is_copy=True)
     store = open_container(path, options.limits, options.columns.path)
     if isinstance(store, ImageTable):
         return read_image_table(store, str(path), options, prefix)
     if isinstance(store, TarStore) and (samples := list_samples(store)):
         listing = read_rows(samples, str(path), options, FileFinder(store), prefix)
     else:
-        listing = list_files(store, prefix, options, lenient=lenient)
+        folder = None if is_copy else strip_suffix(path)
+        listing = list_files(store, prefix, options, folder, lenient=lenient)
     names = store.repeated_names
     repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
     return replace(listing, notes=[*listing.notes, *repeated])

@@ -607,6 +607,28 @@ def test_labels_of_an_archive_with_flat_splits_come_from_its_table(tmp_path: Pat
     assert [(r.path, r.reason) for r in image_index.notes if r.kind == "unlabeled-folders"] == [("test", "1 image")]
 
 
+@pytest.mark.parametrize(
+    ("table", "archive", "folder"),
+    [("train.csv", "train.zip", "train/"), ("train.csv", "images.zip", ""), ("labels.csv", "train.zip", "")],
+)
+def test_an_archive_that_is_not_unpacked_is_labeled_by_the_table_beside_it(
+    tmp_path: Path, table: str, archive: str, folder: str
+) -> None:
+    rows = "id,label\n1,cat\n2,dog\n"
+    write_files(
+        tmp_path, {table: rows.encode(), "sample_submission.csv": b"id,label\n1,x\n2,x\n", "test.csv": b"id\n1\n"}
+    )
+    write_zip(tmp_path / archive, {f"{folder}{i}.png": encode_png(i) for i in (1, 2)})
+    write_zip(tmp_path / "test.zip", {f"test/{i}.png": encode_png(i + 2) for i in (1, 2)})
+    alone, index = build_index(tmp_path / archive), build_index(tmp_path)
+    for each, prefix in ((alone, folder), (index, f"{archive}/{folder}")):
+        assert {image.path: image.label for image in each.images} == {f"{prefix}1.png": "cat", f"{prefix}2.png": "dog"}
+    assert ("unlabeled-folders", "test.zip", "2 images") in [(n.kind, n.path, n.reason) for n in index.notes]
+    message = get_error(tmp_path / table)
+    assert f"If they are in {archive}, name it in place of the table, as in `sightline train" in message
+    assert {image.label for image in build_index(tmp_path / "test.zip").images} == {"test"}, "not those of train.csv"
+
+
 @pytest.mark.parametrize("name", ["sample_submission.csv", "sampleSubmission.csv", "submission_format.csv"])
 def test_an_example_of_a_submission_gives_no_labels(tmp_path: Path, name: str) -> None:
     names = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(2)]

@@ -16,6 +16,8 @@ from sightline.data.sources.listing import SourceListing, join_tables
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
 from sightline.data.storage import FileStore
+from sightline.data.types import SourceNote
+from sightline.errors import plural
 
 T = TypeVar("T")
 
@@ -45,7 +47,8 @@ def read_container_files(
 ) -> SourceListing:
     """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
 
-    `files` are their relative paths and where they are; each is opened before the next one is asked for. `read` lists
+    An archive without classes beside one that a table labels, as ``test.zip`` of Kaggle, is left out. `files` are their
+    relative paths and where they are; each is opened before the next one is asked for. `read` lists
     one of them, with what comes before its keys.
     """
     keys, listings = [], []
@@ -64,4 +67,15 @@ def read_container_files(
         ]
     else:
         listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
+    if any("table" in listing.origins for listing in listings):
+        listings = [_leave_out(listing, prefix + key) for key, listing in zip(keys, listings, strict=True)]
     return join_tables(listings)
+
+
+def _leave_out(listing: SourceListing, path: str) -> SourceListing:
+    """Return the listing of an archive beside one that a table labels: if it has no classes, without its images."""
+    if "table" in listing.origins or listing.unlabeled or len({item.label for item in listing.items}) > 1:
+        return listing
+    images = [*(item.path for item in listing.items), *(image.path for image in listing.unusable)]
+    notes = [SourceNote("unlabeled-folders", path, plural(len(images), "image"))] if images else []
+    return SourceListing([], skipped_files=listing.skipped_files, unlabeled=images, notes=notes)

@@ -21,6 +21,8 @@ from sightline.data.storage import FileStore, FolderStore
 from sightline.data.types import SourceNote, Split
 from sightline.errors import DataError, ImageError, plural
 
+_MOST_SIBLINGS = 20  # tables beside an archive; more are of other things
+
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
@@ -107,16 +109,32 @@ def _read_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
         if isinstance(content, bytes):
             split = parse_split(PurePosixPath(key).stem) or find_folder_split(key)
             tables.append(LabelTable(content, f"{store.name}/{key}", key, split))
-    if folder is not None:
-        stems = {folder.resolve().name.lower(), "labels"}
-        with suppress(OSError):  # the parent folder may be unreadable
-            sibling_paths = sorted(
-                p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems
-            )
-            for path in sibling_paths:
-                with suppress(DataError):  # not a table that the user named
-                    tables.append(LabelTable(read_content(path), str(path)))
+    for path in _find_siblings(folder) if folder is not None else ():
+        with suppress(DataError):  # not a table that the user named
+            tables.append(LabelTable(read_content(path), str(path)))
     return tables
+
+
+def _find_siblings(folder: Path) -> list[Path]:
+    """Return the tables beside a folder that are called as it or ``labels``.
+
+    Beside an archive, which then is the folder that it would be unpacked to, they are all but those of another split,
+    as ``train.csv`` beside ``images.zip``: where nothing is unpacked, they are few.
+    """
+    folder = folder.resolve()
+    paths: list[Path] = []
+    with suppress(OSError):  # the parent folder may be unreadable
+        paths = sorted(filter(is_table, folder.parent.iterdir()))
+    if folder.is_dir():
+        return [path for path in paths if path.stem.lower() in {folder.name.lower(), "labels"}]
+    split = parse_split(folder.name)
+    others = {None: {None, "train", "validation", "test"}, "train": {None, "train"}}.get(split, {split})
+    tables = [
+        path for path in paths
+        if path.name.lower().endswith(TABLE_SUFFIXES) and "submission" not in path.name.lower()
+        and parse_split(path.stem) in others
+    ]  # fmt: skip
+    return tables if len(tables) <= _MOST_SIBLINGS else []
 
 
 def _find_labeled(table: LabelTable, store: FileStore, options: DataConfig) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline import _io
 from sightline.config import DataConfig
+from sightline.data.containers import ARCHIVE_SUFFIXES
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.class_parents import label_by_parents
 from sightline.data.sources.columns import KNOWN_COLUMNS, UNASSIGNED, Columns, choose_columns, describe_names
@@ -39,6 +40,7 @@ from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, plural
+from sightline.escaping import quote_path
 
 DEFAULTS = DataConfig()
 FOLDERS_OF_TABLES = {"annotations", "annotation", "labels", "label", "metadata", "meta"}
@@ -326,6 +328,15 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
         )
     store = finder.store
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
+    archives = [key for key in store.keys() if key.lower().endswith(ARCHIVE_SUFFIXES)]  # noqa: SIM118  # a method
+    if archives and isinstance(store, FolderStore):
+        file = Path(table.name)
+        likely = min(archives, key=lambda key: (Path(key).stem != file.stem, parse_split(Path(key).stem) == "test"))
+        return (
+            f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} is in "
+            f"{where}. If they are in {likely}, name it in place of the table, as in `sightline train "
+            f"{quote_path(store.root / likely)} --set data.labels={quote_path(file)}`."
+        )
     return (
         f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} exists: "
         f"looked for {missing[0].path} in {where}. Name the folder that the paths are relative to with --set "
