@@ -7,7 +7,7 @@ import inspect
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,33 @@ def test_every_command_that_writes_csv_takes_the_same_option() -> None:
     assert {"predict", "compare"} <= tables
     assert {name for name, types in hints.items() if "raw_csv" in types} == tables | {"embed", "studio"}
     assert {types["raw_csv"] for types in hints.values() if "raw_csv" in types} == {RawCsv}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["recipes", "--raw-csv"], "--format csv"),
+        (["models", "--format", "json", "--raw-csv"], "--format csv"),
+        (["predict", "gone", "1.jpg", "--raw-csv", "--out", "a.jsonl"], "--format csv"),
+        (["embed", "gone", "1.jpg", "--raw-csv", "--out", "a.parquet"], "--out FILE.csv"),
+    ],
+)
+def test_an_option_of_csv_is_refused_where_none_is_written(
+    sightline: Command, arguments: Sequence[str], advice: str
+) -> None:
+    refused = sightline(*arguments)
+    assert refused.code == 2
+    assert refused.err.strip() == (
+        f"error: --raw-csv is for CSV, which is not written here: give {advice} as well, or leave it out."
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict", "--out", "a.csv"], ["predict", "--format", "csv"], ["embed", "--out", "A.CSV"]]
+)
+def test_the_option_of_csv_is_taken_where_it_is_written(sightline: Command, arguments: Sequence[str]) -> None:
+    verb, *options = arguments
+    assert "--raw-csv" not in sightline(verb, "gone", "1.jpg", "--raw-csv", *options).err
 
 
 def test_cells_hold_text_numbers_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ for function in (
     sweep.sweep, compare.compare, describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     name = function.__name__.replace("_", "-")
-    app.command(name, short_help=verbs.VERBS[name][0], epilog=verbs.epilog(name))(function)
+    app.command(name, cls=verbs.Verb, short_help=verbs.VERBS[name][0], epilog=verbs.epilog(name))(function)
 app.command("help", short_help=verbs.VERBS["help"][0], epilog=verbs.epilog("help"))(verbs.show_help)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from sightline.cli.output import print_text
 from sightline.config import RunConfig
@@ -121,6 +121,23 @@ class VerbGroup(TyperGroup):
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise UsageError(explain_unknown_verb(args[0]))
         return super().resolve_command(ctx, args)
+
+
+class Verb(TyperCommand):
+    """A command that refuses an option which would do nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; raises `UsageError` for ``--raw-csv`` where no CSV is written."""
+        options = ctx.params
+        writes_csv = (
+            not {"output_format", "out"} & set(options)  # its pages export tables
+            or options.get("output_format") == "csv"
+            or (options.get("output_format") is None and str(options.get("out")).lower().endswith(".csv"))
+        )
+        if options.get("raw_csv") and not writes_csv:
+            how = "--format csv" if "output_format" in options else "--out FILE.csv"
+            raise UsageError(f"--raw-csv is for CSV, which is not written here: give {how} as well, or leave it out.")
+        return super().invoke(ctx)
 
 
 def show_help(
