@@ -266,7 +266,8 @@ def _list_folder(
     locate = store.root.joinpath if isinstance(store, FolderStore) else store.locate
     if keys := find_container_files(store):
         read = partial(_list_container, options=options, lenient=lenient)
-        return read_container_files(((key, locate(key)) for key in keys), read, prefix)
+        listing = read_container_files(((key, locate(key)) for key in keys), read, prefix)
+        return replace(listing, class_names=find_class_names(listing, store, None))
     folder = store.root if isinstance(store, FolderStore) else None
     return list_files(store, prefix, options, folder, lenient=lenient)
 

@@ -78,3 +78,11 @@ def test_grades_and_sources_that_no_file_names_keep_their_numbers(tmp_path: Path
     graded = build_index(folder, targets=find_task("ordinal").targets)
     assert {image.label for image in graded.images} == {"1", "2"}
     assert get_labels(folder, write_source(tmp_path / "b" / "set")) == {"1", "2"}
+
+
+def test_a_file_beside_archives_names_their_classes(tmp_path: Path) -> None:
+    names = json.dumps({"0": "Blight (CBB)", "1": "Healthy"})
+    write_files(tmp_path, {"label_num_to_disease_map.json": names.encode(), "train.csv": b"id,label\n1,0\n2,1\n"})
+    write_zip(tmp_path / "images.zip", {f"{i}.png": encode_png(i) for i in (1, 2)})
+    for source in (tmp_path, tmp_path / "images.zip"):
+        assert get_labels(source) == {"Blight (CBB)", "Healthy"}

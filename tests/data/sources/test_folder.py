@@ -448,3 +448,4 @@ def test_masks_in_class_folders_are_left_out(tmp_path: Path, images: tuple[str, 
     index = build_index(write_files(tmp_path, {key: encode_png(i) for i, key in enumerate((*images, *masks))}))
     assert sorted(image.path for image in index.images) == sorted(images)
     assert [(note.kind, note.path) for note in index.notes] == [("class-masks", key) for key in sorted(masks)]
+    assert index.other_files == ()

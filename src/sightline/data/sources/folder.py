@@ -67,6 +67,7 @@ def read_class_folders(
     ]
     notes += [SourceNote(CLASS_MASKS, prefix + key, "") for key in sorted(masks)]
     listing = _list_by_folder(store, prefix, layout, folders, level, paths)
+    listing.skipped_files[:] = [path for path in listing.skipped_files if path.removeprefix(prefix) not in masks]
     looks_split = any(r.kind == SPLIT_FOLDERS for r in notes)
     if looks_split or len({item.label for item in listing.items if is_image_name(item.key)}) < 2:
         unread = find_unread_labels(store.keys())

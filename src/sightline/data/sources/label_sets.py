@@ -12,7 +12,7 @@ from sightline.data.sources.table import Row, Table
 from sightline.data.targets import SEPARATOR, join_classes
 from sightline.errors import DataError
 
-_PLURAL_COLUMNS = {"labels", "tags", "classes", "categories"}
+_PLURAL_COLUMNS = {"finding labels", "labels", "tags", "classes", "categories"}
 _SURE_SEPARATORS = (";", "|")  # names of classes rarely have these
 _CELL_SEPARATORS = (*_SURE_SEPARATORS, ",", " ")
 
