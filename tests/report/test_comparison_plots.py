@@ -102,6 +102,13 @@ def test_many_values_lie_on_a_scale(figures_drawn: list[Any]) -> None:
     np.testing.assert_allclose(np.diff(heights), 1 / 19)
 
 
+def test_scales_over_a_narrow_range_tell_their_values_apart(figures_drawn: list[Any]) -> None:
+    rates = [0.101 + i / 10_000 for i in range(20)]
+    comparison_plots.plot_parallel({"rate": rates}, [1.0865 + i / 1000 for i in range(20)], "validation.loss")
+    texts = [text.get_text() for text in figures_drawn[-1].axes[0].texts]
+    assert len({*texts}) == len(texts) == 10
+
+
 def test_trials_that_scored_alike_are_drawn(figures_drawn: list[Any]) -> None:
     open_png(comparison_plots.plot_parallel({"a": [1]}, [0.5], "x"))
     open_png(comparison_plots.plot_parallel({"a": [1, 2]}, [0.5, 0.5], "x"))

@@ -114,8 +114,9 @@ def plot_parallel(
     ]
     low, high = min(values), max(values)
     heights.append([_interpolate(v, low, high) for v in values])
-    for fraction in (0.0, 0.25, 0.5, 0.75, 1.0) if high > low else (0.5,):
-        _add_tick(axes, len(columns), fraction, f"{low + fraction * (high - low):.3g}" if high > low else f"{low:.3g}")
+    fractions = (0.0, 0.25, 0.5, 0.75, 1.0) if high > low else (0.5,)
+    for fraction, text in zip(fractions, _format_ticks([low + f * (high - low) for f in fractions], 3), strict=True):
+        _add_tick(axes, len(columns), fraction, text)
     lines = np.array(heights).T  # [N, columns + 1]
     best = (min if minimize else max)(range(len(values)), key=lambda i: values[i])
     for i in sorted(range(len(values)), key=lambda i: (i == best, -values[i] if minimize else values[i])):
@@ -136,6 +137,16 @@ def plot_parallel(
     return plotting.render_png(figure)
 
 
+def _format_ticks(values: Sequence[float], digits: int) -> list[str]:
+    """Return the values, which differ, with `digits` significant digits or as many more as tell them apart.
+
+    >>> _format_ticks([1.0866, 1.0902, 1.0939], 3)
+    ['1.087', '1.09', '1.094']
+    """
+    texts = [f"{value:.{digits}g}" for value in values]
+    return texts if len({*texts}) == len(texts) or digits > 15 else _format_ticks(values, digits + 1)
+
+
 def _line_color(fraction: float) -> Any:
     from matplotlib import colormaps
 
@@ -149,9 +160,12 @@ def _place_values(axes: Any, x: int, column: Sequence[Value], *, logarithmic: bo
     if len(distinct) > MAX_TICKS and len(numbers) == len(column):
         scaled = np.log10(numbers) if logarithmic else np.array(numbers, float)
         low, high = float(scaled.min()), float(scaled.max())
-        for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
-            at = low + fraction * (high - low)
-            _add_tick(axes, x, fraction, f"{10**at if logarithmic else at:.2g}")
+        fractions = (0.0, 0.25, 0.5, 0.75, 1.0)
+        ticks = [low + fraction * (high - low) for fraction in fractions]
+        for fraction, text in zip(
+            fractions, _format_ticks([10**t if logarithmic else t for t in ticks], 2), strict=True
+        ):
+            _add_tick(axes, x, fraction, text)
         return [_interpolate(float(v), low, high) for v in scaled]
     heights = {value: _interpolate(i, 0, len(distinct) - 1) for i, value in enumerate(distinct)}
     for value, height in heights.items():

@@ -11,6 +11,12 @@ from sightline.report import plotting
 from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 FAINT = "#8c959f"
+LABEL_PLACES = [
+    ((0, level if above else -level), "center", "bottom" if above else "top")
+    for level in (7, 17, 27, 37)
+    for above in (True, False)
+]  # offsets in points, and alignments; the nearest first
+LABEL_PLACES[2:2] = [((8, 0), "left", "center"), ((-8, 0), "right", "center")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,6 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
             [getattr(p, field) / scale for p in chosen], [p.metric for p in chosen], s=130, facecolors="none",
             edgecolors=VALIDATION, linewidths=1.8, label="chosen", zorder=4,
         )  # fmt: skip
-        _label_points(axes, points, field, scale)
         if floor is not None:
             axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label=f"required {describe_metric(metric)}")
         axes.set_xscale("log")
@@ -63,6 +68,9 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.18, y=0.15)
         plotting.style_axes(axes, label)
+    figure.draw_without_rendering()  # which lays it out: the names go where the points are then
+    for axes, (_, field, scale) in zip(figure.axes, panels, strict=True):
+        _label_points(axes, points, field, scale)
     for axes in figure.axes[::2]:
         axes.set_ylabel(f"validation {describe_metric(metric)}", color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
@@ -72,12 +80,29 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
 
 
 def _label_points(axes: Any, points: Sequence[ParetoPoint], field: str, scale: float) -> None:
-    """Name the front's points and the largest, in turn above and below, so that neighbors do not cover each other."""
+    """Name the front's points and the largest, each where it covers no name or point; without such a place, not at all.
+
+    To be called once the limits of the axes are known.
+    """
+    from matplotlib.transforms import Bbox
+
+    places = {(getattr(p, field) / scale, p.metric) for p in points}
+    taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in axes.transData.transform([*places])]
     largest = max(points, key=lambda p: p.bytes)
-    named = sorted((p for p in points if p.on_front or p.best or p is largest), key=lambda p: float(getattr(p, field)))
-    for number, point in enumerate(named):
-        level = (10, -14, 22, -26)[number % 4]
-        axes.annotate(
-            plotting.shorten(point.name), (getattr(point, field) / scale, point.metric), xytext=(0, level),
-            textcoords="offset points", ha="center", **plotting.text_style(7),
+    named = sorted(
+        (p for p in points if p.on_front or p.best or p is largest),
+        key=lambda p: (not p.best, float(getattr(p, field))),
+    )
+    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    for point in named:
+        text = axes.annotate(
+            plotting.shorten(point.name), (getattr(point, field) / scale, point.metric), xytext=(0, 0),
+            textcoords="offset points", bbox=box, zorder=2.5, **plotting.text_style(7),
         )  # fmt: skip
+        for offset, horizontal, vertical in LABEL_PLACES:
+            text.set(position=offset, ha=horizontal, va=vertical)
+            if not any(text.get_window_extent().overlaps(other) for other in taken):
+                taken.append(text.get_window_extent())
+                break
+        else:
+            text.remove()
