@@ -251,6 +251,19 @@ def test_a_threshold_that_is_not_saved_or_not_reached_is_called_so() -> None:
     assert "so the model abstains from every image" in pages[1].partition('<section id="abstention"')[2]
 
 
+def test_a_target_is_proposed_that_the_validation_images_reach() -> None:
+    classes = ("ant", "bee", "fly")
+    values = make_metrics(classes, 300)
+    reached = values["selective_check"]["threshold"]["target"]
+    sections = [
+        " ".join(render_html(make_report(metrics=of)).partition('<section id="abstention"')[2].split())
+        for of in (values, make_metrics(classes, 9))
+    ]
+    assert f"--target-precision {reached:g}</code> chooses one on the validation split" in sections[0]
+    assert "--target-precision" not in sections[1], "with it, the model would abstain from every image"
+    assert "The 9 validation images are too few, or too often misclassified, to choose a confidence" in sections[1]
+
+
 def test_a_single_image_and_a_single_error_are_written_in_the_singular() -> None:
     page = render_html(make_report(metrics=make_metrics(("ant", "bee"), 1)))
     assert "on 1 unseen image (95% interval" in page
