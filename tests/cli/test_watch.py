@@ -18,7 +18,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 import sightline as sl
 from command import COLORS, Command, draw_classes
 from sightline.api.reference_sample import load_sample
+from sightline.api.watching import WatchReport
 from sightline.evaluation import validation_sample
+from sightline.evaluation.drift import Drift
 from sightline.inference import bundle
 from sightline.inference.feature_log import FILES, FeatureLog
 from sightline.inference.predictor import ModelOutputs
@@ -90,6 +92,13 @@ def test_a_drifted_log_exits_with_1_in_every_format(sightline: Command, watched:
     assert list(report.to_frame()["id"]) == [row["id"] for row in rows]
     assert "label first" in repr(report)
     assert "<table>" in report._repr_html_()
+
+
+def test_evidence_of_some_hundreds_has_no_exponent() -> None:
+    drift = Drift(0.05, 162, 74, "classifier", 896.4, np.zeros(182))
+    report = WatchReport("cats.log", "model", 182, "first", "last", drift, None, None, None, ())
+    (sentence,) = (text for name, text in report.list_sentences() if name == "drift")
+    assert "evidence 900 (" in sentence
 
 
 def test_a_log_that_may_have_dropped_images_says_so(watched: Path, tmp_path: Path) -> None:

@@ -141,11 +141,12 @@ class WatchReport:
 
 def _describe_drift(drift: Drift) -> str:
     false_alarms = f"false alarms: at most {drift.level:.3g} over all looks"
+    evidence = f"{float(f'{drift.evidence:.2g}'):g}"  # two digits, but 900 instead of 9e+02
     if drift.alarm is None or drift.start is None:
-        return f"none shown: evidence {drift.evidence:.2g}, of {1 / drift.level:g} for an alarm ({false_alarms})"
+        return f"none shown: evidence {evidence}, of {1 / drift.level:g} for an alarm ({false_alarms})"
     return (
         f"yes, by {drift.score}: alarm at image {drift.alarm:,}, most likely since image {drift.start:,}; evidence "
-        f"{drift.evidence:.2g} ({false_alarms})"
+        f"{evidence} ({false_alarms})"
     )
 
 
