@@ -289,6 +289,8 @@ def client(photos: Path, patch: Path) -> Iterator[Any]:
 def test_answers_of_the_page_are_lines_of_the_patch_that_train_reads(client: Any, photos: Path, patch: Path) -> None:
     page = client.get("/label").text
     assert f"sightline train {photos} --patch {patch}" in page
+    counts = client.get("/state").json()["counts"]["label"]
+    assert list(counts.items()) == [(name, 0) for name in CLASSES], "the list of images has their buttons, too"
     queue = client.get("/label/state").json()["queue"]
     for image, name in zip(queue, ("even", "odd", "third"), strict=False):
         answer = client.post("/corrections", json={"ids": image["ids"], "edit": "relabel", "to": name})
@@ -302,6 +304,8 @@ def test_answers_of_the_page_are_lines_of_the_patch_that_train_reads(client: Any
     assert {image.path: image.label for image in labeled.images} == {
         queue[0]["path"]: "even", queue[1]["path"]: "odd", queue[2]["path"]: "third",
     }  # fmt: skip
+    counts = client.get("/state").json()["counts"]["label"]
+    assert list(counts.items()) == [("even", 1), ("odd", 1), ("third", 1)]
     assert client.get("/images.csv").text.count("\n") == 4
     assert client.get("/state").json()["counts"]["state"]["unlabeled"] == COUNT + 1 - 3
     assert client.get("/order", params={"state": "unlabeled"}).status_code == 200

@@ -91,7 +91,8 @@ def open_studio(
         own_patch = None if run is None else run.patch
         corrections = stack.enter_context(open_corrections(path, index, own_patch, splits))
         issues = [] if run is None else _list_label_issues(run, index)
-        library = Library(index, corrections, splits, predictions, issues, _list_slices(model, index))
+        to_choose = () if index.labels_are_masks else classes
+        library = Library(index, corrections, splits, predictions, issues, _list_slices(model, index), to_choose)
         stack.callback(library.close)
         check = BackgroundCheck(index, library, input_config)
         labeling = look_alikes = None

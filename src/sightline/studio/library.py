@@ -69,13 +69,16 @@ class Library:
         predictions: Mapping[int, ImagePrediction] | None = None,
         findings: Sequence[Finding] = (),
         slices: Mapping[str, Sequence[int]] | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         """Fill the table.
 
         `splits` are as those of `Corrections`; `predictions` are by position;
-        `findings` are known before the images are checked; `slices` are the positions of the images of each.
+        `findings` are known before the images are checked; `slices` are the positions of the images of each;
+        `classes` are those to choose from before any image has them.
         """
         self._corrections = corrections
+        self._classes = tuple(classes)
         self._targets, self._sort_classes = index.targets, index.sort_classes
         self._lock = Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
@@ -178,10 +181,12 @@ class Library:
         """Return the number of images of each class, split, predicted class and kind of finding, largest first.
 
         Dropped images count in no class and no split, and those without a label in no class. Of findings, the images
-        to review count. Slices are in the order in which they were given, with all of their images.
+        to review count. Slices are in the order in which they were given, with all of their images. So are classes,
+        before the others.
         """
         with self._lock:
             counts = {name: {key: c[key] for key in self._sort_classes(c)} for name, c in self._counts.items()}
+            counts["label"] = {name: self._counts["label"][name] for name in [*self._classes, *counts["label"]]}
             findings = {kind: self._counts["finding"][kind] for kind in self._kinds}
             counts |= {"finding": findings, "slice": self._slice_counts}
             return counts | {"state": {s: self._counts["state"][s] for s in STATES}}
