@@ -20,7 +20,8 @@ ON_OTHER_THINGS = {
     "one-class", "repeated-members", "several-labels", "similar-class-names", "small-classes", "split-folders",
     "split-named-class", "splits-from-lists", "unexpected-folder", "unlabeled-folders", "unread-labels",
     "unread-splits", "unused-masks",
-    "class-masks", "class-names", "missing-value-names", "not-downloaded", "numbered-folders", "unread-formats",
+    "class-masks", "class-names", "copied-folders", "missing-value-names", "not-downloaded", "numbered-folders",
+    "unread-formats",
 }  # fmt: skip
 """Kinds of findings on classes, folders, tables, and files that are not listed."""
 

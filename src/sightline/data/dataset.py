@@ -255,7 +255,8 @@ def _explain_single_class(only: str, index: Index, targets: Targets) -> str:
         )
     return (
         f"{index.name} has only one class, {only!r}: a classifier needs at least two. If the class folders are nested "
-        "deeper, pass the folder directly above them, or use --set data.class_level=2."
+        "deeper, pass the folder directly above them, or use --set data.class_level=2; if the names of the files state "
+        "the classes, use --set data.label_pattern=..., and if a table does, --set data.labels=FILE."
     )
 
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from listings import labels_and_splits, list_notes
 from sightline.config import DataConfig
+from sightline.data.checks.audit import quick_audit
 from sightline.data.indexing import build_index
 from sightline.data.sources import folder_layout
 from sightline.data.sources.filenames import is_hidden
 from sightline.data.sources.folder import read_class_folders
 from sightline.data.storage import CheckHeader, accept_any
 from sightline.errors import ConfigError, DataError
+from sightline.runs.preflight import raise_for_errors
 from synthetic_images import encode_png, write_files
 
 
@@ -449,3 +451,28 @@ def test_masks_in_class_folders_are_left_out(tmp_path: Path, images: tuple[str, 
     assert sorted(image.path for image in index.images) == sorted(images)
     assert [(note.kind, note.path) for note in index.notes] == [("class-masks", key) for key in sorted(masks)]
     assert index.other_files == ()
+
+
+@pytest.mark.parametrize(
+    ("copy", "first", "wrapper"),
+    [("cells", "cat/1.png", "cells/"), ("data", "set/cat/1.png", "")],
+    ids=["malaria cells", "natural images"],
+)
+def test_a_copy_of_the_folders_beside_it_is_not_a_class(tmp_path: Path, copy: str, first: str, wrapper: str) -> None:
+    images = [first, first.replace("cat/1", "dog/2"), first.replace("cat/1", "dog/3")]
+    files = {f"{wrapper}{above}{key}": encode_png(i) for above in ("", f"{copy}/") for i, key in enumerate(images)}
+    index = build_index(write_files(tmp_path, files))
+    notes = [(note.path, note.reason) for note in index.notes if note.kind == "copied-folders"]
+    assert notes == [(f"{wrapper}{copy}", f"has {wrapper}{first} too")]
+    findings = quick_audit(index).findings
+    with pytest.raises(
+        DataError, match=r"copied-folders: 1 folder is read as a class but has copies of .*Remove the copy"
+    ):
+        raise_for_errors(findings, ())
+    raise_for_errors(findings, ("copied-folders", "conflicting-duplicates"))
+
+
+def test_subfolders_of_a_class_that_are_called_as_other_classes_are_not_copies(tmp_path: Path) -> None:
+    files = ("cat/1.png", "cat/2.png", "dog/1.png", "both/cat/1.png", "both/dog/3.png", "both/cat/4.png")
+    index = build_index(write_files(tmp_path, {key: encode_png(i) for i, key in enumerate(files)}))
+    assert "copied-folders" not in {note.kind for note in index.notes}

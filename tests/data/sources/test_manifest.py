@@ -289,6 +289,13 @@ def test_coordinates_are_not_taken_for_labels(tmp_path: Path) -> None:
     assert labels_and_splits(read_manifest(write_table(tmp_path, "x,y\n1.jpg,cat\n2.jpg,dog\n"))) == BOTH
 
 
+@pytest.mark.parametrize("text", ["emotion,pixels,Usage\n0,70 80 82,Training\n", "label,pixel0,pixel1\n1,0,255\n"])
+def test_pixels_in_cells_are_not_read(tmp_path: Path, text: str) -> None:
+    assert "list.csv has the pixels of images in its cells, which are not read: save each" in get_error(
+        write_table(tmp_path, text)
+    )
+
+
 def test_a_table_of_vgg_image_annotator_is_refused(tmp_path: Path) -> None:
     header = "filename,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
     cells = '{},"{{}}",1,0,"{{""x"":1}}","{{""animal"":""cat""}}"\n'

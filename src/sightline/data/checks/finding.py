@@ -16,6 +16,7 @@ ALLOWABLE_ERRORS = {
     "unexpected-folder": "ignores them",
     "mask-folders": "uses them as classes",
     "numbered-folders": "uses them as classes",
+    "copied-folders": "uses them as classes",
     "conflicting-duplicates": "keeps them as they are",
     "split-leakage": "keeps them as they are",
 }

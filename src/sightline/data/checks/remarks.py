@@ -64,6 +64,12 @@ REMARK_FINDINGS = {
         "images otherwise, name the folder of images in place of the one around it, if their file names state the "
         "classes; else sort them into class folders, or provide a table of labels for it.",
     ),
+    "copied-folders": RemarkFinding(
+        "error",
+        "folder is read as a class but has copies of the images beside it",
+        "folders are read as classes but have copies of the images beside them",
+        "Remove the copy, or move it elsewhere.",
+    ),
     NUMBERED_FOLDERS: RemarkFinding(
         "error",
         "folder is read as a class, but numbers a part of images that a table names",

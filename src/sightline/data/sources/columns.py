@@ -243,6 +243,11 @@ def _is_one_hot(table: Table, column: str) -> bool:
 
 
 def _missing_column_message(table: Table, role: str) -> str:
+    if any(re.fullmatch(r"pixels|pixel\d+", normalize_name(column)) for column in table.columns):
+        return (
+            f"{table.name} has the pixels of images in its cells, which are not read: save each image as a PNG file, "
+            "or give arrays to Dataset.from_arrays."
+        )
     description = "the image files" if role == "path" else "the labels"
     return (
         f"{table.name} has no recognized column for {description}: {_describe_columns(table)}. Name "

@@ -26,6 +26,8 @@ NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL
 """Reasons for rejecting a file that can be read but has no class."""
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
+COPIED_FOLDERS = "copied-folders"
+"""Finding: a class folder is a copy of those beside it. Naming it in `--allow` confirms that it is a class."""
 CLASS_MASKS = "class-masks"
 """Finding: masks among the images of classes are left out."""
 DEFAULTS = DataConfig()
@@ -74,6 +76,7 @@ def read_class_folders(
         notes += [SourceNote(UNREAD_LABELS, prefix + key, kind) for key, kind in sorted(unread.items())]
     if level is None and not looks_split:
         notes += _note_nested_classes(layout, image_paths, prefix)
+    notes += _note_copied_folders(listing)
     listing.notes.extend([*notes, *([] if MASK_FOLDERS in options.allow_findings else _note_masks(listing))])
     return listing
 
@@ -218,6 +221,20 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
             yield SourceNote(
                 "nested-classes", prefix + "/".join(folder), f"one class with the subfolders {shown_names}"
             )
+
+
+def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
+    """Yield a remark for each class folder whose images are beside it too: ``set/cat/1.jpg`` as ``cat/1.jpg``."""
+    paths = {item.path for item in listing.items}
+    by_class: dict[tuple[str, Split | None], list[str]] = defaultdict(list)
+    for item in listing.items:
+        by_class[item.label, item.split].append(item.path)
+    for folder in listing.classes:
+        images = [path for path in by_class[folder.label, folder.split] if path.startswith(f"{folder.path}/")]
+        above = folder.path.rpartition("/")[0]
+        copies = [twin for path in images if (twin := f"{above}{path[len(folder.path) :]}".lstrip("/")) in paths]
+        if 2 * len(copies) > len(images) and all("/" in path[len(folder.path) + 1 :] for path in images):
+            yield SourceNote(COPIED_FOLDERS, folder.path, f"has {min(copies)} too")
 
 
 def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
