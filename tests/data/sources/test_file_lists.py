@@ -186,6 +186,15 @@ def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
     assert len({image.label for image in labeled.images}) == 2
 
 
+def test_lists_of_folders_that_look_like_splits_give_no_splits(tmp_path: Path) -> None:
+    lists = {f"label_{s}.csv": f"file,race\n{s}/1.png,a\n{s}/2.png,b\n" for s in ("train", "val")}  # as in FairFace
+    write_source(tmp_path, tuple(f"{s}/{i}.png" for s in ("train", "val") for i in (1, 2)), lists)
+    index = build_index(tmp_path)
+    with pytest.raises(DataError, match=r"^split-folders: .* or from a table \(--set data\.labels\)"):
+        raise_for_errors(quick_audit(index).findings, ())
+    assert {image.split for image in index.images} == {None}
+
+
 def test_a_table_of_labels_that_names_no_image_is_named(tmp_path: Path) -> None:
     write_source(tmp_path, ("images/01.png", "images/02.png"), {"data.csv": "id,label\n1,red\n2,blue\n"})
     notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path).notes]

@@ -307,8 +307,11 @@ def test_a_table_of_vgg_image_annotator_is_refused(tmp_path: Path) -> None:
 def test_columns_of_celeba_say_no_by_minus_one(tmp_path: Path) -> None:
     rows = "image_id,Male,Young,Bald\n1.jpg,-1,1,-1\n2.jpg,1,1,-1\n"
     assert [e.label for e in read_manifest(write_table(tmp_path, rows)).items] == ["Young", "Male;Young"]
-    with pytest.raises(DataError, match="no recognized column for the labels"):  # where it means uncertain, as CheXpert
-        read_manifest(write_table(tmp_path, "path,Edema,Cardiomegaly\n1.jpg,-1,1\n2.jpg,0,-1\n"))
+    for rows in ("Edema,Mass\n1.jpg,-1,1\n2.jpg,0,-1\n", "Edema,Mass,Hernia\n1.jpg,1.0,-1.0,\n2.jpg,0.0,0.0,1.0\n"):
+        message = get_error(write_table(tmp_path, f"path,{rows}"))  # as in CheXpert
+        assert "says by -1 that it is uncertain whether images have a class: write 1, 0 or nothing" in message
+    rows = "path,a,b,score\n1.jpg,1,0,-1\n2.jpg,0,1,2\n"
+    assert [e.label for e in read_manifest(write_table(tmp_path, rows)).items] == ["a", "b"]
 
 
 def test_rows_without_label_or_file_are_left_out_and_listed(tmp_path: Path) -> None:

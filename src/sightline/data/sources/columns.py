@@ -27,8 +27,8 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     ),
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
-        "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels", "labelid",
-        "classid", "categoryid", "choice", "choicechoices",
+        "labelname", "classes", "categories", "tag", "tags", "diagnosis", "diagnostic", "dx", "findinglabels",
+        "labelid", "classid", "categoryid", "choice", "choicechoices",
         "classificationannotationdisplayname", "classificationannotationsdisplayname", "y",
         "标签", "类别", "分类", "类别名称",
     ),
@@ -106,6 +106,12 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     others = [c for c in table.columns if c not in {path, split} and not isinstance(c, NestedName)]  # not metadata
     others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS]
     one_hot = tuple(c for c in others if _is_one_hot(table, c))
+    if uncertain := _first_or_empty([c for c in others if c not in one_hot and _is_uncertain(table, c)]):
+        raise DataError(
+            f"{table.name} has no recognized column for the labels, and column {uncertain!r} says by -1 that it is "
+            "uncertain whether images have a class: write 1, 0 or nothing in its place, or name the column of the "
+            "labels with --column label=NAME."
+        )
     if len(one_hot) < 2 or not any(_parse_bool(row.get_text(column)) for row in table.rows for column in one_hot):
         raise DataError(_missing_column_message(table, "label"))
     return Columns(path, "", split, one_hot)
@@ -240,6 +246,12 @@ def _is_one_hot(table: Table, column: str) -> bool:
     if texts & {"-1", "-1.0"} and (not texts <= {"1", "1.0", "-1", "-1.0"} or len(texts) < 2):
         return False
     return None not in map(_parse_bool, texts) and any(texts)
+
+
+def _is_uncertain(table: Table, column: str) -> bool:
+    """Return whether a column says by -1 that it is uncertain whether some images have a class, as in CheXpert."""
+    texts = {row.get_text(column).removesuffix(".0") for row in table.rows}
+    return texts <= {"", "0", "1", "-1"} and "-1" in texts and bool(texts & {"0", "1"})
 
 
 def _missing_column_message(table: Table, role: str) -> str:

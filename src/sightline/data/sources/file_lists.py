@@ -49,7 +49,7 @@ def apply_file_lists(
         _note_tables(listing, store, prefix, tables, is_stated=is_stated)
     if lists := [key for key in keys if key.count("/") < 2 and key.lower().endswith(LIST_SUFFIXES)]:
         _note_lists(listing, store, prefix, lists)
-    if not keys:
+    if not keys or any(note.kind == SPLIT_FOLDERS for note in listing.notes):  # which are an error
         return listing
     if any(item.split for item in listing.items):
         return _label_splits(listing, store, prefix, keys)
