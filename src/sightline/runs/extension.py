@@ -138,7 +138,10 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
         return "training", config.train.epochs
     stage = config.train.stages[-1]
     if stage.is_solved:
-        raise UsageError(f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add.")
+        raise UsageError(
+            f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add. To train further, start a "
+            "new run with a stage of fine-tuning, as --effort balanced has."
+        )
     return stage.name, count_epochs(config.train, stage)
 
 
