@@ -804,6 +804,19 @@ def test_a_table_named_as_a_split_means_the_images_in_the_folder_of_that_split(
     assert list(named.values()) == ["cat", "dog", "dog"]
 
 
+def test_a_table_of_the_training_split_does_not_label_images_of_its_names_in_another(tmp_path: Path) -> None:
+    texts = {"labels.csv": "id,label\n1,cat\n2,dog\n", "val.csv": "id,label\n1,dog\n2,cat\n"}
+    write_tables(tmp_path, texts, [f"{split}/{i}.png" for split in ("train", "test", "val") for i in (1, 2)])
+    assert [image.label for image in build_index(tmp_path / "train").images] == ["cat", "dog"]
+    assert [image.label for image in build_index(tmp_path / "val").images] == ["dog", "cat"]
+    with pytest.raises(DataError, match=r"None of the 2 images .*or in a table with --set data\.labels=FILE"):
+        build_index(tmp_path / "test")
+    write_tables(
+        tmp_path / "one", {"labels.csv": "id,label\n3,cat\n4,dog\n"}, ["train/1.png", "test/3.png", "test/4.png"]
+    )
+    assert [image.label for image in build_index(tmp_path / "one" / "test").images] == ["cat", "dog"]
+
+
 def test_tables_of_splits_that_share_images_are_not_joined(tmp_path: Path) -> None:
     texts = {"train.csv": "file,label\n1.png,cat\n2.png,dog\n3.png,dog\n", "val.csv": "file,label\n1.png,cat\n"}
     write_tables(tmp_path, texts, ["1.png", "2.png", "3.png"])

@@ -21,8 +21,8 @@ CLASS_NAMES = "class-names"
 """Finding: a file gives the names of classes that are numbers."""
 
 FILES = (
-    "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "classes.csv",
-    "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
+    "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "words.txt",
+    "classes.csv", "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
 )  # fmt: skip
 _NUMBER = re.compile(r"\d+|n\d{8}")
 

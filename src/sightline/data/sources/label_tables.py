@@ -64,7 +64,9 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     mean different things.
     """
     tables = ((table, _find_labeled(table, store, options)) for table in _read_tables(store, folder))
-    candidates = [(table, labeled) for table, labeled in tables if labeled]
+    candidates = [
+        (table, labeled) for table, labeled in tables if labeled and not _names_training(table, labeled, folder)
+    ]
     lists = {_find_family(table) for table, _ in candidates if table.name.lower().endswith(LIST_SUFFIXES)}
     if len(lists) > 1 or any(table.name.lower().endswith(TABLE_SUFFIXES) for table, _ in candidates):
         candidates = [(table, keys) for table, keys in candidates if table.name.lower().endswith(TABLE_SUFFIXES)]
@@ -145,6 +147,16 @@ def _find_labeled(table: LabelTable, store: FileStore, options: DataConfig) -> s
     except DataError:
         return set()
     return {key for row in rows.rows if (key := finder.find(row.get_text(columns.path))) is not None}
+
+
+def _names_training(table: LabelTable, keys: set[str], folder: Path | None) -> bool:
+    """Return whether a table beside the folder of a held-out split names images of its names in the training split."""
+    if table.key or folder is None or parse_split(folder.name) in {None, "train", parse_split(Path(table.name).stem)}:
+        return False
+    with suppress(OSError):
+        folders = [p for p in folder.resolve().parent.iterdir() if parse_split(p.name) == "train" and p.is_dir()]
+        return any(2 * sum((training / key).exists() for key in keys) > len(keys) for training in folders)
+    return False
 
 
 def _list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
