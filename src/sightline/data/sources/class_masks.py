@@ -23,16 +23,17 @@ def find_class_masks(paths: Mapping[str, PathParts]) -> frozenset[str]:
     A mask is beside its image, as ``benign/1_mask.png`` and ``benign/1.png`` of the breast ultrasound images BUSI, or,
     in two classes or more, in a folder beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
     """
-    named = {key: (parts[:-1], *parts[-1].rpartition(".")[::2]) for key, parts in paths.items()}
-    stems = {(folder, stem) for folder, stem, _ in named.values()}
+    candidates = {key: parts for key, parts in paths.items() if _may_be_mask(parts)}
+    if not candidates:
+        return frozenset()
+    stems = {(parts[:-1], parts[-1].rpartition(".")[0]) for parts in paths.values()}
     images = {(folder[:-1], stem) for folder, stem in stems if folder and folder[-1].casefold() in IMAGE_FOLDERS}
     masks: list[str] = []
     by_class: dict[PathParts, list[str]] = defaultdict(list)
-    for key, (folder, name, suffix) in named.items():
-        if suffix.lower() not in _LOSSLESS:
-            continue
-        match = _MASK_NAME.fullmatch(name)
-        stem = match[1] if match else name
+    for key, (*parts, name) in candidates.items():
+        folder, stem = tuple(parts), name.rpartition(".")[0]
+        match = _MASK_NAME.fullmatch(stem)
+        stem = match[1] if match else stem
         if match and (folder, stem) in stems:
             masks.append(key)
         elif len(folder) > 1 and folder[-1].casefold() in MASK_FOLDER_NAMES and (folder[:-1], stem) in images:
@@ -41,3 +42,9 @@ def find_class_masks(paths: Mapping[str, PathParts]) -> frozenset[str]:
     if len(by_class) > 1 and not any(name and name.certain for name in names):
         masks += [key for keys in by_class.values() for key in keys]
     return frozenset(masks)
+
+
+def _may_be_mask(parts: PathParts) -> bool:
+    stem, _, suffix = parts[-1].rpartition(".")
+    is_in_folder = len(parts) > 1 and parts[-2].casefold() in MASK_FOLDER_NAMES
+    return suffix.lower() in _LOSSLESS and (is_in_folder or ("_" in stem and _MASK_NAME.fullmatch(stem) is not None))

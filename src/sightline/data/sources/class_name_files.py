@@ -33,7 +33,7 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
     It is in `store`, at most in one of its folders, else in `folder`. Lines without a number name classes from 0 or 1,
     if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over.
     """
-    labels = {name for item in listing.items for name in LABEL_SETS.list_classes(item.label)}
+    labels = {name for label in {item.label for item in listing.items} for name in LABEL_SETS.list_classes(label)}
     if len(labels) < 2 or not all(map(_NUMBER.fullmatch, labels)):
         return None
     keys = [] if store is None else [key for key in store.keys() if key.count("/") < 2]  # noqa: SIM118  # a method
