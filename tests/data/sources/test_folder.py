@@ -476,3 +476,17 @@ def test_subfolders_of_a_class_that_are_called_as_other_classes_are_not_copies(t
     files = ("cat/1.png", "cat/2.png", "dog/1.png", "both/cat/1.png", "both/dog/3.png", "both/cat/4.png")
     index = build_index(write_files(tmp_path, {key: encode_png(i) for i, key in enumerate(files)}))
     assert "copied-folders" not in {note.kind for note in index.notes}
+
+
+def test_splits_below_one_of_several_folders_are_not_a_class(tmp_path: Path) -> None:
+    names = (
+        "casting/casting/train/ok",
+        "casting/casting/test/ok",
+        "casting_512/casting_512/ok",
+        "casting_512/casting_512/def",
+    )
+    index = build_index(write_files(tmp_path, {f"{name}/{i}.png": encode_png(i) for i, name in enumerate(names)}))
+    assert [(note.kind, note.path, note.reason) for note in index.notes] == [
+        ("split-folders", "casting", "one class with the subfolders test, train"),
+        ("nested-classes", "casting_512", "one class with the subfolders def, ok"),
+    ]

@@ -14,7 +14,7 @@ from sightline.data.sources.file_labels import are_class_names, compile_pattern,
 from sightline.data.sources.filenames import is_hidden, is_image_name, split_path
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
-from sightline.data.sources.split_names import suggest_split
+from sightline.data.sources.split_names import parse_split_name, suggest_split
 from sightline.data.sources.unread_labels import UNREAD_LABELS, find_unread_labels
 from sightline.data.storage import FileStore
 from sightline.data.types import NO_LABEL, SourceNote, Split, UnreadableImage
@@ -207,20 +207,25 @@ def _note_unlabeled(layout: FolderLayout, paths: Mapping[str, PathParts], prefix
 
 
 def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts], prefix: str) -> Iterator[SourceNote]:
-    """Yield a remark for each class folder whose images are all in two or more subfolders."""
-    subfolders: dict[PathParts, set[str]] = defaultdict(set)
+    """Yield a remark for each class folder whose images are all in two or more subfolders, also of its only one.
+
+    Subfolders that are splits, as in ``casting_data/casting_data/train/``, are an error.
+    """
+    by_class: dict[PathParts, list[PathParts]] = defaultdict(list)
     for path in image_paths:
         location = layout.locate(path)
         if location is not None and len(location[1]) > 1:
-            below = location[1]
-            folder = path[: len(path) - len(below) + 1]
-            subfolders[folder].add(below[1] if len(below) > 2 else "")
-    for folder, names in sorted(subfolders.items()):
+            by_class[path[: len(path) - len(location[1]) + 1]].append(location[1][1:])
+    for folder, paths in sorted(by_class.items()):
+        depth = 0
+        while len(names := {path[depth] if len(path) > depth + 1 else "" for path in paths}) == 1 and "" not in names:
+            depth += 1
         if len(names) > 1 and "" not in names:
             shown_names = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            yield SourceNote(
-                "nested-classes", prefix + "/".join(folder), f"one class with the subfolders {shown_names}"
-            )
+            splits = {name.split for each in names if (name := parse_split_name(each)) and name.exact}
+            are_splits = len(splits) == len(names) and not layout.splits
+            kind = SPLIT_FOLDERS if are_splits else "nested-classes"
+            yield SourceNote(kind, prefix + "/".join(folder), f"one class with the subfolders {shown_names}")
 
 
 def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
