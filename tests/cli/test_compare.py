@@ -82,6 +82,7 @@ def test_a_stage_that_only_one_run_has_takes_one_line(
     ]  # fmt: skip
     settings = sightline("compare", interrupted, longer, "--format", "json").json["runs"][1]["settings"]
     assert settings["train.stages.1.solver"] == "gradient"
+    assert "train.stages" not in settings, "the empty list of the other run"
 
 
 @pytest.mark.usefixtures("drawn_figures")

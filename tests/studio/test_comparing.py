@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sightline as sl
-from sightline.api.comparison import compare_runs, compare_to_first
+from sightline.api.comparison import compare_to_first
 from sightline.runs.directory import RunDirectory
 from sightline.studio import comparing
 from sightline.studio.contents import open_studio
@@ -76,21 +76,6 @@ def test_a_note_on_the_images_in_common_is_a_sentence(client: Any, monkeypatch: 
 
     monkeypatch.setattr(comparing, "compare_to_first", compare)
     assert ">Only 12 of their test images are in both.<" in client.get("/compare").text
-
-
-def test_a_run_without_stages_has_no_row_of_an_empty_list(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: tuple[dict[str, Any], ...] = (
-        {"train.stages.0.epochs": 3, "train.stages": None},
-        {"train.stages.0.epochs": None, "train.stages": []},
-    )
-    monkeypatch.setattr(
-        comparing,
-        "compare_runs",
-        lambda paths: tuple(replace(row, settings=of) for row, of in zip(compare_runs(paths), settings, strict=True)),
-    )
-    page = client.get("/compare").text
-    assert "<code>train.stages.0.epochs</code>" in page
-    assert "<code>train.stages</code>" not in page
 
 
 def test_only_listed_runs_can_be_chosen(client: Any, other: sl.Run, tmp_path: Path) -> None:

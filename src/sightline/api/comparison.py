@@ -324,9 +324,13 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of each table that differ between tables, with None for missing ones."""
+    """Return the entries of each table that differ between tables, with None for missing ones.
+
+    A list that is empty in one table alone has no entry: where it is not, its elements have entries of their own.
+    """
     keys = dict.fromkeys(key for table in tables for key in table)
     differ = [key for key in keys if any(table.get(key) != tables[0].get(key) for table in tables)]
+    differ = [key for key in differ if not any(other.startswith(f"{key}.") for other in keys)]
     return [{key: table.get(key) for key in differ} for table in tables]
 
 

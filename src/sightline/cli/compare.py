@@ -92,7 +92,7 @@ def _list_settings(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[st
             texts = stages.setdefault(stage, [])
             if value is not None and value != getattr(defaults, name):
                 texts.append(f"{name}={_format_setting(value)}")
-        elif key != "train.stages":  # the empty list of a run without stages, which have lines of their own
+        else:
             lines.append(f"{key}={_format_setting(value)}")
     return [*lines, *(f"{stage}: {', '.join(texts) or 'none'}" for stage, texts in stages.items())]
 
