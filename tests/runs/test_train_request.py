@@ -43,6 +43,24 @@ def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:
     assert not list(quick.override_notes(quick.merge_layers())), "there are no stages to speak of"
 
 
+def test_a_file_may_name_its_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('recipe = "cifar10-simple"\n[train]\nepochs = 3\n')
+    for recipe in ("auto", "cifar10-simple"):
+        request = TrainRequest.create("somewhere", recipe, file, ())
+        config = request.merge_layers()
+        assert (request.recipe, config.recipe, config.model.name) == (*["cifar10-simple"] * 3,)
+    with pytest.raises(
+        UsageError, match=r"for the recipe cifar10-simple, and --recipe is quick: leave one of them out"
+    ):
+        TrainRequest.create("somewhere", "quick", file, ())
+    file.write_text('recipe = "quik"\n')
+    with pytest.raises(UsageError, match=r"There is no recipe 'quik'\. Did you mean 'quick'\?"):
+        TrainRequest.create("somewhere", "auto", file, ())
+    file.write_text('recipe = "auto"\n')
+    assert TrainRequest.create("somewhere", "quick", file, ()).merge_layers().recipe == "quick"
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_trains_several_labels_unless_it_is_for_masks(name: str) -> None:
     request = TrainRequest.create("somewhere", name, None, ["model.task=multi_label"])

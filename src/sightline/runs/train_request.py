@@ -35,10 +35,16 @@ class TrainRequest:
     def create(
         cls, sources: Sources, recipe: str, config: Path | str | None, assignments: Sequence[str]
     ) -> TrainRequest:
-        """Create a request, reading the recipe and the configuration file; raises `ConfigError`."""
-        layers = [recipes.load(recipe)]
-        if config is not None:
-            layers.append(parse.read_toml(_io.expand_home(config)))
+        """Create a request, reading the recipe and the configuration file, which may name it; raises `ConfigError`."""
+        settings = [] if config is None else [parse.read_toml(_io.expand_home(config))]
+        for values in settings:
+            if isinstance(name := values.get("recipe"), str):
+                if "auto" not in (name, recipe) and name != recipe:
+                    raise ConfigError(
+                        f"{config} is for the recipe {name}, and --recipe is {recipe}: leave one of them out."
+                    )
+                values["recipe"] = recipe = name if recipe == "auto" else recipe
+        layers = [recipes.load(recipe), *settings]
         source_names = tuple(_normalize(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing))
         arrays = len(source_names) < len(list_of_sources(sources))
         return cls(source_names, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))
