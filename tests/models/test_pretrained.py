@@ -396,6 +396,28 @@ def test_file_of_another_network_does_not_fit(vgg16: tuple[Any, Path]) -> None:
         build_model(make_plan("fashion-cnn", options={"weights": vgg16[1]}))
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_deeper_network_is_refused_and_one_with_a_top_and_an_optimizer_is_not(suffix: str, tmp_path: Path) -> None:
+    """Keras reads the first layers alone, without a word."""
+    keras = backend.keras()
+    layers = keras.layers
+    network = build_model(make_plan("fashion-cnn", seed=3))
+    whole, features = network.model, network.model.get_layer(network.backbone[-1]).output
+    classifier = keras.Model(whole.input, whole.output["probabilities"])
+    classifier.compile("adam", "sparse_categorical_crossentropy")
+    classifier.optimizer.build(classifier.trainable_variables)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, padding="same")(features))
+    for model, fits in ((classifier, True), (keras.Model(whole.input, layers.Dense(5)(x)), False)):
+        path = tmp_path / f"{fits}{suffix}"
+        (model.save if suffix == ".keras" else model.save_weights)(path)
+        plan = make_plan("fashion-cnn", options={"weights": path})
+        if fits:
+            build_model(plan)
+        else:
+            with pytest.raises(ModelError, match=r"the file has \d convolutions, the network \d\. Expected the layers"):
+                build_model(plan)
+
+
 def test_of_many_layers_that_do_not_fit_the_reason_for_one_is_named() -> None:
     """As Keras 3.15 says it of a .keras file of another network."""
     error = ValueError(

@@ -35,6 +35,12 @@ def open_keras_file(path: Path) -> Iterator[Path]:
         yield name
 
 
+def read_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights in a ``.keras`` file that was checked."""
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as content:
+        return keras_h5.read_shapes(content)
+
+
 def check_keras_file(path: Path) -> None:
     """Raise `ModelError` for a ``.keras`` file that decompresses to more than its size or has other members."""
     with open_keras_file(path):

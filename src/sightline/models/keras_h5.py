@@ -103,6 +103,30 @@ def _read_names(group: Any, attribute: str) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in rows]
 
 
+def read_shapes(source: Path | IO[bytes]) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights in an HDF5 file of Keras 3 that was checked; reads none of them."""
+    import h5py
+
+    shapes: list[tuple[int, ...]] = []
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):  # whose moments have the same shapes
+            shapes.append(item.shape)
+
+    with h5py.File(source, "r") as file:
+        file.visititems(visit)
+    return shapes
+
+
+def count_convolutions(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return how many of the arrays of these shapes are kernels of convolutions, without those of 1x1 pixels.
+
+    >>> count_convolutions([(3, 3, 3, 32), (32,), (1, 1, 32, 5), (5,), (128, 5)])
+    1
+    """
+    return sum(len(shape) == 4 and shape[:2] != (1, 1) for shape in shapes)
+
+
 def list_variables(layers: Sequence[Any]) -> list[Any]:
     """Return the weights of `layers` in file order: for each layer, trainable before non-trainable ones."""
     return [v for layer in layers for v in (*layer.trainable_weights, *layer.non_trainable_weights)]

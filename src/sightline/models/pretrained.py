@@ -116,7 +116,7 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
         stored_layers, head_layers = _read_layers(path, entry), head if _may_include_head(entry) else ()
         if stored_layers is not None:
             return _assign_arrays(backbone, head_layers, stored_layers)
-        _load_with_keras(_build_submodel(backbone), path)
+        _load_with_keras(_build_submodel(backbone), path, keras_h5.count_convolutions(_shapes([*backbone, *head])))
     except Exception as error:
         reason = explain_load_error(error).rstrip(".")
         raise ModelError(
@@ -133,17 +133,32 @@ def _read_layers(path: Path, entry: ModelEntry) -> list[tuple[str, list[keras_h5
     return keras_h5.read_h5_layers(path)
 
 
-def _load_with_keras(model: Any, path: Path) -> None:
-    """Load a file of Keras 3, which Keras reads by a name of what was checked."""
+def _shapes(layers: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [tuple(variable.shape) for variable in keras_h5.list_variables(layers)]
+
+
+def _load_with_keras(model: Any, path: Path, convolutions: int) -> None:
+    """Load a file of Keras 3, which Keras reads by a name of what was checked.
+
+    Keras ignores what such a file has beyond `model`, as the top is. Raises `ValueError` if it has more convolutions
+    than the whole network: it is of a deeper one, and its first layers alone are not worth much.
+    """
     if path.suffix == ".keras":
         with keras_file.open_keras_file(path) as name:
+            _check_depth(keras_file.read_shapes(name), convolutions)
             model.load_weights(str(name))
     elif path.suffix == ".h5":
         with _io.open_regular(path) as file, _io.name_open_file(file, path) as name:
             keras_h5.read_h5_layers(name)  # the check
+            _check_depth(keras_h5.read_shapes(name), convolutions)
             model.load_weights(str(name))
     else:
         raise ValueError("it is neither a .h5 nor a .keras file")
+
+
+def _check_depth(shapes: Sequence[tuple[int, ...]], convolutions: int) -> None:
+    if (stored := keras_h5.count_convolutions(shapes)) > convolutions:
+        raise ValueError(f"the file has {stored} convolutions, the network {convolutions}")
 
 
 def _may_include_head(entry: ModelEntry) -> bool:
