@@ -338,6 +338,11 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda _: untyped.describe("quick", steps=0), "steps is the number of steps in an epoch, at least 1, not 0."),
         (lambda _: untyped.train("photos", epochs="5"), "epochs must be a whole number, not the string '5'."),
         (lambda _: untyped.train("photos", seed="a"), "seed must be a whole number, not the string 'a'."),
+        (
+            lambda _: untyped.train("photos", learning_rate=float("nan")),
+            "train.optimizer.learning_rate must be a finite number, not nan.",
+        ),
+        (lambda _: untyped.train("photos", devices=0), "--devices expects a number, at least 1, or all, not 0."),
         (lambda _: untyped.train("photos", cache="no"), "cache must be True or False, not the string 'no'."),
         (lambda _: untyped.Dataset.from_csv(3), "path must be a string or a path, not 3."),
         (lambda _: untyped.Run(b"runs"), "path must be a string or a path, not a bytes."),

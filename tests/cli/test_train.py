@@ -83,7 +83,7 @@ def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_
 
 @pytest.mark.parametrize(
     ("devices", "message"),
-    [("64", "device.num_devices is 64, but this host has only"), ("two", "expects a number or all, not 'two'")],
+    [("64", "device.num_devices is 64, but this host has only"), ("two", "all, not 'two'"), ("0", "all, not '0'")],
 )
 def test_devices_are_counted(devices: str, message: str, sightline: Command, colors: Path, tmp_path: Path) -> None:
     result = sightline("train", colors, *SMALL, "--devices", devices, "--out", tmp_path / "r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ def to_assignments(settings: Settings) -> list[str]:
         else:
             if hasattr(value, "tolist"):  # a number or an array of NumPy
                 value = value.tolist()  # noqa: PLW2901
-            text = "unset" if value is None else jsonio.dumps(str(value) if isinstance(value, Path) else value)
+            if isinstance(value, float) and not math.isfinite(value):  # which JSON has none for, but TOML has
+                text = str(value)
+            else:
+                text = "unset" if value is None else jsonio.dumps(str(value) if isinstance(value, Path) else value)
             assignments.append(f"{key}={text}")
     return assignments
 
@@ -98,12 +102,10 @@ def _split_column(text: str) -> tuple[str, str]:
 
 def parse_devices(devices: int | str | None) -> int | None:
     """Return `devices` as a value of ``device.num_devices``, 0 for ``all``; raises `UsageError` for other text."""
-    if not isinstance(devices, str):
-        return devices
-    if devices == "all":
-        return 0
-    if not devices.isdecimal():
-        raise UsageError(f"--devices expects a number or all, not {devices!r}.")
+    if devices is None or devices == "all":
+        return None if devices is None else 0
+    if not str(devices).isdecimal() or not int(devices):
+        raise UsageError(f"--devices expects a number, at least 1, or all, not {devices!r}.")
     return int(devices)
 
 

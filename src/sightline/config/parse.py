@@ -123,8 +123,11 @@ def read_config_text(path: Path) -> str:
         text = data.decode("utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}: check the path.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a readable TOML file: it is not UTF-8 text.") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} is not a readable TOML file: {reason}.") from error
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path} is not a readable TOML file: it is larger than {MAX_FILE_BYTES >> 20} MiB.")
     return text.replace("\r\n", "\n")

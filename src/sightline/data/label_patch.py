@@ -129,8 +129,10 @@ def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:
         text = _io.read_regular(path, PATCH_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError as error:
         raise DataError(f"There is no patch {path}: check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"The patch {path} is not UTF-8 text: expected what `sightline doctor` writes.") from error
+    except OSError as error:
+        raise DataError(f"The patch {path} cannot be read: {error.strerror or error}.") from error
     lines = enumerate(text.split("\n"), 1)
     return [(number, _parse_line(line, f"The patch {path}, line {number}")) for number, line in lines if line.strip()]
 

@@ -63,8 +63,10 @@ def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: i
     if setting != "imagenet":
         path = _io.expand_home(setting)
         if not path.is_file():
+            file = path / "model.keras"
+            hint = f" Those of the run are in {file}." if file.is_file() else ""
             raise ModelError(
-                f"There is no weights file {path}: use none, auto, imagenet or the path of a .h5 or .keras file."
+                f"There is no weights file {path}: use none, auto, imagenet or the path of a .h5 or .keras file.{hint}"
             )
         return path
     if entry.pretrained is None:
