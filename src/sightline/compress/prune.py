@@ -173,22 +173,20 @@ def _make_recorder() -> Any:
     return Recorder(learning_rate=1.0)
 
 
-def choose_groups(channel_groups: ChannelGroups, scores: Scores, fraction: float, *, weigh: bool) -> NDArray[np.bool_]:
+def choose_groups(groups: ChannelGroups, scores: Scores, fraction: float, *, weigh: bool) -> NDArray[np.bool_]:
     """Choose the groups to remove so that at most `fraction` of the network remains: bool [G].
 
     The remaining fraction is the mean of those of weights and of multiply-adds. If `weigh`, the score of a group is
     divided by the fraction that removing it saves, so that expensive, unimportant groups go first. Every layer keeps at
     least `MIN_CHANNELS` channels, so more than `fraction` may remain.
     """
-    scores = scores / np.maximum(_group_savings(channel_groups), 1e-12) if weigh else scores
-    producers = [channel_groups.group[call.outputs[0]] for call in channel_groups.producers()]
-    order = np.argsort(np.where(channel_groups.protected, np.inf, scores), kind="stable")[
-        : int((~channel_groups.protected).sum())
-    ]
-    spare = [len(np.unique(groups)) - MIN_CHANNELS for groups in producers]
+    scores = scores / np.maximum(_group_savings(groups), 1e-12) if weigh else scores
+    layers = [np.unique(groups.group[call.outputs[0]]).tolist() for call in groups.producers()]
+    order = np.argsort(np.where(groups.protected, np.inf, scores), kind="stable")[: int((~groups.protected).sum())]
+    spare = [len(of_layer) - MIN_CHANNELS for of_layer in layers]
     uses: dict[int, list[int]] = {}
-    for number, groups in enumerate(producers):
-        for group in np.unique(groups).tolist():
+    for number, of_layer in enumerate(layers):
+        for group in of_layer:
             uses.setdefault(group, []).append(number)
     removable = []
     for group in order.tolist():
@@ -196,7 +194,7 @@ def choose_groups(channel_groups: ChannelGroups, scores: Scores, fraction: float
             removable.append(group)
             for number in uses.get(group, ()):
                 spare[number] -= 1
-    return _remove_until(channel_groups, removable, fraction)
+    return _remove_until(groups, removable, fraction)
 
 
 def _remove_until(groups: ChannelGroups, removable: list[int], fraction: float) -> NDArray[np.bool_]:

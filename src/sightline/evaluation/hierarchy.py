@@ -82,13 +82,13 @@ def build_report(inputs: EvaluationInputs) -> HierarchyReport:
     outputs, labeled, thresholds = inputs.outputs, inputs.labeled, inputs.thresholds
     tree, labels = build_tree(inputs.classes), outputs.labels
     leaf_report = report.build_report(replace(inputs, thresholds=None, threshold_request=NO_THRESHOLDS))
-    values = {field.name: getattr(leaf_report, field.name) for field in fields(leaf_report)}
+    values = {f.name: getattr(leaf_report, f.name) for f in fields(leaf_report)}
     sums = tree.sum_probabilities(outputs.outputs.probabilities)
     resampling = Resampling(groups=bootstrap.number_groups(labeled.subset.paths, labeled.groups))
     levels = tuple(_evaluate_level(tree, sums, labels, level, resampling) for level in range(1, tree.levels + 1))
     nodes = predict_nodes(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
     correct = tree.are_above(nodes, labels)
-    evaluation = {field.name: getattr(leaf_report.evaluation, field.name) for field in fields(leaf_report.evaluation)}
+    evaluation = {f.name: getattr(leaf_report.evaluation, f.name) for f in fields(leaf_report.evaluation)}
     metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels, resampling)
     by_level = {
         f"accuracy_level_{level.level}": Metric(

@@ -323,11 +323,11 @@ def parse_manifest(content: bytes) -> tuple[Manifest, dict[str, str]]:
     return manifest, hashes
 
 
-def _read_verified(read: Callable[[str], bytes]) -> Bundle:
-    manifest, hashes = parse_manifest(read(MANIFEST_FILE))
+def _read_verified(read_file: Callable[[str], bytes]) -> Bundle:
+    manifest, hashes = parse_manifest(read_file(MANIFEST_FILE))
     contents, size = {}, 0
     for name, expected in hashes.items():
-        contents[name] = read(name)
+        contents[name] = read_file(name)
         size += len(contents[name])
         if size > MAX_BUNDLE_BYTES:
             raise ModelError(f"its files have more than {MAX_BUNDLE_BYTES >> 30} GB")
