@@ -80,12 +80,6 @@ def run_batches(
         yield batch, call_padded(function, batch, size)
 
 
-def iterate_positions(count: int, size: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the positions 0 to `count` - 1 in batches of `size`, for `run_batches` on several arrays at once."""
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
-
-
 def run_subset(
     function: Callable[[Any], Any],
     samples: Subset,
