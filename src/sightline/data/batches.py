@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch: `positions` in the subset int64 [n], `pixels` uint8 [n, H, W, C], `labels` int32 [n]."""
+    """One batch: `positions` in the subset int64 [n], and its `pixels` and `labels`, [n, ...], as `Subset` has them."""
 
     positions: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int32]
+    pixels: NDArray[Any]
+    labels: NDArray[Any]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
