@@ -15,7 +15,7 @@ from command import Command
 from drawn_scenes import draw_scene, encode
 from sightline.compress import candidates
 from sightline.data.masks import VOID
-from sightline.data.types import Subset
+from sightline.data.types import OUT_OF_FOLD, Subset
 from sightline.errors import DataError, ModelError
 from sightline.evaluation.mask_outputs import collect_mask_outputs, join_outputs
 from sightline.evaluation.segmentation import SegmentationReport, SegmentationResult
@@ -62,7 +62,7 @@ def test_all_images_are_evaluated_each_by_a_model_that_was_not_trained_on_it(run
     evaluation = run.classifier.evaluate(split="validation", progress=False)
     result = evaluation.result
     assert isinstance(result, SegmentationResult)
-    assert evaluation.split == folds.OUT_OF_FOLD
+    assert evaluation.split == OUT_OF_FOLD
     assert result.groups == GROUPS
     iou = evaluation.metrics["mean_iou"]
     assert iou.value == run.result.details["metrics"]["validation"]["mean_iou"]
@@ -103,12 +103,12 @@ def test_files_and_report_say_what_the_metrics_are_of(run: sl.Run, sightline: Co
     assert run.validation is not None
     manifest = sl.load(run.path / "bundle").manifest
     assert manifest is not None
-    assert set(manifest.metrics) == {folds.OUT_OF_FOLD, "test"}
+    assert set(manifest.metrics) == {OUT_OF_FOLD, "test"}
     page = (run.path / "report.html").read_text("utf-8")
     assert f"{FOLDS}, each evaluated by a model that was trained on the others" in page
     assert "medians of their epochs and temperatures" in page
     printed = sightline("evaluate", run.path, "--split", "validation", "--format", "json").json
-    assert (printed["split"], printed["count"]) == (folds.OUT_OF_FOLD, GROUPS * PER_GROUP)
+    assert (printed["split"], printed["count"]) == (OUT_OF_FOLD, GROUPS * PER_GROUP)
     assert sightline("evaluate", run.path, "--split", "validation", "--tta", "flip").code == 2
 
 

@@ -18,7 +18,7 @@ from sightline.api.common_masks import NOT_EVALUATED, find_common_masks
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config
-from sightline.data.types import Split
+from sightline.data.types import OUT_OF_FOLD, Split
 from sightline.errors import UsageError, plural
 from sightline.evaluation import bootstrap, paired
 from sightline.evaluation.multi_label import MultiLabelResult
@@ -247,7 +247,7 @@ def _name_common_split(split: Split, baseline: ComparisonRow, other: ComparisonR
 
 
 def _name_split(split: Split, config: RunConfig) -> str:
-    return folds.OUT_OF_FOLD if split == "validation" and folds.is_folded(config) else split
+    return OUT_OF_FOLD if split == "validation" and folds.is_folded(config) else split
 
 
 def _compare_grades(

@@ -21,7 +21,7 @@ from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.label_patch import hold_patch, read_entries
-from sightline.data.types import LabeledSubset, Split
+from sightline.data.types import OUT_OF_FOLD, LabeledSubset, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood
@@ -34,7 +34,7 @@ from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresho
 from sightline.inference.tta import TTA, VIEWS, TTAPredictor
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
-from sightline.runs import folds, run_images
+from sightline.runs import run_images
 from sightline.runs.labeled_images import LabeledImages
 from sightline.tasks.protocol import EvaluationInputs
 
@@ -214,7 +214,7 @@ class Evaluation:
 
     def _describe(self) -> str:
         images = plural(self.result.count, "image")
-        if self.split == folds.OUT_OF_FOLD:
+        if self.split == OUT_OF_FOLD:
             return f"{images}, each by a model that was not trained on it"
         return images if self.split == "other" else f"the {self.split} split, {images}"
 
@@ -332,7 +332,7 @@ def evaluate_model(
     output_reader = OutputReader(classifier, own_images, allowed, progress, cache=cache)
     labeled, outputs = output_reader.load(labeled_images, split)
     split_name = labeled.split or "other"
-    held_out = folds.OUT_OF_FOLD if output_reader.is_folded else "validation"
+    held_out = OUT_OF_FOLD if output_reader.is_folded else "validation"
     is_validation = split_name == "validation" or (classifier.run is None and split == "validation")
     validation_outputs = (
         outputs

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
-from unicodedata import normalize
 
 from sightline import _io
 from sightline.api.images import ImageLike, list_items, track_images
@@ -16,6 +15,7 @@ from sightline.api.options import Settings
 from sightline.api.owned_png import is_owned_png, save_owned_png
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
+from sightline.data.sources.filenames import fold_name
 from sightline.errors import ImageError, OutputError, UsageError
 from sightline.inference import stream
 from sightline.inference.manifest import MAX_TILE
@@ -180,16 +180,12 @@ def choose_name(path: str, taken: dict[str, int]) -> str:
     """
     stem = _OVERLAY_ENDING.sub("", PurePath(path).stem.strip("[]"))  # else a mask had the name of an overlay
     stem = stem.encode(errors="ignore")[:MAX_STEM_BYTES].decode(errors="ignore") or "mask"
-    name, number = stem, taken.get(_fold(stem), 0) + 1
-    while number > 1 and _fold(name := f"{stem}-{number}") in taken:
+    name, number = stem, taken.get(fold_name(stem), 0) + 1
+    while number > 1 and fold_name(name := f"{stem}-{number}") in taken:
         number += 1
-    taken[_fold(stem)] = number
-    taken.setdefault(_fold(name), 1)
+    taken[fold_name(stem)] = number
+    taken.setdefault(fold_name(name), 1)
     return name
-
-
-def _fold(name: str) -> str:
-    return normalize("NFC", name).casefold()
 
 
 def _save(path: Path, png: bytes) -> None:

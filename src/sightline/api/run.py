@@ -24,6 +24,7 @@ from sightline.api.record_list import RecordList, format_html_table, omit_empty_
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
+from sightline.data.types import OUT_OF_FOLD
 from sightline.distributed.cluster import resolve_cluster
 from sightline.errors import UsageError, plural
 from sightline.progress import show_progress
@@ -354,7 +355,7 @@ class Run:
         if self._result is None and self.status != "complete":
             return f"{self.status} after {plural(len(self.history), 'epoch')}"
         result = self.result
-        held_out = "out-of-fold" if "folds" in result.details else "validation"
+        held_out = OUT_OF_FOLD if "folds" in result.details else "validation"
         name, metrics = ("test", result.test) if result.test is not None else (held_out, result.validation)
         accuracy = f"{metrics.describe_accuracy()} on {metrics.count:,} {name} images" if metrics else "not evaluated"
         bundle = "" if result.bundle is not None else ", no bundle"

@@ -21,7 +21,7 @@ from sightline.cli.output import (
     print_table,
 )
 from sightline.cli.sources import Column, DataSettings, DeviceOption, load_model
-from sightline.data.types import describe_unreadable
+from sightline.data.types import OUT_OF_FOLD, describe_unreadable
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, TaskResult
 from sightline.progress import ProgressDisplay
@@ -140,7 +140,7 @@ def evaluate(
         if tta is not None:
             print_line(f"{tta.value} test-time augmentation: mean over {evaluation.tta_views} views of each image")
         is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
-        folder = "validation" if report.split == evaluation_view.OUT_OF_FOLD else report.split
+        folder = "validation" if report.split == OUT_OF_FOLD else report.split
         file = str(Path(model, "eval", folder, "metrics.json")) if is_stored else ""
         print_evaluation(
             report.evaluation,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sightline.cli.output import print_line, print_table
-from sightline.data.types import describe_unreadable
+from sightline.data.types import OUT_OF_FOLD, describe_unreadable
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.results import Metric, TaskReport, TaskResult
     from sightline.intervals import Interval
 
-OUT_OF_FOLD = "out-of-fold"
 ON_THESE = "on these same images: evaluate on others for an unbiased value"
 PERHAPS_ON_THESE = "on validation images: if these are among them, evaluate on others for an unbiased value"
 MAX_ROWS = 5  # rows shown of a list; the JSON holds all

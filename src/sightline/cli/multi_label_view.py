@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sightline.cli.evaluation_view import (
-    OUT_OF_FOLD,
     format_interval,
     format_number,
     list_ood_lines,
@@ -14,6 +13,7 @@ from sightline.cli.evaluation_view import (
     print_metrics,
 )
 from sightline.cli.output import print_line, print_table
+from sightline.data.types import OUT_OF_FOLD
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages

@@ -10,6 +10,7 @@ import typer
 from sightline.cli.output import FormatOption, OutputFormat, print_error, print_json, print_line
 from sightline.cli.sources import Allow, Column, Sources, set_option
 from sightline.config.durations import format_duration
+from sightline.data.types import OUT_OF_FOLD
 from sightline.errors import plural
 from sightline.progress import ProgressDisplay
 from sightline.training.result import TrainResult, format_value
@@ -146,7 +147,7 @@ def print_result(result: TrainResult) -> None:
 
     for name, metrics in (("validation", result.validation), ("test", result.test)):
         if metrics is not None:
-            title = "out-of-fold" if name == "validation" and "folds" in result.details else name
+            title = OUT_OF_FOLD if name == "validation" and "folds" in result.details else name
             values = _format_headlines(result, name) or metrics.describe_accuracy()
             text = f"{values} on {plural(metrics.count, 'image')}, loss {format_value(metrics.loss)}"
             print_line(f"{title:<10} {text}")

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shutil
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import numpy as np
 
 from sightline import _io
 from sightline.callbacks import Progress, no_progress
-from sightline.data.sources.filenames import IMAGE_SUFFIXES
+from sightline.data.sources.filenames import IMAGE_SUFFIXES, fold_name
 from sightline.data.types import Index
 from sightline.errors import DataError, OutputError, UsageError, plural
 from sightline.preprocessing import encode_png
@@ -175,13 +174,9 @@ class _Names:
         """Return the name, or one with a number that is not taken."""
         chosen, suffix = name, PurePosixPath(name).suffix
         stem = name[: len(name) - len(suffix)]
-        key = (folder, self._fold(name))
-        while (folder, self._fold(chosen)) in self._counts:
+        key = (folder, fold_name(name))
+        while (folder, fold_name(chosen)) in self._counts:
             self._counts[key] = self._counts.get(key, 1) + 1
             chosen = f"{stem}-{self._counts[key]}{suffix}"
-        self._counts[folder, self._fold(chosen)] = 1
+        self._counts[folder, fold_name(chosen)] = 1
         return chosen
-
-    @staticmethod
-    def _fold(name: str) -> str:
-        return unicodedata.normalize("NFC", name).casefold()

@@ -24,6 +24,9 @@ Split = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+OUT_OF_FOLD = "out-of-fold"
+"""What the evaluation of a run with folds is of, in place of the validation split, whose name its files have."""
+
 NO_LABEL = "has no label"
 """The reason for leaving out an image that has no class."""
 

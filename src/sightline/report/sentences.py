@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sightline.data.types import OUT_OF_FOLD
 from sightline.errors import plural
 from sightline.metrics import describe_metric
 
@@ -43,8 +44,8 @@ def describe_split(split: str) -> str:
     >>> describe_split("test"), describe_split("out-of-fold"), describe_split("other")
     ('the test split', 'the out-of-fold predictions', 'the evaluated images')
     """
-    if split == "out-of-fold":
-        return "the out-of-fold predictions"
+    if split == OUT_OF_FOLD:
+        return f"the {OUT_OF_FOLD} predictions"
     return f"the {split} split" if split in {"train", "validation", "test"} else "the evaluated images"
 
 
@@ -104,7 +105,7 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
     if value is None:
         return ""
     verb = "is" if value["count"] == 1 else "are"
-    place = "another fold" if split == "out-of-fold" else "an earlier split"
+    place = "another fold" if split == OUT_OF_FOLD else "an earlier split"
     start = f"{value['count']:,} of {images} {verb} in {place} too ({_describe_kinds(value)})"
     others = value["without_leaked"]
     if others is None:

@@ -15,7 +15,7 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import SPLITS, Index, LabeledSubset, Split, Subset
+from sightline.data.types import OUT_OF_FOLD, SPLITS, Index, LabeledSubset, Split, Subset
 from sightline.evaluation.bootstrap import number_groups
 from sightline.evaluation.mask_outputs import MaskOutputs, sample_masks
 from sightline.evaluation.report import add_groups
@@ -160,7 +160,7 @@ def _evaluate_split(
     labeled: LabeledSubset,
     thresholds: Thresholds | None,
 ) -> TaskReport:
-    held_out = folds.OUT_OF_FOLD if folds.is_folded(prepared.config) else "validation"
+    held_out = OUT_OF_FOLD if folds.is_folded(prepared.config) else "validation"
     name = held_out if split == "validation" else split
     inputs = EvaluationInputs(
         prepared.data.classes, outputs_by_split[split], labeled, name, outputs_by_split.get("validation"), thresholds,
@@ -168,7 +168,7 @@ def _evaluate_split(
     )  # fmt: skip
     report: TaskReport = find_task(prepared.config.model.task).evaluate(inputs)
     run.write_evaluation(split, report.evaluation, report.to_dict(), list_image_values(report))
-    outputs, is_held_out = outputs_by_split[split], split == ("validation" if name == folds.OUT_OF_FOLD else "test")
+    outputs, is_held_out = outputs_by_split[split], split == ("validation" if name == OUT_OF_FOLD else "test")
     if prepared.config.split.folds and is_held_out and isinstance(outputs, MaskOutputs):
         mask_folds.write_outputs(run, split, labeled.subset.paths, prepared.data.classes, outputs)
     return report
@@ -309,7 +309,7 @@ def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64
 
 def metrics_by_split(evaluations: Mapping[Split, TaskResult], config: RunConfig) -> dict[str, Any]:
     """Return the metrics of each split in the form of the manifest; with folds, those out of fold by that name."""
-    names = {"validation": folds.OUT_OF_FOLD} if folds.is_folded(config) else {}
+    names = {"validation": OUT_OF_FOLD} if folds.is_folded(config) else {}
     return {names.get(split, split): value.summarize() for split, value in evaluations.items()}
 
 

@@ -32,7 +32,6 @@ from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import Task, find_task
 
 FOLDER = "folds"
-OUT_OF_FOLD = "out-of-fold"  # what an evaluation of these predictions is called; they are stored as validation
 FEW_IMAGES = 100  # of a class; with fewer, `train` says that there are folds
 
 

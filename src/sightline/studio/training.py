@@ -20,9 +20,10 @@ from starlette.routing import Route
 
 from sightline import _io, jsonio
 from sightline.config import recipes
+from sightline.config.schema import MAX_EPOCHS
 from sightline.studio.pages import FRESH, Pages, StrictJSONResponse, read_json
 from sightline.studio.training_data import list_named
-from sightline.studio.training_runs import ACTIVE, MAX_EPOCHS, TrainingChoice, TrainingRuns
+from sightline.studio.training_runs import ACTIVE, TrainingChoice, TrainingRuns
 
 EFFORTS = ("fast", "balanced", "best")
 POLL_S = 0.5  # between two looks at the files of a run

@@ -28,7 +28,6 @@ from sightline.studio.training_data import OF_RUN, OwnData, describe_run_data, f
 FOLDER = ".studio"  # in the folder of the runs: the logs and locks of their processes
 MAX_RUNS = 100  # on the page, the newest ones
 MAX_LOG = 1 << 17  # bytes of a log on the page, its end
-MAX_EPOCHS = 1_000_000
 ACTIVE = {"starting", "running", "stopping"}
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden, is_image_name
+from sightline.data.sources.filenames import IMAGE_SUFFIXES, fold_name, is_hidden, is_image_name
 from sightline.data.sources.split_names import find_folder_split
 from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FileStore
@@ -83,11 +82,6 @@ class FileFinder:
     def is_file(self, text: str) -> bool:
         """Return whether a cell names an image; after a ``#``, which may begin a comment, only if it exists."""
         return (is_image_name(text) and not text.startswith("#")) or self.find(text) is not None
-
-
-def fold_name(name: str) -> str:
-    """Return a name that is equal for names which differ only in case, or in how their accents are coded."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _list_spellings(text: str) -> Iterator[str]:

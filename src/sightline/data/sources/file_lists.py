@@ -14,8 +14,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name, read_splits
-from sightline.data.sources.file_finder import fold_name
-from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.filenames import fold_name, is_hidden, is_image_name
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import SplitName, find_folder_split, find_splits, parse_split

@@ -1,7 +1,8 @@
-"""Recognize hidden files and image files by name."""
+"""Names of files: hidden ones, those of images, and names that are the same to a file system."""
 
 from __future__ import annotations
 
+import unicodedata
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -16,6 +17,11 @@ _SYSTEM_FOLDERS = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
 }  # fmt: skip
 """Folders of macOS, Synology, Windows and Linux, some of which hold thumbnails or deleted images."""
+
+
+def fold_name(name: str) -> str:
+    """Return a name that is equal for names which differ only in case, or in how their accents are coded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_hidden(path: str) -> bool:
