@@ -24,11 +24,10 @@ from sightline._io import open_regular
 from sightline._packed import ZIP_ERRORS, open_zip
 from sightline.config import LimitsConfig
 from sightline.data.packed_tar import open_plain_tar
-from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+from sightline.data.storage import HEADER_BYTES, LIMITS, CheckHeader, accept_any, check_file_size
 from sightline.data.zip_members import open_member
 from sightline.errors import DataError, ImageError
 
-LIMITS = LimitsConfig()
 Member = TypeVar("Member")
 # bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
 _ALWAYS_ALLOWED = 256 << 20

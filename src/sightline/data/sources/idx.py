@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from sightline._io import open_regular
 from sightline.config import LimitsConfig
-from sightline.data.archives import LIMITS, check_size
+from sightline.data.archives import check_size
 from sightline.data.sources.arrays import list_array_items
 from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.storage import LIMITS
 from sightline.data.types import Split
 from sightline.errors import DataError, plural
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline import jsonio
-from sightline.config import LimitsConfig
 from sightline.data.sources.encoding import decode_text
+from sightline.data.storage import LIMITS
 from sightline.errors import DataError
 
 _JSON_LINES = (".jsonl", ".ndjson", ".manifest")  # the last of Amazon SageMaker Ground Truth
@@ -24,8 +24,6 @@ LIST_SUFFIXES = (".txt", ".lst")
 """Extensions of text files that may be tables, with cells that are often separated by spaces."""
 
 IsFile = Callable[[str], bool]
-
-LIMITS = LimitsConfig()
 
 _SEPARATORS = (",", ";", "\t", "|")
 _MOST_COLUMNS = 10_000
