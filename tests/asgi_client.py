@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,39 +50,64 @@ def send(*requests: Request, model: type[FakePredictor] = FakePredictor, **optio
     classifier.feature_model_id = MODEL_ID
     classifier.thresholds = Thresholds(9, coverage=0.9, conformal_quantile=0.5, ood_limit=1.5)
 
-    async def exchange() -> list[Answer]:
+    async def send_all() -> list[Answer]:
         app = create_app(classifier, max_bytes=1 << 20, name="shades", **options)
         async with app.router.lifespan_context(app):
             return [await call(app, request) for request in requests]
 
-    return asyncio.run(exchange())
+    return asyncio.run(send_all())
 
 
 async def call(app: Any, request: Request) -> Answer:
+    scope = make_scope(
+        request.prefix + request.path, "key=secret", request.headers,
+        method=request.method or ("GET" if request.body is None else "POST"), root_path=request.prefix,
+        raw_path=(request.prefix + request.path).encode(), client=("10.0.0.7", 1),
+    )  # fmt: skip
+    answer = await exchange(app, scope, request.body or b"")
+    return Answer(answer.status, answer.headers, answer.body.decode())
+
+
+class RawAnswer(NamedTuple):
+    status: int
+    headers: dict[str, str]  # by names in lower case
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def make_scope(
+    path: str, query: str = "", headers: Mapping[str, str] = {}, *, method: str = "POST", **others: Any
+) -> dict[str, Any]:
+    """Return the head of a request as a server hands it to an application; `others` are further keys."""
+    return {
+        "type": "http", "method": method, "path": path, "query_string": query.encode(), "scheme": "http",
+        "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    } | others  # fmt: skip
+
+
+async def exchange(app: Any, scope: dict[str, Any], body: bytes | AsyncIterator[bytes] = b"") -> RawAnswer:
+    """Send a request, its body whole or in chunks, then wait for the answer as a client does."""
     messages: list[Any] = []
-    bodies = iter([request.body or b""])
+    is_sent = False
 
     async def receive() -> dict[str, Any]:
-        body = next(bodies, None)
-        if body is None:  # the client waits for the response
+        nonlocal is_sent
+        if is_sent:
             await asyncio.Event().wait()
-        return {"type": "http.request", "body": body, "more_body": False}
+        content = body if isinstance(body, bytes) else await anext(body, b"")
+        is_sent = isinstance(body, bytes) or not content
+        return {"type": "http.request", "body": content, "more_body": not is_sent}
 
     async def take(message: Any) -> None:
         messages.append(message)
 
-    scope = {
-        "type": "http", "method": request.method or ("GET" if request.body is None else "POST"),
-        "path": request.prefix + request.path, "raw_path": (request.prefix + request.path).encode(),
-        "query_string": b"key=secret", "scheme": "http", "http_version": "1.1", "server": ("test", 80),
-        "client": ("10.0.0.7", 1), "root_path": request.prefix,
-        "headers": [(name.lower().encode(), value.encode()) for name, value in request.headers.items()],
-    }  # fmt: skip
     try:
         await app(scope, receive, take)
     except ModelFault:  # raised again for what runs the application, which logs it
         logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
     headers = {name.decode().lower(): value.decode() for name, value in messages[0]["headers"]}
-    return Answer(
-        messages[0]["status"], headers, b"".join(message.get("body", b"") for message in messages[1:]).decode()
-    )
+    return RawAnswer(messages[0]["status"], headers, b"".join(message.get("body", b"") for message in messages[1:]))

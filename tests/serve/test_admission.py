@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from asgi_client import make_scope
 from sightline.serve.admission import Admission, AdmissionMiddleware, read_body
 from sightline.serve.limits import Limits
 from sightline.serve.responses import make_error_response
@@ -38,10 +39,7 @@ class Client:
             self.messages.put_nowait({"type": "http.request", "body": chunk, "more_body": more or i < len(chunks)})
 
     async def request(self, headers: Iterable[tuple[bytes, bytes]] = (), method: str = "POST") -> None:
-        scope = {
-            "type": "http", "method": method, "path": "/", "query_string": b"", "headers": list(headers),
-            "scheme": "http", "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        }  # fmt: skip
+        scope = make_scope("/", method=method) | {"headers": list(headers)}
 
         async def receive() -> dict[str, Any]:
             self.reads += 1

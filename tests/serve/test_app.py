@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from asgi_client import exchange, make_scope
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
@@ -26,26 +26,13 @@ class NanPredictor(FakePredictor):
         return np.full((len(pixels), len(self.classes)), np.nan, np.float32)
 
 
-SCOPE = {
-    "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [], "scheme": "http",
-    "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-}  # fmt: skip
 Answer = tuple[int, Any]
 
 
-async def post(app: Any, chunks: AsyncIterator[bytes], headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
+async def post(app: Any, chunks: AsyncIterator[bytes]) -> Answer:
     """Send a body in chunks to ``POST /predict`` and return the status and the answer."""
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        chunk = await anext(chunks, b"")
-        return {"type": "http.request", "body": chunk, "more_body": chunk != b""}
-
-    async def send(message: Any) -> None:
-        sent.append(dict(message))
-
-    await app(SCOPE | {"headers": list(headers)}, receive, send)
-    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+    answer = await exchange(app, make_scope("/predict"), chunks)
+    return answer.status, answer.json
 
 
 async def send_all(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -57,12 +44,12 @@ def post_image(predictor: FakePredictor, body: bytes) -> Answer:
     """Send one image and return the status and the answer."""
     from sightline.serve.app import create_app
 
-    async def exchange() -> Answer:
+    async def run() -> Answer:
         app = create_app(Classifier(predictor), max_bytes=1 << 20)
         async with app.router.lifespan_context(app):
             return await post(app, send_all(body))
 
-    return asyncio.run(exchange())
+    return asyncio.run(run())
 
 
 def test_an_answer_that_is_not_a_number_is_the_servers_fault_not_the_images() -> None:
@@ -84,13 +71,13 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         yield encode_png()[:10]
         await asyncio.Event().wait()
 
-    async def exchange() -> list[Answer]:
+    async def run() -> list[Answer]:
         classifier = Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)))
         app = create_app(classifier, max_bytes=1 << 20, limits=Limits(body=0.5))
         async with app.router.lifespan_context(app):
             return [await post(app, stall()), await post(app, send_all(encode_png()))]
 
-    (status, answer), (later, _) = asyncio.run(exchange())
+    (status, answer), (later, _) = asyncio.run(run())
     assert (status, answer) == (408, {"error": "The body did not arrive within 0.5 seconds."})
     assert later == 200
 
@@ -101,7 +88,7 @@ def test_all_bodies_together_are_limited_and_make_room_when_they_end() -> None:
     image = encode_png()
     limits = Limits(body_bytes=2 * len(image) - 1)
 
-    async def exchange() -> list[Answer]:
+    async def run() -> list[Answer]:
         classifier = Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)))
         app = create_app(classifier, max_bytes=len(image) + 1, limits=limits)
         arrived, go_on = asyncio.Event(), asyncio.Event()
@@ -120,7 +107,7 @@ def test_all_bodies_together_are_limited_and_make_room_when_they_end() -> None:
             later = (image, image + b"xx", image, image)  # a refused body makes room as well
             return answers + [await post(app, send_all(body)) for body in later]
 
-    answers = asyncio.run(exchange())
+    answers = asyncio.run(run())
     assert [status for status, _ in answers] == [503, 200, 200, 413, 200, 200]
     assert answers[0][1] == {"error": "Too many images are waiting: try again in a moment."}
 
@@ -132,7 +119,7 @@ def test_a_body_in_tiny_chunks_takes_no_more_memory() -> None:
         for i in range(1 << 17):
             yield bytes([i % 256, 1 + i % 7])  # two bytes, an object of 35
 
-    async def exchange() -> tuple[Answer, int]:
+    async def run() -> tuple[Answer, int]:
         app = create_app(Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=1 << 20)
         async with app.router.lifespan_context(app):
             tracemalloc.start()
@@ -140,7 +127,7 @@ def test_a_body_in_tiny_chunks_takes_no_more_memory() -> None:
             return answer, tracemalloc.get_traced_memory()[1]
 
     try:
-        (status, _), peak = asyncio.run(exchange())
+        (status, _), peak = asyncio.run(run())
     finally:
         tracemalloc.stop()
     assert status == 400

@@ -21,7 +21,7 @@ from starlette.requests import Request as ServerRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from asgi_client import Request, send
+from asgi_client import Request, make_scope, send
 from sightline.serve.admission import Admission, AdmissionMiddleware, read_body
 from sightline.serve.encodings import CHUNK, MAX_MEMBERS, UnpackingMiddleware
 from sightline.serve.limits import Limits
@@ -90,11 +90,7 @@ def exchange(chunks: list[bytes], encoding: str, limits: Limits, max_bytes: int)
         middleware=[Middleware(AdmissionMiddleware, admission), Middleware(UnpackingMiddleware, admission)],
         exception_handlers={HTTPException: fail},
     )
-    scope = {
-        "type": "http", "method": "POST", "path": "/", "query_string": b"", "scheme": "http", "http_version": "1.1",
-        "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        "headers": [(b"content-encoding", encoding.encode()), (b"transfer-encoding", b"chunked")],
-    }  # fmt: skip
+    scope = make_scope("/", headers={"content-encoding": encoding, "transfer-encoding": "chunked"})
     asyncio.run(app(scope, receive, take))
     assert (admission.requests, admission.bytes) == (0, 0), "nothing stays counted"
     return sent[0]["status"], json.loads(sent[1]["body"]), most

@@ -6,9 +6,8 @@ import asyncio
 import base64
 import contextlib
 import io
-import json
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import networks
+from asgi_client import exchange, make_scope
 from sightline.api import Classifier
 from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.predictor import FakePredictor, Outputs, Predictor
@@ -62,14 +62,14 @@ def encode(width: int = 60, height: int = 40) -> bytes:
 def run(predictor: Predictor, use: Callable[[Any], Awaitable[Any]], thresholds: Thresholds | None = None) -> Any:
     from sightline.serve.app import create_app
 
-    async def exchange() -> Any:
+    async def run_app() -> Any:
         classifier = Classifier(predictor)
         classifier.thresholds = thresholds
         app = create_app(classifier, max_bytes=1 << 20, name="shades")
         async with app.router.lifespan_context(app):
             return await use(app)
 
-    return asyncio.run(exchange())
+    return asyncio.run(run_app())
 
 
 def make_onnx_predictor() -> OnnxPredictor:
@@ -79,27 +79,10 @@ def make_onnx_predictor() -> OnnxPredictor:
 
 
 async def post(
-    app: Any, body: bytes | None, query: str = "", kind: str = "image/png", path: str = "/explain"
+    app: Any, body: bytes | AsyncIterator[bytes], query: str = "", kind: str = "image/png", path: str = "/explain"
 ) -> Answer:
-    messages: list[Any] = []
-    bodies = iter([] if body is None else [body])
-
-    async def receive() -> dict[str, Any]:
-        content = next(bodies, None)
-        if content is None:  # the client waits for the response, or has sent nothing yet
-            await asyncio.Event().wait()
-        return {"type": "http.request", "body": content, "more_body": False}
-
-    async def take(message: Any) -> None:
-        messages.append(message)
-
-    scope = {
-        "type": "http", "method": "POST", "path": path, "query_string": query.encode(), "scheme": "http",
-        "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        "headers": [(b"content-type", kind.encode())],
-    }  # fmt: skip
-    await app(scope, receive, take)
-    return messages[0]["status"], json.loads(b"".join(message.get("body", b"") for message in messages[1:]))
+    answer = await exchange(app, make_scope(path, query, {"content-type": kind}), body)
+    return answer.status, answer.json
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
@@ -231,8 +214,12 @@ def test_clients_that_have_not_sent_their_images_take_no_turn() -> None:
 
     predictor = LeftPredictor(PreprocessingSpec(8, 8))
 
+    async def stall() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
     async def use(app: Any) -> Answer:
-        slow = [asyncio.create_task(post(app, None)) for _ in range(MAX_WAITING)]
+        slow = [asyncio.create_task(post(app, stall())) for _ in range(MAX_WAITING)]
         await asyncio.sleep(0)
         answer = await post(app, encode())
         for task in slow:

@@ -6,15 +6,17 @@ import asyncio
 import base64
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from asgi_client import exchange, make_scope
 from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
 from sightline.api import Classifier
 from sightline.errors import UsageError
@@ -29,12 +31,14 @@ FILES = [encode_blobs(30, 50), encode_blobs(64, 20, 1), encode_blobs(100, 75, 2)
 PNG = {"accept": "image/png"}
 
 
-class Answer:
-    def __init__(self, messages: list[Any]) -> None:
-        self.status = messages[0]["status"]
-        self.headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
-        self.kind = self.headers["content-type"]
-        self.body = b"".join(message.get("body", b"") for message in messages[1:])
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def kind(self) -> str:
+        return self.headers["content-type"]
 
     @property
     def json(self) -> Any:
@@ -51,34 +55,17 @@ def send(
     """Post each body to its address, one after the other, to a server of `model`, and return the answers."""
     from sightline.serve.app import create_app
 
-    async def post(app: Any, address: str, body: bytes, headers: dict[str, str] | None = None) -> Answer:
-        messages: list[Any] = []
-        bodies = iter([body])
-
-        async def receive() -> dict[str, Any]:
-            content = next(bodies, None)
-            if content is None:
-                await asyncio.Event().wait()
-            return {"type": "http.request", "body": content, "more_body": False}
-
-        async def take(message: Any) -> None:
-            messages.append(message)
-
+    async def post(app: Any, address: str, body: bytes, headers: Mapping[str, str] = {}) -> Answer:
         path, _, query = address.partition("?")
-        scope = {
-            "type": "http", "method": "POST" if body else "GET", "path": path, "query_string": query.encode(),
-            "scheme": "http", "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-            "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()],
-        }  # fmt: skip
-        await app(scope, receive, take)
-        return Answer(messages)
+        scope = make_scope(path, query, headers, method="POST" if body else "GET")
+        return Answer(*await exchange(app, scope, body))
 
-    async def exchange() -> list[Answer]:
+    async def send_all() -> list[Answer]:
         app = create_app(model, max_bytes=1 << 20, name="scenes", **options)
         async with app.router.lifespan_context(app):
             return [await post(app, *request) for request in requests]
 
-    return asyncio.run(exchange())
+    return asyncio.run(send_all())
 
 
 def decode_runs(answer: Any) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from asgi_client import exchange, make_scope
 from sightline.api import Classifier
 from sightline.errors import UsageError
 from sightline.inference.predictor import FakePredictor
@@ -57,31 +58,17 @@ def send(
     """Send each request, its path, body (None: GET) and headers, to a server, and return the answers."""
     from sightline.serve.app import create_app
 
-    async def exchange() -> list[Answer]:
+    async def run() -> list[Answer]:
         app = create_app(classifier or make_classifier(), max_bytes=max_bytes, name="animals")
         async with app.router.lifespan_context(app):
             return [await call(app, *request) for request in requests]
 
-    return asyncio.run(exchange())
+    return asyncio.run(run())
 
 
 async def call(app: Any, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
-    messages: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body or b"", "more_body": False}
-
-    async def take(message: Any) -> None:
-        messages.append(message)
-
-    scope = {
-        "type": "http", "method": "GET" if body is None else "POST", "path": path, "query_string": b"",
-        "scheme": "http", "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        "headers": [(key.lower().encode(), value.encode()) for key, value in headers.items()],
-    }  # fmt: skip
-    await app(scope, receive, take)
-    received = {key.decode(): value.decode() for key, value in messages[0]["headers"]}
-    return Answer(messages[0]["status"], received, b"".join(message.get("body", b"") for message in messages[1:]))
+    scope = make_scope(path, headers=headers, method="GET" if body is None else "POST")
+    return Answer(*await exchange(app, scope, body or b""))
 
 
 def infer(

@@ -10,41 +10,24 @@ from typing import Any
 
 import pytest
 
+from asgi_client import RawAnswer, exchange, make_scope
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 
 pytest.importorskip("starlette")
-Answer = tuple[int, dict[str, str], bytes]
 
 
-def get(*paths: str, method: str = "GET", **options: Any) -> list[Answer]:
+def get(*paths: str, method: str = "GET", **options: Any) -> list[RawAnswer]:
     """Request paths of a server with `options` of `create_app`, and return the answers."""
     from sightline.serve.app import create_app
 
     classifier = Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)))
     app = create_app(classifier, max_bytes=1 << 20, **options)
 
-    async def exchange(path: str) -> Answer:
-        messages: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def take(message: Any) -> None:
-            messages.append(message)
-
-        scope = {
-            "type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http", "headers": [],
-            "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        }  # fmt: skip
-        await app(scope, receive, take)
-        headers = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
-        return messages[0]["status"], headers, b"".join(message.get("body", b"") for message in messages[1:])
-
-    async def exchange_all() -> list[Answer]:
+    async def exchange_all() -> list[RawAnswer]:
         async with app.router.lifespan_context(app):
-            return [await exchange(path) for path in paths]
+            return [await exchange(app, make_scope(path, method=method)) for path in paths]
 
     return asyncio.run(exchange_all())
 

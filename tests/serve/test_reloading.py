@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
-from asgi_client import Request, call
+from asgi_client import Request, call, make_scope
 from sightline import load
 from sightline.errors import ModelError
 from sightline.inference import bundle
@@ -55,13 +55,6 @@ class Server:
         async with asyncio.timeout(60):
             while not set(lines) <= set((await self.get("/metrics")).splitlines()):  # noqa: ASYNC110  # as from outside
                 await asyncio.sleep(0.01)
-
-
-def make_scope(path: str) -> dict[str, Any]:
-    return {
-        "type": "http", "method": "POST", "path": path, "query_string": b"", "scheme": "http", "http_version": "1.1",
-        "server": ("test", 80), "client": ("test", 1), "root_path": "", "headers": [],
-    }  # fmt: skip
 
 
 def serve(server: Server, use: Callable[[], Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from asgi_client import exchange, make_scope
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
@@ -43,7 +44,7 @@ def send(*requests: tuple[bytes | Sequence[bytes], str], query: str = "", max_by
     """Send bodies, whole or in chunks, with their types to ``POST /predict``; nothing may be in flight afterwards."""
     from sightline.serve.app import create_app
 
-    async def exchange() -> list[Answer]:
+    async def run() -> list[Answer]:
         app = create_app(make_classifier(), max_bytes=max_bytes, name="animals")
         async with app.router.lifespan_context(app):
             answers = [
@@ -53,7 +54,7 @@ def send(*requests: tuple[bytes | Sequence[bytes], str], query: str = "", max_by
         assert (app.state.admission.requests, app.state.admission.bytes) == (0, 0)
         return answers
 
-    return asyncio.run(exchange())
+    return asyncio.run(run())
 
 
 async def iterate(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
@@ -62,22 +63,8 @@ async def iterate(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
 
 
 async def post(app: Any, chunks: AsyncIterator[bytes], kind: str, query: str) -> Answer:
-    messages: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        chunk = await anext(chunks, b"")
-        return {"type": "http.request", "body": chunk, "more_body": chunk != b""}
-
-    async def take(message: Any) -> None:
-        messages.append(message)
-
-    scope = {
-        "type": "http", "method": "POST", "path": "/predict", "query_string": query.encode(), "scheme": "http",
-        "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        "headers": [(b"content-type", kind.encode())],
-    }  # fmt: skip
-    await app(scope, receive, take)
-    return messages[0]["status"], json.loads(b"".join(message.get("body", b"") for message in messages[1:]))
+    answer = await exchange(app, make_scope("/predict", query, {"content-type": kind}), chunks)
+    return answer.status, answer.json
 
 
 def describe(top: int = 5) -> list[dict[str, Any]]:
@@ -225,11 +212,11 @@ def test_other_kinds_of_multipart_are_refused_unread(kind: str) -> None:
         pytest.fail("the body was read")
         yield b""
 
-    async def exchange() -> Answer:
+    async def run() -> Answer:
         app = create_app(make_classifier(), max_bytes=1 << 20)
         async with app.router.lifespan_context(app):
             return await post(app, unread(), kind, "")
 
-    status, answer = asyncio.run(exchange())
+    status, answer = asyncio.run(run())
     assert status == 415
     assert "send the bytes of an image, or a form" in answer["error"]
