@@ -23,6 +23,7 @@ from PIL import Image
 
 import forked
 import hostile_boxes
+from high_bit_depth import png_chunk
 
 SECONDS, GIB = 5, 1 << 30
 TiffTag = tuple[int, int, int, int]  # tag, type, count, value
@@ -53,10 +54,6 @@ def app1(size: int) -> bytes:
 
 def png(width: int, height: int, chunks: Iterable[tuple[bytes, bytes]] = (), pixels: bytes | None = None) -> bytes:
     """Return a grayscale PNG; without `pixels`, all zeros."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     if pixels is None:
         packer = zlib.compressobj(9)
         line = bytes((width + 1) * max(1, (1 << 20) // (width + 1)))
@@ -65,9 +62,10 @@ def png(width: int, height: int, chunks: Iterable[tuple[bytes, bytes]] = (), pix
             splits.append(packer.compress(line[: min(total, len(line))]))
             total -= len(line)
         pixels = b"".join([*splits, packer.flush()])
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"".join([
-        b"\x89PNG\r\n\x1a\n", header, *(chunk(*c) for c in chunks), chunk(b"IDAT", pixels), chunk(b"IEND", b""),
+        b"\x89PNG\r\n\x1a\n", header, *(png_chunk(*c) for c in chunks),
+        png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b""),
     ])  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +28,11 @@ def draw_hostile(folder: Path) -> Path:
     for path in folder.iterdir():
         (path / "@broken\r.png").write_bytes(b"no image")
     return folder
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file by column."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def list_images(folder: Path) -> Iterator[Path]:

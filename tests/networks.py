@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sightline.config import ModelConfig
+from sightline.data.types import Subset
 from sightline.models import registry
 from sightline.models.build import ModelSpec, Network, build_model
 
@@ -68,6 +69,13 @@ def make_plan(
 def build_network(name: str) -> Network:
     """Return the network called `name`; read-only."""
     return build_model(make_plan(name, classes=3))
+
+
+def make_subset(count: int, seed: int = 0, side: int = 8) -> Subset:
+    """Return random images of three classes in turn."""
+    labels = (np.arange(count) % 3).astype(np.int32)
+    pixels = random_images(count, side, seed=seed)
+    return Subset(pixels, np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
 
 
 def random_images(count: int, side: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:

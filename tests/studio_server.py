@@ -38,6 +38,18 @@ def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
     return [(row["action"], row["path"], row.get("to")) for row in rows]
 
 
+def read_labels(patch: Path) -> dict[str, str]:
+    """Return the new label of each image in a patch file, by path."""
+    return {path: str(label) for _, path, label in read_lines(patch)}
+
+
+def expect_text(page: Any, selector: str, text: str) -> None:
+    """Wait until an element has exactly this text."""
+    from playwright import sync_api
+
+    sync_api.expect(page.locator(selector)).to_have_text(text)
+
+
 @contextmanager
 def features_of_colors() -> Iterator[None]:
     """Compute the mean and the deviation of each color in place of the features of a pretrained network.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ import pytest
 
 import sightline as sl
 from command import TINY_SWEEP, Command, draw_classes
-from hostile_names import CLASSES, check, check_page, list_images
+from hostile_names import CLASSES, check, check_page, list_images, read_csv
 from sightline import api
 from sightline.api import training_process
 from sightline.escaping import escape_formula, printable
@@ -40,10 +39,6 @@ def run(hostile_run: Path) -> Path:
 def encode(name: str) -> str:
     """Return a file name as text that is valid UTF-8 has it."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def test_predict(sightline: Command, run: Path, data: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -15,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from browser import NO_BROWSER, Browser, Page, find_browser
-from hostile_names import CLASSES, RUN, check_page, check_text, list_images
+from hostile_names import CLASSES, RUN, check_page, check_text, list_images, read_csv
 from server_process import Server
 from sightline.escaping import escape_formula, printable
 from studio_client import read_token
@@ -32,10 +30,6 @@ def read(server: Server, path: str, body: bytes | None = None, **headers: str) -
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
         content: bytes = response.read()
         return content.decode()
-
-
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def test_serve(hostile_run: Path, hostile_images: Path) -> None:

@@ -31,6 +31,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline.errors import ImageError, ModelError, UsageError
 from sightline.preprocessing import ImageHeader, PreprocessingSpec, decode_preview, formats, inspect_image, spec
+from synthetic_images import encode
 
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "nearest")
 TURNS = dict(enumerate(spec._TRANSPOSES.values(), start=2))
@@ -44,12 +45,6 @@ def odd() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared images are not at {folder}; set SIGHTLINE_SHARED to their folder")
     return folder
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def draw_asymmetric(width: int, height: int) -> Image.Image:

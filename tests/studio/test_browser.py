@@ -19,7 +19,7 @@ from sightline.studio.corrections import Corrections
 from sightline.studio.folder_export import FolderExport
 from sightline.studio.library import ImagePrediction, Library
 from sightline.studio.thumbnails import Thumbnails
-from studio_server import LISTED, read_lines, serve
+from studio_server import LISTED, expect_text, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -30,10 +30,6 @@ FAR_DOWN = """() => {
   const shown = [...document.querySelectorAll(".tile:has(img)")];
   return shown.length > 10 && shown.every((tile) => tile.dataset.position > 10_000);
 }"""
-
-
-def expect_text(page: Any, selector: str, text: str) -> None:
-    playwright.expect(page.locator(selector)).to_have_text(text)
 
 
 def expect_labels(page: Any, labels: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,13 @@ from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
-from studio_server import serve
+from studio_server import expect_text, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 LABELS = ("car;tree", "car", "", f"tree;{HOSTILE}")
-
-
-def expect_text(page: Any, selector: str, text: str) -> None:
-    playwright.expect(page.locator(selector)).to_have_text(text)
-
-
-def read_lines(patch: Path) -> list[tuple[str, str, str | None]]:
-    rows = [json.loads(line) for line in patch.read_text(encoding="utf-8").splitlines()]
-    return [(row["action"], row["path"], row.get("to")) for row in rows]
 
 
 @pytest.fixture

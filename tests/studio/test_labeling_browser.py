@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from pathlib import Path
@@ -16,7 +15,7 @@ from command import COLORS, draw_classes
 from held_requests import wait_until
 from sightline import Dataset
 from sightline.studio.contents import open_studio
-from studio_server import features_of_colors, serve, start_command
+from studio_server import features_of_colors, read_labels, serve, start_command
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -55,10 +54,6 @@ def answer(page: Any, count: int) -> None:
 
 def expect_count(page: Any, labeled: int) -> None:
     playwright.expect(page.locator("#progress")).to_have_text(f"{labeled} labeled, {90 - labeled} to go", timeout=SLOW)
-
-
-def read_labels(patch: Path) -> dict[str, str]:
-    return {row["path"]: row["to"] for row in map(json.loads, patch.read_text(encoding="utf-8").splitlines())}
 
 
 @pytest.mark.usefixtures("feature_process")

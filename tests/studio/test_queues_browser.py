@@ -14,16 +14,12 @@ from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.query import Query
-from studio_server import LISTED, VIEWED, check_images, read_lines, serve
+from studio_server import LISTED, VIEWED, check_images, expect_text, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
 MOST_ELEMENTS = 400  # of the document at 1280x800, with all filters of a run, its findings and the large view
-
-
-def expect_text(page: Any, selector: str, text: str) -> None:
-    playwright.expect(page.locator(selector)).to_have_text(text)
 
 
 def test_space_selects_single_images_that_are_corrected_together(studio: Studio, patch: Path, open_page: Any) -> None:

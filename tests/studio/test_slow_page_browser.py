@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from command import COLORS, draw_classes
 from held_requests import Held
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
-from studio_server import LISTED, serve
+from studio_server import LISTED, expect_text, read_labels, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -35,19 +34,11 @@ def twins(tmp_path: Path, patch: Path) -> Iterator[Studio]:
         yield opened
 
 
-def expect_text(page: Any, selector: str, text: str) -> None:
-    playwright.expect(page.locator(selector)).to_have_text(text)
-
-
 def press_button(page: Any, button: Any) -> None:
     """Press the button of the mouse down on a button, without letting it go."""
     box = button.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
-
-
-def read_labels(patch: Path) -> dict[str, str]:
-    return {row["path"]: row["to"] for row in map(json.loads, patch.read_text(encoding="utf-8").splitlines())}
 
 
 def test_letters_that_are_typed_before_the_first_answer_stay_in_the_search(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from networks import make_plan, random_images
+from networks import make_plan, make_subset
 from sightline import backend
 from sightline.callbacks import Callback, no_progress
 from sightline.config import (
@@ -23,7 +23,6 @@ from sightline.config import (
     StageConfig,
     TrainConfig,
 )
-from sightline.data.types import Subset
 from sightline.errors import DivergedError, Interrupted, UsageError
 from sightline.inference import device_images
 from sightline.models.build import Network, build_model
@@ -40,11 +39,6 @@ ON_JAX = pytest.mark.usefixtures("on_jax")
 def on_jax() -> None:
     if backend.name() != "jax":
         pytest.skip("only JAX keeps images on its device")
-
-
-def make_subset(count: int, seed: int = 0) -> Subset:
-    labels = (np.arange(count) % 3).astype(np.int32)
-    return Subset(random_images(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
 
 
 TRAIN, VALIDATION = make_subset(29), make_subset(9, 1)  # 4 steps of 8, the last of 5 images

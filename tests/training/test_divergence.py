@@ -7,22 +7,13 @@ import math
 
 import pytest
 
-from networks import make_plan, random_images
+from networks import make_plan, make_subset
 from sightline.callbacks import Callback
 from sightline.config import OptimizerConfig, RunConfig, TrainConfig
-from sightline.data.types import Subset
 from sightline.errors import DivergedError
 from sightline.models.build import build_model
 from sightline.training.divergence import MAX_LOSS_RATIO, LossLimit
 from sightline.training.loop import fit
-
-
-def make_subset(count: int, seed: int = 0) -> Subset:
-    import numpy as np
-
-    labels = (np.arange(count) % 3).astype(np.int32)
-    return Subset(random_images(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
-
 
 TRAIN, VALIDATION = make_subset(24), make_subset(9, 1)
 

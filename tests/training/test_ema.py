@@ -8,22 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from networks import make_plan, random_images
+from networks import make_plan, make_subset, random_images
 from sightline import backend
 from sightline.callbacks import Callback
 from sightline.config import EarlyStoppingConfig, OptimizerConfig, RunConfig, TrainConfig
-from sightline.data.types import Subset
 from sightline.models.build import Network, build_model
 from sightline.training.ema import swap_in_ema
 from sightline.training.loop import FitResult, fit
 from sightline.training.optimizers import build_optimizer
 
 DECAY = 0.7
-
-
-def make_subset(count: int, seed: int) -> Subset:
-    labels = (np.arange(count) % 3).astype(np.int32)
-    return Subset(random_images(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
 
 
 TRAIN, VALIDATION = make_subset(24, 1), make_subset(9, 2)

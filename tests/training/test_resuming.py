@@ -8,10 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from networks import make_plan, random_images
+from networks import make_plan, make_subset
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import (
     AugmentConfig,
@@ -22,21 +21,12 @@ from sightline.config import (
     StageConfig,
     TrainConfig,
 )
-from sightline.data.types import Subset
 from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
 from sightline.training import checkpoints, stages
 from sightline.training.loop import FitResult, fit
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
-
-
-def make_subset(count: int, seed: int = 0, side: int = 8) -> Subset:
-    labels = (np.arange(count) % 3).astype(np.int32)
-    return Subset(
-        random_images(count, side, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count))
-    )
-
 
 TRAIN, VALIDATION = make_subset(20), make_subset(9, 1)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from networks import make_plan, random_images
+from networks import make_plan, make_subset
 from sightline.callbacks import Callback
 from sightline.config import (
     AugmentConfig,
@@ -23,7 +22,6 @@ from sightline.config import (
     TrainConfig,
 )
 from sightline.config.durations import format_duration, parse_duration
-from sightline.data.types import Subset
 from sightline.errors import ConfigError, Interrupted
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
@@ -35,11 +33,6 @@ from sightline.training.time_budget import TimeBudget
 
 STEPS = 4  # in an epoch
 FINISHING = 3.0  # seconds
-
-
-def make_subset(count: int, seed: int = 0) -> Subset:
-    labels = (np.arange(count) % 3).astype(np.int32)
-    return Subset(random_images(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
 
 
 TRAIN, VALIDATION = make_subset(8 * STEPS), make_subset(9, 1)
