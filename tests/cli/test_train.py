@@ -222,7 +222,7 @@ def _unknown_in_test(folder: Path) -> None:
         (_one_class, ("--set", "split.validation=2"), ["split.validation", "between"]),
         (_one_class, ("--recipe", "qick"), ["'qick'", "quick"]),
         (_one_class, ("--model", "vg16"), ["'vg16'", "vgg16"]),
-        (_one_class, ("--config", "no.toml"), ["no configuration file"]),
+        (_one_class, ("--config", "no.toml"), ["no TOML file"]),
     ],
 )
 def test_bad_input_gets_one_clear_message_and_leaves_nothing(

@@ -445,7 +445,7 @@ def test_a_wrong_setting_of_a_file_names_the_file(tmp_path: Path) -> None:
 
 
 def test_missing_toml_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"There is no configuration file .*absent\.toml: check the path\."):
+    with pytest.raises(ConfigError, match=r"There is no TOML file .*absent\.toml: check the path\."):
         config.read_toml(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="not a readable TOML file"):
         config.read_toml(tmp_path)

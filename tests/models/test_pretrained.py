@@ -497,6 +497,8 @@ def test_a_path_is_used_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert pretrained.find_weights(FASHION, "~/mine.h5", None, 28, 28) == path
     with pytest.raises(ModelError, match=r"There is no weights file imagnet: use none, .*imagenet or the path"):
         pretrained.find_weights(VGG16, "imagnet", None, 224, 224)
+    with pytest.raises(ModelError, match=r"model\.weights is empty: use none, .*imagenet or the path"):
+        pretrained.find_weights(VGG16, "", None, 224, 224)
 
 
 def test_network_without_published_weights(home: Path) -> None:

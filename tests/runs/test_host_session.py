@@ -167,6 +167,11 @@ def test_options_that_do_not_belong_together(hosts: str | None, coordinator: str
         resolve_cluster(hosts, coordinator, rank, {})
 
 
+def test_hosts_alone_says_what_else_is_needed() -> None:
+    with pytest.raises(UsageError, match="--hosts 2 needs --coordinator and --rank too: expected"):
+        resolve_cluster("2", None, None, {})
+
+
 def test_the_variables_of_a_cluster() -> None:
     keras = {
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": "10.0.0.1:1234,10.0.0.2:1234",

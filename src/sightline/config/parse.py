@@ -122,7 +122,7 @@ def read_config_text(path: Path) -> str:
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError:
-        raise ConfigError(f"There is no configuration file {path}: check the path.") from None
+        raise ConfigError(f"There is no TOML file {path}: check the path.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a readable TOML file: it is not UTF-8 text.") from error
     except (OSError, ValueError) as error:

@@ -103,7 +103,9 @@ def resolve_cluster(
     count = int(hosts)
     if count == 1:
         return None
-    if coordinator is None or ":" not in coordinator or rank is None or not 0 <= rank < count:
+    if coordinator is None or rank is None:
+        raise UsageError(f"--hosts {count} needs --coordinator and --rank too: {USAGE_HINT}.")
+    if ":" not in coordinator or not 0 <= rank < count:
         raise UsageError(f"Invalid --rank {rank} or --coordinator {coordinator} for --hosts {count}: {USAGE_HINT}.")
     return ClusterSpec(coordinator, count, rank)
 

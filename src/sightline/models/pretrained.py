@@ -62,6 +62,8 @@ def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: i
         return find_cached_file(entry, alpha, size)
     if setting != "imagenet":
         path = _io.expand_home(setting)
+        if not setting:
+            raise ModelError("model.weights is empty: use none, auto, imagenet or the path of a .h5 or .keras file.")
         if not path.is_file():
             file = path / "model.keras"
             hint = f" Those of the run are in {file}." if file.is_file() else ""
