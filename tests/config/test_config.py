@@ -399,7 +399,7 @@ def test_any_assignment_is_taken_or_refused_kindly(expression: str) -> None:
     [
         (b"[train]\nepochs = \n", "line 2"),
         (b"seed = 1\nseed = 2\n", "line 2"),
-        (b"name = '\xff'", "utf-8"),
+        (b"name = '\xff'", "UTF-8"),
     ],
     ids=["no value", "twice", "no UTF-8"],
 )
