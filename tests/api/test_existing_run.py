@@ -65,7 +65,7 @@ def test_images_are_indexed_and_checked_once(
         return call
 
     for module in ("resolve", "run_images", "labeled_images"):
-        monkeypatch.setattr(f"sightline.runs.{module}.make_index", counted("index", make_index))
+        monkeypatch.setattr(f"sightline.runs.{module}.build_index", counted("index", make_index))
     monkeypatch.setattr(
         "sightline.data.checks.class_names.class_findings", counted("findings", class_names.class_findings)
     )

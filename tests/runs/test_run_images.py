@@ -90,7 +90,7 @@ def test_they_are_indexed_by_as_many_threads_as_the_run_has(run: RunDirectory, m
         requests.append(threads)
         return build_index(many, progress, threads, **options)
 
-    monkeypatch.setattr(run_images, "make_index", counted)
+    monkeypatch.setattr(run_images, "build_index", counted)
     run.write_config(replace(run.config, device=DeviceConfig(threads=3)))
     assert (run_images.match_run_images(run).complete, requests) == (True, [3])
 
@@ -196,6 +196,15 @@ def test_files_that_could_not_be_read_are_not_new(tmp_path: Path) -> None:
     for split in SPLITS[::2]:  # as many as training stated, though its pixels are not read again for the test split
         unreadable = LabeledImages(run, run, ("cat", "dog"), PreprocessingSpec(8, 8)).load(split).unreadable
         assert [file.path for file in unreadable] == ["train/cat/broken.png"]
+
+
+@pytest.mark.parametrize("classes", [("1", "2"), ("n00000001", "n00000002")])
+def test_classes_that_are_numbers_keep_them_where_a_file_names_them(tmp_path: Path, classes: tuple[str, str]) -> None:
+    images = {f"{label}/{i}.png": encode_png(i) for i, label in enumerate(classes)}
+    lines = f"{classes[0]} cat\n{classes[1]} dog\n"
+    folder = write_files(tmp_path / "new", {**images, "classes.txt": lines.encode()})
+    labeled = LabeledImages(None, None, classes, PreprocessingSpec(8, 8), [folder]).load()
+    assert labeled.subset.labels.tolist() == [0, 1]
 
 
 def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:

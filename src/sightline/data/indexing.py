@@ -26,7 +26,7 @@ from sightline.data.missing_images import NO_ITEMS, explain_no_images
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
 from sightline.data.sources import named
-from sightline.data.sources.class_name_files import apply_class_names, find_class_names
+from sightline.data.sources.class_name_files import apply_class_names, are_numbers, find_class_names
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
@@ -112,7 +112,7 @@ def build_index(
     if targets.allows_several and not targets.are_masks:
         listings = read_as_label_sets(listings)
     order = options.class_order
-    if not (options.class_tree or (all(map(str.isdecimal, order)) if order else targets.are_ordered)):
+    if not (options.class_tree or (are_numbers(order) if order else targets.are_ordered)):
         listings = apply_class_names(listings)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)

@@ -12,6 +12,7 @@ from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, build_index, describe_sources
 from sightline.data.masks import check_masks
 from sightline.data.recorded_images import MatchedImages
+from sightline.data.sources.class_name_files import are_numbers
 from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
 from sightline.data.types import Index, LabeledSubset, Split, Subset
 from sightline.errors import DataError
@@ -74,6 +75,8 @@ class LabeledImages:
     @cached_property
     def _index(self) -> Index:
         options = run_images.choose_tree_options(self.source_run, self.targets)
+        if are_numbers(self.classes):  # which a file beside the images may name
+            options = replace(options, class_order=self.classes)
         return build_index(self.sources or [], self.progress, options=options, targets=self.targets)
 
     @cached_property

@@ -55,12 +55,36 @@ def test_a_file_names_the_classes_of_numbered_folders(tmp_path: Path, name: str,
         ("12", "cat;dog\nemu\n"),
         ("ab", "cat\ndog\n"),
         ("12", "2 cat\n3 dog\n"),
+        ("12", "1/a.png 1\n2/a.png 2\n"),
+        ("12", "1 cat\n2 dog\n3 cat\n4 dog\n5 cat\n6 dog\n"),
+        ("12", "train\ntest\n"),
+        ("12", "0.25\n0.75\n"),
+        ("12", "# see\nthe site\n"),
     ],
-    ids=["more names", "fewer names", "equal names", "numbers", "separators", "classes with names", "other numbers"],
+    ids=[
+        "more names",
+        "fewer names",
+        "equal names",
+        "numbers",
+        "separators",
+        "classes with names",
+        "other numbers",
+        "images",
+        "numbered images",
+        "splits",
+        "fractions",
+        "a comment",
+    ],
 )
 def test_names_that_are_not_clear_are_passed_over(tmp_path: Path, numbers: str, text: str) -> None:
     folder = write_source(tmp_path, numbers, **{"classes.txt": text})
     assert get_labels(folder) == set(numbers)
+
+
+def test_a_file_beside_a_whole_set_names_no_classes(tmp_path: Path) -> None:
+    folder = write_source(tmp_path / "digits")
+    write_files(tmp_path, {"labels.txt": b"airplane\nautomobile\n"})
+    assert get_labels(folder) == {"1", "2"}
 
 
 def test_a_file_names_the_classes_of_a_list(tmp_path: Path) -> None:

@@ -106,18 +106,22 @@ def test_other_files_beside_class_folders_change_nothing(tmp_path: Path, lists: 
 @pytest.mark.parametrize(
     "lists",
     [
-        {"train_val_list.txt": "f/1.png\nf/2.png\n", "test_list.txt": "3.png\n"},
-        {"list_eval_partition.txt": "1.png 0\n2.png 1\n3.png 2\n"},
-        {"list_eval_partition.csv": "image_id,partition\n1.png,0\n2.png,1\n3.png,2\n"},
+        {"train_val_list.txt": "f/1.png\nf/2.png\n4.png\n5.png\n", "test_list.txt": "3.png\n"},
+        {"list_eval_partition.txt": "1.png 0\n2.png 1\n3.png 2\n4.png 0\n5.png 0\n"},
+        {"list_eval_partition.csv": "image_id,partition\n1.png,0\n2.png,1\n3.png,2\n4.png,0\n5.png,0\n"},
     ],
     ids=["NIH ChestX-ray", "CelebA", "CelebA of Kaggle"],
 )
 def test_lists_give_the_splits_of_images_that_a_table_labels(tmp_path: Path, lists: Mapping[str, str]) -> None:
-    write_source(tmp_path, ("f/1.png", "f/2.png", "f/3.png"), {**lists, "labels.csv": "id,label\n1,a\n2,a\n3,b\n"})
-    expected = ["train", "train" if len(lists) > 1 else "validation", "test"]
+    write_source(
+        tmp_path,
+        tuple(f"f/{i}.png" for i in range(1, 6)),
+        {**lists, "labels.csv": "id,label\n1,a\n2,a\n3,b\n4,b\n5,b\n"},
+    )
+    expected = ["train", "train" if len(lists) > 1 else "validation", "test", "train", "train"]
     for options in (DataConfig(), DataConfig(labels="labels.csv")):
         index = build_index(tmp_path, options=options)
-        assert [(p.label, p.split) for p in index.images] == list(zip("aab", expected, strict=True))
+        assert [(p.label, p.split) for p in index.images] == list(zip("aabbb", expected, strict=True))
         assert [n.path for n in index.notes if n.kind == "splits-from-lists"] == sorted(lists)
 
 

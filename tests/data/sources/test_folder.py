@@ -20,7 +20,7 @@ from sightline.data.sources.folder import read_class_folders
 from sightline.data.storage import CheckHeader, accept_any
 from sightline.errors import ConfigError, DataError
 from sightline.runs.preflight import raise_for_errors
-from synthetic_images import encode_png, write_files
+from synthetic_images import encode_png, write_files, write_zip
 
 
 class NameStore:
@@ -443,8 +443,10 @@ def test_images_beside_unread_labels_say_what_to_do_with_them(tmp_path: Path) ->
         (("benign/1.png", "benign/2.png", "normal/1.png"), ("benign/1_mask_1.png", "normal/1_MASK.bmp")),
         (("set/COVID/images/1.png", "set/Normal/images/1.png"), ("set/COVID/masks/1.png", "set/Normal/masks/1.png")),
         (("with/1.jpg", "with/1_mask.jpg", "without/2_mask.png", "without/3.png"), ()),
+        (("with_mask/1.png", "with_mask/1_mask.png", "without_mask/1.png"), ()),
+        (("ford/1.png", "ford/2.png", "ford/3.png", "ford/3_gt.png", "vw/1.png"), ()),
     ],
-    ids=["BUSI", "COVID-19 Radiography", "faces with masks"],
+    ids=["BUSI", "COVID-19 Radiography", "faces with masks", "a face before and after", "a car"],
 )  # fmt: skip
 def test_masks_in_class_folders_are_left_out(tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...]) -> None:
     index = build_index(write_files(tmp_path, {key: encode_png(i) for i, key in enumerate((*images, *masks))}))
@@ -474,8 +476,23 @@ def test_a_copy_of_the_folders_beside_it_is_not_a_class(tmp_path: Path, copy: st
 
 def test_subfolders_of_a_class_that_are_called_as_other_classes_are_not_copies(tmp_path: Path) -> None:
     files = ("cat/1.png", "cat/2.png", "dog/1.png", "both/cat/1.png", "both/dog/3.png", "both/cat/4.png")
-    index = build_index(write_files(tmp_path, {key: encode_png(i) for i, key in enumerate(files)}))
-    assert "copied-folders" not in {note.kind for note in index.notes}
+    toys = ("cat/1.png", "dog/1.png", "toys/cat/1.png", "toys/dog/1.png")  # of equal names, but not equal
+    for name, keys in (("both", files), ("toys", toys)):
+        index = build_index(write_files(tmp_path / name, {key: encode_png(i) for i, key in enumerate(keys)}))
+        assert "copied-folders" not in {note.kind for note in index.notes}
+
+
+@pytest.mark.parametrize("text", ["{name} {i}\n", "{i}{i}{i}{i}  {name}\n"], ids=["sizes", "checksums"])
+def test_names_that_state_classes_give_them_beside_a_text_file(tmp_path: Path, text: str) -> None:
+    names = [f"{label}.{i}.png" for label in ("cat", "dog") for i in (1, 2)]
+    files = {f"set/{name}": encode_png(i) for i, name in enumerate(names)}
+    lines = "".join(text.format(name=name, i=i % 2) for i, name in enumerate(names)).encode()
+    write_files(tmp_path, {**files, "set/files.txt": lines, "labels.txt": lines})
+    rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(names))
+    write_files(tmp_path / "zip", {"places.csv": f"file,category\n{rows}".encode()})
+    write_zip(tmp_path / "zip" / "a.zip", {key.removeprefix("set/"): content for key, content in files.items()})
+    for source in (tmp_path / "set", tmp_path / "zip" / "a.zip"):
+        assert {image.label for image in build_index(source).images} == {"cat", "dog"}
 
 
 def test_splits_below_one_of_several_folders_are_not_a_class(tmp_path: Path) -> None:

@@ -278,6 +278,25 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert reasons["labels-from-table"] == "columns helmet, mask"
 
 
+@pytest.mark.parametrize("columns", ["file,y,tags", "file,y,classes", "file,x,y"])
+def test_y_is_the_label_beside_other_columns(tmp_path: Path, columns: str) -> None:
+    rows = "1.jpg,cat,1\n2.jpg,dog,2\n" if columns[-1] != "y" else "1.jpg,1,cat\n2.jpg,2,dog\n"
+    assert [i.label for i in read_manifest(write_table(tmp_path, f"{columns}\n{rows}")).items] == ["cat", "dog"]
+
+
+def test_archives_of_classes_beside_tables_keep_their_images(tmp_path: Path) -> None:
+    """Those that no table labels, if their folder is named as a class; and each has the table of its own name."""
+    for folder in ("own", "one"):
+        (tmp_path / folder).mkdir()
+    for i, label in enumerate(("cat", "dog")):
+        write_zip(tmp_path / "own" / f"{label}.zip", {"1.png": encode_png(i)})
+        write_files(tmp_path / "own", {f"{label}.csv": f"file,label\n1.png,{label}\n".encode()})
+        write_zip(tmp_path / "one" / f"{label}.zip", {f"{label}/1.png": encode_png(i)})
+    write_files(tmp_path / "one", {"labels.csv": b"file,label\ncat/1.png,cat\n"})
+    for folder in ("own", "one"):
+        assert [image.label for image in build_index(tmp_path / folder).images] == ["cat", "dog"]
+
+
 def test_coordinates_are_not_taken_for_labels(tmp_path: Path) -> None:
     rows = (
         "Image Index,Finding Labels,OriginalImagePixelSpacing[x,y],\n1.jpg,Hernia,0.143,0.143,\n2.jpg,Mass,0.2,0.168,\n"
@@ -541,8 +560,11 @@ def test_a_column_called_set_that_states_no_splits_is_another_one(tmp_path: Path
         ("is_valid", "False True False", ["train", "validation", "train"]),
         ("is_valid", "True True False", [None, None, None]),  # the row is
         ("is_test", "0 1 0", ["train", "test", "train"]),
-        ("split", "0 1 2", ["train", "validation", "test"]),
-        ("partition", "2 1 0", ["test", "validation", "train"]),
+        ("split", "0 1 2 0 0", ["train", "validation", "test", "train", "train"]),
+        ("partition", "2 1 0 0 0", ["test", "validation", "train", "train", "train"]),
+        ("partition", "0 1 2", [None, None, None]),  # folds
+        ("is_train", "0 0 0", [None, None, None]),
+        ("is_train", "1 1 1", [None, None, None]),
         ("partition", "0 1 0", [None, None, None]),
         ("fold", "0 1 2", [None, None, None]),
         ("data set", "train valid test", ["train", "validation", "test"]),
@@ -550,7 +572,7 @@ def test_a_column_called_set_that_states_no_splits_is_another_one(tmp_path: Path
     ],
 )
 def test_splits_in_a_column_of_numbers(tmp_path: Path, column: str, cells: str, splits: list[str | None]) -> None:
-    files = ["1.jpg", "2.jpg", "3.jpg"]
+    files = [f"{i}.jpg" for i, _ in enumerate(cells.split())]
     rows = "".join(f"{file},cat,{cell}\n" for file, cell in zip(files, cells.split(), strict=True))
     path = write_table(tmp_path, f"image,label,{column}\n{rows}", files=files)
     assert [item.split for item in read_manifest(path).items] == splits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from sightline.data.sources.folder_layout import PathParts
@@ -20,24 +20,30 @@ _MASK_NAME = re.compile(r"(.+)_(?:mask|segmentation|gt)(?:_\d+)?", re.IGNORECASE
 def find_class_masks(paths: Mapping[str, PathParts]) -> frozenset[str]:
     """Return the keys of the masks among the images of class folders, whose keys have their parts in `paths`.
 
-    A mask is beside its image, as ``benign/1_mask.png`` and ``benign/1.png`` of the breast ultrasound images BUSI, or,
-    in two classes or more, in a folder beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
+    A mask is beside its image, as ``benign/1_mask.png`` and ``benign/1.png`` of the breast ultrasound images BUSI, if
+    half of the images of the folder have one and its name is not ``with_mask``; or, in two classes or more, in a folder
+    beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
     """
     candidates = {key: parts for key, parts in paths.items() if _may_be_mask(parts)}
     if not candidates:
         return frozenset()
     stems = {(parts[:-1], parts[-1].rpartition(".")[0]) for parts in paths.values()}
     images = {(folder[:-1], stem) for folder, stem in stems if folder and folder[-1].casefold() in IMAGE_FOLDERS}
-    masks: list[str] = []
+    beside: dict[PathParts, dict[str, str]] = defaultdict(dict)  # folder -> key of mask -> name of image
     by_class: dict[PathParts, list[str]] = defaultdict(list)
     for key, (*parts, name) in candidates.items():
         folder, stem = tuple(parts), name.rpartition(".")[0]
         match = _MASK_NAME.fullmatch(stem)
         stem = match[1] if match else stem
-        if match and (folder, stem) in stems:
-            masks.append(key)
+        if match and (folder, stem) in stems and not (folder and "mask" in folder[-1].casefold()):
+            beside[folder][key] = stem
         elif len(folder) > 1 and folder[-1].casefold() in MASK_FOLDER_NAMES and (folder[:-1], stem) in images:
             by_class[folder[:-1]].append(key)
+    counts = Counter(folder for folder, _ in stems)
+    masks = [
+        key for folder, image_names in beside.items() for key in image_names
+        if 2 * len(set(image_names.values())) >= counts[folder] - len(image_names)
+    ]  # fmt: skip
     names = [parse_split_name(folder[-1]) for folder in by_class]
     if len(by_class) > 1 and not any(name and name.certain for name in names):
         masks += [key for keys in by_class.values() for key in keys]

@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from sightline import jsonio
 from sightline.data.sources.encoding import decode_text
+from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.listing import ClassNames, SourceListing, replace_labels
+from sightline.data.sources.split_names import parse_split
 from sightline.data.storage import FileStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
 from sightline.data.types import SourceNote
@@ -25,16 +27,18 @@ FILES = (
     "classes.csv", "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
 )  # fmt: skip
 _NUMBER = re.compile(r"\d+|n\d{8}")
+_NO_NAME = re.compile(r"[-+\d.,\s]*")
 
 
 def find_class_names(listing: SourceListing, store: FileStore | None, folder: Path | None) -> ClassNames | None:
     """Return the names of the classes of a listing, if all of these are numbers that one of `FILES` names.
 
     It is in `store`, at most in one of its folders, else in `folder`. Lines without a number name classes from 0 or 1,
-    if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over.
+    if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over, as are
+    lists of images and of splits.
     """
     labels = {name for label in {item.label for item in listing.items} for name in LABEL_SETS.list_classes(label)}
-    if len(labels) < 2 or not all(map(_NUMBER.fullmatch, labels)):
+    if len(labels) < 2 or not are_numbers(labels):
         return None
     keys = [] if store is None else [key for key in store.keys() if key.count("/") < 2]  # noqa: SIM118  # a method
     for file in FILES:
@@ -49,6 +53,11 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
             if names := _name(labels, decode_text(content), PurePosixPath(file).suffix):
                 return ClassNames(path, names)
     return None
+
+
+def are_numbers(labels: Collection[str]) -> bool:
+    """Return whether all labels are numbers, or identifiers of WordNet."""
+    return all(map(_NUMBER.fullmatch, labels))
 
 
 def apply_class_names(listings: Sequence[SourceListing]) -> list[SourceListing]:
@@ -70,6 +79,9 @@ def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
 def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
     """Return the name of each label by the content of a file of this suffix; empty if they are not clear."""
     lines = [] if suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("#")]
+    if any(is_image_name(word.strip('"')) for line in lines for word in re.split(r"[\s,;]+", line)):
+        return {}
     if suffix == ".json":
         named = _read_mapping(jsonio.loads(text))
     else:
@@ -78,6 +90,8 @@ def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
         )
         named = {row[0].strip(): row[1].strip() for row in cells if len(row) > 1}
     named = {_fold(key): name for key, name in named.items()}
+    if 2 * len(set(named.values())) < len(named):  # the classes of numbered images
+        return {}
     if not {_fold(label) for label in labels} <= set(named) and all(map(str.isdecimal, labels)):
         first = min(map(int, labels))
         lines = [re.sub(r"^n\d{8}\s+", "", line) for line in lines]
@@ -86,7 +100,8 @@ def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
         named = {str(i): line for i, line in enumerate(lines, first)} if is_whole else {}
     names = {label: named[_fold(label)] for label in labels if named.get(_fold(label))}
     texts = set(names.values())
-    return names if len(texts) == len(labels) and not any(t.isdecimal() or SEPARATOR in t for t in texts) else {}
+    are_clear = len(texts) == len(labels) and not any(_NO_NAME.fullmatch(t) or SEPARATOR in t for t in texts)
+    return names if are_clear and None in map(parse_split, texts) else {}
 
 
 def _fold(label: str) -> str:

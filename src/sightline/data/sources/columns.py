@@ -27,9 +27,9 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the
     ),
     "label": (
         "label", "labels", "class", "classname", "classlabel", "target", "category", "categoryname", "breed", "species",
-        "labelname", "classes", "categories", "tag", "tags", "diagnosis", "diagnostic", "dx", "findinglabels",
-        "labelid", "classid", "categoryid", "choice", "choicechoices",
-        "classificationannotationdisplayname", "classificationannotationsdisplayname", "y",
+        "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels",
+        "labelid", "classid", "categoryid", "choice", "choicechoices", "diagnostic",
+        "classificationannotationdisplayname", "classificationannotationsdisplayname",
         "标签", "类别", "分类", "类别名称",
     ),
     "split": (
@@ -189,7 +189,7 @@ def _is_coordinate(table: Table, column: str, used_columns: Collection[str]) -> 
     if normalize_name(column) != "y":
         return False
     x = [c for c in table.columns if c.strip().casefold() == "x" and c not in used_columns]
-    cells = [row.get_text(c) for row in table.rows for c in x]
+    cells = [row.get_text(c) for row in table.rows for c in (*x, column)]
     return column.strip().casefold() != "y" or bool(x and all(re.fullmatch(r"-?[\d.]*", cell) for cell in cells))
 
 
@@ -212,9 +212,10 @@ def _read_splits(table: Table, column: str) -> dict[str, Split]:
 def read_splits(table: Table, column: str, cells: Sequence[str]) -> dict[str, Split]:
     """Return the split that each cell of a column states, without those that state none.
 
-    A column such as ``is_train`` says so by 1 and 0, if it is the only one; where it is not ``is_train``, most images
-    are of the training split, as ``is_valid`` may also say that a row is in order. The numbers 0, 1 and 2, if all are
-    there, are splits in a column, or a table without a header, called split or partition.
+    A column such as ``is_train`` says so by 1 and 0, if it has both and is the only one; where it is not ``is_train``,
+    most images are of the training split, as ``is_valid`` may also say that a row is in order. The numbers 0, 1 and 2,
+    if all are there, are splits in a column, or a table without a header, called split or partition, if most images are
+    of the training split: those of three folds are as many.
     """
     name, texts = normalize_name(column), set(cells) - {""}
     title = name if table.has_header else normalize_name(PurePosixPath(table.name).stem)
@@ -222,10 +223,11 @@ def read_splits(table: Table, column: str, cells: Sequence[str]) -> dict[str, Sp
         flags = {text: _parse_bool(text) for text in texts}
         is_alone = sum(normalize_name(c) in _SPLIT_FLAGS for c in table.columns) == 1
         is_rare = 2 * sum(flags.get(cell) is True for cell in cells) < len(cells)
-        if None in flags.values() or not is_alone or not (is_rare or _SPLIT_FLAGS[name][0] == "train"):
+        if set(flags.values()) != {True, False} or not is_alone or not (is_rare or _SPLIT_FLAGS[name][0] == "train"):
             return {}
         return {text: _SPLIT_FLAGS[name][not flag] for text, flag in flags.items()}
-    if texts == set(_NUMBERED_SPLITS) and (title == "split" or title.endswith("partition")):
+    is_numbered = texts == set(_NUMBERED_SPLITS) and 2 * sum(cell == "0" for cell in cells) > len(cells)
+    if is_numbered and (title == "split" or title.endswith("partition")):
         return dict(_NUMBERED_SPLITS)
     return {text: split for text in texts if (split := parse_split(text)) is not None}
 

@@ -12,9 +12,10 @@ from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
 from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES
 from sightline.data.sources.listing import SourceListing, join_tables
 from sightline.data.sources.manifest import read_rows
-from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split
+from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split, parse_split
 from sightline.data.storage import FileStore
 from sightline.data.types import SourceNote
 from sightline.errors import plural
@@ -48,8 +49,8 @@ def read_container_files(
     """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
 
     An archive without classes beside one that a table labels, as ``test.zip`` of Kaggle, is left out. `files` are their
-    relative paths and where they are; each is opened before the next one is asked for. `read` lists
-    one of them, with what comes before its keys.
+    relative paths and where they are; each is opened before the next one is asked for. `read` lists one of them, with
+    what comes before its keys.
     """
     keys, listings = [], []
     for key, path in files:
@@ -72,9 +73,15 @@ def read_container_files(
     return join_tables(listings)
 
 
+def _names_other_folder(label: str) -> bool:
+    """Return whether the only folder in an archive is no class, by its name: that of a split or of images."""
+    return parse_split(label) is not None or label.casefold() in WRAPPER_NAMES | UNLABELED_WORDS
+
+
 def _leave_out(listing: SourceListing, path: str) -> SourceListing:
     """Return the listing of an archive beside one that a table labels: if it has no classes, without its images."""
-    if "table" in listing.origins or listing.unlabeled or len({item.label for item in listing.items}) > 1:
+    labels = {item.label for item in listing.items}
+    if "table" in listing.origins or listing.unlabeled or not all(map(_names_other_folder, labels)):
         return listing
     images = [*(item.path for item in listing.items), *(image.path for image in listing.unusable)]
     notes = [SourceNote("unlabeled-folders", path, plural(len(images), "image"))] if images else []

@@ -11,9 +11,11 @@ from sightline.data.remote_folder import RemoteFolder
 from sightline.data.sources.class_name_files import find_class_names
 from sightline.data.sources.file_lists import apply_file_lists, apply_split_lists
 from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
+from sightline.data.sources.folder_layout import WRAPPER_NAMES
 from sightline.data.sources.label_tables import read_label_table, read_numbered_folders, read_tables
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.mask_folders import read_mask_folders
+from sightline.data.sources.split_names import parse_split
 from sightline.data.storage import FolderStore
 
 _Files = FolderStore | ZipStore | TarStore | RemoteFolder
@@ -29,10 +31,12 @@ def list_files(
 ) -> SourceListing:
     """List a folder or archive, with labels from a table, from file names or from folders.
 
-    Class names and tables may also be beside `folder`, that of the store.
+    Tables may also be beside `folder`, that of the store; and class names, if it is a part of a set, as its name says.
     """
     listing = _list_files(store, prefix, options, folder, lenient=lenient)
-    above = None if folder is None else folder.resolve().parent
+    folder = None if folder is None else folder.resolve()
+    is_part = folder is not None and (parse_split(folder.name) or folder.name.casefold() in WRAPPER_NAMES)
+    above = folder.parent if folder is not None and is_part else None
     return replace(listing, class_names=find_class_names(listing, store, above))
 
 

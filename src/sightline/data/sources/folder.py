@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -18,7 +19,7 @@ from sightline.data.sources.split_names import parse_split_name, suggest_split
 from sightline.data.sources.unread_labels import UNREAD_LABELS, find_unread_labels
 from sightline.data.storage import FileStore
 from sightline.data.types import NO_LABEL, SourceNote, Split, UnreadableImage
-from sightline.errors import DataError, plural
+from sightline.errors import DataError, ImageError, plural
 
 NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS = "is not in a class folder", "is above the level of the class folders"
 NO_LABEL_IN_NAME = "has no label in its name"
@@ -85,6 +86,11 @@ def is_flat(store: FileStore) -> bool:
     """Return whether a store has no class folders, so that labels must come from elsewhere."""
     paths = list_visible(store)
     return infer_layout([p for k, p in paths.items() if is_image_name(k)] or list(paths.values())).flat
+
+
+def are_named_by_class(store: FileStore) -> bool:
+    """Return whether the names of the images state classes, as ``cat.1.jpg`` and ``dog.1.jpg``."""
+    return bool(_infer_classes([path for key, path in list_visible(store).items() if is_image_name(key)]))
 
 
 def list_visible(store: FileStore) -> dict[str, PathParts]:
@@ -230,16 +236,25 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
 
 def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
     """Yield a remark for each class folder whose images are beside it too: ``set/cat/1.jpg`` as ``cat/1.jpg``."""
-    paths = {item.path for item in listing.items}
+    items = {item.path: item for item in listing.items}
     by_class: dict[tuple[str, Split | None], list[str]] = defaultdict(list)
     for item in listing.items:
         by_class[item.label, item.split].append(item.path)
     for folder in listing.classes:
         images = [path for path in by_class[folder.label, folder.split] if path.startswith(f"{folder.path}/")]
         above = folder.path.rpartition("/")[0]
-        copies = [twin for path in images if (twin := f"{above}{path[len(folder.path) :]}".lstrip("/")) in paths]
+        twins = {path: f"{above}{path[len(folder.path) :]}".lstrip("/") for path in images}
+        copies = sorted(path for path, twin in twins.items() if twin in items)
         if 2 * len(copies) > len(images) and all("/" in path[len(folder.path) + 1 :] for path in images):
-            yield SourceNote(COPIED_FOLDERS, folder.path, f"has {min(copies)} too")
+            samples = [(items[path], items[twins[path]]) for path in copies[:3]]
+            if any(_is_equal(item, twin) for item, twin in samples):  # others have equal names by chance
+                yield SourceNote(COPIED_FOLDERS, folder.path, f"has {twins[copies[0]]} too")
+
+
+def _is_equal(item: SourceItem, twin: SourceItem) -> bool:
+    with suppress(ImageError, DataError):
+        return bytes(item.store.read(item.key)) == bytes(twin.store.read(twin.key))
+    return False
 
 
 def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:

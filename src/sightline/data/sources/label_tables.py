@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.folder import are_named_by_class
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
 from sightline.data.sources.manifest import is_table, list_from_table, parse_table, read_content
@@ -61,7 +63,8 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
     ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
     names any. Text files count only where no other table names any, and if several are of splits: CelebA has some that
-    mean different things.
+    mean different things. Where the names of the images state classes, as ``cat.1.jpg``, neither text files nor tables
+    of other names beside an archive count: they may be sizes or notes.
     """
     tables = ((table, _find_labeled(table, store, options)) for table in _read_tables(store, folder))
     candidates = [
@@ -70,6 +73,8 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     lists = {_find_family(table) for table, _ in candidates if table.name.lower().endswith(LIST_SUFFIXES)}
     if len(lists) > 1 or any(table.name.lower().endswith(TABLE_SUFFIXES) for table, _ in candidates):
         candidates = [(table, keys) for table, keys in candidates if table.name.lower().endswith(TABLE_SUFFIXES)]
+    if not all(_is_certain(table, folder) for table, _ in candidates) and are_named_by_class(store):
+        candidates = [(table, keys) for table, keys in candidates if _is_certain(table, folder)]
     if not candidates:
         return []
     best, most = max(candidates, key=lambda at: len(at[1]))
@@ -81,6 +86,13 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     if len(by_split) < 2 or count <= len(most) or len(set().union(*(keys for _, keys in by_split.values()))) < count:
         return [best]
     return [table for table, _ in by_split.values()]
+
+
+def _is_certain(table: LabelTable, folder: Path | None) -> bool:
+    """Return whether a table is neither a text file nor one of another name beside an archive."""
+    own = {"labels"} if folder is None else {folder.name.lower(), "labels"}
+    is_other = not table.key and Path(table.name).stem.lower() not in own
+    return table.name.lower().endswith(TABLE_SUFFIXES) and not is_other
 
 
 def _find_family(table: LabelTable) -> tuple[str, str]:
@@ -133,9 +145,10 @@ def _find_siblings(folder: Path) -> list[Path]:
     others = {None: {None, "train", "validation", "test"}, "train": {None, "train"}}.get(split, {split})
     tables = [
         path for path in paths
-        if path.name.lower().endswith(TABLE_SUFFIXES) and "submission" not in path.name.lower()
+        if path.name.lower().endswith(TABLE_SUFFIXES) and not re.search("submission|prediction", path.name.lower())
         and parse_split(path.stem) in others
     ]  # fmt: skip
+    tables.sort(key=lambda path: path.stem.lower() != folder.name.lower())  # of tables that name as many, its own
     return tables if len(tables) <= _MOST_SIBLINGS else []
 
 
