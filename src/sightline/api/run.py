@@ -167,7 +167,7 @@ def train(
         else:
             cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
             result = training.train(**arguments, hosts=cluster, callback=display)
-    return Run(result.run, result=result, data=dataset)
+    return Run(Path(result.run), result=result, data=dataset)  # "" on a host that has no run directory
 
 
 @check_method_types
