@@ -40,12 +40,15 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
     labels = {name for label in {item.label for item in listing.items} for name in LABEL_SETS.list_classes(label)}
     if len(labels) < 2 or not are_numbers(labels):
         return None
-    keys = [] if store is None else [key for key in store.keys() if key.count("/") < 2]  # noqa: SIM118  # a method
+    keys: dict[str, str] = {}
+    for key in () if store is None else store.keys():
+        if key.count("/") < 2:
+            keys.setdefault(key.rpartition("/")[2].casefold(), key)
     for file in FILES:
-        matches = [key for key in keys if PurePosixPath(key).name.casefold() == file.casefold()]
+        member = keys.get(file.casefold())
         with suppress(ImageError, ValueError, csv.Error):
-            if store is not None and matches:
-                path, content = matches[0], bytes(store.read(matches[0]))
+            if store is not None and member is not None:
+                path, content = member, bytes(store.read(member))
             elif folder is not None:
                 path, content = str(folder / file), read_untrusted_file(folder / file)
             else:
