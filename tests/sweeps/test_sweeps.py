@@ -150,7 +150,7 @@ def test_a_wrong_space_gets_one_clear_message(text: str, words: list[str]) -> No
     ("text", "words"),
     [
         ("[space]\ntrain.epoch = [1]", ["train.epoch", "epochs"]),
-        ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "between 0 and"]),
+        ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "between 1 and"]),
         ("sampler='tpe'\n[space]\nseed = {low = 1, high = 5, step = 0.5}", ["seed", "whole number", "1.5"]),
         ("[settings]\nmodel.nam = 'x'\n[space]\nseed = [1]", ["model.nam"]),
         ("[space.base]\nfrozen = { 'train.stages.4.unfreeze' = 0 }", ["train.stages.4.unfreeze"]),
