@@ -357,7 +357,7 @@ def _explain_start() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as error:
-        if sys.modules["keras"].backend.backend() != "jax":
+        if name() != "jax":
             raise
         reason = str(error).partition(" (")[0].split("\n", maxsplit=1)[0] or "it finds none of its devices"
         raise UsageError(

@@ -102,8 +102,10 @@ def _split_column(text: str) -> tuple[str, str]:
 
 def parse_devices(devices: int | str | None) -> int | None:
     """Return `devices` as a value of ``device.num_devices``, 0 for ``all``; raises `UsageError` for other text."""
-    if devices is None or devices == "all":
-        return None if devices is None else 0
+    if devices is None:
+        return None
+    if devices == "all":
+        return 0
     if not str(devices).isdecimal() or not int(devices):
         raise UsageError(f"--devices expects a number, at least 1, or all, not {devices!r}.")
     return int(devices)

@@ -31,7 +31,7 @@ from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.files import list_files
+from sightline.data.sources.folder_or_archive import list_folder_or_archive
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
 from sightline.data.sources.listing import (
     SourceItem,
@@ -269,7 +269,7 @@ def _list_folder(
         listing = read_container_files(((key, locate(key)) for key in keys), read, prefix)
         return replace(listing, class_names=find_class_names(listing, store, None))
     folder = store.root if isinstance(store, FolderStore) else None
-    return list_files(store, prefix, options, folder, lenient=lenient)
+    return list_folder_or_archive(store, prefix, options, folder, lenient=lenient)
 
 
 def _list_container(
@@ -287,7 +287,7 @@ def _list_container(
         listing = read_rows(samples, str(path), options, FileFinder(store), prefix)
     else:
         folder = None if is_copy else strip_suffix(path)
-        listing = list_files(store, prefix, options, folder, lenient=lenient)
+        listing = list_folder_or_archive(store, prefix, options, folder, lenient=lenient)
     names = store.repeated_names
     repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
     return replace(listing, notes=[*listing.notes, *repeated])

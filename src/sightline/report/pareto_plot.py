@@ -11,12 +11,10 @@ from sightline.report import plotting
 from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 FAINT = "#8c959f"
-LABEL_PLACES = [
-    ((0, level if above else -level), "center", "bottom" if above else "top")
-    for level in (7, 17, 27, 37)
-    for above in (True, False)
-]  # offsets in points, and alignments; the nearest first
-LABEL_PLACES[2:2] = [((8, 0), "left", "center"), ((-8, 0), "right", "center")]
+_LABEL_PLACES = (  # offsets in points, and alignments; the nearest first
+    ((0, 7), "center", "bottom"), ((0, -7), "center", "top"), ((8, 0), "left", "center"), ((-8, 0), "right", "center"),
+    *(place for level in (17, 27, 37) for place in (((0, level), "center", "bottom"), ((0, -level), "center", "top"))),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ def _label_points(axes: Any, points: Sequence[ParetoPoint], field: str, scale: f
             plotting.shorten(point.name), (getattr(point, field) / scale, point.metric), xytext=(0, 0),
             textcoords="offset points", bbox=box, zorder=2.5, **plotting.text_style(7),
         )  # fmt: skip
-        for offset, horizontal, vertical in LABEL_PLACES:
+        for offset, horizontal, vertical in _LABEL_PLACES:
             text.set(position=offset, ha=horizontal, va=vertical)
             if not any(text.get_window_extent().overlaps(other) for other in taken):
                 taken.append(text.get_window_extent())

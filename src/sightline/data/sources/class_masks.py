@@ -21,8 +21,8 @@ def find_class_masks(paths: Mapping[str, PathParts]) -> frozenset[str]:
     """Return the keys of the masks among the images of class folders, whose keys have their parts in `paths`.
 
     A mask is beside its image, as ``benign/1_mask.png`` and ``benign/1.png`` of the breast ultrasound images BUSI, if
-    half of the images of the folder have one and its name is not ``with_mask``; or, in two classes or more, in a folder
-    beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
+    at least half of the images of the folder have one and its name does not contain "mask", as ``with_mask`` does; or,
+    in two classes or more, in a folder beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
     """
     candidates = {key: parts for key, parts in paths.items() if _may_be_mask(parts)}
     if not candidates:

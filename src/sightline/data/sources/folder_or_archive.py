@@ -21,7 +21,7 @@ from sightline.data.storage import FolderStore
 _Files = FolderStore | ZipStore | TarStore | RemoteFolder
 
 
-def list_files(
+def list_folder_or_archive(
     store: _Files,
     prefix: str,
     options: DataConfig,
@@ -33,14 +33,14 @@ def list_files(
 
     Tables may also be beside `folder`, that of the store; and class names, if it is a part of a set, as its name says.
     """
-    listing = _list_files(store, prefix, options, folder, lenient=lenient)
+    listing = _list_images(store, prefix, options, folder, lenient=lenient)
     folder = None if folder is None else folder.resolve()
     is_part = folder is not None and (parse_split(folder.name) or folder.name.casefold() in WRAPPER_NAMES)
     above = folder.parent if folder is not None and is_part else None
     return replace(listing, class_names=find_class_names(listing, store, above))
 
 
-def _list_files(
+def _list_images(
     store: _Files, prefix: str, options: DataConfig, folder: Path | None, *, lenient: bool
 ) -> SourceListing:
     if options.labels:
