@@ -205,7 +205,7 @@ def evaluate_binary(
     positive: str = "",
     resampling: Resampling = EACH_IMAGE,
 ) -> BinaryReport:
-    """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` comes from `scores`."""
+    """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` is that of `scoring`."""
     label, rule = choose_positive_class(classes, positive)
     k = list(classes).index(label)
     score, truth = probabilities[:, k].astype(np.float64), labels == k

@@ -19,7 +19,7 @@ _SPLIT_FLAGS: Mapping[str, tuple[Split, Split]] = {  # the splits of images that
     "istest": ("test", "train"), "isvalid": ("validation", "train"), "isval": ("validation", "train"),
 }  # fmt: skip
 _NUMBERED_SPLITS: Mapping[str, Split] = {"0": "train", "1": "validation", "2": "test"}  # of CelebA and WILDS
-_COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most specific first
+_COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as `normalize_name` returns them, the most specific first
     "path": (
         "path", "filepath", "filename", "file", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "image",
         "img", "images", "imageid", "imgid", "name", "id",

@@ -24,7 +24,7 @@ def compile_pattern(text: str) -> Callable[[str], str | None]:
     r"""Return a function that extracts the label from a path with the regular expression ``data.label_pattern``.
 
     A pattern without a ``/`` is matched against the file name alone. Raises `ConfigError` for an invalid regular
-    expression or one without a group ``extract_label``.
+    expression or one without a group ``label``.
 
     >>> compile_pattern(r"(?P<label>\w+)\.\d+")("train/cat.0.jpg")
     'cat'
