@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from operator import add
 from pathlib import Path
 from typing import Any, cast
 
@@ -621,7 +622,12 @@ def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
     assert "broken.jpg" in repr(predictions)
     assert "<td>" in predictions._repr_html_()
     assert [one.path for one in predictions[1:]] == [str(tmp_path / "broken.jpg")]
-    for more in (predictions + predictions.copy(), predictions * 2):
+    for more in (
+        predictions + predictions.copy(),
+        predictions * 2,
+        2 * predictions,
+        add(list(predictions), predictions),
+    ):
         assert list(more.to_frame().columns) == list(frame.columns)
         assert (len(more), repr(more).count("broken.jpg")) == (4, 2)
 

@@ -39,9 +39,15 @@ class RecordList(UserList[T]):
         """Return the values of both, which still know their columns."""
         return RecordList([*self.data, *other], self._to_row)
 
+    def __radd__(self, other: Iterable[T]) -> RecordList[T]:
+        """Return the values of both, as `sum` does."""
+        return RecordList([*other, *self.data], self._to_row)
+
     def __mul__(self, count: int) -> RecordList[T]:
         """Return the values as often as `count` says."""
         return RecordList(self.data * count, self._to_row)
+
+    __rmul__ = __mul__
 
     def copy(self) -> RecordList[T]:
         """Return a list of the same values, which still knows its columns."""
