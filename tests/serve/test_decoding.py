@@ -126,6 +126,21 @@ def test_the_memory_of_processes_is_given_back() -> None:
     assert list_descriptors() == before
 
 
+def test_a_process_that_cannot_be_started_leaves_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def use(pool: DecoderPool) -> None:
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                await pool.decode(encode_png(), SPEC)
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    before = list_descriptors()
+    run_with_pool(use)
+    assert list_descriptors() == before
+
+
 def list_descriptors() -> list[Path]:
     return sorted(Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else []
 

@@ -209,14 +209,18 @@ class _Decoder:
         """Start the process and wait until it is ready."""
         self.extend()
         shared = self._shared = SharedPixels.create()
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", CHILD_CODE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C is for the server
-            pass_fds=[] if shared is None else [shared.file],
-        )
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-c", CHILD_CODE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the server
+                pass_fds=[] if shared is None else [shared.file],
+            )
+        except OSError:
+            self._release_memory()
+            raise
         if self.was_killed:  # in the meantime
             self._child.kill()
         try:
@@ -285,7 +289,10 @@ class _Decoder:
         for stream in (self._child.stdin, self._child.stdout):
             assert stream is not None
             stream.close()
+        self._release_memory()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _release_memory(self) -> None:
         if self._shared is not None:
             self._shared.close()
             self._shared = None
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
