@@ -129,8 +129,11 @@ def test_images_of_void_pixels_alone_have_no_metrics(
     values = json.loads(printed)
     assert values["risk_coverage"] == {"aurc": None, "coverage": [], "risk": []}
     assert (values["accuracy"], values["accuracy_interval"], values["loss"]) == (None, [0, 1], None)
-    metrics = sightline.load(Path(run.path) / "bundle").evaluate(tmp_path / "new", progress=False).metrics
-    assert (metrics["accuracy"].value, metrics["accuracy"].interval) == (None, None)
+    evaluation = sightline.load(Path(run.path) / "bundle").evaluate(tmp_path / "new", progress=False)
+    accuracy = evaluation.metrics["accuracy"]
+    assert (accuracy.value, accuracy.interval) == (None, None)
+    assert len(evaluation.predictions) == 3
+    assert not evaluation.errors, "no mask says that they are wrong"
 
 
 def test_void_validation_masks_validate_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

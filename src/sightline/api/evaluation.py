@@ -160,9 +160,10 @@ class Evaluation:
 
     @property
     def errors(self) -> RecordList[dict[str, Any]]:
-        """The predictions that are wrong, the most confident first; of masks, all images, the worst first."""
+        """The predictions that are wrong, the most confident first; of masks, all images with a class, worst first."""
         if isinstance(self.result, SegmentationResult):
-            return RecordList(sorted(self.predictions, key=lambda row: row["iou"] or 0), dict)
+            known = [row for row in self.predictions if row["iou"] is not None]
+            return RecordList(sorted(known, key=lambda row: row["iou"]), dict)
         wrong = [row for row in self.predictions if not row["correct"]]
         return RecordList(sorted(wrong, key=lambda row: -(row["probability"] or 0)), dict)
 
