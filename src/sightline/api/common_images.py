@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.data.recorded_images import ImageRow
 from sightline.data.targets import join_classes
 from sightline.data.types import Split
 from sightline.evaluation.label_thresholds import cross_fit_limits, list_thresholds
@@ -60,8 +61,9 @@ def _pair_images(
     split: Split, runs: tuple[RunDirectory, RunDirectory], predictions: tuple[LabeledPredictions, LabeledPredictions]
 ) -> CommonImages:
     true = [_name_true_classes(of) for of in predictions]
+    images = [run.read_data() or () for run in runs]
     # without them, images are paired by path
-    contents = [_content_hashes(run, split, labels) for run, labels in zip(runs, true, strict=True)]
+    contents = [_content_hashes(rows, split, labels) for rows, labels in zip(images, true, strict=True)]
     have_hashes = all(hashes is not None for hashes in contents)
     rows_of, other_rows_of = (
         index_rows(names if have_hashes and names is not None else of.paths, labels)
@@ -76,7 +78,7 @@ def _pair_images(
     )
     return CommonImages(
         split, *predictions, rows, np.array(true[0], np.str_)[rows[:, 0]], (first, second),
-        {row.path: row.group for row in runs[0].read_data() or () if row.group},
+        {row.path: row.group for row in images[0] if row.group},
         (present[0], present[1]) if all(of.labels.ndim == 2 for of in predictions) else None,
     )  # fmt: skip
 
@@ -111,8 +113,8 @@ def _find_present(run: RunDirectory, split: Split, predictions: LabeledPredictio
     return p >= limits
 
 
-def _content_hashes(run: RunDirectory, split: Split, labels: Sequence[str]) -> list[str] | None:
-    rows = [row for row in run.read_data() or () if row.split == split]
+def _content_hashes(images: Sequence[ImageRow], split: Split, labels: Sequence[str]) -> list[str] | None:
+    rows = [row for row in images if row.split == split]
     return [row.sha256 for row in rows] if [row.label for row in rows] == labels else None
 
 

@@ -51,9 +51,11 @@ def find_common_masks(first: RunDirectory, second: RunDirectory) -> CommonMasks 
 def _pair_images(
     split: Split, runs: tuple[RunDirectory, RunDirectory], predictions: tuple[LabeledPredictions, LabeledPredictions]
 ) -> CommonMasks | str:
+    images = [run.read_data() or () for run in runs]
+    contents = ({row.path: row.sha256 for row in rows} for rows in images)
     rows_of, other_rows_of = (
-        index_rows([contents.get(path, path) for path in of.paths], [""] * len(of.paths))
-        for contents, of in zip(map(_read_contents, runs), predictions, strict=True)
+        index_rows([hashes.get(path, path) for path in of.paths], [""] * len(of.paths))
+        for hashes, of in zip(contents, predictions, strict=True)
     )
     pairs = [(row, other_rows_of[key]) for key, row in rows_of.items() if key in other_rows_of]
     rows = np.array(pairs, np.int64).reshape(-1, 2)
@@ -64,11 +66,6 @@ def _pair_images(
         return "they have no image with a class in common"
     return CommonMasks(
         split, tuple(predictions[0].paths[row] for row in rows[:, 0]), ious,
-        {row.path: row.group for row in runs[0].read_data() or () if row.group},
+        {row.path: row.group for row in images[0] if row.group},
         len(pairs) == len(predictions[0].paths) == len(predictions[1].paths),
     )  # fmt: skip
-
-
-def _read_contents(run: RunDirectory) -> dict[str, str]:
-    """Return the hash of each image of a run by its path."""
-    return {row.path: row.sha256 for row in run.read_data() or ()}
