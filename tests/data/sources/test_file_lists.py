@@ -148,6 +148,17 @@ def test_a_list_labels_a_split_without_class_folders(tmp_path: Path, key: str, t
     assert [(n.kind, n.path, n.reason) for n in index.notes] == [("labels-from-table", key, "of the validation split")]
 
 
+@pytest.mark.parametrize(("column", "is_labeled"), [("ClassId", True), ("Roi.X1", False)])
+def test_zeros_before_the_number_of_a_class_do_not_matter_in_a_column_of_labels(
+    tmp_path: Path, column: str, is_labeled: bool
+) -> None:
+    images = (*(name.replace("n0", "0000") for name in TRAINING), *ALONE)
+    write_source(tmp_path, images, {"GT-final_val.csv": f"Filename;{column}\nval_0.png;2\nval_1.png;1\n"})
+    index = build_index(tmp_path)
+    held_out = {p.path: p.label for p in index.images if p.split == "validation"}
+    assert held_out == (dict(zip(ALONE, ("00002", "00001"), strict=True)) if is_labeled else {})
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [
@@ -275,6 +286,25 @@ def test_folders_that_number_parts_are_an_error_where_the_column_of_labels_is_no
     assert {image.label for image in named.images} == {"0", "1"}
     by_level = build_index(tmp_path, options=DataConfig(class_level=1))
     assert "numbered-folders" not in {note.kind for note in by_level.notes}
+
+
+PATIENTS = tuple(f"train/patient0{i}/study1/view1.png" for i in range(4))
+
+
+def test_a_table_labels_the_images_of_patients_whose_files_have_equal_names(tmp_path: Path) -> None:
+    header, rows = (
+        "Path,Sex,No Finding,Edema\n",
+        [f"set-1.0/{key},F,{i % 2},{1 - i % 2}" for i, key in enumerate(PATIENTS)],
+    )
+    write_source(tmp_path / "set-1.0", PATIENTS, {"train.csv": header + "\n".join(rows)})
+    expected = [("No Finding", "Edema")[i % 2 == 0] for i in range(4)]
+    assert [image.label for image in build_index(tmp_path / "set-1.0").images] == expected
+    uncertain = {"train.csv": header + "\n".join([rows[0].replace(",1", ",-1"), *rows[1:]])}  # as CheXpert is published
+    write_source(tmp_path / "set-1.0", PATIENTS, uncertain)
+    with pytest.raises(DataError, match=r"numbered-folders: 4 folders .*train\.csv names its images"):
+        raise_for_errors(quick_audit(build_index(tmp_path / "set-1.0")).findings, ())
+    with pytest.raises(DataError, match="column 'Edema' says by -1 that it is uncertain"):
+        build_index(tmp_path / "set-1.0", options=DataConfig(labels="train.csv"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sightline.data.sources.split_names import SplitName, find_folder_split, fin
 from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES, Table, read_table
 from sightline.data.sources.unread_labels import UNREAD_LABELS
 from sightline.data.storage import FileStore
+from sightline.data.targets import strip_zeros
 from sightline.data.types import SourceNote, Split
 from sightline.errors import DataError, ImageError, plural
 
@@ -178,23 +179,43 @@ def _list_candidates(listing: SourceListing, store: FileStore) -> Iterator[str]:
 
 
 def _index_images(keys: Sequence[str]) -> FindImage:
-    """Return a function that finds the image which a cell names, by its folder and name, or by a unique name alone."""
+    """Return a function that finds the image which a cell names, by its folder and name, or by a unique name alone.
+
+    Where several images have these, as ``study1/view1_frontal.jpg`` of CheXpert, more of the path counts.
+    """
     index: dict[str, str | None] = {}
+    longer: dict[str, str | None] = {}
+
+    def add(ends: dict[str, str | None], end: str, key: str) -> None:
+        ends[end] = None if ends.get(end, key) != key else key
 
     def build() -> None:  # at the first cell, since most folders have no lists
-        for key in keys:
-            folder, _, name = fold_name(key).rpartition("/")
-            names = {name, name.rpartition(".")[0]} if is_image_name(name) else {name}
-            for each in names:
-                for text in (each, f"{folder.rpartition('/')[2]}/{each}"):
-                    index[text] = None if index.get(text, key) != key else key
+        for key, parts in _part_paths(keys):
+            add(index, parts[-1], key)
+            add(index, "/".join(parts[-2:]), key)
+        ambiguous = {end for end, key in index.items() if key is None and "/" in end}
+        for key, parts in _part_paths(keys) if ambiguous else ():
+            for count in range(3, len(parts)) if "/".join(parts[-2:]) in ambiguous else ():
+                add(longer, "/".join(parts[-count:]), key)
 
     def find(text: str) -> str | None:
         if not index:
             build()
-        return index.get(fold_name("/".join(text.replace("\\", "/").split("/")[-2:])))
+        parts = fold_name(text.replace("\\", "/")).split("/")
+        if (key := index.get("/".join(parts[-2:]))) is not None or not longer:
+            return key
+        ends = ("/".join(parts[-count:]) for count in range(3, len(parts) + 1))
+        return next((key for end in ends if (key := longer.get(end)) is not None), None)
 
     return find
+
+
+def _part_paths(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each image with the parts of its path below the root, ``""``, with and without its extension."""
+    for key in keys:
+        name = fold_name(key)
+        for each in {name, name.rpartition(".")[0]} if is_image_name(name) else {name}:
+            yield key, ["", *each.split("/")]
 
 
 def _read_rows(store: FileStore, key: str, find: FindImage) -> tuple[Table, list[tuple[str, ...]]]:
@@ -308,17 +329,23 @@ def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: S
 
 
 def _read_labels(table: Table, rows: Sequence[tuple[str, ...]], find: FindImage, classes: set[str]) -> dict[str, str]:
-    """Return the classes of the images in a table: those in its column of labels, else in any of classes alone."""
+    """Return the classes of the images in a table: those in its column of labels, else in any of classes alone.
 
-    def parse(cell: str) -> str:
-        return cell if cell in classes else cell.split(" ", maxsplit=1)[0]  # of ImageNet's class with boxes
+    In the column of labels, the zeros before a number do not matter: GTSRB has 7 for the folder 00007.
+    """
+    named = [table.columns.index(name) for name in find_by_name(table, "label", ())]
+    numbers = {strip_zeros(name): name for name in classes}
+    numbers = numbers if len(numbers) == len(classes) else {}
+
+    def parse(cell: str, column: int) -> str:
+        label = cell if cell in classes else cell.split(" ", maxsplit=1)[0]  # of ImageNet's class with boxes
+        return numbers.get(strip_zeros(label), label) if column in named else label
 
     images = _find_images(rows, find)
     width = min((len(rows[i]) for i in images), default=0)
-    columns = [c for c in range(width) if all(parse(rows[i][c]) in classes for i in images)]
-    named = [table.columns.index(name) for name in find_by_name(table, "label", ())]
+    columns = [c for c in range(width) if all(parse(rows[i][c], c) in classes for i in images)]
     columns = [c for c in named if c in columns][:1] or columns
-    labels = [{image: parse(rows[i][c]) for i, image in images.items()} for c in columns]
+    labels = [{image: parse(rows[i][c], c) for i, image in images.items()} for c in columns]
     return labels[0] if labels and all(each == labels[0] for each in labels) else {}
 
 

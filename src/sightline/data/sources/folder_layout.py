@@ -24,7 +24,9 @@ WRAPPER_NAMES = {"images", "image", "imgs", "img", "data", "dataset", "pictures"
 NUMBERED_FOLDERS = "numbered-folders"
 """Finding: folders read as classes are parts of one set of images. Naming it in `--allow` confirms that they are."""
 
-PART_WORDS = WRAPPER_NAMES | {"part", "batch", "chunk", "shard", "volume", "vol", "disk", "folder", "archive", "fold"}
+PART_WORDS = WRAPPER_NAMES | {
+    "part", "batch", "chunk", "shard", "volume", "vol", "disk", "folder", "archive", "fold", "patient",
+}  # fmt: skip
 """Words in the names of folders that number the parts of one set of images: ``HAM10000_images_part_1``."""
 
 UNLABELED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "submission"}
