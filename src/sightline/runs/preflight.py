@@ -11,7 +11,7 @@ from sightline.config.split_groups import parse_group_rule
 from sightline.data import label_patch
 from sightline.data.checks import remarks
 from sightline.data.checks.audit import quick_audit
-from sightline.data.checks.class_names import NUMERIC_NAMES
+from sightline.data.checks.class_names import DECIMAL_NAMES, NUMERIC_NAMES
 from sightline.data.checks.finding import ALLOWABLE_ERRORS, Finding
 from sightline.data.checks.label_sets import CO_OCCURRENCE, MASKS, SEVERAL_LABELS
 from sightline.data.checks.leakage import Leak
@@ -60,13 +60,13 @@ def _applicable_findings(findings: Sequence[Finding], index: Index, config: RunC
     Class folders with identical subfolders look like splits, unless ``split.group = "folder"`` declares the subfolders
     to be groups. Classes named like splits look like splits in any case. A task that takes several labels or masks
     needs no advice to take them, and to a mask it does not matter which classes occur together. Grades and classes in a
-    stated order are not sorted as text.
+    stated order are not sorted as text, and may be decimal numbers.
     """
     targets, hidden = find_task(config.model.task).targets, set[str]()
     if targets.allows_several:
         hidden = {SEVERAL_LABELS, MASKS} | ({CO_OCCURRENCE} if targets.are_masks else set())
     if targets.are_ordered or index.class_order:
-        hidden.add(NUMERIC_NAMES)
+        hidden |= {DECIMAL_NAMES, NUMERIC_NAMES}
     findings = [f for f in findings if f.kind not in hidden]
     labels = {p.label for p in index.images}
     if parse_group_rule(config.split.group).kind != "folder" or find_splits(labels) or any(map(suggest_split, labels)):

@@ -161,6 +161,27 @@ def test_what_is_planted_is_found_and_nothing_else(tmp_path: Path, kind: str) ->
         assert finding.paths == expected
 
 
+@pytest.mark.parametrize(
+    ("labels", "count"),
+    [
+        ([f"{i / 100}" for i in range(24)], 23),
+        ([f"-{i}.5e-3" for i in range(12)], 12),
+        ([f"{i / 2:g}" for i in range(2, 11)], 0),
+        (["0.01", "0.02", "0.05", "0.10", "0.20", "0.50", "1", "2"], 0),
+        ([f"{i}" for i in range(20, 60)], 0),
+        ([*(f"{i / 100}" for i in range(24)), "unknown"], 0),
+        ([f"1.{i}.0" for i in range(24)], 0),
+    ],
+    ids=["scores", "exponents", "half grades", "coins", "ages", "one is no number", "versions"],
+)
+def test_classes_that_are_measured_values_are_a_warning(tmp_path: Path, labels: list[str], count: int) -> None:
+    rows = [f"{i}.png,{label}" for i, label in enumerate(labels)]
+    write_files(tmp_path, {f"{i}.png": encode_png(i) for i in range(len(labels))})
+    (tmp_path / "values.csv").write_text("\n".join(["path,label", *rows]))
+    finding = findings_by_kind(quick_audit(build_index(tmp_path / "values.csv"))).get("decimal-class-names")
+    assert (finding.count if finding else 0) == count
+
+
 def test_identical_leaks_come_first_and_are_counted(tmp_path: Path) -> None:
     files = {**SPLITS, "train/cat/a copy.jpg": TEST0, "test/cat/a small one.jpg": RESIZED}
     leak = findings_by_kind(audit_files(tmp_path, files))["split-leakage"]

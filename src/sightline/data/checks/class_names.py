@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from sightline.errors import plural
 
 _MISSING_VALUES = {"nan", "null", "n/a", "#n/a", "<na>"}  # not none and NA, which name classes
 NUMERIC_NAMES = "numeric-class-names"
+DECIMAL_NAMES = "decimal-class-names"
+_DECIMAL = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE)
+MIN_DECIMALS = 10  # classes that are no whole numbers; fewer may be coins or half grades
 MIN_IMBALANCE = 3.0  # greatest ratio of images between the largest and the smallest class
 MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test images
 
@@ -23,6 +27,7 @@ def class_findings(index: Index) -> list[Finding]:
     counts = Counter(name for p, names in rows if p.split in (None, "train") for name in names)
     return [
         *_empty_classes(index),
+        *_decimal_names(index.sort_classes(counts)),
         *_single_class(sorted({name for _, names in rows for name in names})),
         *_missing_classes(rows, counts),
         *_class_balance(counts),
@@ -142,6 +147,16 @@ def _missing_values(counts: Counter[str]) -> list[Finding]:
         "missing-value-names", "warning",
         ("class is named as programs write a missing value", "classes are named as programs write a missing value"),
         "If these images have no label, empty their cells or remove their rows.", *_transpose(named),
+    )  # fmt: skip
+
+
+def _decimal_names(classes: Sequence[str]) -> list[Finding]:
+    decimals = [c for c in classes if _DECIMAL.fullmatch(c) and float(c) % 1]
+    return image_finding(
+        DECIMAL_NAMES, "warning", "classes are decimal numbers, as if they were measured",
+        "A classifier does not learn that 0.37 is close to 0.38: give each image a range of values as its class, such "
+        "as low, medium or high. For ranges in order, use --set model.task=ordinal.",
+        decimals if len(decimals) >= MIN_DECIMALS and all(map(_DECIMAL.fullmatch, classes)) else (),
     )  # fmt: skip
 
 
