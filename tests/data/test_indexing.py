@@ -273,6 +273,18 @@ def test_archives_given_together_are_one_source(tmp_path: Path) -> None:
     assert [source_index.read(i) for i in (0, 2)] == [SPLIT_FILES["train/dog/0.png"], SPLIT_FILES["train/cat/0.png"]]
 
 
+@pytest.mark.parametrize("sources", [["photos", "./photos/"], ["beans:8@32", "beans:8@32"], ["a", "photos", "link"]])
+def test_a_source_that_is_given_twice_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path, {f"{folder}/{label}/1.png": encode_png(1) for folder in ("a", "photos") for label in "xy"})
+    (tmp_path / "link").symlink_to("photos")
+    message = f"{sources[-1]} is given twice, and its images would count twice: name each source once."
+    assert error_message(sources) == message
+    assert len(build_index(["a", "photos"]).images) == 4
+
+
 @pytest.mark.parametrize("names", [("train.zip", "test.zip"), ("Training_Set.ZIP", "my test set.zip")])
 def test_sources_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, str]) -> None:
     paths = [

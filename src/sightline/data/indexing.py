@@ -191,6 +191,7 @@ def list_sources(
             )
     if not source_list:
         raise DataError(NO_SOURCE)
+    _check_once([str(source) for source in source_list if not isinstance(source, SourceListing)])
     listings = [
         s
         if isinstance(s, SourceListing)
@@ -199,6 +200,17 @@ def list_sources(
     ]
     check_settings(listings, options, describe_sources(source_list))
     return apply_class_tree(assign_splits_by_source_name([_short_name(s) for s in source_list], listings), options)
+
+
+def _check_once(sources: Sequence[str]) -> None:
+    """Raise `DataError` for a source that is given twice, in whatever way it is written."""
+    places: set[str | Path] = set()
+    for source in sources:
+        path = _io.expand_home(source)
+        place = path.resolve() if not is_url(source) and _io.exists(path) else source
+        if place in places:
+            raise DataError(f"{source} is given twice, and its images would count twice: name each source once.")
+        places.add(place)
 
 
 def describe_sources(sources: Sources) -> str:
