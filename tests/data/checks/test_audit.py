@@ -172,7 +172,7 @@ def test_what_is_planted_is_found_and_nothing_else(tmp_path: Path, kind: str) ->
         ([*(f"{i / 100}" for i in range(24)), "unknown"], 0),
         ([f"1.{i}.0" for i in range(24)], 0),
     ],
-    ids=["scores", "exponents", "half grades", "coins", "ages", "one is no number", "versions"],
+    ids=["scores", "exponents", "half grades", "coins", "ages", "one has a name", "versions"],
 )
 def test_classes_that_are_measured_values_are_a_warning(tmp_path: Path, labels: list[str], count: int) -> None:
     rows = [f"{i}.png,{label}" for i, label in enumerate(labels)]
