@@ -148,6 +148,26 @@ def test_a_chain_of_near_duplicates_is_not_a_group() -> None:
             assert max(pairs) >= near_duplicates.MIN_CORRELATION  # all are like one of them
 
 
+def test_each_frame_of_a_film_is_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waves that move: every frame is like the next, so that one chain holds most of them."""
+    rng, compared = np.random.default_rng(1), 0
+    frequencies, start, speed = rng.integers(-6, 7, (40, 2)), rng.uniform(0, 2 * np.pi, 40), rng.normal(0, 0.05, 40)
+    phases = 2 * np.pi * np.tensordot(frequencies, np.indices((32, 32)) / 32, 1) + start[:, None, None]
+    frames = [np.cos(phases + (time * speed)[:, None, None]).sum(0) for time in range(500)]
+    small = np.clip(128 + 20 * np.array(frames), 0, 255).astype(np.uint8)
+    correlate = perceptual_hash.correlate_thumbnails
+
+    def count(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
+        nonlocal compared
+        compared += len(a)
+        return correlate(a, b)
+
+    monkeypatch.setattr(perceptual_hash, "correlate_thumbnails", count)
+    leaders = near_duplicates.group_near_duplicates(perceptual_hash.perceptual_hash(small), small)
+    assert len({*leaders.tolist()}) < 250
+    assert compared < 10 * len(small)
+
+
 def test_equal_hashes_alone_do_not_group_images() -> None:
     rng = np.random.default_rng(1)
     small = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)

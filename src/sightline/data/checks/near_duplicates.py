@@ -192,6 +192,8 @@ class _NearDuplicateSearch:
             while len(remaining) > 1:
                 center = max(remaining, key=lambda i: (len(self.edges[i] & remaining), -i))
                 unverified = np.array(sorted(remaining - self.edges[center] - {center}), np.int64)
+                distances = np.bitwise_count(self.image_hashes[unverified] ^ self.image_hashes[center])
+                unverified = unverified[distances <= perceptual_hash.RADIUS]  # of a film, not each frame with each
                 centers = np.full(len(unverified), center)
                 similar = self.verify(
                     centers, unverified, self._correlate_thumbnails(centers, unverified), len(unverified)
