@@ -32,7 +32,7 @@ def open_log(tmp_path: Path) -> Iterator[Open]:
     logs: list[FeatureLog] = []
 
     def open_one(model: str = MODEL, max_bytes: int = 1 << 20, path: Path = tmp_path / "cats.log") -> FeatureLog:
-        logs.append(FeatureLog(path, model, CLASSES, max_bytes, on_error=lambda _: None))
+        logs.append(FeatureLog(path, model, CLASSES, max_bytes))
         return logs[-1]
 
     yield open_one
@@ -279,9 +279,10 @@ def test_adding_never_waits_and_counts_what_it_drops(
     assert len(read(tmp_path / "cats.log")) == 10 - log.dropped
 
 
-def test_a_full_disk_costs_images_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    messages: list[str] = []
-    log = FeatureLog(tmp_path / "cats.log", MODEL, CLASSES, 1 << 20, on_error=messages.append)
+def test_a_full_disk_costs_images_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = FeatureLog(tmp_path / "cats.log", MODEL, CLASSES, 1 << 20)
     write, calls = os.write, 0
 
     def write_half(descriptor: int, data: bytes) -> int:
@@ -298,8 +299,8 @@ def test_a_full_disk_costs_images_and_nothing_else(tmp_path: Path, monkeypatch: 
     log._thread.join()
     monkeypatch.undo()
     log.close()
-    assert (log.dropped, len(messages)) == (3, 1)
-    assert "No space left" in messages[0]
+    assert (log.dropped, len(caplog.messages)) == (3, 1)
+    assert "No space left" in caplog.messages[0]
     ids = add_all(FeatureLog(tmp_path / "cats.log", MODEL, CLASSES, 1 << 20), 2)
     assert list(read(tmp_path / "cats.log").ids) == ids
 

@@ -124,13 +124,13 @@ def project_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return projected
 
 
-def draw_audit_order(keys: Sequence[str], seed: int = 0) -> NDArray[np.int64]:
+def draw_audit_order(keys: Sequence[str]) -> NDArray[np.int64]:
     """Return the positions of the images of the audit, in the order in which they are to be labeled.
 
     `keys` are the hashes of the images, from which alone it follows, so the order is the same after a restart, and new
     images do not change that of the others.
     """
-    draws = [int(hashlib.sha256(f"{seed} audit {key}".encode()).hexdigest()[:12], 16) / 16**12 for key in keys]
+    draws = [int(hashlib.sha256(f"0 audit {key}".encode()).hexdigest()[:12], 16) / 16**12 for key in keys]
     chosen = [i for i, draw in enumerate(draws) if draw < AUDIT_FRACTION]
     return np.array(sorted(chosen, key=draws.__getitem__), np.int64)
 

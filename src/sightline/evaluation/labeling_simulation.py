@@ -93,16 +93,3 @@ def _number_labels(
         return labels.astype(np.int64), None, int(labels.max()) + 1
     sets, numbers = np.unique(labels, axis=0, return_inverse=True)
     return numbers.reshape(-1).astype(np.int64), sets.astype(np.uint8), labels.shape[1]
-
-
-def measure_full_accuracy(
-    features: NDArray[np.float32], labels: NDArray[np.int64] | NDArray[np.uint8], *, seed: int = 0
-) -> float:
-    """Return the accuracy outside the pool of `simulate_labeling` with this seed if all of the pool is labeled."""
-    order = make_generator(seed, "simulated labeling").permutation(len(labels))
-    pool, outside = np.split(order, [round(len(order) / 2)])
-    learner = ActiveLearner(features[pool], np.zeros(0, np.int64), seed)
-    numbers, sets, num_classes = _number_labels(labels)
-    learner.refit(numbers[pool], num_classes, sets, measure=False)
-    assert learner.head is not None, "the images are of several classes"
-    return float(score_images(features[outside], learner.head, list_targets(numbers[outside], sets)).mean())

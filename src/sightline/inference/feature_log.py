@@ -19,7 +19,7 @@ import os
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ OWNER_ONLY = 0o600  # a part of what an image shows can be restored from its fea
 START = b'{"schema": '
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")  # by gzip, zstd, xz or bzip2, as logrotate does
 FEATURES, PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
+_LOG = logging.getLogger(__name__)
 
 
 def round_features(features: NDArray[Any]) -> NDArray[np.float32]:
@@ -102,21 +103,14 @@ class FeatureLog:
     ``FILE.1``, also while a server replaces its model (`use_model`). One process at a time may write a log.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        model: str,
-        classes: Sequence[str],
-        max_bytes: int,
-        on_error: Callable[[str], None] | None = None,
-    ) -> None:
-        """`model` is the id of the model; `on_error` receives the first of a series of errors (default: logs it).
+    def __init__(self, path: Path, model: str, classes: Sequence[str], max_bytes: int) -> None:
+        """`model` is the id of the model.
 
         Raises `OutputError` if a file of the log is not one that was written here, or cannot be written.
         """
         self.path, self.dropped = path, 0
         self._header, self._file_bytes = LogHeader(model, tuple(classes)), max_bytes // FILES
-        self._on_error, self._is_failing = on_error or logging.getLogger(__name__).error, False
+        self._is_failing = False
         self._queue: queue.Queue[_WaitingImage | None] = queue.Queue(MAX_WAITING)
         self._generation = self._latest = 0  # of the models whose images are written, and may be added
         if path.is_dir():
@@ -173,7 +167,7 @@ class FeatureLog:
             except OSError as error:
                 self.dropped += 1
                 if not self._is_failing:
-                    self._on_error(f"{self.path} cannot be written: {error.strerror or error}. Images are not logged.")
+                    _LOG.error("%s cannot be written: %s. Images are not logged.", self.path, error.strerror or error)
                 self._is_failing = True
 
     def _write(self, line: bytes) -> None:
