@@ -56,7 +56,7 @@ class Metrics(Collector):
         self.images = self._counter("images", "Images by outcome: predicted, unreadable or failed.", "outcome")
         self.decisions = self._counter(
             "decisions",
-            "Predictions of a model with thresholds by decision: class, ancestor, set, labels or abstain.",
+            "Predictions of a model with thresholds by decision: class, ancestor, set, labels, mask or abstain.",
             "decision",
         )
         self.decode_seconds = self._histogram("decode_seconds", "Decoding one image, with the wait for a process.")
