@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -155,7 +155,7 @@ def list_by_file_name(
     prefix: str,
     image_paths: Sequence[PathParts],
     extract_label: LabelParser,
-    inferred_classes: Sequence[str] = (),
+    inferred_classes: Collection[str] = (),
 ) -> SourceListing:
     """List images with labels from their names; `inferred_classes` are the classes if the user gave no pattern.
 
@@ -197,12 +197,12 @@ def list_by_file_name(
     return listing
 
 
-def _infer_classes(image_paths: Sequence[PathParts]) -> list[str]:
+def _infer_classes(image_paths: Sequence[PathParts]) -> set[str]:
     """Return the classes in the names of the training images, else of all images; empty if ambiguous."""
     layout = infer_layout(image_paths, by_folder=False)
     path_splits = [("/".join(p), location[0]) for p in image_paths if (location := layout.locate(p)) is not None]
     train = [path for path, split in path_splits if split in (None, "train")]
-    return sorted({parse_label(path) or "" for path in train}) if are_class_names(train) else []
+    return {parse_label(path) or "" for path in train} if are_class_names(train) else set()
 
 
 def _note_unlabeled(layout: FolderLayout, paths: Mapping[str, PathParts], prefix: str) -> Iterator[SourceNote]:
