@@ -301,6 +301,15 @@ def test_layer_without_units_is_refused(value: int) -> None:
         resolve_config(nest("model.hidden_units", [8, value]))
 
 
+@pytest.mark.parametrize("value", [0, 0.0, -0.1])
+@pytest.mark.parametrize("path", ["train.optimizer.learning_rate", "train.stages.0.learning_rate"])
+def test_a_learning_rate_that_trains_nothing_is_refused(path: str, value: float) -> None:
+    recipe = {"train": {"stages": [{"name": "all"}]}}
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)} must be at least 1e-12, not {value}"):
+        resolve_config(recipe, assignments=[f"{path}={value}"])
+    assert resolve_config(recipe, assignments=[f"{path}=1e-9"]) != resolve_config(recipe)
+
+
 def test_whole_numbers_have_64_bits_at_most() -> None:
     assert resolve_config(nest("seed", 2**63 - 1)).seed == 2**63 - 1
     for value in (2**63, 10**400, 10**10_000):

@@ -15,6 +15,7 @@ from sightline.config.split_groups import parse_group_rule
 from sightline.errors import ConfigError
 
 MAX_EPOCHS = 1_000_000
+MIN_LEARNING_RATE = 1e-12  # at 0, nothing is trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class OptimizerConfig:
         "sgd", "rmsprop", "adam", "adamw", "nadam", "adamax", "adagrad", "adadelta", "adafactor", "lamb", "lion",
         "ftrl", "muon",
     ] = setting("adam", "a Keras optimizer; ftrl discards the initial weights")  # fmt: skip
-    learning_rate: float = setting(1e-3, "learning rate before the schedule is applied", 0)
+    learning_rate: float = setting(1e-3, "learning rate before the schedule is applied", MIN_LEARNING_RATE)
     momentum: float = setting(0.9, "momentum; sgd and muon only", 0, 0.9999)
     nesterov: bool = setting(False, "Nesterov momentum; sgd and muon only")
     bias_learning_rate: float | None = setting(
@@ -236,7 +237,7 @@ class StageConfig:
     )
     epochs: int | None = setting(None, "epochs of this stage; unset: train.epochs", 0, MAX_EPOCHS)
     learning_rate: float | None = setting(
-        None, "learning rate before the schedule; unset: train.optimizer.learning_rate", 0
+        None, "learning rate before the schedule; unset: train.optimizer.learning_rate", MIN_LEARNING_RATE
     )
     batch_size: int | None = setting(None, "images per step; unset: train.batch_size", 1)
     solver: Literal["auto", "gradient", "logistic"] = setting(
