@@ -21,11 +21,16 @@ Value = bool | int | float | str
 
 
 def plot_curves(histories: Mapping[str, Sequence[EpochRecord]], title: str = "") -> bytes:
-    """Draw loss and accuracy (rows) of training and validation (columns) over the epochs, a line for each run."""
+    """Draw loss and accuracy (rows) of training and validation (columns) over the epochs, a line for each run.
+
+    Runs of folds have no validation split; where none has one, nor has the figure its column.
+    """
     figure = plotting.make_figure(10, 6.4)
-    grid = figure.subplots(2, 2, sharex=True, sharey="row")
+    is_validated = any(r.val_loss is not None for history in histories.values() for r in history)
+    splits = [("training", ""), ("validation", "val_")] if is_validated else [("training", "")]
+    grid = figure.subplots(2, len(splits), sharex=True, sharey="row", squeeze=False)
     for row, name in zip(grid, ("loss", "accuracy"), strict=True):
-        for axes, split, prefix in zip(row, ("training", "validation"), ("", "val_"), strict=True):
+        for axes, (split, prefix) in zip(row, splits, strict=True):
             for number, (run, history) in enumerate(histories.items()):
                 points = [(r.epoch, v) for r in history if (v := getattr(r, f"{prefix}{name}")) is not None]
                 axes.plot(*_columns(points), label=plotting.shorten(run), **_line_style(number, points))
