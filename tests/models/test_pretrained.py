@@ -20,7 +20,7 @@ from sightline.errors import ModelError, UsageError
 from sightline.models import keras_h5, pretrained
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.models.entry import PackagedWeights
+from sightline.models.entry import Decoder, PackagedWeights
 from sightline.models.registry import ENTRIES
 from sightline.preprocessing import PreprocessingSpec
 
@@ -416,6 +416,16 @@ def test_a_deeper_network_is_refused_and_one_with_a_top_and_an_optimizer_is_not(
         else:
             with pytest.raises(ModelError, match=r"the file has \d convolutions, the network \d\. Expected the layers"):
                 build_model(plan)
+
+
+@pytest.mark.parametrize("decoder", ["bilinear", "transposed", "fcn8"])
+def test_the_backbone_of_a_network_for_masks_is_read_without_its_decoder(decoder: Decoder, tmp_path: Path) -> None:
+    masks = build_model(make_plan("fashion-cnn", seed=3, side=32, options={"decoder": decoder}))
+    masks.model.save(tmp_path / "model.keras")
+    network = build_model(make_plan("fashion-cnn", side=32, options={"weights": tmp_path / "model.keras"}))
+    pixels = random_images(2, 32)
+    features, expected = (np.asarray(build_feature_model(one)(pixels)) for one in (network, masks))
+    np.testing.assert_array_equal(features, expected)
 
 
 def test_of_many_layers_that_do_not_fit_the_reason_for_one_is_named() -> None:

@@ -142,12 +142,12 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
         if spec.decoder is not None:
             outputs = apply_mask_head(x, apply_decoder(spec.decoder, inputs, x, spec.classes))
-            return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
+            return keras.Model(inputs, outputs, name=entry.network_name), backbone_names
         is_sigmoid = spec.config.head == "sigmoid"
         outputs = apply_head(
             x, _resolve_head(spec.config, entry), spec.classes, is_sigmoid=is_sigmoid, activation=spec.activation
         )
-        return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
+        return keras.Model(inputs, outputs, name=entry.network_name), backbone_names
 
 
 def _check_spec(spec: ModelSpec, entry: ModelEntry) -> None:

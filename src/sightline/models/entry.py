@@ -94,3 +94,8 @@ class ModelEntry:
     whitening_layer: str | None = None
     decoder: Decoder = "bilinear"
     has_int8_features: bool = False
+
+    @property
+    def network_name(self) -> str:
+        """The name of the network in a file of Keras."""
+        return self.name.replace("-", "_")

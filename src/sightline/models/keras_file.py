@@ -10,11 +10,11 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from sightline import _io, _packed
+from sightline import _io, _packed, jsonio
 from sightline.errors import ModelError
 from sightline.models import keras_h5
 
@@ -39,6 +39,13 @@ def read_shapes(path: Path) -> list[tuple[int, ...]]:
     """Return the shapes of the weights in a ``.keras`` file that was checked."""
     with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as content:
         return keras_h5.read_shapes(content)
+
+
+def read_network_name(path: Path) -> str:
+    """Return the name of the network in a ``.keras`` file that was checked, "" if it states none."""
+    with suppress(ValueError, KeyError, TypeError), zipfile.ZipFile(path) as archive:
+        return str(jsonio.loads(archive.read("config.json"))["config"]["name"])
+    return ""
 
 
 def check_keras_file(path: Path) -> None:

@@ -120,7 +120,8 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
         stored_layers, head_layers = _read_layers(path, entry), head if _may_include_head(entry) else ()
         if stored_layers is not None:
             return _assign_arrays(backbone, head_layers, stored_layers)
-        _load_with_keras(_build_submodel(backbone), path, keras_h5.count_convolutions(_shapes([*backbone, *head])))
+        convolutions = keras_h5.count_convolutions(_shapes([*backbone, *head]))
+        _load_with_keras(_build_submodel(backbone), path, entry, convolutions)
     except Exception as error:
         reason = explain_load_error(error).rstrip(".")
         raise ModelError(
@@ -141,15 +142,17 @@ def _shapes(layers: Sequence[Any]) -> list[tuple[int, ...]]:
     return [tuple(variable.shape) for variable in keras_h5.list_variables(layers)]
 
 
-def _load_with_keras(model: Any, path: Path, convolutions: int) -> None:
+def _load_with_keras(model: Any, path: Path, entry: ModelEntry, convolutions: int) -> None:
     """Load a file of Keras 3, which Keras reads by a name of what was checked.
 
-    Keras ignores what such a file has beyond `model`, as the top is. Raises `ValueError` if it has more convolutions
-    than the whole network: it is of a deeper one, and its first layers alone are not worth much.
+    Keras ignores what such a file has beyond `model`, as the top is, or the decoder of masks. Raises `ValueError` if it
+    has more convolutions than the whole network `entry`, and is not this one by its name: it is of a deeper one, and
+    its first layers alone are not worth much.
     """
     if path.suffix == ".keras":
         with keras_file.open_keras_file(path) as name:
-            _check_depth(keras_file.read_shapes(name), convolutions)
+            if keras_file.read_network_name(name) != entry.network_name:
+                _check_depth(keras_file.read_shapes(name), convolutions)
             model.load_weights(str(name))
     elif path.suffix == ".h5":
         with _io.open_regular(path) as file, _io.name_open_file(file, path) as name:
