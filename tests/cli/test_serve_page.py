@@ -118,7 +118,7 @@ def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, browser: Bro
         message = "The image cannot be read: not an image."
         assert page.evaluate("document.getElementById('error').textContent") == message
         page.evaluate("document.getElementById('language').click()")
-        assert page.evaluate("document.getElementById('error').textContent").startswith("无法读取图片")
+        assert page.evaluate("document.getElementById('error').textContent").endswith("不是图片。")
         assert page.evaluate("document.getElementById('result').hidden")
         page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
         assert page.evaluate("window.ran") is None

@@ -6,11 +6,13 @@ import ast
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asgi_client import RawAnswer, exchange, make_scope
+from sightline import preprocessing
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
@@ -74,13 +76,13 @@ def test_each_error_that_is_translated_is_one_of_the_server() -> None:
     from sightline.serve.page import FOLDER
 
     sentences = []
-    for file in FOLDER.parent.glob("*.py"):
+    for file in [*FOLDER.parent.glob("*.py"), *Path(preprocessing.__file__).parent.glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             pieces = node.values if isinstance(node, ast.JoinedStr) else [node]
             for value in ("5", "the image"):
                 texts = [str(piece.value) if isinstance(piece, ast.Constant) else value for piece in pieces]
                 sentences.append("".join(texts))
     patterns = re.findall(r"^  \[/(.+)/s?, \"", (FOLDER / "page.js").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(patterns) == 9
+    assert len(patterns) == 17
     for pattern in patterns:
         assert any(re.search(pattern, sentence, re.DOTALL) for sentence in sentences), pattern

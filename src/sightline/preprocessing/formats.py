@@ -149,8 +149,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 def check_pixel_count(width: int, height: int, pixel_count: int, max_megapixels: int) -> None:
     """Raise ImageError if an image takes more pixels in memory than allowed."""
     if pixel_count > max_megapixels * 10**6:
-        limit = f"limit {max_megapixels} megapixels (max_megapixels)"
-        raise ImageError(f"too large: {width}x{height} pixels, {limit}")
+        raise ImageError(f"too large: {width}x{height} pixels, limit {max_megapixels} megapixels (max_megapixels)")
 
 
 def check_memory(image: ImageFile.ImageFile, data: ImageBytes, max_megapixels: int) -> None:

@@ -38,7 +38,7 @@ const TEXTS = {
     area: "各类别的面积", areas: "每个像素的类别，以及各类像素所占的比例。",
   },
 };
-const ERRORS = [ // of the server, in Chinese; a reason stays as it is
+const ERRORS = [ // of the server, in Chinese
   [/^The image cannot be read: (.+)\.$/s, "无法读取图片：$1。"],
   [/^There is no prediction for the image: (.+)\.$/s, "无法预测这张图片：$1。"],
   [/^The body has more than (\d+) bytes, the maximum of this server\.$/, "图片超过本服务器的上限：$1 字节。"],
@@ -48,6 +48,16 @@ const ERRORS = [ // of the server, in Chinese; a reason stays as it is
   [/^The request needs the token of this server: Authorization: Bearer TOKEN\.$/, "请输入本服务器的令牌。"],
   [/^The Host header is not a name of this server\.$/, "不能用这个网址访问本服务器。"],
   [/^There is no (?:model|version) .+: this server has .+\.$/s, "服务器已不再提供这个模型，请刷新页面。"],
+];
+const REASONS = [ // why an image cannot be read, in Chinese; rare ones stay as they are
+  [/^not an image$/, "不是图片"],
+  [/^empty file$/, "文件是空的"],
+  [/^truncated$/, "文件不完整"],
+  [/^format (.+) is not supported$/, "不支持 $1 格式"],
+  [/^too large: (\d+x\d+) pixels, limit (\d+) megapixels/, "图片太大：$1 像素，上限为 $2 百万像素"],
+  [/^starts with zeros: an incomplete copy or download$/, "文件开头全是零，可能没有复制或下载完整"],
+  [/^a web page in place of the image: download it again$/, "这是网页而不是图片，请重新下载"],
+  [/^decoding takes more than (.+) seconds$/, "解码超过 $1 秒"],
 ];
 const MIN_SIDE = 256; // of the canvas, for images that are smaller
 const MAX_SIDE = 900; // of the canvas, in pixels
@@ -61,9 +71,9 @@ let listed = null; // the promise that the models are listed, or null once that 
 let current = null; // {file, image, prediction, explanation, heat, mask, controller}
 
 const text = (key) => TEXTS[language][key];
-const translate = (message) => {
-  const [pattern, translation] = (language === "zh" && ERRORS.find(([known]) => known.test(message))) || [];
-  return pattern ? message.replace(pattern, translation) : message;
+const translate = (message, sentences = ERRORS) => {
+  const [pattern, translation] = (language === "zh" && sentences.find(([known]) => known.test(message))) || [];
+  return pattern ? translation.replace(/\$(\d)/g, (_, number) => translate(pattern.exec(message)[number], REASONS)) : message;
 };
 const percent = (value) => new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(value);
 
