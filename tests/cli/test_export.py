@@ -271,6 +271,36 @@ def test_saved_model(sightline: Command, run: Path) -> None:
     check_folder(Path(result.json["path"]), run)
 
 
+@pytest.mark.parametrize(
+    ("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert"), ("saved_model", "tensorflow")]
+)
+def test_a_program_of_the_guide_agrees_with_the_run(
+    sightline: Command, run: Path, form: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package)
+    assert sightline("export", run, "--to", form).code == 0
+    guide = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (program,) = [code for code in re.findall("```python\n(.*?)```", guide, re.DOTALL) if f'"exports/{form}/' in code]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    monkeypatch.chdir(run)
+    names = {"pixels": pixels}
+    exec(program, names)  # noqa: S102  # our own text
+    np.testing.assert_allclose(names["probabilities"], load(run).predictor.outputs(pixels).probabilities, atol=1e-5)
+
+
+def test_a_full_disk_is_named_when_a_saved_model_is_opened(
+    sightline: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(sightline("export", run, "--to", "saved_model", "--format", "json").json["path"])
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OutputError, match=r"^The temporary folder .* No space left on device\. .* set TMPDIR to"):
+        load(folder)
+
+
 def check_folder(folder: Path, run: Path) -> None:
     """Check that a folder loads and predicts like the run, and is rejected if any of its files is changed."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)

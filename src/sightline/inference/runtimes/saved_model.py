@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline._keras import imports
-from sightline.errors import ModelError, first_line
+from sightline.errors import ModelError, OutputError, first_line
 from sightline.export.tensorflow import SAVED_MODEL
 from sightline.inference.predictor import Outputs, PicklablePredictor, collect_outputs
 from sightline.inference.safety.saved_model import check_saved_model
@@ -44,14 +44,26 @@ class SavedModelPredictor(PicklablePredictor):
         check_saved_model(self._files)
         try:
             with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow cannot load from memory
-                for name, content in self._files.items():
-                    path = Path(folder, name)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+                self._write_files(Path(folder))
                 module = tf.saved_model.load(str(Path(folder, SAVED_MODEL)))
             return module, module.signatures["serving_default"]
+        except OutputError:
+            raise
         except Exception as error:
             raise ModelError(f"TensorFlow cannot load it: {first_line(error)}") from error
+
+    def _write_files(self, folder: Path) -> None:
+        """Write the files below `folder`; raises `OutputError` if its disk is full."""
+        try:
+            for name, content in self._files.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        except OSError as error:
+            raise OutputError(
+                f"The temporary folder {folder} cannot be written: {error.strerror}. Free some space, or set TMPDIR to "
+                "another folder."
+            ) from error
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]; raises `ModelError`."""
