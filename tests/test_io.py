@@ -172,6 +172,15 @@ def test_a_lock_holds_says_who_and_is_taken_again(tmp_path: Path) -> None:
         assert lock.read_bytes() == str(os.getpid()).encode()
 
 
+def test_a_lock_that_may_not_be_written_is_asked_for_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock"
+    with _io.hold_lock(lock, "The run"):
+        monkeypatch.setattr(os, "access", lambda *_: False)  # as on a read-only disk
+        monkeypatch.setattr(_io, "open_in_place", None)
+        assert _io.is_locked(lock)
+    assert not _io.is_locked(lock)
+
+
 # Arrays
 
 

@@ -353,12 +353,13 @@ def hold_lock(path: Path, what: str) -> Iterator[IO[bytes]]:
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock on the file at `path`; False if there is no such file."""
     try:
-        with open_in_place(path, new=False) as file:
+        is_ours = os.access(path, os.W_OK)  # else it is somebody else's, or on a disk that is read-only
+        with open_in_place(path, new=False) if is_ours else open_regular(path) as file:
             lock_file(file)
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno != errno.EBADF  # NFS locks no file that is open for reading alone
     return False
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from sightline import plugins, process
+from sightline import _io, plugins, process
 from sightline._keras import accelerators, compilation, imports, process_state, tf32
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
@@ -394,4 +394,4 @@ def has_accelerator() -> bool:
 
 def keras_home() -> Path:
     """Return the folder where Keras keeps datasets and weights: ``$KERAS_HOME`` or ``~/.keras``."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
+    return _io.expand_home(os.environ.get("KERAS_HOME") or process.find_home() / ".keras")

@@ -1,4 +1,4 @@
-"""Process-wide settings: whose process this is, signals, number of cores, limit of open files.
+"""Process-wide settings: whose process this is, the home folder, signals, number of cores, limit of open files.
 
 Signal handlers, ``os._exit``, the limit of open files and the C library's malloc settings (`_keras.process_state`)
 affect the whole process. Only the command line, which calls `claim`, changes them; a program that imports Sightline
@@ -45,6 +45,14 @@ def claim() -> None:
 def is_claimed() -> bool:
     """Return whether this process is the command line's own, so that we may set signals, exit and malloc."""
     return _claimed
+
+
+def find_home() -> Path:
+    """Return the user's home folder, or ``/`` for a user without one, as Docker does."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.sep)
 
 
 def treat_sighup_as_sigterm() -> None:

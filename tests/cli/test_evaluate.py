@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 import sightline as sl
 from command import Command
-from sightline.api import Classifier
+from sightline.api import Classifier, evaluation
 from sightline.api.evaluation import evaluate_model
 from sightline.cli import evaluation_view
 from sightline.errors import DataError, ModelError
@@ -48,6 +49,19 @@ def test_what_is_measured_of_a_run_is_not_stored_once_it_has_been_trained_furthe
         classifier.evaluate(**options)
     assert {path: path.read_bytes() for path in run.rglob("*.json")} == files
     sl.load(run).evaluate(**options)
+
+
+def test_an_evaluation_that_cannot_be_stored_is_refused_at_once(
+    sightline: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != run)
+    monkeypatch.setattr(evaluation, "OutputReader", None)  # reads the images
+    result = sightline("evaluate", run)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        f"error: The evaluation cannot be stored in {run}, which is not writable: copy the run to another folder, and "
+        "evaluate the copy.\n"
+    )
 
 
 @pytest.mark.usefixtures("drawn_figures")

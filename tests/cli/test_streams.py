@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,12 +24,14 @@ FULL, CLOSED = "No space left on device", "it is closed"
 Shell = Callable[..., tuple[int, str, str]]
 
 
-def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
+def shell(
+    redirection: str, *arguments: object, variables: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, str, str]:
     """Run ``sightline ARGUMENTS... REDIRECTION`` in a shell; return the exit code and the output."""
     command = f'exec "$0" -m sightline "$@" {redirection}'
     completed = subprocess.run(
         ["sh", "-c", command, sys.executable, *map(str, arguments)],
-        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=300,
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=300, env=os.environ | variables,
     )  # fmt: skip
     return completed.returncode, completed.stdout, completed.stderr
 
@@ -43,8 +45,13 @@ def run_and_image(trained: tuple[Path, dict[str, Any]], colors: Path) -> tuple[P
 @pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
 @pytest.mark.parametrize(("redirection", "why"), [(">/dev/full", FULL), (">&-", CLOSED)], ids=["full", "closed"])
 def test_a_lost_result_is_an_error(arguments: list[str], redirection: str, why: str) -> None:
-    expected = f"error: Standard output cannot be written: {why}. Redirect it to a file, e.g. with > FILE.\n"
+    advice = "Free some space." if why == FULL else "Redirect it to a file, e.g. with > FILE."
+    expected = f"error: Standard output cannot be written: {why}. {advice}\n"
     assert shell(redirection, *arguments) == (2, "", expected)
+
+
+def test_a_home_folder_that_cannot_be_written_changes_no_output(colors: Path) -> None:
+    assert shell("", "doctor", colors, variables={"HOME": os.devnull})[2] == shell("", "doctor", colors)[2]
 
 
 @pytest.mark.parametrize("form", [[], ["--format", "csv"], ["--format", "json"]], ids=["text", "csv", "json"])

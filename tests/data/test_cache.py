@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
+from sightline import backend
 from sightline.data import cache
 from sightline.data.cache import CachedPixels
 from sightline.errors import ImageError, OutputError, UsageError
@@ -151,6 +152,15 @@ def test_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.cache_folder() == Path("/var/cache/sightline")
     monkeypatch.setenv("SIGHTLINE_CACHE", "~/pixels")
     assert cache.cache_folder() == Path("/home/me/pixels")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="every user has a home folder")
+def test_a_user_of_a_container_without_a_home_folder_has_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "SIGHTLINE_CACHE", "KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    assert cache.cache_folder() == Path("/.cache/sightline")
+    assert backend.keras_home() == Path("/.keras")
 
 
 # Damage.

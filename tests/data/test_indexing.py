@@ -236,11 +236,15 @@ def test_non_images_are_recognized_by_their_name_whatever_their_content(tmp_path
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_class_names_that_are_not_utf_8_are_rejected_at_once(tmp_path: Path, kind: str) -> None:
+def test_class_names_that_are_not_utf_8_are_rejected_at_once(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = KINDS[kind](tmp_path, {"caf\udce9/1.png": encode_png(1), "dog/2.png": encode_png(2)})
     message = error_message(source)
     assert message.startswith("The class name 'caf\\udce9', of ")
     assert message.endswith("is not valid UTF-8, so a model cannot store it: rename the folder.")
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")  # the name of the folder may be right
+    assert error_message(source).endswith("cannot store it: set PYTHONUTF8=1, as Python reads names as ascii.")
 
 
 def test_file_names_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from functools import cached_property
@@ -17,7 +18,7 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import ModelError, UsageError, plural
+from sightline.errors import ModelError, OutputError, UsageError, plural
 from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.manifest import Manifest
@@ -63,10 +64,16 @@ class LoadedModel:
     def check_run_unchanged(self) -> None:
         """Raise `ModelError` if the run is being trained, or has other weights than this model that was loaded from it.
 
-        What is measured with this model would be stored as that of another one.
+        What is measured with this model would be stored as that of another one. Raises `OutputError` if nothing can be
+        stored in the run.
         """
         if self.run is None or self._run_weights is None:
             return
+        if not os.access(self.run.path, os.W_OK):
+            raise OutputError(
+                f"The evaluation cannot be stored in {self.run.path}, which is not writable: copy the run to another "
+                "folder, and evaluate the copy."
+            )
         if self.run.is_locked:
             raise ModelError(
                 f"The evaluation cannot be stored in {self.run.path}, which another process is writing: wait until it "

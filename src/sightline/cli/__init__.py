@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -97,6 +98,7 @@ def main() -> None:
     process.treat_sighup_as_sigterm()
     streams.secure_streams()
     warnings.showwarning = _show_warning
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would complain of a home folder that is not writable
     try:
         code = _run_command()
     except KeyboardInterrupt:  # while the commands are built, or an error is printed

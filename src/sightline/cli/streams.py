@@ -47,9 +47,8 @@ class _ResultStream(io.FileIO):
         except OSError as error:
             self._lost = True
             why = "it is closed" if error.errno == errno.EBADF else error.strerror
-            raise OutputError(
-                f"Standard output cannot be written: {why}. Redirect it to a file, e.g. with > FILE."
-            ) from error
+            advice = "Free some space." if error.errno == errno.ENOSPC else "Redirect it to a file, e.g. with > FILE."
+            raise OutputError(f"Standard output cannot be written: {why}. {advice}") from error
 
 
 class _ProgressStream(io.FileIO):

@@ -69,9 +69,9 @@ def cache_folder() -> Path:
     """Return the cache folder: ``$SIGHTLINE_CACHE``, or ``sightline`` in the user's cache folder."""
     override = os.environ.get("SIGHTLINE_CACHE")
     if override:
-        return Path(override).expanduser()
+        return _io.expand_home(override)
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path.home() / ".cache") / "sightline"
+    return (Path(base) if base else process.find_home() / ".cache") / "sightline"
 
 
 def size_limit() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -168,9 +169,12 @@ def _check_labels(entries: Sequence[SourceItem]) -> None:
     """Raise `DataError` for a class name that is not valid Unicode text: no bundle could store it."""
     for label, path in {e.label: e.path for e in reversed(entries)}.items():
         if not jsonio.is_encodable(label):
+            encoding = sys.getfilesystemencoding()
+            advice = (
+                "rename the folder" if encoding == "utf-8" else f"set PYTHONUTF8=1, as Python reads names as {encoding}"
+            )
             raise DataError(
-                f"The class name {label!r}, of {path!r}, is not valid UTF-8, so a model cannot store it: rename the "
-                "folder."
+                f"The class name {label!r}, of {path!r}, is not valid UTF-8, so a model cannot store it: {advice}."
             )
 
 
