@@ -36,10 +36,10 @@ def image_records(
     return st.lists(one, min_size=min_size, max_size=max_size)
 
 
-def near_values() -> SearchStrategy[list[int]]:
-    """Return numbers of 64 bits of which many differ in few bits."""
+def near_values(most: int = 20) -> SearchStrategy[list[int]]:
+    """Return numbers of 64 bits of which many differ in few bits: in up to `most` from one of three."""
     centers = st.sampled_from([0, 0x0123456789ABCDEF, 2**64 - 1])
-    one = st.tuples(centers, st.lists(st.integers(0, 63), max_size=20)).map(_flip_bits)
+    one = st.tuples(centers, st.lists(st.integers(0, 63), max_size=most)).map(_flip_bits)
     return st.lists(one, min_size=1, max_size=20)
 
 
