@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,8 +25,8 @@ from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.sources import named
 from sightline.data.sources.arrays import list_array_items
-from sightline.data.sources.listing import SourceListing
-from sightline.data.storage import CheckHeader, FolderStore, GeneratedStore
+from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.storage import ArrayStore, CheckHeader, FolderStore, GeneratedStore, accept_any
 from sightline.data.types import Index
 from sightline.errors import ConfigError, DataError, UsageError
 from sightline.preprocessing import PreprocessingSpec
@@ -485,6 +486,26 @@ def test_a_file_that_is_not_an_archive_is_rejected(tmp_path: Path, name: str) ->
 
 
 # How it works.
+
+
+def test_ctrl_c_ends_indexing_before_all_files_are_read() -> None:
+    reads = 0
+
+    class SlowStore(ArrayStore):
+        def read(self, key: str, check: CheckHeader = accept_any) -> Any:
+            nonlocal reads
+            reads += 1
+            time.sleep(0.0005)
+            return super().read(key, check)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store = SlowStore(np.zeros((5000, 2, 2), np.uint8))
+    items = [SourceItem(store, str(i), f"{i}", "cat") for i in range(5000)]
+    with pytest.raises(KeyboardInterrupt):
+        build_index(SourceListing(items), interrupt, threads=1)
+    assert reads < 2500
 
 
 def test_progress_reaches_the_total(tmp_path: Path) -> None:

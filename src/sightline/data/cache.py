@@ -183,13 +183,9 @@ def _decode_all(
     checks = []
     starts = range(0, shape[0], CHUNK_ROWS)
     with ThreadPoolExecutor(threads or process.count_cores()) as pool:
-        try:
-            for finished, check in enumerate(pool.map(decode, starts), 1):
-                checks.append(check)
-                progress("decoding", min(finished * CHUNK_ROWS, shape[0]), shape[0])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for finished, check in enumerate(pool.map(decode, starts), 1):  # leaving it cancels what has not begun
+            checks.append(check)
+            progress("decoding", min(finished * CHUNK_ROWS, shape[0]), shape[0])
     return dict(sorted(failures.items())), checks  # threads fail in any order
 
 

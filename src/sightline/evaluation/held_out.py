@@ -231,13 +231,9 @@ def measure_results(
 
     results: dict[tuple[int, int], NDArray[Any]] = {}
     with process.one_blas_thread(), ThreadPoolExecutor(threads or process.count_cores()) as pool:
-        try:
-            for job, result in zip(jobs, pool.map(run, jobs), strict=True):
-                results[job] = result
-                progress("fitting classifiers", len(results), len(jobs))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for job, result in zip(jobs, pool.map(run, jobs), strict=True):
+            results[job] = result
+            progress("fitting classifiers", len(results), len(jobs))
     values = np.array([
         np.concatenate([results.get((number, size), results[0, size]) for number in range(len(partitions))])
         for size in sizes

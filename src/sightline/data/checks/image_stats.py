@@ -76,14 +76,10 @@ def compute_image_stats(
         return [_inspect(index.read, first_position[sha], spec) for sha in contents[start : start + IMAGES_PER_TASK]]
 
     with ThreadPoolExecutor(threads or process.count_cores()) as pool:
-        try:
-            for results in pool.map(inspect_chunk, starts):
-                stats += [look for look, _ in results]
-                small.append(np.stack([tiny for _, tiny in results]))
-                progress("inspecting", len(stats), len(contents))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for results in pool.map(inspect_chunk, starts):
+            stats += [look for look, _ in results]
+            small.append(np.stack([tiny for _, tiny in results]))
+            progress("inspecting", len(stats), len(contents))
     informative = np.array([i for i, look in enumerate(stats) if not look.error and not look.is_blank], np.int64)
     near_duplicates = dict(zip(contents, contents, strict=True))
     if len(informative):
