@@ -75,7 +75,10 @@ def cache_folder() -> Path:
 
 
 def size_limit() -> int:
-    """Return the size limit of all caches together, in bytes: ``$SIGHTLINE_CACHE_LIMIT``, or 20 GiB."""
+    """Return the size limit in bytes: ``$SIGHTLINE_CACHE_LIMIT``, or 20 GiB.
+
+    It is that of pixels and features together, and again that of the files that `staging` downloads.
+    """
     text = os.environ.get("SIGHTLINE_CACHE_LIMIT") or str(DEFAULT_LIMIT_BYTES)
     if not text.isdecimal():
         raise UsageError(
