@@ -130,6 +130,18 @@ def test_every_model_is_checked_before_keras_reads_it(ours: Path, tmp_path: Path
         load_model(bomb)
 
 
+def test_layers_with_more_weights_than_the_file_are_refused_before_they_take_memory(ours: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(ours) as archive:
+        config = archive.read("config.json")
+    assert config.count(b'"units": 3') == 1
+    large = replace_member(
+        ours, tmp_path / "large.keras", "config.json", config.replace(b'"units": 3', b'"units": 3' + b"0" * 12)
+    )
+    check_keras_file(large)
+    with pytest.raises(ModelError, match=r"its layers have 579,000,000,000,000 weights, and it holds 579\.?$"):
+        load_model(large)
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files")
 def test_the_file_that_was_checked_is_loaded_whatever_has_its_name_by_then(
     ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -74,10 +74,19 @@ def widen_first(arrays: dict[str, Any]) -> None:
     arrays[name] = np.zeros((*arrays[name].shape, 2), np.float32)
 
 
+def widen_predictions(layers: dict[str, Any]) -> None:
+    layer = next(each for each in layers["config"]["layers"] if each["config"]["name"] == "predictions")
+    layer["config"]["units"] = 10**12
+
+
 DAMAGE: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a missing weight": (edit_arrays(lambda arrays: arrays.pop(next(iter(arrays)))), "only in one of"),
     "another weight": (edit_arrays(lambda arrays: arrays.update(other=np.zeros(1, np.float32))), "'other' is only in"),
     "another shape": (edit_arrays(widen_first), "has shape"),
+    "a layer that no memory holds": (
+        edit_layers(widen_predictions),
+        r"'predictions/.* has shape .*1000000000000,?\)",
+    ),
     "half of a file": (lambda f: f | {WEIGHTS_FILE: f[WEIGHTS_FILE][: len(f[WEIGHTS_FILE]) // 2]}, "cannot be read"),
     "a header of 8 EiB": (lambda f: f | {WEIGHTS_FILE: b"\xff" * 7 + b"\x7f" + b"{}"}, "cannot be read"),
     "no JSON": (lambda f: f | {LAYERS_FILE: b"{"}, "layers.json cannot be read"),

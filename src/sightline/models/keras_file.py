@@ -7,6 +7,7 @@ and fill the memory when read: JSON of spaces, or weights of an absurd shape.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from sightline import _io, _packed, jsonio
+from sightline import _io, _packed, backend, jsonio
+from sightline._keras.graphs import shapes_only
 from sightline.errors import ModelError
 from sightline.models import keras_h5
 
@@ -46,6 +48,20 @@ def read_network_name(path: Path) -> str:
     with suppress(ValueError, KeyError, TypeError), zipfile.ZipFile(path) as archive:
         return str(jsonio.loads(archive.read("config.json"))["config"]["name"])
     return ""
+
+
+def check_layers(path: Path) -> None:
+    """Raise `ValueError` for a ``.keras`` file that was checked, if its layers have more weights than it holds.
+
+    Keras allocates the weights of all layers before it reads any: a layer of a million units fills the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        config = jsonio.loads(archive.read("config.json"))
+    with shapes_only():
+        model: Any = backend.keras().saving.deserialize_keras_object(config | {"compile_config": None})
+    count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
+    if count > stored:
+        raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")
 
 
 def check_keras_file(path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend, jsonio
+from sightline._keras.graphs import shapes_only
 from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line, require
@@ -42,18 +43,23 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     except Exception as error:  # of a type of its own, for whatever is wrong
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {first_line(error)}") from error
     try:
-        with seed_new_layers(0):
-            model = backend.keras().saving.deserialize_keras_object(jsonio.loads(layers), safe_mode=True)
-        variables = {variable.path: variable for variable in model.weights}
-        model.output[PROBABILITIES].shape[-1]
+        with shapes_only():  # layers of any size take no memory before they are compared
+            network = _build(layers)
+            shapes = {variable.path: tuple(variable.shape) for variable in network.weights}
+        network.output[PROBABILITIES].shape[-1]
     except Exception as error:
         raise ModelError(f"{LAYERS_FILE} cannot be read: {explain_load_error(error)}") from error
-    if differing := sorted(variables.keys() ^ arrays.keys()):
+    if differing := sorted(shapes.keys() ^ arrays.keys()):
         raise ModelError(f"the weight {differing[0]!r} is only in one of {WEIGHTS_FILE} and {LAYERS_FILE}")
-    for name, variable in variables.items():
-        if arrays[name].shape != tuple(variable.shape):
-            raise ModelError(
-                f"the weight {name!r} has shape {arrays[name].shape}, but {tuple(variable.shape)} in {LAYERS_FILE}"
-            )
-        backend.assign(variable, arrays[name])
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ModelError(f"the weight {name!r} has shape {arrays[name].shape}, but {shape} in {LAYERS_FILE}")
+    with seed_new_layers(0):
+        model = _build(layers)
+    for variable in model.weights:
+        backend.assign(variable, arrays[variable.path])
     return model
+
+
+def _build(layers: bytes) -> Any:
+    return backend.keras().saving.deserialize_keras_object(jsonio.loads(layers), safe_mode=True)

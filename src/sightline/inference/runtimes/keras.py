@@ -18,7 +18,7 @@ from sightline.errors import ModelError
 from sightline.inference.predictor import Outputs, OutputsPredictor, check_finite
 from sightline.models import safetensors_file
 from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
-from sightline.models.keras_file import open_keras_file
+from sightline.models.keras_file import check_layers, open_keras_file
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -104,6 +104,7 @@ def load_model(path: Path) -> Any:
     keras = backend.keras()
     try:
         with open_keras_file(path) as name, seed_new_layers(0):
+            check_layers(name)
             model = keras.saving.load_model(name, compile=False, safe_mode=True)
         model.output[PROBABILITIES].shape[-1]
     except ModelError:
