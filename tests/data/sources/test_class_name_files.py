@@ -19,6 +19,10 @@ FILES = [
     ("synset_words.txt", "n02123045 cat\nn02099712 red dog\n"),
     ("classes.csv", 'id,name\n2,"red dog"\n1,cat\n'),
     ("cat_to_name.json", json.dumps({"1": "cat", "2": "red dog"})),
+    ("data.yaml", "train: ../train\nnc: 3\nnames: ['none', \"cat\", red dog]\n"),
+    ("data.yaml", "names:\n  1: cat # tabby\n  2: 'red dog'\n\nnc: 2\n"),
+    ("data.yaml", "names:\n- none\n- cat\n- red dog\nroboflow:\n  names: no\n"),
+    ("data.yaml", "names: {1: cat,\n  2: red dog}\n"),
     ("label_map.json", json.dumps({"cat": 1, "red dog": 2})),
 ]
 
@@ -26,6 +30,20 @@ FILES = [
 def write_source(folder: Path, numbers: str = "12", **files: str) -> Path:
     images = {f"{split}/{n}/{i}.png": encode_png(i) for split in ("train", "test") for i, n in enumerate(numbers)}
     return write_files(folder, images | {key: text.encode() for key, text in files.items()})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nc: 2\n",
+        "names: &x [none, cat, dog]\n",
+        "names:\n- none\n- cat, dog\n- emu\n",
+        "names:\n- - none\n- cat\n- dog\n",
+    ],
+    ids=["no names", "an anchor", "commas", "nested"],
+)
+def test_yaml_that_is_not_plain_names_nothing(tmp_path: Path, text: str) -> None:
+    assert get_labels(write_source(tmp_path, **{"data.yaml": text})) == {"1", "2"}
 
 
 def get_labels(*sources: Path, **options: object) -> set[str]:

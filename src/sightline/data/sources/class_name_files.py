@@ -25,9 +25,14 @@ CLASS_NAMES = "class-names"
 FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "words.txt",
     "classes.csv", "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
+    "data.yaml",
 )  # fmt: skip
 _NUMBER = re.compile(r"\d+|n\d{8}")
 _NO_NAME = re.compile(r"[-+\d.,\s]*")
+_YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines below it
+_YAML_NAME = re.compile(
+    r"""(?:-\s+|(?P<number>\d+)\s*:\s+)?(?:'(?P<one>[^'\n]+)'|"(?P<two>[^"\\\n]+)"|(?P<bare>\w[^'"#:,\[\]{}\n]*))"""
+)
 
 
 def find_class_names(listing: SourceListing, store: FileStore | None, folder: Path | None) -> ClassNames | None:
@@ -87,6 +92,8 @@ def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
         return {}
     if suffix == ".json":
         named = _read_mapping(jsonio.loads(text))
+    elif suffix == ".yaml":
+        named, lines = _read_yaml(text), []
     else:
         cells = (
             list(csv.reader(lines)) if suffix == ".csv" else [re.split(r"[\s:,]+", line, maxsplit=1) for line in lines]
@@ -117,3 +124,20 @@ def _read_mapping(value: object) -> dict[str, str]:
         return {}
     pairs = [(name, key) if isinstance(name, int) else (key, name) for key, name in value.items()]
     return {str(key): name for key, name in pairs if isinstance(name, str)}
+
+
+def _read_yaml(text: str) -> dict[str, str]:
+    """Return the ``names`` of YAML, as Ultralytics has them, by number: a list or a mapping, on one line or on several.
+
+    Where they are written in another way, they are passed over.
+    """
+    block = _YAML_NAMES.search(text)
+    content = block.group(1).strip() if block else ""
+    is_inline = content[:1] + content[-1:] in {"[]", "{}"}
+    entries = content[1:-1].split(",") if is_inline else content.split("\n")
+    entries = [entry.partition(" #")[0].strip() for entry in entries]
+    names = [_YAML_NAME.fullmatch(entry) for entry in entries if entry]
+    if None in names:
+        return {}
+    matches = filter(None, names)
+    return {each["number"] or str(i): each["one"] or each["two"] or each["bare"] for i, each in enumerate(matches)}
