@@ -246,7 +246,7 @@ def test_other_images_are_refused_and_the_run_stays(sightline: Command, stopped:
     gone.unlink()
     result = sightline("resume", stopped)
     assert result.code == 2
-    assert "1 of 36 are missing or changed, 0 are new" in result.err
+    assert f"(1 of 36 are missing or changed and 0 are new, such as {gone.relative_to(data)})" in result.err
     gone.write_bytes(content)
     moved = data.rename(stopped.parent / "elsewhere")
     before = {path: path.read_bytes() for path in stopped.rglob("*.*") if path.is_file()}

@@ -139,6 +139,20 @@ def broken(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_list_in_place_of_an_image_is_refused_with_what_to_do(
+    sightline: Command, run: Path, colors: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "new.CSV"
+    table.write_text("path\na.png\n", encoding="utf-8")
+    result = sightline("predict", run, table)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        f"error: {table} is not an image: give the paths that it lists on standard input, one per line, with - in its "
+        "place.\n"
+    )
+    assert sightline("predict", run, table, next(colors.rglob("*.png"))).code == 1  # as a shell expands photos/*
+
+
 def test_csv_has_the_top_classes_and_all_probabilities(
     sightline: Command, run: Path, colors: Path, broken: Path
 ) -> None:

@@ -94,7 +94,7 @@ def test_an_archive_and_its_folder_hold_the_same_images(tmp_path: Path) -> None:
     [
         ((("1", A, "cat", "train"), ("2", B, "cat", "test"), ("3", A, "cat", "train")), None),
         ((("1", A, "cat", "train"), ("2", B, "cat", "train"), ("3", A, "cat", "train")), None),
-        ((("1", A, "cat", "train"), ("2", B, "cat", "test")), "1 of 3 are missing or changed, 0 are new"),
+        ((("1", A, "cat", "train"), ("2", B, "cat", "test")), "1 of 3 are missing or changed and 0 are new"),
         (
             (("1", A, "cat", "test"), ("2", B, "cat", "test"), ("3", A, "cat", "train")),
             "1 of 3 are in another split, such as 1",
@@ -109,7 +109,7 @@ def test_differences_are_said(now: tuple[tuple[str, str, str, Split], ...], what
 
 def test_new_images_differ_too() -> None:
     extra = make_index(("1", A, "cat", None), ("2", B, "cat", None))
-    assert describe_difference([make_row("1", A, "train")], extra) == "0 of 1 are missing or changed, 1 are new"
+    assert describe_difference([make_row("1", A, "train")], extra) == "0 of 1 are missing or changed and 1 are new"
     assert describe_difference([make_row("1", A, "train")], replace(extra, images=extra.images[:1])) is None
 
 

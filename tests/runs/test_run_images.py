@@ -251,7 +251,7 @@ def test_going_on_counts_copies_too(run: RunDirectory, tmp_path: Path) -> None:
     data = build_small_dataset(tmp_path / "data")
     run_images.check_unchanged(run, data)
     (tmp_path / "data" / "test" / "cat" / "copy.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 8 are missing or changed, 0 are new"):
+    with pytest.raises(DataError, match=r"1 of 8 are missing or changed and 0 are new, such as test/cat/copy\.png"):
         run_images.check_unchanged(run, build_small_dataset(tmp_path / "data"))
     turned = replace(data, images=data.images[::-1], splits=data.splits[::-1])
     with pytest.raises(DataError, match=r"files were renamed, which changes their order"):

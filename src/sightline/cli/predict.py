@@ -14,7 +14,7 @@ from sightline import _io
 from sightline.cli import segmentation_view
 from sightline.cli.output import RawCsv, TableFormat, is_terminal, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
-from sightline.cli.streams import read_stdin
+from sightline.cli.streams import read_stdin, refuse_list
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
 from sightline.inference.results import Decision, Prediction
@@ -247,6 +247,7 @@ def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterat
     """Return the images that the arguments refer to; raises for a wrong path at once, before a model is loaded."""
     from sightline.inference import stream
 
+    refuse_list(images)
     limits = stream.parse_file_limits(settings or ())
     items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
     return chain(stream.take_first(items), items)

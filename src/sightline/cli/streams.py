@@ -11,9 +11,10 @@ import io
 import os
 import select
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
-from sightline.errors import DataError, OutputError
+from sightline.errors import DataError, OutputError, UsageError
 
 
 def _write_all(descriptor: int, data: Any) -> int:
@@ -93,6 +94,16 @@ def _secure_stream(
         io.BufferedWriter(stream_type(descriptor, "w", closefd=False)), stream.encoding, "backslashreplace",
         line_buffering=stream.line_buffering, write_through=stream.write_through,
     )  # fmt: skip
+
+
+def refuse_list(paths: Sequence[str]) -> None:
+    """Raise `UsageError` for a list or a table of paths as the only argument: standard input is where it is read."""
+    path = paths[0] if len(paths) == 1 else ""
+    if path.lower().endswith((".csv", ".tsv", ".txt", ".jsonl")) and os.path.isfile(path):  # noqa: PTH113
+        raise UsageError(
+            f"{path} is not an image: give the paths that it lists on standard input, one per line, with - in its "
+            "place."
+        )
 
 
 def read_stdin(limit_mb: float = 256) -> bytes:

@@ -146,7 +146,7 @@ def describe_difference(rows: Sequence[ImageRow], index: Index) -> str | None:
     matched = match_images(rows, index)
     num_lost = len(matched.missing) + len(matched.changed)
     if num_lost or matched.unmatched:
-        return f"{num_lost} of {len(rows)} are missing or changed, {len(matched.unmatched)} are new"
+        return f"{num_lost} of {len(rows)} are missing or changed and {len(matched.unmatched)} are new"
     splits = {p.split for p in index.images}
     moved = [
         row.path

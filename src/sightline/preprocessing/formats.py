@@ -134,6 +134,10 @@ def _explain_other(start: bytes) -> str:
         return "in iCloud alone: download the folder, with Download Now in the Finder"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page in place of the image: download it again"
+    if re.match(
+        rb"....ftyp(?!crx)|RIFF....AVI |\x1aE\xdf\xa3", start, re.DOTALL
+    ):  # "crx": raw files of Canon's cameras
+        return "a video in place of the image: save its frames as images"
     if start and not start.strip(b"\0"):
         return "starts with zeros: an incomplete copy or download"
     return "not an image" if start else "empty file"

@@ -169,7 +169,14 @@ def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
             "the source or its groups changed, or the run is of a version that divided them in another way. Restore "
             "the source, go on with that version, or retrain with --force."
         )
-    summary = f"{missing_images.total()} of {len(recorded)} are missing or changed, {new_images.total()} are new"
+    before = {(of.path, row): None for of, row in zip(recorded_rows, recorded, strict=True)}
+    now = {(of.path, row): None for of, row in zip(data.images, current, strict=True)}
+    changed = [path for path, row in before if (path, row) not in now and row in missing_images]
+    added = [path for path, row in now if (path, row) not in before and row in new_images]
+    summary = (
+        f"{missing_images.total()} of {len(recorded)} are missing or changed and {new_images.total()} are new, such as "
+        f"{next(iter(changed + added), '')}"
+    )
     if not missing_images and not new_images:
         summary = "files were renamed, which changes their order"
     raise DataError(
