@@ -271,6 +271,16 @@ def test_images_of_a_class_above_others_train_the_levels_down_to_it(coarse: Path
         sl.learning_curve(coarse, set=TREE, progress=False)
 
 
+def test_classes_above_others_are_not_counted_as_classes_of_the_model(coarse: Path) -> None:
+    """A node of few images is no small class, and one of many no reason to call the others rare."""
+    audit = sl.Dataset(coarse, set=TREE).check(progress=False).audit
+    assert tuple(audit.classes) == CLASSES
+    assert audit.count == 120
+    named = {name for finding in audit.findings if "classes" in finding.kind for name in finding.paths}
+    assert named
+    assert named <= {*CLASSES}
+
+
 def test_images_that_stay_together_with_held_out_ones_do_not_train(coarse: Path, tmp_path: Path) -> None:
     for name in ("warm", "cool"):
         (tmp_path / "photos" / "train" / name).mkdir(parents=True)

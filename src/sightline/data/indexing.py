@@ -160,7 +160,7 @@ def build_index(
         tuple(sorted(ignored)), tuple(sorted(empty)), (*listing.notes, *invalid_masks),
         several_labels,
         read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
-        find_file, all(entry.is_number for entry in entries),
+        find_file, all(entry.is_number for entry in entries), targets.are_paths,
     )  # fmt: skip
     return choose_labels(index, targets)
 

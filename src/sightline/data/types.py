@@ -114,7 +114,8 @@ class Index:
     out. `several_labels` tells which image has several labels; "" if each has one. `read_mask(i)` returns the encoded
     mask of image `i`, whose values `mask_classes` explain; None for a source without masks. `class_order` is the order
     of all classes, if it is stated. `find_file(i)` returns the path of the file that image `i` is on this machine; None
-    if it is in an archive, a table or memory. `has_numbers` says that the classes are the integers of arrays.
+    if it is in an archive, a table or memory. `has_numbers` says that the classes are the integers of arrays, and
+    `has_paths` that they are nodes of a tree.
     """
 
     name: str
@@ -131,13 +132,14 @@ class Index:
     class_order: tuple[str, ...] = ()
     find_file: Callable[[int], Path | None] | None = field(default=None, repr=False, compare=False)
     has_numbers: bool = False
+    has_paths: bool = False
 
     @property
     def targets(self) -> Targets:
         """How the labels of the source are written."""
-        from sightline.data.targets import CLASS_TARGETS, LABEL_SETS
+        from sightline.data.targets import CLASS_PATHS, CLASS_TARGETS, LABEL_SETS
 
-        return LABEL_SETS if self.several_labels else CLASS_TARGETS
+        return LABEL_SETS if self.several_labels else CLASS_PATHS if self.has_paths else CLASS_TARGETS
 
     @property
     def labels_are_masks(self) -> bool:

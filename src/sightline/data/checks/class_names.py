@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from sightline.data.checks.finding import Finding, image_finding
-from sightline.data.targets import strip_zeros
+from sightline.data.targets import list_leaf_classes, strip_zeros
 from sightline.data.types import SPLITS, ImageRecord, Index
 from sightline.errors import plural
 
@@ -23,7 +23,8 @@ MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test i
 
 def class_findings(index: Index) -> list[Finding]:
     """Return the findings that need only the paths and labels of an index."""
-    rows = [(p, index.targets.list_classes(p.label)) for p in index.images]
+    leaves = list_leaf_classes(index.targets, [p.label for p in index.images])  # a node above others is not predicted
+    rows = list(zip(index.images, leaves, strict=True))
     counts = Counter(name for p, names in rows if p.split in (None, "train") for name in names)
     return [
         *_empty_classes(index),
