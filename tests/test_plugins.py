@@ -147,3 +147,19 @@ def test_a_package_imports_keras_on_the_backend_of_the_settings(
     TrainRequest.create("photos", "quick", None, ["device.backend=jax"]).merge_layers()
     assert mill_registry.REGISTRY.find("mill") == "jax"
     assert os.environ.get("KERAS_BACKEND") == before
+
+
+def test_what_a_framework_writes_while_a_package_imports_it_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorFlow's C++ code writes to the descriptor itself, whatever its log level."""
+    install(
+        tmp_path, "loud_plugin", "sightline.louds",
+        "import os, loud_registry\nos.write(2, b'Rebuild TensorFlow')\nloud_registry.REGISTRY.add('loud', 1)\n",
+    )  # fmt: skip
+    (tmp_path / "loud_registry.py").write_text("from sightline.plugins import Registry\nREGISTRY = Registry('loud')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import loud_registry  # type: ignore[import-not-found]
+
+    assert loud_registry.REGISTRY.find("loud") == 1
+    assert capfd.readouterr().err == ""

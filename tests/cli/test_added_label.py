@@ -191,7 +191,7 @@ def test_the_command_takes_the_images_of_the_run(
     assert " of 8 when each is left out of the fit (95% interval " in lines["recall"]
     assert lines["threshold"].endswith("for red; the other labels keep their probabilities and thresholds")
     assert " images of the run, its test split" in lines["predicted"]
-    assert "without the label left out whose features are those of one with it" in result.err
+    assert "images without the label left out: they are copies of images with it" in result.err
     assert sl.load(copy / "with-red").predict(other.parent / "0.png")[0].error is None
     exported = sightline("export", copy / "with-red", "--parity", other, "--out", tmp_path / "e.onnx")
     assert exported.code == 0, exported.err

@@ -73,7 +73,10 @@ def test_images_that_cannot_be_read_have_rows_that_say_why(
     predicted = sightline("predict", trained[0], good, bad, tmp_path / "missing.png", "--format", "json")
     result = sightline("embed", trained[0], good, bad, tmp_path / "missing.png", "--out", tmp_path / "e.csv")
     assert (predicted.code, result.code) == (1, 1)
-    assert result.err == f"3 images, 2 of them failed: {tmp_path / 'e.csv'}\n"
+    reason = predicted.lines[1]["error"]
+    assert result.err.splitlines() == [
+        f"3 images, 2 of them failed: {tmp_path / 'e.csv'}", f"failed     {bad}: {reason} (the first of 2)",
+    ]  # fmt: skip
     embeddings = read(tmp_path / "e.csv")
     assert list(embeddings.errors) == [row.get("error") for row in predicted.lines]
     assert list(embeddings.paths) == [row["path"] for row in predicted.lines]

@@ -235,7 +235,7 @@ def test_train_points_to_resume(sightline: Command, stopped: Path) -> None:
     assert result.out.count("\n") == 1
     again = sightline("resume", stopped, "--format", "json")
     assert again.json["weights_sha256"] == result.json["weights_sha256"]
-    assert "nothing to do" in again.err
+    assert "nothing to do; --epochs N continues it" in again.err
     assert not list(stopped.rglob("*.part-*"))
 
 

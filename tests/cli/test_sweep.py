@@ -85,9 +85,12 @@ def test_trials_have_the_settings_of_all_and_a_sweep_without_a_complete_one_says
     result = sightline("sweep", colors, space, "--out", tmp_path / "o", "--set", "train.batch_size=4")
     assert result.code == 2
     assert [all_of_trial[-1] for all_of_trial in settings] == ["train.batch_size=4"] * 2
-    assert result.out.count("failed: The head does not fit.") == 2
+    assert result.out.count("The head does not fit.") == 1
+    assert "\nfailed     trials 1, 2: The head does not fit.\n" in result.out
     assert "figures" not in result.out
-    assert result.err.endswith("error: No trial was completed, and 2 failed; the table says why.\n")
+    assert "trial 1 failed: The head does not fit.\n" in result.err
+    assert "trial 2 failed for the same reason as trial 1\n" in result.err
+    assert result.err.endswith("error: No trial was completed, and 2 failed; the reasons are above.\n")
 
 
 AROUND = """

@@ -180,7 +180,7 @@ def test_a_run_is_explained_exported_and_extended(run: Path, data: Path, tmp_pat
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ([], "list all of them, from the lowest grade to the highest"),
+        ([], "put all of them in order, from the lowest grade to the highest"),
         (["tiny", "huge"], "lacks the class 'large'"),
         ([*SIZES, "giant"], "has 'giant', of which there are no training images"),
         ([*SIZES, "huge"], "has 'huge' twice"),

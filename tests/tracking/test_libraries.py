@@ -75,8 +75,12 @@ def interrupt_and_resume(images: Path, tracker: str) -> tuple[sl.Run, list[str]]
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow-skinny is not installed")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_mlflow_has_one_run_with_settings_every_epoch_the_result_and_the_bundle(images: Path, own_folder: Path) -> None:
-    run, _ = interrupt_and_resume(images, "mlflow")
+    run, messages = interrupt_and_resume(images, "mlflow")
     import mlflow
+
+    (note,) = [text for text in messages if text.startswith("mlflow: the run is written to ")]
+    assert f"{own_folder / 'mlflow.db'}; " in note
+    assert f"`mlflow ui --backend-store-uri sqlite:///{own_folder / 'mlflow.db'}` shows it" in note
 
     client = mlflow.MlflowClient(f"sqlite:///{own_folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("sightline")

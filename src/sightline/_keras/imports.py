@@ -100,9 +100,12 @@ def import_keras(backend: str) -> ModuleType:
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Let `import keras`, in a package of others, take this backend in the block, and TensorFlow log only errors."""
+    """Let `import keras`, in a package of others, take this backend in the block, and TensorFlow log only errors.
+
+    As in our own imports, standard error is suppressed.
+    """
     _prepare_tensorflow()
-    with _set_temporarily("KERAS_BACKEND", backend):
+    with _set_temporarily("KERAS_BACKEND", backend), suppress_stderr():
         yield
 
 

@@ -60,7 +60,8 @@ def append_label(
     copies = find_copies(others.without, having)
     if copies.any():
         callback.on_message(
-            f"{plural(int(copies.sum()), 'image')} without the label left out whose features are those of one with it"
+            f"{plural(int(copies.sum()), 'image')} without the label left out: "
+            f"{'it is a copy of one' if copies.sum() == 1 else 'they are copies of images'} with it"
         )
     without = others.without[~copies]
     if len(without) < MIN_IMAGES:

@@ -75,7 +75,7 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
     run, callback = job.run, job.callback
     info = run.info
     if info.get("status") == "complete":
-        callback.on_message(f"{run.path} is complete: nothing to do")
+        callback.on_message(f"{run.path} is complete: nothing to do; --epochs N continues it up to N epochs")
         extension.clean_checkpoints(run, keep=run.config.train.keep_last_checkpoint, callback=callback)
         return existing_run.load_result(run, run.result)
     if "request" not in info:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import RawCsv, print_line
+from sightline.cli.output import RawCsv, print_written
 from sightline.cli.predict import Images, Model, list_images
 from sightline.cli.sources import DeviceOption, FileLimit, load_model
-from sightline.errors import plural
 from sightline.progress import ProgressDisplay
+
+if TYPE_CHECKING:
+    from sightline.inference.embeddings import Embeddings
 
 
 def embed(
@@ -37,10 +39,16 @@ def embed(
     items = None if labeled else list_images(images, set)
     classifier = load_model(model, device)
     inputs = items if items is not None and "-" in images else images  # standard input can be listed only once
+    unread: list[str] = []
+
+    def note_unread(batch: Embeddings) -> Embeddings:
+        unread.extend(f"{path}: {error}" for path, error in zip(batch.paths, batch.errors, strict=True) if error)
+        del unread[1:]
+        return batch
+
     with ProgressDisplay() as display:
         batches = classifier.iter_embeddings(inputs, labeled=labeled, set=set or (), callback=display)
-        count, failed = embedding_files.write(out, batches, raw_csv=raw_csv)
-    rest = f", {failed} of them failed" if failed else ""
-    print_line(f"{plural(count, 'image')}{rest}: {out}", stderr=True)
+        count, failed = embedding_files.write(out, map(note_unread, batches), raw_csv=raw_csv)
+    print_written(out, count, failed, "".join(unread))
     if failed:
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sightline import jsonio
+from sightline.errors import plural
 from sightline.escaping import CsvWriter, TextFile, printable
 from sightline.progress import StyledText, make_console, styled_line
 
@@ -57,6 +58,13 @@ def terminal_width() -> int:
 def print_line(*pieces: StyledText, stderr: bool = False, soft_wrap: bool | None = None) -> None:
     """Print one line to standard output or standard error; an empty one without `pieces`."""
     make_console(stderr=stderr).print(styled_line(*pieces), soft_wrap=soft_wrap)
+
+
+def print_written(out: object, total: int, failed: int, example: str) -> None:
+    """Print to standard error how many images a file holds, and `example`: the first that failed, with the reason."""
+    print_line(f"{plural(total, 'image')}{f', {failed} of them failed' if failed else ''}: {out}", stderr=True)
+    if example:
+        print_line(f"failed     {printable(example)}{f' (the first of {failed})' if failed > 1 else ''}", stderr=True)
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,15 @@ import typer
 
 from sightline import _io
 from sightline.cli import segmentation_view
-from sightline.cli.output import RawCsv, TableFormat, is_terminal, measure_text, print_line, results_stream
+from sightline.cli.output import (
+    RawCsv,
+    TableFormat,
+    is_terminal,
+    measure_text,
+    print_line,
+    print_written,
+    results_stream,
+)
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin, refuse_list
 from sightline.errors import OutputError, UsageError, plural
@@ -313,13 +321,15 @@ def _check_output(out: Path) -> None:
         raise OutputError(f"{out} exists and is not a result of predict: name another file with --out.")
 
 
-def _count_errors(predictions: Iterable[Prediction | MaskPrediction]) -> tuple[int, int]:
-    """Return the number of predictions and of errors among them."""
+def _count_errors(predictions: Iterable[Prediction | MaskPrediction]) -> tuple[int, int, str]:
+    """Return the number of predictions and of errors among them, with the path and the reason of the first."""
     total = errors = 0
+    first = ""
     for prediction in predictions:
         total += 1
         errors += prediction.error is not None
-    return total, errors
+        first = first or (f"{prediction.path}: {prediction.error}" if prediction.error is not None else "")
+    return total, errors, first
 
 
 def _write_table(
@@ -333,17 +343,16 @@ def _write_table(
 
     if out is None:
         return _count_errors(write(results_stream()))[1]
-    total = errors = 0
+    counted: tuple[int, int, str] = (0, 0, "")
 
     def fill(file: IO[bytes]) -> None:
-        nonlocal total, errors
+        nonlocal counted
         with _io.as_text(file) as text:
-            total, errors = _count_errors(write(text))
+            counted = _count_errors(write(text))
 
     _io.write_atomic(out, fill)
-    unread = f", {errors} of them failed" if errors else ""
-    print_line(f"{plural(total, 'image')}{unread}: {out}", stderr=True)
-    return errors
+    print_written(out, *counted)
+    return counted[1]
 
 
 def _measure_paths(items: Iterator[InputItem], inputs: Inputs) -> tuple[int, Inputs]:

@@ -66,7 +66,7 @@ def sweep(
         print_sweep(result)
     failed = [t for t in result.trials if t.state == "failed"]
     if result.best is None and failed:
-        reason = "the table says why." if output_format == TableFormat.text else f"the first: {failed[0].reason}"
+        reason = "the reasons are above." if output_format == TableFormat.text else f"the first: {failed[0].reason}"
         raise ModelError(f"No trial was completed, and {len(failed)} failed; {reason}")
 
 
@@ -81,6 +81,9 @@ def print_sweep(result: SweepResult) -> None:
         for t in result.trials
     ]
     print_table(columns, rows, right=["trial", result.monitor, "epochs", "seconds"])
+    for reason in dict.fromkeys(t.reason for t in result.trials if t.reason is not None):
+        alike = [str(t.trial) for t in result.trials if t.reason == reason]
+        print_line(f"failed     {'trial' if len(alike) == 1 else 'trials'} {', '.join(alike)}: {reason}")
     best = result.best
     if best is not None:
         settings = ", ".join(f"{name}={_format_value(value)}" for name, value in best.settings.items())
@@ -101,8 +104,7 @@ def _leading_cells(trial: TrialResult) -> list[str]:
 
 def _trailing_cells(trial: TrialResult) -> list[str]:
     seconds = "" if trial.seconds is None else f"{trial.seconds:.1f}"
-    state = trial.state if trial.reason is None else f"{trial.state}: {trial.reason}"
-    return ["" if trial.epochs is None else str(trial.epochs), seconds, state]
+    return ["" if trial.epochs is None else str(trial.epochs), seconds, trial.state]
 
 
 def _format_value(value: object) -> str:

@@ -101,8 +101,8 @@ class GradeTargets(ClassTargets):
         if len(by_number) < len(names) or len({(match[1], match[3]) for match in matches if match}) > 1:
             example = ", ".join(f'"{name}"' for name in sorted(names)[:8])
             raise DataError(
-                f"The names of the classes do not show their order, which model.task=ordinal needs: list all of them, "
-                f"from the lowest grade to the highest, as in --set 'data.class_order=[{example}]'."
+                f"The names of the classes do not show their order, which model.task=ordinal needs: put all of them "
+                f"in order, from the lowest grade to the highest, in --set 'data.class_order=[{example}]'."
             )
         return tuple(by_number[number] for number in sorted(by_number))
 

@@ -178,9 +178,13 @@ def _describe_record(record: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class SharedState:
-    """What the runners of one process share: the trials that they run, and a lock for the study and the table."""
+    """What the runners of one process share: the trials that they run, and a lock for the study and the table.
+
+    `failures` has the first trial that failed for each reason.
+    """
 
     own_trials: set[int] = field(default_factory=set)
+    failures: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -302,7 +306,9 @@ class _SweepRunner:
             if isinstance(error, DataError | MissingExtraError | OutputError) and self._current_results().best is None:
                 raise  # other trials would fail alike
             trial.set_user_attr("reason", str(error))
-            self.callback.on_message(f"trial {slot} failed: {error}")
+            first = self.shared_state.failures.setdefault(str(error), slot)
+            reason = f": {error}" if first == slot else f" for the same reason as trial {first}"
+            self.callback.on_message(f"trial {slot} failed{reason}")
             raise _TrialFailed from error
 
     def _record_result(self, trial: Any, result: TrainResult) -> float:

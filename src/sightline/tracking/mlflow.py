@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sightline._keras.imports import import_mlflow
+from sightline.escaping import quote_path
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
 EXPERIMENT = "sightline"  # unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another
 STATUSES = {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+SQLITE = "sqlite:///"  # and the path of a file
 MAX_BATCH = 100  # settings in one request; the limit of MLflow's servers
 MAX_VALUE = 6000  # characters of a setting's value
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -40,6 +42,12 @@ class MlflowTracker(Tracker):
         else:
             experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or self._find_experiment()
             self.tracked_id = self._client.create_run(experiment, run_name=run.path.name).info.run_id
+        store = str(mlflow.get_tracking_uri())
+        if store.startswith(SQLITE):
+            self.note = (
+                f"mlflow: the run is written to {store.removeprefix(SQLITE)}; with the package mlflow, "
+                f"`mlflow ui --backend-store-uri {quote_path(store)}` shows it"
+            )
         params = [
             self._entities.Param(key, str(value)[:MAX_VALUE])
             for key, value in run.params.items()
