@@ -108,6 +108,23 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
         assert word in outcome.out
 
 
+def test_targets_of_earlier_evaluations_can_be_taken_back(sightline: Command, run: Path) -> None:
+    image = next((run / "bundle" / "reference").iterdir())
+    before = sightline("predict", run, image, "--format", "json").json
+    missed = sightline("evaluate", run, "--target-precision", "0.99", "--coverage", "0.8")
+    assert missed.code == 1
+    assert "these thresholds are saved with the model nevertheless; --reset-thresholds restores" in missed.err
+    for path in (run, run / "bundle"):
+        assert "decision" in sightline("predict", path, image, "--format", "json").json
+    kept = sightline("evaluate", run, "--reset-thresholds", "--coverage", "0.8", "--format", "json").json["thresholds"]
+    assert (kept["target_precision"], kept["coverage"]) == (None, 0.8)
+    assert sightline("evaluate", run, "--reset-thresholds").code == 0
+    for path in (run, run / "bundle"):
+        assert sightline("predict", path, image, "--format", "json").json == before
+    assert not (run / "thresholds.json").exists()
+    assert "are computed from single images" in sightline("evaluate", run, "--reset-thresholds", "--tta", "flip").err
+
+
 def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     stored = (run / "eval" / "test" / "metrics.json").read_bytes()
     one, two = (

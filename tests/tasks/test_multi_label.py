@@ -478,6 +478,19 @@ def test_a_compressed_model_decides_by_thresholds_of_its_own(
     assert list(result.to_frame().columns[:3]) == ["candidate", "mean_average_precision", "example_f1"]
 
 
+def test_thresholds_that_are_reset_are_those_of_the_settings(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    trained = sl.load(copy).thresholds
+    assert trained is not None
+    assert trained.label_target == "f1"
+    changed = sl.load(copy).evaluate(target_precision=0.7, target_fnr=0.4, progress=False).thresholds
+    assert changed is not None
+    assert changed.target_fnr == 0.4
+    model = sl.load(copy)
+    model.evaluate(reset_thresholds=True, progress=False)
+    assert model.thresholds == sl.load(copy).thresholds == sl.load(copy / "bundle").thresholds == trained
+
+
 def test_a_compressed_model_has_the_targets_of_the_last_evaluation(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ class Classifier(ImageModel):
         target_recall: float | None = None,
         target_fnr: float | None = None,
         min_iou: float | None = None,
+        reset_thresholds: bool = False,
         coverage: float | None = None,
         ood: Dataset | Sources | None = None,
         find_label_issues: str | Path | None = None,
@@ -118,8 +119,7 @@ class Classifier(ImageModel):
     ) -> Evaluation:
         """Evaluate the model on labeled images, and measure how far its predictions can be trusted.
 
-        Images that the model was trained or validated on, and near duplicates of them, are left out as far as they
-        are known.
+        Images that the model was trained or validated on, and near duplicates of them, are left out where known.
 
         Args:
             data: Labeled images. By default the run's own, split as in training; metrics and figures are then saved
@@ -136,6 +136,7 @@ class Classifier(ImageModel):
             target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
             target_fnr: With several labels per image, fit conformal label sets that miss this fraction on average.
             min_iou: With masks, the minimum IoU of a correct mask for `target_precision`; 0.5 by default.
+            reset_thresholds: Forget the targets of earlier evaluations; those of the run's settings hold again.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; reports how well they are told apart.
             find_label_issues: A patch file to add likely label errors of the run to.
@@ -169,7 +170,7 @@ class Classifier(ImageModel):
 
         request = ThresholdRequest(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity,
-            target_recall, target_fnr, min_iou,
+            target_recall, target_fnr, min_iou, reset_thresholds,
         )  # fmt: skip
         with show_progress(progress, callback) as display:
             return evaluate_fully(

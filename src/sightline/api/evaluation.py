@@ -17,7 +17,7 @@ from sightline.api.label_issues import LabelCheck, find_label_issues
 from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood, index_ood_images
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
 from sightline.api.report_writer import refresh_report, save_evaluation
-from sightline.api.stored_thresholds import check_not_in_run
+from sightline.api.stored_thresholds import check_not_in_run, merge_configured
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.label_patch import hold_patch, read_entries
@@ -306,16 +306,18 @@ def evaluate_model(
     further since the model was loaded, and `UsageError` if thresholds cannot be saved (see
     `LoadedModel.save_thresholds`).
     """
-    threshold_request = replace(
-        threshold_request, positive=threshold_request.positive or _configured_positive(classifier)
-    )
+    fits_thresholds = bool(threshold_request)
+    thresholds = None if threshold_request.reset else classifier.thresholds
+    threshold_request = merge_configured(classifier.run, threshold_request)
+    positive = threshold_request.positive or _find_positive(classifier, thresholds)
+    threshold_request = replace(threshold_request, positive=positive)
     classifier.task.check_request(threshold_request, classifier.classes)
     if ood_sources is not None and not classifier.task.supports_ood:
         raise UsageError(
             f"--ood measures how a classifier detects unusual images, which a model of {classifier.task.name} does not "
             "do: leave it out."
         )
-    if threshold_request and classifier.run is None and classifier.path is not None:
+    if fits_thresholds and classifier.run is None and classifier.path is not None:
         check_not_in_run(classifier.path)
     if ood_sources is not None and classifier.run is not None:  # its training images may be known
         ood.check_packages()
@@ -338,10 +340,9 @@ def evaluate_model(
     validation_outputs = (
         outputs
         if is_validation
-        else output_reader.collect_outputs("validation", strict=bool(threshold_request) or labeled_images.is_own)
+        else output_reader.collect_outputs("validation", strict=fits_thresholds or labeled_images.is_own)
     )
-    thresholds = classifier.thresholds
-    if threshold_request:
+    if fits_thresholds:
         if validation_outputs is None:
             raise DataError(_no_validation_message(classifier))
         thresholds = classifier.task.fit_thresholds(
@@ -356,13 +357,12 @@ def evaluate_model(
     if ood_index is not None and isinstance(result, EvaluationReport | MultiLabelReport):
         ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_index)
         result = replace(result, ood=ood_result)
-    _save_results(classifier, result, labeled, save_thresholds=bool(threshold_request))
+    _save_results(classifier, result, labeled, save_thresholds=fits_thresholds)
     return result
 
 
-def _configured_positive(classifier: Classifier) -> str:
+def _find_positive(classifier: Classifier, thresholds: Thresholds | None) -> str:
     """Return the positive class of the saved threshold, else of the run or the bundle; "" if there is none."""
-    thresholds = classifier.thresholds
     if thresholds is not None and thresholds.positive is not None:
         return thresholds.positive
     if classifier.run is not None:
@@ -388,7 +388,7 @@ def _no_validation_message(classifier: Classifier) -> str:
 
 
 def _save_results(classifier: Classifier, result: TaskReport, labeled: LabeledSubset, *, save_thresholds: bool) -> None:
-    if save_thresholds and result.thresholds is not None:
+    if save_thresholds and result.thresholds != classifier.thresholds:
         classifier.save_thresholds(result.thresholds)
     run = classifier.run
     if run is None:

@@ -153,8 +153,8 @@ class LoadedModel:
                 f"The model {self.path} has a task that no installed package adds, so it cannot be used here. {error}"
             ) from error
 
-    def save_thresholds(self, thresholds: Thresholds) -> None:
-        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
+    def save_thresholds(self, thresholds: Thresholds | None) -> None:
+        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run; or none.
 
         Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """

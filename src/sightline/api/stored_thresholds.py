@@ -8,24 +8,33 @@ from pathlib import Path
 from sightline.errors import UsageError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.manifest import Manifest
-from sightline.inference.results import Thresholds
+from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.runs.directory import RunDirectory
 
 
-def save_in_run(run: RunDirectory, thresholds: Thresholds) -> None:
+def merge_configured(run: RunDirectory | None, request: ThresholdRequest) -> ThresholdRequest:
+    """Return the request without `reset`; one to reset thresholds, without targets, gets those of a run's settings."""
+    targets = replace(request, reset=False)
+    if run is None or targets or not request.reset:
+        return targets
+    return ThresholdRequest.from_config(run.config.evaluation)
+
+
+def save_in_run(run: RunDirectory, thresholds: Thresholds | None) -> None:
     """Save thresholds in a run, and in its bundle if it has one."""
     run.write_thresholds(thresholds)
     if run.bundle is not None:
-        run.update_manifest(thresholds=thresholds.to_dict())
+        run.update_manifest(thresholds=thresholds and thresholds.to_dict())
 
 
-def save_in_bundle(path: Path, manifest: Manifest, thresholds: Thresholds) -> Manifest:
+def save_in_bundle(path: Path, manifest: Manifest, thresholds: Thresholds | None) -> Manifest:
     """Save thresholds in a bundle, its zip or its file, or in an exported folder; return its new manifest."""
     check_not_in_run(path)
     is_bundle = exported_folder.find(path) is None
     update = bundle.update_manifest_file if is_bundle else exported_folder.update_manifest_file
-    update(path, thresholds=thresholds.to_dict())
-    return replace(manifest, thresholds=thresholds.to_dict())
+    values = None if thresholds is None else thresholds.to_dict()
+    update(path, thresholds=values)
+    return replace(manifest, thresholds=values)
 
 
 def check_not_in_run(path: Path) -> None:

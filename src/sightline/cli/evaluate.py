@@ -73,6 +73,10 @@ def evaluate(
     coverage: Annotated[
         float | None, typer.Option(help="Conformal prediction sets with this coverage, e.g. 0.95.")
     ] = None,
+    reset_thresholds: Annotated[
+        bool,
+        typer.Option("--reset-thresholds", help="Forget the targets of earlier evaluations: thresholds as trained."),
+    ] = False,
     ood: Annotated[
         str | None, typer.Option(help="Out-of-distribution images; reports the AUROC of detecting them.")
     ] = None,
@@ -114,7 +118,8 @@ def evaluate(
             data or None, split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
             target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,
-            coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else tta.value,
+            reset_thresholds=reset_thresholds, coverage=coverage, ood=ood,
+            find_label_issues=find_label_issues, tta=None if tta is None else tta.value,
             include_training=include_training, allow_missing=allow_missing, column=column, set=set or (),
             cache=not no_cache, callback=display,
         )  # fmt: skip
@@ -154,6 +159,9 @@ def evaluate(
         )
         multi_label_view.print_label_issue_counts(evaluation.label_issue_counts or ())
     if not evaluation.targets_met:
+        if evaluation.thresholds is not None and (target_precision or target_recall):
+            advice = "--reset-thresholds restores those of the training"
+            print_line(f"these thresholds are saved with the model nevertheless; {advice}", stderr=True)
         raise typer.Exit(1)
 
 

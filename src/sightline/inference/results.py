@@ -131,7 +131,7 @@ class ThresholdRequest:
     `positive` is the positive class of two; "" chooses it by name, see `evaluation.binary.choose_positive_class`.
     `recall` and `fnr`, a false-negative rate, are those of several labels, see `evaluation.label_thresholds`. Of masks,
     `target_precision` is the fraction of accepted ones with an IoU of at least `min_iou`, see
-    `evaluation.mask_decisions`.
+    `evaluation.mask_decisions`. With `reset`, targets of earlier requests no longer hold.
     """
 
     target_precision: float | None = None
@@ -143,6 +143,7 @@ class ThresholdRequest:
     recall: float | None = None
     fnr: float | None = None
     min_iou: float | None = None
+    reset: bool = False
 
     @classmethod
     def from_config(cls, config: EvaluationConfig) -> Self:
@@ -168,11 +169,13 @@ class ThresholdRequest:
     def __bool__(self) -> bool:
         """Whether thresholds are to be saved with the model."""
         targets = (self.target_precision, self.coverage, self.saved_rate, self.recall, self.fnr)
-        return any(target is not None for target in targets)
+        return self.reset or any(target is not None for target in targets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the targets that are set, by name."""
-        return {name: value for name, value in asdict(self).items() if value not in {None, "", True}}
+        values = asdict(self)
+        del values["reset"]
+        return {name: value for name, value in values.items() if value not in {None, "", True}}
 
     @property
     def saved_rate(self) -> Rate | None:

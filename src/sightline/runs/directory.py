@@ -306,9 +306,12 @@ class RunDirectory:
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
 
-    def write_thresholds(self, thresholds: Thresholds) -> None:
-        """Save the abstention thresholds."""
-        self._write_json("thresholds.json", thresholds.to_dict())
+    def write_thresholds(self, thresholds: Thresholds | None) -> None:
+        """Save the abstention thresholds, or delete them."""
+        if thresholds is None:
+            (self.path / "thresholds.json").unlink(missing_ok=True)
+        else:
+            self._write_json("thresholds.json", thresholds.to_dict())
 
     def read_thresholds(self) -> Thresholds | None:
         """Return the abstention thresholds; None if they were never fitted."""
