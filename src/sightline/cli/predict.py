@@ -11,16 +11,8 @@ from typing import IO, TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 import typer
 
 from sightline import _io
-from sightline.cli import segmentation_view
-from sightline.cli.output import (
-    RawCsv,
-    TableFormat,
-    is_terminal,
-    measure_text,
-    print_line,
-    print_written,
-    results_stream,
-)
+from sightline.cli import output, segmentation_view
+from sightline.cli.output import RawCsv, TableFormat, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin, refuse_list
 from sightline.errors import OutputError, UsageError, plural
@@ -146,7 +138,7 @@ def predict(
     items = list_images(images, set)
     classifier = _load(model, knn, reference, device, set)
     inputs: Inputs = items if "-" in images else images  # standard input can be listed only once
-    with ProgressDisplay(messages_only=out is None and is_terminal()) as display:  # the rows are progress enough
+    with ProgressDisplay(messages_only=out is None and output.is_terminal()) as display:  # the rows are progress enough
         if masks is not None:
             predicted = classifier.iter_masks(inputs, out=masks, tile=tile, set=set or (), callback=display)
             failed = _write_mask_rows(predicted, classifier.classes, chosen_format, file, raw_csv=raw_csv)
@@ -351,7 +343,7 @@ def _write_table(
             counted = _count_errors(write(text))
 
     _io.write_atomic(out, fill)
-    print_written(out, *counted)
+    output.print_written(out, *counted)
     return counted[1]
 
 
