@@ -5,12 +5,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from sightline.config import ColumnsConfig, DataConfig
 from sightline.data.checks.audit import quick_audit
 from sightline.data.indexing import build_index
+from sightline.data.sources import file_lists
+from sightline.data.sources.table import read_table
 from sightline.errors import DataError
 from sightline.runs.preflight import raise_for_errors
 from synthetic_images import encode_png, write_files, write_zip
@@ -76,10 +79,13 @@ def test_lists_give_the_splits_of_class_folders(tmp_path: Path, name: str) -> No
     ids=["an image in none", "an image in two"],
 )
 def test_lists_that_do_not_name_each_image_once_are_not_used(
-    tmp_path: Path, lists: Mapping[str, str], reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: Mapping[str, str], reason: str
 ) -> None:
     write_source(tmp_path, FOLDERS, lists)
+    read = Mock(wraps=read_table)
+    monkeypatch.setattr(file_lists, "read_table", read)
     index = build_index(tmp_path)
+    assert sorted(call.args[1] for call in read.call_args_list) == sorted(lists)  # once each
     assert {p.split for p in index.images} == {None}
     assert [(n.kind, n.path, n.reason) for n in index.notes] == [
         ("unread-splits", name, reason) for name in sorted(lists)

@@ -245,7 +245,7 @@ def _find_images(rows: Sequence[tuple[str, ...]], find: FindImage) -> dict[int, 
     return best
 
 
-def _read_splits(store: FileStore, keys: Sequence[str], find: FindImage) -> Iterator[tuple[list[str], Memberships]]:
+def _read_splits(store: FileStore, keys: Sequence[str], find: FindImage) -> Iterator[tuple[Sequence[str], Memberships]]:
     """Yield the names of lists that belong together, and the splits in which they name each image.
 
     They are in one folder; of several sets, as ``train1.txt`` and ``train2.txt`` of DTD, one after the other.
@@ -266,7 +266,7 @@ def _read_splits(store: FileStore, keys: Sequence[str], find: FindImage) -> Iter
         ):
             with suppress(DataError):
                 yield [key], _read_split_column(*_read_rows(store, key, find), find)
-    for group in groups.values():
+    for group in dict.fromkeys(map(tuple, groups.values())):  # of one set, both are the same lists
         memberships: dict[str, set[Split]] = defaultdict(set)
         for key in group:
             with suppress(DataError):
