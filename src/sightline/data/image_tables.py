@@ -21,7 +21,7 @@ from sightline import jsonio
 from sightline._io import open_regular
 from sightline.config import LimitsConfig
 from sightline.data.archives import check_count, check_size
-from sightline.data.arrow_messages import ArrowMessage, read_messages
+from sightline.data.arrow_messages import read_messages
 from sightline.data.storage import HEADER_BYTES, LIMITS, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError, ImageError, first_line, require
 
@@ -233,6 +233,7 @@ class _ArrowGroups:
         source.seek(start)
         self._schema_message, self._messages = read_messages(source, _PURPOSE)
         self._positions = [i for i, message in enumerate(self._messages) if message.is_batch]
+        self._dictionaries = [i for i, message in enumerate(self._messages) if not message.is_batch]
         if count not in {None, len(self._positions)}:
             raise ValueError(f"its end states {count:,} batches, but there are {len(self._positions):,}")
         self._is_compressed = any(message.uncompressed_bytes is not None for message in self._messages)
@@ -246,10 +247,14 @@ class _ArrowGroups:
         """Return the sizes; of a compressed file those of all columns and dictionaries, which are read together."""
         if not self._is_compressed:
             return [batch.column(column).nbytes for batch in self._batches]
-        return [
-            sum(message.uncompressed_bytes or 0 for message in self._collect_messages(group))
-            for group in range(len(self.sizes))
-        ]
+        sizes, dictionaries = [], 0
+        for message in self._messages:
+            size = message.uncompressed_bytes or 0
+            if message.is_batch:
+                sizes.append(dictionaries + size)
+            else:
+                dictionaries += size
+        return sizes
 
     def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
         batch = self._read_batch(group).select(columns)
@@ -261,14 +266,11 @@ class _ArrowGroups:
     def _read_batch(self, group: int) -> Any:
         if not self._is_compressed:
             return self._batches[group]
-        messages = [self._schema_message, *(message.message for message in self._collect_messages(group))]
+        end = self._positions[group]
+        needed = [*(i for i in self._dictionaries if i < end), end]
+        messages = [self._schema_message, *(self._messages[i].message for i in needed)]
         content = b"".join(memoryview(message.serialize()) for message in messages)
         return self._arrow.ipc.open_stream(self._arrow.py_buffer(content)).read_next_batch()
-
-    def _collect_messages(self, group: int) -> list[ArrowMessage]:
-        """Return the batch of a group after the dictionaries that it may need."""
-        end = self._positions[group]
-        return [*(message for message in self._messages[:end] if not message.is_batch), self._messages[end]]
 
 
 def _check_numbers(numbers: Sequence[int]) -> None:
