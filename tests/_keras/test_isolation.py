@@ -52,6 +52,7 @@ EXCEPTIONS = {
     ("backend.py", "set_intra_op_parallelism_threads"): NO_WAY_BACK,
     ("backend.py", "set_inter_op_parallelism_threads"): NO_WAY_BACK,
     ("backend.py", "enable_op_determinism"): NO_WAY_BACK,
+    ("cli/__init__.py", "setLevel"): "of the command line's own process",
     ("distributed/cluster.py", "set_random_seed"): "several hosts must start alike; a process of their own",
     ("serve/observing.py", "setLevel"): "restored at the end of observing.set_log_format",
     ("serve/server.py", "os.environ.pop"): "of the command `serve` alone, in its own process",

@@ -478,6 +478,20 @@ def test_a_compressed_model_decides_by_thresholds_of_its_own(
     assert list(result.to_frame().columns[:3]) == ["candidate", "mean_average_precision", "example_f1"]
 
 
+def test_a_table_of_runs_has_the_metrics_of_their_thresholds(run: Path, tmp_path: Path) -> None:
+    """The pairs below it are of predictions by these thresholds, which an evaluation may change."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    sl.load(copy).evaluate(target_precision=0.9, progress=False)
+    comparison = compare([run, copy])
+    first, second = (row.metrics["micro_f1"] for row in comparison.rows)
+    (pair,) = comparison.paired
+    assert pair.label_sets is not None
+    assert first is not None
+    assert second is not None
+    assert first != second
+    assert pair.label_sets.micro_f1.value == pytest.approx(second - first)
+
+
 def test_thresholds_that_are_reset_are_those_of_the_settings(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     trained = sl.load(copy).thresholds

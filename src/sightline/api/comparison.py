@@ -31,6 +31,7 @@ from sightline.metrics import describe_metric
 from sightline.report import comparison_plots
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
+from sightline.runs.metrics_info import read_metrics
 from sightline.runs.run_report import find_reported_split
 from sightline.tasks.protocol import find_task
 
@@ -339,6 +340,10 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
     result = info.get("result") or {}
     split = find_reported_split(result)
     metrics = result[split] if split else {}
+    others = (result.get("metrics") or {}).get(split) or {}
+    if (file := run.path / "eval" / str(split) / "metrics.json").exists():  # thresholds may be others since
+        metrics = read_metrics(file)
+        others = {key: of_name["value"] for key in others if (of_name := metrics["metrics"].get(key)) is not None}
     accuracy, loss, ends = (metrics.get(key) for key in ("accuracy", "loss", "accuracy_interval"))
     interval = None if ends is None or accuracy is None else Interval(*ends)
     if not result and (best_epoch := _best_epoch(history, config.train.early_stopping.monitor)) is not None:
@@ -358,7 +363,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
         epochs=len(history),
         seconds=result.get("seconds", sum(r.seconds for r in history)),
         history=history,
-        metrics=(result.get("metrics") or {}).get(split) or {},
+        metrics=others,
         leaked=((result.get("leaked") or {}).get(split) or {}).get("count", 0),
     )
 
