@@ -223,13 +223,13 @@ def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, 
     is_file = "" not in exporter.suffixes
     if out is not None:
         target = _io.output_path(out)
-        if is_file and target.suffix.lower() not in exporter.suffixes:
+        suffix = target.suffix.lower() if target.suffix[1:2].isalpha() else ""  # v1.2 is a folder
+        if suffix not in exporter.suffixes:
+            kinds = (f"a file that ends with {end}" if end else "a folder" for end in exporter.suffixes)
             raise UsageError(
-                f"The format {exporter.name} is one file: end --out {target} with {' or '.join(exporter.suffixes)}, or "
-                "use --to onnx."
+                f"The format {exporter.name} is {' or '.join(kinds)}: change --out {target}, or name another format "
+                f"with --to ({', '.join(EXPORTERS.registered_names)})."
             )
-        if exporter.suffixes == ("",) and target.suffix:
-            raise UsageError(f"The format {exporter.name} is a folder: give --out {target} without a suffix.")
     elif classifier.run is None:
         raise UsageError("Only a run has a default folder for exports: give one with --out.")
     else:
