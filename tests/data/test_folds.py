@@ -72,6 +72,17 @@ def test_a_class_that_only_one_fold_has_is_named() -> None:
     assert note == "class 'dog' is in one fold only, whose model does not learn it"
 
 
+def test_folds_without_images_are_counted() -> None:
+    images = [image_record("cat" if i % 2 else "dog", i) for i in range(40)]
+    groups = [f"scene {i // 20}" for i in range(40)]
+    config = SplitConfig(mode="stratified", folds=FOLDS, fold=0)
+    (note,) = assign_splits(images, config, 0, groups).notes
+    assert note.startswith("2 groups in 4 folds: 2 of them hold out none, so their models predict nothing; fewer folds")
+    for fold in (1, None):
+        assert not assign_splits(images, SplitConfig(mode="stratified", folds=FOLDS, fold=fold), 0, groups).notes
+    assert not assign_splits(images, config, 0).notes
+
+
 def test_a_fold_that_holds_all_images_is_an_error() -> None:
     """Chance puts the two groups into one of two folds for every second seed."""
     images, groups = [image_record("cat" if i % 2 else "dog", i) for i in range(20)], ["a"] * 10 + ["b"] * 10

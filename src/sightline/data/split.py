@@ -93,7 +93,7 @@ def assign_splits(
             _assign_fold(units, splits, config, seed, folds),
             names,
             groups,
-            _describe_folds(units, folds),
+            _describe_folds(units, folds, config, grouped=groups is not None),
         )
     validation, test = _split_fractions(images, config)
     if config.mode == "stratified" and targets.allows_several:
@@ -221,15 +221,25 @@ def _check_folds(folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
     )
 
 
-def _describe_folds(units: Sequence[_Unit], folds: Mapping[str, int]) -> list[str]:
-    """Return notes on the classes that a fold cannot learn, since all of their images are in it."""
+def _describe_folds(
+    units: Sequence[_Unit], folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
+) -> list[str]:
+    """Return notes on folds without images, and on the classes that a fold cannot learn, since all are in it."""
+    notes = []
+    empty = config.folds - len(set(folds.values()))
+    if empty and config.fold == 0:  # said once, not by each fold
+        count = plural(len(folds), "group" if grouped else "different image")
+        notes.append(
+            f"{count} in {config.folds} folds: {empty} of them hold out none, so their models predict nothing; fewer "
+            "folds train faster"
+        )
     alone = [
         label for label, members in _group_by_class(units).items() if len({folds[unit.name] for unit in members}) == 1
     ]
-    if not alone:
-        return []
-    verb = "are each" if len(alone) > 1 else "is"
-    return [f"{_describe_classes(alone)} {verb} in one fold only, whose model does not learn it"]
+    if alone:
+        verb = "are each" if len(alone) > 1 else "is"
+        notes.append(f"{_describe_classes(alone)} {verb} in one fold only, whose model does not learn it")
+    return notes
 
 
 def _group_by_majority_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
