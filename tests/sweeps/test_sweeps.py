@@ -664,7 +664,7 @@ def test_a_seed_in_the_space_is_a_setting_like_others(search: Search, trainer: F
 
 
 def test_tpe_samples_where_metrics_are_good(search: Search, trainer: FakeTrainer) -> None:
-    text = RANDOM.replace('"random"', '"tpe"').replace("low = 1e-4, high = 1.0, log = true", "low = 0.0, high = 10.0")
+    text = RANDOM.replace('"random"', '"tpe"').replace("low = 1e-4, high = 1.0, log = true", "low = 0.001, high = 10.0")
     sweep_result = search(text, trials=24)
     early = sum(
         float(sweep_result.trials[i].settings["train.optimizer.learning_rate"])
