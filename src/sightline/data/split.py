@@ -230,8 +230,8 @@ def _describe_folds(
     if empty and config.fold == 0:  # said once, not by each fold
         count = plural(len(folds), "group" if grouped else "different image")
         notes.append(
-            f"{count} in {config.folds} folds: {empty} of them hold out none, so their models predict nothing; fewer "
-            "folds train faster"
+            f"{empty} of the {config.folds} folds hold out no image, as there are only {count}: "
+            "a smaller --folds does the same in less time"
         )
     alone = [
         label for label, members in _group_by_class(units).items() if len({folds[unit.name] for unit in members}) == 1
