@@ -231,7 +231,7 @@ def _describe_folds(
         count = plural(len(folds), "group" if grouped else "different image")
         notes.append(
             f"{empty} of the {config.folds} folds hold out no image, as there are only {count}: "
-            "a smaller --folds does the same in less time"
+            "their models predict nothing, and a smaller --folds takes less time"
         )
     alone = [
         label for label, members in _group_by_class(units).items() if len({folds[unit.name] for unit in members}) == 1
