@@ -112,6 +112,21 @@ def test_an_option_of_another_tool_is_answered_with_ours(sightline: Command, opt
     assert f"No such option: {option}" in sightline("evaluate", "photos", option, "1").err
 
 
+@pytest.mark.parametrize("path", ["-x/1.png", "--1.png"])
+def test_a_file_whose_name_begins_as_an_option_is_answered_with_a_name_that_does_not(
+    sightline: Command, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "No such option" in sightline("predict", "model.onnx", path).err
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).touch()
+    result = sightline("predict", "model.onnx", path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        f"error: {path} begins with a dash, as options do: write ./{path}. See `sightline help predict`.\n"
+    )
+
+
 @pytest.mark.parametrize("option", verbs.OTHER_OPTIONS)
 def test_what_is_offered_for_another_option_exists(option: str) -> None:
     group: Any = get_command(app)

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -126,6 +127,8 @@ def _run_command() -> int:
         message = error.format_message()
         if name and (option := getattr(error, "option_name", None)):
             message = verbs.explain_unknown_option(option, _list_options(context.command)) or message
+            if file := next((path for path in sys.argv[1:] if path.startswith(option) and Path(path).exists()), None):
+                message = f"{file} begins with a dash, as options do: write ./{file}"
         print_error(
             f"{message}{'' if message.endswith('.') else '.'} See `sightline help{f' {name}' if name else ''}`."
         )
