@@ -285,7 +285,8 @@ def test_a_source_that_is_given_twice_is_refused(
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path, {f"{folder}/{label}/1.png": encode_png(1) for folder in ("a", "photos") for label in "xy"})
     (tmp_path / "link").symlink_to("photos")
-    message = f"{sources[-1]} is given twice, and its images would count twice: name each source once."
+    problem = "the same as photos" if sources[-1] != sources[-2] else "given twice"
+    message = f"{sources[-1]} is {problem}, and its images would count twice: name each source once."
     assert error_message(sources) == message
     assert len(build_index(["a", "photos"]).images) == 4
 

@@ -15,6 +15,7 @@ from sightline import backend
 from sightline.errors import ModelError
 from sightline.models.build import build_model
 from sightline.models.describe import weights_sha256
+from sightline.models.head import PROBABILITIES
 from sightline.models.safetensors_file import LAYERS_FILE, WEIGHTS_FILE, decode_model, encode_model
 
 pytestmark = pytest.mark.backends
@@ -49,6 +50,15 @@ def test_any_reader_of_safetensors_finds_each_weight_by_its_path(model: Any, fil
     assert set(arrays) == {variable.path for variable in model.weights}
     assert all(array.dtype == np.float32 for array in arrays.values())
     assert any(name.endswith("/moving_variance") for name in arrays)
+
+
+def test_a_compiled_model_with_a_single_number_as_a_weight_is_read_back() -> None:
+    keras = backend.keras()
+    inputs, scaling = keras.Input((4,)), keras.layers.Normalization()
+    scaling.adapt(np.eye(4, dtype=np.float32))  # it counts the images
+    model = keras.Model(inputs, {PROBABILITIES: keras.layers.Dense(3, "softmax")(scaling(inputs))})
+    model.compile("adam", "mse")
+    assert weights_sha256(decode(encode_model(model))) == weights_sha256(model)
 
 
 def edit_arrays(change: Callable[[dict[str, Any]], object]) -> Callable[[Files], Files]:

@@ -208,13 +208,14 @@ def list_sources(
 
 def _check_once(sources: Sequence[str]) -> None:
     """Raise `DataError` for a source that is given twice, in whatever way it is written."""
-    places: set[str | Path] = set()
+    sources_by_place: dict[str | Path, str] = {}
     for source in sources:
         path = _io.expand_home(source)
         place = path.resolve() if not is_url(source) and _io.exists(path) else source
-        if place in places:
-            raise DataError(f"{source} is given twice, and its images would count twice: name each source once.")
-        places.add(place)
+        if (first := sources_by_place.get(place)) is not None:
+            problem = "given twice" if source == first else f"the same as {first}"
+            raise DataError(f"{source} is {problem}, and its images would count twice: name each source once.")
+        sources_by_place[place] = source
 
 
 def describe_sources(sources: Sources) -> str:

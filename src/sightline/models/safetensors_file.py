@@ -25,7 +25,7 @@ PURPOSE = "The format safetensors"
 def encode_model(model: Any) -> dict[str, bytes]:
     """Return the contents of the two files by name."""
     to_numpy = backend.keras().ops.convert_to_numpy
-    weights = {variable.path: np.ascontiguousarray(to_numpy(variable)) for variable in model.weights}
+    weights = {variable.path: np.array(to_numpy(variable), order="C") for variable in model.weights}
     content = require("safetensors.numpy", PURPOSE).save(weights, metadata={"format": "keras"})
     return {WEIGHTS_FILE: content, LAYERS_FILE: model.to_json().encode()}
 
@@ -62,4 +62,5 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
 
 
 def _build(layers: bytes) -> Any:
-    return backend.keras().saving.deserialize_keras_object(jsonio.loads(layers), safe_mode=True)
+    config = jsonio.loads(layers) | {"compile_config": None}  # an optimizer has variables, which have no shapes alone
+    return backend.keras().saving.deserialize_keras_object(config, safe_mode=True)

@@ -131,12 +131,11 @@ def _read_yaml(text: str) -> dict[str, str]:
 
     Where they are written in another way, they are passed over.
     """
-    block = _YAML_NAMES.search(text)
+    block = _YAML_NAMES.search(re.sub(r"(?m)(^|[ \t])#.*", "", text))  # without comments
     content = block.group(1).strip() if block else ""
     is_inline = content[:1] + content[-1:] in {"[]", "{}"}
     entries = content[1:-1].split(",") if is_inline else content.split("\n")
-    entries = [entry.partition(" #")[0].strip() for entry in entries]
-    names = [_YAML_NAME.fullmatch(entry) for entry in entries if entry]
+    names = [_YAML_NAME.fullmatch(entry.strip()) for entry in entries if entry.strip()]
     if None in names:
         return {}
     matches = filter(None, names)
