@@ -143,10 +143,11 @@ def open_array(path: Path) -> NDArray[Any]:
 
 
 def _write_error(root: Path, error: OSError, *, keep: bool) -> str:
-    alternative = (
-        "set SIGHTLINE_CACHE to another folder, or use --no-cache" if keep else "or set TMPDIR to another folder"
+    variable = "SIGHTLINE_CACHE" if keep else "TMPDIR"
+    return (
+        f"The pixel cache in {root} is not writable: {error.strerror or error}. Free some space, or set {variable} "
+        "to another folder."
     )
-    return f"The pixel cache in {root} is not writable: {error.strerror or error}. Free some disk space, {alternative}."
 
 
 def _decode_all(
