@@ -226,7 +226,7 @@ def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, 
         suffix = target.suffix.lower() if target.suffix[1:].isalpha() else ""  # v1.2 and cats.v2 are folders
         if suffix not in exporter.suffixes:
             ends = " or ".join(filter(None, exporter.suffixes))
-            kinds = [*([] if is_file else ["a folder"]), *([f"a file that ends with {ends}"] if ends else [])]
+            kinds = [*([] if is_file else ["a folder without a suffix"]), *([f"a file that ends with {ends}"] if ends else [])]
             raise UsageError(
                 f"The format {exporter.name} is {' or '.join(kinds)}: change --out {target}, or name another format "
                 f"with --to ({', '.join(EXPORTERS.registered_names)})."
