@@ -347,7 +347,10 @@ def test_a_place_that_is_taken_or_cannot_be_written_is_refused_before_keras_is_l
     for arguments, words in (
         (("export", run, "--out", tmp_path / "taken.onnx"), "taken.onnx exists and is not a bundle that can be read"),
         (("export", run, "--to", "saved_model", "--out", tmp_path / "taken"), "taken exists and is not an export"),
-        (("export", run, "--to", "saved_model", "--out", tmp_path / "a.b"), "saved_model is a folder without a suffix: change --out"),
+        (
+            ("export", run, "--to", "saved_model", "--out", tmp_path / "a.b"),
+            "saved_model is a folder without a suffix: change --out",
+        ),
         (
             ("export", run, "--out", tmp_path / "a.tflite"),
             "is a folder without a suffix or a file that ends with .onnx or .zip: change --out",

@@ -17,6 +17,7 @@ from command import open_and_replace
 from sightline import _io, backend
 from sightline.errors import ModelError
 from sightline.inference.runtimes.keras import load_model
+from sightline.models.head import PROBABILITIES
 from sightline.models.keras_file import check_keras_file, open_keras_file
 
 MIB = 1 << 20
@@ -140,6 +141,16 @@ def test_layers_with_more_weights_than_the_file_are_refused_before_they_take_mem
     check_keras_file(large)
     with pytest.raises(ModelError, match=r"its layers have 579,000,000,000,000 weights, and it holds 579\.?$"):
         load_model(large)
+
+
+def test_a_model_is_loaded_that_has_a_compiled_one_among_its_layers(tmp_path: Path) -> None:
+    keras = backend.keras()
+    inputs, compiled = keras.Input((4,)), keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    compiled.compile("sgd", "mse")
+    model = keras.Model(inputs, {PROBABILITIES: compiled(inputs)})
+    model.save(tmp_path / "model.keras")
+    for array, expected in zip(load_model(tmp_path / "model.keras").get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files")

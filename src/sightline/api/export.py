@@ -225,11 +225,11 @@ def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, 
         target = _io.output_path(out)
         suffix = target.suffix.lower() if target.suffix[1:].isalpha() else ""  # v1.2 and cats.v2 are folders
         if suffix not in exporter.suffixes:
-            ends = " or ".join(filter(None, exporter.suffixes))
-            kinds = [*([] if is_file else ["a folder without a suffix"]), *([f"a file that ends with {ends}"] if ends else [])]
+            file = " or ".join(filter(None, exporter.suffixes))
+            kinds = ["" if is_file else "a folder without a suffix", file and f"a file that ends with {file}"]
             raise UsageError(
-                f"The format {exporter.name} is {' or '.join(kinds)}: change --out {target}, or name another format "
-                f"with --to ({', '.join(EXPORTERS.registered_names)})."
+                f"The format {exporter.name} is {' or '.join(filter(None, kinds))}: change --out {target}, or name "
+                f"another format with --to ({', '.join(EXPORTERS.registered_names)})."
             )
     elif classifier.run is None:
         raise UsageError("Only a run has a default folder for exports: give one with --out.")

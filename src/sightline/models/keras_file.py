@@ -50,15 +50,25 @@ def read_network_name(path: Path) -> str:
     return ""
 
 
+def drop_compilation(config: Any) -> Any:
+    """Return layers as Keras writes them in JSON without what they, or a model among them, were compiled with.
+
+    An optimizer has variables, which cannot be created with shapes only.
+    """
+    if isinstance(config, dict):
+        return {key: drop_compilation(value) for key, value in config.items() if key != "compile_config"}
+    return [drop_compilation(value) for value in config] if isinstance(config, list) else config
+
+
 def check_layers(path: Path) -> None:
     """Raise `ValueError` for a ``.keras`` file that was checked, if its layers have more weights than it holds.
 
     Keras allocates the weights of all layers before it reads any: a layer of a million units fills the memory.
     """
     with zipfile.ZipFile(path) as archive:
-        config = jsonio.loads(archive.read("config.json"))
+        config = drop_compilation(jsonio.loads(archive.read("config.json")))
     with shapes_only():
-        model: Any = backend.keras().saving.deserialize_keras_object(config | {"compile_config": None})
+        model: Any = backend.keras().saving.deserialize_keras_object(config)
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
     if count > stored:
         raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")

@@ -16,6 +16,7 @@ from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line, require
 from sightline.models.head import PROBABILITIES
+from sightline.models.keras_file import drop_compilation
 
 WEIGHTS_FILE, LAYERS_FILE = "model.safetensors", "layers.json"
 MAX_LAYERS_BYTES = 64 << 20
@@ -62,5 +63,5 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
 
 
 def _build(layers: bytes) -> Any:
-    config = jsonio.loads(layers) | {"compile_config": None}  # an optimizer has variables, which have no shapes alone
+    config = drop_compilation(jsonio.loads(layers))
     return backend.keras().saving.deserialize_keras_object(config, safe_mode=True)
