@@ -39,16 +39,17 @@ def embed(
     items = None if labeled else list_images(images, set)
     classifier = load_model(model, device)
     inputs = items if items is not None and "-" in images else images  # standard input can be listed only once
-    unread: list[str] = []
+    first_failed = ""
 
-    def note_unread(batch: Embeddings) -> Embeddings:
-        unread.extend(f"{path}: {error}" for path, error in zip(batch.paths, batch.errors, strict=True) if error)
-        del unread[1:]
+    def note_failed(batch: Embeddings) -> Embeddings:
+        nonlocal first_failed
+        failed = (f"{path}: {error}" for path, error in zip(batch.paths, batch.errors, strict=True) if error)
+        first_failed = first_failed or next(failed, "")
         return batch
 
     with ProgressDisplay() as display:
         batches = classifier.iter_embeddings(inputs, labeled=labeled, set=set or (), callback=display)
-        count, failed = embedding_files.write(out, map(note_unread, batches), raw_csv=raw_csv)
-    print_written(out, count, failed, "".join(unread))
+        count, failed = embedding_files.write(out, map(note_failed, batches), raw_csv=raw_csv)
+    print_written(out, count, failed, first_failed)
     if failed:
         raise typer.Exit(1)

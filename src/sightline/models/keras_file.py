@@ -68,7 +68,7 @@ def check_layers(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         config = drop_compilation(jsonio.loads(archive.read("config.json")))
     with shapes_only():
-        model: Any = backend.keras().saving.deserialize_keras_object(config)
+        model: Any = backend.keras().saving.deserialize_keras_object(config, safe_mode=True)
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
     if count > stored:
         raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")

@@ -129,7 +129,7 @@ def _read_mapping(value: object) -> dict[str, str]:
 def _read_yaml(text: str) -> dict[str, str]:
     """Return the ``names`` of YAML, as Ultralytics has them, by number: a list or a mapping, on one line or on several.
 
-    Where they are written in another way, they are passed over.
+    Where they are written in another way, they are passed over: no package that reads YAML is needed to train.
     """
     block = _YAML_NAMES.search(re.sub(r"(?m)(^|[ \t])#.*", "", text))  # without comments
     content = block.group(1).strip() if block else ""
