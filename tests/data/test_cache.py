@@ -348,12 +348,28 @@ def test_the_caches_unused_for_longest_make_room(own_cache: Path, monkeypatch: p
         make_older(own_cache / keys[name], seconds)
     assert build_cache("used")[0].hit  # now the latest
     one = (own_cache / keys["old"] / "pixels.npy").stat().st_size
-    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", str(3 * one))
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", str(4 * one - 1))
     build_cache("new")
     assert names_in(own_cache) == {keys["old"], keys["used"], keys["new"]}
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "1")
     assert not build_cache("older")[0].hit  # what does not fit is kept all the same, alone
     assert names_in(own_cache) == {keys["older"]}
+
+
+def test_pixels_and_downloads_share_the_limit(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_cache("old")
+    old, download = only_cache(own_cache), own_cache / "remote" / ("a" * 64)
+    download.mkdir(parents=True)
+    (download / "cats.zip").write_bytes(bytes(9999))
+    record = own_cache / "remote" / f"{'b' * 64}.json"
+    record.write_text("{}", encoding="utf-8")
+    make_older(old, 10)
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "10000")
+    cache.make_room(1)
+    assert (old.exists(), download.exists()) == (False, True), "the older one has made room"
+    build_cache("new")
+    assert not download.exists()
+    assert record.exists(), "a small file"
 
 
 def test_room_is_made_of_caches_only(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,9 @@ CHUNK_ROWS = 32  # images per decoding task and per checksum
 VERIFY_BYTES = 1 << 30
 RELEASED_CHUNKS = 256  # that are verified before the memory of a file is let go of: 40 MB of 1,280 features
 DEFAULT_LIMIT_BYTES = 20 << 30
+_ENTRY = re.compile(r"[0-9a-f]{32}|remote/[0-9a-f]{64}")  # never remove anything else
+_UNFINISHED = re.compile(r"[0-9a-f]{32}\.part-.*|remote/download\d+-\d+")
+_ABANDONED = 24 * 3600  # seconds since the last change of what is not finished, after which its process has ended
 
 ReadImage = Callable[[int], bytes | NDArray[np.uint8]]
 
@@ -75,10 +78,7 @@ def cache_folder() -> Path:
 
 
 def size_limit() -> int:
-    """Return the size limit in bytes: ``$SIGHTLINE_CACHE_LIMIT``, or 20 GiB.
-
-    It is that of pixels and features together, and again that of the files that `staging` downloads.
-    """
+    """Return the size limit of pixels, features and downloads: ``$SIGHTLINE_CACHE_LIMIT`` bytes, or 20 GiB."""
     text = os.environ.get("SIGHTLINE_CACHE_LIMIT") or str(DEFAULT_LIMIT_BYTES)
     if not text.isdecimal():
         raise UsageError(
@@ -121,7 +121,7 @@ def load_pixels(
         raise OutputError(_write_error(root, error, keep=keep)) from error
     try:
         if keep:
-            make_room(root, int(np.prod(shape)))
+            make_room(int(np.prod(shape)))
         failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
         if not keep:
             array = open_array(temporary / "pixels.npy")
@@ -250,23 +250,31 @@ def release_pages(array: NDArray[Any]) -> None:
         array.base.madvise(mmap.MADV_DONTNEED)
 
 
-def make_room(root: Path, needed: int) -> None:
-    """Remove the least recently used caches until `needed` more bytes fit within the limit."""
-    day, budget = 86_400, size_limit()
-    caches = []
-    for entry in root.iterdir():
-        match = re.fullmatch(r"[0-9a-f]{32}(\.part-.*)?", entry.name)  # never remove anything else
-        if match is None or entry.is_symlink():
-            continue
+def make_room(needed: int) -> None:
+    """Remove what was used longest ago until `needed` more bytes fit within the limit, and what killed runs left.
+
+    Downloads that other processes are writing count too.
+    """
+    root, limit, total, entries = cache_folder(), size_limit(), needed, []
+    for entry in [*root.glob("*"), *root.glob("remote/*")]:
+        name = entry.relative_to(root).as_posix()
         with suppress(OSError):  # another run may have renamed or removed it
-            age = time.time() - entry.stat().st_mtime
-            if match[1] is None:
-                caches.append((age, sum(file.stat().st_size for file in entry.glob("*.npy")), entry))
-            elif age > day:  # left behind by a killed run
-                shutil.rmtree(entry, ignore_errors=True)
-    total = needed + sum(size for _, size, _ in caches)
-    for _, size, entry in sorted(caches, key=lambda c: -c[0]):
-        if total <= budget:
+            state = entry.lstat()
+            if _UNFINISHED.fullmatch(name) and state.st_mtime < time.time() - _ABANDONED:
+                _remove(entry)
+            elif _UNFINISHED.fullmatch(name) and entry.is_file():
+                total += state.st_size
+            elif _ENTRY.fullmatch(name) and not entry.is_symlink():
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                entries.append((state.st_mtime, entry, size))
+                total += size
+    for _, entry, size in sorted(entries):
+        if total <= limit:
             return
-        shutil.rmtree(entry, ignore_errors=True)
-        total -= size
+        _remove(entry)
+        total -= 0 if entry.exists() else size  # on Windows, another process may read it
+
+
+def _remove(entry: Path) -> None:
+    with suppress(OutputError):  # another process removes it too, or reads it on Windows
+        _io.remove(entry)

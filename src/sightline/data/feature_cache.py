@@ -141,7 +141,7 @@ def save_features(name: str, array: NDArray[np.float32]) -> None:
     with suppress(OSError):
         root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=root))
-        cache.make_room(root, array.nbytes)
+        cache.make_room(array.nbytes)
         meta: dict[str, Any] = {"checks": _write_array(temporary / "features.npy", array)}
         (temporary / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
         cache.publish(temporary, root / name)

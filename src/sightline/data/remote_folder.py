@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
-from sightline.data.cache import cache_folder, explain_cache_failure
+from sightline.data.cache import cache_folder, explain_cache_failure, make_room
 from sightline.data.remote import RemotePath
-from sightline.data.staging import make_room, safe_name
+from sightline.data.staging import safe_name
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError
 from sightline.escaping import hide_secrets
@@ -88,7 +88,7 @@ class RemoteFolder:
             with self._lock:
                 if not self._has_room:
                     self._has_room = True
-                    make_room(self._folder, self._count_missing_bytes())
+                    make_room(self._count_missing_bytes())
             path = self._locate(digest, key)
             _io.write_atomic(path, content)  # also in place of a damaged one
             with self._lock, _io.open_in_place(self._record, new=True, append=True) as record:

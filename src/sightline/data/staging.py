@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import secrets
-import time
 from contextlib import suppress
 from io import RawIOBase
 from pathlib import Path
@@ -14,14 +13,13 @@ from threading import Event
 
 from sightline import _io, jsonio
 from sightline.config import LimitsConfig
-from sightline.data.cache import cache_folder, explain_cache_failure, size_limit
+from sightline.data.cache import cache_folder, explain_cache_failure, make_room
 from sightline.data.remote import RemotePath, describe_file, retry
-from sightline.errors import DataError, ModelError, OutputError
+from sightline.errors import DataError, ModelError
 from sightline.escaping import hide_secrets
 
 _CHUNK = 1 << 20
 _MAX_RECORD_BYTES = 1 << 12  # of the record of a staged file: a hash
-_ABANDONED = 24 * 3600  # seconds since the last write of a download, after which its process has ended
 
 
 def stage(source: RemotePath, limits: LimitsConfig, stop: Event | None = None) -> Path:
@@ -58,7 +56,7 @@ def stage(source: RemotePath, limits: LimitsConfig, stop: Event | None = None) -
     _check_total(source.url, size, limits)  # before it takes the room of other files
     try:
         with explain_cache_failure(folder):
-            make_room(folder, size)
+            make_room(size)
             folder.mkdir(parents=True, exist_ok=True)
             copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
         with copy:
@@ -92,30 +90,3 @@ def safe_name(path: str) -> str:
     """Return a name for a staged file: its suffixes say what it is, and its directory is its content."""
     name = path.rstrip("/").rpartition("/")[2].partition("?")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[-100:] or "file"
-
-
-def make_room(folder: Path, needed: int) -> None:
-    """Delete the least recently used files that were staged until `needed` more bytes fit within the limit.
-
-    Downloads that other processes are writing count too, and those that killed processes left are deleted.
-    """
-    total, staged = needed, []
-    for entry in list(folder.iterdir()) if folder.is_dir() else []:
-        with suppress(OSError):  # another process has deleted it since
-            state = entry.lstat()
-            if re.fullmatch(r"download\d+-\d+", entry.name):
-                if state.st_mtime < time.time() - _ABANDONED:
-                    entry.unlink()
-                else:
-                    total += state.st_size
-            elif re.fullmatch(r"[0-9a-f]{64}", entry.name) and not entry.is_symlink():
-                size = sum(file.stat().st_size for file in entry.iterdir())
-                staged.append((state.st_mtime, entry, size))
-                total += size
-    for _, entry, size in sorted(staged):
-        if total <= size_limit():
-            return
-        with suppress(OutputError):  # another process deletes it too, or reads it on Windows
-            _io.remove(entry)
-        if not entry.exists():
-            total -= size
