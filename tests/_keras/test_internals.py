@@ -144,6 +144,11 @@ def test_variables_can_have_shapes_only() -> None:
         assert layer.kernel.shape == (1 << 30, 1 << 20)
         with backend.keras().StatelessScope():
             pass  # its exit would allocate what is left over
+        with graphs.shapes_only() as variables:
+            layer = backend.keras().layers.Dense(3)
+            layer.build((None, 2))
+        graphs.allocate(variables)
+        assert backend.keras().ops.convert_to_numpy(layer.kernel).any()
 
 
 @pytest.mark.parametrize(

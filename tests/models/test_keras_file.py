@@ -8,6 +8,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -141,6 +142,35 @@ def test_layers_with_more_weights_than_the_file_are_refused_before_they_take_mem
     check_keras_file(large)
     with pytest.raises(ModelError, match=r"its layers have 579,000,000,000,000 weights, and it holds 579\.?$"):
         load_model(large)
+
+
+def test_layers_of_a_refused_file_take_no_memory_later(ours: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(ours) as archive:
+        config = json.loads(archive.read("config.json"))
+    config["config"]["layers"][-1]["config"]["units"] = 3 * 10**12
+    config["config"]["output_layers"] = ["elsewhere", 0, 0]
+    path = replace_member(ours, tmp_path / "a.keras", "config.json", json.dumps(config).encode())
+    with pytest.raises(ModelError, match="elsewhere"):
+        load_model(path)
+    with backend.keras().StatelessScope():
+        pass  # its exit allocates what was left to be allocated, as that of any layer's first call does
+
+
+def test_layers_are_built_once_and_weights_read_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zip goes back in a member by reading it again from its start: 40 times the weights of EfficientNet-Lite0."""
+    keras, built_layers = backend.keras(), list[str]()
+
+    def build(self: Any, shape: Any) -> None:
+        built_layers.append(self.name)
+        build_dense(self, shape)
+
+    inputs = keras.Input((4,))
+    keras.Model(inputs, {PROBABILITIES: keras.layers.Dense(3, name="d")(inputs)}).save(tmp_path / "model.keras")
+    build_dense = keras.layers.Dense.build
+    monkeypatch.setattr(keras.layers.Dense, "build", build)
+    monkeypatch.setattr(zipfile.ZipExtFile, "seek", lambda *_: pytest.fail("a member of the zip is not read in order"))
+    load_model(tmp_path / "model.keras")
+    assert built_layers == ["d"]
 
 
 def test_a_model_is_loaded_that_has_a_compiled_one_among_its_layers(tmp_path: Path) -> None:

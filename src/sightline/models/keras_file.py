@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sightline import _io, _packed, backend, jsonio
-from sightline._keras.graphs import shapes_only
+from sightline._keras.graphs import allocate, shapes_only
 from sightline.errors import ModelError
 from sightline.models import keras_h5
 
@@ -39,8 +40,8 @@ def open_keras_file(path: Path) -> Iterator[Path]:
 
 def read_shapes(path: Path) -> list[tuple[int, ...]]:
     """Return the shapes of the weights in a ``.keras`` file that was checked."""
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as content:
-        return keras_h5.read_shapes(content)
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        return keras_h5.read_shapes(_open_member(file, archive.getinfo("model.weights.h5")))
 
 
 def read_network_name(path: Path) -> str:
@@ -60,18 +61,31 @@ def drop_compilation(config: Any) -> Any:
     return [drop_compilation(value) for value in config] if isinstance(config, list) else config
 
 
-def check_layers(path: Path) -> None:
-    """Raise `ValueError` for a ``.keras`` file that was checked, if its layers have more weights than it holds.
+def read_model(path: Path) -> Any:
+    """Return the model of a ``.keras`` file that was checked, not compiled; Keras' safe mode.
 
-    Keras allocates the weights of all layers before it reads any: a layer of a million units fills the memory.
+    Raises `ValueError` if its layers have more weights than it holds, before any is allocated: Keras' own function
+    allocates all of them before it reads one, and a layer of a million units fills the memory.
     """
     with zipfile.ZipFile(path) as archive:
         config = drop_compilation(jsonio.loads(archive.read("config.json")))
-    with shapes_only():
+    with shapes_only() as variables:
         model: Any = backend.keras().saving.deserialize_keras_object(config, safe_mode=True)
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
     if count > stored:
         raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")
+    allocate(variables)
+    load_weights(model, path)
+    return model
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Load the weights of a ``.keras`` file that was checked.
+
+    They are copied out of the zip first, where Keras would read all that comes before a place to go back to it.
+    """
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder, zipfile.ZipFile(path) as archive:
+        model.load_weights(archive.extract("model.weights.h5", folder))
 
 
 def check_keras_file(path: Path) -> None:

@@ -153,7 +153,7 @@ def _load_with_keras(model: Any, path: Path, entry: ModelEntry, convolutions: in
         with keras_file.open_keras_file(path) as name:
             if keras_file.read_network_name(name) != entry.network_name:
                 _check_depth(keras_file.read_shapes(name), convolutions)
-            model.load_weights(str(name))
+            keras_file.load_weights(model, name)
     elif path.suffix == ".h5":
         with _io.open_regular(path) as file, _io.name_open_file(file, path) as name:
             keras_h5.read_h5_layers(name)  # the check

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend, jsonio
-from sightline._keras.graphs import shapes_only
+from sightline._keras.graphs import allocate, shapes_only
 from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line, require
@@ -44,24 +44,19 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     except Exception as error:  # of a type of its own, for whatever is wrong
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {first_line(error)}") from error
     try:
-        with shapes_only():  # layers of any size take no memory before they are compared
-            network = _build(layers)
-            shapes = {variable.path: tuple(variable.shape) for variable in network.weights}
-        network.output[PROBABILITIES].shape[-1]
+        config = drop_compilation(jsonio.loads(layers))
+        with shapes_only() as variables, seed_new_layers(0):  # of any size: no memory before they are compared
+            model: Any = backend.keras().saving.deserialize_keras_object(config, safe_mode=True)
+        model.output[PROBABILITIES].shape[-1]
     except Exception as error:
         raise ModelError(f"{LAYERS_FILE} cannot be read: {explain_load_error(error)}") from error
+    shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
     if differing := sorted(shapes.keys() ^ arrays.keys()):
         raise ModelError(f"the weight {differing[0]!r} is only in one of {WEIGHTS_FILE} and {LAYERS_FILE}")
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ModelError(f"the weight {name!r} has shape {arrays[name].shape}, but {shape} in {LAYERS_FILE}")
-    with seed_new_layers(0):
-        model = _build(layers)
+    allocate(variables)
     for variable in model.weights:
         backend.assign(variable, arrays[variable.path])
     return model
-
-
-def _build(layers: bytes) -> Any:
-    config = drop_compilation(jsonio.loads(layers))
-    return backend.keras().saving.deserialize_keras_object(config, safe_mode=True)

@@ -18,7 +18,7 @@ from sightline.errors import ModelError
 from sightline.inference.predictor import Outputs, OutputsPredictor, check_finite
 from sightline.models import safetensors_file
 from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
-from sightline.models.keras_file import check_layers, open_keras_file
+from sightline.models.keras_file import open_keras_file, read_model
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -101,11 +101,9 @@ class KerasPredictor(OutputsPredictor):
 
 def load_model(path: Path) -> Any:
     """Check a ``.keras`` file and load its Keras model in safe mode; raises `ModelError`."""
-    keras = backend.keras()
     try:
         with open_keras_file(path) as name, seed_new_layers(0):
-            check_layers(name)
-            model = keras.saving.load_model(name, compile=False, safe_mode=True)
+            model = read_model(name)
         model.output[PROBABILITIES].shape[-1]
     except ModelError:
         raise
