@@ -65,6 +65,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return re.sub(r"\]\((\.\./[^)#\s]+)", replace, markdown)
 
 
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """State the language of the Chinese pages, by which browsers choose the shapes of characters and their voice."""
+    is_chinese = page.file.src_uri.startswith("zh-CN/") or page.file.src_uri == PAGES["README.zh-CN.md"]
+    return output.replace('<html lang="en"', '<html lang="zh-CN"', 1) if is_chinese else output
+
+
 def _link(target: Path) -> str:
     parts: list[str] = []
     for name in target.parts:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+import runpy
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +61,16 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/.-]+\.md", navigation))
     outside = re.findall(r'": "([\w.-]+\.md)"', (DOCS / "site.py").read_text(encoding="utf-8"))
     assert listed == {*outside, *(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))}
+
+
+@pytest.mark.parametrize(
+    ("page", "language"), [("zh-CN/data.md", "zh-CN"), ("zh.md", "zh-CN"), ("data.md", "en"), ("index.md", "en")]
+)
+def test_a_page_states_its_language(page: str, language: str) -> None:
+    hooks = runpy.run_path(str(DOCS / "site.py"))
+    file = SimpleNamespace(src_uri=page)
+    html = hooks["on_post_page"]('<html lang="en" class="no-js">', page=SimpleNamespace(file=file))
+    assert html == f'<html lang="{language}" class="no-js">'
 
 
 def test_every_results_file_is_a_page() -> None:
