@@ -32,7 +32,7 @@ from sightline.data.checks.leakage import Leak, SmallImages
 from sightline.data.indexing import build_index
 from sightline.data.recorded_images import ImageRow
 from sightline.data.sources.file_finder import FileFinder
-from sightline.data.sources.manifest import list_from_table, read_manifest
+from sightline.data.sources.manifest import list_from_table, parse_table, read_manifest
 from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FolderStore
 from sightline.data.targets import LABEL_SETS, join_classes
@@ -163,7 +163,8 @@ def read_table_manifest(data: bytes) -> None:
         with suppress(DataError):
             read_manifest(path)
         with suppress(DataError):
-            list_from_table(content, path.name, FileFinder(FolderStore(folder)), prefix="a/", store_is_source=True)
+            labels = parse_table(content, path.name, FileFinder(FolderStore(folder)))
+            list_from_table(labels, prefix="a/", store_is_source=True)
         with suppress(DataError):
             label_patch.read_patch(path)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
@@ -21,13 +21,15 @@ class FileFinder:
 
     Neither case nor the Unicode form of a name matters, and a name may be percent-encoded as in an address.
     Where a name is in the folders of several splits, as in ``train/1.jpg`` and ``test/1.jpg``, that of `split` is
-    meant.
+    meant. In a list of some `images`, a cell names one of these alone, also by its folder and name with others above.
     """
 
     store: FileStore
     split: Split | None = None
+    images: Collection[str] | None = None
     _keys_by_name: dict[str, str | None] = field(default_factory=dict)
     _folders: set[str] = field(default_factory=set)
+    _around: tuple[str, ...] = ()
 
     def find(self, text: str) -> str | None:
         """Return the key of the file, or None if no file or more than one matches."""
@@ -35,21 +37,24 @@ class FileFinder:
             return None
         spellings = list(dict.fromkeys(_list_spellings(text)))
         for name in spellings:
-            if self.store.contains(name):
+            if self._contains(name):
                 return name
             key = self._index_names().get(fold_name(name.removeprefix("./")))
             if key is not None:
                 return key
+        if "/" not in text and "\\" not in text:
+            return None
         finds = (find(name) for name in spellings for find in (self._find_from_above, self._find_by_suffix))
         return next((key for key in finds if key is not None), None)
 
+    def _contains(self, key: str) -> bool:
+        return self.store.contains(key) if self.images is None else key in self.images
+
     def _find_from_above(self, text: str) -> str | None:
         """Return the file whose path begins with the folders around the store: ``set/1.jpg`` of ``/home/me/set``."""
-        root = getattr(self.store, "root", None)
-        around = PurePosixPath(self.store.name.partition(".")[0]).parts if root is None else root.resolve().parts
         parts = PurePosixPath(text).parts
-        keys = ("/".join(parts[n:]) for n in range(1, len(parts)) if parts[:n] == around[-n:])
-        return next((key for key in keys if self.store.contains(key)), None)
+        keys = ("/".join(parts[n:]) for n in range(1, len(parts)) if parts[:n] == self._around[-n:])
+        return next((key for key in keys if self._contains(key)), None)
 
     def _find_by_suffix(self, text: str) -> str | None:
         """Return the file that has the longest end in common with a path from elsewhere, or an address.
@@ -58,11 +63,12 @@ class FileFinder:
         a folder that is here, from which its file is missing: ``/home/me/dog/1.jpg`` is not ``cat/1.jpg``.
         """
         path = PureWindowsPath(text)  # accepts both kinds of slashes
-        if not path.root and "://" not in text and path.parts[:1] != ("..",):
+        is_foreign = bool(path.root) or "://" in text or path.parts[:1] == ("..",)
+        if not is_foreign and self.images is None:
             return None
-        for start in range(1, len(path.parts)):
+        for start in range(1, len(path.parts) - (not is_foreign)):
             suffix = "/".join(path.parts[start:])
-            key = suffix if self.store.contains(suffix) else self._index_names().get(fold_name(suffix))
+            key = suffix if self._contains(suffix) else self._index_names().get(fold_name(suffix))
             if key is not None or fold_name(suffix) in self._index_names():
                 folder = fold_name(path.parts[start - 1])
                 is_elsewhere = "/" not in suffix and folder in self._folders
@@ -72,9 +78,12 @@ class FileFinder:
     def _index_names(self) -> dict[str, str | None]:
         """Return the files by their paths and the ends of these, None where ambiguous; built at the first lookup."""
         if not self._keys_by_name:
-            stored = self.store.keys()
+            stored = self.store.keys() if self.images is None else self.images
             keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
             preferred = [key for key in keys if self.split is not None and find_folder_split(key) == self.split]
+            root = getattr(self.store, "root", None)
+            around = PurePosixPath(self.store.name.partition(".")[0]) if root is None else root.resolve()
+            self._around = around.parts
             self._folders.update(fold_name(name) for key in keys for name in key.split("/")[:-1])
             self._keys_by_name = {"": None} | _index_names(keys) | _index_names(preferred)
         return self._keys_by_name

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from sightline import _io
@@ -16,24 +16,14 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import are_named_by_class
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
 from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
-from sightline.data.sources.manifest import is_table, list_from_table, parse_table, read_content
+from sightline.data.sources.manifest import LabelTable, is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split, parse_split_name
-from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES
+from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES, may_be_table
 from sightline.data.storage import FileStore, FolderStore
-from sightline.data.types import SourceNote, Split
+from sightline.data.types import SPLITS, SourceNote, Split
 from sightline.errors import DataError, ImageError, plural
 
 _MOST_SIBLINGS = 20  # tables beside an archive; more are of other things
-
-
-@dataclass(frozen=True, slots=True)
-class LabelTable:
-    """A table of labels: its content, its name in messages, its key in the store, and the split that it is named as."""
-
-    content: bytes
-    name: str
-    key: str = ""
-    split: Split | None = None
 
 
 def read_tables(store: FileStore, folder: Path | None, options: DataConfig, prefix: str) -> SourceListing | None:
@@ -66,67 +56,65 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     mean different things. Where the names of the images state classes, as ``cat.1.jpg``, neither text files nor tables
     of other names beside an archive count: they may be sizes or notes.
     """
-    tables = ((table, _find_labeled(table, store, options)) for table in _read_tables(store, folder))
     candidates = [
-        (table, labeled) for table, labeled in tables if labeled and not _names_training(table, labeled, folder)
-    ]
-    lists = {_find_family(table) for table, _ in candidates if table.name.lower().endswith(LIST_SUFFIXES)}
-    if len(lists) > 1 or any(table.name.lower().endswith(TABLE_SUFFIXES) for table, _ in candidates):
-        candidates = [(table, keys) for table, keys in candidates if table.name.lower().endswith(TABLE_SUFFIXES)]
-    if not all(_is_certain(table, folder) for table, _ in candidates) and are_named_by_class(store):
-        candidates = [(table, keys) for table, keys in candidates if _is_certain(table, folder)]
+        (table, images) for table in _read_tables(store, folder, options)
+        if (images := set(table.find_images())) and not _names_training(table, images, folder)
+    ]  # fmt: skip
+    families = {_find_family(table) for table, _ in candidates if not _is_table(table)}
+    if len(families) > 1 or any(_is_table(table) for table, _ in candidates):
+        candidates = [each for each in candidates if _is_table(each[0])]
+    certain = [each for each in candidates if _is_certain(each[0], folder)]
+    if len(certain) < len(candidates) and are_named_by_class(store):
+        candidates = certain
     if not candidates:
         return []
     best, most = max(candidates, key=lambda at: len(at[1]))
     by_split: dict[Split, tuple[LabelTable, set[str]]] = {}
-    for table, labeled in candidates:
-        if table.split is not None and len(labeled) > len(by_split.get(table.split, (table, ()))[1]):
-            by_split[table.split] = table, labeled
-    count = sum(len(labeled) for _, labeled in by_split.values())
-    if len(by_split) < 2 or count <= len(most) or len(set().union(*(keys for _, keys in by_split.values()))) < count:
+    for table, images in candidates:
+        split = table.finder.split
+        if split is not None and len(images) > len(by_split.get(split, (table, ()))[1]):
+            by_split[split] = table, images
+    count = sum(len(images) for _, images in by_split.values())
+    if len(by_split) < 2 or not len(most) < count == len(set().union(*(images for _, images in by_split.values()))):
         return [best]
     return [table for table, _ in by_split.values()]
 
 
-def _is_certain(table: LabelTable, folder: Path | None) -> bool:
+def _is_table(labels: LabelTable) -> bool:
+    return labels.table.name.lower().endswith(TABLE_SUFFIXES)
+
+
+def _is_certain(labels: LabelTable, folder: Path | None) -> bool:
     """Return whether a table is neither a text file nor one of another name beside an archive."""
     own = {"labels"} if folder is None else {folder.name.lower(), "labels"}
-    is_other = not table.key and Path(table.name).stem.lower() not in own
-    return table.name.lower().endswith(TABLE_SUFFIXES) and not is_other
+    return _is_table(labels) and (bool(labels.key) or Path(labels.table.name).stem.lower() in own)
 
 
-def _find_family(table: LabelTable) -> tuple[str, str]:
+def _find_family(labels: LabelTable) -> tuple[str, str]:
     """Return what is equal for the tables of the splits of one set: the folder, and the name without the split."""
-    path = PurePosixPath(table.name)
-    split = parse_split_name(path.stem) if table.split else None
+    path = PurePosixPath(labels.table.name)
+    split = parse_split_name(path.stem) if labels.finder.split else None
     return str(path.parent), path.stem if split is None else split.remainder
 
 
-def _read_tables(store: FileStore, folder: Path | None) -> list[LabelTable]:
+def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> Iterator[LabelTable]:
     keys = store.keys()
     images = {key.rpartition("/")[2].rpartition(".")[0] for key in keys if is_image_name(key)}
-    inner_keys = [
-        key for key in keys
-        if key.count("/") < 2 and not is_hidden(key)
-        and (
-            key.lower().endswith(TABLE_SUFFIXES)
-            or (key.lower().endswith(LIST_SUFFIXES) and PurePosixPath(key).stem not in images)  # else boxes of YOLO
-        )
-        and "submission" not in PurePosixPath(key).name.lower()  # an example for competitors: its labels mean nothing
-    ]  # fmt: skip
-    tables: list[LabelTable] = []
-    for key in inner_keys:
-        try:
-            content = store.read(key)
-        except ImageError as error:
-            raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
-        if isinstance(content, bytes):
-            split = parse_split(PurePosixPath(key).stem) or find_folder_split(key)
-            tables.append(LabelTable(content, f"{store.name}/{key}", key, split))
-    for path in _find_siblings(folder) if folder is not None else ():
-        with suppress(DataError):  # not a table that the user named
-            tables.append(LabelTable(read_content(path), str(path)))
-    return tables
+    finders = {split: FileFinder(store, split) for split in (None, *SPLITS)}
+    for key in filter(may_be_table, keys):
+        path = PurePosixPath(key)
+        is_box = path.suffix.lower() in LIST_SUFFIXES and path.stem in images  # of YOLO
+        if key.count("/") < 2 and not is_box:
+            try:
+                content = store.read(key)
+            except ImageError as error:
+                raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
+            finder = finders[parse_split(path.stem) or find_folder_split(key)]
+            with suppress(DataError):
+                yield parse_table(bytes(content), f"{store.name}/{key}", finder, options, key)
+    for sibling in _find_siblings(folder) if folder is not None else ():
+        with suppress(DataError):
+            yield parse_table(read_content(sibling, options), str(sibling), finders[None], options)
 
 
 def _find_siblings(folder: Path) -> list[Path]:
@@ -152,19 +140,10 @@ def _find_siblings(folder: Path) -> list[Path]:
     return tables if len(tables) <= _MOST_SIBLINGS else []
 
 
-def _find_labeled(table: LabelTable, store: FileStore, options: DataConfig) -> set[str]:
-    """Return the images that a table names."""
-    finder = FileFinder(store, table.split)
-    try:
-        rows, columns = parse_table(table.content, table.name, finder, options)
-    except DataError:
-        return set()
-    return {key for row in rows.rows if (key := finder.find(row.get_text(columns.path))) is not None}
-
-
-def _names_training(table: LabelTable, keys: set[str], folder: Path | None) -> bool:
+def _names_training(labels: LabelTable, keys: set[str], folder: Path | None) -> bool:
     """Return whether a table beside the folder of a held-out split names images of its names in the training split."""
-    if table.key or folder is None or parse_split(folder.name) in {None, "train", parse_split(Path(table.name).stem)}:
+    own_splits = {None, "train", parse_split(Path(labels.table.name).stem)}
+    if labels.key or folder is None or parse_split(folder.name) in own_splits:
         return False
     with suppress(OSError):
         folders = [p for p in folder.resolve().parent.iterdir() if parse_split(p.name) == "train" and p.is_dir()]
@@ -177,12 +156,9 @@ def _list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: Dat
 
     Images that no table names are listed as unlabeled.
     """
-    listings = [
-        list_from_table(t.content, t.name, FileFinder(store, t.split), options, prefix, store_is_source=True)
-        for t in tables
-    ]
+    listings = [list_from_table(table, options, prefix, store_is_source=True) for table in tables]
     if len(tables) > 1:
-        listings = [_assign_split(listing, t.split) for listing, t in zip(listings, tables, strict=True)]
+        listings = [_assign_split(listing, t.finder.split) for listing, t in zip(listings, tables, strict=True)]
     listing = join_tables(listings)
     _add_unlabeled(listing, store, prefix, {t.key for t in tables})
     return listing
@@ -197,7 +173,8 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
     path = root / path if root is not None and not _io.exists(path) else path
     file = path.resolve()
     key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
-    table = LabelTable(read_content(path, options), str(path), key, parse_split(path.stem))
+    finder = FileFinder(store, parse_split(path.stem))
+    table = parse_table(read_content(path, options), str(path), finder, options, key)
     listing = _list_by_tables([table], store, options, prefix)
     return replace(listing, origins=frozenset({"table", "data.labels"}))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,25 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith((*TABLE_SUFFIXES, *LIST_SUFFIXES))
 
 
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """A table of the labels of images, which `finder` finds by its cells; `key` is its own in the store of these.
+
+    `is_guessed`: its encoding is not certain.
+    """
+
+    table: Table
+    columns: Columns
+    finder: FileFinder
+    is_guessed: bool = False
+    key: str = ""
+
+    def find_images(self) -> Iterator[str]:
+        """Yield the key of the image of each row whose file is there."""
+        keys = (self.finder.find(row.get_text(self.columns.path)) for row in self.table.rows)
+        return (key for key in keys if key is not None)
+
+
 def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     """Read a manifest: a table with a column of image files, one of labels, and optionally one of splits.
 
@@ -62,16 +81,11 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
     """
     content, split = read_content(path, options), parse_split(path.stem)
-    finder = replace(_open_root(path.parent, str(path), options), split=split)
-    table, columns = parse_table(content, str(path), finder, options)
+    labels = parse_table(content, str(path), replace(_open_root(path.parent, str(path), options), split=split), options)
     folder = path.parent.resolve()
-    if not options.root and folder.name.casefold() in FOLDERS_OF_TABLES and not _names_file(table, columns, finder):
-        finder = FileFinder(FolderStore(folder.parent, options.limits), split)
-    return _list_table(content, table, columns, finder, options)
-
-
-def _names_file(table: Table, columns: Columns, finder: FileFinder) -> bool:
-    return any(finder.find(row.get_text(columns.path)) is not None for row in table.rows)
+    if not options.root and folder.name.casefold() in FOLDERS_OF_TABLES and next(labels.find_images(), None) is None:
+        labels = replace(labels, finder=FileFinder(FolderStore(folder.parent, options.limits), split))
+    return list_from_table(labels, options)
 
 
 def read_rows(
@@ -87,8 +101,9 @@ def read_rows(
     """
     finder = finder or _open_root(Path(), name, options)
     table = build_table(rows, name)
-    listing = _list_rows(table, choose_columns(table, options.columns, finder.is_file), finder, prefix)
-    return label_by_parents(listing, table) if options.class_tree == "column" else listing
+    return list_from_table(
+        LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder), options, prefix
+    )
 
 
 def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
@@ -112,47 +127,31 @@ def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
-def parse_table(content: bytes, name: str, finder: FileFinder, options: DataConfig) -> tuple[Table, Columns]:
+def parse_table(
+    content: bytes, name: str, finder: FileFinder, options: DataConfig = DEFAULTS, key: str = ""
+) -> LabelTable:
     """Return a table and its columns; raises `DataError` if it cannot be parsed or has none of files or labels."""
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
     max_rows = options.limits.table_rows
     table = read_table(content, name, known_columns, finder.is_file, options.encoding, max_rows, may_be_spaced=True)
-    return table, choose_columns(table, options.columns, finder.is_file)
+    is_guessed = not options.encoding and detect_encoding(content) == GUESSED_ENCODING
+    return LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder, is_guessed, key)
 
 
 def list_from_table(
-    content: bytes,
-    name: str,
-    finder: FileFinder,
-    options: DataConfig = DEFAULTS,
-    prefix: str = "",
-    *,
-    store_is_source: bool = False,
+    labels: LabelTable, options: DataConfig = DEFAULTS, prefix: str = "", *, store_is_source: bool = False
 ) -> SourceListing:
-    """List the images that a table labels, from the store of `finder`.
+    """List the images that a table labels.
 
-    `store_is_source`: the store itself is the source, so the listing says which table was used, and a folder such as
+    `store_is_source`: their store itself is the source, so the listing says which table was used, and a folder such as
     ``train`` states the split if the table does not.
     """
-    table, columns = parse_table(content, name, finder, options)
-    return _list_table(content, table, columns, finder, options, prefix, store_is_source=store_is_source)
-
-
-def _list_table(
-    content: bytes,
-    table: Table,
-    columns: Columns,
-    finder: FileFinder,
-    options: DataConfig,
-    prefix: str = "",
-    *,
-    store_is_source: bool = False,
-) -> SourceListing:
-    listing = _list_rows(table, columns, finder, prefix, by_folder=store_is_source and not columns.split)
+    table, columns = labels.table, labels.columns
+    listing = _list_rows(table, columns, labels.finder, prefix, by_folder=store_is_source and not columns.split)
     if options.class_tree == "column":
         listing = label_by_parents(listing, table)
-    if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
+    if labels.is_guessed:
         listing.notes.append(SourceNote("guessed-encoding", table.name))
     if store_is_source:
         reason = f"columns {describe_names(columns.one_hot or columns.labels)}"

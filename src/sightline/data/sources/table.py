@@ -13,6 +13,7 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.data.sources.encoding import decode_text
+from sightline.data.sources.filenames import is_hidden
 from sightline.data.storage import LIMITS
 from sightline.errors import DataError
 
@@ -124,6 +125,20 @@ def _separate_by_tabs(text: str, is_file: IsFile) -> str:
         elif words and words[0].startswith("#") and len(words) not in widths:
             lines[i] = [" ".join(words)]
     return "\n".join(map("\t".join, lines))
+
+
+def may_be_table(key: str) -> bool:
+    """Return whether a file among images may be a table of their labels, or a list of some of them.
+
+    A submission is an example for competitors, whose labels mean nothing.
+
+    >>> may_be_table("meta/train.txt"), may_be_table("sample_submission.csv"), may_be_table("cat.jpg")
+    (True, False, False)
+    """
+    lower = key.lower()
+    if not lower.endswith((*TABLE_SUFFIXES, *LIST_SUFFIXES)):
+        return False
+    return "submission" not in lower.rpartition("/")[2] and not is_hidden(key)
 
 
 def build_table(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
