@@ -166,9 +166,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
-    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
-        if path.endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
+    def refuse(path: Path) -> Iterator[os.DirEntry[str]]:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)

@@ -14,7 +14,7 @@ from sightline import process
 from sightline.config import LimitsConfig
 from sightline.data.archives import TarStore, ZipStore
 from sightline.data.batches import load_ahead
-from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
+from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable, is_image_table
 from sightline.data.remote import RemotePath
 from sightline.data.staging import stage
 from sightline.errors import DataError
@@ -36,11 +36,6 @@ def is_container(name: str) -> bool:
     (True, True, False)
     """
     return name.lower().endswith(CONTAINER_SUFFIXES)
-
-
-def is_image_table(name: str) -> bool:
-    """Return whether a file has the extension of a table of images; at an address, it may be a folder of its parts."""
-    return name.lower().endswith(TABLE_SUFFIXES)
 
 
 def strip_suffix(path: Path) -> Path:
@@ -75,7 +70,7 @@ def open_container(path: Path, limits: LimitsConfig, column: str = "") -> Contai
     """
     process.raise_file_limit()  # a folder may hold thousands
     name = path.name.lower()
-    if name.endswith(TABLE_SUFFIXES):
+    if is_image_table(name):
         return ImageTable(path, limits, column)
     if name.endswith(".zip"):
         return ZipStore(path, limits)

@@ -38,6 +38,11 @@ _GROUPS_IN_MEMORY = 2  # images are read in order, a few batches ahead
 _NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
 
+def is_image_table(name: str) -> bool:
+    """Return whether a file has the extension of a table of images; at an address, it may be a folder of its parts."""
+    return name.lower().endswith(TABLE_SUFFIXES)
+
+
 class _Groups(Protocol):
     """An opened file: its schema, the rows of each group, and functions that read them."""
 

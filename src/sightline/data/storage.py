@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 import numpy as np
@@ -66,7 +66,6 @@ class FolderStore:
         self._limits = limits
         self.name = root.resolve().name
         self._contents: tuple[list[str], list[str]] | None = None
-        self._models: list[Path] = []  # the runs and bundles below the root, relative to it
 
     def keys(self) -> Sequence[str]:
         return self._list_files()[0]
@@ -76,14 +75,14 @@ class FolderStore:
         return self._list_files()[1]
 
     def _list_files(self) -> tuple[list[str], list[str]]:
-        """Return the files and the folders; walk the tree only once, which is slow over a network."""
+        """Return the files and the folders; list the tree only once, which is slow over a network."""
         if self._contents is None:
-            walked = list(self._walk())
-            prefixes = [f"{folder.as_posix()}/" if folder.parts else "" for folder, _ in walked]
-            files = sorted(prefix + f for prefix, (_, names) in zip(prefixes, walked, strict=True) for f in names)
-            folders = sorted(folder.as_posix() for folder, _ in walked if folder.parts)
-            above_models = {parent.as_posix() for model in self._models for parent in model.parents}
-            self._contents = files, [f for f in folders if f not in above_models or _holds_visible(f, files)]
+            folders: dict[str, bool] = {}
+            files = list(iterate_files(self.root, folders))
+            results = [PurePosixPath(folder) for folder, is_result in folders.items() if is_result]
+            above_results = {str(parent) for folder in results for parent in folder.parents}
+            others = [folder for folder, is_result in folders.items() if not is_result]
+            self._contents = files, sorted(f for f in others if f not in above_results or _holds_visible(f, files))
         return self._contents
 
     def contains(self, key: str) -> bool:
@@ -91,27 +90,6 @@ class FolderStore:
             return (self.root / key).is_file()
         except (OSError, ValueError):  # a name that is too long, or has a null character
             return False
-
-    def _walk(self) -> Iterator[tuple[Path, list[str]]]:
-        """Yield each folder, relative to the root, with the names of its files."""
-        visited: set[str] = set()
-
-        def fail(error: OSError) -> None:
-            raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
-
-        for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
-            subfolders.sort()  # which of two links to a folder is followed must not depend on the disk order
-            real = os.path.realpath(folder)
-            if real in visited:
-                subfolders.clear()
-                continue
-            visited.add(real)
-            path = Path(folder).relative_to(self.root)
-            if path.parts and _holds_results(Path(folder)):
-                self._models.append(path)
-                subfolders.clear()
-                continue
-            yield path, files
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # many files
@@ -126,25 +104,33 @@ def _holds_visible(folder: str, files: Sequence[str]) -> bool:
     return any(file.startswith(f"{folder}/") and "/." not in file[len(folder) :] for file in files)
 
 
-def iterate_files(root: Path) -> Iterator[str]:
-    """Yield the keys of a `FolderStore` in the same order, however many there are: see `sort_names`."""
+def iterate_files(root: Path, folders: dict[str, bool] | None = None) -> Iterator[str]:
+    """Yield the keys of a `FolderStore` in order, however many there are: see `sort_names`.
+
+    `folders` gets the path of each folder, and whether it holds results, which are passed over.
+    """
     visited: set[str] = set()
-    levels = [_list_names(root, "", visited)]
+    folders = {} if folders is None else folders
+    levels = [_list_names(root, "", visited, folders)]
     while levels:
         if (name := next(levels[-1], None)) is None:
             levels.pop()
         elif name.endswith("/"):
-            levels.append(_list_names(root, name, visited))
+            levels.append(_list_names(root, name, visited, folders))
         else:
             yield name
 
 
-def _list_names(root: Path, folder: str, visited: set[str]) -> Iterator[str]:
+def _list_names(root: Path, folder: str, visited: set[str], folders: dict[str, bool]) -> Iterator[str]:
     """Yield the paths in `folder` in order, those of folders with a ``/``; none if it was visited or holds results."""
     real = os.path.realpath(root / folder)
-    if real in visited or (folder and _holds_results(root / folder)):
+    if real in visited:
         return
     visited.add(real)
+    if folder:
+        folders[folder.rstrip("/")] = is_result = _holds_results(root / folder)
+        if is_result:
+            return
     links: dict[str, bool] = {}  # whether each subfolder is one
 
     def list_files() -> Iterator[str]:
@@ -174,7 +160,7 @@ def sort_names(names: Iterable[str]) -> Iterator[str]:
     runs: list[Iterator[str]] = []
     while len(run := sorted(islice(remaining, NAMES_IN_MEMORY))) == NAMES_IN_MEMORY:
         runs.append(_read_names(_write_names(run)))
-    return merge(*runs, run)
+    return merge(*runs, run) if runs else iter(run)
 
 
 def _write_names(names: Sequence[str]) -> IO[bytes]:

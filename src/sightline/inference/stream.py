@@ -23,12 +23,11 @@ from sightline.data.archives import TarStore, ZipStore
 from sightline.data.containers import (
     Container,
     is_container,
-    is_image_table,
     open_ahead,
     open_container,
     skip_predictions,
 )
-from sightline.data.image_tables import ImageTable
+from sightline.data.image_tables import ImageTable, is_image_table
 from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.arrays import is_missing

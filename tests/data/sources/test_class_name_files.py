@@ -100,6 +100,21 @@ def test_names_that_are_not_clear_are_passed_over(tmp_path: Path, numbers: str, 
     assert get_labels(folder) == set(numbers)
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("id,count,name\n1,30,cat\n2,40,red dog\n", {"cat", "red dog"}),
+        ("1,cat\n2,red dog\n", {"cat", "red dog"}),
+        ("id,patient\n1,Ann\n2,Bob\n", {"1", "2"}),
+        ("id,count\n1,30\n2,40\n", {"1", "2"}),
+        ("name\ncat\nred dog\n", {"1", "2"}),
+    ],
+    ids=["the third column", "no header", "patients", "counts", "one column"],
+)
+def test_a_table_names_classes_in_its_column_of_names(tmp_path: Path, text: str, labels: set[str]) -> None:
+    assert get_labels(write_source(tmp_path, **{"classes.csv": text})) == labels
+
+
 def test_a_file_beside_a_whole_set_names_no_classes(tmp_path: Path) -> None:
     folder = write_source(tmp_path / "digits")
     write_files(tmp_path, {"labels.txt": b"airplane\nautomobile\n"})

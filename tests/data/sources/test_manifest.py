@@ -15,7 +15,7 @@ import pytest
 
 from listings import labels_and_splits, list_notes
 from sightline.config import ColumnsConfig, DataConfig, LimitsConfig, resolve_config
-from sightline.data.indexing import build_index
+from sightline.data.indexing import build_index, list_source
 from sightline.data.sources.manifest import read_manifest
 from sightline.errors import ConfigError, DataError, ImageError
 from synthetic_images import encode_png, write_files, write_zip
@@ -581,8 +581,22 @@ def test_splits_in_a_column_of_numbers(tmp_path: Path, column: str, cells: str, 
 def test_a_flag_of_the_split_is_not_a_class(tmp_path: Path) -> None:
     listing = read_manifest(write_table(tmp_path, "image,cat,dog,is_train\n1.jpg,1,0,1\n2.jpg,0,1,0\n"))
     assert labels_and_splits(listing) == {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
-    text = "image,cat,dog,is_train,is_val\n1.jpg,1,0,1,0\n2.jpg,0,1,0,1\n"  # which is not clear
-    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("rows", "splits"),
+    [("1.jpg,cat,1,0\n2.jpg,dog,0,1\n", ("train", "test")), ("1.jpg,cat,1,1\n2.jpg,dog,0,0\n", (None, None))],
+    ids=["one for each row", "unclear"],
+)
+def test_several_flags_of_splits_are_read_together(
+    tmp_path: Path, rows: str, splits: tuple[str | None, str | None]
+) -> None:
+    expected = dict(zip(("1.jpg", "2.jpg"), zip(("cat", "dog"), splits, strict=True), strict=True))
+    text = f"image,label,is_train,is_test\n{rows}"
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == expected
+    write_files(tmp_path / "set", {"cat/1.jpg": b"1", "dog/2.jpg": b"2", "meta.csv": text.encode()})
+    listing = list_source(tmp_path / "set")
+    assert [item.split for item in listing.items] == list(splits)
 
 
 @pytest.mark.parametrize(

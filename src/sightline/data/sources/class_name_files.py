@@ -14,6 +14,7 @@ from sightline.data.sources.encoding import decode_text
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.listing import ClassNames, SourceListing, replace_labels
 from sightline.data.sources.split_names import parse_split
+from sightline.data.sources.table import normalize_name
 from sightline.data.storage import FileStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
 from sightline.data.types import SourceNote
@@ -27,6 +28,7 @@ FILES = (
     "classes.csv", "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
     "data.yaml",
 )  # fmt: skip
+_NAME_COLUMNS = {"name", "class", "classname", "classlabel", "label", "labelname", "category", "species", "description"}
 _NUMBER = re.compile(r"\d+|n\d{8}")
 _NO_NAME = re.compile(r"[-+\d.,\s]*")
 _YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines below it
@@ -94,11 +96,11 @@ def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
         named = _read_mapping(jsonio.loads(text))
     elif suffix == ".yaml":
         named, lines = _read_yaml(text), []
+    elif suffix == ".csv":
+        named, lines = _read_csv(lines), []
     else:
-        cells = (
-            list(csv.reader(lines)) if suffix == ".csv" else [re.split(r"[\s:,]+", line, maxsplit=1) for line in lines]
-        )
-        named = {row[0].strip(): row[1].strip() for row in cells if len(row) > 1}
+        cells = [re.split(r"[\s:,]+", line, maxsplit=1) for line in lines]
+        named = {row[0]: row[1] for row in cells if len(row) > 1}
     named = {_fold(key): name for key, name in named.items()}
     if 2 * len(set(named.values())) < len(named):  # the classes of numbered images
         return {}
@@ -116,6 +118,14 @@ def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
 
 def _fold(label: str) -> str:
     return str(int(label)) if label.isdecimal() else label
+
+
+def _read_csv(lines: Sequence[str]) -> dict[str, str]:
+    """Return the names by the first cells of rows: those in the column of names, without a header in the second one."""
+    rows = [row for row in csv.reader(lines, skipinitialspace=True) if len(row) > 1]
+    titles = list(map(normalize_name, rows[0])) if rows and not _NUMBER.fullmatch(rows[0][0].strip()) else ["", "name"]
+    column = next((i for i, title in enumerate(titles) if i and title in _NAME_COLUMNS), None)
+    return {} if column is None else {row[0].strip(): row[column].strip() for row in rows if len(row) > column}
 
 
 def _read_mapping(value: object) -> dict[str, str]:

@@ -75,6 +75,18 @@ class Columns:
         return row.cells.get(self.label, "")
 
 
+def join_split_flags(table: Table) -> Table:
+    """Return a table with a column ``split`` for several such as ``is_train`` and ``is_test``, if they agree."""
+    flags = {c: _SPLIT_FLAGS[normalize_name(c)][0] for c in table.columns if normalize_name(c) in _SPLIT_FLAGS}
+    splits_by_row = [[s for c, s in flags.items() if _parse_bool(row.get_text(c))] for row in table.rows]
+    if len(flags) < 2 or "split" in table.columns or any(len(splits) != 1 for splits in splits_by_row):
+        return table
+    rows = (
+        Row(row.line, {**row.cells, "split": split}) for row, (split,) in zip(table.rows, splits_by_row, strict=True)
+    )
+    return replace(table, columns=(*table.columns, "split"), rows=tuple(rows))
+
+
 def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
     """Choose the column for each role: from `options`, else by column name, else by content.
 
@@ -188,9 +200,9 @@ def _is_coordinate(table: Table, column: str, used_columns: Collection[str]) -> 
     """Return whether ``y`` is of a point: beside ``x`` with numbers, or in ``PixelSpacing[x,y]`` of NIH ChestX-ray."""
     if normalize_name(column) != "y":
         return False
-    x = [c for c in table.columns if c.strip().casefold() == "x" and c not in used_columns]
-    cells = [row.get_text(c) for row in table.rows for c in (*x, column)]
-    return column.strip().casefold() != "y" or bool(x and all(re.fullmatch(r"-?[\d.]*", cell) for cell in cells))
+    is_beside_x = "x" not in used_columns and any(c.strip().casefold() == "x" for c in table.columns)
+    are_numbers = all(re.fullmatch(r"-?[\d.]*", row.get_text(column)) for row in table.rows)
+    return column.strip().casefold() != "y" or (is_beside_x and are_numbers)
 
 
 def _first_or_empty(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sightline.config import DataConfig
 from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
-from sightline.data.image_tables import TABLE_SUFFIXES, ImageTable
+from sightline.data.image_tables import ImageTable, is_image_table
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES
@@ -39,7 +39,7 @@ def find_container_files(store: FileStore) -> list[str]:
     keys = [key for key in skip_predictions(store.keys(), str) if not is_hidden(key)]
     if any(is_image_name(key) for key in keys):
         return []
-    tables = [key for key in keys if key.lower().endswith(TABLE_SUFFIXES)]
+    tables = [key for key in keys if is_image_table(key)]
     return tables or [key for key in keys if key.lower().endswith(ARCHIVE_SUFFIXES)]
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name, read_splits
+from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name, join_split_flags, read_splits
 from sightline.data.sources.encoding import decode_text
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
@@ -63,7 +63,7 @@ class _Lists:
     def read(self, key: str) -> _List:
         """Return a list; raises `DataError` if it is not a table."""
         if key not in self._lists:
-            table = read_table(self.read_bytes(key), key, KNOWN_COLUMNS, self._names_image)
+            table = join_split_flags(read_table(self.read_bytes(key), key, KNOWN_COLUMNS, self._names_image))
             rows = [tuple(row.get_text(column) for column in table.columns) for row in table.rows]
             rows = rows if len(table.columns) > 1 else [_part_line(line) for (line,) in rows]
             self._lists[key] = _List(table, rows, *self._find_images(rows))
@@ -83,7 +83,7 @@ class _Lists:
             raise DataError(f"{key}: {error}.") from error
 
     def _names_image(self, text: str) -> bool:
-        return any(self._finder.find(part) is not None for part in _part_line(text))
+        return any(self._finder.find(cell) is not None for cell in _part_line(text))
 
     def _find_images(self, rows: Sequence[tuple[str, ...]]) -> tuple[int, dict[int, str]]:
         """Return the column that names most images, and the image that each row names there."""

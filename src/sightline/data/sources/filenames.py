@@ -30,8 +30,12 @@ def is_hidden(path: str) -> bool:
     >>> is_hidden("cat/.DS_Store"), is_hidden("cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg"), is_hidden("cat/1.jpg")
     (True, True, False)
     """
-    parts = split_path(path)
-    if not parts:  # a member of an archive may have no name
+    return are_hidden(split_path(path))
+
+
+def are_hidden(parts: tuple[str, ...]) -> bool:
+    """Return whether a path of these parts is hidden, as that of a member of an archive without a name."""
+    if not parts:
         return True
     return _is_hidden_name(parts[-1]) or parts[-1].lower() in {"thumbs.db", "desktop.ini"} or _is_in_hidden(parts[:-1])
 

@@ -12,7 +12,7 @@ from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR
 from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES, find_class_masks
 from sightline.data.sources.file_labels import are_class_names, compile_pattern, normalize_label, parse_label
-from sightline.data.sources.filenames import is_hidden, is_image_name, split_path
+from sightline.data.sources.filenames import are_hidden, is_hidden, is_image_name, split_path
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
 from sightline.data.sources.split_names import parse_split_name, suggest_split
@@ -82,9 +82,8 @@ def read_class_folders(
     return listing
 
 
-def is_flat(store: FileStore) -> bool:
-    """Return whether a store has no class folders, so that labels must come from elsewhere."""
-    paths = list_visible(store)
+def is_flat(paths: Mapping[str, PathParts]) -> bool:
+    """Return whether files have no class folders, so that their labels must come from elsewhere."""
     return infer_layout([p for k, p in paths.items() if is_image_name(k)] or list(paths.values())).flat
 
 
@@ -96,7 +95,7 @@ def are_named_by_class(store: FileStore) -> bool:
 def list_visible(store: FileStore) -> dict[str, PathParts]:
     """Return the path components of each file that is not hidden, by its key."""
     keys = store.keys()
-    return {key: split_path(key) for key in keys if not is_hidden(key)}
+    return {key: parts for key in keys if not are_hidden(parts := split_path(key))}
 
 
 def _list_by_folder(

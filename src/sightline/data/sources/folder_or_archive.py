@@ -10,7 +10,7 @@ from sightline.data.archives import TarStore, ZipStore
 from sightline.data.remote_folder import RemoteFolder
 from sightline.data.sources.class_name_files import find_class_names
 from sightline.data.sources.file_lists import apply_file_lists, apply_split_lists
-from sightline.data.sources.folder import MASK_FOLDERS, is_flat, read_class_folders
+from sightline.data.sources.folder import MASK_FOLDERS, is_flat, list_visible, read_class_folders
 from sightline.data.sources.folder_layout import WRAPPER_NAMES
 from sightline.data.sources.label_tables import read_label_table, read_numbered_folders, read_tables
 from sightline.data.sources.listing import SourceListing
@@ -46,9 +46,10 @@ def _list_images(
     if options.labels:
         return apply_split_lists(read_label_table(store, options, prefix), store, prefix)
     states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
-    if not states_labels and (listing := read_mask_folders(store, prefix, folder)) is not None:
+    paths = list_visible(store)
+    if not states_labels and (listing := read_mask_folders(store, paths, prefix, folder)) is not None:
         return listing
-    is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(store)
+    is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(paths)
     if is_unlabeled and (listing := read_tables(store, folder, options, prefix)) is not None:
         return apply_split_lists(listing, store, prefix)
     listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)

@@ -10,9 +10,17 @@ from typing import Any
 from sightline import _io
 from sightline.config import DataConfig
 from sightline.data.containers import ARCHIVE_SUFFIXES
+from sightline.data.image_tables import is_image_table
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.class_parents import label_by_parents
-from sightline.data.sources.columns import KNOWN_COLUMNS, UNASSIGNED, Columns, choose_columns, describe_names
+from sightline.data.sources.columns import (
+    KNOWN_COLUMNS,
+    UNASSIGNED,
+    Columns,
+    choose_columns,
+    describe_names,
+    join_split_flags,
+)
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
@@ -35,7 +43,7 @@ from sightline.data.sources.table import (
     normalize_name,
     read_table,
 )
-from sightline.data.sources.unread_labels import is_column_file, is_spreadsheet
+from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
@@ -100,7 +108,7 @@ def read_rows(
     Paths are those of the store of `finder`; without it, relative to ``data.root``, else to the current directory.
     """
     finder = finder or _open_root(Path(), name, options)
-    table = build_table(rows, name)
+    table = join_split_flags(build_table(rows, name))
     return list_from_table(
         LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder), options, prefix
     )
@@ -119,7 +127,7 @@ def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
     """Return the content of the table at `path`; raises `DataError` if it cannot be read, as a spreadsheet."""
     if is_spreadsheet(path.name):
         raise DataError(f"{path} is a spreadsheet, which is not read: save it as CSV (UTF-8).")
-    if is_column_file(path.name):
+    if is_image_table(path.name):
         raise DataError(f"{path} is a Parquet or Arrow file, of which images are read, not labels: write it as CSV.")
     try:
         return read_untrusted_file(path, options.limits)
@@ -134,7 +142,9 @@ def parse_table(
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
     max_rows = options.limits.table_rows
-    table = read_table(content, name, known_columns, finder.is_file, options.encoding, max_rows, may_be_spaced=True)
+    table = join_split_flags(
+        read_table(content, name, known_columns, finder.is_file, options.encoding, max_rows, may_be_spaced=True)
+    )
     is_guessed = not options.encoding and detect_encoding(content) == GUESSED_ENCODING
     return LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder, is_guessed, key)
 

@@ -13,6 +13,7 @@ from sightline.data.masks import CLASSES_FILES, MaskClasses, describe_masks, rea
 from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES
 from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder import list_visible
+from sightline.data.sources.folder_layout import PathParts
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split
 from sightline.data.storage import FileStore, read_untrusted_file
@@ -42,15 +43,18 @@ class _RoledFile:
     pair: PairKey
 
 
-def read_mask_folders(store: FileStore, prefix: str = "", folder: Path | None = None) -> SourceListing | None:
+def read_mask_folders(
+    store: FileStore, paths: Mapping[str, PathParts], prefix: str = "", folder: Path | None = None
+) -> SourceListing | None:
     """List the images of ``images/`` with their masks in ``masks/``, as a whole or in each split; None for no such.
 
     Files are paired by name: ``images/1.jpg`` with ``masks/1.png`` or ``masks/1_mask.png``. ``classes.csv``, in the
     store or beside `folder`, names the values of the masks; without it, masks have no meaning, and None is returned.
     Images of one name, such as ``0.jpg`` and ``0.png``, are left out, and so is one with two masks of one name.
-    Folders named as splits may be above or below those two. Raises `DataError` for a table that cannot be used.
+    Folders named as splits may be above or below those two. `paths` are the visible files of the store, in parts.
+    Raises `DataError` for a table that cannot be used.
     """
-    files = list(_find_roles(store))
+    files = list(_find_roles(paths))
     images, masks = (_group_by_pair(file for file in files if file.role == role) for role in ("image", "mask"))
     pairs = {pair: candidate for pair in images if (candidate := _find_mask(pair, masks)) is not None}
     if not pairs or (table := _find_classes(store, folder)) is None:
@@ -95,8 +99,8 @@ def _describe_ambiguity(others: Sequence[str], prefix: str, mask_keys: Sequence[
     return f"has the name of {' and '.join(others)}, so that {masks} may be the mask of either"
 
 
-def _find_roles(store: FileStore) -> Iterator[_RoledFile]:
-    paths = {key: parts for key, parts in list_visible(store).items() if is_image_name(key)}
+def _find_roles(paths: Mapping[str, PathParts]) -> Iterator[_RoledFile]:
+    paths = {key: parts for key, parts in paths.items() if is_image_name(key)}
     folders = {parts[:depth] for parts in paths.values() for depth in range(1, len(parts))}
     roles = {parts: _find_role(parts, folders) for parts in {parts[:-1] for parts in paths.values()}}
     for key, parts in paths.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from sightline.data.image_tables import TABLE_SUFFIXES as IMAGE_TABLE_SUFFIXES
+from sightline.data.image_tables import is_image_table
 from sightline.data.sources.filenames import is_hidden, is_image_name
 
 UNREAD_LABELS = "unread-labels"
@@ -32,11 +32,6 @@ def is_spreadsheet(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in _SPREADSHEETS
 
 
-def is_column_file(path: str) -> bool:
-    """Return whether a file has the extension of Parquet or Arrow, of which only one with images is read."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_TABLE_SUFFIXES
-
-
 def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
     """Return the files that may hold labels but are not read, each with what it seems to be.
 
@@ -49,7 +44,7 @@ def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
         name = PurePosixPath(path)
         if is_spreadsheet(path):
             result[path] = "spreadsheet"
-        elif is_column_file(path):
+        elif is_image_table(path):
             result[path] = "Parquet or Arrow"
         elif name.suffix.lower() in _BOXES and name.stem in image_names:
             result[path] = _BOXES[name.suffix.lower()]

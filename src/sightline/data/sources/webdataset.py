@@ -9,7 +9,7 @@ from typing import Any
 from sightline import jsonio
 from sightline.data.archives import TarStore
 from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden
-from sightline.data.sources.folder import is_flat
+from sightline.data.sources.folder import is_flat, list_visible
 from sightline.errors import DataError, ImageError
 
 IMAGE_COLUMN = "image"
@@ -32,7 +32,7 @@ def list_samples(store: TarStore) -> list[Mapping[str, Any]]:
             kind = IMAGE_COLUMN if f".{kind.lower()}" in IMAGE_SUFFIXES else kind.lower()
             kinds.add(kind)
             samples.setdefault(str(folder / stem), {}).setdefault(kind, key)
-    if IMAGE_COLUMN not in kinds or not (_CLASS in kinds or (_FIELDS in kinds and is_flat(store))):
+    if IMAGE_COLUMN not in kinds or not (_CLASS in kinds or (_FIELDS in kinds and is_flat(list_visible(store)))):
         return []
     return [_make_row(store, files) for files in samples.values() if IMAGE_COLUMN in files]
 
