@@ -13,11 +13,10 @@ import pytest
 import sightline as sl
 from sightline.api.embedding_model import EmbeddingModel
 from sightline.api.image_model import ImageModel
-from sightline.api.masks import MaskModel
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 NAMES = [name for name in sl.__all__ if name != "__version__"]
-BASES = (ImageModel, EmbeddingModel, MaskModel)  # of Classifier
+BASES = (ImageModel, EmbeddingModel)  # of Classifier
 OBJECTS = (sl.Dataset, sl.Run, sl.Classifier, *BASES, sl.Evaluation, sl.Callback)
 
 

@@ -1,16 +1,16 @@
-"""`EmbeddingModel`: the features of a loaded model as embeddings, and the images whose embeddings are similar."""
+"""`EmbeddingModel`: the features of a loaded model as embeddings, and the images and labels that are nearest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from sightline import _io
 from sightline.api.dataset import Dataset
 from sightline.api.images import ImageLike, list_items, list_labeled_items, track_images
-from sightline.api.masks import MaskModel
+from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback, as_callback, track
@@ -18,11 +18,12 @@ from sightline.data.indexing import Sources
 from sightline.errors import UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
+from sightline.inference.knn import KnnPredictor
 from sightline.inference.nearest import SimilarImage
 from sightline.progress import show_progress
 
 
-class EmbeddingModel(MaskModel):
+class EmbeddingModel(LoadedModel):
     """A loaded model whose features serve to search, to cluster and to train other models on."""
 
     def embed(
@@ -133,30 +134,66 @@ class EmbeddingModel(MaskModel):
         if top < 1:
             raise UsageError(f"top is the number of similar images, at least 1, not {top}.")
         with show_progress(progress, callback) as display:
-            batches = self._iter_searched(data, set, display)
+            batches = _read_embeddings(self, data, "data") or self.iter_embeddings(
+                cast("Any", data), set=set, callback=display
+            )
             queries = self.embed(images, set=set, progress=False)
             results = nearest.find_similar(queries, batches, top, display.on_message)
         return RecordList(results, SimilarImage.to_dict)
 
-    def _iter_searched(self, data: Any, settings: Settings, callback: Callback) -> Iterator[Embeddings]:
-        """Return the embeddings of `data`; raises `DataError` at once if they are those of another model."""
-        stored = _read_embeddings(self, data, "data")
-        return self.iter_embeddings(data, set=settings, callback=callback) if stored is None else stored
+    def with_neighbors(
+        self,
+        reference: Dataset | Sources | Embeddings,
+        *,
+        knn: int = 5,
+        set: Settings = (),
+        progress: bool = True,
+        callback: Callback | None = None,
+    ) -> Self:
+        """Return a classifier whose classes are the labels of `reference`, by a vote of the nearest images there.
 
+        Nothing is trained, so a class may have five images. The classifier exists in memory only: it cannot be
+        exported. A vote is weighted by cosine similarity s as exp(s / 0.07) (Wu et al., 2018); the probabilities are
+        fractions of the votes, and are not calibrated.
 
-def wrap_reference(model: EmbeddingModel, reference: Any, settings: Settings) -> Dataset | Embeddings | str | Path:
-    """Return labeled images as a `Dataset`; embeddings, and the path of a file of them, as they are."""
-    if isinstance(reference, Embeddings) or _is_embedding_file(reference):
-        return cast("Embeddings | str | Path", reference)
-    return model.wrap_labeled(reference, settings)
+        Where images of `reference` have several labels, or the model predicts several, each label has a probability of
+        its own: a neighbor votes for all of its labels. A label is predicted from one half of the votes on.
+
+        Args:
+            reference: Labeled images, or their embeddings: a file that `sightline embed --labeled` wrote, or what
+                `embed` returned. Their embeddings are in memory.
+            knn: The number of nearest images that vote.
+            set: As for `predict`.
+            progress: As for `predict`.
+            callback: As for `predict`.
+
+        Raises:
+            DataError: If `reference` has no labels, or its embeddings are those of another model.
+            UsageError: If it has fewer images than `knn`.
+
+        Example:
+            ```python
+            clf.with_neighbors("labeled/", knn=5).predict("new.jpg")
+            ```
+        """
+        with show_progress(progress, callback) as display:
+            several = True if self.task.targets.allows_several and not self.task.targets.are_masks else None
+            batches = _read_embeddings(self, reference, "reference")
+            if batches is None:
+                data = self.wrap_labeled(cast("Dataset | Sources", reference), set)
+                batches = self.iter_embeddings(data, labeled=True, callback=display)
+                several = several or data.read_index(display.on_progress).targets.allows_several
+            predictor = KnnPredictor(self.predictor, batches, knn, several_labels=several)
+            model = type(self)(predictor, path=self.path)
+        model.feature_model_id = self.feature_model_id
+        model.task_name = "multi_label" if predictor.has_several_labels else "single_label"
+        return model
 
 
 def iter_labeled(model: EmbeddingModel, reference: Any, settings: Settings, callback: Callback) -> Iterator[Embeddings]:
     """Return the embeddings of labeled images; raises `DataError` at once if they are those of another model."""
     stored = _read_embeddings(model, reference, "reference")
-    if stored is None:
-        return model.iter_embeddings(reference, labeled=True, set=settings, callback=callback)
-    return stored
+    return stored or model.iter_embeddings(reference, labeled=True, set=settings, callback=callback)
 
 
 def _read_embeddings(model: EmbeddingModel, value: Any, name: str) -> Iterator[Embeddings] | None:
@@ -164,12 +201,8 @@ def _read_embeddings(model: EmbeddingModel, value: Any, name: str) -> Iterator[E
     if isinstance(value, Embeddings):
         check_same_model(name, value.model, model.feature_model_id)
         return iter([value])
-    if not _is_embedding_file(value):
+    if not (isinstance(value, str | Path) and embedding_files.has_embeddings(_io.expand_home(value))):
         return None
     file = embedding_files.open_file(_io.expand_home(value))
     check_same_model(str(value), file.model, model.feature_model_id)
     return file.iterate()
-
-
-def _is_embedding_file(value: Any) -> bool:
-    return isinstance(value, str | Path) and embedding_files.has_embeddings(_io.expand_home(value))

@@ -1,18 +1,19 @@
-"""`ImageModel`: a loaded model applied to images: it predicts classes, computes embeddings and finds similar images."""
+"""`ImageModel`: a loaded model that predicts classes or masks of images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.api import prediction_folder
 from sightline.api.dataset import Dataset
-from sightline.api.embedding_model import EmbeddingModel, iter_labeled, wrap_reference
+from sightline.api.embedding_model import EmbeddingModel
 from sightline.api.images import ImageLike, list_items, prediction_row, to_class_indices, track_images
+from sightline.api.masks import check_tile, write_masks
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
@@ -21,6 +22,7 @@ from sightline.errors import DataError, UsageError, plural
 from sightline.inference import stream
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.knn import KnnPredictor
+from sightline.inference.masks import MaskPrediction, predict_masks
 from sightline.inference.prediction_files import PredictionFiles
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec
@@ -28,7 +30,7 @@ from sightline.progress import show_progress
 
 
 class ImageModel(EmbeddingModel):
-    """A loaded model and what it computes for images, without a training framework if it is a bundle."""
+    """A loaded model and what it predicts, without a training framework if it is a bundle."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -252,51 +254,76 @@ class ImageModel(EmbeddingModel):
         labels = to_class_indices(y, self.classes, len(predicted))
         return float(np.mean(predicted == labels))
 
-    def with_neighbors(
+    def predict_masks(
         self,
-        reference: Dataset | Sources | Embeddings,
+        images: ImageLike | Iterable[ImageLike],
         *,
-        knn: int = 5,
+        out: str | Path | None = None,
+        tile: float | None = None,
         set: Settings = (),
         progress: bool = True,
         callback: Callback | None = None,
-    ) -> Self:
-        """Return a classifier whose classes are the labels of `reference`, by a vote of the nearest images there.
-
-        Nothing is trained, so a class may have five images. The classifier exists in memory only: it cannot be
-        exported. A vote is weighted by cosine similarity s as exp(s / 0.07) (Wu et al., 2018); the probabilities are
-        fractions of the votes, and are not calibrated.
-
-        Where images of `reference` have several labels, or the model predicts several, each label has a probability of
-        its own: a neighbor votes for all of its labels. A label is predicted from one half of the votes on.
+    ) -> RecordList[MaskPrediction]:
+        """Predict the class of each pixel, with a model of ``model.task="segmentation"``.
 
         Args:
-            reference: Labeled images, or their embeddings: a file that `sightline embed --labeled` wrote, or what
-                `embed` returned. Their embeddings are in memory.
-            knn: The number of nearest images that vote.
+            images: As for `predict`.
+            out: A folder to write each mask to, as ``<name>.png``, an indexed PNG whose values are the positions in
+                `classes`, and its colors over the image, of at most 4096 pixels on the longer side, as
+                ``<name>.overlay.png``. Files that Sightline wrote are replaced, others never.
+            tile: Predict images of any size in overlapping tiles of the size that the network takes, cut from the
+                image at this scale: 1 is its full resolution, 0 resizes the whole image instead. None is what
+                ``input.tile`` was in training, by default 0.
             set: As for `predict`.
             progress: As for `predict`.
             callback: As for `predict`.
 
+        Returns:
+            One mask for each image, in order: `mask` is uint8 [H, W] at the size of the image, `areas` the fraction of
+            its pixels that each class has, `quality` the expected IoU, and `decision` what a threshold for it decides;
+            with `out`, `file` is the name of its file there.
+            For a file that cannot be read, only its `error` is set.
+
         Raises:
-            DataError: If `reference` has no labels, or its embeddings are those of another model.
-            UsageError: If it has fewer images than `knn`.
+            UsageError: If the model predicts no masks, or `tile` is not from 0 to 16.
+            OutputError: If `out` cannot be written, or holds a file that would be replaced.
 
         Example:
             ```python
-            clf.with_neighbors("labeled/", knn=5).predict("new.jpg")
+            masks = clf.predict_masks("street.jpg", out="masks")
+            print(masks[0].mask.shape, masks[0].areas)
             ```
         """
         with show_progress(progress, callback) as display:
-            images = wrap_reference(self, reference, set)
-            batches = iter_labeled(self, images, (), display)
-            several = None
-            if self.task.targets.allows_several and not self.task.targets.are_masks:
-                several = True
-            elif isinstance(images, Dataset):
-                several = images.read_index(display.on_progress).targets.allows_several
-            predictor = KnnPredictor(self.predictor, batches, knn, several_labels=several)
-            model = type(self)(predictor, path=self.path)
-        model.feature_model_id = self.feature_model_id
-        model.task_name = "multi_label" if predictor.has_several_labels else "single_label"
-        return model
+            masks = self.iter_masks(images, out=out, tile=tile, set=set, callback=display)
+            return RecordList(masks, MaskPrediction.to_dict)
+
+    def iter_masks(
+        self,
+        images: ImageLike | Iterable[ImageLike | stream.InputItem],
+        *,
+        out: str | Path | None = None,
+        tile: float | None = None,
+        set: Settings = (),
+        callback: Callback | None = None,
+    ) -> Iterator[MaskPrediction]:
+        """Yield what `predict_masks` returns as it is ready, for any number of images: few are in memory at once.
+
+        Args:
+            images: As for `predict`; may be a generator.
+            out: As for `predict_masks`.
+            tile: As for `predict_masks`.
+            set: As for `predict`.
+            callback: Receives the progress events.
+        """
+        if not self.task.targets.are_masks:
+            raise UsageError("This model classifies whole images: masks need one with model.task=segmentation.")
+        scale = self.tile if tile is None else check_tile(tile)
+        items = list_items(images, self.preprocess.channels, set, callback)
+        if out is None:
+            masks = predict_masks(self.predictor, items, scale, self.thresholds)
+        else:
+            masks = write_masks(self.predictor, items, Path(out), scale, self.thresholds)
+        return masks if callback is None else track_images(
+            masks, "predicting", images, self.preprocess.channels, set, callback.on_progress, lambda _: 1
+        )  # fmt: skip

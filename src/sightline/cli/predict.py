@@ -21,7 +21,7 @@ from sightline.inference.results import Decision, Prediction
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.api.image_model import ImageModel
+    from sightline.api.classifier import Classifier
     from sightline.inference.masks import MaskPrediction
     from sightline.inference.prediction_files import PredictionFiles
     from sightline.inference.stream import InputItem
@@ -162,7 +162,7 @@ def predict(
 
 
 def _write_rows(
-    classifier: ImageModel,
+    classifier: Classifier,
     inputs: Inputs,
     chosen_format: TableFormat,
     out: Path | None,
@@ -255,7 +255,7 @@ def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterat
 
 def _load(
     model: str, knn: int | None, reference: str | None, device: Device | None, settings: Sequence[str] | None
-) -> ImageModel:
+) -> Classifier:
     """Return the classifier, by nearest neighbors if the options ask for it."""
     classifier = load_model(model, device)
     if knn is None or reference is None:
