@@ -58,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nsightline help COMMAND            help of one command, with an example\n"
-    "sightline --install-completion    commands and options complete with the Tab key in new shells",
+    "sightline --install-completion    complete commands and options with Tab, in new shells",
 )
 
 for function in (

@@ -40,9 +40,9 @@ def add_class(
 ) -> None:
     """Add a class to a model from a few images of it, without training; the other classes keep their logits.
 
-    The new model is a bundle: predict, serve, evaluate and export take it. Its last layer has one more row, fitted to
-    the new images and to those of the run. In a multi-label model, the probability of the new label comes from the
-    votes of these images, and the other labels keep their probabilities.
+    The new model is a bundle for predict, serve, evaluate and export. Its last layer has one more row, fitted to the
+    new images and to those of the run. In a multi-label model, the probability of the new label comes from the votes
+    of these images, and the other labels keep their probabilities.
     """
     from sightline import api
 

@@ -23,9 +23,9 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/demo-<n>.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of training epochs.")] = None,
 ) -> None:
-    """Train, evaluate and predict on synthetic images of coffee beans, without any download.
+    """Train, evaluate and predict on synthetic images of coffee beans, without downloads.
 
-    It trains as `sightline train` does by default: from a network that is pretrained on photographs.
+    Like `sightline train` by default, it starts from a network that was pretrained on photographs.
     """
     from sightline import api
     from sightline.runs.paths import next_path

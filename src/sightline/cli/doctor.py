@@ -29,7 +29,9 @@ def doctor(
     patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these fixes first.")] = None,
     write_folders: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write links to the images, fixes applied: a folder per class and split."),
+        typer.Option(
+            metavar="FOLDER", help="Write links to the images, with fixes applied, to a folder per class and split."
+        ),
     ] = None,
     column: Column = None,
     allow: Allow = None,

@@ -75,7 +75,10 @@ def evaluate(
     ] = None,
     reset_thresholds: Annotated[
         bool,
-        typer.Option("--reset-thresholds", help="Forget the targets of earlier evaluations: thresholds as trained."),
+        typer.Option(
+            "--reset-thresholds",
+            help="Remove the targets of earlier evaluations, and use the thresholds from training.",
+        ),
     ] = False,
     ood: Annotated[
         str | None, typer.Option(help="Out-of-distribution images; reports the AUROC of detecting them.")
@@ -87,8 +90,8 @@ def evaluate(
     tta: Annotated[
         TestTimeAugmentation | None,
         typer.Option(
-            help="Test-time augmentation: average over views of each image; flip: it and its mirror image (2x cost); "
-            "flip-shift: both, also slightly shifted (6x cost)."
+            help="Test-time augmentation: average over views of each image; flip: the image and its mirror image (2x "
+            "cost); flip-shift: also slightly shifted copies of both (6x cost)."
         ),
     ] = None,
     include_training: Annotated[

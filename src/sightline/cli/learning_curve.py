@@ -38,7 +38,7 @@ def learning_curve(
     output_format: Annotated[TableFormat, csv_format("measured or predicted point")] = TableFormat.text,
     raw_csv: RawCsv = False,
 ) -> None:
-    """Measure the accuracy against the number of labels, and predict what more labels would bring."""
+    """Measure the accuracy against the number of labels, and predict the gain from more labels."""
     from sightline.api.learning_curve import learning_curve as measure
 
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:

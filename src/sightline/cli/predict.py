@@ -75,9 +75,7 @@ def predict(
     ] = None,
     rows_per_part: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Images of each file in a .parquet folder, rounded up to whole batches; default 1024."
-        ),
+        typer.Option(min=1, help="Images per file of a .parquet folder, rounded up to whole batches; default 1024."),
     ] = None,
     engine: Annotated[
         str,

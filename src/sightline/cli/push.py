@@ -26,7 +26,7 @@ def push(
 ) -> None:
     """Upload a bundle to the Hugging Face Hub, with a model card; private and without images by default.
 
-    The login is that of huggingface_hub: `hf auth login`, or the variable HF_TOKEN.
+    Log in as for huggingface_hub: with `hf auth login`, or by the variable HF_TOKEN.
     """
     from sightline.api.hub import push as run
 

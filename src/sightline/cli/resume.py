@@ -26,7 +26,8 @@ def resume(
     rank: Rank = None,
     engine: Engine = "local",
     num_workers: Annotated[
-        int | None, typer.Option(help="With --engine ray: the number of workers; default as the run was started with.")
+        int | None,
+        typer.Option(help="With --engine ray: the number of workers; default: the number at the start of the run."),
     ] = None,
     cpus_per_worker: CpusPerWorker = None,
     ray_address: RayAddress = None,

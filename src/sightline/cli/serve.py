@@ -39,7 +39,7 @@ def serve(
     models: Annotated[
         Path | None, typer.Option(help="Serve the models of a folder instead: NAME, or NAME/1, NAME/2 for versions.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name for clients; default: that of its run.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model name for clients; default: the name of its run.")] = None,
     max_upload_mb: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Maximum size of the body of a request.")
     ] = DEFAULT_UPLOAD_MB,
@@ -55,7 +55,7 @@ def serve(
     request_timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time from the header to the end of the response.")
     ] = _DEFAULTS.request,
-    threads: Annotated[int, typer.Option(min=0, help="Threads in which a model computes; 0: one for each core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Number of threads for a model; 0: one per core.")] = 0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Maximum images in a batch; default: by the size of the images.")
     ] = None,
@@ -64,20 +64,20 @@ def serve(
     ] = 0.0,
     tile: TileOption = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that answer; each loads the models and has its part of the cores.")
+        int, typer.Option(min=1, help="Worker processes; each loads the models and uses an equal share of the cores.")
     ] = 1,
     device: DeviceOption = None,
     reload_interval: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How often to look for changed models; 0: at SIGHUP only.")
+        float, typer.Option(min=0, metavar="SECONDS", help="How often to check for changed models; 0: only at SIGHUP.")
     ] = DEFAULT_RELOAD_INTERVAL,
     grace: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Maximum time to finish requests after SIGTERM.")
     ] = DEFAULT_GRACE,
     ssl_certfile: Annotated[
-        Path | None, typer.Option(help="The certificate chain in PEM, to serve https; read again when it changes.")
+        Path | None, typer.Option(help="PEM file of the certificate chain, for HTTPS; read again when it changes.")
     ] = None,
     ssl_keyfile: Annotated[
-        Path | None, typer.Option(help="The private key of the certificate, if it is another file.")
+        Path | None, typer.Option(help="The private key of the certificate, if in another file.")
     ] = None,
     token_file: Annotated[
         Path | None,

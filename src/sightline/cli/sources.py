@@ -63,8 +63,8 @@ DeviceOption = Annotated[
     Device | None,
     typer.Option(
         "--device",
-        help="Where a bundle computes: gpu needs onnxruntime-gpu; auto: on a GPU if there is one and a batch takes no "
-        "longer there.  [default: cpu]",
+        help="The device for a bundle; gpu: needs onnxruntime-gpu; auto: a GPU, if there is one and batches are not "
+        "slower on it.  [default: cpu]",
     ),
 ]
 TileOption = Annotated[

@@ -38,18 +38,18 @@ def studio(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(help="The address to listen on; 0.0.0.0 also for phones in the same network, which need a token."),
+        typer.Option(help="The address to listen on; 0.0.0.0: also for phones on the same network, with a token."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 0,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="Another name of this machine in the network; repeatable.")
+        list[str] | None, typer.Option(help="Another name of this machine on the network; repeatable.")
     ] = None,
     ssl_certfile: Annotated[
         Path | None,
-        typer.Option(help="The certificate chain in PEM, to serve https: phones allow a live camera only then."),
+        typer.Option(help="PEM file of the certificate chain, for HTTPS, which phones require for a live camera."),
     ] = None,
     ssl_keyfile: Annotated[
-        Path | None, typer.Option(help="The private key of the certificate, if it is another file.")
+        Path | None, typer.Option(help="The private key of the certificate, if in another file.")
     ] = None,
     raw_csv: RawCsv = False,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,

@@ -37,7 +37,7 @@ CpusPerWorker = Annotated[
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT|auto", help="With --engine ray: the cluster; default one of this machine alone."),
+    typer.Option(metavar="HOST:PORT|auto", help="With --engine ray: the cluster; default: one on this machine only."),
 ]
 
 
@@ -55,7 +55,7 @@ def train(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Finish within this time, e.g. 10m, 90s or 1h30m: epochs that do not fit are left out.",
+            help="Finish within this time, e.g. 10m, 90s or 1h30m: epochs that do not fit are skipped.",
         ),
     ] = None,
     folds: Annotated[

@@ -54,7 +54,7 @@ class AugmentConfig:
     )
     label_mixing: Literal["proportional", "union"] = setting(
         "proportional",
-        "labels of an image that mixup or CutMix blends from two; proportional: those of both, weighted by what each "
-        "contributes; union, for several labels per image: all, except those of an image that contributes below 10%",
+        "labels of an image that mixup or CutMix blends from two; proportional: those of both, weighted by their "
+        "contributions; union, for several labels per image: all, except those of an image that contributes below 10%",
     )
     custom: tuple[CustomAugmentConfig, ...] = setting((), "augmentations registered by other packages")

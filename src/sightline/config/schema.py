@@ -56,8 +56,8 @@ class InputConfig:
     )
     width: int | None = setting(
         None,
-        "width in pixels; unset: same as height, or if that is unset too and a pretrained network learns several "
-        "labels per image, by the aspect ratio of the images",
+        "width in pixels; unset: same as height; if both are unset and a pretrained network learns several labels per "
+        "image: from the aspect ratio of the images",
         1,
         4096,
     )
@@ -67,7 +67,7 @@ class InputConfig:
     resize: Literal["auto", "stretch", "crop", "pad"] = setting(
         "stretch",
         "stretch: ignore the aspect ratio; crop: center crop; pad: keep the aspect ratio and add borders; auto: "
-        "stretch with several labels per image, which may stand at its edges, else crop",
+        "stretch with several labels per image, since objects may be at the edges; else crop",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = setting(
         "bilinear", "resampling filter, with antialiasing"
@@ -180,15 +180,15 @@ class ScheduleConfig:
         1,
     )
     rise_fraction: float = setting(
-        0.45, "one_cycle: fraction of the steps of the rise and of the fall; then it anneals to zero", 0.01, 0.5
+        0.45, "one_cycle: fraction of the steps for the rise, and for the fall; then it anneals to zero", 0.01, 0.5
     )
     monitor: Literal["val_loss", "val_accuracy", "val_mean_iou", "loss", "accuracy"] = setting(
         "val_loss", "plateau: metric to monitor"
     )
     compare: Literal["best", "previous"] = setting(
         "best",
-        "plateau: which epochs count as without progress; best: those that do not improve on the best one; previous: "
-        "those that equal the one before",
+        "plateau: which epochs count as no progress; best: those that do not improve on the best one; previous: those "
+        "that equal the previous one",
     )
     patience: int = setting(5, "plateau: reduce the learning rate after this many epochs in a row without progress", 1)
     min_delta: float = setting(0.0, "plateau: minimum change that counts as an improvement", 0)
@@ -218,8 +218,8 @@ class EarlyStoppingConfig:
     restore_best_weights: bool = setting(True, "at the end, restore the weights of the best epoch")
     min_validation_images: int = setting(
         0,
-        "with fewer validation images than these, which cannot tell what is better, the stages after the first are "
-        "left out, if monitor is val_accuracy or val_calibrated_loss",
+        "with fewer validation images than this, too few to show what is better, the stages after the first are "
+        "skipped if monitor is val_accuracy or val_calibrated_loss",
         0,
     )
 
@@ -242,8 +242,8 @@ class StageConfig:
     batch_size: int | None = setting(None, "images per step; unset: train.batch_size", 1)
     solver: Literal["auto", "gradient", "logistic"] = setting(
         "gradient",
-        "gradient: epochs of steps of the optimizer; logistic: with unfreeze=0, the optimum of a linear head, as one "
-        "epoch: logistic regression with an L2 penalty that is chosen on the validation split; auto: logistic where "
+        "gradient: steps of the optimizer; logistic: with unfreeze=0, solve a linear head to its optimum, as one "
+        "epoch, by logistic regression with an L2 penalty that is chosen on the validation split; auto: logistic if "
         "the head and the loss allow it",
     )
     penalty: float | None = setting(
@@ -251,8 +251,8 @@ class StageConfig:
     )
     views: int = setting(
         1,
-        "with frozen layers: number of versions of each image, the original and augmented ones, whose features are "
-        "cached; 0: 4, fewer of over 4,000 images, twice as many for --effort best; 1 with several labels per image",
+        "with frozen layers: number of versions of each image (the original and augmented ones) to cache features "
+        "of; 0: 4, or fewer with over 4,000 images, twice as many with --effort best, 1 with several labels per image",
         0,
         64,
     )
@@ -285,13 +285,12 @@ class TrainConfig:
     batch_size: int = setting(32, "images per step; limited to the number of training images", 1)
     effort: Literal["fast", "balanced", "best"] | None = setting(
         None,
-        "training time to spend on accuracy, for recipes that distinguish it (transfer); fast: the head alone; "
+        "training time to spend on accuracy, for recipes with efforts (transfer); fast: only the head; "
         "balanced: then the last layers; best: more layers, on more augmented views; unset: balanced",
     )
     time_limit: str = setting(
         "",
-        "wall-clock time for the whole run, such as 90s, 10m or 1h30m; the epochs that do not fit are left out; "
-        "empty: none",
+        "wall-clock time for the whole run, such as 90s, 10m or 1h30m; epochs that do not fit are skipped; empty: none",
         check=check_time_limit,
     )
     loss: Literal["cross_entropy", "focal", "binary", "asymmetric", "dice"] = setting(
