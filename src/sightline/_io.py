@@ -1,4 +1,4 @@
-"""Atomic file writes, which never follow symbolic links, and lock files.
+"""Atomic file writes that never follow symbolic links, and lock files.
 
 Files are written under a temporary name and then renamed. The operating system releases a lock when its process ends.
 """

@@ -1,4 +1,4 @@
-"""Zip files and NumPy arrays: what they hold is counted and measured before it is read. Nothing is unpickled."""
+"""Read zip files and NumPy arrays only after counting and measuring their contents. Nothing is unpickled."""
 
 from __future__ import annotations
 

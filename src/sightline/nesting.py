@@ -1,4 +1,4 @@
-"""Limit the nesting depth of values from untrusted files, as code that walks or copies them recurses."""
+"""Limit the nesting depth of values from untrusted files, because code that walks or copies them recurses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registries: named things that Sightline has, and that other packages add by a decorator or an entry point."""
+"""Registries of named items, to which other packages can add with a decorator or an entry point."""
 
 from __future__ import annotations
 

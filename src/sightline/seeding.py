@@ -1,7 +1,7 @@
 """Independent random streams from one seed: all random numbers derive from ``config.seed`` and a name.
 
-A stream depends only on the seed and its name, never on global state, the order in which streams are drawn or the
-thread that draws them, so that adding one stream does not change another.
+A stream depends only on the seed and its name, never on global state, the order of the streams or the thread, so
+adding one stream does not change another.
 """
 
 from __future__ import annotations

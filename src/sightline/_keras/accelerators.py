@@ -1,4 +1,4 @@
-"""Tell which accelerators a machine may have, by files and variables: no backend is imported, which takes seconds."""
+"""Detect possible accelerators from files and variables, without importing a backend, which takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile less on JAX: keep compiled programs on disk, and create the variables of a model by a few programs."""
+"""Compile less on JAX: cache compiled programs on disk, and create a model's variables with few programs."""
 
 from __future__ import annotations
 

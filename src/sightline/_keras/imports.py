@@ -1,4 +1,4 @@
-"""Import Keras, TensorFlow, ONNX Runtime, OpenVINO and others quietly and without telemetry: no other module does.
+"""Import Keras, TensorFlow, ONNX Runtime, OpenVINO and others, quietly and without telemetry; no other module does.
 
 After an import, only variables of `ENVIRONMENT` have changed: ``sys.modules``, ``sys.meta_path``, warning filters and
 standard error are as they were, and everything that Keras offers works.

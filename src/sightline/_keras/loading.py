@@ -1,4 +1,4 @@
-"""Why Keras does not load a model; it refuses in safe mode what would run code of the file or read other files."""
+"""Explain why Keras refuses a model: safe mode refuses whatever would run the file's code or read other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon for networks with convolutions, the kernels of which Keras' own Muon leaves to AdamW."""
+"""Muon for networks with convolutions; Keras' own Muon leaves their kernels to AdamW."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disable the lower precision of float32 products on GPUs: TF32, whose factors have a mantissa of 10 bits.
+"""Disable TF32 on GPUs, which rounds the inputs of float32 products to 10 bits of mantissa.
 
 The settings hold for the whole process; see `backend.full_precision`.
 """

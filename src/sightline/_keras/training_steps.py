@@ -1,4 +1,4 @@
-"""Run the steps that Keras compiles, outside of `fit`; read what its optimizers keep."""
+"""Run Keras' compiled steps outside of `fit`, and read the state of its optimizers."""
 
 from __future__ import annotations
 

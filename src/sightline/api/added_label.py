@@ -1,4 +1,4 @@
-"""One more label where an image may have several, by the votes of images with and without it; the others stay."""
+"""Add a label to a multi-label model, by votes of images with and without it; the other labels stay unchanged."""
 
 from __future__ import annotations
 

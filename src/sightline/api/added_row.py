@@ -1,4 +1,4 @@
-"""One more class where an image has one: the last layer gets a row, fitted to the images of the class and others."""
+"""Add a class to a single-label model: a new row of the last layer, fitted to images of this class and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unknown options, and arguments of a wrong type, are refused by name before any work, with what was expected."""
+"""Refuse unknown options and arguments of the wrong type by name, before any work, and say what was expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a class adds to a bundle, and the images that it is made from."""
+"""What a new class adds to a bundle, and the images that it is created from."""
 
 from __future__ import annotations
 

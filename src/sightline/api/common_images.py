@@ -1,4 +1,4 @@
-"""The images that two runs were both evaluated on, with what each predicts for them."""
+"""The images that two runs were both evaluated on, with each run's predictions."""
 
 from __future__ import annotations
 

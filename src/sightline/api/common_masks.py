@@ -1,4 +1,4 @@
-"""The images that two runs of masks were both evaluated on, with the mean IoU of each run for each."""
+"""The images that two segmentation runs were both evaluated on, with each run's mean IoU per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trains a run further: this process, several hosts, or the workers of a Ray cluster."""
+"""The engine that trains a run: this process, several hosts, or the workers of a Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the run of each fold: `train --folds` does before the final model, and `resume` from where it was."""
+"""Train the run of each fold: before the final model for `train --folds`, and from the last checkpoint for `resume`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`push` and `pull`: bundles on the Hugging Face Hub, through its own library, logins and settings."""
+"""`push` and `pull`: bundles on the Hugging Face Hub, using its own library, login and settings."""
 
 from __future__ import annotations
 

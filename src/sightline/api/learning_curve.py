@@ -1,4 +1,4 @@
-"""`learning_curve`: a metric against the number of labeled images, and what more of them would bring."""
+"""`learning_curve`: a metric against the number of labeled images, and the estimated gain from more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`LoadedModel`: what lies behind a `Classifier`: its predictor, its run, its images and its thresholds."""
+"""`LoadedModel`: the predictor, run, images and thresholds behind a `Classifier`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`load`: a classifier from a run, a bundle or an exported file, or a message on what else the path is."""
+"""`load`: a classifier from a run, a bundle or an exported file, or a message that says what else the path is."""
 
 from __future__ import annotations
 

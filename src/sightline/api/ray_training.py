@@ -1,7 +1,7 @@
 """Train on a Ray cluster: one run on several hosts that train together, or single runs on several workers.
 
-Ray reserves the resources, places the workers and notices when one is lost. Ray Train is not used: its trainer for JAX
-connects GPUs and TPUs only, starts again after any error, even one in the images, and stops a training by killing it.
+Ray reserves the resources, places the workers and detects lost ones. Ray Train is not used: its JAX trainer connects
+only GPUs and TPUs, restarts after any error, even one in the images, and stops training by killing it.
 """
 
 from __future__ import annotations

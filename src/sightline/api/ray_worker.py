@@ -1,4 +1,4 @@
-"""A worker of a Ray cluster: an actor that trains in a child process, which can be asked to stop between two steps."""
+"""A Ray worker: an actor that trains in a child process, which can be asked to stop between two steps."""
 
 from __future__ import annotations
 

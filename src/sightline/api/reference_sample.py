@@ -1,4 +1,4 @@
-"""What `watch` compares a log with: the sample of validation images in a bundle, or one of labeled images."""
+"""The sample that `watch` compares a log with: validation images from the bundle, or given labeled images."""
 
 from __future__ import annotations
 

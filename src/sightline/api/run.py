@@ -1,4 +1,4 @@
-"""`Run`: a training and everything that it wrote; `train` makes one."""
+"""`Run`: a training run and everything that it wrote; `train` creates one."""
 
 from __future__ import annotations
 

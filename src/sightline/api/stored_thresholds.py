@@ -1,4 +1,4 @@
-"""Abstention thresholds are saved with the model that they were fitted for."""
+"""Save abstention thresholds with the model that they were fitted for."""
 
 from __future__ import annotations
 

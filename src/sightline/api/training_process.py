@@ -1,11 +1,11 @@
 """Train in a child process, whose memory is returned to the system when it exits.
 
-Keras and TensorFlow hold on to memory of each training for the lifetime of the process. A sweep of many trials must not
-accumulate it, and a trial killed by the out-of-memory killer must not end the sweep. A worker of a Ray cluster trains
-in a child too: there it may handle signals, so that it can be asked to stop between two steps.
+Keras and TensorFlow retain memory of each training run until the process exits. A sweep of many trials must not
+accumulate it, and a trial killed by the out-of-memory killer must not end the sweep. A Ray worker also trains in a
+child, where it may handle signals, so that it can be asked to stop between two steps.
 
 Parent and child exchange pickles. The child reads its arguments, and after each epoch whether to continue, from
-standard input; its standard output carries only events and the result, all else goes to standard error. The caller's
+standard input; its standard output carries only events and the result; all else goes to standard error. The caller's
 script is not imported in the child, so it needs no ``if __name__ == "__main__"``. The child has its own session: Ctrl-C
 reaches only the parent, which forwards it. The child exits as soon as its parent is gone.
 """

@@ -1,4 +1,4 @@
-"""`watch`: the log of a server against the validation images: drift, estimated accuracy, and what to label first."""
+"""`watch`: compare a server's log with the validation images: drift, estimated accuracy, and what to label first."""
 
 from __future__ import annotations
 

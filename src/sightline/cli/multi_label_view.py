@@ -1,4 +1,4 @@
-"""Print the evaluation of images with several labels."""
+"""Print the evaluation of a multi-label model."""
 
 from __future__ import annotations
 

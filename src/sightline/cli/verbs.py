@@ -1,4 +1,4 @@
-"""The commands by name: their order, a summary and an example of each, and which one is meant by another name."""
+"""The commands: their order, summaries and examples, and other names that map to them."""
 
 from __future__ import annotations
 

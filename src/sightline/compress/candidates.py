@@ -1,4 +1,4 @@
-"""Candidates of a compression search: made once, measured in ONNX Runtime, and saved with their bundle."""
+"""Candidates of a compression search: created once, measured in ONNX Runtime, and saved with their bundle."""
 
 from __future__ import annotations
 

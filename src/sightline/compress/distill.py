@@ -1,6 +1,6 @@
 """Distillation (Hinton et al., 2015, arXiv:1503.02531) from teacher logits that are computed once.
 
-The training step is that of `training.loop`; the teacher's logits are part of its targets, so a step costs no more than
+`training.loop` runs the training step with the teacher's logits among its targets, so a step costs no more than
 training the student on labels. (`keras.distillation.Distiller` runs its teacher at every step, and its losses ignore
 sample weights, so the padding of the last batch would count.)
 """

@@ -1,7 +1,7 @@
-"""Fine-tuning of a compressed network, on the labels alone or on a teacher's logits too.
+"""Fine-tuning of a compressed network, on labels alone or also on a teacher's logits.
 
-Each training keeps checkpoints in a folder of its own, so that one that was interrupted continues from its last step,
-and one that is complete is not repeated.
+Each fine-tuning keeps checkpoints in its own folder, so an interrupted one continues from its last step, and a complete
+one is not repeated.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Non-inferiority of a compressed model to the original on the same images.
 
-A model is right or wrong about an image that has one label (`PairedTest`). About one with several labels, or with a
-mask, it is more or less right: the image has a score in [0, 1] (`ScoreTest`). So it has, 0 or 1, where images depend on
-each other within groups. The rules are the same for both.
+On an image with one label, a model is right or wrong (`PairedTest`). On an image with several labels or a mask, it has
+a score in [0, 1] (`ScoreTest`). If images depend on each other within groups, right or wrong is a score of 1 or 0. The
+rules are the same for both.
 
-A search tries many models, and accepts those that happen to look good on the validation images. Of three searches with
-250 of them, two accepted models that were worse by about one standard error more than they looked
-(benchmarks/results/compress.md). Therefore a drop counts as allowed only with one standard error to spare.
+A search tries many models and accepts those that happen to look good on the validation images. Of three searches with
+250 of these, two accepted models that were worse by about one standard error more than they looked
+(benchmarks/results/compress.md). So a drop is allowed only with one standard error to spare.
 """
 
 from __future__ import annotations

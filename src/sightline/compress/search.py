@@ -7,8 +7,8 @@
 4. Distillation into a smaller network of the registry, if there is one.
 
 A candidate is good if it is non-inferior to the original model on the validation split, see `noninferiority`, with
-`Budget.max_drop`. It is written in every requested precision. Decisions depend only on the records, so a search that is
-resumed takes the same steps.
+`Budget.max_drop`. It is written in every requested precision. Decisions depend only on the records, so a
+resumed search takes the same steps.
 """
 
 from __future__ import annotations

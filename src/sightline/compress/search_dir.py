@@ -2,14 +2,14 @@
 
 <out>/search.json               the search: another model or other settings need another folder
 <out>/teacher.npy               the original model's logits, for distillation
-<out>/candidates/<name>/        record.json, bundle/, and model.keras if it has weights of its own;
+<out>/candidates/<name>/        record.json, bundle/, and model.keras if it has its own weights;
                                 training/ holds checkpoints until the candidate is complete
-<out>/best/                     the bundle that was chosen; best.keras beside it is its Keras model
+<out>/best/                     the chosen bundle; best.keras next to it is its Keras model
 <out>/lock                      held by the process that searches
-<out>/comparisons.json          the test comparisons of those that were chosen
+<out>/comparisons.json          the test comparisons of the chosen candidates
 <out>/pareto_front.json, .png   every candidate, and which are on the Pareto front
 
-The folder may come from others: nothing is written through a link in it, and what is read is checked.
+The folder may be untrusted: nothing is written through a link in it, and everything read is checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Head shrinking: global pooling instead of flattening, as most weights of a classic network are in its head."""
+"""Head shrinking: global pooling instead of flattening, because most weights of a classic network are in its head."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Recipes: named, commented, partial configurations that ship as TOML files.
 
-A table ``[efforts.NAME]`` of a recipe holds the settings that it has with ``train.effort=NAME`` on top of its others.
+A table ``[efforts.NAME]`` in a recipe holds the settings that ``train.effort=NAME`` applies on top.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the messages of an Arrow file state before anything is decompressed: kinds, rows, and uncompressed sizes.
+"""What the messages of an Arrow file declare before anything is decompressed: kinds, rows, and uncompressed sizes.
 
-pyarrow decompresses a record batch whole, into as many bytes as each of its buffers states. Those numbers are read here
+pyarrow decompresses a whole record batch, to the size that each of its buffers declares. This module reads those sizes
 from the metadata of the message, a FlatBuffers table, and from the first 8 bytes of each compressed buffer.
 Source: https://arrow.apache.org/docs/format/Columnar.html, format/Message.fbs.
 """

@@ -1,4 +1,4 @@
-"""Batches of uint8 pixels, shuffled by seed and epoch alone."""
+"""Batches of uint8 pixels, shuffled only by seed and epoch."""
 
 from __future__ import annotations
 

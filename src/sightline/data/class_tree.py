@@ -1,6 +1,6 @@
 """A tree of classes: its nodes are paths such as ``animal/cat``, and its leaves are the classes of a model.
 
-The path of a class names all classes above it, so a tree is where its classes are: in a run, a bundle, an export.
+The path of a class names all its ancestors, so the class list of a run, a bundle or an export contains the tree.
 """
 
 from __future__ import annotations

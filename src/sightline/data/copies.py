@@ -1,4 +1,4 @@
-"""Images that stand in several class folders: identical files become one image with all of their classes."""
+"""Images in several class folders: identical files become one image with all of their classes."""
 
 from __future__ import annotations
 

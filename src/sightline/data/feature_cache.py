@@ -1,8 +1,8 @@
 """Feature cache: the outputs of frozen layers, kept on disk next to the decoded pixels, so later runs can reuse them.
 
-Features are a folder of the cache, named by a hash over everything that determines them, with ``features.npy`` and
+Features are a folder in the cache, named by a hash over everything that determines them, with ``features.npy`` and
 ``meta.json``. While they are computed, rows are appended to ``<name>.part-begun/rows``, so that a killed run continues
-where it stopped. The cache is best effort: if it is not writable, features are silently not kept.
+where it stopped. The cache is best effort: if it is not writable, features are silently not cached.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`FileRecords`: the hashes and headers of image files from an earlier start, for files that have not changed since.
 
-A file counts as unchanged if its size, its inode and both its times are the same. Its status-change time cannot be set
-back by a program, and a file that was written in the last two seconds before it was read is not recorded, since another
-write within the resolution of the clock would leave the same times (as in Git's index, "racy Git").
+A file counts as unchanged if its size, inode and both times are the same. A program cannot reset the status-change
+time. A file written in the last two seconds before it was read is not recorded, because another write within the
+clock's resolution would leave the same times (as in Git's index, "racy Git").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images in a column of a Parquet or an Arrow file: encoded bytes, or the ``{"bytes", "path"}`` of Hugging Face.
 
-One group of rows is read at a time, and the last two are in memory. The sizes that the file states are checked against
+One row group is read at a time, and the last two are in memory. The sizes that the file declares are checked against
 `LimitsConfig` before any image is read.
 """
 

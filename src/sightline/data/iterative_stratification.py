@@ -1,10 +1,10 @@
 """Divide units with several classes so that each subset has its share of every class, and few move when others join.
 
-K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011: the rarest
-class goes first, each of its examples to the subset that lacks most examples of it. Here a unit may be several images
-that stay together, which count as many. And a unit has a home, the subset in whose part of [0, 1) its position is: it
-stays there while that subset lacks examples. Those that have to leave are the nearest to another part. So most units
-are where their position alone puts them, and adding or removing some changes the subsets of few others.
+K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011: the rarest class
+goes first, each of its examples to the subset that lacks most examples of it. Here a unit may be several images that
+stay together and count as several examples. Each unit also has a home: the subset whose interval of [0, 1) contains its
+position. It stays there while that subset lacks examples; units nearest to another interval leave first. So most units
+are where their position alone puts them, and adding or removing some moves few others.
 """
 
 from __future__ import annotations

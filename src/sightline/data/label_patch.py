@@ -11,9 +11,9 @@ Each line is a JSON object with the keys
 
 Delete a line to undo its correction. Empty lines are ignored.
 
-The action keep changes nothing: a person has looked at the image and says that its label is right, so that no check
-questions it again. Once the image or its label has changed, it says nothing. Of an image to label it says that it has
-none of the classes.
+The action keep changes nothing: a person has looked at the image and confirmed its label, so no check questions it
+again. It no longer applies once the image or its label has changed. For an unlabeled image, it means none of the
+classes.
 """
 
 from __future__ import annotations

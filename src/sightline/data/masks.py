@@ -1,4 +1,4 @@
-"""Masks: the class of each pixel of an image, as a value that a table of classes names."""
+"""Masks: the class of each pixel of an image, as a value that a class table maps to a name."""
 
 from __future__ import annotations
 

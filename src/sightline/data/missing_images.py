@@ -1,4 +1,4 @@
-"""What to say of sources that have no image which can be used."""
+"""Messages for sources without a usable image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Images behind addresses such as ``s3://bucket/photos``, through fsspec.
+"""Images at addresses such as ``s3://bucket/photos``, through fsspec.
 
-The client of each kind of storage finds its credentials as its own tools do (environment variables, files in the home
-folder, the machine's role); none is passed or stored here. Folders are listed in the order of names, one level at a
+Each storage client finds its credentials as its own tools do (environment variables, files in the home folder, the
+machine's role); none is passed or stored here. Folders are listed in the order of names, one level at a
 time. Archives and tables are downloaded in `staging`, labeled folders in `remote_folder`.
 """
 

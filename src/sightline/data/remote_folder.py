@@ -1,8 +1,8 @@
-"""A folder of labeled images behind an address: its files are downloaded once, and kept in the cache by their content.
+"""A folder of labeled images at an address: its files are downloaded once and cached by their content.
 
 CACHE/remote/
 <sha256>/cat.jpg    the content of a file, whatever its address
-<sha256>.files      of a folder: a line for each file, the hash of what the storage states of it, and its content
+<sha256>.files      of a folder: one line per file: the hash of its storage metadata, and of its content
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Copies of archives and tables at addresses: each is downloaded once into the cache, by its content."""
+"""Local copies of archives and tables at addresses, each downloaded once into the cache and named by its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the label of an image says: the classes that it names, and the array that a network learns from it."""
+"""What an image's label means: the classes that it names, and the target array for a network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Read a member of an untrusted zip, and decompress no more of it than was asked for.
+"""Read a member of an untrusted zip without decompressing more than requested.
 
-`zipfile` does so for members that are stored or deflated, if it is told how many bytes to read. Of the others, it
-decompresses whatever it has read before it cuts the result: 4 kB of bzip2 may become 5 GB.
+For stored and deflated members, `zipfile` respects the number of bytes to read. For others, it decompresses everything
+it has read before it truncates the result: 4 kB of bzip2 may become 5 GB.
 """
 
 from __future__ import annotations

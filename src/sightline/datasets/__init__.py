@@ -1,1 +1,1 @@
-"""Data sets that are generated here."""
+"""Synthetic data sets."""

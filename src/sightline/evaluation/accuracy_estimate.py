@@ -1,13 +1,13 @@
-"""The accuracy on images without labels, estimated from the confidence of the model.
+"""Accuracy on unlabeled images, estimated from the model's confidence.
 
-Average thresholded confidence: the confidence is found that as many validation images are below as the model gets
-wrong, and images below it are taken for errors (Garg et al., "Leveraging unlabeled data to predict out-of-distribution
+Average thresholded confidence: the threshold is set so that as many validation images fall below it as the model gets
+wrong, and new images below it count as errors (Garg et al., "Leveraging unlabeled data to predict out-of-distribution
 performance", ICLR 2022). Difference of confidences: the accuracy falls as much as the mean confidence (Guillory et al.,
 "Predicting with confidence on unseen distributions", ICCV 2021).
 
-Both assume that on the new images, confidence and errors are related as on validation images. No method can do without
-such an assumption (Garg et al., section 3), and nothing in the images shows whether it holds: a model can be confident
-and wrong on classes or cameras that it has not seen.
+Both assume that confidence relates to errors as on validation images. Every method needs such an assumption (Garg et
+al., section 3), and nothing in the images shows whether it holds: a model can be confident and wrong on classes or
+cameras that it has not seen.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Labeling a pool of images step by step: which to label next, and how accurate a head on the labels so far is.
+"""Label a pool of images step by step: which to label next, and the accuracy of a head on the labels so far.
 
 A third of the pool, drawn at random, is set aside for the audit, whose images are labeled in a random order. The others
 are chosen by uncertainty and diversity (`labeling`). The head is trained on all labels, and its accuracy is measured on
 the images of the audit, each classified by a head that was trained without it (ten-fold cross-validation among them).
 
-What is chosen must not depend on the labels of the audit, so a second head without them chooses. Otherwise no image
-would be chosen where one of the audit is, which would then be classified by a head that knows nothing of its
-neighborhood: on drawn features, the accuracy appeared 1 to 3 points lower than it was, and the intervals missed it.
+The choice must not depend on the audit's labels, so a second head, trained without them, chooses. Otherwise no image
+near an audit image would be chosen, and the audit image would be classified by a head that knows nothing of its
+neighborhood: on synthetic features, accuracy appeared 1 to 3 points too low, and the intervals missed it.
 
-Where an image may have several labels, each class has a logistic regression of its own, and what is measured is the F1
-of the classes of an image, by which the task scores images elsewhere (`tasks.multi_label`).
+With several labels per image, each class has its own logistic regression, and the measure is the per-image F1, by which
+the task also scores images elsewhere (`tasks.multi_label`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The bootstrap of many images with many classes: whole blocks of images are drawn, and scores are counted in bins.
+"""Bootstrap for many images with many classes: whole blocks of images are resampled, and scores are counted in bins.
 
-To rank the pairs of 100,000 images and 80 classes anew for each resample would take many minutes. Images are therefore
-divided into blocks at random, as many as a thousand, which are drawn with replacement like images: the variance of a
-mean over blocks drawn in this way is that over images (the random groups of Wolter, 2007, Introduction to Variance
-Estimation, chapter 2). A block is then a histogram of the scores of its images, and those of all resamples are one
-product of matrices. The edges of the bins are scores of images that have the class, so that the average precision of
+Ranking the pairs of 100,000 images and 80 classes again for each resample would take many minutes. Images are therefore
+randomly divided into up to a thousand blocks, which are resampled with replacement like images: the variance of a mean
+over such blocks equals that over images (the random groups of Wolter, 2007, Introduction to Variance Estimation,
+chapter 2). A block is a histogram of its images' scores, and one matrix product computes the histograms of all
+resamples. The edges of the bins are scores of images that have the class, so that the average precision of
 as many as a thousand is exact; of more, it changes by less than the bins hide, and only changes are used.
 """
 

@@ -1,13 +1,13 @@
 """Boundary F1: how well the outlines of predicted masks follow the true ones.
 
-A boundary pixel of a class has a neighbor above, below or beside it of another class. It counts as found if the other
+A boundary pixel of a class has a direct neighbor of another class. It counts as matched if the other
 mask has a boundary pixel of the same class within a tolerance, 0.75% of the diagonal of the mask (Csurka et al., 2013,
-"What is a good evaluation measure for semantic segmentation?"), in whole pixels and rounded up, as DAVIS does (Perazzi
-et al., 2016). Precision is the fraction of the predicted boundary that is found, recall that of the true one, and F1
-their harmonic mean for one class in one image. The F1 of a class is the mean over the images in whose true or predicted
-mask it has a boundary, and the metric the mean over the classes.
+"What is a good evaluation measure for semantic segmentation?"), rounded up to whole pixels as in DAVIS (Perazzi et al.,
+2016). Precision is the matched fraction of the predicted boundary, recall that of the true one, and F1 their harmonic
+mean for one class in one image. The F1 of a class is the mean over the images whose true or predicted mask has a
+boundary of it; the metric is the mean over the classes.
 
-The edges of the image are no boundaries, and neither are edges to pixels without a class, which count nowhere.
+Image edges do not count as boundaries, nor do edges to pixels without a class, which are ignored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calibration of confidences: reliability diagram, expected calibration error (ECE), temperature scaling.
 
-ECE: images are binned by their top probability into 15 bins of equal width. It is the mean absolute difference of
+ECE: images are binned by their top probability into 15 bins of equal width. It is the mean absolute difference between
 accuracy and mean confidence over the bins, weighted by their counts (Guo et al., 2017, arXiv:1706.04599).
 """
 

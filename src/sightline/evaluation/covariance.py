@@ -1,4 +1,4 @@
-"""The covariance of features that may be larger than memory: they are read a block of rows at a time."""
+"""The covariance of features that may not fit in memory, read block by block."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Has the input drifted? A test of exchangeability that may be looked at as often as one likes.
+"""Has the input drifted? A test of exchangeability that may be checked as often as you like.
 
-If new images are like those of the validation split, the order of both together means nothing: each new image is
-equally likely to rank anywhere among all before it. Its conformal p-value is that rank, as a fraction, with ties broken
+If new images are like the validation images, their joint order carries no information: each new image is equally likely
+to rank anywhere among all before it. Its conformal p-value is that rank, as a fraction, with ties broken
 at random. Such p-values are independent and uniform in [0, 1], whatever the images are (Vovk, Gammerman and Shafer,
 "Algorithmic learning in a random world", 2005).
 
-A gambler who bets against that, starting with 1, then expects never to gain. By Ville's inequality, his capital ever
-reaches 1 / level with a probability of at most `level`, over all images to come: a conformal test martingale (Vovk,
+A gambler who bets against this, starting with 1, never expects to gain. By Ville's inequality, the capital ever reaches
+1 / level with a probability of at most `level`, over all future images: a conformal test martingale (Vovk,
 Nouretdinov and Gammerman, "Testing exchangeability on-line", ICML 2003; Vovk et al., "Retrain or not retrain: conformal
 test martingales for change-point detection", COPA 2021). Here the capital is divided among bets e * p^(e - 1) on small
 p-values, or on large ones, each of which begins at some image: of what is not yet bet, 1 / (t + 1) is before image t.

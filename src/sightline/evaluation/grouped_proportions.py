@@ -1,6 +1,6 @@
 """Confidence intervals of proportions of images that come in groups, such as those of one patient or one sequence.
 
-Images of one group depend on each other, so that they tell less than as many independent ones. The method is that of
+Images of one group depend on each other, so they carry less information than independent ones. The method is that of
 Korn and Graubard (1998, Survey Methodology 24:193-201), in use for the health statistics of the United States (Parker
 et al., 2017, Vital Health Stat. 2(175)): the exact interval of Clopper and Pearson for the effective number of images,
 
@@ -11,7 +11,7 @@ et al., 2017, Vital Health Stat. 2(175)): the exact interval of Clopper and Pear
   each group (Kish, 1965, Survey Sampling). With G groups of one size and no error, the lower end is 0.025^(1/G), near
   1 - 3.7 / G: the rule of three (Hanley and Lippman-Hand, 1983, JAMA 249:1743-1745) for 97.5% and groups.
 
-A percentile bootstrap of groups has an interval of zero width in the second case, and covers too seldom with few groups
+In the second case, a percentile bootstrap of groups has an interval of zero width, and it undercovers with few groups
 (75% to 90% with 3 to 10 of them, for a stated 95%).
 """
 

@@ -1,7 +1,7 @@
 """Linear heads evaluated on held-out images: the errors at each number of training images, and bootstrap resamples.
 
-The error of one label per image is the fraction of misclassified images; of several, one minus the mean average
-precision.
+The error is the fraction of misclassified images for single-label data, and one minus the mean average precision for
+multi-label data.
 """
 
 from __future__ import annotations

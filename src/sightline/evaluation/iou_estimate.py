@@ -1,11 +1,11 @@
-"""The IoU of masks without true ones, estimated from their quality, the IoU that the probabilities of pixels promise.
+"""IoU of predicted masks without true ones, estimated from their quality, the IoU implied by the pixel probabilities.
 
-The quality orders masks, but is too high or too low by as much as the probabilities are. An isotonic regression on
-validation images says which IoU masks of a quality have (Barlow et al., "Statistical inference under order
-restrictions", 1972); its mean over the new masks is the estimate. The difference of qualities is a second one: the IoU
-falls as much as the mean quality, as the accuracy does with the mean confidence (Guillory et al., ICCV 2021).
+Quality ranks masks, but is biased as much as the probabilities are. An isotonic regression on validation images maps
+quality to IoU (Barlow et al., "Statistical inference under order restrictions", 1972); its mean over the new masks is
+the estimate. A second estimate is the difference of qualities: the IoU falls as much as the mean quality, as accuracy
+does with mean confidence (Guillory et al., ICCV 2021).
 
-Both assume that quality and IoU are related on the new images as on validation images. Nothing in the images shows
+Both assume that quality relates to IoU as on validation images. Nothing in the images shows
 whether that holds.
 """
 

@@ -1,14 +1,14 @@
-"""The micro F1 and the accuracy of several labels per image, estimated without labels from the probabilities.
+"""Micro F1 and accuracy of a multi-label model, estimated without labels from its probabilities.
 
-A prediction of a label is right with about its probability, but probabilities are too high or too low. Isotonic
-regressions on validation images say how often a label of a given probability is there (Zadrozny and Elkan,
+A predicted label is right with about its probability, but probabilities may be too high or too low. Isotonic
+regressions on validation images estimate how often a label of a given probability is correct (Zadrozny and Elkan,
 "Transforming classifier scores into accurate multiclass probability estimates", KDD 2002), one for the predicted labels
 and one for the others, so that the estimate for the validation images themselves is their micro F1. The expected right,
-wrong and missed labels of the new images give the estimate. The difference of what the probabilities promise is a
-second one: the F1 falls as much, as the accuracy does with the mean confidence (Guillory et al., ICCV 2021).
+wrong and missed labels of the new images give the estimate. A second estimate is the difference of the F1
+implied by the probabilities: F1 falls as much, as accuracy does with mean confidence (Guillory et al., ICCV 2021).
 
-Both assume that probabilities and labels are related on the new images as on validation images. Nothing in the images
-shows whether that holds.
+Both assume that probabilities relate to labels as on validation images. Nothing in the images shows whether this
+holds.
 """
 
 from __future__ import annotations

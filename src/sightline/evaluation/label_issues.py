@@ -1,9 +1,9 @@
 """Label issues, found by confident learning on out-of-fold predictions from the network's features.
 
 A strongly regularized logistic regression is cross-validated on frozen features, so that it cannot memorize single
-labels: a multinomial one, or for several labels per image one of each class. Label issues are found with cleanlab,
-following Northcutt et al. (2021, JAIR 70, arXiv:1911.00068); of several labels, for each class on its own, with the
-images ranked as in Thyagarajan et al. (2022, arXiv:2211.13895).
+labels: a multinomial one, or for several labels per image one per class. Label issues are detected with cleanlab,
+following Northcutt et al. (2021, JAIR 70, arXiv:1911.00068); with several labels, separately for each class, and images
+are ranked as in Thyagarajan et al. (2022, arXiv:2211.13895).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors of pairs of labels: classes that are predicted together where an image does not have both, and the reverse."""
+"""Errors of label pairs: classes predicted together for an image that does not have both, and the reverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probabilities from which on each class of an image with several labels is predicted, and those to abstain at.
+"""Per-class thresholds of multi-label models: when to predict a class, and when to abstain.
 
 Thresholds are chosen on validation images, for the highest F1 of each class, or for a precision or a recall of it.
 """

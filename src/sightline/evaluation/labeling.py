@@ -1,9 +1,9 @@
-"""Which images to label first: those of which the model is uncertain, and which differ from each other.
+"""Which images to label first: uncertain ones that differ from each other.
 
 BADGE (Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020): each image is
-the gradient of the last layer, if its predicted class were its label. That gradient is long for an uncertain image, and
-points where its features do; k-means++ then draws images whose gradients are far from each other, and here also from 0,
-so that no certain image is drawn.
+represented by the gradient of the last layer, as if its predicted class were its label. That gradient is long for an
+uncertain image and points in the direction of its features. k-means++ then draws images whose gradients are far from
+each other, and here also from 0, so that no certain image is drawn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labeling simulated on images whose labels are known: what it would have stated, and what was true."""
+"""Simulated labeling of images with known labels: the estimates that it would have shown, and the truth."""
 
 from __future__ import annotations
 

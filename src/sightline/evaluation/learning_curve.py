@@ -1,7 +1,7 @@
-"""Learning curves: a metric against the number of labeled training images, and what more of them would bring.
+"""Learning curves: a metric against the number of labeled training images, and the estimated gain from more.
 
 Linear heads are solved on growing, nested subsets of images, and evaluated on images that they were not trained on. If
-the source states no splits, every image is held out once, a tenth of them at a time. A power law is fitted to the
+the source defines no splits, every image is held out once, a tenth of them at a time. A power law is fitted to the
 errors, which fall as one toward an asymptote (Cortes et al., 1994, NeurIPS 6; Hestness et al., 2017,
 arXiv:1712.00409); intervals are those of the bootstrap over held-out images and repeats.
 """

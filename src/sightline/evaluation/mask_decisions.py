@@ -1,4 +1,4 @@
-"""Calibration of pixels, and masks that a model abstains from because their expected IoU is low.
+"""Pixel calibration, and abstention on masks whose expected IoU is low.
 
 The threshold is chosen on validation images so that a given fraction of the accepted masks has at least a given IoU;
 see `selective.choose_threshold`, for which such a mask counts as right.

@@ -1,7 +1,8 @@
-"""What an evaluation of masks keeps of a model's outputs: counts and means of each image, and a sample of the pixels.
+"""What a mask evaluation keeps of a model's outputs: counts and means per image, and a sample of the pixels.
 
-The outputs for one batch are in memory at a time. An image leaves its confusions, its boundary pixels, a reliability
-diagram and a few means; the masks of the worst images stay for the report, and pixels at random for the temperature.
+Only one batch's outputs are in memory at a time. An image leaves its confusion counts, its boundary pixels, a
+reliability diagram and a few means; the masks of the worst images stay for the report, and pixels at random for the
+temperature.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A full evaluation of several labels per image: metrics, confused classes, the images to look at."""
+"""Full evaluation of a multi-label model: metrics, confused classes, the images to look at."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Metrics of several labels per image, each with its 95% interval.
+"""Multi-label metrics, each with its 95% interval.
 
 N images have probabilities float32 [N, K] of K classes, and labels bool [N, K]: the classes that each image shows. The
-bootstrap resamples images, or their groups where a run was split by groups. Means over classes skip classes without
-images, as those of one label do.
+bootstrap resamples images, or groups if the run was split by groups. Means over classes skip classes without images,
+as for single-label metrics.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Paired comparison of two classifiers on the same images: McNemar's exact test, and Tango's interval.
 
-Where images come in groups, or have a score in place of right or wrong, they are a test that changes the signs of the
-differences, and a bootstrap.
+If images come in groups, or have scores instead of right or wrong, a sign-flip permutation test and a bootstrap are
+used instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics of probabilities against labels, each with its 95% interval.
 
 Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, or that of
-`grouped_proportions` where images come in groups. All others have a seeded percentile bootstrap of images or groups.
+`grouped_proportions` if images come in groups. All others have a seeded percentile bootstrap of images or groups.
 Means over classes skip classes without images; AUROC and AP are one-vs-rest.
 """
 

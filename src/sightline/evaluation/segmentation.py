@@ -1,4 +1,4 @@
-"""A full evaluation of masks: metrics of pixels with intervals over images, confused classes, the worst images."""
+"""Full evaluation of masks: pixel metrics with intervals over images, confused classes, the worst images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Metrics of masks: of each class and of all, from the pixels of each image, with intervals by a bootstrap of images.
+"""Mask metrics, per class and overall, from the pixels of each image, with bootstrap intervals over images.
 
-The pixels of an image depend on each other, so that images are resampled, not pixels, or their groups where a run was
-split by groups. Pixels without a class count nowhere. IoU is the intersection of the pixels that have a class and those
+The pixels of an image depend on each other, so images are resampled, not pixels, or groups if the run was split by
+groups. Pixels without a class are ignored. IoU is the intersection of the pixels that have a class and those
 that are predicted to, over their union (Everingham et al., 2010); the mean is over the classes that any image has.
 `boundaries` defines the boundary F1.
 """

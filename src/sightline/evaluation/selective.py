@@ -1,7 +1,7 @@
 """Selective prediction: the risk-coverage curve, and the confidence threshold for a target precision.
 
-A threshold is chosen on validation images and evaluated on others: on the images that it was chosen on, the best of
-many thresholds always looks better than it is.
+A threshold is chosen on validation images and evaluated on others, because on the images that it was chosen on, the
+best of many thresholds always looks better than it is.
 """
 
 from __future__ import annotations

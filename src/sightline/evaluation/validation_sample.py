@@ -1,4 +1,4 @@
-"""What a bundle keeps of the validation images, so that later images can be compared with them: features, no pixels."""
+"""The sample of validation images in a bundle, to compare later images with: features, no pixels."""
 
 from __future__ import annotations
 

@@ -3,15 +3,15 @@
 Grad-CAM: Selvaraju et al., 2017, arXiv:1610.02391. Grad-CAM++: Chattopadhay et al., 2018, arXiv:1710.11063, with the
 exponential of the logit as the score, which is what its closed form stands for.
 
-Both give each feature map one weight, its gradient averaged over all positions. In front of a flatten layer a feature
-map means something else at each position, and the average means nothing: networks trained to classify by one corner
-got maps of zeros. There each position keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which
+Both give each feature map one weight, its gradient averaged over all positions. Before a flatten layer, a feature map
+means something different at each position, and the average means nothing: networks trained to classify by one corner
+got maps of zeros. There, each position keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which
 equals Grad-CAM for average pooling and one dense layer.
 
-Where each pixel has a class, the score is the sum of the logits of the class over the pixels that are predicted as it:
-Seg-Grad-CAM, Vinogradova et al., 2020, arXiv:2002.11434. The maps are the last ones of the backbone, in front of the
-decoder; where a decoder joins maps of several sizes, the first that it joins. The last ones of the backbone can be the
-same everywhere after fine-tuning, as others bypass them, and then they explain nothing.
+For segmentation, the score is the sum of the class logits over the pixels predicted as the class: Seg-Grad-CAM,
+Vinogradova et al., 2020, arXiv:2002.11434. The maps are the last ones of the backbone, before the decoder; if a decoder
+joins maps of several sizes, the first that it joins. After fine-tuning, the backbone's last maps can be constant,
+because others bypass them, and then they explain nothing.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Occlusion and RISE: heat maps from the class scores of images of which pixels are masked with the mean color.
+"""Occlusion and RISE: heat maps from the class scores of images with pixels masked by the mean color.
 
 Occlusion (Zeiler and Fergus, 2014, arXiv:1311.2901): the drop of the class score while a rectangle slides over the
-image. The score is the log-odds of the class, which does not saturate where the probability is 1.0000.
+image. The score is the log-odds of the class, which does not saturate when the probability is 1.0000.
 
 RISE (Petsiuk, Das and Saenko, 2018, arXiv:1806.07421): for each pixel, the mean probability of the class over the
 random masks that leave it visible. Masked pixels have the mean color of the image, not black. The mean probability over
 all masks is subtracted, which halves the noise: 0 is a pixel that makes no difference.
 
-Where each pixel has a class, the score of a class is the mean of its scores over a region: the pixels, bool [H, W],
-that are predicted as this class in the image that is not masked.
+For segmentation, the score of a class is the mean over a region: the pixels, bool [H, W], predicted as this class in
+the unmasked image.
 """
 
 from __future__ import annotations

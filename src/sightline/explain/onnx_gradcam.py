@@ -1,7 +1,7 @@
-"""Grad-CAM of an ONNX file, in closed form: where one dense layer follows the pooling, its weights are the gradient.
+"""Grad-CAM of an ONNX file in closed form: if one dense layer follows the pooling, its weights are the gradient.
 
 These are the class activation maps of Zhou et al., 2016, arXiv:1512.04150, which Grad-CAM generalizes. They take one
-evaluation of the network, and neither Keras nor gradients, which an exported file does not have.
+evaluation of the network, without Keras or gradients, which an exported file does not have.
 """
 
 from __future__ import annotations

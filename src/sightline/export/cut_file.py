@@ -1,4 +1,4 @@
-"""Cut an ONNX file after layers whose results are known: the rest of it computes its outputs from them."""
+"""Cut an ONNX file after layers whose outputs are known; the rest computes the final outputs from them."""
 
 from __future__ import annotations
 

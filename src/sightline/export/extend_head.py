@@ -1,6 +1,6 @@
-"""Append a class to an ONNX file: to its last layer, or by votes where an image has several labels.
+"""Append a class to an ONNX file: to its last layer, or by votes for multi-label models.
 
-Every other byte of its weights stays, and so does what it computes for the other classes.
+All other weights stay byte for byte, and so do the outputs for the other classes.
 """
 
 from __future__ import annotations

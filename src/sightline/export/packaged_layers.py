@@ -1,7 +1,7 @@
-"""The ONNX file of the frozen layers of a pretrained network, from the file of its weights, before Keras is imported.
+"""The ONNX file of a pretrained network's frozen layers, from its weights file, before Keras is imported.
 
-Importing TensorFlow and building a network take two seconds, in which its features can be computed already. The file is
-that of `keras_to_onnx.convert_layers`, byte by byte, so whoever has both can tell that they are the same.
+Importing TensorFlow and building a network take two seconds, during which features can already be computed. The file
+is identical to that of `keras_to_onnx.convert_layers`, byte for byte, so the two can be compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predictions for one batch of images that are already decoded, as a server has them, and its log of features."""
+"""Predictions for one batch of decoded images, as in a server, and its log of features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choose the device of a bundle's model: the CPU, or a GPU whose results agree with those of the CPU."""
+"""Choose the device for a bundle's model: the CPU, or a GPU whose results agree with the CPU's."""
 
 from __future__ import annotations
 

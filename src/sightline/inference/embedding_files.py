@@ -1,11 +1,11 @@
-"""Files of embeddings: Parquet, NumPy and CSV, written and read in parts, so that memory stays bounded.
+"""Embedding files: Parquet, NumPy and CSV, written and read in blocks, so that memory stays bounded.
 
     FILE.parquet   path, label, error, embedding (a list of float32); the model is in the metadata of the schema
-    FILE.npy       float32 [N, D]; FILE.npy.jsonl has the model on its first line, then an object for each row
+    FILE.npy       float32 [N, D]; FILE.npy.jsonl has the model on its first line, then one object per row
     FILE.csv       path, label, error, model, feature_0, feature_1, ...
 
-Each row is an image, in order; one without an embedding has an error, and NaN in place of features (in CSV: nothing).
-In CSV, the label of an image that has none of several classes is ``;``, since an empty cell is an unknown label.
+Each row is an image, in order; one without an embedding has an error, and NaN instead of features (in CSV: nothing).
+In CSV, ``;`` is the label of an image with none of several classes, because an empty cell is an unknown label.
 """
 
 from __future__ import annotations

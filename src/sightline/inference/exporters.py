@@ -1,7 +1,7 @@
-"""The formats that `export` writes: what each needs, how it is written, and how its files are opened again.
+"""The formats that `export` writes: what each needs, how it is written, and how its files are opened.
 
-Every file is opened again in its own runtime and compared with the model, and one that differs by more than
-`TOLERANCES` is not put in place. `inference.bundle` writes and loads the bundles, an exporter the files of its format.
+Every file is opened in its own runtime and compared with the model; one that differs by more than `TOLERANCES` is
+discarded. `inference.bundle` writes and loads bundles, an exporter the files of its format.
 """
 
 from __future__ import annotations

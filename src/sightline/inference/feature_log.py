@@ -1,14 +1,14 @@
-"""A log of what a server computed: the features and probabilities of each image, without anything of the image.
+"""A log of model outputs in a server: the features and probabilities of each image, not the image itself.
 
     FILE      the newest images; FILE.1, FILE.2, ...: older ones. Each is JSON lines in UTF-8.
 
-The first line of a file states the model, each other line holds one image; numbers are little endian, in base64:
+The first line of a file names the model; each other line is one image. Numbers are little endian, in base64:
 
     {"schema": 1, "log": "features", "model": "...", "classes": ["cat", "dog"]}
     {"id": "9f0c...", "time": "2026-11-26T21:52:19Z", "features": "<float16 [F]>", "probabilities": "<float32 [K]>"}
 
-Probabilities of a model of masks are the means over the pixels, and a line has its ``quality``, the expected IoU of the
-mask. An id is random. A last line without an end is one that was not written completely.
+For segmentation, probabilities are means over the pixels, and a line has ``quality``, the expected IoU of the mask. Ids
+are random. A last line without a line feed was not written completely.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Run frozen layers: through OpenVINO or ONNX Runtime if its results agree with those of Keras, else through Keras.
+"""Run frozen layers in OpenVINO or ONNX Runtime if the results agree with Keras', otherwise in Keras.
 
-For EfficientNet-Lite0 on two cores, ONNX Runtime takes half of the time of Keras, and in int8 between a third and a
-fifth, with as good a linear head on the features (benchmarks/results/features.md).
+For EfficientNet-Lite0 on two cores, ONNX Runtime takes half the time of Keras, and in int8 between a third and a
+fifth, with an equally good linear head on the features (benchmarks/results/features.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The images of a log of features, as `feature_log` writes it, also while a server writes it."""
+"""Read the images of a log written by `feature_log`, even while a server is writing it."""
 
 from __future__ import annotations
 

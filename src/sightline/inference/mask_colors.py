@@ -1,4 +1,4 @@
-"""The colors of classes in masks: the same everywhere, and told apart also by readers who confuse red and green."""
+"""The colors of classes in masks: the same everywhere, and distinguishable with red-green color blindness."""
 
 from __future__ import annotations
 

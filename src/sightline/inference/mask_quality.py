@@ -1,4 +1,4 @@
-"""How well a predicted mask is likely to match the true one, from the probabilities of its pixels alone."""
+"""How well a predicted mask is likely to match the true one, from its pixel probabilities alone."""
 
 from __future__ import annotations
 

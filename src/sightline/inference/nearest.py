@@ -1,4 +1,4 @@
-"""The nearest images by cosine similarity, found exactly: every row is compared, in parts that bound the memory."""
+"""Exact nearest images by cosine similarity: every row is compared, in blocks that bound memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell a storage that gives no images any more from an image that it does not give."""
+"""Distinguish a storage that has stopped delivering images from a single image that it does not deliver."""
 
 from __future__ import annotations
 

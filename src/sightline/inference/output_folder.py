@@ -1,6 +1,6 @@
-"""A folder that results are written to: one of this machine, or one at an address such as ``s3://bucket/a.parquet``.
+"""An output folder: local, or at an address such as ``s3://bucket/a.parquet``.
 
-A file is there completely or not at all: it is renamed here, and a storage shows an object when all of it has arrived.
+A file is either complete or absent: local files are renamed, and a storage shows an object only when it is complete.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A folder of Parquet files of predictions: written part by part, resumable, and filled by any number of processes.
+"""A folder of Parquet files with predictions: written part by part, resumable, by any number of processes.
 
     DEST.parquet/
       _predictions.json       the model, the classes, the columns, the rows of a part; complete: the number of images
@@ -6,10 +6,9 @@
       part-00000001.parquet   those of the next, and so on
 
 A part holds a fixed number of consecutive images, whichever process writes it, so the files are the same for any number
-of shards. It is there completely or not at all, and states a hash of its paths: a process skips the
-parts that exist, after it has compared their paths with its own list; the last process compares those of the other
-shards too. pyarrow, pandas, DuckDB and Spark read the folder as one table; names that start with ``_`` or ``.`` are not
-part of it.
+of shards. It is either complete or absent, and stores a hash of its paths: a process skips existing parts after
+comparing their paths with its own list; the last process compares those of the other shards too. pyarrow, pandas,
+DuckDB and Spark read the folder as one table; names that start with ``_`` or ``.`` are not part of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rows of a Parquet file of predictions: which columns they have, and the cells of a prediction."""
+"""The rows of a Parquet file with predictions: their columns, and the cells of a prediction."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Predict a stream of images on a Ray cluster, in order, with a pool of actors.
 
-The images go to the workers in batches: of a file or an address its path, of anything else its encoded bytes. A worker
-opens the model once, and reads, decodes and predicts as this process would. This process keeps each batch until its
-predictions are here, so that those of a worker that died go to another; nobody holds the list of all images.
+Images go to the workers in batches: files and addresses as paths, anything else as encoded bytes. A worker opens the
+model once, and reads, decodes and predicts as this process would. This process keeps each batch until its predictions
+arrive, so that another worker can take the batches of one that died. No process holds the list of all images.
 
-These are actors of Ray Core, not Ray Data: its source of a stream needs an actor and a process besides the workers, and
-it starts three actors of its own, which takes longer than to predict a thousand images.
+These are Ray Core actors, not Ray Data, whose streaming source needs an actor and a process besides the workers. Ray
+Data also starts three actors of its own, which takes longer than predicting a thousand images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a prediction returns: probabilities by class, the decision and the thresholds it was made with."""
+"""What a prediction returns: probabilities by class, the decision and the thresholds behind it."""
 
 from __future__ import annotations
 

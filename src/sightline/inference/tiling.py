@@ -1,9 +1,9 @@
-"""Masks of images of any size, predicted in overlapping tiles of the size that the network takes.
+"""Masks of images of any size, predicted in overlapping tiles of the network's input size.
 
-Neighboring tiles overlap by at least a quarter of their side. The outermost pixels of a tile, of which a network sees
-the least surroundings, are left out where there is a neighbor (as in Ronneberger et al., 2015, arXiv:1505.04597), and
-weights rise linearly further inside; those of all tiles together are 1 at each pixel. The probabilities of one row of
-tiles are in memory at a time.
+Neighboring tiles overlap by at least a quarter of their side. The outermost pixels of a tile, for which the network
+sees the least context, are dropped if there is a neighbor (as in Ronneberger et al., 2015, arXiv:1505.04597). Weights
+rise linearly further inside and sum to 1 over all tiles at each pixel. The probabilities of one row of tiles are in
+memory at a time.
 """
 
 from __future__ import annotations

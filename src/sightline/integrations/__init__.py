@@ -1,1 +1,1 @@
-"""Sightline behind the engines of others; nothing here is imported unless it is used."""
+"""Sightline in other engines; nothing here is imported unless it is used."""

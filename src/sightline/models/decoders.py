@@ -1,14 +1,14 @@
 """Decoders: from the feature maps of a backbone back to the size of its input, one score for each class and pixel.
 
-A backbone halves its maps at each stride; a decoder undoes that, step by step. Where the maps of a backbone are not
-exactly half as large as those before (rows of 45 become 23), what the decoder has too much is cut off at the end.
+A backbone halves its maps at each stride; a decoder undoes this step by step. If a map is not exactly half as large as
+the previous one (45 rows become 23), the decoder's surplus is cut off at the end.
 
-    bilinear     a 1x1 convolution of the maps that the backbone had at this size, beside the enlarged ones, and a 3x3
+    bilinear     a 1x1 convolution of the backbone's maps of this size, joined with the upsampled ones, and a 3x3
                  convolution (as in a U-Net: Ronneberger et al., 2015, arXiv:1505.04597), for pretrained backbones
     transposed   transposed convolutions alone, as in the tutorials of fully convolutional networks
     fcn32, fcn16, fcn8
-                 scores of one, two or three sizes, added and enlarged by transposed convolutions that start as bilinear
-                 interpolation (Long et al., 2015, arXiv:1411.4038)
+                 the sum of scores of one, two or three sizes, upsampled by transposed convolutions that start as
+                 bilinear interpolation (Long et al., 2015, arXiv:1411.4038)
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """EfficientNet-Lite (Liu, 2020), the EfficientNet (Tan and Le, 2019, arXiv:1905.11946) for integer arithmetic.
 
-It has no squeeze-and-excitation, and ReLU6 in place of swish. Wider and deeper variants keep the stem, the depth of the
-first and the last stage, and the head of Lite0. https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
+It has no squeeze-and-excitation, and ReLU6 instead of swish. Wider and deeper variants keep the stem, the depth of the
+first and the last stage, and the head of Lite0.
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
 """
 
 from __future__ import annotations

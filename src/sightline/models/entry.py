@@ -1,4 +1,4 @@
-"""What the registry holds of a model: its backbone, its defaults, and where its ImageNet weights are."""
+"""A model's registry entry: its backbone, its defaults, and the location of its ImageNet weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The classification head, from feature maps to probabilities, and the names of its outputs and layers.
 
-The names are in every saved model, so whatever looks for an output or a layer takes its name from here.
+The names are in every saved model, so all code that looks up an output or a layer takes its name from here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Limits on the size of a ``.keras`` file, checked before Keras reads it.
 
 It is a zip of two JSON files and one HDF5 file, which Keras stores uncompressed. An untrusted file may be compressed
-and fill the memory when read: JSON of spaces, or weights of an absurd shape.
+and fill memory when read: JSON full of spaces, or weights of an absurd shape.
 """
 
 from __future__ import annotations

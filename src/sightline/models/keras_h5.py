@@ -1,7 +1,7 @@
 """Read weights files in the legacy format of `keras.applications` (``.h5``, layer by layer, in order).
 
-An untrusted HDF5 file may link to any other file, and state arrays of any size: compressed, or never written. So all
-links and sizes in it are checked before an array is read.
+An untrusted HDF5 file may link to any other file, and declare arrays of any size, compressed or never written. So all
+its links and sizes are checked before an array is read.
 """
 
 from __future__ import annotations

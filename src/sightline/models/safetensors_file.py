@@ -1,6 +1,6 @@
 """A Keras model as two files without code: its weights in safetensors, and its layers in Keras' JSON.
 
-Each weight has its path in Keras for a name, such as ``conv1/kernel``, and Keras' layout: convolutions are
+Each weight is named by its path in Keras, such as ``conv1/kernel``, and has Keras' layout: convolutions are
 [height, width, in, out], dense layers [in, out]. Every weight of every layer is there, moving averages too.
 """
 

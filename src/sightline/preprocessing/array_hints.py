@@ -1,4 +1,4 @@
-"""What to do about an array that is not uint8 pixels: fractions, wide integers, channels first, lists, text."""
+"""Advice on arrays that are not uint8 pixels: fractions, wide integers, channels first, lists, text."""
 
 from __future__ import annotations
 

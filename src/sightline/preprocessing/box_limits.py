@@ -1,4 +1,4 @@
-"""Limits on formats of boxes, which Pillow decodes whole: JPEG 2000, AVIF and HEIF; and on their memory, and WebP's."""
+"""Limits on box-based formats, which Pillow decodes whole (JPEG 2000, AVIF, HEIF), and on their and WebP's memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the headers of a JPEG 2000 codestream make a decoder allocate and count, whatever pixels follow.
+"""What the headers of a JPEG 2000 codestream make a decoder allocate and process, whatever pixels follow.
 
-A header of 150 bytes may state millions of code blocks, precincts or packets: OpenJPEG took 20 GB for one. Nothing is
+A header of 150 bytes may declare millions of code blocks, precincts or packets: OpenJPEG took 20 GB for one. Nothing is
 decoded here. Markers are followed as OpenJPEG does. Source: ITU-T T.800, annexes A and B.
 """
 

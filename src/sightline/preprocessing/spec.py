@@ -1,4 +1,4 @@
-"""`PreprocessingSpec`: how every image becomes pixels, as a value; the rules are in the docstring of the package."""
+"""`PreprocessingSpec`: a value that defines how images become pixels; the package docstring has the rules."""
 
 from __future__ import annotations
 

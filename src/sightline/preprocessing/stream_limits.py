@@ -1,4 +1,4 @@
-"""The memory that the streams in an AVIF or HEIF take, whatever size the container states.
+"""The memory that the streams in an AVIF or HEIF need, whatever size the container declares.
 
 Sizes are read from the headers of streams; no pixel is decoded. Sources: the AV1 bitstream specification, section 5;
 ITU-T H.265, section 7.3.

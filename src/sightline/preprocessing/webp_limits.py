@@ -1,7 +1,7 @@
 """How many tables of Huffman codes a lossless WebP makes libwebp build: up to 65,536 of 20 kB, in a file of 200 kB.
 
-What precedes that number, the images of transforms, is read without keeping a pixel. Bits are read as libwebp 1.6 does;
-where it gives up, so does this module. Source: RFC 9649, section 3.
+The transform images before that number are read without keeping a pixel. Bits are read as in libwebp 1.6; this module
+gives up where libwebp does. Source: RFC 9649, section 3.
 """
 
 from __future__ import annotations

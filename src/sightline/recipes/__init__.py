@@ -1,1 +1,1 @@
-"""Recipes are data: the TOML files beside this one. `sightline.config.recipes` reads them."""
+"""Recipes are data: the TOML files in this folder. `sightline.config.recipes` reads them."""

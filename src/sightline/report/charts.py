@@ -1,6 +1,6 @@
 """Geometry of the charts of an HTML page: scales, ticks and paths, which `charts.html.j2` writes as SVG.
 
-The words, colors and styles of a chart are those of the page; here are only numbers, in units of its view box.
+The page defines the words, colors and styles of a chart; here are only numbers, in units of its view box.
 """
 
 from __future__ import annotations

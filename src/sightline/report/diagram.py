@@ -1,7 +1,7 @@
 """An architecture diagram of a network for a paper: a row of boxes, as large as the feature maps.
 
-A box's height and depth follow the sides of the feature maps, its width their number, both by square roots so that 7
-pixels can be seen beside 224. Lengths are inches.
+A box's height and depth follow the sides of the feature maps, and its width their number, both by square roots so that
+7 pixels are visible next to 224. Lengths are in inches.
 """
 # ruff: noqa: RUF001  # papers print sizes with a multiplication sign
 

@@ -1,4 +1,4 @@
-"""A network's layers gathered into the few groups that a drawing can show."""
+"""Group a network's layers into the few blocks that a drawing can show."""
 # ruff: noqa: RUF001  # papers print sizes with a multiplication sign
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The doctor's page: findings with thumbnails in one file that needs no network."""
+"""The doctor's page: findings with thumbnails in one self-contained file."""
 
 from __future__ import annotations
 

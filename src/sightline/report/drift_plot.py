@@ -1,4 +1,4 @@
-"""The figure of a watched stream: the evidence for drift after each image, and where it is an alarm."""
+"""The figure of a watched stream: the evidence for drift after each image, and when it raises an alarm."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which installed fonts draw which characters, so that class names in any script are drawn where a font can.
+"""Which installed fonts have which characters, to draw class names in any script if a font supports it.
 
-matplotlib takes each character from the first of a text's fonts that has it. Its own font knows Latin, Greek, Cyrillic
+matplotlib takes each character from the first of a text's fonts that has it. Its own font covers Latin, Greek, Cyrillic
 and Arabic letters and many signs, but no Chinese, Japanese or Korean and few emoji.
 """
 

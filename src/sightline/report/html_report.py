@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file that needs no network: a value in, text out."""
+"""The report of a run as one self-contained HTML file: a value in, text out."""
 
 from __future__ import annotations
 

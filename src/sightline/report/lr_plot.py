@@ -1,4 +1,4 @@
-"""Learning rates drawn over the steps of training, before any training."""
+"""Plot the learning rates over the steps of training, before training starts."""
 
 from __future__ import annotations
 

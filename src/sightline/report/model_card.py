@@ -1,6 +1,6 @@
 """A model card: Markdown under a YAML header, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards).
 
-It has only facts from the bundle and the run; what a person has to add is a question.
+It contains only facts from the bundle and the run; whatever a person must add is a question.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predictions as rows of CSV and as JSON lines, one at a time, as they come."""
+"""Write predictions as CSV rows or JSON lines, one at a time, as they arrive."""
 
 from __future__ import annotations
 

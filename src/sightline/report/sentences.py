@@ -1,4 +1,4 @@
-"""What an evaluation means in plain sentences, for the terminal and the model card; the page has its own template."""
+"""Explain an evaluation in plain sentences, for the terminal and the model card; the page has its own template."""
 
 from __future__ import annotations
 

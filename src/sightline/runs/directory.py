@@ -19,7 +19,7 @@
     figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png and *.svg
     network.json     the layers of the network and their cost
     report/          thumbnails and heat maps, see `report_images`
-    report.html      self-contained report, rendered from the files above alone
+    report.html      self-contained report, rendered only from the files above
     tensorboard/     TensorBoard event files
 
 Every file is written atomically (temporary name, then rename). ``run.json`` gets ``"status": "complete"`` last. As long

@@ -1,4 +1,4 @@
-"""The outputs of an exported file for images whose features are known: those of the layers that it begins with."""
+"""The outputs of an exported file for images whose features, the outputs of its first layers, are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run directory that exists already: is it a complete run of what is asked for, and what was its result?"""
+"""An existing run directory: is it a complete run of the request, and what was its result?"""
 
 from __future__ import annotations
 

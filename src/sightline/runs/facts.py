@@ -1,4 +1,4 @@
-"""What the settings of a run may depend on: facts about its images, and the machine that trains."""
+"""What a run's settings may depend on: facts about its images and the machine."""
 
 from __future__ import annotations
 

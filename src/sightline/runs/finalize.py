@@ -1,4 +1,4 @@
-"""From a trained Keras model to the bundle; the metrics of a run are those of the exported file itself."""
+"""From a trained Keras model to the bundle; a run's metrics are computed from the exported file itself."""
 
 from __future__ import annotations
 

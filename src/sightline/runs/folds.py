@@ -1,7 +1,7 @@
-"""Cross-validation of a run: a run below it for each fold, and their predictions for the images that they held out.
+"""Cross-validation of a run: one nested run per fold, and its predictions for the images that it held out.
 
-The run itself trains on all images, so nothing is left to choose its epoch, the penalty of its head and its temperature
-with. The epoch and the penalty are medians of those of the folds. Temperature, thresholds and metrics come from the
+The run itself trains on all images, so none is left to choose its epoch, the penalty of its head and its temperature.
+The epoch and the penalty are medians over the folds. Temperature, thresholds and metrics come from the
 out-of-fold predictions, which take the place of a validation split; see `mask_folds` for those of masks.
 """
 

@@ -1,4 +1,4 @@
-"""Multi-host training: host 0 resolves the settings and writes the run, the others train along with the same settings.
+"""Multi-host training: host 0 resolves the settings and writes the run; the others train with the same settings.
 
 Before the first step, the hosts synchronize three times: on the settings, the images, and the checkpoint to resume
 from. Until then, an error on one host is broadcast, and every host exits with a message; later, JAX ends the other

@@ -1,8 +1,8 @@
-"""The out-of-fold outputs of a model of masks, ``eval/<split>/masks.npz``: counts and means in place of logits.
+"""Out-of-fold outputs of a segmentation model, ``eval/<split>/masks.npz``: counts and means instead of logits.
 
-Each fold stores what its evaluation collected of the images that it held out. Logits of all pixels would take too much
-room, so that the temperature of a fold, which its own validation images chose, is not undone. The final model has the
-median of these temperatures.
+Each fold stores what its evaluation collected from the images that it held out. Logits of all pixels would take too
+much space, so a fold's temperature, fitted on its own validation images, is not undone. The final model uses the median
+of these temperatures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a complete configuration and its indexed images to decoded images and a network that can be trained."""
+"""From a complete configuration and indexed images to decoded images and a trainable network."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The road of a run: resolve, prepare, fit, finalize, complete.
+"""The steps of a run: resolve, prepare, fit, finalize, complete.
 
-Each step takes the values of the steps before it, writes what it makes into the run directory, and returns it.
+Each step takes the values of earlier steps, writes its result into the run directory, and returns it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The quick data checks at the start of `train`, which need no more than the index and the decoded pixels."""
+"""The quick data checks at the start of `train`, which need only the index and the decoded pixels."""
 
 from __future__ import annotations
 

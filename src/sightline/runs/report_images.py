@@ -1,9 +1,9 @@
-"""The small images that the report of a run shows: errors and their heat maps, leaks and label issues.
+"""The small images in a run's report: errors and their heat maps, leaks and label issues.
 
     report/images.jsonl         one line per image: its kind, the path of what it shows, its file
     report/<hash>.webp, .png    thumbnails, and heat maps in grayscale, named by the start of their SHA-256
 
-They are made while the pixels and the model are at hand, so that the page is rendered without either.
+They are created while the pixels and the model are available, so that the page is rendered without either.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""From a request to the complete configuration of a run, or back to that of a recorded one.
+"""Complete the configuration of a run from a request, or restore that of a recorded run.
 
     merge_layers -> [index the images, check them] -> recipe -> IMMEDIATE_STEPS -> {run directory} -> MEASURED_STEPS
 
-The immediate steps tell whether an existing run has the same settings. The measured ones come after the run directory
-exists, so that a process that is killed in them leaves a run that can be resumed.
+The immediate steps decide whether an existing run has the same settings. The measured ones run once the run directory
+exists, so that a process killed during them leaves a run that can be resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the report of a run shows: values that are read from the run's files alone, without its model or its images."""
+"""The values in a run's report, read only from the run's files, without its model or images."""
 
 from __future__ import annotations
 

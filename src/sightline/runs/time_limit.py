@@ -1,4 +1,4 @@
-"""The time limit of a run: its budget, what is recorded of it, and what more time would probably bring."""
+"""The time limit of a run: its budget, its record, and the probable gain from more time."""
 
 from __future__ import annotations
 

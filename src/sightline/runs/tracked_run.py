@@ -1,4 +1,4 @@
-"""What trackers get of a run: its settings, epochs, final metrics with intervals, and files."""
+"""What a run passes to trackers: its settings, epochs, final metrics with intervals, and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may use a server: a bearer token, the host names that it answers to, and the web pages that may call it."""
+"""Who may use a server: a bearer token, allowed host names, and the web pages that may call it."""
 
 from __future__ import annotations
 

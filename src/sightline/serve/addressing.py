@@ -1,4 +1,4 @@
-"""What a request is addressed to: the host and the path, whichever way it states them."""
+"""The target of a request: the host and the path, in whichever form the request gives them."""
 
 from __future__ import annotations
 

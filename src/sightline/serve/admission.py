@@ -1,4 +1,4 @@
-"""Admission: what a request may take is checked before its body is read, and kept to until its response is sent."""
+"""Admission: limits are checked before a request's body is read, and enforced until its response is sent."""
 
 from __future__ import annotations
 

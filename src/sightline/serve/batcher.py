@@ -1,4 +1,4 @@
-"""Dynamic batching: images that are waiting at the same time are classified in one batch."""
+"""Dynamic batching: images that wait at the same time are classified in one batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate of a server: its files, which are read again when they change."""
+"""The TLS certificate of a server, reloaded when its files change."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What uvicorn leaves open: how many connections there are, how long each may take, how it is closed, how to stop.
+"""What uvicorn does not limit: the number of connections, how long each may take, how it closes, and shutdown.
 
-It relies on parts of uvicorn that a release may change without notice: `CHECKED_VERSION` and the upper bound in
-``pyproject.toml`` are raised together, after ``tests/serve`` and ``tests/cli/test_serve*.py`` have passed with it.
+This relies on parts of uvicorn that a release may change without notice. Raise `CHECKED_VERSION` and the upper bound in
+``pyproject.toml`` together, after ``tests/serve`` and ``tests/cli/test_serve*.py`` have passed with the new release.
 """
 
 from __future__ import annotations

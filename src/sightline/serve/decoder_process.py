@@ -1,4 +1,4 @@
-"""What runs in each process of `decoding.DecoderPool`, and how the two sides speak; it imports little, to start soon.
+"""The code in each process of `decoding.DecoderPool`, and its protocol; it imports little, to start quickly.
 
 A request is `HEADER`: whether a large image may be decoded, and two sizes; then, of these sizes, the pickled
 `PreprocessingSpec`, and the file. The answer is one byte: `SHARED`, if the pixels are in `SharedPixels`; `PIXELS`,

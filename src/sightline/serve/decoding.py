@@ -1,4 +1,4 @@
-"""Decode images in processes of their own, which are killed when an image takes too long."""
+"""Decode images in separate processes, which are killed when an image takes too long."""
 
 from __future__ import annotations
 

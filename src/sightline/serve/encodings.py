@@ -1,4 +1,4 @@
-"""Bodies that clients have compressed: unpacked as they arrive, within the limits that hold for any body."""
+"""Compressed request bodies: decompressed as they arrive, within the limits of any body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``POST /explain``, and the same below the addresses of models: the heat map of one image."""
+"""``POST /explain``, also under the paths of models: the heat map of one image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logs of features of a server: a file for its only model, or a folder with one for each model and version."""
+"""The feature logs of a server: a file for its only model, or a folder with one per model and version."""
 
 from __future__ import annotations
 

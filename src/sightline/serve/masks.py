@@ -1,4 +1,4 @@
-"""``POST /predict`` of a model of masks: run lengths as JSON, or a mask or its colors over the image as a PNG file."""
+"""``POST /predict`` of a segmentation model: run lengths as JSON, or a mask or an overlay as a PNG file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models a server has on disk: one, or those of a folder with their versions."""
+"""The models that a server has on disk: one, or a folder of models with their versions."""
 
 from __future__ import annotations
 

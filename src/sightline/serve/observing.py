@@ -1,4 +1,4 @@
-"""What a server says about requests: an id for each, a line in the access log, metrics and traces."""
+"""Observability of requests: ids, the access log, metrics and traces."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The Open Inference Protocol, version 2, over HTTP: the one of KServe, Triton, MLServer and their clients.
 
-A model has two inputs, of which a request gives one: `pixels` UINT8 [N, H, W, C], images of the size of the model, and
-`image` BYTES [N], encoded files. The outputs are those of `predict`; `mask` UINT8 [N, H, W] of a model of masks is that
-of the pixels that the network takes. Triton's extensions for binary tensor data, with
-its raw requests, and for classification are supported.
+A model has two inputs, and a request uses one: `pixels` UINT8 [N, H, W, C], images of the model's size, or `image`
+BYTES [N], encoded files. The outputs are those of `predict`. For segmentation, `mask` UINT8 [N, H, W] has the size of
+the network's input. Triton's binary tensor data extension, including raw requests, and its classification extension are
+supported.
 Source: https://github.com/kserve/open-inference-protocol.
 """
 

@@ -1,4 +1,4 @@
-"""``POST /predict``, and the same below the addresses of models: the predictions for one or more images."""
+"""``POST /predict``, also under the paths of models: the predictions for one or more images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that change on disk are loaded again while the server runs; what cannot be used changes nothing."""
+"""Reload models that change on disk while the server runs; a model that cannot be used changes nothing."""
 
 from __future__ import annotations
 

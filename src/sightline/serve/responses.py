@@ -1,4 +1,4 @@
-"""What the server answers: JSON, and errors as ``{"error": message}``."""
+"""Responses of the server: JSON, and errors as ``{"error": message}``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models of a server while they answer requests, by name and version; one is replaced while others run on."""
+"""The running models of a server, by name and version; one can be replaced while others keep serving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server says about its model: the name, version and weights that identify it, and its description."""
+"""How a server identifies and describes its model: name, version, weights hash and description."""
 
 from __future__ import annotations
 

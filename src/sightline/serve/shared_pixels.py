@@ -1,4 +1,4 @@
-"""Pixels that a process for decoding hands over in shared memory, where the system has it, rather than by a pipe."""
+"""Pixels that a decoding process returns in shared memory, if the system has it, instead of through a pipe."""
 
 from __future__ import annotations
 

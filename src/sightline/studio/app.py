@@ -1,4 +1,4 @@
-"""The studio's page and what it asks for: a list of images, their rows and pixels, and corrections."""
+"""The studio's page and its requests: a list of images, their rows and pixels, and corrections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`BackgroundTask`: long work in a thread beside the page, with its progress."""
+"""`BackgroundTask`: long work in a background thread, with its progress."""
 
 from __future__ import annotations
 

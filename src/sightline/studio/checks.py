@@ -1,4 +1,4 @@
-"""`BackgroundCheck`: the checks of `sightline doctor`, in a thread beside the page."""
+"""`BackgroundCheck`: the checks of `sightline doctor` in a background thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Studio`: the images that a studio shows, with their corrections; made of a data set or a run."""
+"""`Studio`: the images that a studio shows, with their corrections, from a data set or a run."""
 
 from __future__ import annotations
 

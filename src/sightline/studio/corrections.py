@@ -1,4 +1,4 @@
-"""`Corrections`: what people correct in the studio, kept in a patch file that each click rewrites."""
+"""`Corrections`: the corrections made in the studio, kept in a patch file that each click rewrites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a map: the images of a run in the plane, near each other if the model takes them for alike."""
+"""The map page: the images of a run in the plane, close to each other if their features are similar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrained features computed in a process of its own, whose memory (the frameworks, the decoded images) ends with it.
+"""Compute pretrained features in a separate process, whose memory (frameworks, decoded images) is freed when it exits.
 
 The process imports what this one would, reads the request in a folder, writes the arrays there, and reports its
 progress in lines of JSON.

@@ -1,4 +1,4 @@
-"""`FolderExport`: the corrected images as class folders of links, written beside the patch file."""
+"""`FolderExport`: the corrected images as class folders of links, written next to the patch file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run predicts for its images, as the table of the studio has it."""
+"""A run's predictions for its images, as stored in the studio's table."""
 
 from __future__ import annotations
 

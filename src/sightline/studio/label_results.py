@@ -1,4 +1,4 @@
-"""The page of the results of a run with several labels per image: each class at a threshold that is moved."""
+"""The results page of a multi-label run: each class at an adjustable threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Labeling`: which images to label next, and how accurate a head on the labels so far is, while people label."""
+"""`Labeling`: which images to label next, and the accuracy of a head on the labels so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Library`: the images of a source or a run in a table that filters and sorts them, in SQLite, in memory."""
+"""`Library`: the images of a source or a run in an in-memory SQLite table, which filters and sorts them."""
 
 from __future__ import annotations
 

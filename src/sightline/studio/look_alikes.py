@@ -1,4 +1,4 @@
-"""Look-alikes of the images of a data set without a run: by pretrained features, and by perceptual hash until then."""
+"""Look-alikes in a data set without a run: by pretrained features, or by perceptual hash until these exist."""
 
 from __future__ import annotations
 

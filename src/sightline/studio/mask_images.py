@@ -1,4 +1,4 @@
-"""`MaskImages`: the masks of images in the colors of their classes, as layers over the images."""
+"""`MaskImages`: masks in the colors of their classes, as layers over the images."""
 
 from __future__ import annotations
 

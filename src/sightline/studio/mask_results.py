@@ -1,4 +1,4 @@
-"""The page of the results of a run with masks: metrics of pixels, which classes are confused, and the worst images."""
+"""The results page of a segmentation run: pixel metrics, confused classes, and the worst images."""
 
 from __future__ import annotations
 

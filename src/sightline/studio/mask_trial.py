@@ -1,4 +1,4 @@
-"""The page to try a model of masks: an image to the class of each pixel, as a layer over it, and the area of each."""
+"""The page to try a segmentation model: the class of each pixel as a layer over the image, and the class areas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The studio for other devices of the network: who may use it, its address, and the page that shows its QR code."""
+"""The studio for other devices on the network: access, its address, and the page that shows its QR code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the studio's pages are made of: templates with texts in the reader's language, and JSON for their scripts."""
+"""Building blocks of the studio's pages: templates with texts in the reader's language, and JSON for their scripts."""
 
 from __future__ import annotations
 

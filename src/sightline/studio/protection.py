@@ -1,4 +1,4 @@
-"""What keeps other pages out of the studio: its host name, origin and token, and what its own page may load."""
+"""Protection from other pages: host name, origin, token, and what the studio's own page may load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a run's results: the confusion matrix, and what the model reaches if it abstains."""
+"""The results page of a run: the confusion matrix, and the metrics if the model abstains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Versions`: small and large versions of files, encoded when they are asked for; `Thumbnails`: of images, as WebP."""
+"""`Versions`: small and large versions of files, encoded on request; `Thumbnails`: those of images, as WebP."""
 
 from __future__ import annotations
 

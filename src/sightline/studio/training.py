@@ -1,4 +1,4 @@
-"""The page that trains: what to train on and how, its curves and its log while it runs, and the sweeps beside it."""
+"""The training page: what to train on and how, curves and log while it runs, and the sweeps in the same folder."""
 
 from __future__ import annotations
 

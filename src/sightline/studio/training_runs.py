@@ -1,4 +1,4 @@
-"""`TrainingRuns`: trainings as processes of their own, whose state is read from the folder of their runs."""
+"""`TrainingRuns`: training in separate processes, whose state is read from their run folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page to try a run's model: an image to classes, a decision, a heat map and the nearest training images.
+"""The page to try a run's model on an image: classes, a decision, a heat map and the nearest training images.
 
 Heat maps are computed on demand, one at a time.
 """

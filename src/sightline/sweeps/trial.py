@@ -1,4 +1,4 @@
-"""One trial of a sweep: what it reports while it trains, and its metric afterwards."""
+"""One trial of a sweep: what it reports during training, and its final metric."""
 
 from __future__ import annotations
 

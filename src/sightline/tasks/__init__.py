@@ -1,1 +1,1 @@
-"""What a network learns from the label of an image: the protocol, and one module for each task."""
+"""Tasks define what a network learns from an image's label: the protocol, and one module per task."""

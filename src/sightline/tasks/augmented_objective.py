@@ -1,4 +1,4 @@
-"""What the objectives of all tasks share: augmentation of the images, and of the targets where images are mixed."""
+"""The common part of all tasks' objectives: augmentation of images, and of targets if images are mixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi-label classification: each image has any number of classes, also none."""
+"""Multi-label classification: each image has any number of classes, including none."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a task is, and the registry of all of them.
 
-Training, inference, evaluation and reports know a task by this protocol alone. The tasks themselves are in the other
+Training, inference, evaluation and reports know a task only by this protocol. The tasks themselves are in the other
 modules of this package, which is in a higher layer: the registry imports them by name.
 """
 

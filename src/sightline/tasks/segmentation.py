@@ -1,4 +1,4 @@
-"""Semantic segmentation: each pixel of an image belongs to one of several classes, or to none that is known."""
+"""Semantic segmentation: each pixel of an image belongs to one of several classes, or to none."""
 
 from __future__ import annotations
 

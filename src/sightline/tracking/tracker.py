@@ -1,4 +1,4 @@
-"""The protocol of trackers, and the trackers of one run, of which none can stop its training."""
+"""The protocol of trackers, and the trackers of one run, none of which can stop its training."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Weights & Biases: its server if you are logged in, else files below the run directory, which `wandb sync` can send.
+"""Weights & Biases: its server if you are logged in, otherwise files in the run directory, which `wandb sync` can send.
 
-The console, the code, the machine and the installed packages, which the library would send too, are left out.
+The library would also send the console, the code, the machine and the installed packages; these are left out.
 """
 
 from __future__ import annotations

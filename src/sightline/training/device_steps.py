@@ -1,4 +1,4 @@
-"""Run training steps on images that the device keeps, without waiting for the result of each: on JAX."""
+"""Run training steps on images stored on the device, without waiting for each result (JAX)."""
 
 from __future__ import annotations
 

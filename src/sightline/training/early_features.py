@@ -1,8 +1,8 @@
-"""Features of frozen layers that are computed in threads while Keras is imported and the network is built.
+"""Compute features of frozen layers in threads while Keras is imported and the network is built.
 
-Both take two seconds of one core. The features are those of an ONNX file that needs no Keras
-(`export.packaged_layers`); training takes them only if the file of the network's own frozen layers turns out to be the
-same, byte by byte, so they cannot change a result.
+Import and building take two seconds of one core. The features come from an ONNX file that needs no Keras
+(`export.packaged_layers`). Training uses them only if the file of the network's own frozen layers is identical byte for
+byte, so they cannot change a result.
 """
 
 from __future__ import annotations

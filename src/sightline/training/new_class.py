@@ -1,8 +1,8 @@
-"""Fit one more row of a linear head: a class is added from a few images, and the other logits stay as they are.
+"""Fit one more row of a linear head from a few images of a new class; the other logits stay unchanged.
 
 With the other logits fixed, the cross-entropy over all classes is that of a logistic regression of the new class
 against the rest whose offset is minus the log-sum-exp of the other logits. It is convex and has one weight per
-feature, so that a fit takes a fraction of a second, and its penalty can be chosen by leaving images out.
+feature, so a fit takes a fraction of a second, and its penalty can be chosen by leaving images out.
 """
 
 from __future__ import annotations

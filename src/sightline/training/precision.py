@@ -1,8 +1,8 @@
-"""``train.precision``: "device" is bfloat16 on GPUs that compute in it; "auto" also where a short benchmark is faster.
+"""``train.precision``: "device" is bfloat16 on GPUs that support it; "auto" also if a short benchmark is faster.
 
 The benchmark is cached. On a CPU with bfloat16 instructions, bfloat16 doubles the speed of VGG and of small models and
-does little for MobileNetV2; on other CPUs it slows everything down. Only a measurement can tell. On a GPU of NVIDIA,
-its compute capability does.
+does little for MobileNetV2; on other CPUs it slows everything down. Only a measurement can tell. On an NVIDIA GPU,
+the compute capability decides.
 """
 
 from __future__ import annotations

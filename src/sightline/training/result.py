@@ -1,4 +1,4 @@
-"""What a training returns, and what it records of its time."""
+"""The result of training, and its record of time spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of frozen layers, which stages compute once for each view of an image and train on in place of pixels."""
+"""Features of frozen layers, which stages compute once per view of an image and train on instead of pixels."""
 
 from __future__ import annotations
 

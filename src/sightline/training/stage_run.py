@@ -1,4 +1,4 @@
-"""Prepare the stages of a training run, and the features of frozen layers that they share; validate one."""
+"""Prepare the stages of a training run and the features of frozen layers that they share, and validate a stage."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A limit on the time of a run: how many epochs fit, and when to stop.
 
-Time decides the number of epochs, and of the views of each image, alone. The decision is made once for each stage,
-before its first step, from steps that are timed and undone, so the learning-rate schedule spans the epochs that will
-run. It is recorded, so a resumed run has the same schedule. If steps become slower, the stage ends early, and what was
-trained of the epoch is validated.
+Time decides only the number of epochs and of views per image. The decision is made once per stage, before its first
+step, from steps that are timed and undone, so the learning-rate schedule spans the epochs that will run. It is
+recorded, so a resumed run has the same schedule. If steps become slower, the stage ends early, and the partially
+trained epoch is validated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find masks among the images of class folders, which are no examples of a class."""
+"""Detect masks among the images of class folders; they are not examples of a class."""
 
 from __future__ import annotations
 

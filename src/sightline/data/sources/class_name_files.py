@@ -1,4 +1,4 @@
-"""Name classes that are numbers, or identifiers of WordNet, by a file beside the images, such as ``classes.txt``."""
+"""Name classes that are numbers or WordNet ids from a file next to the images, such as ``classes.txt``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pandas DataFrame with a row for each image; pandas itself is not imported."""
+"""A pandas DataFrame with one row per image; pandas itself is not imported."""
 
 from __future__ import annotations
 

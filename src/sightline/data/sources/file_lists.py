@@ -1,4 +1,4 @@
-"""Lists beside class folders: of the images of each split, and of the labels of a split without class folders.
+"""Lists next to class folders: the images of each split, and the labels of a split without class folders.
 
 Food-101 has ``meta/train.txt`` and ``meta/test.txt``, CUB-200 ``train_test_split.txt``, Tiny ImageNet
 ``val/val_annotations.txt``.

@@ -1,4 +1,4 @@
-"""Names of files: hidden ones, those of images, and names that are the same to a file system."""
+"""File names: hidden files, image files, and names that a file system treats as equal."""
 
 from __future__ import annotations
 

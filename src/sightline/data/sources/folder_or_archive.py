@@ -1,4 +1,4 @@
-"""List the images of a folder or an archive, by whatever states their labels."""
+"""List the images of a folder or an archive, from whatever source their labels have."""
 
 from __future__ import annotations
 

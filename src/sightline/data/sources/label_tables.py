@@ -1,4 +1,4 @@
-"""Label the images of a folder or an archive by the tables in it or beside it."""
+"""Label the images of a folder or an archive from the tables in it or next to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read images with masks: a folder of images beside one of masks, and a table that names the values of the masks."""
+"""Read images with masks: a folder of images, a folder of masks, and a table that names the mask values."""
 
 from __future__ import annotations
 

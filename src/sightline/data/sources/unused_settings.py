@@ -1,4 +1,4 @@
-"""Refuse settings that say how labels are read where no source is read so: they would be ignored without a word."""
+"""Refuse settings on how labels are read if no source uses them; they would be silently ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file's sessions of ONNX Runtime on the CPU: one for a lone image, one that several threads call at once."""
+"""A file's ONNX Runtime sessions on the CPU: one for single images, one that several threads call concurrently."""
 
 from __future__ import annotations
 

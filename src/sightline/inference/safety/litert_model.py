@@ -1,4 +1,4 @@
-"""Checks of a LiteRT model between its parsing, which verifies every offset in the file, and its first run."""
+"""Checks of a LiteRT model after parsing, which verifies every offset in the file, and before its first run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory and time that an ONNX graph takes, computed from its shapes before any runtime loads it."""
+"""The memory and time that an ONNX graph needs, computed from its shapes before any runtime loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One operation of an ONNX graph as a rule sees it: its inputs, attributes and shapes, and messages that name it."""
+"""One operation of an ONNX graph, as shape rules see it: inputs, attributes, shapes, and messages that name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of an ONNX graph as stated in its file, and the types of its values."""
+"""The parts of an ONNX graph as declared in its file, and the types of its values."""
 
 from __future__ import annotations
 

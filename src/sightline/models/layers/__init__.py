@@ -1,7 +1,7 @@
-"""What Sightline knows about types of layers: one description of each, with everything that other packages ask of it.
+"""Descriptions of layer types, one for each, with everything that other packages need to know about it.
 
-`layer_type` says what a description holds. Each of the other modules describes one family of Keras' layers. Another
-package describes further types with `register_layer`.
+`layer_type` defines a description. Each of the other modules describes one family of Keras layers. Other packages add
+types with `register_layer`.
 """
 
 from sightline.models.layers import activations, arithmetic, normalizations, shapes, windows

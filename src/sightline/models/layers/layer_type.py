@@ -1,6 +1,6 @@
 """What Sightline knows about one type of Keras layer or operation, in one place, and the registry of all types.
 
-Export, descriptions, diagrams and pruning look a layer up by the name of its class, and know nothing else about it.
+Export, descriptions, diagrams and pruning look layers up by class name, and know nothing else about them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Data augmentation: parameters are sampled on the host and applied inside the compiled training step.
 
-The parameters of an image depend only on (seed, epoch, its position in the split), not on the order of the batches or
-the number of threads. Only the image that it is mixed with depends on its batch. See `Augmentation` for one kind.
+An image's parameters depend only on the seed, the epoch and its position in the split, not on batch order or the number
+of threads. Only the image that it is mixed with depends on its batch. See `Augmentation` for one kind.
 """
 
 from __future__ import annotations
