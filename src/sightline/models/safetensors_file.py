@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend, jsonio
-from sightline._keras.graphs import allocate, shapes_only
+from sightline._keras.graphs import allocate, list_layers, shapes_only
 from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line, require
@@ -59,4 +59,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     allocate(variables)
     for variable in model.weights:
         backend.assign(variable, arrays[variable.path])
+    for layer in list_layers(model):
+        if isinstance(layer, backend.keras().layers.Normalization):
+            layer.finalize_state()  # it computes with a mean and variance that it took from its weights when built
     return model
