@@ -116,7 +116,7 @@ def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() ->
     ) == (400, 0.99, False)
     line = headline(build_evaluation_report(test, validation))
     assert (
-        "its coverage is 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least 97.7%"
+        "the model covers 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least 97.7%"
         in line
     )
     assert "these images do not confirm 99%" in line
@@ -209,7 +209,7 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     assert metrics_dict["accuracy"] == 0.8125
     assert metrics_dict["validation"]["accuracy_differs"]
     line = headline(build_evaluation_report(test, validation))
-    assert "The test split differs from the validation split significantly: accuracy -15.9 points (95%" in line
+    assert "The test split differs significantly from the validation split: accuracy -15.9 points (95%" in line
     assert "check how the splits were made" in line
     assert sentences.describe_shift(metrics_dict["validation"], "test") in line, "the terminal says the same"
     assert not sentences.describe_shift(metrics_dict["validation"], "train"), "of images that the model has learned"
@@ -221,7 +221,7 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     report = build_evaluation_report(test, validation)
     assert report.validation is not None
     folded = replace(report, validation=replace(report.validation, split="out-of-fold"))
-    line = "The test split differs from the out-of-fold predictions significantly: accuracy -15.9 points (95%"
+    line = "The test split differs significantly from the out-of-fold predictions: accuracy -15.9 points (95%"
     assert line in headline(folded)
     assert line in sentences.describe_shift(to_metrics(folded)["validation"], "test")
     assert "validation" not in sentences.describe_shift(to_metrics(folded)["validation"], "test")

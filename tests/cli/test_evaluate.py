@@ -99,7 +99,7 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     ):
         assert f'<th scope="row">{name}</th><td class="n">{auroc:.3f}</td>' in page
     assert f"{100 * ood['flagged_fraction']:.1f}%" in page
-    assert f"is above {thresholds['ood_limit']:.4g}, which at least 99%" in page
+    assert f"is above {thresholds['ood_limit']:.4g}, a limit that at least 99%" in page
     outcome = sightline("evaluate", run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "strange" not in page

@@ -110,20 +110,20 @@ def test_a_metric_that_is_not_defined_is_not_stated() -> None:
         ({"count": 9, "ood_limit": 1.0}, "It always predicts one of them"),
         (
             {"count": 9, "target_precision": 0.95, "confidence": 0.8125},
-            "It abstains where its probability is below 0.8125",
+            "It abstains when its probability is below 0.8125",
         ),
         ({"count": 9, "target_precision": 0.95}, "It abstains on every image"),
         (
             {"count": 9, "coverage": 0.9, "conformal_quantile": 0.5, "ood_limit": 1.0},
-            "and abstains where these are all classes. It abstains from images that are less like its training images",
+            "and abstains when the set holds all classes. It abstains on images that are less like its training images",
         ),
         (
             {"count": 9, "target_precision": 0.95, "confidence": 0.8, "coverage": 0.9, "conformal_quantile": 0.5},
-            "a set of classes that has the true one with a probability of 0.9 where its probability is below 0.8",
+            "a set of classes that contains the true one with a probability of 0.9 when its probability is below 0.8",
         ),
         (
             {"count": 9, "rate": "sensitivity", "target_rate": 0.95, "positive": "dog", "positive_threshold": 0.25},
-            "It predicts dog where its probability is at least 0.25, which was chosen for a sensitivity of 0.95",
+            "It predicts dog when its probability is at least 0.25, a threshold chosen for a sensitivity of 0.95",
         ),
     ],
     ids=["none", "ood alone", "confidence", "not reached", "sets", "sets below", "rate"],

@@ -300,4 +300,4 @@ def test_a_folder_that_is_a_link_is_not_followed(sightline: Command, run: RunDir
         ("eval/test/metrics.json", "links are not followed"),
         ("report/images.jsonl", "links are not followed"),
     ]
-    assert "The metrics of this run are lost" in read_page(run)
+    assert "The metrics of this run are missing" in read_page(run)

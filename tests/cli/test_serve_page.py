@@ -192,7 +192,7 @@ def test_a_model_of_masks_shows_their_colors_and_areas(mask_run: Run, browser: B
         decision = "document.getElementById('decision').textContent"
         assert (
             page.evaluate(decision)
-            == f"Quality {expected.quality:.3f}: the IoU that the probabilities of the pixels promise."
+            == f"Quality {expected.quality:.3f}: the IoU estimated from the probabilities of the pixels."
         )
         assert "fraction of the pixels" in page.evaluate("document.getElementById('evidence').textContent")
         assert page.problems == []

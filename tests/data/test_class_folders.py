@@ -98,7 +98,7 @@ def test_without_hard_links_there_are_symbolic_ones_and_without_these_copies(
     assert Dataset(tmp_path / "linked").counts == {"cat": 3, "dog": 3}
     monkeypatch.setattr(os, "symlink", refuse)
     written = write_class_folders(build_index(photos), tmp_path / "copied")
-    assert str(written) == "6 images: 6 copies, as no link to the image is possible"
+    assert str(written) == "6 images: 6 copies, since links are not possible"
     assert (tmp_path / "copied" / "cat" / "cat-000.png").read_bytes() == (photos / "cat" / "cat-000.png").read_bytes()
 
 

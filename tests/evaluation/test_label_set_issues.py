@@ -77,7 +77,7 @@ def test_a_line_of_the_patch_has_all_classes_and_says_why() -> None:
     assert set(lines) == {"0.png", "1.png"}
     assert (lines["0.png"]["label"], lines["0.png"]["to"]) == ("a;c", "b;c"), "a class that is not checked stays"
     assert lines["0.png"]["reason"] == (
-        "probably has b (0.97) and probably lacks a (0.02), to a classifier trained without this image"
+        "probably has b (0.97) and probably lacks a (0.02), according to a classifier trained without this image"
     )
     assert (lines["1.png"]["action"], lines["1.png"]["to"]) == ("relabel", "")
 

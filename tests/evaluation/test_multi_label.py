@@ -240,7 +240,7 @@ def test_images_of_a_group_count_as_one() -> None:
         assert other.recall_interval == pytest.approx(one.recall_interval, abs=0.15)
         assert other.recall_interval.low < one.recall_interval.low  # exact, and of a variance that is estimated
     single, classes = compute_label_metrics(CLASSES, p, y, HALF, groups=np.zeros(len(y), np.int64))
-    assert single["micro_f1"].note == "no interval: all images are of one group"
+    assert single["micro_f1"].note == "no interval: all images are in one group"
     assert (single["auroc"].interval, classes[0].recall_interval) == (None, None)
 
 

@@ -15,8 +15,8 @@ from sightline.report.doctor_page import MAX_ITEMS, render_html
 @pytest.mark.parametrize(
     ("count", "classes", "text"),
     [
-        (1, {"cat": 1}, "1 image in 1 class, and nothing to report."),
-        (1200, {"cat": 600, "dog": 600}, "1,200 images in 2 classes, and nothing to report."),
+        (1, {"cat": 1}, "1 image in 1 class, with nothing to report."),
+        (1200, {"cat": 600, "dog": 600}, "1,200 images in 2 classes, with nothing to report."),
         (1200, {"cat": 600, "dog": 600}, ">600 images each."),
         (900, {"cat": 300, "dog": 600}, ">300 to 600 images each."),
     ],

@@ -246,9 +246,9 @@ def test_a_threshold_that_is_not_saved_or_not_reached_is_called_so() -> None:
     pages = [render_html(make_report(metrics=of)) for of in (values, unreached, reached)]
     cards = [page.partition("<dt>Coverage</dt>")[2].partition("</div>")[0] for page in pages]
     assert ["The model does not use it: every image gets a class." in card for card in cards] == [True, False, False]
-    assert ["the model abstains from every image" in card for card in cards] == [False, True, False]
+    assert ["the model abstains on every image" in card for card in cards] == [False, True, False]
     assert "a set of classes" not in cards[1]
-    assert "so the model abstains from every image" in pages[1].partition('<section id="abstention"')[2]
+    assert "so the model abstains on every image" in pages[1].partition('<section id="abstention"')[2]
 
 
 def test_a_target_is_proposed_that_the_validation_images_reach() -> None:
@@ -260,7 +260,7 @@ def test_a_target_is_proposed_that_the_validation_images_reach() -> None:
         for of in (values, make_metrics(classes, 9))
     ]
     assert f"--target-precision {reached:g}</code> chooses one on the validation split" in sections[0]
-    assert "--target-precision" not in sections[1], "with it, the model would abstain from every image"
+    assert "--target-precision" not in sections[1], "with it, the model would abstain on every image"
     assert "The 9 validation images are too few, or too often misclassified, to choose a confidence" in sections[1]
 
 
@@ -284,8 +284,8 @@ def test_slices_say_how_many_were_compared() -> None:
         render_html(make_report(metrics=values | {"slices": [row] * count + values["slices"]})) for count in (1, 9)
     )
     count = len(values["slices"])
-    assert f"at 5% for all {count + 1} slices that were compared." in few
-    assert "The 8 with the largest gap of 9; all are in" in many
+    assert f"at the 5% level over all {count + 1} slices that were compared." in few
+    assert "The 8 of 9 with the largest gap are shown; all are in" in many
 
 
 def test_images_in_groups_have_no_interval_of_single_images() -> None:
@@ -338,17 +338,17 @@ def test_the_coverage_of_a_model_with_a_probability_threshold_is_its_own(abstain
     page = render_html(make_report(("ant", "bee"), metrics=values))
     card = page.partition("<dt>Coverage</dt>")[2].partition("</div>")[0]
     assert f"{100 - 100 * abstained:.1f}%" in card
-    assert ("the model abstains from the others" in card) == (abstained > 0)
+    assert ("the model abstains on the others" in card) == (abstained > 0)
 
 
 def test_one_group_is_not_said_to_be_resampled() -> None:
     values = make_metrics(("ant", "bee", "fly"), 300)
-    note = {"interval": None, "note": "no interval: all images are of one group"}
+    note = {"interval": None, "note": "no interval: all images are in one group"}
     single = values | {"groups": 1, "metrics": {name: m | note for name, m in values["metrics"].items()}}
     texts = [render_html(make_report(metrics=of)) for of in (single, values | {"groups": 9})]
     assert ["resampled by group" in text for text in texts] == [False, True]
     sections = [text.partition('<section id="metrics"')[2].partition("</section>")[0] for text in texts]
-    assert [section.count("all images are of one group") for section in sections] == [1, 0], "not once a metric"
+    assert [section.count("all images are in one group") for section in sections] == [1, 0], "not once a metric"
 
 
 def test_every_metric_is_in_the_page() -> None:

@@ -119,7 +119,7 @@ def test_two_runs_with_several_labels_are_compared(label_run: sl.Run, other_labe
     ):
         page = client.get("/compare").text
         assert "Accuracy</th>" not in page
-        assert f"Difference of subset accuracy, the fraction of images whose labels are all right, {100 * paired.comparison.difference:+.1f}" in " ".join(page.split())  # fmt: skip  # noqa: E501
+        assert f"Difference in subset accuracy (fraction of images with all labels correct) {100 * paired.comparison.difference:+.1f}" in " ".join(page.split())  # fmt: skip  # noqa: E501
         difference = paired.label_sets.mean_average_precision
         assert difference.interval is not None
         assert f"Mean average precision: {difference.value:+.3f} [{difference.interval.low:+.3f}" in page

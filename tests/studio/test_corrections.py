@@ -272,7 +272,7 @@ def test_two_studios_do_not_edit_one_patch(studio: Studio, colors: Path, patch: 
         ([0], "delete", None, "no correction 'delete'"),
         ([0], "relabel", "", "A class name"),
         ([0], "relabel", None, "A class name"),
-        ([0], "relabel", " red", "no spaces at its ends"),
+        ([0], "relabel", " red", "leading or trailing spaces"),
         ([0], "relabel", "a/b", "no slash"),
         ([0], "relabel", "x" * 256, "255 characters"),
         ([0], "relabel", "\ud800", "A class name"),

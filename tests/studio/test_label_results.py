@@ -74,7 +74,7 @@ def test_the_metrics_of_a_class_are_those_of_evaluate(
 def test_one_group_is_not_said_to_be_allowed_for(client: Any, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(LabelResults, "groups", count)
     page = client.get("/results", params={"split": "test"}).text
-    assert (f"allow for that, with {count} groups" in page) == (count > 1)
+    assert (f"account for that, with {count} groups" in page) == (count > 1)
 
 
 def test_the_page_begins_with_the_thresholds_of_the_model(

@@ -138,7 +138,7 @@ def test_an_image_is_left_out_but_its_mask_is_not_edited(
     assert messages.select("en")["masks-note"] in page
     for edit in ("relabel", "add", "remove"):
         answer = data_client.post("/corrections", json={"ids": [0], "edit": edit, "to": "ground"})
-        assert (answer.status_code, "correct the file of the mask" in answer.json()["error"]) == (400, True)
+        assert (answer.status_code, "correct the mask file" in answer.json()["error"]) == (400, True)
         with pytest.raises(UsageError, match="in a mask"):
             data_studio.corrections.apply([0], edit, "ground")
     assert not patch.exists()
@@ -325,7 +325,7 @@ def test_two_runs_are_compared_by_the_iou_of_each_image(
             client.get(f"/compare?lang={language}").text.partition('id="verdict"')[2] for language in ("en", "zh")
         ]
         assert f"10 images ({paired.split})." in verdicts[0]
-        assert "worse.</b> Difference of" in verdicts[0]
+        assert "worse.</b> Difference in" in verdicts[0]
         assert "更差。</b>单张图片" in verdicts[1]
         assert re.search(r"10 张图片\uff08.{3}\uff09。", verdicts[1]), "in parentheses of Chinese"
         section = page.partition('id="better-first"')[2].partition("</section>")[0]
@@ -345,7 +345,7 @@ def test_runs_that_cannot_be_compared_say_why(mask_run: sl.Run, run: sl.Run, tmp
         assert messages.select("zh")["note-one-has-masks"] in page
     with open_studio(run, tmp_path / "others.jsonl", compare=[mask_run]) as studio:
         page = open_client(studio).get("/compare").text
-        assert "The two runs are not compared." in page, "not that they have no images in common"
+        assert "The two runs cannot be compared." in page, "not that they have no images in common"
         assert "(only one of them predicts masks)" in page
 
 

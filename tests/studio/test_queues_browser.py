@@ -108,7 +108,7 @@ def test_likely_label_errors_are_a_queue_that_empties(run: sl.Run, tmp_path: Pat
     shutil.copytree(run.path, path)
     copy = sl.Run(path)
     rows = [row for row in copy.directory.read_data() or () if row.label == "red"][:3]
-    reason = "probably blue (0.97), to a classifier trained without this image"
+    reason = "probably blue (0.97), according to a classifier trained without this image"
     line = {"action": "relabel", "label": "red", "to": "blue", "reason": reason}
     copy.directory.write_label_issues([line | {"path": row.path, "sha256": row.sha256} for row in rows])
     with open_studio(copy, patch) as studio, serve(studio) as address:

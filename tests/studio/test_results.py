@@ -261,7 +261,7 @@ def test_a_run_that_was_split_by_groups_has_intervals_of_groups(run: sl.Run, tmp
         selection = client.get("/results/selection", params={"split": "test"}).json()
         page = client.get("/results", params={"split": "test"}).text
     assert tuple(selection["recall"]["interval"]) == evaluation.metrics["accuracy"].interval
-    assert f"allow for that, with {evaluation.result.groups} groups" in page
+    assert f"account for that, with {evaluation.result.groups} groups" in page
     assert "resample" not in page  # proportions have the interval of Korn and Graubard
 
 

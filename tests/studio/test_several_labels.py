@@ -183,7 +183,7 @@ def test_arrays_of_probabilities_are_decided_by_thresholds(run_several: Any, pat
 
 def test_likely_label_errors_are_listed_worst_first_and_corrected_label_by_label(run_several: Any, patch: Path) -> None:
     worst_first = [row for row in reversed(run_several.directory.read_data()) if row.label == "red"][:3]
-    reason = "probably has blue (0.97), to a classifier trained without this image"
+    reason = "probably has blue (0.97), according to a classifier trained without this image"
     lines = [
         {
             "action": "relabel",

@@ -253,7 +253,7 @@ def test_a_list_says_that_the_studio_does_not_answer(colors: Path, patch: Path, 
         page.wait_for_selector(".tile .caption")
         requests = Held(page, "**/state*")
         requests.wait()
-        expect_text(page, "#message", "has not answered for 20 seconds")
+        expect_text(page, "#message", "has not responded for 20 seconds")
         page.wait_for_selector("#message", state="hidden")  # the next look is answered
         assert len(requests.routes) == 1
 

@@ -306,7 +306,7 @@ def test_images_of_something_else_are_out_of_distribution(run: Path, tmp_path: P
     assert (len(flagged), values["flagged_fraction"]) == (20, np.mean(flagged))
     assert f"the energy limit flags {np.mean(flagged):.1%} of them" in printed.stdout
     page = (copy / "report.html").read_text(encoding="utf-8")
-    assert "is above -3, which at least 99% of the validation images do not exceed" in page
+    assert "is above -3, a limit that at least 99% of the validation images do not exceed" in page
     assert "20 images of gray against" in page
 
 
@@ -401,7 +401,7 @@ def test_images_of_a_group_are_resampled_together() -> None:
     assert grouped is not None
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
     one = compare_label_sets(labels, scores, (labels, good), np.zeros(96, np.int64))
-    assert (one.macro_f1.interval, one.macro_f1.note) == (None, "no interval: all images are of one group")
+    assert (one.macro_f1.interval, one.macro_f1.note) == (None, "no interval: all images are in one group")
 
 
 def test_planted_labels_are_listed_first_with_all_classes_of_the_image(run: Path, data: Path, tmp_path: Path) -> None:

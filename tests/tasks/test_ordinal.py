@@ -335,7 +335,7 @@ def test_groups_widen_the_intervals() -> None:
     assert alone[WITHIN_ONE].interval == wilson_interval(hits, count)
     assert grouped[WITHIN_ONE].interval == pytest.approx((0.025 ** (1 / 20), 1.0))
     single = compute_ordinal_metrics(true, predicted, np.zeros(count, np.int64))
-    assert {m.note for m in single.values()} == {"no interval: all images are of one group"}
+    assert {m.note for m in single.values()} == {"no interval: all images are in one group"}
 
 
 def test_one_image_says_why_it_has_no_interval() -> None:

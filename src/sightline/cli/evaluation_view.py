@@ -270,7 +270,7 @@ def _selective_lines(report: EvaluationReport, fitted: str) -> Iterator[str]:
     if a is not None:
         precision = ""
         if a.precision is not None:
-            ends = format_interval(a.interval, 4) or "no interval: all images above it are of one group"
+            ends = format_interval(a.interval, 4) or "no interval: all images above it are in one group"
             precision = f" with precision {a.precision:.4f} ({ends})"
         has_sets = report.thresholds is not None and report.thresholds.conformal_quantile is not None
         sets = f"; returns a set for {a.set_fraction:.1%}" if has_sets else ""

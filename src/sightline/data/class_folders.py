@@ -51,7 +51,7 @@ class ClassFolders:
         kinds = {"hard link": self.hard_links, "symbolic link": self.symbolic_links}
         parts = [plural(count, kind) for kind, count in kinds.items() if count]
         if self.copies:
-            parts.append(f"{plural(self.copies, 'copy', 'copies')}, as no link to the image is possible")
+            parts.append(f"{plural(self.copies, 'copy', 'copies')}, since links are not possible")
         if self.left_out:
             parts.append(f"{plural(self.left_out, 'image')} without a class or a split left out")
         parts += [f"the class {label!r} is in {folder}" for label, folder in self.renamed.items()]

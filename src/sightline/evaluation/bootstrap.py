@@ -20,7 +20,7 @@ BUDGET = 20_000_000  # images drawn in total, about a second
 ROUNDING = 1e-9  # by which equal values may differ
 CHUNK = 100_000  # numbers in memory at once, so that they fit the processor's cache
 ONE_IMAGE_NOTE = "one image has no interval"
-ONE_GROUP_NOTE = "no interval: all images are of one group"
+ONE_GROUP_NOTE = "no interval: all images are in one group"
 
 
 def count_resamples(count: int, work: int = 1) -> int:

@@ -98,7 +98,7 @@ class LabelSetIssue:
         return {
             "action": "relabel", "path": self.path, "sha256": self.sha256, "label": self.label,
             "to": self.suggested_label,
-            "reason": f"{' and '.join(clauses)}, to a classifier trained without this image",
+            "reason": f"{' and '.join(clauses)}, according to a classifier trained without this image",
         }  # fmt: skip
 
 

@@ -98,10 +98,10 @@ def _describe_scope(manifest: Manifest) -> str:
     targets = find_task(manifest.task).targets
     if targets.are_masks:
         return (
-            f"It predicts for each pixel of an image which of the {count} classes above it has, and always one of them."
+            f"It predicts one of the {count} classes above for each pixel of an image."
         )
     if targets.allows_several:
-        return f"It predicts which of the {count} classes above an image shows: any number of them, also none."
+        return f"It predicts which of the {count} classes above an image shows: any number of them, including none."
     classes = "grades above, from the lowest to the highest" if targets.are_ordered else "classes above"
     node = " It predicts the deepest class of their tree that is probable enough." if targets.are_paths else ""
     decision = _describe_decision(manifest)
@@ -115,26 +115,26 @@ def _describe_decision(manifest: Manifest) -> str:
     precision = f"a precision of {limits.target_precision:g}" if limits.target_precision is not None else ""
     sets = ""
     if limits.conformal_quantile is not None:
-        sets = f"predicts a set of classes that has the true one with a probability of {limits.coverage:g}"
+        sets = f"predicts a set of classes that contains the true one with a probability of {limits.coverage:g}"
     if limits.positive_threshold is not None:
         text = (
-            f"It predicts {_escape_markdown(limits.positive)} where its probability is at least "
-            f"{limits.positive_threshold:.4g}, which was chosen for a {limits.rate} of {limits.target_rate:g}, and "
+            f"It predicts {_escape_markdown(limits.positive)} when its probability is at least "
+            f"{limits.positive_threshold:.4g}, a threshold chosen for a {limits.rate} of {limits.target_rate:g}, and "
             f"otherwise the other class, {anything}."
         )
     elif limits.confidence is not None:
         text = (
-            f"It {sets or 'abstains'} where its probability is below {limits.confidence:.4g}, which was chosen for "
+            f"It {sets or 'abstains'} when its probability is below {limits.confidence:.4g}, a threshold chosen for "
             f"{precision}, and otherwise predicts one of them, {anything}."
         )
     elif sets:
-        text = f"It {sets}, and abstains where these are all classes."
+        text = f"It {sets}, and abstains when the set holds all classes."
     elif precision:
-        return f"It abstains on every image, as its validation images do not show that {precision} can be reached."
+        return f"It abstains on every image, because its validation images do not show that {precision} can be reached."
     else:
         return f"It always predicts one of them, {anything}."
     if limits.ood_limit is not None:
-        text += " It abstains from images that are less like its training images than at least 99% of the validation "
+        text += " It abstains on images that are less like its training images than at least 99% of the validation "
         text += "images are."
     return text
 
@@ -150,7 +150,7 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
     folder = repository.rpartition("/")[2] or "."
     pull = f"sightline pull {repository} {folder}\n" if repository else ""
     size, count = manifest.preprocess, len(manifest.classes)
-    kind = "A model of masks" if find_task(manifest.task).targets.are_masks else "An image classifier"
+    kind = "A segmentation model" if find_task(manifest.task).targets.are_masks else "An image classifier"
     color = "grayscale" if size.channels == 1 else "RGB"
     return [
         f"# {_escape_markdown(manifest.model)} on {_escape_markdown(manifest.data.get('name', 'unknown'))}",
@@ -165,7 +165,7 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str], re
         "## Intended use and limits",
         (
             f"{_describe_scope(manifest)} The metrics below are for images from the same source; other "
-            "light, cameras, backgrounds or subjects may reduce accuracy. Its probabilities are "
+            "lighting, cameras, backgrounds or subjects may reduce accuracy. Its probabilities are "
             f"{'calibrated by temperature scaling' if manifest.temperature != 1 else 'not calibrated'}."
         ),
         "What is the intended use, and what is out of scope? *To be completed by the publisher.*",

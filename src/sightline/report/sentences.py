@@ -79,7 +79,7 @@ def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
     name = describe_split(split)
     name = f"{name[0].upper()}{name[1:]} {'differs' if name.endswith('split') else 'differ'}"
     return (
-        f"{name} from {describe_split(value['split'])} significantly: {', '.join(differences)}. Their distributions "
+        f"{name} significantly from {describe_split(value['split'])}: {', '.join(differences)}. Their distributions "
         f"differ, so thresholds and calibration from {describe_split(value['split'])} may not hold: check how the "
         "splits were made."
     )

@@ -42,7 +42,7 @@ def check_class_name(name: str | None) -> None:
     is_valid = name and name == name.strip() and len(name) <= MAX_NAME and not {"/", SEPARATOR} & set(name)
     if not is_valid or not jsonio.is_encodable(name or ""):
         raise UsageError(
-            f"A class name has 1 to {MAX_NAME} characters, no slash, no semicolon, and no spaces at its ends."
+            f"A class name has 1 to {MAX_NAME} characters, no slash, no semicolon, and no leading or trailing spaces."
         )
 
 
@@ -166,7 +166,7 @@ class Corrections:
             if click is not None:
                 after = {i: click.before[i] for i, entries in click.after.items() if self.get(i) == entries}
                 if not after:
-                    raise UsageError("This cannot be undone, as its images were corrected again since.")
+                    raise UsageError("This cannot be undone, because its images have been corrected again since.")
             undone = self._commit(after, request)
             del self._clicks[undone.number]
             if click is not None:
@@ -175,9 +175,9 @@ class Corrections:
 
     def _check(self, positions: Sequence[int], edit: str, to: str | None) -> None:
         if not 0 < len(positions) <= MAX_IMAGES:
-            raise UsageError(f"A correction is of 1 to {MAX_IMAGES:,} images, not of {len(positions):,}.")
+            raise UsageError(f"A correction takes 1 to {MAX_IMAGES:,} images, not {len(positions):,}.")
         if not all(0 <= position < len(self._index.images) for position in positions):
-            raise UsageError("There is no such image: load the page again.")
+            raise UsageError("There is no such image: reload the page.")
         if edit not in get_args(Edit):
             raise UsageError(f"There is no correction {edit!r}: expected {', '.join(get_args(Edit))}.")
         if edit in ("relabel", "add", "remove", "set"):
@@ -189,7 +189,7 @@ class Corrections:
 
     def _check_classes(self, edit: str, to: str | None) -> None:
         if self._index.labels_are_masks:
-            raise UsageError("The class of each pixel is in a mask: correct the file of the mask.")
+            raise UsageError("The class of each pixel is in a mask: correct the mask file.")
         if edit != "relabel" and not self._targets.allows_several:
             raise UsageError("The images have one class each: relabel them.")
         if edit == "relabel" and self._targets.allows_several:

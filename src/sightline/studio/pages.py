@@ -146,5 +146,5 @@ async def read_body(request: Request, limit: int) -> bytes:
     async for chunk in request.stream():
         content += chunk
         if len(content) > limit:
-            raise HTTPException(413, f"A request has at most {limit:,} bytes.")
+            raise HTTPException(413, f"A request may have at most {limit:,} bytes.")
     return bytes(content)

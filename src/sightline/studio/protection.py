@@ -82,9 +82,9 @@ class ProtectionMiddleware:
         if headers.get("origin", origin) != origin:
             return _forbid(scope, "This request comes from another page.")
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self._token.encode()):
-            return _forbid(scope, "The studio was started again: load the page again.")
+            return _forbid(scope, "The studio was started again: reload the page.")
         if self._access is not None and self._access.forbids(scope):
-            return _forbid(scope, "Trainings and folders are made on the machine of the studio alone.")
+            return _forbid(scope, "Runs are started and folders written only on the machine of the studio.")
         return None
 
     def _ask_for_token(self, scope: Scope) -> Response:
@@ -93,7 +93,7 @@ class ProtectionMiddleware:
             response: Response = self._pages.render(request, "closed.html.j2")
             response.status_code = 401
             return response
-        return respond_with_error(request, "Open the address that the studio printed: it holds a token.", 401)
+        return respond_with_error(request, "Open the address that the studio printed: it contains a token.", 401)
 
 
 def _forbid(scope: Scope, reason: str) -> Response:

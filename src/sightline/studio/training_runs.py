@@ -178,7 +178,7 @@ class TrainingRuns:
         active = [run["name"] for run in self.list_runs() if run["status"] in ACTIVE]
         if active:
             raise UsageError(
-                f"{self.folder / active[0]} is still training, and two trainings slow each other down: wait until it "
+                f"{self.folder / active[0]} is still training, and two training runs slow each other down: wait until it "
                 "ends, or stop it."
             )
 

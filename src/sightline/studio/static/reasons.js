@@ -10,9 +10,9 @@ const PATTERNS = [
   [/^alpha$/, "reason-alpha"],
   [/^four channels$/, "reason-four-channels"],
   [/^looks like (?<LABEL>.+) \((?<VALUE>[\d.]+)\) to a classifier trained without this image$/s, "reason-label"],
-  [/^probably has (?<HAS>.+) and probably lacks (?<LACKS>.+), to a classifier trained without this image$/s, "reason-both"],
-  [/^probably has (?<HAS>.+), to a classifier trained without this image$/s, "reason-has"],
-  [/^probably lacks (?<LACKS>.+), to a classifier trained without this image$/s, "reason-lacks"],
+  [/^probably has (?<HAS>.+) and probably lacks (?<LACKS>.+), according to a classifier trained without this image$/s, "reason-both"],
+  [/^probably has (?<HAS>.+), according to a classifier trained without this image$/s, "reason-has"],
+  [/^probably lacks (?<LACKS>.+), according to a classifier trained without this image$/s, "reason-lacks"],
 ];
 
 /** A reason in the language of the page; paths, sizes and numbers are the same in each. */
